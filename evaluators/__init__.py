@@ -1,0 +1,50 @@
+"""Attacks, error curves, power laws, margins, checks and costs: the robustness profile of any network.
+
+Usable alone: nothing here knows of search spaces, training, Optuna or files of ours.
+"""
+
+from evaluators.attacks import ATTACKS, FGSM, LOSSES, PGD, Attack, SingleStep, StepLL, UniformNoise, describe
+from evaluators.checks import Check
+from evaluators.compare import Comparison, compare
+from evaluators.cost import macs, parameters
+from evaluators.curve import ErrorCurve, error_curve, worst_case
+from evaluators.margins import Margins, adaptive_epsilons, margins
+from evaluators.norms import L2, NORMS, Linf, Norm
+from evaluators.power_law import NoPowerLaw, PowerLaw, fit_power_law
+from evaluators.profile import RobustnessProfile, load_profile, profile, save_profile
+from evaluators.radii import radii
+
+__all__ = [
+    "ATTACKS",
+    "FGSM",
+    "L2",
+    "LOSSES",
+    "NORMS",
+    "PGD",
+    "Attack",
+    "Check",
+    "Comparison",
+    "ErrorCurve",
+    "Linf",
+    "Margins",
+    "NoPowerLaw",
+    "Norm",
+    "PowerLaw",
+    "RobustnessProfile",
+    "SingleStep",
+    "StepLL",
+    "UniformNoise",
+    "adaptive_epsilons",
+    "compare",
+    "describe",
+    "error_curve",
+    "fit_power_law",
+    "load_profile",
+    "macs",
+    "margins",
+    "parameters",
+    "profile",
+    "radii",
+    "save_profile",
+    "worst_case",
+]

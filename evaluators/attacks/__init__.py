@@ -1,0 +1,53 @@
+"""Attacks, each in a file of its own, and the names by which YAML and profiles know them.
+
+To add one: write a frozen dataclass with a `norm` and a `perturb` (pgd.py is the model), and name it in `ATTACKS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from evaluators.attacks.base import Attack, SingleStep
+from evaluators.attacks.fgsm import FGSM
+from evaluators.attacks.losses import LOSSES, Loss, cross_entropy, least_likely, margin
+from evaluators.attacks.pgd import PGD
+from evaluators.attacks.step_ll import StepLL
+from evaluators.attacks.target import Target
+from evaluators.attacks.uniform_noise import UniformNoise
+from evaluators.norms import Norm
+
+ATTACKS: dict[str, type[Attack]] = {"fgsm": FGSM, "step_ll": StepLL, "pgd": PGD, "noise": UniformNoise}
+
+
+def describe(attack: Attack) -> dict[str, object]:
+    """Returns an attack as plain data: its name and every setting, as YAML and JSON hold them."""
+    names = {kind: name for name, kind in ATTACKS.items()}
+    kind = type(attack)
+    settings: dict[str, object] = {"name": names.get(kind, f"{kind.__module__}:{kind.__qualname__}")}
+    losses = {loss: name for name, loss in LOSSES.items()}
+    for field in dataclasses.fields(attack):  # type: ignore[arg-type]  # every attack is a dataclass; the ABC cannot say so
+        value = getattr(attack, field.name)
+        if isinstance(value, Norm):
+            value = value.name
+        elif callable(value):
+            value = losses.get(value, getattr(value, "__name__", repr(value)))
+        settings[field.name] = value
+    return settings
+
+
+__all__ = [
+    "ATTACKS",
+    "FGSM",
+    "LOSSES",
+    "PGD",
+    "Attack",
+    "Loss",
+    "SingleStep",
+    "StepLL",
+    "Target",
+    "UniformNoise",
+    "cross_entropy",
+    "describe",
+    "least_likely",
+    "margin",
+]

@@ -1,0 +1,115 @@
+"""What every attack is: one method to write, one final call that checks and projects."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from evaluators.attacks.target import AllFooledError, Target, frozen
+from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits
+from evaluators.noise import Noise
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from evaluators.norms import Norm
+
+
+class Attack(ABC):
+    """Looks for a misclassified point near each image. A subclass is a frozen dataclass that writes `perturb`.
+
+    Attributes:
+        norm: Shape of the ball.
+    """
+
+    norm: Norm
+
+    @abstractmethod
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns perturbations delta, shaped like x.
+
+        The result is projected afterwards, so a loop projects only where its paper does.
+
+        Args:
+            target: Answers `target.gradient(points, loss)`.
+            x: Clean images, (N, ...), pixels in [0, 1].
+            epsilon: Radius of each image's ball, (N, 1, ...), in pixel units.
+            noise: Random numbers, reproducible for each image.
+        """
+
+    @final
+    def __call__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        epsilon: float | Tensor,
+        *,
+        seed: int = 0,
+        stop_when_fooled: bool = False,
+    ) -> Tensor:
+        """Returns adversarial images, (N, ...), within epsilon of x and with pixels in [0, 1].
+
+        The network runs in evaluation mode and is left exactly as it was: mode, `requires_grad`, `grad`.
+
+        Args:
+            network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K).
+            x: Clean images, (N, ...).
+            y: True labels, (N,) int64.
+            epsilon: Radius of the ball in pixel units: 8/255, not 8. One number, or one an image, (N,).
+            seed: Seed of whatever the attack draws.
+            stop_when_fooled: Return the first misclassified point found instead of the last point reached.
+
+        Raises:
+            TypeError: x or y has the wrong type.
+            ValueError: x, y or epsilon is out of range, or the network's output is not (N, K) logits.
+        """
+        check_images(x)
+        radius = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device).expand(len(x))
+        check_epsilons([float(radius.min())], self.norm.largest(x[0].numel()))
+        check_epsilons([float(radius.max())], self.norm.largest(x[0].numel()))
+        with frozen(network):
+            with torch.no_grad():
+                logits = network(x[:1])
+            check_logits(logits, 1)
+            check_labels(y, len(x), logits.shape[1])
+            noise = Noise.of(seed, torch.arange(len(x), device=x.device))
+            return self.craft(network, x, y, radius, noise, stop_when_fooled=stop_when_fooled)[0]
+
+    @final
+    def craft(
+        self, network: nn.Module, x: Tensor, y: Tensor, epsilon: Tensor, noise: Noise, *, stop_when_fooled: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Returns adversarial images (N, ...) and which are known to fool (N,), with no check of the inputs.
+
+        For loops that have checked already: the engine of `radii`, and adversarial training. The network is used in the
+        mode in which it is; epsilon is (N,).
+        """
+        ball = epsilon.view(-1, *[1] * (x.ndim - 1))
+        target = Target(network, x, y, self.norm, epsilon, stop_when_fooled=stop_when_fooled)
+        try:
+            delta = self.perturb(target, x, ball, noise)
+        except AllFooledError:
+            return target.points, target.fooled
+        points = (x + self.norm.project(delta, ball)).clamp(0, 1)
+        if stop_when_fooled:
+            points = torch.where(target.fooled.view(ball.shape), target.points, points)
+        return points.detach(), target.fooled
+
+
+class SingleStep(Attack):
+    """An attack that takes one step along a direction that does not depend on epsilon.
+
+    One gradient therefore serves a whole grid of epsilons.
+    """
+
+    @abstractmethod
+    def direction(self, target: Target, x: Tensor) -> Tensor:
+        """Returns the perturbation of size 1 to scale by epsilon, shaped like x."""
+
+    @final
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns epsilon times the direction."""
+        return epsilon * self.direction(target, x)

@@ -1,0 +1,38 @@
+"""Fast gradient sign method.
+
+Source: Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv:1412.6572.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from evaluators.attacks.base import SingleStep
+from evaluators.attacks.losses import Loss, cross_entropy
+from evaluators.norms import Linf, Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.attacks.target import Target
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FGSM(SingleStep):
+    """Takes one step of length epsilon up the gradient of the loss.
+
+    Not to be confused with FGSM from a random start, which is `PGD(steps=1, step_size=1.25)`.
+
+    Attributes:
+        norm: Shape of the ball; with L2 this is the fast gradient method.
+        loss: What the step increases: cross_entropy or margin.
+    """
+
+    norm: Norm = Linf()
+    loss: Loss = cross_entropy
+
+    def direction(self, target: Target, x: Tensor) -> Tensor:
+        """Returns the steepest ascent of the loss at the clean image."""
+        return self.norm.ascent(target.gradient(x, self.loss))

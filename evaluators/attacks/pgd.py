@@ -1,0 +1,64 @@
+"""Projected gradient descent.
+
+Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from evaluators.attacks.base import Attack
+from evaluators.attacks.losses import Loss, cross_entropy
+from evaluators.norms import Linf, Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.attacks.target import Target
+    from evaluators.noise import Noise
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Repeats a normalised gradient step and a projection onto the ball.
+
+    With one step of 1.25 and a random start it is the attack of fast adversarial training (Wong, Rice and Kolter,
+    "Fast is better than free", ICLR 2020, arXiv:2001.03994).
+
+    Attributes:
+        norm: Shape of the ball, linf or l2.
+        loss: What the steps increase, cross_entropy or margin.
+        steps: Number of gradient steps.
+        step_size: Length of one step, as a fraction of epsilon.
+        random_start: Start at a random point of the ball instead of the clean image.
+
+    Raises:
+        ValueError: steps is below 1, or step_size is not positive.
+    """
+
+    norm: Norm = Linf()
+    loss: Loss = cross_entropy
+    steps: int = 10
+    step_size: float = 0.25
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
+
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns the last point of the walk, minus x."""
+        delta = self.norm.sample(x, epsilon, noise) if self.random_start else torch.zeros_like(x)
+        delta = (x + delta).clamp(0, 1) - x
+        for _ in range(self.steps):
+            gradient = target.gradient(x + delta, self.loss)
+            delta = delta + self.step_size * epsilon * self.norm.ascent(gradient)
+            delta = self.norm.project(delta, epsilon)
+            delta = (x + delta).clamp(0, 1) - x
+        return delta

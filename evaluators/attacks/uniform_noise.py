@@ -1,0 +1,31 @@
+"""Random noise, the control: an attack that cannot beat it is broken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from evaluators.attacks.base import Attack
+from evaluators.norms import Linf, Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.attacks.target import Target
+    from evaluators.noise import Noise
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class UniformNoise(Attack):
+    """Moves each image to a random point of the ball, blind to the network.
+
+    Attributes:
+        norm: Shape of the ball.
+    """
+
+    norm: Norm = Linf()
+
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns one draw from the ball."""
+        return self.norm.sample(x, epsilon, noise)

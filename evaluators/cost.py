@@ -1,0 +1,30 @@
+"""What a network costs, without training it."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from evaluators.attacks.target import frozen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def parameters(network: nn.Module) -> int:
+    """Returns the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Returns the multiply-accumulates of one image of shape input_shape (C, H, W).
+
+    Counts convolutions and matrix products, as torch's own counter does; it runs on shapes alone, with no data.
+    """
+    shapes = copy.deepcopy(network).to("meta")
+    with frozen(shapes), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shapes(torch.empty(1, *input_shape, device="meta"))
+    return int(counter.get_total_flops()) // 2

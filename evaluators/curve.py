@@ -1,0 +1,83 @@
+"""Error curves: adversarial error and flip rate as functions of epsilon, from radii, with exact intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Floats = NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True)
+class ErrorCurve:
+    """The error of one network under one attack. Arrays are (E,), one entry an epsilon; intervals are (E, 2).
+
+    Attributes:
+        epsilons: The grid, in pixel units.
+        n: Number of images.
+        right: Number of images that are classified rightly when clean.
+        error: Share of the images that are misclassified within epsilon.
+        error_interval: Clopper-Pearson interval of the error.
+        flip_rate: The same share among the images that are right when clean; NaN if there are none.
+        flip_interval: Clopper-Pearson interval of the flip rate.
+    """
+
+    epsilons: Floats
+    n: int
+    right: int
+    error: Floats
+    error_interval: Floats
+    flip_rate: Floats
+    flip_interval: Floats
+
+
+def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Floats:
+    """Returns the exact (Clopper-Pearson) interval of shares successes/n, shaped (..., 2).
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
+    """
+    tail = (1 - confidence) / 2
+    with np.errstate(invalid="ignore"):
+        low = np.where(successes > 0, beta.ppf(tail, successes, n - successes + 1), 0.0)
+        high = np.where(successes < n, beta.ppf(1 - tail, successes + 1, n - successes), 1.0)
+    return np.stack([low, high], axis=-1)
+
+
+def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.95) -> ErrorCurve:
+    """Returns the error curve of radii (N,) on a grid of epsilons (E,).
+
+    The error is the share of radii at most epsilon: it starts at the clean error and never falls.
+
+    Raises:
+        ValueError: there are no radii, or one is negative or NaN.
+    """
+    radii = np.asarray(radii, dtype=np.float64)
+    if radii.ndim != 1 or len(radii) == 0 or np.isnan(radii).any() or (radii < 0).any():
+        raise ValueError("radii must be a vector of at least one number, none of them negative or NaN")
+    grid = np.asarray(epsilons, dtype=np.float64)
+    wrong = np.searchsorted(np.sort(radii), grid, side="right").astype(np.float64)
+    clean_wrong = int((radii == 0).sum())
+    n, right = len(radii), len(radii) - clean_wrong
+    flipped = wrong - clean_wrong
+    return ErrorCurve(
+        epsilons=grid,
+        n=n,
+        right=right,
+        error=wrong / n,
+        error_interval=binomial_interval(wrong, n, confidence),
+        flip_rate=flipped / right if right else np.full(len(grid), np.nan),
+        flip_interval=binomial_interval(flipped, right, confidence) if right else np.full((len(grid), 2), np.nan),
+    )
+
+
+def worst_case(radii: Sequence[Floats]) -> Floats:
+    """Returns the pointwise worst case over attacks: each image's smallest radius, (N,)."""
+    return np.min(np.stack([np.asarray(r, dtype=np.float64) for r in radii]), axis=0)

@@ -1,0 +1,84 @@
+"""What every evaluator asks of its inputs, checked once at the public boundary."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+def check_images(x: Tensor) -> None:
+    """Checks that x holds images (N, ...), floating point, finite, with pixels in [0, 1].
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x is empty, not finite, or has pixels outside [0, 1].
+    """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"x must be a tensor of images, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point with pixels in [0, 1], got {x.dtype}; divide uint8 images by 255")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"x must hold at least one image, with shape (N, ...), got shape {tuple(x.shape)}")
+    low, high = (float(v) for v in torch.aminmax(x))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("x must be finite, got NaN or infinite pixels")
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"x must have pixels in [0, 1], got [{low:.3g}, {high:.3g}]; put normalisation inside the network"
+        )
+
+
+def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
+    """Checks that y holds n class indices (N,), below `classes` where that is given.
+
+    Raises:
+        TypeError: y is not a tensor of int64.
+        ValueError: y has another shape, or a label is out of range.
+    """
+    if not isinstance(y, torch.Tensor) or y.dtype != torch.int64:
+        found = y.dtype if isinstance(y, torch.Tensor) else type(y).__name__
+        raise TypeError(f"y must be an int64 tensor of class indices, got {found}")
+    if y.shape != (n,):
+        remedy = "; pass class indices, not one-hot rows" if y.ndim == 2 else ""
+        raise ValueError(f"y must have shape ({n},) to go with x, got {tuple(y.shape)}{remedy}")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or (classes is not None and high >= classes):
+        top = "" if classes is None else f" to {classes - 1}, the last of the network's logits"
+        raise ValueError(f"y must hold labels from 0{top}, got labels from {low} to {high}")
+
+
+def check_epsilons(epsilons: Sequence[float], largest: float) -> None:
+    """Checks that epsilons are finite, not negative, strictly increasing and at most `largest`.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    if len(epsilons) == 0:
+        raise ValueError("epsilons must hold at least one value")
+    for epsilon in epsilons:
+        if not (math.isfinite(epsilon) and 0 <= epsilon <= largest * (1 + 1e-6)):
+            raise ValueError(
+                f"epsilon must be between 0 and {largest:.4g}, the size of the pixel range in this norm, got {epsilon:g}; "
+                "pixels are in [0, 1], so write 8/255 rather than 8"
+            )
+    if any(b <= a for a, b in zip(epsilons, epsilons[1:], strict=False)):
+        raise ValueError(f"epsilons must be strictly increasing, got {list(epsilons)}")
+
+
+def check_logits(logits: Tensor, n: int) -> None:
+    """Checks that a network's output is (N, K) logits, K >= 2, without NaN.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
+        raise ValueError(f"the network must return logits of shape ({n}, K) with K >= 2, got {tuple(logits.shape)}")
+    if bool(torch.isnan(logits).any()):
+        raise ValueError("the network must return finite logits, got NaN")

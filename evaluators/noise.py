@@ -1,0 +1,72 @@
+"""Random numbers that belong to an image, not to a batch.
+
+A counter-based generator: each number is a hash of (seed, image, draw, pixel). So a random start is the same however
+the images are batched, on whatever device, and whichever images were dropped before: a curve computed twice is the
+same curve. `torch.Generator` gives none of the three.
+
+Source: the finaliser of SplitMix64, Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+# Written as signed 64-bit integers: torch has no unsigned multiplication, and the signed one wraps alike.
+_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+
+
+def _step(count: int) -> int:
+    """Returns count * gamma, wrapped to a signed 64-bit integer."""
+    return (count * _GAMMA + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Returns z shifted right with zeros coming in, as for an unsigned integer."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+@final
+@dataclass(frozen=True)
+class Noise:
+    """A stream of random numbers for each of N images.
+
+    Attributes:
+        keys: One key an image, (N,) int64.
+    """
+
+    keys: Tensor
+
+    @classmethod
+    def of(cls, seed: int, images: Tensor, stream: int = 0) -> Noise:
+        """Returns the noise of images with these indices (N,) int64 under a seed; streams are independent."""
+        start = torch.tensor(_step(seed), dtype=torch.int64, device=images.device)
+        return cls(_mix(_mix(_mix(start) + _step(stream)) + images * _GAMMA))
+
+    def select(self, index: Tensor) -> Noise:
+        """Returns the noise of some of the images."""
+        return Noise(self.keys[index])
+
+    def uniform(self, x: Tensor, draw: int = 0) -> Tensor:
+        """Returns uniform numbers in [0, 1), shaped (N, ...) and typed like x; each `draw` gives new ones."""
+        pixels = torch.arange(x[0].numel(), device=x.device)
+        keys = _mix(self.keys + _step(draw))
+        bits = _shift(_mix(keys[:, None] + pixels[None, :] * _GAMMA), 40)
+        return (bits.to(x.dtype) * 2.0**-24).view(x.shape)
+
+    def normal(self, x: Tensor, draw: int = 0) -> Tensor:
+        """Returns standard normal numbers, shaped and typed like x; each `draw` gives new ones."""
+        # Half a step off the grid keeps erfinv finite at both ends.
+        centred = 2 * (self.uniform(x, draw) + 2.0**-25) - 1
+        return torch.erfinv(centred) * 2**0.5

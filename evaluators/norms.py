@@ -1,0 +1,125 @@
+"""Norms as values: the shape of the ball in which an attack may move."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+from torch.linalg import vector_norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.noise import Noise
+
+
+class Norm(ABC):
+    """A norm on perturbations. All tensors are (N, ...), and sizes are per image.
+
+    Attributes:
+        name: The name in YAML and in profiles.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def size(self, delta: Tensor) -> Tensor:
+        """Returns the norm of each perturbation, (N,)."""
+
+    @abstractmethod
+    def dual(self, gradient: Tensor) -> Tensor:
+        """Returns the dual norm of each gradient, (N,): the steepest rise of a linear function per unit of size."""
+
+    @abstractmethod
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """Returns the direction of size 1 along which a linear function with this gradient rises fastest."""
+
+    @abstractmethod
+    def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns the nearest perturbations of size at most epsilon, which broadcasts against delta."""
+
+    @abstractmethod
+    def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns perturbations drawn uniformly from the ball of radius epsilon, shaped like x."""
+
+    @abstractmethod
+    def largest(self, pixels: int) -> float:
+        """Returns the size of the largest perturbation that keeps this many pixels within [0, 1]."""
+
+
+def _rows(sizes: Tensor, like: Tensor) -> Tensor:
+    """Returns sizes (N,) shaped to broadcast against (N, ...)."""
+    return sizes.view(-1, *[1] * (like.ndim - 1))
+
+
+@final
+@dataclass(frozen=True)
+class Linf(Norm):
+    """The largest change of any pixel."""
+
+    name: ClassVar[str] = "linf"
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Returns max |delta|, (N,)."""
+        return delta.flatten(1).abs().amax(1)
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        """Returns the L1 norm, (N,)."""
+        return gradient.flatten(1).abs().sum(1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """Returns the sign of the gradient."""
+        return gradient.sign()
+
+    def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns delta clipped to [-epsilon, epsilon]."""
+        return delta.clamp(min=-epsilon, max=epsilon)
+
+    def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns independent uniform changes of every pixel."""
+        return (2 * noise.uniform(x) - 1) * epsilon
+
+    def largest(self, pixels: int) -> float:
+        """Returns 1, whatever the number of pixels."""
+        return 1.0
+
+
+@final
+@dataclass(frozen=True)
+class L2(Norm):
+    """The Euclidean length of the change."""
+
+    name: ClassVar[str] = "l2"
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Returns the Euclidean length, (N,)."""
+        return vector_norm(delta.flatten(1), dim=1)
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        """Returns the Euclidean length, (N,): this norm is its own dual."""
+        return self.size(gradient)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """Returns the gradient scaled to length 1; a zero gradient stays zero."""
+        length = _rows(self.size(gradient), gradient)
+        return gradient / length.clamp(min=1e-30)
+
+    def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns delta, shortened to length epsilon where it is longer."""
+        length = _rows(self.size(delta), delta)
+        return delta * (epsilon / length.clamp(min=1e-30)).clamp(max=1)
+
+    def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns a uniform direction times a radius with density proportional to r^(d-1)."""
+        pixels = x[0].numel()
+        radius = noise.uniform(x.flatten(1)[:, :1], draw=1) ** (1 / pixels)
+        return self.ascent(noise.normal(x)) * _rows(radius.flatten(), x) * epsilon
+
+    def largest(self, pixels: int) -> float:
+        """Returns the diagonal of the unit cube."""
+        return math.sqrt(pixels)
+
+
+NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2)}
