@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import numpy as np
-import torch
 
 from evaluators.attacks import PGD, Attack, SingleStep, UniformNoise, margin
 from evaluators.attacks.target import frozen
@@ -100,9 +99,7 @@ def many_steps_beat_one(attacks: Mapping[str, Attack], found: Mapping[str, Float
     excesses = {name: _largest_excess(single, worst, epsilons) for name, single in singles.items()}
     name = max(excesses, key=lambda key: excesses[key][0])
     excess, epsilon = excesses[name]
-    return Check(
-        "many_steps_beat_one", excess <= TOLERANCE, {"attack": name, "largest_excess": excess, "epsilon": epsilon}
-    )
+    return Check("many_steps_beat_one", excess <= TOLERANCE, {"attack": name, "largest_excess": excess, "epsilon": epsilon})
 
 
 def cross_entropy_not_masked(by_cross_entropy: Floats, by_margin: Floats, epsilons: Sequence[float]) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,9 +31,7 @@ def check_images(x: Tensor) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("x must be finite, got NaN or infinite pixels")
     if low < 0 or high > 1:
-        raise ValueError(
-            f"x must have pixels in [0, 1], got [{low:.3g}, {high:.3g}]; put normalisation inside the network"
-        )
+        raise ValueError(f"x must have pixels in [0, 1], got [{low:.3g}, {high:.3g}]; put normalisation inside the network")
 
 
 def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
@@ -68,7 +67,7 @@ def check_epsilons(epsilons: Sequence[float], largest: float) -> None:
                 f"epsilon must be between 0 and {largest:.4g}, the size of the pixel range in this norm, got {epsilon:g}; "
                 "pixels are in [0, 1], so write 8/255 rather than 8"
             )
-    if any(b <= a for a, b in zip(epsilons, epsilons[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(epsilons)):
         raise ValueError(f"epsilons must be strictly increasing, got {list(epsilons)}")
 
 

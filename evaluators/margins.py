@@ -18,7 +18,6 @@ import torch
 from scipy.stats import gaussian_kde
 
 from evaluators.attacks.target import frozen
-from evaluators.curve import Floats
 from evaluators.inputs import check_images, check_labels, check_logits
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from evaluators.curve import Floats
     from evaluators.norms import Norm
 
 

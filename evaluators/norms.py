@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
-from torch.linalg import vector_norm
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -95,7 +93,7 @@ class L2(Norm):
 
     def size(self, delta: Tensor) -> Tensor:
         """Returns the Euclidean length, (N,)."""
-        return vector_norm(delta.flatten(1), dim=1)
+        return delta.flatten(1).norm(dim=1)
 
     def dual(self, gradient: Tensor) -> Tensor:
         """Returns the Euclidean length, (N,): this norm is its own dual."""

@@ -113,9 +113,7 @@ def fit_power_law(
         if p_value < ACCEPTED_P:
             continue
         interval = (
-            _exact_interval(exponent, n, confidence)
-            if exact
-            else _censored_interval(cells, scaled, exponent, confidence)
+            _exact_interval(exponent, n, confidence) if exact else _censored_interval(cells, scaled, exponent, confidence)
         )
         prefactor = n / len(right) / top**exponent
         largest = float(grid[-1])
@@ -165,7 +163,7 @@ def _censored_interval(cells: Floats, scaled: Floats, exponent: float, confidenc
     level = _log_likelihood(best, cells, scaled) - chi2.ppf(confidence, 1) / 2
 
     def excess(log_exponent: float) -> float:
-        return _log_likelihood(log_exponent, cells, scaled) - level
+        return _log_likelihood(log_exponent, cells, scaled) - float(level)
 
     ends = []
     for end in np.log(_EXPONENTS):

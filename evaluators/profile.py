@@ -156,9 +156,7 @@ def _margins_entry(found: Margins, grids: Mapping[str, Sequence[float]]) -> dict
         "mean_entropy": float(found.entropy.mean()),
         "first_order": {
             name: {
-                "median_radius": float(np.median(r[right]))
-                if right.any() and np.isfinite(np.median(r[right]))
-                else None,
+                "median_radius": float(np.median(r[right])) if right.any() and np.isfinite(np.median(r[right])) else None,
                 "epsilons": list(grids[name]),
                 "predicted_error": error_curve(r, grids[name]).error.tolist(),
             }
