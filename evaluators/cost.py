@@ -26,5 +26,6 @@ def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     """
     shapes = copy.deepcopy(network).to("meta")
     with frozen(shapes), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shapes(torch.empty(1, *input_shape, device="meta"))
+        dtype = next((p.dtype for p in shapes.parameters() if p.is_floating_point()), torch.float32)
+        shapes(torch.empty(1, *input_shape, device="meta", dtype=dtype))
     return int(counter.get_total_flops()) // 2

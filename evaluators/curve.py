@@ -80,4 +80,5 @@ def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.
 
 def worst_case(radii: Sequence[Floats]) -> Floats:
     """Returns the pointwise worst case over attacks: each image's smallest radius, (N,)."""
-    return np.stack([np.asarray(r, dtype=np.float64) for r in radii]).min(axis=0)
+    smallest: Floats = np.stack([np.asarray(r, dtype=np.float64) for r in radii]).min(axis=0)
+    return smallest

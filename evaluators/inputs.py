@@ -72,12 +72,13 @@ def check_epsilons(epsilons: Sequence[float], largest: float) -> None:
 
 
 def check_logits(logits: Tensor, n: int) -> None:
-    """Checks that a network's output is (N, K) logits, K >= 2, without NaN.
+    """Checks that a network's output is (N, K) logits, K >= 2, all finite.
 
     Raises:
         ValueError: it is not.
     """
     if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
         raise ValueError(f"the network must return logits of shape ({n}, K) with K >= 2, got {tuple(logits.shape)}")
-    if bool(torch.isnan(logits).any()):
-        raise ValueError("the network must return finite logits, got NaN")
+    if not bool(torch.isfinite(logits).all()):
+        found = "NaN" if bool(torch.isnan(logits).any()) else "infinity"
+        raise ValueError(f"the network must return finite logits, got {found}")

@@ -23,6 +23,7 @@ from evaluators.inputs import check_images, check_labels, check_logits
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from evaluators.curve import Floats
@@ -36,12 +37,14 @@ class Margins:
 
     Attributes:
         margin: True logit minus the largest other, (N,): negative where the image is misclassified.
+        right: Whether the image is classified rightly, (N,) bool.
         entropy: Entropy of the softmax, in nats, (N,).
         radii: First-order radius of each image by norm name, (N,) each: 0 where misclassified, infinite where no gradient.
         gradient_free: Share of the right images whose margin has no gradient at all.
     """
 
     margin: Floats
+    right: NDArray[np.bool_]
     entropy: Floats
     radii: dict[str, Floats]
     gradient_free: float
@@ -57,7 +60,8 @@ def margins(network: nn.Module, x: Tensor, y: Tensor, norms: Sequence[Norm], bat
         ValueError: x or y is out of range, or the network's output is not (N, K) logits.
     """
     check_images(x)
-    gaps, entropies, flat = [], [], []
+    check_labels(y, len(x))
+    gaps, entropies, flat, rights = [], [], [], []
     by_norm: dict[str, list[Tensor]] = {norm.name: [] for norm in norms}
     with frozen(network):
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
@@ -65,23 +69,24 @@ def margins(network: nn.Module, x: Tensor, y: Tensor, norms: Sequence[Norm], bat
             with torch.enable_grad():
                 logits = network(points)
                 check_logits(logits, len(images))
-                check_labels(labels, len(images), logits.shape[1])
+                check_labels(y, len(x), logits.shape[1])
                 gap = logits.gather(1, labels[:, None]) - logits  # (N, K), 0 at the true class
                 gradients = [_gradient(gap[:, j], points) for j in range(gap.shape[1])]
             gap = gap.detach()
             others = gap.scatter(1, labels[:, None], math.inf)
             gaps.append(others.amin(1))
+            rights.append(logits.argmax(1) == labels)
             entropies.append(torch.distributions.Categorical(logits=logits.detach()).entropy())
             flat.append(torch.stack([g.flatten(1).abs().amax(1) for g in gradients]).amax(0) == 0)
             for norm in norms:
                 steepness = torch.stack([norm.dual(g) for g in gradients], dim=1)
                 first_order = torch.where(steepness > 0, others / steepness, math.inf).amin(1)
-                by_norm[norm.name].append(torch.where(gaps[-1] > 0, first_order, 0.0))
-    margin = torch.cat(gaps)
-    right = margin > 0
+                by_norm[norm.name].append(torch.where(rights[-1], first_order, 0.0))
+    right = torch.cat(rights)
     dead = (torch.cat(flat) & right).sum() / right.sum().clamp(min=1)
     return Margins(
-        margin=_array(margin),
+        margin=_array(torch.cat(gaps)),
+        right=right.cpu().numpy(),
         entropy=_array(torch.cat(entropies)),
         radii={name: _array(torch.cat(parts)) for name, parts in by_norm.items()},
         gradient_free=float(dead),
@@ -110,7 +115,7 @@ def density_at_zero(margin: Floats) -> float | None:
     return float(2 * gaussian_kde(np.concatenate([right, -right]))(0.0)[0])
 
 
-def adaptive_epsilons(first_order: Floats, largest: float, points: int = 16) -> list[float]:
+def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> list[float]:
     """Returns a geometric grid of epsilons that suits a network, from its first-order radii (N,).
 
     From half the 1 % quantile to four times the 90 % quantile of the right images' radii: where the curve leaves the clean
@@ -120,4 +125,4 @@ def adaptive_epsilons(first_order: Floats, largest: float, points: int = 16) -> 
     low, high = (np.quantile(usable, 0.01) / 2, np.quantile(usable, 0.9) * 4) if len(usable) else (0.001, 1.0)
     high = min(max(high, 1e-5), largest)
     low = min(max(low, 1e-6), high / 10)
-    return sorted({float(f"{epsilon:.3g}") for epsilon in np.geomspace(low, high, points)} - {0.0})
+    return sorted({min(float(f"{epsilon:.3g}"), largest) for epsilon in np.geomspace(low, high, points)} - {0.0})

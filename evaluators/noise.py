@@ -63,10 +63,13 @@ class Noise:
         pixels = torch.arange(x[0].numel(), device=x.device)
         keys = _mix(self.keys + _step(draw))
         bits = _shift(_mix(keys[:, None] + pixels[None, :] * _GAMMA), 40)
-        return (bits.to(x.dtype) * 2.0**-24).view(x.shape)
+        exact = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+        uniform = (bits.to(exact) * 2.0**-24).to(x.dtype)
+        # Types of less precision than the 24 bits would round up to 1.
+        return uniform.clamp(max=1 - torch.finfo(x.dtype).eps / 2).view(x.shape)
 
     def normal(self, x: Tensor, draw: int = 0) -> Tensor:
         """Returns standard normal numbers, shaped and typed like x; each `draw` gives new ones."""
-        # Half a step off the grid keeps erfinv finite at both ends.
-        centred = 2 * (self.uniform(x, draw) + 2.0**-25) - 1
+        # Half a step off the grid keeps erfinv finite at both ends; added last, where it is exact.
+        centred = (2 * self.uniform(x, draw) - 1) + torch.finfo(x.dtype).eps / 2
         return torch.erfinv(centred) * 2**0.5

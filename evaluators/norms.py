@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -101,13 +103,17 @@ class L2(Norm):
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """Returns the gradient scaled to length 1; a zero gradient stays zero."""
-        length = _rows(self.size(gradient), gradient)
-        return gradient / length.clamp(min=1e-30)
+        # Scaled to a largest entry of 1 first: the squares of small gradients would vanish, those of large ones overflow.
+        largest = _rows(gradient.flatten(1).abs().amax(1), gradient)
+        scaled = gradient / torch.where(largest > 0, largest, 1)
+        direction: Tensor = scaled / _rows(self.size(scaled), scaled).clamp(min=1)
+        return direction
 
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """Returns delta, shortened to length epsilon where it is longer."""
         length = _rows(self.size(delta), delta)
-        return delta * (epsilon / length.clamp(min=1e-30)).clamp(max=1)
+        shortened: Tensor = delta * (epsilon / length.clamp(min=1e-30)).clamp(max=1)
+        return shortened
 
     def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns a uniform direction times a radius with density proportional to r^(d-1)."""

@@ -92,7 +92,7 @@ def fit_power_law(
     # Counts of the cells (0, grid[0]], (grid[0], grid[1]], ...; the tolerance is for radii stored in less precision.
     edges = np.concatenate([[0.0], grid * (1 + 1e-6)])
     counts = np.histogram(flips, bins=edges)[0].astype(np.float64)
-    best_p = 0.0
+    best_p: float | None = None
     for last in range(len(grid), SMALLEST_CELLS - 1, -1):
         cells, top = counts[:last], float(grid[last - 1])
         n = int(cells.sum())
@@ -109,13 +109,18 @@ def fit_power_law(
         else:
             exponent = _censored_exponent(cells, scaled)
             p_value = _goodness_of_fit(cells, scaled, exponent)
-        best_p = max(best_p, p_value)
+        best_p = max(best_p or 0.0, p_value)
         if p_value < ACCEPTED_P:
             continue
         interval = (
             _exact_interval(exponent, n, confidence) if exact else _censored_interval(cells, scaled, exponent, confidence)
         )
-        prefactor = n / len(right) / top**exponent
+        log_prefactor = np.log(n / len(right)) - exponent * np.log(top)
+        if not (exponent < _EXPONENTS[1] * 0.99 and abs(log_prefactor) < 700):
+            return NoPowerLaw(
+                f"the radii rise too steeply for a power law (exponent {exponent:.3g}): all are about {top:.3g}"
+            )
+        prefactor = np.exp(log_prefactor)
         largest = float(grid[-1])
         bound = float(binomial_interval(np.array([float(counts.sum())]), len(right), confidence)[0, 1])
         return PowerLaw(
@@ -127,7 +132,7 @@ def fit_power_law(
             p_value=float(p_value),
             saturated=bool(prefactor * largest**exponent > bound),
         )
-    if best_p == 0.0:
+    if best_p is None:
         return NoPowerLaw(
             f"{len(flips)} flips fall in {np.count_nonzero(counts)} cells of the grid; "
             f"a fit needs {SMALLEST_COUNT} flips in {SMALLEST_CELLS} cells: measure at smaller epsilons"

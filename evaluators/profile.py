@@ -97,10 +97,10 @@ def profile(
 
     Raises:
         TypeError: x or y has the wrong type.
-        ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or there is no attack.
+        ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or an attack's name
+            cannot be used.
     """
-    if not attacks:
-        raise ValueError("attacks must name at least one attack")
+    check_names(attacks)
     norms = {attack.norm.name: attack.norm for attack in attacks.values()}
     found = margins(network, x, y, list(norms.values()), batch_size)
     grids: dict[str, list[float]] = {}
@@ -128,7 +128,23 @@ def profile(
         "cost": {"parameters": parameters(network), "macs": macs(network, tuple(x.shape[1:]))},
         "seed": seed,
     }
-    return RobustnessProfile(record, measured)
+    # Through JSON, so that a profile is equal to itself saved and loaded, and nothing in it can fail to be saved.
+    return RobustnessProfile(json.loads(json.dumps(record, allow_nan=False)), measured)
+
+
+def check_names(attacks: Mapping[str, Attack]) -> None:
+    """Checks that there are attacks and that their names can name arrays in a file.
+
+    Raises:
+        ValueError: there is none, or a name is taken by numpy's writer.
+    """
+    if not attacks:
+        raise ValueError("attacks must name at least one attack")
+    for name in attacks:
+        if name in ("file", "args", "kwds", "allow_pickle"):
+            raise ValueError(
+                f"attacks must not be named {name!r}, which numpy's writer keeps for itself; choose another name"
+            )
 
 
 def _entry(attack: Attack, found: Floats, epsilons: Sequence[float]) -> dict[str, Any]:
@@ -149,7 +165,7 @@ def _entry(attack: Attack, found: Floats, epsilons: Sequence[float]) -> dict[str
 
 
 def _margins_entry(found: Margins, grids: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    right = found.margin > 0
+    right = found.right
     return {
         "median": float(np.median(found.margin)),
         "density_at_zero": density_at_zero(found.margin),

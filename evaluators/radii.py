@@ -24,7 +24,7 @@ def predict(network: nn.Module, x: Tensor, batch_size: int = 1024) -> Tensor:
     """Returns the logits (N, K) of images x (N, ...), without gradients, in the mode in which the network is.
 
     Raises:
-        ValueError: the network's output is not (N, K) logits without NaN.
+        ValueError: the network's output is not (N, K) finite logits.
     """
     with torch.no_grad():
         logits = torch.cat([network(batch) for batch in x.split(batch_size)])
@@ -104,5 +104,6 @@ def _directions(network: nn.Module, x: Tensor, y: Tensor, attack: SingleStep, al
     for batch in alive.split(batch_size):
         size = torch.ones(len(batch), dtype=x.dtype, device=x.device)
         target = Target(network, x[batch], y[batch], attack.norm, size, stop_when_fooled=False)
-        directions[batch] = attack.direction(target, x[batch])
+        # Projected once here, as `craft` projects every perturbation: scaling by epsilon keeps it in the ball.
+        directions[batch] = attack.norm.project(attack.direction(target, x[batch]), size.view(-1, *[1] * (x.ndim - 1)))
     return directions

@@ -1,0 +1,37 @@
+"""Hardcell: architecture search for adversarial robustness, from a config to exported networks with measured profiles.
+
+What users call is here; it is imported at first use, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nas.bundle.load import load
+    from nas.bundle.verify import verify
+    from nas.config import Config
+    from nas.config_file import load_config, parse_config
+    from nas.search import Run, read_run, resume, search
+
+_PLACES = {
+    "Config": "nas.config",
+    "Run": "nas.search",
+    "load": "nas.bundle.load",
+    "load_config": "nas.config_file",
+    "parse_config": "nas.config_file",
+    "read_run": "nas.search",
+    "resume": "nas.search",
+    "search": "nas.search",
+    "verify": "nas.bundle.verify",
+}
+
+__all__ = ["Config", "Run", "load", "load_config", "parse_config", "read_run", "resume", "search", "verify"]
+
+
+def __getattr__(name: str) -> object:
+    """Imports what is asked for."""
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'nas' has no attribute {name!r}")

@@ -10,11 +10,10 @@ import torch
 from evaluators.attacks.target import AllFooledError, Target, frozen
 from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits
 from evaluators.noise import Noise
+from evaluators.norms import Norm  # noqa: TC001 - config files are read by the annotations, at run time
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from evaluators.norms import Norm
 
 
 class Attack(ABC):
@@ -67,7 +66,10 @@ class Attack(ABC):
             ValueError: x, y or epsilon is out of range, or the network's output is not (N, K) logits.
         """
         check_images(x)
-        radius = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device).expand(len(x))
+        radius = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device)
+        if radius.shape not in ((), (len(x),)):
+            raise ValueError(f"epsilon must be one number, or one an image, ({len(x)},), got shape {tuple(radius.shape)}")
+        radius = radius.expand(len(x))
         check_epsilons([float(radius.min())], self.norm.largest(x[0].numel()))
         check_epsilons([float(radius.max())], self.norm.largest(x[0].numel()))
         with frozen(network):

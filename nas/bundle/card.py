@@ -1,0 +1,87 @@
+"""The model card of a bundle: what it is, how robust it was measured to be, and how to run it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from evaluators.profile import fitted
+
+if TYPE_CHECKING:
+    from evaluators import RobustnessProfile
+    from nas.bundle.export import Provenance
+    from nas.finalists import Candidate
+
+_ROLES = {
+    "finalist": "A finalist of an architecture search.",
+    "random": "A reference: the median of the candidates that the search drew at random.",
+    "residual": "A reference: a plain residual network of about the best finalist's size.",
+}
+
+
+def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Provenance, drawn: bool) -> str:
+    """Returns the card as Markdown."""
+    record, epsilon = found.record, provenance.epsilon
+    failed = found.failed_checks()
+    norm = provenance.norm
+    cell = ["![The cell](plots/cell.svg)", ""] if drawn else []
+    rows = [_row(name, entry) for name, entry in record["attacks"].items()]
+    return "\n".join(
+        [
+            f"# {candidate.name}",
+            "",
+            f"{_ROLES[candidate.role]} Made by Hardcell.",
+            "",
+            f"**Checks: {'all passed' if not failed else 'FAILED: ' + ', '.join(failed)}.** "
+            "They look for the ways in which a robustness claim fools its author; profile.json holds their evidence.",
+            "",
+            f"- Data: {record['dataset']}, {record['split']} split, {record['n']} images",
+            f"- Clean error: {record['clean_error']:.3f}",
+            f"- Adversarial error at {norm} epsilon {epsilon:g} (pixels in [0, 1]), worst case over the {norm} attacks: "
+            f"{found.error_at(epsilon, norm):.3f}",
+            f"- Cost: {record['cost']['parameters']:,} parameters, {record['cost']['macs']:,} multiply-accumulates an image",
+            f"- Weights: epoch {provenance.kept_epoch}, chosen on the validation split",
+            "",
+            "| attack | norm | success rate | median radius | power law of the flip rate |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            "![Error curves](plots/error_curves.svg)",
+            "",
+            *cell,
+            "## Use",
+            "",
+            "Images are (N, C, H, W), floating point, pixels in [0, 1]; normalisation is inside the network.",
+            "",
+            "```python",
+            "import nas",
+            'network = nas.load("PATH/TO/THIS/FOLDER")              # with Hardcell',
+            "",
+            "import torch",
+            'network = torch.export.load("model.pt2").module()       # with torch alone',
+            "",
+            "import onnxruntime",
+            'session = onnxruntime.InferenceSession("model.onnx")    # with onnxruntime alone',
+            'logits = session.run(["logits"], {"image": images})[0]',
+            "```",
+            "",
+            "`hardcell verify PATH/TO/THIS/FOLDER` checks the files, compares the forms and measures the curves again.",
+            "",
+            "## Limits",
+            "",
+            "An error under attack is a lower bound: a stronger attack may find more. The numbers hold for the data named "
+            "above and say nothing of other perturbations.",
+            "",
+        ]
+    )
+
+
+def _row(name: str, entry: dict[str, Any]) -> str:
+    law = fitted(entry)
+    if law is None:
+        told = f"none: {entry['power_law']['reason']}"
+    else:
+        low, high = law.exponent_interval
+        bent = ", saturated beyond" if law.saturated else ""
+        told = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{bent}"
+    median = "not reached" if entry["median_radius"] is None else f"{entry['median_radius']:.3g}"
+    return f"| {name} | {entry['config']['norm']} | {entry['success_rate']:.3f} | {median} | {told} |"

@@ -1,0 +1,100 @@
+"""The three forms of a network in a bundle: weights.safetensors, model.pt2 and model.onnx, and what each answers."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import zipfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+FORMS = ("weights.safetensors", "model.pt2", "model.onnx")
+
+
+def write_forms(network: nn.Module, example: Tensor, folder: Path) -> None:
+    """Writes all forms of a network in evaluation mode on the CPU.
+
+    Args:
+        network: Images (N, C, H, W) to logits (N, K).
+        example: Two images or more; the number of images stays free in every form.
+        folder: Where to.
+    """
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / "weights.safetensors")
+    # Leaves without gradients: an exported network is not trained on.
+    batch = torch.export.Dim("batch", min=1)
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, folder / "model.pt2")
+        _drop_pickle(folder / "model.pt2")
+        torch.onnx.export(
+            program,
+            (example,),
+            folder / "model.onnx",
+            dynamo=True,
+            external_data=False,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            verbose=False,
+        )
+
+
+def _drop_pickle(path: Path) -> None:
+    """Rewrites an exported program without its sample inputs, the one part of the archive that holds a pickle.
+
+    torch reads an empty entry as no sample inputs.
+    """
+    partial = path.with_suffix(".partial")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            target.writestr(name, b"" if "/data/sample_inputs/" in name else source.read(name))
+    partial.replace(path)
+
+
+def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = None) -> Tensor:
+    """Returns the logits (N, K) that one form gives for images x (N, C, H, W).
+
+    Args:
+        form: One of `FORMS`.
+        folder: The bundle.
+        x: Images on the CPU.
+        network: What weights.safetensors was loaded into.
+    """
+    with torch.no_grad(), _quiet():
+        if form == "model.pt2":
+            logits: Tensor = torch.export.load(folder / form).module()(x)
+            return logits
+        if form == "model.onnx":
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            session = onnxruntime.InferenceSession(str(folder / form), options, providers=["CPUExecutionProvider"])
+            return torch.from_numpy(session.run(["logits"], {"image": x.numpy()})[0])
+        assert network is not None
+        return network(x)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporters' progress and deprecation notices out of the display."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,64 @@
+"""The manifest of a bundle: what made it, and the checksum of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from nas.errors import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = "hardcell-bundle/1"
+NAME = "manifest.json"
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file of a bundle but the manifest, by path relative to the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the manifest, last of all files."""
+    record = {"schema": SCHEMA, **content, "files": checksums(folder)}
+    (folder / NAME).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of a bundle, its files unchecked.
+
+    Raises:
+        BundleError: there is none, or it is damaged.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise BundleError(f"{folder}: is no bundle (no {NAME})")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: damaged: {error}") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("files"), dict):
+        raise BundleError(f"{path}: schema must be '{SCHEMA}'")
+    return record
+
+
+def check_files(folder: Path, record: dict[str, Any]) -> None:
+    """Checks every file of a bundle against the manifest.
+
+    Raises:
+        BundleError: a file is missing or differs; all of them are named.
+    """
+    found = checksums(folder)
+    faults = [f"{name} is missing" for name in record["files"] if name not in found]
+    faults += [f"{name} is not what was exported" for name, sha in record["files"].items() if found.get(name, sha) != sha]
+    faults += [f"{name} was not exported" for name in found if name not in record["files"]]
+    if faults:
+        raise BundleError(f"{folder}: damaged or tampered with: " + "; ".join(faults))

@@ -1,0 +1,169 @@
+"""The command line. Everything heavy is imported inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nas.config import Config
+    from nas.events import Event
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Runs a command; shows the message of an error, never a traceback, and exits with its code."""
+    try:
+        commands.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted; at most the trial in hand is lost, and `hardcell resume DIR` goes on", err=True)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        _fail(_system_message(error), 2)
+    except Exception as error:
+        from nas.errors import HardcellError
+
+        if not isinstance(error, HardcellError):
+            raise
+        _fail(str(error), error.exit_code)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"hardcell: {message}" if "\n" not in message else message, err=True)
+    sys.exit(code)
+
+
+def _system_message(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{place}no space left to write; what is written is kept: free some and run `hardcell resume DIR`"
+    return f"{place}{error.strerror or error}"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hardcell")
+def commands() -> None:
+    """Searches for neural networks that resist adversarial perturbations, and exports them with a measured profile."""
+
+
+@commands.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-DATE-TIME]")
+@click.option("--seed", type=int, help="Seed of everything; the same as --set seed=N.")
+@click.option("--trials", type=int, help="Number of trials; the same as --set search.trials=N.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
+def search(config: Path | None, run: Path | None, seed: int | None, trials: int | None, overrides: tuple[str, ...]) -> None:
+    """Search, retrain, measure, export and report, as the YAML file CONFIG says; digits and cell201 without one."""
+    from datetime import datetime
+
+    from nas.search import search_events
+
+    short = [f"seed={seed}"] if seed is not None else []
+    short += [f"search.trials={trials}"] if trials is not None else []
+    settings = _settings(config, [*overrides, *short])
+    name = config.stem if config else settings.data.name
+    folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    _show(search_events(settings, folder))
+
+
+@commands.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def resume(run: Path) -> None:
+    """Go on with the run in folder RUN, from where it was interrupted or killed."""
+    from nas.search import resume_events
+
+    _show(resume_events(run))
+
+
+@commands.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(run: Path, as_json: bool) -> None:
+    """Show how far the run in folder RUN is, and its best candidates so far."""
+    from nas.cli.tables import print_status
+    from nas.status import status_of
+
+    found = status_of(run)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        print_status(found)
+
+
+@commands.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Write report.html and leaderboard.csv of the run in folder RUN, finished or not."""
+    from nas.report.page import write_report
+    from nas.run import write_leaderboard
+    from nas.search import read_run
+
+    found = read_run(run)
+    write_leaderboard(found.folder, found.trials)
+    write_report(found)
+    click.echo(found.folder.report)
+
+
+@commands.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Number of architectures.")
+def export(run: Path, top: int) -> None:
+    """Retrain, profile and export the best architectures of the run in folder RUN, finished or not."""
+    from nas.search import export_events
+
+    _show(export_events(run, top))
+
+
+@commands.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check a bundle's files, compare its forms, and measure its error curves again; exits 2 if anything fails."""
+    from dataclasses import asdict
+
+    from nas.bundle.verify import verify as verify_bundle
+    from nas.cli.tables import print_verifications
+
+    outcomes = verify_bundle(bundle)
+    failed = [outcome for outcome in outcomes if outcome.passed is False]
+    if as_json:
+        content: dict[str, Any] = {"passed": not failed, "checks": [asdict(outcome) for outcome in outcomes]}
+        click.echo(json.dumps(content, indent=2))
+    else:
+        print_verifications(outcomes)
+    if failed:
+        sys.exit(2)
+
+
+@commands.command()
+def config() -> None:
+    """Print the complete default config, with a comment on every key, ready to edit."""
+    from nas.config import Config
+    from nas.config_file import commented_config
+
+    click.echo(commented_config(Config()), nl=False)
+
+
+def _settings(path: Path | None, overrides: list[str]) -> Config:
+    from nas.config_file import load_config, parse_config
+
+    return load_config(path, overrides) if path else parse_config(None, source="default", overrides=overrides)
+
+
+def _show(events: Iterator[Event]) -> None:
+    from nas.cli.display import show
+
+    show(events)

@@ -1,0 +1,149 @@
+"""Shows a run as it happens: live on a terminal, in plain lines elsewhere."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from nas.events import (
+    BundleFailed,
+    BundleFinished,
+    EpochFinished,
+    FinalistsStarted,
+    RunFinished,
+    RunStarted,
+    StageStarted,
+    TrialFinished,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nas.events import Event
+    from nas.study import Trial
+
+
+def show(events: Iterator[Event], console: Console | None = None) -> None:
+    """Consumes the events of a run and shows each: lines that stay, and on a terminal a live view below them."""
+    console = console or Console(highlight=False, soft_wrap=True)
+    with _live(console) as view:
+        for event in events:
+            line = _line(event)
+            if line is not None:
+                console.print(line, markup=False)
+            if view is not None:
+                view.update(event)
+
+
+@contextmanager
+def _live(console: Console) -> Iterator[_View | None]:
+    if not console.is_terminal:
+        yield None
+        return
+    view = _View()
+    with Live(view.group, console=console, refresh_per_second=8, transient=True):
+        yield view
+
+
+def _line(event: Event) -> str | None:
+    """Returns the line that stays of an event; None where none does."""
+    match event:
+        case RunStarted():
+            seen = f", {event.finished} finished already" if event.finished else ""
+            return (
+                f"run {event.folder}\n{event.trials} trials{seen}, a space of {event.space_size:,} architectures, "
+                f"{event.images[0]} training and {event.images[1]} validation images, on {event.device}"
+            )
+        case TrialFinished():
+            best = f"; best {_score(event.best)}" if event.best else ""
+            return f"trial {event.trial.number:>3}  {_outcome(event.trial)}{best}"
+        case FinalistsStarted():
+            done = f", {event.finished} of them made already" if event.finished else ""
+            return f"retraining, profiling and exporting {len(event.names)} networks{done}"
+        case BundleFinished():
+            return (
+                f"{event.name}: clean error {event.clean_error:.3f}, adversarial error {event.adversarial_error:.3f} "
+                f"on the test split; {event.folder}"
+            )
+        case BundleFailed():
+            return f"{event.name}: no bundle: {event.reason}"
+        case RunFinished():
+            return "\n".join([*event.verdicts, f"report: {event.report}"])
+        case EpochFinished() | StageStarted():
+            return None
+
+
+def _score(trial: Trial) -> str:
+    mark = "" if trial.violation == 0 else " (outside the constraints)"
+    return f"{trial.metrics['adversarial_error']:.3f}{mark} in trial {trial.number}"
+
+
+def _outcome(trial: Trial) -> str:
+    if trial.state != "complete":
+        return f"{trial.state}: {trial.reason}"
+    metrics = trial.metrics
+    told = f"adversarial error {metrics['adversarial_error']:.3f}, clean {metrics['clean_error']:.3f}"
+    mark = " (outside the constraints)" if trial.violation > 0 else ""
+    if trial.duplicate_of is not None:
+        return f"{told}{mark}, the same as trial {trial.duplicate_of}"
+    return f"{told}{mark}, {metrics['parameters']:,.0f} parameters, {trial.seconds:.1f} s"
+
+
+@final
+class _View:
+    """The live view: progress of the whole, of the training in hand, and the best so far."""
+
+    def __init__(self) -> None:
+        self._whole = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self._training = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
+        )
+        self._best, self._counts = Text("best so far: none yet"), Text("")
+        self._task = self._whole.add_task("trials", total=None)
+        self._epochs = self._training.add_task("", total=None, told="")
+        self._failed = self._rejected = 0
+        self._last = ""
+        self.group = Group(self._whole, self._training, self._best, self._counts)
+
+    def update(self, event: Event) -> None:
+        """Takes one event in."""
+        match event:
+            case RunStarted():
+                self._whole.reset(self._task, total=event.trials, completed=event.finished)
+            case EpochFinished():
+                result = event.result
+                told = f"loss {result.loss:.3f}"
+                if result.adversarial_error is not None:
+                    told += f", adversarial error {result.adversarial_error:.3f}"
+                self._training.update(
+                    self._epochs, description=event.name, completed=result.epoch, total=result.epochs, told=told
+                )
+            case TrialFinished():
+                self._whole.advance(self._task)
+                if event.best:
+                    self._best.plain = f"best so far: adversarial error {_score(event.best)}, architecture {event.best.key}"
+                self._failed += event.trial.state == "failed"
+                self._rejected += event.trial.state == "rejected"
+                if event.trial.state == "failed":
+                    self._last = f"; last: {event.trial.reason}"
+                self._counts.plain = f"{self._rejected} rejected, {self._failed} failed{self._last}"
+            case FinalistsStarted():
+                self._whole.reset(self._task, total=len(event.names), completed=event.finished, description="bundles")
+            case StageStarted():
+                self._training.update(self._epochs, description=event.name, told=event.stage)
+            case BundleFinished() | BundleFailed():
+                self._whole.advance(self._task)
+            case RunFinished():
+                pass

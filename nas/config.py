@@ -1,0 +1,298 @@
+"""The settings of a run: frozen dataclasses that check themselves and do nothing else.
+
+The docstrings are the documentation of the YAML keys: `hardcell config` prints them as comments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, final
+
+from evaluators.attacks import FGSM, PGD, Attack, StepLL, margin
+from evaluators.norms import L2
+from nas.executors import Executor, Local
+from nas.samplers import TPE, Sampler
+from nas.training.recipes import Adversarial, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Metrics of a trial, all to be minimised. The first two are known before training and cost nothing.
+CHEAP_METRICS = ("parameters", "macs")
+METRICS = (*CHEAP_METRICS, "clean_error", "adversarial_error")
+
+
+class FaultsError(ValueError):
+    """Several faults in one section, as (key, message) pairs."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key} {message}" for key, message in faults))
+        self.faults = faults
+
+
+def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    """Returns a dataclass field for a number with inclusive bounds, which `check_numbers` applies."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def check_numbers(settings: Any) -> list[tuple[str, str]]:
+    """Returns the faults of the numbers in a dataclass of settings: values outside the bounds of their fields."""
+    faults = []
+    for f in fields(settings):
+        value, low, high = getattr(settings, f.name), f.metadata.get("low"), f.metadata.get("high")
+        if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if value != value:  # NaN compares with nothing.
+            faults.append((f.name, "must be a number, got nan"))
+        elif low is not None and value < low:
+            faults.append((f.name, f"must be at least {low:g}, got {value:g}"))
+        elif high is not None and value > high:
+            remedy = "; epsilons are in pixel units, so write 8/255 rather than 8" if "epsilon" in f.name else ""
+            faults.append((f.name, f"must be at most {high:g}, got {value:g}{remedy}"))
+    return faults
+
+
+def _raise(faults: list[tuple[str, str]]) -> None:
+    if faults:
+        raise FaultsError(faults)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images, and how they are split.
+
+    Attributes:
+        name: digits, mnist, fashion_mnist, cifar10, folder (of images, one folder a class) or npz.
+        path: The folder or .npz file; for mnist, fashion_mnist and cifar10 where they are kept, ~/.cache/hardcell if null.
+        test: Share of the images held out for the final profiles, where the source has no test split of its own.
+        validation: Share of the other images held out to score trials.
+        limit: At most this many images for training and validation together; null for all.
+        split_seed: Seed of the splits, apart from the run's seed so that runs with other seeds share their test split.
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    test: float = number(0.25, 0.01, 0.9)
+    validation: float = number(0.25, 0.01, 0.9)
+    limit: int | None = number(None, 20)
+    split_seed: int = number(0, 0)
+
+    def __post_init__(self) -> None:
+        from nas.data.sources import SOURCES  # not at the top: sources import torch datasets lazily, config must not wait
+
+        faults = check_numbers(self)
+        if self.name not in SOURCES:
+            faults.append(("name", f"must be one of {', '.join(SOURCES)}, got {self.name!r}"))
+        if self.name in ("folder", "npz") and self.path is None:
+            faults.append(("path", f"must be given for {self.name}"))
+        _raise(faults)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SpaceConfig:
+    """The search space, by name, and its settings.
+
+    Attributes:
+        name: cell201, macro, or a space of your own: path/to/file.py:NAME or package.module:NAME.
+        options: The settings of that space.
+    """
+
+    name: str = "cell201"
+    options: Mapping[str, Any] = field(default_factory=lambda: {"channels": 8, "cells_per_stage": 1, "stages": 2})
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How every candidate is trained: SGD with momentum under a one-cycle learning rate.
+
+    Attributes:
+        recipe: The loss: standard or adversarial.
+        epochs: Passes over the training images for a trial.
+        batch_size: Images in one step.
+        learning_rate: Peak of the one-cycle schedule.
+        weight_decay: L2 penalty on the weights.
+        shift: Augmentation: largest random shift, in pixels.
+        flip: Augmentation: mirror half of the images, left to right.
+        precision: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it, else float32.
+        selection: Attack that judges the epochs on the validation split; the best epoch's weights are kept.
+        selection_from: Share of the epochs before the first one that may be kept.
+    """
+
+    recipe: Recipe = Adversarial()
+    epochs: int = number(10, 1)
+    batch_size: int = number(64, 2)
+    learning_rate: float = number(0.2, 1e-6, 100)
+    weight_decay: float = number(5e-4, 0, 1)
+    shift: int = number(0, 0, 64)
+    flip: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    selection: Attack = PGD(steps=5, step_size=0.4, loss=margin)
+    selection_from: float = number(0.5, 0, 1)
+
+    def __post_init__(self) -> None:
+        _raise(check_numbers(self))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a trial is scored, on the validation split.
+
+    Attributes:
+        epsilon: Size of the ball for adversarial_error, in pixel units (pixels in [0, 1]; write 8/255 if you like).
+        attacks: Attacks by name; an image counts as wrong when any of them fools the network.
+        images: At most this many validation images.
+    """
+
+    epsilon: float = number(0.12, 1e-6, 1)
+    attacks: Mapping[str, Attack] = field(
+        default_factory=lambda: {"pgd": PGD(steps=10), "pgd_margin": PGD(steps=10, loss=margin)}
+    )
+    images: int = number(1000, 1)
+
+    def __post_init__(self) -> None:
+        faults = check_numbers(self)
+        if not self.attacks:
+            faults.append(("attacks", "must name at least one attack"))
+        elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
+            faults.append(("attacks", "must share one norm, for epsilon to mean one thing"))
+        _raise(faults)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What the search is after. Metrics: parameters, macs, clean_error, adversarial_error.
+
+    Attributes:
+        minimise: Metrics to minimise, the first of them the one that ranks.
+        constraints: Upper bounds of metrics, by name; bounds on parameters and macs are checked before any training.
+    """
+
+    minimise: tuple[str, ...] = ("adversarial_error",)
+    constraints: Mapping[str, float] = field(default_factory=lambda: {"clean_error": 0.1})
+
+    def __post_init__(self) -> None:
+        faults = []
+        for metric in self.minimise:
+            if metric not in METRICS:
+                faults.append(("minimise", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
+        if not self.minimise or len(set(self.minimise)) < len(self.minimise):
+            faults.append(("minimise", "must hold at least one metric, each once"))
+        for metric in self.constraints:
+            if metric not in METRICS:
+                faults.append(("constraints", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
+        _raise(faults)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How the space is searched.
+
+    Attributes:
+        trials: Number of trials, those answered from the duplicate cache included.
+        random_trials: The first trials, drawn uniformly whatever the sampler: a reference, and a start for the sampler.
+        sampler: Proposes architectures: tpe or random.
+        executor: Runs the trials: local, in this process.
+        attempts: How often a trial is started again after the process was killed in it, before it counts as failed.
+    """
+
+    trials: int = number(30, 1)
+    random_trials: int = number(10, 1)
+    sampler: Sampler = TPE()
+    executor: Executor = Local()
+    attempts: int = number(3, 1)
+
+    def __post_init__(self) -> None:
+        _raise(check_numbers(self))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FinalistsConfig:
+    """What is done with the best candidates: retrained longer, profiled on the test split, exported.
+
+    Attributes:
+        count: Number of finalists.
+        epochs: Passes over the training images.
+        references: Retrain and profile two references under the same budget: the median random candidate of the search,
+            and a plain residual network of about the best finalist's size.
+        attacks: Attacks of the final profile, by name.
+        epsilons: Grid of each norm (linf, l2) of the final profile; null to choose it from each network's first-order radii.
+        images: At most this many test images.
+    """
+
+    count: int = number(3, 1)
+    epochs: int = number(30, 1)
+    references: bool = True
+    attacks: Mapping[str, Attack] = field(
+        default_factory=lambda: {
+            "fgsm": FGSM(),
+            "step_ll": StepLL(),
+            "pgd": PGD(steps=20, step_size=0.125),
+            "pgd_margin": PGD(steps=20, step_size=0.125, loss=margin),
+            "pgd_l2": PGD(norm=L2()),
+        }
+    )
+    epsilons: Mapping[str, tuple[float, ...]] | None = None
+    images: int = number(10000, 1)
+
+    def __post_init__(self) -> None:
+        faults = check_numbers(self)
+        if not self.attacks:
+            faults.append(("attacks", "must name at least one attack"))
+        for norm, grid in (self.epsilons or {}).items():
+            if norm not in ("linf", "l2"):
+                faults.append(("epsilons", f"must be named by norm (linf, l2), got {norm!r}"))
+            if not grid or any(e <= 0 or (norm == "linf" and e > 1) for e in grid):
+                faults.append(
+                    (f"epsilons.{norm}", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(grid)}")
+                )
+        _raise(faults)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a run depends on.
+
+    Attributes:
+        seed: Seed of all that is drawn: architectures, weights, batches, attacks.
+        device: cpu, cuda, mps, or auto: the best there is.
+        threads: CPU threads; null for 1 where images have at most 256 pixels, for more only wait for each other there, and
+            otherwise for as many as torch takes by itself. Weights are reproduced bit for bit at the same number.
+        data: The images, and how they are split.
+        space: The search space, by name, and its settings.
+        training: How every candidate is trained.
+        evaluation: How a trial is scored, on the validation split.
+        objective: What the search is after.
+        search: How the space is searched.
+        finalists: What is done with the best candidates.
+    """
+
+    seed: int = number(0, 0, 2**31 - 1)
+    device: str = "auto"
+    threads: int | None = number(None, 1)
+    data: DataConfig = DataConfig()
+    space: SpaceConfig = SpaceConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    search: SearchConfig = SearchConfig()
+    finalists: FinalistsConfig = FinalistsConfig()
+
+    @property
+    def norm(self) -> str:
+        """Name of the norm in which the search measures epsilon."""
+        return next(iter(self.evaluation.attacks.values())).norm.name
+
+    def __post_init__(self) -> None:
+        faults = check_numbers(self)
+        norm = self.norm
+        if norm not in {attack.norm.name for attack in self.finalists.attacks.values()}:
+            faults.append(("finalists.attacks", f"must hold an attack in {norm}, the norm of evaluation.attacks"))
+        _raise(faults)

@@ -1,0 +1,6 @@
+"""Images as tensors: where they come from, and how they are split."""
+
+from nas.data.dataset import Dataset, Split, open_data, open_test
+from nas.data.sources import SOURCES
+
+__all__ = ["SOURCES", "Dataset", "Split", "open_data", "open_test"]

@@ -1,0 +1,134 @@
+"""Splits of images, fixed by a seed and known by their hash. The test split is opened apart from the others."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+
+from nas.data.sources import SOURCES, Part, Raw
+from nas.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from nas.config import DataConfig
+
+
+@final
+@dataclass(frozen=True)
+class Split:
+    """Images and labels.
+
+    Attributes:
+        x: Images, (N, C, H, W) float32, pixels in [0, 1].
+        y: Labels, (N,) int64.
+        hash: Of both, 16 hexadecimal digits.
+    """
+
+    x: Tensor
+    y: Tensor
+    hash: str
+
+    def to(self, device: torch.device | str) -> Split:
+        """Returns the split on a device."""
+        return Split(self.x.to(device), self.y.to(device), self.hash)
+
+    def first(self, count: int) -> Split:
+        """Returns the first images, at most count; the order is random, so this is a random sample."""
+        if count >= len(self.x):
+            return self
+        return _split(self.x[:count].numpy(force=True), self.y[:count].numpy(force=True)).to(self.x.device)
+
+
+@final
+@dataclass(frozen=True)
+class Dataset:
+    """What a search may see: the training and validation splits.
+
+    Attributes:
+        name: Name of the source.
+        classes: Names of the classes.
+        train: The training split.
+        validation: The validation split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.train.x.shape[1:]
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Returns the dataset on a device."""
+        return Dataset(self.name, self.classes, self.train.to(device), self.validation.to(device))
+
+
+def open_data(config: DataConfig) -> Dataset:
+    """Returns the training and validation splits.
+
+    Raises:
+        DataError: the images are missing, unreadable, of several sizes, of one class, or too few.
+    """
+    raw, pool, _ = _open(config, "train")
+    pool = pool[: config.limit]
+    held = max(1, round(len(pool) * config.validation))
+    if len(pool) - held < 2:
+        raise DataError(f"{_where(config)}: too few images to split, {len(pool)}")
+    return Dataset(config.name, raw.classes, train=_select(raw, pool[held:]), validation=_select(raw, pool[:held]))
+
+
+def open_test(config: DataConfig) -> Split:
+    """Returns the test split, which nothing but the final profiles may see.
+
+    Raises:
+        DataError: as for `open_data`.
+    """
+    raw, _, test = _open(config, "test")
+    return _select(raw, test)
+
+
+def _open(config: DataConfig, part: Part) -> tuple[Raw, NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the raw images of a part, and the order of those for training and validation, and of those for testing."""
+    raw = SOURCES[config.name](None if config.path is None else Path(config.path), part)
+    found = np.unique(raw.y)
+    if len(found) < 2:
+        raise DataError(f"{_where(config)}: must hold at least 2 classes, found {len(found)}")
+    if np.issubdtype(raw.x.dtype, np.floating):
+        low, high = float(raw.x.min()), float(raw.x.max())
+        if not (low >= 0 and high <= 1):
+            raise DataError(f"{_where(config)}: pixels must be in [0, 1] or uint8, got [{low:.3g}, {high:.3g}]")
+    elif raw.x.dtype != np.uint8:
+        raise DataError(f"{_where(config)}: pixels must be uint8, or floating point in [0, 1], got {raw.x.dtype}")
+    order = np.random.default_rng(config.split_seed).permutation(len(raw.y))
+    if not raw.whole:
+        return raw, order, order
+    held = max(1, round(len(order) * config.test))
+    return raw, order[held:], order[:held]
+
+
+def _where(config: DataConfig) -> str:
+    return config.path or config.name
+
+
+def _select(raw: Raw, index: NDArray[np.int64]) -> Split:
+    x = raw.x[index]
+    return _split(x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32), raw.y[index])
+
+
+def _split(x: NDArray[Any], y: NDArray[Any]) -> Split:
+    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
+    digest = hashlib.sha256(str(x.shape).encode())
+    digest.update(x.data)
+    digest.update(y.data)
+    return Split(torch.from_numpy(x), torch.from_numpy(y), digest.hexdigest()[:16])

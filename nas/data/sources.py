@@ -1,0 +1,177 @@
+"""Where images come from: each source is a function from a path to raw arrays.
+
+To add one: write a function `(path, part) -> Raw`, and name it in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+from zipfile import BadZipFile
+
+import numpy as np
+
+from nas.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+Part = Literal["train", "test"]
+CACHE = Path("~/.cache/hardcell")
+
+
+@final
+@dataclass(frozen=True)
+class Raw:
+    """Images as they were found.
+
+    Attributes:
+        x: Images, (N, C, H, W): uint8, or floating point in [0, 1].
+        y: Class indices, (N,) int64.
+        classes: Names of the classes.
+        whole: The source has no test split of its own: these are all of its images.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[np.int64]
+    classes: tuple[str, ...]
+    whole: bool
+
+
+def digits(path: Path | None, part: Part) -> Raw:
+    """Returns scikit-learn's handwritten digits: 1,797 real images, 8 x 8, 10 classes, shipped with the package."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    x = (found.images / 16).astype(np.float32)[:, None]
+    return Raw(x, found.target.astype(np.int64), tuple(str(c) for c in range(10)), whole=True)
+
+
+def mnist(path: Path | None, part: Part) -> Raw:
+    """Returns MNIST, 28 x 28, 10 classes, downloaded at first use."""
+    return _torchvision("MNIST", path, part)
+
+
+def fashion_mnist(path: Path | None, part: Part) -> Raw:
+    """Returns Fashion-MNIST, 28 x 28, 10 classes, downloaded at first use."""
+    return _torchvision("FashionMNIST", path, part)
+
+
+def cifar10(path: Path | None, part: Part) -> Raw:
+    """Returns CIFAR-10, 32 x 32 in colour, 10 classes, downloaded at first use."""
+    return _torchvision("CIFAR10", path, part)
+
+
+def _torchvision(name: str, path: Path | None, part: Part) -> Raw:
+    from torchvision import datasets
+
+    kind, root = getattr(datasets, name), str((path or CACHE).expanduser())
+    try:
+        # Asked without downloading first: a folder that cannot be written may well hold the files.
+        found = kind(root, train=part == "train", download=False)
+    except RuntimeError:
+        try:
+            found = kind(root, train=part == "train", download=True)
+        except Exception as error:
+            raise DataError(
+                f"{name} is not in {root} and cannot be downloaded ({type(error).__name__}: {error}); "
+                "put its files there, or name their folder in data.path"
+            ) from error
+    x = np.asarray(found.data)
+    x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
+    return Raw(x, np.asarray(found.targets, dtype=np.int64), tuple(str(c) for c in found.classes), whole=False)
+
+
+def folder(path: Path | None, part: Part) -> Raw:
+    """Returns the images of a folder: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE."""
+    from torchvision.datasets import ImageFolder
+
+    assert path is not None
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; data.path must hold one folder of images a class")
+    split = (path / "train").is_dir() and (path / "test").is_dir()
+    root = path / part if split else path
+    try:
+        listing = ImageFolder(str(root))
+    except (FileNotFoundError, RuntimeError) as error:
+        raise DataError(f"{root}: must hold one folder of images a class: {' '.join(str(error).split())}") from error
+    if len(listing.classes) < 2:
+        raise DataError(f"{root}: must hold at least 2 classes, found {len(listing.classes)}: {', '.join(listing.classes)}")
+    images = [_read_image(Path(file)) for file, _ in listing.samples]
+    grey = all(image.shape[0] == 1 for image in images)
+    images = [image if grey or image.shape[0] == 3 else np.repeat(image, 3, axis=0) for image in images]
+    sizes = Counter(image.shape[1:] for image in images)
+    if len(sizes) > 1:
+        usual = sizes.most_common(1)[0][0]
+        odd = next(i for i, image in enumerate(images) if image.shape[1:] != usual)
+        raise DataError(
+            f"{listing.samples[odd][0]}: must be {usual[1]} x {usual[0]} like most images of {root}, "
+            f"got {images[odd].shape[2]} x {images[odd].shape[1]}; resize the images to one size"
+        )
+    y = np.array([label for _, label in listing.samples], dtype=np.int64)
+    return Raw(np.stack(images), y, tuple(listing.classes), whole=not split)
+
+
+def _read_image(file: Path) -> NDArray[np.uint8]:
+    """Returns one image, (1, H, W) if it is grey, else (3, H, W)."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            grey = image.mode in ("1", "L", "I", "I;16")
+            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{file}: cannot be read as an image: {error}") from error
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def npz(path: Path | None, part: Part) -> Raw:
+    """Returns the images x and labels y of an .npz file, or its x_train, y_train, x_test, y_test.
+
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point in [0, 1]; labels are integers, (N,).
+    """
+    assert path is not None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            split = "x_train" in arrays
+            names = (f"x_{part}", f"y_{part}") if split else ("x", "y")
+            missing = [name for name in names if name not in arrays]
+            if missing:
+                raise DataError(f"{path}: must hold x and y, or x_train, y_train, x_test, y_test; found {', '.join(arrays)}")
+            x, y = (arrays[name] for name in names)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as .npz: {error}") from error
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or len(x) != len(y) or len(y) == 0:
+        raise DataError(
+            f"{path}: labels must be integers of shape ({len(x)},), one an image, got {y.dtype} of shape {y.shape}"
+        )
+    if y.min() < 0:
+        raise DataError(f"{path}: labels must be 0 or more, got {y.min()}")
+    count = int(y.max()) + 1
+    return Raw(_channels_first(x, path), y.astype(np.int64), tuple(str(c) for c in range(count)), whole=not split)
+
+
+def _channels_first(x: NDArray[Any], path: Path) -> NDArray[Any]:
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise DataError(f"{path}: images must be (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, got {x.shape}")
+    return x
+
+
+SOURCES: dict[str, Callable[[Path | None, Part], Raw]] = {
+    "digits": digits,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "folder": folder,
+    "npz": npz,
+}

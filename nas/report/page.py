@@ -1,0 +1,104 @@
+"""The report: one page of HTML with its pictures inside, readable without a network."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evaluators.profile import fitted
+from nas.config_file import dump_config, open_space
+from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, profile_figure
+from nas.report.verdict import verdicts
+from nas.run import write_text
+from nas.study import ranked
+
+if TYPE_CHECKING:
+    from nas.bundle.load import Bundle
+    from nas.search import Run
+    from nas.study import Trial
+
+SHOWN_TRIALS = 20
+
+
+def write_report(run: Run) -> None:
+    """Writes report.html into a run's folder, whole or not at all."""
+    write_text(run.folder.report, render_report(run))
+
+
+def render_report(run: Run) -> str:
+    """Returns the page of a run, finished or not, as text."""
+    config, trials = run.config, list(run.trials)
+    board = ranked(trials, config.objective)
+    states = {state: sum(t.state == state for t in trials) for state in ("complete", "rejected", "failed", "running")}
+    environment = Environment(
+        loader=PackageLoader("nas", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("template.html").render(
+        name=run.folder.path.name,
+        config=config,
+        epsilon=config.evaluation.epsilon,
+        norm={"linf": "L∞", "l2": "L2"}.get(config.norm, config.norm),
+        states=states,
+        trials=trials,
+        duplicates=sum(t.duplicate_of is not None for t in trials),
+        failures=[t for t in trials if t.state == "failed"],
+        board=[_row(rank, trial) for rank, trial in enumerate(board[:SHOWN_TRIALS], start=1)],
+        unshown=max(0, len(board) - SHOWN_TRIALS),
+        verdicts=verdicts(run),
+        bundles=[_bundle(bundle, run) for bundle in run.bundles],
+        search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
+        scatter_figure=Markup(clean_against_adversarial(trials, config.objective)) if board else None,
+        curves_figure=(Markup(error_curves(run.bundles, config.norm, config.evaluation.epsilon)) if run.bundles else None),
+        config_text=dump_config(config),
+        environment_text=(
+            run.folder.environment.read_text(encoding="utf-8") if run.folder.environment.exists() else "not recorded yet"
+        ),
+    )
+
+
+def _row(rank: int, trial: Trial) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "trial": trial.number,
+        "key": trial.key,
+        "metrics": trial.metrics,
+        "feasible": trial.violation == 0,
+        "seconds": trial.seconds,
+        "origin": "random" if trial.random else "sampler",
+        "architecture": ", ".join(str(value) for value in trial.architecture.values()),
+    }
+
+
+def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
+    """Returns what the page shows of one bundle."""
+    record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
+    try:
+        space = open_space(bundle.space)
+        drawing = Markup(space.draw(bundle.stored["architecture"])) if space.draw is not None else None
+    except ValueError:
+        # The file of a user's own space may be gone; the report can do without the drawing.
+        drawing = None
+    at = record["attacks"]
+    return {
+        "name": bundle.name,
+        "role": bundle.role,
+        "clean_error": record["clean_error"],
+        "adversarial_error": bundle.profile.error_at(epsilon, norm),
+        "parameters": record["cost"]["parameters"],
+        "macs": record["cost"]["macs"],
+        "failed_checks": bundle.profile.failed_checks(),
+        "checks": [{**check, "evidence": json.dumps(check["evidence"])} for check in record["checks"]],
+        "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
+        "margins": record["margins"],
+        "drawing": drawing,
+        "figure": Markup(profile_figure(bundle.profile, norm, epsilon)),
+        "n": record["n"],
+        "first_order": record["margins"]["first_order"],
+    }

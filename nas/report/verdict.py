@@ -1,0 +1,81 @@
+"""Did the search beat its references? Paired tests on the test images, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from evaluators import Comparison, compare
+
+if TYPE_CHECKING:
+    from nas.search import Run
+
+_NAMES = {"random": "the median random candidate", "residual": "the plain residual network"}
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """The best finalist against one reference.
+
+    Attributes:
+        finalist: Name of the finalist's bundle.
+        reference: Name of the reference's bundle.
+        role: Role of the reference: random or residual.
+        comparison: The paired test, at the epsilon of the search.
+        errors: Adversarial error of the finalist and of the reference.
+        epsilon: The epsilon of the search.
+        same: Both are one architecture.
+    """
+
+    finalist: str
+    reference: str
+    role: str
+    comparison: Comparison
+    errors: tuple[float, float]
+    epsilon: float
+    same: bool
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the finalist is more robust, beyond chance at the 5 % level."""
+        return self.comparison.verdict() == "more robust"
+
+    def __str__(self) -> str:
+        """Returns the verdict as a sentence."""
+        against = f"{_NAMES[self.role]} ({self.reference})"
+        if self.same:
+            return f"The search did not beat {against}: its best finalist is that very architecture."
+        verb = {"more robust": "beat", "less robust": "lost to", "not distinguishable": "did not beat"}
+        mine, other = self.errors
+        return (
+            f"The search {verb[self.comparison.verdict()]} {against}: adversarial error {mine:.3f} against {other:.3f} "
+            f"at epsilon {self.epsilon:g} on {self.comparison.n} test images "
+            f"(paired test, p = {self.comparison.p_value:.2g})."
+        )
+
+
+def verdicts(run: Run) -> list[Verdict]:
+    """Returns the best finalist's comparison with each reference; empty without finalists or references."""
+    finalists = [bundle for bundle in run.bundles if bundle.role == "finalist"]
+    if not finalists:
+        return []
+    best, epsilon, norm = finalists[0], run.config.evaluation.epsilon, run.config.norm
+    mine = best.profile.worst_case(norm)
+    found = []
+    for reference in run.bundles:
+        if reference.role not in _NAMES:
+            continue
+        other = reference.profile.worst_case(norm)
+        found.append(
+            Verdict(
+                finalist=best.name,
+                reference=reference.name,
+                role=reference.role,
+                comparison=compare(mine, other, epsilon),
+                errors=(best.profile.error_at(epsilon, norm), reference.profile.error_at(epsilon, norm)),
+                epsilon=epsilon,
+                same=best.stored["key"] == reference.stored["key"],
+            )
+        )
+    return found

@@ -1,0 +1,75 @@
+"""Names to things: an entry of a visible table, `path/to/file.py:NAME`, or `package.module:NAME`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
+
+def resolve(reference: str, table: Mapping[str, object], folder: Path | None = None) -> object:
+    """Returns what a name in YAML stands for.
+
+    Args:
+        reference: A name of the table, `path/to/file.py:NAME`, or `package.module:NAME`.
+        table: The names that ship.
+        folder: What a relative path is relative to; the working directory if None.
+
+    Raises:
+        ValueError: there is no such thing; the message says what was looked for, and where.
+    """
+    if reference in table:
+        return table[reference]
+    place, colon, name = reference.rpartition(":")
+    if not colon:
+        near = difflib.get_close_matches(reference, table, 1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"must be one of {', '.join(table)}, or FILE.py:NAME, got {reference!r}{hint}")
+    module = _from_file(Path(folder or ".", place)) if place.endswith(".py") else _from_module(place)
+    if not hasattr(module, name):
+        raise ValueError(f"{place} has no {name!r}")
+    return getattr(module, name)
+
+
+def absolute(reference: str, table: Mapping[str, object], folder: Path | None = None) -> str:
+    """Returns the reference with its path made absolute, so that it means the same in any working directory."""
+    place, colon, name = reference.rpartition(":")
+    if reference in table or not colon or not place.endswith(".py"):
+        return reference
+    return f"{Path(folder or '.', place).resolve()}:{name}"
+
+
+def _from_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    # A name of its own for each path: two files called space.py do not meet.
+    module_name = f"hardcell_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise ValueError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _from_module(place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except Exception as error:
+        raise ValueError(f"module {place!r} does not import: {type(error).__name__}: {error}") from error

@@ -1,0 +1,104 @@
+"""From a candidate to a bundle: retrained longer, profiled on the test split, exported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evaluators import profile
+from nas.bundle.export import Provenance, export_bundle
+from nas.bundle.load import is_bundle
+from nas.config_file import as_data, open_space
+from nas.data import Split, open_test
+from nas.errors import BundleError
+from nas.evaluate import reason_of
+from nas.events import BundleFailed, BundleFinished, EpochFinished, FinalistsStarted, StageStarted
+from nas.run import environment
+from nas.seeds import seed_of
+from nas.training.network import build_network
+from nas.training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+
+    from nas.evaluate import TrainAndAttack
+    from nas.events import Event
+    from nas.finalists import Candidate
+    from nas.run import RunFolder
+
+
+def make_bundles(
+    folder: RunFolder, candidates: Sequence[Candidate], evaluate: TrainAndAttack, device: torch.device
+) -> Iterator[Event]:
+    """Yields what happens as candidates become bundles; those that are bundles already are left as they are.
+
+    A candidate whose training fails is told and passed over.
+    """
+    missing = [candidate for candidate in candidates if not is_bundle(folder.bundles / candidate.name)]
+    yield FinalistsStarted(tuple(c.name for c in candidates), len(candidates) - len(missing))
+    if not missing:
+        return
+    test = open_test(evaluate.config.data).first(evaluate.config.finalists.images)
+    folder.bundles.mkdir(exist_ok=True)
+    for candidate in missing:
+        try:
+            yield from _make(folder, candidate, evaluate, test, device)
+        except (BundleError, OSError):
+            raise
+        except Exception as error:  # Whatever the network raises in its training is this candidate's result.
+            yield BundleFailed(candidate.name, reason_of(error))
+
+
+def _make(
+    folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, test: Split, device: torch.device
+) -> Iterator[Event]:
+    config, data = evaluate.config, evaluate.data
+    space = open_space(candidate.space)
+    # Seeded by the architecture, so that its bundle does not depend on its rank or on the other finalists.
+    seed = seed_of(config.seed, "finalist", int(candidate.key, 16))
+    network = build_network(space, candidate.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))
+    validation = data.validation.first(config.evaluation.images)
+    kept, least = 0, float("inf")
+    for epoch in train(
+        network,
+        data.train,
+        validation,
+        config.training,
+        epsilon=config.evaluation.epsilon,
+        epochs=config.finalists.epochs,
+        seed=seed,
+    ):
+        if epoch.adversarial_error is not None and epoch.adversarial_error <= least:
+            kept, least = epoch.epoch, epoch.adversarial_error
+        yield EpochFinished(candidate.name, epoch)
+    yield StageStarted(candidate.name, "profile")
+    norm = config.norm
+    on_device = test.to(device)
+    found = profile(
+        network,
+        on_device.x,
+        on_device.y,
+        config.finalists.attacks,
+        epsilons=config.finalists.epsilons,
+        include={norm: [config.evaluation.epsilon]},
+        dataset=config.data.name,
+        split="test",
+        seed=seed_of(seed, "profile"),
+    )
+    yield StageStarted(candidate.name, "export")
+    provenance = Provenance(
+        config=as_data(config),
+        norm=norm,
+        epsilon=config.evaluation.epsilon,
+        seed=seed,
+        kept_epoch=kept,
+        classes=data.classes,
+        data={"train": data.train.hash, "validation": data.validation.hash, "test": test.hash},
+        environment=environment(device),
+    )
+    target = folder.bundles / candidate.name
+    export_bundle(target, candidate, space, network.cpu(), found, test.x[:64], provenance)
+    yield BundleFinished(
+        candidate.name, target, found.record["clean_error"], found.error_at(config.evaluation.epsilon, norm)
+    )

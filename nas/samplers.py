@@ -1,0 +1,110 @@
+"""Samplers: who proposes the next architecture.
+
+Each is a setting that makes an Optuna sampler for one trial. Randomness comes from the run's seed and the trial's number
+alone and there is no hidden state, so a resumed search proposes what an uninterrupted one would have.
+
+To add one: write a frozen dataclass with a `make`, and name it in `SAMPLERS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from nas.seeds import seed_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, TrialState
+
+
+class Sampler(ABC):
+    """Makes the Optuna sampler of one trial. A subclass is a frozen dataclass of settings."""
+
+    @abstractmethod
+    def make(self, seed: int) -> BaseSampler:
+        """Returns an Optuna sampler that draws from this seed and knows no more than the study that it is asked about."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Random(Sampler):
+    """Draws every architecture uniformly."""
+
+    def make(self, seed: int) -> BaseSampler:
+        """Returns Optuna's random sampler."""
+        return RandomSampler(seed=seed)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TPE(Sampler):
+    """Tree-structured Parzen estimator, multivariate, with constraints.
+
+    Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011.
+
+    Attributes:
+        candidates: Candidates drawn for one proposal, of which the most promising is taken.
+    """
+
+    candidates: int = 24
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {self.candidates}")
+
+    def make(self, seed: int) -> BaseSampler:
+        """Returns Optuna's TPE; the start at random is `search.random_trials`, so its own is off."""
+        return TPESampler(seed=seed, n_startup_trials=1, n_ei_candidates=self.candidates)
+
+
+SAMPLERS: dict[str, type[Sampler]] = {"tpe": TPE, "random": Random}
+
+
+@final
+class SeededSampler(BaseSampler):
+    """The sampler of a study: a new one for each trial, seeded by the trial's number; uniform for the first trials."""
+
+    def __init__(self, sampler: Sampler, *, seed: int, random_trials: int) -> None:
+        self._sampler, self._seed, self._random_trials = sampler, seed, random_trials
+        self._current: tuple[int, BaseSampler] = (-1, RandomSampler())
+
+    def _of(self, number: int) -> BaseSampler:
+        if self._current[0] != number:
+            sampler: Sampler = Random() if number < self._random_trials else self._sampler
+            self._current = (number, sampler.make(seed_of(self._seed, "architecture", number)))
+        return self._current[1]
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Returns the choices that are sampled together."""
+        return self._of(trial.number).infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """Returns the values of the choices that are sampled together."""
+        return self._of(trial.number).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Returns the value of one choice."""
+        return self._of(trial.number).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Tells the trial's sampler that it begins."""
+        self._of(trial.number).before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Tells the trial's sampler that it ended."""
+        self._of(trial.number).after_trial(study, trial, state, values)
+
+
+def quiet() -> None:
+    """Keeps Optuna's own log lines out of the display; warnings stay."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,0 +1,183 @@
+"""A run, from its config to its report: a generator of events."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from nas.bundle.load import Bundle, open_bundles
+from nas.config import Config
+from nas.config_file import open_space
+from nas.controller import Controller, check_some_complete, check_space
+from nas.data import open_data
+from nas.device import open_device, set_threads
+from nas.errors import RunError
+from nas.evaluate import TrainAndAttack
+from nas.events import RunFinished, RunStarted
+from nas.finalists import choose_finalists, choose_references
+from nas.report.page import write_report
+from nas.report.verdict import verdicts
+from nas.retrain import make_bundles
+from nas.run import RunFolder, create_run, environment, locked, open_run, write_environment, write_leaderboard
+from nas.study import open_storage, open_study, read_trials, storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from nas.data import Dataset, Split
+    from nas.events import Event
+    from nas.study import Trial
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        folder: Its folder.
+        config: Its config.
+        trials: What the study holds, by number.
+        bundles: Its bundles: the finalists, best first, then the references.
+    """
+
+    folder: RunFolder
+    config: Config
+    trials: tuple[Trial, ...]
+    bundles: tuple[Bundle, ...]
+
+
+def read_run(path: Path | str) -> Run:
+    """Returns what a run's folder holds, finished or not.
+
+    Raises:
+        HardcellError: there is no run in the folder, or its files are damaged.
+    """
+    folder, config = open_run(Path(path))
+    trials: list[Trial] = []
+    if folder.study.exists():
+        with storage_errors(folder.study):
+            trials = read_trials(open_study(open_storage(folder.study), folder.study))
+    # A bundle exported while the search was under way may have lost its rank since.
+    current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
+    bundles = [b for b in open_bundles(folder.bundles) if b.role != "finalist" or b.name in current]
+    return Run(folder, config, tuple(trials), tuple(bundles))
+
+
+def search(config: Config | None = None, run: Path | str = "runs/search") -> Run:
+    """Runs a search in a new folder, without a display, and returns the finished run.
+
+    Raises:
+        HardcellError: the config, the data or the folder cannot be used, or every trial failed.
+    """
+    for _ in search_events(config or Config(), Path(run)):
+        pass
+    return read_run(run)
+
+
+def resume(run: Path | str) -> Run:
+    """Goes on with a run, without a display, and returns it finished; a finished run gets a fresh report.
+
+    Raises:
+        HardcellError: the folder holds no run that can go on, or every trial failed.
+    """
+    for _ in resume_events(Path(run)):
+        pass
+    return read_run(run)
+
+
+def search_events(config: Config, path: Path) -> Iterator[Event]:
+    """Yields what happens in a new run, from the first trial to the report.
+
+    Nothing is written before data, space and device have been found usable.
+
+    Raises:
+        HardcellError: as for `search`.
+    """
+    evaluate, device = prepare(config)
+    return _events(create_run(path, config), evaluate, device)
+
+
+def resume_events(path: Path) -> Iterator[Event]:
+    """Yields what happens as a run goes on.
+
+    Raises:
+        HardcellError: as for `resume`.
+    """
+    folder, config = open_run(path)
+    evaluate, device = prepare(config)
+    _check_same_images(folder, evaluate.data)
+    return _events(folder, evaluate, device)
+
+
+def export_events(path: Path, top: int) -> Iterator[Event]:
+    """Yields what happens as the best architectures of a run, finished or not, become bundles; those that are, stay.
+
+    Raises:
+        HardcellError: the folder holds no run, or no trial is complete.
+    """
+    found = read_run(path)
+    check_some_complete(list(found.trials))
+    evaluate, device = prepare(found.config)
+    _check_same_images(found.folder, evaluate.data)
+    return make_bundles(found.folder, choose_finalists(found.trials, found.config, top), evaluate, device)
+
+
+def prepare(config: Config) -> tuple[TrainAndAttack, torch.device]:
+    """Returns what evaluates the candidates of a config, with the images on the device, and the device.
+
+    Raises:
+        HardcellError: the device, the data or the space cannot be used.
+    """
+    device = open_device(config.device)
+    data = open_data(config.data)
+    set_threads(config.threads, data.train.x[0, 0].numel())
+    evaluate = TrainAndAttack(config, open_space(config.space), data.to(device))
+    check_space(evaluate)
+    return evaluate, device
+
+
+def _splits(data: Dataset) -> dict[str, Split]:
+    return {"train": data.train, "validation": data.validation}
+
+
+def _check_same_images(folder: RunFolder, data: Dataset) -> None:
+    if not folder.environment.exists():
+        return
+    recorded = json.loads(folder.environment.read_text(encoding="utf-8"))["data"]
+    for name, split in _splits(data).items():
+        if recorded.get(name) != split.hash:
+            raise RunError(f"{folder.path}: the {name} images are not those that the run began with; start a new run")
+
+
+def _events(folder: RunFolder, evaluate: TrainAndAttack, device: torch.device) -> Iterator[Event]:
+    config, data = evaluate.config, evaluate.data
+    with locked(folder), storage_errors(folder.study):
+        storage = open_storage(folder.study)
+        study = open_study(storage, folder.study, config)
+        write_environment(folder, environment(device), {name: split.hash for name, split in _splits(data).items()})
+        yield RunStarted(
+            folder=folder.path,
+            trials=config.search.trials,
+            finished=sum(trial.state != "running" for trial in read_trials(study)),
+            space_size=evaluate.space.size,
+            images=(len(data.train.x), len(data.validation.x)),
+            device=str(device),
+        )
+        try:
+            yield from Controller(study, storage, evaluate).trials()
+        finally:
+            write_leaderboard(folder, read_trials(study))
+        trials = read_trials(study)
+        check_some_complete(trials)
+        candidates = choose_finalists(trials, config, config.finalists.count)
+        if config.finalists.references:
+            candidates += choose_references(trials, config, data.input_shape, len(data.classes))
+        yield from make_bundles(folder, candidates, evaluate, device)
+        finished = read_run(folder.path)
+        write_report(finished)
+        yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))

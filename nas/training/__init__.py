@@ -1,0 +1,1 @@
+"""Training: recipes, augmentation, and the loop."""

@@ -1,0 +1,35 @@
+"""Augmentation on the device, a whole batch at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def augment(x: Tensor, *, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Returns images (N, C, H, W) shifted at random, with zeros coming in, and mirrored at random.
+
+    Args:
+        x: The images.
+        shift: Largest shift in pixels, each way and along each axis.
+        flip: Mirror half of the images, left to right.
+        generator: On the CPU; the numbers drawn do not depend on the device.
+    """
+    n, _, height, width = x.shape
+    if shift:
+        offsets = torch.randint(0, 2 * shift + 1, (2, n), generator=generator).to(x.device)
+        padded = F.pad(x, (shift, shift, shift, shift))
+        rows = (offsets[0, :, None] + torch.arange(height, device=x.device))[:, None, :, None]
+        columns = (offsets[1, :, None] + torch.arange(width, device=x.device))[:, None, None, :]
+        images = torch.arange(n, device=x.device)[:, None, None, None]
+        channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+        x = padded[images, channels, rows, columns]
+    if flip:
+        mirrored = (torch.rand(n, generator=generator) < 0.5).to(x.device)
+        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    return x

@@ -1,0 +1,119 @@
+"""Training: a generator of epochs, which leaves the network with the weights of the best."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
+
+from evaluators.attacks.target import frozen
+from evaluators.noise import Noise
+from evaluators.radii import radii
+from nas.executors.base import EpochResult
+from nas.seeds import seed_of
+from nas.training.augment import augment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+    from nas.config import TrainingConfig
+    from nas.data import Split
+
+
+class DivergedError(Exception):
+    """The training loss is not finite."""
+
+
+def train(
+    network: nn.Module,
+    training: Split,
+    validation: Split,
+    config: TrainingConfig,
+    *,
+    epsilon: float,
+    epochs: int,
+    seed: int,
+) -> Iterator[EpochResult]:
+    """Yields each epoch as it ends; after the last, the network has the weights of the best epoch.
+
+    The best is the epoch with the least adversarial error on the validation split, under the selection attack at epsilon,
+    among those from `selection_from` on; of equals, the last. The same seed gives the same weights, bit for bit on a CPU
+    with the same number of threads.
+
+    Args:
+        network: On the device of the splits; trained in place.
+        training: Images to train on.
+        validation: Images to choose the epoch on.
+        config: Recipe, schedule and augmentation.
+        epsilon: Size of the ball for the choice of the epoch.
+        epochs: Number of epochs.
+        seed: Seed of order, augmentation and attacks.
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
+    x, y = training.x, training.y
+    n, batch = len(x), min(config.batch_size, len(x))
+    # Whole batches only, so that batch norm never sees a batch of one.
+    steps = n // batch
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=config.learning_rate, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+    )
+    schedule = OneCycleLR(optimiser, max_lr=config.learning_rate, total_steps=epochs * steps + 1, pct_start=0.25)
+    generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
+    lowered = _lowered(config, x.device)
+    first_kept = min(math.floor(epochs * config.selection_from), epochs - 1)
+    best: tuple[float, dict[str, Tensor]] = (math.inf, {})
+    step = 0
+    for epoch in range(epochs):
+        started = time.perf_counter()
+        network.train()
+        order = torch.randperm(n, generator=generator).to(x.device)
+        total = torch.zeros((), device=x.device)
+        for index in order[: steps * batch].split(batch):
+            images = augment(x[index], shift=config.shift, flip=config.flip, generator=generator)
+            noise = Noise.of(seed, torch.arange(batch, device=x.device), stream=step)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=lowered):
+                loss = config.recipe.loss(network, images, y[index], noise)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += loss.detach()
+            step += 1
+        mean_loss = float(total) / steps
+        if not math.isfinite(mean_loss):
+            raise DivergedError(f"training diverged: the loss is {mean_loss} in epoch {epoch + 1} of {epochs}")
+        clean, adversarial = None, None
+        if epoch >= first_kept:
+            found = radii(network, validation.x, validation.y, config.selection, [epsilon], seed=seed)
+            clean, adversarial = float((found == 0).double().mean()), float((found <= epsilon).double().mean())
+            if adversarial <= best[0]:
+                best = (adversarial, {name: value.clone() for name, value in network.state_dict().items()})
+        yield EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, time.perf_counter() - started)
+    network.load_state_dict(best[1])
+    network.eval()
+
+
+def _lowered(config: TrainingConfig, device: torch.device) -> bool:
+    """Returns whether to train in bfloat16."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
+
+
+def has_input_gradient(network: nn.Module, x: Tensor) -> bool:
+    """Returns whether logits depend on the pixels of images x (N, C, H, W): some cells let no path through."""
+    points = x.detach().clone().requires_grad_()
+    with frozen(network), torch.enable_grad():
+        # Squared, for the sum of logits alone may have a gradient of zero.
+        value = network(points).square().sum()
+    if not value.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(value, points, allow_unused=True)
+    return gradient is not None and bool((gradient != 0).any())
