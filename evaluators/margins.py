@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
 from evaluators.attacks.target import frozen
+from evaluators.curve import Floats
 from evaluators.inputs import check_images, check_labels, check_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from evaluators.curve import Floats
     from evaluators.norms import Norm
 
 
@@ -118,11 +118,12 @@ def density_at_zero(margin: Floats) -> float | None:
 def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> list[float]:
     """Returns a geometric grid of epsilons that suits a network, from its first-order radii (N,).
 
-    From half the 1 % quantile to four times the 90 % quantile of the right images' radii: where the curve leaves the clean
-    error, and where it has saturated.
+    From the radius below which ten images lie (at least one in 500) to three times the 90 % quantile, over the images that
+    are right: from where the curve leaves the clean error, far enough to be counted, to where it has saturated.
     """
     usable = first_order[(first_order > 0) & np.isfinite(first_order)]
-    low, high = (np.quantile(usable, 0.01) / 2, np.quantile(usable, 0.9) * 4) if len(usable) else (0.001, 1.0)
+    lowest = min(max(10 / max(len(usable), 1), 0.002), 0.25)
+    low, high = (np.quantile(usable, lowest), np.quantile(usable, 0.9) * 3) if len(usable) else (0.001, 1.0)
     high = min(max(high, 1e-5), largest)
     low = min(max(low, 1e-6), high / 10)
     return sorted({min(float(f"{epsilon:.3g}"), largest) for epsilon in np.geomspace(low, high, points)} - {0.0})

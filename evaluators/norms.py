@@ -95,7 +95,8 @@ class L2(Norm):
 
     def size(self, delta: Tensor) -> Tensor:
         """Returns the Euclidean length, (N,)."""
-        return delta.flatten(1).norm(dim=1)
+        length: Tensor = delta.flatten(1).norm(dim=1)
+        return length
 
     def dual(self, gradient: Tensor) -> Tensor:
         """Returns the Euclidean length, (N,): this norm is its own dual."""

@@ -5,17 +5,15 @@ The docstrings are the documentation of the YAML keys: `hardcell config` prints 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import Any, Literal, final
 
 from evaluators.attacks import FGSM, PGD, Attack, StepLL, margin
 from evaluators.norms import L2
 from nas.executors import Executor, Local
 from nas.samplers import TPE, Sampler
 from nas.training.recipes import Adversarial, Recipe
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 # Metrics of a trial, all to be minimised. The first two are known before training and cost nothing.
 CHEAP_METRICS = ("parameters", "macs")
@@ -148,9 +146,7 @@ class EvaluationConfig:
     """
 
     epsilon: float = number(0.12, 1e-6, 1)
-    attacks: Mapping[str, Attack] = field(
-        default_factory=lambda: {"pgd": PGD(steps=10), "pgd_margin": PGD(steps=10, loss=margin)}
-    )
+    attacks: Mapping[str, Attack] = field(default_factory=lambda: {"pgd": PGD(), "pgd_margin": PGD(loss=margin)})
     images: int = number(1000, 1)
 
     def __post_init__(self) -> None:
@@ -201,8 +197,8 @@ class SearchConfig:
         attempts: How often a trial is started again after the process was killed in it, before it counts as failed.
     """
 
-    trials: int = number(30, 1)
-    random_trials: int = number(10, 1)
+    trials: int = number(24, 1)
+    random_trials: int = number(8, 1)
     sampler: Sampler = TPE()
     executor: Executor = Local()
     attempts: int = number(3, 1)
@@ -227,14 +223,14 @@ class FinalistsConfig:
     """
 
     count: int = number(3, 1)
-    epochs: int = number(30, 1)
+    epochs: int = number(20, 1)
     references: bool = True
     attacks: Mapping[str, Attack] = field(
         default_factory=lambda: {
             "fgsm": FGSM(),
             "step_ll": StepLL(),
-            "pgd": PGD(steps=20, step_size=0.125),
-            "pgd_margin": PGD(steps=20, step_size=0.125, loss=margin),
+            "pgd": PGD(),
+            "pgd_margin": PGD(loss=margin),
             "pgd_l2": PGD(norm=L2()),
         }
     )

@@ -6,7 +6,6 @@ import torch
 
 from nas.errors import RunError
 
-
 SMALL_IMAGE = 256
 
 

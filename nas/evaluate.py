@@ -12,18 +12,21 @@ import numpy as np
 import torch
 
 from evaluators import macs, parameters, radii
+from nas.config import Config
+from nas.data import Dataset
 from nas.executors.base import EpochResult, Job, Outcome
 from nas.seeds import seed_of
 from nas.training.network import Normalised, build_network
 from nas.training.train import DivergedError, has_input_gradient, train
+from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from evaluators.curve import Floats
-    from nas.config import Config, EvaluationConfig
-    from nas.data import Dataset, Split
-    from search_spaces import Architecture, SearchSpace
+    from nas.config import EvaluationConfig
+    from nas.data import Split
+    from search_spaces import Architecture
 
 
 @final

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from pathlib import Path
+from typing import final
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from nas.executors import EpochResult
-    from nas.study import Trial
+from nas.executors import EpochResult
+from nas.study import Trial
 
 
 @final

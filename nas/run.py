@@ -12,6 +12,7 @@ import platform
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -22,7 +23,6 @@ from nas.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from nas.config import Config
     from nas.study import Trial

@@ -21,7 +21,7 @@ from nas.report.page import write_report
 from nas.report.verdict import verdicts
 from nas.retrain import make_bundles
 from nas.run import RunFolder, create_run, environment, locked, open_run, write_environment, write_leaderboard
-from nas.study import open_storage, open_study, read_trials, storage_errors
+from nas.study import Trial, open_storage, open_study, read_trials, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from nas.data import Dataset, Split
     from nas.events import Event
-    from nas.study import Trial
 
 
 @final

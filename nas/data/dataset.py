@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nas.data.sources import SOURCES, Part, Raw
 from nas.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from nas.config import DataConfig
 

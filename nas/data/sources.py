@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
 
 Part = Literal["train", "test"]
 CACHE = Path("~/.cache/hardcell")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+from search_spaces import Architecture
 
-    from search_spaces import Architecture
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
 
 
 @final
