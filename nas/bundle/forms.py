@@ -81,7 +81,8 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
             session = onnxruntime.InferenceSession(str(folder / form), options, providers=["CPUExecutionProvider"])
             return torch.from_numpy(session.run(["logits"], {"image": x.numpy()})[0])
         assert network is not None
-        return network(x)
+        own: Tensor = network(x)
+        return own
 
 
 @contextmanager
