@@ -3,7 +3,20 @@
 Usable alone: nothing here knows of search spaces, training, Optuna or files of ours.
 """
 
-from evaluators.attacks import ATTACKS, FGSM, LOSSES, PGD, Attack, SingleStep, StepLL, UniformNoise, describe
+from evaluators.attacks import (
+    ATTACKS,
+    FGSM,
+    LOSSES,
+    PGD,
+    Attack,
+    SingleStep,
+    StepLL,
+    Target,
+    UniformNoise,
+    cross_entropy,
+    describe,
+    margin,
+)
 from evaluators.checks import Check
 from evaluators.compare import Comparison, compare
 from evaluators.cost import macs, parameters
@@ -33,14 +46,17 @@ __all__ = [
     "RobustnessProfile",
     "SingleStep",
     "StepLL",
+    "Target",
     "UniformNoise",
     "adaptive_epsilons",
     "compare",
+    "cross_entropy",
     "describe",
     "error_curve",
     "fit_power_law",
     "load_profile",
     "macs",
+    "margin",
     "margins",
     "parameters",
     "profile",

@@ -118,12 +118,12 @@ def density_at_zero(margin: Floats) -> float | None:
 def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> list[float]:
     """Returns a geometric grid of epsilons that suits a network, from its first-order radii (N,).
 
-    From the radius below which ten images lie (at least one in 500) to three times the 90 % quantile, over the images that
+    From the radius below which ten images lie (at least one in 500) to 1.5 times the 90 % quantile, over the images that
     are right: from where the curve leaves the clean error, far enough to be counted, to where it has saturated.
     """
     usable = first_order[(first_order > 0) & np.isfinite(first_order)]
     lowest = min(max(10 / max(len(usable), 1), 0.002), 0.25)
-    low, high = (np.quantile(usable, lowest), np.quantile(usable, 0.9) * 3) if len(usable) else (0.001, 1.0)
+    low, high = (np.quantile(usable, lowest), np.quantile(usable, 0.9) * 1.5) if len(usable) else (0.001, 1.0)
     high = min(max(high, 1e-5), largest)
     low = min(max(low, 1e-6), high / 10)
     return sorted({min(float(f"{epsilon:.3g}"), largest) for epsilon in np.geomspace(low, high, points)} - {0.0})

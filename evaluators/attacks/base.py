@@ -32,7 +32,7 @@ class Attack(ABC):
         The result is projected afterwards, so a loop projects only where its paper does.
 
         Args:
-            target: Answers `target.gradient(points, loss)`.
+            target: Answers `target.gradient(points, loss)` and, for attacks without gradients, `target.value(points, loss)`.
             x: Clean images, (N, ...), pixels in [0, 1].
             epsilon: Radius of each image's ball, (N, 1, ...), in pixel units.
             noise: Random numbers, reproducible for each image.

@@ -67,12 +67,31 @@ class Target:
         """
         if not self._stop:
             return self._ask(points, self._y, loss)[0]
-        left = (~self.fooled).nonzero().squeeze(1)
-        if len(left) == 0:
-            raise AllFooledError
+        left = self._left()
         gradient, logits = self._ask(points[left], self._y[left], loss)
         self._remember(left, points[left], logits)
         return torch.zeros_like(points).index_copy_(0, left, gradient)
+
+    def value(self, points: Tensor, loss: Loss) -> Tensor:
+        """Returns the loss at points (N, ...), (N,), at the cost of no gradient; infinite where the image is fooled already.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        left = self._left()
+        with torch.no_grad():
+            logits = self._network(points[left])
+            values = loss(logits, self._y[left])
+        if self._stop:
+            self._remember(left, points[left], logits)
+        return points.new_full((len(points),), float("inf")).index_copy_(0, left, values.to(points.dtype))
+
+    def _left(self) -> Tensor:
+        """Returns the indices of the images that are not fooled yet."""
+        left = (~self.fooled).nonzero().squeeze(1)
+        if len(left) == 0:
+            raise AllFooledError
+        return left
 
     def _ask(self, points: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         points = points.detach().requires_grad_()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from evaluators.profile import fitted
 
@@ -119,7 +120,7 @@ def error_curves(bundles: Sequence[Bundle], norm: str, epsilon: float) -> str:
     from evaluators.power_law import PowerLaw
 
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(7.2, 4.4)
+        figure, axes = _figure(9.6, 4.6)
         for colour, bundle in zip(COLOURS, bundles, strict=False):
             grid = grid_of(bundle.profile, norm)
             radii = bundle.profile.worst_case(norm)
@@ -188,6 +189,10 @@ def grid_of(found: RobustnessProfile, norm: str) -> list[float]:
 
 def _epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
     axes.set(xscale="log", yscale="log", xlabel=f"epsilon ({_NORMS.get(norm, norm)}, pixels in [0, 1])", ylabel="flip rate")
+    for axis, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1,))):
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     if epsilon is not None:
         axes.axvline(epsilon, color=GREY, linestyle=":", linewidth=1.2)
         axes.annotate(

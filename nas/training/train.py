@@ -62,7 +62,12 @@ def train(
     # Whole batches only, so that batch norm never sees a batch of one.
     steps = n // batch
     optimiser = torch.optim.SGD(
-        network.parameters(), lr=config.learning_rate, momentum=0.9, nesterov=True, weight_decay=config.weight_decay
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=config.weight_decay,
+        fused=x.device.type in ("cpu", "cuda"),
     )
     schedule = OneCycleLR(optimiser, max_lr=config.learning_rate, total_steps=epochs * steps + 1, pct_start=0.25)
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))

@@ -1,0 +1,49 @@
+"""An attack and a recipe of your own. In YAML: `{name: own_attack.py:RandomSigns, tries: 20}` wherever an attack goes."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+
+from evaluators import Attack, Linf, Norm, margin
+from nas.training.recipes import Recipe
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RandomSigns(Attack):
+    """Tries random corners of the ball, and keeps the one of the largest loss.
+
+    Attributes:
+        norm: Shape of the ball.
+        tries: Number of corners.
+    """
+
+    norm: Norm = Linf()
+    tries: int = 10
+
+    def perturb(self, target, x, epsilon, noise):
+        best = torch.zeros_like(x)
+        worst = torch.full((len(x),), -torch.inf, device=x.device)
+        for draw in range(self.tries):
+            delta = epsilon * (noise.uniform(x, draw) - 0.5).sign()
+            loss = target.value((x + delta).clamp(0, 1), margin)
+            better = loss > worst
+            best[better], worst[better] = delta[better], loss[better]
+        return best
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothing(Recipe):
+    """Cross-entropy against softened labels.
+
+    Attributes:
+        amount: Share of the label that is spread over all classes.
+    """
+
+    amount: float = 0.1
+
+    def loss(self, network, x, y, noise):
+        return F.cross_entropy(network(x), y, label_smoothing=self.amount)

@@ -1,0 +1,33 @@
+"""A search space of your own: a table of choices and a `build`. Used by own_space.yaml, as `own_space.py:SPACE`."""
+
+from torch import nn
+
+from search_spaces import Choice, SearchSpace
+
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn.Softplus}
+
+
+def build(architecture, input_shape, num_classes):
+    """Two to four convolutions of one width, kernel and activation."""
+    width, kernel = architecture["width"], architecture["kernel"]
+    layers, channels = [], input_shape[0]
+    for _ in range(architecture["depth"]):
+        layers += [
+            nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(width),
+            ACTIVATIONS[architecture["activation"]](),
+        ]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, num_classes))
+
+
+SPACE = SearchSpace(
+    name="own",
+    choices={
+        "depth": Choice(2, 3, 4),
+        "width": Choice(8, 16, 24),
+        "kernel": Choice(3, 5),
+        "activation": Choice(*ACTIVATIONS),
+    },
+    build=build,
+)

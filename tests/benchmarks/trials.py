@@ -1,0 +1,98 @@
+"""How many trials a minute the embedded default does, and what share of a trial is not forward and backward passes.
+
+    python tests/benchmarks/trials.py [--trials 12] [--threads 1]
+
+Runs the random sampler on digits through the whole controller: sampling, prechecks, training, attacks, the study. The
+passes are timed inside the same run: the network's forward, `backward` and `torch.autograd.grad`. Goal: under 10 % of the
+time of the trials is spent outside them. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from nas import Config
+from nas.controller import Controller
+from nas.samplers import Random
+from nas.search import prepare
+from nas.study import open_storage, open_study, read_trials
+from nas.training.network import Normalised
+
+
+@contextmanager
+def timed_passes():
+    """Adds up the seconds spent in forward and backward passes while it is open, in the list that it gives."""
+    spent = {"forward": 0.0, "backward": 0.0}
+
+    def timed(name, function):
+        def call(*args, **kwargs):
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[name] += time.perf_counter() - started
+
+        return call
+
+    with (
+        mock.patch.object(Normalised, "forward", timed("forward", Normalised.forward)),
+        mock.patch.object(torch.Tensor, "backward", timed("backward", torch.Tensor.backward)),
+        mock.patch.object(torch.autograd, "grad", timed("backward", torch.autograd.grad)),
+    ):
+        yield spent
+
+
+def measure(config: Config) -> dict[str, float]:
+    """Returns trials a minute, and shares of the trials' time."""
+    evaluate, _ = prepare(config)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "study.db")
+        storage = open_storage(path)
+        study = open_study(storage, path, config)
+        started = time.perf_counter()
+        with timed_passes() as spent:
+            for _ in Controller(study, storage, evaluate).trials():
+                pass
+        seconds = time.perf_counter() - started
+        trained = [t for t in read_trials(study) if t.state == "complete" and t.duplicate_of is None]
+    in_trials = sum(trial.seconds for trial in trained)
+    passes = spent["forward"] + spent["backward"]
+    return {
+        "trained_trials": len(trained),
+        "seconds": round(seconds, 2),
+        "trials_per_minute": round(60 * len(trained) / seconds, 1),
+        "share_forward": round(spent["forward"] / in_trials, 3),
+        "share_backward": round(spent["backward"] / in_trials, 3),
+        "share_outside_passes": round(1 - passes / seconds, 3),
+        "share_outside_training_and_scoring": round(1 - in_trials / seconds, 3),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    base = Config(threads=options.threads)
+    config = replace(
+        base,
+        search=replace(base.search, trials=options.trials, sampler=Random()),
+        training=replace(base.training, epochs=options.epochs),
+    )
+    print(json.dumps(measure(config), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""A tiny search, run once, and what several files of tests do with it."""
+
+import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import nas
+from nas.events import EpochFinished, FinalistsStarted
+from nas.search import resume_events, search_events
+from nas.study import open_storage, open_study
+
+ATTACKS = {"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 2, "step_size": 0.5}}
+TINY = {
+    "threads": 1,
+    "device": "cpu",
+    "data": {"name": "digits", "limit": 400},
+    "space": {"name": "cell201", "channels": 4, "cells_per_stage": 1, "stages": 1},
+    "training": {
+        "recipe": "standard",
+        "epochs": 2,
+        "batch_size": 16,
+        "selection": {"name": "pgd", "steps": 1, "step_size": 1},
+    },
+    "evaluation": {"epsilon": 0.05, "attacks": {"pgd": ATTACKS["pgd"]}, "images": 40},
+    "objective": {"constraints": {}},
+    "search": {"trials": 6, "random_trials": 2},
+    "finalists": {"count": 1, "epochs": 6, "images": 60, "attacks": ATTACKS},
+}
+
+# A space that misbehaves as told. Its networks take milliseconds, so that many runs fit into one test.
+OWN_SPACE = """
+import math
+
+from torch import nn
+
+from search_spaces import Choice, SearchSpace
+
+
+class Layer(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        if self.kind == "raises":
+            raise RuntimeError("a broken layer")
+        if self.kind == "raises in training" and self.training:
+            raise RuntimeError("broken in training\\nand a second line")
+        if self.kind == "memory" and self.training:
+            raise MemoryError("4 GiB wanted")
+        if self.kind == "nan" and self.training:
+            return x * float("nan")
+        return 0 * x if self.kind == "constant" else x
+
+
+def own(kinds: str = "works") -> SearchSpace:
+    def build(architecture, input_shape, num_classes):
+        if architecture["kind"] == "raises in build":
+            raise RuntimeError("cannot be built")
+        if architecture["kind"] == "memory in build":
+            raise MemoryError("8 GiB wanted")
+        width = architecture["width"]
+        return nn.Sequential(
+            Layer(architecture["kind"]),
+            nn.Flatten(),
+            nn.Linear(math.prod(input_shape), width),
+            nn.ReLU(),
+            nn.Linear(width, num_classes),
+        )
+
+    # What is named last is what is built before any work, so that a broken kind may come first.
+    choices = {"kind": Choice(*kinds.split(",")), "width": Choice(2, 4, 8, 16)}
+    return SearchSpace(name="own", choices=choices, build=build)
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A factory of tiny configs, with settings of one's own as `section.key=value`."""
+
+    def make(*overrides):
+        return nas.parse_config(copy.deepcopy(TINY), overrides=overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory):
+    """The tiny config as a file."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def own(tmp_path, tiny):
+    """A factory of tiny configs whose space is in a file of the user's own; kinds are separated by commas."""
+    path = tmp_path / "own.py"
+    path.write_text(OWN_SPACE, encoding="utf-8")
+
+    def make(kinds, *overrides):
+        return tiny(f"space={{name: '{path}:own', kinds: '{kinds}'}}", *overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny, tmp_path_factory):
+    """The folder of a finished run. Never to be changed: `run_copy` is for that."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    nas.search(tiny(), folder)
+    return folder
+
+
+@pytest.fixture
+def run_copy(finished_run, tmp_path):
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def bundle_copy(finished_run, tmp_path):
+    (best,) = (finished_run / "bundles").glob("1-*")
+    return Path(shutil.copytree(best, tmp_path / best.name))
+
+
+@pytest.fixture(scope="session")
+def trials_only():
+    """Runs a search, new or begun, up to its last trial; returns the events."""
+
+    def run(path, config=None):
+        events, seen = search_events(config, path) if config else resume_events(path), []
+        for event in events:
+            if isinstance(event, FinalistsStarted):
+                events.close()
+                break
+            seen.append(event)
+        return seen
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def break_off():
+    """Consumes events up to an epoch of a trial, and ends the generator there."""
+
+    def run(events, trial, epoch=1):
+        for event in events:
+            if isinstance(event, EpochFinished) and (event.name, event.result.epoch) == (f"trial {trial}", epoch):
+                events.close()
+                return
+        raise AssertionError(f"trial {trial} has no epoch {epoch}")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stored():
+    """Returns the Optuna trials of a run."""
+
+    def read(path):
+        study = path / "study.db"
+        return open_study(open_storage(study), study).get_trials()
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def told(stored):
+    """Returns everything that a run's study says of its trials but times, the machine, and how often each was started."""
+
+    def read(path):
+        found = []
+        for trial in stored(path):
+            attributes = {k: v for k, v in trial.user_attrs.items() if k not in ("seconds", "worker", "attempts")}
+            epochs = attributes.pop("epochs", [])
+            attributes["epochs"] = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in epochs]
+            found.append(
+                {
+                    "number": trial.number,
+                    "state": trial.state.name,
+                    "params": trial.params,
+                    "values": trial.values,
+                    "constraints": dict(trial.constraints),
+                    "attributes": attributes,
+                }
+            )
+        return found
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def hardcell():
+    """Starts the command line in a process of its own."""
+    command = Path(sys.executable).with_name("hardcell")
+    if not command.exists():
+        pytest.skip("needs the installed command")
+
+    def start(*arguments, **options):
+        return subprocess.Popen(
+            [command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+
+    return start
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs the command line in this process; returns its exit code, stdout and stderr. A traceback fails the test."""
+    from nas.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hardcell", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return run
