@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from nas.bundle.verify import verify
     from nas.config import Config
     from nas.config_file import load_config, parse_config
-    from nas.search import Run, read_run, resume, search
+    from nas.pipeline import Run, read_run, resume, search
 
 _PLACES = {
     "Config": "nas.config",
-    "Run": "nas.search",
+    "Run": "nas.pipeline",
     "load": "nas.bundle.load",
     "load_config": "nas.config_file",
     "parse_config": "nas.config_file",
-    "read_run": "nas.search",
-    "resume": "nas.search",
-    "search": "nas.search",
+    "read_run": "nas.pipeline",
+    "resume": "nas.pipeline",
+    "search": "nas.pipeline",
     "verify": "nas.bundle.verify",
 }
 

@@ -69,7 +69,7 @@ def search(config: Path | None, run: Path | None, seed: int | None, trials: int 
     """Search, retrain, measure, export and report, as the YAML file CONFIG says; digits and cell201 without one."""
     from datetime import datetime
 
-    from nas.search import search_events
+    from nas.pipeline import search_events
 
     short = [f"seed={seed}"] if seed is not None else []
     short += [f"search.trials={trials}"] if trials is not None else []
@@ -83,7 +83,7 @@ def search(config: Path | None, run: Path | None, seed: int | None, trials: int 
 @click.argument("run", type=click.Path(path_type=Path))
 def resume(run: Path) -> None:
     """Go on with the run in folder RUN, from where it was interrupted or killed."""
-    from nas.search import resume_events
+    from nas.pipeline import resume_events
 
     _show(resume_events(run))
 
@@ -107,9 +107,9 @@ def status(run: Path, as_json: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write report.html and leaderboard.csv of the run in folder RUN, finished or not."""
+    from nas.pipeline import read_run
     from nas.report.page import write_report
     from nas.run import write_leaderboard
-    from nas.search import read_run
 
     found = read_run(run)
     write_leaderboard(found.folder, found.trials)
@@ -122,7 +122,7 @@ def report(run: Path) -> None:
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Number of architectures.")
 def export(run: Path, top: int) -> None:
     """Retrain, profile and export the best architectures of the run in folder RUN, finished or not."""
-    from nas.search import export_events
+    from nas.pipeline import export_events
 
     _show(export_events(run, top))
 

@@ -17,7 +17,7 @@ from nas.study import ranked
 
 if TYPE_CHECKING:
     from nas.bundle.load import Bundle
-    from nas.search import Run
+    from nas.pipeline import Run
     from nas.study import Trial
 
 SHOWN_TRIALS = 20

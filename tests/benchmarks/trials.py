@@ -22,8 +22,8 @@ import torch
 
 from nas import Config
 from nas.controller import Controller
+from nas.pipeline import prepare
 from nas.samplers import Random
-from nas.search import prepare
 from nas.study import open_storage, open_study, read_trials
 from nas.training.network import Normalised
 
@@ -70,8 +70,8 @@ def measure(config: Config) -> dict[str, float]:
         "trained_trials": len(trained),
         "seconds": round(seconds, 2),
         "trials_per_minute": round(60 * len(trained) / seconds, 1),
-        "share_forward": round(spent["forward"] / in_trials, 3),
-        "share_backward": round(spent["backward"] / in_trials, 3),
+        "share_forward": round(spent["forward"] / seconds, 3),
+        "share_backward": round(spent["backward"] / seconds, 3),
         "share_outside_passes": round(1 - passes / seconds, 3),
         "share_outside_training_and_scoring": round(1 - in_trials / seconds, 3),
         "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ import yaml
 
 import nas
 from nas.events import EpochFinished, FinalistsStarted
-from nas.search import resume_events, search_events
+from nas.pipeline import resume_events, search, search_events
 from nas.study import open_storage, open_study
 
 ATTACKS = {"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 2, "step_size": 0.5}}
@@ -113,7 +113,7 @@ def own(tmp_path, tiny):
 def finished_run(tiny, tmp_path_factory):
     """The folder of a finished run. Never to be changed: `run_copy` is for that."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    nas.search(tiny(), folder)
+    search(tiny(), folder)
     return folder
 
 

@@ -1,0 +1,108 @@
+"""Every example runs, in its smallest form; the README says what continuous integration does."""
+
+import gzip
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import nas
+from nas.config_file import as_data, parse_config
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+SMALLEST = [
+    "threads=1",
+    "data.limit=120",
+    "training.epochs=1",
+    "search.trials=2",
+    "search.random_trials=1",
+    "finalists.count=1",
+    "finalists.epochs=1",
+    "finalists.images=40",
+    "finalists.references=false",
+    "finalists.attacks={fgsm: fgsm}",
+]
+
+
+def test_digits_is_the_embedded_default_spelled_out():
+    written = yaml.safe_load((EXAMPLES / "digits.yaml").read_text(encoding="utf-8"))
+    assert nas.load_config(EXAMPLES / "digits.yaml") == nas.Config()
+    # Spelled out: nothing is left to defaults.
+    assert written == json.loads(json.dumps(as_data(nas.Config())))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
+def test_every_config_is_valid(name):
+    nas.load_config(EXAMPLES / name)
+
+
+@pytest.mark.parametrize("name", ["digits.yaml", "own_space.yaml", "own_attack.yaml"])
+def test_searches_on_digits_run(name, tmp_path):
+    run = nas.search(nas.load_config(EXAMPLES / name, SMALLEST), run=tmp_path / "run")
+    assert [trial.state for trial in run.trials].count("complete") >= 1
+    assert all(outcome.passed for outcome in nas.verify(run.bundles[0].folder))
+
+
+def test_mnist_runs_on_the_real_images(tmp_path, shared_data):
+    raw = tmp_path / "mnist" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    # torchvision looks for the unpacked files.
+    for packed in (shared_data / "mnist").glob("*.gz"):
+        (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+    overrides = [*SMALLEST, f"data.path={tmp_path / 'mnist'}", "space.channels=2", "search.trials=1"]
+    run = nas.search(nas.load_config(EXAMPLES / "mnist.yaml", overrides), run=tmp_path / "run")
+    assert run.bundles[0].stored["input_shape"] == [1, 28, 28]
+    assert run.bundles[0].profile.record["dataset"] == "mnist"
+
+
+def test_the_benchmark_measures_passes_and_trials():
+    benchmark = runpy.run_path(str(ROOT / "tests" / "benchmarks" / "trials.py"))
+    config = parse_config(None, overrides=[*SMALLEST, "search.sampler=random"])
+    found = benchmark["measure"](config)
+    assert found["trained_trials"] == 2
+    assert 0 < found["share_forward"] + found["share_backward"] < 1
+    assert 0 < found["share_outside_passes"] < 1
+
+
+def readme_commands():
+    """The shell commands of the README's code blocks that install something, in order."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if re.match(r"    pip install ", line)]
+
+
+def test_the_readme_opens_with_the_two_commands_and_ci_runs_the_second():
+    commands = readme_commands()
+    assert commands[:2] == ["pip install . && hardcell search", "pip install '.[test]' && pytest"]
+    # Continuous integration takes its test command out of the README by this very pattern.
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    pattern = re.search(r"grep -E '([^']+)' README.md", script)[1]
+    taken = [
+        line.strip() for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if re.search(pattern, line)
+    ]
+    assert taken[0] == commands[1]
+
+
+def test_the_readme_python_runs(tmp_path):
+    """The search in ten lines, with the smallest config in the place of the example's."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "nas.pipeline" in block)
+    assert 'nas.load_config("examples/digits.yaml")' in code
+    overrides = [item for item in SMALLEST if "attacks" not in item]
+    overrides += ["finalists.attacks={fgsm: fgsm, pgd: {name: pgd, steps: 2}}"]
+    code = code.replace('nas.load_config("examples/digits.yaml")', f'nas.load_config("examples/digits.yaml", {overrides!r})')
+    code = code.replace('"runs/python"', repr(str(tmp_path / "run")))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "checksums True" in done.stdout
+
+
+def test_the_readme_names_every_command():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in ("search", "resume", "status", "report", "export", "verify", "config"):
+        assert f"`hardcell {command}" in text
