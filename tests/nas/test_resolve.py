@@ -15,7 +15,7 @@ TABLE = {"red": 1, "green": 2, "blue": 3}
 def folder(tmp_path):
     (tmp_path / "mine.py").write_text("thing = object()\n")
     (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
-    (tmp_path / "wrong.py").write_text("this is not Python\n")
+    (tmp_path / "wrong.py").write_text("def (\n")
     return tmp_path
 
 
