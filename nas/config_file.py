@@ -269,7 +269,7 @@ def parse_config(data: Any, *, source: str = "config", folder: Path | None = Non
 
 
 def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
-    """Returns data with one `section.key=value` applied."""
+    """Returns data with one `section.key=value` applied: the value takes the place of what was there."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -278,17 +278,18 @@ def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError([f"--set {dotted}: not YAML: {text!r}"]) from error
-    for key in reversed(keys):
-        value = {key: value}
-    merged: dict[str, Any] = _merged(data, value)
-    return merged
+    return _replaced(data, keys, value)
 
 
-def _merged(base: Any, over: Any) -> Any:
-    """Returns two trees merged; a thing of another name takes none of the settings of the old one."""
-    if not isinstance(over, dict) or not isinstance(base, dict) or over.get("name", base.get("name")) != base.get("name"):
-        return over
-    return {**base, **{key: _merged(base.get(key), value) for key, value in over.items()}}
+def _replaced(base: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """Returns a tree with the value at the end of the keys; a thing of another name keeps none of the old one's settings."""
+    key, *rest = keys
+    tree = base if isinstance(base, dict) else {} if base is None else {"name": base}
+    if rest:
+        return {**tree, key: _replaced(tree.get(key), rest, value)}
+    if key == "name" and tree.get(key) != value:
+        return {key: value}
+    return {**tree, key: value}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

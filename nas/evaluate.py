@@ -78,7 +78,7 @@ class TrainAndAttack:
         epochs: list[EpochResult] = []
         try:
             network = self.build(job.architecture, job.seed)
-            validation = self.data.validation.first(self.config.evaluation.images)
+            validation = self.data.validation
             for epoch in train(
                 network,
                 self.data.train,

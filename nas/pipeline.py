@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -134,6 +134,7 @@ def prepare(config: Config) -> tuple[TrainAndAttack, torch.device]:
     """
     device = open_device(config.device)
     data = open_data(config.data)
+    data = replace(data, validation=data.validation.first(config.evaluation.images))
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, open_space(config.space), data.to(device))
     check_space(evaluate)

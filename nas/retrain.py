@@ -58,12 +58,11 @@ def _make(
     # Seeded by the architecture, so that its bundle does not depend on its rank or on the other finalists.
     seed = seed_of(config.seed, "finalist", int(candidate.key, 16))
     network = build_network(space, candidate.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))
-    validation = data.validation.first(config.evaluation.images)
     kept, least = 0, float("inf")
     for epoch in train(
         network,
         data.train,
-        validation,
+        data.validation,
         config.training,
         epsilon=config.evaluation.epsilon,
         epochs=config.finalists.epochs,

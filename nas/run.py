@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,20 +110,25 @@ def locked(run: RunFolder) -> Iterator[None]:
         RunError: another process holds it.
     """
     with (run.path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"{run.path}: another process is working on this run") from error
+        for wait in (0.1, 0.2, 0.4, None):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if wait is None:
+                    raise RunError(f"{run.path}: another process is working on this run") from error
+                time.sleep(wait)  # `is_locked` of another process holds it for an instant.
         yield
 
 
 def is_locked(run: RunFolder) -> bool:
     """Returns whether a process is working on the run."""
-    try:
-        with locked(run):
-            return False
-    except RunError:
-        return True
+    with (run.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def write_text(path: Path, text: str) -> None:
