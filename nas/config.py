@@ -5,12 +5,14 @@ The docstrings are the documentation of the YAML keys: `hardcell config` prints 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, final
 
 from evaluators.attacks import FGSM, PGD, Attack, StepLL, margin
 from evaluators.norms import L2
+from evaluators.profile import check_names
 from nas.executors import Executor, Local
 from nas.samplers import TPE, Sampler
 from nas.training.recipes import Adversarial, Recipe
@@ -43,11 +45,16 @@ def check_numbers(settings: Any) -> list[tuple[str, str]]:
         if value != value:  # NaN compares with nothing.
             faults.append((f.name, "must be a number, got nan"))
         elif low is not None and value < low:
-            faults.append((f.name, f"must be at least {low:g}, got {value:g}"))
+            faults.append((f.name, f"must be at least {_plain(low)}, got {_plain(value)}"))
         elif high is not None and value > high:
             remedy = "; epsilons are in pixel units, so write 8/255 rather than 8" if "epsilon" in f.name else ""
-            faults.append((f.name, f"must be at most {high:g}, got {value:g}{remedy}"))
+            faults.append((f.name, f"must be at most {_plain(high)}, got {_plain(value)}{remedy}"))
     return faults
+
+
+def _plain(value: float) -> str:
+    """Returns a number as a person writes it: all digits of an int, no zeros behind the point of a float."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _raise(faults: list[tuple[str, str]]) -> None:
@@ -178,7 +185,9 @@ class ObjectiveConfig:
                 faults.append(("minimise", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
         if not self.minimise or len(set(self.minimise)) < len(self.minimise):
             faults.append(("minimise", "must hold at least one metric, each once"))
-        for metric in self.constraints:
+        for metric, bound in self.constraints.items():
+            if not math.isfinite(bound):
+                faults.append((f"constraints.{metric}", f"must be finite, got {bound}"))
             if metric not in METRICS:
                 faults.append(("constraints", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
         _raise(faults)
@@ -239,12 +248,14 @@ class FinalistsConfig:
 
     def __post_init__(self) -> None:
         faults = check_numbers(self)
-        if not self.attacks:
-            faults.append(("attacks", "must name at least one attack"))
+        try:
+            check_names(self.attacks)
+        except ValueError as error:
+            faults.append(("attacks", str(error).removeprefix("attacks ")))
         for norm, grid in (self.epsilons or {}).items():
             if norm not in ("linf", "l2"):
                 faults.append(("epsilons", f"must be named by norm (linf, l2), got {norm!r}"))
-            if not grid or any(e <= 0 or (norm == "linf" and e > 1) for e in grid):
+            if not grid or any(not 0 < e <= (1 if norm == "linf" else 1e6) for e in grid):
                 faults.append(
                     (f"epsilons.{norm}", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(grid)}")
                 )

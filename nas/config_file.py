@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss, describe
+from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss
 from evaluators.norms import NORMS, Norm
 from nas.config import Config, FaultsError, SpaceConfig
 from nas.errors import ConfigError
@@ -37,7 +38,9 @@ TABLES: dict[type, Mapping[str, object]] = {
     Sampler: SAMPLERS,
     Executor: EXECUTORS,
 }
-_TYPE_NAMES = {int: "int", float: "a number", str: "a string", bool: "true or false"}
+_TYPE_NAMES: dict[Any, str] = {int: "int", float: "a number", str: "a string", bool: "true or false"}
+# Stands for an entry of a list or mapping in which a fault was found.
+_FAULTY: Any = object()
 
 
 @dataclass
@@ -57,8 +60,8 @@ class _Reader:
         if origin in (Union, types.UnionType):
             if value is None and type(None) in arguments:
                 return None
-            (inner,) = [a for a in arguments if a is not type(None)]
-            return self.read(inner, value, path, default)
+            inner = [a for a in arguments if a is not type(None)]
+            return self.read(inner[0], value, path, default) if len(inner) == 1 else value
         if origin is Literal:
             if value not in arguments:
                 self.fault(path, f"must be one of {', '.join(map(str, arguments))}, got {value!r}")
@@ -76,22 +79,23 @@ class _Reader:
             if not isinstance(value, list):
                 self.fault(path, f"must be a list, got {value!r}")
                 return default
-            return tuple(self.read(arguments[0], v, f"{path}[{i}]", None) for i, v in enumerate(value))
+            entries = [self.read(arguments[0], v, f"{path}[{i}]", _FAULTY) for i, v in enumerate(value)]
+            return default if _FAULTY in entries else tuple(entries)
         if origin is Mapping:
             if not isinstance(value, dict):
                 self.fault(path, f"must be a mapping, got {value!r}")
                 return default
-            return {str(k): self.read(arguments[1], v, f"{path}.{k}", None) for k, v in value.items()}
-        if kind is Any:
-            return value
-        return self._plain(kind, value, path, default)
+            read = {str(k): self.read(arguments[1], v, f"{path}.{k}", _FAULTY) for k, v in value.items()}
+            return default if any(v is _FAULTY for v in read.values()) else read
+        # What else a user's space may annotate its settings with is between that space and its user.
+        return self._plain(kind, value, path, default) if kind in _TYPE_NAMES else value
 
-    def _plain(self, kind: type, value: Any, path: str, default: Any) -> Any:
+    def _plain(self, kind: Any, value: Any, path: str, default: Any) -> Any:
         if kind is float and isinstance(value, str):
             value = _fraction(value)
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
-        if type(value) is not kind:
+        if type(value) is not kind or (kind is float and math.isnan(value)):
             self.fault(path, f"must be {_TYPE_NAMES[kind]}, got {value!r}")
             return default
         return value
@@ -122,9 +126,10 @@ class _Reader:
         except FaultsError as error:
             for key, message in error.faults:
                 self.fault(f"{path}.{key}".lstrip("."), message)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # A user's own space, attack or recipe may raise anything.
             if not quiet:
-                self.fault(path, f"is refused: {error}")
+                known = isinstance(error, TypeError | ValueError)
+                self.fault(path, f"is refused: {error if known else f'{type(error).__name__}: {error}'}")
         return default
 
     def unknown(self, value: Mapping[str, Any], known: Sequence[str], path: str) -> None:
@@ -155,7 +160,7 @@ class _Reader:
             return default
         name, settings = section
         if name is None:
-            if default is None:
+            if default is _FAULTY:
                 self.fault(path, f"must have a name: one of {', '.join(TABLES[kind])}")
                 return default
             own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
@@ -175,10 +180,14 @@ class _Reader:
             self.fault(path, f"must be a name, got {value!r}")
             return default
         try:
-            return resolve(value, LOSSES, self.folder)
+            loss = resolve(value, LOSSES, self.folder)
         except ValueError as error:
             self.fault(path, str(error))
             return default
+        if not callable(loss):
+            self.fault(path, f"must name a function of logits and labels, got {loss!r}")
+            return default
+        return loss
 
     def _space(self, value: Any, path: str, default: SpaceConfig) -> SpaceConfig:
         section = self._name(value, path)
@@ -192,7 +201,10 @@ class _Reader:
         except ValueError as error:
             self.fault(path, str(error))
             return default
+        before = len(self.faults)
         options = self._options(factory, options, path)
+        if len(self.faults) > before:
+            return default
         config = SpaceConfig(name=absolute(name, SPACES, self.folder), options=options)
         self._construct(lambda: open_space(config), path, None)
         return config
@@ -202,8 +214,15 @@ class _Reader:
         if isinstance(factory, SearchSpace) or not callable(factory):
             self.unknown(options, [], path)
             return {}
-        hints = get_type_hints(factory)
-        parameters = inspect.signature(factory).parameters
+        try:
+            parameters = inspect.signature(factory).parameters
+        except (TypeError, ValueError):  # Some builtins have none.
+            self.fault(path, f"must name a SearchSpace, or a function that returns one, got {factory!r}")
+            return {}
+        try:
+            hints = get_type_hints(factory)
+        except Exception:  # Annotations that only a type checker can resolve: its settings are taken as they are.
+            hints = {}
         self.unknown(options, list(parameters), path)
         read = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
         for name, value in options.items():
@@ -259,11 +278,15 @@ def parse_config(data: Any, *, source: str = "config", folder: Path | None = Non
     assert isinstance(config, Config)
     if overrides:
         complete = as_data(config)
+        assert isinstance(complete, dict)
         for override in overrides:
             complete = _overridden(complete, override)
         return parse_config(complete, source="--set", folder=folder)
     if config.data.path is not None:
-        path = str(Path(folder or ".", Path(config.data.path).expanduser()).resolve())
+        try:
+            path = str(Path(folder or ".", Path(config.data.path).expanduser()).resolve())
+        except RuntimeError as error:
+            raise ConfigError([f"{source}: data.path {config.data.path!r}: {error}"]) from error
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
     return config
 
@@ -276,8 +299,11 @@ def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
         raise ConfigError([f"--set must be section.key=value, got {override!r}"])
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"--set {dotted}: not YAML: {text!r}"]) from error
+    if keys == ["data", "name"]:
+        # The sources of data share their settings, unlike the things that have a name and settings of their own.
+        return {**data, "data": {**data["data"], "name": value}}
     return _replaced(data, keys, value)
 
 
@@ -304,7 +330,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: must be text in UTF-8"]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from error
     return parse_config(data, source=str(path), folder=path.resolve().parent, overrides=overrides)
 
@@ -313,15 +339,17 @@ def as_data(value: Any) -> Any:
     """Returns settings as plain data, complete: what `parse_config` reads back into equal settings."""
     if isinstance(value, SpaceConfig):
         return {"name": value.name, **{k: as_data(v) for k, v in value.options.items()}}
-    if isinstance(value, Attack):
-        return describe(value)
+    if isinstance(value, Norm):
+        return value.name
     for kind, table in TABLES.items():
         if isinstance(value, kind):
-            return {"name": _name_in(table, type(value)), **_fields(value)}
+            return {"name": _reference(table, type(value)), **_fields(value)}
     if dataclasses.is_dataclass(value):
         return _fields(value)
     if isinstance(value, Mapping):
         return {k: as_data(v) for k, v in value.items()}
+    if callable(value):
+        return _reference(LOSSES, value)
     return [as_data(v) for v in value] if isinstance(value, tuple | list) else value
 
 
@@ -329,12 +357,13 @@ def _fields(value: Any) -> dict[str, Any]:
     return {f.name: as_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
 
 
-def _name_in(table: Mapping[str, object], kind: type) -> str:
+def _reference(table: Mapping[str, object], thing: Any) -> str:
+    """Returns the name by which YAML finds a class or function: in the table, in a user's file, or in a module."""
     for name, entry in table.items():
-        if entry is kind:
+        if entry is thing:
             return name
-    source = inspect.getsourcefile(kind) if kind.__module__.startswith("hardcell_user_") else None
-    return f"{source or kind.__module__}:{kind.__qualname__}"
+    source = inspect.getsourcefile(thing) if thing.__module__.startswith("hardcell_user_") else None
+    return f"{source or thing.__module__}:{thing.__qualname__}"
 
 
 def dump_config(config: Config) -> str:
@@ -368,8 +397,8 @@ def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
     data = as_data(value)
     if not isinstance(data, dict) or not data:
         text = yaml.safe_dump(data, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
-        return [f"{pad}{key}: {text}  # {comment}"]
-    lines = [f"{pad}{key}:  # {comment}"]
+        return [f"{pad}{_key(key)}: {text}  # {comment}"]
+    lines = [f"{pad}{_key(key)}:  # {comment}"]
     if isinstance(value, SpaceConfig):
         said = documented(resolve(value.name, SPACES))
         lines += _commented("name", value.name, documented(SpaceConfig)["name"], indent + 1)
@@ -388,11 +417,13 @@ def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
     return lines
 
 
+def _key(name: str) -> str:
+    """Returns a key as YAML writes it: quoted where it would be read as something else."""
+    return yaml.safe_dump({name: 0}, default_flow_style=True).strip()[1:].rpartition(": ")[0]
+
+
 def _commented_field(name: str, owner: Any, indent: int) -> list[str]:
-    value, comment = getattr(owner, name), documented(type(owner))[name]
-    if isinstance(value, Norm) or (isinstance(owner, Attack) and callable(value)):
-        return [f"{'  ' * indent}{name}: {describe(owner)[name]}  # {comment}"]
-    return _commented(name, value, comment, indent)
+    return _commented(name, getattr(owner, name), documented(type(owner)).get(name, "a setting"), indent)
 
 
 def _label(entry: Any, key: str) -> str:

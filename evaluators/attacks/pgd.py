@@ -5,6 +5,7 @@ Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Att
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -49,7 +50,7 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not self.step_size > 0:
+        if not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
 
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:

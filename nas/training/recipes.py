@@ -68,7 +68,7 @@ class Adversarial(Recipe):
 
     def __post_init__(self) -> None:
         # The size of the pixel range in L2 depends on the image; one pixel's range is the bound known here.
-        if not 0 < self.epsilon <= (1 if self.attack.norm.name == "linf" else float("inf")):
+        if not 0 < self.epsilon <= (1 if self.attack.norm.name == "linf" else 1e6):
             raise ValueError(f"epsilon must be above 0 and at most 1, in pixel units (8/255, not 8), got {self.epsilon:g}")
 
     def loss(self, network: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
