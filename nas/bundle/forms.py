@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 import zipfile
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,17 +29,19 @@ def write_forms(network: nn.Module, example: Tensor, folder: Path) -> None:
         example: Two images or more; the number of images stays free in every form.
         folder: Where to.
     """
-    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / "weights.safetensors")
+    # Made in memory and written by Python: on a full disk the libraries' own writers end the process.
+    weights = save({name: value.contiguous() for name, value in network.state_dict().items()})
+    (folder / "weights.safetensors").write_bytes(weights)
     # Leaves without gradients: an exported network is not trained on.
     batch = torch.export.Dim("batch", min=1)
     with _quiet(), torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, folder / "model.pt2")
-        _drop_pickle(folder / "model.pt2")
-        torch.onnx.export(
+        archive = io.BytesIO()
+        torch.export.save(program, archive)
+        (folder / "model.pt2").write_bytes(_without_pickle(archive))
+        exported = torch.onnx.export(
             program,
             (example,),
-            folder / "model.onnx",
             dynamo=True,
             external_data=False,
             input_names=["image"],
@@ -46,18 +49,20 @@ def write_forms(network: nn.Module, example: Tensor, folder: Path) -> None:
             dynamic_shapes=({0: batch},),
             verbose=False,
         )
+        assert exported is not None
+        (folder / "model.onnx").write_bytes(exported.model_proto.SerializeToString())
 
 
-def _drop_pickle(path: Path) -> None:
-    """Rewrites an exported program without its sample inputs, the one part of the archive that holds a pickle.
+def _without_pickle(archive: io.BytesIO) -> bytes:
+    """Returns an exported program without its sample inputs, the one part of the archive that holds a pickle.
 
     torch reads an empty entry as no sample inputs.
     """
-    partial = path.with_suffix(".partial")
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as target:
+    rewritten = io.BytesIO()
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(rewritten, "w", zipfile.ZIP_STORED) as target:
         for name in source.namelist():
             target.writestr(name, b"" if "/data/sample_inputs/" in name else source.read(name))
-    partial.replace(path)
+    return rewritten.getvalue()
 
 
 def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = None) -> Tensor:

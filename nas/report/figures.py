@@ -132,6 +132,8 @@ def error_curves(bundles: Sequence[Bundle], norm: str, epsilon: float) -> str:
                 window = np.geomspace(*law.window, 50)
                 axes.plot(window, law(window), color=colour, linewidth=3.5, alpha=0.3)
             positive = curve.flip_rate > 0
+            if not positive.any():
+                continue
             style = "-" if bundle.role == "finalist" else "--"
             axes.plot(
                 curve.epsilons[positive],
@@ -163,8 +165,9 @@ def profile_figure(found: RobustnessProfile, norm: str, epsilon: float) -> str:
             shown = {key: entry for key, entry in entries.items() if entry["config"]["norm"] == name}
             for colour, (key, entry) in zip(COLOURS, shown.items(), strict=False):
                 _attack_curve(axes, key, entry, colour)
+            if axes.get_lines():
+                axes.legend(loc="lower right", fontsize=8)
             _epsilon_axis(axes, name, epsilon if name == norm else None)
-            axes.legend(loc="lower right", fontsize=8)
         return _svg(figure)
 
 
@@ -173,6 +176,8 @@ def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> 
         return
     grid, rate = np.array(entry["epsilons"]), np.array(entry["flip_rate"])
     interval, positive = np.array(entry["flip_interval"]), np.array(entry["flip_rate"]) > 0
+    if not positive.any():
+        return
     law = fitted(entry)
     label = name if law is None else f"{name}, exponent {law.exponent:.2f}"
     axes.fill_between(grid[positive], interval[positive, 0], interval[positive, 1], color=colour, alpha=0.12, linewidth=0)
@@ -188,6 +193,10 @@ def grid_of(found: RobustnessProfile, norm: str) -> list[float]:
 
 
 def _epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
+    if not axes.get_lines():
+        axes.text(0.5, 0.5, "no image was flipped", transform=axes.transAxes, ha="center", color="#55595f")
+        axes.set_axis_off()
+        return
     axes.set(xscale="log", yscale="log", xlabel=f"epsilon ({_NORMS.get(norm, norm)}, pixels in [0, 1])", ylabel="flip rate")
     for axis, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1,))):
         axis.set_major_locator(LogLocator(subs=steps))
