@@ -74,35 +74,36 @@ class SeededSampler(BaseSampler):
 
     def __init__(self, sampler: Sampler, *, seed: int, random_trials: int) -> None:
         self._sampler, self._seed, self._random_trials = sampler, seed, random_trials
-        self._current: tuple[int, BaseSampler] = (-1, RandomSampler())
+        # The trial in hand, known by its study and number, and its sampler.
+        self._current: tuple[Study | None, int, BaseSampler] = (None, -1, RandomSampler())
 
-    def _of(self, number: int) -> BaseSampler:
-        if self._current[0] != number:
+    def _of(self, study: Study, number: int) -> BaseSampler:
+        if self._current[0] is not study or self._current[1] != number:
             sampler: Sampler = Random() if number < self._random_trials else self._sampler
-            self._current = (number, sampler.make(seed_of(self._seed, "architecture", number)))
-        return self._current[1]
+            self._current = (study, number, sampler.make(seed_of(self._seed, "architecture", number)))
+        return self._current[2]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns the choices that are sampled together."""
-        return self._of(trial.number).infer_relative_search_space(study, trial)
+        return self._of(study, trial.number).infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """Returns the values of the choices that are sampled together."""
-        return self._of(trial.number).sample_relative(study, trial, search_space)
+        return self._of(study, trial.number).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Returns the value of one choice."""
-        return self._of(trial.number).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(study, trial.number).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Tells the trial's sampler that it begins."""
-        self._of(trial.number).before_trial(study, trial)
+        self._of(study, trial.number).before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Tells the trial's sampler that it ended."""
-        self._of(trial.number).after_trial(study, trial, state, values)
+        self._of(study, trial.number).after_trial(study, trial, state, values)
 
 
 def quiet() -> None:

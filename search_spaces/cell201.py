@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from torch import Tensor, nn
 
 from search_spaces.drawing import draw_cell
 from search_spaces.operations import OPERATIONS, relu_conv_bn
 from search_spaces.space import Architecture, Choice, SearchSpace, Value
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 NODES = 4
 EDGES = {"edge01": (0, 1), "edge02": (0, 2), "edge12": (1, 2), "edge03": (0, 3), "edge13": (1, 3), "edge23": (2, 3)}
@@ -105,37 +102,63 @@ def cell201(channels: int = 16, cells_per_stage: int = 5, stages: int = 3) -> Se
 def canonical(architecture: Architecture) -> dict[str, Value]:
     """Returns the first cell, in the order of the table, whose output is the same expression of its input.
 
-    The expression knows that sums have no order, a skip passes its node on, pooling nothing gives nothing, and operations
-    that reach no output do not matter. It does not equate a convolution of nothing with nothing: through its batch norm
-    such an edge is a learned constant.
+    The expression knows that sums have no order, that a skip passes its node on, that pooling nothing gives nothing, and
+    that operations that reach no output do not matter. It tells two convolutions of one input, which have weights of their
+    own, from one convolution that is used twice; and a convolution of nothing from nothing, for through its batch norm such
+    an edge is a learned constant.
     """
-    representative = _representatives()[_expression(architecture)]
-    return dict(zip(EDGES, representative, strict=True))
+    operations = tuple(str(architecture[edge]) for edge in EDGES)
+    return dict(zip(EDGES, _representatives()[_expression(operations)], strict=True))
 
 
-def _expression(architecture: Mapping[str, Value]) -> tuple[str, ...]:
-    """Returns the output node as a sorted sum of terms; () is zero."""
+def _expression(operations: tuple[str, ...]) -> tuple[int, ...]:
+    """Returns a key of the output as an expression of the input, equal for cells that differ only in how they write it.
+
+    The expression is a graph: a term for the input, for each convolution, and for each pooling of a sum, with the sum of
+    terms that it is applied to. Its key is made by colour refinement: a term's colour is hashed from its operation, the
+    colours of its arguments and those of its users, until it says where in the graph the term stands.
+    """
+    arguments: dict[str, tuple[str, ...]] = {"x": ()}
+    kinds = {"x": -1}
     nodes: list[tuple[str, ...]] = [("x",)]
     for node in range(1, NODES):
         terms: list[str] = []
-        for edge, (i, j) in EDGES.items():
-            operation = architecture[edge]
-            if j != node or operation == "none":
+        for (edge, (i, j)), operation in zip(EDGES.items(), operations, strict=True):
+            if j != node or operation == "none" or (operation == "avgpool3x3" and not nodes[i]):
                 continue
             if operation == "skip":
                 terms += nodes[i]
-            elif nodes[i] or operation != "avgpool3x3":
-                terms.append(f"{operation}({'+'.join(nodes[i])})")
-        nodes.append(tuple(sorted(terms)))
-    return nodes[-1]
+                continue
+            # A pooling has no weights, so poolings of one sum are one term; a convolution is a term by itself.
+            term = f"pool({'+'.join(sorted(nodes[i]))})" if operation == "avgpool3x3" else edge
+            arguments[term], kinds[term] = nodes[i], EDGE_OPERATIONS.index(operation)
+            terms.append(term)
+        nodes.append(tuple(terms))
+    output = nodes[-1]
+    live, new = set(output), list(output)
+    while new:
+        fresh = [a for a in arguments[new.pop()] if a not in live]
+        live.update(fresh)
+        new += fresh
+    colours = {term: hash((kinds[term], output.count(term))) for term in live}
+    for _ in range(NODES):
+        users: dict[str, list[int]] = {term: [] for term in live}
+        for term in live:
+            for argument in arguments[term]:
+                users[argument].append(colours[term])
+        refined = {
+            t: hash((colours[t], tuple(sorted(colours[a] for a in arguments[t])), tuple(sorted(users[t])))) for t in live
+        }
+        colours = refined
+    return tuple(sorted(colours.values()))
 
 
 @functools.cache
-def _representatives() -> dict[tuple[str, ...], tuple[Value, ...]]:
+def _representatives() -> dict[tuple[int, ...], tuple[str, ...]]:
     """Returns the first cell of every class by its expression: one pass over all 15,625 cells, once a process."""
-    first: dict[tuple[str, ...], tuple[Value, ...]] = {}
+    first: dict[tuple[int, ...], tuple[str, ...]] = {}
     for operations in itertools.product(EDGE_OPERATIONS, repeat=len(EDGES)):
-        first.setdefault(_expression(dict(zip(EDGES, operations, strict=True))), operations)
+        first.setdefault(_expression(operations), operations)
     return first
 
 

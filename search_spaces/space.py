@@ -94,7 +94,7 @@ class SearchSpace:
         faults = []
         for name in architecture:
             if name not in self.choices:
-                near = difflib.get_close_matches(name, self.choices, 1)
+                near = difflib.get_close_matches(str(name), self.choices, 1)
                 faults.append(f"unknown choice '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
         for name, choice in self.choices.items():
             if name not in architecture:

@@ -5,6 +5,8 @@ To add one: write a function `(path, part) -> Raw`, and name it in `SOURCES`.
 
 from __future__ import annotations
 
+import functools
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +83,10 @@ def _torchvision(name: str, path: Path | None, part: Part) -> Raw:
                 f"{name} is not in {root} and cannot be downloaded ({type(error).__name__}: {error}); "
                 "put its files there, or name their folder in data.path"
             ) from error
+    except Exception as error:
+        raise DataError(
+            f"{name} in {root} is damaged ({type(error).__name__}: {error}); remove it, to download it anew"
+        ) from error
     x = np.asarray(found.data)
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
     return Raw(x, np.asarray(found.targets, dtype=np.int64), tuple(str(c) for c in found.classes), whole=False)
@@ -88,45 +94,70 @@ def _torchvision(name: str, path: Path | None, part: Part) -> Raw:
 
 def folder(path: Path | None, part: Part) -> Raw:
     """Returns the images of a folder: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE."""
-    from torchvision.datasets import ImageFolder
-
     assert path is not None
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; data.path must hold one folder of images a class")
     split = (path / "train").is_dir() and (path / "test").is_dir()
-    root = path / part if split else path
+    # Size, colours and the numbers of the classes are those of the training images.
+    first = _listing(path / "train" if split else path)
+    found = _listing(path / part) if split else first
+    unknown = set(found.classes) - set(first.classes)
+    if unknown:
+        raise DataError(f"{path / part}: holds classes that are not in {path / 'train'}: {', '.join(sorted(unknown))}")
+    size = Counter(_header(Path(file))[0] for file, _ in first.samples).most_common(1)[0][0]
+    mode = "L" if all(_header(Path(file))[1] in _GREY for file, _ in first.samples) else "RGB"
+    x = np.stack([_read_image(Path(file), size, mode) for file, _ in found.samples])
+    y = np.array([first.class_to_idx[found.classes[label]] for _, label in found.samples], dtype=np.int64)
+    return Raw(x, y, tuple(first.classes), whole=not split)
+
+
+_GREY = ("1", "L", "I", "I;16", "I;16B")
+
+
+def _listing(root: Path) -> Any:
+    """Returns torchvision's listing of a folder with one folder of images a class."""
+    from torchvision.datasets import ImageFolder
+
     try:
         listing = ImageFolder(str(root))
     except (FileNotFoundError, RuntimeError) as error:
         raise DataError(f"{root}: must hold one folder of images a class: {' '.join(str(error).split())}") from error
     if len(listing.classes) < 2:
         raise DataError(f"{root}: must hold at least 2 classes, found {len(listing.classes)}: {', '.join(listing.classes)}")
-    images = [_read_image(Path(file)) for file, _ in listing.samples]
-    grey = all(image.shape[0] == 1 for image in images)
-    images = [image if grey or image.shape[0] == 3 else np.repeat(image, 3, axis=0) for image in images]
-    sizes = Counter(image.shape[1:] for image in images)
-    if len(sizes) > 1:
-        usual = sizes.most_common(1)[0][0]
-        odd = next(i for i, image in enumerate(images) if image.shape[1:] != usual)
-        raise DataError(
-            f"{listing.samples[odd][0]}: must be {usual[1]} x {usual[0]} like most images of {root}, "
-            f"got {images[odd].shape[2]} x {images[odd].shape[1]}; resize the images to one size"
-        )
-    y = np.array([label for _, label in listing.samples], dtype=np.int64)
-    return Raw(np.stack(images), y, tuple(listing.classes), whole=not split)
+    return listing
 
 
-def _read_image(file: Path) -> NDArray[np.uint8]:
-    """Returns one image, (1, H, W) if it is grey, else (3, H, W)."""
+@functools.lru_cache(maxsize=1_000_000)
+def _header(file: Path) -> tuple[tuple[int, int], str]:
+    """Returns the size (width, height) and the mode of an image, without reading its pixels."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
-            grey = image.mode in ("1", "L", "I", "I;16")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+            return image.size, image.mode
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{file}: cannot be read as an image: {error}") from error
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
+    """Returns one image, (1, H, W) in mode L, (3, H, W) in mode RGB."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            if image.size != size:
+                raise DataError(
+                    f"{file}: must be {size[0]} x {size[1]} like most training images, "
+                    f"got {image.size[0]} x {image.size[1]}; resize the images to one size"
+                )
+            if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the lowest values alone.
+                grey = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+                pixels = np.asarray(grey.convert(mode))
+            else:
+                pixels = np.asarray(image.convert(mode))
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{file}: cannot be read as an image: {error}") from error
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
 def npz(path: Path | None, part: Part) -> Raw:
@@ -136,24 +167,33 @@ def npz(path: Path | None, part: Part) -> Raw:
     """
     assert path is not None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: must be .npz with arrays x and y, found a single array")
             split = "x_train" in arrays
-            names = (f"x_{part}", f"y_{part}") if split else ("x", "y")
+            names = (f"x_{part}", f"y_{part}", "y_train") if split else ("x", "y", "y")
             missing = [name for name in names if name not in arrays]
             if missing:
                 raise DataError(f"{path}: must hold x and y, or x_train, y_train, x_test, y_test; found {', '.join(arrays)}")
-            x, y = (arrays[name] for name in names)
+            x, y, trained = (arrays[name] for name in names)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
+    except (OSError, ValueError, BadZipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as .npz: {error}") from error
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or len(x) != len(y) or len(y) == 0:
-        raise DataError(
-            f"{path}: labels must be integers of shape ({len(x)},), one an image, got {y.dtype} of shape {y.shape}"
-        )
-    if y.min() < 0:
-        raise DataError(f"{path}: labels must be 0 or more, got {y.min()}")
-    count = int(y.max()) + 1
+    wanted = f"({len(x)},)" if x.ndim else "(N,)"
+    for labels in (y, trained):
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
+            raise DataError(
+                f"{path}: labels must be integers of shape {wanted}, one an image, got {labels.dtype} of shape {labels.shape}"
+            )
+        if labels.min() < 0:
+            raise DataError(f"{path}: labels must be 0 or more, got {labels.min()}")
+    if x.ndim == 0 or len(x) != len(y):
+        raise DataError(f"{path}: labels must be integers of shape {wanted}, one an image, got {y.dtype} of shape {y.shape}")
+    count = int(trained.max()) + 1
+    if y.max() >= count:
+        raise DataError(f"{path}: test labels must be classes of the training images, 0 to {count - 1}, got {y.max()}")
     return Raw(_channels_first(x, path), y.astype(np.int64), tuple(str(c) for c in range(count)), whole=not split)
 
 

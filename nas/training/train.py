@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,7 +70,9 @@ def train(
         weight_decay=config.weight_decay,
         fused=x.device.type in ("cpu", "cuda"),
     )
-    schedule = OneCycleLR(optimiser, max_lr=config.learning_rate, total_steps=epochs * steps + 1, pct_start=0.25)
+    total = epochs * steps + 1
+    # A quarter of the steps up; of very few, so many that the schedule divides by no zero.
+    schedule = OneCycleLR(optimiser, config.learning_rate, total_steps=total, pct_start=max(0.25, 1.5 / total))
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
     lowered = _lowered(config, x.device)
     first_kept = min(math.floor(epochs * config.selection_from), epochs - 1)
@@ -79,21 +82,24 @@ def train(
         started = time.perf_counter()
         network.train()
         order = torch.randperm(n, generator=generator).to(x.device)
-        total = torch.zeros((), device=x.device)
-        for index in order[: steps * batch].split(batch):
-            images = augment(x[index], shift=config.shift, flip=config.flip, generator=generator)
-            noise = Noise.of(seed, torch.arange(batch, device=x.device), stream=step)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=lowered):
-                loss = config.recipe.loss(network, images, y[index], noise)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.detach()
-            step += 1
-        mean_loss = float(total) / steps
+        losses = torch.zeros((), device=x.device)
+        with _seeded(seed_of(seed, "layers", epoch), x.device):
+            for index in order[: steps * batch].split(batch):
+                images = augment(x[index], shift=config.shift, flip=config.flip, generator=generator)
+                noise = Noise.of(seed, torch.arange(batch, device=x.device), stream=step)
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=lowered):
+                    loss = config.recipe.loss(network, images, y[index], noise)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                losses += loss.detach()
+                step += 1
+        mean_loss = float(losses) / steps
         if not math.isfinite(mean_loss):
             raise DivergedError(f"training diverged: the loss is {mean_loss} in epoch {epoch + 1} of {epochs}")
+        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+            raise DivergedError(f"training diverged: weights are not finite in epoch {epoch + 1} of {epochs}")
         clean, adversarial = None, None
         if epoch >= first_kept:
             found = radii(network, validation.x, validation.y, config.selection, [epsilon], seed=seed)
@@ -103,6 +109,14 @@ def train(
         yield EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, time.perf_counter() - started)
     network.load_state_dict(best[1])
     network.eval()
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeds torch's own generators, for layers that draw from them (dropout), and puts them back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _lowered(config: TrainingConfig, device: torch.device) -> bool:

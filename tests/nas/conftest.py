@@ -104,7 +104,7 @@ def own(tmp_path, tiny):
     path.write_text(OWN_SPACE, encoding="utf-8")
 
     def make(kinds, *overrides):
-        return tiny(f"space={{name: '{path}:own', kinds: '{kinds}'}}", *overrides)
+        return tiny(f"space={{name: '{path}:own', kinds: '{kinds}'}}", "finalists.references=false", *overrides)
 
     return make
 

@@ -298,7 +298,8 @@ class TestReading:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         data = {"data": {"name": "npz", "path": "sub/x.npz"}}
         assert parse_config(data, folder=tmp_path).data.path == f"{tmp_path.resolve()}/sub/x.npz"
-        assert parse_config(data).data.path == "sub/x.npz"
+        monkeypatch.chdir(tmp_path)
+        assert parse_config(data).data.path == f"{tmp_path.resolve()}/sub/x.npz"
         home = {"data": {"name": "npz", "path": "~/x.npz"}}
         assert parse_config(home, folder=tmp_path).data.path == f"{tmp_path.resolve()}/home/x.npz"
 
@@ -528,7 +529,7 @@ class TestFaults:
             (
                 "training.selection.norm",
                 "l1",
-                "training.selection.norm must be one of linf, l2, or FILE.py:NAME, got 'l1'; did you mean 'l2'?",
+                "training.selection.norm must be one of linf, l2, or FILE.py:NAME, got 'l1'",
             ),
             (
                 "training.selection.loss",
@@ -681,7 +682,7 @@ class TestOverrides:
         assert config.training.flip is True
 
     def test_an_equals_sign_in_the_value_belongs_to_it(self):
-        assert parse_config({}, overrides=["data.path='a=b.npz'"]).data.path == "a=b.npz"
+        assert Path(parse_config({}, overrides=["data.path='a=b.npz'"]).data.path).name == "a=b.npz"
 
     @pytest.mark.parametrize(
         "override", ["training.selection=fgsm", "training.selection.name=fgsm", "training.selection={name: fgsm}"]
@@ -710,7 +711,7 @@ class TestOverrides:
 
     def test_path_and_name_may_come_in_either_order(self):
         for overrides in (["data.name=npz", "data.path=x.npz"], ["data.path=x.npz", "data.name=npz"]):
-            assert parse_config({}, overrides=overrides).data.path == "x.npz"
+            assert Path(parse_config({}, overrides=overrides).data.path).name == "x.npz"
 
     def test_paths_are_relative_to_the_folder_of_the_config(self, folder):
         config = parse_config({}, folder=folder, overrides=["data={name: npz, path: x.npz}", "space=mine.py:make"])

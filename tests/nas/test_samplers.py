@@ -1,0 +1,205 @@
+"""Samplers: what a trial draws depends on the seed, its number and the study, and on nothing else."""
+
+import warnings
+
+import optuna
+import pytest
+
+from nas.samplers import SAMPLERS, TPE, Random, SeededSampler
+from search_spaces import cell201
+
+SPACE = cell201(4, 1, 1)
+RANDOM_TRIALS = 5
+
+
+@pytest.fixture(autouse=True)
+def silent():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+def sampler(seed=0, kind=None, random_trials=RANDOM_TRIALS):
+    return SeededSampler(kind or TPE(), seed=seed, random_trials=random_trials)
+
+
+def cost(architecture):
+    """Returns something to minimise: convolutions are bad, and an operation more than another on each edge."""
+    return sum(len(o) * (i + 1) for i, o in enumerate(architecture.values()))
+
+
+def advance(study, trials, value=cost):
+    """Runs trials; returns the architectures that were drawn."""
+    drawn = []
+    for _ in range(trials):
+        trial = study.ask()
+        drawn.append(SPACE.suggest(trial))
+        study.tell(trial, value(drawn[-1]))
+    return drawn
+
+
+def fresh(**settings):
+    return optuna.create_study(sampler=sampler(**settings))
+
+
+def test_names():
+    assert {"tpe": TPE, "random": Random} == SAMPLERS
+
+
+@pytest.mark.parametrize("kind", [TPE(), Random()])
+def test_two_studies_of_one_seed_agree(kind):
+    assert advance(fresh(kind=kind), 14) == advance(fresh(kind=kind), 14)
+
+
+@pytest.mark.parametrize("kind", [TPE(), Random()])
+def test_another_seed_draws_otherwise(kind):
+    assert advance(fresh(kind=kind), 6) != advance(fresh(kind=kind, seed=1), 6)
+
+
+def test_no_two_trials_draw_from_one_stream():
+    drawn = advance(fresh(kind=Random()), 40)
+    assert len({tuple(a.values()) for a in drawn}) >= 38  # of 15,625
+
+
+def test_what_came_before_in_the_process_does_not_matter():
+    whole = advance(fresh(), 12)
+    for seed in range(3):
+        advance(fresh(seed=seed), 4)
+    assert advance(fresh(), 12) == whole
+
+
+def test_one_sampler_serves_several_studies():
+    one = sampler()
+    first, second = (optuna.create_study(sampler=one) for _ in range(2))
+    wanted = advance(fresh(), 3)
+    for number in range(3):  # in turn, so that both ask about the same number
+        assert advance(first, 1) == advance(second, 1) == [wanted[number]]
+
+
+def test_order_of_telling_does_not_matter_to_random_trials():
+    study = fresh(kind=Random())
+    asked = [study.ask() for _ in range(4)]
+    drawn = {trial.number: SPACE.suggest(trial) for trial in reversed(asked)}
+    assert [drawn[n] for n in range(4)] == advance(fresh(kind=Random()), 4)
+
+
+def test_first_trials_are_those_of_the_random_sampler():
+    tpe, uniform = advance(fresh(), 20), advance(fresh(kind=Random()), 20)
+    assert tpe[:RANDOM_TRIALS] == uniform[:RANDOM_TRIALS]
+    assert tpe != uniform
+
+
+def test_first_trials_do_not_depend_on_what_is_told():
+    assert advance(fresh(), RANDOM_TRIALS) == advance(fresh(), RANDOM_TRIALS, value=lambda architecture: 0.0)
+
+
+def test_random_trials_are_uniform():
+    drawn = advance(fresh(random_trials=1000), 400)
+    for edge, choice in SPACE.choices.items():
+        for value in choice.values:
+            share = sum(a[edge] == value for a in drawn) / len(drawn)
+            assert abs(share - 0.2) < 5 * (0.2 * 0.8 / len(drawn)) ** 0.5
+
+
+def test_tpe_depends_on_the_study():
+    up, down = advance(fresh(), 20), advance(fresh(), 20, value=lambda a: -cost(a))
+    assert up[:RANDOM_TRIALS] == down[:RANDOM_TRIALS]
+    assert up[RANDOM_TRIALS:] != down[RANDOM_TRIALS:]
+
+
+def test_first_trial_after_the_random_ones_knows_what_was_told():
+    differing = 0
+    for seed in range(5):
+        up, down = (advance(fresh(seed=seed), RANDOM_TRIALS + 1, value=lambda a, s=sign: s * cost(a)) for sign in (1, -1))
+        assert up[:-1] == down[:-1]
+        differing += up[-1] != down[-1]
+    assert differing >= 4
+
+
+def test_tpe_finds_better_ones_than_chance():
+    def mean(kind):
+        drawn = [a for seed in range(3) for a in advance(fresh(kind=kind, seed=seed, random_trials=8), 40)[25:]]
+        return sum(map(cost, drawn)) / len(drawn)
+
+    assert mean(TPE()) < 0.8 * mean(Random())
+
+
+def test_tpe_keeps_to_the_constraints():
+    def violations(*, told):
+        count = 0
+        for seed in range(3):
+            study = fresh(seed=seed, random_trials=8)
+            for number in range(40):
+                trial = study.ask()
+                convolutions = sum(o.startswith("conv") for o in SPACE.suggest(trial).values())
+                if told:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                        trial.set_constraint("convolutions", convolutions - 1.0)
+                study.tell(trial, -convolutions)  # the objective pulls the other way
+                count += number >= 20 and convolutions > 1
+        return count
+
+    assert violations(told=True) < 0.75 * violations(told=False)
+
+
+def test_failed_and_pruned_trials_are_seen():
+    drawn = []
+    for _ in range(2):
+        study, proposals = fresh(), []
+        for number in range(14):
+            trial = study.ask()
+            proposals.append(SPACE.suggest(trial))
+            if number % 4 == 1:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            elif number % 4 == 2:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                study.tell(trial, cost(proposals[-1]))
+        drawn.append(proposals)
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("stops", [(3,), (5,), (9,), (2, 7, 8)])
+@pytest.mark.parametrize("kind", [TPE(), Random()])
+def test_resumed_equals_uninterrupted(tmp_path, kind, stops):
+    whole = advance(fresh(kind=kind), 12)
+    drawn = []
+    for start, end in zip((0, *stops), (*stops, 12), strict=True):
+        # Opened anew each time, as by another process.
+        storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+        study = optuna.create_study(study_name="s", storage=storage, sampler=sampler(kind=kind), load_if_exists=True)
+        drawn += advance(study, end - start)
+        storage.engine.dispose()
+    assert drawn == whole
+
+
+def test_a_trial_cut_short_leaves_the_next_as_it_is_by_its_number():
+    study = fresh(kind=Random())
+    advance(study, 2)
+    study.ask()  # killed before it suggested anything
+    assert advance(study, 2) == advance(fresh(kind=Random()), 5)[3:]
+
+
+def test_more_candidates_propose_otherwise():
+    assert advance(fresh(), 14) != advance(fresh(kind=TPE(candidates=1)), 14)
+
+
+@pytest.mark.parametrize("candidates", [0, -1])
+def test_candidates_below_1_are_refused(candidates):
+    with pytest.raises(ValueError, match=f"^candidates must be at least 1, got {candidates}$"):
+        TPE(candidates=candidates)
+
+
+def test_two_objectives_agree_too():
+    drawn = []
+    for _ in range(2):
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler())
+        drawn.append([])
+        for _ in range(12):
+            trial = study.ask()
+            drawn[-1].append(SPACE.suggest(trial))
+            convolutions = sum(o.startswith("conv") for o in drawn[-1][-1].values())
+            study.tell(trial, [cost(drawn[-1][-1]), -convolutions])
+    assert drawn[0] == drawn[1]
