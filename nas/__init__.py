@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from nas.bundle.verify import verify
     from nas.config import Config
     from nas.config_file import load_config, parse_config
-    from nas.pipeline import Run, read_run, resume, search
+    from nas.pipeline import resume, search
+    from nas.run import Run, read_run
 
 _PLACES = {
     "Config": "nas.config",
-    "Run": "nas.pipeline",
+    "Run": "nas.run",
     "load": "nas.bundle.load",
     "load_config": "nas.config_file",
     "parse_config": "nas.config_file",
-    "read_run": "nas.pipeline",
+    "read_run": "nas.run",
     "resume": "nas.pipeline",
     "search": "nas.pipeline",
     "verify": "nas.bundle.verify",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, deque
 from typing import TYPE_CHECKING, final
 
@@ -20,6 +21,7 @@ from nas.study import (
     ranked,
     read_trial,
     read_trials,
+    set_constraint,
     set_constraints,
     tell_failed,
     tell_outcome,
@@ -84,7 +86,7 @@ class Controller:
         }
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
-        if attempts > self._config.search.attempts:
+        if attempts - 1 > self._config.search.attempts:
             tell_failed(self._study, trial, f"the process was killed in it {attempts - 1} times")
             self._ended.append(trial.number)
             return
@@ -109,7 +111,7 @@ class Controller:
         ]
         if known.constant:
             faults.append("no path leads from the image to the logits")
-            trial.set_constraint("path", 1.0)
+            set_constraint(trial, "path", 1.0)
         if faults:
             trial.set_user_attr("metrics", known.metrics)
             set_constraints(trial, objective, known.metrics)
@@ -149,14 +151,18 @@ def check_some_complete(trials: list[Trial]) -> None:
 
 
 def check_space(evaluate: TrainAndAttack) -> None:
-    """Builds one architecture of the space for the run's images, to find before any work what no candidate can survive.
+    """Builds some architectures of the space for the run's images, to find before any work what no candidate can survive.
 
     Raises:
-        RunError: it cannot be built for images of this size.
+        RunError: none of them can be built for images of this size.
     """
-    space = evaluate.space
-    first = {name: choice.values[-1] for name, choice in space.choices.items()}
-    try:
-        evaluate.precheck(Job(number=-1, architecture=first, seed=0))
-    except ValueError as error:
-        raise RunError(f"space {space.name}: {error}") from error
+    space, generator = evaluate.space, random.Random(0)
+    last = {name: choice.values[-1] for name, choice in space.choices.items()}
+    reason = ""
+    for architecture in [last, *(space.sample(generator) for _ in range(9))]:
+        try:
+            evaluate.precheck(Job(number=-1, architecture=space.canonical(architecture), seed=0))
+            return
+        except Exception as error:  # A user's own space may raise anything.
+            reason = reason or (str(error) if isinstance(error, ValueError) else reason_of(error))
+    raise RunError(f"space {space.name}: no network can be built: {reason}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
-from nas.bundle.load import Bundle, open_bundles
 from nas.config import Config
-from nas.config_file import open_space
+from nas.config_reader import open_space
 from nas.controller import Controller, check_some_complete, check_space
 from nas.data import open_data
 from nas.device import open_device, set_threads
@@ -20,8 +19,9 @@ from nas.finalists import choose_finalists, choose_references
 from nas.report.page import write_report
 from nas.report.verdict import verdicts
 from nas.retrain import make_bundles
-from nas.run import RunFolder, create_run, environment, locked, open_run, write_environment, write_leaderboard
-from nas.study import Trial, open_storage, open_study, read_trials, storage_errors
+from nas.run import Run, read_run
+from nas.run_folder import RunFolder, create_run, environment, locked, open_run, write_environment, write_leaderboard
+from nas.study import open_storage, open_study, read_trials, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,41 +30,6 @@ if TYPE_CHECKING:
 
     from nas.data import Dataset, Split
     from nas.events import Event
-
-
-@final
-@dataclass(frozen=True)
-class Run:
-    """A run on disk.
-
-    Attributes:
-        folder: Its folder.
-        config: Its config.
-        trials: What the study holds, by number.
-        bundles: Its bundles: the finalists, best first, then the references.
-    """
-
-    folder: RunFolder
-    config: Config
-    trials: tuple[Trial, ...]
-    bundles: tuple[Bundle, ...]
-
-
-def read_run(path: Path | str) -> Run:
-    """Returns what a run's folder holds, finished or not.
-
-    Raises:
-        HardcellError: there is no run in the folder, or its files are damaged.
-    """
-    folder, config = open_run(Path(path))
-    trials: list[Trial] = []
-    if folder.study.exists():
-        with storage_errors(folder.study):
-            trials = read_trials(open_study(open_storage(folder.study), folder.study))
-    # A bundle exported while the search was under way may have lost its rank since.
-    current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
-    bundles = [b for b in open_bundles(folder.bundles) if b.role != "finalist" or b.name in current]
-    return Run(folder, config, tuple(trials), tuple(bundles))
 
 
 def search(config: Config | None = None, run: Path | str = "runs/search") -> Run:
@@ -148,7 +113,12 @@ def _splits(data: Dataset) -> dict[str, Split]:
 def _check_same_images(folder: RunFolder, data: Dataset) -> None:
     if not folder.environment.exists():
         return
-    recorded = json.loads(folder.environment.read_text(encoding="utf-8"))["data"]
+    try:
+        recorded = dict(json.loads(folder.environment.read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder.environment}: damaged, so the images cannot be checked; remove it to go on without the check"
+        ) from error
     for name, split in _splits(data).items():
         if recorded.get(name) != split.hash:
             raise RunError(f"{folder.path}: the {name} images are not those that the run began with; start a new run")

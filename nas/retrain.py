@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators import profile
-from nas.bundle.export import Provenance, export_bundle
-from nas.bundle.load import is_bundle
-from nas.config_file import as_data, open_space
+from nas.bundle.export import export_bundle
+from nas.bundle.manifest import is_bundle
+from nas.bundle.provenance import Provenance
+from nas.config_reader import open_space
+from nas.config_writer import as_data
 from nas.data import Split, open_test
 from nas.errors import BundleError
 from nas.evaluate import reason_of
 from nas.events import BundleFailed, BundleFinished, EpochFinished, FinalistsStarted, StageStarted
-from nas.run import environment
+from nas.run_folder import environment
 from nas.seeds import seed_of
 from nas.training.network import build_network
 from nas.training.train import train
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from nas.evaluate import TrainAndAttack
     from nas.events import Event
     from nas.finalists import Candidate
-    from nas.run import RunFolder
+    from nas.run_folder import RunFolder
 
 
 def make_bundles(
@@ -41,6 +45,7 @@ def make_bundles(
         return
     test = open_test(evaluate.config.data).first(evaluate.config.finalists.images)
     folder.bundles.mkdir(exist_ok=True)
+    _clear_partial(folder)
     for candidate in missing:
         try:
             yield from _make(folder, candidate, evaluate, test, device)
@@ -48,6 +53,14 @@ def make_bundles(
             raise
         except Exception as error:  # Whatever the network raises in its training is this candidate's result.
             yield BundleFailed(candidate.name, reason_of(error))
+
+
+def _clear_partial(folder: RunFolder) -> None:
+    """Removes what processes that are no more have left of bundles that they did not finish."""
+    for partial in folder.bundles.glob(".*.partial"):
+        process = partial.name.split(".")[-3]
+        if not (process.isdigit() and Path("/proc", process).exists()):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _make(

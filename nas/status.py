@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nas.pipeline import read_run
-from nas.run import is_locked
+from nas.run import read_run
+from nas.run_folder import is_locked
 from nas.study import ranked
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas.config_file import as_data
+from nas.config_writer import as_data
 from nas.errors import RunError
 from nas.samplers import SeededSampler, quiet
 
@@ -191,10 +191,16 @@ def _experimental() -> Iterator[None]:
 
 def set_constraints(trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> None:
     """Sets the constraints whose metrics are known: the excess over the bound, relative to it where it is not 0."""
+    for name, bound in objective.constraints.items():
+        if name in metrics:
+            set_constraint(trial, name, (metrics[name] - bound) / (abs(bound) or 1.0))
+
+
+def set_constraint(trial: optuna.Trial, name: str, excess: float) -> None:
+    """Sets a constraint of a trial, feasible where the excess is 0 or less; what a killed process has set already stays."""
     with _experimental():
-        for name, bound in objective.constraints.items():
-            if name in metrics and name not in trial.constraints:
-                trial.set_constraint(name, (metrics[name] - bound) / (abs(bound) or 1.0))
+        if name not in trial.constraints:
+            trial.set_constraint(name, excess)
 
 
 def tell_failed(study: optuna.Study, trial: optuna.Trial, reason: str) -> None:

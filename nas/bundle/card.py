@@ -8,7 +8,7 @@ from evaluators.profile import fitted
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
-    from nas.bundle.export import Provenance
+    from nas.bundle.provenance import Provenance
     from nas.finalists import Candidate
 
 _ROLES = {

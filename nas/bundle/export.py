@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING
 
 import yaml
 
 from evaluators import save_profile
 from nas.bundle.card import model_card
 from nas.bundle.forms import FORMS, logits_of, write_forms
-from nas.bundle.manifest import write_manifest
-from nas.config_file import as_data
+from nas.bundle.manifest import is_bundle, write_manifest
+from nas.config_writer import as_data
 from nas.errors import BundleError
 from nas.report.figures import profile_figure
 
@@ -24,37 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evaluators import RobustnessProfile
+    from nas.bundle.provenance import Provenance
     from nas.finalists import Candidate
     from nas.training.network import Normalised
     from search_spaces import SearchSpace
 
 TOLERANCE = 1e-4
-
-
-@final
-@dataclass(frozen=True)
-class Provenance:
-    """What made a network.
-
-    Attributes:
-        config: The run's complete config, as plain data.
-        seed: Seed of the final training.
-        kept_epoch: The epoch whose weights were kept.
-        classes: Names of the classes.
-        data: Hashes of the splits, by name.
-        environment: Versions and machine.
-        norm: Name of the norm of the search.
-        epsilon: The epsilon of the search.
-    """
-
-    config: Mapping[str, Any]
-    seed: int
-    kept_epoch: int
-    classes: tuple[str, ...]
-    data: Mapping[str, str]
-    environment: Mapping[str, Any]
-    norm: str
-    epsilon: float
 
 
 def export_bundle(
@@ -82,9 +57,29 @@ def export_bundle(
     Raises:
         BundleError: the forms of the network do not give the same logits.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "plots").mkdir(parents=True)
+    # Named by the process: another one may be making the same bundle.
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        _write(partial, candidate, space, network, found, images, provenance)
+        partial.rename(folder)
+    except OSError:
+        if not is_bundle(folder):
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    candidate: Candidate,
+    space: SearchSpace,
+    network: Normalised,
+    found: RobustnessProfile,
+    images: Tensor,
+    provenance: Provenance,
+) -> None:
+    """Writes all files of a bundle, the manifest last."""
+    (folder / "plots").mkdir(parents=True)
     stored = {
         "space": {"name": candidate.space.name, "options": as_data(dict(candidate.space.options))},
         "architecture": dict(candidate.architecture),
@@ -93,18 +88,18 @@ def export_bundle(
         "num_classes": len(provenance.classes),
         "classes": list(provenance.classes),
     }
-    (partial / "architecture.yaml").write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
-    write_forms(network, images[:2], partial)
-    differences = _differences(network, images, partial)
-    save_profile(found, partial)
-    (partial / "plots" / "error_curves.svg").write_text(
+    (folder / "architecture.yaml").write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
+    write_forms(network, images[:2], folder)
+    differences = _differences(network, images, folder)
+    save_profile(found, folder)
+    (folder / "plots" / "error_curves.svg").write_text(
         profile_figure(found, provenance.norm, provenance.epsilon), encoding="utf-8"
     )
     if space.draw is not None:
-        (partial / "plots" / "cell.svg").write_text(space.draw(candidate.architecture), encoding="utf-8")
-    (partial / "README.md").write_text(model_card(candidate, found, provenance, space.draw is not None), encoding="utf-8")
+        (folder / "plots" / "cell.svg").write_text(space.draw(candidate.architecture), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(candidate, found, provenance, space.draw is not None), encoding="utf-8")
     write_manifest(
-        partial,
+        folder,
         {
             "name": candidate.name,
             "role": candidate.role,
@@ -119,8 +114,6 @@ def export_bundle(
             "config": dict(provenance.config),
         },
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def _differences(network: Normalised, images: Tensor, folder: Path) -> dict[str, float]:

@@ -13,19 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from evaluators import RobustnessProfile, load_profile
-from nas.bundle.manifest import NAME, check_files, read_manifest
+from nas.bundle.manifest import check_files, is_bundle, read_manifest
 from nas.config import SpaceConfig
-from nas.config_file import open_space
+from nas.config_reader import open_space
 from nas.errors import BundleError
 from nas.training.network import Normalised
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def is_bundle(folder: Path) -> bool:
-    """Returns whether the folder is a complete bundle; its files are not checked."""
-    return (folder / NAME).is_file()
 
 
 def load(folder: Path | str) -> nn.Module:

@@ -15,9 +15,14 @@ SCHEMA = "hardcell-bundle/1"
 NAME = "manifest.json"
 
 
+def is_bundle(folder: Path) -> bool:
+    """Returns whether the folder is a complete bundle; its files are not checked."""
+    return (folder / NAME).is_file()
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of every file of a bundle but the manifest, by path relative to the folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
 
 

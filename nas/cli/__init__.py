@@ -107,9 +107,9 @@ def status(run: Path, as_json: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write report.html and leaderboard.csv of the run in folder RUN, finished or not."""
-    from nas.pipeline import read_run
     from nas.report.page import write_report
-    from nas.run import write_leaderboard
+    from nas.run import read_run
+    from nas.run_folder import write_leaderboard
 
     found = read_run(run)
     write_leaderboard(found.folder, found.trials)
@@ -152,7 +152,7 @@ def verify(bundle: Path, as_json: bool) -> None:
 def config() -> None:
     """Print the complete default config, with a comment on every key, ready to edit."""
     from nas.config import Config
-    from nas.config_file import commented_config
+    from nas.config_writer import commented_config
 
     click.echo(commented_config(Config()), nl=False)
 

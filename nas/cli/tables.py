@@ -18,7 +18,7 @@ def print_status(found: dict[str, Any]) -> None:
     console = Console()
     trials = found["trials"]
     ended = trials["complete"] + trials["rejected"] + trials["failed"]
-    console.print(f"[bold]{found['run']}[/]: {found['state']}", soft_wrap=True)
+    console.print(f"{found['run']}: {found['state']}", soft_wrap=True, markup=False)
     console.print(
         f"{ended} of {trials['total']} trials: {trials['complete']} complete ({found['duplicates']} from the cache), "
         f"{trials['rejected']} rejected, {trials['failed']} failed, {trials['running']} running"

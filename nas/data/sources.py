@@ -6,12 +6,10 @@ To add one: write a function `(path, part) -> Raw`, and name it in `SOURCES`.
 from __future__ import annotations
 
 import functools
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,18 +128,18 @@ def _listing(root: Path) -> Any:
 @functools.lru_cache(maxsize=1_000_000)
 def _header(file: Path) -> tuple[tuple[int, int], str]:
     """Returns the size (width, height) and the mode of an image, without reading its pixels."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
             return image.size, image.mode
-    except (OSError, UnidentifiedImageError) as error:
+    except Exception as error:  # What Pillow raises on a damaged image depends on where the damage is.
         raise DataError(f"{file}: cannot be read as an image: {error}") from error
 
 
 def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
     """Returns one image, (1, H, W) in mode L, (3, H, W) in mode RGB."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
@@ -155,7 +153,9 @@ def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint
                 pixels = np.asarray(grey.convert(mode))
             else:
                 pixels = np.asarray(image.convert(mode))
-    except (OSError, UnidentifiedImageError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # What Pillow raises on a damaged image depends on where the damage is.
         raise DataError(f"{file}: cannot be read as an image: {error}") from error
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
@@ -177,15 +177,18 @@ def npz(path: Path | None, part: Part) -> Raw:
             if missing:
                 raise DataError(f"{path}: must hold x and y, or x_train, y_train, x_test, y_test; found {', '.join(arrays)}")
             x, y, trained = (arrays[name] for name in names)
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, BadZipFile, EOFError, zlib.error) as error:
+    except Exception as error:  # What a damaged archive raises depends on where the damage is.
         raise DataError(f"{path}: cannot be read as .npz: {error}") from error
     wanted = f"({len(x)},)" if x.ndim else "(N,)"
     for labels in (y, trained):
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
             raise DataError(
-                f"{path}: labels must be integers of shape {wanted}, one an image, got {labels.dtype} of shape {labels.shape}"
+                f"{path}: labels must be integers of shape {wanted}, one an image, "
+                f"got {labels.dtype} of shape {labels.shape}"
             )
         if labels.min() < 0:
             raise DataError(f"{path}: labels must be 0 or more, got {labels.min()}")

@@ -144,13 +144,10 @@ def error_curves(bundles: Sequence[Bundle], norm: str, epsilon: float) -> str:
                 label=label,
                 linewidth=1.3,
             )
+        if axes.get_lines():
+            title = "worst case over the attacks; thick: power law in its window"
+            axes.legend(loc="lower right", fontsize=8, title=title, title_fontsize=8)
         _epsilon_axis(axes, norm, epsilon)
-        axes.legend(
-            loc="lower right",
-            fontsize=8,
-            title="worst case over the attacks; thick: power law in its window",
-            title_fontsize=8,
-        )
         return _svg(figure)
 
 

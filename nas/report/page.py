@@ -9,15 +9,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluators.profile import fitted
-from nas.config_file import dump_config, open_space
+from nas.config_reader import open_space
+from nas.config_writer import dump_config
 from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, profile_figure
 from nas.report.verdict import verdicts
-from nas.run import write_text
+from nas.run_folder import write_text
 from nas.study import ranked
 
 if TYPE_CHECKING:
     from nas.bundle.load import Bundle
-    from nas.pipeline import Run
+    from nas.run import Run
     from nas.study import Trial
 
 SHOWN_TRIALS = 20

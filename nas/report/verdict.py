@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from evaluators import Comparison, compare
 
 if TYPE_CHECKING:
-    from nas.pipeline import Run
+    from nas.run import Run
 
 _NAMES = {"random": "the median random candidate", "residual": "the plain residual network"}
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 import nas
-from nas.config_file import as_data, parse_config
+from nas.config_file import parse_config
+from nas.config_writer import as_data
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -91,7 +92,7 @@ def test_the_readme_opens_with_the_two_commands_and_ci_runs_the_second():
 def test_the_readme_python_runs(tmp_path):
     """The search in ten lines, with the smallest config in the place of the example's."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "nas.pipeline" in block)
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "nas.search" in block)
     assert 'nas.load_config("examples/digits.yaml")' in code
     overrides = [item for item in SMALLEST if "attacks" not in item]
     overrides += ["finalists.attacks={fgsm: fgsm, pgd: {name: pgd, steps: 2}}"]

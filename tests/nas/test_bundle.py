@@ -258,7 +258,14 @@ def test_verify_command_exits_2_for_a_harmed_bundle(bundle_copy, cli):
 def test_untouched_bundle_passes_and_its_curves_come_out_the_same(finished_run):
     for bundle in (finished_run / "bundles").iterdir():
         outcomes = {outcome.name: outcome for outcome in verify(bundle)}
-        assert set(outcomes) == {"checksums", "model.pt2", "model.onnx", "error curve, fgsm", "error curve, pgd"}
+        assert set(outcomes) == {
+            "checksums",
+            "clean error",
+            "model.pt2",
+            "model.onnx",
+            "error curve, fgsm",
+            "error curve, pgd",
+        }
         assert all(outcome.passed is True for outcome in outcomes.values())
         assert "largest difference 0.0000" in outcomes["error curve, pgd"].detail
 

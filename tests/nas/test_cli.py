@@ -23,7 +23,8 @@ from nas.config import Config
 from nas.config_file import load_config, parse_config
 from nas.errors import HardcellError
 from nas.events import BundleFailed, FinalistsStarted, RunFinished, StageStarted
-from nas.pipeline import read_run, resume_events, search_events
+from nas.pipeline import resume_events, search_events
+from nas.run import read_run
 
 
 @pytest.fixture
@@ -116,10 +117,10 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
 
     code, out, _ = cli("verify", bundles[1])
     assert code == 0
-    assert out.count("passed") == 5
+    assert out.count("passed") == 6
     code, out, _ = cli("verify", bundles[0], "--json")
     found = json.loads(out)
-    assert (code, found["passed"], len(found["checks"])) == (0, True, 5)
+    assert (code, found["passed"], len(found["checks"])) == (0, True, 6)
     assert found["checks"][0] == {"name": "checksums", "passed": True, "detail": "9 files"}
 
     code, out, _ = cli("resume", run)
@@ -181,7 +182,7 @@ def test_status_of_a_running_and_of_an_interrupted_run(tiny, tmp_path, cli):
 
 
 def test_status_of_a_run_that_was_killed_before_its_first_trial(tiny, tmp_path, cli):
-    nas.run.create_run(tmp_path / "run", tiny())
+    nas.run_folder.create_run(tmp_path / "run", tiny())
     code, out, _ = cli("status", tmp_path / "run")
     assert code == 0
     assert "0 of 6 trials" in out
@@ -301,7 +302,7 @@ def test_images_that_cannot_be_used(tmp_path, refused):
         picture(tmp_path / "sizes" / "dogs" / f"{number}.png", 12 if number == 2 else 8, number)
     assert "must hold at least 2 classes, found 1: cats" in said("folder", tmp_path / "one")
     err = said("folder", tmp_path / "sizes")
-    assert "2.png: must be 8 x 8 like most images" in err
+    assert "2.png: must be 8 x 8 like most training images" in err
     assert "got 12 x 12; resize the images to one size" in err
     assert not (tmp_path / "run").exists()
 
@@ -429,7 +430,7 @@ def test_disk_full_in_the_midst_of_a_file_leaves_the_old_one(run_copy):
     found = read_run(run_copy)
     before = found.folder.report.read_bytes()
     with largest_file(10_000), pytest.raises(OSError, match="File too large"):
-        nas.run.write_text(found.folder.report, "x" * 20_000)
+        nas.run_folder.write_text(found.folder.report, "x" * 20_000)
     assert found.folder.report.read_bytes() == before
     assert not list(run_copy.glob(".*partial"))
 

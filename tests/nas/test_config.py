@@ -14,7 +14,9 @@ from evaluators.attacks import ATTACKS, FGSM, LOSSES, PGD, StepLL, margin
 from evaluators.norms import L2, Linf
 from nas import config as settings
 from nas.config import Config
-from nas.config_file import as_data, commented_config, documented, dump_config, load_config, open_space, parse_config
+from nas.config_file import load_config, parse_config
+from nas.config_reader import open_space
+from nas.config_writer import as_data, commented_config, documented, dump_config
 from nas.errors import ConfigError, HardcellError
 from nas.executors import EXECUTORS
 from nas.samplers import SAMPLERS, TPE, Random

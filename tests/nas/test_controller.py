@@ -8,7 +8,8 @@ from optuna.trial import TrialState
 from nas.errors import RunError, SearchFailedError
 from nas.events import EpochFinished, FinalistsStarted, TrialFinished
 from nas.executors import EpochResult, Executor, Job, Local, Outcome
-from nas.pipeline import read_run, resume_events, search, search_events
+from nas.pipeline import resume_events, search, search_events
+from nas.run import read_run
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_search_in_which_all_trials_fail_says_why(own, tmp_path, cli):
 
 @pytest.mark.parametrize("kind", ["raises", "raises in build", "memory in build"])
 def test_space_of_which_nothing_can_be_built_is_told_without_a_traceback(kind, own, tmp_path, cli):
-    from nas.config_file import dump_config
+    from nas.config_writer import dump_config
 
     config = tmp_path / "own.yaml"
     config.write_text(dump_config(own(kind, "search.trials=2")))

@@ -13,10 +13,11 @@ import yaml
 
 from evaluators import RobustnessProfile
 from nas.errors import SearchFailedError
-from nas.pipeline import read_run, search, search_events
+from nas.pipeline import search, search_events
 from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, profile_figure
 from nas.report.page import render_report
 from nas.report.verdict import verdicts
+from nas.run import read_run
 
 
 class Page(HTMLParser):

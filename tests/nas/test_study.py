@@ -4,7 +4,7 @@ import pytest
 
 from nas.config import ObjectiveConfig
 from nas.errors import RunError
-from nas.pipeline import read_run
+from nas.run import read_run
 from nas.study import Trial, open_storage, open_study, ranked, read_trials, set_constraints
 
 

@@ -1,0 +1,189 @@
+"""A run's folder: what lies where, who may write to it."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from nas.config import METRICS
+from nas.config_file import load_config
+from nas.config_writer import dump_config
+from nas.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from nas.config import Config
+    from nas.study import Trial
+
+_RECORDED = ("hardcell", "torch", "torchvision", "optuna", "numpy", "scipy", "onnx", "onnxruntime", "safetensors")
+
+
+@final
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: The folder, absolute.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The complete config."""
+        return self.path / "config.yaml"
+
+    @property
+    def study(self) -> Path:
+        """The study's database."""
+        return self.path / "study.db"
+
+    @property
+    def bundles(self) -> Path:
+        """The folder of the bundles."""
+        return self.path / "bundles"
+
+    @property
+    def report(self) -> Path:
+        """The report's page."""
+        return self.path / "report.html"
+
+    @property
+    def leaderboard(self) -> Path:
+        """The table of all trials."""
+        return self.path / "leaderboard.csv"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and hashes of the data."""
+        return self.path / "environment.json"
+
+
+def create_run(path: Path, config: Config) -> RunFolder:
+    """Makes the folder of a new run and writes its config.
+
+    Raises:
+        RunError: the folder holds a run already, or other files.
+    """
+    run = RunFolder(path.expanduser().resolve())
+    if run.config.exists() or run.study.exists():
+        raise RunError(f"{path}: holds a run already; `hardcell resume {path}` goes on with it, or choose another folder")
+    if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        raise RunError(f"{path}: must be a new or empty folder")
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_text(run.config, dump_config(config))
+    return run
+
+
+def open_run(path: Path, *, check_space: bool = True) -> tuple[RunFolder, Config]:
+    """Returns a run that exists, and its config; its space is not made if `check_space` is off.
+
+    Raises:
+        RunError: there is no run in the folder.
+        ConfigError: its config was damaged.
+    """
+    run = RunFolder(path.expanduser().resolve())
+    if not run.config.is_file():
+        raise RunError(f"{path}: holds no run (no config.yaml); `hardcell search --run {path}` starts one")
+    return run, load_config(run.config, check_space=check_space)
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Holds the run for this process alone; the lock goes with the process, however it ends.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    with (run.path / ".lock").open("w") as file:
+        for wait in (0.1, 0.2, 0.4, None):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if wait is None:
+                    raise RunError(f"{run.path}: another process is working on this run") from error
+                time.sleep(wait)  # `is_locked` of another process holds it for an instant.
+        yield
+
+
+def is_locked(run: RunFolder) -> bool:
+    """Returns whether a process is working on the run."""
+    with (run.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a full disk or a kill leaves the old one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)  # noqa: PTH105 - the name says what matters: it replaces
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_environment(run: RunFolder, found: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+    """Records versions, machine and the hashes of the splits that have been opened."""
+    write_text(run.environment, json.dumps({**found, "data": dict(hashes)}, indent=2) + "\n")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Returns versions and machine, as far as results may depend on them."""
+    versions = {}
+    for name in _RECORDED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+
+
+def write_leaderboard(run: RunFolder, trials: Sequence[Trial]) -> None:
+    """Writes one row a trial, in the order of their numbers."""
+    columns = ["number", "state", "architecture", *METRICS, "seconds", "violation", "duplicate_of", "random", "reason"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for trial in trials:
+        table.writerow(
+            [
+                trial.number,
+                trial.state,
+                trial.key,
+                *(trial.metrics.get(name, "") for name in METRICS),
+                trial.seconds,
+                trial.violation,
+                "" if trial.duplicate_of is None else trial.duplicate_of,
+                trial.random,
+                trial.reason or "",
+            ]
+        )
+    write_text(run.leaderboard, text.getvalue())
