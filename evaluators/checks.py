@@ -91,7 +91,9 @@ def noise_is_weaker(
     return Check(f"noise_is_weaker_{norm.name}", excess <= TOLERANCE, {"largest_excess": excess, "epsilon": epsilon})
 
 
-def many_steps_beat_one(attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]) -> Check:
+def many_steps_beat_one(
+    norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
+) -> Check:
     """Passes if no single-step attack beats the worst of the many-step attacks of one norm: the mark of masked gradients."""
     singles = {name: r for name, r in found.items() if isinstance(attacks[name], SingleStep)}
     many = [r for name, r in found.items() if isinstance(attacks[name], PGD)]
@@ -99,17 +101,23 @@ def many_steps_beat_one(attacks: Mapping[str, Attack], found: Mapping[str, Float
     excesses = {name: _largest_excess(single, worst, epsilons) for name, single in singles.items()}
     name = max(excesses, key=lambda key: excesses[key][0])
     excess, epsilon = excesses[name]
-    return Check("many_steps_beat_one", excess <= TOLERANCE, {"attack": name, "largest_excess": excess, "epsilon": epsilon})
+    return Check(
+        f"many_steps_beat_one_{norm.name}",
+        excess <= TOLERANCE,
+        {"attack": name, "largest_excess": excess, "epsilon": epsilon},
+    )
 
 
-def cross_entropy_not_masked(by_cross_entropy: Floats, by_margin: Floats, epsilons: Sequence[float]) -> Check:
+def cross_entropy_not_masked(norm: Norm, by_cross_entropy: Floats, by_margin: Floats, epsilons: Sequence[float]) -> Check:
     """Passes if PGD on the margin loss finds no more than PGD on cross-entropy plus the tolerance.
 
     Cross-entropy depends on the scale of the logits and the margin does not: a difference says that large logits, not
     robustness, hold the cross-entropy attack off.
     """
     excess, epsilon = _largest_excess(by_margin, by_cross_entropy, epsilons)
-    return Check("cross_entropy_not_masked", excess <= TOLERANCE, {"largest_excess": excess, "epsilon": epsilon})
+    return Check(
+        f"cross_entropy_not_masked_{norm.name}", excess <= TOLERANCE, {"largest_excess": excess, "epsilon": epsilon}
+    )
 
 
 def _largest_excess(weak: Floats, strong: Floats, epsilons: Sequence[float]) -> tuple[float, float]:

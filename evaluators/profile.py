@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
@@ -48,9 +49,13 @@ class RobustnessProfile:
         """Returns the adversarial error at epsilon under the worst case over the attacks of one norm.
 
         Raises:
-            ValueError: no attack of that norm was run.
+            ValueError: no attack of that norm was run, or none was run at that epsilon.
         """
-        return float((self.worst_case(norm) <= epsilon).mean())
+        worst = self.worst_case(norm)
+        grid = [e for entry in self.record["attacks"].values() if entry["config"]["norm"] == norm for e in entry["epsilons"]]
+        if epsilon != 0 and not any(math.isclose(epsilon, e, rel_tol=1e-9) for e in grid):
+            raise ValueError(f"{norm} epsilon {epsilon:g} was not measured; these were: {sorted(set(grid))}")
+        return float((worst <= epsilon * (1 + 1e-9)).mean())
 
     def worst_case(self, norm: str = "linf") -> Floats:
         """Returns each image's smallest radius over the attacks of one norm, (N,).
@@ -89,7 +94,7 @@ def profile(
         y: True labels, int64.
         attacks: Attacks by the name that they get in the profile.
         epsilons: The grid of each norm by its name; where one is missing it is chosen from the first-order radii.
-        include: Epsilons by norm that a chosen grid must hold, for comparisons at one epsilon.
+        include: Epsilons by norm that the grid must hold besides, for comparisons at one epsilon.
         dataset: Name for the record.
         split: Name for the record.
         seed: Seed of whatever the attacks draw.
@@ -105,10 +110,10 @@ def profile(
     found = margins(network, x, y, list(norms.values()), batch_size)
     grids: dict[str, list[float]] = {}
     for name, norm in norms.items():
+        wanted = {float(epsilon) for epsilon in (include or {}).get(name, ())}
         if epsilons is not None and name in epsilons:
-            grids[name] = sorted({float(epsilon) for epsilon in epsilons[name]})
+            grids[name] = sorted({*(float(epsilon) for epsilon in epsilons[name]), *wanted})
         else:
-            wanted = {float(epsilon) for epsilon in (include or {}).get(name, ())}
             grids[name] = sorted({*adaptive_epsilons(found.radii[name], norm.largest(x[0].numel())), *wanted})
     measured = {
         name: radii(network, x, y, attack, grids[attack.norm.name], seed=seed, batch_size=batch_size).numpy()
@@ -202,12 +207,16 @@ def _checks(
     for name, norm in norms.items():
         of_norm = {key: r for key, r in measured.items() if attacks[key].norm == norm}
         outcomes.append(checks.noise_is_weaker(network, x, y, norm, of_norm, grids[name]))
-    linf = {key: attack for key, attack in attacks.items() if attack.norm.name == "linf"}
-    if any(isinstance(a, SingleStep) for a in linf.values()) and any(isinstance(a, PGD) for a in linf.values()):
-        outcomes.append(checks.many_steps_beat_one(linf, {key: measured[key] for key in linf}, grids["linf"]))
-    by_loss = {a.loss: measured[key] for key, a in linf.items() if isinstance(a, PGD)}
-    if cross_entropy in by_loss and margin in by_loss:
-        outcomes.append(checks.cross_entropy_not_masked(by_loss[cross_entropy], by_loss[margin], grids["linf"]))
+        own = {key: attacks[key] for key in of_norm}
+        steppers = {key: attack for key, attack in own.items() if isinstance(attack, PGD)}
+        if steppers and any(isinstance(attack, SingleStep) for attack in own.values()):
+            outcomes.append(checks.many_steps_beat_one(norm, own, of_norm, grids[name]))
+        worst = {
+            loss: worst_case([of_norm[key] for key, attack in steppers.items() if attack.loss is loss])
+            for loss in {attack.loss for attack in steppers.values()}
+        }
+        if cross_entropy in worst and margin in worst:
+            outcomes.append(checks.cross_entropy_not_masked(norm, worst[cross_entropy], worst[margin], grids[name]))
     return outcomes
 
 

@@ -47,8 +47,7 @@ def check_numbers(settings: Any) -> list[tuple[str, str]]:
         elif low is not None and value < low:
             faults.append((f.name, f"must be at least {_plain(low)}, got {_plain(value)}"))
         elif high is not None and value > high:
-            remedy = "; epsilons are in pixel units, so write 8/255 rather than 8" if "epsilon" in f.name else ""
-            faults.append((f.name, f"must be at most {_plain(high)}, got {_plain(value)}{remedy}"))
+            faults.append((f.name, f"must be at most {_plain(high)}, got {_plain(value)}"))
     return faults
 
 
@@ -152,7 +151,7 @@ class EvaluationConfig:
         images: At most this many validation images.
     """
 
-    epsilon: float = number(0.12, 1e-6, 1)
+    epsilon: float = number(0.12, 1e-6)
     attacks: Mapping[str, Attack] = field(default_factory=lambda: {"pgd": PGD(), "pgd_margin": PGD(loss=margin)})
     images: int = number(1000, 1)
 
@@ -162,6 +161,11 @@ class EvaluationConfig:
             faults.append(("attacks", "must name at least one attack"))
         elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
             faults.append(("attacks", "must share one norm, for epsilon to mean one thing"))
+        elif self.epsilon > 1 and next(iter(self.attacks.values())).norm.name == "linf":
+            found = _plain(self.epsilon)
+            faults.append(
+                ("epsilon", f"must be at most 1, got {found}; epsilons are in pixel units, so write 8/255 rather than 8")
+            )
         _raise(faults)
 
 
@@ -302,4 +306,8 @@ class Config:
         norm = self.norm
         if norm not in {attack.norm.name for attack in self.finalists.attacks.values()}:
             faults.append(("finalists.attacks", f"must hold an attack in {norm}, the norm of evaluation.attacks"))
+        if self.training.selection.norm.name != norm:
+            faults.append(
+                ("training.selection", f"must be in {norm}, the norm of evaluation.attacks, for epsilon to mean one thing")
+            )
         _raise(faults)

@@ -86,6 +86,22 @@ def _replaced(base: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
     return {**tree, key: value}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that holds a key twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Returns the mapping.
+
+        Raises:
+            ValueError: a key comes twice.
+        """
+        keys = [key.value for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1 and key != "<<"}
+        if twice:
+            raise ValueError(f"line {node.start_mark.line + 1}: keys that come twice: {', '.join(map(str, twice))}")
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = (), *, check_space: bool = True) -> Config:
     """Returns the config in a YAML file.
 
@@ -94,7 +110,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, check_space:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluators import NORMS
 from nas.config import Config
 from nas.config_reader import open_space
 from nas.controller import Controller, check_some_complete, check_space
 from nas.data import open_data
 from nas.device import open_device, set_threads
-from nas.errors import RunError
+from nas.errors import RunError, SearchFailedError
 from nas.evaluate import TrainAndAttack
 from nas.events import RunFinished, RunStarted
 from nas.finalists import choose_finalists, choose_references
@@ -103,6 +104,14 @@ def prepare(config: Config) -> tuple[TrainAndAttack, torch.device]:
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, open_space(config.space), data.to(device))
     check_space(evaluate)
+    pixels = data.train.x[0].numel()
+    grids = {**(config.finalists.epsilons or {}), f"{config.norm} ": (config.evaluation.epsilon,)}
+    for norm, grid in grids.items():
+        largest = NORMS[norm.strip()]().largest(pixels)
+        if max(grid) > largest:
+            raise RunError(
+                f"epsilon must be at most {largest:g} in {norm.strip()} on images of {pixels} values, got {max(grid):g}"
+            )
     return evaluate, device
 
 
@@ -150,4 +159,6 @@ def _events(folder: RunFolder, evaluate: TrainAndAttack, device: torch.device) -
         yield from make_bundles(folder, candidates, evaluate, device)
         finished = read_run(folder.path)
         write_report(finished)
+        if not any(bundle.role == "finalist" for bundle in finished.bundles):
+            raise SearchFailedError(f"none of the finalists could be retrained and exported; {folder.report} has the search")
         yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))

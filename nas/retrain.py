@@ -49,8 +49,10 @@ def make_bundles(
     for candidate in missing:
         try:
             yield from _make(folder, candidate, evaluate, test, device)
-        except (BundleError, OSError):
+        except OSError:
             raise
+        except BundleError as error:
+            yield BundleFailed(candidate.name, str(error))
         except Exception as error:  # Whatever the network raises in its training is this candidate's result.
             yield BundleFailed(candidate.name, reason_of(error))
 

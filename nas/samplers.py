@@ -94,8 +94,10 @@ class SeededSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Returns the value of one choice."""
-        return self._of(study, trial.number).sample_independent(study, trial, param_name, param_distribution)
+        """Returns the value of one choice, which depends on no other: a killed process may have left only some of them."""
+        sampler: Sampler = Random() if trial.number < self._random_trials else self._sampler
+        own = sampler.make(seed_of(self._seed, f"choice {param_name}", trial.number))
+        return own.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Tells the trial's sampler that it begins."""

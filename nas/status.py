@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nas.finalists import choose_finalists
 from nas.run import read_run
 from nas.run_folder import is_locked
 from nas.study import ranked
@@ -24,7 +25,9 @@ def status_of(path: Path) -> dict[str, Any]:
     """
     run = read_run(path)
     counts = {name: sum(t.state == name for t in run.trials) for name in ("complete", "rejected", "failed", "running")}
-    finished = run.folder.report.exists() and len(run.trials) - counts["running"] >= run.config.search.trials
+    wanted = {candidate.name for candidate in choose_finalists(run.trials, run.config, run.config.finalists.count)}
+    made = wanted <= {bundle.name for bundle in run.bundles}
+    finished = made and run.folder.report.exists() and len(run.trials) - counts["running"] >= run.config.search.trials
     failures = [trial for trial in run.trials if trial.state == "failed"]
     state = "running" if is_locked(run.folder) else "finished" if finished and run.bundles else "interrupted"
     return {

@@ -17,6 +17,7 @@ import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas.config_writer import as_data
@@ -97,7 +98,8 @@ def open_storage(path: Path) -> RDBStorage:
     """
     quiet()
     with storage_errors(path):
-        return RDBStorage(f"sqlite:///{path}")
+        # Not as text: a path may hold a question mark, which would end it.
+        return RDBStorage(URL.create("sqlite", database=str(path)).render_as_string())
 
 
 def open_study(storage: RDBStorage, path: Path, config: Config | None = None) -> optuna.Study:

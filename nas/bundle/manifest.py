@@ -52,6 +52,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: damaged: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("files"), dict):
         raise BundleError(f"{path}: schema must be '{SCHEMA}'")
+    missing = [key for key in ("name", "role", "config", "data", "seed", "epsilon") if key not in record]
+    if missing:
+        raise BundleError(f"{path}: damaged: {', '.join(missing)} missing")
     return record
 
 

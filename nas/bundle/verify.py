@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -17,6 +18,7 @@ from nas.bundle.load import load, read_architecture, read_profile
 from nas.bundle.manifest import check_files, read_manifest
 from nas.config_file import parse_config
 from nas.data import open_test
+from nas.device import set_threads
 from nas.errors import BundleError, DataError
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ def verify(folder: Path | str) -> list[Verification]:
             *_forms(folder, network, images),
             Verification("error curves", None, f"the images are not here: {error}"),
         ]
+    set_threads(config.threads, test.x[0, 0].numel())
     outcomes += _forms(folder, network, test.x[:64])
     if test.hash != record["data"]["test"]:
         detail = f"the test split here has hash {test.hash}, the profile's was {record['data']['test']}"
@@ -108,7 +111,7 @@ def _curve(name: str, network: nn.Module, test: Split, found: RobustnessProfile,
     attack = config.finalists.attacks.get(name)
     if attack is None:
         return Verification(what, None, "the attack is not in the bundle's config")
-    if entry["config"] != describe(attack):
+    if entry["config"] != json.loads(json.dumps(describe(attack))):
         return Verification(what, False, "the attack's settings are not those of the bundle's config")
     epsilons = entry["epsilons"]
     measured = error_curve(radii(network, test.x, test.y, attack, epsilons, seed=found.record["seed"]).numpy(), epsilons)

@@ -145,12 +145,12 @@ def test_many_steps_beat_one(clean):
     network, x, y = clean
     attacks = {"fgsm": FGSM(), "step_ll": StepLL(), "pgd": PGD(), "short": PGD(steps=1, step_size=0.01)}
     found = {name: radii(network, x, y, attack, GRID).numpy() for name, attack in attacks.items()}
-    check = many_steps_beat_one(attacks, found, GRID)
-    assert check.name == "many_steps_beat_one"
+    check = many_steps_beat_one(Linf(), attacks, found, GRID)
+    assert check.name == "many_steps_beat_one_linf"
     assert check.passed
     # A loop whose steps cannot reach the end of the ball is the planted fault.
     broken = {name: attacks[name] for name in ("fgsm", "step_ll", "short")}
-    check = many_steps_beat_one(broken, {name: found[name] for name in broken}, GRID)
+    check = many_steps_beat_one(Linf(), broken, {name: found[name] for name in broken}, GRID)
     assert not check.passed
     assert check.evidence["attack"] == "fgsm"
     excess = max((found["fgsm"] <= e).mean() - (found["short"] <= e).mean() for e in GRID)
@@ -161,7 +161,7 @@ def test_many_steps_beat_one(clean):
 @pytest.mark.parametrize(("fooled", "passed"), [(3, True), (4, False)])
 def test_the_tolerance_is_three_images_in_a_hundred(fooled, passed):
     weak = np.where(np.arange(100) < fooled, 0.1, np.inf)
-    check = cross_entropy_not_masked(np.full(100, np.inf), weak, [0.05, 0.1, 0.2])
+    check = cross_entropy_not_masked(Linf(), np.full(100, np.inf), weak, [0.05, 0.1, 0.2])
     assert check.passed == passed
     assert check.evidence == {"largest_excess": pytest.approx(fooled / 100), "epsilon": 0.1}
 
@@ -176,12 +176,12 @@ def test_cross_entropy_not_masked(clean, linear):
             radii(network, x, y, attack, GRID).numpy()
             for attack in (PGD(random_start=False), PGD(random_start=False, loss=margin))
         )
-        check = cross_entropy_not_masked(by_cross_entropy, by_margin, GRID)
-        assert check.name == "cross_entropy_not_masked"
+        check = cross_entropy_not_masked(Linf(), by_cross_entropy, by_margin, GRID)
+        assert check.name == "cross_entropy_not_masked_linf"
         verdicts.append(check.passed)
     assert verdicts == [True, False]
     # Better by cross-entropy than by the margin is no fault.
-    assert cross_entropy_not_masked(by_margin, by_cross_entropy, GRID).evidence["largest_excess"] == 0
+    assert cross_entropy_not_masked(Linf(), by_margin, by_cross_entropy, GRID).evidence["largest_excess"] == 0
 
 
 def test_network_is_left_as_it_was(conv, images):

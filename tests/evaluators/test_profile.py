@@ -126,10 +126,29 @@ def test_error_at_and_worst_case(found):
     np.testing.assert_array_equal(found.worst_case(), expected)
     np.testing.assert_array_equal(found.worst_case("l2"), found.radii["fgsm_l2"])
     assert found.error_at(0) == pytest.approx(0.05)
-    for epsilon in (0.005, 0.02, 0.1):
+    for epsilon in found.record["attacks"]["pgd"]["epsilons"][::4]:
         assert found.error_at(epsilon) == (expected <= epsilon).mean()
         assert found.error_at(epsilon) >= max((r <= epsilon).mean() for r in linf)
-    assert found.error_at(0.3, "l2") == (found.radii["fgsm_l2"] <= 0.3).mean()
+    largest = found.record["attacks"]["fgsm_l2"]["epsilons"][-1]
+    assert found.error_at(largest, "l2") == (found.radii["fgsm_l2"] <= largest).mean()
+
+
+def test_error_where_nothing_was_measured_is_refused(found):
+    with pytest.raises(ValueError, match=r"linf epsilon 0\.0123 was not measured; these were: \["):
+        found.error_at(0.0123)
+
+
+def test_grids_of_the_users_own_hold_what_must_be_compared(case):
+    found = profile(*case, {"fgsm": FGSM()}, epsilons={"linf": [0.2]}, include={"linf": [0.05]})
+    assert found.record["attacks"]["fgsm"]["epsilons"] == [0.05, 0.2]
+
+
+def test_masks_are_looked_for_in_every_norm(case):
+    # The worst of several attacks with one loss counts, whatever their order.
+    weak = PGD(norm=L2(), steps=1, step_size=0.01, random_start=False)
+    found = profile(*case, {"pgd": PGD(norm=L2()), "margin": PGD(norm=L2(), loss=margin), "weak": weak})
+    assert {"cross_entropy_not_masked_l2"} <= {check["name"] for check in found.record["checks"]}
+    assert "cross_entropy_not_masked_l2" not in found.failed_checks()
 
 
 def test_a_norm_that_was_not_measured_is_refused(case):
@@ -145,9 +164,9 @@ def test_a_clean_network_passes_every_check(found):
         "gradients_alive",
         "reaches_chance",
         "noise_is_weaker_linf",
+        "many_steps_beat_one_linf",
+        "cross_entropy_not_masked_linf",
         "noise_is_weaker_l2",
-        "many_steps_beat_one",
-        "cross_entropy_not_masked",
     ]
     assert found.failed_checks() == []
 
@@ -164,23 +183,23 @@ def test_planted_faults_reach_the_record(case, linear):
     masked = profile(nn.Sequential(Coarse(), network), x, y, plain, epsilons={"linf": LINF_GRID})
     assert masked.failed_checks() == ["gradients_alive", "reaches_chance", "noise_is_weaker_linf"]
     decisive = profile(linear(3, scale=1000), x, y, ATTACKS, epsilons={"linf": LINF_GRID})
-    assert "cross_entropy_not_masked" in decisive.failed_checks()
+    assert "cross_entropy_not_masked_linf" in decisive.failed_checks()
     softmax = profile(nn.Sequential(network, nn.Softmax(1)), x, y, ATTACKS)
     assert softmax.failed_checks() == ["logits_not_probabilities"]
 
 
 def test_checks_that_lack_their_attacks_are_left_out(case):
     names = [check["name"] for check in profile(*case, {"fgsm": FGSM()}).record["checks"]]
-    assert "many_steps_beat_one" not in names
-    assert "cross_entropy_not_masked" not in names
+    assert "many_steps_beat_one_linf" not in names
+    assert "cross_entropy_not_masked_linf" not in names
 
 
 def test_checks_compare_within_one_norm(case):
     network, x, y = case
     attacks = {"pgd": PGD(), "pgd_margin_l2": PGD(norm=L2(), loss=margin), "fgsm_l2": FGSM(norm=L2())}
     names = [check["name"] for check in profile(network, x, y, attacks).record["checks"]]
-    assert "many_steps_beat_one" not in names
-    assert "cross_entropy_not_masked" not in names
+    assert "many_steps_beat_one_linf" not in names
+    assert "cross_entropy_not_masked_linf" not in names
     # Radii of another norm are smaller numbers: they must not hide that FGSM in L2 finds nothing.
     attacks = {"noise": UniformNoise(), "fgsm_l2": FGSM(norm=L2())}
     grids = {"linf": [0.3, 0.6, 1.0], "l2": [2.0]}
@@ -218,7 +237,7 @@ def test_saving_and_loading_gives_the_same_profile(found, tmp_path):
     for name in found.radii:
         np.testing.assert_array_equal(loaded.radii[name], found.radii[name])
         assert loaded.radii[name].dtype == np.float64
-    assert loaded.error_at(0.02) == found.error_at(0.02)
+    assert loaded.error_at(0) == found.error_at(0)
     laws = [fitted(entry) for entry in loaded.record["attacks"].values()]
     assert any(isinstance(law, PowerLaw) for law in laws)
 

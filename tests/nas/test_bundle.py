@@ -20,7 +20,8 @@ from nas.bundle import export
 from nas.bundle.load import load
 from nas.bundle.verify import verify
 from nas.data import open_test
-from nas.errors import BundleError
+from nas.errors import BundleError, SearchFailedError
+from nas.events import BundleFailed
 from nas.pipeline import resume_events, search_events
 
 FILES = {
@@ -226,7 +227,7 @@ def test_all_harmed_files_are_named_at_once(bundle_copy):
         (b"[1]", "manifest.json: schema must be"),
         (b'{"schema": "hardcell-bundle/2", "files": {}}', "manifest.json: schema must be"),
         (b'{"schema": "hardcell-bundle/1", "files": [1]}', "manifest.json: schema must be"),
-        (b'{"schema": "hardcell-bundle/1", "files": {}}', "was not exported"),
+        (b'{"schema": "hardcell-bundle/1", "files": {}}', "damaged: name, role, config, data, seed, epsilon missing"),
     ],
 )
 def test_harmed_manifest(content, said, bundle_copy):
@@ -406,9 +407,33 @@ def test_export_refuses_forms_that_disagree(form, off, run_copy, monkeypatch):
         return original(name, *args) + (off if name == form else 0)
 
     monkeypatch.setattr(export, "logits_of", wrong)
-    with pytest.raises(BundleError, match=f"{form} gives other logits than the network"):
-        list(resume_events(run_copy))
+    told = []
+    # Without any finalist the run fails, but only after the other bundles and the report are made.
+    with pytest.raises(SearchFailedError, match="none of the finalists"):
+        told.extend(resume_events(run_copy))
     assert not best.exists()
+
+
+def test_finalist_that_cannot_be_exported_does_not_stop_the_others(run_copy, monkeypatch):
+    (best,) = (run_copy / "bundles").glob("1-*")
+    (reference,) = (run_copy / "bundles").glob("random-*")
+    shutil.rmtree(best)
+    shutil.rmtree(reference)
+    original, calls = export.write_forms, []
+
+    def fails_at_first(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise BundleError("model.onnx gives other logits than the network, by 4")
+        original(*args)
+
+    monkeypatch.setattr(export, "write_forms", fails_at_first)
+    events = []
+    with pytest.raises(SearchFailedError, match="none of the finalists"):
+        events.extend(resume_events(run_copy))
+    (failed,) = (event for event in events if isinstance(event, BundleFailed))
+    assert (failed.name, failed.reason) == (best.name, "model.onnx gives other logits than the network, by 4")
+    assert reference.exists()
 
 
 def test_network_that_no_attack_fools_within_the_grid_becomes_a_bundle(tiny, tmp_path):

@@ -131,8 +131,12 @@ class TestDefaults:
 
     def test_norm_is_that_of_the_attacks_of_the_evaluation(self):
         assert Config().norm == "linf"
-        changed = parse_config({"evaluation": {"attacks": {"a": {"name": "pgd", "norm": "l2"}}}})
+        attacks = {"attacks": {"a": {"name": "pgd", "norm": "l2"}}, "epsilon": 2}
+        changed = parse_config({"evaluation": attacks, "training": {"selection": {"norm": "l2"}}})
         assert changed.norm == "l2"
+        # Epochs judged in another norm than trials would be judged at an epsilon that means something else.
+        with pytest.raises(ConfigError, match=r"training\.selection must be in l2, the norm of evaluation\.attacks"):
+            parse_config({"evaluation": attacks})
 
     @pytest.mark.parametrize(
         "kind",
@@ -693,9 +697,9 @@ class TestOverrides:
         assert parse_config({"training": {"selection": {"steps": 9}}}, overrides=[override]).training.selection == FGSM()
 
     def test_settings_of_the_new_thing_may_follow(self):
-        overrides = ["training.selection.name=noise", "training.selection.norm=l2", "space.name=macro", "space.stages=2"]
+        overrides = ["training.selection.name=fgsm", "training.selection.loss=margin", "space.name=macro", "space.stages=2"]
         config = parse_config({}, overrides=overrides)
-        assert config.training.selection.norm == L2()
+        assert config.training.selection == FGSM(loss=margin)
         assert (config.space.name, config.space.options) == ("macro", {"stages": 2})
 
     def test_the_same_name_keeps_the_settings(self):

@@ -203,3 +203,18 @@ def test_two_objectives_agree_too():
             convolutions = sum(o.startswith("conv") for o in drawn[-1][-1].values())
             study.tell(trial, [cost(drawn[-1][-1]), -convolutions])
     assert drawn[0] == drawn[1]
+
+
+def test_choices_that_a_killed_process_left_change_no_other():
+    """A process killed between two choices leaves some of them in the study; the others are drawn as if it had not been."""
+    space = cell201()
+    whole = space.suggest(optuna.create_study(sampler=sampler()).ask())
+    for left in range(1, len(space.choices)):
+        storage = optuna.storages.InMemoryStorage()
+        study = optuna.create_study(storage=storage, study_name="left", sampler=sampler())
+        trial = study.ask()
+        for name in list(space.choices)[:left]:
+            trial.suggest_categorical(name, space.choices[name].values)
+        study_id = storage.get_study_id_from_name("left")
+        again = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, 0))
+        assert space.suggest(again) == whole
