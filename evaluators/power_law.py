@@ -9,6 +9,9 @@ approach to inference about the tail of a distribution", Annals of Statistics 3,
 The window's rule: its top is the largest grid point below which the law is not rejected (chi-squared goodness of fit over
 the cells, p >= 0.1) with at least 20 flips in at least 4 cells. This follows the spirit of Clauset, Shalizi and Newman,
 "Power-law distributions in empirical data", SIAM Review 51, 2009, who let the fit itself say where a law begins.
+
+The interval is that of the exponent given the window. On a curve that bends smoothly inside the grid, the largest window
+that is not rejected reaches into the bend: the exponent is then that of the window, below that of the curve at zero.
 """
 
 from __future__ import annotations
