@@ -196,6 +196,10 @@ def told(stored):
     return read
 
 
+# Shells start background jobs with Ctrl-C ignored, and processes inherit that: the tests may be such a job.
+INTERRUPTIBLE = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.fixture(scope="session")
 def hardcell():
     """Starts the command line in a process of its own."""
@@ -205,7 +209,11 @@ def hardcell():
 
     def start(*arguments, **options):
         return subprocess.Popen(
-            [command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+            [sys.executable, "-c", INTERRUPTIBLE, command, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
         )
 
     return start
