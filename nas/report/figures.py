@@ -194,7 +194,9 @@ def _epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
         axes.text(0.5, 0.5, "no image was flipped", transform=axes.transAxes, ha="center", color="#55595f")
         axes.set_axis_off()
         return
-    axes.set(xscale="log", yscale="log", xlabel=f"epsilon ({_NORMS.get(norm, norm)}, pixels in [0, 1])", ylabel="flip rate")
+    axes.set(
+        xscale="log", yscale="log", xlabel=f"epsilon ({NORM_NAMES.get(norm, norm)}, pixels in [0, 1])", ylabel="flip rate"
+    )
     for axis, steps in ((axes.xaxis, (1, 2, 5)), (axes.yaxis, (1,))):
         axis.set_major_locator(LogLocator(subs=steps))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -212,7 +214,7 @@ def _epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
         )
 
 
-_NORMS = {"linf": "L∞", "l2": "L2"}
+NORM_NAMES = {"linf": "L∞", "l2": "L2"}
 
 
 def _axis(metric: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from evaluators.profile import fitted
 from nas.config_reader import open_space
 from nas.config_writer import dump_config
-from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, profile_figure
+from nas.report.figures import NORM_NAMES, best_so_far, clean_against_adversarial, error_curves, profile_figure
 from nas.report.verdict import verdicts
 from nas.run_folder import write_text
 from nas.study import ranked
@@ -45,7 +45,7 @@ def render_report(run: Run) -> str:
         name=run.folder.path.name,
         config=config,
         epsilon=config.evaluation.epsilon,
-        norm={"linf": "L∞", "l2": "L2"}.get(config.norm, config.norm),
+        norm=NORM_NAMES.get(config.norm, config.norm),
         states=states,
         trials=trials,
         duplicates=sum(t.duplicate_of is not None for t in trials),
