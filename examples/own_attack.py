@@ -45,5 +45,8 @@ class LabelSmoothing(Recipe):
 
     amount: float = 0.1
 
-    def loss(self, network, x, y, noise):
-        return F.cross_entropy(network(x), y, label_smoothing=self.amount)
+    def points(self, network, x, y, noise):
+        return x
+
+    def loss(self, network, x, points, y):
+        return F.cross_entropy(network(points), y, label_smoothing=self.amount)

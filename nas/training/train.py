@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
@@ -74,13 +74,12 @@ def train(
     # A quarter of the steps up; of very few, so many that the schedule divides by no zero.
     schedule = OneCycleLR(optimiser, config.learning_rate, total_steps=total, pct_start=max(0.25, 1.5 / total))
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
-    lowered = _lowered(config, x.device)
+    lowered, modes = _lowered(config, x.device), _Modes(network)
     first_kept = min(math.floor(epochs * config.selection_from), epochs - 1)
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
     step = 0
     for epoch in range(epochs):
         started = time.perf_counter()
-        network.train()
         order = torch.randperm(n, generator=generator).to(x.device)
         losses = torch.zeros((), device=x.device)
         with _seeded(seed_of(seed, "layers", epoch), x.device):
@@ -88,7 +87,10 @@ def train(
                 images = augment(x[index], shift=config.shift, flip=config.flip, generator=generator)
                 noise = Noise.of(seed, torch.arange(batch, device=x.device), stream=step)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=lowered):
-                    loss = config.recipe.loss(network, images, y[index], noise)
+                    modes.evaluation()
+                    points = config.recipe.points(network, images, y[index], noise)
+                    modes.training()
+                    loss = config.recipe.loss(network, images, points, y[index])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
@@ -109,6 +111,29 @@ def train(
         yield EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, time.perf_counter() - started)
     network.load_state_dict(best[1])
     network.eval()
+
+
+@final
+class _Modes:
+    """Sets a network's mode, as its own `train` and `eval` set it, without walking the tree of its modules each time.
+
+    Done for every batch, that walk takes 4 % of the time of a small network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._evaluation = [(module, module.training) for module in network.eval().modules()]
+        self._training = [(module, module.training) for module in network.train().modules()]
+
+    def evaluation(self) -> None:
+        _set(self._evaluation)
+
+    def training(self) -> None:
+        _set(self._training)
+
+
+def _set(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.__dict__["training"] = training  # Past nn.Module's __setattr__, which looks for parameters first.
 
 
 @contextmanager

@@ -62,8 +62,11 @@ class Smooth(Recipe):
     amount: float = 0.1
     attack: Attack = Push()
 
-    def loss(self, network, x, y, noise):
-        return network(x).square().mean()
+    def points(self, network, x, y, noise):
+        return x
+
+    def loss(self, network, x, points, y):
+        return network(points).square().mean()
 
 
 def plain(logits, y):

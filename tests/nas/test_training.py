@@ -211,9 +211,14 @@ class TestLoop:
 
         @dataclasses.dataclass(frozen=True)
         class Spy(Recipe):
-            def loss(self, network, x, y, noise):
-                assert network.training
+            def points(self, network, x, y, noise):
+                assert not any(module.training for module in network.modules())
                 assert len(x) == len(y) == len(noise.keys)
+                return x / 2
+
+            def loss(self, network, x, points, y):
+                assert all(module.training for module in network.modules())
+                assert torch.equal(points, x / 2)
                 seen.append([image.numpy().tobytes() for image in x])
                 return F.cross_entropy(network(x), y)
 
@@ -233,17 +238,32 @@ class TestLoop:
 
         @dataclasses.dataclass(frozen=True)
         class Spy(Recipe):
-            def loss(self, network, x, y, noise):
+            def points(self, network, x, y, noise):
                 drawn.append(noise.uniform(x))
+                return x
+
+            def loss(self, network, x, points, y):
                 return F.cross_entropy(network(x), y)
 
         trained(small(data), data, dataclasses.replace(FAST, recipe=Spy()), epochs=1)
         assert len({tuple(d.flatten().tolist()) for d in drawn}) == len(drawn) > 2
 
+    def test_a_module_that_stays_in_evaluation_mode_is_left_in_it(self, data):
+        class Fixed(nn.BatchNorm2d):
+            def train(self, mode=True):
+                return super().train(False)
+
+        network = nn.Sequential(Fixed(1), nn.Flatten(), nn.Linear(64, 10))
+        trained(network, data, dataclasses.replace(FAST, recipe=Standard(), epochs=1))
+        assert network[0].num_batches_tracked == 0
+
     def test_nan_loss_diverges(self, data):
         @dataclasses.dataclass(frozen=True)
         class Broken(Recipe):
-            def loss(self, network, x, y, noise):
+            def points(self, network, x, y, noise):
+                return x
+
+            def loss(self, network, x, points, y):
                 return network(x).sum() * math.nan
 
         with pytest.raises(DivergedError, match=r"^training diverged: the loss is nan in epoch 1 of 3$"):
@@ -258,7 +278,10 @@ class TestLoop:
     def test_weights_lost_in_the_last_step_diverge(self, data):
         @dataclasses.dataclass(frozen=True)
         class Exploding(Recipe):
-            def loss(self, network, x, y, noise):
+            def points(self, network, x, y, noise):
+                return x
+
+            def loss(self, network, x, points, y):
                 # Finite, with a gradient that is not: the square root at zero.
                 return F.cross_entropy(network(x), y) + (network(x) * 0).sum().abs().sqrt()
 
@@ -294,7 +317,8 @@ class TestRecipes:
         x, y, noise = batch
         network = conv()[:-3].append(nn.Flatten()).append(nn.LazyLinear(4))  # no dropout, so that two passes agree
         network.train()
-        loss = Standard().loss(network, x, y, noise)
+        assert Standard().points(network, x, y, noise) is x
+        loss = Standard().loss(network, x, x, y)
         assert loss.shape == ()
         assert torch.equal(loss, F.cross_entropy(network(x), y))
         loss.backward()
@@ -307,17 +331,9 @@ class TestRecipes:
     def test_adversarial_trains_on_points_of_the_ball(self, conv, batch, attack):
         x, y, noise = batch
         epsilon = 0.1 if attack.norm == Linf() else 0.7
-        passes = []
-        network = conv().train()
-        network.register_forward_pre_hook(
-            lambda module, inputs: passes.append((module.training, inputs[0].detach().clone()))
-        )
-        loss = Adversarial(attack=attack, epsilon=epsilon).loss(network, x, y, noise)
-        *before, (mode, points) = passes
-        assert mode
-        assert before
-        assert not any(training for training, _ in before)
-        assert all(module.training for module in network.modules())
+        network, recipe = conv(), Adversarial(attack=attack, epsilon=epsilon)
+        points = recipe.points(network.eval(), x, y, noise)
+        loss = recipe.loss(network.train(), x, points, y)
         assert points.shape == x.shape
         assert ((points >= 0) & (points <= 1)).all()
         size = attack.norm.size(points - x)
@@ -329,21 +345,19 @@ class TestRecipes:
 
     def test_adversarial_points_are_worse_than_clean_ones(self, conv, batch):
         x, y, noise = batch
-        network = conv()[:-3].append(nn.Flatten()).append(nn.LazyLinear(4)).train()
-        with torch.no_grad():
-            network(x)
-        clean = Standard().loss(network, x, y, noise)
-        assert Adversarial(attack=PGD(steps=5), epsilon=0.2).loss(network, x, y, noise) > clean
+        network, recipe = conv().eval(), Adversarial(attack=PGD(steps=5), epsilon=0.2)
+        points = recipe.points(network, x, y, noise)
+        assert recipe.loss(network, x, points, y) > Standard().loss(network, x, x, y)
 
     def test_attack_leaves_batch_norm_and_gradients_untouched(self, conv, batch):
         x, y, noise = batch
-        network, points = conv().train(), []
-        network.register_forward_pre_hook(lambda module, inputs: points.append(inputs[0].detach().clone()))
-        Adversarial(attack=PGD(steps=4)).loss(network, x, y, noise)
+        network, recipe = conv(), Adversarial(attack=PGD(steps=4))
+        points = recipe.points(network.eval(), x, y, noise)
         assert all(p.grad is None for p in network.parameters())
+        recipe.loss(network.train(), x, points, y)
         # One update: by the points that were trained on, none by those on the way.
         assert network[1].num_batches_tracked == 1
-        wanted = 0.1 * network[0](points[-1]).mean((0, 2, 3))
+        wanted = 0.1 * network[0](points).mean((0, 2, 3))
         assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
 
     @pytest.mark.parametrize(
