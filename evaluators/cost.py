@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,10 +21,9 @@ def parameters(network: nn.Module) -> int:
 def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Returns the multiply-accumulates of one image of shape input_shape (C, H, W).
 
-    Counts convolutions and matrix products, as torch's own counter does; it runs on shapes alone, with no data.
+    Counts convolutions and matrix products, as torch's own counter does, in one pass of a black image.
     """
-    shapes = copy.deepcopy(network).to("meta")
-    with frozen(shapes), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        dtype = next((p.dtype for p in shapes.parameters() if p.is_floating_point()), torch.float32)
-        shapes(torch.empty(1, *input_shape, device="meta", dtype=dtype))
+    tensor = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(0))
+    with frozen(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *input_shape, device=tensor.device, dtype=tensor.dtype))
     return int(counter.get_total_flops()) // 2

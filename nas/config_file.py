@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas.config import Config
+from nas.config import Config, DataConfig
 from nas.config_reader import Reader
 from nas.config_writer import as_data
 from nas.errors import ConfigError
@@ -31,59 +32,73 @@ def parse_config(
         data: What YAML holds: a mapping of sections, or None.
         source: The name that error messages begin with.
         folder: What relative paths are relative to.
-        overrides: `section.key=value`, each value in YAML.
+        overrides: `section.key=value`, each value in YAML, its paths relative to the working directory. They are applied
+            before anything is checked, so that they may mend what is faulty.
         check_space: Make the space, to see that it can be made; not where a run is only looked at.
 
     Raises:
         ConfigError: with every fault that was found.
     """
-    reader = Reader(source, folder, check_space)
     if data is not None and not isinstance(data, dict):
         raise ConfigError([f"{source}: must be a mapping of sections, got {data!r}"])
+    typed = [_parsed(override) for override in overrides]
+    for keys, value in typed:
+        data = _replaced(data, Config(), keys, value)
+    reader = Reader(source, folder, check_space, typed=[".".join(keys) for keys, _ in typed])
     config = reader.settings(Config, data, "", Config())
     if reader.faults:
         raise ConfigError(list(dict.fromkeys(reader.faults)))
     assert isinstance(config, Config)
-    if overrides:
-        complete = as_data(config)
-        assert isinstance(complete, dict)
-        for override in overrides:
-            complete = _overridden(complete, override)
-        return parse_config(complete, source="--set", folder=folder)
     if config.data.path is not None:
         try:
-            path = str(Path(folder or ".", Path(config.data.path).expanduser()).resolve())
+            path = str(Path(reader.folder_of("data.path") or ".", Path(config.data.path).expanduser()).resolve())
         except RuntimeError as error:
-            raise ConfigError([f"{source}: data.path {config.data.path!r}: {error}"]) from error
+            raise ConfigError([f"{reader.source_of('data.path')}: data.path {config.data.path!r}: {error}"]) from error
         config = replace(config, data=replace(config.data, path=path))
     return config
 
 
-def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
-    """Returns data with one `section.key=value` applied: the value takes the place of what was there."""
+def _parsed(override: str) -> tuple[list[str], Any]:
+    """Returns the keys and the value of a `section.key=value`.
+
+    Raises:
+        ConfigError: it is none.
+    """
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError([f"--set must be section.key=value, got {override!r}"])
     try:
-        value = yaml.safe_load(text)
+        return keys, yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"--set {dotted}: not YAML: {text!r}"]) from error
-    if keys == ["data", "name"]:
-        # The sources of data share their settings, unlike the things that have a name and settings of their own.
-        return {**data, "data": {**data["data"], "name": value}}
-    return _replaced(data, keys, value)
 
 
-def _replaced(base: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
-    """Returns a tree with the value at the end of the keys; a thing of another name keeps none of the old one's settings."""
-    key, *rest = keys
+def _replaced(base: Any, default: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """Returns a tree with the value at the end of the keys; a thing of another name keeps none of the old one's settings.
+
+    Args:
+        base: The tree as it was written; None where nothing was.
+        default: The settings that stand there where nothing is written; None where there are none.
+        keys: Where to put the value.
+        value: What takes the place of what was there.
+    """
+    if base is None and isinstance(default, Mapping):
+        base = as_data(default)
     tree = base if isinstance(base, dict) else {} if base is None else {"name": base}
+    key, *rest = keys
     if rest:
-        return {**tree, key: _replaced(tree.get(key), rest, value)}
-    if key == "name" and tree.get(key) != value:
-        return {key: value}
+        inner = vars(default).get(key) if is_dataclass(default) and "name" not in tree else None
+        return {**tree, key: _replaced(tree.get(key), inner, rest, value)}
+    # The sources of data share their settings, unlike the things that have a name and settings of their own.
+    if key == "name" and not isinstance(default, DataConfig):
+        return tree if value == tree.get("name", _name_of(default)) else {"name": value}
     return {**tree, key: value}
+
+
+def _name_of(settings: Any) -> Any:
+    data = as_data(settings)
+    return data.get("name") if isinstance(data, dict) else data
 
 
 class _Loader(yaml.SafeLoader):

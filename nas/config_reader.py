@@ -42,16 +42,33 @@ _FAULTY: Any = object()
 
 @dataclass
 class Reader:
-    """Reads plain data into settings, noting faults on the way instead of stopping at the first."""
+    """Reads plain data into settings, noting faults on the way instead of stopping at the first.
+
+    Attributes:
+        source: The name of the data in messages.
+        folder: What relative paths in the data are relative to; the working directory if None.
+        check_space: Make the space, to see that it can be made.
+        typed: Dotted keys of what was typed in a shell, where paths are relative to the working directory.
+        faults: The messages.
+    """
 
     source: str
     folder: Path | None
     check_space: bool = True
+    typed: Sequence[str] = ()
     faults: list[str] = field(default_factory=list)
 
     def fault(self, path: str, message: str) -> None:
         """Notes a fault at a dotted path; '' is the whole."""
-        self.faults.append(f"{self.source}: {path} {message}" if path else f"{self.source}: {message}")
+        self.faults.append(f"{self.source_of(path)}: {path} {message}" if path else f"{self.source}: {message}")
+
+    def source_of(self, path: str) -> str:
+        """Returns where the setting at a dotted path, or a part of it, was written."""
+        return "--set" if any(_within(path, key) or _within(key, path) for key in self.typed) else self.source
+
+    def folder_of(self, path: str) -> Path | None:
+        """Returns what the setting at a dotted path, if it is a path, is relative to; the working directory if None."""
+        return None if any(_within(path, key) for key in self.typed) else self.folder
 
     def read(self, kind: Any, value: Any, path: str, default: Any) -> Any:
         """Returns value as a `kind`; notes a fault and returns the default where it cannot be one."""
@@ -138,7 +155,7 @@ class Reader:
                 near = difflib.get_close_matches(str(key), known, 1)
                 hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}" if known else ""
                 dotted = f"{path}.{key}".lstrip(".")
-                self.faults.append(f"{self.source}: unknown key {dotted}{hint}")
+                self.faults.append(f"{self.source_of(dotted)}: unknown key {dotted}{hint}")
 
     def _name(self, value: Any, path: str) -> tuple[str | None, dict[str, Any]] | None:
         """Returns the name that a section gives, if any, and its other keys; None after noting a fault."""
@@ -165,7 +182,7 @@ class Reader:
             own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
             return self.settings(type(default), settings, path, default, own)
         try:
-            found = resolve(name, TABLES[kind], self.folder)
+            found = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"))
         except ValueError as error:
             self.fault(path, str(error))
             return default
@@ -179,7 +196,7 @@ class Reader:
             self.fault(path, f"must be a name, got {value!r}")
             return default
         try:
-            loss = resolve(value, LOSSES, self.folder)
+            loss = resolve(value, LOSSES, self.folder_of(path))
         except ValueError as error:
             self.fault(path, str(error))
             return default
@@ -197,8 +214,9 @@ class Reader:
             name, options = default.name, {**default.options, **options}
         if not self.check_space:
             return SpaceConfig(name=name, options=options)
+        folder = self.folder_of(f"{path}.name")
         try:
-            factory = resolve(name, SPACES, self.folder)
+            factory = resolve(name, SPACES, folder)
         except ValueError as error:
             self.fault(path, str(error))
             return default
@@ -206,7 +224,7 @@ class Reader:
         options = self._options(factory, options, path)
         if len(self.faults) > before:
             return default
-        config = SpaceConfig(name=absolute(name, SPACES, self.folder), options=options)
+        config = SpaceConfig(name=absolute(name, SPACES, folder), options=options)
         self._construct(lambda: open_space(config), path, None)
         return config
 
@@ -230,6 +248,11 @@ class Reader:
             if name in parameters:
                 read[name] = self.read(hints.get(name, Any), value, f"{path}.{name}", read.get(name))
         return read
+
+
+def _within(path: str, whole: str) -> bool:
+    """Returns whether a dotted path is, or lies below, another."""
+    return path == whole or path.startswith((f"{whole}.", f"{whole}["))
 
 
 def _default_of(f: dataclasses.Field[Any]) -> Any:

@@ -399,6 +399,12 @@ class TestUserThings:
 
 METRICS = "parameters, macs, clean_error, adversarial_error"
 GRID = "must hold epsilons above 0 in pixel units (8/255, not 8)"
+_KEYS = [
+    f"{section}.{f.name}"
+    for section, kind in typing.get_type_hints(Config).items()
+    if dataclasses.is_dataclass(kind)
+    for f in dataclasses.fields(kind)
+]
 _plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
 _words = st.sampled_from(
     [f.name for kind in [*ALL_SECTIONS, PGD, Adversarial, TPE] for f in dataclasses.fields(kind)]
@@ -722,10 +728,57 @@ class TestOverrides:
         for overrides in (["data.name=npz", "data.path=x.npz"], ["data.path=x.npz", "data.name=npz"]):
             assert Path(parse_config({}, overrides=overrides).data.path).name == "x.npz"
 
-    def test_paths_are_relative_to_the_folder_of_the_config(self, folder):
-        config = parse_config({}, folder=folder, overrides=["data={name: npz, path: x.npz}", "space=mine.py:make"])
+    @pytest.mark.parametrize("overrides", [["data={name: npz, path: x.npz}"], ["data.name=npz", "data.path=x.npz"]])
+    def test_data_path_is_relative_to_the_working_directory(self, folder, monkeypatch, overrides):
+        monkeypatch.chdir(folder)
+        config = parse_config({}, folder=folder / "elsewhere", overrides=overrides)
         assert config.data.path == f"{folder.resolve()}/x.npz"
+        # What the file says, and what an override leaves as it is, stays relative to the file.
+        config = parse_config({"data": {"path": "x.npz"}}, folder=folder / "elsewhere", overrides=["data.name=npz"])
+        assert config.data.path == f"{folder.resolve()}/elsewhere/x.npz"
+
+    @pytest.mark.parametrize("space", ["space=mine.py:make", "space.name=mine.py:make", "space={name: mine.py:make}"])
+    def test_user_files_are_relative_to_the_working_directory(self, folder, monkeypatch, space):
+        monkeypatch.chdir(folder)
+        overrides = [
+            space,
+            "training.recipe={name: mine.py:Smooth, attack: mine.py:Push}",
+            "training.selection.loss=mine.py:plain",
+            "evaluation.attacks.mine=mine.py:Push",
+        ]
+        data = as_data(parse_config({}, folder=folder / "elsewhere", overrides=overrides))
+        file = folder.resolve() / "mine.py"
+        assert data["space"]["name"] == f"{file}:make"
+        assert data["training"]["recipe"]["name"] == f"{file}:Smooth"
+        assert data["training"]["recipe"]["attack"]["name"] == f"{file}:Push"
+        assert data["training"]["selection"]["loss"] == f"{file}:plain"
+        assert data["evaluation"]["attacks"]["mine"]["name"] == f"{file}:Push"
+
+    def test_user_files_of_the_file_stay_relative_to_it_under_other_settings(self, folder, monkeypatch):
+        monkeypatch.chdir(folder.parent)
+        config = parse_config(USER, folder=folder, overrides=["space.width=2", "training.recipe.attack.strength=1"])
         assert config.space.name == f"{folder.resolve()}/mine.py:make"
+        assert config.space.options["width"] == 2
+        assert config.training.recipe.attack.strength == 1
+
+    @pytest.mark.parametrize(
+        ("data", "override"),
+        [
+            ({"search": {"trials": "ten"}}, "search.trials=3"),
+            ({"space": "nowhere.py:make"}, "space=cell201"),
+            ({"space": {"name": "cel201", "channels": 4}}, "space.name=cell201"),
+            ({"training": {"selection": {"name": "pgd", "stps": 3}}}, "training.selection=pgd"),
+            ({"training": {"recipe": {"name": "adversarial", "epsilon": 8}}}, "training.recipe.epsilon=8/255"),
+            ({"training": 3}, "training={epochs: 3}"),
+            ({"data": {"name": "npz"}}, "data.path=x.npz"),
+            # Faulty only together with the rest of the file.
+            ({"training": {"selection": {"norm": "l2"}}}, "training.selection.norm=linf"),
+        ],
+    )
+    def test_they_mend_what_is_faulty_in_the_file(self, data, override):
+        with pytest.raises(ConfigError):
+            parse_config(data)
+        parse_config(data, overrides=[override])
 
     def test_user_things_of_the_file_stay(self, folder):
         data = {**USER, "training": {**USER["training"], "selection": {"loss": "mine.py:plain"}}}
@@ -747,8 +800,24 @@ class TestOverrides:
             "--set: search.trials must be int, got 'x'",
         ]  # fmt: skip
 
-    def test_faults_of_the_file_come_first(self):
-        assert faults({"sead": 1}, overrides=["seed=x"]) == ["unknown key sead; did you mean 'seed'?"]
+    def test_faults_of_the_file_and_of_overrides_are_told_at_once_and_apart(self):
+        data = {"sead": 1, "search": {"attempts": "x"}, "training": {"recipe": {"name": "adversarial", "attack": "pgd"}}}
+        assert faults(data, overrides=["seed=x", "search.trials=x", "training.recipe.attack.steps=0"]) == [
+            "unknown key sead; did you mean 'seed'?",
+            "--set: seed must be int, got 'x'",
+            "--set: training.recipe.attack is refused: steps must be at least 1, got 0",
+            "--set: search.trials must be int, got 'x'",
+            "search.attempts must be int, got 'x'",
+        ]
+
+    @given(_sections, st.sampled_from(_KEYS), st.lists(_words | st.just("name"), max_size=2), _trees)
+    def test_whatever_they_override_nothing_else_is_raised(self, data, key, inner, value):
+        override = f"{'.'.join([key, *inner])}={yaml.safe_dump(value, default_flow_style=True)}"
+        try:
+            config = parse_config(data, overrides=[override])
+        except ConfigError:
+            return
+        assert parse_config(as_data(config)) == config
 
 
 class TestFiles:
