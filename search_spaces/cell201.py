@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from typing import final
 
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Cell(nn.Module):
         nodes = [x]
         for node in range(1, NODES):
             arriving = [self.edges[edge](nodes[i]) for edge, (i, j) in EDGES.items() if j == node]
-            nodes.append(functools.reduce(Tensor.add, arriving))
+            nodes.append(functools.reduce(operator.add, arriving))
         return nodes[-1]
 
 

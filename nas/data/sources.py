@@ -98,14 +98,15 @@ def folder(path: Path | None, part: Part) -> Raw:
     split = (path / "train").is_dir() and (path / "test").is_dir()
     # Size, colours and the numbers of the classes are those of the training images.
     first = _listing(path / "train" if split else path)
-    found = _listing(path / part) if split else first
-    unknown = set(found.classes) - set(first.classes)
-    if unknown:
-        raise DataError(f"{path / part}: holds classes that are not in {path / 'train'}: {', '.join(sorted(unknown))}")
+    # Whatever part is wanted, so that what is wrong with the test images is not found at the end of a search.
+    test = _listing(path / "test") if split else first
+    if odd := sorted({*first.classes} ^ {*test.classes}):
+        raise DataError(f"{path / 'test'}: must hold the classes of {path / 'train'}; only one of them holds {', '.join(odd)}")
+    found = test if part == "test" else first
     size = Counter(_header(Path(file))[0] for file, _ in first.samples).most_common(1)[0][0]
     mode = "L" if all(_header(Path(file))[1] in _GREY for file, _ in first.samples) else "RGB"
     x = np.stack([_read_image(Path(file), size, mode) for file, _ in found.samples])
-    y = np.array([first.class_to_idx[found.classes[label]] for _, label in found.samples], dtype=np.int64)
+    y = np.array([label for _, label in found.samples], dtype=np.int64)
     return Raw(x, y, tuple(first.classes), whole=not split)
 
 

@@ -291,16 +291,46 @@ class TestFolder:
     def test_labels_mean_the_same_in_the_test_folder(self, folder):
         # Every image is of its class's shade.
         shades = {"ant": 50, "cat": 100, "dog": 150}
-        files = {f"train/{c}/{i}.png": np.full((6, 5), s, np.uint8) for c, s in shades.items() for i in range(9)}
-        files |= {f"test/{c}/{i}.png": np.full((6, 5), shades[c], np.uint8) for c in ("cat", "dog") for i in range(9)}
+        files = {
+            f"{part}/{c}/{i}.png": np.full((6, 5), s, np.uint8)
+            for part in ("train", "test")
+            for c, s in shades.items()
+            for i in range(9)
+        }
         config = DataConfig(name="folder", path=str(folder(files)))
-        classes = open_data(config).classes
-        try:
-            test = open_test(config)
-        except DataError:
-            return  # a refusal is as good
+        classes, test = open_data(config).classes, open_test(config)
         for image, label in zip(test.x, test.y, strict=True):
             assert round(float(image[0, 0, 0]) * 255) == shades[classes[label]]
+
+    @pytest.mark.parametrize(
+        ("classes", "said"),
+        [
+            (("cat",), "at least 2 classes, found 1: cat"),
+            (("cat", "dog", "eel"), "the classes of .*train; only one of them holds eel"),
+            (("cat", "dgo"), "the classes of .*train; only one of them holds dgo, dog"),
+        ],
+    )
+    def test_other_classes_in_the_test_folder_are_refused_before_any_work(self, folder, classes, said):
+        x = pixels(40, 6, 5)
+        with pytest.raises(DataError, match=f"test: must hold {said}$"):
+            opened("folder", folder(classes_of(x, "train/") | classes_of(x, "test/", classes)))
+
+    @pytest.mark.parametrize("suffix", [None, ".txt"])
+    def test_class_without_images_in_the_test_folder_is_refused_before_any_work(self, folder, suffix):
+        path = folder(classes_of(pixels(40, 6, 5), "train/") | classes_of(pixels(20, 6, 5), "test/", ("cat", "eel")))
+        (path / "test" / "eel").rename(path / "test" / "dog")
+        for file in (path / "test" / "dog").iterdir():
+            file.unlink() if suffix is None else file.rename(file.with_suffix(suffix))
+        with pytest.raises(DataError, match=r"test: must hold one folder of images a class: .*dog"):
+            opened("folder", path)
+
+    def test_test_images_are_not_opened_before_the_end(self, folder):
+        path = folder(classes_of(pixels(40, 6, 5), "train/") | classes_of(pixels(20, 6, 5), "test/"))
+        for file in (path / "test").rglob("*.png"):
+            file.write_bytes(b"no image at all")
+        opened("folder", path)
+        with pytest.raises(DataError, match="cannot be read as an image"):
+            open_test(DataConfig(name="folder", path=str(path)))
 
     @pytest.mark.parametrize("shape", [(8, 5), (6, 5, 3)])
     def test_test_folder_has_images_of_the_training_shape(self, folder, shape):
