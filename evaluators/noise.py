@@ -58,6 +58,10 @@ class Noise:
         """Returns the noise of some of the images."""
         return Noise(self.keys[index])
 
+    def fork(self, number: int) -> Noise:
+        """Returns further noise of the same images, independent of this one and of other numbers'."""
+        return Noise(_mix(_mix(self.keys ^ _MIX_2) + _step(number)))
+
     def uniform(self, x: Tensor, draw: int = 0) -> Tensor:
         """Returns uniform numbers in [0, 1), shaped (N, ...) and typed like x; each `draw` gives new ones."""
         pixels = torch.arange(x[0].numel(), device=x.device)

@@ -103,7 +103,7 @@ def _directions(network: nn.Module, x: Tensor, y: Tensor, attack: SingleStep, al
         return directions
     for batch in alive.split(batch_size):
         size = torch.ones(len(batch), dtype=x.dtype, device=x.device)
-        target = Target(network, x[batch], y[batch], attack.norm, size, stop_when_fooled=False)
+        target = Target(network, x[batch], y[batch], attack.norm, size, keep="nothing")
         # Projected once here, as `craft` projects every perturbation: scaling by epsilon keeps it in the ball.
         directions[batch] = attack.norm.project(attack.direction(target, x[batch]), size.view(-1, *[1] * (x.ndim - 1)))
     return directions

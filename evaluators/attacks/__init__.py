@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from evaluators.attacks.base import Attack, SingleStep
+from evaluators.attacks.base import Attack, Ensemble, MinimumNorm, SingleStep
 from evaluators.attacks.fgsm import FGSM
 from evaluators.attacks.losses import LOSSES, Loss, cross_entropy, least_likely, margin
 from evaluators.attacks.pgd import PGD
@@ -41,7 +41,9 @@ __all__ = [
     "LOSSES",
     "PGD",
     "Attack",
+    "Ensemble",
     "Loss",
+    "MinimumNorm",
     "SingleStep",
     "StepLL",
     "Target",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from evaluators.attacks.target import AllFooledError, Target, frozen
+from evaluators.attacks.target import AllFooledError, Keep, Target, frozen
 from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits
 from evaluators.noise import Noise
 from evaluators.norms import Norm  # noqa: TC001 - config files are read by the annotations, at run time
@@ -90,13 +90,16 @@ class Attack(ABC):
         mode in which it is; epsilon is (N,).
         """
         ball = epsilon.view(-1, *[1] * (x.ndim - 1))
-        target = Target(network, x, y, self.norm, epsilon, stop_when_fooled=stop_when_fooled)
+        keep: Keep = "first" if stop_when_fooled or isinstance(self, Ensemble) else "nothing"
+        if isinstance(self, MinimumNorm):
+            keep = "nearest"
+        target = Target(network, x, y, self.norm, epsilon, keep=keep)
         try:
             delta = self.perturb(target, x, ball, noise)
         except AllFooledError:
             return target.points, target.fooled
         points = (x + self.norm.project(delta, ball)).clamp(0, 1)
-        if stop_when_fooled:
+        if keep != "nothing":
             points = torch.where(target.fooled.view(ball.shape), target.points, points)
         return points.detach(), target.fooled
 
@@ -115,3 +118,42 @@ class SingleStep(Attack):
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns epsilon times the direction."""
         return epsilon * self.direction(target, x)
+
+
+class MinimumNorm(Attack):
+    """An attack that looks for the nearest misclassified point instead of any within epsilon.
+
+    One run therefore gives the radius of every image, whatever the grid. All points that it asks its target about count:
+    the nearest that fools is kept.
+    """
+
+    @abstractmethod
+    def minimise(self, target: Target, x: Tensor, noise: Noise) -> None:
+        """Asks the target about points nearer and nearer to x, (N, ...), that fool; returns nothing."""
+
+    @final
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns the nearest perturbation found that fools within epsilon; zero where there is none."""
+        self.minimise(target, x, noise)
+        return target.points - x
+
+
+class Ensemble(Attack):
+    """Several attacks of one norm, of which each image's worst case counts.
+
+    An attack is given only the images that those before it did not fool, or not at so small an epsilon.
+    """
+
+    @abstractmethod
+    def members(self) -> tuple[Attack, ...]:
+        """Returns the attacks, in the order in which to run them: cheap ones first."""
+
+    @final
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns the perturbation of the last member; what the others found, the target has kept."""
+        delta = torch.zeros_like(x)
+        for number, member in enumerate(self.members()):
+            if number:
+                target.wrong((x + self.norm.project(delta, epsilon)).clamp(0, 1))
+            delta = member.perturb(target, x, epsilon, noise.fork(number))
+        return delta

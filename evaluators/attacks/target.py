@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from evaluators.attacks.losses import Loss
     from evaluators.norms import Norm
+
+
+Keep = Literal["nothing", "first", "nearest"]
 
 
 class AllFooledError(Exception):
@@ -41,73 +45,118 @@ def frozen(network: nn.Module) -> Iterator[None]:
 class Target:
     """A network, the images under attack (N, ...), their labels (N,) and the ball in which they may move.
 
-    An attack asks it for gradients at points of its choice, always for the whole batch. Where `stop_when_fooled` is set,
-    an image that was fooled costs nothing more: its gradient is zero, and the point that fooled it is kept. So a loop
-    reads as in its paper and yet never works on an image whose answer is known.
+    An attack asks it for gradients, losses and logits at points of its choice, always for the whole batch. Where `keep` is
+    "first", an image that was fooled costs nothing more: its gradient is zero, and the point that fooled it is kept. So a
+    loop reads as in its paper and yet never works on an image whose answer is known. Where `keep` is "nearest", nothing is
+    dropped, and of all points asked about that fool, the nearest to the image is kept: the answer of a minimum-norm attack.
 
     Attributes:
+        labels: The true labels, (N,).
         fooled: Which images were seen misclassified inside the ball, (N,) bool.
-        points: The first such point of each fooled image, (N, ...); the clean image elsewhere.
+        points: The point kept of each fooled image, (N, ...); the clean image elsewhere.
+        sizes: Size of the perturbation that leads to that point, (N,); infinite elsewhere.
     """
 
-    def __init__(
-        self, network: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: Tensor, *, stop_when_fooled: bool
-    ) -> None:
-        self._network, self._x, self._y = network, x, y
+    def __init__(self, network: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: Tensor, *, keep: Keep) -> None:
+        self._network, self._x, self.labels = network, x, y
         self._norm, self._epsilon = norm, epsilon.flatten()
-        self._stop = stop_when_fooled
+        self._keep = keep
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.points = x.clone() if stop_when_fooled else x
+        self.points = x if keep == "nothing" else x.clone()
+        self.sizes = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
 
-    def gradient(self, points: Tensor, loss: Loss) -> Tensor:
-        """Returns the gradient of the loss at points (N, ...), shaped alike; zero where the image is fooled already.
+    def gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
+        """Returns the gradient of the loss at points (N, ...), shaped alike; zero where the image is dropped.
+
+        Args:
+            points: Where to take it.
+            loss: Function of logits, labels and, where given, `classes`.
+            classes: Further class indices for the loss, (N,) each: the classes that a targeted loss goes towards.
 
         Raises:
             AllFooledError: no image is left; `Attack` catches it.
         """
-        if not self._stop:
-            return self._ask(points, self._y, loss)[0]
+        return self.value_and_gradient(points, loss, *classes)[1]
+
+    def value_and_gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the loss at points, (N,), and its gradient, (N, ...); infinite and zero where the image is dropped.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        if self._keep == "nothing":
+            value, gradient, _ = self._ask(points, loss, self.labels, *classes)
+            return value, gradient
         left = self._left()
-        gradient, logits = self._ask(points[left], self._y[left], loss)
+        found, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
         self._remember(left, points[left], logits)
-        return torch.zeros_like(points).index_copy_(0, left, gradient)
+        values = points.new_full((len(points),), math.inf).index_copy_(0, left, found.to(points.dtype))
+        return values, torch.zeros_like(points).index_copy_(0, left, gradient)
 
-    def value(self, points: Tensor, loss: Loss) -> Tensor:
-        """Returns the loss at points (N, ...), (N,), at the cost of no gradient; infinite where the image is fooled already.
+    def value(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
+        """Returns the loss at points (N, ...), (N,), at the cost of no gradient; infinite where the image is dropped.
 
         Raises:
             AllFooledError: no image is left; `Attack` catches it.
         """
         left = self._left()
-        with torch.no_grad():
-            logits = self._network(points[left])
-            values = loss(logits, self._y[left])
-        if self._stop:
-            self._remember(left, points[left], logits)
-        return points.new_full((len(points),), float("inf")).index_copy_(0, left, values.to(points.dtype))
+        logits = self._logits(points, left)
+        values = loss(logits, self.labels[left], *(c[left] for c in classes))
+        return points.new_full((len(points),), math.inf).index_copy_(0, left, values.to(points.dtype))
+
+    def logits(self, points: Tensor) -> Tensor:
+        """Returns the logits at points (N, ...), (N, K), at the cost of no gradient; zero where the image is dropped.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        left = self._left()
+        logits = self._logits(points, left).to(points.dtype)
+        return logits.new_zeros(len(points), logits.shape[1]).index_copy_(0, left, logits)
+
+    def wrong(self, points: Tensor) -> Tensor:
+        """Returns whether points (N, ...) are misclassified, (N,) bool, and nothing else; True where the image is dropped.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        left = self._left()
+        decisions = self._logits(points, left).argmax(1) != self.labels[left]
+        return torch.ones_like(self.fooled).index_copy_(0, left, decisions)
 
     def _left(self) -> Tensor:
-        """Returns the indices of the images that are not fooled yet."""
+        """Returns the indices of the images that are not dropped."""
+        if self._keep != "first":
+            return torch.arange(len(self.fooled), device=self.fooled.device)
         left = (~self.fooled).nonzero().squeeze(1)
         if len(left) == 0:
             raise AllFooledError
         return left
 
-    def _ask(self, points: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    def _logits(self, points: Tensor, left: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self._network(points[left])
+        if self._keep != "nothing":
+            self._remember(left, points[left], logits)
+        return logits
+
+    def _ask(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         points = points.detach().requires_grad_()
         with torch.enable_grad():
             logits = self._network(points)
-            value = loss(logits, y).sum()
-            if not value.requires_grad:  # No path leads from the pixels to the logits.
-                return torch.zeros_like(points), logits
-            (gradient,) = torch.autograd.grad(value, points, allow_unused=True)
-        return (torch.zeros_like(points) if gradient is None else gradient), logits.detach()
+            values = loss(logits, *classes)
+            if not values.requires_grad:  # No path leads from the pixels to the logits.
+                return values, torch.zeros_like(points), logits
+            (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
+        return values.detach(), (torch.zeros_like(points) if gradient is None else gradient), logits.detach()
 
     def _remember(self, left: Tensor, points: Tensor, logits: Tensor) -> None:
-        wrong = logits.argmax(1) != self._y[left]
+        size = self._norm.size(points - self._x[left])
         # A loop may query points outside the ball (momentum, finite differences): those prove nothing.
-        inside = self._norm.size(points - self._x[left]) <= self._epsilon[left] * (1 + 1e-5) + 1e-7
-        inside &= (points.flatten(1).amin(1) >= 0) & (points.flatten(1).amax(1) <= 1)
-        hit = left[wrong & inside]
-        self.fooled[hit] = True
-        self.points[hit] = points[wrong & inside]
+        hit = (size <= self._epsilon[left] * (1 + 1e-5) + 1e-7) & (size < self.sizes[left])
+        hit &= (points.flatten(1).amin(1) >= 0) & (points.flatten(1).amax(1) <= 1)
+        hit &= logits.argmax(1) != self.labels[left]
+        images = left[hit]
+        self.fooled[images] = True
+        self.points[images] = points[hit]
+        self.sizes[images] = size[hit]

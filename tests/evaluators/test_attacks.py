@@ -419,7 +419,7 @@ def test_the_gradient_of_a_fooled_image_is_zero_and_its_point_is_kept(linear, im
     y = right_labels(network, x)
     y[1] = 1 - y[1]
     with frozen(network):
-        target = Target(network, x, y, Linf(), torch.full((4,), 0.1), stop_when_fooled=True)
+        target = Target(network, x, y, Linf(), torch.full((4,), 0.1), keep="first")
         assert (target.gradient(x, margin).flatten(1).abs().amax(1) > 0).all()
         assert target.fooled.tolist() == [False, True, False, False]
         again = target.gradient((x + 0.01).clamp(0, 1), margin).flatten(1).abs().amax(1)
