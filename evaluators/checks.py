@@ -13,7 +13,8 @@ import numpy as np
 
 from evaluators.attacks import PGD, Attack, SingleStep, UniformNoise, margin
 from evaluators.attacks.target import frozen
-from evaluators.radii import predict, radii
+from evaluators.radii import radii
+from evaluators.subject import predict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

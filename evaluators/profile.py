@@ -17,7 +17,8 @@ from evaluators.cost import macs, parameters
 from evaluators.curve import Floats, error_curve, worst_case
 from evaluators.margins import Margins, adaptive_epsilons, density_at_zero, margins
 from evaluators.power_law import PowerLaw, fit_power_law
-from evaluators.radii import predict, radii
+from evaluators.radii import radii
+from evaluators.subject import predict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

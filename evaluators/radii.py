@@ -7,29 +7,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.attacks.base import SingleStep
-from evaluators.attacks.target import Target, frozen
-from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits
+from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep
+from evaluators.attacks.target import Target
+from evaluators.inputs import check_epsilons
 from evaluators.noise import Noise
+from evaluators.subject import Subject, subject
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
     from evaluators.attacks.base import Attack
 
+    Progress = Callable[[float], None]
 
-def predict(network: nn.Module, x: Tensor, batch_size: int = 1024) -> Tensor:
-    """Returns the logits (N, K) of images x (N, ...), without gradients, in the mode in which the network is.
-
-    Raises:
-        ValueError: the network's output is not (N, K) finite logits.
-    """
-    with torch.no_grad():
-        logits = torch.cat([network(batch) for batch in x.split(batch_size)])
-    check_logits(logits, len(x))
-    return logits
+# Sizes are sums of rounded pixels: a point this little outside a ball of the grid lies on it.
+SLACK = 1e-5
+# Bisection has halved the first cell, which begins at 0, a million times over by then.
+MOST_ROUNDS = 40
 
 
 def radii(
@@ -39,15 +35,17 @@ def radii(
     attack: Attack,
     epsilons: Sequence[float],
     *,
+    tolerance: float | None = None,
     seed: int = 0,
-    batch_size: int = 1024,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
-    """Returns the radius of each image on a grid of epsilons, (N,) float64, on the CPU.
+    """Returns the radius of each image, (N,) float64, on the CPU: on a grid of epsilons, or exactly within a tolerance.
 
     The radius is the smallest epsilon of the grid at which the attack was seen to fool the network: 0 if the clean image
     is misclassified, infinite if the attack never succeeded. Work whose answer is known is not done: misclassified images
     are not attacked, an image fooled at one epsilon is not attacked at larger ones, a loop drops an image at the step at
-    which it is fooled, and a single-step attack takes one gradient for the whole grid.
+    which it is fooled, a single-step attack takes one gradient for the whole grid and a minimum-norm attack runs once.
 
     Args:
         network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K). It is left as it was.
@@ -55,55 +53,190 @@ def radii(
         y: True labels, (N,) int64.
         attack: Any attack.
         epsilons: The grid, strictly increasing, in pixel units.
+        tolerance: Bisects between the grid's points until a radius is known within this share of itself (0.01 for 1 %).
+            The radius is then the size of the smallest perturbation seen to fool.
         seed: Seed of whatever the attack draws. Results do not depend on the batch size.
-        batch_size: Images in one pass through the network.
+        batch_size: Images in one pass through the network; found from the memory that one image needs if None.
+        progress: Called with the share of the work that is done, between 0 and 1.
 
     Raises:
         TypeError: x or y has the wrong type.
-        ValueError: x, y or epsilons are out of range, or the network's output is not (N, K) logits.
+        ValueError: x, y, epsilons or tolerance are out of range, or the network's output is not (N, K) logits.
     """
-    check_images(x)
+    with subject(network, x, y, batch_size) as ready:
+        return measure(ready, attack, epsilons, tolerance=tolerance, seed=seed, progress=progress)
+
+
+def measure(
+    ready: Subject,
+    attack: Attack,
+    epsilons: Sequence[float],
+    *,
+    tolerance: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Returns what `radii` does, for a network made ready by `subject`, so that several attacks share the clean pass.
+
+    Args:
+        ready: The network and its images.
+        attack: As for `radii`.
+        epsilons: As for `radii`.
+        tolerance: As for `radii`.
+        seed: As for `radii`.
+        progress: As for `radii`.
+        known: Radii that other attacks have shown, (N,) float64: an image is attacked only at epsilons below its own, and
+            keeps it where it is not fooled there.
+    """
     grid = [float(epsilon) for epsilon in epsilons]
-    check_epsilons(grid, attack.norm.largest(x[0].numel()))
-    with frozen(network):
-        logits = predict(network, x, batch_size)
-        check_labels(y, len(x), logits.shape[1])
-        found = torch.zeros(len(x), dtype=torch.float64)
-        alive = (logits.argmax(1) == y).nonzero().squeeze(1)
-        found[alive.cpu()] = math.inf
-        directions = _directions(network, x, y, attack, alive, batch_size) if isinstance(attack, SingleStep) else None
-        for stream, epsilon in enumerate(grid):
-            if len(alive) == 0:
-                break
-            if epsilon == 0:
-                continue
-            still = []
-            for batch in alive.split(batch_size):
-                if directions is not None:
-                    points = (x[batch] + epsilon * directions[batch]).clamp(0, 1)
-                    fooled = torch.zeros(len(batch), dtype=torch.bool, device=x.device)
-                else:
-                    size = torch.full((len(batch),), epsilon, dtype=x.dtype, device=x.device)
-                    noise = Noise.of(seed, batch, stream)
-                    points, fooled = attack.craft(network, x[batch], y[batch], size, noise, stop_when_fooled=True)
-                open_ = (~fooled).nonzero().squeeze(1)
-                if len(open_):
-                    with torch.no_grad():
-                        fooled[open_] = network(points[open_]).argmax(1) != y[batch[open_]]
-                found[batch[fooled].cpu()] = epsilon
-                still.append(batch[~fooled])
-            alive = torch.cat(still)
+    check_epsilons(grid, attack.norm.largest(ready.x[0].numel()))
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, a share of the radius, got {tolerance:g}")
+    report = progress or (lambda share: None)
+    found = torch.where(ready.right().cpu(), math.inf, 0.0).double()
+    if known is not None:
+        found = torch.minimum(found, known)
+    if isinstance(attack, Ensemble):
+        members = attack.members()
+        for number, member in enumerate(members):
+            found = measure(
+                ready,
+                member,
+                grid,
+                tolerance=tolerance,
+                seed=seed + number,
+                known=found,
+                progress=_part(report, number, len(members)),
+            )
+        return found
+    grid = [epsilon for epsilon in grid if epsilon > 0]
+    if isinstance(attack, MinimumNorm):
+        found = _nearest(ready, attack, grid, found, seed, report, snap=tolerance is None)
+    else:
+        found = _ascend(ready, attack, grid, found, seed, report, tolerance)
+    report(1.0)
     return found
 
 
-def _directions(network: nn.Module, x: Tensor, y: Tensor, attack: SingleStep, alive: Tensor, batch_size: int) -> Tensor:
-    """Returns the attack's step of size 1 for the images in alive, shaped like x; zero for the others."""
-    directions = torch.zeros_like(x)
-    if len(alive) == 0:
-        return directions
-    for batch in alive.split(batch_size):
+def _part(report: Progress, number: int, of: int) -> Progress:
+    """Returns what reports the progress of one of several equal parts as progress of the whole."""
+    return lambda share: report((number + share) / of)
+
+
+def _nearest(
+    ready: Subject, attack: MinimumNorm, grid: Sequence[float], found: Tensor, seed: int, report: Progress, *, snap: bool
+) -> Tensor:
+    """Returns the radii under a minimum-norm attack, which runs once: rounded up to the grid if `snap`."""
+    if not grid:
+        return found
+    open_ = (found > grid[0] if snap else found > 0).nonzero().squeeze(1)
+    largest = attack.norm.largest(ready.x[0].numel())
+
+    def work(batch: Tensor) -> Tensor:
+        x, y = ready.x[batch], ready.y[batch]
+        size = torch.full((len(batch),), largest, dtype=x.dtype, device=x.device)
+        points, fooled = attack.craft(ready.network, x, y, size, Noise.of(seed, batch), stop_when_fooled=True)
+        return torch.where(fooled, attack.norm.size(points - x), math.inf)
+
+    edges = torch.tensor([*grid, math.inf], dtype=torch.float64)
+    done = 0
+    for batch, sizes in ready.batches.over(open_.to(ready.x.device), work):
+        radius = sizes.double().cpu()
+        shrunk = radius / (1 + SLACK)
+        radius = edges[torch.searchsorted(edges, shrunk)] if snap else torch.where(shrunk <= grid[-1], radius, math.inf)
+        images = batch.cpu()
+        found[images] = torch.minimum(found[images], radius)
+        done += len(batch)
+        report(done / len(open_))
+    return found
+
+
+def _ascend(
+    ready: Subject,
+    attack: Attack,
+    grid: Sequence[float],
+    found: Tensor,
+    seed: int,
+    report: Progress,
+    tolerance: float | None,
+) -> Tensor:
+    """Returns the radii under an attack that is given epsilons, from the smallest of the grid up."""
+    directions = _directions(ready, attack, found > 0) if isinstance(attack, SingleStep) else None
+    below = torch.zeros_like(found)  # The largest epsilon at which each image was not fooled.
+    for number, epsilon in enumerate(grid):
+        open_ = (found > epsilon).nonzero().squeeze(1)
+        if len(open_) == 0:
+            break
+        sizes = torch.full((len(open_),), epsilon, dtype=torch.float64)
+        fooled = _fooled(ready, attack, directions, open_, sizes, seed, number, _part(report, number, len(grid)))
+        hit = torch.isfinite(fooled)
+        found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit]) if tolerance is not None else epsilon
+        below[open_[~hit]] = epsilon
+    if tolerance is None:
+        return found
+    for turn in range(MOST_ROUNDS):
+        open_ = (torch.isfinite(found) & (found > 0) & (below < found / (1 + tolerance))).nonzero().squeeze(1)
+        if len(open_) == 0:
+            break
+        low, high = below[open_], found[open_]
+        sizes = torch.where(low > 0, (low * high).sqrt(), high / 4)
+        fooled = _fooled(ready, attack, directions, open_, sizes, seed, len(grid) + turn)
+        hit = torch.isfinite(fooled)
+        found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit])
+        below[open_[~hit]] = sizes[~hit]
+    return found
+
+
+def _fooled(
+    ready: Subject,
+    attack: Attack,
+    directions: Tensor | None,
+    images: Tensor,
+    epsilons: Tensor,
+    seed: int,
+    stream: int,
+    report: Progress | None = None,
+) -> Tensor:
+    """Returns the size of the perturbation that fools each of some images within epsilons (M,), infinite where none does."""
+    sizes = torch.full((len(images),), math.inf, dtype=torch.float64)
+    device = ready.x.device
+
+    def work(chosen: Tensor) -> Tensor:
+        batch = images[chosen].to(device)
+        x, y, epsilon = ready.x[batch], ready.y[batch], epsilons[chosen].to(ready.x)
+        if directions is not None:
+            points = (x + epsilon.view(-1, *[1] * (x.ndim - 1)) * directions[batch]).clamp(0, 1)
+            fooled = torch.zeros(len(batch), dtype=torch.bool, device=device)
+        else:
+            noise = Noise.of(seed, batch, stream)
+            points, fooled = attack.craft(ready.network, x, y, epsilon, noise, stop_when_fooled=True)
+        open_ = (~fooled).nonzero().squeeze(1)
+        if len(open_):
+            with torch.no_grad():
+                fooled[open_] = ready.network(points[open_]).argmax(1) != y[open_]
+        return torch.where(fooled, attack.norm.size(points - x), math.inf)
+
+    done = 0
+    for chosen, found in ready.batches.over(torch.arange(len(images)), work):
+        sizes[chosen] = found.double().cpu()
+        done += len(chosen)
+        if report is not None:
+            report(done / len(images))
+    return sizes
+
+
+def _directions(ready: Subject, attack: SingleStep, wanted: Tensor) -> Tensor:
+    """Returns the attack's step of size 1 for the images wanted (N,), shaped like x; zero for the others."""
+    directions = torch.zeros_like(ready.x)
+
+    def work(batch: Tensor) -> Tensor:
+        x = ready.x[batch]
         size = torch.ones(len(batch), dtype=x.dtype, device=x.device)
-        target = Target(network, x[batch], y[batch], attack.norm, size, keep="nothing")
+        target = Target(ready.network, x, ready.y[batch], attack.norm, size, keep="nothing")
         # Projected once here, as `craft` projects every perturbation: scaling by epsilon keeps it in the ball.
-        directions[batch] = attack.norm.project(attack.direction(target, x[batch]), size.view(-1, *[1] * (x.ndim - 1)))
+        return attack.norm.project(attack.direction(target, x), size.view(-1, *[1] * (x.ndim - 1)))
+
+    for batch, found in ready.batches.over(wanted.nonzero().squeeze(1).to(ready.x.device), work):
+        directions[batch] = found
     return directions

@@ -11,7 +11,7 @@ import torch
 
 from evaluators import describe, error_curve, radii
 from evaluators.attacks.target import frozen
-from evaluators.radii import predict
+from evaluators.subject import predict
 from nas.bundle.export import TOLERANCE
 from nas.bundle.forms import FORMS, logits_of
 from nas.bundle.load import load, read_architecture, read_profile

@@ -1,0 +1,88 @@
+"""Batches that fit into memory: their size is found, not asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, final
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+LARGEST = 1024
+# On a CPU, what the passes of one batch may take: more is slower, for it leaves the caches. Fixed, not a share of what
+# is free at the time, so that a run repeated on one machine has the same batches.
+CPU_BYTES = 512 << 20
+CUDA_SHARE = 0.25
+
+
+@final
+@dataclass
+class Batches:
+    """Splits work into batches, and halves them where memory runs out.
+
+    Attributes:
+        size: The largest number of images in one pass.
+    """
+
+    size: int
+
+    def over(self, index: Tensor, work: Callable[[Tensor], T]) -> Iterator[tuple[Tensor, T]]:
+        """Yields each batch of image indices (N,) with the work's result for it; a batch that does not fit is halved.
+
+        Raises:
+            torch.OutOfMemoryError: not even one image fits.
+        """
+        start = 0
+        while start < len(index):
+            batch = index[start : start + self.size]
+            try:
+                result = work(batch)
+            except RuntimeError as error:
+                if not _out_of_memory(error) or len(batch) == 1:
+                    raise
+                self.size = max(1, len(batch) // 2)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            yield batch, result
+            start += len(batch)
+
+
+def find_batches(network: nn.Module, x: Tensor) -> Batches:
+    """Returns batches for passes of the network over images x (N, ...), forward and backward, from what one image needs."""
+    budget = CPU_BYTES
+    if x.device.type == "cuda":
+        budget = int(CUDA_SHARE * torch.cuda.get_device_properties(x.device).total_memory)
+    needed = max(1, activation_bytes(network, x[:1]))
+    size = 1
+    while size < LARGEST and 2 * size * needed <= budget:
+        size *= 2
+    return Batches(size)
+
+
+def activation_bytes(network: nn.Module, x: Tensor) -> int:
+    """Returns the bytes that a forward pass of x keeps for the backward pass, and as much again for its gradients."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        # Held until the bytes are counted: storage that is freed meanwhile would be handed out, and counted, again.
+        logits = network(x.detach().requires_grad_())
+    total = sum(size for pointer, size in kept.items() if pointer not in weights)
+    del logits
+    return 2 * total
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

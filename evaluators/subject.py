@@ -1,0 +1,74 @@
+"""A network and the images on which it is measured, made ready once for all attacks."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.batches import Batches, find_batches
+from evaluators.inference import inference
+from evaluators.inputs import check_images, check_labels, check_logits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """What all attacks share.
+
+    Attributes:
+        network: In the form in which it runs fastest; frozen.
+        x: Clean images, (N, ...).
+        y: True labels, (N,).
+        logits: Of the clean images, (N, K).
+        batches: How the images are split.
+    """
+
+    network: nn.Module
+    x: Tensor
+    y: Tensor
+    logits: Tensor
+    batches: Batches
+
+    def right(self) -> Tensor:
+        """Returns whether each clean image is classified rightly, (N,) bool."""
+        return self.logits.argmax(1) == self.y
+
+
+@contextmanager
+def subject(network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None) -> Iterator[Subject]:
+    """Yields a network made ready to be attacked on images x (N, ...) with labels y (N,), and leaves it as it was.
+
+    Raises:
+        TypeError: x or y has the wrong type.
+        ValueError: x or y is out of range, or the network's output is not (N, K) finite logits.
+    """
+    check_images(x)
+    with inference(network, x) as fast:
+        batches = find_batches(fast, x) if batch_size is None else Batches(batch_size)
+        logits = predict(fast, x, batches)
+        check_labels(y, len(x), logits.shape[1])
+        yield Subject(fast, x, y, logits, batches)
+
+
+def predict(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Tensor:
+    """Returns the logits (N, K) of images x (N, ...), without gradients, in the mode in which the network is.
+
+    Raises:
+        ValueError: the network's output is not (N, K) finite logits.
+    """
+
+    def work(index: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = network(x[index])
+        check_logits(logits, len(index))
+        return logits
+
+    index = torch.arange(len(x), device=x.device)
+    return torch.cat([logits for _, logits in (batches or Batches(256)).over(index, work)])
