@@ -49,7 +49,7 @@ class Norm(ABC):
         """Returns the size of the largest perturbation that keeps this many pixels within [0, 1]."""
 
 
-def _rows(sizes: Tensor, like: Tensor) -> Tensor:
+def rows(sizes: Tensor, like: Tensor) -> Tensor:
     """Returns sizes (N,) shaped to broadcast against (N, ...)."""
     return sizes.view(-1, *[1] * (like.ndim - 1))
 
@@ -105,14 +105,14 @@ class L2(Norm):
     def ascent(self, gradient: Tensor) -> Tensor:
         """Returns the gradient scaled to length 1; a zero gradient stays zero."""
         # Scaled to a largest entry of 1 first: the squares of small gradients would vanish, those of large ones overflow.
-        largest = _rows(gradient.flatten(1).abs().amax(1), gradient)
+        largest = rows(gradient.flatten(1).abs().amax(1), gradient)
         scaled = gradient / torch.where(largest > 0, largest, 1)
-        direction: Tensor = scaled / _rows(self.size(scaled), scaled).clamp(min=1)
+        direction: Tensor = scaled / rows(self.size(scaled), scaled).clamp(min=1)
         return direction
 
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """Returns delta, shortened to length epsilon where it is longer."""
-        length = _rows(self.size(delta), delta)
+        length = rows(self.size(delta), delta)
         shortened: Tensor = delta * (epsilon / length.clamp(min=1e-30)).clamp(max=1)
         return shortened
 
@@ -120,7 +120,7 @@ class L2(Norm):
         """Returns a uniform direction times a radius with density proportional to r^(d-1)."""
         pixels = x[0].numel()
         radius = noise.uniform(x.flatten(1)[:, :1], draw=1) ** (1 / pixels)
-        return self.ascent(noise.normal(x)) * _rows(radius.flatten(), x) * epsilon
+        return self.ascent(noise.normal(x)) * rows(radius.flatten(), x) * epsilon
 
     def largest(self, pixels: int) -> float:
         """Returns the diagonal of the unit cube."""
