@@ -21,7 +21,8 @@ from evaluators.checks import Check
 from evaluators.compare import Comparison, compare
 from evaluators.cost import macs, parameters
 from evaluators.curve import ErrorCurve, error_curve, worst_case
-from evaluators.margins import Margins, adaptive_epsilons, margins
+from evaluators.first_order import first_order_error, gradient_norms, parting_epsilon
+from evaluators.margins import Margins, adaptive_epsilons, density_at_zero, margin_density, margins
 from evaluators.norms import L2, NORMS, Linf, Norm
 from evaluators.power_law import NoPowerLaw, PowerLaw, fit_power_law
 from evaluators.profile import RobustnessProfile, load_profile, profile, save_profile
@@ -51,14 +52,19 @@ __all__ = [
     "adaptive_epsilons",
     "compare",
     "cross_entropy",
+    "density_at_zero",
     "describe",
     "error_curve",
+    "first_order_error",
     "fit_power_law",
+    "gradient_norms",
     "load_profile",
     "macs",
     "margin",
+    "margin_density",
     "margins",
     "parameters",
+    "parting_epsilon",
     "profile",
     "radii",
     "save_profile",

@@ -3,6 +3,7 @@
 For an image that is right, with logits h and true class 1, the difference to class j is h_1 - h_j. A perturbation of size
 epsilon lowers it, to first order, by at most epsilon times the dual norm of its gradient. So the first-order radius is the
 smallest, over j, of the difference over the dual norm of its gradient: exact for a linear network, ignoring the pixel range.
+The wrong classes are called rivals here, the nearest one being that of the largest logit.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the role of logit differences.
 """
@@ -18,9 +19,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
-from evaluators.attacks.target import frozen
 from evaluators.curve import Floats
-from evaluators.inputs import check_images, check_labels, check_logits
+from evaluators.subject import Subject, subject
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,86 +33,139 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Margins:
-    """Logit differences of N images.
+    """Logit differences of N images to their J nearest rivals.
 
     Attributes:
         margin: True logit minus the largest other, (N,): negative where the image is misclassified.
         right: Whether the image is classified rightly, (N,) bool.
         entropy: Entropy of the softmax, in nats, (N,).
+        differences: True logit minus those of the rivals kept, nearest first, (N, J): ascending, from the margin on.
+        steepness: Dual norm of each difference's input gradient by norm name, (N, J) each, in logits per unit of epsilon.
         radii: First-order radius of each image by norm name, (N,) each: 0 where misclassified, infinite where no gradient.
-        gradient_free: Share of the right images whose margin has no gradient at all.
+        gradient_free: Share of the right images of which no difference kept has any gradient.
     """
 
     margin: Floats
     right: NDArray[np.bool_]
     entropy: Floats
+    differences: Floats
+    steepness: dict[str, Floats]
     radii: dict[str, Floats]
     gradient_free: float
 
 
-def margins(network: nn.Module, x: Tensor, y: Tensor, norms: Sequence[Norm], batch_size: int = 512) -> Margins:
+def margins(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norms: Sequence[Norm],
+    batch_size: int | None = None,
+    *,
+    classes: int | None = None,
+) -> Margins:
     """Returns the logit differences and first-order radii of images x (N, ...) with labels y (N,).
 
-    Costs one backward pass an image and class.
+    Costs one backward pass an image and rival kept.
+
+    Args:
+        network: Maps images with pixels in [0, 1] to logits (N, K); left as it was.
+        x: Clean images.
+        y: True labels, int64.
+        norms: In which to measure gradients and radii.
+        batch_size: Images in one pass; found from the memory that one image needs if None.
+        classes: How many rivals to keep of each image at most, the nearest ones; None for all K - 1. A radius is then the
+            smallest over those kept: too large where a rival left out is steeper by more than it is farther.
 
     Raises:
         TypeError: x or y has the wrong type.
-        ValueError: x or y is out of range, or the network's output is not (N, K) logits.
+        ValueError: x, y or classes is out of range, or the network's output is not (N, K) logits.
     """
-    check_images(x)
-    check_labels(y, len(x))
-    gaps, entropies, flat, rights = [], [], [], []
-    by_norm: dict[str, list[Tensor]] = {norm.name: [] for norm in norms}
-    with frozen(network):
-        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            points = images.detach().requires_grad_()
-            with torch.enable_grad():
-                logits = network(points)
-                check_logits(logits, len(images))
-                check_labels(y, len(x), logits.shape[1])
-                gap = logits.gather(1, labels[:, None]) - logits  # (N, K), 0 at the true class
-                gradients = [_gradient(gap[:, j], points) for j in range(gap.shape[1])]
-            gap = gap.detach()
-            others = gap.scatter(1, labels[:, None], math.inf)
-            gaps.append(others.amin(1))
-            rights.append(logits.argmax(1) == labels)
-            entropies.append(torch.distributions.Categorical(logits=logits.detach()).entropy())
-            flat.append(torch.stack([g.flatten(1).abs().amax(1) for g in gradients]).amax(0) == 0)
-            for norm in norms:
-                steepness = torch.stack([norm.dual(g) for g in gradients], dim=1)
-                first_order = torch.where(steepness > 0, others / steepness, math.inf).amin(1)
-                by_norm[norm.name].append(torch.where(rights[-1], first_order, 0.0))
-    right = torch.cat(rights)
-    dead = (torch.cat(flat) & right).sum() / right.sum().clamp(min=1)
+    if classes is not None and classes < 1:
+        raise ValueError(f"classes must be at least 1, or None to keep all rivals of an image, got {classes}")
+    with subject(network, x, y, batch_size) as ready:
+        logits, label = ready.logits, ready.y[:, None]
+        others = logits.shape[1] - 1
+        nearest = logits.scatter(1, label, -math.inf).topk(min(classes or others, others))
+        differences = (logits.gather(1, label) - nearest.values).double()
+        images = torch.arange(len(x), device=x.device)
+        batches = ready.batches.over(images, lambda index: _steepness(ready, index, nearest.indices[index], norms))
+        parts = [part for _, part in batches]
+        right = ready.right()
+    moving = torch.cat([moves for moves, _ in parts])
+    steepness = {norm.name: torch.cat([slopes[n] for _, slopes in parts]) for n, norm in enumerate(norms)}
     return Margins(
-        margin=_array(torch.cat(gaps)),
+        margin=_array(differences[:, 0]),
         right=right.cpu().numpy(),
-        entropy=_array(torch.cat(entropies)),
-        radii={name: _array(torch.cat(parts)) for name, parts in by_norm.items()},
-        gradient_free=float(dead),
+        entropy=_array(torch.distributions.Categorical(logits=logits).entropy()),
+        differences=_array(differences),
+        steepness={name: _array(slope) for name, slope in steepness.items()},
+        radii={name: _array(_first_order(differences, slope, right)) for name, slope in steepness.items()},
+        gradient_free=float((~moving & right).sum() / right.sum().clamp(min=1)),
     )
 
 
-def _gradient(gap: Tensor, points: Tensor) -> Tensor:
-    if not gap.requires_grad:
+def _steepness(ready: Subject, index: Tensor, rivals: Tensor, norms: Sequence[Norm]) -> tuple[Tensor, list[Tensor]]:
+    """Returns which of the images with these indices (B,) have any gradient, (B,), and the dual norms, (B, J) a norm.
+
+    Args:
+        ready: The network and its images.
+        index: Which images.
+        rivals: Classes whose differences to the true one are followed, (B, J).
+        norms: As for `margins`.
+    """
+    points = ready.x[index].detach().requires_grad_()
+    with torch.enable_grad():
+        logits = ready.network(points)
+        gap = logits.gather(1, ready.y[index][:, None]) - logits.gather(1, rivals)
+    moves = torch.zeros_like(index, dtype=torch.bool)
+    columns: list[list[Tensor]] = [[] for _ in norms]
+    for j in range(gap.shape[1]):
+        # In double precision, for sums over many pixels and squares of small gradients.
+        gradient = _gradient(gap[:, j], points, last=j == gap.shape[1] - 1).double()
+        moves |= gradient.flatten(1).any(1)
+        for norm, column in zip(norms, columns, strict=True):
+            column.append(norm.dual(gradient))
+    return moves, [torch.stack(column, dim=1) for column in columns]
+
+
+def _gradient(gap: Tensor, points: Tensor, *, last: bool) -> Tensor:
+    if not gap.requires_grad:  # No path leads from the pixels to the logits.
         return torch.zeros_like(points)
-    (gradient,) = torch.autograd.grad(gap.sum(), points, retain_graph=True, allow_unused=True)
+    (gradient,) = torch.autograd.grad(gap.sum(), points, retain_graph=not last, allow_unused=True)
     return torch.zeros_like(points) if gradient is None else gradient
+
+
+def _first_order(differences: Tensor, steepness: Tensor, right: Tensor) -> Tensor:
+    """Returns the smallest difference over its steepness, (N,): 0 where not right, infinite where nothing is steep."""
+    return torch.where(right, torch.where(steepness > 0, differences / steepness, math.inf).amin(1), 0.0)
 
 
 def _array(values: Tensor) -> Floats:
     return values.double().cpu().numpy()
 
 
-def density_at_zero(margin: Floats) -> float | None:
-    """Returns the density of the right images' margins at 0, per unit of logit; None with fewer than 10 of them.
+def margin_density(margin: Floats, at: Floats) -> Floats | None:
+    """Returns the density of the right images' margins at points `at` (G,), per unit of logit, (G,).
 
-    A Gaussian kernel estimate on the margins and their mirror image, which keeps mass from leaking below 0.
+    None with fewer than 10 of them. The differences to farther rivals have densities, too: `differences[right, j]`.
+
+    A Gaussian kernel estimate, with Scott's bandwidth, on the margins and their mirror image, which keeps mass from
+    leaking below 0. The mirror makes the estimate flat at 0: there it is off by 0.8 bandwidths times the true slope.
+
+    Source: Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 2.10.
     """
     right = margin[margin > 0]
     if len(right) < 10 or np.ptp(right) == 0:
         return None
-    return float(2 * gaussian_kde(np.concatenate([right, -right]))(0.0)[0])
+    points = np.asarray(at, dtype=np.float64)
+    density: Floats = np.where(points >= 0, 2 * gaussian_kde(np.concatenate([right, -right]))(points), 0.0)
+    return density
+
+
+def density_at_zero(margin: Floats) -> float | None:
+    """Returns the density of the right images' margins at 0, per unit of logit; None with fewer than 10 of them."""
+    density = margin_density(margin, np.zeros(1))
+    return None if density is None else float(density[0])
 
 
 def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> list[float]:

@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import entropy
+from scipy.stats import entropy, halfnorm
+from scipy.stats import norm as normal
 from torch import nn
 
-from evaluators import FGSM, L2, Linf, adaptive_epsilons, margins, radii
+from evaluators import FGSM, L2, Linf, adaptive_epsilons, density_at_zero, margin_density, margins, radii
 from evaluators.inputs import check_epsilons
-from evaluators.margins import density_at_zero
 
 NORMS = [Linf(), L2()]
 
@@ -40,6 +40,91 @@ def test_radii_of_a_linear_network_are_exact(linear, images, classes, device):
             assert found.radii[name][i] == pytest.approx(max((gaps / steepness).min(), 0), rel=1e-4, abs=1e-6)
     assert (found.radii["linf"][::10] == 0).all()
     assert found.gradient_free == 0
+
+
+@pytest.mark.parametrize("classes", [None, 1, 3, 9, 50])
+def test_the_nearest_rivals_are_kept(linear, images, classes):
+    network, x = linear(10), images(60)
+    y = labels(network, x)
+    found = margins(network, x, y, NORMS, classes=classes)
+    kept = min(classes or 9, 9)
+    weight, bias = (p.detach().double().numpy() for p in network[1].parameters())
+    logits = x.flatten(1).double().numpy() @ weight.T + bias
+    for i, label in enumerate(y.tolist()):
+        rivals = sorted(set(range(10)) - {label}, key=lambda j: -logits[i, j])[:kept]
+        gaps = [logits[i, label] - logits[i, j] for j in rivals]
+        np.testing.assert_allclose(found.differences[i], gaps, atol=1e-5)
+        for name, order in (("linf", 1), ("l2", 2)):
+            steepness = [np.linalg.norm(weight[label] - weight[j], order) for j in rivals]
+            np.testing.assert_allclose(found.steepness[name][i], steepness, rtol=1e-5)
+            assert found.radii[name][i] == pytest.approx(max(min(np.divide(gaps, steepness)), 0), rel=1e-4, abs=1e-6)
+    np.testing.assert_array_equal(found.margin, found.differences[:, 0])
+
+
+class Ball(nn.Module):
+    """Calls an image 0 within a distance of 3 from a centre, 1 outside."""
+
+    def forward(self, x):
+        distance = (x.flatten(1) - 0.5).square().sum(1)
+        return torch.stack([9 - distance, torch.zeros_like(distance)], dim=1)
+
+
+def test_a_curved_boundary_is_taken_for_its_tangent(images):
+    x = images(50, dtype=torch.float64)
+    distance = (x.flatten(1) - 0.5).norm(dim=1).numpy()
+    found = margins(Ball(), x, torch.zeros(50, dtype=torch.int64), [L2()])
+    assert found.right.all()
+    np.testing.assert_allclose(found.differences[:, 0], 9 - distance**2)
+    np.testing.assert_allclose(found.steepness["l2"][:, 0], 2 * distance)
+    # The exact radius is 3 - distance.
+    np.testing.assert_allclose(found.radii["l2"], (3 - distance) * (3 + distance) / (2 * distance))
+
+
+class Count(torch.autograd.Function):
+    """The identity, which counts the images that pass back through it."""
+
+    passed = 0
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        Count.passed += len(gradient)
+        return gradient
+
+
+class Counted(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(Count.apply(x))
+
+
+@pytest.mark.parametrize(("classes", "passes"), [(None, 9), (3, 3), (1, 1)])
+def test_costs_one_backward_pass_an_image_and_rival_kept(linear, images, classes, passes):
+    network, x = linear(10), images(40)
+    Count.passed = 0
+    margins(Counted(network), x, labels(network, x), NORMS, batch_size=16, classes=classes)
+    assert Count.passed == 40 * passes
+
+
+def test_gradients_that_are_small_or_many_keep_their_norms(linear, images):
+    network, x = linear(3), images(30)
+    y = labels(network, x)
+    here, there = margins(network, x, y, NORMS), margins(nn.Sequential(network, Times(1e-25)), x, y, NORMS)
+    for name in ("linf", "l2"):
+        np.testing.assert_allclose(there.radii[name], here.radii[name], rtol=1e-5)
+    # In half precision, the sum of 64 gradients of 2,000 would be infinite.
+    signs = 1.0 - 2 * (torch.arange(64) % 2)
+    half = linear(weight=torch.stack([1000 * signs, -1000 * signs]), bias=torch.tensor([4.0, 0.0])).half()
+    grey = torch.full((2, 1, 8, 8), 0.5, dtype=torch.float16)
+    found = margins(half, grey, torch.zeros(2, dtype=torch.int64), NORMS)
+    np.testing.assert_allclose(found.radii["linf"], 4 / 128_000)
+    np.testing.assert_allclose(found.radii["l2"], 4 / 16_000)
 
 
 def test_first_order_radii_of_a_linear_network_are_what_fgsm_finds(linear, images):
@@ -122,6 +207,17 @@ def test_gradient_free_counts_among_the_right_images(images):
     assert margins(Half(), x, y, NORMS).gradient_free == pytest.approx(expected)
 
 
+def test_one_rival_with_a_gradient_is_enough(images):
+    class OneMoves(nn.Module):
+        def forward(self, x):
+            moving = x.flatten(1).mean(1)
+            return torch.stack([torch.full_like(moving, 2.0), moving, torch.full_like(moving, -1.0)], dim=1)
+
+    found = margins(OneMoves(), images(10), torch.zeros(10, dtype=torch.int64), NORMS)
+    assert found.gradient_free == 0
+    np.testing.assert_allclose(found.radii["linf"], 2 - images(10).flatten(1).mean(1), rtol=1e-5)
+
+
 def test_network_is_left_as_it_was(conv, images):
     network, x = conv(), images()
     y = labels(network, x)
@@ -156,6 +252,11 @@ def test_labels_of_another_number_of_images_are_refused_whatever_the_batch_size(
         margins(conv(), torch.zeros(4, 1, 8, 8), torch.arange(2), NORMS, batch_size=2)
 
 
+def test_no_rival_is_refused(conv, images):
+    with pytest.raises(ValueError, match="classes must be at least 1, or None to keep all rivals of an image, got 0"):
+        margins(conv(), images(4), torch.arange(4), NORMS, classes=0)
+
+
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 30.0])
 def test_density_of_half_normal_margins(sigma):
     samples = np.abs(np.random.default_rng(0).normal(0, sigma, 20_000))
@@ -169,6 +270,30 @@ def test_density_of_uniform_margins():
 def test_density_leaves_misclassified_images_out():
     right = np.abs(np.random.default_rng(0).normal(0, 1, 500))
     assert density_at_zero(np.append(right, -np.ones(300))) == density_at_zero(right)
+
+
+def test_density_is_that_of_half_normal_margins():
+    samples = np.abs(np.random.default_rng(0).normal(0, 2, 20_000))
+    at = np.linspace(0, 12, 300)
+    density = margin_density(np.append(samples, -samples), at)
+    np.testing.assert_allclose(density, halfnorm.pdf(at, scale=2), atol=0.02)
+    assert np.trapezoid(density, at) == pytest.approx(1, abs=0.002)
+    assert margin_density(samples, np.zeros(1))[0] == density_at_zero(samples)
+    assert (margin_density(samples, np.array([-1.0, -0.01])) == 0).all()
+
+
+def test_density_is_a_sum_of_bells_over_the_margins_and_their_mirror_image():
+    samples = np.random.default_rng(1).exponential(1, 40)
+    width = 80**-0.2 * np.std(np.append(samples, -samples), ddof=1)
+    for at in (0.0, 0.3, 2.0):
+        expected = np.mean(normal.pdf(at, samples, width) + normal.pdf(at, -samples, width))
+        assert margin_density(samples, np.array([at]))[0] == pytest.approx(expected)
+
+
+def test_density_at_zero_is_off_by_0_8_bandwidths_times_the_slope():
+    samples = np.random.default_rng(0).exponential(1, 50_000)
+    width = 100_000**-0.2 * 2**0.5
+    assert density_at_zero(samples) == pytest.approx(1 - 0.8 * width, abs=0.03)
 
 
 @pytest.mark.parametrize("margin", [np.linspace(1, 2, 9), -np.ones(50), np.ones(50), np.array([])])

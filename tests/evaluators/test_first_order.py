@@ -1,0 +1,217 @@
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluators import (
+    FGSM,
+    L2,
+    PGD,
+    Linf,
+    error_curve,
+    first_order_error,
+    gradient_norms,
+    margin,
+    margins,
+    parting_epsilon,
+    radii,
+)
+
+EPSILONS = np.geomspace(1e-4, 0.25, 30).tolist()
+
+
+def labels(network, x):
+    """Returns the network's own answers, every tenth changed."""
+    with torch.no_grad():
+        logits = network(x)
+    y = logits.argmax(1)
+    y[::10] = (y[::10] + 1) % logits.shape[1]
+    return y
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_prediction_is_the_error_of_fgsm_on_a_linear_network(linear, images, device, norm):
+    # Near grey, so that no step leaves the pixel range.
+    network, x = linear(), images(200, low=0.3, high=0.7, seed=1)
+    y = labels(network, x)
+    network, x, y = network.to(device), x.to(device), y.to(device)
+    measured = error_curve(radii(network, x, y, FGSM(norm=norm, loss=margin), EPSILONS).numpy(), EPSILONS).error
+    predicted = [first_order_error(network, x, y, norm, epsilon) for epsilon in EPSILONS]
+    assert predicted == measured.tolist()
+    assert len(set(predicted)) > 15
+    assert first_order_error(network, x, y, norm, 0.0) == pytest.approx(0.1)
+
+
+def test_rivals_kept_bound_the_error_of_fgsm_on_a_linear_network(linear, images):
+    # FGSM walks towards the nearest rival and may meet another first: it finds what one rival predicts, and at most what
+    # all of them do.
+    network, x = linear(10), images(200, low=0.3, high=0.7)
+    y = labels(network, x)
+    found = radii(network, x, y, FGSM(loss=margin), EPSILONS).numpy()
+    for epsilon, measured in zip(EPSILONS, error_curve(found, EPSILONS).error, strict=True):
+        predicted = [first_order_error(network, x, y, Linf(), epsilon, classes) for classes in (1, 2, 3, 9)]
+        assert predicted == sorted(predicted)
+        assert predicted[0] <= measured <= predicted[-1]
+        assert predicted[2] == first_order_error(network, x, y, Linf(), epsilon)
+        assert predicted[3] == first_order_error(network, x, y, Linf(), epsilon, None)
+    assert first_order_error(network, x, y, Linf(), 0.02, 1) < first_order_error(network, x, y, Linf(), 0.02, 9)
+
+
+def test_prediction_is_the_share_of_first_order_radii(conv, images):
+    network, x = conv(), images(50)
+    y = labels(network, x)
+    expected = margins(network, x, y, [L2()], classes=2).radii["l2"]
+    for epsilon in (0.01, 0.1, 0.5):
+        share = (expected <= epsilon).mean()
+        assert first_order_error(network, x, y, L2(), epsilon, 2) == share
+        assert first_order_error(network, x, y, L2(), epsilon, 2, batch_size=7) == share
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epsilon": 8}, "pixels are in [0, 1], so write 8/255 rather than 8"),
+        ({"epsilon": -0.1}, "epsilon must be between 0 and 1"),
+        ({"classes": 0}, "classes must be at least 1, or None to keep all rivals of an image, got 0"),
+        ({"x": torch.full((4, 1, 8, 8), 2.0)}, "x must have pixels in [0, 1], got [2, 2]"),
+        ({"y": torch.arange(1, 5)}, "y must hold labels from 0 to 3"),
+    ],
+)
+def test_inputs_that_are_refused(conv, change, message):
+    asked = {"x": torch.zeros(4, 1, 8, 8), "y": torch.arange(4), "norm": Linf(), "epsilon": 0.1} | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        first_order_error(conv(), **asked)
+
+
+def test_gradient_norms_are_those_of_numpy(linear, images):
+    network, x = linear(3), images(20)
+    y = labels(network, x)
+    weight = network[1].weight.detach().double().numpy()
+    with torch.no_grad():
+        probabilities = network(x).double().softmax(1).numpy()
+    by_hand = (probabilities - np.eye(3)[y]) @ weight
+    for norm, order in ((Linf(), 1), (L2(), 2)):
+        expected = np.linalg.norm(by_hand, order, axis=1)
+        np.testing.assert_allclose(gradient_norms(network, x, y, norm), expected, rtol=1e-3, atol=1e-5)
+    # Of the margin loss, for one rival, it is the steepness of the margin.
+    steepness = margins(network, x, y, [L2()], classes=1).steepness["l2"][:, 0]
+    np.testing.assert_allclose(gradient_norms(network, x, y, L2(), margin, batch_size=3), steepness, rtol=1e-5)
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def test_gradients_of_cross_entropy_vanish_where_logits_are_far_apart(linear, images):
+    network, x = linear(3), images(50, low=0.4, high=0.6)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    loud = nn.Sequential(network, Times(1000))
+    assert np.median(gradient_norms(loud, x, y, Linf())) < 1e-6 < np.median(gradient_norms(network, x, y, Linf()))
+    assert (margins(loud, x, y, [Linf()]).steepness["linf"] > 1000).all()
+
+
+def test_gradient_norms_of_bad_input_are_refused(conv):
+    with pytest.raises(ValueError, match="y must hold labels from 0 to 3"):
+        gradient_norms(conv(), torch.zeros(4, 1, 8, 8), torch.arange(1, 5), Linf())
+    with pytest.raises(TypeError, match="divide uint8 images by 255"):
+        gradient_norms(conv(), torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4), Linf())
+
+
+def test_network_is_left_as_it_was(conv, images):
+    network, x = conv(), images()
+    y = labels(network, x)
+    network.train()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    first_order_error(network, x, y, Linf(), 0.1)
+    gradient_norms(network, x, y, Linf())
+    assert all(module.training for module in network.modules())
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert not x.requires_grad
+
+
+GRID = np.linspace(0.01, 0.2, 20).tolist()
+
+
+@pytest.mark.parametrize("level", [0.01, 1e-6])
+def test_curves_part_where_enough_images_stop_being_fooled(level):
+    # One image more is fooled at each step of 0.001; beyond 0.05 none is. All the discordant images fall on one side, so
+    # the exact test's p-value is 2 * 0.5 ** count.
+    first_order = np.append(np.arange(1, 201) / 1000, np.zeros(7)) - 1e-9 * np.append(np.ones(200), np.zeros(7))
+    measured = np.where(first_order > 0.05, np.inf, first_order)
+    needed = math.ceil(math.log2(2 * 20 / level))
+    expected = next(epsilon for epsilon in GRID if round((epsilon - 0.05) * 1000) >= needed)
+    assert parting_epsilon(first_order, measured, GRID, level=level) == expected
+    assert parting_epsilon(measured, first_order, GRID, level=level) == expected
+    assert parting_epsilon(first_order, first_order, GRID, level=level) is None
+
+
+def test_curves_that_meet_again_have_parted():
+    first_order, measured = np.full(100, 0.045), np.full(100, 0.095)
+    assert parting_epsilon(first_order, measured, GRID) == pytest.approx(0.05)
+
+
+def test_curves_that_differ_by_chance_seldom_part():
+    generator = np.random.default_rng(0)
+    parted = 0
+    for _ in range(100):
+        pair = generator.uniform(0, 0.25, (2, 150))
+        parted += parting_epsilon(pair[0], pair[1], GRID) is not None
+    # One of 100 is allowed on average; with no regard to the 20 tests on the grid it would be about eight.
+    assert parted <= 2
+
+
+def test_a_linear_network_never_parts_from_its_prediction(linear, images):
+    network, x = linear(), images(200, low=0.3, high=0.7)
+    y = labels(network, x)
+    first_order = margins(network, x, y, [Linf()]).radii["linf"]
+    assert parting_epsilon(first_order, radii(network, x, y, FGSM(), EPSILONS).numpy(), EPSILONS) is None
+
+
+class Wall(nn.Module):
+    """Rises by the sum of the pixels up to 2 below the boundary, then ten times as steeply: fooled sooner than it seems."""
+
+    def forward(self, x):
+        rest = 0.5 * x[0].numel() + 8 - x.flatten(1).sum(1)
+        return torch.stack([torch.where(rest > 2, rest + 18, 10 * rest), torch.zeros_like(rest)], dim=1)
+
+
+def test_a_network_that_bends_parts_from_its_prediction():
+    # Images at distances 0 to 8 from the boundary, in units of 1/64: those below 2 are predicted rightly, for the others
+    # the first order sees a distance of 18 more than there is.
+    distance = torch.linspace(0.01, 7.99, 400)
+    x = (0.5 + (8 - distance) / 64).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    y = torch.zeros(400, dtype=torch.int64)
+    grid = (np.arange(1, 17) / 128).tolist()
+    first_order = margins(Wall(), x, y, [Linf()]).radii["linf"]
+    expected = torch.where(distance > 2, distance + 18, distance).numpy() / 64
+    np.testing.assert_allclose(first_order, expected, rtol=1e-3)
+    measured = radii(Wall(), x, y, PGD(loss=margin), grid).numpy()
+    # At 2/64 the curves still agree; at 2.5/64, 25 images are fooled that should not be.
+    assert parting_epsilon(first_order, measured, grid) == 2.5 / 64
+
+
+@pytest.mark.parametrize(
+    ("first_order", "measured", "epsilons", "level", "message"),
+    [
+        (np.ones(3), np.ones(4), [0.1], 0.01, "radii must belong to the same images, got 3 and 4"),
+        (np.array([np.nan]), np.ones(1), [0.1], 0.01, "none of them negative or NaN"),
+        (np.ones(1), -np.ones(1), [0.1], 0.01, "none of them negative or NaN"),
+        (np.ones(1), np.ones(1), [0.2, 0.1], 0.01, "epsilons must be strictly increasing"),
+        (np.ones(1), np.ones(1), [], 0.01, "epsilons must hold at least one value"),
+        (np.ones(1), np.ones(1), [0.1], 0.0, "level must be between 0 and 1, the chance of a false parting, got 0"),
+        (np.ones(1), np.ones(1), [0.1], 5, "level must be between 0 and 1, the chance of a false parting, got 5"),
+    ],
+)
+def test_radii_that_are_refused(first_order, measured, epsilons, level, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parting_epsilon(first_order, measured, epsilons, level=level)
