@@ -1,12 +1,14 @@
+import math
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evaluators import FGSM, L2, PGD, Linf, StepLL, UniformNoise, describe, error_curve, radii
-from evaluators.attacks import cross_entropy, margin
+from evaluators import FGSM, L2, PGD, Linf, Norm, StepLL, UniformNoise, describe, error_curve, radii
+from evaluators.attacks import Attack, Ensemble, MinimumNorm, cross_entropy, margin
 from evaluators.batches import Batches
 from evaluators.subject import predict
 
@@ -328,3 +330,133 @@ def test_predict_works_in_batches(conv, images):
     network, x = conv(), images(10)
     torch.testing.assert_close(predict(network, x, Batches(3)), predict(network, x), rtol=0, atol=1e-6)
     assert not predict(network, x).requires_grad
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 0.01])
+@pytest.mark.parametrize(
+    ("attack", "order"),
+    [
+        (FGSM(loss=margin), 1),
+        (PGD(steps=5, random_start=False), 1),
+        (PGD(norm=L2(), steps=40, loss=margin), 2),
+        (FGSM(norm=L2()), 2),
+    ],
+    ids=["fgsm", "pgd", "pgd-l2", "fgm"],
+)
+def test_bisection_finds_the_exact_radii_of_a_linear_network(linear, images, device, attack, order, tolerance):
+    network, x = linear(), images(100, low=0.35, high=0.65, seed=1)
+    y = right_labels(network, x)
+    y[::10] = 1 - y[::10]
+    exact = distances(network, x, y, order)
+    grid = [0.001, 0.01, 0.1, 0.3] if order == 1 else [0.01, 0.1, 1, 2]
+    assert (exact < grid[0]).sum() > 10
+    found = radii(network.to(device), x.to(device), y.to(device), attack, grid, tolerance=tolerance).numpy()
+    assert (found[exact == 0] == 0).all()
+    right = exact > 0
+    # A point that fools lies on or beyond the boundary, but for rounding.
+    assert (found[right] >= exact[right] * (1 - 1e-4) - 1e-6).all()
+    assert (found[right] <= exact[right] * (1 + tolerance) * (1 + 1e-2) + 1e-6).all()
+
+
+def test_bisection_never_raises_a_radius_of_the_grid_and_stays_in_its_range(conv, images):
+    network, x = conv(), images(60)
+    y = right_labels(network, x)
+    grid = [0.01, 0.03, 0.1]
+    coarse = radii(network, x, y, PGD(steps=5), grid)
+    fine = radii(network, x, y, PGD(steps=5), grid, tolerance=0.05)
+    assert (fine <= coarse).all()
+    assert coarse.isfinite().sum() > 10
+    assert (fine < coarse)[coarse.isfinite()].double().mean() > 0.8
+    assert torch.equal(fine.isinf(), coarse.isinf())
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, -0.1, math.nan])
+def test_tolerances_that_are_refused(conv, images, tolerance):
+    x = images(2)
+    with pytest.raises(ValueError, match=r"^tolerance must be between 0 and 1, a share of the radius, got "):
+        radii(conv(), x, torch.zeros(2).long(), PGD(), [0.1], tolerance=tolerance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving(MinimumNorm):
+    """Walks straight to the nearest boundary of a linear network of two classes, and a little beyond."""
+
+    norm: Norm = Linf()
+
+    def minimise(self, target, x, noise):
+        values, gradient = target.value_and_gradient(x, margin)
+        length = (-values / self.norm.dual(gradient)).view(-1, 1, 1, 1)
+        for beyond in (1.5, 1.001, 0.9):
+            target.wrong(x + beyond * length * self.norm.ascent(gradient))
+
+
+@pytest.mark.parametrize(("norm", "order"), [(Linf(), 1), (L2(), 2)])
+def test_a_minimum_norm_attack_runs_once_for_the_whole_grid(linear, images, norm, order):
+    network, x = linear(), images(60, low=0.35, high=0.65, seed=1)
+    y = right_labels(network, x)
+    y[::10] = 1 - y[::10]
+    passes = []
+    network.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    exact = distances(network, x, y, order)
+    passes.clear()
+    grid = LINF_GRID if order == 1 else L2_GRID
+    found = radii(network, x, y, Halving(norm=norm), grid, batch_size=100)
+    assert passes == [60, 54, 54, 54, 54]
+    np.testing.assert_array_equal(found.numpy(), rounded_up(exact * 1.001, grid))
+    sizes = radii(network, x, y, Halving(norm=norm), grid, tolerance=0.01).numpy()
+    np.testing.assert_allclose(sizes, exact * 1.001, rtol=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both(Ensemble):
+    first: Attack
+    second: Attack
+    norm: Norm = Linf()
+
+    def members(self):
+        return self.first, self.second
+
+
+@pytest.mark.parametrize("second", [PGD(steps=8, loss=margin), Halving()], ids=["ball", "minimum-norm"])
+def test_an_ensemble_is_the_worst_case_of_its_members(linear, images, second):
+    network, x = linear(), images(60, low=0.35, high=0.65)
+    y = right_labels(network, x)
+    y[:5] = 1 - y[:5]
+    grid = np.geomspace(0.001, 0.1, 9).tolist()
+    first = PGD(steps=1, step_size=0.5)
+    found = radii(network, x, y, Both(first=first, second=second), grid, seed=3)
+    alone = [radii(network, x, y, attack, grid, seed=3 + k) for k, attack in enumerate((first, second))]
+    assert (found == 0).sum() == 5
+    assert torch.equal(found, torch.minimum(*alone))
+    assert not torch.equal(found, alone[0])
+
+
+def test_a_member_is_given_only_images_whose_radius_it_could_lower(linear, images):
+    network, x = linear(), images(80, low=0.35, high=0.65, seed=1)
+    y = right_labels(network, x)
+    exact, asked = distances(network, x, y, 1), []
+    grid = [0.005, 0.02, 0.08]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Idle(Attack):
+        norm: Norm = Linf()
+
+        def perturb(self, target, x, epsilon, noise):
+            asked.append((float(epsilon[0]), len(x)))
+            return torch.zeros_like(x)
+
+    found = radii(network, x, y, Both(first=FGSM(), second=Idle()), grid, batch_size=100)
+    np.testing.assert_array_equal(found.numpy(), rounded_up(exact, grid))
+    wanted = [(epsilon, int((exact > epsilon).sum())) for epsilon in grid]
+    assert [(pytest.approx(e), n) for e, n in asked] == [(e, n) for e, n in wanted if n]
+
+
+def test_progress_rises_to_1(conv, images):
+    network, x = conv(), images(40)
+    y = right_labels(network, x)
+    for attack in (FGSM(), PGD(steps=2), Both(first=PGD(steps=1), second=PGD(steps=2))):
+        seen = []
+        radii(network, x, y, attack, [0.001, 0.002], batch_size=16, progress=seen.append)
+        assert seen == sorted(seen)
+        assert len(seen) > 3
+        assert seen[-1] == 1
