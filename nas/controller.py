@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 import optuna
 from optuna.trial import TrialState
 
-from nas.config import CHEAP_METRICS
+from nas.metrics import CHEAP_METRICS
 from nas.errors import RunError, SearchFailedError
 from nas.evaluate import reason_of
 from nas.events import EpochFinished, TrialFinished
@@ -45,49 +45,63 @@ class Controller:
         self._study, self._storage, self._evaluate = study, storage, evaluate
         self._config: Config = evaluate.config
         self._open: dict[int, tuple[optuna.Trial, dict[str, float]]] = {}
+        # Trials that this pass has started, and how often each was started before.
+        self._started: dict[int, tuple[optuna.Trial, int]] = {}
         # Trials that ended without the executor (duplicates, rejections), not yet yielded.
         self._ended: deque[int] = deque()
         self._complete = {t.key: t for t in reversed(read_trials(study)) if t.state == "complete"}
 
     def trials(self) -> Iterator[EpochFinished | TrialFinished]:
         """Yields what happens until the study holds all its trials."""
-        for job, news in self._config.search.executor.run(self._jobs(), self._evaluate):
+        try:
+            for job, news in self._config.search.executor.run(self._jobs(), self._evaluate):
+                yield from self._announce()
+                if isinstance(news, EpochResult):
+                    yield EpochFinished(f"trial {job.number}", news)
+                    continue
+                self._tell(job, news)
+                yield self._finished(job.number)
             yield from self._announce()
-            if isinstance(news, EpochResult):
-                yield EpochFinished(f"trial {job.number}", news)
-                continue
-            self._tell(job, news)
-            yield self._finished(job.number)
-        yield from self._announce()
+        except (KeyboardInterrupt, GeneratorExit):
+            self._uncount()
+            raise
 
     def _jobs(self) -> Iterator[Job]:
         """Yields the jobs that need the executor: first the trials in which the process was killed, then new ones."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in running:
-            yield from self._job(self._reopened(trial.number), attempts=read_trial(trial).attempts + 1)
+            yield from self._job(self._reopened(trial.number), earlier=read_trial(trial).attempts)
         while len(self._study.get_trials(deepcopy=False)) < self._config.search.trials:
-            yield from self._job(self._study.ask(), attempts=1)
+            yield from self._job(self._study.ask(), earlier=0)
 
     def _reopened(self, number: int) -> optuna.Trial:
         """Returns a trial that an earlier process left running, under its own number."""
         study_id = self._storage.get_study_id_from_name(NAME)
         return optuna.Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
-    def _job(self, trial: optuna.Trial, attempts: int) -> Iterator[Job]:
-        """Yields the trial's job, unless the trial ends before any training."""
+    def _uncount(self) -> None:
+        """Takes the attempts of the trials in hand back: the user broke them off, so they may be started again as often."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for number in self._started.keys() & {trial.number for trial in running}:
+            trial, earlier = self._started[number]
+            trial.set_user_attr("attempts", earlier)
+
+    def _job(self, trial: optuna.Trial, earlier: int) -> Iterator[Job]:
+        """Yields the job of a trial that was started some times earlier, unless it ends before any training."""
+        self._started[trial.number] = trial, earlier
         space, objective = self._evaluate.space, self._config.objective
         architecture = space.canonical(space.suggest(trial))
         key = space.key(architecture)
         attributes = {
             "key": key,
             "architecture": architecture,
-            "attempts": attempts,
+            "attempts": earlier + 1,
             "random": trial.number < self._config.search.random_trials,
         }
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
-        if attempts - 1 > self._config.search.attempts:
-            tell_failed(self._study, trial, f"the process was killed in it {attempts - 1} times")
+        if earlier > self._config.search.attempts:
+            tell_failed(self._study, trial, f"the process was killed in it {earlier} times")
             self._ended.append(trial.number)
             return
         if key in self._complete:
@@ -134,7 +148,7 @@ class Controller:
         if trial.state == "complete":
             self._complete.setdefault(trial.key, trial)
         best = ranked(list(self._complete.values()), self._config.objective)
-        return TrialFinished(trial, best[0] if best else None)
+        return TrialFinished(trial, best[0] if best else None, self._config.objective)
 
 
 def check_some_complete(trials: list[Trial]) -> None:

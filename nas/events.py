@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from nas.config import ObjectiveConfig
 from nas.executors import EpochResult
 from nas.study import Trial
 
@@ -54,10 +55,26 @@ class TrialFinished:
     Attributes:
         trial: What the study holds of it.
         best: The best trial so far; None while there is none.
+        objective: What the search is after.
     """
 
     trial: Trial
     best: Trial | None
+    objective: ObjectiveConfig
+
+
+@final
+@dataclass(frozen=True)
+class FinalistsLacking:
+    """The run has fewer architectures than are to become bundles; all that it has do.
+
+    Attributes:
+        asked: How many were asked for.
+        found: How many there are.
+    """
+
+    asked: int
+    found: int
 
 
 @final
@@ -109,7 +126,7 @@ class BundleFinished:
 @final
 @dataclass(frozen=True)
 class BundleFailed:
-    """A candidate could not be retrained.
+    """A candidate has no bundle that can be used.
 
     Attributes:
         name: Name of the bundle.
@@ -138,6 +155,7 @@ Event = (
     RunStarted
     | EpochFinished
     | TrialFinished
+    | FinalistsLacking
     | FinalistsStarted
     | StageStarted
     | BundleFinished

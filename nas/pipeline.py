@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from nas.data import open_data
 from nas.device import open_device, set_threads
 from nas.errors import RunError, SearchFailedError
 from nas.evaluate import TrainAndAttack
-from nas.events import RunFinished, RunStarted
+from nas.events import FinalistsLacking, RunFinished, RunStarted
 from nas.finalists import choose_finalists, choose_references
 from nas.report.page import write_report
 from nas.report.verdict import verdicts
@@ -89,7 +90,9 @@ def export_events(path: Path, top: int) -> Iterator[Event]:
     check_some_complete(list(found.trials))
     evaluate, device = prepare(found.config)
     _check_same_images(found.folder, evaluate.data)
-    return make_bundles(found.folder, choose_finalists(found.trials, found.config, top), evaluate, device)
+    candidates = choose_finalists(found.trials, found.config, top)
+    lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
+    return chain(lacking, make_bundles(found.folder, candidates, evaluate, device))
 
 
 def prepare(config: Config) -> tuple[TrainAndAttack, torch.device]:
@@ -160,5 +163,5 @@ def _events(folder: RunFolder, evaluate: TrainAndAttack, device: torch.device) -
         finished = read_run(folder.path)
         write_report(finished)
         if not any(bundle.role == "finalist" for bundle in finished.bundles):
-            raise SearchFailedError(f"none of the finalists could be retrained and exported; {folder.report} has the search")
+            raise SearchFailedError(f"none of the finalists has a usable bundle; {folder.report} has the search")
         yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))

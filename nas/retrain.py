@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evaluators import profile
 from nas.bundle.export import export_bundle
+from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle
 from nas.bundle.provenance import Provenance
 from nas.config_reader import open_space
@@ -37,10 +38,14 @@ def make_bundles(
 ) -> Iterator[Event]:
     """Yields what happens as candidates become bundles; those that are bundles already are left as they are.
 
-    A candidate whose training fails is told and passed over.
+    A candidate whose training fails, or whose bundle is damaged, is told and passed over.
     """
+    names = [candidate.name for candidate in candidates]
     missing = [candidate for candidate in candidates if not is_bundle(folder.bundles / candidate.name)]
-    yield FinalistsStarted(tuple(c.name for c in candidates), len(candidates) - len(missing))
+    damaged = [bundle for bundle in open_bundles(folder.bundles)[1] if bundle.folder.name in names]
+    yield FinalistsStarted(tuple(names), len(names) - len(missing) - len(damaged))
+    for bundle in damaged:
+        yield BundleFailed(bundle.folder.name, bundle.reason)
     if not missing:
         return
     test = open_test(evaluate.config.data).first(evaluate.config.finalists.images)

@@ -16,20 +16,21 @@ SHOWN = 5
 
 
 def status_of(path: Path) -> dict[str, Any]:
-    """Returns the state of a run, its counts, its best candidates and its bundles.
+    """Returns the state of a run, its counts, its best candidates, its bundles and those that are damaged.
 
     `state` is running, finished, or interrupted: not finished, and no process is working on it.
 
     Raises:
-        HardcellError: there is no run in the folder, or its files are damaged.
+        HardcellError: there is no run in the folder, or its config or study is damaged.
     """
     run = read_run(path)
     counts = {name: sum(t.state == name for t in run.trials) for name in ("complete", "rejected", "failed", "running")}
     wanted = {candidate.name for candidate in choose_finalists(run.trials, run.config, run.config.finalists.count)}
-    made = wanted <= {bundle.name for bundle in run.bundles}
-    finished = made and run.folder.report.exists() and len(run.trials) - counts["running"] >= run.config.search.trials
+    made = {bundle.name for bundle in run.bundles} | {bundle.folder.name for bundle in run.damaged}
+    ended = len(run.trials) - counts["running"] >= run.config.search.trials
+    finished = ended and made >= wanted and run.folder.report.exists()
     failures = [trial for trial in run.trials if trial.state == "failed"]
-    state = "running" if is_locked(run.folder) else "finished" if finished and run.bundles else "interrupted"
+    state = "running" if is_locked(run.folder) else "finished" if finished and made else "interrupted"
     return {
         "run": str(run.folder.path),
         "state": state,
@@ -57,5 +58,6 @@ def status_of(path: Path) -> dict[str, Any]:
             }
             for bundle in run.bundles
         ],
+        "damaged": [{"folder": str(bundle.folder), "reason": bundle.reason} for bundle in run.damaged],
         "report": str(run.folder.report) if run.folder.report.exists() else None,
     }

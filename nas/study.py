@@ -60,7 +60,7 @@ class Trial:
         reason: Why it failed or was rejected.
         duplicate_of: Number of the trial whose results it shares.
         epochs: One mapping an epoch.
-        attempts: How often it was started.
+        attempts: How often it was started, but for the times that the user interrupted it.
         random: Drawn uniformly, whatever the sampler.
     """
 
@@ -74,7 +74,7 @@ class Trial:
     reason: str | None
     duplicate_of: int | None
     epochs: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
-    attempts: int = 1
+    attempts: int = 0
     random: bool = False
 
 
@@ -152,7 +152,7 @@ def read_trial(trial: FrozenTrial) -> Trial:
         reason=attributes.get("reason"),
         duplicate_of=attributes.get("duplicate_of"),
         epochs=attributes.get("epochs", ()),
-        attempts=attributes.get("attempts", 1),
+        attempts=attributes.get("attempts", 0),
         random=attributes.get("random", False),
     )
 

@@ -47,10 +47,14 @@ def load(folder: Path | str) -> nn.Module:
     return network.eval()
 
 
+# What is read of a bundle without loading its network.
+_TOLD = ("architecture.yaml", "profile.json", "radii.npz")
+
+
 @final
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle says of itself; its files are not checked.
+    """What a bundle says of itself.
 
     Attributes:
         folder: Where it is.
@@ -75,29 +79,48 @@ class Bundle:
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Returns what a bundle says of itself, its files unchecked.
+    """Returns what a bundle says of itself; the forms of its network are neither read nor checked.
 
     Raises:
-        BundleError: there is no bundle, or it is damaged.
+        BundleError: there is no bundle, or it is damaged or tampered with.
     """
     record = read_manifest(folder)
+    check_files(folder, record, _TOLD)
     return Bundle(folder, record["name"], record["role"], record, read_architecture(folder), read_profile(folder))
 
 
-def open_bundles(folder: Path) -> list[Bundle]:
-    """Returns the bundles in a folder: finalists by rank, then references.
+@final
+@dataclass(frozen=True)
+class DamagedBundle:
+    """A bundle that cannot be read.
 
-    Raises:
-        BundleError: one of them is damaged.
+    Attributes:
+        folder: Where it is.
+        reason: What is damaged, and the remedy.
     """
+
+    folder: Path
+    reason: str
+
+
+def open_bundles(folder: Path) -> tuple[list[Bundle], list[DamagedBundle]]:
+    """Returns the bundles in a folder, finalists by rank, then references; and those that are damaged, by name."""
     places = sorted(folder.iterdir()) if folder.is_dir() else []
-    bundles = [open_bundle(place) for place in places if not place.name.startswith(".") and is_bundle(place)]
+    bundles, damaged = [], []
+    for place in places:
+        if place.name.startswith(".") or not is_bundle(place):
+            continue
+        try:
+            bundles.append(open_bundle(place))
+        except BundleError as error:
+            remedy = "remove its folder, and `hardcell resume` or `hardcell export` makes it again"
+            damaged.append(DamagedBundle(place, f"{error}; {remedy}"))
 
     def order(bundle: Bundle) -> tuple[bool, int, str]:
         rank = bundle.name.split("-")[0]
         return bundle.role != "finalist", int(rank) if rank.isdigit() else 0, bundle.name
 
-    return sorted(bundles, key=order)
+    return sorted(bundles, key=order), damaged
 
 
 def read_architecture(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nas.errors import BundleError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 SCHEMA = "hardcell-bundle/1"
@@ -20,10 +21,11 @@ def is_bundle(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file of a bundle but the manifest, by path relative to the folder."""
+def checksums(folder: Path, names: Collection[str] | None = None) -> dict[str, str]:
+    """Returns the SHA-256 of all files of a bundle but the manifest, or of those of some names, by path relative to it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    found = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: _sha256(path) for name, path in found.items() if names is None or name in names}
 
 
 def _sha256(path: Path) -> str:
@@ -58,15 +60,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return record
 
 
-def check_files(folder: Path, record: dict[str, Any]) -> None:
-    """Checks every file of a bundle against the manifest.
+def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | None = None) -> None:
+    """Checks the files of a bundle against the manifest: all of them, or those of some names.
 
     Raises:
         BundleError: a file is missing or differs; all of them are named.
     """
-    found = checksums(folder)
-    faults = [f"{name} is missing" for name in record["files"] if name not in found]
-    faults += [f"{name} is not what was exported" for name, sha in record["files"].items() if found.get(name, sha) != sha]
-    faults += [f"{name} was not exported" for name in found if name not in record["files"]]
+    found = checksums(folder, names)
+    exported = {name: sha for name, sha in record["files"].items() if names is None or name in names}
+    faults = [f"{name} is missing" for name in exported if name not in found]
+    faults += [f"{name} is not what was exported" for name, sha in exported.items() if found.get(name, sha) != sha]
+    faults += [f"{name} was not exported" for name in found if name not in exported]
     if faults:
         raise BundleError(f"{folder}: damaged or tampered with: " + "; ".join(faults))

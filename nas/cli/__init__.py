@@ -64,7 +64,13 @@ def commands() -> None:
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-DATE-TIME]")
 @click.option("--seed", type=int, help="Seed of everything; the same as --set seed=N.")
 @click.option("--trials", type=int, help="Number of trials; the same as --set search.trials=N.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override one setting, with paths relative to the working directory; repeatable.",
+)
 def search(config: Path | None, run: Path | None, seed: int | None, trials: int | None, overrides: tuple[str, ...]) -> None:
     """Search, retrain, measure, export and report, as the YAML file CONFIG says; digits and cell201 without one."""
     from datetime import datetime

@@ -45,6 +45,8 @@ def print_status(found: dict[str, Any]) -> None:
             checks = ", ".join(row["failed_checks"]) + " failed" if row["failed_checks"] else "all passed"
             table.add_row(row["name"], row["role"], f"{row['clean_error']:.3f}", f"{row['adversarial_error']:.3f}", checks)
         console.print(table)
+    for bundle in found["damaged"]:
+        console.print(f"damaged bundle: {bundle['reason']}", soft_wrap=True, markup=False)
     if found["report"]:
         console.print(f"report: {found['report']}", soft_wrap=True, markup=False)
 

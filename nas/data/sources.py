@@ -101,7 +101,9 @@ def folder(path: Path | None, part: Part) -> Raw:
     # Whatever part is wanted, so that what is wrong with the test images is not found at the end of a search.
     test = _listing(path / "test") if split else first
     if odd := sorted({*first.classes} ^ {*test.classes}):
-        raise DataError(f"{path / 'test'}: must hold the classes of {path / 'train'}; only one of them holds {', '.join(odd)}")
+        raise DataError(
+            f"{path / 'test'}: must hold the classes of {path / 'train'}; only one of them holds {', '.join(odd)}"
+        )
     found = test if part == "test" else first
     size = Counter(_header(Path(file))[0] for file, _ in first.samples).most_common(1)[0][0]
     mode = "L" if all(_header(Path(file))[1] in _GREY for file, _ in first.samples) else "RGB"

@@ -54,6 +54,7 @@ def render_report(run: Run) -> str:
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
         bundles=[_bundle(bundle, run) for bundle in run.bundles],
+        damaged=run.damaged,
         search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
         scatter_figure=Markup(clean_against_adversarial(trials, config.objective)) if board else None,
         curves_figure=(Markup(error_curves(run.bundles, config.norm, config.evaluation.epsilon)) if run.bundles else None),

@@ -148,12 +148,16 @@ def trials_only():
 
 @pytest.fixture(scope="session")
 def break_off():
-    """Consumes events up to an epoch of a trial, and ends the generator there."""
+    """Consumes events up to an epoch of a trial, and ends the generator there, or raises an error in it."""
 
-    def run(events, trial, epoch=1):
+    def run(events, trial, epoch=1, error=None):
         for event in events:
             if isinstance(event, EpochFinished) and (event.name, event.result.epoch) == (f"trial {trial}", epoch):
-                events.close()
+                if error is None:
+                    events.close()
+                    return
+                with pytest.raises(error):
+                    events.throw(error)
                 return
         raise AssertionError(f"trial {trial} has no epoch {epoch}")
 

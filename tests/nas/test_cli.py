@@ -19,12 +19,13 @@ from rich.console import Console
 import nas.run
 from nas.cli import commands
 from nas.cli.display import show
-from nas.config import Config
+from nas.config import Config, ObjectiveConfig
 from nas.config_file import load_config, parse_config
 from nas.errors import HardcellError
-from nas.events import BundleFailed, FinalistsStarted, RunFinished, StageStarted
+from nas.events import BundleFailed, FinalistsStarted, RunFinished, StageStarted, TrialFinished
 from nas.pipeline import resume_events, search_events
 from nas.run import read_run
+from nas.study import Trial
 
 
 @pytest.fixture
@@ -205,6 +206,66 @@ def test_names_with_brackets_are_printed_as_they_are(run_copy, cli, tmp_path):
     assert "a[bold]b[x]: finished" in out
 
 
+def test_tables_are_not_cut_where_there_is_no_terminal(finished_run, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = cli("status", finished_run)
+    lines = out.splitlines()
+    assert "6 of 6 trials: 6 complete (0 from the cache), 0 rejected, 0 failed, 0 running" in lines
+    assert "…" not in out
+    for bundle in read_run(finished_run).bundles:
+        (line,) = (line for line in lines if bundle.name in line)
+        assert bundle.role in line
+        assert all(name in line for name in bundle.profile.failed_checks() or ["all passed"])
+
+
+METRICS = {"parameters": 13458.0, "macs": 100764.0, "clean_error": 0.018, "adversarial_error": 0.19}
+
+
+@pytest.mark.parametrize(
+    ("minimise", "constraints", "told", "best"),
+    [
+        # As the README has it.
+        (
+            ["adversarial_error"],
+            {"clean_error": 0.1},
+            "adversarial error 0.190, clean 0.018, 13,458 parameters, 3.0 s",
+            "best 0.190",
+        ),
+        (["clean_error"], {}, "clean error 0.018, 13,458 parameters, 3.0 s", "best 0.018"),
+        (["parameters"], {"clean_error": 0.1}, "13,458 parameters, clean error 0.018, 3.0 s", "best 13,458"),
+        (
+            ["clean_error", "adversarial_error", "macs"],
+            {"clean_error": 0.1},
+            "clean error 0.018, adversarial 0.190, 100,764 macs, 13,458 parameters, 3.0 s",
+            "best 0.018",
+        ),
+    ],
+    ids=["the default", "one", "cheap", "several"],
+)
+def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, told, best):
+    objective = ObjectiveConfig(minimise=tuple(minimise), constraints=constraints)
+    trial = Trial(0, "complete", "key", {}, METRICS, violation=0, seconds=3.0, reason=None, duplicate_of=None)
+    console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
+    show(iter([TrialFinished(trial, trial, objective)]), console)
+    assert console.file.getvalue() == f"trial   0  {told}; {best} in trial 0\n"
+    live = Console(force_terminal=True, file=io.StringIO(), width=200, highlight=False, soft_wrap=True)
+    show(iter([TrialFinished(trial, trial, objective)]), live)
+    label = minimise[0].replace("_", " ")
+    assert f"best so far: {label} {best.removeprefix('best ')} in trial 0, architecture key" in live.file.getvalue()
+
+
+def test_export_of_more_architectures_than_there_are_says_so(own, tmp_path, trials_only, cli):
+    trials_only(tmp_path / "run", own("works", "search.trials=1", "finalists.epochs=1"))
+    code, out, _ = cli("export", tmp_path / "run", "--top", 3)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "the best 3 architectures were asked for, and the run has 1: going on with those"
+    assert lines[1] == "retraining, profiling and exporting 1 networks"
+    assert len(list((tmp_path / "run" / "bundles").glob("1-*"))) == 1
+    _, out, _ = cli("export", tmp_path / "run", "--top", 1)
+    assert "asked for" not in out
+
+
 def test_live_display_on_a_terminal(own, tmp_path):
     console = Console(force_terminal=True, file=io.StringIO(), width=120, highlight=False, soft_wrap=True)
     config = own("raises,constant,works", "search.trials=6", "search.random_trials=6")
@@ -354,10 +415,39 @@ def test_damaged_environment(run_copy, refused):
     assert "environment.json" in refused("resume", run_copy)
 
 
-def test_damaged_bundle_of_a_run_is_named(run_copy, refused):
+@pytest.mark.parametrize("name", ["manifest.json", "architecture.yaml", "profile.json", "radii.npz"])
+def test_damaged_bundle_of_a_run_is_told_with_its_reason_beside_the_others(name, run_copy, cli):
     (bundle,) = (run_copy / "bundles").glob("1-*")
+    others = [path.name for path in (run_copy / "bundles").iterdir() if path != bundle]
+    content = (bundle / name).read_bytes()
+    (bundle / name).write_bytes(content[: len(content) // 2])
+    code, out, err = cli("status", run_copy)
+    assert (code, err) == (0, "")
+    (line,) = (line for line in out.splitlines() if line.startswith(f"damaged bundle: {bundle}"))
+    assert name in line
+    assert "remove its folder, and `hardcell resume` or `hardcell export` makes it again" in line
+    assert all(other in out for other in others)
+    found = json.loads(cli("status", run_copy, "--json")[1])
+    assert sorted(row["name"] for row in found["bundles"]) == sorted(others)
+    assert [row["folder"] for row in found["damaged"]] == [str(bundle)]
+    assert found["state"] == "finished"
+    assert cli("report", run_copy)[0] == 0
+    assert name in cli("export", run_copy)[1]
+    assert cli("verify", bundle)[0] == 2
+
+
+def test_damaged_bundle_is_told_on_the_way_and_made_again_once_it_is_removed(run_copy, cli):
+    (bundle,) = (run_copy / "bundles").glob("random-*")
     (bundle / "profile.json").write_text("{}")
-    assert bundle.name in refused("status", run_copy)
+    code, out, _ = cli("resume", run_copy)
+    assert code == 0
+    assert "retraining, profiling and exporting 3 networks, 2 of them made already" in out
+    assert f"{bundle.name}: no bundle: {bundle}: damaged or tampered with: profile.json is not what was exported" in out
+    shutil.rmtree(bundle)
+    code, out, _ = cli("resume", run_copy)
+    assert code == 0
+    assert f"{bundle.name}: clean error" in out
+    assert json.loads(cli("status", run_copy, "--json")[1])["damaged"] == []
 
 
 def test_folder_that_is_no_bundle(tmp_path, refused, finished_run):

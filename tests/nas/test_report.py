@@ -131,6 +131,27 @@ def test_run_with_finalists_and_no_references(finished):
     assert "No reference was trained, so there is nothing to compare with." in text
 
 
+def test_damaged_bundle_is_told_before_the_others(run_copy):
+    (best,) = (run_copy / "bundles").glob("1-*")
+    (best / "radii.npz").write_bytes(b"damage")
+    found = read_run(run_copy)
+    assert [bundle.role for bundle in found.bundles] == ["random", "residual"]
+    text = shown(render_report(found))
+    told = text.index(f"The bundle {best.name} is damaged and left out of this page: ")
+    assert "radii.npz is not what was exported" in text
+    assert told < text.index(found.bundles[0].name)
+
+
+def test_run_of_which_all_bundles_are_damaged(run_copy):
+    for bundle in (run_copy / "bundles").iterdir():
+        (bundle / "manifest.json").write_text("{}")
+    found = read_run(run_copy)
+    assert found.bundles == ()
+    text = shown(render_report(found))
+    assert text.count("is damaged and left out of this page") == 3
+    assert "Leaderboard" in text
+
+
 def test_run_that_has_not_begun(tiny, tmp_path):
     events = search_events(tiny(), tmp_path / "run")
     next(events)

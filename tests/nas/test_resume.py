@@ -84,9 +84,38 @@ def test_resumed_search_has_the_trials_of_an_uninterrupted_one(
 
 def test_trials_say_how_often_they_were_started(tiny, tmp_path, break_off, stored, trials_only):
     run = tmp_path / "run"
-    break_off(search_events(tiny("search.trials=2"), run), 1)
+    break_off(search_events(tiny("search.trials=2"), run), 1, error=KilledError)
     trials_only(run)
     assert [trial.user_attrs["attempts"] for trial in stored(run)] == [1, 2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, None], ids=["in the training", "elsewhere"])
+def test_interrupts_use_up_no_attempts(error, tiny, tmp_path, break_off, stored, trials_only):
+    run = tmp_path / "run"
+    break_off(search_events(tiny("search.trials=1", "search.attempts=1"), run), 0, error=error)
+    break_off(resume_events(run), 0, error=KilledError)
+    for _ in range(3):
+        break_off(resume_events(run), 0, error=error)
+    assert [trial.user_attrs["attempts"] for trial in stored(run)] == [1]  # The kill.
+    trials_only(run)
+    assert [(trial.state, trial.user_attrs["attempts"]) for trial in stored(run)] == [(TrialState.COMPLETE, 2)]
+
+
+@pytest.mark.parametrize("place", ["nas.evaluate.TrainAndAttack.precheck", "search_spaces.SearchSpace.suggest"])
+def test_interrupts_before_the_training_use_up_no_attempts(place, tiny, tmp_path, monkeypatch, stored, trials_only):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    run, events = tmp_path / "run", search_events(tiny("search.trials=1", "search.attempts=1"), tmp_path / "run")
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                list(events)
+        events = resume_events(run)
+    events.close()
+    trials_only(run)
+    assert [(trial.state, trial.user_attrs["attempts"]) for trial in stored(run)] == [(TrialState.COMPLETE, 1)]
 
 
 def mixed(own):
@@ -214,9 +243,10 @@ def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finish
 def test_trial_is_started_again_as_often_as_attempts_says_and_then_fails(tiny, tmp_path, break_off, stored, trials_only):
     # `attempts`: "How often a trial is started again after the process was killed in it, before it counts as failed".
     run = tmp_path / "run"
-    break_off(search_events(tiny("search.trials=2", "search.attempts=2", "finalists.references=false"), run), 0)
+    config = tiny("search.trials=2", "search.attempts=2", "finalists.references=false")
+    break_off(search_events(config, run), 0, error=KilledError)
     for _ in range(2):
-        break_off(resume_events(run), 0)
+        break_off(resume_events(run), 0, error=KilledError)
     events = trials_only(run)
     first, second = stored(run)
     assert first.state == TrialState.FAIL
@@ -227,13 +257,13 @@ def test_trial_is_started_again_as_often_as_attempts_says_and_then_fails(tiny, t
 
 def test_trial_killed_less_often_than_attempts_is_started_again(tiny, tmp_path, break_off, stored, trials_only):
     run = tmp_path / "run"
-    break_off(search_events(tiny("search.trials=1", "search.attempts=2"), run), 0)
+    break_off(search_events(tiny("search.trials=1", "search.attempts=2"), run), 0, error=KilledError)
     trials_only(run)
     assert [trial.state for trial in stored(run)] == [TrialState.COMPLETE]
 
 
 def test_interrupt_exits_130_with_what_to_do_and_the_run_resumes(
-    hardcell, tiny_file, finished_run, tmp_path, told, trials_only
+    hardcell, tiny_file, finished_run, tmp_path, told, trials_only, stored
 ):
     run = tmp_path / "run"
     process = hardcell("search", tiny_file, "--run", run)
@@ -246,6 +276,7 @@ def test_interrupt_exits_130_with_what_to_do_and_the_run_resumes(
     assert "Traceback" not in err
     trials_only(run)
     assert told(run) == told(finished_run)
+    assert {trial.user_attrs["attempts"] for trial in stored(run)} == {1}
 
 
 def test_interrupt_does_not_end_a_trial(tiny, tmp_path, monkeypatch, stored):
