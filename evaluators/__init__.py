@@ -19,6 +19,7 @@ from evaluators.attacks import (
 )
 from evaluators.checks import Check
 from evaluators.compare import Comparison, compare
+from evaluators.corruptions import CORRUPTIONS, CorruptionErrors, corrupt, corruption_errors
 from evaluators.cost import macs, parameters
 from evaluators.curve import ErrorCurve, error_curve, worst_case
 from evaluators.first_order import first_order_error, gradient_norms, parting_epsilon
@@ -30,6 +31,7 @@ from evaluators.radii import radii
 
 __all__ = [
     "ATTACKS",
+    "CORRUPTIONS",
     "FGSM",
     "L2",
     "LOSSES",
@@ -38,6 +40,7 @@ __all__ = [
     "Attack",
     "Check",
     "Comparison",
+    "CorruptionErrors",
     "ErrorCurve",
     "Linf",
     "Margins",
@@ -51,6 +54,8 @@ __all__ = [
     "UniformNoise",
     "adaptive_epsilons",
     "compare",
+    "corrupt",
+    "corruption_errors",
     "cross_entropy",
     "density_at_zero",
     "describe",

@@ -1,0 +1,167 @@
+"""The error under everyday damage to images: noise, blur, brightness, contrast and JPEG, at five severities each.
+
+The severities are those of CIFAR-10-C, for images of about 32 x 32 pixels: on much larger ones the blur is weak. Two
+deviations from it: only JPEG rounds pixels to 256 levels, and five of its corruptions stand for all nineteen.
+
+Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR
+2019, arXiv:1903.12261; the severities from the authors' script make_cifar_c.py (github.com/hendrycks/robustness).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from evaluators.inputs import check_images, check_logits
+from evaluators.noise import Noise
+from evaluators.subject import subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+
+def _gaussian_noise(x: Tensor, deviation: float, noise: Noise) -> Tensor:
+    return x + deviation * noise.normal(x)
+
+
+def _gaussian_blur(x: Tensor, sigma: float, noise: Noise) -> Tensor:
+    reach = int(4 * sigma + 0.5)
+    bell = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-reach, reach + 1)]
+    x = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+    for axis in (2, 3):
+        size = x.shape[axis] - 2 * reach
+        # A sum of shifted images: a convolution would round to ten bits on some GPUs.
+        shifted = (weight / sum(bell) * x.narrow(axis, i, size) for i, weight in enumerate(bell))
+        x = sum(shifted, start=x.new_zeros(()))
+    return x
+
+
+def _brightness(x: Tensor, rise: float, noise: Noise) -> Tensor:
+    # The value of HSV, the largest channel, rises; hue and saturation stay if all channels grow by the same factor.
+    value = x.amax(1, keepdim=True)
+    raised = (value + rise).clamp(max=1)
+    return torch.where(value > 0, x / torch.where(value > 0, value, 1) * raised, raised)
+
+
+def _contrast(x: Tensor, factor: float, noise: Noise) -> Tensor:
+    mean = x.mean((2, 3), keepdim=True)
+    return mean + factor * (x - mean)
+
+
+def _jpeg(x: Tensor, quality: float, noise: Noise) -> Tensor:
+    # Through Pillow, which torchvision brings along: torchvision's own coder is about to be removed.
+    levels = (x.float() * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
+    coded = np.empty_like(levels)
+    for number, image in enumerate(levels):
+        file = BytesIO()
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=int(quality))
+        coded[number] = np.asarray(Image.open(file)).reshape(image.shape)
+    return torch.from_numpy(coded).permute(0, 3, 1, 2).to(x) / 255
+
+
+# What each does to images (N, C, H, W), and its parameter at severities 1 to 5: the noise's standard deviation, the
+# blur's in pixels, what is added to the value of HSV, the factor on the distance from the mean, the quality in percent.
+CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, Noise], Tensor], tuple[float, ...]]] = {
+    "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
+    "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "jpeg": (_jpeg, (80, 65, 58, 50, 40)),
+}
+
+
+@final
+@dataclass(frozen=True)
+class CorruptionErrors:
+    """The error of one network under each corruption.
+
+    Attributes:
+        n: Number of images.
+        clean: Error on the images as they are.
+        errors: Error at severities 1 to 5, by the corruption's name.
+        mean: Mean of all those errors.
+    """
+
+    n: int
+    clean: float
+    errors: dict[str, list[float]]
+    mean: float
+
+
+def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
+    """Returns images x (N, C, H, W), corrupted, shaped and typed like x, with pixels in [0, 1].
+
+    Args:
+        x: Clean images of one or three channels.
+        name: One of `CORRUPTIONS`.
+        severity: From 1 to 5.
+        seed: Of the noise. The same draw serves all severities, so that they differ in nothing else.
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x is out of range or has another shape, or the name or the severity is unknown.
+    """
+    _check_pictures(x)
+    if name not in CORRUPTIONS:
+        raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}, got {name!r}")
+    if not isinstance(severity, int) or not 1 <= severity <= 5:
+        raise ValueError(f"severity must be a whole number from 1 to 5, got {severity!r}")
+    return _corrupt(x, name, severity, Noise.of(seed, torch.arange(len(x), device=x.device)))
+
+
+def corruption_errors(
+    network: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0, batch_size: int | None = None
+) -> CorruptionErrors:
+    """Returns the error of a network under every corruption at every severity.
+
+    Args:
+        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). It is left as it was.
+        x: Clean images of one or three channels.
+        y: True labels, (N,) int64.
+        seed: Seed of the noise. Results do not depend on the batch size.
+        batch_size: Images in one pass; found from the memory that one image needs if None.
+
+    Raises:
+        TypeError: x or y has the wrong type.
+        ValueError: x or y is out of range, x has another shape, or the network's output is not (N, K) logits.
+    """
+    _check_pictures(x)
+    with subject(network, x, y, batch_size) as ready:
+        images = torch.arange(len(x), device=x.device)
+
+        def error(name: str, severity: int) -> float:
+            def wrong(index: Tensor) -> int:
+                with torch.no_grad():
+                    logits = ready.network(_corrupt(x[index], name, severity, Noise.of(seed, index)))
+                check_logits(logits, len(index))
+                return int((logits.argmax(1) != y[index]).sum())
+
+            return sum(count for _, count in ready.batches.over(images, wrong)) / len(x)
+
+        clean = 1 - float(ready.right().double().mean())
+        errors = {name: [error(name, severity) for severity in range(1, 6)] for name in CORRUPTIONS}
+    mean = sum(sum(found) for found in errors.values()) / (5 * len(errors))
+    return CorruptionErrors(n=len(x), clean=clean, errors=errors, mean=mean)
+
+
+def _corrupt(x: Tensor, name: str, severity: int, noise: Noise) -> Tensor:
+    function, parameters = CORRUPTIONS[name]
+    return function(x, parameters[severity - 1], noise).clamp(0, 1)
+
+
+def _check_pictures(x: Tensor) -> None:
+    check_images(x)
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(
+            f"x must hold images (N, C, H, W) of one or three channels to be corrupted, got shape {tuple(x.shape)}"
+        )
