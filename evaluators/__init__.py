@@ -28,6 +28,7 @@ from evaluators.norms import L2, NORMS, Linf, Norm
 from evaluators.power_law import NoPowerLaw, PowerLaw, fit_power_law
 from evaluators.profile import RobustnessProfile, load_profile, profile, save_profile
 from evaluators.radii import radii
+from evaluators.smoothing import Certificates, certify
 
 __all__ = [
     "ATTACKS",
@@ -38,6 +39,7 @@ __all__ = [
     "NORMS",
     "PGD",
     "Attack",
+    "Certificates",
     "Check",
     "Comparison",
     "CorruptionErrors",
@@ -53,6 +55,7 @@ __all__ = [
     "Target",
     "UniformNoise",
     "adaptive_epsilons",
+    "certify",
     "compare",
     "corrupt",
     "corruption_errors",
