@@ -22,8 +22,8 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def _step(count: int) -> int:
-    """Returns count * gamma, wrapped to a signed 64-bit integer."""
-    return (count * _GAMMA + (1 << 63)) % (1 << 64) - (1 << 63)
+    """Returns (count + 1) * gamma, wrapped to a signed 64-bit integer; never 0 for count 0, which would stay 0 when mixed."""
+    return ((count + 1) * _GAMMA + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:

@@ -14,12 +14,9 @@ from evaluators.attacks import FGSM, PGD, Attack, StepLL, margin
 from evaluators.norms import L2
 from evaluators.profile import check_names
 from nas.executors import Executor, Local
+from nas.metrics import METRICS, is_metric, unmeasured
 from nas.samplers import TPE, Sampler
 from nas.training.recipes import Adversarial, Recipe
-
-# Metrics of a trial, all to be minimised. The first two are known before training and cost nothing.
-CHEAP_METRICS = ("parameters", "macs")
-METRICS = (*CHEAP_METRICS, "clean_error", "adversarial_error")
 
 
 class FaultsError(ValueError):
@@ -147,24 +144,34 @@ class EvaluationConfig:
 
     Attributes:
         epsilon: Size of the ball for adversarial_error, in pixel units (pixels in [0, 1]; write 8/255 if you like).
+        epsilons: Further epsilons at which trials are attacked, for the metrics that need an error curve; null for none.
         attacks: Attacks by name; an image counts as wrong when any of them fools the network.
         images: At most this many validation images.
     """
 
     epsilon: float = number(0.12, 1e-6)
+    epsilons: tuple[float, ...] | None = None
     attacks: Mapping[str, Attack] = field(default_factory=lambda: {"pgd": PGD(), "pgd_margin": PGD(loss=margin)})
     images: int = number(1000, 1)
 
+    def grid(self) -> list[float]:
+        """Returns all epsilons at which trials are attacked, increasing."""
+        return sorted({*(self.epsilons or ()), self.epsilon})
+
     def __post_init__(self) -> None:
         faults = check_numbers(self)
+        if self.epsilons is not None and (not self.epsilons or not all(0 < e <= 1e6 for e in self.epsilons)):
+            faults.append(
+                ("epsilons", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(self.epsilons)}")
+            )
         if not self.attacks:
             faults.append(("attacks", "must name at least one attack"))
         elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
             faults.append(("attacks", "must share one norm, for epsilon to mean one thing"))
-        elif self.epsilon > 1 and next(iter(self.attacks.values())).norm.name == "linf":
-            found = _plain(self.epsilon)
+        elif max(self.grid()) > 1 and next(iter(self.attacks.values())).norm.name == "linf":
+            key, found = "epsilon" if self.epsilon > 1 else "epsilons", _plain(max(self.grid()))
             faults.append(
-                ("epsilon", f"must be at most 1, got {found}; epsilons are in pixel units, so write 8/255 rather than 8")
+                (key, f"must be at most 1, got {found}; epsilons are in pixel units, so write 8/255 rather than 8")
             )
         _raise(faults)
 
@@ -172,27 +179,34 @@ class EvaluationConfig:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What the search is after. Metrics: parameters, macs, clean_error, adversarial_error.
+    """What the search is after: metrics, all better when smaller.
 
     Attributes:
-        minimise: Metrics to minimise, the first of them the one that ranks.
+        minimise: Metrics to minimise, the first of them the one that ranks: parameters, macs, clean_error,
+            adversarial_error, adversarial_error@E at another epsilon E; error_area and negative_median_radius, of the error curve over
+            evaluation.epsilons; first_order_error, predicted from gradients without an attack; failed_checks.
         constraints: Upper bounds of metrics, by name; bounds on parameters and macs are checked before any training.
+            failed_checks: 0 keeps networks out whose robustness may only seem so.
     """
 
     minimise: tuple[str, ...] = ("adversarial_error",)
     constraints: Mapping[str, float] = field(default_factory=lambda: {"clean_error": 0.1})
 
+    def metrics(self) -> tuple[str, ...]:
+        """Returns the metrics that it names, each once."""
+        return tuple(dict.fromkeys([*self.minimise, *self.constraints]))
+
     def __post_init__(self) -> None:
         faults = []
         for metric in self.minimise:
-            if metric not in METRICS:
+            if not is_metric(metric):
                 faults.append(("minimise", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
         if not self.minimise or len(set(self.minimise)) < len(self.minimise):
             faults.append(("minimise", "must hold at least one metric, each once"))
         for metric, bound in self.constraints.items():
             if not math.isfinite(bound):
                 faults.append((f"constraints.{metric}", f"must be finite, got {bound}"))
-            if metric not in METRICS:
+            if not is_metric(metric):
                 faults.append(("constraints", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
         _raise(faults)
 
@@ -310,4 +324,5 @@ class Config:
             faults.append(
                 ("training.selection", f"must be in {norm}, the norm of evaluation.attacks, for epsilon to mean one thing")
             )
+        faults += [("objective", fault) for fault in unmeasured(self.objective.metrics(), self.evaluation.grid())]
         _raise(faults)

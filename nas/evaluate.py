@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
-import numpy as np
 import torch
 
-from evaluators import macs, parameters, radii
+from evaluators import macs, parameters
+from evaluators.radii import measure
+from evaluators.subject import subject
 from nas.config import Config
 from nas.data import Dataset
 from nas.executors.base import EpochResult, Job, Outcome
+from nas.metrics import measured_metrics
 from nas.seeds import seed_of
 from nas.training.network import Normalised, build_network
 from nas.training.train import DivergedError, has_input_gradient, train
@@ -22,6 +23,8 @@ from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from torch import Tensor
 
     from evaluators.curve import Floats
     from nas.config import EvaluationConfig
@@ -91,6 +94,8 @@ class TrainAndAttack:
                 epochs.append(epoch)
                 yield epoch
             found = validation_radii(network, validation, self.config.evaluation, job.seed)
+            names = self.config.objective.metrics()
+            metrics = measured_metrics(names, found, network, validation, self.config.evaluation)
         except Exception as error:  # Whatever a candidate raises is that candidate's result: the search goes on.
             return Outcome(
                 reason=reason_of(error),
@@ -100,37 +105,30 @@ class TrainAndAttack:
             )
         epsilon = self.config.evaluation.epsilon
         return Outcome(
-            metrics={
-                "clean_error": float((found == 0).mean()),
-                "adversarial_error": float((found <= epsilon).mean()),
-            },
+            metrics=metrics,
             seconds=time.perf_counter() - started,
             worker=platform.node(),
             epochs=tuple(epochs),
             radii={
                 "images": len(found),
                 "misclassified": int((found == 0).sum()),
-                "fooled": int((found == epsilon).sum()),
+                "fooled": int(((found > 0) & (found <= epsilon)).sum()),
                 "epsilon": epsilon,
             },
         )
 
 
 def validation_radii(network: Normalised, validation: Split, config: EvaluationConfig, seed: int) -> Floats:
-    """Returns the worst case over the attacks of the search, (N,): 0, epsilon, or infinity.
+    """Returns the worst case over the attacks of the search, (N,): 0, an epsilon of the grid, or infinity.
 
-    Each attack sees only the images that those before it did not fool.
+    Each attack sees only the images whose radius those before it left larger than it could find.
     """
-    found = np.full(len(validation.x), math.inf)
-    for name, attack in config.attacks.items():
-        left = np.flatnonzero(np.isinf(found))
-        if len(left) == 0:
-            break
-        index = torch.from_numpy(left).to(validation.x.device)
-        found[left] = radii(
-            network, validation.x[index], validation.y[index], attack, [config.epsilon], seed=seed_of(seed, name)
-        ).numpy()
-    return found
+    with subject(network, validation.x, validation.y) as ready:
+        found: Tensor | None = None
+        for name, attack in config.attacks.items():
+            found = measure(ready, attack, config.grid(), seed=seed_of(seed, name), known=found)
+    assert found is not None  # The config holds at least one attack.
+    return found.numpy()
 
 
 def reason_of(error: Exception) -> str:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from nas.config import METRICS
 from nas.config_file import load_config
 from nas.config_writer import dump_config
 from nas.errors import RunError
+from nas.metrics import STANDARD_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -168,7 +168,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def write_leaderboard(run: RunFolder, trials: Sequence[Trial]) -> None:
     """Writes one row a trial, in the order of their numbers."""
-    columns = ["number", "state", "architecture", *METRICS, "seconds", "violation", "duplicate_of", "random", "reason"]
+    metrics = list(dict.fromkeys([*STANDARD_METRICS, *(name for trial in trials for name in trial.metrics)]))
+    columns = ["number", "state", "architecture", *metrics, "seconds", "violation", "duplicate_of", "random", "reason"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
@@ -178,7 +179,7 @@ def write_leaderboard(run: RunFolder, trials: Sequence[Trial]) -> None:
                 trial.number,
                 trial.state,
                 trial.key,
-                *(trial.metrics.get(name, "") for name in METRICS),
+                *(trial.metrics.get(name, "") for name in metrics),
                 trial.seconds,
                 trial.violation,
                 "" if trial.duplicate_of is None else trial.duplicate_of,

@@ -14,7 +14,7 @@ def noise(seed=0, n=40, stream=0):
 def test_the_hash_is_splitmix64():
     # The first outputs of the reference generator from seed 1234567, as published with its C source.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    state = torch.tensor(1234567) + torch.tensor([_step(count) for count in (1, 2, 3, 4)])
+    state = torch.tensor(1234567) + torch.tensor([_step(count) for count in range(4)])
     assert [int(value) % 2**64 for value in _mix(state)] == expected
 
 
@@ -74,3 +74,11 @@ def test_numbers_have_the_type_of_the_images_and_stay_below_1(dtype):
 def test_every_device_draws_the_same(device):
     there = Noise.of(3, torch.arange(40, device=device)).uniform(X.to(device))
     assert torch.equal(there.cpu(), noise(3).uniform(X))
+
+
+def test_the_very_first_number_is_random_too():
+    # A hash of 0 is 0: without an offset, seed 0, image 0, draw 0, pixel 0 would always give 0.
+    first = torch.stack([Noise.of(seed, torch.arange(1)).uniform(X[:1]).flatten()[0] for seed in range(200)])
+    assert first.min() > 0
+    assert abs(float(first.mean()) - 0.5) < 0.1
+    assert float(noise(1).uniform(X).flatten()[0]) > 1e-3

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from evaluators.attacks import ATTACKS, FGSM, LOSSES, PGD, StepLL, margin
 from evaluators.norms import L2, Linf
 from nas import config as settings
+from nas import metrics as nas_metrics
 from nas.config import Config
 from nas.config_file import load_config, parse_config
 from nas.config_reader import open_space
@@ -204,6 +205,7 @@ class TestWriting:
             "steps": 1,
             "step_size": 1.25,
             "random_start": True,
+            "restarts": 1,
         }
         assert data["search"]["sampler"] == {"name": "tpe", "candidates": 24}
 
@@ -397,7 +399,7 @@ class TestUserThings:
         assert re.search(message, fault), fault
 
 
-METRICS = "parameters, macs, clean_error, adversarial_error"
+METRICS = ", ".join(nas_metrics.METRICS)
 GRID = "must hold epsilons above 0 in pixel units (8/255, not 8)"
 _KEYS = [
     f"{section}.{f.name}"
@@ -461,7 +463,7 @@ class TestFaults:
             (
                 "evaluation.zzz",
                 1,
-                "unknown key evaluation.zzz; there are epsilon, attacks, images",
+                "unknown key evaluation.zzz; there are epsilon, epsilons, attacks, images",
             ),
             ("data", {1: 2}, "unknown key data.1; there are name, path, test, validation, limit, split_seed"),
             # Types.
@@ -549,7 +551,7 @@ class TestFaults:
             (
                 "training.selection.loss",
                 "margins",
-                "training.selection.loss must be one of cross_entropy, margin, or FILE.py:NAME, got 'margins'; "
+                "training.selection.loss must be one of cross_entropy, margin, dlr, or FILE.py:NAME, got 'margins'; "
                 "did you mean 'margin'?",
             ),
             ("training.selection.loss", 3, "training.selection.loss must be a name, got 3"),
@@ -593,8 +595,8 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("attack", "message"),
         [
-            ({"steps": 5}, "must have a name: one of fgsm, step_ll, pgd, noise"),
-            ("pgdd", "must be one of fgsm, step_ll, pgd, noise, or FILE.py:NAME, got 'pgdd'; did you mean 'pgd'?"),
+            ({"steps": 5}, f"must have a name: one of {', '.join(ATTACKS)}"),
+            ("pgdd", f"must be one of {', '.join(ATTACKS)}, or FILE.py:NAME, got 'pgdd'; did you mean 'pgd'?"),
             (None, "must be a name, or a mapping with a name, got None"),
             ({"name": "pgd", "steps": 0}, "is refused: steps must be at least 1, got 0"),
             ({"name": "pgd", "steps": "x"}, "must be int, got 'x'"),

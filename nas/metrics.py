@@ -1,0 +1,94 @@
+"""Metrics of a trial, by name: what a search minimises, and what it bounds. All are better when smaller.
+
+Two are known before any training, the others come from the validation split: from the radii that the search's attacks
+measure anyhow, from gradients at the clean images, or from the checks of a profile.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from evaluators import error_area, error_at, first_order_error, median_radius
+from evaluators.checks import check_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import nn
+
+    from evaluators.curve import Floats
+    from nas.config import EvaluationConfig
+    from nas.data import Split
+
+CHEAP_METRICS = ("parameters", "macs")
+# Measured for every trial, whatever the objective is.
+STANDARD_METRICS = (*CHEAP_METRICS, "clean_error", "adversarial_error")
+# Need the error curve on a grid: evaluation.epsilons.
+CURVE_METRICS = ("error_area", "negative_median_radius")
+METRICS = (*STANDARD_METRICS, *CURVE_METRICS, "first_order_error", "failed_checks")
+AT = "adversarial_error@"
+
+
+def epsilon_of(metric: str) -> float | None:
+    """Returns E of adversarial_error@E, the error at a chosen epsilon; None for other metrics, NaN where E is no number."""
+    if not metric.startswith(AT):
+        return None
+    try:
+        value, _, divisor = metric.removeprefix(AT).partition("/")
+        return float(value) / float(divisor or 1)
+    except (ValueError, ZeroDivisionError):
+        return float("nan")
+
+
+def is_metric(name: str) -> bool:
+    """Returns whether there is a metric of this name."""
+    return name in METRICS or math.isfinite(epsilon_of(name) or math.nan)
+
+
+def unmeasured(names: Iterable[str], grid: Sequence[float]) -> list[str]:
+    """Returns what is wrong with asking for metrics that need epsilons beyond this grid, in one sentence each."""
+    faults = []
+    for name in names:
+        at = epsilon_of(name)
+        if at is not None and not any(math.isclose(at, epsilon, rel_tol=1e-9) for epsilon in grid):
+            faults.append(f"asks for {name}, so evaluation.epsilons must hold {name.removeprefix(AT)}")
+        if name in CURVE_METRICS and len(grid) < 2:
+            faults.append(f"asks for {name}, so evaluation.epsilons must hold the epsilons of an error curve")
+    return faults
+
+
+def measured_metrics(
+    names: Iterable[str], found: Floats, network: nn.Module, validation: Split, config: EvaluationConfig
+) -> dict[str, float]:
+    """Returns the standard metrics of a trained network and those of `names`, but for the cheap ones.
+
+    Args:
+        names: Of metrics.
+        found: Radii on the validation split, (N,), under the worst case over the attacks of the search.
+        network: The trained network.
+        validation: The validation split.
+        config: Epsilon, grid and attacks.
+    """
+    epsilon, norm = config.epsilon, next(iter(config.attacks.values())).norm
+    x, y = validation.x, validation.y
+    grid = config.grid()
+    # A radius beyond the grid counts as its end: the median is at least that.
+    largest = max(grid)
+    measures = {
+        "clean_error": lambda: error_at(found, 0.0),
+        "adversarial_error": lambda: error_at(found, epsilon),
+        "error_area": lambda: error_area(found, grid),
+        "negative_median_radius": lambda: -min(median_radius(found), largest),
+        "first_order_error": lambda: first_order_error(network, x, y, norm, epsilon),
+        "failed_checks": lambda: float(sum(not check.passed for check in check_network(network, x, y))),
+    }
+    wanted = dict.fromkeys([*STANDARD_METRICS, *names])
+    metrics = {}
+    for name in wanted:
+        if (at := epsilon_of(name)) is not None:
+            # The radius is a point of the grid, written out; E may be a quotient.
+            metrics[name] = error_at(found, at * (1 + 1e-9))
+        elif name not in CHEAP_METRICS:
+            metrics[name] = measures[name]()
+    return metrics
