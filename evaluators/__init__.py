@@ -15,6 +15,7 @@ from evaluators.attacks import (
     UniformNoise,
     cross_entropy,
     describe,
+    dlr,
     margin,
 )
 from evaluators.checks import Check
@@ -62,6 +63,7 @@ __all__ = [
     "cross_entropy",
     "density_at_zero",
     "describe",
+    "dlr",
     "error_curve",
     "first_order_error",
     "fit_power_law",

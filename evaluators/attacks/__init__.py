@@ -9,7 +9,7 @@ import dataclasses
 
 from evaluators.attacks.base import Attack, Ensemble, MinimumNorm, SingleStep
 from evaluators.attacks.fgsm import FGSM
-from evaluators.attacks.losses import LOSSES, Loss, cross_entropy, least_likely, margin
+from evaluators.attacks.losses import LOSSES, Loss, cross_entropy, dlr, least_likely, margin, targeted_dlr, targeted_margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.step_ll import StepLL
 from evaluators.attacks.target import Target
@@ -50,6 +50,9 @@ __all__ = [
     "UniformNoise",
     "cross_entropy",
     "describe",
+    "dlr",
     "least_likely",
     "margin",
+    "targeted_dlr",
+    "targeted_margin",
 ]

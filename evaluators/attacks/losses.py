@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,4 +36,46 @@ def least_likely(logits: Tensor, y: Tensor) -> Tensor:
     return -F.cross_entropy(logits, logits.argmin(1), reduction="none")
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns the difference of logits ratio, (N,): the margin, over the largest logit minus the third.
+
+    Blind to the scale of the logits and to a shift of them, so that no step depends on it. At most 1 in size where the label
+    is among the three largest; positive where the image is misclassified.
+
+    Raises:
+        ValueError: there are fewer than 3 logits.
+
+    Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
+    Attacks", ICML 2020, arXiv:2003.01690.
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(f"dlr needs a network of at least 3 logits, got {logits.shape[1]}; use margin")
+    largest = logits.topk(3).values
+    return margin(logits, y) / _above_zero(largest[:, 0] - largest[:, 2])
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
+    """Returns the difference of logits ratio towards the classes `towards` (N,): (N,), positive where they beat the label.
+
+    Raises:
+        ValueError: there are fewer than 4 logits.
+
+    Source: Croce and Hein, as for `dlr`.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError(f"targeted_dlr needs a network of at least 4 logits, got {logits.shape[1]}; use targeted_margin")
+    largest = logits.topk(4).values
+    return targeted_margin(logits, y, towards) / _above_zero(largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2)
+
+
+def targeted_margin(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
+    """Returns the logits of the classes `towards` (N,) minus the right ones, (N,): positive where they beat the label."""
+    return (logits.gather(1, towards[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def _above_zero(spread: Tensor) -> Tensor:
+    """Returns the spread of the logits, kept so far above zero that not even the square of its inverse overflows."""
+    return spread.clamp(min=torch.finfo(spread.dtype).tiny ** 0.5)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}

@@ -127,9 +127,9 @@ class AttackContract:
         x = images()
         y = torch.zeros(16, dtype=torch.int64)
         for answer in (
-            lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2),
-            lambda x: x.detach().flatten(1)[:, :2],
-            lambda x: x.round().flatten(1)[:, :2],
+            lambda x: torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(len(x), 4),
+            lambda x: x.detach().flatten(1)[:, :4],
+            lambda x: x.round().flatten(1)[:, :4],
         ):
             found = attack(Broken(answer), x, y, budget(attack))
             assert found.isfinite().all()
