@@ -80,17 +80,26 @@ def margins(
         TypeError: x or y has the wrong type.
         ValueError: x, y or classes is out of range, or the network's output is not (N, K) logits.
     """
+    with subject(network, x, y, batch_size) as ready:
+        return margins_of(ready, norms, classes=classes)
+
+
+def margins_of(ready: Subject, norms: Sequence[Norm], *, classes: int | None = None) -> Margins:
+    """Returns what `margins` does, for a network made ready by `subject`, so that attacks share its clean pass.
+
+    Raises:
+        ValueError: classes is out of range.
+    """
     if classes is not None and classes < 1:
         raise ValueError(f"classes must be at least 1, or None to keep all rivals of an image, got {classes}")
-    with subject(network, x, y, batch_size) as ready:
-        logits, label = ready.logits, ready.y[:, None]
-        others = logits.shape[1] - 1
-        nearest = logits.scatter(1, label, -math.inf).topk(min(classes or others, others))
-        differences = (logits.gather(1, label) - nearest.values).double()
-        images = torch.arange(len(x), device=x.device)
-        batches = ready.batches.over(images, lambda index: _steepness(ready, index, nearest.indices[index], norms))
-        parts = [part for _, part in batches]
-        right = ready.right()
+    logits, label = ready.logits, ready.y[:, None]
+    others = logits.shape[1] - 1
+    nearest = logits.scatter(1, label, -math.inf).topk(min(classes or others, others))
+    differences = (logits.gather(1, label) - nearest.values).double()
+    images = torch.arange(len(ready.x), device=ready.x.device)
+    batches = ready.batches.over(images, lambda index: _steepness(ready, index, nearest.indices[index], norms))
+    parts = [part for _, part in batches]
+    right = ready.right()
     moving = torch.cat([moves for moves, _ in parts])
     steepness = {norm.name: torch.cat([slopes[n] for _, slopes in parts]) for n, norm in enumerate(norms)}
     return Margins(

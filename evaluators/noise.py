@@ -22,7 +22,7 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
 def _step(count: int) -> int:
-    """Returns (count + 1) * gamma, wrapped to a signed 64-bit integer; never 0 for count 0, which would stay 0 when mixed."""
+    """Returns (count + 1) * gamma, wrapped to a signed 64-bit integer: not 0 for count 0, for 0 stays 0 when mixed."""
     return ((count + 1) * _GAMMA + (1 << 63)) % (1 << 64) - (1 << 63)
 
 

@@ -183,8 +183,9 @@ class ObjectiveConfig:
 
     Attributes:
         minimise: Metrics to minimise, the first of them the one that ranks: parameters, macs, clean_error,
-            adversarial_error, adversarial_error@E at another epsilon E; error_area and negative_median_radius, of the error curve over
-            evaluation.epsilons; first_order_error, predicted from gradients without an attack; failed_checks.
+            adversarial_error, adversarial_error@E at another epsilon E; error_area and negative_median_radius, of the
+            error curve over evaluation.epsilons; first_order_error, predicted from gradients without an attack;
+            failed_checks.
         constraints: Upper bounds of metrics, by name; bounds on parameters and macs are checked before any training.
             failed_checks: 0 keeps networks out whose robustness may only seem so.
     """

@@ -7,16 +7,47 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import nn
+
+from evaluators.attacks.apgd import APGD, TargetedAPGD
+from evaluators.attacks.autoattack import AutoAttack
 from evaluators.attacks.base import Attack, Ensemble, MinimumNorm, SingleStep
+from evaluators.attacks.bim import BIM
+from evaluators.attacks.ddn import DDN
+from evaluators.attacks.deepfool import DeepFool
 from evaluators.attacks.fgsm import FGSM
+from evaluators.attacks.fmn import FMN
+from evaluators.attacks.hop_skip_jump import HopSkipJump
+from evaluators.attacks.iterative_ll import IterativeLL
 from evaluators.attacks.losses import LOSSES, Loss, cross_entropy, dlr, least_likely, margin, targeted_dlr, targeted_margin
+from evaluators.attacks.mi_fgsm import MIFGSM
+from evaluators.attacks.nearest import Nearest
 from evaluators.attacks.pgd import PGD
+from evaluators.attacks.square import Square
 from evaluators.attacks.step_ll import StepLL
 from evaluators.attacks.target import Target
+from evaluators.attacks.transfer import Transfer
 from evaluators.attacks.uniform_noise import UniformNoise
 from evaluators.norms import Norm
 
-ATTACKS: dict[str, type[Attack]] = {"fgsm": FGSM, "step_ll": StepLL, "pgd": PGD, "noise": UniformNoise}
+ATTACKS: dict[str, type[Attack]] = {
+    "fgsm": FGSM,
+    "step_ll": StepLL,
+    "pgd": PGD,
+    "noise": UniformNoise,
+    "apgd": APGD,
+    "apgd_targeted": TargetedAPGD,
+    "square": Square,
+    "bim": BIM,
+    "iterative_ll": IterativeLL,
+    "mi_fgsm": MIFGSM,
+    "deepfool": DeepFool,
+    "fmn": FMN,
+    "ddn": DDN,
+    "hop_skip_jump": HopSkipJump,
+    "autoattack": AutoAttack,
+    "nearest": Nearest,
+}
 
 
 def describe(attack: Attack) -> dict[str, object]:
@@ -29,6 +60,10 @@ def describe(attack: Attack) -> dict[str, object]:
         value = getattr(attack, field.name)
         if isinstance(value, Norm):
             value = value.name
+        elif isinstance(value, Attack):
+            value = describe(value)
+        elif isinstance(value, nn.Module):
+            value = type(value).__name__
         elif callable(value):
             value = losses.get(value, getattr(value, "__name__", repr(value)))
         settings[field.name] = value
@@ -36,17 +71,30 @@ def describe(attack: Attack) -> dict[str, object]:
 
 
 __all__ = [
+    "APGD",
     "ATTACKS",
+    "BIM",
+    "DDN",
     "FGSM",
+    "FMN",
     "LOSSES",
+    "MIFGSM",
     "PGD",
     "Attack",
+    "AutoAttack",
+    "DeepFool",
     "Ensemble",
+    "HopSkipJump",
+    "IterativeLL",
     "Loss",
     "MinimumNorm",
+    "Nearest",
     "SingleStep",
+    "Square",
     "StepLL",
     "Target",
+    "TargetedAPGD",
+    "Transfer",
     "UniformNoise",
     "cross_entropy",
     "describe",

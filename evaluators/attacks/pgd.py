@@ -13,7 +13,7 @@ import torch
 
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import Loss, cross_entropy
-from evaluators.norms import Linf, Norm
+from evaluators.norms import Linf, Norm, rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +32,14 @@ class PGD(Attack):
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        loss: What the steps increase, cross_entropy or margin.
+        loss: What the steps increase, cross_entropy, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
         random_start: Start at a random point of the ball instead of the clean image.
+        restarts: Number of walks, each from another random start; that to the largest loss counts.
 
     Raises:
-        ValueError: steps is below 1, or step_size is not positive.
+        ValueError: steps or restarts is below 1, step_size is not positive, or restarts would all start at the clean image.
     """
 
     norm: Norm = Linf()
@@ -46,15 +47,32 @@ class PGD(Attack):
     steps: int = 10
     step_size: float = 0.25
     random_start: bool = True
+    restarts: int = 1
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
+        if self.restarts < 1:
+            raise ValueError(f"restarts must be at least 1, got {self.restarts}")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(f"restarts must be 1 without a random start, got {self.restarts}; set random_start to true")
 
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
-        """Returns the last point of the walk, minus x."""
+        """Returns the last point of the walk, minus x; of several walks, that with the larger loss."""
+        delta = self._walk(target, x, epsilon, noise)
+        if self.restarts == 1:
+            return delta
+        largest = target.value((x + delta).clamp(0, 1), self.loss)
+        for restart in range(1, self.restarts):
+            again = self._walk(target, x, epsilon, noise.fork(restart))
+            value = target.value((x + again).clamp(0, 1), self.loss)
+            delta = torch.where(rows(value > largest, x), again, delta)
+            largest = torch.maximum(value, largest)
+        return delta
+
+    def _walk(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         delta = self.norm.sample(x, epsilon, noise) if self.random_start else torch.zeros_like(x)
         delta = (x + delta).clamp(0, 1) - x
         for _ in range(self.steps):

@@ -29,7 +29,11 @@ def frozen(network: nn.Module) -> Iterator[None]:
     """Holds a network in evaluation mode with parameters that need no gradients, and puts everything back."""
     modes = [(module, module.training) for module in network.modules()]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    network.eval()
+    try:
+        network.eval()
+    except NotImplementedError:  # A graph of torch.export knows no modes; a network around one may have other layers.
+        for module, _ in modes:
+            module.training = False
     for parameter in wanted:
         parameter.requires_grad_(False)
     try:

@@ -1,0 +1,62 @@
+"""Basic iterative method.
+
+Source: Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", ICLR 2017 workshop, arXiv:1607.02533.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from evaluators.attacks.base import Attack
+from evaluators.attacks.losses import Loss, cross_entropy
+from evaluators.norms import Linf, Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.attacks.target import Target
+    from evaluators.noise import Noise
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BIM(Attack):
+    """Repeats small steps of FGSM from the clean image, and clips to the ball after each.
+
+    The same points as `PGD(random_start=False)`. The paper steps by 1/255, whatever epsilon; here a step is a fraction of
+    it, so that one setting serves a whole grid.
+
+    Attributes:
+        norm: Shape of the ball, linf or l2.
+        loss: What the steps increase, cross_entropy, margin or dlr.
+        steps: Number of gradient steps.
+        step_size: Length of one step, as a fraction of epsilon.
+
+    Raises:
+        ValueError: steps is below 1, or step_size is not positive.
+    """
+
+    norm: Norm = Linf()
+    loss: Loss = cross_entropy
+    steps: int = 10
+    step_size: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
+
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns the last point of the walk, minus x."""
+        delta = torch.zeros_like(x)
+        for _ in range(self.steps):
+            gradient = target.gradient(x + delta, self.loss)
+            delta = delta + self.step_size * epsilon * self.norm.ascent(gradient)
+            delta = self.norm.project(delta, epsilon)
+            delta = (x + delta).clamp(0, 1) - x
+        return delta

@@ -1,0 +1,81 @@
+"""Fast minimum-norm attack.
+
+Source: Pintor et al., "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints", NeurIPS 2021,
+arXiv:2102.12827.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from evaluators.attacks.base import MinimumNorm
+from evaluators.attacks.bisection import bisect
+from evaluators.attacks.losses import margin
+from evaluators.norms import Linf, Norm, rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.attacks.target import Target
+    from evaluators.noise import Noise
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FMN(MinimumNorm):
+    """Walks up the margin inside a ball that shrinks while the point fools and grows while it does not.
+
+    Until an image is first fooled, its ball reaches to the boundary of the network's linearisation. Unlike in the paper, a
+    step has a length relative to the ball, and the direction that is steepest in its norm: with the paper's absolute
+    length of 1 in L2, up to 7 % of the images of small networks were never fooled. At the end the nearest point found is
+    drawn towards the image by a few decisions.
+
+    Attributes:
+        norm: What is minimised, linf or l2.
+        steps: Number of gradient steps.
+        step_size: Length of the first step, as a fraction of the radius of the ball; it falls to a hundredth of that.
+        gamma: Share by which the ball shrinks or grows at first; it falls to 0.001.
+
+    Raises:
+        ValueError: steps is below 1, step_size is not positive, or gamma is not between 0.001 and 1.
+    """
+
+    norm: Norm = Linf()
+    steps: int = 100
+    step_size: float = 1.0
+    gamma: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive, a fraction of the radius, got {self.step_size}")
+        if not 0.001 <= self.gamma < 1:
+            raise ValueError(f"gamma must be between 0.001 and 1, got {self.gamma}")
+
+    def minimise(self, target: Target, x: Tensor, noise: Noise) -> None:
+        """Asks about the points of the walk, then about the way back from the nearest that fooled."""
+        delta, nearest = torch.zeros_like(x), x
+        radius = best = x.new_full((len(x),), math.inf)
+        largest, tiny = self.norm.largest(x[0].numel()), torch.finfo(x.dtype).tiny
+        for step in range(self.steps):
+            annealed = (1 + math.cos(math.pi * step / self.steps)) / 2
+            gamma = 0.001 + (self.gamma - 0.001) * annealed
+            length = self.step_size * (0.01 + 0.99 * annealed)
+            points = (x + delta).clamp(0, 1)
+            value, gradient = target.value_and_gradient(points, margin)
+            wrong, size = value > 0, self.norm.size(delta)
+            closer = wrong & (size < best)
+            best, nearest = torch.where(closer, size, best), torch.where(rows(closer, x), points, nearest)
+            # A little farther than the linear boundary, which a linear network would otherwise never cross.
+            linear = (1 + gamma) * (size + value.abs() / self.norm.dual(gradient).clamp(min=tiny))
+            grown = torch.where(best.isfinite(), (1 + gamma) * radius, linear)
+            radius = torch.where(wrong, torch.minimum((1 - gamma) * radius, best), grown).clamp(max=largest)
+            ball = rows(radius, x)
+            delta = self.norm.project(delta + length * ball * self.norm.ascent(gradient), ball)
+            delta = (x + delta).clamp(0, 1) - x
+        bisect(target, self.norm, x, nearest, 10)

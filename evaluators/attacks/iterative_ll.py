@@ -1,0 +1,65 @@
+"""Iterative l.l.: many small steps towards the least likely class.
+
+Source: Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", ICLR 2017 workshop, arXiv:1607.02533.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+import torch.nn.functional as F
+
+from evaluators.attacks.base import Attack
+from evaluators.norms import Linf, Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.attacks.target import Target
+    from evaluators.noise import Noise
+
+
+def _towards(logits: Tensor, y: Tensor, classes: Tensor) -> Tensor:
+    """Returns minus the cross-entropy towards the given classes, (N,); the label y plays no part."""
+    return -F.cross_entropy(logits, classes, reduction="none")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class IterativeLL(Attack):
+    """Repeats small steps that lower the cross-entropy towards the class of the smallest clean logit.
+
+    That class is kept throughout the walk, also where another becomes less likely. The single step is `StepLL`.
+
+    Attributes:
+        norm: Shape of the ball, linf or l2.
+        steps: Number of gradient steps.
+        step_size: Length of one step, as a fraction of epsilon.
+
+    Raises:
+        ValueError: steps is below 1, or step_size is not positive.
+    """
+
+    norm: Norm = Linf()
+    steps: int = 10
+    step_size: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
+
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns the last point of the walk, minus x."""
+        least_likely = target.logits(x).argmin(1)
+        delta = torch.zeros_like(x)
+        for _ in range(self.steps):
+            gradient = target.gradient(x + delta, _towards, least_likely)
+            delta = delta + self.step_size * epsilon * self.norm.ascent(gradient)
+            delta = self.norm.project(delta, epsilon)
+            delta = (x + delta).clamp(0, 1) - x
+        return delta

@@ -1,0 +1,205 @@
+"""Square attack: a random search that sees only the logits.
+
+Source: Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a Query-Efficient Black-Box Adversarial Attack via Random
+Search", ECCV 2020, arXiv:1912.00049.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from evaluators.attacks.base import Attack
+from evaluators.attacks.losses import margin
+from evaluators.norms import L2, Linf, Norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evaluators.attacks.target import Target
+    from evaluators.noise import Noise
+
+# The squares shrink to 1/2, 1/4, 1/8, ... of their first area after this many of 10,000 queries.
+_SHRINK = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+# Random numbers are drawn for this many queries at once: for one at a time it would cost more than a small network.
+_LOT = 64
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Changes one square of pixels after another, and keeps what raises the margin. It takes no gradient.
+
+    Attributes:
+        norm: Shape of the ball, linf or l2.
+        queries: Number of points at which the network is asked about each image.
+        p_init: Share of an image's pixels that the first squares cover.
+
+    Raises:
+        ValueError: norm is not linf or l2, queries is below 1, or p_init is not above 0 and at most 1.
+    """
+
+    norm: Norm = Linf()
+    queries: int = 5000
+    p_init: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.norm, Linf | L2):
+            raise ValueError(f"norm must be linf or l2 for the square attack, got {self.norm.name}")
+        if self.queries < 1:
+            raise ValueError(f"queries must be at least 1, got {self.queries}")
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"p_init must be above 0 and at most 1, a share of the pixels, got {self.p_init}")
+
+    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+        """Returns the best point found, minus x.
+
+        Raises:
+            ValueError: x is not (N, C, H, W).
+        """
+        if x.ndim != 4:
+            raise ValueError(
+                f"the square attack needs images (N, C, H, W), got {tuple(x.shape)}; flatten inside the network"
+            )
+        start, move = (stripes, recolour) if isinstance(self.norm, Linf) else (tiles, shift)
+        x = x.contiguous()
+        points = start(x, epsilon, noise.fork(0))
+        value, sizes = target.value(points, margin), self.norm.size(points - x)
+        for query in range(1, self.queries):
+            left = (value <= 9e9).nonzero().squeeze(1)
+            if len(left) == 0:
+                break
+            lot, number = divmod(query - 1, _LOT)
+            if number == 0:
+                # Of single precision, so that images of every type have the same squares.
+                drawn = noise.fork(1).uniform(x.new_empty(len(x), _LOT, 5 + x.shape[1], dtype=torch.float32), lot)
+            changed, before = move(points, x, epsilon, sizes, left, drawn[left, number], self.side(query, x))
+            asked = target.value(points, margin)[left]
+            better = asked > value[left]
+            kept = left[better]
+            value[kept], sizes[kept] = asked[better], self.norm.size(points[kept] - x[kept])
+            points.view(-1)[changed[~better]] = before[~better]
+        return points - x
+
+    def side(self, query: int, x: Tensor) -> int:
+        """Returns the side of the squares of a query in pixels, for images x (N, C, H, W)."""
+        height, width = x.shape[2:]
+        halvings = sum((query - 1) * 10_000 // self.queries > bound for bound in _SHRINK)
+        side = round(math.sqrt(self.p_init / 2**halvings * height * width))
+        if isinstance(self.norm, L2):  # Odd and at least 3, so that the bump has a middle.
+            side = max(side, 3) // 2 * 2 + 1
+        return min(max(side, 1), height, width)
+
+
+def stripes(x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    """Returns images with each column of each channel moved by plus or minus epsilon, shaped like x."""
+    return (x + epsilon * _sign(noise.uniform(x[:, :, :1]))).clamp(0, 1)
+
+
+def recolour(
+    points: Tensor, x: Tensor, epsilon: Tensor, sizes: Tensor, left: Tensor, drawn: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
+    """Moves one square of each channel to plus or minus epsilon from x, in place: the paper's algorithm 2.
+
+    Args:
+        points: Where the images are, (N, C, H, W), contiguous as x is.
+        x: Clean images.
+        epsilon: Radius of each image's ball, (N, 1, 1, 1).
+        sizes: How far the points are from x, (N,).
+        left: Indices of the images to move, (M,).
+        drawn: Random numbers in [0, 1), (M, 5 + C).
+        side: Side of the square in pixels.
+
+    Returns:
+        Flat indices of the pixels that were changed, (M, C, P), and what these pixels were, so that it can be undone.
+    """
+    square = _square(x, left, drawn[:, :2], side)
+    before = points.view(-1)[square]
+    change = _sign(drawn[:, 5:, None]).to(x.dtype) * epsilon[left].view(-1, 1, 1)
+    points.view(-1)[square] = (x.view(-1)[square] + change).clamp(0, 1)
+    return square, before
+
+
+def tiles(x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    """Returns images with a grid of bumps of random signs, scaled to length epsilon, shaped like x."""
+    count, channels, height, width = x.shape
+    side = max(min(height, width) // 5, 1)
+    rows, columns = height // side, width // side
+    signs = _sign(noise.uniform(x.new_empty(count, channels, rows, columns)))
+    turned = (noise.uniform(x.new_empty(count, 1, rows, columns), draw=1) < 0.5).long()
+    grid = signs[..., None] * bumps(side, x.dtype, x.device)[turned]
+    grid = grid.unflatten(-1, (side, side)).transpose(3, 4).reshape(count, channels, rows * side, columns * side)
+    delta, top, start = torch.zeros_like(x), (height - rows * side) // 2, (width - columns * side) // 2
+    delta[:, :, top : top + rows * side, start : start + columns * side] = grid
+    return (x + epsilon * L2().ascent(delta)).clamp(0, 1)
+
+
+def shift(
+    points: Tensor, x: Tensor, epsilon: Tensor, sizes: Tensor, left: Tensor, drawn: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
+    """Moves the changes of one square into another, with a bump on top, in place: the paper's algorithm 3.
+
+    Arguments and result are those of `recolour`.
+    """
+    into, out = _square(x, left, drawn[:, :2], side), _square(x, left, drawn[:, 2:4], side)
+    now, clean = points.view(-1), x.view(-1)
+    before_into, before_out = now[into], now[out]
+    unused = (epsilon[left].flatten() ** 2 - sizes[left] ** 2).clamp(min=0).view(-1, 1, 1)
+    old = before_into - clean[into]
+    freed = (before_out - clean[out]).square().sum(2, keepdim=True)
+    now[out] = clean[out]
+    freed = freed + (now[into] - clean[into]).square().sum(2, keepdim=True)
+    bump = _sign(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device)[(drawn[:, 4:5] < 0.5).long()]
+    fresh = _unit(bump + _unit(old)) * (freed + unused / x.shape[1]).sqrt()
+    now[into] = (clean[into] + fresh).clamp(0, 1)
+    # Where the two overlap, both remember the same pixel.
+    return torch.cat([into, out], 2), torch.cat([before_into, before_out], 2)
+
+
+@lru_cache(maxsize=64)
+def bumps(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns the pattern that the L2 attack adds and the same turned by a quarter, of length 1, (2, side * side).
+
+    One half of the square rises towards a middle of its own, the other half falls; both weigh the same.
+    """
+    half = side // 2
+    upright = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
+    both = torch.stack([upright, upright.T]).flatten(1)
+    return _unit(both).to(device, dtype)
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """Returns 1/k² summed over the rings k from a pixel's own to the outermost, (height, width), scaled to length 1."""
+    rows = (torch.arange(height) - height // 2).abs()
+    columns = (torch.arange(width) - width // 2).abs()
+    rings = torch.arange(1, max(height, width) // 2 + 2)
+    sums = rings.double().pow(-2).flip(0).cumsum(0).flip(0)
+    return _unit(sums[torch.maximum(rows[:, None], columns[None, :])].flatten()).view(height, width)
+
+
+def _square(x: Tensor, left: Tensor, drawn: Tensor, side: int) -> Tensor:
+    """Returns where squares lie in x.view(-1), (M, C, side * side), for images `left` (M,) and numbers in [0, 1), (M, 2)."""
+    _, channels, height, width = x.shape
+    top = (drawn[:, 0] * (height - side + 1)).long()
+    start = (drawn[:, 1] * (width - side + 1)).long()
+    corner = left * (channels * height * width) + top * width + start
+    along = torch.arange(side, device=x.device)
+    inside = (along[:, None] * width + along[None, :]).flatten()
+    channel = torch.arange(channels, device=x.device) * (height * width)
+    return corner[:, None, None] + channel[None, :, None] + inside[None, None, :]
+
+
+def _sign(drawn: Tensor) -> Tensor:
+    """Returns minus or plus 1 for numbers drawn from [0, 1)."""
+    return torch.where(drawn < 0.5, -1.0, 1.0).to(drawn.dtype)
+
+
+def _unit(delta: Tensor) -> Tensor:
+    """Returns delta (..., P) scaled to length 1 along the last dimension; zeros stay zero."""
+    unit: Tensor = delta / torch.linalg.vector_norm(delta, dim=-1, keepdim=True).clamp(min=1e-12)
+    return unit

@@ -1,0 +1,108 @@
+"""AutoAttack and Nearest: worst cases that neither masked gradients nor a failing member can weaken."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluators import FMN, L2, PGD, AutoAttack, Linf, Nearest, radii
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small network on scikit-learn's digits, and images that it was not trained on."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.from_numpy(digits.images).float().div(16)[:, None]
+    y = torch.from_numpy(digits.target).long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 10)
+        )
+        optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(8):
+            for index in torch.randperm(1200).split(100):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(network(x[index]), y[index]).backward()
+                optimiser.step()
+    return network.eval(), x[1200:1260], y[1200:1260]
+
+
+class Scaled(nn.Module):
+    def __init__(self, network, scale):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, x):
+        return self.scale * self.network(x)
+
+
+GRIDS = {"linf": [0.02, 0.04, 0.08, 0.16], "l2": [0.1, 0.3, 0.6, 1.2]}
+SMALL = {"steps": 20, "targets": 3, "queries": 100}
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_autoattack_is_no_weaker_than_pgd_on_either_loss(trained, norm):
+    found = radii(*trained, AutoAttack(norm=norm, **SMALL), GRIDS[norm.name])
+    pgd = radii(*trained, PGD(norm=norm, steps=40, step_size=0.1), GRIDS[norm.name])
+    assert 0.1 < (pgd <= GRIDS[norm.name][1]).double().mean() < 0.9
+    for epsilon in GRIDS[norm.name]:
+        assert (found <= epsilon).sum() >= (pgd <= epsilon).sum()
+
+
+def test_autoattack_does_not_mind_the_scale_of_the_logits(trained):
+    network, x, y = trained
+    plain = radii(network, x, y, AutoAttack(**SMALL), GRIDS["linf"])
+    scaled = radii(Scaled(network, 1000.0), x, y, AutoAttack(**SMALL), GRIDS["linf"])
+    masked = radii(Scaled(network, 1000.0), x, y, PGD(steps=20), GRIDS["linf"])
+    assert (masked > plain).double().mean() > 0.2
+    assert (scaled != plain).double().mean() <= 0.05
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_nearest_is_at_most_the_radius_of_every_member(trained, norm):
+    grid = GRIDS[norm.name]
+    found = radii(*trained, Nearest(norm=norm, steps=30), grid, tolerance=0.02)
+    members = Nearest(norm=norm, steps=30).members()
+    assert len(members) == (4 if norm == L2() else 3)
+    for member in members:
+        alone = radii(*trained, member, grid, tolerance=0.02)
+        # Where a member draws or bisects, it does so anew.
+        assert (found <= alone * 1.05).double().mean() >= 0.95
+        assert found.quantile(0.5, interpolation="higher") <= alone.quantile(0.5, interpolation="higher") * 1.01
+
+
+@pytest.mark.parametrize(("norm", "order", "low"), [(Linf(), 1, 0.35), (L2(), 2, 0.35)], ids=["linf", "l2"])
+def test_nearest_finds_the_distance_from_a_linear_boundary(linear, images, norm, order, low):
+    network, x = linear(), images(40, low=low, high=1 - low, seed=1)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    weight, bias = (p.detach().double() for p in network[1].parameters())
+    normal = weight[0] - weight[1]
+    exact = (x.flatten(1).double() @ normal + bias[0] - bias[1]).abs() / normal.norm(order)
+    found = radii(network, x, y, Nearest(norm=norm, steps=50), [0.01, 0.1, 1.0], tolerance=0.01)
+    np.testing.assert_allclose(found, exact, rtol=0.02, atol=1e-5)
+    assert (found >= exact * (1 - 1e-4)).all()
+
+
+def test_one_call_returns_points_that_fool_wherever_a_member_does(trained):
+    network, x, y = trained
+    points = AutoAttack(**SMALL)(network, x, y, 0.08)
+    assert ((points - x).abs() <= 0.08 * (1 + 1e-5)).all()
+    with torch.no_grad():
+        wrong = network(points).argmax(1) != y
+    known = radii(network, x, y, AutoAttack(**SMALL), [0.08]) <= 0.08
+    assert (wrong == known).double().mean() >= 0.95
+    nearest = FMN()(network, x, y, 0.08)
+    with torch.no_grad():
+        assert (network(nearest).argmax(1) != y).sum() <= wrong.sum() + 1
+
+
+@pytest.mark.parametrize("setting", ["steps", "targets", "queries"])
+def test_budgets_below_1_are_refused(setting):
+    with pytest.raises(ValueError, match=f"^{setting} must be at least 1, got 0$"):
+        AutoAttack(**{setting: 0})
+    with pytest.raises(ValueError, match=r"^steps must be at least 1, got 0$"):
+        Nearest(steps=0)
