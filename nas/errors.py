@@ -34,6 +34,10 @@ class DataError(HardcellError):
     """Images or labels that cannot be used."""
 
 
+class NetworkError(HardcellError):
+    """A network that cannot be opened, or does not go together with the images."""
+
+
 class RunError(HardcellError):
     """A run's folder that cannot be used as asked."""
 

@@ -4,12 +4,18 @@ import copy
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save
+from torch import nn
 
 import nas
+from nas.config import DataConfig
+from nas.data import open_data
 from nas.events import EpochFinished, FinalistsStarted
 from nas.pipeline import resume_events, search, search_events
 from nas.study import open_storage, open_study
@@ -221,6 +227,132 @@ def hardcell():
         )
 
     return start
+
+
+# A network of the user's own, and what people name instead of one.
+OWN_NETWORK = """
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from neighbour import CLASSES
+
+WEIGHTS = Path(__file__).with_name("weights.pt")
+
+
+class Returns(nn.Module):
+    def __init__(self, returned):
+        super().__init__()
+        self.body, self.returned = network(), returned
+
+    def forward(self, x):
+        return self.returned(self.body(x))
+
+
+class NoBackwardPass(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        raise RuntimeError("no way back\\nand a second line")
+
+
+def network():
+    layers = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, CLASSES))
+    layers.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    return layers.train()
+
+
+def softmax():
+    return nn.Sequential(network(), nn.Softmax(1))
+
+
+def blank():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+
+
+def colour():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, CLASSES))
+
+
+def five():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+
+
+def pair():
+    return Returns(lambda logits: (logits, logits))
+
+
+def maps():
+    return Returns(lambda logits: logits[:, :, None])
+
+
+def nan():
+    return Returns(lambda logits: logits / 0 * 0)
+
+
+def one_way():
+    return Returns(NoBackwardPass.apply)
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(CLASSES))
+
+
+def needs(width, depth=2):
+    return network()
+
+
+def state():
+    return torch.load(WEIGHTS, weights_only=True)
+
+
+def fails():
+    return open("nowhere.pt")
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+NETWORK = network()
+COUNT = 3
+"""
+
+
+@pytest.fixture(scope="session")
+def network_folder(tmp_path_factory):
+    """A folder with a linear classifier of digits, by ridge regression, in every form; never to be changed."""
+    folder = tmp_path_factory.mktemp("networks")
+    (folder / "neighbour.py").write_text("CLASSES = 10\n", encoding="utf-8")
+    (folder / "own.py").write_text(OWN_NETWORK, encoding="utf-8")
+    train = open_data(DataConfig()).train
+    x = torch.cat([train.x.flatten(1), torch.ones(len(train.x), 1)], 1).double()
+    solved = torch.linalg.solve(x.T @ x + torch.eye(65), x.T @ torch.nn.functional.one_hot(train.y).double()).float()
+    layers = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).eval()
+    # Statistics other than a batch's own, so that the mode of the network shows in its logits.
+    layers[0].running_mean.fill_(0.1)
+    layers[3].load_state_dict({"weight": 10 * solved[:-1].T, "bias": 10 * (solved[-1] + 0.1 * solved[:-1].sum(0))})
+    torch.save(layers.state_dict(), folder / "weights.pt")
+    torch.save(layers, folder / "module.pth")
+    torch.save(layers.state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
+    (folder / "weights.safetensors").write_bytes(save(layers.state_dict()))
+    (folder / "text.pt").write_text("text", encoding="utf-8")
+    (folder / "script.py").write_text("import sys\nsys.exit(3)\n", encoding="utf-8")
+    (folder / "broken.py").write_text("import torchvisoin\n", encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(layers).save(str(folder / "scripted.pt"))
+        torch.jit.trace(layers, train.x[:2]).save(str(folder / "traced.pth"))
+    free = {0: torch.export.Dim("batch", min=1)}
+    torch.export.save(torch.export.export(layers, (train.x[:2],), dynamic_shapes=(free,)), folder / "graph.pt2")
+    torch.export.save(torch.export.export(layers, (train.x[:4],)), folder / "fixed.pt2")
+    shutil.copy(folder / "graph.pt2", folder / "graph.bin")
+    (folder / "damaged.pt2").write_bytes((folder / "graph.pt2").read_bytes().replace(b"flatten", b"flattin"))
+    return folder
 
 
 @pytest.fixture

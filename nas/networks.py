@@ -1,0 +1,208 @@
+"""Networks from where people keep them: a bundle, a .pt2 or TorchScript file, or a function of their own."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import traceback
+import warnings
+import zipfile
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from nas.bundle.load import load
+from nas.bundle.manifest import is_bundle
+from nas.errors import NetworkError
+from nas.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_KINDS = "a bundle's folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME"
+_REMEDY = (
+    "write a function without arguments that builds the network, loads the weights and returns it, and name it as "
+    "FILE.py:FUNCTION"
+)
+
+
+def open_network(source: str) -> nn.Module:
+    """Returns a network in evaluation mode, on the device on which its source puts it: mostly the CPU.
+
+    Args:
+        source: A bundle's folder; a file of torch.export or of TorchScript, whatever its suffix; or
+            `path/to/file.py:NAME` or `package.module:NAME`, a network or what returns one when called without arguments.
+            Such a file may import its neighbours and what lies in the working directory.
+
+    Raises:
+        NetworkError: there is no such thing, or it is no network.
+        BundleError: the bundle is damaged.
+    """
+    path = _expanded(source)
+    if path.is_dir():
+        return _bundle(path)
+    if path.is_file():
+        network = _from_file(path)
+    elif ":" in source:
+        network = _named(source)
+    else:
+        raise NetworkError(f"{source}: no such file or folder; a network is {_KINDS}")
+    if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
+        raise NetworkError(f"{source}: has lazy layers without weights; run it on an image, and load its weights, first")
+    with suppress(NotImplementedError):  # What torch.export made has the mode in which it was exported.
+        network.eval()
+    return network
+
+
+def _expanded(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise NetworkError(f"{source}: {error}") from error
+
+
+def _bundle(folder: Path) -> nn.Module:
+    if is_bundle(folder):
+        return load(folder)
+    bundles = sorted(path for path in folder.glob("bundles/*") if is_bundle(path))
+    remedy = f"a run; name one of its bundles, such as {bundles[0]}" if bundles else f"a network is {_KINDS}"
+    raise NetworkError(f"{folder}: is a folder, but no bundle (no manifest.json): {remedy}")
+
+
+def _from_file(path: Path) -> nn.Module:
+    names = _names(path)
+    if names & {"archive_format", "serialized_exported_program.json"}:
+        return _exported(path)
+    if "constants.pkl" in names:
+        return _scripted(path)
+    if path.suffix == ".py":
+        raise NetworkError(f"{path}: which of its functions? Write {path}:NAME, of one that returns the network")
+    found = "a pickle, of weights or of a whole module" if _is_pickle(path, names) else "neither"
+    raise NetworkError(f"{path}: must hold a graph of torch.export or TorchScript, found {found}; {_REMEDY}")
+
+
+def _names(path: Path) -> set[str]:
+    """Returns the last parts of the names in a zip archive; none where the file is no such archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {PurePosixPath(name).name for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return set()
+
+
+def _is_pickle(path: Path, names: set[str]) -> bool:
+    with path.open("rb") as file:
+        return "data.pkl" in names or file.read(1) == b"\x80"  # As torch.save writes, now and before torch 1.6.
+
+
+def _exported(path: Path) -> nn.Module:
+    try:
+        with _quiet(), path.open("rb") as file:
+            network = torch.export.load(file).module()
+    except Exception as error:  # What torch raises depends on where the file is damaged.
+        raise NetworkError(
+            f"{path}: cannot be loaded as a graph of torch.export: {_told(error)}; export it again with torch "
+            f"{torch.__version__}, or {_REMEDY}"
+        ) from error
+    for module in network.modules():
+        module.training = False  # The flag is always True at first, and says nothing of the graph.
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # So that they are counted.
+    return network
+
+
+def _scripted(path: Path) -> nn.Module:
+    try:
+        with _quiet():
+            network: nn.Module = torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:  # As above.
+        raise NetworkError(
+            f"{path}: cannot be loaded as TorchScript: {_told(error)}; save it again, or {_REMEDY}"
+        ) from error
+    return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps notices of deprecation, and traces of what is told as an error anyway, out of the display."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _named(source: str) -> nn.Module:
+    """Returns the network that `FILE.py:NAME` or `package.module:NAME` stands for."""
+    place, _, name = source.rpartition(":")
+    file = _expanded(place) if place.endswith(".py") else None
+    with _importable([*([] if file is None else [file.resolve().parent]), Path.cwd()]):
+        try:
+            found = resolve(f"{file or place}:{name}", {})
+        except ValueError as error:
+            raise NetworkError(f"{source}: {error}") from error
+        except SystemExit as error:
+            remedy = "let it run only if __name__ == '__main__'"
+            raise NetworkError(f"{source}: {place} is a script that ends when it is imported; {remedy}") from error
+        if not isinstance(found, nn.Module):
+            found = _called(source, found)
+    if not isinstance(found, nn.Module):
+        raise NetworkError(f"{source}: must return a network, an nn.Module, got {type(found).__name__}; {_REMEDY}")
+    return found
+
+
+def _called(source: str, function: Any) -> object:
+    """Returns what a function, or a class, returns without arguments."""
+    if not callable(function):
+        raise NetworkError(
+            f"{source}: must be a network or a function that returns one, got {type(function).__name__}; {_REMEDY}"
+        )
+    needed = _needed(function)
+    if needed:
+        raise NetworkError(
+            f"{source}: must be called without arguments, but needs {', '.join(needed)}; give them defaults, or {_REMEDY}"
+        )
+    try:
+        return function()
+    except Exception as error:
+        # The user's own line is where to look; what lies deeper is torch's.
+        frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "site-packages" not in f.filename]
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise NetworkError(f"{source}: raises {_told(error)}{where}") from error
+
+
+def _needed(function: Any) -> list[str]:
+    """Returns the names of the arguments that have no default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # Some builtins have none.
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+@contextmanager
+def _importable(folders: list[Path]) -> Iterator[None]:
+    """Lets imports find what lies in some folders, as they do for a script that is run there."""
+    added = [str(folder) for folder in folders]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            with suppress(ValueError):
+                sys.path.remove(folder)
+
+
+def _told(error: Exception) -> str:
+    """Returns an error on one line: its kind, and the first line of what it says."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
