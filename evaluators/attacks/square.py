@@ -71,7 +71,7 @@ class Square(Attack):
         points = start(x, epsilon, noise.fork(0))
         value, sizes = target.value(points, margin), self.norm.size(points - x)
         for query in range(1, self.queries):
-            left = (value <= 9e9).nonzero().squeeze(1)
+            left = (value <= 0).nonzero().squeeze(1)
             if len(left) == 0:
                 break
             lot, number = divmod(query - 1, _LOT)
