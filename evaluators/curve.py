@@ -51,6 +51,19 @@ def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Fl
     return np.stack([low, high], axis=-1)
 
 
+def check_radii(radii: Floats, *, empty: bool = False) -> Floats:
+    """Returns radii, one an image, as a vector of float64, (N,), after a look at them; `empty` lets there be none.
+
+    Raises:
+        ValueError: they are not a vector, there are none, or one is negative or NaN.
+    """
+    found = np.asarray(radii, dtype=np.float64)
+    if found.ndim != 1 or not (empty or len(found)) or np.isnan(found).any() or (found < 0).any():
+        wanted = "numbers" if empty else "at least one number"
+        raise ValueError(f"radii must be a vector of {wanted}, none of them negative or NaN")
+    return found
+
+
 def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.95) -> ErrorCurve:
     """Returns the error curve of radii (N,) on a grid of epsilons (E,).
 
@@ -59,9 +72,7 @@ def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.
     Raises:
         ValueError: there are no radii, or one is negative or NaN.
     """
-    radii = np.asarray(radii, dtype=np.float64)
-    if radii.ndim != 1 or len(radii) == 0 or np.isnan(radii).any() or (radii < 0).any():
-        raise ValueError("radii must be a vector of at least one number, none of them negative or NaN")
+    radii = check_radii(radii)
     grid = np.asarray(epsilons, dtype=np.float64)
     wrong = np.searchsorted(np.sort(radii), grid, side="right").astype(np.float64)
     clean_wrong = int((radii == 0).sum())
