@@ -1,0 +1,151 @@
+"""How often the power law's intervals hold the truth, on curves whose law is known.
+
+    python tests/benchmarks/coverage.py [--draws 200] [--curves 0,4] [--sizes 200,1000]
+
+Draws the radii of N images from a known curve, measures them exactly or on a geometric grid of 12 points as a profile would
+choose it, fits, and prints a table. Columns: whether radii are exact; N; the share of draws in which a law was fitted; the
+mean exponent; the width of the interval (half, over 1.96, as a share of the exponent); how often the 95 % interval holds
+the exponent of the curve at zero, and the exponent of the law nearest to the true curve in the window that was chosen; how
+often the curve was called saturated; how often the law, the saturating form and the log-normal form were told apart (law
+favoured / form favoured); milliseconds a fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from evaluators.power_law import PowerLaw, fit_power_law
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """A flip rate over epsilon. `top` is the largest epsilon measured; None where the curve goes on to 1."""
+
+    rate: Callable[[np.ndarray], np.ndarray]
+    exponent: float
+    top: float | None = None
+
+
+CURVES = {
+    "pure, exponent 0.5": Curve(lambda e: 0.8 * np.minimum(e, 1) ** 0.5, 0.5, 1),
+    "pure, exponent 1": Curve(lambda e: 0.8 * np.minimum(e, 1), 1, 1),
+    "pure, exponent 2": Curve(lambda e: 0.8 * np.minimum(e, 1) ** 2, 2, 1),
+    "pure, exponent 4": Curve(lambda e: 0.8 * np.minimum(e, 1) ** 4, 4, 1),
+    "kink: e up to 1, then e^0.3": Curve(lambda e: np.where(e <= 1, 0.4 * e, 0.4 * np.clip(e, 1, 10) ** 0.3), 1, 10),
+    "1 - exp(-e)": Curve(lambda e: -np.expm1(-e), 1),
+    "1 - exp(-e^2)": Curve(lambda e: -np.expm1(-(e**2)), 2),
+    "e / (1 + e)": Curve(lambda e: e / (1 + e), 1),
+    "log-normal": Curve(lambda e: norm.cdf(np.log(e)), np.nan),
+}
+_FINE = np.geomspace(1e-7, 1e4, 400_001)
+
+
+def draw(curve: Curve, n: int, generator: np.random.Generator) -> np.ndarray:
+    """Returns the radii of n images, (N,)."""
+    rates = curve.rate(_FINE)
+    shares = generator.random(n)
+    return np.where(shares <= rates[-1], np.interp(shares, rates, _FINE), np.inf)
+
+
+def grid_of(curve: Curve, n: int, points: int = 12) -> np.ndarray:
+    """Returns a grid like that of `adaptive_epsilons`: from where ten images lie to 1.5 times the 90 % quantile."""
+
+    def quantile(share: float) -> float:
+        return float(np.interp(share, curve.rate(_FINE), _FINE))
+
+    high = curve.top or quantile(0.9) * 1.5
+    return np.geomspace(min(quantile(min(max(10 / n, 0.002), 0.25)), high / 10), high, points)
+
+
+def on_grid(radii: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Returns radii as a measurement on a grid has them."""
+    return np.append(grid, np.inf)[np.searchsorted(grid, radii)]
+
+
+def nearest_exponent(curve: Curve, inside: np.ndarray) -> float:
+    """Returns the exponent of the law nearest to the curve (Kullback-Leibler) over the cells of a window's grid (W,)."""
+    shares, steps = np.diff(curve.rate(inside)), np.diff(np.log(inside))
+    wanted = float(np.diff(curve.rate(inside), prepend=0) @ np.log(inside[-1] / inside))
+    return float(brentq(lambda b: shares @ (steps / np.expm1(b * steps)) - wanted, 1e-3, 100))
+
+
+def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Returns what a row of the table shows."""
+    generator = np.random.default_rng(seed)
+    grid, fits, seconds = grid_of(curve, n), [], 0.0
+    for _ in range(draws):
+        radii = draw(curve, n, generator)
+        started = time.process_time()
+        measured = (radii, None) if exact else (on_grid(radii, grid), grid)
+        fit = fit_power_law(*measured, resamples=resamples)
+        seconds += time.process_time() - started
+        if isinstance(fit, PowerLaw):
+            fits.append(fit)
+
+    def holds(fit: PowerLaw, exponent: float) -> bool:
+        return fit.exponent_interval[0] <= exponent <= fit.exponent_interval[1]
+
+    def nearest(fit: PowerLaw) -> float:
+        if exact:
+            return nearest_exponent(curve, np.geomspace(*fit.window, 200))
+        return nearest_exponent(curve, grid[grid <= fit.window[1] * (1 + 1e-9)])
+
+    def told(form: str, verdict: str) -> float:
+        return float(np.mean([fit.alternatives[form].verdict() == verdict for fit in fits]))
+
+    return {
+        "fitted": len(fits) / draws,
+        "exponent": float(np.mean([fit.exponent for fit in fits])),
+        "width": float(np.median([np.log(fit.exponent_interval[1] / fit.exponent_interval[0]) / 3.92 for fit in fits])),
+        "at zero": float(np.mean([holds(fit, curve.exponent) for fit in fits])),
+        "in window": float(np.mean([holds(fit, nearest(fit)) for fit in fits])),
+        "saturated": float(np.mean([fit.saturated for fit in fits])),
+        **{
+            f"{form} {verdict}": told(form, verdict)
+            for form in fits[0].alternatives
+            for verdict in ("power law", "alternative")
+        },
+        "ms": 1000 * seconds / draws,
+    }
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--curves", default=",".join(str(i) for i in range(len(CURVES))), help="their numbers, from 0")
+    parser.add_argument("--sizes", default="200,449,1000,10000")
+    options = parser.parse_args()
+    names = [list(CURVES)[int(i)] for i in options.curves.split(",")]
+    print(
+        "| curve | radii | N | fitted | exponent | width | at zero | in window | saturated | saturating | log-normal | ms |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in names:
+        for exact in (False, True):
+            for n in map(int, options.sizes.split(",")):
+                row = measure(CURVES[name], n, exact, options.draws)
+                zero = "-" if np.isnan(CURVES[name].exponent) else f"{row['at zero']:.2f}"
+                forms = " | ".join(
+                    f"{row[f'{form} power law']:.2f} / {row[f'{form} alternative']:.2f}"
+                    for form in ("saturating", "log_normal")
+                )
+                print(
+                    f"| {name} | {'exact' if exact else 'grid'} | {n} | {row['fitted']:.2f} | {row['exponent']:.3f} "
+                    f"| {row['width']:.3f} | {zero} | {row['in window']:.2f} | {row['saturated']:.2f} | {forms} "
+                    f"| {row['ms']:.0f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
