@@ -259,7 +259,7 @@ class FinalistsConfig:
             "step_ll": StepLL(),
             "pgd": PGD(),
             "pgd_margin": PGD(loss=margin),
-            "pgd_l2": PGD(norm=L2()),
+            "pgd_l2": PGD(norm=L2(), loss=margin, steps=40, step_size=0.1),
         }
     )
     epsilons: Mapping[str, tuple[float, ...]] | None = None
