@@ -11,7 +11,33 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import ATTACKS, FGSM, L2, LOSSES, PGD, Attack, Linf, SingleStep, StepLL, UniformNoise, describe, radii
+import evaluators.attacks
+from evaluators import (
+    APGD,
+    ATTACKS,
+    BIM,
+    DDN,
+    FGSM,
+    FMN,
+    L2,
+    LOSSES,
+    MIFGSM,
+    PGD,
+    Attack,
+    DeepFool,
+    HopSkipJump,
+    IterativeLL,
+    Linf,
+    MinimumNorm,
+    SingleStep,
+    Square,
+    StepLL,
+    TargetedAPGD,
+    Transfer,
+    UniformNoise,
+    describe,
+    radii,
+)
 from evaluators.attacks import Target, cross_entropy, least_likely, margin
 from evaluators.attacks.target import frozen
 
@@ -25,7 +51,8 @@ def every(kind, **settings):
 
 def budget(attack):
     """Returns an epsilon at which part of the images of these tests is fooled."""
-    return 0.05 if attack.norm == Linf() else 0.4
+    # A few hundred decisions lead less near than as many gradients.
+    return (4 if isinstance(attack, HopSkipJump) else 1) * (0.05 if attack.norm == Linf() else 0.4)
 
 
 def right_labels(network, x):
@@ -58,7 +85,13 @@ class AttackContract:
         assert not found.requires_grad
         assert ((found >= 0) & (found <= 1)).all()
         assert (attack.norm.size(found - x) <= epsilon * (1 + 1e-5) + 1e-7).all()
-        assert (attack.norm.size(found - x) > 0.1 * epsilon).all()
+        moved = attack.norm.size(found - x) > 0.1 * epsilon
+        if isinstance(attack, MinimumNorm):
+            # It leaves an image as it was, or moves it to a point that fools.
+            assert moved.any()
+            assert ((right_labels(network, found) != y) == (found != x).flatten(1).any(1)).all()
+        else:
+            assert moved.all()
 
     def test_epsilon_0_moves_nothing(self, attack, conv, images):
         network, x = conv(), images()
@@ -104,7 +137,9 @@ class AttackContract:
         first = attack(network, x, y, budget(attack), seed=3)
         torch.manual_seed(99)
         assert torch.equal(attack(network, x, y, budget(attack), seed=3), first)
-        draws = isinstance(attack, UniformNoise) or getattr(attack, "random_start", False)
+        draws = isinstance(attack, UniformNoise | HopSkipJump | APGD | TargetedAPGD | Square) or getattr(
+            attack, "random_start", False
+        )
         assert torch.equal(attack(network, x, y, budget(attack), seed=4), first) != draws
 
     @pytest.mark.parametrize("stop", [False, True])
@@ -211,6 +246,84 @@ class TestPGD(AttackContract):
         params=every(PGD, norm=NORMS, loss=LOSSES.values(), random_start=(False, True), steps=(3,)),
         ids=lambda a: f"{a.norm.name}-{a.loss.__name__}-{'random' if a.random_start else 'clean'}",
     )
+    def attack(self, request):
+        return request.param
+
+
+class TestPGDWithRestarts(AttackContract):
+    @pytest.fixture(params=every(PGD, norm=NORMS, steps=(2,), restarts=(3,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestBIM(AttackContract):
+    @pytest.fixture(params=every(BIM, norm=NORMS, steps=(3,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestIterativeLL(AttackContract):
+    @pytest.fixture(params=every(IterativeLL, norm=NORMS, steps=(3,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestMIFGSM(AttackContract):
+    @pytest.fixture(params=every(MIFGSM, norm=NORMS, steps=(3,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestDeepFool(AttackContract):
+    @pytest.fixture(params=every(DeepFool, norm=NORMS, steps=(5,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestFMN(AttackContract):
+    @pytest.fixture(params=every(FMN, norm=NORMS, steps=(10,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestDDN(AttackContract):
+    @pytest.fixture(params=every(DDN, loss=(cross_entropy, margin), steps=(15,)), ids=lambda a: a.loss.__name__)
+    def attack(self, request):
+        return request.param
+
+
+class TestHopSkipJump(AttackContract):
+    @pytest.fixture(params=every(HopSkipJump, norm=NORMS, queries=(200,), probes=(10,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestTransfer(AttackContract):
+    @pytest.fixture(params=NORMS, ids=lambda norm: norm.name)
+    def attack(self, request, conv):
+        source = conv(seed=1).double()
+        return Transfer(
+            source=Broken(lambda x: source.to(x.device)(x.double()).to(x.dtype)), attack=FGSM(norm=request.param)
+        )
+
+
+class TestAPGD(AttackContract):
+    @pytest.fixture(
+        params=[*every(APGD, norm=NORMS, loss=LOSSES.values(), steps=(6,)), APGD(steps=3, restarts=2)],
+        ids=lambda a: f"{a.norm.name}-{a.loss.__name__}-{a.restarts}",
+    )
+    def attack(self, request):
+        return request.param
+
+
+class TestTargetedAPGD(AttackContract):
+    @pytest.fixture(params=every(TargetedAPGD, norm=NORMS, targets=(2,), steps=(4,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestSquare(AttackContract):
+    @pytest.fixture(params=every(Square, norm=NORMS, queries=(30,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
@@ -400,7 +513,13 @@ def test_losses_by_hand():
 
 
 def test_names_resolve_to_attacks_and_back():
-    assert {"fgsm": FGSM, "step_ll": StepLL, "pgd": PGD, "noise": UniformNoise} == ATTACKS
+    named = {"fgsm": FGSM, "step_ll": StepLL, "pgd": PGD, "noise": UniformNoise, "bim": BIM, "iterative_ll": IterativeLL}
+    named |= {"mi_fgsm": MIFGSM, "deepfool": DeepFool, "fmn": FMN, "ddn": DDN, "hop_skip_jump": HopSkipJump}
+    named |= {"apgd": APGD, "apgd_targeted": TargetedAPGD, "square": Square}
+    assert named.items() <= ATTACKS.items()
+    for kind in vars(evaluators.attacks).values():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind) and issubclass(kind, Attack) and kind is not Transfer:
+            assert kind in ATTACKS.values()
     for name, kind in ATTACKS.items():
         assert describe(kind())["name"] == name
     assert describe(PGD(norm=L2(), loss=margin, steps=20)) == {
@@ -410,6 +529,7 @@ def test_names_resolve_to_attacks_and_back():
         "steps": 20,
         "step_size": 0.25,
         "random_start": True,
+        "restarts": 1,
     }
     assert describe(TooFar())["name"].endswith(":TooFar")
 
