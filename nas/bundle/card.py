@@ -82,6 +82,8 @@ def _row(name: str, entry: dict[str, Any]) -> str:
     else:
         low, high = law.exponent_interval
         bent = ", saturated beyond" if law.saturated else ""
-        told = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{bent}"
+        beaten = [form.replace("_", "-") for form, found in law.alternatives.items() if found.verdict() == "power law"]
+        better = f", better than a {' or '.join(beaten)} form" if beaten else ""
+        told = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{bent}{better}"
     median = "not reached" if entry["median_radius"] is None else f"{entry['median_radius']:.3g}"
     return f"| {name} | {entry['config']['norm']} | {entry['success_rate']:.3f} | {median} | {told} |"

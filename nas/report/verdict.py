@@ -48,10 +48,12 @@ class Verdict:
             return f"The search did not beat {against}: its best finalist is that very architecture."
         verb = {"more robust": "beat", "less robust": "lost to", "not distinguishable": "did not beat"}
         mine, other = self.errors
+        low, high = self.comparison.interval
         return (
             f"The search {verb[self.comparison.verdict()]} {against}: adversarial error {mine:.3f} against {other:.3f} "
             f"at epsilon {self.epsilon:g} on {self.comparison.n} test images "
-            f"(paired test, p = {self.comparison.p_value:.2g})."
+            f"(difference {self.comparison.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}; paired test, "
+            f"p = {self.comparison.p_value:.2g})."
         )
 
 

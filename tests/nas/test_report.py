@@ -252,8 +252,11 @@ def test_verdict_sentences(mine, other, verb, beaten, finished):
     errors = [sum(radius <= 0.05 for radius in radii) / 60 for radii in (mine, other)]
     assert str(verdict).startswith(
         f"The search {verb} the median random candidate ({random.name}): "
-        f"adversarial error {errors[0]:.3f} against {errors[1]:.3f} at epsilon 0.05 on 60 test images (paired test, p = "
+        f"adversarial error {errors[0]:.3f} against {errors[1]:.3f} at epsilon 0.05 on 60 test images "
+        f"(difference {errors[0] - errors[1]:.3f}, 95 % interval "
     )
+    low, high = re.search(r"interval (-?[01]\.\d{3}) to (-?[01]\.\d{3}); paired test, p = ", str(verdict)).groups()
+    assert float(low) <= errors[0] - errors[1] <= float(high)
     assert verdict.beaten is beaten
 
 
@@ -261,7 +264,7 @@ def test_verdict_gives_the_p_value(finished):
     best, random, _ = finished.bundles
     bundles = (with_radii(best, [1.0] * 60), with_radii(random, [0.01] * 5 + [1.0] * 55))
     (verdict,) = verdicts(dataclasses.replace(finished, bundles=bundles))
-    assert str(verdict).endswith("(paired test, p = 0.062).")
+    assert str(verdict).endswith("; paired test, p = 0.062).")
 
 
 def test_verdict_on_one_and_the_same_architecture(finished):
