@@ -1,0 +1,110 @@
+"""Checks that attack again: where an attack that should find no more, or all there is, does otherwise.
+
+All of them work on a `Subject` of a few hundred images, and on radii (N,) that were measured on the same images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from evaluators.attacks.losses import margin
+from evaluators.attacks.pgd import PGD
+from evaluators.attacks.square import Square
+from evaluators.attacks.uniform_noise import UniformNoise
+from evaluators.checks.curves import black_box_is_weaker
+from evaluators.checks.outcome import Check, beyond, excess, largest
+from evaluators.radii import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from evaluators.attacks.base import Attack
+    from evaluators.curve import Floats
+    from evaluators.norms import Norm
+    from evaluators.subject import Subject
+
+QUERIES = 200
+
+
+def reaches_chance(ready: Subject) -> Check:
+    """Passes if an unbounded attack (L-infinity, epsilon 0.5, PGD-40 on the margin) brings the error to chance or above.
+
+    A grey image is within 0.5 of every image, so a working attack must get there.
+
+    Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: unbounded attacks reach 100 %.
+    """
+    attack = PGD(loss=margin, steps=40, step_size=0.1)
+    error = float((measure(ready, attack, [0.5]) <= 0.5).double().mean())
+    chance = 1 - 1 / ready.logits.shape[1]
+    return Check("reaches_chance", error >= chance, {"error": error, "chance": chance, "epsilon": 0.5})
+
+
+def noise_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilons: Sequence[float]) -> Check:
+    """Passes if random noise finds no more than the attacks, whose worst radii are given, at any epsilon.
+
+    The rule: no excess beyond chance (McNemar's test) and a tolerance of 0.03.
+
+    Source: Carlini et al., arXiv:1902.06705, section 4.3; Athalye et al., ICML 2018, section 3.2, random sampling.
+    """
+    noise = measure(ready, UniformNoise(norm=norm), epsilons).numpy()
+    passed, evidence = largest([excess(noise <= e, worst <= e) for e in epsilons], epsilons)
+    return Check(f"noise_is_weaker_{norm.name}", passed, evidence)
+
+
+def enough_steps(ready: Subject, name: str, attack: Attack, worst: Floats, epsilon: float) -> Check:
+    """Passes if an attack given four times its steps (twice from 26 on) fools hardly any image that none fooled before.
+
+    The rule: at epsilon at most 5 % of all images are newly fooled, or not more than 2 % beyond chance: some always are.
+
+    Source: Carlini et al., arXiv:1902.06705, section 4.4: attacks must be run until they have converged.
+
+    Args:
+        ready: The network and N images.
+        name: The attack's name, for the evidence.
+        attack: One with a setting `steps`.
+        worst: Smallest radius of each image over all attacks of the norm, (N,).
+        epsilon: At which to attack.
+    """
+    steps: int = attack.steps  # type: ignore[attr-defined]  # promised
+    longer = 4 * steps if steps <= 25 else 2 * steps
+    lengthened: Attack = replace(attack, steps=longer)  # type: ignore[type-var]  # every attack is a dataclass
+    found = beyond(int(_besides(ready, lengthened, worst, epsilon).sum()), len(worst))
+    return Check(
+        f"enough_steps_{attack.norm.name}",
+        not found.is_finding(),
+        {
+            "attack": name,
+            "steps": steps,
+            "longer": longer,
+            "error": float((worst <= epsilon).mean()),
+            "newly_fooled": found.share,
+            "epsilon": epsilon,
+            "p_value": found.p_value,
+        },
+    )
+
+
+def square_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilon: float) -> Check:
+    """Passes if a Square attack of 200 queries fools hardly any image that no other attack did: `black_box_is_weaker`.
+
+    Args:
+        ready: The network and N images (N, C, H, W).
+        norm: Shape of the ball.
+        worst: Smallest radius of each image over the other attacks, (N,): what they fooled is not attacked.
+        epsilon: At which to attack.
+    """
+    fooled = _besides(ready, Square(norm=norm, queries=QUERIES), worst, epsilon)
+    found = black_box_is_weaker(norm, worst, np.where(fooled, epsilon, np.inf), [epsilon])
+    return replace(found, name=f"square_is_weaker_{norm.name}")
+
+
+def _besides(ready: Subject, attack: Attack, worst: Floats, epsilon: float) -> NDArray[np.bool_]:
+    """Returns which images an attack fools at epsilon whose worst radius so far is larger, (N,); no other is attacked."""
+    found = measure(ready, attack, [epsilon], known=torch.from_numpy(worst)).numpy()
+    return np.asarray((found <= epsilon) & (worst > epsilon))

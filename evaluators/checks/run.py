@@ -1,0 +1,169 @@
+"""All checks for which there is what they need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from evaluators.attacks.base import Ensemble
+from evaluators.attacks.hop_skip_jump import HopSkipJump
+from evaluators.attacks.losses import cross_entropy, margin
+from evaluators.attacks.pgd import PGD
+from evaluators.attacks.square import Square
+from evaluators.attacks.uniform_noise import UniformNoise
+from evaluators.checks.attacks import enough_steps, noise_is_weaker, reaches_chance, square_is_weaker
+from evaluators.checks.curves import (
+    black_box_is_weaker,
+    cross_entropy_not_masked,
+    enough_images,
+    is_black_box,
+    is_many_step,
+    is_single_step,
+    many_steps_beat_one,
+)
+from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
+from evaluators.checks.outcome import telling_epsilon
+from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
+from evaluators.curve import worst_case
+from evaluators.inputs import check_images, check_labels
+from evaluators.margins import margins
+from evaluators.norms import Linf
+from evaluators.subject import subject
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from evaluators.attacks.base import Attack
+    from evaluators.checks.outcome import Check
+    from evaluators.curve import Floats
+    from evaluators.margins import Margins
+    from evaluators.norms import Norm
+    from evaluators.subject import Subject
+
+SUBSET = 256
+
+
+def subset(n: int) -> Tensor:
+    """Returns the indices of at most 256 of n images, evenly spread: images may be sorted by class."""
+    return torch.linspace(0, n - 1, min(n, SUBSET)).round().long()
+
+
+def check_network(network: nn.Module, x: Tensor, y: Tensor, found: Margins | None = None) -> list[Check]:
+    """Returns the outcome of the checks that need no measured radii: cheap enough for the trials of a search.
+
+    Args:
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); left as it was.
+        x: Clean images, of which at most 256 are used.
+        y: True labels, (N,) int64.
+        found: The network's margins, where they are known already.
+
+    Raises:
+        TypeError: x or y has the wrong type.
+        ValueError: x or y is out of range, or the network's output is not (N, K) finite logits.
+    """
+    check_images(x)
+    check_labels(y, len(x))
+    chosen = subset(len(x)).to(x.device)
+    x, y = x[chosen], y[chosen]
+    with subject(network, x, y) as ready:
+        of_gradients = [gradients_predict(ready), reaches_chance(ready)]
+    return [
+        deterministic(network, x),
+        logits_not_probabilities(network, x),
+        batch_independent(network, x),
+        normalised_inside(network, x, y),
+        gradients_alive(found or margins(network, x, y, [Linf()])),
+        *of_gradients,
+    ]
+
+
+def check_attacks(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    measured: Mapping[str, Floats],
+    grids: Mapping[str, Sequence[float]],
+) -> list[Check]:
+    """Returns the outcome of the checks of what attacks found, each of which needs other attacks to be there.
+
+    Args:
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); left as it was.
+        x: Clean images. Where a check attacks, it uses at most 256.
+        y: True labels, (N,) int64.
+        attacks: By name.
+        measured: Radii of the images by name of the attack, (N,) each.
+        grids: The epsilons at which they were measured, by name of the norm.
+
+    Raises:
+        TypeError: x or y has the wrong type.
+        ValueError: x or y is out of range, the network's output is not (N, K) finite logits, or radii are of other images.
+    """
+    check_images(x)
+    check_labels(y, len(x))
+    for name in attacks:
+        if len(measured[name]) != len(x):
+            raise ValueError(f"measured must hold {len(x)} radii of {name}, one an image, got {len(measured[name])}")
+    chosen = subset(len(x))
+    outcomes: list[Check] = []
+    widths: list[Check] = []
+    with subject(network, x[chosen.to(x.device)], y[chosen.to(x.device)]) as ready:
+        for name, norm in {attack.norm.name: attack.norm for attack in attacks.values()}.items():
+            own = {key: attack for key, attack in attacks.items() if attack.norm == norm}
+            found = {key: measured[key] for key in own}
+            epsilons = [epsilon for epsilon in grids[name] if epsilon > 0]
+            outcomes += _of_radii(norm, own, found, epsilons)
+            outcomes += _of_attacking(ready, norm, own, {key: r[chosen.numpy()] for key, r in found.items()}, epsilons)
+            widths.append(enough_images(worst_case(list(found.values())), grids[name]))
+    # Of several norms the one whose error is known worst.
+    return [*outcomes, *sorted(widths, key=lambda check: check.evidence["half_width"])[-1:]]
+
+
+def _of_radii(
+    norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
+) -> list[Check]:
+    """Returns the outcome of the checks of one norm that need radii alone."""
+    outcomes = []
+    single, many, black = (
+        [key for key, attack in attacks.items() if belongs(attack)]
+        for belongs in (is_single_step, is_many_step, is_black_box)
+    )
+    if single and many:
+        outcomes.append(many_steps_beat_one(norm, attacks, found, epsilons))
+    by_loss = {
+        loss: [found[key] for key, attack in attacks.items() if isinstance(attack, PGD) and attack.loss is loss]
+        for loss in (cross_entropy, margin)
+    }
+    if all(by_loss.values()):
+        by_cross_entropy, by_margin = (worst_case(radii) for radii in by_loss.values())
+        outcomes.append(cross_entropy_not_masked(norm, by_cross_entropy, by_margin, epsilons))
+    if black and (single or many):
+        white, boxed = (worst_case([found[key] for key in keys]) for keys in (single + many, black))
+        outcomes.append(black_box_is_weaker(norm, white, boxed, epsilons))
+    return outcomes
+
+
+def _of_attacking(
+    ready: Subject, norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
+) -> list[Check]:
+    """Returns the outcome of the checks of one norm that attack the network again, from radii of the subject's images."""
+    guided = {key: attack for key, attack in attacks.items() if not isinstance(attack, UniformNoise)}
+    if not guided:
+        return []
+    worst = worst_case([found[key] for key in guided])
+    epsilon = telling_epsilon(worst, epsilons)
+    outcomes = [
+        noise_is_weaker(ready, norm, worst, epsilons),
+        scale_does_not_matter(ready, norm, epsilon),
+    ]
+    # Only the strongest: a claim rests on the worst case.
+    stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, Ensemble)]
+    if stepping:
+        key = max(stepping, key=lambda key: (found[key] <= epsilon).sum())
+        outcomes.append(enough_steps(ready, key, attacks[key], worst, epsilon))
+    if ready.x.ndim == 4 and not any(isinstance(attack, Square | HopSkipJump) for attack in guided.values()):
+        outcomes.append(square_is_weaker(ready, norm, worst, epsilon))
+    return outcomes
