@@ -1,0 +1,7 @@
+"""Tables of published accuracies: reading them, and checking what numbers alone can show."""
+
+from evaluators.table.checks import check_table
+from evaluators.table.columns import Column, parse_column
+from evaluators.table.file import read_table
+
+__all__ = ["Column", "check_table", "parse_column", "read_table"]

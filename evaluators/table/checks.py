@@ -1,0 +1,248 @@
+"""Checks of a table of published accuracies: one row a network, one column an attack at an epsilon.
+
+Only what numbers alone can show. Two accuracies of a row count as different where they are further apart than their printed
+digits, and than 0.1 points. A single row is then enough: the same network cannot do better under the stronger attack.
+
+Sources: as in `evaluators.checks`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from evaluators.checks.outcome import Check
+from evaluators.curve import Floats
+from evaluators.table.columns import KINDS, Column, parse_column, understood
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+# As a share: what else moves by this little may be noise.
+TOLERANCE = 0.001
+# Epsilons from here on, in 1/255, leave nothing of the image: accuracy there is a matter of luck.
+WHOLE_RANGE = 127.5
+# In how many columns two rows must agree before that is no coincidence.
+ENOUGH_COLUMNS = 4
+FEW_ROWS = 10
+SHOWN = 5
+
+
+def check_table(columns: Mapping[str, NDArray[Any]]) -> list[Check]:
+    """Returns the outcome of every check for which a table of accuracies has the columns.
+
+    Args:
+        columns: By name, (N,) each, a row a network: accuracies in percent or as shares, found from their range, NaN where
+            missing. The first column of strings names the rows; what is no accuracy by its name is left aside.
+
+    Raises:
+        ValueError: there is no row, or no column is an accuracy by its name, or columns differ in length.
+    """
+    parsed = [column for column in map(parse_column, columns) if column is not None]
+    parsed = [column for column in parsed if np.issubdtype(np.asarray(columns[column.name]).dtype, np.number)]
+    if not parsed:
+        raise ValueError(f"no accuracy columns among {', '.join(columns) or 'no columns'}; {understood()}")
+    lengths = {len(columns[name]) for name in columns}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"columns must all have the same number of rows, at least one, got {sorted(lengths)}")
+    raw = {column.name: np.asarray(columns[column.name], dtype=np.float64) for column in parsed}
+    labels = _labels(columns)
+    unit = _unit(list(raw.values()))
+    table = _Table(parsed, {name: values / unit for name, values in raw.items()}, labels, unit)
+    attacks = dict.fromkeys((c.attack, c.norm) for c in parsed if c.epsilon is not None)
+    outcomes = [
+        _in_range(table),
+        _complete(table),
+        _columns_vary(table),
+        _rows_are_distinct(table),
+        *(_falls_with_epsilon(table, attack, norm) for attack, norm in attacks),
+        _stronger(table, "one_step_never_beats_many", ("single step",), ("many steps",)),
+        _stronger(table, "black_box_never_beats_white_box", ("black box",), ("single step", "many steps")),
+        _stronger(table, "noise_never_beats_attacks", ("noise",), ("single step", "many steps")),
+        _below_clean(table),
+    ]
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+@final
+@dataclass(frozen=True)
+class _Table:
+    """Accuracies as shares, (N,) each by the name of their column; `unit` is 1 or 100, what they were divided by."""
+
+    columns: list[Column]
+    values: dict[str, Floats]
+    labels: list[str]
+    unit: float
+
+    def of(self, kinds: Sequence[str]) -> list[Column]:
+        return [column for column in self.columns if column.kind in kinds]
+
+    def tolerance(self, *names: str) -> float:
+        """Returns from where on accuracies of these columns differ: half a printed digit each, and at least 0.1 points.
+
+        In a table of few rows all of a column may end in 0: there the finest digit of all columns counts.
+        """
+        few = len(self.labels) < FEW_ROWS
+        digits = sum(min(map(self._digit, self.values)) if few else self._digit(name) for name in names) / 2
+        return max(digits, TOLERANCE) * (1 + 1e-6) + 1e-9
+
+    def _digit(self, name: str) -> float:
+        """Returns the last decimal place that a column has, as a share: 0.001 for 58.2 %; at least 1e-6."""
+        values = self.values[name] * self.unit
+        values = values[np.isfinite(values)]
+        places = (p for p in range(6) if np.allclose(values * 10**p, np.round(values * 10**p), rtol=0, atol=1e-4))
+        return float(10.0 ** -next(places, 6)) / self.unit
+
+    def rows(self, found: NDArray[np.bool_]) -> str:
+        shown = [self.labels[i] for i in np.flatnonzero(found)[:SHOWN]]
+        return "; ".join(shown) + ("; ..." if found.sum() > SHOWN else "")
+
+
+def _labels(columns: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Returns what the rows are called: the first column of strings, or their numbers, from 1."""
+    names = next((np.asarray(v) for v in columns.values() if not np.issubdtype(np.asarray(v).dtype, np.number)), None)
+    rows = len(next(iter(columns.values())))
+    return [f"row {i + 1}" for i in range(rows)] if names is None else [str(name) for name in names]
+
+
+def _unit(values: Sequence[Floats]) -> float:
+    """Returns 100 for percent, 1 for shares, by the best accuracy of the middle row: no network is right on 1 % at best."""
+    best = np.fmax.reduce(values)
+    return 100.0 if np.isfinite(best).any() and np.nanmedian(best) > 1 else 1.0
+
+
+def _in_range(table: _Table) -> Check:
+    outside = {name: (v < -1e-9) | (v > 1 + 1e-9) | np.isinf(v) for name, v in table.values.items()}
+    count = int(sum(o.sum() for o in outside.values()))
+    return Check(
+        "accuracies_in_range",
+        count == 0,
+        {
+            "cells": count,
+            "unit": "percent" if table.unit == 100 else "shares",
+            "columns": ", ".join(name for name, o in outside.items() if o.any()),
+            "rows": table.rows(np.any(list(outside.values()), axis=0)),
+        },
+    )
+
+
+def _complete(table: _Table) -> Check:
+    missing = {name: np.isnan(v) for name, v in table.values.items()}
+    return Check(
+        "nothing_missing",
+        not any(m.any() for m in missing.values()),
+        {
+            "cells": int(sum(m.sum() for m in missing.values())),
+            "columns": ", ".join(name for name, m in missing.items() if m.any()),
+            "rows": table.rows(np.any(list(missing.values()), axis=0)),
+        },
+    )
+
+
+def _columns_vary(table: _Table) -> Check | None:
+    if len(table.labels) < 3:
+        return None
+    constant = [name for name, v in table.values.items() if np.unique(v[~np.isnan(v)]).size <= 1]
+    return Check("columns_vary", not constant, {"columns": ", ".join(constant)})
+
+
+def _rows_are_distinct(table: _Table) -> Check:
+    names, counts = np.unique(table.labels, return_counts=True)
+    twice = names[counts > 1]
+    repeats = np.zeros(len(table.labels), dtype=bool)
+    example = f"{twice[0]}, {counts[counts > 1][0]} times" if len(twice) else ""
+    if len(table.values) >= ENOUGH_COLUMNS:
+        rows = np.stack(list(table.values.values()), axis=1)
+        _, first, inverse = np.unique(np.nan_to_num(rows, nan=-1), axis=0, return_index=True, return_inverse=True)
+        earlier = first[inverse.ravel()]
+        repeats = earlier != np.arange(len(rows))
+        if repeats.any() and not example:
+            i = int(np.flatnonzero(repeats)[0])
+            example = f"{table.labels[i]} as {table.labels[earlier[i]]}"
+    return Check(
+        "rows_are_distinct",
+        not (len(twice) or repeats.any()),
+        {"repeated_names": len(twice), "repeating_rows": int(repeats.sum()), "of": len(repeats), "example": example},
+    )
+
+
+def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> Check | None:
+    of_attack = [c for c in table.columns if (c.attack, c.norm) == (attack, norm) and c.epsilon is not None]
+    ordered = sorted(of_attack, key=lambda column: column.epsilon or 0.0)
+    aside = [c.name for c in ordered if (c.epsilon or 0.0) >= WHOLE_RANGE]
+    ordered = [c for c in ordered if c.name not in aside]
+    if len(ordered) < 2:
+        return None
+    lowest, rises = table.values[ordered[0].name], {}
+    for column in ordered[1:]:
+        # Above the lowest so far, not only above the last: small rises add up.
+        rises[column.name] = table.values[column.name] - lowest
+        lowest = np.fmin(lowest, table.values[column.name])
+    tolerance = table.tolerance(*(column.name for column in ordered[:2]))
+    name = f"falls_with_epsilon_{attack}" + ("" if norm == "linf" else f"_{norm}")
+    return _verdict(table, name, rises, lambda pair: tolerance, {"attack": attack, "left_aside": ", ".join(aside)})
+
+
+def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[str]) -> Check | None:
+    """Returns whether no column of the weak kinds is below the lowest of the strong kinds at the same norm and epsilon."""
+    gaps, tolerances = {}, {}
+    for column in table.of(weak):
+        rivals = [c for c in table.of(strong) if (c.norm, c.epsilon) == (column.norm, column.epsilon)]
+        if rivals:
+            lowest = np.fmin.reduce([table.values[c.name] for c in rivals])
+            pair = f"{column.name} under {' and '.join(c.name for c in rivals)}"
+            gaps[pair] = lowest - table.values[column.name]
+            tolerances[pair] = table.tolerance(column.name, rivals[0].name)
+    return _verdict(table, name, gaps, tolerances.__getitem__, {}) if gaps else None
+
+
+def _below_clean(table: _Table) -> Check:
+    name, attacked = "adversarial_below_clean", table.of(tuple(KINDS))
+    clean, others = table.of(["clean"]), table.of(["other split"])
+    if clean and attacked:
+        gaps = {column.name: table.values[column.name] - table.values[clean[0].name] for column in attacked}
+        tolerance = {column.name: table.tolerance(column.name, clean[0].name) for column in attacked}
+        compared = f"No adversarial accuracy is above the clean one, {clean[0].name}"
+        return _verdict(table, name, gaps, tolerance.__getitem__, {"compared": compared})
+    compared = "Not decided: the table has no clean accuracy on the images attacked"
+    if others and attacked:
+        best = np.fmax.reduce([table.values[column.name] for column in attacked])
+        above = int((best > table.values[others[0].name]).sum())
+        compared += f", for {others[0].name} is of another split; "
+        compared += f"{above:,} of {len(best):,} rows have an adversarial accuracy above it"
+    return Check(name, True, {"compared": compared})
+
+
+def _verdict(
+    table: _Table,
+    name: str,
+    gaps: Mapping[str, Floats],
+    tolerance: Callable[[str], float],
+    evidence: Mapping[str, float | str],
+) -> Check:
+    """Returns a check that fails where any gap (N,), by the columns that it lies between, exceeds its tolerance."""
+    found = {pair: gap > tolerance(pair) for pair, gap in gaps.items()}
+    rows = np.any(list(found.values()), axis=0)
+    worst = max(gaps, key=lambda pair: np.nanmax(np.where(found[pair], gaps[pair], -np.inf), initial=-np.inf))
+    outcome: dict[str, float | str] = {**evidence, "rows": int(rows.sum()), "of": len(rows)}
+    if rows.any():
+        row = int(np.nanargmax(np.where(found[worst], gaps[worst], -np.inf)))
+        outcome |= {
+            "largest_points": round(100 * float(gaps[worst][row]), 4),
+            "largest_at": worst,
+            "largest_in": table.labels[row],
+            "counts": _counts(found),
+            "first_rows": table.rows(rows),
+        }
+    return Check(name, not rows.any(), outcome)
+
+
+def _counts(found: Mapping[str, NDArray[np.bool_]]) -> str:
+    """Returns how many rows were found at each of them."""
+    counted: Iterable[tuple[str, int]] = ((pair, int(rows.sum())) for pair, rows in found.items())
+    return "; ".join(f"{pair}: {count:,}" for pair, count in counted if count)
