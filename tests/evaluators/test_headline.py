@@ -1,0 +1,58 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from evaluators import RobustnessProfile, headline
+
+
+def make(dataset="cifar10", failed=(), norms=("linf",), grid=(0.01, 8 / 255, 0.3, 0.5)):
+    radii = {f"pgd_{norm}": np.array([0, 0.01, 8 / 255, 0.3, 0.5, np.inf, np.inf, np.inf]) for norm in norms}
+    record = {
+        "dataset": dataset,
+        "n": 8,
+        "clean_error": 0.125,
+        "attacks": {f"pgd_{norm}": {"config": {"norm": norm}, "epsilons": list(grid)} for norm in norms},
+        "checks": [
+            {"name": name, "passed": name not in failed, "evidence": {}} for name in ("deterministic", "enough_images")
+        ],
+    }
+    return RobustnessProfile(record, radii)
+
+
+def test_clean_profile():
+    assert headline(make()) == "clean error 12.5%, adversarial error 37.5% at linf 0.0314, on 8 images"
+
+
+def test_failed_checks_come_first():
+    said = headline(make(failed=["deterministic", "enough_images"]))
+    assert said.startswith("FAILED CHECKS: deterministic, enough_images. ")
+    assert said.endswith(headline(make()))
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("dataset", "claimed", "expected"),
+    [
+        ("mnist", None, "50.0% at linf 0.3"),
+        ("own", None, "37.5% at linf 0.0314"),
+        ("own", {"linf": 0.4}, "50.0% at linf 0.3"),  # nothing was measured at 0.4
+        ("own", {"linf": 0.3}, "50.0% at linf 0.3"),
+        ("own", {"linf": 0.001}, "25.0% at linf 0.01"),
+        ("own", {"l2": 0.001}, "37.5% at linf 0.0314"),
+    ],
+)
+def test_the_epsilon_is_that_of_the_claim(dataset, claimed, expected):
+    assert f"adversarial error {expected}, on" in headline(make(dataset), claimed)
+
+
+def test_each_norm_has_its_error():
+    said = headline(make(norms=("linf", "l2")))
+    assert "adversarial error 37.5% at linf 0.0314, 62.5% at l2 0.5, on" in said
+
+
+def test_the_worst_case_over_the_attacks_counts():
+    found = make()
+    record = found.record | {"attacks": found.record["attacks"] | {"fgsm": found.record["attacks"]["pgd_linf"]}}
+    both = dataclasses.replace(found, record=record, radii=found.radii | {"fgsm": np.full(8, 0.01)})
+    assert "adversarial error 100.0% at linf" in headline(both)
