@@ -22,7 +22,8 @@ def check_images(x: Tensor) -> None:
         ValueError: x is empty, not finite, or has pixels outside [0, 1].
     """
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"x must be a tensor of images, got {type(x).__name__}")
+        remedy = "; use torch.from_numpy(x)" if type(x).__name__ == "ndarray" else ""
+        raise TypeError(f"x must be a tensor of images, got {type(x).__name__}{remedy}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point with pixels in [0, 1], got {x.dtype}; divide uint8 images by 255")
     if x.ndim < 2 or len(x) == 0:
@@ -31,7 +32,8 @@ def check_images(x: Tensor) -> None:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("x must be finite, got NaN or infinite pixels")
     if low < 0 or high > 1:
-        raise ValueError(f"x must have pixels in [0, 1], got [{low:.3g}, {high:.3g}]; put normalisation inside the network")
+        remedy = "divide images of 0 to 255 by 255" if low >= 0 and high > 2 else "put normalisation inside the network"
+        raise ValueError(f"x must have pixels in [0, 1], got [{low:.3g}, {high:.3g}]; {remedy}")
 
 
 def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
@@ -41,11 +43,13 @@ def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
         TypeError: y is not a tensor of int64.
         ValueError: y has another shape, or a label is out of range.
     """
-    if not isinstance(y, torch.Tensor) or y.dtype != torch.int64:
-        found = y.dtype if isinstance(y, torch.Tensor) else type(y).__name__
-        raise TypeError(f"y must be an int64 tensor of class indices, got {found}")
+    if not isinstance(y, torch.Tensor):
+        raise TypeError(f"y must be an int64 tensor of class indices, got {type(y).__name__}; use torch.as_tensor(y)")
+    if y.dtype != torch.int64:
+        remedy = "y.argmax(1) for one-hot rows" if y.ndim == 2 else "y.long()"
+        raise TypeError(f"y must be an int64 tensor of class indices, got {y.dtype}; use {remedy}")
     if y.shape != (n,):
-        remedy = "; pass class indices, not one-hot rows" if y.ndim == 2 else ""
+        remedy = "; pass class indices, not one-hot rows: y.argmax(1)" if y.ndim == 2 else ""
         raise ValueError(f"y must have shape ({n},) to go with x, got {tuple(y.shape)}{remedy}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or (classes is not None and high >= classes):
@@ -75,10 +79,17 @@ def check_logits(logits: Tensor, n: int) -> None:
     """Checks that a network's output is (N, K) logits, K >= 2, all finite.
 
     Raises:
-        ValueError: it is not.
+        TypeError: it is no tensor.
+        ValueError: it has another shape, or is not finite.
     """
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(
+            f"the network must return a tensor of logits, got {type(logits).__name__}; wrap it to return only those"
+        )
     if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
-        raise ValueError(f"the network must return logits of shape ({n}, K) with K >= 2, got {tuple(logits.shape)}")
+        one = logits.shape in ((n,), (n, 1))
+        remedy = "; for two classes return two logits, such as torch.cat([-z, z], 1)" if one else ""
+        raise ValueError(f"the network must return logits of shape ({n}, K) with K >= 2, got {tuple(logits.shape)}{remedy}")
     if not bool(torch.isfinite(logits).all()):
         found = "NaN" if bool(torch.isnan(logits).any()) else "infinity"
-        raise ValueError(f"the network must return finite logits, got {found}")
+        raise ValueError(f"the network must return finite logits, got {found}; did its training diverge?")
