@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators import NoPowerLaw, PowerLaw, error_curve, fit_power_law
+from evaluators.power_law_window import choose_windows
 
 # The same curves and draws as in the table of coverages.
 COVERAGE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))
@@ -96,6 +97,18 @@ def test_the_interval_holds_the_choice_of_the_window():
     # With the window held fixed the interval would be that of Hill, exponent * (1 +- 1.96 / sqrt(n)): too narrow by far.
     fit = fit_power_law(on_grid(draw(1.0, 3)), GRID)
     assert np.log(fit.exponent_interval[1] / fit.exponent_interval[0]) > 1.3 * 2 * 1.96 / np.sqrt(fit.n)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8])
+def test_the_interval_is_that_of_resampled_images(confidence):
+    # Image by image, with other draws: what is done on the counts of the cells must come to the same.
+    radii, generator = on_grid(draw(1.0, 4)), np.random.default_rng(7)
+    resampled = generator.choice(radii, size=(4000, len(radii)))
+    counts = (resampled[:, :, None] == GRID).sum(axis=1).astype(float)
+    exponents = choose_windows(counts, np.log(GRID)).exponent
+    expected = np.nanquantile(exponents, [(1 - confidence) / 2, (1 + confidence) / 2])
+    found = fit_power_law(radii, GRID, confidence=confidence, resamples=4000).exponent_interval
+    np.testing.assert_allclose(np.log(found), np.log(expected), atol=0.05 * np.log(expected[1] / expected[0]))
 
 
 def test_the_exact_estimate_is_close_to_hills():
