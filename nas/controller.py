@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, final
 import optuna
 from optuna.trial import TrialState
 
-from nas.metrics import CHEAP_METRICS
 from nas.errors import RunError, SearchFailedError
 from nas.evaluate import reason_of
 from nas.events import EpochFinished, TrialFinished
 from nas.executors import EpochResult, Job
+from nas.metrics import CHEAP_METRICS
 from nas.seeds import seed_of
 from nas.study import (
     NAME,

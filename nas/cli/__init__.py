@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nas.cli.profile import check_table, profile
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -161,6 +163,10 @@ def config() -> None:
     from nas.config_writer import commented_config
 
     click.echo(commented_config(Config()), nl=False)
+
+
+commands.add_command(profile)
+commands.add_command(check_table)
 
 
 def _settings(path: Path | None, overrides: list[str]) -> Config:

@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from nas.metrics import CHEAP_METRICS
 from nas.events import (
     BundleFailed,
     BundleFinished,
@@ -22,6 +21,7 @@ from nas.events import (
     StageStarted,
     TrialFinished,
 )
+from nas.metrics import CHEAP_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def print_status(found: dict[str, Any]) -> None:
     """Prints the state of a run."""
-    console = _console()
+    console = open_console()
     trials = found["trials"]
     ended = trials["complete"] + trials["rejected"] + trials["failed"]
     console.print(f"{found['run']}: {found['state']}", soft_wrap=True, markup=False)
@@ -53,14 +53,14 @@ def print_status(found: dict[str, Any]) -> None:
 
 def print_verifications(outcomes: Sequence[Verification]) -> None:
     """Prints what was verified of a bundle, a line each."""
-    console = _console()
+    console = open_console()
     words = {True: "[green]passed[/]", False: "[red]FAILED[/]", None: "[yellow]not tried[/]"}
     for outcome in outcomes:
         console.print(words[outcome.passed], end=" ")
         console.print(f"{outcome.name}: {outcome.detail}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _console() -> Console:
+def open_console() -> Console:
     """Returns the console: as wide as the terminal, or where there is none as wide as what is printed."""
     console = Console()
     return console if console.is_terminal else Console(width=100_000)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nas
-from evaluators import FGSM, profile
+from evaluators import FGSM, parameters, profile
 from evaluators.attacks.target import frozen
 from nas.data import open_test
 from nas.errors import HardcellError, NetworkError
@@ -74,7 +74,10 @@ def test_every_form_has_the_profile_of_the_weights(form, open_here, digits, expe
 def test_a_bundle_is_the_network_that_it_loads(finished_run, digits):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     assert torch.equal(open_network(str(bundle))(digits.x), nas.load(bundle)(digits.x))
-    assert torch.allclose(open_network(str(bundle / "model.pt2"))(digits.x), nas.load(bundle)(digits.x), atol=1e-4)
+    graph = open_network(str(bundle / "model.pt2"))
+    assert torch.allclose(graph(digits.x), nas.load(bundle)(digits.x), atol=1e-4)
+    # Exported without gradients, and yet what it was trained with counts.
+    assert parameters(graph) == parameters(nas.load(bundle))
 
 
 def test_frozen_takes_a_network_around_a_graph_to_evaluation_mode(network_folder, digits, expected):

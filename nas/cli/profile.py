@@ -1,0 +1,199 @@
+"""`hardcell profile` and `hardcell check-table`: networks and numbers of one's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from evaluators import RobustnessProfile
+
+INTERRUPTED = 130
+EXACT = 0.01
+
+
+@click.command()
+@click.argument("network")
+@click.option(
+    "--data",
+    metavar="NAME|PATH",
+    help="digits, mnist, fashion_mnist, cifar10, a folder of images, an .npz file, or YAML such as "
+    "'{name: mnist, path: DIR}'.  [default: the images of a bundle's search; for other networks required]",
+)
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="NAME|YAML",
+    help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}', with NAME= before it to name it; "
+    "repeatable.  [default: those of a search's finalists]",
+)
+@click.option(
+    "--norm",
+    type=click.Choice(["linf", "l2"]),
+    help="Norm of attacks given by name alone.  [default: their own, mostly linf]",
+)
+@click.option(
+    "--epsilon",
+    "epsilons",
+    multiple=True,
+    metavar="E",
+    help="Attack at this epsilon, in pixel units: 8/255, not 8; repeatable.  [default: a grid that suits the network]",
+)
+@click.option("--images", type=int, help="At most this many test images.  [default: 1000]")
+@click.option("--exact", is_flag=True, help="Find each radius within 1 % instead of on the grid.")
+@click.option("--corruptions", is_flag=True, help="Measure the errors under common corruptions, too.")
+@click.option("--certify", metavar="SIGMA", help="Certify L2 radii under noise of this standard deviation, too.")
+@click.option(
+    "--transfer",
+    multiple=True,
+    metavar="NETWORK",
+    help="Another network, on which PGD crafts images to try on this one, as attack transfer_1, ...; repeatable.",
+)
+@click.option("--seed", type=int, help="Seed of all that is drawn.  [default: 0]")
+@click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and error_curves.svg.")
+@click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
+def profile(
+    network: str,
+    data: str | None,
+    attacks: tuple[str, ...],
+    norm: str | None,
+    epsilons: tuple[str, ...],
+    images: int | None,
+    exact: bool,
+    corruptions: bool,
+    certify: str | None,
+    transfer: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the robustness profile of NETWORK on test images.
+
+    NETWORK is a bundle's folder, a .pt2 file, a TorchScript file, or FILE.py:NAME or package.module:NAME, a function without
+    arguments that returns the network (or the network itself). It maps images with pixels in [0, 1] to logits.
+    """
+    others = {
+        "images": images,
+        "tolerance": EXACT if exact else None,
+        "corruptions": corruptions,
+        "certify": certify,
+        "transfer": list(transfer),
+        "seed": seed,
+        "device": device,
+    }
+    try:
+        # Within, for the imports take seconds, too.
+        from nas.cli.profile_options import settings_of
+        from nas.cli.profile_tables import print_profile
+        from nas.profiling import profile_network
+
+        config = settings_of(network, data=data, attacks=attacks, norm=norm, epsilons=epsilons, others=others)
+        if out is not None:
+            _prepare(out)
+        with _progress() as progress:
+            found = profile_network(network, config, progress)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; a profile is made in one go, and nothing of this one was kept", err=True)
+        sys.exit(INTERRUPTED)
+    if out is not None:
+        _write(found, out)
+    if as_json:
+        click.echo(json.dumps(found.record, indent=2))
+    else:
+        print_profile(found, config.epsilons or {})
+        if out is not None:
+            click.echo(f"profile: {out}")
+
+
+def _prepare(folder: Path) -> None:
+    """Makes the folder for a profile, before any work.
+
+    Raises:
+        RunError: it holds a profile already.
+    """
+    from nas.errors import RunError
+
+    if (folder / "profile.json").exists() or (folder / "radii.npz").exists():
+        raise RunError(f"{folder}: holds a profile already; name another folder, or remove this one")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write(found: RobustnessProfile, folder: Path) -> None:
+    """Writes a profile and its picture.
+
+    Raises:
+        RunError: there is no space left, or the folder cannot be written any more.
+    """
+    from evaluators import save_profile
+    from nas.errors import RunError
+    from nas.report.figures import profile_figure
+
+    try:
+        save_profile(found, folder)
+        (folder / "error_curves.svg").write_text(profile_figure(found, "none", 0), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None] | None]:
+    """Yields what shows the progress on stderr; None where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("opening the network and the images", total=1.0)
+        yield lambda stage, share: bar.update(task, description=stage, completed=share)
+
+
+@click.command("check-table")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check_table(file: Path, as_json: bool) -> None:
+    """Check a CSV file of published accuracies, a row a network, as far as numbers alone allow; exits 1 if a check fails.
+
+    Columns are named ATTACK_EPSILON, such as pgd_1.0 or fgsm_8/255, or clean, test_acc, val_acc; others are left aside.
+    """
+    from dataclasses import asdict
+
+    from evaluators.checks import sentence
+    from evaluators.table import check_table as run_checks
+    from evaluators.table import read_table
+    from nas.errors import DataError
+
+    try:
+        outcomes = run_checks(read_table(file))
+    except ValueError as error:
+        raise DataError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from error
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    if as_json:
+        told = [{**asdict(outcome), "sentence": sentence(outcome)} for outcome in outcomes]
+        click.echo(json.dumps({"passed": not failed, "checks": told}, indent=2))
+    else:
+        from nas.cli.profile_tables import print_checks
+
+        print_checks(outcomes, all_of_them=True)
+    if failed:
+        sys.exit(1)

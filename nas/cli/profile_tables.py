@@ -1,0 +1,135 @@
+"""What `hardcell profile` and `hardcell check-table` print."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from evaluators import error_curve, fit_power_law, median_radius
+from evaluators.checks import Check, sentence
+from evaluators.headline import headline
+from evaluators.power_law import NoPowerLaw, PowerLaw
+from evaluators.profile import fitted
+from nas.cli.tables import open_console
+from nas.report.figures import NORM_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from evaluators import RobustnessProfile
+    from evaluators.curve import Floats
+
+# Epsilons of a grid in the columns of a table.
+SHOWN = 3
+
+
+def print_profile(found: RobustnessProfile, claimed: Mapping[str, Sequence[float]]) -> None:
+    """Prints a profile: its headline, a table for each norm, what else was measured, and the checks that failed.
+
+    Args:
+        found: The profile.
+        claimed: Epsilons to show, by norm; a few of the grid where there are none.
+    """
+    out = open_console()
+    out.print(
+        headline(found, {norm: max(epsilons) for norm, epsilons in claimed.items()}),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for norm in dict.fromkeys(entry["config"]["norm"] for entry in found.record["attacks"].values()):
+        _print_errors(out, found, norm, claimed.get(norm, ()))
+    _print_corruptions(out, found.record)
+    _print_certificates(out, found.record)
+    print_checks([Check(check["name"], check["passed"], check["evidence"]) for check in found.record["checks"]])
+
+
+def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Sequence[float]) -> None:
+    """Prints the table of one norm, a row an attack and one for the worst case over them, and why a law is missing."""
+    record = found.record
+    entries = {name: entry for name, entry in record["attacks"].items() if entry["config"]["norm"] == norm}
+    grid: list[float] = next(iter(entries.values()))["epsilons"]
+    radii = {name: found.radii[name] for name in entries}
+    laws = {name: fitted(entry) or NoPowerLaw(entry["power_law"]["reason"]) for name, entry in entries.items()}
+    if len(radii) > 1:
+        radii["worst case"] = found.worst_case(norm)
+        laws["worst case"] = fit_power_law(radii["worst case"], grid if record["tolerance"] is None else None)
+    shown = [epsilon for epsilon in grid if epsilon in wanted] or _spread(grid)
+    table = Table(
+        "attack",
+        *(f"error at {epsilon:.3g}" for epsilon in shown),
+        "median radius",
+        "exponent of the power law",
+        title=f"{NORM_NAMES.get(norm, norm)}, {record['n']} images, 95 % intervals",
+        title_justify="left",
+    )
+    for name, r in radii.items():
+        table.add_row(escape(name), *_cells(r, shown), _median(r, grid), _law(laws[name]))
+    out.print(table)
+    for name, law in laws.items():
+        if isinstance(law, NoPowerLaw):
+            out.print(f"no power law for {name}: {law.reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _spread(grid: Sequence[float]) -> list[float]:
+    """Returns a few epsilons, evenly over the grid, the largest among them."""
+    count = min(SHOWN, len(grid))
+    return [grid[math.ceil((i + 1) * len(grid) / count) - 1] for i in range(count)]
+
+
+def _cells(radii: Floats, epsilons: Sequence[float]) -> list[str]:
+    curve = error_curve(radii, epsilons)
+    return [f"{e:.3f} [{low:.3f}, {high:.3f}]" for e, (low, high) in zip(curve.error, curve.error_interval, strict=True)]
+
+
+def _median(radii: Floats, grid: Sequence[float]) -> str:
+    median = median_radius(radii)
+    return f"{median:.3g}" if math.isfinite(median) else f"above {grid[-1]:.3g}"
+
+
+def _law(law: PowerLaw | NoPowerLaw) -> str:
+    if isinstance(law, NoPowerLaw):
+        return "none"
+    low, high = law.exponent_interval
+    return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}"
+
+
+def _print_corruptions(out: Console, record: dict[str, Any]) -> None:
+    if "corruptions" not in record:
+        return
+    found = record["corruptions"]
+    title = f"error under common corruptions, {found['mean']:.3f} in the mean ({found['clean']:.3f} clean)"
+    table = Table("corruption", *(f"severity {severity}" for severity in range(1, 6)), title=title, title_justify="left")
+    for name, errors in found["errors"].items():
+        table.add_row(name, *(f"{error:.3f}" for error in errors))
+    out.print(table)
+
+
+def _print_certificates(out: Console, record: dict[str, Any]) -> None:
+    if "certificates" not in record:
+        return
+    found = record["certificates"]
+    out.print(
+        f"certified under noise of {found['sigma']:g}: median L2 radius {found['median_radius']:.3g}; the smoothed network "
+        f"abstains on {found['abstained']:.1%} of the images and is wrong on or abstains from "
+        f"{found['certified_error'][0]:.1%}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def print_checks(checks: Sequence[Check], *, all_of_them: bool = False) -> None:
+    """Prints what checks found, in sentences, those that failed first; those that passed are counted, or told as well."""
+    out = open_console()
+    failed = [check for check in checks if not check.passed]
+    passed = [check for check in checks if check.passed]
+    for check in [*failed, *(passed if all_of_them else [])]:
+        out.print("[green]passed[/]" if check.passed else "[red]FAILED[/]", end=" ")
+        out.print(f"{check.name}: {sentence(check)}", markup=False, highlight=False, soft_wrap=True)
+    if not all_of_them:
+        out.print(f"{len(passed)} of {len(checks)} checks passed", highlight=False)

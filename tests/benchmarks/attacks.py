@@ -1,0 +1,259 @@
+"""Our attacks against foolbox's, torchattacks' and pyautoattack's, in turn, on the same networks, images and epsilons.
+
+    python tests/benchmarks/attacks.py [curve] [fgsm] [single] [autoattack] [nearest] [--images 512] [--threads 2]
+
+Two small residual networks trained on CIFAR-10, normally and adversarially (cifar_networks.py trains and keeps them; the
+images are those of the shared data). Each part prints one JSON object a network: errors, seconds, and the ratio of seconds.
+Goals: curve 12x and 4x faster with no lower error; fgsm 4x with equal errors; single equal pixels and no slower; autoattack
+in a quarter of the time and at most 0.2 points lower; nearest no larger medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from cifar_networks import CACHE, RECIPES, images, network
+from torch import nn
+
+from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, AutoAttack, DeepFool, Linf, Nearest, StepLL, radii
+
+# The range that papers on CIFAR-10 report, for both networks.
+CURVE = [k / 255 for k in range(1, 9)]
+AUTOATTACK = [k / 255 for k in (1, 2, 4, 8)]
+SINGLE = {"normal": 1 / 255, "adversarial": 8 / 255}
+
+
+def timed(function):
+    """Returns what a function returns, and its seconds; what it prints is dropped."""
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = function()
+    return result, time.perf_counter() - started
+
+
+def errors(found, epsilons):
+    """Returns the adversarial error at each epsilon, of radii (N,)."""
+    return [float((found <= epsilon * (1 + 1e-6)).double().mean()) for epsilon in epsilons]
+
+
+def error_of(net, points, y):
+    """Returns the share of points that are misclassified."""
+    with torch.no_grad():
+        return float((torch.cat([net(batch) for batch in points.split(256)]).argmax(1) != y).double().mean())
+
+
+def compared(ours, peers):
+    """Returns seconds of all and how many times longer each peer takes."""
+    seconds = {name: round(value, 2) for name, value in {"ours": ours, **peers}.items()}
+    return {"seconds": seconds, "ratio": {name: round(value / ours, 2) for name, value in peers.items()}}
+
+
+def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons):
+    """Compares an error curve: ours by radii, foolbox's with its list of epsilons, torchattacks' one by one."""
+    import foolbox
+
+    found, ours = timed(lambda: radii(net, x, y, attack, epsilons))
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
+    (_, points, _), of_foolbox = timed(lambda: _in_batches(foolbox_attack, model, x, y, epsilons))
+    theirs, of_torchattacks = timed(lambda: [_torchattack(make_torchattack(net, e), x, y) for e in epsilons])
+    by_peer = {
+        "ours": errors(found, epsilons),
+        "foolbox": [error_of(net, p, y) for p in points],
+        "torchattacks": [error_of(net, p, y) for p in theirs],
+    }
+    least = min(o - max(f, t) for o, f, t in zip(by_peer["ours"], by_peer["foolbox"], by_peer["torchattacks"], strict=True))
+    largest = max(max(abs(o - f), abs(o - t)) for o, f, t in zip(*by_peer.values(), strict=True))
+    return {
+        "errors": {name: [round(e, 4) for e in values] for name, values in by_peer.items()},
+        "least_excess_of_our_error": round(least, 4),
+        "largest_difference": round(largest, 4),
+        **compared(ours, {"foolbox": of_foolbox, "torchattacks": of_torchattacks}),
+    }
+
+
+def _in_batches(attack, model, x, y, epsilons):
+    parts = [attack(model, a, b, epsilons=epsilons) for a, b in zip(x.split(256), y.split(256), strict=True)]
+    return None, [torch.cat([part[1][k] for part in parts]) for k in range(len(epsilons))], None
+
+
+def _torchattack(attack, x, y):
+    return torch.cat([attack(a, b) for a, b in zip(x.split(256), y.split(256), strict=True)])
+
+
+def curve(kind, net, x, y):
+    """PGD-20 over 8 epsilons, without a random start."""
+    import foolbox
+    import torchattacks
+
+    return sweep(
+        net, x, y,
+        PGD(steps=20, step_size=0.125, random_start=False),
+        foolbox.attacks.LinfPGD(steps=20, rel_stepsize=0.125, random_start=False),
+        lambda n, e: torchattacks.PGD(n, eps=e, alpha=e / 8, steps=20, random_start=False),
+        CURVE,
+    )  # fmt: skip
+
+
+def fgsm(kind, net, x, y):
+    """FGSM over 16 epsilons."""
+    import foolbox
+    import torchattacks
+
+    epsilons = np.geomspace(CURVE[0] / 4, CURVE[-1], 16).tolist()
+    return sweep(
+        net, x, y, FGSM(), foolbox.attacks.LinfFastGradientAttack(), lambda n, e: torchattacks.FGSM(n, eps=e), epsilons
+    )
+
+
+def single(kind, net, x, y):
+    """One epsilon in the standard protocol: pixels and speed."""
+    import foolbox
+    import torchattacks
+
+    epsilon = SINGLE[kind]
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
+    with torch.no_grad():
+        least_likely = torch.cat([net(batch) for batch in x.split(256)]).argmin(1)
+    targeted = foolbox.criteria.TargetedMisclassification
+    pairs = {
+        "fgsm": (FGSM(), foolbox.attacks.LinfFastGradientAttack(), lambda: torchattacks.FGSM(net, eps=epsilon), y),
+        "step_ll": (StepLL(), None, lambda: torchattacks.FGSM(net, eps=epsilon), least_likely),
+        "bim": (
+            BIM(steps=20, step_size=0.125),
+            foolbox.attacks.LinfBasicIterativeAttack(steps=20, rel_stepsize=0.125),
+            lambda: torchattacks.BIM(net, eps=epsilon, alpha=epsilon / 8, steps=20),
+            y,
+        ),
+        "pgd": (
+            PGD(steps=20, step_size=0.125, random_start=False),
+            foolbox.attacks.LinfPGD(steps=20, rel_stepsize=0.125, random_start=False),
+            lambda: torchattacks.PGD(net, eps=epsilon, alpha=epsilon / 8, steps=20, random_start=False),
+            y,
+        ),
+    }
+    results = {}
+    for name, (attack, of_foolbox, make, labels) in pairs.items():
+        peer = make()
+        if name == "step_ll":
+            peer.set_mode_targeted_by_label(quiet=True)
+        found, ours = timed(
+            lambda a=attack: torch.cat([a(net, p, q, epsilon) for p, q in zip(x.split(256), y.split(256), strict=True)])
+        )
+        theirs, seconds = timed(lambda p=peer, t=labels: _torchattack(p, x, t))
+        difference, peers = {"torchattacks": float((found - theirs).abs().max())}, {"torchattacks": seconds}
+        if of_foolbox is not None:
+            (_, (points,), _), seconds = timed(lambda f=of_foolbox: _in_batches(f, model, x, y, [epsilon]))
+            difference["foolbox"], peers["foolbox"] = float((found - points).abs().max()), seconds
+        else:
+            step = foolbox.attacks.LinfBasicIterativeAttack(steps=1, rel_stepsize=1.0)
+            points, seconds = timed(
+                lambda s=step: torch.cat(
+                    [
+                        s(model, p, targeted(q), epsilons=epsilon)[1]
+                        for p, q in zip(x.split(256), least_likely.split(256), strict=True)
+                    ]
+                )
+            )
+            difference["foolbox"], peers["foolbox"] = float((found - points).abs().max()), seconds
+        results[name] = {"largest_pixel_difference": difference, **compared(ours, peers)}
+    return results
+
+
+def autoattack(kind, net, x, y):
+    """Our ensemble over 4 epsilons, against AutoAttack's standard one at each."""
+    from pyautoattack import AutoAttack as Theirs
+
+    epsilons = AUTOATTACK
+    found, ours = timed(lambda: radii(net, x, y, AutoAttack(), epsilons))
+    by_epsilon, seconds = [], 0.0
+    for epsilon in epsilons:
+        attack = Theirs(net, norm="Linf", eps=epsilon, version="standard", seed=0)
+        result, spent = timed(lambda a=attack: a.run_standard_evaluation(x, y, batch_size=256))
+        points = result if isinstance(result, torch.Tensor) else result[0]
+        by_epsilon.append(error_of(net, points, y))
+        seconds += spent
+    mine = errors(found, epsilons)
+    return {
+        "errors": {"ours": mine, "pyautoattack": by_epsilon},
+        "least_excess_of_our_error": min(a - b for a, b in zip(mine, by_epsilon, strict=True)),
+        **compared(ours, {"pyautoattack": seconds}),
+    }
+
+
+def nearest(kind, net, x, y):
+    """Median exact radii, by norm."""
+    import foolbox
+
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
+    with torch.no_grad():
+        right = torch.cat([net(batch) for batch in x.split(256)]).argmax(1) == y
+    x, y = x[right], y[right]
+    attacks = foolbox.attacks
+    peers = {
+        "linf": {"deepfool": attacks.LinfDeepFoolAttack(), "fmn": attacks.LInfFMNAttack()},
+        "l2": {"deepfool": attacks.L2DeepFoolAttack(), "ddn": attacks.DDNAttack(), "fmn": attacks.L2FMNAttack()},
+    }
+    results = {}
+    for norm, grid in ((Linf(), [1 / 255, 4 / 255, 16 / 255, 64 / 255, 1.0]), (L2(), [0.05, 0.2, 0.8, 3.2, 12.8])):
+        own = {
+            "nearest": Nearest(norm=norm),
+            "deepfool": DeepFool(norm=norm),
+            "fmn": FMN(norm=norm),
+            "bisected_pgd": PGD(norm=norm, steps=100, step_size=0.1),
+        } | ({"ddn": DDN()} if isinstance(norm, L2) else {})
+        medians, seconds = {}, {}
+        for name, attack in own.items():
+            found, seconds[f"ours: {name}"] = timed(lambda a=attack, g=grid: radii(net, x, y, a, g, tolerance=0.01))
+            medians[f"ours: {name}"] = float(found.quantile(0.5, interpolation="higher"))
+        for name, attack in peers[norm.name].items():
+            parts, spent = timed(
+                lambda a=attack: [a(model, p, q, epsilons=None) for p, q in zip(x.split(256), y.split(256), strict=True)]
+            )
+            points, ok = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+            size = torch.where(ok, norm.size(points - x), torch.inf)
+            medians[f"foolbox: {name}"] = float(size.quantile(0.5, interpolation="higher"))
+            seconds[f"foolbox: {name}"] = spent
+        results[norm.name] = {"medians": medians, "seconds": {name: round(s, 2) for name, s in seconds.items()}}
+    return results
+
+
+PARTS = {part.__name__: part for part in (curve, fgsm, single, autoattack, nearest)}
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--networks", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    shared = Path(os.environ.get("HARDCELL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+    archive = shared / "cifar10-jpeg.tar.xz"
+    test = images(archive, options.cache)[1].first(options.images)
+    for name in options.parts or PARTS:
+        for kind in options.networks:
+            net: nn.Module = network(kind, archive, options.cache)
+            print(
+                json.dumps(
+                    {"part": name, "network": kind, "images": len(test.x), **PARTS[name](kind, net, test.x, test.y)},
+                    indent=1,
+                ),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

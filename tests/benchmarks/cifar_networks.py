@@ -1,0 +1,97 @@
+"""Two small convolutional networks trained on CIFAR-10, normally and adversarially: what the benchmarks of attacks attack.
+
+The images are those of the shared data (CIFAR-10 as JPEG). Training takes some minutes on two cores and is done once: the
+weights and images are kept in a folder.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nas.config import TrainingConfig
+from nas.data.dataset import Split
+from nas.training.network import build_network
+from nas.training.recipes import Adversarial, Standard
+from nas.training.train import train
+from search_spaces.macro import macro
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hardcell" / "benchmarks"
+TRAINING_IMAGES = 12_000
+TEST_IMAGES = 1_000
+ARCHITECTURE = {"depth1": 1, "width1": 16, "depth2": 1, "width2": 32, "depth3": 1, "width3": 64}
+EPOCHS = 10
+RECIPES = {"normal": Standard(), "adversarial": Adversarial(epsilon=8 / 255)}
+
+
+def images(archive: Path, cache: Path = CACHE) -> tuple[Split, Split]:
+    """Returns training and test images, as many of each class."""
+    stored = cache / "cifar10.npz"
+    if not stored.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(stored, **_read(archive))
+    arrays = np.load(stored)
+    training, test = (
+        Split(torch.from_numpy(arrays[f"{part}_x"]).float() / 255, torch.from_numpy(arrays[f"{part}_y"]), part)
+        for part in ("train", "test")
+    )
+    return training, test
+
+
+def _read(archive: Path) -> dict[str, np.ndarray]:
+    wanted = {"train": TRAINING_IMAGES // 10, "test": TEST_IMAGES // 10}
+    found: dict[str, dict[str, list[np.ndarray]]] = {part: {} for part in wanted}
+    with tarfile.open(archive, "r|xz") as members:
+        for member in members:
+            if not member.isfile():
+                continue
+            part, name = member.name.split("/")[:2]
+            of_class = found[part].setdefault(name, [])
+            if len(of_class) < wanted[part]:
+                of_class.append(np.asarray(Image.open(io.BytesIO(members.extractfile(member).read())).convert("RGB")))
+    arrays = {}
+    for part, by_class in found.items():
+        x = np.concatenate([np.stack(by_class[name]) for name in sorted(by_class)])
+        y = np.repeat(np.arange(len(by_class)), wanted[part])
+        order = np.random.default_rng(0).permutation(len(x))
+        arrays |= {f"{part}_x": x[order].transpose(0, 3, 1, 2), f"{part}_y": y[order]}
+    return arrays
+
+
+def network(kind: str, archive: Path, cache: Path = CACHE) -> torch.nn.Module:
+    """Returns the network trained by one of RECIPES, from the cache where it was trained before."""
+    training, test = images(archive, cache)
+    built = build_network(macro(), ARCHITECTURE, training.x, 10, seed=0)
+    stored = cache / f"{kind}.pt"
+    if stored.exists():
+        built.load_state_dict(torch.load(stored, weights_only=True))
+        return built.eval()
+    config = TrainingConfig(
+        recipe=RECIPES[kind],
+        batch_size=128,
+        shift=2,
+        flip=True,
+        epochs=EPOCHS,
+        precision="bfloat16",
+        selection_from=0.9,
+    )
+    built = built.to(memory_format=torch.channels_last)
+    validation = Split(test.x[-200:], test.y[-200:], "validation")
+    for epoch in train(built, training, validation, config, epsilon=2 / 255, epochs=EPOCHS, seed=0):
+        print(f"{kind}: epoch {epoch.epoch} of {EPOCHS}, loss {epoch.loss:.3f}, {epoch.seconds:.0f} s", flush=True)
+    built = built.to(memory_format=torch.contiguous_format)
+    torch.save(built.state_dict(), stored)
+    return built.eval()
+
+
+if __name__ == "__main__":
+    shared = Path(os.environ.get("HARDCELL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
+    torch.set_num_threads(1)  # A second one gains little, and loses much beside a busy process.
+    for name in RECIPES:
+        network(name, shared / "cifar10-jpeg.tar.xz")
