@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli.profile import check_table, profile
+from nas.cli.profile import INTERRUPTED, check_table, profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nas.config import Config
     from nas.events import Event
-
-INTERRUPTED = 130
-
 
 def main() -> None:
     """Runs a command; shows the message of an error, never a traceback, and exits with its code."""
