@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nas.config import Config
     from nas.events import Event
 
+
 def main() -> None:
     """Runs a command; shows the message of an error, never a traceback, and exits with its code."""
     try:
