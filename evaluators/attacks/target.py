@@ -155,12 +155,15 @@ class Target:
         return values.detach(), (torch.zeros_like(points) if gradient is None else gradient), logits.detach()
 
     def _remember(self, left: Tensor, points: Tensor, logits: Tensor) -> None:
-        size = self._norm.size(points - self._x[left])
+        wrong = (logits.argmax(1) != self.labels[left]).nonzero().squeeze(1)
+        if len(wrong) == 0:  # As in most steps of most attacks: there is nothing to measure.
+            return
+        images, points = left[wrong], points[wrong]
+        size = self._norm.size(points - self._x[images])
         # A loop may query points outside the ball (momentum, finite differences): those prove nothing.
-        hit = (size <= self._epsilon[left] * (1 + 1e-5) + 1e-7) & (size < self.sizes[left])
+        hit = (size <= self._epsilon[images] * (1 + 1e-5) + 1e-7) & (size < self.sizes[images])
         hit &= (points.flatten(1).amin(1) >= 0) & (points.flatten(1).amax(1) <= 1)
-        hit &= logits.argmax(1) != self.labels[left]
-        images = left[hit]
+        images = images[hit]
         self.fooled[images] = True
         self.points[images] = points[hit]
         self.sizes[images] = size[hit]

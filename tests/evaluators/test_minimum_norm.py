@@ -97,7 +97,9 @@ class TestLinearNetworks:
         torch.testing.assert_close(two, 1.02 * gap / slope.norm(dim=1), rtol=1e-3, atol=0)
 
     @pytest.mark.parametrize("scale", [1e-4, 1e4])
-    @pytest.mark.parametrize("attack", [DeepFool(norm=L2()), FMN(), FMN(norm=L2()), DDN(loss=margin)], ids=repr)
+    @pytest.mark.parametrize(
+        "attack", [DeepFool(norm=L2()), FMN(), FMN(norm=L2()), DDN(loss=margin)], ids=["deepfool", "fmn", "fmn-l2", "ddn"]
+    )
     def test_the_scale_of_the_logits_does_not_matter(self, attack, scale, linear, images):
         x = images(20, low=0.35, high=0.65)
         y = labels(linear(4), x)

@@ -41,7 +41,11 @@ def test_a_step_on_one_linear_network_moves_the_margin_of_another_by_their_angle
     torch.testing.assert_close(sign * (target(found)[:, 0] - target(found)[:, 1]), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=3), PGD(norm=L2(), steps=3, restarts=2), FMN(steps=20)], ids=repr)
+@pytest.mark.parametrize(
+    "attack",
+    [FGSM(), PGD(steps=3), PGD(norm=L2(), steps=3, restarts=2), FMN(steps=20)],
+    ids=["fgsm", "pgd", "pgd-l2", "fmn"],
+)
 def test_the_points_are_those_of_the_inner_attack_on_the_source(attack, conv, images):
     source, target, x = conv(seed=1), conv(seed=2), images()
     y = labels(source, x)
