@@ -12,8 +12,19 @@ refused where chance would seldom make that distance as large (p < 0.1), by the 
 and Newman, "Power-law distributions in empirical data", SIAM Review 51, 2009: data are drawn from the law inside the window
 and from the curve itself above it, and each draw chooses its own window.
 
-The interval is that of percentiles over resamples of the images, in which the window is chosen anew each time, so that it
-holds the chance of the choice. What it covers was measured on curves whose law is known (`tests/benchmarks/coverage.py`).
+The interval is that of percentiles over resamples of the images, in which the window is chosen anew each time: it holds the
+chance of the choice, and is about twice as wide as one for a fixed window. How often the 95 % interval covers, in
+300 draws of 200 to 10,000 images, on a grid of 12 points and exactly (`tests/benchmarks/coverage.py`):
+
+- the exponent of a law that ends sharply (exponents 0.5 to 4, with nothing or with a kink at its end): 96 to 99 %;
+- the exponent of the law nearest to the true curve in the window that was chosen, on any curve: 94 to 100 %;
+- the exponent at zero of a curve that bends all the way: 91 to 98 % on 1 - exp(-e) and 1 - exp(-e^2), 90 to 96 % on
+  e / (1 + e), but there only 78 to 84 % with 200 images. It is the exponent in the window that is estimated, and on such a
+  curve it tends to be lower than that at zero: by 2 % with 10,000 images, by 10 to 20 % with 200.
+
+A curve without a power law at zero (log-normal radii) still has an exponent in its window: about three quarters of the draws
+of 200 to 1,000 images are fitted, a third of those of 10,000. So a fit alone does not show that there is a law at zero. Laws
+that end sharply are refused in 5 to 8 % of the draws, curves that bend in 6 to 16 %.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_coverage_over_many_draws(curve, n):
         return
     assert row["at zero"] >= (0.8 if curve == "e / (1 + e)" else 0.89)
     assert row["fitted"] >= 0.8
-    assert row["exponent"] == pytest.approx(CURVES[curve].exponent, rel=0.15)
+    assert row["exponent"] == pytest.approx(CURVES[curve].exponent, rel=0.2)
     assert row["saturated"] <= 0.02 if curve.startswith("pure") else row["saturated"] >= 0.5
 
 
