@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, final
 
-from evaluators.attacks import FGSM, PGD, Attack, StepLL, margin
-from evaluators.norms import L2
+from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, margin
 from evaluators.profile import check_names
 from nas.executors import Executor, Local
 from nas.metrics import METRICS, is_metric, unmeasured
@@ -258,8 +257,8 @@ class FinalistsConfig:
             "fgsm": FGSM(),
             "step_ll": StepLL(),
             "pgd": PGD(),
-            "pgd_margin": PGD(loss=margin),
-            "pgd_l2": PGD(norm=L2(), loss=margin, steps=40, step_size=0.1),
+            "fmn": FMN(steps=50),
+            "ddn": DDN(loss=margin, steps=50),
         }
     )
     epsilons: Mapping[str, tuple[float, ...]] | None = None

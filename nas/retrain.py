@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from evaluators import profile
 from nas.bundle.export import export_bundle
 from nas.bundle.load import open_bundles
@@ -24,8 +26,6 @@ from nas.training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import torch
 
     from nas.evaluate import TrainAndAttack
     from nas.events import Event
@@ -106,6 +106,7 @@ def _make(
         seed=seed_of(seed, "profile"),
     )
     yield StageStarted(candidate.name, "export")
+    network = network.cpu().to(memory_format=torch.contiguous_format)
     provenance = Provenance(
         config=as_data(config),
         norm=norm,
@@ -117,7 +118,7 @@ def _make(
         environment=environment(device),
     )
     target = folder.bundles / candidate.name
-    export_bundle(target, candidate, space, network.cpu(), found, test.x[:64], provenance)
+    export_bundle(target, candidate, space, network, found, test.x[:64], provenance)
     yield BundleFinished(
         candidate.name, target, found.record["clean_error"], found.error_at(config.evaluation.epsilon, norm)
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evaluators import Check, sentence
 from evaluators.profile import fitted
 from nas.config_reader import open_space
 from nas.config_writer import dump_config
@@ -54,6 +54,7 @@ def render_report(run: Run) -> str:
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
         bundles=[_bundle(bundle, run) for bundle in run.bundles],
+        check_names=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
         damaged=run.damaged,
         search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
         scatter_figure=Markup(clean_against_adversarial(trials, config.objective)) if board else None,
@@ -96,7 +97,7 @@ def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
         "parameters": record["cost"]["parameters"],
         "macs": record["cost"]["macs"],
         "failed_checks": bundle.profile.failed_checks(),
-        "checks": [{**check, "evidence": json.dumps(check["evidence"])} for check in record["checks"]],
+        "checks": {check["name"]: {**check, "sentence": sentence(Check(**check))} for check in record["checks"]},
         "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
         "margins": record["margins"],
         "drawing": drawing,

@@ -230,11 +230,11 @@ def test_the_norm_is_that_of_attacks_given_by_name_alone():
 
 def test_without_attacks_they_are_those_of_finalists_in_the_norm_asked_for():
     assert dict(options().attacks) == dict(FinalistsConfig().attacks)
-    for norm, names in (("linf", {"fgsm", "pgd", "pgd_margin"}), ("l2", {"fgsm", "pgd", "pgd_margin", "pgd_l2"})):
+    for norm, names in (("linf", {"fgsm", "pgd", "fmn"}), ("l2", {"fgsm", "pgd", "fmn", "ddn"})):
         found = described(options(norm=norm))
         assert {entry["norm"] for entry in found.values()} == {norm}
         assert names <= set(found)
-    assert "pgd_l2" not in options(norm="linf").attacks
+    assert "ddn" not in options(norm="linf").attacks
 
 
 @pytest.mark.parametrize(

@@ -868,4 +868,4 @@ class TestFiles:
 
 def test_norms_of_the_default_attacks():
     attacks = Config().finalists.attacks
-    assert {name: attack.norm for name, attack in attacks.items() if attack.norm != Linf()} == {"pgd_l2": L2()}
+    assert {name: attack.norm for name, attack in attacks.items() if attack.norm != Linf()} == {"ddn": L2()}
