@@ -87,7 +87,8 @@ def test_coverage_over_many_draws(curve, n):
     assert row["in window"] >= 0.9
     if curve == "log-normal":
         return
-    assert row["at zero"] >= (0.8 if curve == "e / (1 + e)" else 0.89)
+    # As measured in 300 draws (power_law.py), less two standard errors of 200 draws.
+    assert row["at zero"] >= (0.79 if curve == "e / (1 + e)" else 0.87)
     assert row["fitted"] >= 0.8
     assert row["exponent"] == pytest.approx(CURVES[curve].exponent, rel=0.2)
     assert row["saturated"] <= 0.02 if curve.startswith("pure") else row["saturated"] >= 0.5
