@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from evaluators.checks.outcome import Check, excess
 from evaluators.subject import predict
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
 
@@ -90,9 +90,12 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-def _own_random_numbers(x: Tensor) -> AbstractContextManager[None]:
-    """Returns what leaves torch's random numbers as they were, on the CPU and on the device of x."""
-    return torch.random.fork_rng([x.device] if x.device.type == "cuda" else [])
+@contextmanager
+def _own_random_numbers(x: Tensor) -> Iterator[None]:
+    """Draws the same numbers each time, and leaves torch's as they were, on the CPU and on the device of x."""
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, float | str]:

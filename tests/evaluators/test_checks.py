@@ -733,3 +733,11 @@ class TestSentence:
 
     def test_a_check_of_ones_own_is_told_too(self):
         assert sentence(Check("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
+
+
+def test_evidence_of_training_mode_is_the_same_each_time(conv, images):
+    # The network has dropout, which draws in training mode.
+    network, x = conv(), images(20)
+    first, again = batch_independent(network, x), batch_independent(network, x)
+    assert first.evidence["difference_in_training_mode"] > 0
+    assert first == again
