@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from evaluators.attacks.losses import Loss, cross_entropy
 from evaluators.attacks.target import Target
 from evaluators.compare import compare
-from evaluators.curve import Floats, error_curve
+from evaluators.curve import Floats, check_radii
 from evaluators.inputs import check_epsilons, check_images
 from evaluators.margins import margins
 from evaluators.subject import subject
@@ -110,6 +109,6 @@ def parting_epsilon(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, the chance of a false parting, got {level:g}")
     for radii in (first_order, measured):
-        error_curve(np.asarray(radii), grid)  # Checks them.
+        check_radii(radii)
     parted = (epsilon for epsilon in grid if compare(first_order, measured, epsilon).p_value < level / len(grid))
     return next(parted, None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluators.curve import Floats, error_curve
+from evaluators.curve import Floats, check_radii, error_curve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +30,7 @@ def median_radius(radii: Floats) -> float:
     Raises:
         ValueError: there are no radii, or one is negative or NaN.
     """
-    error_curve(radii, [0.0])  # Checks them.
-    return float(np.quantile(radii, 0.5, method="higher"))
+    return float(np.quantile(check_radii(radii), 0.5, method="higher"))
 
 
 def error_area(radii: Floats, epsilons: Sequence[float]) -> float:
@@ -42,9 +41,9 @@ def error_area(radii: Floats, epsilons: Sequence[float]) -> float:
     Raises:
         ValueError: there are no radii, one is negative or NaN, or the epsilons do not span a range above 0.
     """
-    error_curve(radii, [0.0])  # Checks them.
+    radii = check_radii(radii)
     low, high = min(epsilons, default=0.0), max(epsilons, default=0.0)
     if not 0 < low < high < math.inf:
         raise ValueError(f"epsilons must span a range above 0, got {list(epsilons)}")
-    clipped = np.clip(np.asarray(radii, dtype=np.float64), low, high)
+    clipped = np.clip(radii, low, high)
     return float((1 - np.log(clipped / low) / math.log(high / low)).mean())

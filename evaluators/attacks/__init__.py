@@ -1,6 +1,6 @@
 """Attacks, each in a file of its own, and the names by which YAML and profiles know them.
 
-To add one: write a frozen dataclass with a `norm` and a `perturb` (pgd.py is the model), and name it in `ATTACKS`.
+To add one: write a frozen dataclass with a `norm` and a `perturb` (mi_fgsm.py is the model), and name it in `ATTACKS`.
 """
 
 from __future__ import annotations

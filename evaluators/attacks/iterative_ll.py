@@ -5,7 +5,6 @@ Source: Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical wo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from evaluators.attacks.base import Attack
+from evaluators.attacks.walk import check_steps, walk
 from evaluators.norms import Linf, Norm
 
 if TYPE_CHECKING:
@@ -48,18 +48,19 @@ class IterativeLL(Attack):
     step_size: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
+        check_steps(self.steps, self.step_size)
 
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns the last point of the walk, minus x."""
         least_likely = target.logits(x).argmin(1)
-        delta = torch.zeros_like(x)
-        for _ in range(self.steps):
-            gradient = target.gradient(x + delta, _towards, least_likely)
-            delta = delta + self.step_size * epsilon * self.norm.ascent(gradient)
-            delta = self.norm.project(delta, epsilon)
-            delta = (x + delta).clamp(0, 1) - x
-        return delta
+        return walk(
+            target,
+            self.norm,
+            x,
+            torch.zeros_like(x),
+            epsilon,
+            _towards,
+            least_likely,
+            steps=self.steps,
+            step_size=self.step_size,
+        )

@@ -13,6 +13,7 @@ import torch
 
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import Loss, cross_entropy
+from evaluators.attacks.walk import check_steps
 from evaluators.norms import Linf, Norm, rows
 
 if TYPE_CHECKING:
@@ -48,10 +49,7 @@ class MIFGSM(Attack):
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
+        check_steps(self.steps, self.step_size)
         if not 0 <= self.decay < math.inf:
             raise ValueError(f"decay must not be negative, got {self.decay}")
 

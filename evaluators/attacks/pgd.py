@@ -5,7 +5,6 @@ Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Att
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -13,6 +12,7 @@ import torch
 
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import Loss, cross_entropy
+from evaluators.attacks.walk import check_steps, walk
 from evaluators.norms import Linf, Norm, rows
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class PGD(Attack):
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be positive, a fraction of epsilon, got {self.step_size}")
+        check_steps(self.steps, self.step_size)
         if self.restarts < 1:
             raise ValueError(f"restarts must be at least 1, got {self.restarts}")
         if self.restarts > 1 and not self.random_start:
@@ -75,9 +72,4 @@ class PGD(Attack):
     def _walk(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         delta = self.norm.sample(x, epsilon, noise) if self.random_start else torch.zeros_like(x)
         delta = (x + delta).clamp(0, 1) - x
-        for _ in range(self.steps):
-            gradient = target.gradient(x + delta, self.loss)
-            delta = delta + self.step_size * epsilon * self.norm.ascent(gradient)
-            delta = self.norm.project(delta, epsilon)
-            delta = (x + delta).clamp(0, 1) - x
-        return delta
+        return walk(target, self.norm, x, delta, epsilon, self.loss, steps=self.steps, step_size=self.step_size)
