@@ -6,19 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, final
 
 import torch
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import Tensor, nn
+    from torch import nn
 
 T = TypeVar("T")
 LARGEST = 1024
-# On a CPU, what the passes of one batch may take: more is slower, for it leaves the caches. Fixed, not a share of what
-# is free at the time, so that a run repeated on one machine has the same batches.
-CPU_BYTES = 512 << 20
+# On a CPU, what the passes of one batch may take: more is slower, for it leaves the caches and its pages are asked for anew
+# each time. Fixed, not a share of what is free at the time, so that a run repeated on one machine has the same batches.
+CPU_BYTES = 96 << 20
+# Fewer images than this make poor use of the weights that a pass reads: while they fit into so much memory, they are taken.
+CPU_LEAST, CPU_MOST_BYTES = 32, 512 << 20
 CUDA_SHARE = 0.25
+# Of passes that keep nothing for a backward pass.
+FORWARD_ONLY = 256
 
 
 @final
@@ -54,20 +59,27 @@ class Batches:
             start += len(batch)
 
 
-def find_batches(network: nn.Module, x: Tensor) -> Batches:
-    """Returns batches for passes of the network over images x (N, ...), forward and backward, from what one image needs."""
-    budget = CPU_BYTES
+def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
+    """Returns batches for passes of the network over images x (N, ...), and the logits (1, K) of the first.
+
+    A pass goes forward and backward. What the first image needs is what every image is taken to need; of a network that
+    takes no images with gradients, which only black-box attacks can attack, it is not known.
+    """
+    try:
+        kept, logits = activation_bytes(network, x[:1])
+    except Exception:  # If gradients are not to blame, it is raised again here.
+        with torch.no_grad():
+            return Batches(FORWARD_ONLY), network(x[:1])
+    needed = max(1, kept)
     if x.device.type == "cuda":
-        budget = int(CUDA_SHARE * torch.cuda.get_device_properties(x.device).total_memory)
-    needed = max(1, activation_bytes(network, x[:1]))
-    size = 1
-    while size < LARGEST and 2 * size * needed <= budget:
-        size *= 2
-    return Batches(size)
+        most = int(CUDA_SHARE * torch.cuda.get_device_properties(x.device).total_memory) // needed
+    else:
+        most = max(CPU_BYTES // needed, min(CPU_LEAST, CPU_MOST_BYTES // needed))
+    return Batches(min(LARGEST, 1 << max(1, most).bit_length() - 1)), logits
 
 
-def activation_bytes(network: nn.Module, x: Tensor) -> int:
-    """Returns the bytes that a forward pass of x keeps for the backward pass, and as much again for its gradients."""
+def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
+    """Returns the bytes that a forward pass of x keeps for the backward pass, twice for its gradients, and its logits."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -80,8 +92,7 @@ def activation_bytes(network: nn.Module, x: Tensor) -> int:
         # Held until the bytes are counted: storage that is freed meanwhile would be handed out, and counted, again.
         logits = network(x.detach().requires_grad_())
     total = sum(size for pointer, size in kept.items() if pointer not in weights)
-    del logits
-    return 2 * total
+    return 2 * total, logits.detach() if isinstance(logits, Tensor) else logits
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

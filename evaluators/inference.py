@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 # How far logits may move by rounding, relative to the largest of them, before a folded network counts as another one.
 TOLERANCE = 1e-4
 PROBES = 4
+# Tracing and folding a small network takes as long as it saves on about so many attempts, one image at one epsilon each.
+WORTH_FOLDING = 1500
 
 
 @contextmanager
-def inference(network: nn.Module, x: Tensor) -> Iterator[nn.Module]:
+def inference(network: nn.Module, x: Tensor, attempts: int = WORTH_FOLDING) -> Iterator[nn.Module]:
     """Yields a network that computes what `network` does in evaluation mode, faster where that is possible.
 
     Batch norm is folded into the convolutions before it, and images of three dimensions are laid out channels last, in a
-    copy. What cannot be traced, or gives other logits on the first of the images x (N, ...), is used as it is. The network
-    itself is frozen meanwhile, and left as it was.
+    copy. What cannot be traced, or gives other logits on the first of the images x (N, ...), is used as it is, and so is
+    every network of which too few attempts are asked. The network itself is frozen meanwhile, and left as it was.
     """
     with frozen(network):
-        folded = _folded(network)
+        folded = _folded(network) if attempts >= WORTH_FOLDING else None
         if folded is not None and x.ndim == 4:
             folded = _ChannelsLast(folded.to(memory_format=torch.channels_last))
         yield folded if folded is not None and _agree(network, folded, x[:PROBES]) else network

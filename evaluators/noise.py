@@ -10,10 +10,12 @@ Source: the finaliser of SplitMix64, Steele, Lea and Flood, "Fast Splittable Pse
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
+
+Bits = TypeVar("Bits", int, Tensor)
 
 # Written as signed 64-bit integers: torch has no unsigned multiplication, and the signed one wraps alike.
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -21,12 +23,17 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
+def _wrap(z: int) -> int:
+    """Returns z modulo 2^64, as a signed integer."""
+    return (z + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def _step(count: int) -> int:
     """Returns (count + 1) * gamma, wrapped to a signed 64-bit integer: not 0 for count 0, for 0 stays 0 when mixed."""
-    return ((count + 1) * _GAMMA + (1 << 63)) % (1 << 64) - (1 << 63)
+    return _wrap((count + 1) * _GAMMA)
 
 
-def _shift(z: Tensor, bits: int) -> Tensor:
+def _shift(z: Bits, bits: int) -> Bits:
     """Returns z shifted right with zeros coming in, as for an unsigned integer."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
@@ -34,6 +41,13 @@ def _shift(z: Tensor, bits: int) -> Tensor:
 def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift(z, 30)) * _MIX_1
     z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def _mix_one(z: int) -> int:
+    """Returns what `_mix` does, of one number, at a fraction of the cost of a tensor."""
+    z = _wrap((z ^ _shift(z, 30)) * _MIX_1)
+    z = _wrap((z ^ _shift(z, 27)) * _MIX_2)
     return z ^ _shift(z, 31)
 
 
@@ -51,8 +65,8 @@ class Noise:
     @classmethod
     def of(cls, seed: int, images: Tensor, stream: int = 0) -> Noise:
         """Returns the noise of images with these indices (N,) int64 under a seed; streams are independent."""
-        start = torch.tensor(_step(seed), dtype=torch.int64, device=images.device)
-        return cls(_mix(_mix(_mix(start) + _step(stream)) + images * _GAMMA))
+        start = _mix_one(_wrap(_mix_one(_step(seed)) + _step(stream)))
+        return cls(_mix(images * _GAMMA + start))
 
     def select(self, index: Tensor) -> Noise:
         """Returns the noise of some of the images."""

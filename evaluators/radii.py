@@ -9,7 +9,7 @@ import torch
 
 from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep
 from evaluators.attacks.target import Target
-from evaluators.inputs import check_epsilons
+from evaluators.inputs import check_epsilons, check_images
 from evaluators.noise import Noise
 from evaluators.subject import Subject, subject
 
@@ -63,7 +63,8 @@ def radii(
         TypeError: x or y has the wrong type.
         ValueError: x, y, epsilons or tolerance are out of range, or the network's output is not (N, K) logits.
     """
-    with subject(network, x, y, batch_size) as ready:
+    check_images(x)
+    with subject(network, x, y, batch_size, attempts=len(x) * len(epsilons)) as ready:
         return measure(ready, attack, epsilons, tolerance=tolerance, seed=seed, progress=progress)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from evaluators.batches import Batches, find_batches
-from evaluators.inference import inference
+from evaluators.batches import FORWARD_ONLY, Batches, find_batches
+from evaluators.inference import WORTH_FOLDING, inference
 from evaluators.inputs import check_images, check_labels, check_logits
 
 if TYPE_CHECKING:
@@ -42,16 +42,25 @@ class Subject:
 
 
 @contextmanager
-def subject(network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None) -> Iterator[Subject]:
+def subject(
+    network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = WORTH_FOLDING
+) -> Iterator[Subject]:
     """Yields a network made ready to be attacked on images x (N, ...) with labels y (N,), and leaves it as it was.
+
+    Args:
+        network: Maps images to logits (N, K).
+        x: Clean images.
+        y: True labels, int64.
+        batch_size: Images in one pass through the network; found from the memory that one image needs if None.
+        attempts: How often an image will be attacked at an epsilon, in all: little work is done on the network as it is.
 
     Raises:
         TypeError: x or y has the wrong type.
         ValueError: x or y is out of range, or the network's output is not (N, K) finite logits.
     """
     check_images(x)
-    with inference(network, x) as fast:
-        batches = find_batches(fast, x) if batch_size is None else Batches(batch_size)
+    with inference(network, x, attempts) as fast:
+        batches = find_batches(fast, x)[0] if batch_size is None else Batches(batch_size)
         logits = predict(fast, x, batches)
         check_labels(y, len(x), logits.shape[1])
         yield Subject(fast, x, y, logits, batches)
@@ -71,4 +80,4 @@ def predict(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Te
         return logits
 
     index = torch.arange(len(x), device=x.device)
-    return torch.cat([logits for _, logits in (batches or Batches(256)).over(index, work)])
+    return torch.cat([logits for _, logits in (batches or Batches(FORWARD_ONLY)).over(index, work)])

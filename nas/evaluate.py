@@ -123,7 +123,8 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
 
     Each attack sees only the images whose radius those before it left larger than it could find.
     """
-    with subject(network, validation.x, validation.y) as ready:
+    attempts = len(validation.x) * len(config.grid()) * len(config.attacks)
+    with subject(network, validation.x, validation.y, attempts=attempts) as ready:
         found: Tensor | None = None
         for name, attack in config.attacks.items():
             found = measure(ready, attack, config.grid(), seed=seed_of(seed, name), known=found)

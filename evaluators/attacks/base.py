@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators.attacks.target import AllFooledError, Keep, Target, frozen
+from evaluators.batches import find_batches
 from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits
 from evaluators.noise import Noise
 from evaluators.norms import Norm  # noqa: TC001 - config files are read by the annotations, at run time
@@ -73,12 +74,16 @@ class Attack(ABC):
         check_epsilons([float(radius.min())], self.norm.largest(x[0].numel()))
         check_epsilons([float(radius.max())], self.norm.largest(x[0].numel()))
         with frozen(network):
-            with torch.no_grad():
-                logits = network(x[:1])
+            batches, logits = find_batches(network, x)
             check_logits(logits, 1)
             check_labels(y, len(x), logits.shape[1])
-            noise = Noise.of(seed, torch.arange(len(x), device=x.device))
-            return self.craft(network, x, y, radius, noise, stop_when_fooled=stop_when_fooled)[0]
+
+            def work(batch: Tensor) -> Tensor:
+                noise = Noise.of(seed, batch)
+                return self.craft(network, x[batch], y[batch], radius[batch], noise, stop_when_fooled=stop_when_fooled)[0]
+
+            index = torch.arange(len(x), device=x.device)
+            return torch.cat([points for _, points in batches.over(index, work)])
 
     @final
     def craft(

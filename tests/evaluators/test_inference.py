@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from evaluators import PGD, radii
-from evaluators.inference import inference
+from evaluators.inference import WORTH_FOLDING, inference
 
 
 def settled(network, x):
@@ -39,6 +39,14 @@ def test_batch_norm_is_folded_and_nothing_else_changes(conv, images):
         torch.testing.assert_close(input_gradient(fast, x), input_gradient(network, x), rtol=1e-4, atol=1e-6)
         assert not any(parameter.requires_grad for parameter in fast.parameters())
     assert len(batch_norms(network)) == 1
+
+
+def test_too_little_work_is_not_worth_folding(conv, images):
+    network, x = conv(), images(4)
+    with inference(network, x, WORTH_FOLDING - 1) as fast:
+        assert fast is network
+    with inference(network, x, WORTH_FOLDING) as fast:
+        assert fast is not network
 
 
 def test_network_is_left_as_it_was(conv, images):
