@@ -18,12 +18,14 @@ T = TypeVar("T")
 LARGEST = 1024
 # On a CPU, what the passes of one batch may take: more is slower, for it leaves the caches and its pages are asked for anew
 # each time. Fixed, not a share of what is free at the time, so that a run repeated on one machine has the same batches.
-CPU_BYTES = 96 << 20
+CPU_BYTES = 40 << 20
 # Fewer images than this make poor use of the weights that a pass reads: while they fit into so much memory, they are taken.
 CPU_LEAST, CPU_MOST_BYTES = 32, 512 << 20
 CUDA_SHARE = 0.25
 # Of passes that keep nothing for a backward pass.
 FORWARD_ONLY = 256
+# What the pixels of one loop of an attack may take; it holds several tensors of that size.
+LOOP_BYTES = 16 << 20
 
 
 @final
@@ -33,25 +35,37 @@ class Batches:
 
     Attributes:
         size: The largest number of images in one pass.
+        loop: The largest number of images in one loop of an attack, which splits its passes itself: as it drops the images
+            that are fooled, those left of many still fill a pass. At least `size`.
     """
 
     size: int
+    loop: int = 0
 
-    def over(self, index: Tensor, work: Callable[[Tensor], T]) -> Iterator[tuple[Tensor, T]]:
+    def __post_init__(self) -> None:
+        self.loop = max(self.loop, self.size)
+
+    def over(self, index: Tensor, work: Callable[[Tensor], T], *, loops: bool = False) -> Iterator[tuple[Tensor, T]]:
         """Yields each batch of image indices (N,) with the work's result for it; a batch that does not fit is halved.
+
+        Args:
+            index: The images.
+            work: What to do with some of them.
+            loops: The work is a loop of an attack instead of one pass.
 
         Raises:
             torch.OutOfMemoryError: not even one image fits.
         """
         start = 0
         while start < len(index):
-            batch = index[start : start + self.size]
+            batch = index[start : start + (self.loop if loops else self.size)]
             try:
                 result = work(batch)
             except RuntimeError as error:
                 if not _out_of_memory(error) or len(batch) == 1:
                     raise
-                self.size = max(1, len(batch) // 2)
+                self.loop = len(batch) // 2
+                self.size = max(1, min(self.size // 2, self.loop))
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue
@@ -75,7 +89,10 @@ def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
         most = int(CUDA_SHARE * torch.cuda.get_device_properties(x.device).total_memory) // needed
     else:
         most = max(CPU_BYTES // needed, min(CPU_LEAST, CPU_MOST_BYTES // needed))
-    return Batches(min(LARGEST, 1 << max(1, most).bit_length() - 1)), logits
+    size = max(1, min(LARGEST, most))
+    # A multiple of 16 where it can be: a number of images that vector units and threads share evenly.
+    size -= size % 16 if size > 16 else 0
+    return Batches(size, min(LARGEST, LOOP_BYTES // (x[0].numel() * x.element_size()))), logits
 
 
 def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep
-from evaluators.attacks.target import Target
+from evaluators.attacks.target import CleanGradients, Target
 from evaluators.inputs import check_epsilons, check_images
 from evaluators.noise import Noise
-from evaluators.subject import Subject, subject
+from evaluators.subject import Subject, predict, subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,12 +137,14 @@ def _nearest(
     def work(batch: Tensor) -> Tensor:
         x, y = ready.x[batch], ready.y[batch]
         size = torch.full((len(batch),), largest, dtype=x.dtype, device=x.device)
-        points, fooled = attack.craft(ready.network, x, y, size, Noise.of(seed, batch), stop_when_fooled=True)
+        points, fooled = attack.craft(
+            ready.network, x, y, size, Noise.of(seed, batch), stop_when_fooled=True, one_pass=ready.batches.size
+        )
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     edges = torch.tensor([*grid, math.inf], dtype=torch.float64)
     done = 0
-    for batch, sizes in ready.batches.over(open_.to(ready.x.device), work):
+    for batch, sizes in ready.batches.over(open_.to(ready.x.device), work, loops=True):
         radius = sizes.double().cpu()
         shrunk = radius / (1 + SLACK)
         radius = edges[torch.searchsorted(edges, shrunk)] if snap else torch.where(shrunk <= grid[-1], radius, math.inf)
@@ -164,13 +166,14 @@ def _ascend(
 ) -> Tensor:
     """Returns the radii under an attack that is given epsilons, from the smallest of the grid up."""
     directions = _directions(ready, attack, found > 0) if isinstance(attack, SingleStep) else None
+    clean = CleanGradients(ready.x, torch.arange(len(found)))
     below = torch.zeros_like(found)  # The largest epsilon at which each image was not fooled.
     for number, epsilon in enumerate(grid):
         open_ = (found > epsilon).nonzero().squeeze(1)
         if len(open_) == 0:
             break
         sizes = torch.full((len(open_),), epsilon, dtype=torch.float64)
-        fooled = _fooled(ready, attack, directions, open_, sizes, seed, number, _part(report, number, len(grid)))
+        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, number, _part(report, number, len(grid)))
         hit = torch.isfinite(fooled)
         found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit]) if tolerance is not None else epsilon
         below[open_[~hit]] = epsilon
@@ -182,7 +185,7 @@ def _ascend(
             break
         low, high = below[open_], found[open_]
         sizes = torch.where(low > 0, (low * high).sqrt(), high / 4)
-        fooled = _fooled(ready, attack, directions, open_, sizes, seed, len(grid) + turn)
+        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, len(grid) + turn)
         hit = torch.isfinite(fooled)
         found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit])
         below[open_[~hit]] = sizes[~hit]
@@ -193,6 +196,7 @@ def _fooled(
     ready: Subject,
     attack: Attack,
     directions: Tensor | None,
+    clean: CleanGradients,
     images: Tensor,
     epsilons: Tensor,
     seed: int,
@@ -211,15 +215,23 @@ def _fooled(
             fooled = torch.zeros(len(batch), dtype=torch.bool, device=device)
         else:
             noise = Noise.of(seed, batch, stream)
-            points, fooled = attack.craft(ready.network, x, y, epsilon, noise, stop_when_fooled=True)
+            points, fooled = attack.craft(
+                ready.network,
+                x,
+                y,
+                epsilon,
+                noise,
+                stop_when_fooled=True,
+                one_pass=ready.batches.size,
+                clean=clean.select(batch),
+            )
         open_ = (~fooled).nonzero().squeeze(1)
         if len(open_):
-            with torch.no_grad():
-                fooled[open_] = ready.network(points[open_]).argmax(1) != y[open_]
+            fooled[open_] = predict(ready.network, points[open_], ready.batches).argmax(1) != y[open_]
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     done = 0
-    for chosen, found in ready.batches.over(torch.arange(len(images)), work):
+    for chosen, found in ready.batches.over(torch.arange(len(images)), work, loops=True):
         sizes[chosen] = found.double().cpu()
         done += len(chosen)
         if report is not None:

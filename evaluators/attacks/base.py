@@ -16,6 +16,8 @@ from evaluators.norms import Norm  # noqa: TC001 - config files are read by the 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from evaluators.attacks.target import CleanGradients
+
 
 class Attack(ABC):
     """Looks for a misclassified point near each image. A subclass is a frozen dataclass that writes `perturb`.
@@ -79,26 +81,43 @@ class Attack(ABC):
             check_labels(y, len(x), logits.shape[1])
 
             def work(batch: Tensor) -> Tensor:
-                noise = Noise.of(seed, batch)
-                return self.craft(network, x[batch], y[batch], radius[batch], noise, stop_when_fooled=stop_when_fooled)[0]
+                return self.craft(
+                    network,
+                    x[batch],
+                    y[batch],
+                    radius[batch],
+                    Noise.of(seed, batch),
+                    stop_when_fooled=stop_when_fooled,
+                    one_pass=batches.size,
+                )[0]
 
             index = torch.arange(len(x), device=x.device)
-            return torch.cat([points for _, points in batches.over(index, work)])
+            return torch.cat([points for _, points in batches.over(index, work, loops=True)])
 
     @final
     def craft(
-        self, network: nn.Module, x: Tensor, y: Tensor, epsilon: Tensor, noise: Noise, *, stop_when_fooled: bool
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        epsilon: Tensor,
+        noise: Noise,
+        *,
+        stop_when_fooled: bool,
+        one_pass: int | None = None,
+        clean: CleanGradients | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns adversarial images (N, ...) and which are known to fool (N,), with no check of the inputs.
 
         For loops that have checked already: the engine of `radii`, and adversarial training. The network is used in the
-        mode in which it is; epsilon is (N,).
+        mode in which it is; epsilon is (N,), at most `one_pass` images go through the network at once, and what `clean`
+        knows is not asked again.
         """
         ball = epsilon.view(-1, *[1] * (x.ndim - 1))
         keep: Keep = "first" if stop_when_fooled or isinstance(self, Ensemble) else "nothing"
         if isinstance(self, MinimumNorm):
             keep = "nearest"
-        target = Target(network, x, y, self.norm, epsilon, keep=keep)
+        target = Target(network, x, y, self.norm, epsilon, keep=keep, one_pass=one_pass, clean=clean)
         try:
             delta = self.perturb(target, x, ball, noise)
         except AllFooledError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, final
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
 
@@ -46,6 +46,43 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 @final
+class CleanGradients:
+    """Gradients at clean images, taken once: walks that begin there begin alike at every epsilon of a curve.
+
+    Attributes:
+        x: All the images, (N, ...).
+        images: Indices of those that it answers for, (M,).
+    """
+
+    def __init__(self, x: Tensor, images: Tensor, kept: dict[Loss, tuple[Tensor, Tensor, Tensor]] | None = None) -> None:
+        self.x, self.images = x, images
+        self._kept = {} if kept is None else kept
+
+    def select(self, index: Tensor) -> CleanGradients:
+        """Returns the same memory for some of the images, by their index in x, (K,)."""
+        return CleanGradients(self.x, index, self._kept)
+
+    def take(self, places: Tensor, loss: Loss, ask: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Returns the loss at some images, (K,), and its gradient, (K, ...).
+
+        Args:
+            places: Their places in `images`, (K,).
+            loss: What to differentiate.
+            ask: Answers for those whose gradient is not known, given their places.
+        """
+        if loss not in self._kept:
+            known = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
+            self._kept[loss] = self.x.new_zeros(len(self.x)), torch.zeros_like(self.x), known
+        values, gradients, known = self._kept[loss]
+        images = self.images[places]
+        new = ~known[images]
+        if bool(new.any()):
+            values[images[new]], gradients[images[new]] = ask(places[new])
+            known[images[new]] = True
+        return values[images], gradients[images]
+
+
+@final
 class Target:
     """A network, the images under attack (N, ...), their labels (N,) and the ball in which they may move.
 
@@ -61,8 +98,20 @@ class Target:
         sizes: Size of the perturbation that leads to that point, (N,); infinite elsewhere.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: Tensor, *, keep: Keep) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        norm: Norm,
+        epsilon: Tensor,
+        *,
+        keep: Keep,
+        one_pass: int | None = None,
+        clean: CleanGradients | None = None,
+    ) -> None:
         self._network, self._x, self.labels = network, x, y
+        self._one_pass, self._clean = one_pass or max(1, len(x)), clean
         self._norm, self._epsilon = norm, epsilon.flatten()
         self._keep = keep
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -92,8 +141,12 @@ class Target:
             value, gradient, _ = self._ask(points, loss, self.labels, *classes)
             return value, gradient
         left = self._left()
-        found, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
-        self._remember(left, points[left], logits)
+        if points is self._x and self._clean is not None and not classes:
+            # Attacked images are classified rightly: there is nothing to remember.
+            found, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
+        else:
+            found, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
+            self._remember(left, points[left], logits)
         values = points.new_full((len(points),), math.inf).index_copy_(0, left, found.to(points.dtype))
         return values, torch.zeros_like(points).index_copy_(0, left, gradient)
 
@@ -139,12 +192,20 @@ class Target:
 
     def _logits(self, points: Tensor, left: Tensor) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = self._network(points[left])
+            logits = torch.cat([self._network(part) for part in points[left].split(self._one_pass)])
         if self._keep != "nothing":
             self._remember(left, points[left], logits)
         return logits
 
     def _ask(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the loss at points, its gradient, and the logits, in passes that fit."""
+        if len(points) <= self._one_pass:
+            return self._pass(points, loss, *classes)
+        parts = zip(*(tensor.split(self._one_pass) for tensor in (points, *classes)), strict=True)
+        values, gradients, logits = zip(*(self._pass(part, loss, *rest) for part, *rest in parts), strict=True)
+        return torch.cat(values), torch.cat(gradients), torch.cat(logits)
+
+    def _pass(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         points = points.detach().requires_grad_()
         with torch.enable_grad():
             logits = self._network(points)
