@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from evaluators.norms import Norm
 
+# Points of a grid in each decade: each number is twice the one before, so that a coarse grid lies in a fine one.
+PER_DECADE = (0.75, 1.5, 3, 6, 12, 24, 48)
+
 
 @final
 @dataclass(frozen=True)
@@ -181,11 +184,21 @@ def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> 
     """Returns a geometric grid of epsilons that suits a network, from its first-order radii (N,).
 
     From the radius below which ten images lie (at least one in 500) to 1.5 times the 90 % quantile, over the images that
-    are right: from where the curve leaves the clean error, far enough to be counted, to where it has saturated.
+    are right: from where the curve leaves the clean error, far enough to be counted, to where it has saturated. All values
+    are 10^(k / m) for a whole k, to three digits, with m as suits the number of points: so the grids of any two networks
+    share values where they overlap, and whole curves can be compared.
+
+    Args:
+        first_order: Radii, (N,); those of 0 and infinity count for nothing.
+        largest: The largest epsilon that makes sense.
+        points: About how many to return.
     """
     usable = first_order[(first_order > 0) & np.isfinite(first_order)]
     lowest = min(max(10 / max(len(usable), 1), 0.002), 0.25)
     low, high = (np.quantile(usable, lowest), np.quantile(usable, 0.9) * 1.5) if len(usable) else (0.001, 1.0)
     high = min(max(high, 1e-5), largest)
     low = min(max(low, 1e-6), high / 10)
-    return sorted({min(float(f"{epsilon:.3g}"), largest) for epsilon in np.geomspace(low, high, points)} - {0.0})
+    decades = math.log10(high / low)
+    each = min(PER_DECADE, key=lambda m: abs(math.log(m * decades / points)))
+    first, last = math.floor(each * math.log10(low)), math.ceil(each * math.log10(high))
+    return sorted({min(float(f"{10 ** (k / each):.3g}"), largest) for k in range(first, last + 1)})

@@ -16,7 +16,7 @@ from nas.bundle.forms import FORMS, logits_of, write_forms
 from nas.bundle.manifest import is_bundle, write_manifest
 from nas.config_writer import as_data
 from nas.errors import BundleError
-from nas.report.figures import profile_figure
+from nas.report.profile_figures import error_curves_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ def _write(
     differences = _differences(network, images, folder)
     save_profile(found, folder)
     (folder / "plots" / "error_curves.svg").write_text(
-        profile_figure(found, provenance.norm, provenance.epsilon), encoding="utf-8"
+        error_curves_figure(found, provenance.norm, provenance.epsilon), encoding="utf-8"
     )
     if space.draw is not None:
         (folder / "plots" / "cell.svg").write_text(space.draw(candidate.architecture), encoding="utf-8")

@@ -59,7 +59,7 @@ EXACT = 0.01
 )
 @click.option("--seed", type=int, help="Seed of all that is drawn.  [default: 0]")
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
-@click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and error_curves.svg.")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
 def profile(
     network: str,
@@ -129,18 +129,19 @@ def _prepare(folder: Path) -> None:
 
 
 def _write(found: RobustnessProfile, folder: Path) -> None:
-    """Writes a profile and its picture.
+    """Writes a profile and its pictures.
 
     Raises:
         RunError: there is no space left, or the folder cannot be written any more.
     """
     from evaluators import save_profile
     from nas.errors import RunError
-    from nas.report.figures import profile_figure
+    from nas.report.profile_figures import profile_figures
 
     try:
         save_profile(found, folder)
-        (folder / "error_curves.svg").write_text(profile_figure(found, "none", 0), encoding="utf-8")
+        for name, figure in profile_figures(found).items():
+            (folder / f"{name}.svg").write_text(figure, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
 

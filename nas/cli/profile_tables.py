@@ -14,7 +14,7 @@ from evaluators.headline import headline
 from evaluators.power_law import NoPowerLaw, PowerLaw
 from evaluators.profile import fitted
 from nas.cli.tables import open_console
-from nas.report.figures import NORM_NAMES
+from nas.report.style import NORM_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,7 +11,9 @@ from evaluators import Check, sentence
 from evaluators.profile import fitted
 from nas.config_reader import open_space
 from nas.config_writer import dump_config
-from nas.report.figures import NORM_NAMES, best_so_far, clean_against_adversarial, error_curves, profile_figure
+from nas.report.figures import best_so_far, clean_against_adversarial, error_curves
+from nas.report.profile_figures import profile_figures
+from nas.report.style import NORM_NAMES
 from nas.report.verdict import verdicts
 from nas.run_folder import write_text
 from nas.study import ranked
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from nas.study import Trial
 
 SHOWN_TRIALS = 20
+CAPTIONS = {
+    "margins": "Densities of the differences between the true logit and those of its nearest rivals.",
+    "corruptions": "Error under common corruptions.",
+    "certificates": "Certified error of the network smoothed by noise.",
+}
 
 
 def write_report(run: Run) -> None:
@@ -88,7 +95,7 @@ def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
     except ValueError:
         # The file of a user's own space may be gone; the report can do without the drawing.
         drawing = None
-    at = record["attacks"]
+    at, figures = record["attacks"], profile_figures(bundle.profile, norm, epsilon)
     return {
         "name": bundle.name,
         "role": bundle.role,
@@ -101,7 +108,8 @@ def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
         "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
         "margins": record["margins"],
         "drawing": drawing,
-        "figure": Markup(profile_figure(bundle.profile, norm, epsilon)),
+        "curves": Markup(figures.pop("error_curves")),
+        "pictures": [(Markup(figure), CAPTIONS[name]) for name, figure in figures.items()],
         "n": record["n"],
         "first_order": record["margins"]["first_order"],
     }

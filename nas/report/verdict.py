@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from evaluators import Comparison, compare
+from evaluators import Comparison, RadiiComparison, compare, compare_radii
+from nas.report.figures import grid_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nas.run import Run
 
 _NAMES = {"random": "the median random candidate", "residual": "the plain residual network"}
@@ -23,6 +27,7 @@ class Verdict:
         reference: Name of the reference's bundle.
         role: Role of the reference: random or residual.
         comparison: The paired test, at the epsilon of the search.
+        over_all: The paired test of the radii, over all epsilons at which both were measured; None where that is but one.
         errors: Adversarial error of the finalist and of the reference.
         epsilon: The epsilon of the search.
         same: Both are one architecture.
@@ -32,6 +37,7 @@ class Verdict:
     reference: str
     role: str
     comparison: Comparison
+    over_all: RadiiComparison | None
     errors: tuple[float, float]
     epsilon: float
     same: bool
@@ -53,7 +59,22 @@ class Verdict:
             f"The search {verb[self.comparison.verdict()]} {against}: adversarial error {mine:.3f} against {other:.3f} "
             f"at epsilon {self.epsilon:g} on {self.comparison.n} test images "
             f"(difference {self.comparison.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}; paired test, "
-            f"p = {self.comparison.p_value:.2g})."
+            f"p = {self.comparison.p_value:.2g}).{self._over_all()}"
+        )
+
+    def _over_all(self) -> str:
+        """Returns the sentence on the whole curves, or nothing."""
+        if self.over_all is None:
+            return ""
+        outcome = {
+            "more robust": "its finalist is the more robust one",
+            "less robust": "its finalist is the less robust one",
+        }
+        low, high = self.over_all.interval
+        return (
+            f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two cannot be told apart')}: the share of "
+            f"images of which its radius is larger, minus that of which it is smaller, is {self.over_all.effect:.3f} "
+            f"(95 % interval {low:.3f} to {high:.3f}; sign test, p = {self.over_all.p_value:.2g})."
         )
 
 
@@ -69,15 +90,22 @@ def verdicts(run: Run) -> list[Verdict]:
         if reference.role not in _NAMES:
             continue
         other = reference.profile.worst_case(norm)
+        common = _common(grid_of(best.profile, norm), grid_of(reference.profile, norm))
         found.append(
             Verdict(
                 finalist=best.name,
                 reference=reference.name,
                 role=reference.role,
                 comparison=compare(mine, other, epsilon),
+                over_all=compare_radii(mine, other, common) if len(common) > 1 else None,
                 errors=(best.profile.error_at(epsilon, norm), reference.profile.error_at(epsilon, norm)),
                 epsilon=epsilon,
                 same=best.stored["key"] == reference.stored["key"],
             )
         )
     return found
+
+
+def _common(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """Returns the epsilons above 0 of two grids, but for rounding, that stand in both."""
+    return [a for a in first if a > 0 and any(math.isclose(a, b, rel_tol=1e-9) for b in second)]

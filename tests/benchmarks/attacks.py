@@ -1,9 +1,10 @@
 """Our attacks against foolbox's, torchattacks' and pyautoattack's, in turn, on the same networks, images and epsilons.
 
-    python tests/benchmarks/attacks.py [curve] [fgsm] [single] [autoattack] [nearest] [--images 512] [--threads 2]
+    python tests/benchmarks/attacks.py [curve] [fgsm] [single] [autoattack] [nearest] [--images 512] [--rounds 3]
 
 Two small residual networks trained on CIFAR-10, normally and adversarially (cifar_networks.py trains and keeps them; the
-images are those of the shared data). Each part prints one JSON object a network: errors, seconds, and the ratio of seconds.
+images are those of the shared data). Each part prints one JSON object a network: errors, seconds, and the ratio of seconds,
+for curve, fgsm and single the median of some rounds in each of which all have their turn.
 Goals: curve 12x and 4x faster with no lower error; fgsm 4x with equal errors; single equal pixels and no slower; autoattack
 in a quarter of the time and at most 0.2 points lower; nearest no larger medians.
 """
@@ -15,6 +16,7 @@ import contextlib
 import io
 import json
 import os
+import statistics
 import time
 import warnings
 from pathlib import Path
@@ -41,6 +43,16 @@ def timed(function):
     return result, time.perf_counter() - started
 
 
+def in_turn(functions, rounds):
+    """Returns what each function returns, by name, and the median seconds; in each round, each has its turn."""
+    results, seconds = {}, {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            results[name], spent = timed(function)
+            seconds[name].append(spent)
+    return results, {name: statistics.median(spent) for name, spent in seconds.items()}
+
+
 def errors(found, epsilons):
     """Returns the adversarial error at each epsilon, of radii (N,)."""
     return [float((found <= epsilon * (1 + 1e-6)).double().mean()) for epsilon in epsilons]
@@ -52,24 +64,28 @@ def error_of(net, points, y):
         return float((torch.cat([net(batch) for batch in points.split(256)]).argmax(1) != y).double().mean())
 
 
-def compared(ours, peers):
-    """Returns seconds of all and how many times longer each peer takes."""
-    seconds = {name: round(value, 2) for name, value in {"ours": ours, **peers}.items()}
-    return {"seconds": seconds, "ratio": {name: round(value / ours, 2) for name, value in peers.items()}}
+def compared(seconds):
+    """Returns seconds of all and how many times longer each peer takes than ours."""
+    ratio = {name: round(value / seconds["ours"], 2) for name, value in seconds.items() if name != "ours"}
+    return {"seconds": {name: round(value, 2) for name, value in seconds.items()}, "ratio": ratio}
 
 
-def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons):
+def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons, rounds):
     """Compares an error curve: ours by radii, foolbox's with its list of epsilons, torchattacks' one by one."""
     import foolbox
 
-    found, ours = timed(lambda: radii(net, x, y, attack, epsilons))
     model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
-    (_, points, _), of_foolbox = timed(lambda: _in_batches(foolbox_attack, model, x, y, epsilons))
-    theirs, of_torchattacks = timed(lambda: [_torchattack(make_torchattack(net, e), x, y) for e in epsilons])
+    results, seconds = in_turn(
+        {
+            "ours": lambda: radii(net, x, y, attack, epsilons),
+            "foolbox": lambda: _foolbox(foolbox_attack, model, x, y, epsilons),
+            "torchattacks": lambda: [_torchattack(make_torchattack(net, e), x, y) for e in epsilons],
+        },
+        rounds,
+    )
     by_peer = {
-        "ours": errors(found, epsilons),
-        "foolbox": [error_of(net, p, y) for p in points],
-        "torchattacks": [error_of(net, p, y) for p in theirs],
+        name: errors(found, epsilons) if name == "ours" else [error_of(net, points, y) for points in found]
+        for name, found in results.items()
     }
     least = min(o - max(f, t) for o, f, t in zip(by_peer["ours"], by_peer["foolbox"], by_peer["torchattacks"], strict=True))
     largest = max(max(abs(o - f), abs(o - t)) for o, f, t in zip(*by_peer.values(), strict=True))
@@ -77,20 +93,22 @@ def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons):
         "errors": {name: [round(e, 4) for e in values] for name, values in by_peer.items()},
         "least_excess_of_our_error": round(least, 4),
         "largest_difference": round(largest, 4),
-        **compared(ours, {"foolbox": of_foolbox, "torchattacks": of_torchattacks}),
+        **compared(seconds),
     }
 
 
-def _in_batches(attack, model, x, y, epsilons):
-    parts = [attack(model, a, b, epsilons=epsilons) for a, b in zip(x.split(256), y.split(256), strict=True)]
-    return None, [torch.cat([part[1][k] for part in parts]) for k in range(len(epsilons))], None
+def _foolbox(attack, model, x, y, epsilons, criterion=lambda labels: labels):
+    """Returns foolbox's points for each epsilon, in batches like the others'."""
+    pairs = zip(x.split(256), y.split(256), strict=True)
+    parts = [attack(model, a, criterion(b), epsilons=epsilons)[1] for a, b in pairs]
+    return [torch.cat([part[k] for part in parts]) for k in range(len(epsilons))]
 
 
 def _torchattack(attack, x, y):
     return torch.cat([attack(a, b) for a, b in zip(x.split(256), y.split(256), strict=True)])
 
 
-def curve(kind, net, x, y):
+def curve(kind, net, x, y, rounds):
     """PGD-20 over 8 epsilons, without a random start."""
     import foolbox
     import torchattacks
@@ -100,76 +118,85 @@ def curve(kind, net, x, y):
         PGD(steps=20, step_size=0.125, random_start=False),
         foolbox.attacks.LinfPGD(steps=20, rel_stepsize=0.125, random_start=False),
         lambda n, e: torchattacks.PGD(n, eps=e, alpha=e / 8, steps=20, random_start=False),
-        CURVE,
+        CURVE, rounds,
     )  # fmt: skip
 
 
-def fgsm(kind, net, x, y):
+def fgsm(kind, net, x, y, rounds):
     """FGSM over 16 epsilons."""
     import foolbox
     import torchattacks
 
     epsilons = np.geomspace(CURVE[0] / 4, CURVE[-1], 16).tolist()
     return sweep(
-        net, x, y, FGSM(), foolbox.attacks.LinfFastGradientAttack(), lambda n, e: torchattacks.FGSM(n, eps=e), epsilons
+        net,
+        x,
+        y,
+        FGSM(),
+        foolbox.attacks.LinfFastGradientAttack(),
+        lambda n, e: torchattacks.FGSM(n, eps=e),
+        epsilons,
+        rounds,
     )
 
 
-def single(kind, net, x, y):
+def single(kind, net, x, y, rounds):
     """One epsilon in the standard protocol: pixels and speed."""
     import foolbox
     import torchattacks
 
-    epsilon = SINGLE[kind]
+    epsilon, attacks = SINGLE[kind], foolbox.attacks
     model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
     with torch.no_grad():
         least_likely = torch.cat([net(batch) for batch in x.split(256)]).argmin(1)
-    targeted = foolbox.criteria.TargetedMisclassification
-    pairs = {
-        "fgsm": (FGSM(), foolbox.attacks.LinfFastGradientAttack(), lambda: torchattacks.FGSM(net, eps=epsilon), y),
-        "step_ll": (StepLL(), None, lambda: torchattacks.FGSM(net, eps=epsilon), least_likely),
+    towards = torchattacks.FGSM(net, eps=epsilon)
+    towards.set_mode_targeted_by_label(quiet=True)
+    step = {"steps": 20, "rel_stepsize": 0.125}
+    peer = {"eps": epsilon, "alpha": epsilon / 8, "steps": 20}
+    same, targeted = (lambda labels: labels), foolbox.criteria.TargetedMisclassification
+    trios = {
+        "fgsm": (FGSM(), attacks.LinfFastGradientAttack(), torchattacks.FGSM(net, eps=epsilon), y, same),
+        "step_ll": (
+            StepLL(),
+            attacks.LinfBasicIterativeAttack(steps=1, rel_stepsize=1.0),
+            towards,
+            least_likely,
+            targeted,
+        ),
         "bim": (
             BIM(steps=20, step_size=0.125),
-            foolbox.attacks.LinfBasicIterativeAttack(steps=20, rel_stepsize=0.125),
-            lambda: torchattacks.BIM(net, eps=epsilon, alpha=epsilon / 8, steps=20),
+            attacks.LinfBasicIterativeAttack(**step),
+            torchattacks.BIM(net, **peer),
             y,
+            same,
         ),
         "pgd": (
             PGD(steps=20, step_size=0.125, random_start=False),
-            foolbox.attacks.LinfPGD(steps=20, rel_stepsize=0.125, random_start=False),
-            lambda: torchattacks.PGD(net, eps=epsilon, alpha=epsilon / 8, steps=20, random_start=False),
+            attacks.LinfPGD(**step, random_start=False),
+            torchattacks.PGD(net, **peer, random_start=False),
             y,
+            same,
         ),
     }
-    results = {}
-    for name, (attack, of_foolbox, make, labels) in pairs.items():
-        peer = make()
-        if name == "step_ll":
-            peer.set_mode_targeted_by_label(quiet=True)
-        found, ours = timed(
-            lambda a=attack: torch.cat([a(net, p, q, epsilon) for p, q in zip(x.split(256), y.split(256), strict=True)])
+    found = {}
+    for name, (attack, of_foolbox, of_torchattacks, labels, criterion) in trios.items():
+        points, seconds = in_turn(
+            {
+                "ours": lambda a=attack: torch.cat(
+                    [a(net, p, q, epsilon) for p, q in zip(x.split(256), y.split(256), strict=True)]
+                ),
+                "foolbox": lambda a=of_foolbox, t=labels, c=criterion: _foolbox(a, model, x, t, [epsilon], c)[0],
+                "torchattacks": lambda a=of_torchattacks, t=labels: _torchattack(a, x, t),
+            },
+            rounds,
         )
-        theirs, seconds = timed(lambda p=peer, t=labels: _torchattack(p, x, t))
-        difference, peers = {"torchattacks": float((found - theirs).abs().max())}, {"torchattacks": seconds}
-        if of_foolbox is not None:
-            (_, (points,), _), seconds = timed(lambda f=of_foolbox: _in_batches(f, model, x, y, [epsilon]))
-            difference["foolbox"], peers["foolbox"] = float((found - points).abs().max()), seconds
-        else:
-            step = foolbox.attacks.LinfBasicIterativeAttack(steps=1, rel_stepsize=1.0)
-            points, seconds = timed(
-                lambda s=step: torch.cat(
-                    [
-                        s(model, p, targeted(q), epsilons=epsilon)[1]
-                        for p, q in zip(x.split(256), least_likely.split(256), strict=True)
-                    ]
-                )
-            )
-            difference["foolbox"], peers["foolbox"] = float((found - points).abs().max()), seconds
-        results[name] = {"largest_pixel_difference": difference, **compared(ours, peers)}
-    return results
+        ours = points.pop("ours")
+        difference = {peer: float((ours - theirs).abs().max()) for peer, theirs in points.items()}
+        found[name] = {"largest_pixel_difference": difference, **compared(seconds)}
+    return found
 
 
-def autoattack(kind, net, x, y):
+def autoattack(kind, net, x, y, rounds):
     """Our ensemble over 4 epsilons, against AutoAttack's standard one at each."""
     from pyautoattack import AutoAttack as Theirs
 
@@ -186,11 +213,11 @@ def autoattack(kind, net, x, y):
     return {
         "errors": {"ours": mine, "pyautoattack": by_epsilon},
         "least_excess_of_our_error": min(a - b for a, b in zip(mine, by_epsilon, strict=True)),
-        **compared(ours, {"pyautoattack": seconds}),
+        **compared({"ours": ours, "pyautoattack": seconds}),
     }
 
 
-def nearest(kind, net, x, y):
+def nearest(kind, net, x, y, rounds):
     """Median exact radii, by norm."""
     import foolbox
 
@@ -236,6 +263,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="of curve, fgsm and single, whose median counts")
     parser.add_argument("--networks", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args()
@@ -248,7 +276,12 @@ def main() -> None:
             net: nn.Module = network(kind, archive, options.cache)
             print(
                 json.dumps(
-                    {"part": name, "network": kind, "images": len(test.x), **PARTS[name](kind, net, test.x, test.y)},
+                    {
+                        "part": name,
+                        "network": kind,
+                        "images": len(test.x),
+                        **PARTS[name](kind, net, test.x, test.y, options.rounds),
+                    },
                     indent=1,
                 ),
                 flush=True,

@@ -161,7 +161,8 @@ def test_out_writes_a_profile_that_loads_back_and_is_never_overwritten(here, cli
     assert found.record["n"] == 60
     assert found.radii["fgsm"].shape == (60,)
     assert found.error_at(0) == found.record["clean_error"]
-    assert (folder / "error_curves.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert {path.name for path in folder.glob("*.svg")} == {"error_curves.svg", "margins.svg"}
+    assert all(path.read_text(encoding="utf-8").startswith("<svg") for path in folder.glob("*.svg"))
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert "profile: holds a profile already; name another folder" in refused(
         "profile", "own.py:five", *QUICK, "--out", folder

@@ -9,13 +9,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch import nn
 
-from evaluators import RobustnessProfile
+from evaluators import FGSM, L2, PGD, RobustnessProfile, profile
 from nas.errors import SearchFailedError
 from nas.pipeline import search, search_events
-from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, profile_figure
+from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, grid_of
 from nas.report.page import render_report
+from nas.report.profile_figures import error_curves_figure, profile_figures
 from nas.report.verdict import verdicts
 from nas.run import read_run
 
@@ -197,7 +200,7 @@ def figures(run):
     yield clean_against_adversarial(run.trials, objective)
     yield error_curves(run.bundles, norm, epsilon)
     for bundle in run.bundles:
-        yield profile_figure(bundle.profile, norm, epsilon)
+        yield from profile_figures(bundle.profile, norm, epsilon).values()
 
 
 def test_figures_are_xml_and_hold_what_they_plot(finished, finished_run):
@@ -224,9 +227,51 @@ def test_figures_of_a_network_with_nothing_to_plot(value, finished):
             entry["power_law"] = {"reason": "no flips"}
 
     bundle = with_profile(finished.bundles[0], change, radii)
-    ElementTree.fromstring(profile_figure(bundle.profile, "linf", 0.05))
+    ElementTree.fromstring(error_curves_figure(bundle.profile, "linf", 0.05))
     ElementTree.fromstring(error_curves([bundle], "linf", 0.05))
     assert "no flips" in shown(render_report(dataclasses.replace(finished, bundles=(bundle,))))
+
+
+def labels_of(svg):
+    """Returns the words of a picture, which matplotlib draws as shapes and leaves in comments."""
+    return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, flags=re.DOTALL)]
+
+
+def test_pictures_of_a_profile_are_those_that_it_has_numbers_for(conv, images):
+    network, x = conv(), images(40)
+    y = network.eval()(x).argmax(1)
+    attacks = {"fgsm": FGSM(), "pgd": PGD(norm=L2(), steps=3)}
+    plain = profile_figures(profile(network, x, y, attacks=attacks))
+    assert list(plain) == ["error_curves", "margins"]
+    assert len([label for label in labels_of(plain["error_curves"]) if label.startswith("first order")]) == 2
+    assert {"nearest rival", "second rival", "third rival"} <= set(labels_of(plain["margins"]))
+    more = profile_figures(profile(network, x, y, attacks=attacks, corruptions=True, certify=0.1))
+    assert list(more) == ["error_curves", "margins", "corruptions", "certificates"]
+    assert {"gaussian noise", "jpeg", "severity", "clean"} <= set(labels_of(more["corruptions"]))
+    assert "certified error, noise of 0.1" in labels_of(more["certificates"])
+    few = profile_figures(profile(network, x[:5], y[:5], attacks=attacks))
+    assert list(few) == ["error_curves"]
+
+
+def test_every_attack_of_many_is_drawn(conv, images):
+    network, x = conv(), images(40)
+    attacks = {f"attack {number}": FGSM() for number in range(9)}
+    drawn = labels_of(error_curves_figure(profile(network, x, network.eval()(x).argmax(1), attacks=attacks)))
+    assert all(any(label.startswith(name) for label in drawn) for name in attacks)
+
+
+def test_first_order_curve_of_a_linear_network_lies_on_the_measured_one():
+    """Read off the picture: the dashed line of the theory runs through the points of the attack."""
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, dtype=torch.float64))
+    x = 0.3 + 0.4 * torch.rand(200, 1, 4, 4, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    found = profile(network, x, y, attacks={"fgsm": FGSM()}, epsilons={"linf": [0.01, 0.03, 0.1, 0.2, 0.29]})
+    (entry,) = found.record["attacks"].values()
+    theory = found.record["margins"]["first_order"]["linf"]
+    assert theory["predicted_error"] == entry["error"]
+    assert "first order" in labels_of(error_curves_figure(found))
 
 
 def with_radii(bundle, values):
@@ -264,7 +309,32 @@ def test_verdict_gives_the_p_value(finished):
     best, random, _ = finished.bundles
     bundles = (with_radii(best, [1.0] * 60), with_radii(random, [0.01] * 5 + [1.0] * 55))
     (verdict,) = verdicts(dataclasses.replace(finished, bundles=bundles))
-    assert str(verdict).endswith("; paired test, p = 0.062).")
+    assert "; paired test, p = 0.062). Over all epsilons the two cannot be told apart: " in str(verdict)
+    assert str(verdict).endswith("is 0.083 (95 % interval 0.018 to 0.181; sign test, p = 0.062).")
+
+
+def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
+    """Equally many are fooled at 0.05; of those that are not, the finalist keeps more for longer."""
+    best, random, _ = finished.bundles
+    later = max(set(grid_of(best.profile, "linf")) & set(grid_of(random.profile, "linf")))
+    assert later > 0.05
+    long, short = [0.01] * 10 + [np.inf] * 50, [0.01] * 10 + [later] * 50
+    for mine, other, more in ((long, short, "more"), (short, long, "less")):
+        (verdict,) = verdicts(dataclasses.replace(finished, bundles=(with_radii(best, mine), with_radii(random, other))))
+        assert not verdict.beaten
+        assert f"Over all epsilons its finalist is the {more} robust one: " in str(verdict)
+
+
+def test_no_verdict_over_all_epsilons_where_grids_share_but_one(finished):
+    best, random, _ = finished.bundles
+
+    def move(record):
+        for entry in record["attacks"].values():
+            entry["epsilons"] = [e if e == 0.05 else 1.01 * e for e in entry["epsilons"]]
+
+    (verdict,) = verdicts(dataclasses.replace(finished, bundles=(best, with_profile(random, move))))
+    assert verdict.over_all is None
+    assert "Over all epsilons" not in str(verdict)
 
 
 def test_verdict_on_one_and_the_same_architecture(finished):
