@@ -55,12 +55,11 @@ class MIFGSM(Attack):
 
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns the last point of the walk, minus x."""
-        delta, velocity = torch.zeros_like(x), torch.zeros_like(x)
+        points, velocity = x, torch.zeros_like(x)
         for _ in range(self.steps):
-            gradient = target.gradient(x + delta, self.loss)
+            gradient = target.gradient(points, self.loss)
             length = rows(gradient.flatten(1).abs().sum(1), gradient).clamp(min=torch.finfo(x.dtype).tiny)
             velocity = self.decay * velocity + gradient / length
-            delta = delta + self.step_size * epsilon * self.norm.ascent(velocity)
-            delta = self.norm.project(delta, epsilon)
-            delta = (x + delta).clamp(0, 1) - x
-        return delta
+            moved = points + self.step_size * epsilon * self.norm.ascent(velocity)
+            points = (x + self.norm.project(moved - x, epsilon)).clamp(0, 1)
+        return points - x

@@ -1,16 +1,17 @@
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evaluators import FGSM, L2, PGD, Linf, Norm, StepLL, UniformNoise, describe, error_curve, radii
+from evaluators import BIM, FGSM, L2, MIFGSM, PGD, Linf, Norm, StepLL, UniformNoise, describe, error_curve, radii
 from evaluators.attacks import Attack, Ensemble, MinimumNorm, cross_entropy, margin
 from evaluators.batches import Batches
-from evaluators.subject import predict
+from evaluators.radii import measure
+from evaluators.subject import predict, subject
 
 LINF_GRID = np.geomspace(2e-4, 0.3, 60).tolist()
 L2_GRID = np.geomspace(2e-3, 2, 60).tolist()
@@ -247,6 +248,39 @@ def test_a_loop_works_on_no_image_whose_answer_is_known(conv, images):
     network.counts.clear()
     radii(network, x, y, PGD(steps=10, random_start=False), [0.15], batch_size=100)
     assert sum(network.counts) == first.sum()
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=3, random_start=False), BIM(steps=3), MIFGSM(steps=3)], ids=identify)
+def test_walks_that_begin_at_the_image_take_its_gradient_once_for_the_whole_grid(conv, images, attack):
+    network, x = Counting(conv()), images(100)
+    y, grid = right_labels(network, x), [1e-6, 2e-6, 3e-6, 4e-6]
+    found = radii(network, x, y, attack, grid)
+    assert found.isinf().all()
+    assert sum(network.counts) == 100 * (1 + len(grid) * 2)
+    one_by_one = [radii(network, x, y, attack, [epsilon]) for epsilon in (0.05, 0.1)]
+    assert torch.equal(radii(network, x, y, attack, [0.05, 0.1]), torch.minimum(*one_by_one))
+
+
+def test_walks_that_begin_elsewhere_take_every_gradient(conv, images):
+    network, x = Counting(conv()), images(100)
+    radii(network, x, right_labels(network, x), PGD(steps=3), [1e-6, 2e-6])
+    assert sum(network.counts) == 100 * 2 * 3
+
+
+def test_a_loop_splits_its_passes_and_fills_them_as_images_are_dropped(conv, images):
+    network, x = Counting(conv()), images(300)
+    y, attack = right_labels(network, x), PGD(steps=10, random_start=False)
+    with subject(network, x, y) as ready:
+        found = {}
+        for size, loop in ((300, 300), (40, 40), (40, 300)):
+            network.counts.clear()
+            found[size, loop] = measure(replace(ready, batches=Batches(size, loop)), attack, [0.15])
+            assert max(network.counts) <= size
+            passes = len(network.counts)
+            if loop == size == 40:
+                more = passes
+        assert passes < more
+    assert all(torch.equal(radius, found[300, 300]) for radius in found.values())
 
 
 @pytest.mark.parametrize("attack", [FGSM(), FGSM(norm=L2()), PGD(), PGD(norm=L2()), UniformNoise()], ids=identify)
