@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nas.errors import RunError
+from nas.errors import RunError, first_line
 
 SMALL_IMAGE = 256
 
@@ -35,5 +35,5 @@ def open_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RunError(f"device must be one that this machine has, got {name!r}: {str(error).splitlines()[0]}") from error
+        raise RunError(f"device must be one that this machine has, got {name!r}: {first_line(error)}") from error
     return device

@@ -50,3 +50,14 @@ class SearchFailedError(HardcellError):
     """A search in which no trial succeeded."""
 
     exit_code: ClassVar[int] = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def told(error: BaseException) -> str:
+    """Returns an error on one line: its kind, and the first line of what it says."""
+    line, kind = first_line(error), type(error).__name__
+    return kind if line == kind else f"{kind}: {line}"

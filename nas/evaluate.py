@@ -14,6 +14,7 @@ from evaluators.radii import measure
 from evaluators.subject import subject
 from nas.config import Config
 from nas.data import Dataset
+from nas.errors import first_line, told
 from nas.executors.base import EpochResult, Job, Outcome
 from nas.metrics import measured_metrics
 from nas.seeds import seed_of
@@ -134,9 +135,8 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
 
 def reason_of(error: Exception) -> str:
     """Returns why a candidate failed, on one line."""
-    line = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
-        return f"out of memory: {line}"
+        return f"out of memory: {first_line(error)}"
     if isinstance(error, DivergedError):
-        return line
-    return f"{type(error).__name__}: {line}"
+        return first_line(error)
+    return told(error)

@@ -18,7 +18,7 @@ from nas.config import DataConfig, FaultsError, FinalistsConfig, check_numbers, 
 from nas.config_reader import Reader
 from nas.data import open_test
 from nas.device import open_device, set_threads
-from nas.errors import ConfigError, NetworkError
+from nas.errors import ConfigError, NetworkError, first_line
 from nas.networks import open_network
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def profile_network(
         )
     except (TypeError, ValueError, RuntimeError) as error:
         # A network of someone else's may fail on any image, and in a backward pass only.
-        raise NetworkError(f"{source}: cannot be profiled: {_first_line(error)}") from error
+        raise NetworkError(f"{source}: cannot be profiled: {first_line(error)}") from error
 
 
 def check_fit(source: str, network: nn.Module, test: Split, data: str) -> None:
@@ -184,7 +184,7 @@ def _logits(network: nn.Module, x: Tensor, message: str) -> object:
     except Exception as error:  # What a network raises on images of another shape depends on its layers.
         graph = isinstance(network, torch.fx.GraphModule)
         remedy = "; if it was exported for a fixed number of images, let dynamic_shapes make that torch.export.Dim('batch')"
-        raise NetworkError(f"{message}: {_first_line(error)}{remedy if graph else ''}") from error
+        raise NetworkError(f"{message}: {first_line(error)}{remedy if graph else ''}") from error
     return logits
 
 
@@ -201,7 +201,3 @@ def _check_epsilons(config: ProfileConfig, test: Split) -> None:
             faults.append(f"profile: epsilons.{name}: {error}")
     if faults:
         raise ConfigError(faults)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

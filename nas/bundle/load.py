@@ -16,7 +16,7 @@ from evaluators import RobustnessProfile, load_profile
 from nas.bundle.manifest import check_files, is_bundle, read_manifest
 from nas.config import SpaceConfig
 from nas.config_reader import open_space
-from nas.errors import BundleError
+from nas.errors import BundleError, first_line
 from nas.training.network import Normalised
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load(folder: Path | str) -> nn.Module:
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
-            f"{folder}: its network cannot be rebuilt: {str(error).splitlines()[0]}; model.pt2 needs torch alone, "
+            f"{folder}: its network cannot be rebuilt: {first_line(error)}; model.pt2 needs torch alone, "
             "model.onnx onnxruntime alone"
         ) from error
     return network.eval()

@@ -85,13 +85,13 @@ def _first_order_curve(axes: Axes, found: RobustnessProfile, norm: str) -> None:
 
 def margins_figure(found: RobustnessProfile) -> str:
     """Returns the densities of the rightly classified images' logit differences to their nearest rivals."""
-    densities: dict[str, list[float]] = found.record["margins"]["densities"]
+    densities = {**found.record["margins"]["densities"]}
+    at: list[float] = densities.pop("at")
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.4, 3.2)
         for colour, (name, density) in zip(cycle(COLOURS), densities.items(), strict=False):
-            if name != "at":
-                place = {"1": "nearest", "2": "second", "3": "third"}[name.removeprefix("rival_")]
-                axes.plot(densities["at"], density, color=colour, label=f"{place} rival")
+            place = {"1": "nearest", "2": "second", "3": "third"}[name.removeprefix("rival_")]
+            axes.plot(at, density, color=colour, label=f"{place} rival")
         axes.set(xlabel="true logit minus the rival's", ylabel="density", xlim=(0, None), ylim=(0, None))
         if axes.get_lines():
             axes.legend(fontsize=8)
