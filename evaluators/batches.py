@@ -43,6 +43,8 @@ class Batches:
     loop: int = 0
 
     def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"batch_size must be at least 1, or None to find it, got {self.size}")
         self.loop = max(self.loop, self.size)
 
     def over(self, index: Tensor, work: Callable[[Tensor], T], *, loops: bool = False) -> Iterator[tuple[Tensor, T]]:
@@ -83,7 +85,7 @@ def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
         kept, logits = activation_bytes(network, x[:1])
     except Exception:  # If gradients are not to blame, it is raised again here.
         with torch.no_grad():
-            return Batches(FORWARD_ONLY), network(x[:1])
+            return Batches(FORWARD_ONLY), network(x[:1].clone())
     needed = max(1, kept)
     if x.device.type == "cuda":
         most = int(CUDA_SHARE * torch.cuda.get_device_properties(x.device).total_memory) // needed
@@ -107,7 +109,7 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         # Held until the bytes are counted: storage that is freed meanwhile would be handed out, and counted, again.
-        logits = network(x.detach().requires_grad_())
+        logits = network(x.detach().requires_grad_().clone())
     total = sum(size for pointer, size in kept.items() if pointer not in weights)
     return 2 * total, logits.detach() if isinstance(logits, Tensor) else logits
 

@@ -111,7 +111,7 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
         TypeError: x is not a floating-point tensor.
         ValueError: x is out of range or has another shape, or the name or the severity is unknown.
     """
-    _check_pictures(x)
+    check_pictures(x)
     if name not in CORRUPTIONS:
         raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}, got {name!r}")
     if not isinstance(severity, int) or not 1 <= severity <= 5:
@@ -135,7 +135,7 @@ def corruption_errors(
         TypeError: x or y has the wrong type.
         ValueError: x or y is out of range, x has another shape, or the network's output is not (N, K) logits.
     """
-    _check_pictures(x)
+    check_pictures(x)
     with subject(network, x, y, batch_size) as ready:
         images = torch.arange(len(x), device=x.device)
 
@@ -159,7 +159,13 @@ def _corrupt(x: Tensor, name: str, severity: int, noise: Noise) -> Tensor:
     return function(x, parameters[severity - 1], noise).clamp(0, 1)
 
 
-def _check_pictures(x: Tensor) -> None:
+def check_pictures(x: Tensor) -> None:
+    """Checks that x holds images (N, C, H, W) of one or three channels, with pixels in [0, 1].
+
+    Raises:
+        TypeError: x is not a floating-point tensor.
+        ValueError: x is out of range or has another shape.
+    """
     check_images(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         raise ValueError(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def parameters(network: nn.Module) -> int:
-    """Returns the number of trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    """Returns the number of parameters, also of those that are frozen."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:

@@ -54,11 +54,13 @@ def _agree(network: nn.Module, folded: nn.Module, probes: Tensor) -> bool:
     """Returns whether two networks give the same logits but for rounding, as one batch and image by image."""
     try:
         with torch.no_grad():
-            wanted, found = network(probes), torch.cat([folded(probes), folded(probes[:1])])
-            wanted = torch.cat([wanted, network(probes[:1])])
+            batches = (probes, probes[:1])
+            # Copies, for a first layer may work in place.
+            found = torch.cat([folded(batch.clone()) for batch in batches])
+            wanted = torch.cat([network(batch.clone()) for batch in batches])
     except Exception:  # As above: the network itself says what is wrong with its input.
         return False
-    if not isinstance(wanted, Tensor) or wanted.shape != found.shape:
+    if wanted.shape != found.shape:
         return False
     return bool((wanted - found).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=1e-6))
 

@@ -7,11 +7,37 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+
+def check_module(network: nn.Module) -> None:
+    """Checks that a network can be asked: it is a module, and autograd is not switched off for good.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: torch's inference mode is on.
+    """
+    if not isinstance(network, nn.Module):
+        got = "a class; make one of it first" if isinstance(network, type) else f"{type(network).__name__}; wrap it in one"
+        raise TypeError(f"network must be an nn.Module, got {got}")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("attacks need gradients, which torch.inference_mode() forbids; leave it, or use torch.no_grad()")
+
+
+def as_grid(epsilons: Sequence[float]) -> list[float]:
+    """Returns epsilons as a list of floats.
+
+    Raises:
+        TypeError: they are no sequence of numbers.
+    """
+    if isinstance(epsilons, int | float) or (isinstance(epsilons, torch.Tensor) and epsilons.ndim == 0):
+        raise TypeError(f"epsilons must be a list, got one number; write [{float(epsilons):g}]")
+    return [float(epsilon) for epsilon in epsilons]
 
 
 def check_images(x: Tensor) -> None:
@@ -26,9 +52,11 @@ def check_images(x: Tensor) -> None:
         raise TypeError(f"x must be a tensor of images, got {type(x).__name__}{remedy}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point with pixels in [0, 1], got {x.dtype}; divide uint8 images by 255")
+    if x.is_inference():
+        raise ValueError("x was made in torch.inference_mode() and can have no gradients; use x.clone() outside of it")
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x must hold at least one image, with shape (N, ...), got shape {tuple(x.shape)}")
-    low, high = (float(v) for v in torch.aminmax(x))
+    low, high = (float(v) for v in torch.aminmax(x.detach()))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("x must be finite, got NaN or infinite pixels")
     if low < 0 or high > 1:

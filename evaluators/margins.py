@@ -45,7 +45,7 @@ class Margins:
         differences: True logit minus those of the rivals kept, nearest first, (N, J): ascending, from the margin on.
         steepness: Dual norm of each difference's input gradient by norm name, (N, J) each, in logits per unit of epsilon.
         radii: First-order radius of each image by norm name, (N,) each: 0 where misclassified, infinite where no gradient.
-        gradient_free: Share of the right images of which no difference kept has any gradient.
+        gradient_free: Share of the right images of which no difference kept has a gradient, finite and not zero.
     """
 
     margin: Floats
@@ -117,7 +117,7 @@ def margins_of(ready: Subject, norms: Sequence[Norm], *, classes: int | None = N
 
 
 def _steepness(ready: Subject, index: Tensor, rivals: Tensor, norms: Sequence[Norm]) -> tuple[Tensor, list[Tensor]]:
-    """Returns which of the images with these indices (B,) have any gradient, (B,), and the dual norms, (B, J) a norm.
+    """Returns whether each image (B,) has a finite gradient that is not zero, (B,), and the dual norms, (B, J) each.
 
     Args:
         ready: The network and its images.
@@ -127,14 +127,16 @@ def _steepness(ready: Subject, index: Tensor, rivals: Tensor, norms: Sequence[No
     """
     points = ready.x[index].detach().requires_grad_()
     with torch.enable_grad():
-        logits = ready.network(points)
+        logits = ready.network(points.clone())
         gap = logits.gather(1, ready.y[index][:, None]) - logits.gather(1, rivals)
     moves = torch.zeros_like(index, dtype=torch.bool)
     columns: list[list[Tensor]] = [[] for _ in norms]
     for j in range(gap.shape[1]):
         # In double precision, for sums over many pixels and squares of small gradients.
         gradient = _gradient(gap[:, j], points, last=j == gap.shape[1] - 1).double()
-        moves |= gradient.flatten(1).any(1)
+        finite = gradient.flatten(1).isfinite().all(1)
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        moves |= gradient.flatten(1).any(1) & finite
         for norm, column in zip(norms, columns, strict=True):
             column.append(norm.dual(gradient))
     return moves, [torch.stack(column, dim=1) for column in columns]
@@ -161,8 +163,8 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
 
     None with fewer than 10 of them. The differences to farther rivals have densities, too: `differences[right, j]`.
 
-    A Gaussian kernel estimate, with Scott's bandwidth, on the margins and their mirror image, which keeps mass from
-    leaking below 0. The mirror makes the estimate flat at 0: there it is off by 0.8 bandwidths times the true slope.
+    A Gaussian kernel estimate, with Scott's bandwidth of the margins, on them and their mirror image, which keeps mass
+    from leaking below 0. The mirror makes the estimate flat at 0: there it is off by 0.8 bandwidths times the true slope.
 
     Source: Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 2.10.
     """
@@ -170,7 +172,10 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
     if len(right) < 10 or np.ptp(right) == 0:
         return None
     points = np.asarray(at, dtype=np.float64)
-    density: Floats = np.where(points >= 0, 2 * gaussian_kde(np.concatenate([right, -right]))(points), 0.0)
+    both = np.concatenate([right, -right])
+    # A bandwidth is given in standard deviations of what is estimated, which for both together is far larger.
+    bandwidth = len(right) ** -0.2 * right.std(ddof=1) / both.std(ddof=1)
+    density: Floats = np.where(points >= 0, 2 * gaussian_kde(both, bandwidth)(points), 0.0)
     return density
 
 

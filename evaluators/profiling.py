@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluators.attacks import describe
+from evaluators.attacks.base import check_attack
 from evaluators.checks import check_attacks, check_network
-from evaluators.corruptions import corruption_errors
+from evaluators.corruptions import check_pictures, corruption_errors
 from evaluators.cost import macs, parameters
 from evaluators.curve import Floats, error_curve, worst_case
 from evaluators.first_order import parting_epsilon
+from evaluators.inputs import as_grid, check_epsilons, check_images
 from evaluators.margins import Margins, adaptive_epsilons, density_at_zero, margin_density, margins_of
 from evaluators.metrics import error_area, median_radius
 from evaluators.power_law import fit_power_law
 from evaluators.profile import SCHEMA, RobustnessProfile, check_names
 from evaluators.radii import measure
-from evaluators.smoothing import Certificates
+from evaluators.smoothing import Certificates, check_sigma
 from evaluators.smoothing import certify as run_certify
 from evaluators.subject import subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor, nn
 
@@ -76,8 +79,7 @@ def profile(
         ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or an attack's name
             cannot be used.
     """
-    check_names(attacks)
-    norms = {attack.norm.name: attack.norm for attack in attacks.values()}
+    norms = _check_settings(x, attacks, epsilons, include, corruptions=corruptions, certify=certify)
     stages = ["margins", *attacks, "checks", *["corruptions"] * corruptions, *["certificates"] * (certify is not None)]
 
     def part(stage: str) -> Callable[[float], None]:
@@ -99,7 +101,10 @@ def profile(
         }
     # Out of the subject, which freezes the network: a check says in which mode it was handed over.
     part("checks")(0.0)
-    outcomes = [*check_network(network, x, y, found), *check_attacks(network, x, y, attacks, measured, grids)]
+    outcomes = [
+        *check_network(network, x, y, found, batch_size=batch_size),
+        *check_attacks(network, x, y, attacks, measured, grids, batch_size=batch_size),
+    ]
     part("checks")(1.0)
     worst = {name: worst_case([r for key, r in measured.items() if attacks[key].norm.name == name]) for name in norms}
     record: dict[str, Any] = {
@@ -128,6 +133,45 @@ def profile(
         part("certificates")(1.0)
     # Through JSON, so that a profile is equal to itself saved and loaded, and nothing in it can fail to be saved.
     return RobustnessProfile(json.loads(json.dumps(record, allow_nan=False)), measured)
+
+
+def _check_settings(
+    x: Tensor,
+    attacks: Mapping[str, Attack],
+    epsilons: Mapping[str, Sequence[float]] | None,
+    include: Mapping[str, Iterable[float]] | None,
+    *,
+    corruptions: bool,
+    certify: float | None,
+) -> dict[str, Norm]:
+    """Returns the norms of the attacks by name, having checked before any work what else would fail after it.
+
+    Raises:
+        TypeError: attacks, epsilons or x has the wrong type.
+        ValueError: a name, an epsilon's norm, sigma or the images' shape cannot be used.
+    """
+    check_images(x)
+    if not isinstance(attacks, Mapping):
+        raise TypeError(f"attacks must be a mapping from names to attacks, got {type(attacks).__name__}; {{'pgd': PGD()}}")
+    check_names(attacks)
+    for attack in attacks.values():
+        check_attack(attack)
+    norms = {attack.norm.name: attack.norm for attack in attacks.values()}
+    for name, given in (("epsilons", epsilons), ("include", include)):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{name} must be a mapping such as {{'linf': [8 / 255]}}, got {type(given).__name__}")
+        for norm in given or {}:
+            if norm not in norms:
+                raise ValueError(f"{name} names the norm {norm!r}, but the attacks' norms are {', '.join(norms)}")
+    for norm, grid in (epsilons or {}).items():
+        check_epsilons(sorted(set(as_grid(grid))), norms[norm].largest(x[0].numel()))
+        if max(grid) <= 0:
+            raise ValueError(f"epsilons of {norm} must hold at least one above 0, got {list(grid)}")
+    if corruptions:
+        check_pictures(x)
+    if certify is not None:
+        check_sigma(certify)
+    return norms
 
 
 def _grid(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import struct
 from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep
+from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep, check_attack
 from evaluators.attacks.target import CleanGradients, Target
-from evaluators.inputs import check_epsilons, check_images
+from evaluators.inputs import as_grid, check_epsilons, check_images
 from evaluators.noise import Noise
 from evaluators.subject import Subject, predict, subject
 
@@ -54,7 +55,8 @@ def radii(
         attack: Any attack.
         epsilons: The grid, strictly increasing, in pixel units.
         tolerance: Bisects between the grid's points until a radius is known within this share of itself (0.01 for 1 %).
-            The radius is then the size of the smallest perturbation seen to fool.
+            The radius is then the size of the smallest perturbation seen to fool. A minimum-norm attack is not bisected:
+            its radius is the size of what it found, however near to the boundary that lies.
         seed: Seed of whatever the attack draws. Results do not depend on the batch size.
         batch_size: Images in one pass through the network; found from the memory that one image needs if None.
         progress: Called with the share of the work that is done, between 0 and 1.
@@ -64,8 +66,10 @@ def radii(
         ValueError: x, y, epsilons or tolerance are out of range, or the network's output is not (N, K) logits.
     """
     check_images(x)
-    with subject(network, x, y, batch_size, attempts=len(x) * len(epsilons)) as ready:
-        return measure(ready, attack, epsilons, tolerance=tolerance, seed=seed, progress=progress)
+    check_attack(attack)
+    grid = as_grid(epsilons)
+    with subject(network, x, y, batch_size, attempts=len(x) * len(grid)) as ready:
+        return measure(ready, attack, grid, tolerance=tolerance, seed=seed, progress=progress)
 
 
 def measure(
@@ -90,7 +94,8 @@ def measure(
         known: Radii that other attacks have shown, (N,) float64: an image is attacked only at epsilons below its own, and
             keeps it where it is not fooled there.
     """
-    grid = [float(epsilon) for epsilon in epsilons]
+    check_attack(attack)
+    grid = as_grid(epsilons)
     check_epsilons(grid, attack.norm.largest(ready.x[0].numel()))
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, a share of the radius, got {tolerance:g}")
@@ -173,7 +178,9 @@ def _ascend(
         if len(open_) == 0:
             break
         sizes = torch.full((len(open_),), epsilon, dtype=torch.float64)
-        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, number, _part(report, number, len(grid)))
+        # A stream of its own for each epsilon: the radius at one does not depend on what else stands in the grid.
+        stream = int.from_bytes(struct.pack("<d", epsilon), "little")
+        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, stream, _part(report, number, len(grid)))
         hit = torch.isfinite(fooled)
         found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit]) if tolerance is not None else epsilon
         below[open_[~hit]] = epsilon
@@ -185,7 +192,7 @@ def _ascend(
             break
         low, high = below[open_], found[open_]
         sizes = torch.where(low > 0, (low * high).sqrt(), high / 4)
-        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, len(grid) + turn)
+        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, turn)
         hit = torch.isfinite(fooled)
         found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit])
         below[open_[~hit]] = sizes[~hit]

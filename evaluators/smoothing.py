@@ -51,6 +51,16 @@ class Certificates:
     lower: Floats
 
 
+def check_sigma(sigma: float) -> None:
+    """Checks the standard deviation of the noise.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be positive, in pixel units: 0.25 rather than 64, got {sigma:g}")
+
+
 def certify(
     network: nn.Module,
     x: Tensor,
@@ -83,8 +93,7 @@ def certify(
         TypeError: x or y has the wrong type.
         ValueError: x, y or a setting is out of range, or the network's output is not (N, K) logits.
     """
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be positive, in pixel units: 0.25 rather than 64, got {sigma:g}")
+    check_sigma(sigma)
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha must be between 0 and 0.5, the chance that a radius is too large, got {alpha:g}")
     needed = math.floor(-math.log2(alpha)) + 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from evaluators.batches import FORWARD_ONLY, Batches, find_batches
 from evaluators.inference import WORTH_FOLDING, inference
-from evaluators.inputs import check_images, check_labels, check_logits
+from evaluators.inputs import check_images, check_labels, check_logits, check_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +55,10 @@ def subject(
         attempts: How often an image will be attacked at an epsilon, in all: little work is done on the network as it is.
 
     Raises:
-        TypeError: x or y has the wrong type.
-        ValueError: x or y is out of range, or the network's output is not (N, K) finite logits.
+        TypeError: network, x or y has the wrong type.
+        ValueError: x or y is out of range, batch_size is below 1, or the network's output is not (N, K) finite logits.
     """
+    check_module(network)
     check_images(x)
     with inference(network, x, attempts) as fast:
         batches = find_batches(fast, x)[0] if batch_size is None else Batches(batch_size)

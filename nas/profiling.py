@@ -139,8 +139,8 @@ def profile_network(
             seed=config.seed,
             progress=progress,
         )
-    except (TypeError, ValueError, RuntimeError) as error:
-        # A network of someone else's may fail on any image, and in a backward pass only.
+    except Exception as error:
+        # A network of someone else's may raise anything, on any image, and in a backward pass only.
         raise NetworkError(f"{source}: cannot be profiled: {first_line(error)}") from error
 
 

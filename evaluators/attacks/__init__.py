@@ -55,19 +55,27 @@ def describe(attack: Attack) -> dict[str, object]:
     names = {kind: name for name, kind in ATTACKS.items()}
     kind = type(attack)
     settings: dict[str, object] = {"name": names.get(kind, f"{kind.__module__}:{kind.__qualname__}")}
-    losses = {loss: name for name, loss in LOSSES.items()}
-    for field in dataclasses.fields(attack):  # type: ignore[arg-type]  # every attack is a dataclass; the ABC cannot say so
-        value = getattr(attack, field.name)
-        if isinstance(value, Norm):
-            value = value.name
-        elif isinstance(value, Attack):
-            value = describe(value)
-        elif isinstance(value, nn.Module):
-            value = type(value).__name__
-        elif callable(value):
-            value = losses.get(value, getattr(value, "__name__", repr(value)))
-        settings[field.name] = value
-    return settings
+    # An attack of a user's own may be a plain class.
+    fields = [f.name for f in dataclasses.fields(attack)] if dataclasses.is_dataclass(attack) else ["norm", *vars(attack)]
+    return settings | {name: _plain(getattr(attack, name)) for name in fields}
+
+
+def _plain(value: object) -> object:
+    """Returns a setting as plain data, whatever it is."""
+    if isinstance(value, Norm):
+        return value.name
+    if isinstance(value, Attack):
+        return describe(value)
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    names = {loss: name for name, loss in LOSSES.items()}
+    return names.get(value, getattr(value, "__name__", repr(value))) if callable(value) else repr(value)
 
 
 __all__ = [

@@ -9,9 +9,9 @@ import torch
 
 from evaluators.attacks.target import AllFooledError, Keep, Target, frozen
 from evaluators.batches import find_batches
-from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits
+from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits, check_module
 from evaluators.noise import Noise
-from evaluators.norms import Norm  # noqa: TC001 - config files are read by the annotations, at run time
+from evaluators.norms import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,10 +65,12 @@ class Attack(ABC):
             stop_when_fooled: Return the first misclassified point found instead of the last point reached.
 
         Raises:
-            TypeError: x or y has the wrong type.
+            TypeError: network, x, y or a setting of the attack has the wrong type.
             ValueError: x, y or epsilon is out of range, or the network's output is not (N, K) logits.
         """
+        check_module(network)
         check_images(x)
+        check_attack(self)
         radius = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device)
         if radius.shape not in ((), (len(x),)):
             raise ValueError(f"epsilon must be one number, or one an image, ({len(x)},), got shape {tuple(radius.shape)}")
@@ -126,6 +128,23 @@ class Attack(ABC):
         if keep != "nothing":
             points = torch.where(target.fooled.view(ball.shape), target.points, points)
         return points.detach(), target.fooled
+
+
+def check_attack(attack: Attack) -> None:
+    """Checks that an attack is one, and that its norm and loss are values, not their names.
+
+    Raises:
+        TypeError: it is not, or they are not.
+    """
+    if not isinstance(attack, Attack):
+        if isinstance(attack, type) and issubclass(attack, Attack):
+            raise TypeError(f"attack must be an attack, got the class {attack.__name__}; write {attack.__name__}()")
+        raise TypeError(f"attack must be an attack, a subclass of evaluators.Attack, got {type(attack).__name__}")
+    if not isinstance(attack.norm, Norm):
+        raise TypeError(f"norm must be a norm, such as Linf() or L2() of evaluators, got {attack.norm!r}")
+    loss = getattr(attack, "loss", None)
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function, such as cross_entropy, margin or dlr of evaluators, got {loss!r}")
 
 
 class SingleStep(Attack):

@@ -27,7 +27,7 @@ class FGSM(SingleStep):
 
     Attributes:
         norm: Shape of the ball; with L2 this is the fast gradient method.
-        loss: What the step increases: cross_entropy or margin.
+        loss: What the step increases, cross_entropy, margin or dlr.
     """
 
     norm: Norm = Linf()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, final
 
@@ -26,8 +27,10 @@ class AllFooledError(Exception):
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Holds a network in evaluation mode with parameters that need no gradients, and puts everything back."""
-    modes = [(module, module.training) for module in network.modules()]
+    """Holds a network in evaluation mode with parameters that need no gradients, and puts everything back, buffers too."""
+    # A script module that was frozen knows no modes any more.
+    modes = [(module, module.training) for module in network.modules() if hasattr(module, "training")]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         network.eval()
@@ -43,6 +46,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter in wanted:
             parameter.requires_grad_(True)
+        with torch.no_grad():
+            for buffer, before in buffers:  # Counters, quantisers' scales: what a network writes in evaluation mode, too.
+                if buffer.shape == before.shape and not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 @final
@@ -208,12 +215,12 @@ class Target:
     def _pass(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         points = points.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self._network(points)
+            logits = self._network(points.clone())  # For a first layer that works in place.
             values = loss(logits, *classes)
             if not values.requires_grad:  # No path leads from the pixels to the logits.
                 return values, torch.zeros_like(points), logits
             (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
-        return values.detach(), (torch.zeros_like(points) if gradient is None else gradient), logits.detach()
+        return values.detach(), (torch.zeros_like(points) if gradient is None else _usable(gradient)), logits.detach()
 
     def _remember(self, left: Tensor, points: Tensor, logits: Tensor) -> None:
         wrong = (logits.argmax(1) != self.labels[left]).nonzero().squeeze(1)
@@ -228,3 +235,18 @@ class Target:
         self.fooled[images] = True
         self.points[images] = points[hit]
         self.sizes[images] = size[hit]
+
+
+def _usable(gradient: Tensor) -> Tensor:
+    """Returns gradients (N, ...) with zeros where they are not finite, for a step along NaN would lead nowhere."""
+    if bool(gradient.sum().isfinite()):
+        return gradient
+    finite = gradient.isfinite()
+    if not bool(finite.all()):
+        count = int((~finite).flatten(1).any(1).sum())
+        warnings.warn(
+            f"the network's gradient is not finite at {count} of {len(gradient)} points, and taken as zero there; "
+            "square roots and norms have no gradient at 0: add a little under the root",
+            stacklevel=2,
+        )
+    return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -104,6 +104,33 @@ def square_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilon: float) 
     return replace(found, name=f"square_is_weaker_{norm.name}")
 
 
+def white_box_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilon: float) -> Check:
+    """Passes if PGD-20 on the margin fools hardly any image that noise and black-box attacks, all that was run, did not.
+
+    An attack that may use gradients knows more: where it finds more, the others were no measure of robustness. The rule: at
+    epsilon at most 5 % of all images are newly fooled, or not more than 2 % beyond chance.
+
+    Source: Carlini et al., arXiv:1902.06705, section 4.3: evaluate with the strongest attacks the threat model allows.
+
+    Args:
+        ready: The network and N images.
+        norm: Shape of the ball.
+        worst: Smallest radius of each image over all attacks, (N,).
+        epsilon: At which to attack.
+    """
+    found = beyond(int(_besides(ready, PGD(norm=norm, loss=margin, steps=20), worst, epsilon).sum()), len(worst))
+    return Check(
+        f"white_box_is_weaker_{norm.name}",
+        not found.is_finding(),
+        {
+            "error": float((worst <= epsilon).mean()),
+            "newly_fooled": found.share,
+            "epsilon": epsilon,
+            "p_value": found.p_value,
+        },
+    )
+
+
 def _besides(ready: Subject, attack: Attack, worst: Floats, epsilon: float) -> NDArray[np.bool_]:
     """Returns which images an attack fools at epsilon whose worst radius so far is larger, (N,); no other is attacked."""
     found = measure(ready, attack, [epsilon], known=torch.from_numpy(worst)).numpy()

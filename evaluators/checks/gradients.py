@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from evaluators.attacks.losses import cross_entropy, margin
+from evaluators.attacks.losses import cross_entropy, margin, targeted_margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.target import Target
 from evaluators.checks.outcome import Check, beyond, excess
-from evaluators.norms import rows
+from evaluators.norms import Linf, rows
 from evaluators.radii import measure
+from evaluators.subject import predict
 
 if TYPE_CHECKING:
     from evaluators.margins import Margins
@@ -48,22 +49,13 @@ def gradients_predict(ready: Subject) -> Check:
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.1, shattered gradients.
     """
     network, x = _precisely(ready)
-    logits = network(x).detach()
+    logits = predict(network, x, ready.batches)
     # The rival stays the same along the step, whichever class comes nearest meanwhile.
     rival = logits.scatter(1, ready.y[:, None], -torch.inf).argmax(1)
 
-    def gap(points: Tensor) -> Tensor:
-        outputs: Tensor = network(points)
-        return (outputs.gather(1, ready.y[:, None]) - outputs.gather(1, rival[:, None])).squeeze(1)
-
-    gradient = torch.zeros_like(x)
-    points = x.detach().requires_grad_()
-    with torch.enable_grad():
-        gaps = gap(points)
-        if gaps.requires_grad:
-            (found,) = torch.autograd.grad(gaps.sum(), points, allow_unused=True)
-            gradient = gradient if found is None else found
-    gaps = gaps.detach()
+    target = Target(network, x, ready.y, Linf(), x.new_zeros(len(x)), keep="nothing", one_pass=ready.batches.size)
+    # Towards the rival, so with the other sign.
+    gaps, gradient = (-found for found in target.value_and_gradient(x, targeted_margin, rival))
     wanted = CHANGE * logits.abs().amax(1)
     # Only pixels that have room, so that the step stays within their range.
     room = torch.where(gradient > 0, x, 1 - x) > 1e-3
@@ -74,8 +66,7 @@ def gradients_predict(ready: Subject) -> Check:
     flat = predicted.abs() < 0.01 * wanted
     coin = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     moved = torch.where(rows(flat, x), (x + 0.02 * (2 * coin - 1)).clamp(0, 1), moved)
-    with torch.no_grad():
-        actual = gap(moved) - gaps
+    actual = -targeted_margin(predict(network, moved, ready.batches), ready.y, rival) - gaps
     off = torch.where(flat, actual.abs() > wanted, (actual - predicted).abs() > predicted.abs() / 2)
     verdict = beyond(int(off.sum()), len(off), expected=0.05, tolerance=0.05)
     return Check(
@@ -106,7 +97,8 @@ def scale_does_not_matter(ready: Subject, norm: Norm, epsilon: float) -> Check:
     factor = min(MEDIAN_MARGIN / median, 1e30) if median > 0 else 1.0
     rescaled = replace(ready, network=_Scaled(ready.network, factor), logits=ready.logits * factor)
     size = ready.x.new_ones(len(ready.x))
-    starved = Target(ready.network, ready.x, ready.y, norm, size, keep="nothing").gradient(ready.x, cross_entropy)
+    target = Target(ready.network, ready.x, ready.y, norm, size, keep="nothing", one_pass=ready.batches.size)
+    starved = target.gradient(ready.x, cross_entropy)
     as_given, scaled, blind = (
         (measure(subject, kind, [epsilon]) <= epsilon).numpy()
         for subject, kind in ((ready, attack), (rescaled, attack), (ready, by_margin))

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evaluators.attacks.target import frozen
+from evaluators.batches import FORWARD_ONLY, Batches
 from evaluators.checks.outcome import Check, excess
 from evaluators.subject import predict
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+
 # Relative to the largest logit: what rounding may do, on any device.
 ROUNDING = 1e-4
 
 
-def deterministic(network: nn.Module, x: Tensor) -> Check:
+def deterministic(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Check:
     """Passes if two passes over images x (N, ...) give the same logits: a randomised network hides its gradients.
 
     The rule: they differ by at most 1e-4 of the largest logit.
@@ -30,7 +32,7 @@ def deterministic(network: nn.Module, x: Tensor) -> Check:
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.1, stochastic gradients.
     """
     with frozen(network):
-        first, again = predict(network, x), predict(network, x)
+        first, again = predict(network, x, batches), predict(network, x, batches)
     difference = float((first - again).abs().max())
     return Check(
         "deterministic",
@@ -39,7 +41,7 @@ def deterministic(network: nn.Module, x: Tensor) -> Check:
     )
 
 
-def logits_not_probabilities(network: nn.Module, x: Tensor) -> Check:
+def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Check:
     """Passes unless the outputs look like probabilities: a softmax at the end starves cross-entropy of gradients.
 
     The rule: for all images x (N, ...) no output is negative and the outputs sum to 1 within 0.001.
@@ -47,7 +49,7 @@ def logits_not_probabilities(network: nn.Module, x: Tensor) -> Check:
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", arXiv:1608.04644, section IV.
     """
     with frozen(network):
-        outputs = predict(network, x)
+        outputs = predict(network, x, batches)
     positive = bool((outputs >= 0).all())
     off_one = float((outputs.sum(1) - 1).abs().max())
     return Check(
@@ -57,17 +59,19 @@ def logits_not_probabilities(network: nn.Module, x: Tensor) -> Check:
     )
 
 
-def batch_independent(network: nn.Module, x: Tensor) -> Check:
+def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Check:
     """Passes if the logits of images x (N, ...) do not depend on the other images of their batch: BatchNorm's fault.
 
-    The rule: with black images as companions, and with themselves, they differ by at most 1e-4 of the largest logit. That
-    is asked in evaluation mode, in which everything here is measured, however the network was handed over. The evidence
-    says how it was, and what training mode would have changed; call this before anything sets the mode.
+    The rule: with black images as companions, and with themselves, they differ by at most 1e-4 of the largest logit in
+    evaluation mode, in which everything here is measured; and no BatchNorm was handed over in training mode, if logits
+    differ by more than that in it: what its owner measured or deploys is another network than this one. So call this before
+    anything sets the mode. As many images are used as make half a batch.
 
     Source: Carlini et al., arXiv:1902.06705, section 5: the network attacked must be the one that is deployed.
     """
     training = network.training
     normalising = any(module.training for module in network.modules() if isinstance(module, _BatchNorm))
+    x = x[: max(1, (batches or Batches(FORWARD_ONLY)).size // 2)]
     with frozen(network):
         # Both draw the same random numbers, so that only the companions differ.
         alone, companions = (_logits(network, torch.cat([x, others])) for others in (x, torch.zeros_like(x)))
@@ -77,16 +81,18 @@ def batch_independent(network: nn.Module, x: Tensor) -> Check:
     handed = "training mode" if training else "evaluation mode"
     if normalising and not training:
         handed += ", but for BatchNorm, in training mode"
+    # What cannot be run in training mode is not used in it.
+    changed = float(mode.get("difference_in_training_mode", 0.0)) > ROUNDING * size
     return Check(
         "batch_independent",
-        difference <= ROUNDING * size,
+        difference <= ROUNDING * size and not (normalising and changed),
         {"difference_between_batches": difference, "largest_logit": size, "handed_over_in": handed, **mode},
     )
 
 
 def _logits(network: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad(), _own_random_numbers(x):
-        logits: Tensor = network(x)
+        logits: Tensor = network(x.clone())  # A first layer may work in place.
     return logits
 
 
@@ -104,7 +110,7 @@ def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, f
     try:
         with _own_random_numbers(x), torch.no_grad():
             network.train()
-            other: Tensor = functional_call(network, buffers, (x,))
+            other: Tensor = functional_call(network, buffers, (x.clone(),))
     except Exception as error:  # BatchNorm refuses one image; a network of someone else's may do anything.
         return {"training_mode": f"cannot be run: {type(error).__name__}"}
     finally:
@@ -116,7 +122,7 @@ def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, f
     }
 
 
-def normalised_inside(network: nn.Module, x: Tensor, y: Tensor) -> Check:
+def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches | None = None) -> Check:
     """Passes unless the network is right about images (N, C, ...) only when something is done to them first.
 
     It was trained on other inputs than pixels in [0, 1], then, and what is measured is not what it was made for. The rule:
@@ -126,10 +132,10 @@ def normalised_inside(network: nn.Module, x: Tensor, y: Tensor) -> Check:
     mean, spread = _moments(x)
     ways = {"standardised": (x - mean) / spread, "signed": 2 * x - 1, "bytes": 255 * x}
     with frozen(network):
-        wrong = (predict(network, x).argmax(1) != y).cpu().numpy()
+        wrong = (predict(network, x, batches).argmax(1) != y).cpu().numpy()
         others = {}
         for name, points in ways.items():
-            logits = _logits(network, points)
+            logits = torch.cat([_logits(network, part) for part in points.split((batches or Batches(FORWARD_ONLY)).size)])
             # Inputs that the network was not made for may well overflow it: then they are not what it wants.
             decided = torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
             others[name] = (decided != y).cpu().numpy()

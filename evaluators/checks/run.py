@@ -12,7 +12,14 @@ from evaluators.attacks.losses import cross_entropy, margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.uniform_noise import UniformNoise
-from evaluators.checks.attacks import enough_steps, noise_is_weaker, reaches_chance, square_is_weaker
+from evaluators.checks.attacks import (
+    QUERIES,
+    enough_steps,
+    noise_is_weaker,
+    reaches_chance,
+    square_is_weaker,
+    white_box_is_weaker,
+)
 from evaluators.checks.curves import (
     black_box_is_weaker,
     cross_entropy_not_masked,
@@ -51,7 +58,9 @@ def subset(n: int) -> Tensor:
     return torch.linspace(0, n - 1, min(n, SUBSET)).round().long()
 
 
-def check_network(network: nn.Module, x: Tensor, y: Tensor, found: Margins | None = None) -> list[Check]:
+def check_network(
+    network: nn.Module, x: Tensor, y: Tensor, found: Margins | None = None, *, batch_size: int | None = None
+) -> list[Check]:
     """Returns the outcome of the checks that need no measured radii: cheap enough for the trials of a search.
 
     Args:
@@ -59,6 +68,7 @@ def check_network(network: nn.Module, x: Tensor, y: Tensor, found: Margins | Non
         x: Clean images, of which at most 256 are used.
         y: True labels, (N,) int64.
         found: The network's margins, where they are known already.
+        batch_size: Images in one pass; found from the memory that one image needs if None.
 
     Raises:
         TypeError: x or y has the wrong type.
@@ -68,14 +78,15 @@ def check_network(network: nn.Module, x: Tensor, y: Tensor, found: Margins | Non
     check_labels(y, len(x))
     chosen = subset(len(x)).to(x.device)
     x, y = x[chosen], y[chosen]
-    with subject(network, x, y) as ready:
+    with subject(network, x, y, batch_size) as ready:
         of_gradients = [gradients_predict(ready), reaches_chance(ready)]
+        batches = ready.batches
     return [
-        deterministic(network, x),
-        logits_not_probabilities(network, x),
-        batch_independent(network, x),
-        normalised_inside(network, x, y),
-        gradients_alive(found or margins(network, x, y, [Linf()])),
+        deterministic(network, x, batches),
+        logits_not_probabilities(network, x, batches),
+        batch_independent(network, x, batches),
+        normalised_inside(network, x, y, batches),
+        gradients_alive(found or margins(network, x, y, [Linf()], batch_size)),
         *of_gradients,
     ]
 
@@ -87,6 +98,8 @@ def check_attacks(
     attacks: Mapping[str, Attack],
     measured: Mapping[str, Floats],
     grids: Mapping[str, Sequence[float]],
+    *,
+    batch_size: int | None = None,
 ) -> list[Check]:
     """Returns the outcome of the checks of what attacks found, each of which needs other attacks to be there.
 
@@ -97,6 +110,7 @@ def check_attacks(
         attacks: By name.
         measured: Radii of the images by name of the attack, (N,) each.
         grids: The epsilons at which they were measured, by name of the norm.
+        batch_size: Images in one pass; found from the memory that one image needs if None.
 
     Raises:
         TypeError: x or y has the wrong type.
@@ -110,7 +124,7 @@ def check_attacks(
     chosen = subset(len(x))
     outcomes: list[Check] = []
     widths: list[Check] = []
-    with subject(network, x[chosen.to(x.device)], y[chosen.to(x.device)]) as ready:
+    with subject(network, x[chosen.to(x.device)], y[chosen.to(x.device)], batch_size) as ready:
         for name, norm in {attack.norm.name: attack.norm for attack in attacks.values()}.items():
             own = {key: attack for key, attack in attacks.items() if attack.norm == norm}
             found = {key: measured[key] for key in own}
@@ -151,19 +165,23 @@ def _of_attacking(
 ) -> list[Check]:
     """Returns the outcome of the checks of one norm that attack the network again, from radii of the subject's images."""
     guided = {key: attack for key, attack in attacks.items() if not isinstance(attack, UniformNoise)}
-    if not guided:
-        return []
-    worst = worst_case([found[key] for key in guided])
+    # Noise alone is the control of an attack, not one.
+    worst = worst_case([found[key] for key in guided or attacks])
     epsilon = telling_epsilon(worst, epsilons)
-    outcomes = [
-        noise_is_weaker(ready, norm, worst, epsilons),
-        scale_does_not_matter(ready, norm, epsilon),
-    ]
+    outcomes = [noise_is_weaker(ready, norm, worst, epsilons)] if guided else []
+    outcomes.append(scale_does_not_matter(ready, norm, epsilon))
+    if all(isinstance(attack, UniformNoise) or is_black_box(attack) for attack in attacks.values()):
+        outcomes.append(white_box_is_weaker(ready, norm, worst, epsilon))
     # Only the strongest: a claim rests on the worst case.
     stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, Ensemble)]
     if stepping:
         key = max(stepping, key=lambda key: (found[key] <= epsilon).sum())
         outcomes.append(enough_steps(ready, key, attacks[key], worst, epsilon))
-    if ready.x.ndim == 4 and not any(isinstance(attack, Square | HopSkipJump) for attack in guided.values()):
+    if ready.x.ndim == 4 and not any(_enough_queries(attack) for attack in guided.values()):
         outcomes.append(square_is_weaker(ready, norm, worst, epsilon))
     return outcomes
+
+
+def _enough_queries(attack: Attack) -> bool:
+    """Returns whether an attack asks as much of a black box as Square does in its check."""
+    return isinstance(attack, Square | HopSkipJump) and attack.queries >= QUERIES

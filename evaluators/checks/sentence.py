@@ -23,7 +23,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "batch_independent": (
         "The logits of an image do not depend on its batch; the network was handed over in {handed_over_in}.",
         "The logits of an image change by up to {difference_between_batches:.2g} (the largest is {largest_logit:.2g}) with "
-        "the other images of its batch: BatchNorm uses the batch's statistics. Let it track running averages.",
+        "the other images of its batch, and the network was handed over in {handed_over_in}: BatchNorm uses the batch's "
+        "statistics. Call network.eval(), and let BatchNorm track running averages.",
     ),
     "normalised_inside": (
         "The network is at its best on pixels in [0, 1].",
@@ -32,9 +33,9 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "other inputs. Put the normalisation inside it.",
     ),
     "gradients_alive": (
-        "Margins have gradients ({share_without_gradient:.1%} of the right images have none).",
-        "{share_without_gradient:.1%} of the right images have margins without any gradient: attacks that follow gradients "
-        "cannot move there, robust or not.",
+        "Margins have gradients ({share_without_gradient:.1%} of the right images have none that is finite).",
+        "{share_without_gradient:.1%} of the right images have margins whose gradients are zero or not finite: attacks that "
+        "follow gradients cannot move there, robust or not.",
     ),
     "gradients_predict": (
         "Gradients say what a small step does ({share_off:.1%} of the images excepted).",
@@ -73,6 +74,11 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "At epsilon {epsilon:.3g} Square, which sees only logits, fools {fooled_by_black_box_alone:.1%} of the images "
         "besides the {error_by_white_box:.1%} that the other attacks did, which know more: they are too weak, or gradients "
         "mislead them.",
+    ),
+    "white_box_is_weaker": (
+        "PGD on the margin fools {newly_fooled:.1%} of the images that no other attack did, none of which uses gradients.",
+        "At epsilon {epsilon:.3g} PGD on the margin fools {newly_fooled:.1%} of the images besides the {error:.1%} that the "
+        "attacks did, none of which uses gradients: they are no measure of robustness. Run one that does.",
     ),
     "many_steps_beat_one": (
         "No single step finds more than many.",

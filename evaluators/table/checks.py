@@ -8,6 +8,7 @@ Sources: as in `evaluators.checks`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from evaluators.checks.outcome import Check
 from evaluators.curve import Floats
-from evaluators.table.columns import KINDS, Column, parse_column, understood
+from evaluators.table.columns import KINDS, Column, in_pixels, parse_column, understood
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 # As a share: what else moves by this little may be noise.
 TOLERANCE = 0.001
-# Epsilons from here on, in 1/255, leave nothing of the image: accuracy there is a matter of luck.
-WHOLE_RANGE = 127.5
+# L-infinity epsilons from here on leave nothing of the image: accuracy there is a matter of luck.
+WHOLE_RANGE = 0.5
 # In how many columns two rows must agree before that is no coincidence.
 ENOUGH_COLUMNS = 4
 FEW_ROWS = 10
@@ -44,7 +45,7 @@ def check_table(columns: Mapping[str, NDArray[Any]]) -> list[Check]:
         ValueError: there is no row, or no column is an accuracy by its name, or columns differ in length.
     """
     parsed = [column for column in map(parse_column, columns) if column is not None]
-    parsed = [column for column in parsed if np.issubdtype(np.asarray(columns[column.name]).dtype, np.number)]
+    parsed = in_pixels([c for c in parsed if np.issubdtype(np.asarray(columns[c.name]).dtype, np.number)])
     if not parsed:
         raise ValueError(f"no accuracy columns among {', '.join(columns) or 'no columns'}; {understood()}")
     lengths = {len(columns[name]) for name in columns}
@@ -174,7 +175,7 @@ def _rows_are_distinct(table: _Table) -> Check:
 def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> Check | None:
     of_attack = [c for c in table.columns if (c.attack, c.norm) == (attack, norm) and c.epsilon is not None]
     ordered = sorted(of_attack, key=lambda column: column.epsilon or 0.0)
-    aside = [c.name for c in ordered if (c.epsilon or 0.0) >= WHOLE_RANGE]
+    aside = [c.name for c in ordered if norm == "linf" and (c.epsilon or 0.0) >= WHOLE_RANGE]
     ordered = [c for c in ordered if c.name not in aside]
     if len(ordered) < 2:
         return None
@@ -192,7 +193,7 @@ def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[st
     """Returns whether no column of the weak kinds is below the lowest of the strong kinds at the same norm and epsilon."""
     gaps, tolerances = {}, {}
     for column in table.of(weak):
-        rivals = [c for c in table.of(strong) if (c.norm, c.epsilon) == (column.norm, column.epsilon)]
+        rivals = [c for c in table.of(strong) if c.norm == column.norm and _same(c.epsilon, column.epsilon)]
         if rivals:
             lowest = np.fmin.reduce([table.values[c.name] for c in rivals])
             pair = f"{column.name} under {' and '.join(c.name for c in rivals)}"
@@ -246,3 +247,8 @@ def _counts(found: Mapping[str, NDArray[np.bool_]]) -> str:
     """Returns how many rows were found at each of them."""
     counted: Iterable[tuple[str, int]] = ((pair, int(rows.sum())) for pair, rows in found.items())
     return "; ".join(f"{pair}: {count:,}" for pair, count in counted if count)
+
+
+def _same(first: float | None, second: float | None) -> bool:
+    """Returns whether two epsilons are one but for rounding, or both not told."""
+    return first == second or (first is not None and second is not None and math.isclose(first, second, rel_tol=1e-6))

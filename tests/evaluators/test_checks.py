@@ -281,7 +281,8 @@ class TestOutputs:
         state = {name: value.clone() for name, value in network.state_dict().items()}
         random = torch.get_rng_state()
         found = batch_independent(network, x[:32])
-        assert found.passed  # It is measured in evaluation mode.
+        assert not found.passed
+        assert "Call network.eval()" in sentence(found)
         assert found.evidence["handed_over_in"] == "training mode"
         assert found.evidence["difference_in_training_mode"] > 0.1
         assert all(module.training for module in network.modules())
@@ -289,8 +290,12 @@ class TestOutputs:
         assert torch.equal(torch.get_rng_state(), random)
         network.eval()
         network[1].train()
-        said = batch_independent(network, x).evidence["handed_over_in"]
-        assert said == "evaluation mode, but for BatchNorm, in training mode"
+        found = batch_independent(network, x)
+        assert not found.passed
+        assert found.evidence["handed_over_in"] == "evaluation mode, but for BatchNorm, in training mode"
+        without = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train()
+        assert batch_independent(without, x).passed  # Dropout is said, and is no dependence on the batch.
+        assert batch_independent(without, x).evidence["handed_over_in"] == "training mode"
         assert [module.training for module in network] == [False, True] + [False] * 6
 
     def test_training_mode_that_cannot_be_run_is_said(self, case):
@@ -659,17 +664,28 @@ class TestAll:
             found = {name: radii(subjected, points, y, a, grids[a.norm.name]).numpy() for name, a in attacks.items()}
             return {check.name for check in check_attacks(subjected, points, y, attacks, found, grids)}
 
-        assert names({"noise": UniformNoise()}) == {"enough_images"}
+        again = {"scale_does_not_matter_linf", "square_is_weaker_linf", "white_box_is_weaker_linf"}
+        assert names({"noise": UniformNoise()}) == {"enough_images"} | again
         # Square needs pictures.
         fgsm = {"noise_is_weaker_linf", "scale_does_not_matter_linf", "enough_images"}
         assert names({"fgsm": FGSM()}, x.flatten(1), flat) == fgsm
         assert names({"fgsm": FGSM()}) == fgsm | {"square_is_weaker_linf"}
         both = names({"fgsm": FGSM(), "square": Square(queries=20)})
-        assert both == fgsm | {"black_box_is_weaker_linf"}
+        assert both == fgsm | {"square_is_weaker_linf", "black_box_is_weaker_linf"}
+        asked_enough = names({"fgsm": FGSM(), "square": Square(queries=200)})
+        assert asked_enough == fgsm | {"black_box_is_weaker_linf"}
         # Attacks of different norms are not compared.
         two = names({"fgsm": FGSM(), "pgd_l2": PGD(norm=L2(), loss=margin)})
         assert {"enough_steps_l2", "noise_is_weaker_l2", "square_is_weaker_l2"} <= two
         assert not {name for name in two if name.startswith(("many_steps", "cross_entropy", "black_box"))}
+
+    @pytest.mark.parametrize("attack", [UniformNoise(), Square(queries=1), HopSkipJump(queries=100)], ids=repr)
+    def test_what_uses_no_gradients_is_no_measure_of_robustness(self, networks, tested, attack):
+        network, x, y = networks["usual"], *(t[:150] for t in tested)
+        found = {"it": radii(network, x, y, attack, FEW).numpy()}
+        outcomes = {c.name: c for c in check_attacks(network, x, y, {"it": attack}, found, {"linf": FEW})}
+        assert not outcomes["white_box_is_weaker_linf"].passed
+        assert "Run one that does." in sentence(outcomes["white_box_is_weaker_linf"])
 
     def test_no_attack_no_check(self, networks, tested):
         assert check_attacks(networks["usual"], *tested, {}, {}, {}) == []
@@ -711,6 +727,7 @@ class TestSentence:
         found = measured(network, x, y, attacks, FEW)
         outcomes = check_network(network, x, y)
         outcomes += check_attacks(network, x, y, attacks, found, {"linf": FEW, "l2": FEW})
+        outcomes += check_attacks(network, x, y, {"noise": UniformNoise()}, {"noise": np.full(60, INF)}, {"linf": FEW})
         outcomes.append(comparison_resolved(found["fgsm"], found["pgd"], 0.1))
         kinds = {kind for check in outcomes for kind in SENTENCES if check.name.startswith(kind)}
         of_tables = list(SENTENCES)[list(SENTENCES).index("accuracies_in_range") :]

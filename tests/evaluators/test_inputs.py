@@ -10,6 +10,7 @@ from evaluators import (
     FGSM,
     L2,
     PGD,
+    Attack,
     Linf,
     certify,
     check_attacks,
@@ -21,6 +22,7 @@ from evaluators import (
     profile,
     radii,
 )
+from evaluators.checks import Check, sentence
 from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits
 
 
@@ -278,13 +280,164 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
     assert all(module.training for module in network.modules())
     assert torch.equal(network[1].running_mean, averages)
     if function in ("profile", "check_network"):
-        # They say so, and nothing else differs.
+        # They say so, with the remedy, and nothing else differs.
         checks = found.record["checks"] if function == "profile" else [vars(check) for check in found]
         (said,) = [check["evidence"] for check in checks if check["name"] == "batch_independent"]
         assert said["handed_over_in"] == "training mode"
         before = expected.record["checks"] if function == "profile" else [vars(check) for check in expected]
-        assert [check["passed"] for check in checks] == [check["passed"] for check in before]
+        (failed,) = [c for c, b in zip(checks, before, strict=True) if c["passed"] != b["passed"]]
+        assert failed["name"] == "batch_independent"
+        assert "Call network.eval()" in sentence(Check(**failed))
     elif isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected)
     else:
         assert repr(found) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda n, x, y: radii(lambda z: n(z), x, y, PGD(), [0.1]), TypeError, "network must be an nn.Module, got function"),
+        (lambda n, x, y: radii(type(n), x, y, PGD(), [0.1]), TypeError, "a class; make one of it first"),
+        (lambda n, x, y: radii(n, x, y, PGD, [0.1]), TypeError, "got the class PGD; write PGD()"),
+        (lambda n, x, y: radii(n, x, y, "pgd", [0.1]), TypeError, "a subclass of evaluators.Attack, got str"),
+        (lambda n, x, y: radii(n, x, y, PGD(norm="l2"), [0.1]), TypeError, "norm must be a norm, such as Linf()"),
+        (lambda n, x, y: PGD(loss="margin")(n, x, y, 0.1), TypeError, "loss must be a function, such as cross_entropy"),
+        (lambda n, x, y: radii(n, x, y, PGD(), 0.1), TypeError, "epsilons must be a list, got one number; write [0.1]"),
+        (lambda n, x, y: radii(n, x, y, PGD(), [0.1], batch_size=0), ValueError, "batch_size must be at least 1"),
+        (lambda n, x, y: profile(n, x, y, [PGD()]), TypeError, "attacks must be a mapping from names to attacks, got list"),
+        (lambda n, x, y: profile(n, x, y, {"pgd": PGD}), TypeError, "got the class PGD; write PGD()"),
+        (lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, epsilons=[0.1]), TypeError, "epsilons must be a mapping such as"),
+        (
+            lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, epsilons={"Linf": [0.1]}),
+            ValueError,
+            "epsilons names the norm 'Linf', but the attacks' norms are linf",
+        ),
+        (
+            lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, include={"l2": [0.1]}),
+            ValueError,
+            "include names the norm 'l2', but the attacks' norms are linf",
+        ),
+        (
+            lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, epsilons={"linf": [0.0]}),
+            ValueError,
+            "epsilons of linf must hold at least one above 0",
+        ),
+        (lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, certify=-1.0), ValueError, "sigma must be positive"),
+    ],
+)
+def test_misuse_is_told_before_any_work(case, call, kind, message):
+    network, x, y = case
+    passes = []
+    network.register_forward_hook(lambda *_: passes.append(1))
+    with raises(kind, message):
+        call(network, x, y)
+    assert len(passes) <= 1
+
+
+def test_inference_mode_is_refused_where_attacks_would_find_nothing(case):
+    network, x, y = case
+    with torch.inference_mode():
+        made_there = x.clone()
+        for call in (lambda: radii(network, x, y, PGD(), [0.1]), lambda: PGD()(network, x, y, 0.1)):
+            with raises(ValueError, "attacks need gradients, which torch.inference_mode() forbids"):
+                call()
+    with raises(ValueError, "x was made in torch.inference_mode()"):
+        radii(network, made_there, y, PGD(), [0.1])
+
+
+class Rooted(nn.Module):
+    """Adds the length of a corner, whose gradient is NaN where the corner is black."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x) + 1e-3 * x[:, :, :2, :2].flatten(1).square().sum(1).sqrt()[:, None]
+
+
+@pytest.mark.filterwarnings("ignore:the network's gradient is not finite")
+def test_gradients_that_are_not_finite_are_no_robustness(case):
+    network, x, _ = case
+    x = x.clone()
+    x[:, :, :2, :2] = 0
+    y = network.eval()(x).argmax(1)
+    rooted = Rooted(network)
+    for attack in (FGSM(), PGD(), PGD(norm=L2()), FGSM(norm=L2())):
+        assert attack(rooted, x, y, 0.3).isfinite().all()
+    (alive,) = [check for check in check_network(rooted, x, y) if check.name == "gradients_alive"]
+    assert not alive.passed
+    assert alive.evidence["share_without_gradient"] == 1
+    assert "zero or not finite" in sentence(alive)
+    found = profile(rooted, x, y, {"pgd": PGD()})
+    assert "gradients_alive" in found.failed_checks()
+
+
+def test_gradients_that_are_not_finite_are_told(case):
+    network, x, _ = case
+    x = x.clone()
+    x[:3, :, :2, :2] = 0
+    y = network.eval()(x).argmax(1)
+    with pytest.warns(UserWarning, match=f"not finite at 3 of {len(x)} points"):
+        FGSM()(Rooted(network), x, y, 0.1)
+
+
+class InPlace(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.body(x.mul_(0.9))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_network_that_works_in_place_and_counts_changes_nothing(case, function):
+    network, x, y = case
+    before, counting = x.clone(), InPlace(network)
+    FUNCTIONS[function](counting, x, y)
+    assert torch.equal(x, before)
+    assert counting.calls == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_a_frozen_script_module_is_measured(case):
+    network, x, y = case
+    frozen = torch.jit.freeze(torch.jit.script(network.eval()))
+    assert torch.equal(radii(frozen, x, y, FGSM(), [0.1, 0.2]), radii(network, x, y, FGSM(), [0.1, 0.2]))
+
+
+def test_no_pass_of_a_profile_is_larger_than_asked(case):
+    network, x, y = case
+    seen = []
+    network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    profile(network, x, y, {"pgd": PGD()}, batch_size=4)
+    assert max(seen) == 4
+
+
+def test_a_radius_does_not_depend_on_what_else_stands_in_the_grid(case):
+    network, x, y = case
+    alone, found = radii(network, x, y, PGD(), [0.2]), radii(network, x, y, PGD(), [0.01, 0.1, 0.2])
+    later = found > 0.1
+    assert later.any()
+    assert torch.equal(alone[later], found[later])
+
+
+class Plain(Attack):
+    """An attack of a user's own, which is no dataclass."""
+
+    def __init__(self):
+        self.norm, self.pattern = Linf(), torch.ones(1, 8, 8)
+
+    def perturb(self, target, x, epsilon, noise):
+        return epsilon * self.pattern.expand_as(x)
+
+
+def test_an_attack_of_ones_own_need_not_be_a_dataclass(case):
+    network, x, y = case
+    found = profile(network, x, y, {"own": Plain()})
+    assert found.record["attacks"]["own"]["config"]["norm"] == "linf"
+    assert found.record["attacks"]["own"]["config"]["name"].endswith(":Plain")

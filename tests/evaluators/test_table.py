@@ -36,6 +36,10 @@ class TestColumns:
             ("pgd_1.0", "pgd", "many steps", "linf", 1.0),
             ("fgsm_0.1", "fgsm", "single step", "linf", 0.1),
             ("square_2.0", "square", "black box", "linf", 2.0),
+            ("PGD-20", "pgd_20", "many steps", "linf", None),
+            ("PGD-20 (eps=8/255)", "pgd_20", "many steps", "linf", 8 / 255),
+            ("Clean (%)", "clean", "clean", "linf", None),
+            ("FGSM-8", "fgsm", "single step", "linf", 8.0),
             ("PGD20_8/255", "pgd20", "many steps", "linf", 8 / 255),
             ("pgd20 @ 8/255", "pgd20", "many steps", "linf", 8 / 255),
             ("pgd_l2_0.5", "pgd", "many steps", "l2", 0.5),
@@ -66,6 +70,28 @@ class TestColumns:
     )
     def test_names_that_are_left_aside(self, name):
         assert parse_column(name) is None
+
+
+class TestUnits:
+    def test_steps_are_no_epsilons(self):
+        columns = clean() | {"PGD-20": np.linspace(40, 50, 40), "PGD-100": np.linspace(45, 55, 40)}
+        assert failed(columns) == set()
+
+    def test_epsilons_of_both_units_are_put_in_one_order(self):
+        table = {"pgd_8": np.linspace(50, 60, 20), "pgd_16/255": np.linspace(55, 65, 20), "clean": np.linspace(80, 90, 20)}
+        assert failed(table) == {"falls_with_epsilon_pgd"}
+
+    def test_whole_range_in_either_unit_is_left_aside(self):
+        rising = {
+            "clean": np.linspace(80, 90, 20),
+            "pgd_8/255": np.linspace(1, 2, 20),
+            "pgd_255/255": np.linspace(9, 10, 20),
+        }
+        assert failed(rising) == set()
+
+    def test_one_epsilon_in_two_units_is_one(self):
+        table = {"fgsm_8": np.linspace(10, 20, 20), "pgd_8/255": np.linspace(30, 40, 20)}
+        assert failed(table) == {"one_step_never_beats_many"}
 
 
 class TestClean:
