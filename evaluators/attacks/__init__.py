@@ -19,7 +19,17 @@ from evaluators.attacks.fgsm import FGSM
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.hop_skip_jump import HopSkipJump
 from evaluators.attacks.iterative_ll import IterativeLL
-from evaluators.attacks.losses import LOSSES, Loss, cross_entropy, dlr, least_likely, margin, targeted_dlr, targeted_margin
+from evaluators.attacks.losses import (
+    LOSSES,
+    Loss,
+    cross_entropy,
+    dlr,
+    margin,
+    targeted,
+    targeted_cross_entropy,
+    targeted_dlr,
+    targeted_margin,
+)
 from evaluators.attacks.mi_fgsm import MIFGSM
 from evaluators.attacks.nearest import Nearest
 from evaluators.attacks.pgd import PGD
@@ -107,8 +117,9 @@ __all__ = [
     "cross_entropy",
     "describe",
     "dlr",
-    "least_likely",
     "margin",
+    "targeted",
+    "targeted_cross_entropy",
     "targeted_dlr",
     "targeted_margin",
 ]

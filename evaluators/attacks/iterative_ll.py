@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-import torch.nn.functional as F
-
 from evaluators.attacks.base import Attack
+from evaluators.attacks.losses import Loss, cross_entropy, targeted
 from evaluators.attacks.walk import check_steps, walk
 from evaluators.norms import Linf, Norm
 
@@ -21,33 +20,31 @@ if TYPE_CHECKING:
     from evaluators.noise import Noise
 
 
-def _towards(logits: Tensor, y: Tensor, classes: Tensor) -> Tensor:
-    """Returns minus the cross-entropy towards the given classes, (N,); the label y plays no part."""
-    return -F.cross_entropy(logits, classes, reduction="none")
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
 class IterativeLL(Attack):
-    """Repeats small steps that lower the cross-entropy towards the class of the smallest clean logit.
+    """Repeats small steps towards the class of the smallest clean logit.
 
     That class is kept throughout the walk, also where another becomes less likely. The single step is `StepLL`.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
+        loss: What leads there: cross_entropy, as in the paper, margin or dlr, each in its targeted form.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
 
     Raises:
-        ValueError: steps is below 1, or step_size is not positive.
+        ValueError: steps is below 1, step_size is not positive, or the loss has no targeted form.
     """
 
     norm: Norm = Linf()
+    loss: Loss = cross_entropy
     steps: int = 10
     step_size: float = 0.2
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.step_size)
+        targeted(self.loss)
 
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns the last point of the walk, minus x."""
@@ -58,7 +55,7 @@ class IterativeLL(Attack):
             x,
             x,
             epsilon,
-            _towards,
+            targeted(self.loss),
             least_likely,
             steps=self.steps,
             step_size=self.step_size,

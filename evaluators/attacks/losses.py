@@ -28,12 +28,12 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return wrong - right
 
 
-def least_likely(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns minus the cross-entropy towards the class of the smallest logit, (N,); the label y plays no part.
+def targeted_cross_entropy(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
+    """Returns minus the cross-entropy towards the classes `towards` (N,), (N,); the label y plays no part.
 
     Source: Kurakin, Goodfellow and Bengio, "Adversarial Machine Learning at Scale", ICLR 2017, arXiv:1611.01236.
     """
-    return -F.cross_entropy(logits, logits.argmin(1), reduction="none")
+    return -F.cross_entropy(logits, towards, reduction="none")
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -78,4 +78,16 @@ def _above_zero(spread: Tensor) -> Tensor:
     return spread.clamp(min=torch.finfo(spread.dtype).tiny ** 0.5)
 
 
+def targeted(loss: Loss) -> Loss:
+    """Returns what a loss becomes when it is to lead towards given classes: a function of logits, labels and those.
+
+    Raises:
+        ValueError: it is not one of `LOSSES`.
+    """
+    if loss not in TARGETED:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)} to be aimed at a class, got {loss!r}")
+    return TARGETED[loss]
+
+
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+TARGETED: dict[Loss, Loss] = {cross_entropy: targeted_cross_entropy, margin: targeted_margin, dlr: targeted_dlr}

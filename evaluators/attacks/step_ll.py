@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from evaluators.attacks.base import SingleStep
-from evaluators.attacks.losses import least_likely
+from evaluators.attacks.losses import Loss, cross_entropy, targeted
 from evaluators.norms import Linf, Norm
 
 if TYPE_CHECKING:
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class StepLL(SingleStep):
-    """Takes one step of length epsilon that lowers the cross-entropy towards the class of the smallest clean logit.
+    """Takes one step of length epsilon towards the class of the smallest clean logit.
 
     Attributes:
         norm: Shape of the ball.
+        loss: What leads there: cross_entropy, as in the paper, margin or dlr, each in its targeted form.
+
+    Raises:
+        ValueError: the loss has no targeted form.
     """
 
     norm: Norm = Linf()
+    loss: Loss = cross_entropy
+
+    def __post_init__(self) -> None:
+        targeted(self.loss)
 
     def direction(self, target: Target, x: Tensor) -> Tensor:
-        """Returns the steepest descent towards the least likely class."""
-        return self.norm.ascent(target.gradient(x, least_likely))
+        """Returns the steepest ascent of the loss towards the least likely class."""
+        aimed = targeted(self.loss)
+        return self.norm.ascent(target.gradient(x, lambda logits, y: aimed(logits, y, logits.argmin(1))))

@@ -74,6 +74,20 @@ def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Seq
     for name, law in laws.items():
         if isinstance(law, NoPowerLaw):
             out.print(f"no power law for {name}: {law.reason}", markup=False, highlight=False, soft_wrap=True)
+    out.print(_theory(record["margins"], norm), markup=False, highlight=False, soft_wrap=True)
+
+
+def _theory(margins: dict[str, Any], norm: str) -> str:
+    """Returns what the clean images alone say: margins, gradients, and how far first-order theory holds."""
+    found = margins["first_order"][norm]
+    told = [f"clean images: median margin {margins['median']:.3g}, mean entropy {margins['mean_entropy']:.3g} nats"]
+    if found["median_gradient"] is not None:
+        told.append(f"median gradient of the margin {found['median_gradient']:.3g}")
+    if found["median_radius"] is not None:
+        told.append(f"median first-order radius {found['median_radius']:.3g}")
+    parting = found["parting_epsilon"]
+    told.append("theory and attacks do not part" if parting is None else f"theory and attacks part at {parting:.3g}")
+    return ", ".join(told)
 
 
 def _spread(grid: Sequence[float]) -> list[float]:
@@ -96,7 +110,7 @@ def _law(law: PowerLaw | NoPowerLaw) -> str:
     if isinstance(law, NoPowerLaw):
         return "none"
     low, high = law.exponent_interval
-    return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}"
+    return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{', saturated' * law.saturated}"
 
 
 def _print_corruptions(out: Console, record: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ from evaluators import (
     describe,
     radii,
 )
-from evaluators.attacks import Target, cross_entropy, least_likely, margin
+from evaluators.attacks import Target, cross_entropy, margin, targeted_cross_entropy
 from evaluators.attacks.target import frozen
 
 NORMS = (Linf(), L2())
@@ -509,7 +509,7 @@ def test_losses_by_hand():
     normaliser = torch.tensor([math.exp(2) + 1 + math.exp(-1), 1 + math.exp(3) + math.e]).log()
     torch.testing.assert_close(margin(logits, y), torch.tensor([-2.0, 2.0]))
     torch.testing.assert_close(cross_entropy(logits, y), normaliser - torch.tensor([2.0, 1.0]))
-    torch.testing.assert_close(least_likely(logits, y), torch.tensor([-1.0, 0.0]) - normaliser)
+    torch.testing.assert_close(targeted_cross_entropy(logits, y, logits.argmin(1)), torch.tensor([-1.0, 0.0]) - normaliser)
 
 
 def test_names_resolve_to_attacks_and_back():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from evaluators import BIM, FGSM, L2, LOSSES, MIFGSM, PGD, IterativeLL, Linf, StepLL, margin, radii
-from evaluators.attacks import cross_entropy
+from evaluators.attacks import cross_entropy, dlr, targeted
 from evaluators.noise import Noise
 
 NORMS = (Linf(), L2())
@@ -201,3 +201,22 @@ class TestRestarts:
 def test_settings_that_are_refused(kind, settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         kind(**settings)
+
+
+@pytest.mark.parametrize("attack", [StepLL, IterativeLL])
+@pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])
+def test_the_least_likely_class_is_neared_under_every_loss(conv, images, attack, loss):
+    network, x = conv().eval(), images(40)
+    with torch.no_grad():
+        logits = network(x)
+        y, towards = logits.argmax(1), logits.argmin(1)
+        aimed = targeted(loss)
+        before = aimed(logits, y, towards)
+        after = aimed(network(attack(loss=loss)(network, x, y, 0.05)), y, towards)
+    assert (after > before).double().mean() > 0.9
+
+
+def test_a_loss_that_cannot_be_aimed_is_refused():
+    for attack in (StepLL, IterativeLL):
+        with pytest.raises(ValueError, match="loss must be one of cross_entropy, margin, dlr to be aimed at a class"):
+            attack(loss=lambda logits, y: logits.sum(1))

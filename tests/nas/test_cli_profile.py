@@ -118,7 +118,7 @@ def test_a_profile_with_a_power_law_and_no_failed_check(here, cli):
     assert lines[0].startswith("clean error ")
     assert "449 images" in lines[0]
     (row,) = (line for line in lines if line.startswith("│ pgd"))
-    assert re.search(r"│ \d\.\d\d \[\d\.\d\d, \d\.\d\d\] up to 0\.\d+ +│$", row)
+    assert re.search(r"│ \d\.\d\d \[\d\.\d\d, \d\.\d\d\] up to 0\.\d+(, saturated)? +│$", row)
     assert "FAILED" not in out
     counted = re.fullmatch(r"(\d+) of (\d+) checks passed", lines[-1])
     assert counted[1] == counted[2]
@@ -132,6 +132,7 @@ def test_what_else_was_measured_is_shown(here, cli):
     assert "error under common corruptions, 0." in out
     assert "│ gaussian_blur" in out
     assert re.search(r"certified under noise of 0\.25: median L2 radius 0\.\d+", out)
+    assert re.search(r"clean images: median margin \d.*, mean entropy .* nats, .*, theory and attacks (do not )?part", out)
 
 
 def test_the_median_radius_of_a_network_that_holds_is_told_as_a_bound(here, cli):
