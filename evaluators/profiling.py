@@ -177,9 +177,15 @@ def _check_settings(
 def _grid(
     norm: Norm, first_order: Floats, pixels: int, given: Sequence[float] | None, include: Iterable[float]
 ) -> list[float]:
-    """Returns the epsilons of one norm: those given, or such as suit the first-order radii, and those to include."""
-    chosen = adaptive_epsilons(first_order, norm.largest(pixels)) if given is None else given
-    return sorted({float(epsilon) for epsilon in (*chosen, *include)})
+    """Returns the epsilons of one norm: those given, or such as suit the first-order radii, and those to include.
+
+    Of those that suit, one that lies within 5 % of one to include gives way to it.
+    """
+    wanted = [float(epsilon) for epsilon in include]
+    if given is not None:
+        return sorted({*map(float, given), *wanted})
+    suited = adaptive_epsilons(first_order, norm.largest(pixels))
+    return sorted({*wanted, *(e for e in suited if not any(math.isclose(e, w, rel_tol=0.05) for w in wanted))})
 
 
 def _entry(attack: Attack, found: Floats, epsilons: Sequence[float], *, exact: bool) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 
 import numpy as np
@@ -436,3 +437,13 @@ def test_progress_names_every_stage_and_ends_at_1(case):
     shares = [share for _, share in seen]
     assert shares == sorted(shares)
     assert shares[-1] == 1
+
+
+def test_an_epsilon_of_the_grid_gives_way_to_one_beside_it_that_is_asked_for(conv, images):
+    network, x = conv(), images(60)
+    y = network.eval()(x).argmax(1)
+    alone = profile(network, x, y, {"fgsm": FGSM()}).record["attacks"]["fgsm"]["epsilons"]
+    beside, apart = 1.01 * alone[3], math.sqrt(alone[3] * alone[4])
+    for wanted, expected in ((beside, {*alone, beside} - {alone[3]}), (apart, {*alone, apart})):
+        found = profile(network, x, y, {"fgsm": FGSM()}, include={"linf": [wanted]})
+        assert found.record["attacks"]["fgsm"]["epsilons"] == sorted(expected)
