@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
-from evaluators.curve import check_radii
+from evaluators.curve import ROUNDING, check_radii
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ def compare(first: Floats, second: Floats, epsilon: float, confidence: float = 0
         ValueError: the two have different numbers of images or none, or a radius is negative or NaN.
     """
     first, second = _paired(first, second)
-    wrong_first, wrong_second = first <= epsilon, second <= epsilon
+    wrong_first, wrong_second = first <= epsilon * ROUNDING, second <= epsilon * ROUNDING
     only_first = int((wrong_first & ~wrong_second).sum())
     only_second = int((wrong_second & ~wrong_first).sum())
     return Comparison(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Floats = NDArray[np.float64]
+# An epsilon counts as reached by radii that rounding has put this little above it: 0.1 + 0.2 is 0.3.
+ROUNDING = 1 + 1e-9
 
 
 @final
@@ -43,7 +45,12 @@ def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Fl
     """Returns the exact (Clopper-Pearson) interval of shares successes/n, shaped (..., 2).
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
+
+    Raises:
+        ValueError: confidence is not between 0 and 1.
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1: 0.95 rather than 95, got {confidence:g}")
     tail = (1 - confidence) / 2
     with np.errstate(invalid="ignore"):
         low = np.where(successes > 0, beta.ppf(tail, successes, n - successes + 1), 0.0)
@@ -70,11 +77,13 @@ def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.
     The error is the share of radii at most epsilon: it starts at the clean error and never falls.
 
     Raises:
-        ValueError: there are no radii, or one is negative or NaN.
+        ValueError: there are no radii, or one of them or of the epsilons is negative or NaN.
     """
     radii = check_radii(radii)
     grid = np.asarray(epsilons, dtype=np.float64)
-    wrong = np.searchsorted(np.sort(radii), grid, side="right").astype(np.float64)
+    if np.isnan(grid).any() or (grid < 0).any():
+        raise ValueError(f"epsilons must be numbers of at least 0, got {list(epsilons)}")
+    wrong = np.searchsorted(np.sort(radii), grid * ROUNDING, side="right").astype(np.float64)
     clean_wrong = int((radii == 0).sum())
     n, right = len(radii), len(radii) - clean_wrong
     flipped = wrong - clean_wrong

@@ -11,6 +11,7 @@ import numpy as np
 
 from evaluators.alternatives import Alternative
 from evaluators.curve import Floats, worst_case
+from evaluators.metrics import error_at
 from evaluators.power_law import PowerLaw
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class RobustnessProfile:
         grid = [e for entry in self.record["attacks"].values() if entry["config"]["norm"] == norm for e in entry["epsilons"]]
         if epsilon != 0 and not any(math.isclose(epsilon, e, rel_tol=1e-9) for e in grid):
             raise ValueError(f"{norm} epsilon {epsilon:g} was not measured; these were: {sorted(set(grid))}")
-        return float((worst <= epsilon * (1 + 1e-9)).mean())
+        return error_at(worst, epsilon)
 
     def worst_case(self, norm: str = "linf") -> Floats:
         """Returns each image's smallest radius over the attacks of one norm, (N,).

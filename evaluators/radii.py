@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep, check_attack
-from evaluators.attacks.target import CleanGradients, Target
+from evaluators.attacks.target import CleanGradients, Target, misclassified
 from evaluators.inputs import as_grid, check_epsilons, check_images
 from evaluators.noise import Noise
-from evaluators.subject import Subject, predict, subject
+from evaluators.subject import Subject, subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ def measure(
     if known is not None:
         found = torch.minimum(found, known)
     if isinstance(attack, Ensemble):
-        members = attack.members()
+        members = attack.taking(ready.x)
         for number, member in enumerate(members):
             found = measure(
                 ready,
@@ -234,7 +234,9 @@ def _fooled(
             )
         open_ = (~fooled).nonzero().squeeze(1)
         if len(open_):
-            fooled[open_] = predict(ready.network, points[open_], ready.batches).argmax(1) != y[open_]
+            with torch.no_grad():
+                logits = torch.cat([ready.network(part) for part in points[open_].split(ready.batches.size)])
+            fooled[open_] = misclassified(logits, y[open_])
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     done = 0

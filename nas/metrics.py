@@ -88,7 +88,7 @@ def measured_metrics(
     for name in wanted:
         if (at := epsilon_of(name)) is not None:
             # The radius is a point of the grid, written out; E may be a quotient.
-            metrics[name] = error_at(found, at * (1 + 1e-9))
+            metrics[name] = error_at(found, at)
         elif name not in CHEAP_METRICS:
             metrics[name] = measures[name]()
     return metrics

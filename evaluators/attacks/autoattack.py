@@ -22,7 +22,7 @@ from evaluators.norms import Linf, Norm
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Ensemble):
-    """APGD on cross-entropy, FMN, targeted APGD and Square: no settings to tune but the budget.
+    """APGD on cross-entropy, FMN, targeted APGD and, on pictures, Square: no settings to tune but the budget.
 
     Attributes:
         norm: Shape of the ball, linf or l2.

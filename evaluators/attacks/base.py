@@ -41,6 +41,10 @@ class Attack(ABC):
             noise: Random numbers, reproducible for each image.
         """
 
+    def takes(self, x: Tensor) -> bool:
+        """Returns whether the attack can be made on images shaped like x (N, ...): an ensemble leaves out what cannot."""
+        return True
+
     @final
     def __call__(
         self,
@@ -192,10 +196,15 @@ class Ensemble(Attack):
         """Returns the attacks, in the order in which to run them: cheap ones first."""
 
     @final
+    def taking(self, x: Tensor) -> tuple[Attack, ...]:
+        """Returns the members that can be made on images shaped like x (N, ...)."""
+        return tuple(member for member in self.members() if member.takes(x))
+
+    @final
     def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns the perturbation of the last member; what the others found, the target has kept."""
         delta = torch.zeros_like(x)
-        for number, member in enumerate(self.members()):
+        for number, member in enumerate(self.taking(x)):
             if number:
                 target.wrong((x + self.norm.project(delta, epsilon)).clamp(0, 1))
             delta = member.perturb(target, x, epsilon, noise.fork(number))

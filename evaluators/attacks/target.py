@@ -185,7 +185,7 @@ class Target:
             AllFooledError: no image is left; `Attack` catches it.
         """
         left = self._left()
-        decisions = self._logits(points, left).argmax(1) != self.labels[left]
+        decisions = misclassified(self._logits(points, left), self.labels[left])
         return torch.ones_like(self.fooled).index_copy_(0, left, decisions)
 
     def _left(self) -> Tensor:
@@ -223,7 +223,7 @@ class Target:
         return values.detach(), (torch.zeros_like(points) if gradient is None else _usable(gradient)), logits.detach()
 
     def _remember(self, left: Tensor, points: Tensor, logits: Tensor) -> None:
-        wrong = (logits.argmax(1) != self.labels[left]).nonzero().squeeze(1)
+        wrong = misclassified(logits, self.labels[left]).nonzero().squeeze(1)
         if len(wrong) == 0:  # As in most steps of most attacks: there is nothing to measure.
             return
         images, points = left[wrong], points[wrong]
@@ -235,6 +235,14 @@ class Target:
         self.fooled[images] = True
         self.points[images] = points[hit]
         self.sizes[images] = size[hit]
+
+
+def misclassified(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns whether logits (N, K) decide otherwise than labels (N,), (N,) bool; one that is not finite decides nothing.
+
+    So a network that breaks down within the ball does not count as robust there.
+    """
+    return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
 def _usable(gradient: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import binom, norm
 
-from evaluators import compare, compare_radii
+from evaluators import compare, compare_radii, error_at, error_curve
 from evaluators.compare import paired_interval
 
 some_radii = st.lists(st.sampled_from([0.0, 0.1, 0.2, np.inf]), min_size=40, max_size=40).map(np.array)
@@ -196,3 +196,19 @@ def test_radii_of_different_images_are_refused():
 def test_common_epsilons_must_be_there():
     with pytest.raises(ValueError, match="epsilons must hold at least one above 0, at which both networks were measured"):
         compare_radii(np.ones(3), np.ones(3), [0.0])
+
+
+def test_an_epsilon_that_rounding_has_moved_is_the_same_everywhere():
+    first, second = np.full(10, 0.1 + 0.2), np.full(10, np.inf)
+    assert compare(first, second, 0.3).difference == error_at(first, 0.3) == error_curve(first, [0.3]).error[0] == 1
+
+
+@pytest.mark.parametrize("epsilon", [np.nan, -0.1])
+def test_epsilons_that_are_none_are_refused(epsilon):
+    with pytest.raises(ValueError, match="epsilons must be numbers of at least 0"):
+        error_curve(np.ones(3), [epsilon])
+
+
+def test_a_confidence_in_percent_is_refused():
+    with pytest.raises(ValueError, match=r"0\.95 rather than 95"):
+        error_curve(np.ones(3), [0.1], confidence=95)

@@ -106,3 +106,15 @@ def test_budgets_below_1_are_refused(setting):
         AutoAttack(**{setting: 0})
     with pytest.raises(ValueError, match=r"^steps must be at least 1, got 0$"):
         Nearest(steps=0)
+
+
+def test_autoattack_leaves_square_out_on_flat_images(linear):
+    network = nn.Sequential(nn.Linear(6, 4))
+    x = 0.3 + 0.4 * torch.rand(20, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    attack = AutoAttack(steps=5, targets=1)
+    assert [type(member).__name__ for member in attack.taking(x)] == ["APGD", "FMN", "TargetedAPGD"]
+    assert [type(member).__name__ for member in attack.taking(x.view(20, 1, 2, 3))][-1] == "Square"
+    assert radii(network, x, y, attack, [0.05, 0.1, 0.3]).isfinite().any()
+    assert attack(network, x, y, 0.1).shape == x.shape
