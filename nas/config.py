@@ -249,7 +249,7 @@ class FinalistsConfig:
         images: At most this many test images.
     """
 
-    count: int = number(3, 1)
+    count: int = number(2, 1)
     epochs: int = number(20, 1)
     references: bool = True
     attacks: Mapping[str, Attack] = field(
