@@ -109,8 +109,10 @@ def test_budgets_below_1_are_refused(setting):
 
 
 def test_autoattack_leaves_square_out_on_flat_images(linear):
-    network = nn.Sequential(nn.Linear(6, 4))
-    x = 0.3 + 0.4 * torch.rand(20, 6, generator=torch.Generator().manual_seed(0))
+    network, generator = nn.Sequential(nn.Linear(6, 4)), torch.Generator().manual_seed(0)
+    network[0].weight.data = torch.randn(4, 6, generator=generator)
+    network[0].bias.data.zero_()
+    x = 0.3 + 0.4 * torch.rand(20, 6, generator=generator)
     with torch.no_grad():
         y = network(x).argmax(1)
     attack = AutoAttack(steps=5, targets=1)
