@@ -75,6 +75,12 @@ class Batches:
             start += len(batch)
 
 
+def forward(network: nn.Module, points: Tensor, one_pass: int) -> Tensor:
+    """Returns the logits (N, K) at points (N, ...), unchecked, without gradients, in passes of at most so many points."""
+    with torch.no_grad():
+        return torch.cat([network(part) for part in points.split(one_pass)])
+
+
 def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
     """Returns batches for passes of the network over images x (N, ...), and the logits (1, K) of the first.
 

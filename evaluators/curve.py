@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -10,11 +11,16 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Floats = NDArray[np.float64]
 # An epsilon counts as reached by radii that rounding has put this little above it: 0.1 + 0.2 is 0.3.
 ROUNDING = 1 + 1e-9
+
+
+def stands_in(epsilon: float, grid: Iterable[float]) -> bool:
+    """Returns whether an epsilon is one of a grid, but for rounding."""
+    return any(math.isclose(epsilon, other, rel_tol=1e-9) for other in grid)
 
 
 @final

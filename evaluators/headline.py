@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evaluators.curve import ROUNDING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -27,13 +29,11 @@ def headline(profile: RobustnessProfile, epsilons: Mapping[str, float] | None = 
     """
     record, failed = profile.record, profile.failed_checks()
     claimed = {**(GREY if record["dataset"] in GREY_DATASETS else OTHERS), **(epsilons or {})}
-    grids: dict[str, set[float]] = {}
-    for entry in record["attacks"].values():
-        grids.setdefault(entry["config"]["norm"], set()).update(entry["epsilons"])
     errors = []
-    for norm, grid in grids.items():
-        usual = [epsilon for epsilon in grid if epsilon <= claimed.get(norm, max(grid)) * (1 + 1e-9)]
-        epsilon = max(usual or [min(grid)])
+    for norm in dict.fromkeys(entry["config"]["norm"] for entry in record["attacks"].values()):
+        grid = profile.epsilons(norm)
+        usual = [epsilon for epsilon in grid if epsilon <= claimed.get(norm, grid[-1]) * ROUNDING]
+        epsilon = usual[-1] if usual else grid[0]
         errors.append(f"{profile.error_at(epsilon, norm):.1%} at {norm} {epsilon:.3g}")
     numbers = f"clean error {record['clean_error']:.1%}, adversarial error {', '.join(errors)}, on {record['n']:,} images"
     return f"FAILED CHECKS: {', '.join(failed)}. Measured all the same: {numbers}" if failed else numbers

@@ -40,6 +40,11 @@ class Norm(ABC):
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """Returns the nearest perturbations of size at most epsilon, which broadcasts against delta."""
 
+    @final
+    def inside(self, x: Tensor, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns x + delta, moved into the ball of radius epsilon around x, and then into the pixel range."""
+        return (x + self.project(delta, epsilon)).clamp(0, 1)
+
     @abstractmethod
     def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
         """Returns perturbations drawn uniformly from the ball of radius epsilon, shaped like x."""

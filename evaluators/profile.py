@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from evaluators.alternatives import Alternative
-from evaluators.curve import Floats, worst_case
+from evaluators.curve import Floats, stands_in, worst_case
 from evaluators.metrics import error_at
 from evaluators.power_law import PowerLaw
 
@@ -43,11 +42,15 @@ class RobustnessProfile:
         Raises:
             ValueError: no attack of that norm was run, or none was run at that epsilon.
         """
-        worst = self.worst_case(norm)
-        grid = [e for entry in self.record["attacks"].values() if entry["config"]["norm"] == norm for e in entry["epsilons"]]
-        if epsilon != 0 and not any(math.isclose(epsilon, e, rel_tol=1e-9) for e in grid):
-            raise ValueError(f"{norm} epsilon {epsilon:g} was not measured; these were: {sorted(set(grid))}")
+        worst, grid = self.worst_case(norm), self.epsilons(norm)
+        if epsilon != 0 and not stands_in(epsilon, grid):
+            raise ValueError(f"{norm} epsilon {epsilon:g} was not measured; these were: {grid}")
         return error_at(worst, epsilon)
+
+    def epsilons(self, norm: str = "linf") -> list[float]:
+        """Returns the epsilons at which the attacks of one norm were run, ascending; none without such an attack."""
+        entries = self.record["attacks"].values()
+        return sorted({epsilon for e in entries if e["config"]["norm"] == norm for epsilon in e["epsilons"]})
 
     def worst_case(self, norm: str = "linf") -> Floats:
         """Returns each image's smallest radius over the attacks of one norm, (N,).

@@ -10,7 +10,8 @@ import torch
 
 from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep, check_attack
 from evaluators.attacks.target import CleanGradients, Target, misclassified
-from evaluators.inputs import as_grid, check_epsilons, check_images
+from evaluators.batches import forward
+from evaluators.inputs import as_grid, check_epsilons
 from evaluators.noise import Noise
 from evaluators.subject import Subject, subject
 
@@ -65,10 +66,9 @@ def radii(
         TypeError: x or y has the wrong type.
         ValueError: x, y, epsilons or tolerance are out of range, or the network's output is not (N, K) logits.
     """
-    check_images(x)
     check_attack(attack)
     grid = as_grid(epsilons)
-    with subject(network, x, y, batch_size, attempts=len(x) * len(grid)) as ready:
+    with subject(network, x, y, batch_size, attempts=len(grid)) as ready:
         return measure(ready, attack, grid, tolerance=tolerance, seed=seed, progress=progress)
 
 
@@ -234,9 +234,7 @@ def _fooled(
             )
         open_ = (~fooled).nonzero().squeeze(1)
         if len(open_):
-            with torch.no_grad():
-                logits = torch.cat([ready.network(part) for part in points[open_].split(ready.batches.size)])
-            fooled[open_] = misclassified(logits, y[open_])
+            fooled[open_] = misclassified(forward(ready.network, points[open_], ready.batches.size), y[open_])
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     done = 0

@@ -52,7 +52,8 @@ def subject(
         x: Clean images.
         y: True labels, int64.
         batch_size: Images in one pass through the network; found from the memory that one image needs if None.
-        attempts: How often an image will be attacked at an epsilon, in all: little work is done on the network as it is.
+        attempts: At how many epsilons, by how many attacks, each image will be attacked: little work is done on the
+            network as it is.
 
     Raises:
         TypeError: network, x or y has the wrong type.
@@ -60,7 +61,7 @@ def subject(
     """
     check_module(network)
     check_images(x)
-    with inference(network, x, attempts) as fast:
+    with inference(network, x, attempts * len(x)) as fast:
         batches = find_batches(fast, x)[0] if batch_size is None else Batches(batch_size)
         logits = predict(fast, x, batches)
         check_labels(y, len(x), logits.shape[1])

@@ -124,7 +124,7 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
 
     Each attack sees only the images whose radius those before it left larger than it could find.
     """
-    attempts = len(validation.x) * len(config.grid()) * len(config.attacks)
+    attempts = len(config.grid()) * len(config.attacks)
     with subject(network, validation.x, validation.y, attempts=attempts) as ready:
         found: Tensor | None = None
         for name, attack in config.attacks.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from evaluators import error_area, error_at, first_order_error, median_radius
 from evaluators.checks import check_network
+from evaluators.curve import stands_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -51,7 +52,7 @@ def unmeasured(names: Iterable[str], grid: Sequence[float]) -> list[str]:
     faults = []
     for name in names:
         at = epsilon_of(name)
-        if at is not None and not any(math.isclose(at, epsilon, rel_tol=1e-9) for epsilon in grid):
+        if at is not None and not stands_in(at, grid):
             faults.append(f"asks for {name}, so evaluation.epsilons must hold {name.removeprefix(AT)}")
         if name in CURVE_METRICS and len(grid) < 2:
             faults.append(f"asks for {name}, so evaluation.epsilons must hold the epsilons of an error curve")

@@ -119,7 +119,7 @@ def climb(
     """
 
     def inside(points: Tensor) -> Tensor:
-        return (x + norm.project(points - x, epsilon)).clamp(0, 1)
+        return norm.inside(x, points - x, epsilon)
 
     points = previous = inside(x + epsilon * _surface(norm, x, noise))
     value, gradient = target.value_and_gradient(points, loss, *classes)

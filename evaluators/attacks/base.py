@@ -128,7 +128,7 @@ class Attack(ABC):
             delta = self.perturb(target, x, ball, noise)
         except AllFooledError:
             return target.points, target.fooled
-        points = (x + self.norm.project(delta, ball)).clamp(0, 1)
+        points = self.norm.inside(x, delta, ball)
         if keep != "nothing":
             points = torch.where(target.fooled.view(ball.shape), target.points, points)
         return points.detach(), target.fooled
@@ -206,6 +206,6 @@ class Ensemble(Attack):
         delta = torch.zeros_like(x)
         for number, member in enumerate(self.taking(x)):
             if number:
-                target.wrong((x + self.norm.project(delta, epsilon)).clamp(0, 1))
+                target.wrong(self.norm.inside(x, delta, epsilon))
             delta = member.perturb(target, x, epsilon, noise.fork(number))
         return delta

@@ -25,7 +25,7 @@ def bisect(target: Target, norm: Norm, x: Tensor, points: Tensor, steps: int) ->
     low, high = torch.zeros_like(norm.size(delta)), norm.size(delta)
     for _ in range(steps):
         middle = (low + high) / 2
-        shorter = (x + norm.project(delta, rows(middle, x))).clamp(0, 1)
+        shorter = norm.inside(x, delta, rows(middle, x))
         wrong = target.wrong(shorter)
         low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
         points = torch.where(rows(wrong, x), shorter, points)

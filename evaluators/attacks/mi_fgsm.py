@@ -61,5 +61,5 @@ class MIFGSM(Attack):
             length = rows(gradient.flatten(1).abs().sum(1), gradient).clamp(min=torch.finfo(x.dtype).tiny)
             velocity = self.decay * velocity + gradient / length
             moved = points + self.step_size * epsilon * self.norm.ascent(velocity)
-            points = (x + self.norm.project(moved - x, epsilon)).clamp(0, 1)
+            points = self.norm.inside(x, moved - x, epsilon)
         return points - x

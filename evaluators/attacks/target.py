@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal, final
 
 import torch
 
+from evaluators.batches import forward
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -198,8 +200,7 @@ class Target:
         return left
 
     def _logits(self, points: Tensor, left: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits = torch.cat([self._network(part) for part in points[left].split(self._one_pass)])
+        logits = forward(self._network, points[left], self._one_pass)
         if self._keep != "nothing":
             self._remember(left, points[left], logits)
         return logits

@@ -55,5 +55,5 @@ def walk(
     points, step = start, step_size * epsilon
     for _ in range(steps):
         moved = points + step * norm.ascent(target.gradient(points, loss, *classes))
-        points = (x + norm.project(moved - x, epsilon)).clamp(0, 1)
+        points = norm.inside(x, moved - x, epsilon)
     return points - x

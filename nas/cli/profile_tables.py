@@ -53,7 +53,7 @@ def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Seq
     """Prints the table of one norm, a row an attack and one for the worst case over them, and why a law is missing."""
     record = found.record
     entries = {name: entry for name, entry in record["attacks"].items() if entry["config"]["norm"] == norm}
-    grid: list[float] = next(iter(entries.values()))["epsilons"]
+    grid = found.epsilons(norm)
     radii = {name: found.radii[name] for name in entries}
     laws = {name: fitted(entry) or NoPowerLaw(entry["power_law"]["reason"]) for name, entry in entries.items()}
     if len(radii) > 1:

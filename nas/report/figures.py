@@ -13,7 +13,6 @@ from nas.report.style import COLOURS, GREY, STYLE, epsilon_axis, new_figure, to_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evaluators import RobustnessProfile
     from nas.bundle.load import Bundle
     from nas.config import ObjectiveConfig
     from nas.study import Trial
@@ -91,7 +90,7 @@ def error_curves(bundles: Sequence[Bundle], norm: str, epsilon: float) -> str:
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(9.6, 4.6)
         for colour, bundle in zip(cycle(COLOURS), bundles, strict=False):
-            grid = grid_of(bundle.profile, norm)
+            grid = bundle.profile.epsilons(norm)
             radii = bundle.profile.worst_case(norm)
             curve = error_curve(radii, grid)
             law = fit_power_law(radii, grid)
@@ -118,11 +117,6 @@ def error_curves(bundles: Sequence[Bundle], norm: str, epsilon: float) -> str:
             axes.legend(loc="lower right", fontsize=8, title=title, title_fontsize=8)
         epsilon_axis(axes, norm, epsilon)
         return to_svg(figure)
-
-
-def grid_of(found: RobustnessProfile, norm: str) -> list[float]:
-    """Returns the epsilons of a profile's attacks in one norm."""
-    return next(e["epsilons"] for e in found.record["attacks"].values() if e["config"]["norm"] == norm)
 
 
 def _axis(metric: str) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from evaluators import Comparison, RadiiComparison, compare, compare_radii
-from nas.report.figures import grid_of
+from evaluators.curve import stands_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from nas.run import Run
 
 _NAMES = {"random": "the median random candidate", "residual": "the plain residual network"}
@@ -90,7 +87,8 @@ def verdicts(run: Run) -> list[Verdict]:
         if reference.role not in _NAMES:
             continue
         other = reference.profile.worst_case(norm)
-        common = _common(grid_of(best.profile, norm), grid_of(reference.profile, norm))
+        measured = reference.profile.epsilons(norm)
+        common = [epsilon for epsilon in best.profile.epsilons(norm) if epsilon > 0 and stands_in(epsilon, measured)]
         found.append(
             Verdict(
                 finalist=best.name,
@@ -104,8 +102,3 @@ def verdicts(run: Run) -> list[Verdict]:
             )
         )
     return found
-
-
-def _common(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Returns the epsilons above 0 of two grids, but for rounding, that stand in both."""
-    return [a for a in first if a > 0 and any(math.isclose(a, b, rel_tol=1e-9) for b in second)]

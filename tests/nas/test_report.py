@@ -16,7 +16,7 @@ from torch import nn
 from evaluators import FGSM, L2, PGD, RobustnessProfile, profile
 from nas.errors import SearchFailedError
 from nas.pipeline import search, search_events
-from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, grid_of
+from nas.report.figures import best_so_far, clean_against_adversarial, error_curves
 from nas.report.page import render_report
 from nas.report.profile_figures import error_curves_figure, profile_figures
 from nas.report.verdict import verdicts
@@ -316,7 +316,7 @@ def test_verdict_gives_the_p_value(finished):
 def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
     """Equally many are fooled at 0.05; of those that are not, the finalist keeps more for longer."""
     best, random, _ = finished.bundles
-    later = max(set(grid_of(best.profile, "linf")) & set(grid_of(random.profile, "linf")))
+    later = max(set(best.profile.epsilons("linf")) & set(random.profile.epsilons("linf")))
     assert later > 0.05
     long, short = [0.01] * 10 + [np.inf] * 50, [0.01] * 10 + [later] * 50
     for mine, other, more in ((long, short, "more"), (short, long, "less")):
