@@ -37,7 +37,7 @@ from evaluators.attacks import (
 from evaluators.checks import Check, check_attacks, check_network, sentence
 from evaluators.compare import Comparison, RadiiComparison, compare, compare_radii
 from evaluators.corruptions import CORRUPTIONS, CorruptionErrors, corrupt, corruption_errors
-from evaluators.cost import macs, parameters
+from evaluators.cost import latency, macs, parameters
 from evaluators.curve import ErrorCurve, error_curve, worst_case
 from evaluators.first_order import first_order_error, gradient_norms, parting_epsilon
 from evaluators.headline import headline
@@ -112,6 +112,7 @@ __all__ = [
     "fit_power_law",
     "gradient_norms",
     "headline",
+    "latency",
     "load_profile",
     "macs",
     "margin",

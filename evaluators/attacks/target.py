@@ -50,7 +50,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         with torch.no_grad():
             for buffer, before in buffers:  # Counters, quantisers' scales: what a network writes in evaluation mode, too.
-                if buffer.shape == before.shape and not torch.equal(buffer, before):
+                if buffer.shape == before.shape and not buffer.is_meta and not torch.equal(buffer, before):
                     buffer.copy_(before)
 
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from evaluators import macs, parameters
+from evaluators import latency, macs, parameters
 
 
 def network():
@@ -28,7 +29,41 @@ def test_parameters_that_are_frozen_count():
 
 def test_macs_by_hand():
     first, second, depthwise = 8 * 8 * 8 * 27, 4 * 4 * 16 * 72, 4 * 4 * 16 * 9
-    assert macs(network(), (3, 8, 8)) == first + second + depthwise + 2560
+    norm_and_relu = (2 + 1) * 8 * 8 * 8
+    assert macs(network(), (3, 8, 8)) == first + norm_and_relu + second + depthwise + 2560
+
+
+def test_macs_of_pooling_count_the_pixels_of_its_windows():
+    pools = nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), nn.AvgPool2d((2, 1)))
+    assert macs(pools, (3, 8, 8)) == 3 * 4 * 4 * 9 + 3 * 2 * 4 * 2
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.SiLU(), nn.GELU(), nn.Softplus(), nn.Sigmoid(), nn.Tanh()], ids=str
+)
+def test_macs_of_an_activation_are_one_a_value(activation):
+    assert macs(activation, (3, 4, 5)) == 60
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 3, 5])], ids=str)
+def test_macs_of_normalisation_are_two_a_value(norm):
+    assert macs(norm, (4, 3, 5)) == 2 * 60
+
+
+def test_macs_are_what_torch_counts_where_it_counts():
+    convolutions = nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2, dilation=2), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.LazyLinear(7)
+    )
+    convolutions(torch.zeros(1, 3, 21, 17))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        convolutions(torch.zeros(1, 3, 21, 17))
+    assert macs(convolutions, (3, 21, 17)) == counter.get_total_flops() // 2 > 0
+
+
+def test_macs_without_memory_for_weights():
+    with torch.device("meta"):
+        on_meta = network()
+    assert macs(on_meta, (3, 8, 8)) == macs(network(), (3, 8, 8))
 
 
 def test_macs_count_one_use_of_a_layer_each():
@@ -50,7 +85,7 @@ def test_macs_leave_the_network_as_it_was(device):
 def test_macs_of_a_network_in_double_precision_and_of_one_in_training_mode():
     assert macs(network().double(), (3, 8, 8)) == macs(network(), (3, 8, 8))
     # A batch of one 1x1 image has no variance: batch normalisation must not be in training mode.
-    assert macs(nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4)).train(), (2, 1, 1)) == 8
+    assert macs(nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4)).train(), (2, 1, 1)) == 8 + 2 * 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -61,3 +96,30 @@ def test_macs_of_a_matrix_product(dtype):
             return x @ x.transpose(1, 2)
 
     assert macs(Attention(), (5, 2, 2)) == 4 * 4 * 5
+
+
+def test_latency_is_the_median_of_the_passes_after_warm_up(monkeypatch):
+    """Passes of 9, 9, 1, 2 and 30 seconds, by a clock of our own; the first two are warm-up."""
+    clock = iter([0, 9, 10, 19, 20, 21, 30, 32, 40, 70])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert latency(network(), (3, 8, 8), repeats=3, warm_up=2) == 2
+
+
+def test_latency_asks_for_batches_in_evaluation_mode_where_the_network_is(device):
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            seen.append((tuple(x.shape), x.device.type, x.dtype, self.training, torch.is_inference_mode_enabled()))
+            return x
+
+    watched = nn.Sequential(Watch(), network()).to(device).double()
+    assert latency(watched, (3, 8, 8), batch_size=4, repeats=2, warm_up=1) > 0
+    assert seen == 3 * [((4, 3, 8, 8), device.type, torch.float64, False, True)]
+    assert watched.training
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"repeats": 0}])
+def test_latency_refuses_nothing_to_measure(wrong):
+    with pytest.raises(ValueError, match="batch_size and repeats must be at least 1"):
+        latency(network(), (3, 8, 8), **wrong)
