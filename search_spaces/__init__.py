@@ -1,15 +1,55 @@
 """Spaces of architectures: what may vary, how an architecture becomes a network, canonical form, drawing.
 
-To add a space: write a table of choices and a `build` (cell201.py is the model), and name it in `SPACES`. A space of your
-own in a file of your own needs no entry here: YAML names it as `path/to/file.py:NAME`.
+To add a space of cells: a few lines with `cell_space` (cell201.py is the model), or `space: {name: cells, ...}` in YAML. To
+add any other: write a table of choices and a `build` (mlp.py is the model). Name it in `SPACES`; a space of your own in a
+file of your own needs no entry here: YAML names it as `path/to/file.py:NAME`.
 """
 
 from collections.abc import Callable
 
 from search_spaces.cell201 import cell201
+from search_spaces.cell_space import cell_space
+from search_spaces.darts import darts
+from search_spaces.encodings import one_hot, one_hot_names, path_encoding
+from search_spaces.graph import CellGraph
 from search_spaces.macro import macro
+from search_spaces.mlp import mlp
+from search_spaces.nasnet import nasnet
+from search_spaces.operations import OPERATIONS, Operation
+from search_spaces.published import PUBLISHED, Published
+from search_spaces.robnet import robnet
 from search_spaces.space import Architecture, Choice, SearchSpace, Suggest, Value
 
-SPACES: dict[str, Callable[..., SearchSpace]] = {"cell201": cell201, "macro": macro}
+SPACES: dict[str, Callable[..., SearchSpace]] = {
+    "cell201": cell201,
+    "darts": darts,
+    "nasnet": nasnet,
+    "robnet": robnet,
+    "macro": macro,
+    "mlp": mlp,
+    "cells": cell_space,
+}
 
-__all__ = ["SPACES", "Architecture", "Choice", "SearchSpace", "Suggest", "Value", "cell201", "macro"]
+__all__ = [
+    "OPERATIONS",
+    "PUBLISHED",
+    "SPACES",
+    "Architecture",
+    "CellGraph",
+    "Choice",
+    "Operation",
+    "Published",
+    "SearchSpace",
+    "Suggest",
+    "Value",
+    "cell201",
+    "cell_space",
+    "darts",
+    "macro",
+    "mlp",
+    "nasnet",
+    "one_hot",
+    "one_hot_names",
+    "path_encoding",
+    "robnet",
+]

@@ -1,77 +1,213 @@
-"""Drawings of cells as SVG text: nodes in a row, edges as arcs with their operation."""
+"""Drawings of cells and chains, as matplotlib figures. Lengths are in points, 1/72 inch."""
 
 from __future__ import annotations
 
-from html import escape
+import itertools
+import math
+import textwrap
+from typing import TYPE_CHECKING
 
-COLOURS = ("#2f6fb2", "#d1662b", "#3d8f5f", "#9355a8", "#b0892c", "#b2394b", "#4a8f9c", "#6b6b6b")
-_SPACING, _RADIUS = 150, 22
+from search_spaces.layout import LABEL, NUMBER, RADIUS, SKIP, CellLayout, Line, Slot, layout_of, text_width
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.path import Path
+
+    from search_spaces.graph import CellGraph
+
+DEAD = "no path from input to output"
+INK, RED = "#333a42", "#b2394b"
+TITLE, MARGIN = 10.0, 14.0
+# A few panels stand side by side only if they are not wider than this.
+WIDEST = 1000.0
 
 
-def draw_cell(nodes: list[str], edges: list[tuple[int, int, str]]) -> str:
-    """Returns a cell as SVG text.
+def draw_cells(graphs: Mapping[str, CellGraph]) -> Figure:
+    """Returns a picture of cells, a panel each; several have their names as titles.
 
-    Args:
-        nodes: Names of the nodes, in order.
-        edges: From, to and operation of each edge; operations get a colour each.
+    A dashed arrow is a skip, a thick one several operations that are added up; grey lines lead to the output.
     """
-    operations = sorted({operation for _, _, operation in edges} - {"skip"})
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(operations)} | {"skip": "#8a8f98"}
-    reach = max((j - i for i, j, _ in edges), default=1)
-    height = 60 * reach + 70
-    base = height - 40
-    parts = []
-    for i, j, operation in edges:
-        x1, x2 = _centre(i), _centre(j)
-        colour = colours[operation]
-        dash = ' stroke-dasharray="6 4"' if operation == "skip" else ""
-        if j - i == 1:
-            start, end, top = x1 + _RADIUS, x2 - _RADIUS - 6, base
-            path, label_y = f"M{start} {base} L{end} {base}", base - 8
+    from matplotlib.figure import Figure
+
+    panels = [(_title(name, graph) if len(graphs) > 1 else "", layout_of(graph)) for name, graph in graphs.items()]
+    sizes = [_size(title, layout) for title, layout in panels]
+    widths = [max(width for width, _ in sizes[column::2]) for column in range(min(2, len(sizes)))]
+    if sum(widths) > WIDEST and len(panels) <= 4:
+        widths = [max(widths)]
+    columns = len(widths)
+    heights = [max(height for _, height in sizes[i : i + columns]) for i in range(0, len(sizes), columns)]
+    figure = Figure(figsize=(sum(widths) / 72, sum(heights) / 72), facecolor="white")
+    for number, (title, layout) in enumerate(panels):
+        row, column = divmod(number, columns)
+        axes = _axes(figure, sum(widths[:column]), sum(heights[row + 1 :]), widths[column], heights[row])
+        _paint(axes, title, layout)
+    return figure
+
+
+def draw_chain(boxes: Sequence[str]) -> Figure:
+    """Returns a picture of a chain of labelled boxes, five in a row, with arrows between them."""
+    from matplotlib.figure import Figure
+    from matplotlib.path import Path
+
+    labels = ["\n".join(textwrap.fill(line, 22) for line in label.split("\n")) for label in boxes]
+    rows = [labels[i : i + 5] for i in range(0, len(labels), 5)]
+    width = max((text_width(label, NUMBER) for label in labels), default=0.0) + 20
+    height = max((label.count("\n") + 1 for label in labels), default=0) * 1.3 * NUMBER + 18
+    step, drop = width + 30, height + 30
+    size = (max(map(len, rows), default=0) * step - 30 + 2 * MARGIN, len(rows) * drop - 30 + 2 * MARGIN)
+    figure = Figure(figsize=(max(size[0], 1) / 72, max(size[1], 1) / 72), facecolor="white")
+    axes = _axes(figure, 0, 0, *size)
+    centres = [
+        (MARGIN + width / 2 + column * step, size[1] - MARGIN - height / 2 - row * drop)
+        for row, labels_of_row in enumerate(rows)
+        for column in range(len(labels_of_row))
+    ]
+    for label, (x, y) in zip(labels, centres, strict=True):
+        _box(axes, x, y, width, height, label)
+    for (x, y), (next_x, next_y) in itertools.pairwise(centres):
+        if y == next_y:
+            corners = [(x + width / 2, y), (next_x - width / 2, y)]
         else:
-            top = base - 78 * (j - i) + 30
-            path = f"M{x1 + 8} {base - _RADIUS} C{x1 + 40} {top} {x2 - 40} {top} {x2 - 8} {base - _RADIUS - 6}"
-            label_y = round(0.25 * (base - _RADIUS) + 0.75 * top) - 6
-        parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2.2"{dash} marker-end="url(#tip)"/>')
-        parts.append(
-            f'<text x="{(x1 + x2) / 2:g}" y="{label_y}" text-anchor="middle" fill="{colour}" '
-            f'paint-order="stroke" stroke="#ffffff" stroke-width="4">{escape(operation)}</text>'
-        )
-    for index, name in enumerate(nodes):
-        parts.append(
-            f'<circle cx="{_centre(index)}" cy="{base}" r="{_RADIUS}" fill="#ffffff" stroke="#333333" stroke-width="1.6"/>'
-            f'<text x="{_centre(index)}" y="{base + 4}" text-anchor="middle" fill="#333333" font-size="11">'
-            f"{escape(name)}</text>"
-        )
-    if not edges:
-        parts.append(f'<text x="{_centre(0)}" y="20" fill="#b2394b">no edge: the output is constant</text>')
-    return _svg(_SPACING * (len(nodes) - 1) + 80, height, parts)
+            between = (y + next_y) / 2
+            corners = [(x, y - height / 2), (x, between), (next_x, between), (next_x, next_y + height / 2)]
+        _arrow(axes, Path(corners), Line(0, 0, colour=SKIP, width=1.3))
+    return figure
 
 
-def draw_chain(boxes: list[str]) -> str:
-    """Returns a chain of labelled boxes as SVG text."""
-    parts = []
-    for index, label in enumerate(boxes):
-        x = 20 + index * 170
-        parts.append(
-            f'<rect x="{x}" y="20" width="140" height="44" rx="8" fill="#ffffff" stroke="#333333" stroke-width="1.6"/>'
-            f'<text x="{x + 70}" y="46" text-anchor="middle" fill="#333333">{escape(label)}</text>'
-        )
-        if index:
-            parts.append(f'<path d="M{x - 30} 42 L{x - 6} 42" stroke="#8a8f98" stroke-width="2.2" marker-end="url(#tip)"/>')
-    return _svg(20 + 170 * len(boxes), 84, parts)
+def _title(name: str, graph: CellGraph) -> str:
+    return f"{name} (halves the resolution)" if graph.strided else name
 
 
-def _centre(index: int) -> int:
-    return 40 + index * _SPACING
-
-
-def _svg(width: int, height: int, parts: list[str]) -> str:
-    tip = (
-        '<defs><marker id="tip" viewBox="0 0 10 10" refX="4" refY="5" markerWidth="6" markerHeight="6" '
-        'orient="auto-start-reverse"><path d="M0 0 L10 5 L0 10 z" fill="#55595f"/></marker></defs>'
+def _size(title: str, layout: CellLayout) -> tuple[float, float]:
+    """Returns width and height of a panel."""
+    width = layout.x[-1] + layout.widths[-1] / 2
+    if title:
+        width = max(width, text_width(title, TITLE) * 1.15)
+    if not layout.connected:
+        width = max(width, text_width(DEAD, NUMBER))
+    low, high = _extent(layout)
+    return width + 2 * MARGIN, high - low + 2 * MARGIN + (0 if layout.connected else NUMBER + 10) + (
+        TITLE + 8 if title else 0
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'font-family="sans-serif" font-size="13" role="img">{tip}{"".join(parts)}</svg>'
+
+
+def _extent(layout: CellLayout) -> tuple[float, float]:
+    low = min(y - slot.height / 2 for slot, y in layout.y.items())
+    return low, max(y + slot.height / 2 for slot, y in layout.y.items())
+
+
+def _paint(axes: Axes, title: str, layout: CellLayout) -> None:
+    """Draws a cell into a panel: lines, then labels upon them, then nodes."""
+    height = axes.get_ylim()[1]
+    low, high = _extent(layout)
+    top = height - MARGIN - (TITLE + 8 if title else 0)
+    x = [MARGIN + place for place in layout.x]
+    y = {slot: place + top - high for slot, place in layout.y.items()}
+    if title:
+        axes.text(MARGIN, height - MARGIN, title, size=TITLE, weight="bold", color=INK, va="top", parse_math=False)
+    for line, path in zip(layout.lines, _paths(layout, x, y), strict=True):
+        if line.label:
+            _arrow(axes, path, line)
+        else:
+            _plain(axes, path, line)
+    for slot, place in y.items():
+        if slot.line is not None and slot.width:
+            line = layout.lines[slot.line]
+            _label(axes, x[slot.column], place, line.label, line.colour)
+        elif slot.node is not None and slot.round:
+            _node(axes, x[slot.column], place, layout.names[slot.node])
+        elif slot.node is not None:
+            _box(axes, x[slot.column], place, slot.width, slot.height, layout.names[slot.node])
+    if not layout.connected:
+        axes.text(MARGIN, top - (high - low) - 8, DEAD, size=NUMBER, color=RED, va="top")
+
+
+def _paths(layout: CellLayout, x: list[float], y: dict[Slot, float]) -> list[Path]:
+    """Returns the curve of each line: level within a column, bent between them."""
+    from matplotlib.path import Path
+
+    starts, ends = _ports(layout.routes, y, 0), _ports(layout.routes, y, -1)
+    paths = []
+    for number, route in enumerate(layout.routes):
+        flats = [(x[s.column] - layout.widths[s.column] / 2, x[s.column] + layout.widths[s.column] / 2, y[s]) for s in route]
+        flats[0] = (0, x[route[0].column] + starts[number][0], y[route[0]] + starts[number][1])
+        flats[-1] = (x[route[-1].column] - ends[number][0], 0, y[route[-1]] + ends[number][1])
+        points, codes = [flats[0][1:]], [Path.MOVETO]
+        for (_, left, y0), (right, after, y1) in itertools.pairwise(flats):
+            middle = (left + right) / 2
+            points += [(middle, y0), (middle, y1), (right, y1)]
+            codes += [Path.CURVE4] * 3
+            if after:
+                points.append((after, y1))
+                codes.append(Path.LINETO)
+        paths.append(Path(points, codes))
+    return paths
+
+
+def _ports(routes: list[list[Slot]], y: dict[Slot, float], end: int) -> dict[int, tuple[float, float]]:
+    """Returns where each line touches the node at its end, 0 or -1, as distances from the centre: spread along its side."""
+    inner = 1 if end == 0 else -2
+    touching: dict[Slot, list[int]] = {}
+    for number, route in enumerate(routes):
+        touching.setdefault(route[end], []).append(number)
+    ports = {}
+    for node, numbers in touching.items():
+        numbers.sort(key=lambda number: y[routes[number][inner]])
+        step = min(6.0, 1.5 * node.height / 2 / max(len(numbers) - 1, 1))
+        for place, number in enumerate(numbers):
+            off = step * (place - (len(numbers) - 1) / 2)
+            ports[number] = (math.sqrt(RADIUS**2 - off**2) if node.round else node.width / 2, off)
+    return ports
+
+
+def _axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Returns axes at a place in the figure, in whose coordinates a unit is a point."""
+    whole_width, whole_height = (72 * inches for inches in figure.get_size_inches())
+    axes = figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    return axes
+
+
+def _arrow(axes: Axes, path: Path, line: Line) -> None:
+    from matplotlib.patches import FancyArrowPatch
+
+    axes.add_patch(
+        FancyArrowPatch(
+            path=path,
+            arrowstyle="-|>",
+            mutation_scale=9,
+            color=line.colour,
+            linewidth=line.width,
+            linestyle=(0, (4, 2.5)) if line.dashed else "solid",
+        )
     )
+
+
+def _plain(axes: Axes, path: Path, line: Line) -> None:
+    from matplotlib.patches import PathPatch
+
+    axes.add_patch(PathPatch(path, fill=False, edgecolor=line.colour, linewidth=line.width))
+
+
+def _label(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    box = {"boxstyle": "square,pad=0.12", "facecolor": "white", "edgecolor": "none"}
+    axes.text(x, y, text, size=LABEL, color=colour, ha="center", va="center_baseline", bbox=box, parse_math=False)
+
+
+def _node(axes: Axes, x: float, y: float, number: str) -> None:
+    from matplotlib.patches import Circle
+
+    axes.add_patch(Circle((x, y), RADIUS, facecolor="white", edgecolor=INK, linewidth=1.2, zorder=2))
+    axes.text(x, y, number, size=NUMBER, color=INK, ha="center", va="center")
+
+
+def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    corner, style = (x - width / 2, y - height / 2), "round,pad=0,rounding_size=6"
+    axes.add_patch(FancyBboxPatch(corner, width, height, style, facecolor="white", edgecolor=INK, linewidth=1.2, zorder=2))
+    axes.text(x, y, text, size=NUMBER, color=INK, ha="center", va="center", parse_math=False)

@@ -1,44 +1,216 @@
-"""Operations that cells are made of, each usable at any width.
+"""Operations that cells are made of: a table of functions of the number of channels and the stride.
 
-The order inside a convolution is ReLU, convolution, batch norm, as in the cell spaces of the literature.
+Every one maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), whatever C, H and W are. The order inside a
+convolution is ReLU, convolution, batch norm, as in the cell spaces of the literature. An operation of your own is such a
+function too.
+
+Source: Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018, arXiv:1707.07012, and
+Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, for what the names stand for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Operation = Callable[[int, int], nn.Module]
 
-Operation = Callable[[int], nn.Module]
+GROUPS = 8
+# Squeeze-and-excitation squeezes to this share of the channels.
+SQUEEZE = 4
 
 
-def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Returns ReLU, a convolution without bias, batch norm; (N, in, H, W) to (N, out, H/stride, W/stride)."""
+def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Returns ReLU, a convolution without bias, batch norm; (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride))."""
     return nn.Sequential(
         nn.ReLU(),
-        nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
     )
+
+
+def conv(kernel: int) -> Operation:
+    """Returns the operation of an ordinary convolution."""
+    return lambda channels, stride: relu_conv_bn(channels, channels, kernel, stride)
+
+
+def group_conv(kernel: int) -> Operation:
+    """Returns the operation of a convolution in 8 groups, or as many of them as divide the channels."""
+    return lambda channels, stride: relu_conv_bn(channels, channels, kernel, stride, math.gcd(channels, GROUPS))
+
+
+def depthwise_conv(kernel: int) -> Operation:
+    """Returns the operation of a convolution of each channel by itself."""
+    return lambda channels, stride: relu_conv_bn(channels, channels, kernel, stride, channels)
+
+
+def dilated_conv(kernel: int) -> Operation:
+    """Returns the operation of a depthwise convolution whose kernel skips every second pixel, and a 1x1 convolution."""
+    return lambda channels, stride: nn.Sequential(nn.ReLU(), *_depthwise_pointwise(channels, kernel, stride, dilation=2))
+
+
+def separable_conv(kernel: int) -> Operation:
+    """Returns the operation of a depthwise and a 1x1 convolution, twice; the first one has the stride."""
+    return lambda channels, stride: nn.Sequential(
+        nn.ReLU(),
+        *_depthwise_pointwise(channels, kernel, stride),
+        nn.ReLU(),
+        *_depthwise_pointwise(channels, kernel, stride=1),
+    )
+
+
+def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int = 1) -> list[nn.Module]:
+    padding = dilation * (kernel // 2)
+    return [
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+
+
+def factorised_conv(kernel: int) -> Operation:
+    """Returns the operation of a convolution one pixel high, then one as high one pixel wide."""
+    half = kernel // 2
+    return lambda channels, stride: nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, half), bias=False),
+        nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (half, 0), bias=False),
+        nn.BatchNorm2d(channels),
+    )
+
+
+def max_pool(kernel: int) -> Operation:
+    """Returns the operation of max pooling."""
+    return lambda channels, stride: nn.MaxPool2d(kernel, stride, kernel // 2)
+
+
+def avg_pool(kernel: int) -> Operation:
+    """Returns the operation of average pooling, over the pixels of the window that lie in the image."""
+    return lambda channels, stride: nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
+
+
+def skip(channels: int, stride: int) -> nn.Module:
+    """Returns the identity, or at a stride of 2 what halves the resolution with the least change."""
+    return nn.Identity() if stride == 1 else FactorisedReduce(channels, channels, stride)
+
+
+def squeeze_excitation(channels: int, stride: int) -> nn.Module:
+    """Returns a gate on each channel, computed from the means of all; average pooling halves the resolution."""
+    gate = SqueezeExcitation(channels)
+    return gate if stride == 1 else nn.Sequential(gate, nn.AvgPool2d(stride, stride, ceil_mode=True))
 
 
 @final
 class Zero(nn.Module):
     """Cuts an edge: zeros, whatever comes in."""
 
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
     def forward(self, x: Tensor) -> Tensor:
-        """Returns zeros shaped like x."""
-        return x.new_zeros(x.shape)
+        """Returns zeros (N, C, ceil(H/stride), ceil(W/stride))."""
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
-# By name, from the number of channels: at stride 1 every operation keeps the shape (N, C, H, W).
+@final
+class FactorisedReduce(nn.Module):
+    """Two 1x1 convolutions with a stride, one of the even and one of the odd pixels, concatenated: none is passed over."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
+        super().__init__()
+        half = out_channels // 2
+        self.even = nn.Conv2d(in_channels, half, 1, stride, bias=False)
+        self.odd = nn.Conv2d(in_channels, out_channels - half, 1, stride, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, ceil(H/2), ceil(W/2))."""
+        x = F.relu(x)
+        # Of a side of odd length the last pixel has no successor: black stands for it.
+        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+        return self.norm(torch.cat([self.even(x), self.odd(shifted)], 1))  # type: ignore[no-any-return]
+
+
+@final
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a gate between 0 and 1 that sees the means of all channels.
+
+    Source: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
+    """
+
+    def __init__(self, channels: int, activation: nn.Module | None = None, fewest: int = 1) -> None:
+        super().__init__()
+        inner = max(fewest, channels // SQUEEZE)
+        act = nn.ReLU() if activation is None else activation
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, inner, 1), act, nn.Conv2d(inner, channels, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the gated (N, C, H, W)."""
+        return x * self.gate(x)  # type: ignore[no-any-return]
+
+
+@final
+class BlurPool(nn.Module):
+    """A 3x3 binomial filter of each channel, then the stride: no frequency is folded onto another.
+
+    Source: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv:1904.11486.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        line = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C, ceil(H/stride), ceil(W/stride))."""
+        # Edges are repeated, so that a constant image stays one.
+        kernel = self.kernel.expand(self.channels, 1, 3, 3)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=self.stride, groups=self.channels)
+
+
+# By name, from the least to the most that an edge can do.
 OPERATIONS: dict[str, Operation] = {
-    "none": lambda channels: Zero(),
-    "skip": lambda channels: nn.Identity(),
-    "avgpool3x3": lambda channels: nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
-    "conv1x1": lambda channels: relu_conv_bn(channels, channels, 1),
-    "conv3x3": lambda channels: relu_conv_bn(channels, channels, 3),
+    "none": lambda channels, stride: Zero(stride),
+    "skip": skip,
+    "avgpool3x3": avg_pool(3),
+    "maxpool3x3": max_pool(3),
+    "maxpool5x5": max_pool(5),
+    "maxpool7x7": max_pool(7),
+    "blurpool3x3": BlurPool,
+    "se": squeeze_excitation,
+    "depthwise3x3": depthwise_conv(3),
+    "depthwise5x5": depthwise_conv(5),
+    "conv1x1": conv(1),
+    "groupconv3x3": group_conv(3),
+    "groupconv5x5": group_conv(5),
+    "dilconv3x3": dilated_conv(3),
+    "dilconv5x5": dilated_conv(5),
+    "sepconv3x3": separable_conv(3),
+    "sepconv5x5": separable_conv(5),
+    "sepconv7x7": separable_conv(7),
+    "conv1x3_3x1": factorised_conv(3),
+    "conv1x7_7x1": factorised_conv(7),
+    "conv3x3": conv(3),
+    "conv5x5": conv(5),
+    "conv7x7": conv(7),
 }
+# What is known of the operations that ship; of a function of one's own nothing is. Two of these on one input are one; a skip
+# at a stride of 2 has weights.
+WEIGHTLESS = frozenset({"none", "skip", "avgpool3x3", "maxpool3x3", "maxpool5x5", "maxpool7x7", "blurpool3x3"})
+# Of a sum these are the sum of theirs.
+LINEAR = frozenset({"avgpool3x3", "blurpool3x3"})
+# Of nothing these make nothing. A convolution does not: its batch norm adds what it has learned, the same at every pixel.
+VANISHING = (WEIGHTLESS - {"skip"}) | {"se"}
+# Of what is the same at every pixel these make what is the same at every pixel; those without weights leave it as it is.
+POINTWISE = (WEIGHTLESS - {"none", "skip"}) | {"conv1x1", "se"}

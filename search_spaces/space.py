@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Protocol, final
 if TYPE_CHECKING:
     import random
 
+    from matplotlib.figure import Figure  # noqa: TC004 (imported at run time it would cost a second)
     from torch import nn
+
+    from search_spaces.graph import CellGraph  # noqa: TC004 (as above)
 
 Value = str | int | float | bool | None
 Architecture = Mapping[str, Value]
@@ -71,14 +74,34 @@ class SearchSpace:
         choices: What may vary, by name, in order.
         build: Makes an ordinary module of ordinary layers; its weights are random, seeded by the caller.
         canonical: Maps architectures that compute the same functions to one of them, and that one to itself.
-        draw: Returns the architecture as SVG text; None if the space has no drawing.
+        draw: Returns a drawing of the architecture; None if the space has none.
+        graphs: Returns an architecture's cells, by name; None if the space is not one of cells.
+        operations: What the edges of its cells may carry, single operations, `none` left out; empty if the space is not one
+            of cells.
     """
 
     name: str
     choices: Mapping[str, Choice]
     build: Build
     canonical: Callable[[Architecture], dict[str, Value]] = dict
-    draw: Callable[[Architecture], str] | None = None
+    draw: Callable[[Architecture], Figure] | None = None
+    graphs: Callable[[Architecture], Mapping[str, CellGraph]] | None = None
+    operations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks what Python does not.
+
+        Raises:
+            TypeError: the choices are no mapping of names to Choice.
+            ValueError: there is no choice.
+        """
+        if not isinstance(self.choices, Mapping):
+            raise TypeError(f"the choices of {self.name} must be a mapping of names to Choice, got {self.choices!r}")
+        for name, choice in self.choices.items():
+            if not isinstance(name, str) or not isinstance(choice, Choice):
+                raise TypeError(f"choice {name!r} of {self.name} must be a Choice(value, value, ...), got {choice!r}")
+        if not self.choices:
+            raise ValueError(f"{self.name} must have at least one choice")
 
     @property
     def size(self) -> int:
@@ -99,7 +122,7 @@ class SearchSpace:
         for name, choice in self.choices.items():
             if name not in architecture:
                 faults.append(f"choice '{name}' is missing")
-            elif not any(type(v) is type(architecture[name]) and v == architecture[name] for v in choice.values):
+            elif not any(_same(value, architecture[name]) for value in choice.values):
                 faults.append(f"choice '{name}' must be one of {list(choice.values)}, got {architecture[name]!r}")
         if faults:
             raise ValueError(f"not an architecture of {self.name}: " + "; ".join(faults))
@@ -112,6 +135,49 @@ class SearchSpace:
     def sample(self, generator: random.Random) -> dict[str, Value]:
         """Returns an architecture drawn uniformly."""
         return {name: generator.choice(choice.values) for name, choice in self.choices.items()}
+
+    def neighbours(self, architecture: Architecture) -> Iterator[dict[str, Value]]:
+        """Yields every architecture that differs in the value of one choice, in the order of the table."""
+        for name, choice in self.choices.items():
+            for value in choice.values:
+                if not _same(value, architecture[name]):
+                    yield {**architecture, name: value}
+
+    def mutate(self, architecture: Architecture, generator: random.Random) -> dict[str, Value]:
+        """Returns an architecture drawn uniformly among the neighbours that compute other functions.
+
+        Where all neighbours compute the same, one of these is mutated in turn.
+
+        Raises:
+            ValueError: nothing that can be reached in steps of one choice computes anything else.
+        """
+        key = self.key(architecture)
+        front, seen = [dict(architecture)], {json.dumps([*architecture.values()])}
+        while front:
+            step = [neighbour for start in front for neighbour in self.neighbours(start)]
+            generator.shuffle(step)
+            for neighbour in step:
+                if self.key(neighbour) != key:
+                    return neighbour
+            front = []
+            for neighbour in step:
+                text = json.dumps([*neighbour.values()])
+                if text not in seen:
+                    seen.add(text)
+                    front.append(neighbour)
+        raise ValueError(f"all architectures of {self.name} compute the same function: there is nothing to mutate to")
+
+    def crossover(self, first: Architecture, second: Architecture, generator: random.Random) -> dict[str, Value]:
+        """Returns an architecture that takes the value of each choice from one of two, drawn evenly."""
+        return {name: generator.choice((first, second))[name] for name in self.choices}
+
+    def index(self, architecture: Architecture) -> int:
+        """Returns the number of an architecture, from 0; the last choice of the table varies fastest."""
+        found = 0
+        for name, choice in self.choices.items():
+            place = next(i for i, value in enumerate(choice.values) if _same(value, architecture[name]))
+            found = found * len(choice.values) + place
+        return found
 
     def at(self, index: int) -> dict[str, Value]:
         """Returns the architecture of this index, 0 to size - 1; the last choice of the table varies fastest.
@@ -135,3 +201,8 @@ class SearchSpace:
         """Returns the hash of the canonical form, 12 hexadecimal digits: equal for architectures of equal function."""
         text = json.dumps([self.name, list(self.canonical(architecture).items())])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _same(first: Value, second: Value) -> bool:
+    """Returns whether two values are one, of one type: 1, 1.0 and True are three."""
+    return type(first) is type(second) and first == second

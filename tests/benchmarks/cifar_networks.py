@@ -20,12 +20,12 @@ from nas.data.dataset import Split
 from nas.training.network import build_network
 from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
-from search_spaces.macro import macro
+from search_spaces.macro import PLAIN, macro
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hardcell" / "benchmarks"
 TRAINING_IMAGES = 12_000
 TEST_IMAGES = 1_000
-ARCHITECTURE = {"depth1": 1, "width1": 16, "depth2": 1, "width2": 32, "depth3": 1, "width3": 64}
+ARCHITECTURE = {"depth1": 1, "width1": 16, "depth2": 1, "width2": 32, "depth3": 1, "width3": 64, **PLAIN}
 EPOCHS = 10
 RECIPES = {"normal": Standard(), "adversarial": Adversarial(epsilon=8 / 255)}
 

@@ -10,9 +10,11 @@ import optuna
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from torch import nn
 
-from search_spaces import SPACES, Choice, SearchSpace, cell201, macro
+from search_spaces import SPACES, Choice, SearchSpace, cell201, cell_space, darts, macro, mlp, nasnet, robnet
+from search_spaces.skeleton import Cell
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 28, 20)]
 
@@ -30,16 +32,58 @@ def built(space, architecture, shape=(1, 8, 8), classes=7, seed=0):
         return space.build(architecture, shape, classes)
 
 
-def reaches(architecture):
-    """Returns whether a path leads from the input to the output of a cell; a macro network is one path."""
-    if "edge01" not in architecture:
-        return True
-    alive = {0}
-    for edge in ("edge01", "edge02", "edge12", "edge03", "edge13", "edge23"):
-        i, j = int(edge[4]), int(edge[5])
-        if i in alive and architecture[edge] != "none":
-            alive.add(j)
-    return 3 in alive
+def flow(network):
+    """Returns which parameters are on a way to the logits, which of them see something of the image, and whether it shows.
+
+    Only in cells can a way end: it is followed through each, forwards for what is seen and backwards for what is used.
+    """
+    cells = [(name, module) for name, module in network.named_modules() if isinstance(module, Cell)]
+    names = {name for name, _ in network.named_parameters()}
+    if not cells:
+        return names, names, True
+    inputs = cells[0][1].graph.inputs
+    # Of the outputs of the cells, by number; those before the first one are the stem's.
+    shows, used = {-2: True, -1: True}, {len(cells) - 1}
+    unseen, unused = set(), set()
+    for number, (name, cell) in enumerate(cells):
+        seen = [shows[number - inputs + i] for i in range(inputs)]
+        for summands in cell.graph.nodes:
+            seen.append(any(seen[source] for _, source in summands))
+        shows[number] = any(seen[node] for node in cell.graph.outputs)
+        for source, prefix in parts(name, cell):
+            unseen |= {p for p in names if p.startswith(prefix) and not seen[source]}
+    for number, (name, cell) in reversed([*enumerate(cells)]):
+        live = set(cell.graph.outputs) if number in used else set()
+        for source, node, _ in reversed(cell.graph.edges()):
+            live |= {source} if node in live else set()
+        used |= {number - inputs + i for i in range(inputs) if i in live}
+        for source, prefix in parts(name, cell):
+            node = int(prefix.split(".edges.edge")[1][1]) if ".edges." in prefix else source
+            unused |= {p for p in names if p.startswith(prefix) and node not in live}
+    if inputs == 1:
+        # The layers of a chain: those before a cell through which there is no way are on none, those behind it see nothing.
+        cut = [int(name) for number, (name, _) in enumerate(cells) if number - 1 not in used]
+        unused |= {p for p in names for place in cut if int(p.split(".")[0]) < place}
+        unseen |= {p for p in names for place in cut if int(p.split(".")[0]) > place}
+    elif not used & {-2, -1}:
+        unused |= {p for p in names if p.startswith("stem.")}
+    shown = shows[len(cells) - 1]
+    unseen |= set() if shown else {p for p in names if p.startswith("head.")}
+    return names - unused, names - unused - unseen, shown
+
+
+def parts(name, cell):
+    """Yields the node that each layer of a cell acts on, and what the names of its parameters begin with."""
+    for i in range(len(cell.preprocess)):
+        yield i, f"{name}.preprocess.{i}."
+    for arriving in cell.arriving:
+        for edge, source in arriving:
+            yield source, f"{name}.edges.{edge}."
+
+
+def differing(first, second):
+    """Returns the names of the choices in which two architectures differ."""
+    return [name for name in first if (type(first[name]), first[name]) != (type(second[name]), second[name])]
 
 
 class SpaceContract:
@@ -81,17 +125,19 @@ class SpaceContract:
         assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
     def test_gradients_reach_the_input_and_every_parameter_on_the_way(self, space, samples):
-        for architecture in samples:
+        forms = [space.canonical(architecture) for architecture in samples[:6]]
+        # The first architecture has, of cells, no way from the image to the logits.
+        for architecture in [space.at(0), *samples[:6], *forms]:
             network = built(space, architecture).train()
             x = torch.rand(8, 1, 8, 8, requires_grad=True)
-            network(x).square().sum().backward()
-            assert (x.grad is not None and bool((x.grad != 0).any())) == reaches(architecture), architecture
-            # Edges into dead ends are on no way to the logits.
-            off = {n for n, p in network.named_parameters() if p.grad is None}
-            assert all("edges" in name for name in off)
-            if "edge01" not in architecture:
-                assert not off
-                assert all((p.grad != 0).any() for p in network.parameters())
+            logits = network(x)
+            logits.square().sum().backward()
+            on_the_way, seeing, shown = flow(network)
+            assert (x.grad is not None and bool((x.grad != 0).any())) == shown, architecture
+            assert {n for n, p in network.named_parameters() if p.grad is not None} == on_the_way, architecture
+            # What sees nothing of the image has a gradient of zero.
+            dead = {n for n, p in network.named_parameters() if n in seeing and not (p.grad != 0).any()}
+            assert not dead, architecture
 
     def test_logits_of_an_image_do_not_depend_on_the_batch(self, space, samples):
         x = torch.rand(9, 3, 12, 12)
@@ -113,7 +159,7 @@ class SpaceContract:
 
     def test_keys_are_equal_where_canonical_forms_are(self, space):
         generator = random.Random(1)
-        drawn = [space.sample(generator) for _ in range(300)]
+        drawn = [space.sample(generator) for _ in range(150)]
         by_key, by_form = {}, {}
         for architecture in drawn:
             key, form = space.key(architecture), json.dumps(space.canonical(architecture))
@@ -131,12 +177,56 @@ class SpaceContract:
         last = [values.values[-1] for values in space.choices.values()]
         assert space.at(0) == {name: space.choices[name].values[0] for name in names}
         assert list(space.at(space.size - 1).values()) == last
-        for index in random.Random(0).sample(range(space.size), min(space.size, 50)):
+        generator = random.Random(0)
+        for index in (generator.randrange(space.size) for _ in range(50)):
             architecture, expected = space.at(index), 0
             assert list(architecture) == names
             for name, choice in space.choices.items():
                 expected = expected * len(choice.values) + choice.values.index(architecture[name])
             assert expected == index
+
+    def test_indices_are_found_again(self, space, samples):
+        for architecture in samples:
+            index = space.index(architecture)
+            assert 0 <= index < space.size
+            assert space.at(index) == architecture
+            assert space.index(dict(reversed(architecture.items()))) == index
+        for index in {0, 1, space.size // 2, space.size - 1}:
+            assert space.index(space.at(index)) == index
+
+    def test_neighbours_are_all_that_differ_in_one_choice(self, space, samples):
+        for architecture in samples[:3]:
+            found = list(space.neighbours(architecture))
+            assert len(found) == sum(len(choice.values) - 1 for choice in space.choices.values())
+            assert len({json.dumps(neighbour) for neighbour in found}) == len(found)
+            for neighbour in found:
+                assert space.validate(neighbour) == neighbour
+                assert len(differing(neighbour, architecture)) == 1
+
+    def test_mutations_compute_something_else_and_are_neighbours(self, space):
+        generator = random.Random(0)
+        architecture = space.sample(generator)
+        for _ in range(50):
+            mutated = space.mutate(architecture, generator)
+            assert space.validate(mutated) == mutated
+            assert space.key(mutated) != space.key(architecture)
+            # Of the spaces that ship there is none that takes more than two steps to get away.
+            assert 1 <= len(differing(mutated, architecture)) <= 2
+            architecture = mutated
+        first, again = ([space.mutate(architecture, random.Random(7)) for _ in range(2)] for _ in range(2))
+        assert first == again
+
+    def test_crossovers_take_each_value_from_a_parent_evenly(self, space, samples):
+        first, second = max(((a, b) for a in samples for b in samples), key=lambda pair: len(differing(*pair)))
+        assert space.crossover(first, first, random.Random(0)) == first
+        children = [space.crossover(first, second, random.Random(seed)) for seed in range(300)]
+        assert children == [space.crossover(first, second, random.Random(seed)) for seed in range(300)]
+        for child in children:
+            assert space.validate(child) == child
+            assert all(child[name] in (first[name], second[name]) for name in space.choices)
+        for name in differing(first, second):
+            share = sum(child[name] == first[name] for child in children) / 300
+            assert abs(share - 0.5) < 5 * math.sqrt(0.25 / 300)
 
     def test_enumeration_follows_the_indices(self, space):
         for index, architecture in zip(range(100), space.enumerate(), strict=False):
@@ -167,9 +257,13 @@ class SpaceContract:
         assert asked == {name: choice.values for name, choice in space.choices.items()}
         assert list(found.values()) == [choice.values[-1] for choice in space.choices.values()]
 
-    def test_drawing_is_text(self, space, samples):
-        for architecture in samples:
-            assert space.draw(architecture).startswith("<svg ")
+    def test_drawing_is_a_figure_that_can_be_saved(self, space, samples, tmp_path):
+        for number, architecture in enumerate(samples[:2]):
+            figure = space.draw(architecture)
+            assert isinstance(figure, Figure)
+            for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+                figure.savefig(tmp_path / f"{number}.{kind}")
+                assert (tmp_path / f"{number}.{kind}").read_bytes().startswith(start)
 
 
 class TestCell201(SpaceContract):
@@ -178,10 +272,69 @@ class TestCell201(SpaceContract):
         return cell201(*request.param)
 
 
+class TestDARTS(SpaceContract):
+    @pytest.fixture
+    def space(self):
+        return darts(4, 3)
+
+
+class TestNASNet(SpaceContract):
+    @pytest.fixture
+    def space(self):
+        return nasnet(4, 1, 2)
+
+
+class TestRobNet(SpaceContract):
+    @pytest.fixture(params=[True, False], ids=["shared", "free"])
+    def space(self, request):
+        return robnet(4, 3, request.param)
+
+
+def channel_wise(channels, stride):
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, stride, 1, groups=channels), nn.Tanh())
+
+
+class TestCellsOfOnesOwn(SpaceContract):
+    """With an operation of one's own, and with everything that the other spaces do not have."""
+
+    @pytest.fixture(params=["shared", "normal_reduction", "each"])
+    def space(self, request):
+        inputs, topology, output = {
+            "shared": (1, "two_inputs", "unused"),
+            "normal_reduction": (1, "all_pairs", "last"),
+            "each": (2, [(0, 2), (1, 2), (0, 3), (2, 3), (1, 4), (3, 4)], "last"),
+        }[request.param]
+        return cell_space(
+            "mine",
+            nodes=4,
+            inputs=inputs,
+            topology=topology,
+            output=output,
+            operations=["none", channel_wise, "skip+groupconv3x3", "blurpool3x3", "maxpool5x5"],
+            cells=request.param,
+            channels=4,
+            cells_per_stage=1,
+            stages=2,
+        )
+
+
 class TestMacro(SpaceContract):
-    @pytest.fixture(params=[1, 2, 3])
+    @pytest.fixture(params=[1, 3])
     def space(self, request):
         return macro(request.param)
+
+    @pytest.fixture
+    def samples(self, space):
+        """As in the other spaces, but narrow: the widest networks of this one take gigabytes."""
+        generator = random.Random(0)
+        drawn = [space.sample(generator) for _ in range(12)]
+        return [a | {name: min(a[name], 20) for name in a if re.fullmatch(r"width\d", name)} for a in drawn]
+
+
+class TestMLP(SpaceContract):
+    @pytest.fixture(params=[1, 3])
+    def space(self, request):
+        return mlp(request.param)
 
 
 class TestSpaceOfOnesOwn(SpaceContract):
@@ -204,13 +357,60 @@ class TestSpaceOfOnesOwn(SpaceContract):
             choices=choices,
             build=build,
             canonical=lambda a: {**{name: a[name] for name in choices}, "rate": 0.5},
-            draw=lambda a: "<svg />",
+            draw=lambda a: Figure(),
         )
 
 
 def test_names():
-    assert {"cell201": cell201, "macro": macro} == SPACES
+    assert list(SPACES.values()) == [cell201, darts, nasnet, robnet, macro, mlp, cell_space]
     assert {name: make().name for name, make in SPACES.items()} == {name: name for name in SPACES}
+
+
+def switches(**changes):
+    """Returns a space of two switches, which do something only if both are on."""
+    return SearchSpace(
+        name="switches",
+        choices={"a": Choice(0, 1), "b": Choice(0, 1)},
+        build=None,
+        canonical=changes.get("canonical", lambda a: dict(a) if a["a"] and a["b"] else {"a": 0, "b": 0}),
+    )
+
+
+class TestMutate:
+    def test_where_no_neighbour_computes_anything_else_it_goes_on_from_these(self):
+        for seed in range(20):
+            assert switches().mutate({"a": 0, "b": 0}, random.Random(seed)) == {"a": 1, "b": 1}
+        found = {switches().index(switches().mutate({"a": 1, "b": 1}, random.Random(seed))) for seed in range(40)}
+        assert found == {1, 2}
+
+    def test_neighbours_that_compute_something_else_are_drawn_uniformly(self):
+        # Of four choices, the last one says nothing: five of six neighbours are left.
+        space = SearchSpace(
+            name="s",
+            choices={"a": Choice(1, 2, 3), "b": Choice(None, "x", "y"), "c": Choice(True, False), "d": Choice(0.5, 1.0)},
+            build=None,
+            canonical=lambda a: {**a, "d": 0.5},
+        )
+        architecture, generator = space.at(0), random.Random(0)
+        drawn = [json.dumps(space.mutate(architecture, generator)) for _ in range(2000)]
+        wanted = [json.dumps(n) for n in space.neighbours(architecture) if n["d"] == 0.5]
+        assert set(drawn) == set(wanted)
+        assert len(wanted) == 5
+        for neighbour in wanted:
+            assert abs(drawn.count(neighbour) / 2000 - 0.2) < 5 * math.sqrt(0.16 / 2000)
+
+    def test_a_space_of_one_function_has_nothing_to_mutate_to(self):
+        space = switches(canonical=lambda a: {"a": 0, "b": 0})
+        message = "^all architectures of switches compute the same function: there is nothing to mutate to$"
+        for architecture in space.enumerate():
+            with pytest.raises(ValueError, match=message):
+                space.mutate(architecture, random.Random(0))
+
+
+def test_values_of_other_types_are_other_neighbours():
+    space = SearchSpace(name="s", choices={"a": Choice(1, 1.0, True, 2)}, build=None)
+    assert [repr(n["a"]) for n in space.neighbours({"a": 1})] == ["1.0", "True", "2"]
+    assert [space.index(a) for a in space.enumerate()] == [0, 1, 2, 3]
 
 
 def test_canonical_form_of_a_space_without_one_is_the_architecture():

@@ -1,0 +1,188 @@
+"""Residual blocks: three kinds of branch, two orders of operations, and the layers that they are made of.
+
+A branch is a few convolutions, one of which is spatial and has the stride; between them stand a normalisation and an
+activation. Where the other ones of these stand is the order of operations:
+
+    post_activation:  after(branch(x) + shortcut(x)), the branch ending on a normalisation       He et al., arXiv:1512.03385
+    pre_activation:   branch(before(x)) + x, where `before` is a normalisation and an activation He et al., arXiv:1603.05027
+
+A block that changes the shape has a 1x1 convolution for a shortcut: of x and with a normalisation in the first order, of
+before(x) and without one in the second, as in wide ResNets (Zagoruyko and Komodakis, BMVC 2016, arXiv:1605.07146).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from torch import nn
+
+from search_spaces.operations import SqueezeExcitation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+# A bottleneck has a quarter of the block's channels inside (He et al.), but no fewer than 4.
+BOTTLENECK, FEWEST_INSIDE = 4, 4
+# An inverted bottleneck has six times the block's channels inside (Sandler et al.).
+EXPANSION = 6
+# Group normalisation has at most 32 groups (Wu and He), and no group of fewer than 4 channels.
+GROUPS, FEWEST_IN_GROUP = 32, 4
+# A gate has a quarter of the channels inside, but no fewer than 8: one or two rectifiers are too often dead from the start.
+FEWEST_SQUEEZED = 8
+
+# The smooth ones are those of Xie et al., "Smooth Adversarial Training", arXiv:2006.14536.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "softplus": nn.Softplus,
+}
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Returns the normalisation over groups of at least 4 channels, so that an image of one pixel is not all zeros.
+
+    Source: Wu and He, "Group Normalization", ECCV 2018, arXiv:1803.08494.
+    """
+    fitting = (groups for groups in range(GROUPS, 1, -1) if channels % groups == 0 and channels // groups >= FEWEST_IN_GROUP)
+    return nn.GroupNorm(next(fitting, 1), channels)
+
+
+# None of them lets an image depend on the others of its batch in evaluation mode.
+NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": group_norm,
+    "none": lambda channels: nn.Identity(),
+}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """What all blocks of a network have in common.
+
+    Attributes:
+        block: basic, bottleneck or inverted.
+        kernel: Side of the spatial convolutions.
+        order: post_activation or pre_activation.
+        activation: A name of ACTIVATIONS.
+        normalisation: A name of NORMALISATIONS; without one the convolutions have a bias.
+        squeeze_excitation: Whether the branch ends on a gate of its channels.
+    """
+
+    block: str
+    kernel: int
+    order: str
+    activation: str
+    normalisation: str
+    squeeze_excitation: bool
+
+    @property
+    def preactivates(self) -> bool:
+        """Whether blocks normalise and activate what comes in, rather than their sum."""
+        return self.order == "pre_activation"
+
+    def act(self) -> nn.Module:
+        """Returns an activation."""
+        return ACTIVATIONS[self.activation]()
+
+    def norm(self, channels: int) -> nn.Module:
+        """Returns a normalisation of (N, C, H, W)."""
+        return NORMALISATIONS[self.normalisation](channels)
+
+    def conv(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, padding: int | None = None
+    ) -> nn.Conv2d:
+        """Returns a convolution; (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)) unless padding is given."""
+        padding = kernel // 2 if padding is None else padding
+        bias = self.normalisation == "none"
+        return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
+
+
+def basic(in_channels: int, out_channels: int, stride: int, style: Style) -> list[nn.Conv2d]:
+    """Returns two spatial convolutions.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
+    """
+    return [
+        style.conv(in_channels, out_channels, style.kernel, stride),
+        style.conv(out_channels, out_channels, style.kernel),
+    ]
+
+
+def bottleneck(in_channels: int, out_channels: int, stride: int, style: Style) -> list[nn.Conv2d]:
+    """Returns a spatial convolution of a quarter of the channels, between 1x1 convolutions.
+
+    The stride is that of the spatial convolution, as everywhere since the paper, in which the first one has it.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
+    """
+    inside = max(out_channels // BOTTLENECK, FEWEST_INSIDE)
+    return [
+        style.conv(in_channels, inside, 1),
+        style.conv(inside, inside, style.kernel, stride),
+        style.conv(inside, out_channels, 1),
+    ]
+
+
+def inverted(in_channels: int, out_channels: int, stride: int, style: Style) -> list[nn.Conv2d]:
+    """Returns a depthwise spatial convolution of six times the channels, between 1x1 convolutions.
+
+    Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381.
+    """
+    inside = in_channels * EXPANSION
+    return [
+        style.conv(in_channels, inside, 1),
+        style.conv(inside, inside, style.kernel, stride, groups=inside),
+        style.conv(inside, out_channels, 1),
+    ]
+
+
+BLOCKS: dict[str, Callable[[int, int, int, Style], list[nn.Conv2d]]] = {
+    "basic": basic,
+    "bottleneck": bottleneck,
+    "inverted": inverted,
+}
+
+
+@final
+class ResidualBlock(nn.Module):
+    """A branch and a shortcut: (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)).
+
+    The sum of an inverted block is not activated, as in its paper; where it changes the shape it has a shortcut nonetheless,
+    as the other kinds have.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
+        super().__init__()
+        first, *others = BLOCKS[style.block](in_channels, out_channels, stride, style)
+        layers: list[nn.Module] = [first]
+        for conv in others:
+            layers += [style.norm(conv.in_channels), style.act(), conv]
+        self.before: nn.Module = nn.Identity()
+        self.after: nn.Module = nn.Identity()
+        if style.preactivates:
+            self.before = nn.Sequential(style.norm(in_channels), style.act())
+        else:
+            layers.append(style.norm(out_channels))
+            if style.block != "inverted":
+                self.after = style.act()
+        if style.squeeze_excitation:
+            layers.append(SqueezeExcitation(out_channels, style.act(), FEWEST_SQUEEZED))
+        self.branch = nn.Sequential(*layers)
+        self.projects = stride != 1 or in_channels != out_channels
+        self.shortcut: nn.Module = nn.Identity()
+        if self.projects:
+            # Without a bias even where there is no normalisation: the branch has one.
+            projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection)
+            if not style.preactivates:
+                self.shortcut.append(style.norm(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the sum of branch and shortcut."""
+        activated = self.before(x)
+        return self.after(self.branch(activated) + self.shortcut(activated if self.projects else x))  # type: ignore[no-any-return]

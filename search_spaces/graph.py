@@ -1,0 +1,51 @@
+"""A cell as data: nodes, and the operations that are added up in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True)
+class CellGraph:
+    """What a cell computes. Nodes are numbered, the cell's inputs first.
+
+    Attributes:
+        inputs: Number of inputs, nodes 0 to inputs - 1.
+        nodes: For each further node, the (operation, source node) pairs that are added up in it; zeros if there are none.
+        outputs: The nodes that are concatenated into the output, in order.
+        strided: The cell halves the resolution: operations on its inputs have a stride of 2.
+    """
+
+    inputs: int
+    nodes: tuple[tuple[tuple[str, int], ...], ...]
+    outputs: tuple[int, ...]
+    strided: bool = False
+
+    def edges(self) -> list[tuple[int, int, str]]:
+        """Returns (source, node, operation) of every operation, by node."""
+        return [
+            (source, node, operation)
+            for node, summands in enumerate(self.nodes, start=self.inputs)
+            for operation, source in summands
+        ]
+
+    def paths(self, longest: int | None = None) -> set[tuple[int | str, ...]]:
+        """Returns every way from an input to the output: the input, and the operations passed.
+
+        Args:
+            longest: Leaves out the ways that pass more operations than this. Without it their number grows exponentially
+                with that of the nodes.
+        """
+        arriving: list[set[tuple[int | str, ...]]] = [{(i,)} for i in range(self.inputs)]
+        for summands in self.nodes:
+            arriving.append(
+                {
+                    (*path, operation)
+                    for operation, source in summands
+                    for path in arriving[source]
+                    if longest is None or len(path) <= longest  # The input, and one operation less.
+                }
+            )
+        return set().union(*(arriving[node] for node in self.outputs))

@@ -1,0 +1,295 @@
+"""Where the parts of a cell's drawing go. Lengths are in points, 1/72 inch.
+
+A cell is laid out in columns, from left to right: the inputs, then each node in the column of nodes after the last that
+feeds it. Between two columns of nodes is one of labels. A line has a place of its own in every column that it passes and
+bends only between columns, so it runs through no node, and through no label but its own.
+
+Source: Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures", IEEE Transactions on
+Systems, Man, and Cybernetics 11(2), 1981: first the columns, then orders with few crossings, then places.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from search_spaces.operations import OPERATIONS
+
+if TYPE_CHECKING:
+    from search_spaces.graph import CellGraph
+
+# In the order of OPERATIONS, without none and skip: a hue for a kind of operation, darker for larger ones.
+COLOURS = (
+    *(
+        "#a15c00",
+        "#c2410c",
+        "#9a3412",
+        "#7c2d12",
+        "#7a6a00",
+        "#4d7c0f",
+        "#0e7490",
+        "#155e75",
+        "#be185d",
+        "#0f766e",
+        "#115e59",
+    ),
+    *("#7e22ce", "#581c87", "#1d4ed8", "#1e3a8a", "#172554", "#a21caf", "#701a75", "#15803d", "#166534", "#14532d"),
+)
+SKIP, GREY = "#5f6670", "#a3a9b1"
+LABEL, NUMBER = 8.0, 9.0
+RADIUS, GAP = 12.0, 6.0
+
+
+@final
+@dataclass(frozen=True)
+class Line:
+    """What leads from one node to another: an arrow with its label, or a plain line to the output."""
+
+    source: int
+    target: int
+    label: str = ""
+    colour: str = GREY
+    dashed: bool = False
+    width: float = 0.8
+
+
+@final
+@dataclass(frozen=True)
+class Slot:
+    """A place in a column: a node's, or that of a line which passes and may have its label there."""
+
+    column: int
+    node: int | None
+    line: int | None
+    width: float = 0.0
+    height: float = 0.0
+
+    @property
+    def round(self) -> bool:
+        """Whether it is a circle, and not a box."""
+        return self.node is not None and self.width == self.height == 2 * RADIUS
+
+
+@final
+@dataclass(frozen=True)
+class CellLayout:
+    """A cell's drawing.
+
+    Attributes:
+        names: What stands in each node, and in the box of the output, the last, unless the output is one node.
+        lines: Between the nodes.
+        routes: The slots that each line passes, from its source to its target.
+        x: Centre of each column.
+        widths: Of each column.
+        y: Centre of each slot, upwards.
+        connected: A path leads from an input to the output.
+    """
+
+    names: list[str]
+    lines: list[Line]
+    routes: list[list[Slot]]
+    x: list[float]
+    widths: list[float]
+    y: dict[Slot, float]
+    connected: bool
+
+
+def layout_of(graph: CellGraph) -> CellLayout:
+    """Returns where the parts of a cell's drawing go."""
+    names = _names(graph)
+    boxed = len(names) > graph.inputs + len(graph.nodes)
+    lines = _lines(graph, len(names) - 1 if boxed else None)
+    columns = [2 * layer for layer in _layers(graph, lines, names)]
+    nodes = [
+        Slot(column, node, None, *_box_size(name)) for node, (column, name) in enumerate(zip(columns, names, strict=True))
+    ]
+    routes = _routes(lines, nodes)
+    order = _order(nodes, routes)
+    y = _heights(order, routes)
+    widths = [max((slot.width for slot in column), default=0.0) for column in order]
+    x = [widths[0] / 2]
+    for column in range(1, len(widths)):
+        bend = max(
+            (abs(y[a] - y[b]) for route in routes for a, b in itertools.pairwise(route) if b.column == column), default=0
+        )
+        x.append(x[-1] + (widths[column - 1] + widths[column]) / 2 + min(max(16.0, 0.45 * bend), 44.0))
+    return CellLayout(names, lines, routes, x, widths, y, _connected(graph))
+
+
+def _connected(graph: CellGraph) -> bool:
+    """Returns whether a path leads from an input to the output."""
+    reached = set(range(graph.inputs))
+    for source, node, _ in graph.edges():
+        if source in reached:
+            reached.add(node)
+    return not reached.isdisjoint(graph.outputs)
+
+
+def _names(graph: CellGraph) -> list[str]:
+    names = ["input"] if graph.inputs == 1 else [f"input {i - graph.inputs}" for i in range(graph.inputs)]
+    names += [str(node) for node in range(graph.inputs, graph.inputs + len(graph.nodes))]
+    if len(graph.outputs) == 1 and graph.outputs[0] >= graph.inputs:
+        names[graph.outputs[0]] = "output"
+        return names
+    return [*names, "output"]
+
+
+def _lines(graph: CellGraph, output: int | None) -> list[Line]:
+    """Returns an arrow for each pair of nodes that operations join, then the lines to the box of the output."""
+    joined: dict[tuple[int, int], list[str]] = {}
+    for source, node, operation in graph.edges():
+        joined.setdefault((source, node), []).append(operation)
+    arrows = [
+        Line(*ends, " +\n".join(found), _colour(found), set(found) == {"skip"}, 1.3 if len(found) == 1 else 2.2)
+        for ends, found in joined.items()
+    ]
+    return arrows if output is None else arrows + [Line(node, output) for node in graph.outputs]
+
+
+def _colour(operations: list[str]) -> str:
+    """Returns the colour of an arrow: of its operation that does most, whichever the drawing."""
+    table = [name for name in OPERATIONS if name not in ("none", "skip")]
+    # Nothing is known of an operation of one's own but its name.
+    places = [table.index(name) if name in table else zlib.crc32(name.encode()) for name in operations if name != "skip"]
+    return COLOURS[max(places) % len(COLOURS)] if places else SKIP
+
+
+def _layers(graph: CellGraph, lines: list[Line], names: list[str]) -> list[int]:
+    """Returns the layer of each node: 0 of inputs, one more than that of the last source of others; the output is last."""
+    layers = [0] * len(names)
+    for node in range(graph.inputs, len(names)):
+        layers[node] = 1 + max((layers[line.source] for line in lines if line.target == node), default=0)
+    output = names.index("output")
+    if all(line.source != output for line in lines):
+        layers[output] = 1 + max(layer for node, layer in enumerate(layers) if node != output)
+    return layers
+
+
+def _routes(lines: list[Line], nodes: list[Slot]) -> list[list[Slot]]:
+    """Returns the slots of every line. Its label is in the column of those passed which has the fewest yet."""
+    crowd: dict[int, int] = {}
+    routes: list[list[Slot]] = [[] for _ in lines]
+    # Those that have the least choice come first.
+    for number in sorted(range(len(lines)), key=lambda n: nodes[lines[n].target].column - nodes[lines[n].source].column):
+        line = lines[number]
+        start, end = nodes[line.source], nodes[line.target]
+        between = range(start.column + 1, end.column)
+        chosen = min(between[::2], key=lambda column: crowd.get(column, 0)) if line.label else None
+        routes[number].append(start)
+        for column in between:
+            size = _label_size(line.label) if column == chosen else (0.0, 0.0)
+            routes[number].append(Slot(column, None, number, *size))
+        routes[number].append(end)
+        if chosen is not None:
+            crowd[chosen] = crowd.get(chosen, 0) + 1
+    return routes
+
+
+def _order(nodes: list[Slot], routes: list[list[Slot]]) -> list[list[Slot]]:
+    """Returns the slots of each column, in an order with few crossings: that of the barycentres of their neighbours."""
+    columns: list[list[Slot]] = [[] for _ in range(1 + max(slot.column for slot in nodes))]
+    for slot in dict.fromkeys([*nodes, *itertools.chain(*routes)]):
+        columns[slot.column].append(slot)
+    links = list(dict.fromkeys(pair for route in routes for pair in itertools.pairwise(route)))
+    best, fewest = columns, _crossings(columns, links)
+    for sweep in range(24):
+        forward = sweep % 2 == 0
+        # Ties are turned round in half of the sweeps: either way may be the better one.
+        columns = [column[::-1] if sweep % 4 >= 2 else list(column) for column in columns]
+        for number in range(len(columns)) if forward else reversed(range(len(columns))):
+            place = {slot: i for column in columns for i, slot in enumerate(column)}
+            near: dict[Slot, list[int]] = {}
+            for a, b in links:
+                near.setdefault(b if forward else a, []).append(place[a if forward else b])
+            columns[number].sort(key=lambda slot: sum(near[slot]) / len(near[slot]) if slot in near else place[slot])
+        crossings = _crossings(columns, links)
+        if crossings < fewest:
+            best, fewest = columns, crossings
+    return best
+
+
+def _crossings(columns: list[list[Slot]], links: list[tuple[Slot, Slot]]) -> int:
+    place = {slot: i for column in columns for i, slot in enumerate(column)}
+    by_column: dict[int, list[tuple[int, int]]] = {}
+    for a, b in links:
+        by_column.setdefault(a.column, []).append((place[a], place[b]))
+    return sum((a - c) * (b - d) < 0 for pairs in by_column.values() for (a, b), (c, d) in itertools.combinations(pairs, 2))
+
+
+def _heights(order: list[list[Slot]], routes: list[list[Slot]]) -> dict[Slot, float]:
+    """Returns y of every slot: lines are as straight as orders and sizes allow."""
+    links: dict[Slot, list[tuple[Slot, float]]] = {}
+    for a, b in dict.fromkeys(pair for route in routes for pair in itertools.pairwise(route)):
+        # A bend far from both ends looks worst.
+        weight = 2.0 ** (3 * ((a.line is not None) and (b.line is not None)))
+        links.setdefault(a, []).append((b, weight))
+        links.setdefault(b, []).append((a, weight))
+    y = {slot: -20.0 * (place - len(column) / 2) for column in order for place, slot in enumerate(column)}
+    for _ in range(30):
+        for column in filter(None, itertools.chain(order, reversed(order))):
+            wishes, weights = [], []
+            for slot in column:
+                near = links.get(slot, [(slot, 1.0)])
+                weights.append(sum(weight for _, weight in near))
+                wishes.append(sum(y[other] * weight for other, weight in near) / weights[-1])
+            gaps = [(a.height + b.height) / 2 + GAP for a, b in itertools.pairwise(column)]
+            y.update(zip(column, _apart(wishes, weights, gaps), strict=True))
+    for _ in range(4):
+        for route in routes:
+            _straighten(route[1:-1], order, y)
+    return y
+
+
+def _straighten(slots: list[Slot], order: list[list[Slot]], y: dict[Slot, float]) -> None:
+    """Moves the slots of a line, in runs as long as possible, to one height each, between those above and below them."""
+    run: list[Slot] = []
+    low, high = -math.inf, math.inf
+    for slot in [*slots, None]:
+        if slot is not None:
+            column = order[slot.column]
+            place = column.index(slot)
+            above = min((y[s] - (s.height + slot.height) / 2 - GAP for s in column[:place]), default=math.inf)
+            below = max((y[s] + (s.height + slot.height) / 2 + GAP for s in column[place + 1 :]), default=-math.inf)
+            if not run or max(low, below) <= min(high, above):
+                run, low, high = [*run, slot], max(low, below), min(high, above)
+                continue
+        level = sorted((low, sum(y[s] for s in run) / len(run), high))[1]
+        y.update(dict.fromkeys(run, level))
+        if slot is not None:
+            run, low, high = [slot], below, above
+
+
+def _apart(wishes: list[float], weights: list[float], gaps: list[float]) -> list[float]:
+    """Returns the numbers nearest to the wishes, in least squares, of which each is below the one before by its gap."""
+    offsets = [0.0, *itertools.accumulate(gaps)]
+    # Without the gaps it is a falling regression: neighbours that are in the wrong order are pooled.
+    pools: list[tuple[float, float, int]] = []
+    for wish, weight, offset in zip(wishes, weights, offsets, strict=True):
+        mean, total, count = wish + offset, weight, 1
+        while pools and pools[-1][0] < mean:
+            other, more, members = pools.pop()
+            mean = (mean * total + other * more) / (total + more)
+            total, count = total + more, count + members
+        pools.append((mean, total, count))
+    means = [mean for mean, _, count in pools for _ in range(count)]
+    return [mean - offset for mean, offset in zip(means, offsets, strict=True)]
+
+
+def _box_size(name: str) -> tuple[float, float]:
+    return (2 * RADIUS, 2 * RADIUS) if name.isdigit() else (text_width(name, NUMBER) + 14, 22.0)
+
+
+def _label_size(label: str) -> tuple[float, float]:
+    return text_width(label, LABEL) + 6, 1.2 * LABEL * (label.count("\n") + 1) + 3
+
+
+def text_width(text: str, size: float) -> float:
+    """Returns the width of the longest line."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size)
+    return max(float(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]) for line in text.split("\n"))

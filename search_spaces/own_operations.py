@@ -1,0 +1,83 @@
+"""Operations by name and as functions of a user's own; the latter are tried, for what they break shows far from them.
+
+An own operation is a function of the number of channels and the stride that returns a module, as those of operations.py are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from search_spaces.operations import OPERATIONS, Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# An odd side tells ceil(H / 2) from floor(H / 2); images of two lengths tell height from width.
+TRIED = (9, 6)
+
+
+def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], dict[str, Operation]]:
+    """Returns the names of operations, and those given as functions, which are named as the functions are.
+
+    Raises:
+        ValueError: a name is unknown or comes twice, or what should be a function is none.
+    """
+    names: list[str] = []
+    own: dict[str, Operation] = {}
+    for operation in operations:
+        if isinstance(operation, str):
+            name = operation
+            for part in operation.split("+"):
+                if part not in OPERATIONS:
+                    near = difflib.get_close_matches(part, OPERATIONS, 1)
+                    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(OPERATIONS)}"
+                    raise ValueError(f"unknown operation '{part}'; {hint}")
+        else:
+            name = getattr(operation, "__name__", "")
+            if not callable(operation) or not name.isidentifier() or name in OPERATIONS:
+                raise ValueError(
+                    "an operation must be one of OPERATIONS by name, or a function of (channels, stride) of another name, "
+                    f"got {operation!r}"
+                )
+            own[name] = operation
+        if name in names:
+            raise ValueError(f"each operation must have a name of its own, got '{name}' twice")
+        names.append(name)
+    return names, own
+
+
+def try_operation(name: str, operation: Operation, channels: int, stride: int) -> None:
+    """Makes an operation and passes a small image through it.
+
+    Args:
+        name: What it is called in architectures, for the messages.
+        operation: What makes it.
+        channels: C.
+        stride: 1 or 2.
+
+    Raises:
+        ValueError: it does not map (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), or it changes its input.
+    """
+    what = f"operation '{name}' at stride {stride}"
+    x = torch.linspace(-1, 1, 2 * channels * TRIED[0] * TRIED[1]).view(2, channels, *TRIED)
+    given = x.clone()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            made = operation(channels, stride)
+            if not isinstance(made, nn.Module):
+                raise TypeError(f"a function of (channels, stride) must return a torch.nn.Module, got {made!r}")
+            found = made.eval()(given)
+    except Exception as error:  # Of the user's code.
+        line = next(iter(str(error).strip().splitlines()), "")
+        raise ValueError(f"{what} cannot be used with {channels} channels: {type(error).__name__}: {line}") from error
+    wanted = (2, channels, *(-(-side // stride) for side in TRIED))
+    if not isinstance(found, torch.Tensor) or found.shape != wanted:
+        sides = "H, W" if stride == 1 else f"ceil(H/{stride}), ceil(W/{stride})"
+        got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        raise ValueError(f"{what} must map (N, C, H, W) to (N, C, {sides}), got {got} for {tuple(x.shape)}")
+    if not torch.equal(given, x):
+        raise ValueError(f"{what} changes its input, which other edges read, too; look for inplace=True and +=")

@@ -1,0 +1,54 @@
+"""Cells as data: edges and paths, against a walk along every one of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces.graph import CellGraph
+
+
+@st.composite
+def graphs(draw):
+    inputs = draw(st.integers(1, 2))
+    nodes = []
+    for node in range(inputs, inputs + draw(st.integers(1, 4))):
+        summand = st.tuples(st.sampled_from("abc"), st.integers(0, node - 1))
+        nodes.append(tuple(draw(st.lists(summand, max_size=3))))
+    outputs = draw(st.sets(st.integers(inputs, inputs + len(nodes) - 1), min_size=1))
+    return CellGraph(inputs, tuple(nodes), tuple(sorted(outputs)))
+
+
+def walks(graph, node):
+    """Returns every way from an input to a node, backwards from there."""
+    if node < graph.inputs:
+        return [(node,)]
+    return [(*walk, operation) for source, to, operation in graph.edges() if to == node for walk in walks(graph, source)]
+
+
+@given(graphs())
+def test_edges_are_all_operations_by_node(graph):
+    assert len(graph.edges()) == sum(map(len, graph.nodes))
+    rebuilt = [[] for _ in graph.nodes]
+    for source, node, operation in graph.edges():
+        rebuilt[node - graph.inputs].append((operation, source))
+    assert tuple(map(tuple, rebuilt)) == graph.nodes
+    assert [node for _, node, _ in graph.edges()] == sorted(node for _, node, _ in graph.edges())
+
+
+@given(graphs(), st.sampled_from([None, 0, 1, 2, 3]))
+def test_paths_are_the_ways_from_an_input_to_an_output(graph, longest):
+    every = {walk for node in graph.outputs for walk in walks(graph, node)}
+    assert graph.paths(longest) == {walk for walk in every if longest is None or len(walk) - 1 <= longest}
+
+
+@pytest.mark.parametrize(("nodes", "paths"), [(2, 1), (5, 8), (10, 256)])
+def test_number_of_paths(nodes, paths):
+    """Where every node feeds each later one, a path passes any of the inner nodes: 2 ** (nodes - 2)."""
+    graph = CellGraph(1, tuple(tuple((f"{i}{j}", i) for i in range(j)) for j in range(1, nodes)), (nodes - 1,))
+    assert len(graph.paths()) == paths == 2 ** (nodes - 2)
+
+
+def test_equal_operations_on_equal_ways_are_one_path():
+    graph = CellGraph(1, ((("a", 0),), (("a", 0),), (("b", 1), ("b", 2))), (3,))
+    assert graph.paths() == {(0, "a", "b")}
+    assert CellGraph(1, ((), (("a", 1),)), (2,)).paths() == set()
