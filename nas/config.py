@@ -16,6 +16,7 @@ from nas.executors import Executor, Local
 from nas.metrics import METRICS, is_metric, unmeasured
 from nas.samplers import TPE, Sampler
 from nas.training.recipes import Adversarial, Recipe
+from search_spaces import Architecture
 
 
 class FaultsError(ValueError):
@@ -218,13 +219,16 @@ class SearchConfig:
 
     Attributes:
         trials: Number of trials, those answered from the duplicate cache included.
-        random_trials: The first trials, drawn uniformly whatever the sampler: a reference, and a start for the sampler.
+        first: Architectures of the first trials: published ones by name (darts_v2, resnet18), YAML files that hold one each,
+            a bundle's architecture.yaml for one, or the choices themselves.
+        random_trials: The trials after those, drawn uniformly whatever the sampler: a reference, and the sampler's start.
         sampler: Proposes architectures: tpe or random.
         executor: Runs the trials: local, in this process.
         attempts: How often a trial is started again after the process was killed in it, before it counts as failed.
     """
 
     trials: int = number(20, 1)
+    first: tuple[Architecture, ...] = ()
     random_trials: int = number(8, 1)
     sampler: Sampler = TPE()
     executor: Executor = Local()

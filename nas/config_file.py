@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from nas.config import Config, DataConfig
-from nas.config_reader import Reader
+from nas.config_reader import Reader, open_space
 from nas.config_writer import as_data
 from nas.errors import ConfigError
 
@@ -49,6 +49,15 @@ def parse_config(
     if reader.faults:
         raise ConfigError(list(dict.fromkeys(reader.faults)))
     assert isinstance(config, Config)
+    if check_space and config.search.first:
+        space = open_space(config.space)
+        for number, architecture in enumerate(config.search.first):
+            try:
+                space.validate(architecture)
+            except ValueError as error:
+                reader.fault(f"search.first[{number}]", f"is {error}")
+        if reader.faults:
+            raise ConfigError(reader.faults)
     if config.data.path is not None:
         try:
             path = str(Path(reader.folder_of("data.path") or ".", Path(config.data.path).expanduser()).resolve())

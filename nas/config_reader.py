@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
 import math
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss
 from evaluators.norms import NORMS, Norm
+from nas.architectures import read_architecture
 from nas.config import FaultsError, SpaceConfig
 from nas.executors import EXECUTORS, Executor
 from nas.resolve import absolute, resolve
 from nas.samplers import SAMPLERS, Sampler
+from nas.space_options import (
+    annotations_of,
+    check_operation,
+    holds_operations,
+    is_plain,
+    operation_name,
+    parameters_of,
+    with_functions,
+)
 from nas.training.recipes import RECIPES, Recipe
-from search_spaces import SPACES, SearchSpace
+from search_spaces import SPACES, Architecture, Operation, SearchSpace
 
 # The kinds of things that YAML names, each with the table that stands beside its implementations.
 TABLES: dict[type, Mapping[str, object]] = {
@@ -36,6 +45,7 @@ TABLES: dict[type, Mapping[str, object]] = {
     Executor: EXECUTORS,
 }
 _TYPE_NAMES: dict[Any, str] = {int: "int", float: "a number", str: "a string", bool: "true or false"}
+_UNIONS, _LISTS = (Union, types.UnionType), (list, tuple, Sequence)
 # Stands for an entry of a list or mapping in which a fault was found.
 _FAULTY: Any = object()
 
@@ -73,30 +83,29 @@ class Reader:
     def read(self, kind: Any, value: Any, path: str, default: Any) -> Any:
         """Returns value as a `kind`; notes a fault and returns the default where it cannot be one."""
         origin, arguments = get_origin(kind), get_args(kind)
-        if origin in (Union, types.UnionType):
-            if value is None and type(None) in arguments:
-                return None
-            inner = [a for a in arguments if a is not type(None)]
-            return self.read(inner[0], value, path, default) if len(inner) == 1 else value
+        if value is None and type(None) in arguments:
+            return None
+        if kind == Operation or (origin in _UNIONS and Operation in arguments):
+            return self._operation(value, path, default)
+        if origin in _UNIONS:
+            return self._one_of([a for a in arguments if a is not type(None)], value, path, default)
         if origin is Literal:
             if value not in arguments:
-                self.fault(path, f"must be one of {', '.join(map(str, arguments))}, got {value!r}")
+                self.fault(path, f"must be {_told(kind)}, got {value!r}{_hint(value, arguments)}")
                 return default
             return value
         if kind == Loss:
             return self._loss(value, path, default)
+        if kind == Architecture:
+            return self._architecture(value, path, default)
         if kind is SpaceConfig:
             return self._space(value, path, default)
         if kind in TABLES:
             return self._named(kind, value, path, default)
         if dataclasses.is_dataclass(kind):
             return self.settings(kind, value, path, default)
-        if origin in (tuple, Sequence):
-            if not isinstance(value, list):
-                self.fault(path, f"must be a list, got {value!r}")
-                return default
-            entries = [self.read(arguments[0], v, f"{path}[{i}]", _FAULTY) for i, v in enumerate(value)]
-            return default if _FAULTY in entries else tuple(entries)
+        if origin in _LISTS:
+            return self._list(kind, value, path, default)
         if origin is Mapping:
             if not isinstance(value, dict):
                 self.fault(path, f"must be a mapping, got {value!r}")
@@ -105,6 +114,52 @@ class Reader:
             return default if any(v is _FAULTY for v in read.values()) else read
         # What else a user's space may annotate its settings with is between that space and its user.
         return self._plain(kind, value, path, default) if kind in _TYPE_NAMES else value
+
+    def _one_of(self, kinds: Sequence[Any], value: Any, path: str, default: Any) -> Any:
+        """Returns value as the first of some kinds that it can be."""
+        if len(kinds) == 1:
+            return self.read(kinds[0], value, path, default)
+        for kind in kinds:
+            alone = replace(self, faults=[])
+            read = alone.read(kind, value, path, _FAULTY)
+            if not alone.faults:
+                return read
+            if isinstance(value, list) and get_origin(kind) in _LISTS:  # It is meant to be that list.
+                self.faults += alone.faults
+                return default
+        names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+        self.fault(path, f"must be {' or '.join(map(_told, kinds))}, got {value!r}{_hint(value, names)}")
+        return default
+
+    def _list(self, kind: Any, value: Any, path: str, default: Any) -> Any:
+        origin, arguments = get_origin(kind), get_args(kind)
+        if not isinstance(value, list):
+            self.fault(path, f"must be a list, got {value!r}")
+            return default
+        if origin is not tuple or arguments[-1:] == (Ellipsis,):
+            arguments = (arguments[0],) * len(value)
+        if len(arguments) != len(value):
+            self.fault(path, f"must be a list of {len(arguments)}, got {value!r}")
+            return default
+        entries = [self.read(a, v, f"{path}[{i}]", _FAULTY) for i, (a, v) in enumerate(zip(arguments, value, strict=True))]
+        if any(entry is _FAULTY for entry in entries):
+            return default
+        if holds_operations(kind):
+            self._each_once([operation_name(str(entry)) for entry in entries], path)
+        return entries if origin is list else tuple(entries)
+
+    def _each_once(self, operations: list[str], path: str) -> None:
+        for i, name in enumerate(operations):
+            first = operations.index(name)
+            if first < i:
+                self.fault(f"{path}[{i}]", f"is called {name!r} like {path}[{first}]; operations must differ in name")
+
+    def _operation(self, value: Any, path: str, default: Any) -> Any:
+        try:
+            return check_operation(value, self.folder_of(path))
+        except ValueError as error:
+            self.fault(path, str(error))
+            return default
 
     def _plain(self, kind: Any, value: Any, path: str, default: Any) -> Any:
         if kind is float and isinstance(value, str):
@@ -205,6 +260,13 @@ class Reader:
             return default
         return loss
 
+    def _architecture(self, value: Any, path: str, default: Any) -> Any:
+        try:
+            return read_architecture(value, self.folder_of(path))
+        except ValueError as error:
+            self.fault(path, str(error))
+            return default
+
     def _space(self, value: Any, path: str, default: SpaceConfig) -> SpaceConfig:
         section = self._name(value, path)
         if section is None:
@@ -234,16 +296,14 @@ class Reader:
             self.unknown(options, [], path)
             return {}
         try:
-            parameters = inspect.signature(factory).parameters
+            parameters = parameters_of(factory)
         except (TypeError, ValueError):  # Some builtins have none.
             self.fault(path, f"must name a SearchSpace, or a function that returns one, got {factory!r}")
             return {}
-        try:
-            hints = get_type_hints(factory)
-        except Exception:  # Annotations that only a type checker can resolve: its settings are taken as they are.
-            hints = {}
+        hints = annotations_of(factory)
         self.unknown(options, list(parameters), path)
-        read = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        # A default that is no plain data, such as a function, stays with the space's own function.
+        read = {name: p.default for name, p in parameters.items() if p.default is not p.empty and is_plain(p.default)}
         for name, value in options.items():
             if name in parameters:
                 read[name] = self.read(hints.get(name, Any), value, f"{path}.{name}", read.get(name))
@@ -253,6 +313,19 @@ class Reader:
 def _within(path: str, whole: str) -> bool:
     """Returns whether a dotted path is, or lies below, another."""
     return path == whole or path.startswith((f"{whole}.", f"{whole}["))
+
+
+def _told(kind: Any) -> str:
+    """Returns a kind of value as messages say it."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    return "a list" if get_origin(kind) in _LISTS else _TYPE_NAMES.get(kind, str(kind))
+
+
+def _hint(value: Any, names: Sequence[Any]) -> str:
+    words = [name for name in names if isinstance(name, str)] if isinstance(value, str) else []
+    near = difflib.get_close_matches(str(value), words, 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _default_of(f: dataclasses.Field[Any]) -> Any:
@@ -275,7 +348,7 @@ def open_space(config: SpaceConfig) -> SearchSpace:
         ValueError: there is no such space, or it refuses its options.
     """
     found = resolve(config.name, SPACES)
-    space = found(**config.options) if callable(found) else found
+    space = found(**with_functions(found, config.options)) if callable(found) else found
     if not isinstance(space, SearchSpace):
         raise ValueError(f"{config.name} must be a SearchSpace, or a function that returns one, got {space!r}")
     return space

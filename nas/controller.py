@@ -89,14 +89,14 @@ class Controller:
     def _job(self, trial: optuna.Trial, earlier: int) -> Iterator[Job]:
         """Yields the job of a trial that was started some times earlier, unless it ends before any training."""
         self._started[trial.number] = trial, earlier
-        space, objective = self._evaluate.space, self._config.objective
+        space, objective, search = self._evaluate.space, self._config.objective, self._config.search
         architecture = space.canonical(space.suggest(trial))
         key = space.key(architecture)
         attributes = {
             "key": key,
             "architecture": architecture,
             "attempts": earlier + 1,
-            "random": trial.number < self._config.search.random_trials,
+            "random": 0 <= trial.number - len(search.first) < search.random_trials,
         }
         for name, value in attributes.items():
             trial.set_user_attr(name, value)

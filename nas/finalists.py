@@ -81,7 +81,7 @@ def _residual(size: float, input_shape: tuple[int, int, int], num_classes: int) 
     config = SpaceConfig(name="macro", options={"stages": stages})
     space = open_space(config)
 
-    def distance(architecture: Mapping[str, int]) -> float:
+    def distance(architecture: Mapping[str, Any]) -> float:
         with torch.device("meta"):
             return abs(math.log(parameters(space.build(architecture, input_shape, num_classes)) / size))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +66,22 @@ def _from_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        raise ValueError(f"{path} does not import: {type(error).__name__}: {error}") from error
+        # The line of the user's own that led to the error: there may be several choices, and but one of them wrong.
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}, line {lines[-1]}," if lines else f"{path}"
+        raise ValueError(f"{place} does not import: {type(error).__name__}: {error}") from error
+    _check_keys(path)
     return module
+
+
+def _check_keys(path: Path) -> None:
+    """Refuses a file in which a dict is written with one key twice: Python would pass over the first, without a word."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Dict):
+            keys = [(key.value, key.lineno) for key in node.keys if isinstance(key, ast.Constant)]
+            for number, (key, line) in enumerate(keys):
+                if key in [earlier for earlier, _ in keys[:number]]:
+                    raise ValueError(f"{path}, line {line}: {key!r} is there twice in one dict; rename one of the two")
 
 
 def _from_module(place: str) -> ModuleType:

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from nas.seeds import seed_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from optuna.distributions import BaseDistribution
     from optuna.study import Study
@@ -70,18 +70,27 @@ SAMPLERS: dict[str, type[Sampler]] = {"tpe": TPE, "random": Random}
 
 @final
 class SeededSampler(BaseSampler):
-    """The sampler of a study: a new one for each trial, seeded by the trial's number; uniform for the first trials."""
+    """The sampler of a study: a new one for each trial, seeded by the trial's number.
 
-    def __init__(self, sampler: Sampler, *, seed: int, random_trials: int) -> None:
-        self._sampler, self._seed, self._random_trials = sampler, seed, random_trials
+    The architectures of the first trials are given, those of the next ones drawn uniformly.
+    """
+
+    def __init__(
+        self, sampler: Sampler, *, seed: int, random_trials: int, first: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        self._sampler, self._seed, self._random_trials, self._first = sampler, seed, random_trials, first
         # The trial in hand, known by its study and number, and its sampler.
         self._current: tuple[Study | None, int, BaseSampler] = (None, -1, RandomSampler())
 
     def _of(self, study: Study, number: int) -> BaseSampler:
         if self._current[0] is not study or self._current[1] != number:
-            sampler: Sampler = Random() if number < self._random_trials else self._sampler
-            self._current = (study, number, sampler.make(seed_of(self._seed, "architecture", number)))
+            made = self._sampler_of(number).make(seed_of(self._seed, "architecture", number))
+            self._current = (study, number, made)
         return self._current[2]
+
+    def _sampler_of(self, number: int) -> Sampler:
+        """Returns what draws a trial's architecture; of one that is given, nothing is drawn together."""
+        return Random() if number < len(self._first) + self._random_trials else self._sampler
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns the choices that are sampled together."""
@@ -95,8 +104,9 @@ class SeededSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Returns the value of one choice, which depends on no other: a killed process may have left only some of them."""
-        sampler: Sampler = Random() if trial.number < self._random_trials else self._sampler
-        own = sampler.make(seed_of(self._seed, f"choice {param_name}", trial.number))
+        if trial.number < len(self._first):
+            return self._first[trial.number][param_name]
+        own = self._sampler_of(trial.number).make(seed_of(self._seed, f"choice {param_name}", trial.number))
         return own.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:

@@ -113,7 +113,10 @@ def open_study(storage: RDBStorage, path: Path, config: Config | None = None) ->
             if config is None:
                 return optuna.load_study(study_name=NAME, storage=storage)
             directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
-            sampler = SeededSampler(config.search.sampler, seed=config.seed, random_trials=config.search.random_trials)
+            search = config.search
+            sampler = SeededSampler(
+                search.sampler, seed=config.seed, random_trials=search.random_trials, first=search.first
+            )
             study = optuna.create_study(
                 study_name=NAME, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
             )

@@ -18,12 +18,11 @@ _ROLES = {
 }
 
 
-def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Provenance, drawn: bool) -> str:
-    """Returns the card as Markdown."""
+def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Provenance, cell: str) -> str:
+    """Returns the card as Markdown; `cell` is what it holds of the architecture's drawing, '' for nothing."""
     record, epsilon = found.record, provenance.epsilon
     failed = found.failed_checks()
     norm = provenance.norm
-    cell = ["![The cell](plots/cell.svg)", ""] if drawn else []
     rows = [_row(name, entry) for name, entry in record["attacks"].items()]
     return "\n".join(
         [
@@ -47,7 +46,7 @@ def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Prove
             "",
             "![Error curves](plots/error_curves.svg)",
             "",
-            *cell,
+            *([cell, ""] if cell else []),
             "## Use",
             "",
             "Images are (N, C, H, W), floating point, pixels in [0, 1]; normalisation is inside the network.",

@@ -15,7 +15,8 @@ from nas.bundle.card import model_card
 from nas.bundle.forms import FORMS, logits_of, write_forms
 from nas.bundle.manifest import is_bundle, write_manifest
 from nas.config_writer import as_data
-from nas.errors import BundleError
+from nas.errors import BundleError, RunError
+from nas.report.drawing import draw
 from nas.report.profile_figures import error_curves_figure
 
 if TYPE_CHECKING:
@@ -95,9 +96,8 @@ def _write(
     (folder / "plots" / "error_curves.svg").write_text(
         error_curves_figure(found, provenance.norm, provenance.epsilon), encoding="utf-8"
     )
-    if space.draw is not None:
-        (folder / "plots" / "cell.svg").write_text(space.draw(candidate.architecture), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(candidate, found, provenance, space.draw is not None), encoding="utf-8")
+    cell = _draw(folder, candidate, space)
+    (folder / "README.md").write_text(model_card(candidate, found, provenance, cell), encoding="utf-8")
     write_manifest(
         folder,
         {
@@ -114,6 +114,18 @@ def _write(
             "config": dict(provenance.config),
         },
     )
+
+
+def _draw(folder: Path, candidate: Candidate, space: SearchSpace) -> str:
+    """Writes the drawing of the architecture, if there is one; returns what the card says of it."""
+    try:
+        drawing = draw(space, candidate.architecture)
+    except RunError as error:  # A network is not lost for the want of its drawing.
+        return f"No drawing: {error}"
+    if drawing is None:
+        return ""
+    (folder / "plots" / "cell.svg").write_bytes(drawing)
+    return "![The cell](plots/cell.svg)"
 
 
 def _differences(network: Normalised, images: Tensor, folder: Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nas.cli.profile import INTERRUPTED, check_table, profile
+from nas.cli.space import space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +166,7 @@ def config() -> None:
 
 commands.add_command(profile)
 commands.add_command(check_table)
+commands.add_command(space)
 
 
 def _settings(path: Path | None, overrides: list[str]) -> Config:

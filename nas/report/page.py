@@ -11,6 +11,8 @@ from evaluators import Check, sentence
 from evaluators.profile import fitted
 from nas.config_reader import open_space
 from nas.config_writer import dump_config
+from nas.errors import first_line
+from nas.report.drawing import draw
 from nas.report.figures import best_so_far, clean_against_adversarial, error_curves
 from nas.report.profile_figures import profile_figures
 from nas.report.style import NORM_NAMES
@@ -89,12 +91,13 @@ def _row(rank: int, trial: Trial) -> dict[str, Any]:
 def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
     """Returns what the page shows of one bundle."""
     record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
+    drawing, undrawn = None, None
     try:
-        space = open_space(bundle.space)
-        drawing = Markup(space.draw(bundle.stored["architecture"])) if space.draw is not None else None
-    except ValueError:
-        # The file of a user's own space may be gone; the report can do without the drawing.
-        drawing = None
+        drawn = draw(open_space(bundle.space), bundle.stored["architecture"])
+        drawing = None if drawn is None else Markup(drawn.decode())
+    except Exception as error:
+        # The file of a user's own space may be gone, or draw nothing; the report can do without the drawing.
+        undrawn = first_line(error)
     at, figures = record["attacks"], profile_figures(bundle.profile, norm, epsilon)
     return {
         "name": bundle.name,
@@ -108,6 +111,7 @@ def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
         "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
         "margins": record["margins"],
         "drawing": drawing,
+        "undrawn": undrawn,
         "curves": Markup(figures.pop("error_curves")),
         "pictures": [(Markup(figure), CAPTIONS[name]) for name, figure in figures.items()],
         "n": record["n"],

@@ -43,7 +43,7 @@ def test_every_config_is_valid(name):
     nas.load_config(EXAMPLES / name)
 
 
-@pytest.mark.parametrize("name", ["digits.yaml", "own_space.yaml", "own_attack.yaml"])
+@pytest.mark.parametrize("name", ["digits.yaml", "own_space.yaml", "own_cells.yaml", "own_attack.yaml"])
 def test_searches_on_digits_run(name, tmp_path):
     run = nas.search(nas.load_config(EXAMPLES / name, SMALLEST), run=tmp_path / "run")
     assert [trial.state for trial in run.trials].count("complete") >= 1

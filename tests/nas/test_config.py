@@ -366,7 +366,11 @@ class TestUserThings:
         ("path", "value", "message"),
         [
             ("space", "none.py:make", r"^space .*none\.py does not exist$"),
-            ("space", "broken.py:make", r"^space .*broken\.py does not import: ZeroDivisionError: division by zero$"),
+            (
+                "space",
+                "broken.py:make",
+                r"^space .*broken\.py, line \d+, does not import: ZeroDivisionError: division by zero$",
+            ),
             ("space", "mine.py:none", r"^space mine\.py has no 'none'$"),
             ("space", "mine.py:no_space", r"^space is refused: .*:no_space must be a SearchSpace, or a function .*, got 3$"),
             ("space", "mine.py:USER_FILE", r"^space mine\.py has no 'USER_FILE'$"),
@@ -481,7 +485,11 @@ class TestFaults:
             ("training.learning_rate", True, "training.learning_rate must be a number, got True"),
             ("evaluation.epsilon", "8/0", "evaluation.epsilon must be a number, got '8/0'"),
             ("evaluation.epsilon", "8/255/2", "evaluation.epsilon must be a number, got '8/255/2'"),
-            ("training.precision", "float16", "training.precision must be one of auto, float32, bfloat16, got 'float16'"),
+            (
+                "training.precision",
+                "float16",
+                "training.precision must be one of auto, float32, bfloat16, got 'float16'; did you mean 'bfloat16'?",
+            ),
             ("training.precision", ["auto"], "training.precision must be one of auto, float32, bfloat16, got ['auto']"),
             ("training", 3, "training must be a mapping, got 3"),
             ("training", ["epochs"], "training must be a mapping, got ['epochs']"),
@@ -517,7 +525,7 @@ class TestFaults:
             ("training.selection.steps", 0, "training.selection is refused: steps must be at least 1, got 0"),
             ("search.sampler.candidates", 0, "search.sampler is refused: candidates must be at least 1, got 0"),
             ("space.channels", 0, "space is refused: channels must be at least 1, got 0"),
-            ("space", {"name": "macro", "stages": 4}, "space is refused: stages must be 1, 2 or 3, got 4"),
+            ("space", {"name": "macro", "stages": 5}, "space is refused: stages must be 1, 2, 3 or 4, got 5"),
             # Names.
             (
                 "data.name",
@@ -529,7 +537,7 @@ class TestFaults:
             (
                 "space",
                 "cell202",
-                "space must be one of cell201, macro, or FILE.py:NAME, got 'cell202'; did you mean 'cell201'?",
+                f"space must be one of {', '.join(SPACES)}, or FILE.py:NAME, got 'cell202'; did you mean 'cell201'?",
             ),
             ("space", None, "space must be a name, or a mapping with a name, got None"),
             ("space", ["cell201"], "space must be a name, or a mapping with a name, got ['cell201']"),

@@ -55,6 +55,21 @@ def test_a_colon_in_the_path_is_part_of_the_path(tmp_path):
     assert resolve("a:b.py:x", TABLE, tmp_path) == 1
 
 
+def test_a_dict_with_one_key_twice_is_refused(tmp_path):
+    """Python would keep the second, and a search would lack a choice."""
+    (tmp_path / "space.py").write_text("choices = {\n    'width': 1,\n    'depth': 2,\n    'width': 3,\n}\n")
+    with pytest.raises(ValueError, match=r"space\.py, line 4: 'width' is there twice in one dict; rename one of the two$"):
+        resolve("space.py:choices", TABLE, tmp_path)
+
+
+def test_the_line_that_led_to_an_error_is_told(tmp_path):
+    (tmp_path / "space.py").write_text(
+        "from search_spaces import Choice\n\nwidth = Choice(1, 2)\nkernel = Choice([3], [5])\n"
+    )
+    with pytest.raises(ValueError, match=r"space\.py, line 4, does not import: TypeError: a choice must hold plain values"):
+        resolve("space.py:width", TABLE, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
@@ -62,7 +77,7 @@ def test_a_colon_in_the_path_is_part_of_the_path(tmp_path):
         ("zzz", r"^must be one of red, green, blue, or FILE\.py:NAME, got 'zzz'$"),
         ("", r"got ''$"),
         ("none.py:thing", r"none\.py does not exist$"),
-        ("broken.py:thing", r"broken\.py does not import: ModuleNotFoundError: No module named 'no_such_module_at_all'$"),
+        ("broken.py:thing", r"broken\.py, line \d+, does not import: ModuleNotFoundError: No module named 'no_such_module_"),
         ("wrong.py:thing", r"wrong\.py does not import: SyntaxError: "),
         ("mine.py:other", r"^mine\.py has no 'other'$"),
         ("mine.py:", r"^mine\.py has no ''$"),

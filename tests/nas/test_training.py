@@ -445,7 +445,7 @@ class TestAugment:
 class TestNetwork:
     def test_normalisation_is_that_of_each_channel_of_the_training_images(self):
         train = torch.rand(50, 3, 6, 6) * torch.tensor([0.1, 0.5, 1.0]).view(1, 3, 1, 1)
-        network = build_network(macro(1), {"depth1": 1, "width1": 4}, train, 5, seed=0)
+        network = build_network(macro(1), macro(1).at(0), train, 5, seed=0)
         seen = []
         network.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         assert network.eval()(train).shape == (50, 5)
@@ -455,7 +455,7 @@ class TestNetwork:
 
     def test_a_constant_channel_stays_finite(self):
         train = torch.full((10, 1, 8, 8), 0.3)
-        network = build_network(macro(1), {"depth1": 1, "width1": 4}, train, 2, seed=0)
+        network = build_network(macro(1), macro(1).at(0), train, 2, seed=0)
         assert torch.isfinite(network.eval()(torch.rand(4, 1, 8, 8))).all()
 
     def test_statistics_are_saved_and_not_trained(self):
@@ -465,7 +465,7 @@ class TestNetwork:
         assert torch.equal(network(torch.full((1, 1, 1, 1), 4.5)), torch.tensor([[2.0]]))
 
     def test_network_is_on_the_device_of_the_images(self, device):
-        network = build_network(macro(1), {"depth1": 1, "width1": 4}, torch.rand(10, 1, 8, 8, device=device), 2, seed=0)
+        network = build_network(macro(1), macro(1).at(0), torch.rand(10, 1, 8, 8, device=device), 2, seed=0)
         assert {t.device.type for t in network.state_dict().values()} == {device.type}
 
 

@@ -1,0 +1,45 @@
+"""Architectures that YAML names: published ones, stored ones, and those written out."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import first_line
+from search_spaces import PUBLISHED, Architecture
+
+
+def read_architecture(reference: Any, folder: Path | None) -> Architecture:
+    """Returns the architecture, unchecked, that an entry of YAML stands for.
+
+    Args:
+        reference: A published architecture's name; a YAML file that holds choices, or holds them under `architecture`, as a
+            bundle's architecture.yaml does; or a mapping of choices.
+        folder: What a relative path is relative to; the working directory if None.
+
+    Raises:
+        ValueError: there is no such architecture, or the file holds none.
+    """
+    if isinstance(reference, str):
+        if reference in PUBLISHED:
+            return PUBLISHED[reference].architecture
+        if not reference.endswith((".yaml", ".yml")):
+            near = difflib.get_close_matches(reference, PUBLISHED, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(f"must be one of {', '.join(PUBLISHED)}, a YAML file, or choices, got {reference!r}{hint}")
+        path = Path(folder or ".", Path(reference).expanduser())
+        try:
+            reference = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise ValueError(f"{path}: {said}") from error
+        if isinstance(reference, dict) and isinstance(reference.get("architecture"), dict):
+            reference = reference["architecture"]
+        if not isinstance(reference, dict):
+            raise ValueError(f"{path}: must hold a mapping of choices, got {reference!r}")
+    if not isinstance(reference, dict):
+        raise ValueError(f"must be a name, a YAML file, or a mapping of choices, got {reference!r}")
+    return dict(reference)

@@ -1,0 +1,126 @@
+"""What `hardcell space` prints."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from nas.cli.tables import open_console
+from nas.spaces import quartiles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nas.spaces import Summary
+    from search_spaces import Architecture, Choice, SearchSpace
+    from search_spaces.check import Finding
+
+# From here on a number of architectures is told in powers of ten, too, and from there on in nothing else.
+LARGE, HUGE = 10**9, 10**24
+
+
+def print_summary(space: SearchSpace, summary: Summary, shape: tuple[int, int, int], classes: int) -> None:
+    """Prints the size of a space, its choices, and what the networks of some architectures cost."""
+    out = open_console()
+    out.print(f"{space.name}: {told_size(space.size)}", markup=False, highlight=False, soft_wrap=True)
+    choices = Table("choice", "values")
+    for names, values in grouped(space.choices):
+        choices.add_row(escape(names), escape(values))
+    out.print(choices)
+    whole = summary.architectures == space.size
+    which = f"all {summary.architectures:,}" if whole else f"{summary.architectures:,} random"
+    title = f"{which} architectures, images of {' x '.join(map(str, shape))}, {classes} classes"
+    costs = Table("", "min", "25 %", "median", "75 %", "max", title=title)
+    for name, measured in summary.costs.items():
+        costs.add_row(
+            name, *(f"{1000 * v:,.2f} ms" if name == "latency" else f"{v:,.0f}" for v in quartiles(measured).values())
+        )
+    out.print(costs)
+    for count, what in (
+        (summary.cut_off, "have no path from the image to the logits"),
+        (summary.duplicates, "compute what another one of these computes, by the canonical form"),
+    ):
+        share = count / summary.architectures
+        out.print(
+            f"{count:,} of {summary.architectures:,} ({share:.0%}) {what}", markup=False, highlight=False, soft_wrap=True
+        )
+
+
+def summary_record(space: SearchSpace, summary: Summary) -> dict[str, Any]:
+    """Returns the same as plain data."""
+    return {
+        "name": space.name,
+        "size": space.size,
+        "choices": {name: list(choice.values) for name, choice in space.choices.items()},
+        "architectures": summary.architectures,
+        "costs": {name: quartiles(values) for name, values in summary.costs.items()},
+        "cut_off": summary.cut_off / summary.architectures,
+        "duplicates": summary.duplicates / summary.architectures,
+    }
+
+
+def told_size(size: int) -> str:
+    """Returns a number of architectures as words: 15,625 architectures."""
+    noun = "architecture" if size == 1 else "architectures"
+    if size < LARGE:
+        return f"{size:,} {noun}"
+    power = math.floor(math.log10(size))
+    digits = f"{size // 10 ** (power - 2) / 100:.2f}e{power}"  # A float does not hold the largest.
+    return f"{digits} {noun}" if size >= HUGE else f"{size:,} {noun} ({digits})"
+
+
+def grouped(choices: Mapping[str, Choice]) -> list[tuple[str, str]]:
+    """Returns the choices and their values as text, those of the same values in one row."""
+    groups: dict[str, list[str]] = {}
+    for name, choice in choices.items():
+        values = [_value(value) for value in choice.values]
+        groups.setdefault(("; " if any("," in value for value in values) else ", ").join(values), []).append(name)
+    return [(_names(names), text) for text, names in groups.items()]
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]} ({len(names)} choices)"
+
+
+def _value(value: object) -> str:
+    """Returns a value as YAML has it: true, null, 0.5, and '1' in quotes where it is text."""
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("...\n").strip()
+
+
+def print_findings(space: SearchSpace, findings: Sequence[Finding]) -> None:
+    """Prints a table of checks, and under it the architectures that show what is wrong, as YAML."""
+    out = open_console()
+    marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}
+    table = Table("", "check", "what was found", title=escape(space.name))
+    for finding in findings:
+        table.add_row(marks[finding.passed], finding.check.replace("_", " "), escape(finding.message))
+    out.print(table)
+    for finding in findings:
+        if finding.passed is False and finding.architecture is not None:
+            out.print(f"\n{finding.check.replace('_', ' ')} fails with this architecture:", highlight=False)
+            out.print(_yaml(finding.architecture), markup=False, highlight=False, soft_wrap=True)
+
+
+def _yaml(architecture: Architecture) -> str:
+    try:
+        text = yaml.safe_dump(dict(architecture), sort_keys=False)
+    except yaml.YAMLError:  # That of a space whose values are not plain.
+        text = "\n".join(f"{name}: {value!r}" for name, value in architecture.items())
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def findings_record(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Returns the same as plain data."""
+    return [
+        {
+            "check": finding.check,
+            "passed": finding.passed,
+            "message": finding.message,
+            "architecture": None if finding.architecture is None else dict(finding.architecture),
+        }
+        for finding in findings
+    ]

@@ -1,0 +1,116 @@
+"""Architectures that YAML names, and a search that begins with them."""
+
+import re
+
+import pytest
+import yaml
+
+import nas
+from nas.architectures import read_architecture
+from nas.config_file import load_config
+from nas.config_writer import as_data
+from nas.errors import ConfigError
+from nas.events import FinalistsStarted, TrialFinished
+from nas.pipeline import resume_events, search_events
+from nas.run import read_run
+from search_spaces import PUBLISHED, cell201
+
+CELL = dict.fromkeys(cell201().choices, "skip")
+
+
+@pytest.fixture
+def stored_cell(tmp_path):
+    path = tmp_path / "cell.yaml"
+    path.write_text(yaml.safe_dump(CELL), encoding="utf-8")
+    return path
+
+
+class TestRead:
+    def test_published(self):
+        assert read_architecture("advrush", None) == PUBLISHED["advrush"].architecture
+
+    def test_choices(self):
+        assert read_architecture(CELL, None) == CELL
+
+    def test_file_of_choices(self, stored_cell):
+        assert read_architecture("cell.yaml", stored_cell.parent) == CELL == read_architecture(str(stored_cell), None)
+
+    def test_file_of_a_bundle(self, tmp_path):
+        path = tmp_path / "architecture.yaml"
+        path.write_text(yaml.safe_dump({"space": {"name": "cell201"}, "architecture": CELL, "key": "0"}), encoding="utf-8")
+        assert read_architecture(str(path), None) == CELL
+
+    @pytest.mark.parametrize(
+        ("reference", "message"),
+        [
+            ("advrus", r"^must be one of darts_v1, .*, a YAML file, or choices, got 'advrus'; did you mean 'advrush'\?$"),
+            ("missing.yaml", r"missing\.yaml: No such file or directory$"),
+            ("broken.yaml", r"broken\.yaml: while parsing"),
+            ("list.yaml", r"list\.yaml: must hold a mapping of choices, got \[1, 2\]$"),
+            (3, r"^must be a name, a YAML file, or a mapping of choices, got 3$"),
+        ],
+    )
+    def test_what_is_none_is_refused(self, tmp_path, reference, message):
+        (tmp_path / "broken.yaml").write_text("a: [", encoding="utf-8")
+        (tmp_path / "list.yaml").write_text("[1, 2]", encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            read_architecture(reference, tmp_path)
+
+
+class TestConfig:
+    def test_config_holds_the_choices_themselves(self, tmp_path, stored_cell):
+        """So a run can go on when the file is gone."""
+        path = tmp_path / "search.yaml"
+        path.write_text("space: cell201\nsearch: {first: [cell.yaml]}\n", encoding="utf-8")
+        config = load_config(path)
+        assert config.search.first == (CELL,)
+        assert as_data(config)["search"]["first"] == [CELL]
+        assert nas.parse_config(as_data(config)) == config
+
+    @pytest.mark.parametrize(
+        ("first", "message"),
+        [
+            ("darts_v2", "search.first must be a list, got 'darts_v2'"),
+            (["darts"], "search.first[0] must be one of darts_v1"),
+            (["darts_v2"], "search.first[0] is not an architecture of cell201: unknown choice 'normal_node2_op1'"),
+            (
+                [CELL, {**CELL, "edge01": "conv9x9"}],
+                "search.first[1] is not an architecture of cell201: choice 'edge01' must",
+            ),
+        ],
+    )
+    def test_what_is_of_another_space_is_refused(self, first, message):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            nas.parse_config({"space": "cell201", "search": {"first": first}})
+
+
+@pytest.fixture
+def given(tiny):
+    """A config whose first two trials are given, the next one drawn uniformly, and the fourth proposed."""
+    other = CELL | {"edge03": "conv3x3"}
+    return tiny("search.trials=4", "search.random_trials=1", f"search.first={[CELL, other]}"), [CELL, other]
+
+
+def test_first_trials_have_the_architectures_given(tmp_path, given, trials_only):
+    config, wanted = given
+    space = cell201(4, 1, 1)
+    trials_only(tmp_path / "run", config)
+    run = read_run(tmp_path / "run")
+    assert [trial.architecture for trial in run.trials[:2]] == [space.canonical(a) for a in wanted]
+    assert [trial.random for trial in run.trials] == [False, False, True, False]
+    assert all(trial.state == "complete" for trial in run.trials[:2])
+
+
+def test_interrupted_search_begins_with_the_same(tmp_path, given, trials_only):
+    """A search broken off within its first trials and resumed holds the trials of one that was not."""
+    config, _ = given
+    trials_only(tmp_path / "whole", config)
+    events = search_events(config, tmp_path / "broken")
+    next(event for event in events if isinstance(event, TrialFinished))
+    events.close()
+    resumed = resume_events(tmp_path / "broken")
+    next(event for event in resumed if isinstance(event, FinalistsStarted))
+    resumed.close()
+    whole, broken = (read_run(tmp_path / name).trials for name in ("whole", "broken"))
+    assert [t.architecture for t in whole] == [t.architecture for t in broken]
+    assert [t.metrics for t in whole] == [t.metrics for t in broken]
