@@ -96,7 +96,8 @@ class SpaceConfig:
     """The search space, by name, and its settings.
 
     Attributes:
-        name: cell201, macro, or a space of your own: path/to/file.py:NAME or package.module:NAME.
+        name: cell201, darts, nasnet, robnet, macro, mlp, cells (of operations that you list), or a space of your own:
+            path/to/file.py:NAME or package.module:NAME.
         options: The settings of that space.
     """
 

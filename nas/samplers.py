@@ -75,9 +75,7 @@ class SeededSampler(BaseSampler):
     The architectures of the first trials are given, those of the next ones drawn uniformly.
     """
 
-    def __init__(
-        self, sampler: Sampler, *, seed: int, random_trials: int, first: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
+    def __init__(self, sampler: Sampler, *, seed: int, random_trials: int, first: Sequence[Mapping[str, Any]] = ()) -> None:
         self._sampler, self._seed, self._random_trials, self._first = sampler, seed, random_trials, first
         # The trial in hand, known by its study and number, and its sampler.
         self._current: tuple[Study | None, int, BaseSampler] = (None, -1, RandomSampler())

@@ -114,9 +114,7 @@ def open_study(storage: RDBStorage, path: Path, config: Config | None = None) ->
                 return optuna.load_study(study_name=NAME, storage=storage)
             directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
             search = config.search
-            sampler = SeededSampler(
-                search.sampler, seed=config.seed, random_trials=search.random_trials, first=search.first
-            )
+            sampler = SeededSampler(search.sampler, seed=config.seed, random_trials=search.random_trials, first=search.first)
             study = optuna.create_study(
                 study_name=NAME, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
             )

@@ -124,14 +124,16 @@ class FactorisedReduce(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
         super().__init__()
-        half = out_channels // 2
+        half = max(1, out_channels // 2)  # A single channel sees the even pixels only.
         self.even = nn.Conv2d(in_channels, half, 1, stride, bias=False)
-        self.odd = nn.Conv2d(in_channels, out_channels - half, 1, stride, bias=False)
+        self.odd = nn.Conv2d(in_channels, out_channels - half, 1, stride, bias=False) if out_channels > half else None
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, ceil(H/2), ceil(W/2))."""
         x = F.relu(x)
+        if self.odd is None:
+            return self.norm(self.even(x))  # type: ignore[no-any-return]
         # Of a side of odd length the last pixel has no successor: black stands for it.
         shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
         return self.norm(torch.cat([self.even(x), self.odd(shifted)], 1))  # type: ignore[no-any-return]

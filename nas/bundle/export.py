@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nas.training.network import Normalised
     from search_spaces import SearchSpace
 
+# How far the logits of two forms may lie apart; where the largest is above 1, a share of it, for so large is its rounding.
 TOLERANCE = 1e-4
 
 
@@ -132,12 +133,17 @@ def _differences(network: Normalised, images: Tensor, folder: Path) -> dict[str,
     """Returns the largest difference of each form's logits from the network's.
 
     Raises:
-        BundleError: one is not within 1e-4.
+        BundleError: one is not within 1e-4 of them, or of the largest logit where that is above 1.
     """
     expected = logits_of(FORMS[0], folder, images, network)
     differences = {}
     for form in FORMS[1:]:
-        differences[form] = float((logits_of(form, folder, images) - expected).abs().max())
+        differences[form] = difference(logits_of(form, folder, images), expected)
         if not differences[form] <= TOLERANCE:
             raise BundleError(f"{folder}: {form} gives other logits than the network, by {differences[form]:.2g}")
     return differences
+
+
+def difference(logits: Tensor, expected: Tensor) -> float:
+    """Returns the largest difference of logits (N, K) from those expected, over the largest of these if that is above 1."""
+    return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1))

@@ -12,7 +12,7 @@ import torch
 from evaluators import describe, error_curve, radii
 from evaluators.attacks.target import frozen
 from evaluators.subject import predict
-from nas.bundle.export import TOLERANCE
+from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.forms import FORMS, logits_of
 from nas.bundle.load import load, read_architecture, read_profile
 from nas.bundle.manifest import check_files, read_manifest
@@ -87,12 +87,12 @@ def _forms(folder: Path, network: nn.Module, images: torch.Tensor) -> list[Verif
     outcomes = []
     for form in FORMS[1:]:
         try:
-            difference = float((logits_of(form, folder, images) - expected).abs().max())
+            apart = difference(logits_of(form, folder, images), expected)
         except Exception as error:  # What a form that is no network raises depends on its library.
             outcomes.append(Verification(form, False, f"cannot be run: {type(error).__name__}"))
             continue
-        detail = f"logits within {difference:.1e} of those of {FORMS[0]} on {len(images)} images"
-        outcomes.append(Verification(form, difference <= TOLERANCE, detail))
+        detail = f"logits within {apart:.1e} of those of {FORMS[0]} on {len(images)} images"
+        outcomes.append(Verification(form, apart <= TOLERANCE, detail))
     return outcomes
 
 

@@ -120,7 +120,7 @@ class TestTable:
                 network = SPACE.build(architecture, (3, 32, 32), 10)
                 counts[kind] = parameters(network), macs(network, (3, 32, 32))
             assert round(counts[kind][0] / 1e6, 3) == wanted, text
-            assert counts[kind][1] / 1e6 == pytest.approx(wanted_macs, abs=1e-3), text
+            assert counts[kind][1] / 1e6 == pytest.approx(wanted_macs, rel=2e-4, abs=1e-3), text
 
 
 class TestNetwork:
@@ -190,7 +190,8 @@ class TestCanonical:
         return all_forms()
 
     def test_number_of_classes(self, forms):
-        assert len(set(forms.values())) == 5875
+        """As many as keys of their expressions, which another algorithm refines (test_canonical.py)."""
+        assert len(set(forms.values())) == 5554
 
     def test_forms_are_their_own_and_the_first_of_their_class(self, forms):
         for cell, form in forms.items():

@@ -465,7 +465,7 @@ def test_settings_that_are_refused(options, message):
 
 SHIPPED = {
     "cell201": lambda: cell201(4, 1, 2),
-    "darts": lambda: darts(4, 3),
+    "darts": lambda: darts(2, 3),
     "nasnet": lambda: nasnet(4, 1, 2),
     "robnet": lambda: robnet(4, 3),
     "robnet_free": lambda: robnet(2, 3, shared=False),

@@ -49,6 +49,7 @@ class TestOneHot:
         encoded = one_hot(space, architectures)
         assert encoded.shape == (30, sum(len(choice.values) for choice in space.choices.values()))
         assert encoded.dtype == np.float64
+        assert set(encoded.flat) == {0.0, 1.0}
         for row, architecture in zip(encoded, architectures, strict=True):
             read, start = {}, 0
             for name, choice in space.choices.items():
