@@ -201,6 +201,9 @@ class _Search:
         most = max(map(len, self.parts))
         slots = [most * max(map(len, alternatives)) for alternatives in topology.sources]
         self.room = [sum(slots[number + 1 :]) for number in range(len(slots))]
+        # States from which no cell can be completed, and whether it matters which node is which.
+        self.hopeless: set[_State] = set()
+        self.any_order = topology.any_order
 
     def run(self) -> list[Writing] | None:
         """Returns the alternative and the operations of each node, or None if no cell has the expression."""
@@ -210,6 +213,7 @@ class _Search:
         """Returns the first way to go on from any of some states, which are all written alike, or None if there is none."""
         if number == len(self.topology.sources):
             return before if any(self._complete(state, before) for state in states) else None
+        states = [state for state in states if self._prospect(state) not in self.hopeless]
         prepared = [(state, *self._prepare(state, number)) for state in states]
         for alternative, sources in enumerate(self.topology.sources[number]):
             ways: dict[tuple[int, ...], set[_State]] = {}
@@ -221,7 +225,17 @@ class _Search:
                 found = self._from(number + 1, list(ways[ranks]), [*before, writing])
                 if found is not None:
                     return found
+        if self.topology.output != "unused":  # There it also matters what is used already.
+            self.hopeless.update(map(self._prospect, states))
         return None
+
+    def _prospect(self, state: _State) -> _State:
+        """Returns one state for all from which the same can be completed: where any node may feed any, for any order."""
+        if not self.any_order:
+            return state
+        sums = state.sums[self.topology.inputs :]
+        ordered = sorted(sums, key=lambda sum_: -1 if sum_ is None else sum_)
+        return _State((*state.sums[: self.topology.inputs], *ordered), state.written)
 
     def _prepare(self, state: _State, number: int) -> tuple[set[Sum], list[list[_Offer]]]:
         """Returns what the next node must be, or be part of, and what operations on each node so far can add to it."""

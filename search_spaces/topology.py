@@ -61,6 +61,15 @@ class Topology:
             len(alternatives) > 1 or len({*first}) < len(first) for alternatives in self.sources for first in alternatives
         )
 
+    @property
+    def any_order(self) -> bool:
+        """Whether every node may take any of those before it, so that it does not matter which of them is which."""
+        return all(
+            alternatives == (tuple(range(node)),)
+            or {frozenset(pair) for pair in alternatives} >= {frozenset(p) for p in itertools.combinations(range(node), 2)}
+            for node, alternatives in enumerate(self.sources, start=self.inputs)
+        )
+
     def names(self, node: int, alternative: int) -> list[str]:
         """Returns the names of the choices of a node's operations, one for each of its sources."""
         sources = self.sources[node - self.inputs][alternative]
