@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from nas.config import Config, DataConfig
-from nas.config_reader import Reader, open_space
+from nas.config_reader import Reader
 from nas.config_writer import as_data
 from nas.errors import ConfigError
+from nas.space_options import open_space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -29,9 +29,9 @@ from nas.space_options import (
     check_operation,
     holds_operations,
     is_plain,
+    open_space,
     operation_name,
     parameters_of,
-    with_functions,
 )
 from nas.training.recipes import RECIPES, Recipe
 from search_spaces import SPACES, Architecture, Operation, SearchSpace
@@ -339,16 +339,3 @@ def _fraction(text: str) -> float | str:
         return float(match[1]) / float(match[2])
     # YAML 1.1 reads 1e-3, without a dot, as text.
     return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
-
-
-def open_space(config: SpaceConfig) -> SearchSpace:
-    """Returns the search space that a config names.
-
-    Raises:
-        ValueError: there is no such space, or it refuses its options.
-    """
-    found = resolve(config.name, SPACES)
-    space = found(**with_functions(found, config.options)) if callable(found) else found
-    if not isinstance(space, SearchSpace):
-        raise ValueError(f"{config.name} must be a SearchSpace, or a function that returns one, got {space!r}")
-    return space

@@ -11,7 +11,7 @@ import torch
 
 from evaluators import parameters
 from nas.config import SpaceConfig
-from nas.config_reader import open_space
+from nas.space_options import open_space
 from nas.study import ranked
 from search_spaces.macro import plain_architectures
 

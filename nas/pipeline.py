@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from evaluators import NORMS
 from nas.config import Config
-from nas.config_reader import open_space
 from nas.controller import Controller, check_some_complete, check_space
 from nas.data import open_data
 from nas.device import open_device, set_threads
@@ -23,6 +22,7 @@ from nas.report.verdict import verdicts
 from nas.retrain import make_bundles
 from nas.run import Run, read_run
 from nas.run_folder import RunFolder, create_run, environment, locked, open_run, write_environment, write_leaderboard
+from nas.space_options import open_space
 from nas.study import open_storage, open_study, read_trials, storage_errors
 
 if TYPE_CHECKING:

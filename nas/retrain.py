@@ -13,7 +13,6 @@ from nas.bundle.export import export_bundle
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle
 from nas.bundle.provenance import Provenance
-from nas.config_reader import open_space
 from nas.config_writer import as_data
 from nas.data import Split, open_test
 from nas.errors import BundleError
@@ -21,6 +20,7 @@ from nas.evaluate import reason_of
 from nas.events import BundleFailed, BundleFinished, EpochFinished, FinalistsStarted, StageStarted
 from nas.run_folder import environment
 from nas.seeds import seed_of
+from nas.space_options import open_space
 from nas.training.network import build_network
 from nas.training.train import train
 

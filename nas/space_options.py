@@ -1,4 +1,4 @@
-"""The options of a space: what the function that makes it may be given, and the operations of a user's own among them.
+"""The space that a config names, and its options: what its function may be given, operations of one's own among them.
 
 A parameter annotated with `Operation`, such as `list[str | Operation]`, takes names of OPERATIONS, and functions of
 (channels, stride) by `path/to/file.py:NAME` or `package.module:NAME`. Settings hold what was written, with absolute paths,
@@ -12,13 +12,28 @@ import inspect
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from nas.resolve import absolute, resolve
-from search_spaces import OPERATIONS, Operation
+from search_spaces import OPERATIONS, SPACES, Operation, SearchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from torch import nn
+
+    from nas.config import SpaceConfig
+
+
+def open_space(config: SpaceConfig) -> SearchSpace:
+    """Returns the search space that a config names, made with its options.
+
+    Raises:
+        ValueError: there is no such space, or it refuses its options.
+    """
+    found = resolve(config.name, SPACES)
+    space = found(**with_functions(found, config.options)) if callable(found) else found
+    if not isinstance(space, SearchSpace):
+        raise ValueError(f"{config.name} must be a SearchSpace, or a function that returns one, got {space!r}")
+    return space
 
 
 def parameters_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -13,9 +13,9 @@ import yaml
 
 from evaluators import latency, macs, parameters
 from nas.config_file import load_config, parse_config
-from nas.config_reader import open_space
 from nas.errors import ConfigError, RunError, first_line, told
 from nas.report import drawing
+from nas.space_options import open_space
 from search_spaces.check import SHAPES, check_space, through_json
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from evaluators import RobustnessProfile, load_profile
 from nas.bundle.manifest import check_files, is_bundle, read_manifest
 from nas.config import SpaceConfig
-from nas.config_reader import open_space
 from nas.errors import BundleError, first_line
+from nas.space_options import open_space
 from nas.training.network import Normalised
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from evaluators import Check, sentence
 from evaluators.profile import fitted
-from nas.config_reader import open_space
 from nas.config_writer import dump_config
 from nas.errors import first_line
 from nas.report.drawing import draw
@@ -18,6 +17,7 @@ from nas.report.profile_figures import profile_figures
 from nas.report.style import NORM_NAMES
 from nas.report.verdict import verdicts
 from nas.run_folder import write_text
+from nas.space_options import open_space
 from nas.study import ranked
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from nas import config as settings
 from nas import metrics as nas_metrics
 from nas.config import Config
 from nas.config_file import load_config, parse_config
-from nas.config_reader import open_space
 from nas.config_writer import as_data, commented_config, documented, dump_config
 from nas.errors import ConfigError, HardcellError
 from nas.executors import EXECUTORS
 from nas.samplers import SAMPLERS, TPE, Random
+from nas.space_options import open_space
 from nas.training.recipes import RECIPES, Adversarial, Standard
 from search_spaces import SPACES
 

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from nas.config_file import load_config, parse_config
-from nas.config_reader import open_space
 from nas.config_writer import as_data, commented_config, dump_config
 from nas.errors import ConfigError
+from nas.space_options import open_space
 
 OPERATIONS_FILE = """
 import functools

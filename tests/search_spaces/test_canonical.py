@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces.canonical import Expression, first_of_class, once, terms_of
+from search_spaces.canonical import first_of_class
+from search_spaces.expression import Expression, once, terms_of
 from search_spaces.graph import CellGraph
 from search_spaces.operations import OPERATIONS
 from search_spaces.skeleton import Cell
