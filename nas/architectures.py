@@ -43,3 +43,12 @@ def read_architecture(reference: Any, folder: Path | None) -> Architecture:
     if not isinstance(reference, dict):
         raise ValueError(f"must be a name, a YAML file, or a mapping of choices, got {reference!r}")
     return dict(reference)
+
+
+def home_of(architecture: Architecture) -> str | None:
+    """Returns what to say of a published architecture where another space is searched; None of any other architecture."""
+    for name, published in PUBLISHED.items():
+        if architecture == published.architecture:
+            options = ", ".join(f"{key}: {str(value).lower()}" for key, value in published.options.items())
+            return f"{name}, an architecture of space: {{name: {published.space.name}, {options}}}, and of no other choices"
+    return None

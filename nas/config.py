@@ -236,7 +236,11 @@ class SearchConfig:
     attempts: int = number(3, 1)
 
     def __post_init__(self) -> None:
-        _raise(check_numbers(self))
+        faults = check_numbers(self)
+        if not faults and self.trials < len(self.first):
+            count = len(self.first)
+            faults.append(("trials", f"must be at least {count}, one for each of search.first, got {self.trials}"))
+        _raise(faults)
 
 
 @final

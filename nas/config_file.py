@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from nas.architectures import home_of
 from nas.config import Config, DataConfig
 from nas.config_reader import Reader
 from nas.config_writer import as_data
@@ -56,7 +57,7 @@ def parse_config(
             try:
                 space.validate(architecture)
             except ValueError as error:
-                reader.fault(f"search.first[{number}]", f"is {error}")
+                reader.fault(f"search.first[{number}]", f"is {home_of(architecture) or error}")
         if reader.faults:
             raise ConfigError(reader.faults)
     if config.data.path is not None:

@@ -64,14 +64,21 @@ def _from_file(path: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+        _check_keys(path)
+    except _TwiceError:
+        del sys.modules[module_name]
+        raise
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         # The line of the user's own that led to the error: there may be several choices, and but one of them wrong.
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}, line {lines[-1]}," if lines else f"{path}"
         raise ValueError(f"{place} does not import: {type(error).__name__}: {error}") from error
-    _check_keys(path)
     return module
+
+
+class _TwiceError(ValueError):
+    """A key stands twice in one dict."""
 
 
 def _check_keys(path: Path) -> None:
@@ -81,11 +88,11 @@ def _check_keys(path: Path) -> None:
             keys = [(key.value, key.lineno) for key in node.keys if isinstance(key, ast.Constant)]
             for number, (key, line) in enumerate(keys):
                 if key in [earlier for earlier, _ in keys[:number]]:
-                    raise ValueError(f"{path}, line {line}: {key!r} is there twice in one dict; rename one of the two")
+                    raise _TwiceError(f"{path}, line {line}: {key!r} is there twice in one dict; rename one of the two")
 
 
 def _from_module(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"module {place!r} does not import: {type(error).__name__}: {error}") from error

@@ -2,7 +2,7 @@
 
 What a cell computes is written as an expression (expression.py); then cells are written node by node, always the first that
 the expression still allows, until one has the whole of it. That this is the first of its class, and the same for all of it,
-needs no more proof than that the search passes nothing over.
+needs no more proof than that the search passes nothing over. A cell for which it would take too long stays as it is.
 """
 
 from __future__ import annotations
@@ -21,17 +21,36 @@ if TYPE_CHECKING:
     from search_spaces.graph import CellGraph
     from search_spaces.topology import Topology
 
+MOST_STATES = 3000
 # Of each node: which alternative feeds it, and its operations.
 Writing = tuple[int, tuple[str, ...]]
 
 
 @lru_cache(maxsize=100_000)
-def first_of_class(topology: Topology, operations: tuple[str, ...], graph: CellGraph) -> tuple[Writing, ...]:
-    """Returns the alternative and the operations of each node of the first cell that computes what a graph does."""
-    expression = Expression(graph)
-    found = _Search(topology, operations, expression).run()
+def first_of_class(
+    topology: Topology, operations: tuple[str, ...], graph: CellGraph, vanishing: frozenset[str] = VANISHING
+) -> tuple[Writing, ...] | None:
+    """Returns the alternative and the operations of each node of the first cell that computes what a graph does.
+
+    None where the search for it is given up, after MOST_STATES: of cells of many poolings and identities, which can be
+    written in very many ways.
+
+    Args:
+        topology: Of the cell.
+        operations: What its edges may carry, in order.
+        graph: The cell.
+        vanishing: The operations that make nothing of nothing.
+    """
+    try:
+        found = _Search(topology, operations, Expression(graph, vanishing)).run()
+    except _GivenUpError:
+        return None
     assert found is not None, "the graph itself is one of those that are looked through"
     return tuple(found)
+
+
+class _GivenUpError(Exception):
+    """The search has seen more states than it may."""
 
 
 @final
@@ -66,6 +85,7 @@ class _Search:
         self.room = [sum(slots[number + 1 :]) for number in range(len(slots))]
         # States from which no cell can be completed, and whether it matters which node is which.
         self.hopeless: set[_State] = set()
+        self.seen = 0
         self.any_order = topology.any_order
 
     def run(self) -> list[Writing] | None:
@@ -77,6 +97,9 @@ class _Search:
         if number == len(self.topology.sources):
             return before if any(self._complete(state, before) for state in states) else None
         states = [state for state in states if self._prospect(state) not in self.hopeless]
+        self.seen += len(states)
+        if self.seen > MOST_STATES:
+            raise _GivenUpError
         prepared = [(state, *self._prepare(state, number)) for state in states]
         for alternative, sources in enumerate(self.topology.sources[number]):
             ways: dict[tuple[int, ...], set[_State]] = {}
@@ -142,7 +165,7 @@ class _Search:
         if argument is None:
             return []
         kind = self.expression.kind(operation, source)
-        if not argument and operation in VANISHING:
+        if not argument and operation in self.expression.vanishing:
             return [_Offer(rank, 0)]
         if not weightless(kind):
             own = self.expression.own.get((kind, argument), ())

@@ -13,7 +13,7 @@ from torch import nn
 
 from search_spaces.canonical import first_of_class
 from search_spaces.drawing import draw_cells
-from search_spaces.operations import OPERATIONS, Operation
+from search_spaces.operations import OPERATIONS, VANISHING, Operation
 from search_spaces.own_operations import read_operations, try_operation
 from search_spaces.skeleton import Cell, TwoInputNetwork, single_input_network
 from search_spaces.space import Architecture, SearchSpace, Value
@@ -136,6 +136,7 @@ def assemble(
     channels: int,
     own: Mapping[str, Operation] | None = None,
     affine: bool = True,
+    remedy: str = "use fewer stages",
 ) -> SearchSpace:
     """Returns the space of networks whose layers are cells.
 
@@ -146,6 +147,7 @@ def assemble(
         layers: The cells and residual blocks.
         channels: Of the first cell's nodes.
         own: Operations by name that do not ship.
+        remedy: What is told of images too small to be halved so often.
         affine: Batch norm in cells scales and shifts by what it learns, after it has normalised.
 
     Raises:
@@ -153,6 +155,8 @@ def assemble(
     """
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
+    # Batch norm that only normalises makes nothing of nothing, and with it all convolutions that ship.
+    vanishing = VANISHING if affine else VANISHING | (OPERATIONS.keys() - {"skip"})
     names, made = tuple(operations), {**OPERATIONS, **(own or {})}
     # A cell that stands in both places is told apart by what is different in either: the one with a stride.
     strided: dict[str, bool] = {}
@@ -173,18 +177,19 @@ def assemble(
         return {cell: topology.graph(of(architecture, cell), strided=stride) for cell, stride in strided.items()}
 
     def canonical(architecture: Architecture) -> dict[str, Value]:
-        return {
-            _joined(cell, key): value
-            for cell, graph in graphs(architecture).items()
-            for key, value in topology.written(first_of_class(topology, names, graph)).items()
-        }
+        form = dict(architecture)
+        for cell, graph in graphs(architecture).items():
+            writing = first_of_class(topology, names, graph, vanishing)
+            if writing is not None:
+                form |= {_joined(cell, key): value for key, value in topology.written(writing).items()}
+        return {name: form[name] for name in choices}
 
     def build(architecture: Architecture, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         smallest = 2**halvings
         if min(input_shape[1:]) < smallest:
             raise ValueError(
                 f"images must be at least {smallest} x {smallest} pixels to be halved {halvings} times, "
-                f"got {input_shape[1]} x {input_shape[2]}; use fewer stages"
+                f"got {input_shape[1]} x {input_shape[2]}; {remedy}"
             )
         network = [
             None if layer is None else topology.graph(of(architecture, layer[0]), strided=layer[1]) for layer in layers

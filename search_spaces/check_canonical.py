@@ -132,6 +132,8 @@ def _values(shape: tuple[int, ...], role: str, draw: int, channels_alike: bool) 
         values = torch.rand(() if channels_alike else shape, generator=generator)
         if role in ("weight", "running_var"):
             return (values + 0.5).expand(shape)
+        if role == "running_mean":  # Of what is always nothing it is nothing, and batch norm without a shift keeps it so.
+            return torch.zeros(shape)
         # Of both signs; but one for all channels might leave nothing that ReLU lets pass.
         return (values if channels_alike else values - 0.5).expand(shape)
     rest = math.prod(shape[2:])

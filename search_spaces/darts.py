@@ -42,4 +42,5 @@ def darts(channels: int = 16, layers: int = 8) -> SearchSpace:
         operations=NODE_OPERATIONS,
         layers=layers_of(layers, "normal_reduction"),
         channels=channels,
+        remedy="use larger images",
     )

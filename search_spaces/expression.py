@@ -4,6 +4,9 @@ An operation with weights is a term by itself; one without weights is the same t
 pass their sum on, average pooling of a sum is the sum of average poolings, operations that vanish on nothing vanish, a
 convolution of nothing is a constant, which pooling leaves alone, and what reaches no output is not there. Sums have no
 order, and neither has the output: weights after it can be permuted. The inputs keep their places.
+
+What goes further than structure is not used: that max pooling of a doubled sum is the doubled max pooling, that two max
+poolings are a larger one, and that constants add up to a constant. The kernel of a convolution of nothing still counts.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ Kind = tuple[str, bool]
 class Expression:
     """What a cell computes: its live terms, each with its kind and argument, and the sums that leave it."""
 
-    def __init__(self, graph: CellGraph) -> None:
+    def __init__(self, graph: CellGraph, vanishing: frozenset[str] = VANISHING) -> None:
+        self.vanishing = vanishing
         self.inputs, self.strided = graph.inputs, graph.strided
         self.kinds: dict[int, Kind] = {}
         self.arguments: dict[int, Sum] = {}
@@ -81,7 +85,7 @@ class Expression:
     def _written(self, operation: str, source: int, argument: Sum) -> Sum:
         """Returns what an operation makes of a sum, after its terms were added to those there are."""
         kind = self.kind(operation, source)
-        if operation == "none" or (not argument and operation in VANISHING):
+        if operation == "none" or (not argument and operation in self.vanishing):
             return 0
         if not weightless(kind):
             term = self._add(kind, argument)

@@ -129,7 +129,7 @@ def _connected(graph: CellGraph) -> bool:
 
 
 def _names(graph: CellGraph) -> list[str]:
-    names = ["input"] if graph.inputs == 1 else [f"input {i - graph.inputs}" for i in range(graph.inputs)]
+    names = ["input"] if graph.inputs == 1 else [f"input {i}" for i in range(graph.inputs)]
     names += [str(node) for node in range(graph.inputs, graph.inputs + len(graph.nodes))]
     if len(graph.outputs) == 1 and graph.outputs[0] >= graph.inputs:
         names[graph.outputs[0]] = "output"

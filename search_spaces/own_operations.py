@@ -27,11 +27,15 @@ def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], d
         ValueError: a name is unknown or comes twice, or what should be a function is none.
     """
     names: list[str] = []
+    sets: list[list[str]] = []
     own: dict[str, Operation] = {}
     for operation in operations:
         if isinstance(operation, str):
-            name = operation
-            for part in operation.split("+"):
+            name, parts = operation, operation.split("+")
+            if len(parts) > 1 and ("none" in parts or len({*parts}) < len(parts) or {*parts} in map(set, sets)):
+                raise ValueError(f"a set of operations must hold each once, no none, and be listed once, got '{operation}'")
+            sets.append(parts)
+            for part in parts:
                 if part not in OPERATIONS:
                     near = difflib.get_close_matches(part, OPERATIONS, 1)
                     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(OPERATIONS)}"

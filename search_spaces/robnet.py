@@ -35,5 +35,6 @@ def robnet(channels: int = 16, layers: int = 8, shared: bool = True) -> SearchSp
         operations=EDGE_OPERATIONS,
         layers=layers_of(layers, "shared" if shared else "each"),
         channels=channels,
+        remedy="use larger images",
         affine=False,
     )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from search_spaces.graph import CellGraph  # noqa: TC004 (as above)
 
 Value = str | int | float | bool | None
+# Of an architecture of another space, everything is wrong.
+MOST_FAULTS = 8
 Architecture = Mapping[str, Value]
 
 
@@ -56,7 +58,12 @@ class Choice:
         """
         for value in values:
             if not isinstance(value, str | int | float | bool | None):
-                raise TypeError(f"a choice must hold plain values (str, int, float, bool, None), got {value!r}")
+                raise TypeError(
+                    f"a choice must hold plain values (str, int, float, bool, None), got {value!r}; "
+                    "give it a name, and look that up in build"
+                )
+            if value != value:
+                raise ValueError("a choice cannot hold nan, which equals nothing, itself included")
         if not values:
             raise ValueError("a choice must hold at least one value")
         if len({(type(value), value) for value in values}) < len(values):
@@ -112,7 +119,7 @@ class SearchSpace:
         """Returns a stored architecture in the order of the table, checked against it.
 
         Raises:
-            ValueError: a name is unknown or missing, or a value is not among its choice's; all faults are listed.
+            ValueError: a name is unknown or missing, or a value is not among its choice's; the first faults are listed.
         """
         faults = []
         for name in architecture:
@@ -125,7 +132,8 @@ class SearchSpace:
             elif not any(_same(value, architecture[name]) for value in choice.values):
                 faults.append(f"choice '{name}' must be one of {list(choice.values)}, got {architecture[name]!r}")
         if faults:
-            raise ValueError(f"not an architecture of {self.name}: " + "; ".join(faults))
+            rest = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+            raise ValueError(f"not an architecture of {self.name}: " + "; ".join([*faults[:MOST_FAULTS], *rest]))
         return {name: architecture[name] for name in self.choices}
 
     def suggest(self, trial: Suggest) -> dict[str, Value]:
@@ -138,6 +146,7 @@ class SearchSpace:
 
     def neighbours(self, architecture: Architecture) -> Iterator[dict[str, Value]]:
         """Yields every architecture that differs in the value of one choice, in the order of the table."""
+        architecture = self.validate(architecture)
         for name, choice in self.choices.items():
             for value in choice.values:
                 if not _same(value, architecture[name]):
@@ -172,8 +181,12 @@ class SearchSpace:
         return {name: generator.choice((first, second))[name] for name in self.choices}
 
     def index(self, architecture: Architecture) -> int:
-        """Returns the number of an architecture, from 0; the last choice of the table varies fastest."""
-        found = 0
+        """Returns the number of an architecture, from 0; the last choice of the table varies fastest.
+
+        Raises:
+            ValueError: it is not an architecture of the space.
+        """
+        architecture, found = self.validate(architecture), 0
         for name, choice in self.choices.items():
             place = next(i for i, value in enumerate(choice.values) if _same(value, architecture[name]))
             found = found * len(choice.values) + place

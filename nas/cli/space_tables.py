@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -68,8 +68,7 @@ def told_size(size: int) -> str:
     noun = "architecture" if size == 1 else "architectures"
     if size < LARGE:
         return f"{size:,} {noun}"
-    power = math.floor(math.log10(size))
-    digits = f"{size // 10 ** (power - 2) / 100:.2f}e{power}"  # A float does not hold the largest.
+    digits = f"{Decimal(size):.2e}".replace("e+", "e")  # A float does not hold the largest.
     return f"{digits} {noun}" if size >= HUGE else f"{size:,} {noun} ({digits})"
 
 

@@ -72,7 +72,19 @@ class TestConfig:
         [
             ("darts_v2", "search.first must be a list, got 'darts_v2'"),
             (["darts"], "search.first[0] must be one of darts_v1"),
-            (["darts_v2"], "search.first[0] is not an architecture of cell201: unknown choice 'normal_node2_op1'"),
+            (
+                ["darts_v2"],
+                "search.first[0] is darts_v2, an architecture of space: {name: darts, channels: 36, layers: 20}, and of no",
+            ),
+            (
+                ["robnet_free"],
+                "search.first[0] is robnet_free, an architecture of space: {name: robnet, channels: 36, layers: 20, "
+                "shared: false}, and of no other choices",
+            ),
+            (
+                [{"depth": 3}],
+                "search.first[0] is not an architecture of cell201: unknown choice 'depth'; choice 'edge01'",
+            ),
             (
                 [CELL, {**CELL, "edge01": "conv9x9"}],
                 "search.first[1] is not an architecture of cell201: choice 'edge01' must",
@@ -82,6 +94,11 @@ class TestConfig:
     def test_what_is_of_another_space_is_refused(self, first, message):
         with pytest.raises(ConfigError, match=re.escape(message)):
             nas.parse_config({"space": "cell201", "search": {"first": first}})
+
+
+def test_as_many_trials_are_asked_for_as_architectures_are_given():
+    with pytest.raises(ConfigError, match=r"search\.trials must be at least 2, one for each of search\.first, got 1$"):
+        nas.parse_config({"search": {"trials": 1, "first": [CELL, CELL]}})
 
 
 @pytest.fixture

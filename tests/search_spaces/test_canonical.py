@@ -208,6 +208,15 @@ def turned_places(graph, topology, generator):
     return {node: place for place, node in enumerate(order + fixed)}
 
 
+def test_cells_of_too_many_ways_to_write_them_are_given_up():
+    """Thousands of sums of one average pooling: such a cell keeps the form that it has, and nobody waits for it."""
+    topology, operations = two_inputs(7, output="unused", distinct=False), ("skip", "avgpool3x3", "conv1x1")
+    pairs = {3: "1,2", 4: "1,3", 5: "3,4", 6: "1,5"}
+    values = {"node2_inputs": "0,1"} | {f"node{node}_inputs": pair for node, pair in pairs.items()}
+    values |= {f"node{node}_op{k}": "avgpool3x3" for node in range(2, 7) for k in (1, 2)}
+    assert first_of_class(topology, operations, topology.graph(values)) is None
+
+
 class TestRules:
     topology, operations = all_pairs(4), ("none", "skip", "avgpool3x3", "conv1x1", "se")
 

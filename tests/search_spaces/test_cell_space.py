@@ -3,13 +3,14 @@
 import itertools
 import math
 import random
+import re
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from search_spaces import OPERATIONS, cell_space
+from search_spaces import OPERATIONS, cell_space, darts, robnet
 from search_spaces.cell_space import assemble, layers_of, staged_layers
 from search_spaces.skeleton import Cell, Reduction
 from search_spaces.topology import all_pairs
@@ -343,3 +344,16 @@ def test_own_operations_are_tried_at_a_stride_only_where_cells_have_one():
     state = torch.random.get_rng_state()
     cell_space(operations=["skip", scaled], channels=4, inputs=2)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("operations", [["skip", "skip+none"], ["skip+skip"], ["conv1x1+skip", "skip+conv1x1"]])
+def test_sets_that_say_one_thing_twice_are_refused(operations):
+    message = f"^a set of operations must hold each once, no none, and be listed once, got '{re.escape(operations[-1])}'$"
+    with pytest.raises(ValueError, match=message):
+        cell_space(operations=operations)
+
+
+def test_remedy_for_small_images_is_one_that_the_space_has():
+    for make in (darts, robnet):
+        with pytest.raises(ValueError, match=r"to be halved 2 times, got 3 x 3; use larger images$"):
+            make(4, 3).build(make(4, 3).at(0), (3, 3, 3), 5)

@@ -92,3 +92,24 @@ def test_cells_share_their_architecture_or_have_each_their_own():
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=f"^{message} be at least "):
         robnet(**settings)
+
+
+def test_what_nothing_feeds_makes_nothing():
+    """Batch norm that only normalises has no shift: a convolution of nothing is nothing, and stays so in training."""
+    space = robnet(4, 3)
+    live = dict.fromkeys(space.choices, "sepconv3x3") | {"edge02": "none", "edge12": "none"}
+    cut = live | {"edge23": "none", "edge24": "none", "edge25": "none"}
+    assert space.canonical(live) == space.canonical(cut)
+    assert space.canonical(live) != space.canonical(live | {"edge02": "skip"})
+    networks = []
+    for architecture in (live, cut):
+        torch.manual_seed(0)
+        network = space.build(architecture, (3, 8, 8), 5)
+        for value in network.parameters():
+            torch.nn.init.uniform_(value, 0.1, 0.1 + 1e-6)
+        for seed in range(3):
+            network.train()(torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(seed)))
+        networks.append(network.eval())
+    x = torch.rand(4, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(networks[0](x), networks[1](x), atol=1e-5)

@@ -439,15 +439,44 @@ class TestChoice:
             ((), ValueError, "^a choice must hold at least one value$"),
             ((1, 2, 1), ValueError, r"^a choice must hold each value once, got \(1, 2, 1\)$"),
             ((None, None), ValueError, "each value once"),
-            (([1],), TypeError, r"^a choice must hold plain values \(str, int, float, bool, None\), got \[1\]$"),
-            (((1, 2),), TypeError, r"plain values .*, got \(1, 2\)$"),
+            (
+                ([1],),
+                TypeError,
+                r"^a choice must hold plain values \(str, int, float, bool, None\), got \[1\]; give it a name",
+            ),
+            (((1, 2),), TypeError, r"plain values .*, got \(1, 2\); give it a name, and look that up in build$"),
             ((b"a",), TypeError, "plain values"),
+            ((1.0, float("nan")), ValueError, "^a choice cannot hold nan, which equals nothing, itself included$"),
             ((torch.tensor(1),), TypeError, "plain values"),
         ],
     )
     def test_what_cannot_be_chosen_is_refused(self, values, error, message):
         with pytest.raises(error, match=message):
             Choice(*values)
+
+
+class TestTable:
+    @pytest.mark.parametrize(
+        ("choices", "error", "message"),
+        [
+            ({}, ValueError, "^s must have at least one choice$"),
+            ({"a": (1, 2)}, TypeError, r"^choice 'a' of s must be a Choice\(value, value, \.\.\.\), got \(1, 2\)$"),
+            ({3: Choice(1)}, TypeError, r"^choice 3 of s must be a Choice"),
+            ([("a", Choice(1))], TypeError, "^the choices of s must be a mapping of names to Choice, got"),
+        ],
+    )
+    def test_what_is_no_table_is_refused(self, choices, error, message):
+        with pytest.raises(error, match=message):
+            SearchSpace(name="s", choices=choices, build=None)
+
+    @pytest.mark.parametrize("method", ["index", "neighbours"])
+    def test_what_is_no_architecture_is_refused(self, method):
+        with pytest.raises(ValueError, match=r"^not an architecture of cell201: choice 'edge01' is missing"):
+            list(getattr(cell201(), method)({}))
+
+    def test_not_all_faults_of_an_architecture_of_another_space_are_listed(self):
+        with pytest.raises(ValueError, match=r"; and \d+ more$"):
+            cell201().validate(dict.fromkeys("abcdefgh", 1))
 
 
 class TestValidate:
