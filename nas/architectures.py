@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from nas.errors import first_line
-from search_spaces import PUBLISHED, Architecture
+from search_spaces import PUBLISHED, Architecture, SearchSpace
 
 
 def read_architecture(reference: Any, folder: Path | None) -> Architecture:
@@ -45,7 +45,19 @@ def read_architecture(reference: Any, folder: Path | None) -> Architecture:
     return dict(reference)
 
 
-def home_of(architecture: Architecture) -> str | None:
+def fault_of(architecture: Architecture, space: SearchSpace) -> str | None:
+    """Returns why a search of a space cannot begin with an architecture, or None if it can."""
+    try:
+        architecture = space.validate(architecture)
+    except ValueError as error:
+        return f"is {_home_of(architecture) or error}"
+    graphs = space.graphs(architecture) if space.graphs is not None else {}
+    if graphs and not any(graph.connected for graph in graphs.values()):
+        return f"lets nothing through: no path leads from input to output of a cell of {space.name}; give one an operation"
+    return None
+
+
+def _home_of(architecture: Architecture) -> str | None:
     """Returns what to say of a published architecture where another space is searched; None of any other architecture."""
     for name, published in PUBLISHED.items():
         if architecture == published.architecture:

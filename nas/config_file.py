@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas.architectures import home_of
+from nas.architectures import fault_of
 from nas.config import Config, DataConfig
 from nas.config_reader import Reader
 from nas.config_writer import as_data
@@ -54,10 +54,9 @@ def parse_config(
     if check_space and config.search.first:
         space = open_space(config.space)
         for number, architecture in enumerate(config.search.first):
-            try:
-                space.validate(architecture)
-            except ValueError as error:
-                reader.fault(f"search.first[{number}]", f"is {home_of(architecture) or error}")
+            fault = fault_of(architecture, space)
+            if fault is not None:
+                reader.fault(f"search.first[{number}]", fault)
         if reader.faults:
             raise ConfigError(reader.faults)
     if config.data.path is not None:

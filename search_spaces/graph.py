@@ -31,6 +31,15 @@ class CellGraph:
             for operation, source in summands
         ]
 
+    @property
+    def connected(self) -> bool:
+        """Whether some way leads from an input to the output."""
+        reached = set(range(self.inputs))
+        for node, summands in enumerate(self.nodes, start=self.inputs):
+            if any(source in reached for _, source in summands):
+                reached.add(node)
+        return not reached.isdisjoint(self.outputs)
+
     def paths(self, longest: int | None = None) -> set[tuple[int | str, ...]]:
         """Returns every way from an input to the output: the input, and the operations passed.
 

@@ -116,16 +116,7 @@ def layout_of(graph: CellGraph) -> CellLayout:
             (abs(y[a] - y[b]) for route in routes for a, b in itertools.pairwise(route) if b.column == column), default=0
         )
         x.append(x[-1] + (widths[column - 1] + widths[column]) / 2 + min(max(16.0, 0.45 * bend), 44.0))
-    return CellLayout(names, lines, routes, x, widths, y, _connected(graph))
-
-
-def _connected(graph: CellGraph) -> bool:
-    """Returns whether a path leads from an input to the output."""
-    reached = set(range(graph.inputs))
-    for source, node, _ in graph.edges():
-        if source in reached:
-            reached.add(node)
-    return not reached.isdisjoint(graph.outputs)
+    return CellLayout(names, lines, routes, x, widths, y, graph.connected)
 
 
 def _names(graph: CellGraph) -> list[str]:

@@ -82,6 +82,10 @@ class TestConfig:
                 "shared: false}, and of no other choices",
             ),
             (
+                [CELL, {**CELL, "edge03": "none", "edge13": "none", "edge23": "none"}],
+                "search.first[1] lets nothing through: no path leads from input to output of a cell of cell201; give one",
+            ),
+            (
                 [{"depth": 3}],
                 "search.first[0] is not an architecture of cell201: unknown choice 'depth'; choice 'edge01'",
             ),

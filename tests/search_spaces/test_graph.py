@@ -52,3 +52,15 @@ def test_equal_operations_on_equal_ways_are_one_path():
     graph = CellGraph(1, ((("a", 0),), (("a", 0),), (("b", 1), ("b", 2))), (3,))
     assert graph.paths() == {(0, "a", "b")}
     assert CellGraph(1, ((), (("a", 1),)), (2,)).paths() == set()
+
+
+def test_connected_where_there_is_a_path():
+    """A convolution of nothing is a constant, and no path."""
+    for nodes, outputs, wanted in (
+        (((("skip", 0),), (("conv1x1", 1),)), (2,), True),
+        (((), (("conv1x1", 1),)), (2,), False),
+        (((("skip", 0),), ()), (2,), False),
+        (((("skip", 0),), ()), (1, 2), True),
+    ):
+        graph = CellGraph(1, nodes, outputs)
+        assert graph.connected is wanted is bool(graph.paths())
