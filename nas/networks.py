@@ -148,9 +148,6 @@ def _named(source: str) -> nn.Module:
             found = resolve(f"{file or place}:{name}", {})
         except ValueError as error:
             raise NetworkError(f"{source}: {error}") from error
-        except SystemExit as error:
-            remedy = "let it run only if __name__ == '__main__'"
-            raise NetworkError(f"{source}: {place} is a script that ends when it is imported; {remedy}") from error
         if not isinstance(found, nn.Module):
             found = _called(source, found)
     if not isinstance(found, nn.Module):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+_ENDS = "is a script that ends when it is imported; let it run only if __name__ == '__main__'"
+
+
 def resolve(reference: str, table: Mapping[str, object], folder: Path | None = None) -> object:
     """Returns what a name in YAML stands for.
 
@@ -68,7 +71,10 @@ def _from_file(path: Path) -> ModuleType:
     except _TwiceError:
         del sys.modules[module_name]
         raise
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        del sys.modules[module_name]
+        raise ValueError(f"{path} {_ENDS}") from error
+    except Exception as error:
         del sys.modules[module_name]
         # The line of the user's own that led to the error: there may be several choices, and but one of them wrong.
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -94,5 +100,7 @@ def _check_keys(path: Path) -> None:
 def _from_module(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        raise ValueError(f"{place} {_ENDS}") from error
+    except Exception as error:
         raise ValueError(f"module {place!r} does not import: {type(error).__name__}: {error}") from error
