@@ -33,10 +33,9 @@ def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     pixel of its window, normalisation two for each value (scale and shift), an activation one. What only adds, copies or
     rearranges is free.
     """
-    tensor = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(0))
-    counter = _Counter()
+    weights, counter = _weights(network), _Counter()
     with frozen(network), torch.no_grad(), counter:
-        network(torch.zeros(1, *input_shape, device=tensor.device, dtype=tensor.dtype))
+        network(torch.zeros(1, *input_shape, device=weights.device, dtype=weights.dtype))
     return counter.operations // 2
 
 
@@ -60,8 +59,7 @@ def latency(
     """
     if batch_size < 1 or repeats < 1:
         raise ValueError(f"batch_size and repeats must be at least 1, got {batch_size} and {repeats}")
-    tensor = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(0))
-    x = torch.rand(batch_size, *input_shape).to(tensor)
+    x = torch.rand(batch_size, *input_shape).to(_weights(network))
     seconds = []
     with frozen(network), torch.inference_mode():
         for _ in range(warm_up + repeats):
@@ -74,6 +72,11 @@ def latency(
                 torch.cuda.synchronize(x.device)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[warm_up:])
+
+
+def _weights(network: nn.Module) -> Tensor:
+    """Returns some of a network's weights, for their device and precision; none where it has none."""
+    return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(0))
 
 
 @final

@@ -103,8 +103,8 @@ class _Search:
         prepared = [(state, *self._prepare(state, number)) for state in states]
         for alternative, sources in enumerate(self.topology.sources[number]):
             ways: dict[tuple[int, ...], set[_State]] = {}
-            for state, targets, offers in prepared:
-                for ranks, after in self._node(state, number, [offers[source] for source in sources], targets):
+            for state, exact, targets, offers in prepared:
+                for ranks, after in self._node(state, number, [offers[source] for source in sources], targets, exact):
                     ways.setdefault(ranks, set()).add(after)
             for ranks in sorted(ways):
                 writing = (alternative, tuple(self.operations[rank] for rank in ranks))
@@ -123,26 +123,27 @@ class _Search:
         ordered = sorted(sums, key=lambda sum_: -1 if sum_ is None else sum_)
         return _State((*state.sums[: self.topology.inputs], *ordered), state.written)
 
-    def _prepare(self, state: _State, number: int) -> tuple[set[Sum], list[list[_Offer]]]:
-        """Returns what the next node must be, or be part of, and what operations on each node so far can add to it."""
-        targets = self._targets(state, number)
+    def _prepare(self, state: _State, number: int) -> tuple[bool, set[Sum], list[list[_Offer]]]:
+        """Returns whether the next node must be one of its targets, or part of one; these; and what can be added to it.
+
+        The last is what operations on each node so far have to offer.
+        """
+        exact, targets = self._targets(state, number)
         offers = []
         for source, argument in enumerate(state.sums):
             found = [self._offers(rank, parts, source, argument, state) for rank, parts in enumerate(self.parts)]
             offers.append([offer for some in found for offer in some if self.expression.part(offer.sum, targets)])
-        return targets, offers
+        return exact, targets, offers
 
-    def _targets(self, state: _State, number: int) -> set[Sum]:
-        """Returns the sums of which the next node must be one, where `_exact`, or part of one."""
+    def _targets(self, state: _State, number: int) -> tuple[bool, set[Sum]]:
+        """Returns whether the next node must be one of some sums, or part of one, and these."""
         if self.topology.output == "all":
             sums = state.sums[self.topology.inputs :]
-            return {sum_ for sum_, count in self.expression.outputs.items() if sums.count(sum_) < count}
+            return True, {sum_ for sum_, count in self.expression.outputs.items() if sums.count(sum_) < count}
         missing = self.expression.needed.difference(state.sums)
-        return missing if self._exact(missing, number) else self.expression.useful
-
-    def _exact(self, missing: Collection[Sum], number: int) -> bool:
-        """Returns whether no node that is left may be anything but what is still missing."""
-        return self.topology.output == "all" or len(missing) == len(self.topology.sources) - number
+        # Where as many are missing as nodes are left, none of these may be anything else.
+        exact = len(missing) == len(self.topology.sources) - number
+        return exact, missing if exact else self.expression.useful
 
     def _offers(self, rank: int, parts: Sequence[str], source: int, argument: Sum | None, state: _State) -> list[_Offer]:
         """Returns what the sum of some operations on one node can stand for."""
@@ -177,11 +178,10 @@ class _Search:
         return [_Offer(rank, made, shared=pooled & self.expression.single)]
 
     def _node(
-        self, state: _State, number: int, offers: Sequence[Sequence[_Offer]], targets: Collection[Sum]
+        self, state: _State, number: int, offers: Sequence[Sequence[_Offer]], targets: Collection[Sum], exact: bool
     ) -> Iterator[tuple[tuple[int, ...], _State]]:
         """Yields the ranks of a node's operations and what follows, for whatever is needed or does no harm."""
         last = number + 1 == len(self.topology.sources)
-        exact = self._exact(self.expression.needed.difference(state.sums), number)
         ways: list[tuple[tuple[int, ...], Sum, frozenset[int], frozenset[int]]] = [((), 0, frozenset(), frozenset())]
         for slot, more in zip(offers, self._most_after(offers), strict=True):
             ways = [

@@ -167,11 +167,12 @@ def assemble(
         # A cell that halves the resolution has twice as many channels as those before it.
         for stride in (1, 2) if any(strided.values()) else (1,):
             try_operation(key, operation, stride * channels, stride)
-    choices = {_joined(cell, key): choice for cell in strided for key, choice in topology.choices(names).items()}
+    table = topology.choices(names)
+    choices = {_joined(cell, key): choice for cell in strided for key, choice in table.items()}
     halvings = sum(layer is None or layer[1] for layer in layers)
 
     def of(architecture: Architecture, cell: str) -> dict[str, Value]:
-        return {key: architecture[_joined(cell, key)] for key in topology.choices(names)}
+        return {key: architecture[_joined(cell, key)] for key in table}
 
     def graphs(architecture: Architecture) -> dict[str, CellGraph]:
         return {cell: topology.graph(of(architecture, cell), strided=stride) for cell, stride in strided.items()}
