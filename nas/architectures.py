@@ -8,16 +8,17 @@ from typing import Any
 
 import yaml
 
-from nas.errors import first_line
+from nas.errors import HardcellError, first_line
 from search_spaces import PUBLISHED, Architecture, SearchSpace
 
 
-def read_architecture(reference: Any, folder: Path | None) -> Architecture:
-    """Returns the architecture, unchecked, that an entry of YAML stands for.
+def read_architectures(reference: Any, folder: Path | None) -> list[Architecture]:
+    """Returns the architectures, unchecked, that an entry of YAML stands for.
 
     Args:
         reference: A published architecture's name; a YAML file that holds choices, or holds them under `architecture`, as a
-            bundle's architecture.yaml does; or a mapping of choices.
+            bundle's architecture.yaml does, or a list of any of these; a run's folder, which stands for its finalists; or a
+            mapping of choices.
         folder: What a relative path is relative to; the working directory if None.
 
     Raises:
@@ -25,12 +26,16 @@ def read_architecture(reference: Any, folder: Path | None) -> Architecture:
     """
     if isinstance(reference, str):
         if reference in PUBLISHED:
-            return PUBLISHED[reference].architecture
+            return [PUBLISHED[reference].architecture]
+        path = Path(folder or ".", Path(reference).expanduser())
+        if path.is_dir():
+            return _of_run(path)
         if not reference.endswith((".yaml", ".yml")):
             near = difflib.get_close_matches(reference, PUBLISHED, 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"must be one of {', '.join(PUBLISHED)}, a YAML file, or choices, got {reference!r}{hint}")
-        path = Path(folder or ".", Path(reference).expanduser())
+            raise ValueError(
+                f"must be one of {', '.join(PUBLISHED)}, a YAML file, a run's folder, or choices, got {reference!r}{hint}"
+            )
         try:
             reference = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
@@ -38,11 +43,32 @@ def read_architecture(reference: Any, folder: Path | None) -> Architecture:
             raise ValueError(f"{path}: {said}") from error
         if isinstance(reference, dict) and isinstance(reference.get("architecture"), dict):
             reference = reference["architecture"]
+        if isinstance(reference, list):
+            try:
+                return [found for entry in reference for found in read_architectures(entry, path.parent)]
+            except RecursionError as error:
+                raise ValueError(f"{path}: must not hold itself") from error
         if not isinstance(reference, dict):
-            raise ValueError(f"{path}: must hold a mapping of choices, got {reference!r}")
+            raise ValueError(f"{path}: must hold a mapping of choices, or a list of them, got {reference!r}")
     if not isinstance(reference, dict):
         raise ValueError(f"must be a name, a YAML file, or a mapping of choices, got {reference!r}")
-    return dict(reference)
+    return [dict(reference)]
+
+
+def _of_run(path: Path) -> list[Architecture]:
+    """Returns the best architectures of an earlier run, as many as it has finalists."""
+    # Not at the top: a run holds a config, which is what is being read.
+    from nas.ranking import ranked
+    from nas.run import read_run
+
+    try:
+        run = read_run(path)
+    except HardcellError as error:
+        raise ValueError(str(error)) from error
+    best = [trial.architecture for trial in ranked(run.trials, run.config.objective)[: run.config.finalists.count]]
+    if not best:
+        raise ValueError(f"{path}: has no complete trial yet, so there is nothing to begin with")
+    return best
 
 
 def fault_of(architecture: Architecture, space: SearchSpace) -> str | None:

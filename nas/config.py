@@ -7,55 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, margin
 from evaluators.profile import check_names
+from nas.evaluator_config import EvaluatorConfig, Train
 from nas.executors import Executor, Local
-from nas.metrics import METRICS, is_metric, unmeasured
 from nas.samplers import TPE, Sampler
+from nas.settings import check_numbers, number, plain, refuse
+from nas.stopping import Halving
 from nas.training.recipes import Adversarial, Recipe
 from search_spaces import Architecture
-
-
-class FaultsError(ValueError):
-    """Several faults in one section, as (key, message) pairs."""
-
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{key} {message}" for key, message in faults))
-        self.faults = faults
-
-
-def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    """Returns a dataclass field for a number with inclusive bounds, which `check_numbers` applies."""
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-def check_numbers(settings: Any) -> list[tuple[str, str]]:
-    """Returns the faults of the numbers in a dataclass of settings: values outside the bounds of their fields."""
-    faults = []
-    for f in fields(settings):
-        value, low, high = getattr(settings, f.name), f.metadata.get("low"), f.metadata.get("high")
-        if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if value != value:  # NaN compares with nothing.
-            faults.append((f.name, "must be a number, got nan"))
-        elif low is not None and value < low:
-            faults.append((f.name, f"must be at least {_plain(low)}, got {_plain(value)}"))
-        elif high is not None and value > high:
-            faults.append((f.name, f"must be at most {_plain(high)}, got {_plain(value)}"))
-    return faults
-
-
-def _plain(value: float) -> str:
-    """Returns a number as a person writes it: all digits of an int, no zeros behind the point of a float."""
-    return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-def _raise(faults: list[tuple[str, str]]) -> None:
-    if faults:
-        raise FaultsError(faults)
 
 
 @final
@@ -87,7 +50,7 @@ class DataConfig:
             faults.append(("name", f"must be one of {', '.join(SOURCES)}, got {self.name!r}"))
         if self.name in ("folder", "npz") and self.path is None:
             faults.append(("path", f"must be given for {self.name}"))
-        _raise(faults)
+        refuse(faults)
 
 
 @final
@@ -135,7 +98,7 @@ class TrainingConfig:
     selection_from: float = number(0.7, 0, 1)
 
     def __post_init__(self) -> None:
-        _raise(check_numbers(self))
+        refuse(check_numbers(self))
 
 
 @final
@@ -170,11 +133,11 @@ class EvaluationConfig:
         elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
             faults.append(("attacks", "must share one norm, for epsilon to mean one thing"))
         elif max(self.grid()) > 1 and next(iter(self.attacks.values())).norm.name == "linf":
-            key, found = "epsilon" if self.epsilon > 1 else "epsilons", _plain(max(self.grid()))
+            key, found = "epsilon" if self.epsilon > 1 else "epsilons", plain(max(self.grid()))
             faults.append(
                 (key, f"must be at most 1, got {found}; epsilons are in pixel units, so write 8/255 rather than 8")
             )
-        _raise(faults)
+        refuse(faults)
 
 
 @final
@@ -183,7 +146,7 @@ class ObjectiveConfig:
     """What the search is after: metrics, all better when smaller.
 
     Attributes:
-        minimise: Metrics to minimise, the first of them the one that ranks: parameters, macs, clean_error,
+        minimise: Metrics to minimise; of several, the first one ranks within a Pareto front: parameters, macs, clean_error,
             adversarial_error, adversarial_error@E at another epsilon E; error_area and negative_median_radius, of the
             error curve over evaluation.epsilons; first_order_error, predicted from gradients without an attack;
             failed_checks.
@@ -200,17 +163,12 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         faults = []
-        for metric in self.minimise:
-            if not is_metric(metric):
-                faults.append(("minimise", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
         if not self.minimise or len(set(self.minimise)) < len(self.minimise):
             faults.append(("minimise", "must hold at least one metric, each once"))
         for metric, bound in self.constraints.items():
             if not math.isfinite(bound):
                 faults.append((f"constraints.{metric}", f"must be finite, got {bound}"))
-            if not is_metric(metric):
-                faults.append(("constraints", f"must hold metrics ({', '.join(METRICS)}), got {metric!r}"))
-        _raise(faults)
+        refuse(faults)
 
 
 @final
@@ -220,12 +178,18 @@ class SearchConfig:
 
     Attributes:
         trials: Number of trials, those answered from the duplicate cache included.
-        first: Architectures of the first trials: published ones by name (darts_v2, resnet18), YAML files that hold one each,
-            a bundle's architecture.yaml for one, or the choices themselves.
+        first: Architectures of the first trials: published ones by name (darts_v2, resnet18), YAML files that hold one, or a
+            list of them, a bundle's architecture.yaml for one, the folder of an earlier run for its finalists, or the choices
+            themselves.
         random_trials: The trials after those, drawn uniformly whatever the sampler: a reference, and the sampler's start.
-        sampler: Proposes architectures: tpe or random.
-        executor: Runs the trials: local, in this process.
-        attempts: How often a trial is started again after the process was killed in it, before it counts as failed.
+        sampler: Proposes architectures: random, grid, tpe, nsga2, evolution, ppo or surrogate.
+        executor: Runs the trials: local, in this process, or ray, on this machine's cores or a cluster.
+        stopping: Early stopping by successive halving, {first: 0.2, reduction: 3} for one; null to train every trial to its end.
+        time_limit: Seconds that a trial may take before it counts as failed; null for no limit.
+        attempts: How often a trial is started again after its process was killed in it, before it counts as failed.
+        checkpoint_seconds: Training is written down this often, so that a killed trial goes on from there.
+        storage: URL of the database that holds the study, such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME; null for
+            study.db in the run's folder.
     """
 
     trials: int = number(20, 1)
@@ -233,14 +197,18 @@ class SearchConfig:
     random_trials: int = number(8, 1)
     sampler: Sampler = TPE()
     executor: Executor = Local()
+    stopping: Halving | None = None
+    time_limit: float | None = number(None, 0.001)
     attempts: int = number(3, 1)
+    checkpoint_seconds: float = number(10.0, 0)
+    storage: str | None = None
 
     def __post_init__(self) -> None:
         faults = check_numbers(self)
         if not faults and self.trials < len(self.first):
             count = len(self.first)
             faults.append(("trials", f"must be at least {count}, one for each of search.first, got {self.trials}"))
-        _raise(faults)
+        refuse(faults)
 
 
 @final
@@ -286,7 +254,7 @@ class FinalistsConfig:
                 faults.append(
                     (f"epsilons.{norm}", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(grid)}")
                 )
-        _raise(faults)
+        refuse(faults)
 
 
 @final
@@ -301,6 +269,7 @@ class Config:
             otherwise for as many as torch takes by itself. Weights are reproduced bit for bit at the same number.
         data: The images, and how they are split.
         space: The search space, by name, and its settings.
+        evaluator: What answers trials: train, or table, a table of measured architectures.
         training: How every candidate is trained.
         evaluation: How a trial is scored, on the validation split.
         objective: What the search is after.
@@ -313,6 +282,7 @@ class Config:
     threads: int | None = number(None, 1)
     data: DataConfig = DataConfig()
     space: SpaceConfig = SpaceConfig()
+    evaluator: EvaluatorConfig = Train()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -333,5 +303,7 @@ class Config:
             faults.append(
                 ("training.selection", f"must be in {norm}, the norm of evaluation.attacks, for epsilon to mean one thing")
             )
-        faults += [("objective", fault) for fault in unmeasured(self.objective.metrics(), self.evaluation.grid())]
-        _raise(faults)
+        for section, metrics in (("minimise", self.objective.minimise), ("constraints", tuple(self.objective.constraints))):
+            for metric, message in self.evaluator.unknown(metrics, self.evaluation.grid()):
+                faults.append((f"objective.{section}" if metric else "objective", message))
+        refuse(faults)

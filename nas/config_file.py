@@ -14,6 +14,7 @@ from nas.config import Config, DataConfig
 from nas.config_reader import Reader
 from nas.config_writer import as_data
 from nas.errors import ConfigError
+from nas.evaluator_config import Table
 from nas.space_options import open_space
 
 if TYPE_CHECKING:
@@ -60,12 +61,19 @@ def parse_config(
         if reader.faults:
             raise ConfigError(reader.faults)
     if config.data.path is not None:
-        try:
-            path = str(Path(reader.folder_of("data.path") or ".", Path(config.data.path).expanduser()).resolve())
-        except RuntimeError as error:
-            raise ConfigError([f"{reader.source_of('data.path')}: data.path {config.data.path!r}: {error}"]) from error
-        config = replace(config, data=replace(config.data, path=path))
+        config = replace(config, data=replace(config.data, path=_absolute(reader, "data.path", config.data.path)))
+    if isinstance(config.evaluator, Table):
+        path = _absolute(reader, "evaluator.path", config.evaluator.path)
+        config = replace(config, evaluator=replace(config.evaluator, path=path))
     return config
+
+
+def _absolute(reader: Reader, key: str, path: str) -> str:
+    """Returns the path that is written at a dotted key, made absolute."""
+    try:
+        return str(Path(reader.folder_of(key) or ".", Path(path).expanduser()).resolve())
+    except RuntimeError as error:
+        raise ConfigError([f"{reader.source_of(key)}: {key} {path!r}: {error}"]) from error
 
 
 def _parsed(override: str) -> tuple[list[str], Any]:

@@ -19,11 +19,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss
 from evaluators.norms import NORMS, Norm
-from nas.architectures import read_architecture
-from nas.config import FaultsError, SpaceConfig
+from nas.architectures import read_architectures
+from nas.config import SpaceConfig
+from nas.evaluator_config import EVALUATORS, EvaluatorConfig
 from nas.executors import EXECUTORS, Executor
 from nas.resolve import absolute, resolve
 from nas.samplers import SAMPLERS, Sampler
+from nas.settings import FaultsError
 from nas.space_options import (
     annotations_of,
     check_operation,
@@ -43,6 +45,7 @@ TABLES: dict[type, Mapping[str, object]] = {
     Recipe: RECIPES,
     Sampler: SAMPLERS,
     Executor: EXECUTORS,
+    EvaluatorConfig: EVALUATORS,
 }
 _TYPE_NAMES: dict[Any, str] = {int: "int", float: "a number", str: "a string", bool: "true or false"}
 _UNIONS, _LISTS = (Union, types.UnionType), (list, tuple, Sequence)
@@ -96,8 +99,6 @@ class Reader:
             return value
         if kind == Loss:
             return self._loss(value, path, default)
-        if kind == Architecture:
-            return self._architecture(value, path, default)
         if kind is SpaceConfig:
             return self._space(value, path, default)
         if kind in TABLES:
@@ -136,6 +137,8 @@ class Reader:
         if not isinstance(value, list):
             self.fault(path, f"must be a list, got {value!r}")
             return default
+        if arguments[0] == Architecture:
+            return tuple(a for i, entry in enumerate(value) for a in self._architectures(entry, f"{path}[{i}]"))
         if origin is not tuple or arguments[-1:] == (Ellipsis,):
             arguments = (arguments[0],) * len(value)
         if len(arguments) != len(value):
@@ -260,12 +263,12 @@ class Reader:
             return default
         return loss
 
-    def _architecture(self, value: Any, path: str, default: Any) -> Any:
+    def _architectures(self, value: Any, path: str) -> Sequence[Architecture]:
         try:
-            return read_architecture(value, self.folder_of(path))
+            return read_architectures(value, self.folder_of(path))
         except ValueError as error:
             self.fault(path, str(error))
-            return default
+            return ()
 
     def _space(self, value: Any, path: str, default: SpaceConfig) -> SpaceConfig:
         section = self._name(value, path)

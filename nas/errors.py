@@ -52,6 +52,10 @@ class SearchFailedError(HardcellError):
     exit_code: ClassVar[int] = 1
 
 
+class TimeLimitError(Exception):
+    """A trial took longer than it may: that is its result."""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says, or its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
@@ -12,9 +12,10 @@ import torch
 from evaluators import macs, parameters
 from evaluators.radii import measure
 from evaluators.subject import subject
+from nas.checkpoints import Checkpoint, CheckpointError
 from nas.config import Config
 from nas.data import Dataset
-from nas.errors import first_line, told
+from nas.errors import TimeLimitError, first_line, told
 from nas.executors.base import EpochResult, Job, Outcome
 from nas.metrics import measured_metrics
 from nas.seeds import seed_of
@@ -47,9 +48,44 @@ class Precheck:
     constant: bool
 
 
+class Evaluator(ABC):
+    """What answers the trials of a search. A subclass is a frozen dataclass, fit to be sent to other machines.
+
+    Attributes:
+        config: The run's settings.
+        space: The search space.
+    """
+
+    config: Config
+    space: SearchSpace
+
+    @property
+    @abstractmethod
+    def hashes(self) -> dict[str, str]:
+        """Hashes of what the answers depend on, by name: a run that goes on must find them unchanged."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """What answers the trials, in words."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the candidates are evaluated in this process."""
+
+    @abstractmethod
+    def precheck(self, job: Job) -> Precheck:
+        """Returns what is known of a candidate before any training."""
+
+    @abstractmethod
+    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, Outcome]:
+        """Yields the epochs of the training, if there are any, and returns the outcome."""
+
+
 @final
 @dataclass(frozen=True)
-class TrainAndAttack:
+class TrainAndAttack(Evaluator):
     """Evaluates candidates by training them and attacking them.
 
     Attributes:
@@ -61,6 +97,22 @@ class TrainAndAttack:
     config: Config
     space: SearchSpace
     data: Dataset = field(repr=False)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hashes of the splits that are seen."""
+        return {"train": self.data.train.hash, "validation": self.data.validation.hash}
+
+    @property
+    def source(self) -> str:
+        """What answers the trials, in words."""
+        train, validation = len(self.data.train.x), len(self.data.validation.x)
+        return f"{train} training and {validation} validation images, on {self.data.train.x.device}"
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the images are."""
+        return self.data.train.x.device
 
     def build(self, architecture: Architecture, seed: int) -> Normalised:
         """Returns the untrained network of an architecture."""
@@ -76,10 +128,15 @@ class TrainAndAttack:
         metrics = {"parameters": float(parameters(network)), "macs": float(macs(network, self.data.input_shape))}
         return Precheck(metrics, constant=not has_input_gradient(network, self.data.train.x[:4]))
 
-    def __call__(self, job: Job) -> Generator[EpochResult, None, Outcome]:
-        """Yields the epochs of the training and returns the outcome; a candidate that fails is an outcome, too."""
+    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, Outcome]:
+        """Yields the epochs of the training and returns the outcome; a candidate that fails is an outcome, too.
+
+        Raises:
+            CheckpointError: the training cannot be written down.
+        """
         started = time.perf_counter()
         epochs: list[EpochResult] = []
+        stopping = self.config.search.stopping
         try:
             network = self.build(job.architecture, job.seed)
             validation = self.data.validation
@@ -91,24 +148,26 @@ class TrainAndAttack:
                 epsilon=self.config.evaluation.epsilon,
                 epochs=self.config.training.epochs,
                 seed=job.seed,
+                rungs=stopping.rungs(self.config.training.epochs) if stopping is not None else None,
+                checkpoint=checkpoint,
             ):
                 epochs.append(epoch)
                 yield epoch
             found = validation_radii(network, validation, self.config.evaluation, job.seed)
             names = self.config.objective.metrics()
             metrics = measured_metrics(names, found, network, validation, self.config.evaluation)
+        except CheckpointError:
+            raise
         except Exception as error:  # Whatever a candidate raises is that candidate's result: the search goes on.
             return Outcome(
                 reason=reason_of(error),
                 seconds=time.perf_counter() - started,
-                worker=platform.node(),
                 epochs=tuple(epochs),
             )
         epsilon = self.config.evaluation.epsilon
         return Outcome(
             metrics=metrics,
             seconds=time.perf_counter() - started,
-            worker=platform.node(),
             epochs=tuple(epochs),
             radii={
                 "images": len(found),
@@ -137,6 +196,6 @@ def reason_of(error: Exception) -> str:
     """Returns why a candidate failed, on one line."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
         return f"out of memory: {first_line(error)}"
-    if isinstance(error, DivergedError):
+    if isinstance(error, DivergedError | TimeLimitError):
         return first_line(error)
     return told(error)

@@ -21,16 +21,28 @@ class RunStarted:
         trials: Number of trials in all.
         finished: Number of trials that are finished already.
         space_size: Number of architectures in the space.
-        images: Number of training and validation images.
-        device: Where the training runs.
+        source: What answers the trials, in words.
     """
 
     folder: Path
     trials: int
     finished: int
     space_size: int
-    images: tuple[int, int]
-    device: str
+    source: str
+
+
+@final
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial's training begins, or begins again.
+
+    Attributes:
+        number: Its number.
+        worker: Where it runs.
+    """
+
+    number: int
+    worker: str
 
 
 @final
@@ -153,6 +165,7 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | TrialStarted
     | EpochFinished
     | TrialFinished
     | FinalistsLacking

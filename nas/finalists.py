@@ -12,7 +12,7 @@ import torch
 from evaluators import parameters
 from nas.config import SpaceConfig
 from nas.space_options import open_space
-from nas.study import ranked
+from nas.ranking import ranked
 from search_spaces.macro import plain_architectures
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ def choose_references(
 ) -> list[Candidate]:
     """Returns the median random candidate and the residual network closest in parameters to the best finalist.
 
-    The median is over the trials that were drawn uniformly, ranked as all trials are; the lower one of two.
+    The median is over the trials that were drawn uniformly, ranked as all trials are; the lower one of two. Those that were
+    stopped early count as worse than those that were not, the earlier the worse.
     """
     references = []
-    drawn = ranked([trial for trial in trials if trial.random], config.objective)
+    drawn = [*ranked([trial for trial in trials if trial.random], config.objective), *_stopped(trials)]
     if drawn:
         median = drawn[(len(drawn) - 1) // 2]
         references.append(
@@ -72,6 +73,12 @@ def choose_references(
     if best:
         references.append(_residual(best[0].metrics["parameters"], input_shape, num_classes))
     return references
+
+
+def _stopped(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the uniformly drawn trials that were stopped early, those that came farthest first, of these the best."""
+    stopped = [trial for trial in trials if trial.random and trial.state == "pruned"]
+    return sorted(stopped, key=lambda trial: (-trial.rungs[-1]["epoch"], trial.rungs[-1]["point"], trial.number))
 
 
 def _residual(size: float, input_shape: tuple[int, int, int], num_classes: int) -> Candidate:

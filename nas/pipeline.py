@@ -14,23 +14,23 @@ from nas.controller import Controller, check_some_complete, check_space
 from nas.data import open_data
 from nas.device import open_device, set_threads
 from nas.errors import RunError, SearchFailedError
-from nas.evaluate import TrainAndAttack
+from nas.evaluate import Evaluator, TrainAndAttack
+from nas.evaluator_config import Table
 from nas.events import FinalistsLacking, RunFinished, RunStarted
 from nas.finalists import choose_finalists, choose_references
 from nas.report.page import write_report
 from nas.report.verdict import verdicts
 from nas.retrain import make_bundles
-from nas.run import Run, read_run
+from nas.run import Run, place_of, read_run
 from nas.run_folder import RunFolder, create_run, environment, locked, open_run, write_environment, write_leaderboard
 from nas.space_options import open_space
-from nas.study import open_storage, open_study, read_trials, storage_errors
+from nas.storage import close_storage, keep_backup, open_storage, storage_errors
+from nas.study import create_study, read_trials
+from nas.table import open_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
-
-    from nas.data import Dataset, Split
     from nas.events import Event
 
 
@@ -64,8 +64,8 @@ def search_events(config: Config, path: Path) -> Iterator[Event]:
     Raises:
         HardcellError: as for `search`.
     """
-    evaluate, device = prepare(config)
-    return _events(create_run(path, config), evaluate, device)
+    evaluate = prepare(config)
+    return _events(create_run(path, config), evaluate)
 
 
 def resume_events(path: Path) -> Iterator[Event]:
@@ -75,9 +75,9 @@ def resume_events(path: Path) -> Iterator[Event]:
         HardcellError: as for `resume`.
     """
     folder, config = open_run(path)
-    evaluate, device = prepare(config)
-    _check_same_images(folder, evaluate.data)
-    return _events(folder, evaluate, device)
+    evaluate = prepare(config)
+    _check_same_images(folder, evaluate)
+    return _events(folder, evaluate)
 
 
 def export_events(path: Path, top: int) -> Iterator[Event]:
@@ -88,24 +88,29 @@ def export_events(path: Path, top: int) -> Iterator[Event]:
     """
     found = read_run(path)
     check_some_complete(list(found.trials))
-    evaluate, device = prepare(found.config)
-    _check_same_images(found.folder, evaluate.data)
+    evaluate = prepare(found.config)
+    if not isinstance(evaluate, TrainAndAttack):
+        raise RunError(f"{path}: its trials were answered from a table, so there is nothing to train and export")
+    _check_same_images(found.folder, evaluate)
     candidates = choose_finalists(found.trials, found.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
-    return chain(lacking, make_bundles(found.folder, candidates, evaluate, device))
+    return chain(lacking, make_bundles(found.folder, candidates, evaluate))
 
 
-def prepare(config: Config) -> tuple[TrainAndAttack, torch.device]:
-    """Returns what evaluates the candidates of a config, with the images on the device, and the device.
+def prepare(config: Config) -> Evaluator:
+    """Returns what evaluates the candidates of a config, with the images on the device.
 
     Raises:
-        HardcellError: the device, the data or the space cannot be used.
+        HardcellError: the device, the data, the table or the space cannot be used.
     """
+    space = open_space(config.space)
+    if isinstance(config.evaluator, Table):
+        return open_table(config, space)
     device = open_device(config.device)
     data = open_data(config.data)
     data = replace(data, validation=data.validation.first(config.evaluation.images))
     set_threads(config.threads, data.train.x[0, 0].numel())
-    evaluate = TrainAndAttack(config, open_space(config.space), data.to(device))
+    evaluate = TrainAndAttack(config, space, data.to(device))
     check_space(evaluate)
     pixels = data.train.x[0].numel()
     grids = {**(config.finalists.epsilons or {}), f"{config.norm} ": (config.evaluation.epsilon,)}
@@ -115,14 +120,10 @@ def prepare(config: Config) -> tuple[TrainAndAttack, torch.device]:
             raise RunError(
                 f"epsilon must be at most {largest:g} in {norm.strip()} on images of {pixels} values, got {max(grid):g}"
             )
-    return evaluate, device
+    return evaluate
 
 
-def _splits(data: Dataset) -> dict[str, Split]:
-    return {"train": data.train, "validation": data.validation}
-
-
-def _check_same_images(folder: RunFolder, data: Dataset) -> None:
+def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
     if not folder.environment.exists():
         return
     try:
@@ -131,37 +132,43 @@ def _check_same_images(folder: RunFolder, data: Dataset) -> None:
         raise RunError(
             f"{folder.environment}: damaged, so the images cannot be checked; remove it to go on without the check"
         ) from error
-    for name, split in _splits(data).items():
-        if recorded.get(name) != split.hash:
-            raise RunError(f"{folder.path}: the {name} images are not those that the run began with; start a new run")
+    for name, found in evaluate.hashes.items():
+        if recorded.get(name) != found:
+            what = "table is not that" if name == "table" else f"{name} images are not those"
+            raise RunError(f"{folder.path}: the {what} that the run began with; start a new run")
 
 
-def _events(folder: RunFolder, evaluate: TrainAndAttack, device: torch.device) -> Iterator[Event]:
-    config, data = evaluate.config, evaluate.data
-    with locked(folder), storage_errors(folder.study):
-        storage = open_storage(folder.study)
-        study = open_study(storage, folder.study, config)
-        write_environment(folder, environment(device), {name: split.hash for name, split in _splits(data).items()})
-        yield RunStarted(
-            folder=folder.path,
-            trials=config.search.trials,
-            finished=sum(trial.state != "running" for trial in read_trials(study)),
-            space_size=evaluate.space.size,
-            images=(len(data.train.x), len(data.validation.x)),
-            device=str(device),
-        )
+def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
+    config, place = evaluate.config, place_of(folder, evaluate.config)
+    with locked(folder), storage_errors(place):
+        keep_backup(place)
+        storage = open_storage(place, write=True)
         try:
-            yield from Controller(study, storage, evaluate).trials()
+            study = create_study(storage, place, config, evaluate.space)
+            write_environment(folder, environment(evaluate.device), evaluate.hashes)
+            yield RunStarted(
+                folder=folder.path,
+                trials=config.search.trials,
+                finished=sum(trial.state != "running" for trial in read_trials(study)),
+                space_size=evaluate.space.size,
+                source=evaluate.source,
+            )
+            try:
+                yield from Controller(study, storage, evaluate, folder.path).trials()
+            finally:
+                write_leaderboard(folder, read_trials(study), config.objective)
+            trials = read_trials(study)
         finally:
-            write_leaderboard(folder, read_trials(study))
-        trials = read_trials(study)
+            close_storage(storage)
         check_some_complete(trials)
-        candidates = choose_finalists(trials, config, config.finalists.count)
-        if config.finalists.references:
-            candidates += choose_references(trials, config, data.input_shape, len(data.classes))
-        yield from make_bundles(folder, candidates, evaluate, device)
+        if isinstance(evaluate, TrainAndAttack):
+            data = evaluate.data
+            candidates = choose_finalists(trials, config, config.finalists.count)
+            if config.finalists.references:
+                candidates += choose_references(trials, config, data.input_shape, len(data.classes))
+            yield from make_bundles(folder, candidates, evaluate)
         finished = read_run(folder.path)
         write_report(finished)
-        if not any(bundle.role == "finalist" for bundle in finished.bundles):
+        if isinstance(evaluate, TrainAndAttack) and not any(bundle.role == "finalist" for bundle in finished.bundles):
             raise SearchFailedError(f"none of the finalists has a usable bundle; {folder.report} has the search")
         yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))

@@ -14,12 +14,13 @@ from evaluators.attacks import Attack, Transfer
 from evaluators.attacks.target import frozen
 from evaluators.inputs import check_epsilons, check_logits
 from nas.bundle.manifest import is_bundle, read_manifest
-from nas.config import DataConfig, FaultsError, FinalistsConfig, check_numbers, number
+from nas.config import DataConfig, FinalistsConfig
 from nas.config_reader import Reader
 from nas.data import open_test
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, NetworkError, first_line
 from nas.networks import open_network
+from nas.settings import FaultsError, check_numbers, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators import profile
+
 from nas.bundle.export import export_bundle
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle
 from nas.bundle.provenance import Provenance
+from nas.checkpoints import Checkpoint, CheckpointError, FileStore, checkpoint_file
 from nas.config_writer import as_data
 from nas.data import Split, open_test
 from nas.errors import BundleError
@@ -33,9 +35,7 @@ if TYPE_CHECKING:
     from nas.run_folder import RunFolder
 
 
-def make_bundles(
-    folder: RunFolder, candidates: Sequence[Candidate], evaluate: TrainAndAttack, device: torch.device
-) -> Iterator[Event]:
+def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: TrainAndAttack) -> Iterator[Event]:
     """Yields what happens as candidates become bundles; those that are bundles already are left as they are.
 
     A candidate whose training fails, or whose bundle is damaged, is told and passed over.
@@ -53,8 +53,8 @@ def make_bundles(
     _clear_partial(folder)
     for candidate in missing:
         try:
-            yield from _make(folder, candidate, evaluate, test, device)
-        except OSError:
+            yield from _make(folder, candidate, evaluate, test)
+        except (OSError, CheckpointError):
             raise
         except BundleError as error:
             yield BundleFailed(candidate.name, str(error))
@@ -70,14 +70,13 @@ def _clear_partial(folder: RunFolder) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _make(
-    folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, test: Split, device: torch.device
-) -> Iterator[Event]:
-    config, data = evaluate.config, evaluate.data
+def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, test: Split) -> Iterator[Event]:
+    config, data, device = evaluate.config, evaluate.data, evaluate.device
     space = open_space(candidate.space)
     # Seeded by the architecture, so that its bundle does not depend on its rank or on the other finalists.
     seed = seed_of(config.seed, "finalist", int(candidate.key, 16))
     network = build_network(space, candidate.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))
+    checkpoint = FileStore(checkpoint_file(folder.path, candidate.name))
     kept, least = 0, float("inf")
     for epoch in train(
         network,
@@ -87,6 +86,7 @@ def _make(
         epsilon=config.evaluation.epsilon,
         epochs=config.finalists.epochs,
         seed=seed,
+        checkpoint=Checkpoint(checkpoint, config.search.checkpoint_seconds),
     ):
         if epoch.adversarial_error is not None and epoch.adversarial_error <= least:
             kept, least = epoch.epoch, epoch.adversarial_error
@@ -119,6 +119,7 @@ def _make(
     )
     target = folder.bundles / candidate.name
     export_bundle(target, candidate, space, network, found, test.x[:64], provenance)
+    checkpoint.path.unlink(missing_ok=True)
     yield BundleFinished(
         candidate.name, target, found.record["clean_error"], found.error_at(config.evaluation.epsilon, norm)
     )

@@ -10,7 +10,8 @@ from nas.bundle.load import Bundle, DamagedBundle, open_bundles
 from nas.config import Config
 from nas.finalists import choose_finalists
 from nas.run_folder import RunFolder, open_run
-from nas.study import Trial, open_storage, open_study, read_trials, storage_errors
+from nas.storage import Place, open_storage, release, storage_errors
+from nas.study import Trial, load_study, read_trials
 
 
 @final
@@ -33,6 +34,12 @@ class Run:
     damaged: tuple[DamagedBundle, ...] = ()
 
 
+def place_of(folder: RunFolder, config: Config) -> Place:
+    """Returns where the study of a run lies: in a database that runs share, it has the name of the run's folder."""
+    url = config.search.storage
+    return Place(folder.study) if url is None else Place(folder.study, url, folder.path.name)
+
+
 def read_run(path: Path | str) -> Run:
     """Returns what a run's folder holds, finished or not.
 
@@ -41,9 +48,12 @@ def read_run(path: Path | str) -> Run:
     """
     folder, config = open_run(Path(path), check_space=False)
     trials: list[Trial] = []
-    if folder.study.exists():
-        with storage_errors(folder.study):
-            trials = read_trials(open_study(open_storage(folder.study), folder.study))
+    place = place_of(folder, config)
+    if place.url is not None or place.path.exists():
+        storage = open_storage(place)
+        with storage_errors(place):
+            trials = read_trials(load_study(storage, place))
+        release(storage)
     # A bundle exported while the search was under way may have lost its rank since.
     current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
     bundles, damaged = open_bundles(folder.bundles)

@@ -22,11 +22,12 @@ from nas.config_file import load_config
 from nas.config_writer import dump_config
 from nas.errors import RunError
 from nas.metrics import STANDARD_METRICS
+from nas.ranking import front
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from nas.config import Config
+    from nas.config import Config, ObjectiveConfig
     from nas.study import Trial
 
 _RECORDED = ("hardcell", "torch", "torchvision", "optuna", "numpy", "scipy", "onnx", "onnxruntime", "safetensors")
@@ -166,10 +167,12 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def write_leaderboard(run: RunFolder, trials: Sequence[Trial]) -> None:
-    """Writes one row a trial, in the order of their numbers."""
+def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: ObjectiveConfig) -> None:
+    """Writes one row a trial, in the order of their numbers; `front` says which are on the Pareto front."""
+    best = {trial.number for trial in front(trials, objective)}
     metrics = list(dict.fromkeys([*STANDARD_METRICS, *(name for trial in trials for name in trial.metrics)]))
-    columns = ["number", "state", "architecture", *metrics, "seconds", "violation", "duplicate_of", "random", "reason"]
+    columns = ["number", "state", "architecture", *metrics, "seconds", "violation", "front", "duplicate_of", "random"]
+    columns += ["rungs", "worker", "reason"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
@@ -182,8 +185,11 @@ def write_leaderboard(run: RunFolder, trials: Sequence[Trial]) -> None:
                 *(trial.metrics.get(name, "") for name in metrics),
                 trial.seconds,
                 trial.violation,
+                trial.number in best,
                 "" if trial.duplicate_of is None else trial.duplicate_of,
                 trial.random,
+                " ".join(str(rung["epoch"]) for rung in trial.rungs),
+                trial.worker,
                 trial.reason or "",
             ]
         )

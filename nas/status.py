@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
+from nas.evaluator_config import Table
 from nas.finalists import choose_finalists
+from nas.metrics import STANDARD_METRICS
 from nas.run import read_run
 from nas.run_folder import is_locked
-from nas.study import ranked
+from nas.ranking import ranked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from nas.study import Trial
+
 SHOWN = 5
+# The speed of a search is that of its last so many trials.
+RECENT = 30
+ENDED = ("complete", "rejected", "pruned", "failed")
+
+
+def speed_of(trials: Sequence[Trial]) -> float | None:
+    """Returns how many trials end in a minute, from the last that have ended; None before two have."""
+    ended = sorted((t.ended, t.started) for t in trials if t.ended is not None and t.started is not None)[-RECENT:]
+    seconds = ended[-1][0] - min(started for _, started in ended) if ended else 0.0
+    return 60 * len(ended) / seconds if len(ended) > 1 and seconds > 0 else None
 
 
 def status_of(path: Path) -> dict[str, Any]:
-    """Returns the state of a run, its counts, its best candidates, its bundles and those that are damaged.
+    """Returns the state of a run: counts, speed, workers, its best candidates, its bundles and those that are damaged.
 
     `state` is running, finished, or interrupted: not finished, and no process is working on it.
 
@@ -24,19 +40,35 @@ def status_of(path: Path) -> dict[str, Any]:
         HardcellError: there is no run in the folder, or its config or study is damaged.
     """
     run = read_run(path)
-    counts = {name: sum(t.state == name for t in run.trials) for name in ("complete", "rejected", "failed", "running")}
-    wanted = {candidate.name for candidate in choose_finalists(run.trials, run.config, run.config.finalists.count)}
+    counts = {name: sum(t.state == name for t in run.trials) for name in (*ENDED, "running")}
+    count = 0 if isinstance(run.config.evaluator, Table) else run.config.finalists.count
+    wanted = {candidate.name for candidate in choose_finalists(run.trials, run.config, count)}
     made = {bundle.name for bundle in run.bundles} | {bundle.folder.name for bundle in run.damaged}
     ended = len(run.trials) - counts["running"] >= run.config.search.trials
     finished = ended and made >= wanted and run.folder.report.exists()
     failures = [trial for trial in run.trials if trial.state == "failed"]
-    state = "running" if is_locked(run.folder) else "finished" if finished and made else "interrupted"
+    state = "running" if is_locked(run.folder) else "finished" if finished and (made or not count) else "interrupted"
+    speed, left = speed_of(run.trials), run.config.search.trials - sum(counts[name] for name in ENDED)
+    # A trial that a killed process left running has no worker.
+    at_work = [t for t in run.trials if t.state == "running" and t.worker] if state == "running" else []
     return {
         "run": str(run.folder.path),
         "state": state,
         "trials": {"total": run.config.search.trials, **counts},
+        "trials_per_minute": None if speed is None else round(speed, 2),
+        "seconds_left": round(60 * left / speed) if speed and state == "running" else None,
+        "workers": [
+            {
+                "worker": trial.worker,
+                "trial": trial.number,
+                "seconds": None if trial.started is None else round(time.time() - trial.started),
+                "rungs": [rung["epoch"] for rung in trial.rungs],
+            }
+            for trial in at_work
+        ],
         "duplicates": sum(trial.duplicate_of is not None for trial in run.trials),
         "last_failure": failures[-1].reason if failures else None,
+        "shown": list(dict.fromkeys([*run.config.objective.metrics(), *STANDARD_METRICS])),
         "best": [
             {
                 "rank": rank,

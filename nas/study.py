@@ -14,26 +14,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 
 from nas.config_writer import as_data
 from nas.errors import RunError
-from nas.samplers import SeededSampler, quiet
+from nas.samplers import StudySampler
+from nas.storage import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
     from nas.config import Config, ObjectiveConfig
     from nas.executors import Outcome
+    from nas.storage import Place
+    from search_spaces import SearchSpace
 
-NAME = "hardcell"
 # The states of a trial in our words.
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -51,7 +50,7 @@ class Trial:
 
     Attributes:
         number: Its number, from 0.
-        state: complete, rejected (by a constraint, before training), failed, running or waiting.
+        state: complete, rejected (by a constraint, before training), pruned (by early stopping), failed, running or waiting.
         key: Hash of the canonical architecture; empty if it was not proposed yet.
         architecture: The canonical architecture.
         metrics: Metrics by name; those that are known.
@@ -60,6 +59,10 @@ class Trial:
         reason: Why it failed or was rejected.
         duplicate_of: Number of the trial whose results it shares.
         epochs: One mapping an epoch.
+        rungs: One mapping for each rung that it reached: epoch, point (what it was judged by), and whether it went on.
+        worker: Where it runs, or ran.
+        started: When, in seconds since 1970; None where that is not known.
+        ended: When it ended, likewise.
         attempts: How often it was started, but for the times that the user interrupted it.
         random: Drawn uniformly, whatever the sampler.
     """
@@ -74,60 +77,50 @@ class Trial:
     reason: str | None
     duplicate_of: int | None
     epochs: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    rungs: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    worker: str = ""
+    started: float | None = None
+    ended: float | None = None
     attempts: int = 0
     random: bool = False
 
 
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turns what a database raises into a message: a full disk, a damaged file."""
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = getattr(error, "orig", None) or error.__cause__ or error
-        raise RunError(
-            f"{path}: {getattr(cause, 'orig', cause)}; the trials told so far are kept, and `hardcell resume` goes on"
-        ) from error
-
-
-def open_storage(path: Path) -> RDBStorage:
-    """Returns the database in a SQLite file, made where there is none.
+def create_study(storage: RDBStorage, place: Place, config: Config, space: SearchSpace) -> optuna.Study:
+    """Returns the study of a run with its sampler, made where there is none.
 
     Raises:
-        RunError: the file is damaged, or no database.
+        RunError: the database is damaged, or the study belongs to another config.
     """
-    quiet()
-    with storage_errors(path):
-        # Not as text: a path may hold a question mark, which would end it.
-        return RDBStorage(URL.create("sqlite", database=str(path)).render_as_string())
-
-
-def open_study(storage: RDBStorage, path: Path, config: Config | None = None) -> optuna.Study:
-    """Returns the study in a database: made for the config where there is none, only read if config is None.
-
-    Raises:
-        RunError: the database holds no study of ours, is damaged, or belongs to another config.
-    """
-    with storage_errors(path):
-        try:
-            if config is None:
-                return optuna.load_study(study_name=NAME, storage=storage)
-            directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
-            search = config.search
-            sampler = SeededSampler(search.sampler, seed=config.seed, random_trials=search.random_trials, first=search.first)
-            study = optuna.create_study(
-                study_name=NAME, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
-            )
-        except KeyError as error:
-            raise RunError(f"{path}: holds no study of ours") from error
+    with storage_errors(place):
+        directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
+        search = config.search
+        sampler = StudySampler(
+            search.sampler, space, seed=config.seed, random_trials=search.random_trials, first=search.first
+        )
+        study = optuna.create_study(
+            study_name=place.name, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
+        )
         stored = study.user_attrs.get("config")
         if stored is None and not study.get_trials(deepcopy=False):
             with _experimental():
                 study.set_metric_names(list(config.objective.minimise))
             study.set_user_attr("config", as_data(config))
         elif stored != as_data(config):
-            raise RunError(f"{path}: belongs to another config: {_difference(stored, as_data(config))}")
+            raise RunError(f"{place}: belongs to another config: {_difference(stored, as_data(config))}")
         return study
+
+
+def load_study(storage: RDBStorage, place: Place) -> optuna.Study:
+    """Returns the study of a run, only to be read.
+
+    Raises:
+        RunError: the database holds no study of ours, or is damaged.
+    """
+    with storage_errors(place):
+        try:
+            return optuna.load_study(study_name=place.name, storage=storage)
+        except KeyError as error:
+            raise RunError(f"{place}: holds no study of ours") from error
 
 
 def _difference(stored: Any, wanted: Any, path: str = "") -> str:
@@ -142,9 +135,11 @@ def _difference(stored: Any, wanted: Any, path: str = "") -> str:
 def read_trial(trial: FrozenTrial) -> Trial:
     """Returns what a trial of the study holds."""
     attributes = trial.user_attrs
+    rungs = attributes.get("rungs", ())
+    stopped = trial.state == TrialState.PRUNED and rungs and not rungs[-1]["went_on"]
     return Trial(
         number=trial.number,
-        state=STATES[trial.state],
+        state="pruned" if stopped else STATES[trial.state],
         key=attributes.get("key", ""),
         architecture=attributes.get("architecture", trial.params),
         metrics=attributes.get("metrics", {}),
@@ -153,6 +148,10 @@ def read_trial(trial: FrozenTrial) -> Trial:
         reason=attributes.get("reason"),
         duplicate_of=attributes.get("duplicate_of"),
         epochs=attributes.get("epochs", ()),
+        rungs=rungs,
+        worker=attributes.get("worker", ""),
+        started=trial.datetime_start.timestamp() if trial.datetime_start else None,
+        ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         attempts=attributes.get("attempts", 0),
         random=attributes.get("random", False),
     )
@@ -165,23 +164,26 @@ def read_trials(study: optuna.Study) -> list[Trial]:
 
 def tell_outcome(
     study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float], outcome: Outcome
-) -> None:
-    """Writes the outcome of a trial into the study, and ends it."""
+) -> Trial:
+    """Writes the outcome of a trial into the study, ends it, and returns it."""
     trial.set_user_attr("metrics", {**metrics, **outcome.metrics})
     trial.set_user_attr("seconds", round(outcome.seconds, 4))
-    trial.set_user_attr("worker", outcome.worker)
-    trial.set_user_attr("epochs", [dataclasses.asdict(epoch) for epoch in outcome.epochs])
+    if outcome.epochs:
+        trial.set_user_attr("epochs", [dataclasses.asdict(epoch) for epoch in outcome.epochs])
     if outcome.reason is not None:
-        tell_failed(study, trial, outcome.reason)
-        return
-    trial.set_user_attr("radii", dict(outcome.radii))
-    tell_values(study, trial, objective, {**metrics, **outcome.metrics})
+        return tell_failed(study, trial, outcome.reason)
+    if outcome.stopped is not None:
+        set_constraints(trial, objective, metrics)
+        return tell_pruned(study, trial, f"stopped after epoch {outcome.stopped}: not among the best that came this far")
+    if outcome.radii:
+        trial.set_user_attr("radii", dict(outcome.radii))
+    return tell_values(study, trial, objective, {**metrics, **outcome.metrics})
 
 
-def tell_values(study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> None:
+def tell_values(study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> Trial:
     """Ends a trial as complete, with the values of its objectives and constraints."""
     set_constraints(trial, objective, metrics)
-    study.tell(trial, [metrics[name] for name in objective.minimise])
+    return read_trial(study.tell(trial, [metrics[name] for name in objective.minimise]))
 
 
 @contextmanager
@@ -206,36 +208,13 @@ def set_constraint(trial: optuna.Trial, name: str, excess: float) -> None:
             trial.set_constraint(name, excess)
 
 
-def tell_failed(study: optuna.Study, trial: optuna.Trial, reason: str) -> None:
+def tell_failed(study: optuna.Study, trial: optuna.Trial, reason: str) -> Trial:
     """Ends a trial as failed, with its reason."""
     trial.set_user_attr("reason", reason)
-    study.tell(trial, state=TrialState.FAIL)
+    return read_trial(study.tell(trial, state=TrialState.FAIL))
 
 
-def tell_rejected(study: optuna.Study, trial: optuna.Trial, reason: str) -> None:
-    """Ends a trial that a constraint rules out before any training: pruned, which samplers see as infeasible."""
+def tell_pruned(study: optuna.Study, trial: optuna.Trial, reason: str) -> Trial:
+    """Ends a trial that a constraint rules out before any training, or that was stopped early."""
     trial.set_user_attr("reason", reason)
-    study.tell(trial, state=TrialState.PRUNED)
-
-
-def ranked(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
-    """Returns the complete trials from best to worst, each architecture once.
-
-    Feasible ones come first, by Pareto front membership and then by the first objective; then the others, by how far they
-    exceed the constraints.
-    """
-    unique = {trial.key: trial for trial in reversed(trials) if trial.state == "complete"}
-    complete = list(unique.values())
-    feasible = [trial for trial in complete if trial.violation == 0]
-    points = {trial.number: [trial.metrics[name] for name in objective.minimise] for trial in complete}
-
-    def dominated(trial: Trial) -> bool:
-        mine = points[trial.number]
-        return any(
-            all(a <= b for a, b in zip(points[other.number], mine, strict=True)) and points[other.number] != mine
-            for other in feasible
-        )
-
-    if len(objective.minimise) > 1:
-        return sorted(complete, key=lambda t: (t.violation, dominated(t), points[t.number], t.number))
-    return sorted(complete, key=lambda t: (t.violation, points[t.number], t.number))
+    return read_trial(study.tell(trial, state=TrialState.PRUNED))

@@ -65,6 +65,7 @@ def commands() -> None:
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-DATE-TIME]")
 @click.option("--seed", type=int, help="Seed of everything; the same as --set seed=N.")
 @click.option("--trials", type=int, help="Number of trials; the same as --set search.trials=N.")
+@click.option("--executor", help="Where trials run, local or ray; the same as --set search.executor.name=NAME.")
 @click.option(
     "--set",
     "overrides",
@@ -72,7 +73,14 @@ def commands() -> None:
     metavar="SECTION.KEY=VALUE",
     help="Override one setting, with paths relative to the working directory; repeatable.",
 )
-def search(config: Path | None, run: Path | None, seed: int | None, trials: int | None, overrides: tuple[str, ...]) -> None:
+def search(
+    config: Path | None,
+    run: Path | None,
+    seed: int | None,
+    trials: int | None,
+    executor: str | None,
+    overrides: tuple[str, ...],
+) -> None:
     """Search, retrain, measure, export and report, as the YAML file CONFIG says; digits and cell201 without one."""
     from datetime import datetime
 
@@ -80,6 +88,7 @@ def search(config: Path | None, run: Path | None, seed: int | None, trials: int 
 
     short = [f"seed={seed}"] if seed is not None else []
     short += [f"search.trials={trials}"] if trials is not None else []
+    short += [f"search.executor.name={executor}"] if executor is not None else []
     settings = _settings(config, [*overrides, *short])
     name = config.stem if config else settings.data.name
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -98,11 +107,17 @@ def resume(run: Path) -> None:
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(run: Path, as_json: bool) -> None:
-    """Show how far the run in folder RUN is, and its best candidates so far."""
+@click.option("--watch", is_flag=True, help="Show it anew every few seconds, until the run has ended.")
+@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
+def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
+    """Show how far the run in folder RUN is, its workers, and its best candidates so far."""
     from nas.cli.tables import print_status
+    from nas.cli.watch import watch_status
     from nas.status import status_of
 
+    if watch:
+        watch_status(run, every, as_json=as_json)
+        return
     found = status_of(run)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -119,7 +134,7 @@ def report(run: Path) -> None:
     from nas.run_folder import write_leaderboard
 
     found = read_run(run)
-    write_leaderboard(found.folder, found.trials)
+    write_leaderboard(found.folder, found.trials, found.config.objective)
     write_report(found)
     click.echo(found.folder.report)
 

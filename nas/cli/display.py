@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
+from nas.cli.tables import told_metric
 from nas.events import (
     BundleFailed,
     BundleFinished,
@@ -20,6 +30,7 @@ from nas.events import (
     RunStarted,
     StageStarted,
     TrialFinished,
+    TrialStarted,
 )
 from nas.metrics import CHEAP_METRICS
 
@@ -60,7 +71,7 @@ def _line(event: Event) -> str | None:
             seen = f", {event.finished} finished already" if event.finished else ""
             return (
                 f"run {event.folder}\n{event.trials} trials{seen}, a space of {event.space_size:,} architectures, "
-                f"{event.images[0]} training and {event.images[1]} validation images, on {event.device}"
+                f"{event.source}"
             )
         case TrialFinished():
             best = f"; best {_score(event.best, event.objective)}" if event.best else ""
@@ -79,7 +90,7 @@ def _line(event: Event) -> str | None:
             return f"{event.name}: no bundle: {event.reason}"
         case RunFinished():
             return "\n".join([*event.verdicts, f"report: {event.report}"])
-        case EpochFinished() | StageStarted():
+        case TrialStarted() | EpochFinished() | StageStarted():
             return None
 
 
@@ -87,7 +98,7 @@ def _score(trial: Trial, objective: ObjectiveConfig) -> str:
     """Returns what the trial is ranked by."""
     metric = objective.minimise[0]
     mark = "" if trial.violation == 0 else " (outside the constraints)"
-    return f"{_value(metric, trial.metrics[metric])}{mark} in trial {trial.number}"
+    return f"{told_metric(metric, trial.metrics[metric])}{mark} in trial {trial.number}"
 
 
 def _outcome(trial: Trial, objective: ObjectiveConfig) -> str:
@@ -98,22 +109,20 @@ def _outcome(trial: Trial, objective: ObjectiveConfig) -> str:
     mark = " (outside the constraints)" if trial.violation > 0 else ""
     if trial.duplicate_of is not None:
         return f"{told}{mark}, the same as trial {trial.duplicate_of}"
-    size = "" if "parameters" in names else f", {_told(trial.metrics, ['parameters'])}"
+    size = "" if "parameters" in names or "parameters" not in trial.metrics else f", {_told(trial.metrics, ['parameters'])}"
     return f"{told}{mark}{size}, {trial.seconds:.1f} s"
 
 
 def _told(metrics: Mapping[str, float], names: Iterable[str]) -> str:
     """Returns metrics in words, as in 'adversarial error 0.190, clean 0.018, 13,458 parameters': 'error' is said once."""
     words = [
-        f"{_value(name, metrics[name])} {name}" if name in CHEAP_METRICS else f"{_label(name)} {_value(name, metrics[name])}"
+        f"{told_metric(name, metrics[name])} {name}"
+        if name in CHEAP_METRICS
+        else f"{_label(name)} {told_metric(name, metrics[name])}"
         for name in names
     ]
     before, error, after = ", ".join(words).partition(" error")
     return before + error + after.replace(" error", "")
-
-
-def _value(metric: str, value: float) -> str:
-    return f"{value:,.0f}" if metric in CHEAP_METRICS else f"{value:.3f}"
 
 
 def _label(metric: str) -> str:
@@ -122,7 +131,7 @@ def _label(metric: str) -> str:
 
 @final
 class _View:
-    """The live view: progress of the whole, of the training in hand, and the best so far."""
+    """The live view: progress of the whole, the trials in hand and their workers, speed, the best so far, what went wrong."""
 
     def __init__(self) -> None:
         self._whole = Progress(
@@ -132,15 +141,17 @@ class _View:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[speed]}"),
         )
         self._training = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
         )
         self._best, self._counts = Text("best so far: none yet"), Text("")
-        self._task = self._whole.add_task("trials", total=None)
-        self._epochs = self._training.add_task("", total=None, told="")
-        self._failed = self._rejected = 0
-        self._last = ""
+        self._task = self._whole.add_task("trials", total=None, speed="")
+        # A line for each trial in hand, and for the bundle in hand, by name.
+        self._lines: dict[str, TaskID] = {}
+        self._ended = dict.fromkeys(("rejected", "pruned", "failed"), 0)
+        self._last, self._since, self._seen = "", time.monotonic(), 0
         self.group = Group(self._whole, self._training, self._best, self._counts)
 
     def update(self, event: Event) -> None:
@@ -148,29 +159,50 @@ class _View:
         match event:
             case RunStarted():
                 self._whole.reset(self._task, total=event.trials, completed=event.finished)
+            case TrialStarted():
+                self._line(f"trial {event.number}", f"on {event.worker}" if event.worker != "local" else "")
             case EpochFinished():
                 result = event.result
                 told = f"loss {result.loss:.3f}"
                 if result.adversarial_error is not None:
                     told += f", adversarial error {result.adversarial_error:.3f}"
-                self._training.update(
-                    self._epochs, description=event.name, completed=result.epoch, total=result.epochs, told=told
-                )
+                line = self._line(event.name, told)
+                self._training.update(line, completed=result.epoch, total=result.epochs, told=told)
             case TrialFinished():
-                self._whole.advance(self._task)
-                if event.best:
-                    score = f"{_label(event.objective.minimise[0])} {_score(event.best, event.objective)}"
-                    self._best.plain = f"best so far: {score}, architecture {event.best.key}"
-                self._failed += event.trial.state == "failed"
-                self._rejected += event.trial.state == "rejected"
-                if event.trial.state == "failed":
-                    self._last = f"; last: {event.trial.reason}"
-                self._counts.plain = f"{self._rejected} rejected, {self._failed} failed{self._last}"
+                self._drop(f"trial {event.trial.number}")
+                self._trial(event)
             case FinalistsStarted():
-                self._whole.reset(self._task, total=len(event.names), completed=event.finished, description="bundles")
+                self._whole.reset(
+                    self._task, total=len(event.names), completed=event.finished, description="bundles", speed=""
+                )
             case StageStarted():
-                self._training.update(self._epochs, description=event.name, told=event.stage)
+                self._training.update(self._line(event.name, event.stage), told=event.stage)
             case BundleFinished() | BundleFailed():
+                self._drop(event.name)
                 self._whole.advance(self._task)
             case FinalistsLacking() | RunFinished():
                 pass
+
+    def _trial(self, event: TrialFinished) -> None:
+        """Takes in that a trial has ended."""
+        self._seen += 1
+        minutes = (time.monotonic() - self._since) / 60
+        self._whole.update(self._task, advance=1, speed=f"{self._seen / minutes:.1f} trials a minute" if minutes else "")
+        if event.best:
+            score = f"{_label(event.objective.minimise[0])} {_score(event.best, event.objective)}"
+            self._best.plain = f"best so far: {score}, architecture {event.best.key}"
+        if event.trial.state in self._ended:
+            self._ended[event.trial.state] += 1
+        if event.trial.state == "failed":
+            self._last = f"; last: {event.trial.reason}"
+        self._counts.plain = ", ".join(f"{count} {state}" for state, count in self._ended.items()) + self._last
+
+    def _line(self, name: str, told: str) -> TaskID:
+        """Returns the line of what is in hand, added where there is none."""
+        if name not in self._lines:
+            self._lines[name] = self._training.add_task(name, total=None, told=told)
+        return self._lines[name]
+
+    def _drop(self, name: str) -> None:
+        if name in self._lines:
+            self._training.remove_task(self._lines.pop(name))

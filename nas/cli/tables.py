@@ -7,37 +7,44 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from nas.metrics import CHEAP_METRICS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nas.bundle.verify import Verification
 
 
-def print_status(found: dict[str, Any]) -> None:
+def print_status(found: dict[str, Any], console: Console | None = None) -> None:
     """Prints the state of a run."""
-    console = open_console()
+    console = console or open_console()
     trials = found["trials"]
-    ended = trials["complete"] + trials["rejected"] + trials["failed"]
+    ended = sum(trials[name] for name in ("complete", "rejected", "pruned", "failed"))
     console.print(f"{found['run']}: {found['state']}", soft_wrap=True, markup=False)
     console.print(
         f"{ended} of {trials['total']} trials: {trials['complete']} complete ({found['duplicates']} from the cache), "
-        f"{trials['rejected']} rejected, {trials['failed']} failed, {trials['running']} running"
+        f"{trials['rejected']} rejected, {trials['pruned']} pruned, {trials['failed']} failed, {trials['running']} running"
     )
+    if found["trials_per_minute"] is not None:
+        left = found["seconds_left"]
+        rest = "" if left is None else f", about {duration(left)} left"
+        console.print(f"{found['trials_per_minute']:g} trials a minute{rest}")
     if found["last_failure"]:
         console.print(f"last failure: {found['last_failure']}", markup=False)
+    if found["workers"]:
+        table = Table("worker", "trial", "for", "rungs passed", title="at work")
+        for row in found["workers"]:
+            seconds = "" if row["seconds"] is None else duration(row["seconds"])
+            rungs = ", ".join(f"epoch {epoch}" for epoch in row["rungs"])
+            table.add_row(row["worker"], str(row["trial"]), seconds, rungs)
+        console.print(table)
     if found["best"]:
-        table = Table("rank", "trial", "architecture", "clean error", "adversarial error", "parameters", title="validation")
+        metrics = list(dict.fromkeys(name for row in found["best"] for name in row["metrics"] if name in found["shown"]))
+        table = Table("rank", "trial", "architecture", *(name.replace("_", " ") for name in metrics), title="validation")
         for row in found["best"]:
-            metrics = row["metrics"]
+            told = [told_metric(name, row["metrics"][name]) if name in row["metrics"] else "" for name in metrics]
             mark = "" if row["feasible"] else " (outside the constraints)"
-            table.add_row(
-                str(row["rank"]),
-                str(row["trial"]),
-                row["architecture"],
-                f"{metrics['clean_error']:.3f}",
-                f"{metrics['adversarial_error']:.3f}{mark}",
-                f"{metrics['parameters']:,.0f}",
-            )
+            table.add_row(str(row["rank"]), str(row["trial"]), row["architecture"] + mark, *told)
         console.print(table)
     if found["bundles"]:
         table = Table("bundle", "role", "clean error", "adversarial error", "checks", title="test")
@@ -49,6 +56,19 @@ def print_status(found: dict[str, Any]) -> None:
         console.print(f"damaged bundle: {bundle['reason']}", soft_wrap=True, markup=False)
     if found["report"]:
         console.print(f"report: {found['report']}", soft_wrap=True, markup=False)
+
+
+def told_metric(name: str, value: float) -> str:
+    """Returns the value of a metric as people read it: counts whole, shares in three decimals."""
+    return f"{value:,.0f}" if name in CHEAP_METRICS else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds as people say them: 45 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def print_verifications(outcomes: Sequence[Verification]) -> None:

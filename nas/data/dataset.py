@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -15,6 +16,8 @@ from nas.data.sources import SOURCES, Part, Raw
 from nas.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from nas.config import DataConfig
@@ -34,6 +37,10 @@ class Split:
     x: Tensor
     y: Tensor
     hash: str
+
+    def __reduce__(self) -> tuple[Callable[[Any, Any, str], Split], tuple[Any, Any, str]]:
+        """Pickles the tensors as arrays, which a pickler that shares memory, as Ray's, does not copy; it ends on the CPU."""
+        return _from_arrays, (self.x.numpy(force=True), self.y.numpy(force=True), self.hash)
 
     def to(self, device: torch.device | str) -> Split:
         """Returns the split on a device."""
@@ -115,6 +122,13 @@ def _open(config: DataConfig, part: Part) -> tuple[Raw, NDArray[np.int64], NDArr
         return raw, order, order
     held = max(1, round(len(order) * config.test))
     return raw, order[held:], order[:held]
+
+
+def _from_arrays(x: NDArray[Any], y: NDArray[Any], digest: str) -> Split:
+    """Returns the split of arrays, without a copy: where they are shared, and so read-only, nobody may write to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return Split(torch.from_numpy(x), torch.from_numpy(y), digest)
 
 
 def _where(config: DataConfig) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from nas.executors.base import Evaluate, Executor, Job
+from nas.checkpoints import Checkpoint, FileStore, trial_file
+from nas.errors import TimeLimitError
+from nas.executors.base import Executor, Job, News, Outcome, Started, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import FrameType
 
-    from nas.executors.base import EpochResult, Outcome
+    from nas.executors.base import EpochResult
 
 
 @final
@@ -18,13 +25,68 @@ if TYPE_CHECKING:
 class Local(Executor):
     """Runs one job after another."""
 
-    def run(self, jobs: Iterable[Job], evaluate: Evaluate) -> Iterator[tuple[Job, EpochResult | Outcome]]:
-        """Yields the epochs and the outcome of each job in turn."""
+    def run(self, jobs: Iterable[Job], work: Work) -> Iterator[tuple[Job, News]]:
+        """Yields what becomes of each job in turn."""
         for job in jobs:
-            steps = evaluate(job)
-            while True:
-                try:
-                    yield job, next(steps)
-                except StopIteration as stop:
-                    yield job, stop.value
-                    break
+            yield job, Started("local")
+            checkpoint = Checkpoint(FileStore(trial_file(work.folder, job.number)), work.checkpoint_seconds)
+            yield from ((job, news) for news in run_job(job, work, checkpoint))
+
+
+def run_job(job: Job, work: Work, checkpoint: Checkpoint) -> Iterator[EpochResult | Outcome]:
+    """Yields the epochs and the outcome of a job that runs in this process."""
+    started = time.monotonic()
+    steps = work.evaluate(job, checkpoint)
+    epochs: list[EpochResult] = []
+    while True:
+        left = None if work.time_limit is None else work.time_limit - (time.monotonic() - started)
+        try:
+            with limited(left, work.time_limit):
+                epoch = next(steps)
+        except StopIteration as stop:
+            yield stop.value
+            return
+        except TimeLimitError as error:  # Raised between two steps of the job, or passed on by what it was raised in.
+            yield Outcome(reason=str(error), seconds=time.monotonic() - started, epochs=tuple(epochs))
+            return
+        epochs.append(epoch)
+        stopped = epoch.rung and work.stop(job, epoch)
+        yield epoch
+        if stopped:
+            steps.close()
+            yield Outcome(stopped=epoch.epoch, seconds=time.monotonic() - started, epochs=tuple(epochs))
+            return
+
+
+@contextmanager
+def limited(left: float | None, limit: float | None) -> Iterator[None]:
+    """Raises TimeLimitError in what runs inside it, once the seconds that are left have passed; None for no limit.
+
+    Python's own code is broken off anywhere; a call into torch first returns. Outside the main thread, where no signal
+    arrives, only what begins too late is broken off.
+    """
+    message = limit_message(limit) if limit is not None else ""
+    if left is None:
+        yield
+        return
+    if left <= 0:
+        raise TimeLimitError(message)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeLimitError(message)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, left)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def limit_message(limit: float) -> str:
+    """Returns why a job has no metrics that took longer than so many seconds."""
+    return f"took longer than search.time_limit, {limit:g} s"

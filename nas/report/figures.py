@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 
+from nas.ranking import front, hypervolume_so_far
 from nas.report.style import COLOURS, GREY, STYLE, epsilon_axis, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -79,6 +80,68 @@ def clean_against_adversarial(trials: Sequence[Trial], objective: ObjectiveConfi
             )
         axes.set(xlabel="clean validation error", ylabel="adversarial validation error")
         axes.legend(loc="best", fontsize=8)
+        return to_svg(figure)
+
+
+def front_figures(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[str]:
+    """Returns, of a search with several objectives, its Pareto front in every pair with the first one, and its hypervolume."""
+    if len(objective.minimise) < 2:
+        return []
+    figures = [_front(trials, objective, other) for other in objective.minimise[1:]]
+    return [*figures, _hypervolume(trials, objective)]
+
+
+def _front(trials: Sequence[Trial], objective: ObjectiveConfig, other: str) -> str:
+    first = objective.minimise[0]
+    best = front(trials, objective)
+    numbers = {trial.number for trial in best}
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(6.4, 3.6)
+        measured = [t for t in trials if t.state == "complete" and t.duplicate_of is None and t.number not in numbers]
+        groups = (
+            ("outside the constraints", [t for t in measured if t.violation > 0], "x", GREY),
+            ("dominated", [t for t in measured if t.violation == 0], "o", COLOURS[0]),
+            ("Pareto front", best, "D", COLOURS[1]),
+        )
+        for label, group, marker, colour in groups:
+            if group:
+                x, y = [t.metrics[other] for t in group], [t.metrics[first] for t in group]
+                axes.scatter(x, y, marker=marker, color=colour, s=26, label=label, alpha=0.8)
+        if len(objective.minimise) == 2 and best:
+            ordered = sorted((t.metrics[other], t.metrics[first]) for t in best)
+            axes.step(*zip(*ordered, strict=True), where="post", color=COLOURS[1], linewidth=1)
+        values = [t.metrics[other] for t in [*measured, *best]]
+        if values and min(values) > 0 and max(values) > 30 * min(values):
+            axes.set_xscale("log")
+        axes.set(xlabel=_axis(other), ylabel=_axis(first))
+        axes.legend(loc="best", fontsize=8)
+        return to_svg(figure)
+
+
+def _hypervolume(trials: Sequence[Trial], objective: ObjectiveConfig) -> str:
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(6.4, 3.6)
+        history = hypervolume_so_far(trials, objective)
+        if history:
+            numbers, shares = zip(*history, strict=True)
+            axes.step([*numbers, trials[-1].number], [*shares, shares[-1]], where="post", color=COLOURS[1])
+        axes.set(xlabel="trial", ylabel="hypervolume", ylim=(0, 1.05))
+        return to_svg(figure)
+
+
+def rungs_reached(trials: Sequence[Trial]) -> str:
+    """Returns the adversarial errors of the trials at the rungs of early stopping, a line a trial."""
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(6.4, 3.6)
+        for trial in trials:
+            if not trial.rungs:
+                continue
+            epochs, errors = [rung["epoch"] for rung in trial.rungs], [rung["point"][0] for rung in trial.rungs]
+            stopped = not trial.rungs[-1]["went_on"]
+            axes.plot(epochs, errors, "-", color=GREY if stopped else COLOURS[0], linewidth=0.8, alpha=0.7)
+            axes.plot(epochs[-1:], errors[-1:], "x" if stopped else "o", color=GREY if stopped else COLOURS[0], markersize=5)
+        axes.set(xlabel="epoch", ylabel="adversarial error at the rung")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         return to_svg(figure)
 
 

@@ -11,14 +11,16 @@ from evaluators import Check, sentence
 from evaluators.profile import fitted
 from nas.config_writer import dump_config
 from nas.errors import first_line
+from nas.evaluator_config import Table
+from nas.metrics import CHEAP_METRICS, STANDARD_METRICS
 from nas.report.drawing import draw
-from nas.report.figures import best_so_far, clean_against_adversarial, error_curves
+from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, front_figures, rungs_reached
 from nas.report.profile_figures import profile_figures
 from nas.report.style import NORM_NAMES
 from nas.report.verdict import verdicts
 from nas.run_folder import write_text
 from nas.space_options import open_space
-from nas.study import ranked
+from nas.ranking import front, ranked
 
 if TYPE_CHECKING:
     from nas.bundle.load import Bundle
@@ -42,7 +44,10 @@ def render_report(run: Run) -> str:
     """Returns the page of a run, finished or not, as text."""
     config, trials = run.config, list(run.trials)
     board = ranked(trials, config.objective)
-    states = {state: sum(t.state == state for t in trials) for state in ("complete", "rejected", "failed", "running")}
+    states = {s: sum(t.state == s for t in trials) for s in ("complete", "rejected", "pruned", "failed", "running")}
+    metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
+    metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
+    fronts = {trial.number for trial in front(trials, config.objective)}
     environment = Environment(
         loader=PackageLoader("nas", "report"),
         autoescape=True,
@@ -59,14 +64,25 @@ def render_report(run: Run) -> str:
         trials=trials,
         duplicates=sum(t.duplicate_of is not None for t in trials),
         failures=[t for t in trials if t.state == "failed"],
-        board=[_row(rank, trial) for rank, trial in enumerate(board[:SHOWN_TRIALS], start=1)],
+        board=[_row(rank, trial, fronts) for rank, trial in enumerate(board[:SHOWN_TRIALS], start=1)],
+        metrics=metrics,
+        counts=CHEAP_METRICS,
+        front=len(fronts),
+        several=len(config.objective.minimise) > 1,
+        trained=not isinstance(config.evaluator, Table),
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
         bundles=[_bundle(bundle, run) for bundle in run.bundles],
         check_names=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
         damaged=run.damaged,
         search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
-        scatter_figure=Markup(clean_against_adversarial(trials, config.objective)) if board else None,
+        scatter_figure=(
+            Markup(clean_against_adversarial(trials, config.objective))
+            if board and {"clean_error", "adversarial_error"} <= {*metrics}
+            else None
+        ),
+        front_figures=[Markup(figure) for figure in front_figures(trials, config.objective)] if board else [],
+        rungs_figure=Markup(rungs_reached(trials)) if any(trial.rungs for trial in trials) else None,
         curves_figure=(Markup(error_curves(run.bundles, config.norm, config.evaluation.epsilon)) if run.bundles else None),
         config_text=dump_config(config),
         environment_text=(
@@ -75,13 +91,14 @@ def render_report(run: Run) -> str:
     )
 
 
-def _row(rank: int, trial: Trial) -> dict[str, Any]:
+def _row(rank: int, trial: Trial, fronts: set[int]) -> dict[str, Any]:
     return {
         "rank": rank,
         "trial": trial.number,
         "key": trial.key,
         "metrics": trial.metrics,
         "feasible": trial.violation == 0,
+        "front": trial.number in fronts,
         "seconds": trial.seconds,
         "origin": "random" if trial.random else "sampler",
         "architecture": ", ".join(str(value) for value in trial.architecture.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from contextlib import contextmanager
@@ -13,15 +14,18 @@ from torch.optim.lr_scheduler import OneCycleLR
 from evaluators.attacks.target import frozen
 from evaluators.noise import Noise
 from evaluators.radii import radii
+from nas.checkpoints import Checkpoint
 from nas.executors.base import EpochResult
 from nas.seeds import seed_of
+from nas.stopping import Effort
 from nas.training.augment import augment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
+    from nas.checkpoints import State
     from nas.config import TrainingConfig
     from nas.data import Split
 
@@ -39,12 +43,15 @@ def train(
     epsilon: float,
     epochs: int,
     seed: int,
+    rungs: Mapping[int, Effort] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Iterator[EpochResult]:
     """Yields each epoch as it ends; after the last, the network has the weights of the best epoch.
 
     The best is the epoch with the least adversarial error on the validation split, under the selection attack at epsilon,
     among those from `selection_from` on; of equals, the last. The same seed gives the same weights, bit for bit on a CPU
-    with the same number of threads.
+    with the same number of threads, from a checkpoint on as from the start. Epochs before the checkpoint are yielded as they
+    were.
 
     Args:
         network: On the device of the splits; trained in place.
@@ -54,9 +61,12 @@ def train(
         epsilon: Size of the ball for the choice of the epoch.
         epochs: Number of epochs.
         seed: Seed of order, augmentation and attacks.
+        rungs: Epochs after which the validation errors are measured for early stopping, each with its effort.
+        checkpoint: Where the training is written down on its way, and read from; None to keep nothing.
 
     Raises:
         DivergedError: the loss is not finite.
+        CheckpointError: the checkpoint cannot be written.
     """
     x, y = training.x, training.y
     n, batch = len(x), min(config.batch_size, len(x))
@@ -77,9 +87,33 @@ def train(
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
     lowered, modes = _lowered(config, x.device), _Modes(network)
     first_kept = min(math.floor(epochs * config.selection_from), epochs - 1)
+    rungs, checkpoint = rungs or {}, checkpoint or Checkpoint()
+    # What changes from epoch to epoch, and so what a checkpoint holds.
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
-    step = 0
-    for epoch in range(epochs):
+    ended: list[EpochResult] = []
+
+    def state() -> State:
+        return {
+            "seed": seed,
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+            "generator": generator.get_state(),
+            "best": best,
+            "epochs": [dataclasses.asdict(epoch) for epoch in ended],
+        }
+
+    stored = checkpoint.load()
+    if stored is not None and stored.get("seed") == seed:
+        network.load_state_dict(stored["network"])
+        optimiser.load_state_dict(stored["optimiser"])
+        schedule.load_state_dict(stored["schedule"])
+        generator.set_state(stored["generator"])
+        best = (stored["best"][0], {name: value.to(x.device) for name, value in stored["best"][1].items()})
+        ended += [EpochResult(**epoch) for epoch in stored["epochs"]]
+        yield from ended
+    step = len(ended) * steps
+    for epoch in range(len(ended), epochs):
         started = time.perf_counter()
         order = torch.randperm(n, generator=generator).to(x.device)
         losses = torch.zeros((), device=x.device)
@@ -105,12 +139,20 @@ def train(
         if not all(bool(parameter.isfinite().all()) for parameter in parameters):
             raise DivergedError(f"training diverged: weights are not finite in epoch {epoch + 1} of {epochs}")
         clean, adversarial = None, None
-        if epoch >= first_kept:
-            found = radii(network, validation.x, validation.y, config.selection, [epsilon], seed=seed)
+        if epoch >= first_kept or epoch + 1 in rungs:
+            # An epoch that may be kept is measured in full, whatever the effort of its rung.
+            effort = Effort() if epoch >= first_kept else rungs[epoch + 1]
+            count = effort.count(len(validation.x))
+            attack = effort.of(config.selection)
+            found = radii(network, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
             clean, adversarial = float((found == 0).double().mean()), float((found <= epsilon).double().mean())
-            if adversarial <= best[0]:
-                best = (adversarial, {name: value.clone() for name, value in network.state_dict().items()})
-        yield EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, time.perf_counter() - started)
+        if epoch >= first_kept and adversarial is not None and adversarial <= best[0]:
+            best = (adversarial, {name: value.clone() for name, value in network.state_dict().items()})
+        seconds = time.perf_counter() - started
+        ended.append(EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, seconds, rung=epoch + 1 in rungs))
+        if epoch + 1 < epochs:
+            checkpoint.save(state)
+        yield ended[-1]
     network.load_state_dict(best[1])
     network.eval()
 

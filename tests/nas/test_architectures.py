@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import nas
-from nas.architectures import read_architecture
+from nas.architectures import read_architectures
 from nas.config_file import load_config
 from nas.config_writer import as_data
 from nas.errors import ConfigError
@@ -27,34 +27,40 @@ def stored_cell(tmp_path):
 
 class TestRead:
     def test_published(self):
-        assert read_architecture("advrush", None) == PUBLISHED["advrush"].architecture
+        assert read_architectures("advrush", None) == [PUBLISHED["advrush"].architecture]
 
     def test_choices(self):
-        assert read_architecture(CELL, None) == CELL
+        assert read_architectures(CELL, None) == [CELL]
 
     def test_file_of_choices(self, stored_cell):
-        assert read_architecture("cell.yaml", stored_cell.parent) == CELL == read_architecture(str(stored_cell), None)
+        assert read_architectures("cell.yaml", stored_cell.parent) == [CELL] == read_architectures(str(stored_cell), None)
 
     def test_file_of_a_bundle(self, tmp_path):
         path = tmp_path / "architecture.yaml"
         path.write_text(yaml.safe_dump({"space": {"name": "cell201"}, "architecture": CELL, "key": "0"}), encoding="utf-8")
-        assert read_architecture(str(path), None) == CELL
+        assert read_architectures(str(path), None) == [CELL]
 
     @pytest.mark.parametrize(
         ("reference", "message"),
         [
-            ("advrus", r"^must be one of darts_v1, .*, a YAML file, or choices, got 'advrus'; did you mean 'advrush'\?$"),
+            (
+                "advrus",
+                r"^must be one of darts_v1, .*, a YAML file, a run's folder, or choices, got 'advrus'; did you mean 'advrush'\?$",
+            ),
             ("missing.yaml", r"missing\.yaml: No such file or directory$"),
             ("broken.yaml", r"broken\.yaml: while parsing"),
-            ("list.yaml", r"list\.yaml: must hold a mapping of choices, got \[1, 2\]$"),
+            ("text.yaml", r"text\.yaml: must hold a mapping of choices, or a list of them, got 'one'$"),
+            ("list.yaml", r"^must be a name, a YAML file, or a mapping of choices, got 1$"),
+            (".", r"holds no run \(no config\.yaml\)"),
             (3, r"^must be a name, a YAML file, or a mapping of choices, got 3$"),
         ],
     )
     def test_what_is_none_is_refused(self, tmp_path, reference, message):
         (tmp_path / "broken.yaml").write_text("a: [", encoding="utf-8")
+        (tmp_path / "text.yaml").write_text("one", encoding="utf-8")
         (tmp_path / "list.yaml").write_text("[1, 2]", encoding="utf-8")
         with pytest.raises(ValueError, match=message):
-            read_architecture(reference, tmp_path)
+            read_architectures(reference, tmp_path)
 
 
 class TestConfig:

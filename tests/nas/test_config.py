@@ -18,8 +18,10 @@ from nas.config import Config
 from nas.config_file import load_config, parse_config
 from nas.config_writer import as_data, commented_config, documented, dump_config
 from nas.errors import ConfigError, HardcellError
+from nas.evaluator_config import EVALUATORS
 from nas.executors import EXECUTORS
 from nas.samplers import SAMPLERS, TPE, Random
+from nas.stopping import Halving
 from nas.space_options import open_space
 from nas.training.recipes import RECIPES, Adversarial, Standard
 from search_spaces import SPACES
@@ -125,7 +127,9 @@ def nested(path, value):
     return value
 
 
-ALL_SECTIONS = [getattr(settings, n) for n in dir(settings) if n.endswith("Config")]
+ALL_SECTIONS = [
+    kind for n in dir(settings) if n.endswith("Config") and dataclasses.is_dataclass(kind := getattr(settings, n))
+]
 
 
 class TestDefaults:
@@ -144,7 +148,15 @@ class TestDefaults:
 
     @pytest.mark.parametrize(
         "kind",
-        [*ALL_SECTIONS, *ATTACKS.values(), *RECIPES.values(), *SAMPLERS.values(), *EXECUTORS.values()],
+        [
+            *ALL_SECTIONS,
+            *ATTACKS.values(),
+            *RECIPES.values(),
+            *SAMPLERS.values(),
+            *EXECUTORS.values(),
+            *EVALUATORS.values(),
+            Halving,
+        ],
         ids=lambda kind: kind.__name__,
     )
     def test_every_setting_is_documented_and_no_other(self, kind):
@@ -444,7 +456,7 @@ _sections = st.fixed_dictionaries(
     {},
     optional={
         f.name: _trees
-        | st.dictionaries(st.sampled_from([g.name for g in dataclasses.fields(f.default)]), _trees, max_size=4)
+        | st.dictionaries(st.sampled_from(["name", *(g.name for g in dataclasses.fields(f.default))]), _trees, max_size=4)
         if dataclasses.is_dataclass(f.default)
         else _trees
         for f in dataclasses.fields(Config)
@@ -566,12 +578,13 @@ class TestFaults:
             (
                 "search.sampler",
                 "tpee",
-                "search.sampler must be one of tpe, random, or FILE.py:NAME, got 'tpee'; did you mean 'tpe'?",
+                "search.sampler must be one of random, grid, tpe, nsga2, evolution, ppo, surrogate, or FILE.py:NAME, got 'tpee'; "
+                "did you mean 'tpe'?",
             ),
             (
                 "search.executor",
                 "lcal",
-                "search.executor must be one of local, or FILE.py:NAME, got 'lcal'; did you mean 'local'?",
+                "search.executor must be one of local, ray, or FILE.py:NAME, got 'lcal'; did you mean 'local'?",
             ),
             # What goes together.
             ("evaluation.attacks", {}, "evaluation.attacks must name at least one attack"),

@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from nas.errors import RunError, SearchFailedError
 from nas.events import EpochFinished, FinalistsStarted, TrialFinished
-from nas.executors import EpochResult, Executor, Job, Local, Outcome
+from nas.executors import EpochResult, Executor, Job, Local, Outcome, Started, Work
 from nas.pipeline import resume_events, search, search_events
 from nas.run import read_run
 
@@ -241,6 +241,10 @@ def test_locked_database_is_told_and_not_a_traceback(tiny, tmp_path, break_off, 
         holder.close()
 
 
+def never(job, epoch):
+    raise AssertionError("no epoch is a rung")
+
+
 class ExecutorContract:
     """What every executor must do; a subclass gives one."""
 
@@ -248,8 +252,12 @@ class ExecutorContract:
     def executor(self) -> Executor:
         raise NotImplementedError
 
+    @pytest.fixture
+    def work(self, tmp_path):
+        return lambda evaluate, **settings: Work(evaluate, settings.pop("stop", never), tmp_path, **settings)
+
     @staticmethod
-    def evaluate(job):
+    def evaluate(job, checkpoint):
         for epoch in (1, 2):
             yield EpochResult(epoch, 2, 1.0 / epoch, None, None, 0.0)
         if job.seed == 13:
@@ -261,29 +269,29 @@ class ExecutorContract:
         for number in range(count):
             if pulled is not None:
                 pulled.append(number)
-            yield Job(number, {"width": number}, seed=10 + number)
+            yield Job(number, {"width": number}, {"width": number}, seed=10 + number)
 
-    def test_yields_every_epoch_and_last_the_outcome_of_every_job(self, executor):
-        news = list(executor.run(self.jobs(5), self.evaluate))
+    def test_yields_every_epoch_and_last_the_outcome_of_every_job(self, executor, work):
+        news = list(executor.run(self.jobs(5), work(self.evaluate)))
         for number in range(5):
             mine = [n for job, n in news if job.number == number]
-            assert [type(n) for n in mine] == [EpochResult, EpochResult, Outcome]
-            assert [n.epoch for n in mine[:2]] == [1, 2]
-            assert mine[2].reason == ("unlucky" if number == 3 else None)
+            assert [type(n) for n in mine] == [Started, EpochResult, EpochResult, Outcome]
+            assert [n.epoch for n in mine[1:3]] == [1, 2]
+            assert mine[3].reason == ("unlucky" if number == 3 else None)
         assert {job.number: job.architecture for job, _ in news} == {n: {"width": n} for n in range(5)}
 
-    def test_no_jobs_no_news(self, executor):
-        assert list(executor.run(iter(()), self.evaluate)) == []
+    def test_no_jobs_no_news(self, executor, work):
+        assert list(executor.run(iter(()), work(self.evaluate))) == []
 
-    def test_pulls_no_job_before_it_is_asked(self, executor):
+    def test_pulls_no_job_before_it_is_asked(self, executor, work):
         pulled = []
-        news = executor.run(self.jobs(5, pulled), self.evaluate)
+        news = executor.run(self.jobs(5, pulled), work(self.evaluate))
         assert pulled == []
         next(news)
         assert len(pulled) < 5
         news.close()
 
-    def test_what_is_told_of_a_job_is_known_when_the_next_is_pulled(self, executor):
+    def test_what_is_told_of_a_job_is_known_when_the_next_is_pulled(self, executor, work):
         # The iterable asks the sampler: with one place, every proposal knows all outcomes before it.
         told, known = [], []
 
@@ -292,23 +300,24 @@ class ExecutorContract:
                 known.append(len(told))
                 yield job
 
-        for _, news in executor.run(jobs(), self.evaluate):
+        for _, news in executor.run(jobs(), work(self.evaluate)):
             if isinstance(news, Outcome):
                 told.append(news)
         assert len(told) == 4
         assert known == sorted(known)
         assert known[-1] > 0
 
-    def test_closing_it_closes_the_training(self, executor):
+    def test_closing_it_closes_the_training(self, executor, work):
         closed = []
 
-        def evaluate(job):
+        def evaluate(job, checkpoint):
             try:
-                yield from self.evaluate(job)
+                yield from self.evaluate(job, checkpoint)
             finally:
                 closed.append(job.number)
 
-        news = executor.run(self.jobs(3), evaluate)
+        news = executor.run(self.jobs(3), work(evaluate))
+        next(news)
         next(news)
         news.close()
         assert 0 in closed
@@ -319,11 +328,11 @@ class TestLocal(ExecutorContract):
     def executor(self):
         return Local()
 
-    def test_one_after_another(self, executor):
+    def test_one_after_another(self, executor, work):
         pulled = []
-        for job, news in executor.run(self.jobs(4, pulled), self.evaluate):
+        for job, news in executor.run(self.jobs(4, pulled), work(self.evaluate)):
             assert pulled == list(range(job.number + 1))
-            assert isinstance(news, EpochResult | Outcome)
+            assert isinstance(news, Started | EpochResult | Outcome)
 
 
 def test_search_asks_for_finalists_once_all_trials_are_told(own, tmp_path):

@@ -1,12 +1,12 @@
-"""Samplers: what a trial draws depends on the seed, its number and the study, and on nothing else."""
+"""The sampler of a study: what a trial draws depends on the seed, its number and the study, and none draws what is known."""
 
 import warnings
 
 import optuna
 import pytest
 
-from nas.samplers import SAMPLERS, TPE, Random, SeededSampler
-from search_spaces import cell201
+from nas.samplers import NSGA2, SAMPLERS, TPE, Random, StudySampler
+from search_spaces import Choice, SearchSpace, cell201, darts, mlp
 
 SPACE = cell201(4, 1, 1)
 RANDOM_TRIALS = 5
@@ -20,8 +20,8 @@ def silent():
     optuna.logging.set_verbosity(before)
 
 
-def sampler(seed=0, kind=None, random_trials=RANDOM_TRIALS):
-    return SeededSampler(kind or TPE(), seed=seed, random_trials=random_trials)
+def sampler(seed=0, kind=None, random_trials=RANDOM_TRIALS, space=SPACE, first=()):
+    return StudySampler(kind or TPE(), space, seed=seed, random_trials=random_trials, first=first)
 
 
 def cost(architecture):
@@ -29,12 +29,12 @@ def cost(architecture):
     return sum(len(o) * (i + 1) for i, o in enumerate(architecture.values()))
 
 
-def advance(study, trials, value=cost):
+def advance(study, trials, value=cost, space=SPACE):
     """Runs trials; returns the architectures that were drawn."""
     drawn = []
     for _ in range(trials):
         trial = study.ask()
-        drawn.append(SPACE.suggest(trial))
+        drawn.append(space.suggest(trial))
         study.tell(trial, value(drawn[-1]))
     return drawn
 
@@ -43,16 +43,16 @@ def fresh(**settings):
     return optuna.create_study(sampler=sampler(**settings))
 
 
-def test_names():
-    assert {"tpe": TPE, "random": Random} == SAMPLERS
+ALL = [kind() for kind in SAMPLERS.values()]
+NAMES = [*SAMPLERS]
 
 
-@pytest.mark.parametrize("kind", [TPE(), Random()])
+@pytest.mark.parametrize("kind", ALL, ids=NAMES)
 def test_two_studies_of_one_seed_agree(kind):
     assert advance(fresh(kind=kind), 14) == advance(fresh(kind=kind), 14)
 
 
-@pytest.mark.parametrize("kind", [TPE(), Random()])
+@pytest.mark.parametrize("kind", ALL, ids=NAMES)
 def test_another_seed_draws_otherwise(kind):
     assert advance(fresh(kind=kind), 6) != advance(fresh(kind=kind, seed=1), 6)
 
@@ -95,7 +95,9 @@ def test_first_trials_do_not_depend_on_what_is_told():
 
 
 def test_random_trials_are_uniform():
-    drawn = advance(fresh(random_trials=1000), 400)
+    # Where no two architectures are of equal function: of those that are, the first takes the place of all.
+    plain = SearchSpace(name="plain", choices=SPACE.choices, build=SPACE.build)
+    drawn = advance(fresh(random_trials=1000, space=plain), 400, space=plain)
     for edge, choice in SPACE.choices.items():
         for value in choice.values:
             share = sum(a[edge] == value for a in drawn) / len(drawn)
@@ -162,7 +164,7 @@ def test_failed_and_pruned_trials_are_seen():
 
 
 @pytest.mark.parametrize("stops", [(3,), (5,), (9,), (2, 7, 8)])
-@pytest.mark.parametrize("kind", [TPE(), Random()])
+@pytest.mark.parametrize("kind", ALL, ids=NAMES)
 def test_resumed_equals_uninterrupted(tmp_path, kind, stops):
     whole = advance(fresh(kind=kind), 12)
     drawn = []
@@ -205,16 +207,105 @@ def test_two_objectives_agree_too():
     assert drawn[0] == drawn[1]
 
 
-def test_choices_that_a_killed_process_left_change_no_other():
-    """A process killed between two choices leaves some of them in the study; the others are drawn as if it had not been."""
-    space = cell201()
-    whole = space.suggest(optuna.create_study(sampler=sampler()).ask())
-    for left in range(1, len(space.choices)):
+def reopened(study, storage, number):
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+
+@pytest.mark.parametrize("left", [0, 1, 3, 6])
+def test_trial_that_a_killed_process_left_is_proposed_as_it_was(left):
+    """Others have ended since, and a process that is killed on its way through the choices leaves some of them only."""
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, study_name="left", sampler=sampler())
+    advance(study, 8)
+    trial = study.ask()
+    trial.set_user_attr("proposed", trial.relative_params)
+    proposed = dict(trial.relative_params)
+    for name in list(SPACE.choices)[:left]:
+        trial.suggest_categorical(name, SPACE.choices[name].values)
+    advance(study, 3, value=lambda architecture: -100.0)
+    assert SPACE.suggest(reopened(study, storage, 8)) == proposed
+
+
+def test_choices_that_a_killed_process_left_are_kept():
+    for left in range(1, len(SPACE.choices)):
         storage = optuna.storages.InMemoryStorage()
         study = optuna.create_study(storage=storage, study_name="left", sampler=sampler())
         trial = study.ask()
-        for name in list(space.choices)[:left]:
-            trial.suggest_categorical(name, space.choices[name].values)
-        study_id = storage.get_study_id_from_name("left")
-        again = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, 0))
-        assert space.suggest(again) == whole
+        whole = trial.relative_params
+        for name in list(SPACE.choices)[:left]:
+            trial.suggest_categorical(name, SPACE.choices[name].values)
+        assert SPACE.suggest(reopened(study, storage, 0)) == whole
+
+
+class TestNew:
+    """No architecture computes what another one before it computes, as long as any is left that does not."""
+
+    @pytest.mark.parametrize("kind", ALL, ids=NAMES)
+    @pytest.mark.parametrize("space", [SPACE, darts(channels=8, layers=3)], ids=["cell201", "darts"])
+    def test_no_two_trials_are_of_equal_function(self, kind, space):
+        study = fresh(kind=kind, space=space)
+        # The best are of few kinds: what proposes what is likely to be good proposes the same again.
+        drawn = advance(study, 25, value=lambda a: sum(value != "skip" for value in a.values()), space=space)
+        assert len({space.key(a) for a in drawn}) == 25
+
+    @pytest.mark.parametrize("kind", ALL, ids=NAMES)
+    def test_small_space_is_searched_whole_and_then_anything_is_drawn(self, kind):
+        def canonical(architecture):
+            unused = architecture["a"] == 0
+            return {**architecture, "b": "x"} if unused else dict(architecture)
+
+        small = SearchSpace(
+            name="small",
+            choices={"a": Choice(0, 1, 2.5), "b": Choice("x", "y", None), "c": Choice(True, False)},
+            build=SPACE.build,
+            canonical=canonical,
+        )
+        study = fresh(kind=kind, random_trials=2, space=small)
+        drawn = advance(study, 20, value=lambda a: float(a["a"]), space=small)
+        keys = [small.key(a) for a in drawn]
+        assert len(set(keys[:14])) == 14  # 2 * 3 * 2 + 1 * 1 * 2
+        assert {*keys} == {*keys[:14]}
+
+    def test_trials_that_still_run_are_known(self):
+        study = fresh(kind=Random(), space=mlp(), random_trials=1)
+        keys = [mlp().key(mlp().suggest(study.ask())) for _ in range(30)]
+        assert len(set(keys)) == 30
+
+    def test_given_ones_may_be_of_equal_function_and_are_known(self):
+        cells = [SPACE.at(0), SPACE.at(0), SPACE.at(7)]
+        study = fresh(kind=Random(), first=cells)
+        assert advance(study, 3) == cells
+        assert not {SPACE.key(a) for a in advance(study, 30)} & {SPACE.key(a) for a in cells}
+
+
+def test_values_keep_their_types():
+    space = SearchSpace(name="mixed", choices={"a": Choice(1, 1.0, True, "1", None)}, build=SPACE.build)
+    for kind in ALL:
+        drawn = advance(fresh(kind=kind, space=space, random_trials=1), 5, value=lambda a: 0.0, space=space)
+        assert {(type(a["a"]), a["a"]) for a in drawn} <= {
+            (int, 1),
+            (float, 1.0),
+            (bool, True),
+            (str, "1"),
+            (type(None), None),
+        }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"population": 1}, "population must be at least 2, got 1"),
+        ({"crossover": 1.5}, "crossover must be from 0 to 1, got 1.5"),
+        ({"mutation": -1}, "mutation must be from 0 to 1, got -1"),
+    ],
+)
+def test_settings_of_nsga2_out_of_bounds_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        NSGA2(**settings)
+
+
+def test_choice_of_another_space_is_refused():
+    trial = fresh().ask()
+    with pytest.raises(ValueError, match="cell201 has no choice 'width' with these values"):
+        trial.suggest_categorical("width", (1, 2))

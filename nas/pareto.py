@@ -1,0 +1,243 @@
+"""Several objectives at once: fronts, crowding, hypervolume. All objectives are minimised.
+
+Sources: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC 2002 (ranks, crowding); While,
+Bradstreet & Barone, "A Fast Way of Calculating Exact Hypervolumes", IEEE TEC 2012 (limit sets).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+MOST_OBJECTIVES = 5
+
+
+def front_ranks(points: ArrayLike) -> NDArray[np.int64]:
+    """Returns the front of every point: 0 where nothing dominates it, else one more than the last front that does.
+
+    One point dominates another if it is nowhere larger and somewhere smaller, so equal points share a front. Takes time of
+    N log N for two objectives and of N² for more.
+
+    Args:
+        points: Objectives (N, M), infinite ones allowed.
+
+    Returns:
+        Fronts (N,).
+    """
+    distinct, places = np.unique(_table(points), axis=0, return_inverse=True)
+    size, objectives = distinct.shape
+    ranks = np.arange(size)
+    # The points are sorted by the first objective, then the second, and so on: none dominates an earlier one.
+    if objectives == 2:
+        least: list[float] = []  # Of the second objective, by front; it grows from front to front.
+        for i, second in enumerate(distinct[:, 1].tolist()):
+            ranks[i] = front = bisect_right(least, second)
+            least[front : front + 1] = [second]
+    elif objectives > 2:
+        # The order of the values, in few bytes, is all that matters.
+        order = [np.unique(column, return_inverse=True)[1].astype(np.int32) for column in distinct.T[1:]]
+        depth = np.zeros(size, dtype=np.int32)
+        for i in range(size):
+            dominates = order[0][:i] <= order[0][i]
+            for column in order[1:]:
+                dominates &= column[:i] <= column[i]
+            depth[i] = 1 + np.max(depth[:i] * dominates, initial=0)
+        ranks = depth.astype(np.int64) - 1
+    return ranks[places.reshape(-1)]
+
+
+def crowding(points: ArrayLike) -> NDArray[np.float64]:
+    """Returns how far apart the neighbours of each point are, summed over the objectives, in units of their ranges.
+
+    It is infinite at the ends of every objective that varies. Equal points count as one and share what it has.
+
+    Args:
+        points: Objectives (N, M) of one front; infinite ones count as the largest, or smallest, finite one.
+
+    Returns:
+        Distances (N,).
+    """
+    distinct, places = np.unique(_table(points), axis=0, return_inverse=True)
+    distances = np.zeros(len(distinct))
+    for column in distinct.T:
+        finite = column[np.isfinite(column)]
+        if not finite.size or finite.min() == finite.max():
+            continue
+        column = (np.clip(column, finite.min(), finite.max()) - finite.min()) / (finite.max() - finite.min())
+        order = np.argsort(column, kind="stable")
+        distances[order[1:-1]] += column[order[2:]] - column[order[:-2]]
+        distances[(column == 0) | (column == 1)] = np.inf
+    return distances[places.reshape(-1)]
+
+
+def standing(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int64]:
+    """Returns the place of each point, 0 the best; equally good ones share a place.
+
+    What is feasible goes before what is not. Feasible points are ordered by their front, and within it the less crowded
+    goes first; for one objective that is the order of its values. Infeasible ones are ordered by their violation.
+
+    Args:
+        points: Objectives (N, M).
+        violations: Sums of the excesses over the constraints (N,), 0 where feasible.
+
+    Returns:
+        Places (N,).
+    """
+    points, violations = _table(points), np.asarray(violations, dtype=float)
+    feasible = np.flatnonzero(violations <= 0)
+    fronts, apart = np.zeros(len(points)), np.zeros(len(points))
+    if feasible.size:
+        fronts[feasible] = front_ranks(points[feasible])
+        for front in np.unique(fronts[feasible]) if points.shape[1] > 1 else ():
+            members = feasible[fronts[feasible] == front]
+            apart[members] = crowding(points[members])
+    order = np.stack([np.maximum(violations, 0), fronts, -apart], axis=1)
+    return np.unique(order, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
+    """Returns the volume of what is dominated by a point and dominates the reference, exactly.
+
+    Args:
+        points: Objectives (N, M), M from 1 to 5; those that are not below the reference everywhere add nothing.
+        reference: The largest value of each objective that is of interest (M,).
+
+    Raises:
+        ValueError: the points and the reference differ in their number of objectives, or have more than 5.
+    """
+    return _volume(_below(points, reference))
+
+
+def hypervolume_history(points: ArrayLike, reference: Sequence[float]) -> NDArray[np.float64]:
+    """Returns the hypervolume of the first n points, for every n from 1.
+
+    Args:
+        points: Objectives (N, M), M from 1 to 5, in the order in which they were found.
+        reference: The largest value of each objective that is of interest (M,).
+
+    Returns:
+        Hypervolumes (N,).
+
+    Raises:
+        ValueError: the points and the reference differ in their number of objectives, or have more than 5.
+    """
+    sides = _below(points, reference)
+    if sides.shape[1] == 1:
+        return np.maximum.accumulate(sides[:, 0])
+    gains = _gains_in_plane(sides) if sides.shape[1] == 2 else _gains_in_space(sides)
+    return np.cumsum(gains)
+
+
+def spread_choice(points: ArrayLike, count: int, reference: Sequence[float]) -> list[int]:
+    """Returns points that together cover much of a front: the best by the first objective, then what adds most hypervolume.
+
+    Args:
+        points: Objectives (N, M) of a front, M from 1 to 5.
+        count: How many to choose; all where there are fewer.
+        reference: The largest value of each objective that is of interest (M,).
+
+    Returns:
+        Their indices, in the order in which they were chosen; of equally good ones that with the smaller index goes first.
+
+    Raises:
+        ValueError: the points and the reference differ in their number of objectives, or have more than 5.
+    """
+    sides, table = _below(points, reference), _table(points)
+    if not len(table) or count < 1:
+        return []
+    chosen = [int(np.lexsort(table.T[::-1])[0])]
+    while len(chosen) < min(count, len(table)):
+        left = [i for i in range(len(table)) if i not in chosen]
+        gains = [_gain(sides[chosen], sides[i]) for i in left]
+        chosen.append(left[int(np.argmax(gains))])
+    return chosen
+
+
+def _table(points: ArrayLike) -> NDArray[np.float64]:
+    table = np.asarray(points, dtype=float)
+    if table.ndim != 2:
+        raise ValueError(f"points must have the shape (N, M), got {table.shape}")
+    return table
+
+
+def _below(points: ArrayLike, reference: Sequence[float]) -> NDArray[np.float64]:
+    """Returns how far each point is below the reference (N, M), 0 throughout where it is not below it everywhere."""
+    table = _table(points)
+    if table.shape[1] != len(reference):
+        raise ValueError(f"points have {table.shape[1]} objectives, but the reference has {len(reference)}")
+    if not 1 <= len(reference) <= MOST_OBJECTIVES:
+        raise ValueError(f"a hypervolume needs 1 to {MOST_OBJECTIVES} objectives, got {len(reference)}")
+    inside = (table < np.asarray(reference, dtype=float)).all(axis=1, keepdims=True)
+    return np.asarray(reference, dtype=float) - np.where(inside, table, reference)
+
+
+def _volume(sides: NDArray[np.float64]) -> float:
+    """Returns the volume of the union of boxes (N, M) that have one corner in common."""
+    if not len(sides):
+        return 0.0
+    if sides.shape[1] == 1:
+        return float(sides.max())
+    if sides.shape[1] == 2:
+        widths, heights = sides[np.argsort(-sides[:, 0], kind="stable")].T
+        return float(np.sum(np.maximum.accumulate(heights) * (widths - np.append(widths[1:], 0.0))))
+    # The flattest box first: what it shares with a later one is as long as itself in the last direction, so what it adds to
+    # the later ones is a volume of one dimension less, times its last side.
+    sides = _largest(sides)
+    sides = sides[np.argsort(sides[:, -1], kind="stable")]
+    return sum(float(box[-1]) * _gain(sides[i + 1 :, :-1], box[:-1]) for i, box in enumerate(sides))
+
+
+def _gain(sides: NDArray[np.float64], box: NDArray[np.float64]) -> float:
+    """Returns the volume that a box (M,) adds to the union of others (N, M)."""
+    return float(np.prod(box)) - _volume(np.minimum(sides, box))
+
+
+def _largest(sides: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the distinct boxes (N, M) that lie in no other."""
+    sides = np.unique(sides, axis=0)
+    within = np.ones((len(sides), len(sides)), dtype=bool)
+    for column in sides.T:
+        within &= column[:, None] <= column
+    largest: NDArray[np.float64] = sides[within.sum(axis=1) == 1]
+    return largest
+
+
+def _gains_in_plane(sides: NDArray[np.float64]) -> list[float]:
+    """Returns the area that each box (N, 2) adds to those before it, in time of N log N."""
+    gains: list[float] = []
+    # The largest boxes so far: as the widths grow, the heights fall.
+    widths: list[float] = []
+    heights: list[float] = []
+    for width, height in sides.tolist():
+        end = bisect_left(widths, width)
+        if end < len(widths) and heights[end] >= height:
+            gains.append(0.0)
+            continue
+        start = end
+        while start and heights[start - 1] <= height:
+            start -= 1
+        stop = end + (end < len(widths) and widths[end] == width)
+        steps = [widths[start - 1] if start else 0.0, *widths[start:end], width]
+        floors = [*heights[start:end], heights[end] if end < len(widths) else 0.0]
+        gains.append(sum((b - a) * (height - f) for a, b, f in zip(steps, steps[1:], floors, strict=False)))
+        widths[start:stop], heights[start:stop] = [width], [height]
+    return gains
+
+
+def _gains_in_space(sides: NDArray[np.float64]) -> list[float]:
+    """Returns the volume that each box (N, M) adds to those before it."""
+    gains, front = [], np.empty((0, sides.shape[1]))
+    for box in sides:
+        if not box.all() or (front >= box).all(axis=1).any():
+            gains.append(0.0)
+            continue
+        gains.append(_gain(front, box))
+        front = np.vstack([front[~(front <= box).all(axis=1)], box])
+    return gains

@@ -1,0 +1,220 @@
+"""A sum of Gaussian processes on architectures, each of which sees them its own way, weighted by the evidence for it.
+
+A view says how far apart two architectures are: in how many choices they differ, in which operations their cells have, how
+these are wired, which sequences of them lead through. On each view there is a process for the trend and one for what is
+local. How much of a target is due to each, and how much is noise, maximises the marginal likelihood: no view is relied on
+that the measurements do not bear out.
+
+Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, sections 2.2 and 5.4; for views of
+cells by their wiring, Ru et al., "Interpretable Neural Architecture Search via Bayesian Optimisation with
+Weisfeiler-Lehman Kernels", ICLR 2021, arXiv:2006.07556; for those by their paths, White et al., "BANANAS", AAAI 2021,
+arXiv:1910.11858; for the similarity of sets, Ralaivola et al., "Graph kernels for chemical informatics", 2005.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+from scipy.linalg import lapack
+from scipy.optimize import minimize
+
+from search_spaces import path_encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from search_spaces import Architecture, CellGraph, SearchSpace
+
+    Floats = NDArray[np.float64]
+    Edge = tuple[int, int, str]
+
+# How fast the processes on a view vary, relative to the mean distance in it.
+RATES = (0.1, 1.0)
+LONGEST_PATH = 3
+WIRING_DEPTH = 3
+# The weights' logarithms have a wide normal prior: a few measurements could fit any of many mixtures.
+PRIOR_MEAN, PRIOR_PRECISION = -2.0, 0.04
+LOG_WEIGHTS = (-9.0, 3.0)
+ITERATIONS = 30
+# Keeps a matrix positive definite where two architectures look alike in all views.
+JITTER = 1e-6
+
+
+@final
+@dataclass(frozen=True)
+class Ensemble:
+    """What is known of one target, given measurements of it at T architectures.
+
+    Attributes:
+        mean: Mean of the measurements.
+        spread: Their standard deviation; 1 where they are all the same.
+        weights: Variance of each process (2V,) and of the noise, in units of the spread, 2V + 1 in all.
+        units: The mean distance in each view (V,).
+        factor: Lower triangular factor of the covariance of the measurements (T, T).
+        solved: The covariance's inverse times the standardised measurements (T,).
+    """
+
+    mean: float
+    spread: float
+    weights: Floats
+    units: Floats
+    factor: Floats
+    solved: Floats
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of what is measured twice."""
+        return float(self.spread * np.sqrt(self.weights[-1]))
+
+    def predict(self, distances: Floats) -> tuple[Floats, Floats]:
+        """Returns mean and standard deviation, without noise, (A,) each, by the distances to the measured ones (V, A, T)."""
+        covariance = np.tensordot(self.weights[:-1], _kernels(distances, self.units), 1)
+        explained = lapack.dtrtrs(self.factor, covariance.T, lower=1)[0]
+        variance = np.maximum(self.weights[:-1].sum() - (explained**2).sum(0), 1e-10)
+        return self.mean + self.spread * (covariance @ self.solved), self.spread * np.sqrt(variance)
+
+
+def fit(distances: Floats, values: Floats) -> Ensemble:
+    """Returns the ensemble that explains T measurements best.
+
+    Args:
+        distances: Between the measured architectures, in each view (V, T, T).
+        values: What was measured, finite (T,).
+    """
+    mean, spread = float(values.mean()), float(values.std()) or 1.0
+    target = (values - mean) / spread
+    units = distances.mean((1, 2))
+    units[units <= 0] = 1.0
+    kernels = _kernels(distances, units)
+    flat = kernels.reshape(len(kernels), -1)
+
+    def loss(logs: Floats) -> tuple[float, Floats]:
+        """Returns minus the logarithm of the posterior of the weights, up to a constant, and its gradient."""
+        weights = np.exp(logs)
+        factor = _factor(flat, weights)
+        solved = lapack.dpotrs(factor, target, lower=1)[0]
+        inverse = lapack.dpotri(factor, lower=1)[0]
+        inverse += np.tril(inverse, -1).T
+        slope = 0.5 * (inverse - np.outer(solved, solved))
+        gradient = np.append(flat @ slope.ravel(), np.trace(slope)) * weights + PRIOR_PRECISION * (logs - PRIOR_MEAN)
+        prior = 0.5 * PRIOR_PRECISION * ((logs - PRIOR_MEAN) ** 2).sum()
+        return float(0.5 * target @ solved + np.log(np.diag(factor)).sum() + prior), gradient
+
+    start = np.full(len(flat) + 1, -np.log(len(flat)))
+    bounds = [LOG_WEIGHTS] * len(start)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
+    weights = np.exp(found.x)
+    factor = _factor(flat, weights)
+    return Ensemble(mean, spread, weights, units, factor, lapack.dpotrs(factor, target, lower=1)[0])
+
+
+def _kernels(distances: Floats, units: Floats) -> Floats:
+    """Returns the covariance of each process, of variance 1 (2V, A, T)."""
+    relative = distances / units[:, None, None]
+    return np.concatenate([np.exp(-rate * relative) for rate in RATES])
+
+
+def _factor(flat: Floats, weights: Floats) -> Floats:
+    """Returns the lower triangular factor (T, T) of a weighted sum of kernels (2V, T * T), with noise."""
+    size = round(flat.shape[1] ** 0.5)
+    covariance = (weights[:-1] @ flat).reshape(size, size)
+    covariance[np.diag_indices(size)] += weights[-1] + JITTER * weights.sum()
+    factor, failed = lapack.dpotrf(covariance, lower=1, clean=1)
+    assert not failed, "sums of positive semidefinite kernels, and the jitter, are positive definite"
+    return np.asarray(factor)
+
+
+def distances_to(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> Floats:
+    """Returns how far each of A architectures is from each of the first T of them, in each view (V, A, T)."""
+    if space.graphs is None:
+        # Without cells, what is never built shows in the canonical form alone.
+        return np.stack(_of_choices(space, [space.canonical(architecture) for architecture in architectures], first))
+    cells = [space.graphs(architecture) for architecture in architectures]
+    live = [{name: _live(graph) for name, graph in row.items()} for row in cells]
+    wiring = [_wiring(*row) for row in zip(cells, live, strict=True)]
+    counts: list[Counter[tuple[Hashable, ...]]] = [
+        Counter({feature: count for feature, count in row.items() if len(feature) == 2}) for row in wiring
+    ]
+    views = [*_of_choices(space, architectures, first), np.sqrt(_squared(_table(counts), first))]
+    views.append(_dissimilar(_table(wiring), first))
+    if space.operations:
+        paths = path_encoding(space, architectures, LONGEST_PATH)
+        views.append(_dissimilar(paths[:, paths.any(0)], first))
+    return np.stack(views)
+
+
+def _of_choices(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> list[Floats]:
+    """Returns in how many choices architectures differ; where some are numbers, also by how many steps of these."""
+    nominal, ordinal = [], []
+    for name, choice in space.choices.items():
+        place = {(type(value), value): number for number, value in enumerate(choice.values)}
+        places = np.array([place[type(row[name]), row[name]] for row in architectures])
+        count = len(choice.values)
+        nominal.append(np.eye(count)[places] / np.sqrt(2))
+        numbers = [value for value in choice.values if isinstance(value, int | float) and not isinstance(value, bool)]
+        if len(numbers) == count > 2:
+            steps = np.argsort(np.argsort(numbers))[places]
+            ordinal.append((steps[:, None] > np.arange(count - 1)) / np.sqrt(count - 1))
+        else:
+            ordinal.append(nominal[-1])
+    differing = any(a is not b for a, b in zip(nominal, ordinal, strict=True))
+    return [_squared(np.hstack(columns), first) for columns in [nominal] + [ordinal] * differing]
+
+
+def _live(graph: CellGraph) -> list[Edge]:
+    """Returns the edges on a way from an input to the output, by node."""
+    edges = [edge for edge in graph.edges() if edge[2] != "none"]
+    reached, needed = set(range(graph.inputs)), set(graph.outputs)
+    for source, node, _ in edges:
+        if source in reached:
+            reached.add(node)
+    for source, node, _ in reversed(edges):
+        if node in needed:
+            needed.add(source)
+    return [edge for edge in edges if edge[0] in reached and edge[1] in needed]
+
+
+def _wiring(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edge]]) -> Counter[tuple[Hashable, ...]]:
+    """Returns how often each operation (cell, operation), and each node with what feeds it (cell, depth, ...), occurs."""
+    found: Counter[tuple[Hashable, ...]] = Counter()
+    for cell, graph in cells.items():
+        feeding: dict[int, list[tuple[str, int]]] = {}
+        for source, node, operation in live[cell]:
+            feeding.setdefault(node, []).append((operation, source))
+            found[cell, operation] += 1
+        seen: dict[int, Hashable] = {node: f"input {node}" for node in range(graph.inputs)}
+        for depth in range(WIRING_DEPTH):
+            # Text has an order that tells alike what is alike, whatever is nested in it.
+            new = {n: str(sorted((o, str(seen.get(s))) for o, s in summands)) for n, summands in feeding.items()}
+            seen = {**seen, **new}
+            found.update((cell, depth, label) for label in new.values())
+        found.update((cell, "output", seen.get(node)) for node in graph.outputs)
+    return found
+
+
+def _table(rows: Sequence[Counter[tuple[Hashable, ...]]]) -> Floats:
+    """Returns counts of features as a table (A, F), with a column of zeros at least."""
+    columns = {feature: column for column, feature in enumerate(dict.fromkeys(f for row in rows for f in row))}
+    table = np.zeros((len(rows), max(1, len(columns))))
+    for number, row in enumerate(rows):
+        for feature, count in row.items():
+            table[number, columns[feature]] = count
+    return table
+
+
+def _squared(table: Floats, first: int) -> Floats:
+    """Returns the squared Euclidean distances (A, T) of rows (A, F) to the first T of them."""
+    norms = (table**2).sum(1)
+    return np.asarray(np.maximum(norms[:, None] + norms[:first] - 2 * table @ table[:first].T, 0))
+
+
+def _dissimilar(table: Floats, first: int) -> Floats:
+    """Returns one minus the Tanimoto similarity (A, T) of rows (A, F) to the first T of them."""
+    norms, common = (table**2).sum(1), table @ table[:first].T
+    union = norms[:, None] + norms[:first] - common
+    return np.asarray(1 - np.divide(common, union, out=np.ones_like(common), where=union > 0))

@@ -1,0 +1,112 @@
+"""Optuna's own samplers, set up for architectures: random, TPE, NSGA-II."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, final
+
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from nas.samplers.base import Sampler
+
+if TYPE_CHECKING:
+    from nas.samplers.base import History
+    from search_spaces import Value
+
+
+class OfOptuna(Sampler):
+    """A sampler of Optuna, made anew for every proposal: it must know no more than the study that it is asked about."""
+
+    @abstractmethod
+    def make(self, history: History, seed: int) -> BaseSampler:
+        """Returns Optuna's sampler, seeded."""
+
+    @final
+    def propose(self, history: History, seed: int) -> dict[str, Value]:
+        """Returns what Optuna's sampler suggests: the choices that it samples together, then the others one by one."""
+        study, trial = history.study, history.trial
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            sampler = self.make(history, seed)
+            together = sampler.infer_relative_search_space(study, trial)
+            found = sampler.sample_relative(study, trial, together)
+            return {
+                name: found[name]
+                if name in found
+                else sampler.sample_independent(study, trial, name, CategoricalDistribution(choice.values))
+                for name, choice in history.space.choices.items()
+            }
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Random(OfOptuna):
+    """Draws every architecture uniformly."""
+
+    # Drawn again until it is new, so that what is drawn is uniform over what is new.
+    redraws: ClassVar[int] = 1000
+
+    def make(self, history: History, seed: int) -> BaseSampler:
+        """Returns Optuna's random sampler."""
+        return RandomSampler(seed=seed)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TPE(OfOptuna):
+    """Tree-structured Parzen estimator, multivariate, with constraints, for one or several objectives.
+
+    Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; Ozaki et al., "Multiobjective
+    Tree-Structured Parzen Estimator", JAIR 2022.
+
+    Attributes:
+        candidates: Candidates drawn for one proposal, of which the most promising is taken.
+    """
+
+    candidates: int = 24
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {self.candidates}")
+
+    def make(self, history: History, seed: int) -> BaseSampler:
+        """Returns Optuna's TPE; the start at random is `search.random_trials`, so its own is off."""
+        return TPESampler(
+            seed=seed, n_startup_trials=1, n_ei_candidates=self.candidates, multivariate=True, constant_liar=True
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class NSGA2(OfOptuna):
+    """Non-dominated sorting genetic algorithm II, with constraints, for one or several objectives.
+
+    Source: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC 2002.
+
+    Attributes:
+        population: Architectures of one generation.
+        crossover: Probability that a child has two parents.
+        mutation: Probability that a choice of a child is drawn anew; null for one over the number of choices.
+    """
+
+    population: int = 20
+    crossover: float = 0.9
+    mutation: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.population < 2:
+            raise ValueError(f"population must be at least 2, got {self.population}")
+        for name in ("crossover", "mutation"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {value:g}")
+
+    def make(self, history: History, seed: int) -> BaseSampler:
+        """Returns Optuna's NSGA-II, which keeps its generations in the study."""
+        return NSGAIISampler(
+            seed=seed, population_size=self.population, crossover_prob=self.crossover, mutation_prob=self.mutation
+        )

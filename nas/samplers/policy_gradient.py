@@ -1,0 +1,244 @@
+"""A recurrent controller that emits one choice after another, trained by proximal policy optimisation.
+
+Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846 (adversarial accuracy as reward);
+Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018, arXiv:1707.07012 (the
+controller); Schulman et al., "Proximal Policy Optimization Algorithms", 2017, arXiv:1707.06347 (the clipped ratio).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.pareto import standing
+from nas.samplers.base import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from nas.samplers.base import Ended, History
+    from search_spaces import Choice, Value
+
+# Architectures drawn for one proposal, of which the first new one is taken.
+DRAWS = 16
+# A reward compares a trial with this many before it: more would only cost time.
+COMPARED = 512
+# The batch doubles after twice so many batches, and from then on whenever the number of trials has doubled.
+BATCHES = 16
+# Most trials of one gradient step; the steps on a larger batch take turns.
+ROWS = 64
+# Policies kept, of the studies that were asked about last.
+KEPT = 4
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradient(Sampler):
+    """Draws architectures from a policy that learns from batches of trials.
+
+    The reward of a trial is the share of the trials before it, and of its batch, that it surpasses, minus the share that
+    surpass it: by the violation of the constraints, then the value, or for several objectives the front and the crowding on
+    it. Being a rank, it has the same scale in every study, and needs no weights between objectives or constraints. What
+    failed ranks last.
+
+    Attributes:
+        batch: Trials from which the policy learns at once, while there are few.
+        steps: Gradient steps on a batch.
+        learning_rate: Step size of Adam.
+        entropy: Weight of the entropy of the policy, which keeps it from settling too soon.
+        clip: How far the probability of a choice may move from a batch to the next, as a ratio.
+        memory: Share of the moving average of the rewards that is kept from batch to batch.
+        hidden: Width of the recurrent network.
+    """
+
+    batch: int = 8
+    steps: int = 4
+    learning_rate: float = 0.02
+    entropy: float = 0.05
+    clip: float = 0.2
+    memory: float = 0.5
+    hidden: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "steps", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name):g}")
+        if not 0 <= self.entropy < math.inf:
+            raise ValueError(f"entropy must not be negative, got {self.entropy:g}")
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"memory must be from 0 to below 1, got {self.memory:g}")
+
+    def propose(self, history: History, seed: int) -> dict[str, Value]:
+        """Returns the first new one of a few architectures drawn from the policy; of old ones, the last."""
+        with _alone():
+            policy = _learnt(self, history)
+            drawn = policy.network.draw(DRAWS, torch.Generator("cpu").manual_seed(seed))
+        for places in drawn.tolist():
+            choices = zip(history.space.choices.items(), places, strict=True)
+            architecture = {name: choice.values[place] for (name, choice), place in choices}
+            if history.is_new(architecture):
+                break
+        return architecture
+
+
+@final
+class Controller(nn.Module):
+    """A distribution over architectures, given as the places of the values in their choices (B, T), T the choices in order.
+
+    Untrained, it is uniform.
+    """
+
+    def __init__(self, sizes: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        # One embedding for each value of each choice, and one for the start.
+        starts = np.cumsum([1, *sizes])
+        self.first_values = torch.tensor(starts[:-1], device="cpu")
+        self.embedding = nn.Embedding(int(starts[-1]), hidden, device="cpu", dtype=torch.float32)
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True, device="cpu", dtype=torch.float32)
+        self.output = nn.Parameter(torch.zeros(len(sizes), max(sizes), hidden, device="cpu", dtype=torch.float32))
+        absent = torch.arange(max(sizes), device="cpu") >= torch.tensor(sizes, device="cpu")[:, None]
+        # Finite, so that the entropy has a gradient.
+        self.mask = torch.zeros(absent.shape, device="cpu", dtype=torch.float32).masked_fill(absent, -1e9)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """Returns the log probabilities of all values (B, T, V) at each choice, given the choices before it."""
+        tokens = torch.cat([torch.zeros_like(places[:, :1]), (places + self.first_values)[:, :-1]], dim=1)
+        states, _ = self.lstm(self.embedding(tokens))
+        return (torch.einsum("bth,tvh->btv", states, self.output) + self.mask).log_softmax(-1)
+
+    @torch.no_grad()
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Returns architectures (count, T)."""
+        token, memory = torch.zeros(count, 1, dtype=torch.int64, device="cpu"), None
+        places = []
+        for first_value, output, mask in zip(self.first_values, self.output, self.mask, strict=True):
+            state, memory = self.lstm(self.embedding(token), memory)
+            place = torch.multinomial((state[:, 0] @ output.T + mask).softmax(-1), 1, generator=generator)
+            places.append(place)
+            token = place + first_value
+        return torch.cat(places, dim=1)
+
+
+@final
+class Policy:
+    """A controller in training, and what its training has to remember."""
+
+    def __init__(self, settings: PolicyGradient, choices: Mapping[str, Choice], seed: int) -> None:
+        self.settings = settings
+        self.places = {
+            name: {(type(value), value): place for place, value in enumerate(choice.values)}
+            for name, choice in choices.items()
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = Controller([len(choice.values) for choice in choices.values()], settings.hidden)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        self.baseline = 0.0
+
+    def learn(self, batch: Sequence[Ended], before: Sequence[Ended]) -> None:
+        """Takes the gradient steps of one batch, B trials; the ratios are to the probabilities before these steps."""
+        rewards = _rewards([*before, *batch])[len(before) :]
+        advantages = torch.tensor(rewards - self.baseline, dtype=torch.float32, device="cpu")[:, None]
+        places = torch.tensor(
+            [
+                [
+                    of[type(value), value]
+                    for of, value in ((of, ended.architecture[name]) for name, of in self.places.items())
+                ]
+                for ended in batch
+            ],
+            device="cpu",
+        )
+        with torch.no_grad():
+            old = self._chosen(self.network(places), places)
+        turns, clip = math.ceil(len(batch) / ROWS), self.settings.clip
+        for step in range(self.settings.steps):
+            rows = slice(step % turns, None, turns)
+            probabilities = self.network(places[rows])
+            ratios = (self._chosen(probabilities, places[rows]) - old[rows]).exp()
+            gains = advantages[rows]
+            surrogate = torch.minimum(ratios * gains, ratios.clamp(1 - clip, 1 + clip) * gains).mean()
+            entropy = -(probabilities.exp() * probabilities).sum(-1).mean()
+            self.optimiser.zero_grad()
+            (-surrogate - self.settings.entropy * entropy).backward()
+            self.optimiser.step()
+        self.baseline += (1 - self.settings.memory) * (float(rewards.mean()) - self.baseline)
+
+    @staticmethod
+    def _chosen(probabilities: Tensor, places: Tensor) -> Tensor:
+        return probabilities.gather(-1, places[..., None])[..., 0]
+
+
+# The policies of the studies that were asked about last: settings, choices, the trials learnt from, the policy. They
+# follow from these alone, so nothing but time depends on what is in here.
+_kept: list[tuple[PolicyGradient, Mapping[str, Choice], tuple[Ended, ...], Policy]] = []
+
+
+def _learnt(settings: PolicyGradient, history: History) -> Policy:
+    """Returns the policy that has learnt from all whole batches, continuing the one that has learnt from most of them."""
+    batches, choices = list(_batches(len(history.ended), settings.batch)), history.space.choices
+    trials = history.ended[: batches[-1].stop] if batches else ()
+    fitting = [
+        entry for entry in _kept if entry[:2] == (settings, choices) and entry[2] == trials[: len(entry[2])] and entry[2]
+    ]
+    if fitting:
+        entry = max(fitting, key=lambda entry: len(entry[2]))
+        # Taken out while it is changed: an interrupt would leave it half changed.
+        _kept[:] = [other for other in _kept if other is not entry]
+        known, policy = entry[2:]
+    else:
+        seed = zlib.crc32("".join(ended.key for ended in trials[: settings.batch]).encode())
+        known, policy = (), Policy(settings, choices, seed)
+    for batch in batches:
+        if batch.start >= len(known):
+            policy.learn(trials[batch], trials[max(0, batch.start - COMPARED) : batch.start])
+    if trials:
+        _kept[:] = [*_kept[1 - KEPT :], (settings, choices, trials, policy)]
+    return policy
+
+
+def _batches(trials: int, size: int) -> Iterator[slice]:
+    """Yields the whole batches of so many trials. Which they are does not change as trials are added."""
+    start = 0
+    while start + size <= trials:
+        yield slice(start, start + size)
+        start += size
+        if start >= 2 * BATCHES * size:
+            size *= 2
+
+
+def _rewards(trials: Sequence[Ended]) -> np.ndarray:
+    """Returns for each trial the share of the others that it surpasses minus the share that surpass it (N,)."""
+    points = [ended.values or (math.inf,) for ended in trials]
+    most = max(map(len, points))
+    # What has no values counts as having the worst; of what failed before anything was known, the violation is the worst.
+    points = [point if len(point) == most else (math.inf,) * most for point in points]
+    unknown = [ended.values is None and not ended.constraints for ended in trials]
+    places = standing(points, [math.inf if none else ended.violation for none, ended in zip(unknown, trials, strict=True)])
+    ordered = np.sort(places)
+    better, worse = np.searchsorted(ordered, places), len(places) - np.searchsorted(ordered, places, side="right")
+    return (worse - better) / max(1, len(places) - 1)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Trains whatever the caller's mode; on one thread: more would only wait for each other, and might round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)

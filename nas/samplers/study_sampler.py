@@ -1,0 +1,138 @@
+"""The Optuna sampler of a study, whatever proposes: whole architectures, reproducible, none of them twice."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, final
+
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler
+
+from nas.samplers.base import Ended, History, Sampler
+from nas.samplers.optuna_own import Random
+from nas.seeds import seed_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+    from search_spaces import Architecture, SearchSpace, Value
+
+# User attribute of a trial that holds what was proposed, whole: a killed process may have left only some of the parameters.
+PROPOSED = "proposed"
+KEY = "key"
+
+
+@final
+class StudySampler(BaseSampler):
+    """Proposes an architecture for each trial, by the run's seed, the trial's number, and the trials before it.
+
+    The architectures of the first trials are given, those of the next ones drawn uniformly, and the others proposed by a
+    sampler. No architecture computes what another one before it computes, as long as any is left that does not; only those
+    that are given may.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        space: SearchSpace,
+        *,
+        seed: int,
+        random_trials: int,
+        first: Sequence[Architecture] = (),
+    ) -> None:
+        self._sampler, self._space, self._seed, self._first = sampler, space, seed, first
+        self._start = len(first) + random_trials
+        # What is computed once: keys of architectures, and ended trials, neither of which ever changes.
+        self._keys: dict[tuple[Value, ...], str] = {}
+        self._ended: dict[int, tuple[FrozenTrial, Ended]] = {}
+        self._exhausted = -1
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Returns all choices: they are proposed together."""
+        return {name: CategoricalDistribution(choice.values) for name, choice in self._space.choices.items()}
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """Returns an architecture."""
+        proposed = trial.user_attrs.get(PROPOSED)
+        if proposed is not None:
+            return dict(proposed)
+        if trial.number < len(self._first):
+            return dict(self._first[trial.number])
+        return self._new(self._history(study, trial))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Refuses a choice that the space does not have: all that it has are proposed together."""
+        raise ValueError(f"{self._space.name} has no choice {param_name!r} with these values")
+
+    def _history(self, study: Study, trial: FrozenTrial) -> History:
+        ended, keys = [], set()
+        for other in study.get_trials(deepcopy=False):
+            if other.number >= trial.number:
+                continue
+            known = self._ended.get(other.number)
+            if known is None or known[0] is not other:
+                architecture = other.user_attrs.get(PROPOSED) or other.params
+                if architecture.keys() != self._space.choices.keys():
+                    continue  # Its process was killed before it proposed anything.
+                key = other.user_attrs.get(KEY) or self.key_of(architecture)
+                constraints = dict(other.constraints)
+                values = tuple(other.values) if other.state.name == "COMPLETE" else None
+                known = other, Ended(other.number, key, architecture, values, constraints)
+                if other.state.is_finished():
+                    self._ended[other.number] = known
+            keys.add(known[1].key)
+            if other.state.is_finished():
+                ended.append(known[1])
+        return History(
+            space=self._space,
+            objectives=len(study.directions),
+            ended=tuple(ended),
+            keys=keys,
+            start=self._start,
+            study=study,
+            trial=trial,
+            key_of=self.key_of,
+        )
+
+    def key_of(self, architecture: Architecture) -> str:
+        """Returns the hash of an architecture's canonical form."""
+        values = tuple(architecture[name] for name in self._space.choices)
+        if values not in self._keys:
+            self._keys[values] = self._space.key(architecture)
+        return self._keys[values]
+
+    def _new(self, history: History) -> dict[str, Value]:
+        """Returns what the sampler proposes, or what is near it, if that is not new; anything, once all has been tried."""
+        number = history.trial.number
+        sampler = Random() if number < self._start else self._sampler
+        for redraw in range(sampler.redraws + 1):
+            purpose = "architecture" if redraw == 0 else f"architecture, redraw {redraw}"
+            proposed = sampler.propose(history, seed_of(self._seed, purpose, number))
+            if history.is_new(proposed) or len(history.keys) == self._exhausted:
+                return proposed
+        for near in self._around(proposed, random.Random(seed_of(self._seed, "neighbour", number))):
+            if history.is_new(near):
+                return near
+        self._exhausted = len(history.keys)
+        return proposed
+
+    def _around(self, centre: Mapping[str, Value], generator: random.Random) -> Iterator[dict[str, Value]]:
+        """Yields all other architectures, those that differ in fewer choices first, at random among these."""
+        front, seen = [dict(centre)], {tuple(centre.values())}
+        while front:
+            reached = []
+            for start in front:
+                for near in self._space.neighbours(start):
+                    values = tuple(near.values())
+                    if values not in seen:
+                        seen.add(values)
+                        reached.append(near)
+            generator.shuffle(reached)
+            yield from reached
+            front = reached

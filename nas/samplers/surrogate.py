@@ -1,0 +1,185 @@
+"""Surrogate-guided search: a model of what was measured picks the most promising of many architectures.
+
+Sources: Jones, Schonlau and Welch, "Efficient Global Optimization of Expensive Black-Box Functions", 1998, for expected
+improvement; Gardner et al., "Bayesian Optimization with Inequality Constraints", ICML 2014, for the constraints; Knowles,
+"ParEGO", IEEE TEC 2006, for several objectives; White, Neiswanger and Savani, "BANANAS", AAAI 2021, arXiv:1910.11858, for
+candidates that are mutations of the best; Ament et al., "Unexpected Improvements to Expected Improvement for Bayesian
+Optimization", NeurIPS 2023, arXiv:2310.20708, for the logarithm.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+from scipy.special import log_ndtr, logsumexp, ndtri
+from scipy.stats import rankdata
+
+from nas.samplers.base import Sampler
+from nas.samplers.ensemble import distances_to, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from nas.samplers.base import Ended, History
+    from nas.samplers.ensemble import Floats
+    from search_spaces import Value
+
+# Of the predictions for an objective, by which the expectation is taken.
+DRAWS = 128
+# How much the sum of the objectives counts beside the worst of them (Knowles, 2006).
+AUGMENTATION = 0.05
+# Candidates: the share drawn uniformly, that of children of two parents, and how likely one more choice is changed.
+UNIFORM, CROSSED, FURTHER = 0.2, 0.2, 0.4
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Surrogate(Sampler):
+    """Bayesian optimisation: models each objective and each constraint, and takes the largest expected improvement.
+
+    With several objectives each proposal weighs them at random. Until a trial keeps the constraints it takes what most
+    probably does.
+
+    Attributes:
+        candidates: Architectures among which one is picked: children of the best trials, and some drawn uniformly.
+        parents: Number of the best trials whose children are candidates.
+        points: The most trials that the models are fitted to: the best of them, and others at random.
+    """
+
+    candidates: int = 300
+    parents: int = 20
+    points: int = 250
+
+    def __post_init__(self) -> None:
+        for name, least in (("candidates", 1), ("parents", 1), ("points", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def propose(self, history: History, seed: int) -> dict[str, Value]:
+        """Returns the most promising new architecture; one drawn uniformly while nothing is known."""
+        generator, numbers = random.Random(seed), np.random.default_rng(seed)
+        weights = numbers.dirichlet(np.ones(history.objectives))
+        known = _ranked([trial for trial in history.ended if trial.values is not None or trial.constraints], weights)
+        if not known:
+            return _first_new(history, [history.space.sample(generator) for _ in range(self.candidates)])
+        pool = self._pool(history, known, generator)
+        if len(known) > self.points:
+            best = self.points // 2
+            others = numbers.choice(np.arange(best, len(known)), self.points - best, replace=False)
+            known = known[:best] + [known[place] for place in sorted(others)]
+        promise = _promise(history, known, pool, weights, numbers)
+        return _first_new(history, [pool[place] for place in np.argsort(-promise, kind="stable")])
+
+    def _pool(self, history: History, known: Sequence[Ended], generator: random.Random) -> list[dict[str, Value]]:
+        """Returns candidates, all different; fewer than asked for where the space has hardly as many."""
+        space, parents = history.space, [trial.architecture for trial in known[: self.parents]]
+        free = [name for name, choice in space.choices.items() if len(choice.values) > 1]
+        found: dict[str, dict[str, Value]] = {}
+        for _ in range(2 * self.candidates):
+            kind = generator.random()
+            if kind < UNIFORM:
+                child = space.sample(generator)
+            else:
+                # The better, the likelier.
+                child = dict(parents[int(len(parents) * generator.random() ** 2)])
+                if kind < UNIFORM + CROSSED:
+                    child = space.crossover(child, generator.choice(parents), generator)
+                changes = 1
+                while generator.random() < FURTHER:
+                    changes += 1
+                for name in generator.sample(free, min(changes, len(free))):
+                    child[name] = generator.choice([v for v in space.choices[name].values if repr(v) != repr(child[name])])
+            found.setdefault(repr([*child.values()]), child)
+            if len(found) == self.candidates:
+                break
+        return list(found.values())
+
+
+def _first_new(history: History, candidates: Sequence[dict[str, Value]]) -> dict[str, Value]:
+    """Returns the first that no trial has; the first, if there is none."""
+    return next((candidate for candidate in candidates if history.is_new(candidate)), candidates[0])
+
+
+def _ranked(trials: Sequence[Ended], weights: Floats) -> list[Ended]:
+    """Returns trials, the best first: the least violation, then the least of the weighted objectives."""
+    measured = [(trial.number, trial.values) for trial in trials if trial.values is not None]
+    ranks = np.array([rankdata([_number(values[place]) for _, values in measured]) for place in range(len(weights))])
+    cost = dict(zip((number for number, _ in measured), _weighed(ranks, weights), strict=True))
+    return sorted(trials, key=lambda trial: (_number(trial.violation), cost.get(trial.number, np.inf), trial.number))
+
+
+def _number(value: float) -> float:
+    """Returns a value, infinite where it is none."""
+    return np.inf if value != value else value
+
+
+def _weighed(costs: Floats, weights: Floats) -> Floats:
+    """Returns the augmented Chebyshev scalarisation (...) of M objectives (M, ...), to be minimised."""
+    weighted = weights.reshape(-1, *[1] * (costs.ndim - 1)) * costs
+    return np.asarray(weighted.max(0) + AUGMENTATION * weighted.sum(0))
+
+
+def _promise(
+    history: History, known: list[Ended], pool: Sequence[dict[str, Value]], weights: Floats, numbers: np.random.Generator
+) -> Floats:
+    """Returns the logarithm of each candidate's expected improvement times the probability that it is feasible (A,)."""
+    count = len(known)
+    distances = distances_to(history.space, [*(trial.architecture for trial in known), *pool], count)
+
+    def predicted(values: Floats, has: NDArray[np.intp]) -> tuple[Floats, Floats, float]:
+        ensemble = fit(distances[:, has][:, :, has], values)
+        return *ensemble.predict(distances[:, count:][:, :, has]), ensemble.noise
+
+    promise = np.zeros(len(pool))
+    for name in sorted({name for trial in known for name in trial.constraints}):
+        has = np.flatnonzero([name in trial.constraints for trial in known])
+        mean, deviation, noise = predicted(_excess(np.array([known[i].constraints[name] for i in has])), has)
+        # A trial is held to what will be measured.
+        promise += log_ndtr(-mean / np.hypot(deviation, noise))
+    has = np.flatnonzero([trial.values is not None for trial in known])
+    feasible = np.array([known[i].violation == 0 for i in has], dtype=bool)
+    if not feasible.any():
+        return promise
+    measured = np.array([known[i].values for i in has], dtype=float).T
+    # Neither is right for all objectives: of one proposal and the next each may have its say.
+    transform = _by_rank if numbers.random() < 0.5 else _by_size
+    costs = np.stack([transform(values) for values in measured])
+    levels = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+    draws = np.empty((len(costs), len(pool), DRAWS))
+    for number, cost in enumerate(costs):
+        mean, deviation, _ = predicted(cost, has)
+        draws[number] = mean[:, None] + deviation[:, None] * numbers.permutation(levels)
+    # Each objective from 0 to 1 over the feasible trials.
+    least = costs[:, feasible].min(1, keepdims=True)
+    extent = np.ptp(costs[:, feasible], axis=1, keepdims=True)
+    extent[extent == 0] = 1
+    best = _weighed((costs[:, feasible] - least) / extent, weights).min()
+    gain = (best - _weighed((draws - least[..., None]) / extent[..., None], weights)) / 0.01
+    # Softened, so that candidates that improve in no draw differ, too.
+    return np.asarray(promise + logsumexp(np.log(np.logaddexp(0, np.maximum(gain, -600))), axis=1))
+
+
+def _by_rank(values: Floats) -> Floats:
+    """Returns normal scores (T,): the same for all values that are in the same order, however far apart."""
+    return np.asarray(ndtri((rankdata(np.nan_to_num(values, nan=np.inf)) - 0.5) / len(values)))
+
+
+def _by_size(values: Floats) -> Floats:
+    """Returns values from 0 to 1 (T,), those pulled in that are further above the median than the least is below."""
+    values = np.nan_to_num(values, nan=np.inf, posinf=1e300, neginf=-1e300)
+    values = values / (np.abs(values).max() or 1.0)
+    least, median = values.min(), np.median(values)
+    most = 2 * median - least if median > least else values.max()
+    return np.asarray((np.minimum(values, most) - least) / (most - least or 1.0))
+
+
+def _excess(values: Floats) -> Floats:
+    """Returns excesses over a bound (T,), those far from it pulled in; the sign stays."""
+    values = np.nan_to_num(values, nan=np.inf, posinf=1e300, neginf=-1e300)
+    unit = float(np.median(np.abs(values))) or 1.0
+    return np.asarray(np.arcsinh(np.clip(values / unit, -1e3, 1e3)))

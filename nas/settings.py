@@ -1,0 +1,46 @@
+"""Settings that check themselves: bounds of numbers, and several faults in one error."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields
+from typing import Any
+
+
+class FaultsError(ValueError):
+    """Several faults in one section, as (key, message) pairs."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key} {message}" for key, message in faults))
+        self.faults = faults
+
+
+def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    """Returns a dataclass field for a number with inclusive bounds, which `check_numbers` applies."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def check_numbers(settings: Any) -> list[tuple[str, str]]:
+    """Returns the faults of the numbers in a dataclass of settings: values outside the bounds of their fields."""
+    faults = []
+    for f in fields(settings):
+        value, low, high = getattr(settings, f.name), f.metadata.get("low"), f.metadata.get("high")
+        if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if value != value:  # NaN compares with nothing.
+            faults.append((f.name, "must be a number, got nan"))
+        elif low is not None and value < low:
+            faults.append((f.name, f"must be at least {plain(low)}, got {plain(value)}"))
+        elif high is not None and value > high:
+            faults.append((f.name, f"must be at most {plain(high)}, got {plain(value)}"))
+    return faults
+
+
+def plain(value: float) -> str:
+    """Returns a number as a person writes it: all digits of an int, no zeros behind the point of a float."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def refuse(faults: list[tuple[str, str]]) -> None:
+    """Raises what is wrong, if anything is."""
+    if faults:
+        raise FaultsError(faults)

@@ -1,0 +1,153 @@
+"""Early stopping against training every trial to its end: architectures a minute, and the error of what is found.
+
+For every seed the same random architectures are tried both ways; with early stopping there are twice as many trials. The
+best architecture of each search is retrained as a finalist is, and attacked on the test split as the search attacks. Goal:
+at least 2 times the architectures a minute (of CPU time, one thread: the machine may be shared) at equal or better
+adversarial error, over 5 seeds, on digits and on MNIST (from ../shared/data, or where HARDCELL_DATA points).
+
+    python tests/benchmarks/halving.py [--data digits mnist] [--seeds 5] [--trials 20] [--stopping '{first: 0.2}']
+
+Prints a line a search, and JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+
+from nas import Config
+from nas.config import DataConfig
+from nas.controller import Controller
+from nas.data import open_test
+from nas.evaluate import TrainAndAttack, validation_radii
+from nas.finalists import choose_finalists
+from nas.pipeline import prepare
+from nas.ranking import ranked
+from nas.samplers import SAMPLERS
+from nas.seeds import seed_of
+from nas.stopping import Halving
+from nas.storage import Place, close_storage, open_storage
+from nas.study import create_study, read_trials
+from nas.training.network import build_network
+from nas.training.train import train
+
+SHARED = Path(os.environ.get("HARDCELL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+
+
+def configure(data: str, seed: int, trials: int, sampler: str) -> Config:
+    """Returns the config of a search without early stopping: the default one, on some images of MNIST or on digits."""
+    base = Config(threads=1, seed=seed)
+    config = replace(base, search=replace(base.search, trials=trials, sampler=SAMPLERS[sampler]()))
+    if data == "digits":
+        return config
+    files = {"name": data, "path": mnist_folder(), "limit": 1600}
+    return replace(
+        config,
+        data=DataConfig(**files),
+        space=replace(config.space, options={"channels": 4, "cells_per_stage": 1, "stages": 2}),
+        evaluation=replace(config.evaluation, epsilon=0.1),
+        finalists=replace(config.finalists, images=1000),
+    )
+
+
+def mnist_folder() -> str:
+    """Returns a folder as torchvision wants it, linked to the shared files."""
+    root = Path(tempfile.gettempdir(), "hardcell-mnist")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for file in (SHARED / "mnist").glob("*.gz"):
+        if not (raw / file.name).exists():
+            (raw / file.name).symlink_to(file.resolve())
+    import gzip
+
+    for file in raw.glob("*.gz"):
+        if not file.with_suffix("").exists():
+            file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    return str(root)
+
+
+def run(config: Config) -> dict[str, float]:
+    """Returns the CPU seconds of a search, its trials, and the test errors of its best architecture, retrained."""
+    evaluate = prepare(config)
+    assert isinstance(evaluate, TrainAndAttack)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(Path(folder, "study.db"))
+        storage = open_storage(place)
+        study = create_study(storage, place, config, evaluate.space)
+        started = time.process_time()
+        for _ in Controller(study, storage, evaluate, Path(folder)).trials():
+            pass
+        seconds = time.process_time() - started
+        trials = read_trials(study)
+        close_storage(storage)
+    (best,) = choose_finalists(trials, config, 1)
+    data, seed = evaluate.data, seed_of(config.seed, "finalist", int(best.key, 16))
+    network = build_network(evaluate.space, best.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))
+    epochs, epsilon = config.finalists.epochs, config.evaluation.epsilon
+    for _ in train(network, data.train, data.validation, config.training, epsilon=epsilon, epochs=epochs, seed=seed):
+        pass
+    test = open_test(config.data).first(config.finalists.images)
+    radii = validation_radii(network, test, config.evaluation, seed)
+    return {
+        "seconds": seconds,
+        "trials": len(trials),
+        "complete": sum(trial.state == "complete" for trial in trials),
+        "per_minute": 60 * len(trials) / seconds,
+        "validation_error": ranked(trials, config.objective)[0].metrics["adversarial_error"],
+        "test_error": float((radii <= epsilon).mean()),
+    }
+
+
+def compare(data: str, seeds: int, trials: int, sampler: str, stopping: Halving) -> dict[str, object]:
+    """Returns the comparison on one data set, and prints every search of it."""
+    rows = []
+    for seed in range(seeds):
+        plain = configure(data, seed, trials, sampler)
+        stopped = replace(plain, search=replace(plain.search, trials=2 * trials, stopping=stopping))
+        row = {"all epochs": run(plain), "halving": run(stopped)}
+        for name, found in row.items():
+            told = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+            print(f"{data} seed {seed} {name}: {told}", flush=True)
+        rows.append(row)
+    ratios = [row["halving"]["per_minute"] / row["all epochs"]["per_minute"] for row in rows]
+    median = {
+        f"{kind} of {name}": statistics.median(row[name][kind] for row in rows)
+        for name in ("all epochs", "halving")
+        for kind in ("validation_error", "test_error")
+    }
+    differences = [row["halving"]["test_error"] - row["all epochs"]["test_error"] for row in rows]
+    return {
+        "data": data,
+        "architectures_per_minute_ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+        **{name: round(value, 4) for name, value in median.items()},
+        "mean_test_difference": round(statistics.mean(differences), 4),
+        "test_differences": [round(difference, 4) for difference in differences],
+    }
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", default=["digits", "mnist"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--sampler", default="random", choices=[*SAMPLERS])
+    parser.add_argument("--stopping", type=lambda text: Halving(**yaml.safe_load(text)), default=Halving())
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = [compare(d, options.seeds, options.trials, options.sampler, options.stopping) for d in options.data]
+    print(json.dumps({"stopping": str(options.stopping), "results": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

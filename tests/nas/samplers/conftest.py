@@ -1,0 +1,81 @@
+"""Toy spaces, histories made by hand, and whole studies, for the tests of samplers."""
+
+import optuna
+import pytest
+from torch import nn
+
+from nas.samplers import Ended, History, StudySampler
+from search_spaces import Choice, SearchSpace
+
+
+@pytest.fixture(autouse=True)
+def silent():
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """A factory of spaces whose choices are named a, b, c, and so on; each is given by its values, or their number."""
+
+    def make(*choices, canonical=dict):
+        values = [tuple(range(choice)) if isinstance(choice, int) else choice for choice in choices]
+        named = {chr(ord("a") + i): Choice(*each) for i, each in enumerate(values)}
+        return SearchSpace(name="toy", choices=named, build=lambda *_: nn.Identity(), canonical=canonical)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def history_of():
+    """A factory of histories: trials are given as (architecture, values, constraints), numbered from 0."""
+
+    def make(space, trials=(), *, objectives=1, start=0, running=()):
+        ended = [
+            Ended(number, space.key(architecture), architecture, values, constraints)
+            for number, (architecture, values, constraints) in enumerate(trials)
+        ]
+        keys = {each.key for each in ended} | {space.key(architecture) for architecture in running}
+        return History(
+            space=space,
+            objectives=objectives,
+            ended=tuple(ended),
+            keys=keys,
+            start=start,
+            study=None,
+            trial=None,
+            key_of=space.key,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def search():
+    """Runs trials of a study, new or given; returns their architectures.
+
+    `measure` maps an architecture to its values (a number or several), None if it fails, and its constraints.
+    """
+
+    def run(sampler, space, measure, trials, *, seed=0, random_trials=5, study=None, objectives=1):
+        chosen = StudySampler(sampler, space, seed=seed, random_trials=random_trials)
+        if study is None:
+            study = optuna.create_study(directions=["minimize"] * objectives, sampler=chosen)
+        else:
+            study.sampler = chosen
+        found = []
+        for _ in range(trials):
+            trial = study.ask()
+            found.append(space.suggest(trial))
+            values, constraints = measure(found[-1])
+            for name, excess in constraints.items():
+                trial.set_constraint(name, excess)
+            if values is None:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, values)
+        return found
+
+    return run
