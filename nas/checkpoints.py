@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -65,7 +66,8 @@ class FileStore(Store):
             partial.write_bytes(content)
             partial.replace(self.path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise CheckpointError(
                 f"{self.path}: {error.strerror or error}; what is written is kept: mend that, and `hardcell resume` goes on"
             ) from error

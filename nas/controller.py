@@ -196,7 +196,7 @@ class Controller:
 
 
 def rung_point(epoch: EpochResult, known: Mapping[str, float], minimise: Sequence[str]) -> list[float]:
-    """Returns what early stopping judges a trial by: its adversarial error, then what else is minimised and known by then."""
+    """Returns what early stopping judges a trial by: its adversarial error, then what else is minimised and known then."""
     assert epoch.adversarial_error is not None
     assert epoch.clean_error is not None
     at_rung = {**known, "clean_error": epoch.clean_error}

@@ -134,7 +134,7 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
         ) from error
     for name, found in evaluate.hashes.items():
         if recorded.get(name) != found:
-            what = "table is not that" if name == "table" else f"{name} images are not those"
+            what = "table is not the one" if name == "table" else f"{name} images are not those"
             raise RunError(f"{folder.path}: the {what} that the run began with; start a new run")
 
 

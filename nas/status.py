@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from nas.evaluator_config import Table
 from nas.finalists import choose_finalists
 from nas.metrics import STANDARD_METRICS
+from nas.ranking import ranked
 from nas.run import read_run
 from nas.run_folder import is_locked
-from nas.ranking import ranked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,6 +10,7 @@ import math
 import operator
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -17,19 +18,20 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from evaluators import macs, parameters
+from nas.config import Config
 from nas.errors import DataError
 from nas.evaluate import Evaluator, Precheck
 from nas.executors.base import Outcome
 from nas.metrics import CHEAP_METRICS
+from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Sequence
 
     from nas.checkpoints import Checkpoint
-    from nas.config import Config
     from nas.evaluator_config import Table
     from nas.executors.base import EpochResult, Job
-    from search_spaces import Architecture, SearchSpace, Value
+    from search_spaces import Architecture, Value
 
 Row = tuple["Value", ...]
 # What NAS-Bench-201 calls the operations of cell201.
@@ -60,12 +62,14 @@ class TableLookup(Evaluator):
         space: The search space.
         rows: Metrics by the values of the choices, in the order of the space's table; None where a cell is empty.
         digest: Hash of the table's file.
+        counted: Parameters and macs that were counted, by the values of the choices, so that none are counted twice.
     """
 
     config: Config
     space: SearchSpace
     rows: Mapping[Row, Mapping[str, float | None]] = field(repr=False)
     digest: str
+    counted: dict[Row, dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -91,11 +95,10 @@ class TableLookup(Evaluator):
         asked, found = self.config.objective.metrics(), self._row(job) or {}
         known = {name: value for name in CHEAP_METRICS if (value := found.get(name)) is not None}
         if any(name in asked and name not in known for name in CHEAP_METRICS):
-            settings = _settings(self.config)
-            with torch.device("meta"):
-                network = self.space.build(job.architecture, settings.image, settings.classes)
-                counted = {"parameters": float(parameters(network)), "macs": float(macs(network, settings.image))}
-            known = counted | known
+            row = tuple(job.architecture.values())
+            if row not in self.counted:
+                self.counted[row] = self._count(job.architecture)
+            known = self.counted[row] | known
         return Precheck(known, constant=False)
 
     def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, Outcome]:
@@ -112,6 +115,12 @@ class TableLookup(Evaluator):
     def _looked_up(self) -> list[str]:
         """Returns the metrics that the objective names, but for those that are counted where the table lacks them."""
         return [name for name in self.config.objective.metrics() if name not in CHEAP_METRICS]
+
+    def _count(self, architecture: Architecture) -> dict[str, float]:
+        settings = _settings(self.config)
+        with torch.device("meta"):
+            network = self.space.build(architecture, settings.image, settings.classes)
+            return {"parameters": float(parameters(network)), "macs": float(macs(network, settings.image))}
 
     def _row(self, job: Job) -> Mapping[str, float | None] | None:
         """Returns the row of the architecture as it was proposed, or else of its canonical form, which computes the same."""
@@ -189,8 +198,9 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]
 def _architecture_reader(header: Sequence[str], space: SearchSpace, path: Path) -> Any:
     """Returns a function from a row's cells to its architecture."""
     if all(name in header for name in space.choices):
-        # A value as it is written: 3 is an int where the choice holds the int 3.
-        written = {name: {str(value): value for value in choice.values} for name, choice in space.choices.items()}
+        # A value as it is written: 3 is an int where the choice holds the int 3. csv and pandas write None as nothing.
+        empty = {name: {"": None} if None in choice.values else {} for name, choice in space.choices.items()}
+        written = {name: {**empty[name], **{str(v): v for v in choice.values}} for name, choice in space.choices.items()}
         return lambda cells: {name: written[name].get(cells[name], cells[name]) for name in space.choices}
     if "arch" in header:
         return lambda cells: _of_nasbench201(cells["arch"])

@@ -78,13 +78,15 @@ def limited(left: float | None, limit: float | None) -> Iterator[None]:
     def ring(number: int, frame: FrameType | None) -> None:
         raise TimeLimitError(message)
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, left)
+    started, before = time.monotonic(), signal.signal(signal.SIGALRM, ring)
+    rest, interval = signal.setitimer(signal.ITIMER_REAL, left)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if rest > 0:  # An alarm of the caller's own goes on.
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, rest - (time.monotonic() - started)), interval)
 
 
 def limit_message(limit: float) -> str:

@@ -160,7 +160,7 @@ def _connect(settings: Ray) -> None:
             log_to_driver=False,
             logging_level=logging.CRITICAL,
         )
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise RunError(refusal(settings.address, error)) from error
 
 
@@ -189,10 +189,12 @@ def refusal(address: str | None, error: BaseException) -> str:
     import ray
 
     text = str(error)
-    if isinstance(error, ray.exceptions.AuthenticationError) or "token" in text.lower():
+    # Ray says no more than that it cannot connect, where something listens, and so has refused.
+    refused = isinstance(error, ConnectionError) and address not in (None, "auto")
+    if refused or isinstance(error, ray.exceptions.AuthenticationError) or "token" in text.lower():
         return (
             f"search.executor: the cluster at {address} refuses this process: every node and this one need the same token, "
-            f"in RAY_AUTH_TOKEN, or in the file that RAY_AUTH_TOKEN_PATH names ({first_line(error)})"
+            f"in RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names, and the same Ray ({first_line(error)})"
         )
     if "ersion mismatch" in text:
         return (

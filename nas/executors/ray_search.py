@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 import ray
 from ray import cloudpickle, tune
-from ray.exceptions import RayActorError
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
@@ -82,6 +84,9 @@ class Search:
     def _run(self) -> None:
         """Runs Tune until there are no more jobs."""
         error = None
+        # Tune would make these by itself; but it leaves their files open where it ends before its trials do.
+        loggers = [JsonLoggerCallback(), CSVLoggerCallback()]
+        _see_memory_kills_as_deaths()
         try:
             tune.run(
                 Worker,
@@ -91,7 +96,7 @@ class Search:
                 num_samples=-1,
                 search_alg=_Puller(self._plugins),
                 scheduler=_Stopper(self._plugins),
-                callbacks=[_Teller(self._plugins)],
+                callbacks=[_Teller(self._plugins), *loggers, _Closer(loggers)],
                 stop=_Closed(self.line),
                 reuse_actors=True,
                 # A job whose worker died comes again from the searcher.
@@ -104,6 +109,26 @@ class Search:
         except BaseException as raised:  # Whatever ends Tune ends the search, in the other thread.
             error = told(raised)
         self.line.tell(Over(error))
+
+
+def _see_memory_kills_as_deaths() -> None:
+    """Lets Tune take a worker that Ray's memory monitor killed for one that died.
+
+    Tune 2.60 knows but one kind of a worker's death, and ends altogether at any other; there is no public way round this.
+    Should Tune change inside, it stays as it is: then such a death ends the run, which can go on.
+    """
+    manager: Any = RayActorManager
+    whole = getattr(manager, "_actor_task_failed", None)
+    if whole is None or getattr(whole, "knows_memory", False):
+        return
+
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=f"The worker died.\n{exception}")
+        whole(self, tracked_actor_task, exception)
+
+    failed.knows_memory = True  # type: ignore[attr-defined]
+    manager._actor_task_failed = failed
 
 
 def _name(trial: Trial) -> str:
@@ -232,6 +257,20 @@ class _Teller(tune.Callback):
         number = trial.config["job"]["number"]
         died, line = words(trial)
         self._plugins.line.tell(Died(number, line) if died else Broken(number, RunError(f"no worker can start: {line}")))
+
+
+@final
+class _Closer(tune.Callback):
+    """Closes the files of trials that Tune did not end."""
+
+    def __init__(self, loggers: list[Any]) -> None:
+        self._loggers = loggers
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Closes them."""
+        for logger in self._loggers:
+            for trial in trials:
+                logger.log_trial_end(trial)
 
 
 @final

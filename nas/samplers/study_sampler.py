@@ -32,7 +32,8 @@ class StudySampler(BaseSampler):
 
     The architectures of the first trials are given, those of the next ones drawn uniformly, and the others proposed by a
     sampler. No architecture computes what another one before it computes, as long as any is left that does not; only those
-    that are given may.
+    that are given may. Several samplers of one space may share `keys`, the hashes of canonical forms by the values of the
+    choices.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class StudySampler(BaseSampler):
         seed: int,
         random_trials: int,
         first: Sequence[Architecture] = (),
+        keys: dict[tuple[Value, ...], str] | None = None,
     ) -> None:
         self._sampler, self._space, self._seed, self._first = sampler, space, seed, first
         self._start = len(first) + random_trials
         # What is computed once: keys of architectures, and ended trials, neither of which ever changes.
-        self._keys: dict[tuple[Value, ...], str] = {}
+        self._keys = {} if keys is None else keys
         self._ended: dict[int, tuple[FrozenTrial, Ended]] = {}
         self._exhausted = -1
 

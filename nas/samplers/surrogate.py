@@ -46,17 +46,19 @@ class Surrogate(Sampler):
     probably does.
 
     Attributes:
+        start: Trials before which it draws uniformly: of fewer, the models settle on the first good kind they see.
         candidates: Architectures among which one is picked: children of the best trials, and some drawn uniformly.
         parents: Number of the best trials whose children are candidates.
         points: The most trials that the models are fitted to: the best of them, and others at random.
     """
 
+    start: int = 20
     candidates: int = 300
     parents: int = 20
     points: int = 250
 
     def __post_init__(self) -> None:
-        for name, least in (("candidates", 1), ("parents", 1), ("points", 2)):
+        for name, least in (("start", 0), ("candidates", 1), ("parents", 1), ("points", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
@@ -65,7 +67,7 @@ class Surrogate(Sampler):
         generator, numbers = random.Random(seed), np.random.default_rng(seed)
         weights = numbers.dirichlet(np.ones(history.objectives))
         known = _ranked([trial for trial in history.ended if trial.values is not None or trial.constraints], weights)
-        if not known:
+        if len(known) < max(1, self.start):
             return _first_new(history, [history.space.sample(generator) for _ in range(self.candidates)])
         pool = self._pool(history, known, generator)
         if len(known) > self.points:

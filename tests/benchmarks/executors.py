@@ -4,8 +4,8 @@
 
 Two kinds of jobs, both made up: such as do nothing (one epoch, then an outcome), and such as keep one core busy for so many
 seconds of its own time. Each is run by the local executor and by Ray on this machine with one and with two workers. Times
-begin with the first job that starts, and, with Ray, once all workers have had one; the start itself is told apart. Goals: under
-0.3 s a trial that does nothing; two workers on two cores at least 1.7 times one. Prints JSON.
+begin once all workers have had a job; the start itself is told apart. Goals: under 0.3 s a trial that does nothing; two
+workers on two cores at least 1.7 times one. Prints JSON.
 """
 
 from __future__ import annotations

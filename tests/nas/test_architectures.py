@@ -45,7 +45,7 @@ class TestRead:
         [
             (
                 "advrus",
-                r"^must be one of darts_v1, .*, a YAML file, a run's folder, or choices, got 'advrus'; did you mean 'advrush'\?$",
+                r"^must be one of darts_v1, .*, a YAML file, a run's folder, or choices, got 'advrus'; .* 'advrush'\?$",
             ),
             ("missing.yaml", r"missing\.yaml: No such file or directory$"),
             ("broken.yaml", r"broken\.yaml: while parsing"),
@@ -61,6 +61,27 @@ class TestRead:
         (tmp_path / "list.yaml").write_text("[1, 2]", encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             read_architectures(reference, tmp_path)
+
+    def test_list_in_a_file_holds_any_of_these_relative_to_it(self, tmp_path, stored_cell):
+        deeper = tmp_path / "lists" / "deeper"
+        deeper.mkdir(parents=True)
+        other, third = CELL | {"edge01": "none"}, CELL | {"edge02": "none"}
+        (deeper / "inner.yaml").write_text(yaml.safe_dump([other, "third.yml"]), encoding="utf-8")
+        (deeper / "third.yml").write_text(yaml.safe_dump({"architecture": third}), encoding="utf-8")
+        outer = tmp_path / "lists" / "outer.yaml"
+        outer.write_text(yaml.safe_dump(["../cell.yaml", "deeper/inner.yaml", "advrush", CELL]), encoding="utf-8")
+        wanted = [CELL, other, third, PUBLISHED["advrush"].architecture, CELL]
+        assert read_architectures("lists/outer.yaml", tmp_path) == read_architectures(str(outer), None) == wanted
+
+    def test_empty_list_in_a_file_holds_none(self, tmp_path):
+        (tmp_path / "none.yaml").write_text("[]", encoding="utf-8")
+        assert read_architectures("none.yaml", tmp_path) == []
+
+    def test_list_that_holds_itself_is_refused(self, tmp_path):
+        (tmp_path / "one.yaml").write_text("[two.yaml]", encoding="utf-8")
+        (tmp_path / "two.yaml").write_text("[one.yaml]", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"(one|two)\.yaml: must not hold itself$"):
+            read_architectures("one.yaml", tmp_path)
 
 
 class TestConfig:
@@ -141,3 +162,35 @@ def test_interrupted_search_begins_with_the_same(tmp_path, given, trials_only):
     whole, broken = (read_run(tmp_path / name).trials for name in ("whole", "broken"))
     assert [t.architecture for t in whole] == [t.architecture for t in broken]
     assert [t.metrics for t in whole] == [t.metrics for t in broken]
+
+
+class TestEarlierRun:
+    @pytest.fixture
+    def earlier(self, tiny, tmp_path, trials_only):
+        trials_only(tmp_path / "earlier", tiny("search.trials=4", "finalists.count=2"))
+        return tmp_path / "earlier"
+
+    def test_stands_for_its_finalists_best_first(self, earlier, tiny, tmp_path, trials_only):
+        run = read_run(earlier)
+        order = sorted(run.trials, key=lambda trial: (trial.metrics["adversarial_error"], trial.number))
+        assert len({trial.key for trial in order}) == 4
+        best = [dict(trial.architecture) for trial in order[:2]]
+        assert read_architectures("earlier", tmp_path) == read_architectures(str(earlier), None) == best
+        # Named in a config it is the first trials of another search, which can go on when the earlier one is gone.
+        config = tiny(f"search.first=['{earlier}']", "search.trials=2", "seed=7")
+        assert config.search.first == tuple(best)
+        trials_only(tmp_path / "later", config)
+        assert [trial.architecture for trial in read_run(tmp_path / "later").trials] == best
+
+    def test_of_another_space_is_refused(self, earlier):
+        with pytest.raises(ConfigError, match=r"config: search\.first\[0\] is not an architecture of mlp: unknown choice"):
+            nas.parse_config({"space": "mlp", "search": {"first": [str(earlier)]}})
+
+    def test_without_a_complete_trial_is_refused(self, tiny, tmp_path):
+        events = search_events(tiny(), tmp_path / "run")
+        next(events)
+        events.close()
+        with pytest.raises(ValueError, match=r"run: has no complete trial yet, so there is nothing to begin with$"):
+            read_architectures("run", tmp_path)
+        with pytest.raises(ConfigError, match=r"search\.first\[0\] .*run: has no complete trial yet"):
+            nas.parse_config({"search": {"first": [str(tmp_path / "run")]}})

@@ -4,6 +4,7 @@ import copy
 import importlib
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from nas.checkpoints import CheckpointError
 from nas.data import Dataset, Split
 from nas.errors import RunError
 from nas.executors import EXECUTORS, EpochResult, Job, Local, Outcome, Ray, Started, Work, ray_tune
-from nas.executors.ray_cluster import Cluster, connected, is_users_own
+from nas.executors.ray_cluster import Cluster, connected, is_users_own, refusal
 from nas.executors.ray_line import Began, Broken, Died, Ended, Epoch, Line, Over, Pull
 from nas.executors.ray_tune import _Desk
 from nas.resolve import resolve
@@ -134,6 +135,27 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RunError, match=r"Ray is not installed: pip install 'ray\[tune\]'"), connected(Ray()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "address", "message"),
+    [
+        (
+            ConnectionError("Failed to connect to Ray cluster"),
+            "host:6379",
+            "refuses this process: every node and",
+        ),
+        (ConnectionError("Could not find any running"), "auto", "no Ray cluster at auto; start one with"),
+        (
+            RuntimeError("Version mismatch: The cluster\nwas started with"),
+            "host:6379",
+            "another version .* cluster was",
+        ),
+        (OSError("no space\nleft"), None, "Ray does not start: OSError: no space$"),
+    ],
+)
+def test_a_refusal_says_what_to_do(error, address, message):
+    assert re.search(message, refusal(address, error))
 
 
 def test_users_own_modules(tmp_path):
@@ -299,7 +321,7 @@ def test_a_closed_line_waits_for_nothing():
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto", "nowhere.invalid:6379"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
 def test_no_cluster_at_the_address(address, tmp_path):
     import ray
 

@@ -240,6 +240,59 @@ def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finish
     assert_same_run(run, finished_run, told)
 
 
+def started(stored, run):
+    """Returns how many trials a run's study holds, of which how many have ended, and those, by number."""
+    trials = stored(run)
+    ended = {trial.number: (trial.params, trial.values, trial.user_attrs) for trial in trials if trial.state.is_finished()}
+    return len(trials), ended
+
+
+def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
+    """Kills a search under Ray again and again, and lets it end; each time what has ended must be as it was."""
+    moment, ended, killed = random.Random(seed), {}, 0
+    options = ("--executor", "ray", "--set", "search.executor.workers=2", "--set", "search.sampler=random")
+    options += ("--set", "search.trials=30", "--set", "search.attempts=100", "--set", "finalists.references=false")
+    process = hardcell("search", tiny_file, "--run", run, *options, "--set", "search.checkpoint_seconds=0")
+    for _ in range(kills):
+        # Ray takes some seconds to start, before the first trial of the process begins.
+        killed += kill_soon(process, moment.uniform(2, 9))
+        _, now = started(stored, run)
+        assert {number: now[number] for number in ended} == ended  # None is lost, and none is run again.
+        ended = now
+        process = hardcell("resume", run)
+    finish(process)
+    count, now = started(stored, run)
+    assert {number: now[number] for number in ended} == ended
+    assert sorted(now) == list(range(30))
+    assert count == 30
+    return killed
+
+
+def same_under_ray(told, run, tmp_path, tiny, trials_only):
+    """Asserts that the trials are those of a local, uninterrupted search."""
+    whole = tmp_path / "whole"
+    trials_only(whole, tiny("search.sampler=random", "search.trials=30", "finalists.references=false"))
+    assert [trial["attributes"]["architecture"] for trial in told(run)] == [
+        trial["attributes"]["architecture"] for trial in told(whole)
+    ]
+    assert told(run) == told(whole)
+
+
+@pytest.mark.ray
+def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, told, stored, tmp_path, trials_only):
+    run = tmp_path / "run"
+    assert killed_under_ray(hardcell, stored, tiny_file, run, 2, seed=0) >= 1
+    same_under_ray(told, run, tmp_path, tiny, trials_only)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, told, stored, tmp_path, trials_only):
+    run = tmp_path / "run"
+    assert killed_under_ray(hardcell, stored, tiny_file, run, 20, seed=1) >= 5
+    same_under_ray(told, run, tmp_path, tiny, trials_only)
+
+
 def test_trial_is_started_again_as_often_as_attempts_says_and_then_fails(tiny, tmp_path, break_off, stored, trials_only):
     # `attempts`: "How often a trial is started again after the process was killed in it, before it counts as failed".
     run = tmp_path / "run"

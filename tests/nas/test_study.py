@@ -1,28 +1,13 @@
-"""Ranking, and the study as the record of everything."""
+"""The study as the record of everything."""
 
 import pytest
 
 from nas.config import ObjectiveConfig
 from nas.errors import RunError
 from nas.run import read_run
-from nas.ranking import ranked
 from nas.space_options import open_space
 from nas.storage import Place, open_storage
-from nas.study import Trial, create_study, load_study, read_trials, set_constraints
-
-
-def trial(number, *, adversarial=0.5, clean=0.1, parameters=100.0, violation=0.0, state="complete", key=None):
-    return Trial(
-        number=number,
-        state=state,
-        key=key or f"key{number}",
-        architecture={},
-        metrics={"adversarial_error": adversarial, "clean_error": clean, "parameters": parameters},
-        violation=violation,
-        seconds=0.0,
-        reason=None,
-        duplicate_of=None,
-    )
+from nas.study import create_study, load_study, read_trials, set_constraints
 
 
 def made(path, config):
@@ -33,59 +18,6 @@ def made(path, config):
 def loaded(path):
     place = Place(path)
     return load_study(open_storage(place), place)
-
-
-def numbers(trials, *minimise):
-    return [t.number for t in ranked(trials, ObjectiveConfig(minimise=minimise or ("adversarial_error",)))]
-
-
-def test_feasible_come_first_and_then_the_others_by_violation():
-    trials = [
-        trial(0, adversarial=0.1, violation=0.5),
-        trial(1, adversarial=0.9),
-        trial(2, adversarial=0.2, violation=0.1),
-        trial(3, adversarial=0.8),
-    ]
-    assert numbers(trials) == [3, 1, 2, 0]
-
-
-def test_only_complete_trials_are_ranked():
-    trials = [trial(0, adversarial=0.1, state="failed"), trial(1, state="rejected"), trial(2, state="running"), trial(3)]
-    assert numbers(trials) == [3]
-    assert numbers([]) == []
-
-
-def test_of_equals_the_earlier_comes_first():
-    assert numbers([trial(2), trial(0), trial(1)]) == [0, 1, 2]
-
-
-def test_an_architecture_is_ranked_once_as_its_first_trial():
-    assert numbers([trial(0, adversarial=0.4), trial(1, adversarial=0.3, key="a"), trial(2, adversarial=0.3, key="a")]) == [
-        1,
-        0,
-    ]
-
-
-def test_pareto_front_comes_before_what_it_dominates():
-    trials = [
-        trial(0, adversarial=0.10, parameters=900),
-        trial(1, adversarial=0.20, parameters=950),  # dominated by 0
-        trial(2, adversarial=0.30, parameters=100),
-        trial(3, adversarial=0.40, parameters=100),  # dominated by 2
-        trial(4, adversarial=0.25, parameters=500),
-    ]
-    # The best by the first objective, then the other end of the front, which adds more hypervolume than what lies between.
-    assert numbers(trials, "adversarial_error", "parameters") == [0, 2, 4, 1, 3]
-    assert numbers(trials, "parameters", "adversarial_error") == [2, 4, 0, 3, 1]
-
-
-def test_equal_points_do_not_dominate_each_other():
-    assert numbers([trial(0), trial(1)], "adversarial_error", "parameters") == [0, 1]
-
-
-def test_infeasible_point_dominates_no_feasible_one():
-    trials = [trial(0, adversarial=0.1, parameters=10, violation=1.0), trial(1, adversarial=0.2, parameters=20)]
-    assert numbers(trials, "adversarial_error", "parameters") == [1, 0]
 
 
 @pytest.fixture

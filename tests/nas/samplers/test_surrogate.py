@@ -32,7 +32,7 @@ def test_name():
     assert SAMPLERS["surrogate"] is Surrogate
 
 
-@pytest.mark.parametrize(("name", "least"), [("candidates", 1), ("parents", 1), ("points", 2)])
+@pytest.mark.parametrize(("name", "least"), [("start", 0), ("candidates", 1), ("parents", 1), ("points", 2)])
 def test_settings_below_the_least_are_refused(name, least):
     Surrogate(**{name: least})
     with pytest.raises(ValueError, match=f"^{name} must be at least {least}, got {least - 1}$"):
@@ -127,25 +127,25 @@ def test_cells_that_compute_the_same_differ_in_their_choices_alone():
 def test_proposes_the_same_for_the_same_history_alone(name, history_of):
     space = SPACES[name]()
     trials = trials_of(space, 20, lambda a: ((len(repr(a)) / 10,), {"c": len(repr(a)) % 7 - 3.0}))
-    first = Surrogate().propose(history_of(space, trials), 0)
-    Surrogate().propose(history_of(space, trials[:9]), 3)
-    assert Surrogate().propose(history_of(space, trials), 0) == first
+    first = Surrogate(start=0).propose(history_of(space, trials), 0)
+    Surrogate(start=0).propose(history_of(space, trials[:9]), 3)
+    assert Surrogate(start=0).propose(history_of(space, trials), 0) == first
     assert space.validate(first) == first
-    assert any(Surrogate().propose(history_of(space, trials), seed) != first for seed in range(1, 4))
+    assert any(Surrogate(start=0).propose(history_of(space, trials), seed) != first for seed in range(1, 4))
 
 
 def test_resumed_equals_uninterrupted(toy, search):
     space = toy(4, 4, 4, 4)
-    whole = search(Surrogate(), space, steps, 16)
+    whole = search(Surrogate(start=0), space, steps, 16)
     study = optuna.create_study()
-    parts = [each for count in (7, 1, 8) for each in search(Surrogate(), space, steps, count, study=study)]
+    parts = [each for count in (7, 1, 8) for each in search(Surrogate(start=0), space, steps, count, study=study)]
     assert parts == whole
 
 
 def test_finds_the_best_far_sooner_than_chance(toy, search):
     """Of 4**6 = 4,096 architectures one is the best: chance has tried 60 of them."""
     space = toy(*[4] * 6)
-    found = [min(map(steps, search(Surrogate(), space, steps, 60, seed=seed)))[0] for seed in range(3)]
+    found = [min(map(steps, search(Surrogate(start=0), space, steps, 60, seed=seed)))[0] for seed in range(3)]
     chance = [min(map(steps, search(Random(), space, steps, 60, seed=seed)))[0] for seed in range(3)]
     assert found == [0, 0, 0]
     assert min(chance) > 1
@@ -154,7 +154,7 @@ def test_finds_the_best_far_sooner_than_chance(toy, search):
 def test_finds_what_matters_in_a_vast_space(search):
     space = darts()
     convolutions = lambda a: (-float(sum("sepconv" in str(value) for value in a.values())), {})  # noqa: E731
-    found = min(map(convolutions, search(Surrogate(candidates=100), space, convolutions, 30)))[0]
+    found = min(map(convolutions, search(Surrogate(start=0, candidates=100), space, convolutions, 30)))[0]
     chance = min(map(convolutions, search(Random(), space, convolutions, 30)))[0]
     assert found <= -12 < -9 <= chance
 
@@ -163,7 +163,7 @@ def test_keeps_to_the_constraints(toy, search):
     """The least sum that is 14 at least, as one in 20 is: the objective pulls the other way, so the best is at the edge."""
     space = toy(*[4] * 6)
     measure = lambda a: (steps(a)[0], {"least": 14 - steps(a)[0]})  # noqa: E731
-    found = [steps(each)[0] for each in search(Surrogate(), space, measure, 40)]
+    found = [steps(each)[0] for each in search(Surrogate(start=0), space, measure, 40)]
     assert min(value for value in found if value >= 14) == 14
     assert statistics.fmean(value >= 14 for value in found[10:]) > 0.15
 
@@ -176,7 +176,7 @@ def test_learns_constraints_from_rejected_trials(toy, history_of):
         return (None, {"c": float(a["a"])}) if a["a"] else ((float(a["b"]),), {"c": -0.5})
 
     history = history_of(space, trials_of(space, 40, measure))
-    proposed = [Surrogate().propose(history, seed) for seed in range(10)]
+    proposed = [Surrogate(start=0).propose(history, seed) for seed in range(10)]
     assert statistics.fmean(each["a"] == 0 for each in proposed) >= 0.9
 
 
@@ -185,7 +185,7 @@ def test_looks_for_the_feasible_while_nothing_is(toy, history_of, values):
     space = toy(*[4] * 6)
     history = history_of(space, trials_of(space, 40, lambda a: (values, {"c": steps(a)[0]})))
     least = min(trial.constraints["c"] for trial in history.ended)
-    proposed = [steps(Surrogate().propose(history, seed))[0] for seed in range(5)]
+    proposed = [steps(Surrogate(start=0).propose(history, seed))[0] for seed in range(5)]
     assert statistics.fmean(proposed) < least
 
 
@@ -200,7 +200,7 @@ def test_several_objectives_are_traded_off(toy, search):
         found = search(sampler, space, measure, 25, seed=seed, objectives=3)
         return hypervolume([tuple(measure(each)[0]) for each in found], (4, 4, 4))
 
-    assert min(volume(Surrogate(), seed) for seed in range(3)) > max(volume(Random(), seed) for seed in range(3))
+    assert min(volume(Surrogate(start=0), seed) for seed in range(3)) > max(volume(Random(), seed) for seed in range(3))
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3, 4])
@@ -209,7 +209,7 @@ def test_any_number_of_objectives_will_do(toy, history_of, objectives):
     measure = lambda a: (tuple(float(v) for v in a.values())[:objectives], {})  # noqa: E731
     history = history_of(space, trials_of(space, 20, measure), objectives=objectives)
     for seed in range(3):
-        space.validate(Surrogate().propose(history, seed))
+        space.validate(Surrogate(start=0).propose(history, seed))
 
 
 # Histories.
@@ -236,14 +236,14 @@ def test_any_history_will_do(toy, history_of, name):
     for space in (toy(*MIXED), cell201()):
         drawn = [space.sample(random.Random(seed)) for seed in range(len(HISTORIES[name]))]
         history = history_of(space, [(a, *rest) for a, rest in zip(drawn, HISTORIES[name], strict=True)])
-        proposed = Surrogate().propose(history, 0)
+        proposed = Surrogate(start=0).propose(history, 0)
         assert space.validate(proposed) == proposed
         assert history.is_new(proposed)
 
 
 def test_without_measurements_draws_are_uniform(toy, history_of):
     history = history_of(toy(4, 4))
-    drawn = [Surrogate().propose(history, seed)["a"] for seed in range(400)]
+    drawn = [Surrogate(start=0).propose(history, seed)["a"] for seed in range(400)]
     assert all(abs(drawn.count(value) / 400 - 0.25) < 0.09 for value in range(4))
 
 
@@ -254,14 +254,14 @@ def test_what_was_tried_is_not_proposed(toy, history_of):
     for left in (0, 7, 15):
         tried = everything[:left] + everything[left + 1 :]
         history = history_of(space, [(a, (1.0,), {}) for a in tried[:12]], running=tried[12:])
-        assert Surrogate().propose(history, 0) == everything[left]
+        assert Surrogate(start=0).propose(history, 0) == everything[left]
 
 
 @pytest.mark.parametrize("choices", [(1,), (1, 1), (2,)])
 def test_spaces_that_are_used_up(toy, history_of, choices):
     space = toy(*choices)
     history = history_of(space, [(a, (1.0,), {}) for a in space.enumerate()])
-    assert space.validate(Surrogate().propose(history, 0))
+    assert space.validate(Surrogate(start=0).propose(history, 0))
 
 
 def test_ten_thousand_trials_take_no_longer(toy, history_of):
@@ -271,6 +271,19 @@ def test_ten_thousand_trials_take_no_longer(toy, history_of):
     taken = []
     for history in (few, few, many):
         started = time.process_time()
-        Surrogate().propose(history, 0)
+        Surrogate(start=0).propose(history, 0)
         taken.append(time.process_time() - started)
     assert taken[2] < 2 * taken[1] + 0.5
+
+
+def test_draws_uniformly_until_so_many_trials_are_known(toy, history_of):
+    space = toy(*[4] * 6)
+    # The sum of the choices: what is picked is below what is drawn, of which the mean is 9.
+    trials = [(architecture, (float(steps(architecture)[0]),), {}) for architecture, *_ in trials_of(space, 12, steps)]
+
+    def mean(known):
+        history = history_of(space, trials[:known])
+        return statistics.fmean(steps(Surrogate(start=12).propose(history, seed))[0] for seed in range(40))
+
+    assert mean(11) == pytest.approx(9, abs=5 * (6 * 1.25 / 40) ** 0.5)
+    assert mean(12) < 6
