@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import optuna
@@ -33,6 +32,7 @@ from nas.study import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from nas.config import Config
     from nas.evaluate import Evaluator
@@ -74,6 +74,8 @@ class Controller:
             threads=self._config.threads,
         )
         try:
+            if self._count >= search.trials and not self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                return  # No executor is started for nothing.
             for job, news in search.executor.run(self._jobs(), work):
                 yield from self._announce()
                 match news:

@@ -36,11 +36,11 @@ class Train(EvaluatorConfig):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Table(EvaluatorConfig):
-    """Looks every candidate up in a table of measured architectures: a search in seconds, to compare samplers on real numbers.
+    """Looks every candidate up in a table of measured architectures: searches in seconds, to compare samplers on real numbers.
 
     Attributes:
-        path: CSV file with a header, one architecture a row; gzipped where its name ends in .gz. A column of the name of each
-            choice holds its value; or, for cell201, a column arch holds cells as NAS-Bench-201 writes them,
+        path: CSV file with a header, one architecture a row; gzipped where its name ends in .gz. A column of each choice's
+            name holds its value; or, for cell201, a column arch holds cells as NAS-Bench-201 writes them,
             |nor_conv_3x3~0|+|...|.
         columns: Metrics by name, each a column or what is computed from columns, such as 1 - pgd_1.0 / 100 for an error from
             an accuracy in percent; all are better when smaller.

@@ -11,8 +11,8 @@ import torch
 
 from evaluators import parameters
 from nas.config import SpaceConfig
-from nas.space_options import open_space
 from nas.ranking import ranked
+from nas.space_options import open_space
 from search_spaces.macro import plain_architectures
 
 if TYPE_CHECKING:

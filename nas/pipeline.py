@@ -65,7 +65,7 @@ def search_events(config: Config, path: Path) -> Iterator[Event]:
         HardcellError: as for `search`.
     """
     evaluate = prepare(config)
-    return _events(create_run(path, config), evaluate)
+    return _events(create_run(path, config), evaluate, new=True)
 
 
 def resume_events(path: Path) -> Iterator[Event]:
@@ -138,13 +138,13 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
             raise RunError(f"{folder.path}: the {what} that the run began with; start a new run")
 
 
-def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
+def _events(folder: RunFolder, evaluate: Evaluator, *, new: bool = False) -> Iterator[Event]:
     config, place = evaluate.config, place_of(folder, evaluate.config)
     with locked(folder), storage_errors(place):
         keep_backup(place)
         storage = open_storage(place, write=True)
         try:
-            study = create_study(storage, place, config, evaluate.space)
+            study = create_study(storage, place, config, evaluate.space, new=new)
             write_environment(folder, environment(evaluate.device), evaluate.hashes)
             yield RunStarted(
                 folder=folder.path,

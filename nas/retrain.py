@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators import profile
-
 from nas.bundle.export import export_bundle
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle

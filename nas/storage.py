@@ -161,7 +161,11 @@ def keep_backup(place: Place) -> None:
     Raises:
         RunError: it is damaged; the copy made before stays.
     """
-    if place.url is not None or not place.path.exists():
+    if place.url is not None:
+        return
+    if not place.path.exists():
+        if place.backup.exists():
+            raise RunError(f"{place}: is missing; `cp {place.backup} {place.path}` takes the copy made at the last resume")
         return
     partial = place.backup.with_name(f".{place.backup.name}.partial")
     try:

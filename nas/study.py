@@ -85,13 +85,24 @@ class Trial:
     random: bool = False
 
 
-def create_study(storage: RDBStorage, place: Place, config: Config, space: SearchSpace) -> optuna.Study:
+def create_study(
+    storage: RDBStorage, place: Place, config: Config, space: SearchSpace, *, new: bool = False
+) -> optuna.Study:
     """Returns the study of a run with its sampler, made where there is none.
 
+    Args:
+        storage: The database.
+        place: Where the study lies.
+        config: The run's settings.
+        space: The search space.
+        new: The run begins, so that a study of its name in a shared database is another run's.
+
     Raises:
-        RunError: the database is damaged, or the study belongs to another config.
+        RunError: the database is damaged, or the study belongs to another run or config.
     """
     with storage_errors(place):
+        if new and place.name in optuna.get_all_study_names(storage):
+            raise RunError(f"{place}: belongs to another run; choose another name for the run's folder")
         directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
         search = config.search
         sampler = StudySampler(

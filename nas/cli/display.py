@@ -131,7 +131,7 @@ def _label(metric: str) -> str:
 
 @final
 class _View:
-    """The live view: progress of the whole, the trials in hand and their workers, speed, the best so far, what went wrong."""
+    """The live view: progress of the whole, the trials in hand and their workers, speed, the best so far, failures."""
 
     def __init__(self) -> None:
         self._whole = Progress(

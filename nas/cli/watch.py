@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -14,9 +14,12 @@ from rich.text import Text
 from nas.cli.tables import open_console, print_status
 from nas.status import status_of
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 def watch_status(run: Path, every: float, *, as_json: bool = False) -> None:
-    """Shows a run's state every so many seconds until no process works on it: in place on a terminal, else one after another.
+    """Shows a run's state every so many seconds until no process works on it: on a terminal, each in the last one's place.
 
     Raises:
         HardcellError: there is no run in the folder, or its config or study is damaged.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from nas.ranking import front, hypervolume_so_far
 from nas.report.style import COLOURS, GREY, STYLE, epsilon_axis, new_figure, to_svg
@@ -84,7 +85,7 @@ def clean_against_adversarial(trials: Sequence[Trial], objective: ObjectiveConfi
 
 
 def front_figures(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[str]:
-    """Returns, of a search with several objectives, its Pareto front in every pair with the first one, and its hypervolume."""
+    """Returns, of several objectives, the Pareto front by each pair with the first of them, and the hypervolume."""
     if len(objective.minimise) < 2:
         return []
     figures = [_front(trials, objective, other) for other in objective.minimise[1:]]
@@ -141,7 +142,7 @@ def rungs_reached(trials: Sequence[Trial]) -> str:
             axes.plot(epochs, errors, "-", color=GREY if stopped else COLOURS[0], linewidth=0.8, alpha=0.7)
             axes.plot(epochs[-1:], errors[-1:], "x" if stopped else "o", color=GREY if stopped else COLOURS[0], markersize=5)
         axes.set(xlabel="epoch", ylabel="adversarial error at the rung")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return to_svg(figure)
 
 

@@ -13,6 +13,7 @@ from nas.config_writer import dump_config
 from nas.errors import first_line
 from nas.evaluator_config import Table
 from nas.metrics import CHEAP_METRICS, STANDARD_METRICS
+from nas.ranking import front, ranked
 from nas.report.drawing import draw
 from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, front_figures, rungs_reached
 from nas.report.profile_figures import profile_figures
@@ -20,7 +21,6 @@ from nas.report.style import NORM_NAMES
 from nas.report.verdict import verdicts
 from nas.run_folder import write_text
 from nas.space_options import open_space
-from nas.ranking import front, ranked
 
 if TYPE_CHECKING:
     from nas.bundle.load import Bundle

@@ -7,18 +7,17 @@ history and the seed alone, so that a resumed search proposes what an uninterrup
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, final
 
-from search_spaces import SearchSpace
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from search_spaces import Architecture, SearchSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Set
-
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
-
-    from search_spaces import Architecture, Value
+    from search_spaces import Value
 
 
 @final

@@ -37,7 +37,7 @@ from nas.study import create_study, load_study, read_trials
 
 
 def fill(path: Path, config: Config, trials: int) -> None:
-    """Makes a run whose study holds so many trials, each of another architecture: complete, but for one rejected in twenty."""
+    """Makes a run whose study holds so many trials, all of other architectures; one in twenty is rejected."""
     folder, space = create_run(path, config), open_space(config.space)
     place = place_of(folder, config)
     storage = open_storage(place)

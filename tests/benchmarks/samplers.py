@@ -99,20 +99,14 @@ def open_task(task: Task) -> TableLookup:
 def search(evaluate: TableLookup, sampler: str, seed: int, trials: int, keys: dict) -> tuple[list[list[float]], float]:
     """Returns the values of the feasible trials, each after its number, and the seconds of a trial."""
     config = evaluate.config
-    config = replace(
-        config, seed=seed, search=replace(config.search, trials=trials, sampler=SAMPLERS[sampler]())
-    )
+    config = replace(config, seed=seed, search=replace(config.search, trials=trials, sampler=SAMPLERS[sampler]()))
     evaluate = replace(evaluate, config=config)
     storage = optuna.storages.InMemoryStorage()
     settings = config.search
-    proposing = StudySampler(
-        settings.sampler, evaluate.space, seed=seed, random_trials=settings.random_trials, keys=keys
-    )
-    study = optuna.create_study(
-        storage=storage, sampler=proposing, directions=["minimize"] * len(config.objective.minimise)
-    )
+    proposing = StudySampler(settings.sampler, evaluate.space, seed=seed, random_trials=settings.random_trials, keys=keys)
+    study = optuna.create_study(storage=storage, sampler=proposing, directions=["minimize"] * len(config.objective.minimise))
     started, found, seen = time.perf_counter(), [], set()
-    for event in Controller(study, storage, evaluate, Path(".")).trials():
+    for event in Controller(study, storage, evaluate, Path()).trials():
         if isinstance(event, TrialFinished):
             assert event.trial.key not in seen, "an architecture of equal function was proposed"
             seen.add(event.trial.key)

@@ -21,8 +21,8 @@ from nas.errors import ConfigError, HardcellError
 from nas.evaluator_config import EVALUATORS
 from nas.executors import EXECUTORS
 from nas.samplers import SAMPLERS, TPE, Random
-from nas.stopping import Halving
 from nas.space_options import open_space
+from nas.stopping import Halving
 from nas.training.recipes import RECIPES, Adversarial, Standard
 from search_spaces import SPACES
 
@@ -578,8 +578,8 @@ class TestFaults:
             (
                 "search.sampler",
                 "tpee",
-                "search.sampler must be one of random, grid, tpe, nsga2, evolution, ppo, surrogate, or FILE.py:NAME, got 'tpee'; "
-                "did you mean 'tpe'?",
+                "search.sampler must be one of random, grid, tpe, nsga2, evolution, ppo, surrogate, or FILE.py:NAME, "
+                "got 'tpee'; did you mean 'tpe'?",
             ),
             (
                 "search.executor",
