@@ -183,7 +183,7 @@ class SearchConfig:
         random_trials: The trials after those, drawn uniformly whatever the sampler: a reference, and the sampler's start.
         sampler: Proposes architectures: random, grid, tpe, nsga2, evolution, ppo or surrogate.
         executor: Runs the trials: local, in this process, or ray, on this machine's cores or a cluster.
-        stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train all trials to the end.
+        stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train all to the end.
         time_limit: Seconds that a trial may take before it counts as failed; null for no limit.
         attempts: How often a trial is started again after its process was killed in it, before it counts as failed.
         checkpoint_seconds: Training is written down this often, so that a killed trial goes on from there.

@@ -36,7 +36,7 @@ class Train(EvaluatorConfig):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Table(EvaluatorConfig):
-    """Looks every candidate up in a table of measured architectures: searches in seconds, to compare samplers on real numbers.
+    """Looks candidates up in a table of measured architectures: searches in seconds, to compare samplers on real numbers.
 
     Attributes:
         path: CSV file with a header, one architecture a row; gzipped where its name ends in .gz. A column of each choice's

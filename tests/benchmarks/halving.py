@@ -81,7 +81,7 @@ def run(config: Config) -> dict[str, float]:
     assert isinstance(evaluate, TrainAndAttack)
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder, "study.db"))
-        storage = open_storage(place)
+        storage = open_storage(place, write=True)
         study = create_study(storage, place, config, evaluate.space)
         started = time.process_time()
         for _ in Controller(study, storage, evaluate, Path(folder)).trials():

@@ -40,7 +40,7 @@ def fill(path: Path, config: Config, trials: int) -> None:
     """Makes a run whose study holds so many trials, all of other architectures; one in twenty is rejected."""
     folder, space = create_run(path, config), open_space(config.space)
     place = place_of(folder, config)
-    storage = open_storage(place)
+    storage = open_storage(place, write=True)
     study = create_study(storage, place, config, space)
     generator, seen, batch = random.Random(0), set(), []
     distributions = {name: CategoricalDistribution(choice.values) for name, choice in space.choices.items()}

@@ -27,7 +27,8 @@ from nas import Config
 from nas.controller import Controller
 from nas.pipeline import prepare
 from nas.samplers import Random
-from nas.study import open_storage, open_study, read_trials
+from nas.storage import Place, close_storage, open_storage
+from nas.study import create_study, read_trials
 from nas.training.network import Normalised
 
 
@@ -59,17 +60,19 @@ def timed_passes():
 
 def measure(config: Config) -> dict[str, float]:
     """Returns trials a minute, and shares of the trials' time."""
-    evaluate, _ = prepare(config)
+    evaluate = prepare(config)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "study.db")
-        storage = open_storage(path)
-        study = open_study(storage, path, config)
+        place = Place(Path(folder, "study.db"))
+        storage = open_storage(place, write=True)
+        study = create_study(storage, place, config, evaluate.space)
         started = time.perf_counter()
         with timed_passes() as spent:
-            for _ in Controller(study, storage, evaluate).trials():
+            for _ in Controller(study, storage, evaluate, Path(folder)).trials():
                 pass
         seconds = time.perf_counter() - started
-        trained = [t for t in read_trials(study) if t.state == "complete" and t.duplicate_of is None]
+        trials = read_trials(study)
+        close_storage(storage)
+        trained = [t for t in trials if t.state == "complete" and t.duplicate_of is None]
     in_trials = sum(trial.seconds for trial in trained)
     passes = spent["forward"] + spent["backward"]
     return {

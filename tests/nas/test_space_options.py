@@ -169,6 +169,7 @@ def test_functions_of_a_user_take_operations_by_their_annotations_too(folder):
     assert open_space(parse_config({"space": "ops.py:make"}, folder=folder).space).size == 3
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_opens_the_same_space(folder):
     config = parse_config(cells("ops.py:wave"), folder=folder)
     opened = "open_space(pickle.load(sys.stdin.buffer))"

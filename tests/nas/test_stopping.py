@@ -295,6 +295,7 @@ def test_report_of_a_search_without_stopping_shows_none(own, tmp_path, trials_on
     assert "stopped early" not in page
 
 
+@pytest.mark.slow
 def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, told, tmp_path, break_off, trials_only):
     run = tmp_path / "run"
     events = search_events(tiny(*STOPPED), run)

@@ -238,14 +238,22 @@ class TestElsewhere:
         with closing(sqlite3.connect(tmp_path / "all.db")) as database:
             assert sorted(database.execute("SELECT study_name FROM studies")) == [("first",), ("second",)]
 
-    def test_run_of_the_same_name_with_another_config_is_refused(self, config, tmp_path):
+    @pytest.mark.parametrize("seed", [2, 3], ids=["with the same config", "with another config"])
+    def test_another_run_of_the_same_name_is_refused(self, config, tmp_path, seed):
         url = f"sqlite:///{tmp_path / 'all.db'}"
         settings = replace(config, search=replace(config.search, storage=url))
         begin(settings, tmp_path / "a" / "run", 1)
-        with pytest.raises(
-            RunError, match=r"^study run in sqlite:////.*all\.db: belongs to another config: seed is 2 in the study"
-        ):
-            begin(replace(settings, seed=3), tmp_path / "b" / "run", 1)
+        message = r"^study run in sqlite:////.*all\.db: belongs to another run; choose another name for the run's folder$"
+        with pytest.raises(RunError, match=message):
+            begin(replace(settings, seed=seed), tmp_path / "b" / "run", 1)
+
+    def test_missing_file_is_told_with_its_copy(self, config, tmp_path):
+        run = tmp_path / "run"
+        begin(config, run, 1)
+        begin(None, run, 2)
+        (run / "study.db").unlink()
+        with pytest.raises(RunError, match=r"study\.db: is missing; `cp .*study\.db\.backup .*study\.db` takes the copy"):
+            begin(None, run, 3)
 
     def test_database_without_the_study_is_told(self, config, tmp_path):
         url = f"sqlite:///{tmp_path / 'all.db'}"

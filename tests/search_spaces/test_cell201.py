@@ -265,6 +265,7 @@ class TestCanonical:
         assert SPACE.canonical(constant) != SPACE.canonical(EMPTY)
         assert SPACE.canonical(EMPTY | {"edge13": "avgpool3x3"}) == EMPTY == SPACE.canonical(EMPTY | {"edge13": "skip"})
 
+    @pytest.mark.slow
     def test_cells_of_other_classes_compute_other_functions(self, forms):
         """Whatever weights they are given, of the same random ones: no assignment makes the outputs of two classes equal.
 

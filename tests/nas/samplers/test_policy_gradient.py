@@ -285,6 +285,7 @@ def test_several_objectives(toy, search):
     assert statistics.mean(value for architecture in run for value in list(architecture.values())[3:]) < 1.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("space", "limit"), [(cell201(), 6), (darts(), 12)])
 def test_ten_thousand_trials_are_replayed_in_seconds(space, limit):
     generator = random.Random(0)
