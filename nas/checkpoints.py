@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -60,7 +61,7 @@ class FileStore(Store):
         Raises:
             CheckpointError: the disk is full, or the file cannot be written.
         """
-        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(content)

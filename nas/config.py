@@ -12,11 +12,12 @@ from typing import Any, Literal, final
 
 from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, margin
 from evaluators.profile import check_names
-from nas.evaluator_config import EvaluatorConfig, Train
+from nas.evaluator_config import EvaluatorConfig, Table, Train
 from nas.executors import Executor, Local
 from nas.samplers import TPE, Sampler
 from nas.settings import check_numbers, number, plain, refuse
 from nas.stopping import Halving
+from nas.storage import fault_of_url
 from nas.training.recipes import Adversarial, Recipe
 from search_spaces import Architecture
 
@@ -197,7 +198,7 @@ class SearchConfig:
     sampler: Sampler = TPE()
     executor: Executor = Local()
     stopping: Halving | None = None
-    time_limit: float | None = number(None, 0.001)
+    time_limit: float | None = number(None, 0.001, 1e8)
     attempts: int = number(3, 1)
     checkpoint_seconds: float = number(10.0, 0)
     storage: str | None = None
@@ -207,6 +208,8 @@ class SearchConfig:
         if not faults and self.trials < len(self.first):
             count = len(self.first)
             faults.append(("trials", f"must be at least {count}, one for each of search.first, got {self.trials}"))
+        if self.storage is not None and (fault := fault_of_url(self.storage)) is not None:
+            faults.append(("storage", fault))
         refuse(faults)
 
 
@@ -302,6 +305,11 @@ class Config:
             faults.append(
                 ("training.selection", f"must be in {norm}, the norm of evaluation.attacks, for epsilon to mean one thing")
             )
+        stopping = self.search.stopping
+        if stopping is not None and isinstance(self.evaluator, Table):
+            faults.append(("search.stopping", "has nothing to stop where a table answers trials; set it to null"))
+        elif stopping is not None and not stopping.rungs(self.training.epochs):
+            faults.append(("search.stopping", f"has no rung in {self.training.epochs} epochs; lower first, or train longer"))
         for section, metrics in (("minimise", self.objective.minimise), ("constraints", tuple(self.objective.constraints))):
             for metric, message in self.evaluator.unknown(metrics, self.evaluation.grid()):
                 faults.append((f"objective.{section}" if metric else "objective", message))

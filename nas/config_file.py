@@ -45,7 +45,8 @@ def parse_config(
     if data is not None and not isinstance(data, dict):
         raise ConfigError([f"{source}: must be a mapping of sections, got {data!r}"])
     typed = [_parsed(override) for override in overrides]
-    for keys, value in typed:
+    # Names first: settings belong to the thing that is named, in whatever order they were typed.
+    for keys, value in sorted(typed, key=lambda entry: entry[0][-1] != "name"):
         data = _replaced(data, Config(), keys, value)
     reader = Reader(source, folder, check_space, typed=[".".join(keys) for keys, _ in typed])
     config = reader.settings(Config, data, "", Config())

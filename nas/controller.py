@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter, deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, final
 
 import optuna
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from nas.checkpoints import CheckpointError, trial_file
+from nas.checkpoints import trial_file
 from nas.errors import RunError, SearchFailedError
 from nas.evaluate import reason_of
 from nas.events import EpochFinished, TrialFinished, TrialStarted
@@ -19,6 +22,7 @@ from nas.ranking import worth
 from nas.samplers.study_sampler import KEY, PROPOSED
 from nas.seeds import seed_of
 from nas.study import (
+    SESSION,
     Trial,
     read_trial,
     read_trials,
@@ -76,6 +80,7 @@ class Controller:
         try:
             if self._count >= search.trials and not self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 return  # No executor is started for nothing.
+            self._study.set_user_attr(SESSION, time.time())
             for job, news in search.executor.run(self._jobs(), work):
                 yield from self._announce()
                 match news:
@@ -87,13 +92,17 @@ class Controller:
                     case _:
                         yield self._finished(self._tell(job, news))
             yield from self._announce()
-        except (KeyboardInterrupt, GeneratorExit, CheckpointError):
-            self._uncount()
+        except (KeyboardInterrupt, GeneratorExit, RunError):  # None of them is a candidate's doing.
+            with suppress(SQLAlchemyError):
+                self._uncount()
             raise
 
     def _jobs(self) -> Iterator[Job]:
         """Yields the jobs that need the executor: first the trials in which the process was killed, then new ones."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in running:
+            # Where it ran is no more.
+            self._reopened(trial.number).set_user_attr("worker", "")
         for trial in running:
             yield from self._job(self._reopened(trial.number), earlier=read_trial(trial).attempts)
         while self._count < self._config.search.trials:
@@ -125,7 +134,7 @@ class Controller:
         attributes = {
             KEY: key,
             "architecture": architecture,
-            "attempts": earlier + 1,
+            "attempts": earlier + 1 if earlier <= search.attempts else earlier,
             "random": 0 <= trial.number - len(search.first) < search.random_trials,
         }
         for name, value in attributes.items():
@@ -174,9 +183,11 @@ class Controller:
         others = self._rungs.setdefault(epoch.epoch, {})
         went_on = stopping.goes_on(point, [other for number, other in others.items() if number != job.number])
         others[job.number] = point
-        trial.set_user_attr("rungs", [*earlier, {"epoch": epoch.epoch, "point": point, "went_on": went_on}])
-        if len(self._config.objective.minimise) == 1:  # Optuna takes intermediate values for one objective alone.
+        # Optuna takes these for one objective alone; a process that was killed before the last line has told it already.
+        reported = self._study.get_trials(deepcopy=False)[job.number].intermediate_values
+        if len(self._config.objective.minimise) == 1 and epoch.epoch not in reported:
             trial.report(point[0], epoch.epoch)
+        trial.set_user_attr("rungs", [*earlier, {"epoch": epoch.epoch, "point": point, "went_on": went_on}])
         return not went_on
 
     def _tell(self, job: Job, outcome: Outcome) -> Trial:

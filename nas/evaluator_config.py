@@ -65,7 +65,11 @@ class Table(EvaluatorConfig):
         """Returns the metrics that neither the columns nor counting can tell."""
         known = [*self.columns, *(name for name in CHEAP_METRICS if name not in self.columns)]
         return [
-            (metric, f"must hold metrics of evaluator.columns ({', '.join(known)}), got {metric!r}")
+            (
+                metric,
+                f"must hold metrics of evaluator.columns ({', '.join(known)}), got {metric!r}; "
+                "where that is a default, write others, or constraints: {}",
+            )
             for metric in metrics
             if metric not in known
         ]

@@ -24,7 +24,7 @@ from nas.retrain import make_bundles
 from nas.run import Run, place_of, read_run
 from nas.run_folder import RunFolder, create_run, environment, locked, open_run, write_environment, write_leaderboard
 from nas.space_options import open_space
-from nas.storage import close_storage, keep_backup, open_storage, storage_errors
+from nas.storage import check_database, close_storage, keep_backup, open_storage, storage_errors
 from nas.study import create_study, read_trials
 from nas.table import open_table
 
@@ -65,7 +65,9 @@ def search_events(config: Config, path: Path) -> Iterator[Event]:
         HardcellError: as for `search`.
     """
     evaluate = prepare(config)
-    return _events(create_run(path, config), evaluate, new=True)
+    if config.search.storage is not None:
+        check_database(config.search.storage)
+    return _events(create_run(path, config), evaluate)
 
 
 def resume_events(path: Path) -> Iterator[Event]:
@@ -138,13 +140,13 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
             raise RunError(f"{folder.path}: the {what} that the run began with; start a new run")
 
 
-def _events(folder: RunFolder, evaluate: Evaluator, *, new: bool = False) -> Iterator[Event]:
+def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
     config, place = evaluate.config, place_of(folder, evaluate.config)
     with locked(folder), storage_errors(place):
         keep_backup(place)
         storage = open_storage(place, write=True)
         try:
-            study = create_study(storage, place, config, evaluate.space, new=new)
+            study = create_study(storage, place, config, evaluate.space, begun=folder.environment.exists())
             write_environment(folder, environment(evaluate.device), evaluate.hashes)
             yield RunStarted(
                 folder=folder.path,

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class RunFolder:
         return self.path / "study.db"
 
     @property
+    def study_name(self) -> Path:
+        """The name of the study, where it lies in a database that runs share."""
+        return self.path / ".study"
+
+    @property
     def bundles(self) -> Path:
         """The folder of the bundles."""
         return self.path / "bundles"
@@ -87,6 +93,8 @@ def create_run(path: Path, config: Config) -> RunFolder:
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise RunError(f"{path}: must be a new or empty folder")
     run.path.mkdir(parents=True, exist_ok=True)
+    if config.search.storage is not None:
+        write_text(run.study_name, f"{run.path.name}-{uuid.uuid4().hex[:8]}\n")
     write_text(run.config, dump_config(config))
     return run
 
@@ -127,7 +135,7 @@ def is_locked(run: RunFolder) -> bool:
     """Returns whether a process is working on the run."""
     with (run.path / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
     return False
@@ -135,7 +143,7 @@ def is_locked(run: RunFolder) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: a full disk or a kill leaves the old one."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)  # noqa: PTH105 - the name says what matters: it replaces

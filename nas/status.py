@@ -24,9 +24,11 @@ RECENT = 30
 ENDED = ("complete", "rejected", "pruned", "failed")
 
 
-def speed_of(trials: Sequence[Trial]) -> float | None:
-    """Returns how many trials end in a minute, from the last that have ended; None before two have."""
-    ended = sorted((t.ended, t.started) for t in trials if t.ended is not None and t.started is not None)[-RECENT:]
+def speed_of(trials: Sequence[Trial], since: float = 0.0) -> float | None:
+    """Returns how many trials end in a minute, from the last that have ended since some time; None before two have."""
+    ended = sorted(
+        (t.ended, max(t.started, since)) for t in trials if t.ended is not None and t.started is not None and t.ended > since
+    )[-RECENT:]
     seconds = ended[-1][0] - min(started for _, started in ended) if ended else 0.0
     return 60 * len(ended) / seconds if len(ended) > 1 and seconds > 0 else None
 
@@ -48,8 +50,8 @@ def status_of(path: Path) -> dict[str, Any]:
     finished = ended and made >= wanted and run.folder.report.exists()
     failures = [trial for trial in run.trials if trial.state == "failed"]
     state = "running" if is_locked(run.folder) else "finished" if finished and (made or not count) else "interrupted"
-    speed, left = speed_of(run.trials), run.config.search.trials - sum(counts[name] for name in ENDED)
-    # A trial that a killed process left running has no worker.
+    speed, left = speed_of(run.trials, run.session or 0.0), run.config.search.trials - sum(counts[name] for name in ENDED)
+    # A trial that a killed process left running has no worker until it is started again.
     at_work = [t for t in run.trials if t.state == "running" and t.worker] if state == "running" else []
     return {
         "run": str(run.folder.path),
@@ -61,7 +63,7 @@ def status_of(path: Path) -> dict[str, Any]:
             {
                 "worker": trial.worker,
                 "trial": trial.number,
-                "seconds": None if trial.started is None else round(time.time() - trial.started),
+                "seconds": None if trial.started is None else round(time.time() - max(trial.started, run.session or 0.0)),
                 "rungs": [rung["epoch"] for rung in trial.rungs],
             }
             for trial in at_work

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Of fewer images an error says too little to stop a trial.
 FEWEST_IMAGES = 64
+MOST_REDUCTION = 1000
 # In binary fractions 0.07 * 100 is a little more than 7, and 33 / 1.1 a little less than 30.
 _ROUNDING = 1e-9
 
@@ -51,8 +52,8 @@ class Halving:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {value:g}")
-        if not self.reduction > 1:
-            raise ValueError(f"reduction must be above 1, got {self.reduction:g}")
+        if not 1 < self.reduction <= MOST_REDUCTION:
+            raise ValueError(f"reduction must be above 1 and at most {MOST_REDUCTION}, got {self.reduction:g}")
 
     def rungs(self, epochs: int) -> dict[int, Effort]:
         """Returns the epochs at which trials are judged, below the last one, with the effort to be made there."""

@@ -71,6 +71,10 @@ def storage_errors(place: Place) -> Iterator[None]:
     """Turns what a database raises into a message: a full disk, a damaged file, a server that is gone."""
     try:
         yield
+    except RuntimeError as error:
+        if "schema" not in str(error):
+            raise
+        raise RunError(f"{place}: was made by another version of Optuna: {first_line(error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = getattr(error, "orig", None) or error.__cause__ or error
         told = first_line(getattr(cause, "orig", None) or cause)
@@ -125,6 +129,35 @@ def open_storage(place: Place, *, write: bool = False) -> RDBStorage:
                 f"{place}: {told}; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME "
                 "whose driver is installed (pip install psycopg2-binary)"
             ) from error
+
+
+def check_database(url: str) -> None:
+    """Opens a database and closes it again, to find before any work that it cannot be used.
+
+    Raises:
+        RunError: it cannot be reached, or is none that Optuna can use.
+    """
+    try:
+        release(open_storage(Place(Path("study.db"), url, "of the run")))
+    except RunError as error:
+        cause = error.__cause__ or error
+        told = first_line(getattr(cause, "orig", None) or getattr(cause.__cause__, "orig", None) or cause)
+        raise RunError(f"search.storage: {_shown(url)}: {told}") from error
+
+
+def fault_of_url(url: str) -> str | None:
+    """Returns what is wrong with the URL of a database as it is written, None if nothing is."""
+    try:
+        parsed = make_url(_expanded(url))
+    except (ArgumentError, ValueError):
+        return f"must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME, got {_shown(url)!r}"
+    if re.search(r"://[^/@]*:[^$@/][^@]*@", url):
+        return (
+            "must hold no password, for it goes into files that are handed over; write $NAME, a variable of the environment"
+        )
+    if parsed.get_backend_name() == "sqlite" and not (parsed.database or "").startswith("/"):
+        return f"must name a file by its absolute path, sqlite:////HOME/ME/studies.db, got {url!r}"
+    return None
 
 
 def _write_ahead(storage: RDBStorage) -> None:

@@ -7,6 +7,7 @@ parameters, the metrics, epochs and all else as user attributes.
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from nas.storage import Place
     from search_spaces import SearchSpace
 
+# Attribute of a study: when the process that works on it began, in seconds since 1970.
+SESSION = "session"
 # The states of a trial in our words.
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -86,7 +89,7 @@ class Trial:
 
 
 def create_study(
-    storage: RDBStorage, place: Place, config: Config, space: SearchSpace, *, new: bool = False
+    storage: RDBStorage, place: Place, config: Config, space: SearchSpace, *, begun: bool = False
 ) -> optuna.Study:
     """Returns the study of a run with its sampler, made where there is none.
 
@@ -95,14 +98,14 @@ def create_study(
         place: Where the study lies.
         config: The run's settings.
         space: The search space.
-        new: The run begins, so that a study of its name in a shared database is another run's.
+        begun: There must be a study already: the run goes on.
 
     Raises:
-        RunError: the database is damaged, or the study belongs to another run or config.
+        RunError: the database is damaged, the study is gone, or it belongs to another config.
     """
     with storage_errors(place):
-        if new and place.name in optuna.get_all_study_names(storage):
-            raise RunError(f"{place}: belongs to another run; choose another name for the run's folder")
+        if begun and place.name not in optuna.get_all_study_names(storage):
+            raise RunError(f"{place}: the run's study is gone from there; put it back, or start a new run")
         directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
         search = config.search
         sampler = StudySampler(
@@ -192,7 +195,10 @@ def tell_outcome(
 
 
 def tell_values(study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> Trial:
-    """Ends a trial as complete, with the values of its objectives and constraints."""
+    """Ends a trial as complete, with the values of its objectives and constraints; as failed, if one is no number."""
+    odd = [f"{name} is {metrics[name]}" for name in objective.metrics() if not math.isfinite(metrics[name])]
+    if odd:
+        return tell_failed(study, trial, ", ".join(odd))
     set_constraints(trial, objective, metrics)
     return read_trial(study.tell(trial, [metrics[name] for name in objective.minimise]))
 

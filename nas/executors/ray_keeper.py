@@ -39,7 +39,7 @@ class KeptStore(Store):
 
     def read(self) -> bytes | None:
         """Returns what was written last; None where nothing was."""
-        with undisturbed():
+        with undisturbed(), _alive():
             content: bytes | None = ray.get(self._keeper.read.remote(self._number))
         return content
 
@@ -49,11 +49,22 @@ class KeptStore(Store):
         Raises:
             CheckpointError: the one before could not be written.
         """
-        with undisturbed():
+        with undisturbed(), _alive():
             refused = ray.get(self._written) if self._written is not None else None
             if refused is not None:
                 raise CheckpointError(refused)
             self._written = self._keeper.write.remote(self._number, content)
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    """Has the end of the keeper told as what it is: not the candidate's doing."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise CheckpointError(
+            f"the process that keeps the checkpoints has ended ({type(error).__name__}); `hardcell resume` goes on"
+        ) from error
 
 
 @contextlib.contextmanager

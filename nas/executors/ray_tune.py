@@ -152,7 +152,7 @@ class _Desk:
             case Broken(error=error):
                 raise error
             case Died(words=words):
-                hand.deaths += 1
+                hand.deaths, hand.began = hand.deaths + 1, None
                 if hand.deaths <= self._work.attempts:
                     self._again.append(hand.job)
                     return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
+from nas.errors import RunError, told
 from nas.samplers.base import Ended, History, Sampler
 from nas.samplers.optuna_own import Random
 from nas.seeds import seed_of
@@ -115,7 +116,7 @@ class StudySampler(BaseSampler):
         sampler = Random() if number < self._start else self._sampler
         for redraw in range(sampler.redraws + 1):
             purpose = "architecture" if redraw == 0 else f"architecture, redraw {redraw}"
-            proposed = sampler.propose(history, seed_of(self._seed, purpose, number))
+            proposed = self._proposed(sampler, history, seed_of(self._seed, purpose, number))
             if history.is_new(proposed) or len(history.keys) == self._exhausted:
                 return proposed
         for near in self._around(proposed, random.Random(seed_of(self._seed, "neighbour", number))):
@@ -123,6 +124,13 @@ class StudySampler(BaseSampler):
                 return near
         self._exhausted = len(history.keys)
         return proposed
+
+    def _proposed(self, sampler: Sampler, history: History, seed: int) -> dict[str, Value]:
+        """Returns what a sampler proposes, checked: it may be one of the user's own."""
+        try:
+            return self._space.validate(sampler.propose(history, seed))
+        except Exception as error:  # A sampler of the user's own may raise anything.
+            raise RunError(f"search.sampler: {type(sampler).__name__} proposes no architecture: {told(error)}") from error
 
     def _around(self, centre: Mapping[str, Value], generator: random.Random) -> Iterator[dict[str, Value]]:
         """Yields all other architectures, those that differ in fewer choices first, at random among these."""

@@ -464,6 +464,40 @@ _sections = st.fixed_dictionaries(
 )
 
 
+def test_settings_of_what_is_named_are_kept_in_whatever_order_they_are_typed():
+    """As the README has it for a cluster: --executor ray, and its address."""
+    name, address = "search.executor.name=ray", "search.executor.address=auto"
+    for overrides in ([name, address], [address, name]):
+        assert parse_config(None, overrides=overrides).search.executor.address == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"search": {"stopping": {}}, "training": {"epochs": 1}},
+            "search.stopping has no rung in 1 epochs; lower first, or train",
+        ),
+        ({"search": {"stopping": {"reduction": float("inf")}}}, "reduction must be above 1 and at most 1000, got inf"),
+        ({"search": {"time_limit": float("inf")}}, "search.time_limit must be at most 1e+08, got inf"),
+        (
+            {
+                "search": {"stopping": {}},
+                "evaluator": {"name": "table", "path": "t.csv", "columns": {"clean_error": "c", "adversarial_error": "a"}},
+            },
+            "search.stopping has nothing to stop where a table answers trials; set it to null",
+        ),
+        (
+            {"evaluator": {"name": "table", "path": "t.csv", "columns": {"adversarial_error": "a"}}},
+            "got 'clean_error'; where that is a default, write others, or constraints: {}",
+        ),
+    ],
+)
+def test_settings_of_a_search_that_do_not_go_together(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_config(settings)
+
+
 class TestFaults:
     @pytest.mark.parametrize(
         ("path", "value", "message"),

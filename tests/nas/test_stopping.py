@@ -168,7 +168,7 @@ def test_trial_is_judged_by_its_adversarial_error_and_what_else_is_known(minimis
         ({"first": 1.5}, "search.stopping is refused: first must be above 0 and at most 1, got 1.5"),
         ({"images": 0}, "search.stopping is refused: images must be above 0 and at most 1, got 0"),
         ({"steps": 2}, "search.stopping is refused: steps must be above 0 and at most 1, got 2"),
-        ({"reduction": 1}, "search.stopping is refused: reduction must be above 1, got 1"),
+        ({"reduction": 1}, "search.stopping is refused: reduction must be above 1 and at most 1000, got 1"),
         ({"frist": 1}, "unknown key search.stopping.frist; did you mean 'first'?"),
         ("halving", "search.stopping must be a mapping, got 'halving'"),
     ],

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import nas
-from nas.errors import RunError
+from nas.errors import ConfigError, RunError
 from nas.events import TrialFinished
 from nas.pipeline import resume_events, search_events
 from nas.run import place_of, read_run
@@ -224,28 +224,75 @@ class TestElsewhere:
         trials_only(tmp_path / "own-file", config)
         assert [(t.key, t.metrics) for t in trials] == [(t.key, t.metrics) for t in read_run(tmp_path / "own-file").trials]
 
-    def test_two_runs_share_a_database_under_their_names(self, config, tmp_path, trials_only):
+    def test_runs_share_a_database_each_under_a_name_of_its_own(self, config, tmp_path, trials_only):
         url = f"sqlite:///{tmp_path / 'all.db'}"
-        seeds = {"first": 0, "second": 1}
+        # Two of them in folders of one name.
+        seeds = {"a/run": 0, "b/run": 1, "other": 2}
         for name, seed in seeds.items():
             settings = replace(config, seed=seed, search=replace(config.search, storage=url, trials=3))
             begin(settings, tmp_path / name, 1)
         for name in seeds:
             trials_only(tmp_path / name)
         found = {name: read_run(tmp_path / name).trials for name in seeds}
-        assert [len(trials) for trials in found.values()] == [3, 3]
-        assert [t.metrics for t in found["first"]] != [t.metrics for t in found["second"]]
+        assert [len(trials) for trials in found.values()] == [3, 3, 3]
+        assert [t.metrics for t in found["a/run"]] != [t.metrics for t in found["b/run"]]
         with closing(sqlite3.connect(tmp_path / "all.db")) as database:
-            assert sorted(database.execute("SELECT study_name FROM studies")) == [("first",), ("second",)]
+            names = sorted(name.rpartition("-")[0] for (name,) in database.execute("SELECT study_name FROM studies"))
+        assert names == ["other", "run", "run"]
 
-    @pytest.mark.parametrize("seed", [2, 3], ids=["with the same config", "with another config"])
-    def test_another_run_of_the_same_name_is_refused(self, config, tmp_path, seed):
+    def test_renamed_folder_keeps_its_study(self, config, tmp_path, trials_only):
         url = f"sqlite:///{tmp_path / 'all.db'}"
-        settings = replace(config, search=replace(config.search, storage=url))
-        begin(settings, tmp_path / "a" / "run", 1)
-        message = r"^study run in sqlite:////.*all\.db: belongs to another run; choose another name for the run's folder$"
+        begin(replace(config, search=replace(config.search, storage=url, trials=3)), tmp_path / "run", 1)
+        first = read_run(tmp_path / "run").trials[0]
+        (tmp_path / "run").rename(tmp_path / "renamed")
+        trials_only(tmp_path / "renamed")
+        trials = read_run(tmp_path / "renamed").trials
+        assert (trials[0].key, trials[0].ended, len(trials)) == (first.key, first.ended, 3)
+
+    def test_study_that_is_gone_is_not_begun_anew(self, config, tmp_path):
+        url = f"sqlite:///{tmp_path / 'all.db'}"
+        begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
+        (tmp_path / "all.db").unlink()
+        message = (
+            r"^study run-\w+ in sqlite:////.*all\.db: the run's study is gone from there; put it back, or start a new run$"
+        )
         with pytest.raises(RunError, match=message):
-            begin(replace(settings, seed=seed), tmp_path / "b" / "run", 1)
+            begin(None, tmp_path / "run", 2)
+        own = tmp_path / "own"
+        begin(config, own, 1)
+        (own / "study.db").unlink()  # Before any resume, so that there is no copy of it.
+        with pytest.raises(RunError, match=r"study\.db: the run's study is gone from there"):
+            begin(None, own, 2)
+
+    def test_file_with_the_name_of_the_study_is_gone(self, config, tmp_path):
+        url = f"sqlite:///{tmp_path / 'all.db'}"
+        begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
+        (tmp_path / "run" / ".study").unlink()
+        with pytest.raises(RunError, match=r"\.study: No such file or directory; it holds the name of the run's study"):
+            read_run(tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("url", "message"),
+        [
+            ("postgres", r"must be a URL such as postgresql\+psycopg2://USER:\$PASSWORD@HOST/NAME, got 'postgres'$"),
+            (
+                "postgresql://me:secret@host/db",
+                r"must hold no password, for it goes into files that are handed over; write \$",
+            ),
+            ("sqlite:///studies.db", r"must name a file by its absolute path, sqlite:////.*, got 'sqlite:///studies.db'$"),
+            ("sqlite://", "must name a file by its absolute path"),
+        ],
+    )
+    def test_urls_that_will_not_do_are_faults_of_the_config(self, tiny, url, message):
+        with pytest.raises(ConfigError, match=f"search.storage {message}") as error:
+            tiny(f"search.storage='{url}'")
+        assert "secret" not in str(error.value)
+
+    def test_database_that_cannot_be_opened_leaves_no_folder(self, config, tmp_path):
+        url = f"sqlite:///{tmp_path / 'gone' / 'all.db'}"
+        with pytest.raises(RunError, match=r"^search\.storage: sqlite:////.*gone/all\.db: .*unable to open database file"):
+            search_events(replace(config, search=replace(config.search, storage=url)), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
     def test_missing_file_is_told_with_its_copy(self, config, tmp_path):
         run = tmp_path / "run"
@@ -258,15 +305,16 @@ class TestElsewhere:
     def test_database_without_the_study_is_told(self, config, tmp_path):
         url = f"sqlite:///{tmp_path / 'all.db'}"
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
-        (tmp_path / "run").rename(tmp_path / "renamed")
-        with pytest.raises(RunError, match=r"^study renamed in sqlite:////.*all\.db: holds no study of ours$"):
-            read_run(tmp_path / "renamed")
+        (tmp_path / "run" / ".study").write_text("another")
+        with pytest.raises(RunError, match=r"^study another in sqlite:////.*all\.db: holds no study of ours$"):
+            read_run(tmp_path / "run")
 
-    def test_place_is_named_by_the_folder(self, config):
-        folder = RunFolder(Path("/runs/mine"))
-        assert place_of(folder, config) == Place(Path("/runs/mine/study.db"))
+    def test_place_is_named_by_a_file_of_the_folder(self, config, tmp_path):
+        folder = RunFolder(tmp_path)
+        assert place_of(folder, config) == Place(tmp_path / "study.db")
+        folder.study_name.write_text("mine-01234567\n")
         shared = replace(config, search=replace(config.search, storage="sqlite:////x.db"))
-        assert place_of(folder, shared) == Place(Path("/runs/mine/study.db"), "sqlite:////x.db", "mine")
+        assert place_of(folder, shared) == Place(tmp_path / "study.db", "sqlite:////x.db", "mine-01234567")
 
 
 class TestUrls:
@@ -314,11 +362,6 @@ class TestUrls:
         monkeypatch.setenv("URL", f"sqlite:///{tmp_path / 'all.db'}")
         close_storage(open_storage(Place(tmp_path / "study.db", "$URL", "mine")))
         assert (tmp_path / "all.db").exists()
-
-    def test_folder_that_is_not_there_is_told(self, config, tmp_path, cli):
-        url = f"sqlite:///{tmp_path / 'gone' / 'all.db'}"
-        with pytest.raises(RunError, match=r"^study run in sqlite:////.*gone/all\.db: unable to open database file; "):
-            begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
 
 
 def free_port():
@@ -387,7 +430,7 @@ def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
     next(event for event in events if isinstance(event, TrialFinished))
     control("stop")
     with pytest.raises(
-        RunError, match=r"^study third in postgresql\+psycopg2://me:\*\*\*@127\.0\.0\.1:.*; the trials told so far"
+        RunError, match=r"^study third-\w+ in postgresql\+psycopg2://me:\*\*\*@127\.0\.0\.1:.*; the trials told so far"
     ):
         list(events)
     code, _, err = cli("status", run)

@@ -207,9 +207,9 @@ class TestFormula:
         [
             ("latency", "there is no column 'latency'; there are width, rate, order, ms"),
             ("ms_2", "there is no column 'ms_2'; there are width, rate, order, ms"),
-            ("ms +", "is no formula of columns"),
-            ("", "is no formula of columns"),
-            ("ms ms", "is no formula of columns"),
+            ("ms +", "is no formula of the columns width, rate, order, ms"),
+            ("", "is no formula of the columns width, rate, order, ms"),
+            ("ms ms", "is no formula of the columns width, rate, order, ms"),
             ("ms ** 2", "only columns, numbers, + - * / and brackets can be used"),
             ("abs(ms)", "only columns, numbers, + - * / and brackets can be used"),
             ("ms if ms else ms", "only columns, numbers, + - * / and brackets can be used"),
@@ -360,7 +360,8 @@ class TestSettings:
                 {"evaluator": {"name": "table", "path": "t.csv", "columns": {"latency": "ms"}}, "objective": objective}
             )
         assert caught.value.faults == (
-            f"config: objective.{key} must hold metrics of evaluator.columns (latency, parameters, macs), got 'flops'",
+            f"config: objective.{key} must hold metrics of evaluator.columns (latency, parameters, macs), got 'flops'; "
+            "where that is a default, write others, or constraints: {}",
         )
 
     def test_path_is_relative_to_the_config(self, tmp_path):

@@ -5,7 +5,8 @@ import warnings
 import optuna
 import pytest
 
-from nas.samplers import NSGA2, SAMPLERS, TPE, Random, StudySampler
+from nas.errors import RunError
+from nas.samplers import NSGA2, SAMPLERS, TPE, Random, Sampler, StudySampler
 from search_spaces import Choice, SearchSpace, cell201, darts, mlp
 
 SPACE = cell201(4, 1, 1)
@@ -309,3 +310,31 @@ def test_choice_of_another_space_is_refused():
     trial = fresh().ask()
     with pytest.raises(ValueError, match="cell201 has no choice 'width' with these values"):
         trial.suggest_categorical("width", (1, 2))
+
+
+class Proposes(Sampler):
+    """Proposes what it is given: a sampler of the user's own may do anything."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def propose(self, history, seed):
+        return self.what(history)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda history: 1 / 0, "search.sampler: Proposes proposes no architecture: ZeroDivisionError: division by zero"),
+        (
+            lambda history: {"edge01": "skip"},
+            "search.sampler: Proposes proposes no architecture: ValueError: .*'edge02' is missing",
+        ),
+        (lambda history: None, "search.sampler: Proposes proposes no architecture: TypeError"),
+    ],
+)
+def test_sampler_of_ones_own_that_goes_wrong_is_told(what, message):
+    study = fresh(kind=Proposes(what))
+    advance(study, RANDOM_TRIALS)
+    with pytest.raises(RunError, match=message):
+        SPACE.suggest(study.ask())
