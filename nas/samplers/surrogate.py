@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtri
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
 
 from nas.samplers.base import Sampler
 from nas.samplers.ensemble import distances_to, fit
@@ -74,7 +75,9 @@ class Surrogate(Sampler):
             best = self.points // 2
             others = numbers.choice(np.arange(best, len(known)), self.points - best, replace=False)
             known = known[:best] + [known[place] for place in sorted(others)]
-        promise = _promise(history, known, pool, weights, numbers)
+        # On matrices of this size several threads wait for each other, ten times as long on a busy machine as one takes.
+        with threadpool_limits(1):
+            promise = _promise(history, known, pool, weights, numbers)
         return _first_new(history, [pool[place] for place in np.argsort(-promise, kind="stable")])
 
     def _pool(self, history: History, known: Sequence[Ended], generator: random.Random) -> list[dict[str, Value]]:
