@@ -160,7 +160,8 @@ def summarise(folder: Path, name: str, task: Task, rows: list[dict], worst: list
             cells = [f"{median[m - 1]:.{digits}f} [{low[m - 1]:.{digits}f}, {high[m - 1]:.{digits}f}]" for m in marks]
             time_of = 1000 * float(np.median(seconds[sampler]))
             lines.append(f"| {sampler} | {len(table)} | " + " | ".join(cells) + f" | {time_of:.0f} |")
-        axes.set(xlabel="trial", ylabel="hypervolume" if several else task.title.split(",")[0], xlim=(1, trials))
+        reached = "hypervolume" if several else task.title.split(",")[0] + ("" if latency else ", %")
+        axes.set(xlabel="trial", ylabel=reached, xlim=(1, trials))
         axes.set_title(f"{task.title}: medians and quartiles", fontsize=9)
         if not latency:
             settled = [line.get_ydata()[min(9, trials - 1)] for line in axes.get_lines()]

@@ -176,8 +176,9 @@ def test_killed_at_some_writes_into_the_study(own, told, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_killed_at_every_write_into_the_study(own, told, tmp_path, monkeypatch, trials_only):
-    check_killed_at(range, own, told, tmp_path, monkeypatch, trials_only)
+def test_killed_at_every_fifth_write_into_the_study(own, told, tmp_path, monkeypatch, trials_only):
+    # With an odd step, so that kills before and after a write alternate.
+    check_killed_at(lambda total: range(1, total, 5), own, told, tmp_path, monkeypatch, trials_only)
 
 
 def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cache(own, tmp_path, break_off, trials_only):
