@@ -89,7 +89,7 @@ def search(
     short = [f"seed={seed}"] if seed is not None else []
     short += [f"search.trials={trials}"] if trials is not None else []
     short += [f"search.executor.name={executor}"] if executor is not None else []
-    settings = _settings(config, [*short, *overrides])
+    settings = _settings(config, [*overrides, *short])
     name = config.stem if config else settings.data.name
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     _show(search_events(settings, folder))
