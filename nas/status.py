@@ -11,6 +11,7 @@ from nas.metrics import STANDARD_METRICS
 from nas.ranking import ranked
 from nas.run import read_run
 from nas.run_folder import is_locked
+from nas.study import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 SHOWN = 5
 # The speed of a search is that of its last so many trials.
 RECENT = 30
-ENDED = ("complete", "rejected", "pruned", "failed")
 
 
 def speed_of(trials: Sequence[Trial], since: float = 0.0) -> float | None:

@@ -61,9 +61,8 @@ def _shown(url: str) -> str:
         url = make_url(_expanded(url)).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return re.sub(r":.*@", ":***@", url)
-    return re.sub(
-        r"(?<=\w):[^/].*@", ":***@", url
-    )  # Of a password with an @ in it, too, all that comes before the last one.
+    # Of a password with an @ in it, too, all that comes before the last one.
+    return re.sub(r"(?<=\w):[^/].*@", ":***@", url)
 
 
 @contextmanager
@@ -174,12 +173,11 @@ def _write_ahead(storage: RDBStorage) -> None:
 
 def close_storage(storage: RDBStorage) -> None:
     """Leaves a SQLite database as one file that can be copied, and read in a folder that cannot be written."""
+    release(storage)
     if storage.engine.dialect.name == "sqlite":
-        storage.remove_session()
-        storage.engine.dispose()
         with suppress(SQLAlchemyError), storage.engine.connect() as connection:  # Another process may be reading it.
             connection.execute(text("PRAGMA journal_mode=DELETE"))
-    release(storage)
+        release(storage)
 
 
 def release(storage: RDBStorage) -> None:

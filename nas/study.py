@@ -46,6 +46,10 @@ STATES = {
 }
 
 
+# Those of them in which a trial has ended.
+ENDED = ("complete", "rejected", "pruned", "failed")
+
+
 @final
 @dataclass(frozen=True)
 class Trial:

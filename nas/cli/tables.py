@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas.metrics import CHEAP_METRICS
+from nas.study import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ def print_status(found: dict[str, Any], console: Console | None = None) -> None:
     """Prints the state of a run."""
     console = console or open_console()
     trials = found["trials"]
-    ended = sum(trials[name] for name in ("complete", "rejected", "pruned", "failed"))
+    ended = sum(trials[name] for name in ENDED)
     console.print(f"{found['run']}: {found['state']}", soft_wrap=True, markup=False)
     console.print(
         f"{ended} of {trials['total']} trials: {trials['complete']} complete ({found['duplicates']} from the cache), "

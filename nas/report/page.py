@@ -21,6 +21,7 @@ from nas.report.style import NORM_NAMES
 from nas.report.verdict import verdicts
 from nas.run_folder import write_text
 from nas.space_options import open_space
+from nas.study import ENDED
 
 if TYPE_CHECKING:
     from nas.bundle.load import Bundle
@@ -44,7 +45,7 @@ def render_report(run: Run) -> str:
     """Returns the page of a run, finished or not, as text."""
     config, trials = run.config, list(run.trials)
     board = ranked(trials, config.objective)
-    states = {s: sum(t.state == s for t in trials) for s in ("complete", "rejected", "pruned", "failed", "running")}
+    states = {s: sum(t.state == s for t in trials) for s in (*ENDED, "running")}
     metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
     metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
     fronts = {trial.number for trial in front(trials, config.objective)}

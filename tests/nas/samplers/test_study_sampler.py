@@ -13,14 +13,6 @@ SPACE = cell201(4, 1, 1)
 RANDOM_TRIALS = 5
 
 
-@pytest.fixture(autouse=True)
-def silent():
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
 def sampler(seed=0, kind=None, random_trials=RANDOM_TRIALS, space=SPACE, first=()):
     return StudySampler(kind or TPE(), space, seed=seed, random_trials=random_trials, first=first)
 
