@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 DRAWS = 16
 # A reward compares a trial with this many before it: more would only cost time.
 COMPARED = 512
-# The batch doubles after twice so many batches, and from then on whenever the number of trials has doubled.
-BATCHES = 16
+# So many batches have the size asked for; each later one has this share of the trials before it, if that is more.
+BATCHES, SHARE = 32, 1 / 12
 # Most trials of one gradient step; the steps on a larger batch take turns.
 ROWS = 64
 # Policies kept, of the studies that were asked about last.
@@ -211,12 +211,12 @@ def _learnt(settings: PolicyGradient, history: History) -> Policy:
 
 def _batches(trials: int, size: int) -> Iterator[slice]:
     """Yields the whole batches of so many trials. Which they are does not change as trials are added."""
-    start = 0
+    start, alike = 0, BATCHES * size
     while start + size <= trials:
         yield slice(start, start + size)
         start += size
-        if start >= 2 * BATCHES * size:
-            size *= 2
+        if start >= alike:
+            size = max(size, int(SHARE * start))
 
 
 def _rewards(trials: Sequence[Ended]) -> np.ndarray:
