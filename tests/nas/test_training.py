@@ -323,6 +323,38 @@ class TestRecipes:
         assert torch.equal(loss, F.cross_entropy(network(x), y))
         loss.backward()
 
+    @pytest.mark.parametrize("kind", [Standard, Adversarial])
+    @pytest.mark.parametrize("strength", [0.5, -0.5])
+    def test_entropy_penalty_adds_the_mean_entropy(self, conv, batch, kind, strength):
+        x, y, _ = batch
+        network = conv()
+        logits = network(x)
+        entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
+        loss = kind(entropy_penalty=strength).loss(network, x, x, y)
+        assert loss.item() == pytest.approx((F.cross_entropy(logits, y) + strength * entropy).item(), rel=1e-5)
+
+    def test_entropy_penalty_has_a_gradient_where_predictions_are_certain(self, linear):
+        network = linear(scale=1000.0)
+        x = torch.rand(8, 64)
+        loss = Standard(entropy_penalty=1.0).loss(network, x, x, network(x).argmax(1))
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+    def test_entropy_penalty_lowers_the_entropy(self, data):
+        entropies = []
+        for strength in (-0.3, 0.0, 0.3):
+            config = dataclasses.replace(FAST, recipe=Standard(entropy_penalty=strength), epochs=4)
+            network = trained(small(data), data, config)[0]
+            with torch.no_grad():
+                logits = network(data.validation.x)
+            entropies.append(float(torch.distributions.Categorical(logits=logits).entropy().mean()))
+        assert entropies[0] > entropies[1] > entropies[2]
+
+    @pytest.mark.parametrize("kind", [Standard, Adversarial])
+    def test_entropy_penalty_must_be_finite(self, kind):
+        with pytest.raises(ValueError, match="entropy_penalty must be a finite number, got nan"):
+            kind(entropy_penalty=math.nan)
+
     @pytest.mark.parametrize(
         "attack",
         [PGD(steps=1, step_size=1.25), PGD(steps=3), PGD(steps=2, norm=L2()), FGSM()],
