@@ -41,6 +41,15 @@ from evaluators.cost import latency, macs, parameters
 from evaluators.curve import ErrorCurve, error_curve, worst_case
 from evaluators.first_order import first_order_error, gradient_norms, parting_epsilon
 from evaluators.headline import headline
+from evaluators.logit_differences import (
+    NearZero,
+    independent_logits,
+    logit_differences,
+    logits_of,
+    mean_field_radii,
+    near_zero,
+    shape_distance,
+)
 from evaluators.margins import Margins, adaptive_epsilons, density_at_zero, margin_density, margins
 from evaluators.metrics import error_area, error_at, median_radius
 from evaluators.norms import L2, NORMS, Linf, Norm
@@ -50,6 +59,7 @@ from evaluators.profiling import profile
 from evaluators.radii import radii
 from evaluators.smoothing import Certificates, certify
 from evaluators.table import check_table, read_table
+from evaluators.universality import Effect, Observation, Universality, universality
 
 __all__ = [
     "APGD",
@@ -72,6 +82,7 @@ __all__ = [
     "Comparison",
     "CorruptionErrors",
     "DeepFool",
+    "Effect",
     "Ensemble",
     "ErrorCurve",
     "HopSkipJump",
@@ -79,9 +90,11 @@ __all__ = [
     "Linf",
     "Margins",
     "MinimumNorm",
+    "NearZero",
     "Nearest",
     "NoPowerLaw",
     "Norm",
+    "Observation",
     "PowerLaw",
     "RadiiComparison",
     "RobustnessProfile",
@@ -92,6 +105,7 @@ __all__ = [
     "TargetedAPGD",
     "Transfer",
     "UniformNoise",
+    "Universality",
     "adaptive_epsilons",
     "certify",
     "check_attacks",
@@ -112,13 +126,18 @@ __all__ = [
     "fit_power_law",
     "gradient_norms",
     "headline",
+    "independent_logits",
     "latency",
     "load_profile",
+    "logit_differences",
+    "logits_of",
     "macs",
     "margin",
     "margin_density",
     "margins",
+    "mean_field_radii",
     "median_radius",
+    "near_zero",
     "parameters",
     "parting_epsilon",
     "profile",
@@ -126,5 +145,7 @@ __all__ = [
     "read_table",
     "save_profile",
     "sentence",
+    "shape_distance",
+    "universality",
     "worst_case",
 ]

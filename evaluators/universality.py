@@ -1,0 +1,185 @@
+"""How universal an exponent is: how far it varies between networks beyond what its own uncertainty explains, and with what.
+
+Exponents come from `fit_power_law`, each with an interval; each belongs to a combination of factors (architecture, data,
+training, attack). Two questions: are all of them one number (Cochran's Q, and the spread between networks that is left once
+their uncertainty is taken away), and which factor goes with how much of their variance (an analysis of variance of main
+effects)? That a factor is not significant shows no universality; that the spread is small does.
+
+Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the claim; DerSimonian and
+Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Fisher, "Statistical Methods
+for Research Workers", 1925, and Hays, "Statistics for Psychologists", 1963, for the analysis and for omega squared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import chi2, f
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evaluators.curve import Floats
+
+
+@final
+@dataclass(frozen=True)
+class Observation:
+    """One fitted exponent.
+
+    Attributes:
+        exponent: The exponent.
+        interval: Its 95 % interval.
+        factors: What it was measured on: the level of each factor by name.
+    """
+
+    exponent: float
+    interval: tuple[float, float]
+    factors: Mapping[str, str]
+
+    @property
+    def standard_error(self) -> float:
+        """A quarter of the interval's width or so: as if the exponent were normal."""
+        return (self.interval[1] - self.interval[0]) / (2 * float(ndtri(0.975)))
+
+
+@final
+@dataclass(frozen=True)
+class Effect:
+    """What goes with one factor, all others held the same.
+
+    Attributes:
+        means: Mean exponent at each level, of the observations as they are.
+        counts: Number of observations at each level.
+        share: Share of the exponents' variance that goes with the factor (partial omega squared, not below 0).
+        f_value: Mean square of the factor over that of the residual; NaN where nothing is left to judge by.
+        freedom: Degrees of freedom of the factor and of the residual.
+        p_value: How often a factor without effect would have as large a value.
+    """
+
+    means: dict[str, float]
+    counts: dict[str, int]
+    share: float
+    f_value: float
+    freedom: tuple[int, int]
+    p_value: float
+
+
+@final
+@dataclass(frozen=True)
+class Universality:
+    """How far exponents vary.
+
+    Attributes:
+        n: Number of exponents.
+        mean: Their mean, weighted by what is known of each (random effects), and its 95 % interval.
+        mean_interval: See mean.
+        range: The smallest and the largest.
+        deviation: Their standard deviation.
+        between: Standard deviation between networks, once the exponents' own uncertainty is taken away.
+        heterogeneity_p: Of Cochran's Q: how often exponents that are all equal would differ as much.
+        effects: What goes with each factor.
+        residual: Standard deviation that no factor explains; NaN where nothing is left to judge by.
+    """
+
+    n: int
+    mean: float
+    mean_interval: tuple[float, float]
+    range: tuple[float, float]
+    deviation: float
+    between: float
+    heterogeneity_p: float
+    effects: dict[str, Effect]
+    residual: float
+
+
+def universality(observations: Sequence[Observation]) -> Universality:
+    """Returns how far exponents vary, and with what.
+
+    Effects are of type II: each factor's, given all the others, without interactions; levels may be unbalanced.
+
+    Raises:
+        ValueError: there are fewer than two observations, they have different factors, or an exponent or its interval
+            is not finite.
+    """
+    if len(observations) < 2:
+        raise ValueError(f"observations must be at least 2, got {len(observations)}")
+    names = [*observations[0].factors]
+    for observation in observations:
+        low, high = observation.interval
+        if not (math.isfinite(observation.exponent) and -math.inf < low < high < math.inf):
+            raise ValueError(
+                f"exponents must be finite, their intervals wider than 0, got {observation.exponent:g}, {low:g} to {high:g}"
+            )
+        if {*observation.factors} != {*names}:
+            raise ValueError(f"factors must be the same of all observations, got {names} and {[*observation.factors]}")
+    exponents = np.array([observation.exponent for observation in observations])
+    variances = np.array([observation.standard_error**2 for observation in observations])
+    q, between = _heterogeneity(exponents, variances)
+    weights = 1 / (variances + between)
+    mean = float((weights * exponents).sum() / weights.sum())
+    reach = float(ndtri(0.975) / math.sqrt(weights.sum()))
+    effects, residual = _effects(exponents, {name: [o.factors[name] for o in observations] for name in names})
+    return Universality(
+        n=len(exponents),
+        mean=mean,
+        mean_interval=(mean - reach, mean + reach),
+        range=(float(exponents.min()), float(exponents.max())),
+        deviation=float(exponents.std(ddof=1)),
+        between=math.sqrt(between),
+        heterogeneity_p=float(chi2.sf(q, len(exponents) - 1)),
+        effects=effects,
+        residual=residual,
+    )
+
+
+def _heterogeneity(exponents: Floats, variances: Floats) -> tuple[float, float]:
+    """Returns Cochran's Q, and the variance between networks by the moments of DerSimonian and Laird."""
+    weights = 1 / variances
+    q = float((weights * (exponents - (weights * exponents).sum() / weights.sum()) ** 2).sum())
+    scale = weights.sum() - (weights**2).sum() / weights.sum()
+    return q, max(0.0, float((q - len(exponents) + 1) / scale))
+
+
+def _effects(exponents: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[str, Effect], float]:
+    """Returns the effect of each factor, and the standard deviation that none of them explains."""
+    codes = {name: _coded(levels) for name, levels in factors.items()}
+    full_sum, full_rank = _residual(exponents, [*codes.values()])
+    free = len(exponents) - full_rank
+    square = full_sum / free if free > 0 else math.nan
+    effects = {}
+    for name, levels in factors.items():
+        without_sum, without_rank = _residual(exponents, [code for other, code in codes.items() if other != name])
+        degrees, explained = full_rank - without_rank, max(0.0, without_sum - full_sum)
+        known = degrees > 0 and free > 0
+        f_value = explained / degrees / square if known and square > 0 else math.inf if known and explained > 0 else math.nan
+        # Hays's: what chance alone would explain is taken away.
+        share = (explained - degrees * square) / (explained + (len(exponents) - degrees) * square) if known else math.nan
+        at = {level: exponents[[other == level for other in levels]] for level in dict.fromkeys(levels)}
+        effects[name] = Effect(
+            means={level: float(values.mean()) for level, values in at.items()},
+            counts={level: len(values) for level, values in at.items()},
+            share=max(0.0, share) if not math.isnan(share) else share,
+            f_value=f_value,
+            freedom=(degrees, free),
+            p_value=float(f.sf(f_value, degrees, free)) if known and not math.isnan(f_value) else math.nan,
+        )
+    return effects, math.sqrt(square) if free > 0 else math.nan
+
+
+def _coded(levels: Sequence[str]) -> Floats:
+    """Returns a column (N,) of zeros and ones for each level but the first, (N, L - 1)."""
+    kinds = list(dict.fromkeys(levels))
+    return np.array([[float(level == kind) for kind in kinds[1:]] for level in levels]).reshape(len(levels), len(kinds) - 1)
+
+
+def _residual(exponents: Floats, codes: Sequence[Floats]) -> tuple[float, int]:
+    """Returns the sum of squares that a mean and these columns leave, and how many of them are independent."""
+    design = np.hstack([np.ones((len(exponents), 1)), *codes])
+    fitted, _, rank, _ = np.linalg.lstsq(design, exponents, rcond=None)
+    return float(((exponents - design @ fitted) ** 2).sum()), int(rank)

@@ -1,0 +1,111 @@
+"""How universal exponents are: against scipy's analysis of variance, closed forms, and made-up laboratories."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy.stats import f_oneway
+
+from evaluators.universality import Observation, universality
+
+NUMBERS = np.random.default_rng(0)
+Z = 1.959963984540054
+
+
+def observe(exponent, error=0.1, **factors):
+    return Observation(exponent, (exponent - Z * error, exponent + Z * error), factors)
+
+
+def test_one_factor_is_the_analysis_of_scipy():
+    groups = [NUMBERS.normal(mean, 0.3, size=n) for mean, n in ((1.0, 8), (1.4, 5), (0.9, 11))]
+    found = universality([observe(b, attack=str(g)) for g, group in enumerate(groups) for b in group])
+    effect, wanted = found.effects["attack"], f_oneway(*groups)
+    assert effect.f_value == pytest.approx(wanted.statistic)
+    assert effect.p_value == pytest.approx(wanted.pvalue)
+    assert effect.freedom == (2, 21)
+    assert effect.means == pytest.approx({str(g): group.mean() for g, group in enumerate(groups)})
+    assert effect.counts == {"0": 8, "1": 5, "2": 11}
+
+
+def test_two_balanced_factors_are_the_sums_of_squares_of_the_textbook():
+    table = NUMBERS.normal(size=(3, 4))
+    found = universality([observe(table[i, j], row=str(i), column=str(j)) for i, j in product(range(3), range(4))])
+    rows = 4 * ((table.mean(1) - table.mean()) ** 2).sum()
+    columns = 3 * ((table.mean(0) - table.mean()) ** 2).sum()
+    rest = ((table - table.mean()) ** 2).sum() - rows - columns
+    assert found.effects["row"].f_value == pytest.approx(rows / 2 / (rest / 6))
+    assert found.effects["column"].f_value == pytest.approx(columns / 3 / (rest / 6))
+    assert found.residual == pytest.approx(math.sqrt(rest / 6))
+    assert found.effects["row"].share == pytest.approx(max(0, (rows - 2 * rest / 6) / (rows + (12 - 2) * rest / 6)))
+
+
+def test_unbalanced_factors_are_told_apart():
+    """What goes with the data alone is not laid at the door of the architecture, which was mostly tried on one data set."""
+    observations = []
+    for data, architecture, count in (("a", "x", 20), ("a", "y", 3), ("b", "x", 3), ("b", "y", 20)):
+        for _ in range(count):
+            observations.append(observe(1.0 + (data == "b") + NUMBERS.normal(0, 0.05), data=data, architecture=architecture))
+    found = universality(observations)
+    assert found.effects["data"].share > 0.9
+    assert found.effects["architecture"].p_value > 0.01
+    means = found.effects["architecture"].means
+    assert means["y"] - means["x"] > 0.5  # As they are: confounded.
+
+
+def test_equal_exponents_are_universal_and_others_are_not():
+    errors = NUMBERS.uniform(0.05, 0.2, size=60)
+    equal = universality([observe(NUMBERS.normal(1.0, e), e, data="ab"[n % 2]) for n, e in enumerate(errors)])
+    spread = universality(
+        [observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e, data="ab"[n % 2]) for n, e in enumerate(errors)]
+    )
+    assert equal.heterogeneity_p > 0.01
+    assert equal.between < 0.08
+    assert spread.heterogeneity_p < 1e-6
+    assert spread.between == pytest.approx(0.5, abs=0.12)
+    assert equal.mean_interval[0] < 1.0 < equal.mean_interval[1]
+    assert equal.mean_interval[1] - equal.mean_interval[0] < spread.mean_interval[1] - spread.mean_interval[0]
+
+
+def test_p_values_are_uniform_where_there_is_nothing():
+    p_values = []
+    for _ in range(400):
+        found = universality(
+            [observe(NUMBERS.normal(1.0, 0.1), data="abc"[n % 3], attack="xy"[n // 3 % 2]) for n in range(12)]
+        )
+        p_values.append((found.heterogeneity_p, found.effects["data"].p_value, found.effects["attack"].p_value))
+    # Three standard errors of a share of 0.1 among 400.
+    assert np.mean(np.array(p_values) < 0.1, axis=0) == pytest.approx([0.1] * 3, abs=0.045)
+
+
+def test_numbers_that_are_known_by_hand():
+    found = universality([observe(1.0, 0.1, data="a"), observe(2.0, 0.1, data="b"), observe(3.0, 0.1, data="b")])
+    assert found.range == (1.0, 3.0)
+    assert found.deviation == pytest.approx(1.0)
+    assert found.mean == pytest.approx(2.0)
+    # Q = 2 / 0.01; between = (200 - 2) / (300 - 3 * 100**2 / 300).
+    assert found.between == pytest.approx(math.sqrt(198 / 200))
+
+
+def test_one_level_and_saturated_designs_have_no_answer():
+    found = universality([observe(1.0, data="a", attack="x"), observe(1.2, data="a", attack="y")])
+    assert math.isnan(found.effects["data"].p_value)
+    assert math.isnan(found.effects["attack"].p_value)
+    assert math.isnan(found.residual)
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        ([observe(1.0)], "observations must be at least 2, got 1"),
+        (
+            [observe(1.0, a="x"), observe(1.0, b="x")],
+            r"factors must be the same of all observations, got \['a'\] and \['b'\]",
+        ),
+        ([observe(1.0), Observation(1.0, (1.0, 1.0), {})], "intervals wider than 0, got 1, 1 to 1"),
+        ([observe(1.0), Observation(math.nan, (1.0, 2.0), {})], "exponents must be finite, .* got nan, 1 to 2"),
+    ],
+)
+def test_bad_observations_are_told(observations, message):
+    with pytest.raises(ValueError, match=message):
+        universality(observations)
