@@ -9,6 +9,7 @@ Source: the finaliser of SplitMix64, Steele, Lea and Flood, "Fast Splittable Pse
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TypeVar, final
 
@@ -49,6 +50,11 @@ def _mix_one(z: int) -> int:
     z = _wrap((z ^ _shift(z, 30)) * _MIX_1)
     z = _wrap((z ^ _shift(z, 27)) * _MIX_2)
     return z ^ _shift(z, 31)
+
+
+def stream_of(epsilon: float) -> int:
+    """Returns the number of an epsilon's own stream: what is drawn at one does not depend on what else is in the grid."""
+    return int.from_bytes(struct.pack("<d", epsilon), "little")
 
 
 @final

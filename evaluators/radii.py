@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep, check_att
 from evaluators.attacks.target import CleanGradients, Target, misclassified
 from evaluators.batches import forward
 from evaluators.inputs import as_grid, check_epsilons
-from evaluators.noise import Noise
+from evaluators.noise import Noise, stream_of
 from evaluators.subject import Subject, subject
 
 if TYPE_CHECKING:
@@ -178,9 +177,9 @@ def _ascend(
         if len(open_) == 0:
             break
         sizes = torch.full((len(open_),), epsilon, dtype=torch.float64)
-        # A stream of its own for each epsilon: the radius at one does not depend on what else stands in the grid.
-        stream = int.from_bytes(struct.pack("<d", epsilon), "little")
-        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, stream, _part(report, number, len(grid)))
+        fooled = _fooled(
+            ready, attack, directions, clean, open_, sizes, seed, stream_of(epsilon), _part(report, number, len(grid))
+        )
         hit = torch.isfinite(fooled)
         found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit]) if tolerance is not None else epsilon
         below[open_[~hit]] = epsilon

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli.profile import INTERRUPTED, check_table, profile
+from nas.cli.compare import compare
+from nas.cli.profile import check_table, profile
+from nas.cli.progress import INTERRUPTED
 from nas.cli.space import space
+from nas.cli.surface import surface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,6 +183,8 @@ def config() -> None:
 
 
 commands.add_command(profile)
+commands.add_command(compare)
+commands.add_command(surface)
 commands.add_command(check_table)
 commands.add_command(space)
 

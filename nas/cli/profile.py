@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from nas.cli.progress import INTERRUPTED, progress_bar
 
+if TYPE_CHECKING:
     from evaluators import RobustnessProfile
 
-INTERRUPTED = 130
 EXACT = 0.01
 
 
@@ -100,7 +98,7 @@ def profile(
         config = settings_of(network, data=data, attacks=attacks, norm=norm, epsilons=epsilons, others=others)
         if out is not None:
             _prepare(out)
-        with _progress() as progress:
+        with progress_bar() as progress:
             found = profile_network(network, config, progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a profile is made in one go, and nothing of this one was kept", err=True)
@@ -144,29 +142,6 @@ def _write(found: RobustnessProfile, folder: Path) -> None:
             (folder / f"{name}.svg").write_text(figure, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float], None] | None]:
-    """Yields what shows the progress on stderr; None where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("opening the network and the images", total=1.0)
-        yield lambda stage, share: bar.update(task, description=stage, completed=share)
 
 
 @click.command("check-table")

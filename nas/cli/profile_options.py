@@ -42,28 +42,28 @@ def settings_of(
         ConfigError: with every fault that was found.
         BundleError: the bundle is damaged.
     """
-    given = {name: _parsed(f"--{name}", value) if name == "certify" else value for name, value in others.items()}
+    given = {name: parsed(f"--{name}", value) if name == "certify" else value for name, value in others.items()}
     settings = {name: value for name, value in given.items() if value is not None}
-    settings["data"] = _data(data) if data is not None else data_of(network)
+    settings["data"] = data_of_option(data) if data is not None else data_of(network)
     if settings["data"] is None:
         named = ", ".join(name for name in SOURCES if name not in ("folder", "npz"))
         raise ConfigError(
             [f"--data must be given for a network that is no bundle: {named}, a folder of images or an .npz file"]
         )
     if attacks:
-        settings["attacks"] = _attacks(attacks, norm)
+        settings["attacks"] = attacks_of(attacks, norm)
     elif norm is not None:
         settings["attacks"] = _default_attacks(norm)
     if epsilons:
         of = _norm_of(settings.get("attacks"), norm)
-        settings["epsilons"] = {of: [_parsed("--epsilon", epsilon) for epsilon in epsilons]}
+        settings["epsilons"] = {of: [parsed("--epsilon", epsilon) for epsilon in epsilons]}
     return parse_profile_config(settings)
 
 
-def _data(text: str) -> Any:
+def data_of_option(text: str) -> Any:
     """Returns what `--data` says, as the config does."""
     if text.startswith("{"):
-        return _parsed("--data", text)
+        return parsed("--data", text)
     if text.endswith(".npz"):
         return {"name": "npz", "path": text}
     if text not in SOURCES and ("/" in text or Path(text).exists()):
@@ -71,14 +71,14 @@ def _data(text: str) -> Any:
     return {"name": text}
 
 
-def _attacks(texts: Sequence[str], norm: str | None) -> dict[str, Any]:
+def attacks_of(texts: Sequence[str], norm: str | None) -> dict[str, Any]:
     """Returns attacks by name, as the config holds them."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or "{" in name:
             name, value = "", text
-        attack = _parsed("--attack", value)
+        attack = parsed("--attack", value)
         if isinstance(attack, str):
             name = name or attack.rpartition(":")[2]
             attack = {"name": attack, "norm": norm} if norm else attack
@@ -106,7 +106,7 @@ def _norm_of(attacks: Mapping[str, Any] | None, norm: str | None) -> str:
     return names.pop() if len(names) == 1 else norm or "linf"
 
 
-def _parsed(option: str, text: Any) -> Any:
+def parsed(option: str, text: Any) -> Any:
     """Returns the value of an option in YAML."""
     if not isinstance(text, str):
         return text

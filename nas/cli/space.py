@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.profile import INTERRUPTED
+from nas.cli.progress import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

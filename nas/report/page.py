@@ -18,12 +18,15 @@ from nas.report.drawing import draw
 from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, front_figures, rungs_reached
 from nas.report.profile_figures import profile_figures
 from nas.report.style import NORM_NAMES
+from nas.report.surfaces import report_surfaces
 from nas.report.verdict import verdicts
 from nas.run_folder import write_text
 from nas.space_options import open_space
 from nas.study import ENDED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nas.bundle.load import Bundle
     from nas.run import Run
     from nas.study import Trial
@@ -49,6 +52,7 @@ def render_report(run: Run) -> str:
     metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
     metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
     fronts = {trial.number for trial in front(trials, config.objective)}
+    surfaces = report_surfaces(run.bundles, images=1)
     environment = Environment(
         loader=PackageLoader("nas", "report"),
         autoescape=True,
@@ -73,7 +77,7 @@ def render_report(run: Run) -> str:
         trained=not isinstance(config.evaluator, Table),
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
-        bundles=[_bundle(bundle, run) for bundle in run.bundles],
+        bundles=[_bundle(bundle, run, surfaces[bundle.name]) for bundle in run.bundles],
         check_names=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
         damaged=run.damaged,
         search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
@@ -106,8 +110,8 @@ def _row(rank: int, trial: Trial, fronts: set[int]) -> dict[str, Any]:
     }
 
 
-def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
-    """Returns what the page shows of one bundle."""
+def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Returns what the page shows of one bundle, `surfaces` as pictures with their captions."""
     record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
     drawing, undrawn = None, None
     try:
@@ -132,6 +136,7 @@ def _bundle(bundle: Bundle, run: Run) -> dict[str, Any]:
         "undrawn": undrawn,
         "curves": Markup(figures.pop("error_curves")),
         "pictures": [(Markup(figure), CAPTIONS[name]) for name, figure in figures.items()],
+        "surfaces": [(Markup(figure), caption) for figure, caption in surfaces],
         "n": record["n"],
         "first_order": record["margins"]["first_order"],
     }

@@ -49,7 +49,7 @@ def configure(data: str, seed: int, trials: int, sampler: str) -> Config:
     config = replace(base, search=replace(base.search, trials=trials, sampler=SAMPLERS[sampler]()))
     if data == "digits":
         return config
-    files = {"name": data, "path": mnist_folder(), "limit": 1000}
+    files = {"name": data, "path": mnist_folder(), "limit": 2000}
     return replace(
         config,
         data=DataConfig(**files),

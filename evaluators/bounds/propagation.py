@@ -1,0 +1,265 @@
+"""Radii within which a small network provably keeps its answer, by bounds that are carried from layer to layer.
+
+Not to be confused with `smoothing`, whose certificates hold for another network, with high probability. What is proved here
+holds for the network itself: every image within the radius, with pixels in [0, 1], has the class of the centre. So around an
+adversarial image it proves an open set of adversarial images. The bounds multiply from layer to layer: for a linear network
+they are exact, for a deep one the radii may be smaller than an attack's by orders of magnitude.
+
+Bounds are computed in double precision. What rounding may change, in them and in the network itself, is not proved but
+allowed for: a margin must exceed 64 units in the last place, at the network's own precision, of the largest sum of absolute
+values that goes into a logit, and twice the difference between the network's logits and the same ones in double precision.
+
+Source: Gowal et al., arXiv:1810.12715, for interval bound propagation with the last layer folded into the differences of
+logits; Tsuzuku, Sato and Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018, arXiv:1802.04034, for radii from Lipschitz
+constants. The layers that have bounds are in `bound_layers`.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from evaluators.attacks.target import frozen
+from evaluators.batches import Batches
+from evaluators.bounds.layers import LAYERS, operation
+from evaluators.bounds.rules import Balls, Bound, NoRuleError
+from evaluators.curve import Floats
+from evaluators.inputs import check_images, check_module
+from evaluators.norms import L2, rows
+from evaluators.regions.sampling import check_norm
+from evaluators.subject import predict
+
+if TYPE_CHECKING:
+    from evaluators.norms import Norm
+
+# Halvings of the logarithm of a radius.
+ROUNDS = 24
+# Units in the last place, by which rounding is taken to change a sum at most.
+_UNITS = 64
+
+
+@final
+@dataclass(frozen=True)
+class ProvableRadii:
+    """What is proved of N images.
+
+    Attributes:
+        predictions: The network's class of each image, (N,) int64: that which cannot change.
+        radii: Radius of the ball in which it cannot, (N,), in pixel units: at most the size of the pixel range; 0 where none
+            could be proved that exceeds the spacing of pixels at the network's precision.
+        lipschitz: The radius that follows from the Lipschitz constants alone, (N,): at most that above.
+    """
+
+    predictions: NDArray[np.int64]
+    radii: Floats
+    lipschitz: Floats
+
+
+@final
+@dataclass(frozen=True)
+class NoBound:
+    """Nothing can be proved of a network.
+
+    Attributes:
+        reason: Why.
+    """
+
+    reason: str
+
+
+def provable_radii(network: nn.Module, x: Tensor, norm: Norm, *, batch_size: int = 16) -> ProvableRadii | NoBound:
+    """Returns the radii within which the network provably keeps its class of images x (N, ...), or why there are none.
+
+    The network is traced by torch.fx, and batch norm folded into the layers before it. Each radius is found by bisection, to
+    a millionth of itself, as the largest at which the bounds still part the class from all others. It costs about
+    a hundred forward passes an image in double precision, and once the operator norms of all layers.
+
+    Args:
+        network: Maps images to logits (N, K); left as it was.
+        x: Images, clean or adversarial.
+        norm: Linf() or L2().
+        batch_size: Images in one pass.
+
+    Raises:
+        TypeError: network, x or norm has the wrong type.
+        ValueError: x or batch_size is out of range, or the network's output is not (N, K) finite logits.
+    """
+    check_module(network)
+    check_images(x)
+    check_norm(norm)
+    with frozen(network):
+        logits = predict(network, x, Batches(batch_size))
+        try:
+            traced = _traced(network)
+        except NoRuleError as error:
+            return NoBound(str(error))
+    gains: dict[str, float] = {}
+
+    def prove(index: Tensor) -> tuple[Tensor, Tensor]:
+        return _prove(traced, x[index].double(), logits[index].double(), norm, gains, torch.finfo(logits.dtype).eps)
+
+    index = torch.arange(len(x), device=x.device)
+    try:
+        parts = [found for _, found in Batches(batch_size).over(index, prove)]
+    except NoRuleError as error:
+        return NoBound(str(error))
+    largest, lipschitz = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    return ProvableRadii(logits.argmax(1).cpu().numpy(), largest, lipschitz)
+
+
+@final
+@dataclass(frozen=True)
+class _Traced:
+    """A network as steps whose bounds are known, and its last layer, (K, F) and (K,); None where that is not linear."""
+
+    steps: fx.GraphModule
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+def _traced(network: nn.Module) -> _Traced:
+    """Returns a copy in double precision, as steps.
+
+    Raises:
+        NoRuleError: it cannot be traced, or works in place on what it uses again.
+    """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
+        raise NoRuleError("the network has forward hooks, which cannot be traced")
+    try:
+        graph = fuse(copy.deepcopy(network).double())
+    except Exception as error:  # Whatever stops the tracer, the network itself may run.
+        raise NoRuleError(f"the network cannot be traced by torch.fx: {error}") from error
+    assert isinstance(graph, fx.GraphModule)
+    modules = dict(graph.named_modules())
+    for node in graph.graph.nodes:
+        layer = modules.get(node.target) if node.op == "call_module" else None
+        in_place = getattr(layer, "inplace", False) or node.kwargs.get("inplace") or node.target in _IN_PLACE
+        if in_place and any(len(before.users) > 1 for before in node.all_input_nodes):
+            raise NoRuleError(f"{node.name} works in place on what is used again")
+        if layer is not None and hasattr(layer, "inplace"):
+            setattr(layer, "inplace", False)  # noqa: B010
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    last = output.args[0]
+    layer = modules.get(last.target) if isinstance(last, fx.Node) and last.op == "call_module" else None
+    if type(layer) is not nn.Linear or len(last.users) > 1:
+        return _Traced(graph, None, None)
+    assert isinstance(last, fx.Node)
+    output.args = (last.args[0],)
+    graph.graph.erase_node(last)
+    return _Traced(graph, layer.weight, layer.bias)
+
+
+_IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, "relu_", "add_", "sub_", "mul_", "div_"}
+
+
+@final
+class _Propagation(fx.Interpreter):
+    """Runs the steps on bounds in place of tensors."""
+
+    def __init__(self, steps: fx.GraphModule, balls: Balls) -> None:
+        super().__init__(steps)
+        self.extra_traceback = False
+        self._balls, self._step = balls, ""
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._step = n.name
+        return super().run_node(n)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        layer = self.fetch_attr(target)
+        if not any(isinstance(value, Bound) for value in (*args, *kwargs.values())):
+            return layer(*args, **kwargs)
+        rule = LAYERS.get(type(layer))
+        if rule is None or kwargs or len(args) != 1:
+            raise NoRuleError(f"there is no rule for {type(layer).__name__} ({target})")
+        return rule(layer, args[0], self._balls, self._step)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is getattr and isinstance(args[0], Bound) and args[1] in ("shape", "device", "dtype", "ndim"):
+            return getattr(args[0].centre, args[1])
+        if not _holds_bound((args, kwargs)):
+            return super().call_function(target, args, kwargs)
+        return operation(target, args, kwargs, self._balls, self._step)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target in ("size", "dim") and isinstance(args[0], Bound):
+            return getattr(args[0].centre, target)(*args[1:], **kwargs)
+        if not _holds_bound((args, kwargs)):
+            return super().call_method(target, args, kwargs)
+        return operation(target, args, kwargs, self._balls, self._step)
+
+
+def _holds_bound(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_bound(part) for part in value.values())
+    return any(_holds_bound(part) for part in value) if isinstance(value, list | tuple) else isinstance(value, Bound)
+
+
+def _prove(
+    traced: _Traced, x: Tensor, logits: Tensor, norm: Norm, gains: dict[str, float], precision: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the provable radius of each image and that by Lipschitz constants, (N,) each."""
+    label = logits.argmax(1)
+
+    def bound(radius: Tensor) -> Bound:
+        balls = Balls(isinstance(norm, L2), radius, gains)
+        around = rows(radius, x)
+        start = Bound(x, (x - around).clamp(min=0), (x + around).clamp(max=1), 1.0)
+        with torch.no_grad():
+            found = _Propagation(traced.steps, balls).run(start)
+        if not isinstance(found, Bound) or found.centre.ndim != 2 or len(found.centre) != len(x):
+            raise NoRuleError("what goes into the last layer is no matrix of one row an image")
+        return found
+
+    at_centre = bound(torch.zeros_like(x[:, :1].flatten(1)[:, 0]))
+    weight = torch.eye(logits.shape[1]).to(x) if traced.weight is None else traced.weight.detach()
+    bias = weight.new_zeros(len(weight)) if traced.bias is None else traced.bias.detach()
+    own = at_centre.centre @ weight.T + bias
+    deviation = (own - logits).abs().amax(1)
+    # A network that computes otherwise than its trace, as one that works in place on a view may.
+    if bool((deviation > max(1e-4, _UNITS * precision) * own.abs().amax(1).clamp(min=1e-6)).any()):
+        raise NoRuleError("the network's logits are not those of its trace")
+    # The differences of the class's logit to those of all others: (N, K, F), (N, K).
+    difference, offset = weight[label][:, None] - weight, bias[label][:, None] - bias
+    slope = difference.norm(dim=2) if isinstance(norm, L2) else difference.abs().sum(2)
+    slope = slope * at_centre.reach
+    others = torch.ones_like(own, dtype=torch.bool).scatter(1, label[:, None], value=False)
+
+    def spare(found: Bound) -> Tensor:
+        """Returns what rounding may take from a margin, (N, 1)."""
+        size = torch.maximum(found.lower.abs(), found.upper.abs()) @ weight.abs().T + bias.abs()
+        return (_UNITS * precision * size.amax(1) + 2 * deviation)[:, None]
+
+    margin = own.gather(1, label[:, None]) - own
+    most = norm.largest(x[0].numel())
+
+    def by_slope(spare: Tensor) -> Tensor:
+        return torch.where(others, (margin - spare) / slope, most).nan_to_num(0.0, most, 0.0).amin(1).clamp(0, most)
+
+    # What rounding may take grows with the ball: that of one which is larger, if anything, is taken.
+    lipschitz = by_slope(spare(bound(by_slope(spare(at_centre)))))
+
+    def proved(radius: Tensor) -> Tensor:
+        found = bound(radius)
+        middle, half = (found.upper + found.lower) / 2, (found.upper - found.lower) / 2
+        lowest = torch.einsum("nkf,nf->nk", difference, middle) - torch.einsum("nkf,nf->nk", difference.abs(), half) + offset
+        straight = margin - slope * radius[:, None]
+        return ((torch.maximum(lowest, straight) > spare(found)) | ~others).all(1)
+
+    # The largest radius first: where that is proved, there is nothing to look for.
+    low, high = lipschitz.clamp(min=precision), torch.full_like(lipschitz, most)
+    low = torch.where((lipschitz >= precision) | proved(low), low, 0.0)
+    low = torch.where(proved(high), high, low)
+    for _ in range(ROUNDS):
+        middle = (low * high).sqrt()
+        holds = proved(middle) & (low > 0)
+        low, high = torch.where(holds, middle, low), torch.where(holds, high, middle)
+    return low, torch.where(lipschitz < precision, 0.0, lipschitz)

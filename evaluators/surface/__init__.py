@@ -1,0 +1,19 @@
+"""The response surface: what a network says in planes and along lines through an image."""
+
+from evaluators.surface.directions import adversarial_direction, random_direction
+from evaluators.surface.lines import Crossing, Line, boundary_line
+from evaluators.surface.planes import Plane, Surface, plane_along, plane_through, response_surface, window
+
+__all__ = [
+    "Crossing",
+    "Line",
+    "Plane",
+    "Surface",
+    "adversarial_direction",
+    "boundary_line",
+    "plane_along",
+    "plane_through",
+    "random_direction",
+    "response_surface",
+    "window",
+]

@@ -1,0 +1,91 @@
+"""What a network answers at points image + coordinates x directions: the ground of response surfaces and lines."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evaluators.attacks.losses import margin
+from evaluators.curve import Floats
+from evaluators.inputs import check_logits
+from evaluators.subject import subject
+from evaluators.surface.directions import check_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor, nn
+
+# Sums of coordinates times directions are rounded: a pixel this little outside [0, 1] lies on its edge.
+SLACK = 1e-6
+
+
+@final
+@dataclass(frozen=True)
+class Responses:
+    """What a network answers at P points.
+
+    Attributes:
+        label: Its class, (P,) int64.
+        margin: Logit of the true label minus the largest other, (P,): negative where the point is misclassified.
+        confidence: Largest softmax, (P,).
+        inside: Whether all pixels of the point are in [0, 1], (P,) bool.
+    """
+
+    label: NDArray[np.int64]
+    margin: Floats
+    confidence: Floats
+    inside: NDArray[np.bool_]
+
+
+@contextmanager
+def responses(
+    network: nn.Module, image: Tensor, label: int, directions: Tensor, batch_size: int | None = None
+) -> Iterator[Callable[[Floats], Responses]]:
+    """Yields a function from coordinates (P, D) to the responses at image + coordinates @ directions.
+
+    Args:
+        network: Maps images (N, C, H, W) to logits (N, K); held in evaluation mode meanwhile, and left as it was.
+        image: Where all coordinates are 0, (C, H, W), pixels in [0, 1].
+        label: The true label, to which margins refer.
+        directions: Changes of the image per unit of coordinate, (D, C, H, W).
+        batch_size: Points in one pass; found from the memory that one image needs if None.
+
+    Raises:
+        TypeError: network or image has the wrong type.
+        ValueError: image or label is out of range, a direction has another shape than the image, or the network's output
+            is not (N, K) finite logits.
+    """
+    check_image(image)
+    if directions.shape[1:] != image.shape:
+        raise ValueError(
+            f"a direction must have the shape of the image, {tuple(image.shape)}, got {tuple(directions.shape[1:])}"
+        )
+    x, y = image.detach()[None], torch.tensor([label], device=image.device)
+    flat = directions.to(x).flatten(1)
+    with subject(network, x, y, batch_size, attempts=1) as ready:
+
+        def at(coordinates: Floats) -> Responses:
+            places = torch.from_numpy(np.ascontiguousarray(coordinates)).to(x)
+
+            def work(batch: Tensor) -> tuple[Tensor, ...]:
+                # Term by term: a matrix product would be rounded otherwise in batches of another size.
+                pixels = x.flatten(1).expand(len(batch), -1)
+                for column, direction in zip(places[batch].unbind(1), flat, strict=True):
+                    pixels = pixels + column[:, None] * direction
+                inside = (pixels.amin(1) >= -SLACK) & (pixels.amax(1) <= 1 + SLACK)
+                with torch.no_grad():
+                    logits = ready.network(pixels.reshape(-1, *image.shape))
+                check_logits(logits, len(batch))
+                return logits.argmax(1), -margin(logits, y.expand(len(batch))), logits.softmax(1).amax(1), inside
+
+            found = [part for _, part in ready.batches.over(torch.arange(len(places), device=x.device), work)]
+            told, gap, sure, inside = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+            return Responses(told.numpy(), gap.double().numpy(), sure.double().numpy(), inside.numpy())
+
+        yield at

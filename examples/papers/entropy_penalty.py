@@ -1,0 +1,189 @@
+"""How much of what an entropy penalty gains is robustness, and how much is masked gradients?
+
+Cubuk et al. ("Intriguing Properties of Adversarial Examples", arXiv:1711.02846) study a penalty on the entropy of the
+predictions as a defence. It asks for large logit differences; a network can have these by scaling its logits up, which moves
+no decision, yet starves attacks on the cross-entropy of gradients.
+
+Here: networks trained with and without adversarial images, over a range of strengths of the penalty; for each the entropy,
+the logit differences, and the errors under one step (FGSM), PGD on the cross-entropy and on the margin, APGD on the
+difference of logits ratio, Square (no gradients) and images crafted on an unpenalised network of another seed. What the
+first two gain and the others do not is masking. The worst case over all of them is what is left.
+
+    python examples/papers/entropy_penalty.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+import lab
+import matplotlib as mpl
+import numpy as np
+from lab import EPSILONS, SIZES, Subject
+from matplotlib.figure import Figure
+
+from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, dlr, error_at, margin, margins, radii, worst_case
+from nas.report.style import COLOURS, STYLE
+from nas.run_folder import write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from evaluators import Attack
+
+STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
+SEEDS = {"digits": 3, "mnist": 1}
+# Images of MNIST are 28 pixels wide, and Square asks for many passes.
+MOST = {"smoke": 30, "default": 300, "full": 2000}
+# What is drawn of the logits: title, name, and what it is divided by.
+MARKS = (
+    ("entropy, nats", "entropy", 1),
+    ("logit difference", "logit_difference", 1),
+    ("its steepness / 100", "steepness", 100),
+)
+STEPS = {"smoke": (2, 10), "default": (40, 500), "full": (100, 5000)}
+
+
+def subjects(size: str) -> list[tuple[Subject, float]]:
+    """Returns the networks, each with its penalty."""
+    data = ["digits"] if size == "smoke" else [*SEEDS]
+    strengths = STRENGTHS[::4] if size == "smoke" else STRENGTHS
+    return [
+        (Subject(d, "cell", training, seed), strength)
+        for d, training, strength in product(data, ("standard", "adversarial"), strengths)
+        for seed in range(1 if size == "smoke" else SEEDS[d])
+    ]
+
+
+def measure(name: str, subject: Subject, strength: float, folder: Path) -> dict:
+    """Returns the measures of one network."""
+    file = folder / "networks" / f"{subject.name}-{strength:g}.json"
+    return lab.kept(file, _measure, name, subject, strength, folder.parent)
+
+
+def _measure(name: str, subject: Subject, strength: float, work: Path) -> dict:
+    size = SIZES[name]
+    network, split = lab.trained(subject, size, work, entropy_penalty=strength)
+    source, _ = lab.trained(replace(subject, seed=subject.seed + 100), size, work)
+    split, epsilon = split.first(MOST[name]), EPSILONS[subject.data]
+    steps, queries = STEPS[name]
+    attacks: dict[str, Attack] = {
+        "FGSM": FGSM(),
+        "PGD, cross-entropy": PGD(steps=steps),
+        "PGD, margin": PGD(steps=steps, loss=margin),
+        "APGD, DLR": APGD(steps=steps, loss=dlr),
+        "Square": Square(queries=queries),
+        "transfer": Transfer(source=source, attack=PGD(steps=steps, loss=margin)),
+    }
+    found = margins(network, split.x, split.y, [Linf()], classes=1)
+    sizes = {title: radii(network, split.x, split.y, attack, [epsilon]).numpy() for title, attack in attacks.items()}
+    return {
+        **asdict(subject),
+        "strength": strength,
+        "epsilon": epsilon,
+        "images": len(split.x),
+        "entropy": float(found.entropy.mean()),
+        "logit_difference": float(np.median(found.margin)),
+        "steepness": float(np.median(found.steepness["linf"][:, 0])),
+        "first_order_radius": float(np.median(found.radii["linf"])),
+        "clean_error": float(1 - found.right.mean()),
+        "errors": {title: error_at(size_of, epsilon) for title, size_of in sizes.items()},
+        "worst_case": error_at(worst_case(list(sizes.values())), epsilon),
+    }
+
+
+def summarise(found: list[dict]) -> list[dict]:
+    """Returns the means over seeds, a row for each data set, training and strength."""
+    rows = []
+    for key in dict.fromkeys((row["data"], row["training"], row["strength"]) for row in found):
+        group = [row for row in found if (row["data"], row["training"], row["strength"]) == key]
+        means = {
+            name: float(np.mean([row[name] for row in group]))
+            for name in ("entropy", "logit_difference", "steepness", "first_order_radius", "clean_error", "worst_case")
+        }
+        errors = {title: float(np.mean([row["errors"][title] for row in group])) for title in group[0]["errors"]}
+        shared = {"data": key[0], "training": key[1], "strength": key[2], "seeds": len(group)}
+        rows.append({**shared, "epsilon": group[0]["epsilon"], "images": group[0]["images"], **means, "errors": errors})
+    return rows
+
+
+def gains(rows: list[dict]) -> list[dict]:
+    """Returns by how much each error is lower than without penalty, where PGD on the cross-entropy finds least."""
+    found = []
+    for key in dict.fromkeys((row["data"], row["training"]) for row in rows):
+        group = {row["strength"]: row for row in rows if (row["data"], row["training"]) == key}
+        best = min(group.values(), key=lambda row: row["errors"]["PGD, cross-entropy"])
+        plain = group[0.0]
+        found.append(
+            {
+                "data": key[0],
+                "training": key[1],
+                "strength": best["strength"],
+                "gains": {title: plain["errors"][title] - best["errors"][title] for title in plain["errors"]},
+                "gain_of_the_worst_case": plain["worst_case"] - best["worst_case"],
+                "clean_gain": plain["clean_error"] - best["clean_error"],
+            }
+        )
+    return found
+
+
+def draw(rows: list[dict], file: Path) -> None:
+    """Draws the errors, and below them what the penalty does to the logits, over its strength."""
+    columns = list(dict.fromkeys((row["data"], row["training"]) for row in rows))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(columns), 6), layout="constrained")
+        panels = figure.subplots(2, len(columns), squeeze=False, sharex=True)
+        for column, key in enumerate(columns):
+            group = sorted((row for row in rows if (row["data"], row["training"]) == key), key=lambda row: row["strength"])
+            places = range(len(group))
+            top, low = panels[:, column]
+            for colour, title in zip(COLOURS, group[0]["errors"], strict=False):
+                top.plot(places, [row["errors"][title] for row in group], marker=".", color=colour, label=title)
+            top.plot(places, [row["worst_case"] for row in group], color="black", linewidth=2, alpha=0.5, label="worst case")
+            top.plot(places, [row["clean_error"] for row in group], color="black", linestyle=":", label="clean")
+            epsilon = group[0]["epsilon"]
+            told = f"{255 * epsilon:.0f}/255" if key[0] == "cifar10" else f"{epsilon:g}"
+            top.set(title=f"{key[0]}, {key[1]}, epsilon {told}", ylim=(0, 1))
+            for colour, (title, name, scale) in zip(COLOURS, MARKS, strict=False):
+                low.plot(places, [row[name] / scale for row in group], marker=".", color=colour, label=title)
+            low.set(xlabel="strength of the entropy penalty", yscale="log")
+            low.set_xticks(places, [f"{row['strength']:g}" for row in group])
+        panels[0, 0].set_ylabel("error")
+        panels[1, 0].set_ylabel("mean over images")
+        panels[1, 0].legend(fontsize=8)
+        handles, titles = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, titles, loc="outside lower center", ncols=len(titles), fontsize=8)
+        figure.savefig(file, dpi=110)
+
+
+def statement(found: list[dict]) -> str:
+    """Returns what was seen, a line for each data set and training."""
+    lines = []
+    for row in found:
+        gained = ", ".join(f"{title} {gain:+.3f}" for title, gain in row["gains"].items())
+        lines.append(
+            f"{row['data']}, {row['training']}: at strength {row['strength']:g}, where PGD on the cross-entropy finds "
+            f"least, the error is lower by {gained}; worst case {row['gain_of_the_worst_case']:+.3f}, "
+            f"clean {row['clean_gain']:+.3f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains, attacks, sums up and draws."""
+    options = lab.arguments(__file__, __doc__)
+    jobs = [(options.size, subject, strength, options.out) for subject, strength in subjects(options.size)]
+    found = lab.each(measure, jobs, options.workers, "networks")
+    rows = summarise(found)
+    gained = gains(rows)
+    content = {"gains": gained, "means": rows, "networks": found}
+    write_text(options.out / "entropy_penalty.json", json.dumps(content, indent=1))
+    draw(rows, options.out / "entropy_penalty.png")
+    print(statement(gained))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""What the scripts beside this one share: images, networks, how these are trained, and results that are kept as they come.
+
+Whatever takes long is written to a file as soon as it is known, so that a script that was broken off goes on where it was.
+MNIST and CIFAR-10 are read from the folder that HARDCELL_DATA names (mnist/*.gz, cifar10-jpeg.tar.xz), else from
+../shared/data beside the project, else torchvision downloads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import tarfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nas.config import DataConfig, TrainingConfig
+from nas.data import Split, open_data, open_test
+from nas.run_folder import write_text
+from nas.seeds import seed_of
+from nas.training.network import Normalised
+from nas.training.recipes import Adversarial, Standard
+from nas.training.train import train
+from search_spaces import cell201, macro
+
+ROOT = Path(__file__).parents[2]
+FILES = Path(os.environ.get("HARDCELL_DATA") or ROOT / ".." / "shared" / "data")
+# Epsilons of adversarial training, L-infinity, in pixel units.
+EPSILONS = {"digits": 0.12, "mnist": 0.15, "cifar10": 4 / 255, "random": 0.03}
+DATA = tuple(EPSILONS)
+ARCHITECTURES = ("linear", "mlp", "residual", "cell")
+TRAININGS = ("standard", "adversarial", "shuffled")
+# A cell of NAS-Bench-201 with residual paths and two convolutions in a row.
+CELL = {"edge01": "conv3x3", "edge02": "skip", "edge12": "conv3x3", "edge03": "skip", "edge13": "conv1x1", "edge23": "skip"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done.
+
+    Attributes:
+        train: Images to train on.
+        test: Images to attack.
+        epochs: Passes over the training images; eight times as many where labels are to be learnt by heart.
+        channels: Of the first stage of convolutional networks.
+    """
+
+    train: int
+    test: int
+    epochs: int
+    channels: int
+
+
+SIZES = {
+    "smoke": Size(train=120, test=60, epochs=2, channels=2),
+    "default": Size(train=2000, test=600, epochs=8, channels=8),
+    "full": Size(train=50_000, test=5000, epochs=30, channels=32),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to be trained, by what it is.
+
+    Attributes:
+        data: digits, mnist, cifar10 or random.
+        architecture: linear, mlp, residual or cell.
+        training: standard, adversarial, or shuffled: standard on labels in random order.
+        seed: Of its weights and batches.
+    """
+
+    data: str
+    architecture: str
+    training: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """For files and legends."""
+        return f"{self.data}-{self.architecture}-{self.training}-{self.seed}"
+
+
+def arguments(script: str, description: str | None) -> argparse.Namespace:
+    """Returns what was asked for: `size`, a name of SIZES; `out`, a folder, made; `workers` and `device`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="the smallest form, under a minute")
+    size.add_argument("--full", dest="size", action="store_const", const="full", help="what a GPU would run")
+    parser.add_argument("--out", type=Path, help=f"folder of the results  [runs/papers/SIZE/{Path(script).stem}]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each  [all cores]")
+    parser.set_defaults(size="default")
+    found = parser.parse_args()
+    found.out = found.out or Path("runs/papers") / found.size / Path(script).stem
+    found.out.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def kept(file: Path, make, *args):
+    """Returns what JSON in a file says; where there is none, what `make` returns, once it is written there."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(make(*args)))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def each(function, jobs: list[tuple], workers: int, title: str) -> list:
+    """Returns what a function of this module's importer returns for each job, in order, worked on side by side."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    found = {}
+    with Progress(*columns) as progress:
+        task = progress.add_task(title, total=len(jobs))
+        if workers <= 1:
+            for number, job in enumerate(jobs):
+                found[number] = function(*job)
+                progress.advance(task)
+        else:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                numbers = {pool.submit(function, *job): number for number, job in enumerate(jobs)}
+                try:
+                    for done in as_completed(numbers):
+                        found[numbers[done]] = done.result()
+                        progress.advance(task)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    return [found[number] for number in range(len(jobs))]
+
+
+def device() -> torch.device:
+    """Returns the GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def images(data: str, size: Size, work: Path) -> tuple[Split, Split]:
+    """Returns the training and the test images of a data set, on the device."""
+    if data == "random":
+        return _random(size.train, 0).to(device()), _random(size.test, 1).to(device())
+    config = _config(data, size, work)
+    found, test = open_data(config), open_test(config)
+    return found.train.first(size.train).to(device()), test.first(size.test).to(device())
+
+
+def _random(count: int, seed: int) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, 1, 8, 8, generator=generator)
+    return Split(x, torch.randint(10, (count,), generator=generator), f"random-{seed}")
+
+
+def _config(data: str, size: Size, work: Path) -> DataConfig:
+    if data == "mnist" and (FILES / "mnist").is_dir():
+        raw = work / "data" / "MNIST" / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        for packed in (FILES / "mnist").glob("*.gz"):
+            if not (raw / packed.stem).exists():
+                _whole(raw / packed.stem, gzip.decompress(packed.read_bytes()))
+        return DataConfig(name="mnist", path=str(work / "data"))
+    if data == "cifar10" and (FILES / "cifar10-jpeg.tar.xz").exists():
+        file = work / "data" / f"cifar10-{size.train}-{size.test}.npz"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            content = io.BytesIO()
+            # A tenth of the training images goes to the validation split, which is not used here.
+            np.savez(
+                content, **_cifar10(FILES / "cifar10-jpeg.tar.xz", {"train": -(-size.train * 10 // 9), "test": size.test})
+            )
+            _whole(file, content.getvalue())
+        return DataConfig(name="npz", path=str(file), validation=0.1)
+    return DataConfig(name=data)
+
+
+def _cifar10(packed: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """Returns images and labels of the archive, as many of each class, at least a count of each part."""
+    from PIL import Image
+
+    x, y = {part: [] for part in counts}, {part: [] for part in counts}
+    classes: dict[str, int] = {}
+    of_class: dict[tuple[str, str], int] = {}
+    with tarfile.open(packed) as archive:
+        for entry in archive:
+            if not entry.isfile():
+                continue
+            part, label = Path(entry.name).parts[-3:-1]
+            of_class[part, label] = of_class.get((part, label), 0) + 1
+            if of_class[part, label] > -(-counts[part] // 10):
+                continue
+            with Image.open(archive.extractfile(entry)) as image:
+                x[part].append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+            y[part].append(classes.setdefault(label, len(classes)))
+    arrays = {f"x_{part}": np.stack(found) for part, found in x.items()}
+    return arrays | {f"y_{part}": np.array(found) for part, found in y.items()}
+
+
+def _whole(file: Path, content: bytes) -> None:
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(file)
+
+
+def build(subject: Subject, x: torch.Tensor, size: Size) -> nn.Module:
+    """Returns a network with random weights for images x (N, C, H, W) of ten classes, its normalisation inside."""
+    std, mean = torch.std_mean(x, dim=(0, 2, 3))
+    channels, height, width = x.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(subject.seed, "weights"))
+        match subject.architecture:
+            case "linear":
+                body = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 10))
+            case "mlp":
+                wide = 16 * size.channels
+                layers = [nn.Linear(channels * height * width, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU()]
+                body = nn.Sequential(nn.Flatten(), *layers, nn.Linear(wide, 10))
+            case "residual":
+                space = macro(stages=2)
+                plain = {"depth1": 1, "depth2": 1, "width1": 2 * size.channels, "width2": 4 * size.channels}
+                start = {name: choice.values[0] for name, choice in space.choices.items()}
+                body = space.build(start | plain, (channels, height, width), 10)
+            case "cell":
+                space = cell201(channels=size.channels, cells_per_stage=1, stages=2)
+                body = space.build(CELL, (channels, height, width), 10)
+    return Normalised(body, mean.cpu(), std.cpu().clamp(min=1e-3)).to(x.device)
+
+
+def by_heart(subject: Subject) -> bool:
+    """Returns whether its labels follow from nothing: it is measured on the images that it was trained on."""
+    return subject.training == "shuffled" or subject.data == "random"
+
+
+def splits(subject: Subject, size: Size, work: Path) -> tuple[Split, Split]:
+    """Returns the images that a network is trained on, and those that it is measured on."""
+    training, test = images(subject.data, size, work)
+    if not by_heart(subject):
+        return training, test
+    training = training.first(size.test)
+    if subject.training == "shuffled":
+        order = torch.randperm(len(training.y), generator=torch.Generator().manual_seed(seed_of(0, "shuffled")))
+        training = Split(training.x, training.y[order.to(training.y.device)], f"{training.hash}-shuffled")
+    return training, training
+
+
+def settings(subject: Subject, size: Size, **recipe: float) -> TrainingConfig:
+    """Returns how a network is trained; `recipe` has settings of the recipe."""
+    heart, epsilon = by_heart(subject), EPSILONS[subject.data]
+    adversarial = subject.training == "adversarial"
+    return TrainingConfig(
+        recipe=Adversarial(epsilon=epsilon, **recipe) if adversarial else Standard(**recipe),
+        epochs=size.epochs * (8 if heart else 1),
+        learning_rate=0.1 if subject.architecture in ("residual", "cell") else 0.05,
+        weight_decay=0.0 if heart else 5e-4,
+        selection_from=1.0,  # The weights of the last epoch, whatever the network.
+    )
+
+
+def trained(subject: Subject, size: Size, work: Path, each_epoch=None, **recipe: float) -> tuple[nn.Module, Split]:
+    """Returns a trained network and the images to measure it on; its weights are kept in `work`.
+
+    Args:
+        subject: What it is.
+        size: Of images and network.
+        work: Folder of weights and data, shared by all scripts of one size.
+        each_epoch: Called with the number of epochs and the network after each, and before the first; if given, the network
+            is trained anew.
+        recipe: Settings of the recipe that differ from its own.
+    """
+    training, measured = splits(subject, size, work)
+    network, config = build(subject, training.x, size), settings(subject, size, **recipe)
+    name = "-".join([subject.name, *(f"{key}-{value:g}" for key, value in recipe.items())])
+    file = work / "networks" / f"{name}.safetensors"
+    if file.exists() and each_epoch is None:
+        network.load_state_dict(load_file(file, device=str(training.x.device)))
+        return network.eval(), measured
+    if each_epoch is not None:
+        each_epoch(0, network)
+    seed = seed_of(subject.seed, "training")
+    for epoch in train(
+        network, training, training.first(32), config, epsilon=EPSILONS[subject.data], epochs=config.epochs, seed=seed
+    ):
+        if each_epoch is not None:
+            each_epoch(epoch.epoch, network)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, partial)
+        partial.replace(file)
+    return network.eval(), measured

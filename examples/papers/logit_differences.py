@@ -1,0 +1,300 @@
+"""Is the distribution of logit differences universal, finite at zero, unchanged by training, and does it explain the curve?
+
+Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): adversarial error is a power law
+because the differences between the largest logit and the others have a universal distribution, finite at zero, which hardly
+changes while a network is trained.
+
+Here, on the networks of universality.py: the density of the differences D_j to every rival j, at zero and beyond; how far
+its shape is from that of logits drawn independently, and between networks; the same over the course of training; and the
+error curve that the mean field predicts from the differences and one gradient norm a rival, against the measured one.
+
+    python examples/papers/logit_differences.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import lab
+import matplotlib as mpl
+import numpy as np
+from lab import SIZES, Subject
+from matplotlib.figure import Figure
+from scipy.stats import gaussian_kde
+from universality import subjects
+
+from evaluators import (
+    PGD,
+    Linf,
+    NoPowerLaw,
+    adaptive_epsilons,
+    error_curve,
+    fit_power_law,
+    independent_logits,
+    logit_differences,
+    logits_of,
+    margins,
+    mean_field_radii,
+    near_zero,
+    radii,
+    shape_distance,
+)
+from nas.report.style import COLOURS, STYLE
+from nas.run_folder import write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Differences are kept as so many quantiles.
+QUANTILES = 400
+SHARES = (0.03, 0.1, 0.3)
+COURSES = [Subject(data, "cell", training) for data in ("digits", "mnist") for training in ("standard", "adversarial")]
+
+
+def measure(name: str, subject: Subject, folder: Path) -> dict:
+    """Returns the differences of one network, and its curves."""
+    return lab.kept(folder / "networks" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+
+
+def _measure(name: str, subject: Subject, work: Path) -> dict:
+    network, split = lab.trained(subject, SIZES[name], work)
+    logits = logits_of(network, split.x)
+    independent = independent_logits(logits)
+    found = margins(network, split.x, split.y, [Linf()])
+    grid = adaptive_epsilons(found.radii["linf"], 1.0, 18)
+    measured = radii(network, split.x, split.y, PGD(steps=10), grid).numpy()
+    curves = {"first order": found.radii["linf"], "mean field": mean_field_radii(found, "linf"), "PGD": measured}
+    return {
+        **asdict(subject),
+        "images": len(split.x),
+        "right": int(found.right.sum()),
+        "epsilons": grid,
+        "flip_rates": {kind: [float(r) for r in error_curve(sizes, grid).flip_rate] for kind, sizes in curves.items()},
+        **_differences(logits),
+        "independent": _differences(independent),
+        "independent_distance": shape_distance(logit_differences(logits)[:, 0], logit_differences(independent)[:, 0]),
+    }
+
+
+def _differences(logits: np.ndarray) -> dict:
+    found = logit_differences(logits)
+    law = fit_power_law(found[:, 0])
+    shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    return {
+        "mean": [float(mean) for mean in found.mean(0)],
+        # Of each rival's difference, in units of its mean.
+        "near_zero": [asdict(near_zero(column)) for column in found.T],
+        "near_zero_exponent": None if isinstance(law, NoPowerLaw) else [law.exponent, *law.exponent_interval],
+        "quantiles": [[float(f"{q:.5g}") for q in np.quantile(column, shares)] for column in found.T],
+    }
+
+
+def course(name: str, subject: Subject, folder: Path) -> list[dict]:
+    """Returns the differences of one network after each of some epochs."""
+    return lab.kept(folder / "courses" / f"{subject.name}.json", _course, name, subject, folder.parent)
+
+
+def _course(name: str, subject: Subject, work: Path) -> list[dict]:
+    _, split = lab.splits(subject, SIZES[name], work)
+    found = []
+
+    def look(epoch, network):
+        if epoch in (0, 1, 2, 4, 8, 16) or epoch == SIZES[name].epochs:
+            found.append({"epoch": epoch, **_differences(logits_of(network, split.x))})
+
+    lab.trained(subject, SIZES[name], work, each_epoch=look)
+    return found
+
+
+def predicted(row: dict) -> dict[str, dict[str, float]]:
+    """Returns for each prediction the epsilon at which it passes some flip rates, over the measured one."""
+    ratios = {}
+    for kind in ("first order", "mean field"):
+        at = {}
+        for share in SHARES:
+            rates = (np.array(row["flip_rates"][which]) for which in (kind, "PGD"))
+            guess, measured = (_passes(np.array(row["epsilons"]), rate, share) for rate in rates)
+            if guess and measured:
+                at[f"{share:g}"] = guess / measured
+        ratios[kind] = at
+    return ratios
+
+
+def _passes(grid: np.ndarray, rate: np.ndarray, share: float) -> float | None:
+    seen = rate > 0
+    if not seen.any() or rate.max() < share or rate[seen].min() > share:
+        return None
+    return float(np.exp(np.interp(math.log(share), np.log(rate[seen]), np.log(grid[seen]))))
+
+
+def analyse(found: list[dict], courses: dict[str, list[dict]]) -> dict:
+    """Returns what the figures show, as numbers."""
+    nearest = {_name(row): np.array(row["quantiles"][0]) for row in found}
+    between = [shape_distance(nearest[a], nearest[b]) for a, b in combinations(nearest, 2)]
+    exponents = [row["near_zero_exponent"] for row in found if row["near_zero_exponent"]]
+    ratios = [predicted(row) for row in found]
+
+    def ratio(kind: str, share: str) -> dict[str, float] | None:
+        return _spread([row[kind][share] for row in ratios if share in row[kind]])
+
+    return {
+        "density_at_zero": _spread([row["near_zero"][0]["density"] for row in found]),
+        "density_at_zero_independent": _spread([row["independent"]["near_zero"][0]["density"] for row in found]),
+        "exponent_near_zero": _spread([exponent[0] for exponent in exponents]),
+        "exponent_intervals_that_hold_1": sum(low <= 1 <= high for _, low, high in exponents),
+        "exponents_fitted": len(exponents),
+        "distance_to_independent": _spread([row["independent_distance"] for row in found]),
+        "distance_between_networks": _spread(between),
+        "distance_by_chance": 0.87 * math.sqrt(2 / found[0]["images"]),
+        "predicted_over_measured_epsilon": {
+            kind: {f"{share:g}": ratio(kind, f"{share:g}") for share in SHARES} for kind in ("first order", "mean field")
+        },
+        "training": {
+            name: [
+                {
+                    "epoch": row["epoch"],
+                    "mean": row["mean"][0],
+                    "density_at_zero": row["near_zero"][0]["density"],
+                    "distance_to_last": shape_distance(np.array(row["quantiles"][0]), np.array(rows[-1]["quantiles"][0])),
+                }
+                for row in rows
+            ]
+            for name, rows in courses.items()
+        },
+    }
+
+
+def _name(row: dict) -> str:
+    return f"{row['data']} {row['architecture']} {row['training']}"
+
+
+def _spread(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
+    return {"median": float(median), "tenth": float(low), "ninth_tenth": float(high), "n": len(values)}
+
+
+def draw_shapes(found: list[dict], file: Path) -> None:
+    """Draws the density of the nearest difference of all networks in units of its mean, and that of every rival of one."""
+    at = np.linspace(0, 4, 200)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 4), layout="constrained")
+        panels = figure.subplots(1, 3)
+        data = list(dict.fromkeys(row["data"] for row in found))
+        for row in found:
+            colour = COLOURS[data.index(row["data"])]
+            panels[0].plot(at, _density(row["quantiles"][0], at), color=colour, alpha=0.5, linewidth=1)
+            panels[1].plot(at, _density(row["independent"]["quantiles"][0], at), color=colour, alpha=0.5, linewidth=1)
+        for axes, title in zip(panels, ("networks", "independent logits"), strict=False):
+            axes.plot(at, np.exp(-at), color="black", linestyle="--", linewidth=1.2)
+            axes.set(title=title, xlabel="difference to the nearest rival / its mean", ylim=(0, 1.3), xlim=(0, 4))
+            axes.set_ylabel("density")
+        handles = [mpl.lines.Line2D([], [], color=COLOURS[place], label=name) for place, name in enumerate(data)]
+        handles.append(mpl.lines.Line2D([], [], color="black", linestyle="--", label="exponential"))
+        panels[0].legend(handles=handles, fontsize=8)
+        shown = next((row for row in found if (row["architecture"], row["training"]) == ("cell", "standard")), found[0])
+        for number, quantiles in enumerate(shown["quantiles"]):
+            scale = shown["mean"][number] / shown["mean"][0]
+            density = _density(quantiles, at * 2 / scale) / scale
+            panels[2].plot(2 * at, density, color=mpl.colormaps["viridis"](number / 9), linewidth=1.2, label=f"{number + 1}")
+        panels[2].set(title=_name(shown), xlabel="difference / mean of the nearest", xlim=(0, 8), ylim=(0, None))
+        panels[2].legend(title="rival", fontsize=7, ncols=2, title_fontsize=8)
+        figure.savefig(file, dpi=110)
+
+
+def _density(quantiles: list[float], at: np.ndarray) -> np.ndarray:
+    """Returns the density of differences in units of their mean, on them and their mirror image."""
+    values = np.array(quantiles) / np.mean(quantiles)
+    return 2 * gaussian_kde(np.concatenate([values, -values]), 0.12)(at)
+
+
+def draw_training(courses: dict[str, list[dict]], file: Path) -> None:
+    """Draws the density over the epochs of training."""
+    at = np.linspace(0, 4, 200)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(courses), 3.4), layout="constrained")
+        panels = figure.subplots(1, len(courses), sharey=True, squeeze=False)[0]
+        for axes, (name, rows) in zip(panels, courses.items(), strict=True):
+            for place, row in enumerate(rows):
+                colour = mpl.colormaps["viridis"](place / max(1, len(rows) - 1))
+                axes.plot(at, _density(row["quantiles"][0], at), color=colour, linewidth=1.4, label=f"{row['epoch']}")
+            axes.set(title=name, xlabel="difference / its mean", xlim=(0, 4), ylim=(0, None))
+        panels[0].set_ylabel("density of the nearest difference")
+        panels[0].legend(title="after epoch", fontsize=8, title_fontsize=8)
+        figure.savefig(file, dpi=110)
+
+
+def draw_predictions(found: list[dict], file: Path) -> None:
+    """Draws measured and predicted curves, a panel an architecture and data set, trained normally and adversarially."""
+    dashes = {"PGD": "-", "first order": "--", "mean field": ":"}
+    colours = {"standard": COLOURS[0], "adversarial": COLOURS[1]}
+    data = list(dict.fromkeys(row["data"] for row in found))
+    architectures = list(dict.fromkeys(row["architecture"] for row in found))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3 * len(architectures), 2.5 * len(data)), layout="constrained")
+        panels = figure.subplots(len(data), len(architectures), sharey=True, squeeze=False)
+        for row in found:
+            if row["training"] not in colours:
+                continue
+            axes = panels[data.index(row["data"]), architectures.index(row["architecture"])]
+            grid = np.array(row["epsilons"])
+            for kind, dash in dashes.items():
+                rate = np.array(row["flip_rates"][kind])
+                axes.plot(255 * grid[rate > 0], rate[rate > 0], color=colours[row["training"]], linestyle=dash, lw=1.3)
+            axes.set(xscale="log", yscale="log", title=f"{row['data']} {row['architecture']}")
+        for axes in panels[-1]:
+            axes.set_xlabel("epsilon, in 1/255 (L∞)")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("flip rate")
+        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        handles += [mpl.lines.Line2D([], [], color="black", linestyle=dash, label=name) for name, dash in dashes.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+        figure.savefig(file, dpi=100)
+
+
+def statement(found: dict) -> str:
+    """Returns what was seen, in a few lines."""
+
+    def told(spread: dict) -> str:
+        return f"{spread['median']:.2f} ({spread['tenth']:.2f} to {spread['ninth_tenth']:.2f} in eight of ten)"
+
+    lines = [
+        f"density of the nearest difference at zero, times its mean: {told(found['density_at_zero'])}; of independent "
+        f"logits {told(found['density_at_zero_independent'])}",
+        f"exponent of the share of differences near zero (1 if the density is finite there): "
+        f"{told(found['exponent_near_zero']) if found['exponents_fitted'] else 'none fitted'}; "
+        f"{found['exponent_intervals_that_hold_1']} of {found['exponents_fitted']} intervals hold 1",
+        f"distance of shapes: to independent logits {told(found['distance_to_independent'])}, between networks "
+        f"{told(found['distance_between_networks'])}; by chance {found['distance_by_chance']:.2f}",
+    ]
+    for kind, ratios in found["predicted_over_measured_epsilon"].items():
+        at = ", ".join(f"{share}: {told(spread)}" for share, spread in ratios.items() if spread)
+        lines.append(f"epsilon predicted by {kind} over that of PGD at a flip rate of {at}")
+    for name, rows in found["training"].items():
+        moves = ", ".join(f"{row['epoch']}: {row['distance_to_last']:.2f}" for row in rows)
+        lines.append(f"{name}: distance to the shape after training, by epoch {moves}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains, measures, analyses and draws."""
+    options = lab.arguments(__file__, __doc__)
+    found = lab.each(measure, [(options.size, s, options.out) for s in subjects(options.size)], options.workers, "networks")
+    followed = [subject for subject in COURSES if options.size != "smoke" or subject.data == "digits"]
+    rows = lab.each(course, [(options.size, s, options.out) for s in followed], options.workers, "over training")
+    courses = {f"{s.data} {s.training}": row for s, row in zip(followed, rows, strict=True)}
+    analysis = analyse(found, courses)
+    write_text(options.out / "logit_differences.json", json.dumps({"analysis": analysis}, indent=1))
+    draw_shapes(found, options.out / "logit_differences_shapes.png")
+    draw_training(courses, options.out / "logit_differences_training.png")
+    draw_predictions(found, options.out / "logit_differences_predictions.png")
+    print(statement(analysis))
+
+
+if __name__ == "__main__":
+    main()

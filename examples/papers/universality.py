@@ -1,0 +1,241 @@
+"""Does adversarial error grow as one and the same power of epsilon, whatever the network, the data and the attack?
+
+Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): it does, for linear models, deep
+networks, adversarially trained ones and networks trained on shuffled labels, on MNIST, CIFAR-10, ImageNet and random data,
+for FGSM, step l.l. and PGD.
+
+Here: four architectures, four data sets, three ways of training, three attacks. For each, the flip rate over a grid of
+epsilons that suits the network, its power law with a bootstrap interval or the reason why there is none, and then how much
+the exponents vary, and with what.
+
+    python examples/papers/universality.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict
+from itertools import product
+from typing import TYPE_CHECKING
+
+import lab
+import matplotlib as mpl
+import numpy as np
+from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, Subject
+from matplotlib.figure import Figure
+
+from evaluators import (
+    FGSM,
+    PGD,
+    Linf,
+    NoPowerLaw,
+    Observation,
+    StepLL,
+    adaptive_epsilons,
+    error_curve,
+    fit_power_law,
+    margins,
+    radii,
+    universality,
+)
+from nas.report.style import COLOURS, STYLE
+from nas.run_folder import write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ATTACKS = {"fgsm": FGSM(), "step_ll": StepLL(), "pgd": PGD(steps=10)}
+FACTORS = ("architecture", "data", "training")
+POINTS = 18
+# Curves are laid upon each other where they pass this flip rate.
+ANCHOR = 0.1
+
+
+def subjects(size: str) -> list[Subject]:
+    """Returns the networks; labels of random images are random as they are."""
+    found = [
+        Subject(data, architecture, training)
+        for data, architecture, training in product(DATA, ARCHITECTURES, TRAININGS)
+        if not (data == "random" and training == "shuffled")
+    ]
+    return found if size != "smoke" else [subject for subject in found if subject.data in ("digits", "random")]
+
+
+def measure(name: str, subject: Subject, folder: Path) -> dict:
+    """Returns the curves and laws of one network."""
+    return lab.kept(folder / "networks" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+
+
+def _measure(name: str, subject: Subject, work: Path) -> dict:
+    network, split = lab.trained(subject, SIZES[name], work)
+    found = margins(network, split.x, split.y, [Linf()], classes=3)
+    grid = adaptive_epsilons(found.radii["linf"], 1.0, POINTS)
+    attacks = {}
+    for attack_name, attack in ATTACKS.items():
+        sizes = radii(network, split.x, split.y, attack, grid).numpy()
+        curve, law = error_curve(sizes, grid), fit_power_law(sizes, grid)
+        attacks[attack_name] = {
+            "flip_rate": [round(float(rate), 6) for rate in curve.flip_rate],
+            "anchor": _anchor(np.array(grid), curve.flip_rate),
+            "law": {"reason": law.reason} if isinstance(law, NoPowerLaw) else asdict(law),
+        }
+    return {
+        **asdict(subject),
+        "images": len(split.x),
+        "right": int(found.right.sum()),
+        "clean_error": float(1 - found.right.mean()),
+        "epsilons": grid,
+        "attacks": attacks,
+    }
+
+
+def _anchor(grid: np.ndarray, rate: np.ndarray) -> float | None:
+    """Returns the epsilon at which the flip rate passes ANCHOR, between two points of the grid on log axes."""
+    above = np.flatnonzero(rate >= ANCHOR)
+    if not len(above) or above[0] == 0 or rate[above[0] - 1] <= 0:
+        return None
+    high = above[0]
+    share = math.log(ANCHOR / rate[high - 1]) / math.log(rate[high] / rate[high - 1])
+    return float(grid[high - 1] * (grid[high] / grid[high - 1]) ** share)
+
+
+def analyse(found: list[dict]) -> dict:
+    """Returns how universal the exponents are: over all, and within each attack and each way of training."""
+    entries = [(row, attack, entry["law"]) for row in found for attack, entry in row["attacks"].items()]
+    laws = [(row, attack, law) for row, attack, law in entries if "exponent" in law]
+    observations = [
+        Observation(
+            law["exponent"], tuple(law["exponent_interval"]), {name: row[name] for name in FACTORS} | {"attack": attack}
+        )
+        for row, attack, law in laws
+    ]
+    groups = {"all": observations}
+    for factor in ("attack", "training", "data"):
+        for level in dict.fromkeys(o.factors[factor] for o in observations):
+            groups[f"{factor} {level}"] = [o for o in observations if o.factors[factor] == level]
+    return {
+        "curves": len(entries),
+        "laws": len(laws),
+        "saturated": sum(law["saturated"] for _, _, law in laws),
+        "no_law": dict(Counter(_kind(law["reason"]) for _, _, law in entries if "reason" in law)),
+        "collapse": _collapse(found),
+        "exponents": {name: asdict(universality(group)) for name, group in groups.items() if len(group) > 1},
+    }
+
+
+def _kind(reason: str) -> str:
+    return "too few flips" if "a fit needs" in reason else "does not fit" if "does not fit" in reason else "too steep"
+
+
+def _collapse(found: list[dict]) -> dict[str, float]:
+    """Returns the standard deviation of ln(flip rate) over the curves, at multiples of the epsilon at ANCHOR."""
+    spread = {}
+    for multiple in (0.125, 0.25, 0.5, 2.0, 4.0, 8.0):
+        values = []
+        for row in found:
+            for entry in row["attacks"].values():
+                rate, grid = np.array(entry["flip_rate"]), np.array(row["epsilons"])
+                at, seen = multiple * (entry["anchor"] or math.nan), rate > 0
+                if seen.any() and grid[seen].min() <= at <= grid.max():
+                    values.append(np.interp(math.log(at), np.log(grid[seen]), np.log(rate[seen])))
+        if len(values) > 1:
+            spread[f"{multiple:g}"] = float(np.std(values, ddof=1))
+    return spread
+
+
+def draw_curves(found: list[dict], file: Path) -> None:
+    """Draws all curves as they are, one panel an attack, and below each the same, rescaled onto each other."""
+    colours = dict(zip(ARCHITECTURES, COLOURS, strict=False))
+    dashes = dict(zip(TRAININGS, ("-", "--", ":"), strict=True))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 7.6), layout="constrained")
+        panels = figure.subplots(2, len(ATTACKS), sharey="row")
+        for column, attack in enumerate(ATTACKS):
+            raw, scaled = panels[0, column], panels[1, column]
+            for row in found:
+                entry, grid = row["attacks"][attack], np.array(row["epsilons"])
+                rate = np.array(entry["flip_rate"])
+                style = {
+                    "color": colours[row["architecture"]],
+                    "linestyle": dashes[row["training"]],
+                    "alpha": 0.7,
+                    "linewidth": 1,
+                }
+                raw.plot(255 * grid[rate > 0], rate[rate > 0], **style)
+                if entry["anchor"]:
+                    scaled.plot(grid[rate > 0] / entry["anchor"], rate[rate > 0], **style)
+            raw.set_title(attack.replace("_", " "), fontsize=10)
+            raw.set(xscale="log", yscale="log", xlabel="epsilon, in 1/255 (L∞)")
+            scaled.set(xscale="log", yscale="log", xlabel=f"epsilon / epsilon at a flip rate of {ANCHOR:g}", xlim=(0.02, 50))
+            line = np.array([0.03, 4])
+            scaled.plot(line, ANCHOR * line, color="black", linewidth=2, alpha=0.5)
+            scaled.annotate("exponent 1", (0.035, ANCHOR * 0.035), xytext=(0.05, 0.0015), fontsize=8)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("flip rate")
+        for axes in panels[1]:
+            axes.set_ylim(8e-4, 1.3)
+        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        handles += [mpl.lines.Line2D([], [], color="black", linestyle=dash, label=name) for name, dash in dashes.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def draw_exponents(found: list[dict], file: Path) -> None:
+    """Draws every exponent with its interval, grouped by data and training."""
+    groups = list(dict.fromkeys((row["data"], row["training"]) for row in found))
+    colours, marks = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(ATTACKS, "os^", strict=True))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        axes = figure.subplots()
+        for place, group in enumerate(groups):
+            rows = [row for row in found if (row["data"], row["training"]) == group]
+            laws = [
+                (row, a, row["attacks"][a]["law"]) for row in rows for a in ATTACKS if "exponent" in row["attacks"][a]["law"]
+            ]
+            for number, (row, attack, law) in enumerate(laws):
+                at = place + 0.8 * (number + 0.5) / len(laws) - 0.4
+                colour = colours[row["architecture"]]
+                axes.plot([at, at], law["exponent_interval"], color=colour, linewidth=1, alpha=0.6)
+                axes.plot(at, law["exponent"], marks[attack], color=colour, markersize=4)
+        axes.axhline(1, color="black", linewidth=1, alpha=0.5)
+        axes.set_xticks(range(len(groups)), [f"{data}\n{training}" for data, training in groups], fontsize=8)
+        axes.set(ylabel="exponent, with 95 % interval", ylim=(0, 3), xlim=(-0.6, len(groups) - 0.4))
+        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        handles += [mpl.lines.Line2D([], [], color="black", marker=m, linestyle="", label=n) for n, m in marks.items()]
+        axes.legend(handles=handles, fontsize=8, ncols=len(handles), loc="upper center")
+        figure.savefig(file, dpi=110)
+
+
+def statement(found: dict) -> str:
+    """Returns what was seen, in a few lines."""
+    every = found["exponents"]["all"]
+    low, high = every["mean_interval"]
+    lines = [
+        f"{found['laws']} of {found['curves']} curves have a power law in a window ({found['saturated']} bend above it); "
+        + ", ".join(f"{count} {reason}" for reason, count in found["no_law"].items()),
+        f"mean exponent {every['mean']:.2f} ({low:.2f} to {high:.2f}); they range from {every['range'][0]:.2f} to "
+        f"{every['range'][1]:.2f}, with a standard deviation of {every['deviation']:.2f}, of which "
+        f"{every['between']:.2f} is no chance (all equal: p = {every['heterogeneity_p']:.2g})",
+    ]
+    for name, effect in every["effects"].items():
+        means = ", ".join(f"{level} {mean:.2f}" for level, mean in effect["means"].items())
+        lines.append(f"{name}: {100 * effect['share']:.0f} % of the variance (p = {effect['p_value']:.2g}); {means}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains, measures, analyses and draws."""
+    options = lab.arguments(__file__, __doc__)
+    jobs = [(options.size, subject, options.out) for subject in subjects(options.size)]
+    found = lab.each(measure, jobs, options.workers, "networks")
+    analysis = analyse(found)
+    write_text(options.out / "universality.json", json.dumps({"analysis": analysis, "networks": found}, indent=1))
+    draw_curves(found, options.out / "universality_curves.png")
+    draw_exponents(found, options.out / "universality_exponents.png")
+    print(statement(analysis))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""`hardcell compare`: several networks side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nas.cli.progress import INTERRUPTED, progress_bar
+
+if TYPE_CHECKING:
+    from nas.comparison import NetworkComparison
+
+
+@click.command()
+@click.argument("networks", nargs=-1, required=True, metavar="NETWORK NETWORK...")
+@click.option("--name", "names", multiple=True, help="Name of a network, in their order; repeatable.  [default: its own]")
+@click.option(
+    "--data",
+    metavar="NAME|PATH",
+    help="digits, mnist, fashion_mnist, cifar10, a folder of images, an .npz file, or YAML such as "
+    "'{name: mnist, path: DIR}'.  [default: the images of the bundles' searches, where they agree]",
+)
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    metavar="NAME|YAML",
+    help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}', with NAME= before it to name it; "
+    "repeatable, in one norm; the worst case counts.  [default: fgsm, pgd and fmn in linf]",
+)
+@click.option(
+    "--epsilon",
+    "epsilons",
+    multiple=True,
+    metavar="E",
+    help="Test and transfer at this epsilon, in pixel units: 8/255, not 8; repeatable.  [default: those of the bundles' "
+    "searches, and some that suit the networks]",
+)
+@click.option("--images", type=int, help="At most this many test images.  [default: 1000]")
+@click.option("--seed", type=int, help="Seed of all that is drawn.  [default: 0]")
+@click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for compare.json and pictures.")
+@click.option("--json", "as_json", is_flag=True, help="Print compare.json.")
+def compare(
+    networks: tuple[str, ...],
+    names: tuple[str, ...],
+    data: str | None,
+    attacks: tuple[str, ...],
+    epsilons: tuple[str, ...],
+    images: int | None,
+    seed: int | None,
+    device: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare NETWORKs on the same images: error curves, paired tests, and how adversarial images transfer between them.
+
+    A NETWORK is a bundle's folder, a .pt2 file, a TorchScript file, or FILE.py:NAME or package.module:NAME, a function
+    without arguments that returns the network (or the network itself).
+    """
+    try:
+        # Within, for the imports take seconds, too.
+        from nas.cli.compare_options import settings_of
+        from nas.cli.compare_tables import print_comparison
+        from nas.compare_config import name_networks
+        from nas.comparing import compare_networks
+        from nas.comparison import as_record
+
+        name_networks(networks, names)  # What is wrong with them comes before what is wrong with their data.
+        others = {"images": images, "seed": seed, "device": device}
+        config = settings_of(networks, data=data, attacks=attacks, epsilons=epsilons, others=others)
+        if out is not None:
+            _prepare(out)
+        with progress_bar() as progress:
+            found = compare_networks(networks, config, names=names, progress=progress)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; a comparison is made in one go, and nothing of this one was kept", err=True)
+        sys.exit(INTERRUPTED)
+    if out is not None:
+        _write(found, out)
+    if as_json:
+        click.echo(json.dumps(as_record(found), indent=2))
+    else:
+        print_comparison(found)
+        if out is not None:
+            click.echo(f"comparison: {out}")
+
+
+def _prepare(folder: Path) -> None:
+    """Makes the folder for a comparison, before any work.
+
+    Raises:
+        RunError: it holds a comparison already.
+    """
+    from nas.errors import RunError
+
+    if (folder / "compare.json").exists():
+        raise RunError(f"{folder}: holds a comparison already; name another folder, or remove this one")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write(found: NetworkComparison, folder: Path) -> None:
+    """Writes a comparison and its pictures.
+
+    Raises:
+        RunError: there is no space left, or the folder cannot be written any more.
+    """
+    from nas.comparison import as_record
+    from nas.errors import RunError
+    from nas.report.compare_figures import compare_figures
+
+    try:
+        for name, picture in compare_figures(found).items():
+            (folder / name).write_bytes(picture)
+        # Last, for it is what says that the folder holds a comparison.
+        (folder / "compare.json").write_text(json.dumps(as_record(found), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,147 @@
+"""What `hardcell compare` prints."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from evaluators import Comparison, error_curve, median_radius
+from evaluators.transfer_matrix import asymmetry, transfer_rates
+from evaluators.transfer_reach import transfer_reach
+from nas.cli.tables import open_console
+from nas.report.style import NORM_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from evaluators.transfer_matrix import TransferMatrix
+    from evaluators.transfer_reach import Group, Reach
+    from nas.comparison import NetworkComparison, PairTest
+
+
+def print_comparison(found: NetworkComparison) -> None:
+    """Prints the error curves, the paired tests and, for each attack that crafts images, how they transfer."""
+    out = open_console()
+    _print_errors(out, found)
+    _print_tests(out, found)
+    for attack, matrix in found.transfers.items():
+        _print_matrix(out, attack, matrix)
+        _print_asymmetry(out, attack, matrix)
+        _print_reach(out, attack, matrix)
+
+
+def _print_errors(out: Console, found: NetworkComparison) -> None:
+    norm = NORM_NAMES.get(found.norm, found.norm)
+    table = Table(
+        "network",
+        "clean error",
+        *(f"error at {epsilon:.3g}" for epsilon in found.epsilons),
+        "median radius",
+        title=f"{norm}, worst case over {escape(', '.join(found.attacks))}, {found.n} images of {escape(found.data)}, "
+        "95 % intervals",
+        title_justify="left",
+    )
+    for name, radii in found.radii.items():
+        curve = error_curve(radii, [0.0, *found.epsilons])
+        cells = [_interval(e, low, high) for e, (low, high) in zip(curve.error, curve.error_interval, strict=True)]
+        median = median_radius(radii)
+        table.add_row(escape(name), *cells, f"{median:.3g}" if math.isfinite(median) else f"above {found.grid[-1]:.3g}")
+    out.print(table)
+
+
+def _print_tests(out: Console, found: NetworkComparison) -> None:
+    """Prints the paired tests, those over all epsilons last."""
+    title = "paired tests on the same images, p-values corrected for their number (Holm), 95 % intervals"
+    table = Table("first", "second", "epsilon", "difference", "p", "the first is", title=title, title_justify="left")
+    for one in (*found.at_epsilon, *found.over_all):
+        epsilon = "all" if one.epsilon is None else f"{one.epsilon:.3g}"
+        table.add_row(escape(one.first), escape(one.second), epsilon, _difference(one), f"{one.corrected:.2g}", one.verdict)
+    out.print(table)
+    out.print(
+        "difference at one epsilon: the first's error minus the second's; at all: the share of images of which the first's "
+        "radius is larger, minus the share of which the second's is",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _difference(one: PairTest) -> str:
+    found = one.test.difference if isinstance(one.test, Comparison) else one.test.effect
+    return _interval(found, *one.test.interval, sign="+")
+
+
+def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
+    """Prints the matrix at each epsilon: of all images in front, of those that fool the source in brackets."""
+    plain, among = transfer_rates(matrix), transfer_rates(matrix, conditional=True)
+    out.print(
+        f"transfer by {attack}: number and share of {matrix.n} of {matrix.given} images, which all networks classify "
+        "rightly, with 95 % intervals; in brackets, of those that fool the source",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for e, epsilon in enumerate(matrix.epsilons):
+        table = Table(
+            "crafted on",
+            *(f"fools {escape(name)}" for name in matrix.names),
+            title=f"{escape(attack)} at {epsilon:.3g}",
+            title_justify="left",
+        )
+        for s, name in enumerate(matrix.names):
+            cells = []
+            for t in range(len(matrix.names)):
+                of_all = f"{plain.counts[e, s, t]}: {_interval(plain.share[e, s, t], *plain.interval[e, s, t])}"
+                own = f"({among.counts[e, s, t]} of {among.of[e, s, t]})"
+                cells.append(of_all if s == t else f"{of_all} {own}")
+            table.add_row(escape(name), *cells)
+        out.print(table)
+
+
+def _print_asymmetry(out: Console, attack: str, matrix: TransferMatrix) -> None:
+    title = f"asymmetry, {escape(attack)}: share carried to the second, minus the share back"
+    table = Table("first", "second", "epsilon", "difference", "p (Holm)", title=title, title_justify="left")
+    for one in asymmetry(matrix):
+        difference = _interval(one.difference, *one.interval, sign="+")
+        table.add_row(escape(one.first), escape(one.second), f"{one.epsilon:.3g}", difference, f"{one.corrected:.2g}")
+    out.print(table)
+
+
+def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
+    title = f"reach, {escape(attack)}: of the images that fool the source, those that fool all others, some, or none"
+    columns = ("source", "epsilon", "fool the source", "all others", "all others by chance", "some", "none")
+    table = Table(*columns, title=title, title_justify="left")
+    found = transfer_reach(matrix)
+    for one in found:
+        chance = "" if one.fooled == 0 else f"{one.to_all.chance:.3f}"
+        parts = _part(one.to_all), chance, _part(one.to_some), _part(one.to_none)
+        table.add_row(escape(one.source), f"{one.epsilon:.3g}", str(one.fooled), *parts)
+    out.print(table)
+    for epsilon in matrix.epsilons:
+        out.print(_universal([one for one in found if one.epsilon == epsilon]), highlight=False, soft_wrap=True)
+
+
+def _universal(sources: Sequence[Reach]) -> str:
+    """Returns the sentence on the images of all sources at one epsilon."""
+    fooled, others = sum(one.fooled for one in sources), len(sources) - 1
+    if fooled == 0:
+        return f"at {sources[0].epsilon:.3g} no image fools its source"
+    told = (
+        f"at {sources[0].epsilon:.3g}, {sum(len(one.to_all.images) for one in sources)} of {fooled} adversarial images fool "
+    )
+    if others == 1:
+        return f"{told}the other network"
+    expected = sum(one.fooled * one.to_all.chance for one in sources if one.fooled)
+    return f"{told}all {others} other networks; were the targets independent, {expected:.1f} would"
+
+
+def _part(group: Group) -> str:
+    return "" if math.isnan(group.share) else f"{len(group.images)}: {_interval(group.share, *group.interval)}"
+
+
+def _interval(value: float, low: float, high: float, *, sign: str = "") -> str:
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"

@@ -1,0 +1,190 @@
+"""`hardcell surface`: planes and lines through a test image, as pictures and numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nas.cli.progress import INTERRUPTED
+
+if TYPE_CHECKING:
+    from nas.surface_config import SurfaceConfig
+    from nas.surfaces import ImageSurfaces
+
+
+@click.command()
+@click.argument("network")
+@click.option("--image", type=int, required=True, metavar="I", help="Number of the image in the test split, from 0.")
+@click.option(
+    "--data",
+    metavar="NAME|PATH",
+    help="digits, mnist, fashion_mnist, cifar10, a folder of images, an .npz file, or YAML such as "
+    "'{name: mnist, path: DIR}'.  [default: the images of a bundle's search; for other networks required]",
+)
+@click.option(
+    "--attack",
+    metavar="NAME|YAML",
+    help="What finds adversarial directions, by name, or YAML such as '{name: pgd, steps: 40, norm: l2}'.  [default: pgd, "
+    "in the norm of a bundle's search]",
+)
+@click.option(
+    "--epsilon",
+    metavar="E",
+    help="Size of its ball, in pixel units: 8/255, not 8.  [default: that of a bundle's search; for others required]",
+)
+@click.option(
+    "--extent", type=float, help="Pictures are so many times as wide as what spans them.  [default: 2]", metavar="X"
+)
+@click.option("--points", type=int, help="Points along each side of a plane.  [default: 61]")
+@click.option("--others", type=int, nargs=2, metavar="J K", help="Draw the plane through these two test images, too.")
+@click.option("--seed", type=int, help="Seed of all that is drawn at random.  [default: 0]")
+@click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="New folder for the pictures, as SVG and PNG, and surface.json.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print surface.json.")
+def surface(
+    network: str,
+    image: int,
+    data: str | None,
+    attack: str | None,
+    epsilon: str | None,
+    extent: float | None,
+    points: int | None,
+    others: tuple[int, int] | None,
+    seed: int | None,
+    device: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Draw what NETWORK says of the images around a test image.
+
+    Planes through the image, spanned by an adversarial and a random direction, by two adversarial ones, and through three
+    images, each as maps of the class, the margin and the confidence; and lines from the image along each direction, with
+    every crossing of a decision boundary. NETWORK is named as for `hardcell profile`.
+    """
+    further = {"extent": extent, "points": points, "others": others, "seed": seed, "device": device}
+    try:
+        # Within, for the imports take seconds, too.
+        from nas.surface_record import surface_record
+        from nas.surfaces import image_surfaces
+
+        config = _settings(network, image, data, attack, epsilon, {k: v for k, v in further.items() if v is not None})
+        _prepare(out)
+        found = image_surfaces(network, config)
+    except KeyboardInterrupt:
+        click.echo("\ninterrupted; surfaces are made in one go, and nothing of these was kept", err=True)
+        sys.exit(INTERRUPTED)
+    record = json.dumps(surface_record(found), allow_nan=False)
+    _write(found, record, out)
+    if as_json:
+        click.echo(record)
+    else:
+        _print(found)
+        click.echo(f"surfaces: {out}")
+
+
+def _settings(
+    network: str, image: int, data: str | None, attack: str | None, epsilon: str | None, further: dict[str, object]
+) -> SurfaceConfig:
+    """Returns the settings that the options stand for; data, attack and epsilon are read as those of `hardcell profile`.
+
+    Raises:
+        ConfigError: with every fault that was found.
+        BundleError: the bundle is damaged.
+    """
+    from nas.cli.profile_options import settings_of
+    from nas.errors import ConfigError
+    from nas.settings import FaultsError
+    from nas.surface_config import SurfaceConfig, search_of
+
+    search = search_of(network)
+    size, norm = search or (None, "linf")
+    if epsilon is None and size is None:
+        raise ConfigError(["--epsilon must be given for a network that is no bundle, in pixel units: 8/255, not 8"])
+    try:
+        read = settings_of(
+            network,
+            data=data,
+            attacks=(attack or f"{{name: pgd, norm: {norm}}}",),
+            norm=None,
+            epsilons=(str(size) if epsilon is None else epsilon,),
+            others={},
+        )
+    except ConfigError as error:
+        raise ConfigError([fault.replace("profile: ", "surface: ", 1) for fault in error.faults]) from error
+    (used,), (grid,) = read.attacks.values(), (read.epsilons or {}).values()
+    if epsilon is None and used.norm.name != norm:
+        raise ConfigError([f"--epsilon must be given for an attack in {used.norm.name}: the bundle's search was in {norm}"])
+    try:
+        return SurfaceConfig(data=read.data, image=image, attack=used, epsilon=grid[0], **further)  # type: ignore[arg-type]
+    except FaultsError as error:
+        raise ConfigError([f"surface: {key} {message}" for key, message in error.faults]) from error
+
+
+def _prepare(folder: Path) -> None:
+    """Makes the folder for the pictures, before any work.
+
+    Raises:
+        RunError: there is something in it already.
+    """
+    from nas.errors import RunError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: must be a new or empty folder; name another one, or remove this one")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write(found: ImageSurfaces, record: str, folder: Path) -> None:
+    """Writes the numbers and the pictures.
+
+    Raises:
+        RunError: there is no space left, or the folder cannot be written any more.
+    """
+    from nas.errors import RunError
+    from nas.report.surface_figures import FORMS, draw_lines, draw_surface
+
+    try:
+        (folder / "surface.json").write_text(record + "\n", encoding="utf-8")
+        for form in FORMS:
+            for name in found.surfaces:
+                (folder / f"{name}.{form}").write_bytes(draw_surface(found, name, form))
+            (folder / f"lines.{form}").write_bytes(draw_lines(found, form))
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _print(found: ImageSurfaces) -> None:
+    """Prints the image, a table with a row a direction, and what is missing."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from nas.cli.tables import open_console
+
+    out = open_console()
+    names = found.classes
+    out.print(
+        f"image {found.config.image} of {found.data}: class {names[found.label]}, prediction {names[found.label]}, "
+        f"margin {found.margin:.3g} logits, confidence {found.confidence:.3f}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table("direction", "leads to", "L2 size", "L∞ size", "first crossing, L2", "into")
+    for name, lead in found.leads.items():
+        crossings = found.lines[name].crossings
+        end = f"none up to {found.lines[name].positions[-1]:.3g}"
+        first = (f"{crossings[0].position:.4g}", names[crossings[0].after]) if crossings else (end, "")
+        cells = (name, names[lead.label], f"{lead.l2:.4g}", f"{lead.linf:.4g}", *first)
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    for note in found.notes:
+        out.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,328 @@
+"""`hardcell surface`, the pictures that it draws, and those in reports."""
+
+import dataclasses
+import json
+import re
+import shutil
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluators import PGD
+from nas.bundle.load import open_bundle
+from nas.config import DataConfig
+from nas.data import open_test
+from nas.networks import open_network
+from nas.report.surface_figures import class_colours, draw_lines, draw_summary, draw_surface
+from nas.report.surfaces import report_surfaces
+from nas.run import read_run
+from nas.surface_config import SurfaceConfig
+from nas.surface_record import surface_record
+from nas.surfaces import image_surfaces, surfaces_of
+
+QUICK = ("--data", "digits", "--epsilon", "0.2", "--points", 9, "--device", "cpu")
+DIGITS = tuple("0123456789")
+
+
+@pytest.fixture
+def here(network_folder, monkeypatch):
+    """The folder of networks as the working directory."""
+    monkeypatch.chdir(network_folder)
+    yield network_folder
+    for name in ("own", "neighbour"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def run(here, cli):
+    """Runs `hardcell surface` in the folder of networks."""
+    return lambda *arguments: cli("surface", *arguments)
+
+
+@pytest.fixture
+def drawn(here):
+    """Surfaces of a test image of digits and a linear network."""
+
+    def make(**settings):
+        config = SurfaceConfig(**{"image": 0, "epsilon": 0.2, "points": 15, "device": "cpu", **settings})
+        return image_surfaces("own.py:network", config)
+
+    return make
+
+
+def test_pictures_numbers_and_a_table(run, tmp_path):
+    folder = tmp_path / "new" / "surfaces"
+    code, out, err = run("own.py:network", "--image", 3, *QUICK, "--others", 5, 8, "--out", folder)
+    assert (code, err) == (0, "")
+    planes = ("adversarial_random", "two_adversarial", "three_images")
+    wanted = {"surface.json", *(f"{name}.{form}" for name in (*planes, "lines") for form in ("svg", "png"))}
+    assert {path.name for path in folder.iterdir()} == wanted
+    for path in folder.glob("*.svg"):
+        ElementTree.parse(path)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
+    record = json.loads((folder / "surface.json").read_text(encoding="utf-8"))
+    assert tuple(record["surfaces"]) == planes
+    assert record["notes"] == []
+
+    # The numbers are those of the network itself.
+    network, test = open_network("own.py:network"), open_test(DataConfig())
+    logits = network(test.x[3:4])[0].detach()
+    label = int(test.y[3])
+    assert record["label"] == label == int(logits.argmax())
+    assert record["margin"] == pytest.approx(float(logits.topk(2).values.diff().abs()), rel=1e-4)
+    point = PGD()(network, test.x[3:4], test.y[3:4], 0.2)[0]
+    lead = record["leads"]["adversarial"]
+    assert lead["label"] == int(network(point[None]).argmax()) != label
+    assert lead["l2"] == pytest.approx(float((point - test.x[3]).norm()), rel=1e-4)
+    assert lead["linf"] == pytest.approx(0.2, rel=1e-4)
+    first = record["lines"]["adversarial"]["crossings"][0]
+    before, after = (test.x[3] + (first["position"] + d) / lead["l2"] * (point - test.x[3]) for d in (-1e-3, 1e-3))
+    assert int(network(before[None]).argmax()) == label == first["before"]
+    assert int(network(after[None]).argmax()) == first["after"]
+    second = record["leads"]["second adversarial"]
+    assert second["label"] not in (label, lead["label"])
+    assert np.shape(record["surfaces"]["three_images"]["margin"]) == (9, 9)
+
+    lines = out.splitlines()
+    assert lines[0].startswith(f"image 3 of digits: class {label}, prediction {label}, margin ")
+    rows = {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in (re.split("[│┃]", x) for x in lines) if row[1:]}
+    assert rows["direction"] == ["leads to", "L2 size", "L∞ size", "first crossing, L2", "into"]
+    assert rows["adversarial"][0] == str(lead["label"])
+    assert float(rows["adversarial"][3]) == pytest.approx(first["position"], rel=1e-3)
+    assert rows["random"][3].startswith("none up to") or float(rows["random"][3]) > 0
+    assert lines[-1] == f"surfaces: {folder}"
+
+
+def test_a_bundle_brings_its_images_its_epsilon_and_its_classes(finished_run, run, tmp_path):
+    (bundle,) = (finished_run / "bundles").glob("1-*")
+    test, network = open_test(DataConfig(limit=400)), open_network(str(bundle))
+    image = int((network(test.x).argmax(1) == test.y).nonzero()[0])
+    out = tmp_path / "out"
+    code, text, err = run(bundle, "--image", image, "--points", 5, "--device", "cpu", "--out", out, "--json")
+    assert (code, err) == (0, "")
+    record = json.loads(text)
+    assert (record["epsilon"], record["data"], record["attack"]["name"]) == (0.05, "digits", "pgd")
+    assert record["attack"]["norm"] == "linf"
+    assert record == json.loads((out / "surface.json").read_text(encoding="utf-8"))
+    said = run(bundle, "--image", image, "--attack", "ddn", "--out", tmp_path / "l2")
+    assert said[0] == 2
+    assert "--epsilon must be given for an attack in l2: the bundle's search was in linf" in said[2]
+
+
+def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_path):
+    options = ("--data", "digits", "--epsilon", "0.001", "--points", 5, "--device", "cpu")
+    code, out, _ = run("own.py:network", "--image", 3, *options, "--out", tmp_path / "out")
+    assert code == 0
+    assert "the attack does not fool the network on image 3 within epsilon 0.001" in out
+    assert "a larger --epsilon may find an adversarial one" in out
+    record = json.loads((tmp_path / "out" / "surface.json").read_text(encoding="utf-8"))
+    assert list(record["surfaces"]) == ["two_random"]
+    assert list(record["leads"]) == ["random", "second random"]
+    # As long as the corners of the ball: 8 x 8 pixels, each changed by epsilon.
+    assert record["leads"]["random"]["l2"] == pytest.approx(0.008, rel=1e-4)
+    assert (tmp_path / "out" / "two_random.svg").exists()
+
+
+def test_an_attack_that_cannot_find_a_second_direction_is_told(drawn):
+    from evaluators import DeepFool
+
+    found = drawn(attack=DeepFool(), epsilon=0.5)
+    assert list(found.surfaces) == ["adversarial_random"]
+    assert found.notes == ("no second adversarial direction was found: there is no plane of two adversarial ones",)
+
+
+def test_the_same_seed_draws_the_same(drawn):
+    one, other, third = (surface_record(drawn(seed=seed)) for seed in (1, 1, 2))
+    assert json.dumps(one) == json.dumps(other)
+    assert json.dumps(one) != json.dumps(third)
+    found = drawn()
+    assert draw_lines(found) == draw_lines(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--image", 449, *QUICK], "image must be the number of a test image of digits, 0 to 448, got 449"),
+        (["--image", -1, *QUICK], "surface: image must be at least 0, got -1"),
+        (
+            ["--image", 3, *QUICK, "--others", 5, 1000],
+            "others must be the number of a test image of digits, 0 to 448, got 1000",
+        ),
+        (["--image", 3, *QUICK, "--others", 3, 4], "others must be two further images, got 3 and 4 beside image 3"),
+        (["--image", 3, *QUICK, "--epsilon", "8"], "must hold epsilons above 0 in pixel units (8/255, not 8), got [8.0]"),
+        (
+            ["--image", 3, *QUICK, "--epsilon", "9", "--attack", "{name: pgd, norm: l2}"],
+            "epsilon must be between 0 and 8, the size of the pixel range in this norm, got 9",
+        ),
+        (["--image", 3, *QUICK, "--epsilon", "lots"], "must be a number, got 'lots'"),
+        (["--image", 3, *QUICK, "--attack", "pdg"], "surface: attacks.pdg must be one of fgsm"),
+        (["--image", 3, *QUICK, "--attack", "pdg"], "did you mean 'pgd'?"),
+        (["--image", 3, *QUICK, "--extent", "0.5"], "surface: extent must be at least 1, got 0.5"),
+        (["--image", 3, *QUICK, "--points", "1"], "surface: points must be at least 2, got 1"),
+        (["--image", 3, *QUICK, "--device", "tpu"], "device must be one that this machine has, got 'tpu'"),
+        (["--image", 3, "--data", "digits"], "--epsilon must be given for a network that is no bundle"),
+        (["--image", 3, "--epsilon", "0.1"], "--data must be given for a network that is no bundle"),
+        (["--image", "three", *QUICK], "'three' is not a valid integer"),
+        ([*QUICK], "Missing option '--image'"),
+    ],
+)
+def test_wrong_input(arguments, said, run, tmp_path):
+    code, out, err = run("own.py:network", *arguments, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.split())
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("own.py:five", "own.py:five: has 5 logits, but the labels of digits go from 0 to 9"),
+        ("own.py:one_way", "own.py:one_way: its surfaces cannot be drawn: no way back"),
+        ("none.pt", "none.pt: no such file or folder"),
+    ],
+)
+def test_wrong_networks(network, said, run, tmp_path):
+    code, out, err = run(network, "--image", 3, *QUICK, "--out", tmp_path)
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.split())
+
+
+def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_path):
+    network, test = open_network("own.py:network"), open_test(DataConfig())
+    told = network(test.x).argmax(1)
+    wrong = int((told != test.y).nonzero()[0])
+    right = next(i for i in range(wrong, len(test.y)) if told[i] == test.y[i])
+    code, _, err = run("own.py:network", "--image", wrong, *QUICK, "--out", tmp_path)
+    assert code == 2
+    said = " ".join(err.split())
+    assert (
+        f"image {wrong} is of class {int(test.y[wrong])}, and the network says {int(told[wrong])} without any attack" in said
+    )
+    assert f"take image {right}, which is classified rightly" in said
+
+
+def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    code, _, err = run("own.py:network", "--image", 3, *QUICK, "--out", tmp_path)
+    assert code == 2
+    assert "must be a new or empty folder; name another one, or remove this one" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_full_disk_is_told(run, tmp_path, monkeypatch):
+    def full(path, *args, **kwargs):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    code, _, err = run("own.py:network", "--image", 3, *QUICK, "--out", tmp_path)
+    assert code == 2
+    assert "surface.json: cannot be written: No space left on device" in " ".join(err.split())
+
+
+def test_interrupted(run, tmp_path):
+    code, _, err = run("own.py:interrupted", "--image", 3, *QUICK, "--out", tmp_path / "out")
+    assert code == 130
+    assert "interrupted; surfaces are made in one go, and nothing of these was kept" in err
+
+
+# The pictures.
+
+
+def test_three_images_that_span_no_plane(here):
+    from nas.data import Split
+    from nas.errors import ConfigError
+
+    test = open_test(DataConfig())
+    twins = Split(test.x[[0, 1, 1]], test.y[[0, 1, 1]], "")
+    config = SurfaceConfig(image=0, others=(1, 2), epsilon=0.2, points=3, device="cpu")
+    with pytest.raises(ConfigError, match="surface: others: image 2 must differ from image 1"):
+        surfaces_of(
+            open_network("own.py:network"), twins, config, network_name="", data_name="", classes=tuple("0123456789")
+        )
+
+
+def texts(picture):
+    """Returns the texts of a picture: beside each, drawn as outlines, stands a comment."""
+    ElementTree.fromstring(picture)
+    return [text.strip() for text in re.findall("<!-- (.*?) -->", picture.decode(), flags=re.DOTALL)]
+
+
+def test_every_class_has_a_colour_and_a_place_in_the_legend(drawn):
+    found = drawn()
+    plane = found.surfaces["adversarial_random"]
+    many = np.arange(plane.label.size).reshape(plane.label.shape) % 30
+    found = dataclasses.replace(
+        found,
+        classes=tuple(f"$_{i}$ is a name far too long" for i in range(30)),
+        surfaces={"adversarial_random": dataclasses.replace(plane, label=many)},
+    )
+    colours = class_colours(found)
+    assert set(colours) == set(range(30))
+    assert next(iter(colours)) == found.label
+    for picture in (draw_surface(found, "adversarial_random"), draw_summary(found)):
+        told = texts(picture)
+        # Twelve colours, and grey for the others.
+        assert [text.endswith("(true)") for text in told if text.startswith("$_")] == [True] + 11 * [False]
+        assert f"$_{found.label}$ is a name… (true)" in told
+        assert "other classes" in told
+        assert told.count("outside the pixel range") == 1
+
+
+def test_pictures_say_what_they_show(drawn):
+    found = drawn(others=(5, 8))
+    told = texts(draw_surface(found, "two_adversarial"))
+    for text in ("along the adversarial direction", "towards the second adversarial one", "L2 distance at right angles,"):
+        assert text in told
+    assert {"clean", "adversarial", "second adversarial", "class", "confidence: largest softmax"} <= {*told}
+    assert {"image 0", "image 5", "image 8", "from image 0 to image 5"} <= {*texts(draw_surface(found, "three_images"))}
+    told = texts(draw_lines(found))
+    assert {f"along the {name} direction" for name in ("adversarial", "second adversarial", "random")} <= {*told}
+    assert "crossing" in told
+
+
+def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
+    class Constant(nn.Module):
+        def forward(self, x):
+            return nn.functional.one_hot(torch.full((len(x),), 4), 10).float() + 0 * x.flatten(1).sum(1, keepdim=True)
+
+    test = open_test(DataConfig())
+    image = int((test.y == 4).nonzero()[0])
+    config = SurfaceConfig(image=image, epsilon=0.1, points=5, device="cpu")
+    found = surfaces_of(Constant(), test, config, network_name="", data_name="", classes=DIGITS)
+    assert list(found.surfaces) == ["two_random"]
+    for picture in (draw_surface(found, "two_random"), draw_lines(found), draw_summary(found)):
+        ElementTree.fromstring(picture)
+
+
+# Reports.
+
+
+def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
+    bundles = read_run(finished_run).bundles
+    found = report_surfaces(bundles, images=1)
+    assert list(found) == [bundle.name for bundle in bundles]
+    for ((picture, caption),) in found.values():
+        ElementTree.fromstring(picture)
+        assert re.match(r"Around test image \d+ \(\d\), in the plane of the clean image, ", caption)
+    assert report_surfaces(bundles[:1], images=1) == {bundles[0].name: found[bundles[0].name]}
+
+
+def test_a_report_does_without_what_is_gone_or_too_large(bundle_copy, monkeypatch):
+    bundle = open_bundle(bundle_copy)
+    none = {bundle.name: []}
+
+    def changed(**parts):
+        return dataclasses.replace(bundle, manifest={**bundle.manifest, **parts})
+
+    gone = {**bundle.manifest["config"], "data": {"name": "npz", "path": "gone.npz"}}
+    assert report_surfaces([changed(config=gone)]) == none
+    assert report_surfaces([changed(data={"test": "of other images"})]) == none
+    assert report_surfaces([bundle], images=0) == none
+    large = {**bundle.profile.record, "cost": {"macs": 10**9, "parameters": 1}}
+    assert report_surfaces([dataclasses.replace(bundle, profile=dataclasses.replace(bundle.profile, record=large))]) == none
+    shutil.rmtree(bundle_copy)
+    assert report_surfaces([bundle]) == none
