@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from nas.errors import RunError
+from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,14 +60,10 @@ class FileStore(Store):
         Raises:
             CheckpointError: the disk is full, or the file cannot be written.
         """
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(self.path)
+            write_whole(self.path, content)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise CheckpointError(
                 f"{self.path}: {error.strerror or error}; what is written is kept: mend that, and `hardcell resume` goes on"
             ) from error

@@ -7,7 +7,6 @@ import fcntl
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import sys
 import time
@@ -24,6 +23,7 @@ from nas.config_writer import dump_config
 from nas.errors import RunError
 from nas.metrics import STANDARD_METRICS
 from nas.ranking import front
+from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,8 +94,8 @@ def create_run(path: Path, config: Config) -> RunFolder:
         raise RunError(f"{path}: must be a new or empty folder")
     run.path.mkdir(parents=True, exist_ok=True)
     if config.search.storage is not None:
-        write_text(run.study_name, f"{run.path.name}-{uuid.uuid4().hex[:8]}\n")
-    write_text(run.config, dump_config(config))
+        write_whole(run.study_name, f"{run.path.name}-{uuid.uuid4().hex[:8]}\n")
+    write_whole(run.config, dump_config(config))
     return run
 
 
@@ -141,20 +141,9 @@ def is_locked(run: RunFolder) -> bool:
     return False
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a full disk or a kill leaves the old one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)  # noqa: PTH105 - the name says what matters: it replaces
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def write_environment(run: RunFolder, found: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
     """Records versions, machine and the hashes of the splits that have been opened."""
-    write_text(run.environment, json.dumps({**found, "data": dict(hashes)}, indent=2) + "\n")
+    write_whole(run.environment, json.dumps({**found, "data": dict(hashes)}, indent=2) + "\n")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -201,4 +190,4 @@ def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: Object
                 trial.reason or "",
             ]
         )
-    write_text(run.leaderboard, text.getvalue())
+    write_whole(run.leaderboard, text.getvalue())

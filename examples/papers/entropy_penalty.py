@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, dlr, error_at, margin, margins, radii, worst_case
 from nas.report.style import COLOURS, STYLE
-from nas.run_folder import write_text
+from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,7 +180,7 @@ def main() -> None:
     rows = summarise(found)
     gained = gains(rows)
     content = {"gains": gained, "means": rows, "networks": found}
-    write_text(options.out / "entropy_penalty.json", json.dumps(content, indent=1))
+    write_whole(options.out / "entropy_penalty.json", json.dumps(content, indent=1))
     draw(rows, options.out / "entropy_penalty.png")
     print(statement(gained))
 

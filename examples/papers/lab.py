@@ -26,11 +26,11 @@ from torch import nn
 
 from nas.config import DataConfig, TrainingConfig
 from nas.data import Split, open_data, open_test
-from nas.run_folder import write_text
 from nas.seeds import seed_of
 from nas.training.network import Normalised
 from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
+from nas.whole_file import write_whole
 from search_spaces import cell201, macro
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ def kept(file: Path, make, *args):
     """Returns what JSON in a file says; where there is none, what `make` returns, once it is written there."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(make(*args)))
+        write_whole(file, json.dumps(make(*args)))
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -163,7 +163,7 @@ def _config(data: str, size: Size, work: Path) -> DataConfig:
         raw.mkdir(parents=True, exist_ok=True)
         for packed in (FILES / "mnist").glob("*.gz"):
             if not (raw / packed.stem).exists():
-                _whole(raw / packed.stem, gzip.decompress(packed.read_bytes()))
+                write_whole(raw / packed.stem, gzip.decompress(packed.read_bytes()))
         return DataConfig(name="mnist", path=str(work / "data"))
     if data == "cifar10" and (FILES / "cifar10-jpeg.tar.xz").exists():
         file = work / "data" / f"cifar10-{size.train}-{size.test}.npz"
@@ -174,7 +174,7 @@ def _config(data: str, size: Size, work: Path) -> DataConfig:
             np.savez(
                 content, **_cifar10(FILES / "cifar10-jpeg.tar.xz", {"train": -(-size.train * 10 // 9), "test": size.test})
             )
-            _whole(file, content.getvalue())
+            write_whole(file, content.getvalue())
         return DataConfig(name="npz", path=str(file), validation=0.1)
     return DataConfig(name=data)
 
@@ -199,12 +199,6 @@ def _cifar10(packed: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
             y[part].append(classes.setdefault(label, len(classes)))
     arrays = {f"x_{part}": np.stack(found) for part, found in x.items()}
     return arrays | {f"y_{part}": np.array(found) for part, found in y.items()}
-
-
-def _whole(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(file)
 
 
 def build(subject: Subject, x: torch.Tensor, size: Size) -> nn.Module:

@@ -44,7 +44,7 @@ from evaluators import (
     shape_distance,
 )
 from nas.report.style import COLOURS, STYLE
-from nas.run_folder import write_text
+from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -289,7 +289,7 @@ def main() -> None:
     rows = lab.each(course, [(options.size, s, options.out) for s in followed], options.workers, "over training")
     courses = {f"{s.data} {s.training}": row for s, row in zip(followed, rows, strict=True)}
     analysis = analyse(found, courses)
-    write_text(options.out / "logit_differences.json", json.dumps({"analysis": analysis}, indent=1))
+    write_whole(options.out / "logit_differences.json", json.dumps({"analysis": analysis}, indent=1))
     draw_shapes(found, options.out / "logit_differences_shapes.png")
     draw_training(courses, options.out / "logit_differences_training.png")
     draw_predictions(found, options.out / "logit_differences_predictions.png")

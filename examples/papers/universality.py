@@ -41,7 +41,7 @@ from evaluators import (
     universality,
 )
 from nas.report.style import COLOURS, STYLE
-from nas.run_folder import write_text
+from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,7 +231,7 @@ def main() -> None:
     jobs = [(options.size, subject, options.out) for subject in subjects(options.size)]
     found = lab.each(measure, jobs, options.workers, "networks")
     analysis = analyse(found)
-    write_text(options.out / "universality.json", json.dumps({"analysis": analysis, "networks": found}, indent=1))
+    write_whole(options.out / "universality.json", json.dumps({"analysis": analysis, "networks": found}, indent=1))
     draw_curves(found, options.out / "universality_curves.png")
     draw_exponents(found, options.out / "universality_exponents.png")
     print(statement(analysis))

@@ -20,9 +20,9 @@ from nas.report.profile_figures import profile_figures
 from nas.report.style import NORM_NAMES
 from nas.report.surfaces import report_surfaces
 from nas.report.verdict import verdicts
-from nas.run_folder import write_text
 from nas.space_options import open_space
 from nas.study import ENDED
+from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ CAPTIONS = {
 
 def write_report(run: Run) -> None:
     """Writes report.html into a run's folder, whole or not at all."""
-    write_text(run.folder.report, render_report(run))
+    write_whole(run.folder.report, render_report(run))
 
 
 def render_report(run: Run) -> str:

@@ -25,6 +25,7 @@ from nas.events import BundleFailed, FinalistsStarted, RunFinished, StageStarted
 from nas.pipeline import resume_events, search_events
 from nas.run import read_run
 from nas.study import Trial
+from nas.whole_file import write_whole
 
 
 @pytest.fixture
@@ -508,7 +509,7 @@ def test_disk_full_while_the_report_is_written(run_copy, cli, monkeypatch):
     def full(path, *args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     code, out, err = cli("report", run_copy)
     assert (code, out) == (2, "")
     assert "no space left to write; what is written is kept: free some and run `hardcell resume DIR`" in err
@@ -519,7 +520,7 @@ def test_disk_full_in_the_midst_of_a_file_leaves_the_old_one(run_copy):
     found = read_run(run_copy)
     before = found.folder.report.read_bytes()
     with largest_file(10_000), pytest.raises(OSError, match="File too large"):
-        nas.run_folder.write_text(found.folder.report, "x" * 20_000)
+        write_whole(found.folder.report, "x" * 20_000)
     assert found.folder.report.read_bytes() == before
     assert not list(run_copy.glob(".*partial"))
 
