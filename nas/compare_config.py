@@ -11,7 +11,7 @@ from typing import Any, final
 from evaluators import FGSM, FMN, PGD, Attack
 from nas.bundle.manifest import is_bundle, read_manifest
 from nas.config import DataConfig, FinalistsConfig
-from nas.config_reader import Reader
+from nas.config_reader import read_settings
 from nas.errors import ConfigError, NetworkError
 from nas.settings import FaultsError, check_numbers, number
 
@@ -55,22 +55,13 @@ class CompareConfig:
             raise FaultsError(faults)
 
 
-def parse_compare_config(data: Mapping[str, Any], *, source: str = "compare") -> CompareConfig:
-    """Returns the settings that plain data stand for; what they leave out has its default.
-
-    Args:
-        data: What YAML holds: a mapping of settings. Relative paths in it are relative to the working directory.
-        source: The name that error messages begin with.
+def parse_compare_config(data: Mapping[str, Any]) -> CompareConfig:
+    """Returns the settings of `hardcell compare` that plain data stand for; what they leave out has its default.
 
     Raises:
         ConfigError: with every fault that was found.
     """
-    reader = Reader(source, None)
-    config = reader.settings(CompareConfig, data, "", CompareConfig())
-    if reader.faults:
-        raise ConfigError(list(dict.fromkeys(reader.faults)))
-    assert isinstance(config, CompareConfig)
-    return config
+    return read_settings(CompareConfig, data, "compare")
 
 
 def data_of_all(sources: Sequence[str]) -> Any:

@@ -15,12 +15,13 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss
 from evaluators.norms import NORMS, Norm
 from nas.architectures import read_architectures
 from nas.config import SpaceConfig
+from nas.errors import ConfigError
 from nas.evaluator_config import EVALUATORS, EvaluatorConfig
 from nas.executors import EXECUTORS, Executor
 from nas.resolve import absolute, resolve
@@ -37,6 +38,8 @@ from nas.space_options import (
 )
 from nas.training.recipes import RECIPES, Recipe
 from search_spaces import SPACES, Architecture, Operation, SearchSpace
+
+Settings = TypeVar("Settings")
 
 # The kinds of things that YAML names, each with the table that stands beside its implementations.
 TABLES: dict[type, Mapping[str, object]] = {
@@ -329,6 +332,25 @@ def _hint(value: Any, names: Sequence[Any]) -> str:
     words = [name for name in names if isinstance(name, str)] if isinstance(value, str) else []
     near = difflib.get_close_matches(str(value), words, 1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def read_settings(kind: type[Settings], data: Mapping[str, Any], source: str) -> Settings:
+    """Returns the settings that plain data stand for; what they leave out has its default.
+
+    Args:
+        kind: A dataclass of settings, all of which have a default.
+        data: What YAML holds: a mapping of settings. Relative paths in it are relative to the working directory.
+        source: The name that error messages begin with.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    reader = Reader(source, None)
+    found = reader.settings(kind, data, "", kind())
+    if reader.faults:
+        raise ConfigError(list(dict.fromkeys(reader.faults)))
+    assert isinstance(found, kind)
+    return found
 
 
 def _default_of(f: dataclasses.Field[Any]) -> Any:

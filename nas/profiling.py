@@ -15,7 +15,7 @@ from evaluators.attacks.target import frozen
 from evaluators.inputs import check_epsilons, check_logits
 from nas.bundle.manifest import is_bundle, read_manifest
 from nas.config import DataConfig, FinalistsConfig
-from nas.config_reader import Reader
+from nas.config_reader import read_settings
 from nas.data import open_test
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, NetworkError, first_line
@@ -71,22 +71,13 @@ class ProfileConfig:
             raise FaultsError(faults)
 
 
-def parse_profile_config(data: Mapping[str, Any], *, source: str = "profile") -> ProfileConfig:
-    """Returns the settings that plain data stand for; what they leave out has its default.
-
-    Args:
-        data: What YAML holds: a mapping of settings. Relative paths in it are relative to the working directory.
-        source: The name that error messages begin with.
+def parse_profile_config(data: Mapping[str, Any]) -> ProfileConfig:
+    """Returns the settings of `hardcell profile` that plain data stand for; what they leave out has its default.
 
     Raises:
         ConfigError: with every fault that was found.
     """
-    reader = Reader(source, None)
-    config = reader.settings(ProfileConfig, data, "", ProfileConfig())
-    if reader.faults:
-        raise ConfigError(list(dict.fromkeys(reader.faults)))
-    assert isinstance(config, ProfileConfig)
-    return config
+    return read_settings(ProfileConfig, data, "profile")
 
 
 def data_of(source: str) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nas.cli.out_folder import prepare, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def compare(
         others = {"images": images, "seed": seed, "device": device}
         config = settings_of(networks, data=data, attacks=attacks, epsilons=epsilons, others=others)
         if out is not None:
-            _prepare(out)
+            prepare(out, "a comparison", "compare.json")
         with progress_bar() as progress:
             found = compare_networks(networks, config, names=names, progress=progress)
     except KeyboardInterrupt:
@@ -90,33 +91,13 @@ def compare(
             click.echo(f"comparison: {out}")
 
 
-def _prepare(folder: Path) -> None:
-    """Makes the folder for a comparison, before any work.
-
-    Raises:
-        RunError: it holds a comparison already.
-    """
-    from nas.errors import RunError
-
-    if (folder / "compare.json").exists():
-        raise RunError(f"{folder}: holds a comparison already; name another folder, or remove this one")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def _write(found: NetworkComparison, folder: Path) -> None:
-    """Writes a comparison and its pictures.
-
-    Raises:
-        RunError: there is no space left, or the folder cannot be written any more.
-    """
+    """Writes a comparison and its pictures."""
     from nas.comparison import as_record
-    from nas.errors import RunError
     from nas.report.compare_figures import compare_figures
 
-    try:
+    with writing(folder):
         for name, picture in compare_figures(found).items():
             (folder / name).write_bytes(picture)
         # Last, for it is what says that the folder holds a comparison.
         (folder / "compare.json").write_text(json.dumps(as_record(found), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nas.cli.out_folder import prepare, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def profile(
 
         config = settings_of(network, data=data, attacks=attacks, norm=norm, epsilons=epsilons, others=others)
         if out is not None:
-            _prepare(out)
+            prepare(out, "a profile", "profile.json", "radii.npz")
         with progress_bar() as progress:
             found = profile_network(network, config, progress)
     except KeyboardInterrupt:
@@ -113,35 +114,15 @@ def profile(
             click.echo(f"profile: {out}")
 
 
-def _prepare(folder: Path) -> None:
-    """Makes the folder for a profile, before any work.
-
-    Raises:
-        RunError: it holds a profile already.
-    """
-    from nas.errors import RunError
-
-    if (folder / "profile.json").exists() or (folder / "radii.npz").exists():
-        raise RunError(f"{folder}: holds a profile already; name another folder, or remove this one")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def _write(found: RobustnessProfile, folder: Path) -> None:
-    """Writes a profile and its pictures.
-
-    Raises:
-        RunError: there is no space left, or the folder cannot be written any more.
-    """
+    """Writes a profile and its pictures."""
     from evaluators import save_profile
-    from nas.errors import RunError
     from nas.report.profile_figures import profile_figures
 
-    try:
+    with writing(folder):
         save_profile(found, folder)
         for name, figure in profile_figures(found).items():
             (folder / f"{name}.svg").write_text(figure, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
 
 
 @click.command("check-table")

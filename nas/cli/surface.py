@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nas.cli.out_folder import prepare, writing
 from nas.cli.progress import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def surface(
         from nas.surfaces import image_surfaces
 
         config = _settings(network, image, data, attack, epsilon, {k: v for k, v in further.items() if v is not None})
-        _prepare(out)
+        prepare(out, "surfaces", "surface.json")
         found = image_surfaces(network, config)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; surfaces are made in one go, and nothing of these was kept", err=True)
@@ -130,36 +131,17 @@ def _settings(
         raise ConfigError([f"surface: {key} {message}" for key, message in error.faults]) from error
 
 
-def _prepare(folder: Path) -> None:
-    """Makes the folder for the pictures, before any work.
-
-    Raises:
-        RunError: there is something in it already.
-    """
-    from nas.errors import RunError
-
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: must be a new or empty folder; name another one, or remove this one")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def _write(found: ImageSurfaces, record: str, folder: Path) -> None:
-    """Writes the numbers and the pictures.
-
-    Raises:
-        RunError: there is no space left, or the folder cannot be written any more.
-    """
-    from nas.errors import RunError
+    """Writes the numbers and the pictures."""
     from nas.report.surface_figures import FORMS, draw_lines, draw_surface
 
-    try:
-        (folder / "surface.json").write_text(record + "\n", encoding="utf-8")
+    with writing(folder):
         for form in FORMS:
             for name in found.surfaces:
                 (folder / f"{name}.{form}").write_bytes(draw_surface(found, name, form))
             (folder / f"lines.{form}").write_bytes(draw_lines(found, form))
-    except OSError as error:
-        raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror or error}") from error
+        # Last, for it is what says that the folder holds surfaces.
+        (folder / "surface.json").write_text(record + "\n", encoding="utf-8")
 
 
 def _print(found: ImageSurfaces) -> None:

@@ -205,12 +205,19 @@ def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_
     assert f"take image {right}, which is classified rightly" in said
 
 
-def test_a_folder_with_something_in_it_is_left_alone(run, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+def test_surfaces_that_are_there_are_left_alone(run, tmp_path):
+    (tmp_path / "surface.json").write_text("mine", encoding="utf-8")
     code, _, err = run("own.py:network", "--image", 3, *QUICK, "--out", tmp_path)
     assert code == 2
-    assert "must be a new or empty folder; name another one, or remove this one" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert "holds surfaces already; name another folder, or remove this one" in " ".join(err.split())
+    assert (tmp_path / "surface.json").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_file_is_no_folder(run, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = run("own.py:network", "--image", 3, *QUICK, "--out", tmp_path / "file")
+    assert code == 2
+    assert "file: is a file; name a folder" in " ".join(err.split())
 
 
 def test_a_full_disk_is_told(run, tmp_path, monkeypatch):
