@@ -19,6 +19,7 @@ from nas.executors.base import EpochResult
 from nas.seeds import seed_of
 from nas.stopping import Effort
 from nas.training.augment import augment
+from nas.training.average import average_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,7 +62,8 @@ def train(
         epsilon: Size of the ball for the choice of the epoch.
         epochs: Number of epochs.
         seed: Seed of order, augmentation and attacks.
-        rungs: Epochs after which the validation errors are measured for early stopping, each with its effort.
+        rungs: Epochs after which the validation errors are measured for early stopping, each with its effort, of the average
+            of the last weights where the epoch cannot be kept: it shows sooner what the network will become.
         checkpoint: Where the training is written down on its way, and read from; None to keep nothing.
 
     Raises:
@@ -88,6 +90,8 @@ def train(
     lowered, modes = _lowered(config, x.device), _Modes(network)
     first_kept = min(math.floor(epochs * config.selection_from), epochs - 1)
     rungs, checkpoint = rungs or {}, checkpoint or Checkpoint()
+    average = average_of(network) if rungs else None
+    last_judged = max((epoch for epoch in rungs if epoch <= first_kept), default=0)
     # What changes from epoch to epoch, and so what a checkpoint holds.
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
     ended: list[EpochResult] = []
@@ -98,6 +102,7 @@ def train(
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
+            "average": average.state_dict() if average is not None else None,
             "generator": generator.get_state(),
             "best": best,
             "epochs": [dataclasses.asdict(epoch) for epoch in ended],
@@ -109,6 +114,8 @@ def train(
         optimiser.load_state_dict(stored["optimiser"])
         schedule.load_state_dict(stored["schedule"])
         generator.set_state(stored["generator"])
+        if average is not None:
+            average.load_state_dict(stored["average"])
         best = (stored["best"][0], {name: value.to(x.device) for name, value in stored["best"][1].items()})
         ended += [EpochResult(**epoch) for epoch in stored["epochs"]]
         yield from ended
@@ -131,6 +138,8 @@ def train(
                 loss.backward()
                 optimiser.step()
                 schedule.step()
+                if average is not None and epoch < last_judged:
+                    average.update_parameters(network)
                 losses += loss.detach()
                 step += 1
         mean_loss = float(losses) / steps
@@ -140,11 +149,13 @@ def train(
             raise DivergedError(f"training diverged: weights are not finite in epoch {epoch + 1} of {epochs}")
         clean, adversarial = None, None
         if epoch >= first_kept or epoch + 1 in rungs:
-            # An epoch that may be kept is measured in full, whatever the effort of its rung.
-            effort = Effort() if epoch >= first_kept else rungs[epoch + 1]
+            # An epoch that may be kept is measured in full, and with its own weights, whatever the effort of its rung.
+            may_be_kept = epoch >= first_kept
+            effort = Effort() if may_be_kept else rungs[epoch + 1]
+            judged = network if may_be_kept or average is None else average.module
             count = effort.count(len(validation.x))
             attack = effort.of(config.selection)
-            found = radii(network, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
+            found = radii(judged, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
             clean, adversarial = float((found == 0).double().mean()), float((found <= epsilon).double().mean())
         if epoch >= first_kept and adversarial is not None and adversarial <= best[0]:
             best = (adversarial, {name: value.clone() for name, value in network.state_dict().items()})

@@ -38,8 +38,10 @@ from nas.stopping import Halving
 from nas.storage import Place, close_storage, open_storage
 from nas.study import create_study, read_trials
 from nas.training.network import build_network
+from nas.training.recipes import Adversarial
 from nas.training.train import train
 
+MNIST_EPSILON = 0.05
 SHARED = Path(os.environ.get("HARDCELL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
 
@@ -53,8 +55,10 @@ def configure(data: str, seed: int, trials: int, sampler: str) -> Config:
     return replace(
         config,
         data=DataConfig(**files),
+        # So few images need small batches, and a small ball, to be learnt from within ten epochs.
+        training=replace(config.training, batch_size=32, learning_rate=0.1, recipe=Adversarial(epsilon=MNIST_EPSILON)),
         space=replace(config.space, options={"channels": 4, "cells_per_stage": 1, "stages": 2}),
-        evaluation=replace(config.evaluation, epsilon=0.1),
+        evaluation=replace(config.evaluation, epsilon=MNIST_EPSILON),
         finalists=replace(config.finalists, images=1000),
     )
 

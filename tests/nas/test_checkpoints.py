@@ -19,6 +19,7 @@ from nas.data import Split
 from nas.errors import RunError
 from nas.events import BundleFinished, EpochFinished
 from nas.pipeline import resume_events, search_events
+from nas.stopping import Effort
 from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
 
@@ -154,10 +155,10 @@ EPOCHS = 5
 class Training:
     """A training with a checkpoint after every epoch, of which the generator's draws are written down."""
 
-    def __init__(self, split, monkeypatch, config=CONFIG):
+    def __init__(self, split, monkeypatch, config=CONFIG, rungs=None):
         import nas.training.train as module
 
-        self.split, self.config, self.drawn = split, config, []
+        self.split, self.config, self.rungs, self.drawn = split, config, rungs, []
         original = module.augment
 
         def augment(x, *, shift, flip, generator):
@@ -178,6 +179,7 @@ class Training:
             epsilon=0.1,
             epochs=EPOCHS,
             seed=seed,
+            rungs=self.rungs,
             checkpoint=Checkpoint(store, seconds),
         )
         while len(epochs) < until:
@@ -212,6 +214,21 @@ def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, spli
     steps = 96 // 24
     assert len(drawn_after) == (EPOCHS - broken) * steps
     assert all(torch.equal(a, b) for a, b in zip(drawn_after, drawn[broken * steps :], strict=True))
+
+
+@pytest.mark.parametrize("broken", range(1, EPOCHS))
+def test_rungs_judge_the_same_after_a_break(broken, split, monkeypatch):
+    late = dataclasses.replace(CONFIG, selection_from=0.8)
+    training = Training(split, monkeypatch, late, rungs={2: Effort(), 4: Effort()})
+    weights, epochs, _ = training()
+    store = Memory()
+    training(store, until=broken)
+    found, after, _ = training(store)
+    assert_same(found, weights)
+    assert timeless(after) == timeless(epochs)
+    assert [epoch.adversarial_error is not None for epoch in after] == [False, True, False, True, True]
+    # Being judged on the way changes nothing in the training.
+    assert_same(found, Training(split, monkeypatch, late)()[0])
 
 
 def test_broken_off_after_every_epoch(split, monkeypatch):
