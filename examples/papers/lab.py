@@ -62,7 +62,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(train=120, test=60, epochs=2, channels=2),
+    "smoke": Size(train=600, test=120, epochs=12, channels=4),
     "default": Size(train=2000, test=600, epochs=8, channels=8),
     "full": Size(train=50_000, test=5000, epochs=30, channels=32),
 }

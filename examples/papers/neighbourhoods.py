@@ -1,0 +1,396 @@
+"""Is an adversarial image one of infinitely many, and do they hang together?
+
+Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
+Uncertainty Regions", arXiv:2107.00003): around one clean image there are infinitely many adversarial images, in a small
+neighbourhood. How that is to be shown is ours.
+
+Here: around adversarial images, the share of a ball that stays adversarial, by its radius, with exact intervals; a radius
+within which all images provably keep the wrong class, wherever bounds are strong enough to give one: that is an open set, so
+infinitely many; and, from above, the radius at which an attack finds another class. Around clean images, how many distinct
+adversarial images many starts find within the smallest epsilon of a grid that fools, how far apart these are, and whether
+paths inside the ball connect them.
+
+    python examples/papers/neighbourhoods.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import lab
+import matplotlib as mpl
+import numpy as np
+from lab import EPSILONS, SIZES, Subject
+from matplotlib.figure import Figure
+from surfaces import fooling, right_ones
+
+from evaluators import (
+    PGD,
+    Linf,
+    NoBound,
+    adversarial_set,
+    ball_shares,
+    connections,
+    logits_of,
+    margin,
+    provable_radii,
+    radii,
+)
+from evaluators.regions.disagreement import mean_interval
+from nas.report.style import COLOURS, STYLE
+from nas.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from matplotlib.axes import Axes
+    from torch import nn
+
+ARCHITECTURES = ("linear", "mlp", "cell")
+TRAININGS = ("standard", "adversarial")
+ATTACK = PGD(loss=margin, steps=20)
+# Each as a multiple of the epsilon of adversarial training.
+EPSILON_MULTIPLES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+RADIUS_MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
+# Where a walk ends, and where it first fools.
+ENDS = {"the end of a walk": False, "its first success": True}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is sampled.
+
+    Attributes:
+        images: Adversarial images with balls around them.
+        samples: Points a ball.
+        clean: Clean images that are attacked from many starts.
+        starts: Starts an image.
+    """
+
+    images: int
+    samples: int
+    clean: int
+    starts: int
+
+
+EFFORTS = {"smoke": Effort(6, 100, 2, 6), "default": Effort(30, 500, 10, 24), "full": Effort(200, 5000, 100, 32)}
+
+
+def subjects(size: str) -> list[Subject]:
+    """Returns the networks."""
+    data = ("digits",) if size == "smoke" else ("digits", "mnist")
+    return [Subject(*entry) for entry in product(data, ARCHITECTURES, TRAININGS)]
+
+
+def measure(name: str, subject: Subject, folder: Path) -> dict:
+    """Returns what was seen around images of one network."""
+    return lab.kept(folder / "networks" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+
+
+def _measure(name: str, subject: Subject, work: Path) -> dict:
+    effort, epsilon = EFFORTS[name], EPSILONS[subject.data]
+    network, split = lab.trained(subject, SIZES[name], work)
+    x, y = right_ones(network, split, effort.images)
+    shared = {**asdict(subject), "right": len(x), "epsilon": epsilon}
+    if not len(x):
+        return {**shared, "balls": None, "sets": []}
+    grid = tuple(min(1.0, epsilon * multiple) for multiple in EPSILON_MULTIPLES)
+    index, points, sizes = fooling(network, x, y, ATTACK, grid)
+    return {
+        **shared,
+        "balls": _balls(network, points, y[index], sizes.tolist(), epsilon, effort.samples) if len(index) else None,
+        "sets": [
+            {
+                "image": image,
+                "ends": ends,
+                "epsilon": size,
+                **_set(network, x[[image]], y[[image]], size, effort.starts, stop),
+            }
+            for image, size in list(zip(index.tolist(), sizes.tolist(), strict=True))[: effort.clean]
+            for ends, stop in ENDS.items()
+        ],
+    }
+
+
+def _balls(
+    network: nn.Module, points: torch.Tensor, labels: torch.Tensor, sizes: list[float], epsilon: float, samples: int
+) -> dict:
+    """Returns what lies around adversarial images (N, ...) of the labels (N,), found at epsilons (N,)."""
+    grid = [epsilon * multiple for multiple in RADIUS_MULTIPLES]
+    shares = ball_shares(network, points, labels, Linf(), grid, samples=samples)
+    proof = provable_radii(network, points, Linf())
+    wrong = logits_of(network, points).argmax(1)
+    search = [epsilon * 2.0**k for k in range(-12, 3)]
+    left = radii(network, points, labels.new_tensor(wrong), ATTACK, search, tolerance=0.05)
+    return {
+        "sizes": sizes,
+        "radii": grid,
+        "samples": samples,
+        "share": shares.share.tolist(),
+        "interval": shares.interval.tolist(),
+        "mean_share": shares.share.mean(0).tolist(),
+        "mean_share_interval": mean_interval(shares.share).tolist(),
+        "proved": None if isinstance(proof, NoBound) else proof.radii.tolist(),
+        "no_bound": proof.reason if isinstance(proof, NoBound) else None,
+        # The radius at which an attack finds another class than the wrong one: no proof can reach it.
+        "attacked": [radius if math.isfinite(radius) else None for radius in left.tolist()],
+    }
+
+
+def _set(network: nn.Module, x: torch.Tensor, y: torch.Tensor, epsilon: float, starts: int, stop: bool) -> dict:
+    found = adversarial_set(network, x, y, ATTACK, epsilon, starts=starts, stop_when_fooled=stop)
+    distinct = len(found.images)
+    row = {"starts": starts, "found": found.found, "distinct": distinct, "classes": found.classes if distinct else 0}
+    if distinct < 2:
+        return {**row, "spread": None, "pairs": 0}
+    joined = connections(network, found)
+    pairs = np.triu_indices(distinct, 1)
+    return {
+        **row,
+        "spread": found.spread,
+        "pairs": len(pairs[0]),
+        "straight": int(joined.straight[pairs].sum()),
+        "same_class": int(joined.same_class[pairs].sum()),
+        "bent": int(joined.bent[pairs].sum()),
+        "components_by_straight": int(joined.by_straight.max()) + 1,
+        "components": int(joined.components.max()) + 1,
+    }
+
+
+def summarise(row: dict) -> dict:
+    """Returns the numbers of one network."""
+    balls = row["balls"]
+    found = {key: row[key] for key in ("data", "architecture", "training", "right", "epsilon")}
+    if balls:
+        proved = balls["proved"]
+        attacked = [math.inf if radius is None else radius for radius in balls["attacked"]]
+        share = np.array(balls["share"])
+        whole = [max((r for r, s in zip(balls["radii"], line, strict=True) if s == 1), default=0.0) for line in share]
+        found |= {
+            "adversarial": len(attacked),
+            "proved_above_0": None if proved is None else sum(radius > 0 for radius in proved),
+            "proved_median": None if proved is None else float(np.median(proved)),
+            "proved_too_far": None if proved is None else sum(p > a for p, a in zip(proved, attacked, strict=True)),
+            "attacked_median": _finite(np.median(attacked)),
+            "whole_median": float(np.median(whole)),
+            "share_at_epsilon": balls["mean_share"][RADIUS_MULTIPLES.index(1.0)],
+            "share_at_epsilon_interval": balls["mean_share_interval"][RADIUS_MULTIPLES.index(1.0)],
+        }
+    found["sets"] = {ends: _pooled([one for one in row["sets"] if one["ends"] == ends and one["found"]]) for ends in ENDS}
+    return found
+
+
+def _pooled(sets: list[dict]) -> dict:
+    several = [one for one in sets if one["pairs"]]
+    pairs = sum(one["pairs"] for one in several)
+    straight, bent = (sum(one[key] for one in several) for key in ("straight", "bent"))
+    return {
+        "images": len(sets),
+        "epsilon_median": float(np.median([one["epsilon"] for one in sets])) if sets else None,
+        "starts": sum(one["starts"] for one in sets),
+        "found": sum(one["found"] for one in sets),
+        "distinct": sum(one["distinct"] for one in sets),
+        "distinct_mean": float(np.mean([one["distinct"] for one in sets])) if sets else None,
+        "classes_mean": float(np.mean([one["classes"] for one in sets])) if sets else None,
+        "spread_mean": float(np.mean([one["spread"] for one in several])) if several else None,
+        "pairs": pairs,
+        "straight": straight,
+        "same_class": sum(one["same_class"] for one in several),
+        "bent": bent,
+        "straight_share": straight / pairs if pairs else None,
+        "joined_share": (straight + bent) / pairs if pairs else None,
+        "in_one_component": sum(one["components"] == 1 for one in several),
+        "several": len(several),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def draw_shares(found: list[dict], file: Path) -> None:
+    """Draws the share of balls that stays adversarial over the radius, with what is proved and what an attack finds."""
+    data = list(dict.fromkeys(row["data"] for row in found))
+    colours = dict(zip(ARCHITECTURES, COLOURS, strict=False))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 0.8 + 3.3 * len(data)), layout="constrained")
+        panels = figure.subplots(len(data), len(TRAININGS), squeeze=False, sharey=True, sharex="row")
+        for row in found:
+            axes = panels[data.index(row["data"]), TRAININGS.index(row["training"])]
+            axes.set(title=f"{row['data']}, {row['training']} training", xscale="log", ylim=(0, 1.05))
+            axes.set_xlabel("radius of the ball (L∞, pixels in [0, 1])")
+            balls, colour = row["balls"], colours[row["architecture"]]
+            if not balls:
+                continue
+            axes.fill_between(
+                balls["radii"], *np.array(balls["mean_share_interval"]).T, color=colour, alpha=0.15, linewidth=0
+            )
+            axes.plot(balls["radii"], balls["mean_share"], marker=".", color=colour)
+            proved = np.median(balls["proved"]) if balls["proved"] else 0
+            attacked = np.median([math.inf if radius is None else radius for radius in balls["attacked"]])
+            style = {"color": colour, "markersize": 8, "linestyle": "", "clip_on": False, "zorder": 5}
+            if proved > 0:
+                axes.plot(proved, 0.03, "^", **style)
+            if math.isfinite(attacked):
+                axes.plot(attacked, 0.1, "v", **style)
+        for axes in panels[:, 0]:
+            axes.set_ylabel("share that stays adversarial")
+        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        handles += [
+            mpl.lines.Line2D([], [], color="black", marker=mark, linestyle="", label=label)
+            for mark, label in (
+                ("^", "wrong class proved to hold so far, median"),
+                ("v", "an attack leaves it there, median"),
+            )
+        ]
+        handles.append(mpl.patches.Patch(facecolor="black", alpha=0.15, label="95 % interval of the mean"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def draw_radii(found: list[dict], file: Path) -> None:
+    """Draws for each adversarial image the radius that is proved against that at which an attack finds another class."""
+    data = list(dict.fromkeys(row["data"] for row in found))
+    colours, marks = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(TRAININGS, "ox", strict=True))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5 * len(data), 4.8), layout="constrained")
+        panels = figure.subplots(1, len(data), squeeze=False, sharex=True, sharey=True)[0]
+        ends: list[float] = []
+        for row in found:
+            balls = row["balls"]
+            if not balls or balls["proved"] is None:
+                continue
+            both = [(a, p) for a, p in zip(balls["attacked"], balls["proved"], strict=True) if a is not None and p > 0]
+            axes = panels[data.index(row["data"])]
+            for attacked, proved in both:
+                style = {"color": colours[row["architecture"]], "markersize": 4.5, "alpha": 0.7}
+                axes.plot(attacked, proved, marks[row["training"]], **style)
+                ends += [attacked, proved]
+        for axes, title in zip(panels, data, strict=True):
+            axes.set(title=title, xlabel="radius at which an attack finds another class (L∞)")
+            if ends:
+                axes.set(xscale="log", yscale="log")
+                axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="black", linewidth=1, alpha=0.5)
+        panels[0].set_ylabel("radius within which the wrong class is proved (L∞)")
+        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        handles += [
+            mpl.lines.Line2D([], [], color="black", marker=mark, linestyle="", label=f"{name} training")
+            for name, mark in marks.items()
+        ]
+        handles.append(mpl.lines.Line2D([], [], color="black", alpha=0.5, label="equal"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def draw_sets(rows: list[dict], file: Path) -> None:
+    """Draws how many adversarial images many starts find, how far apart, and how many pairs are connected."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(13, 1.6 + 0.3 * len(rows)), layout="constrained")
+        panels = figure.subplots(1, len(_COLUMNS), sharey=True)
+        for place, row in enumerate(rows):
+            for (ends, pooled), marker, colour in zip(row["sets"].items(), "oD", COLOURS, strict=False):
+                for axes, value in zip(panels, _columns(pooled), strict=True):
+                    if value is not None:
+                        shift = 0.12 if ENDS[ends] else -0.12
+                        axes.plot(value, place + shift, marker, color=colour, markersize=6, clip_on=False, zorder=5)
+        for axes, (title, limits) in zip(panels, _COLUMNS.items(), strict=True):
+            _finish(axes, title, limits)
+        panels[0].set_yticks(range(len(rows)), [f"{row['data']} {row['architecture']} {row['training']}" for row in rows])
+        panels[0].invert_yaxis()
+        handles = [
+            mpl.lines.Line2D([], [], color=colour, marker=marker, linestyle="", label=ends)
+            for ends, marker, colour in zip(ENDS, "oD", COLOURS, strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, title="adversarial images are")
+        figure.savefig(file, dpi=110)
+
+
+_COLUMNS = {
+    "starts that fool": (0, 1),
+    "distinct images\nof those that fool": (0, 1),
+    "wrong classes\nan image": (0, None),
+    "mean distance of two\nas a share of epsilon": (0, 2),
+    "pairs that a straight\npath connects": (0, 1),
+    "pairs that a straight or\nbent path connects": (0, 1),
+}
+
+
+def _columns(pooled: dict) -> tuple[float | None, ...]:
+    if not pooled["images"]:
+        return (None,) * len(_COLUMNS)
+    return (
+        pooled["found"] / pooled["starts"],
+        pooled["distinct"] / pooled["found"],
+        pooled["classes_mean"],
+        pooled["spread_mean"],
+        pooled["straight_share"],
+        pooled["joined_share"],
+    )
+
+
+def _finish(axes: Axes, title: str, limits: tuple[float, float | None]) -> None:
+    low, high = limits
+    axes.set_xlabel(title, fontsize=9)
+    axes.set_xlim(low, high)
+    axes.margins(x=0.1)
+
+
+def statement(rows: list[dict]) -> str:
+    """Returns what was seen, a few lines for each network."""
+    lines = []
+    for row in rows:
+        name = f"{row['data']} {row['architecture']}, {row['training']} training"
+        if "adversarial" not in row:
+            lines.append(f"{name}: none of {row['right']} images was fooled")
+            continue
+        low, high = row["share_at_epsilon_interval"]
+        proof = (
+            "nothing can be proved"
+            if row["proved_above_0"] is None
+            else f"the wrong class is proved to hold in a ball around {row['proved_above_0']}, of a median radius of "
+            f"{row['proved_median']:.2g}"
+        )
+        attacked = "none" if row["attacked_median"] is None else f"{row['attacked_median']:.2g}"
+        lines.append(
+            f"{name}: of {row['adversarial']} adversarial images, {proof} (an attack leaves it at {attacked}); all points "
+            f"drawn stay adversarial up to {row['whole_median']:.2g}, and within {row['epsilon']:g} "
+            f"{100 * row['share_at_epsilon']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        )
+        for ends, one in row["sets"].items():
+            if not one["images"]:
+                lines.append(f"  {ends}: no start fools")
+                continue
+            told = f"  {ends}: {one['distinct']} distinct images from {one['starts']} starts around {one['images']} clean "
+            told += f"images, within {one['epsilon_median']:g} (median)"
+            if one["pairs"]:
+                told += (
+                    f", {one['spread_mean']:.2f} epsilon apart; straight paths connect {one['straight']} of {one['pairs']} "
+                    f"pairs, bent ones {one['bent']} more; all are connected around {one['in_one_component']} of "
+                    f"{one['several']} clean images"
+                )
+            lines.append(told)
+    too_far = sum(row.get("proved_too_far") or 0 for row in rows)
+    lines.append(f"radii proved that an attack refutes: {too_far}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains, samples, proves, connects, sums up and draws."""
+    options = lab.arguments(__file__, __doc__)
+    jobs = [(options.size, subject, options.out) for subject in subjects(options.size)]
+    found = lab.each(measure, jobs, options.workers, "networks")
+    rows = [summarise(row) for row in found]
+    write_whole(options.out / "neighbourhoods.json", json.dumps({"summary": rows, "networks": found}, indent=1))
+    draw_shares(found, options.out / "neighbourhoods_shares.png")
+    draw_radii(found, options.out / "neighbourhoods_radii.png")
+    draw_sets(rows, options.out / "neighbourhoods_sets.png")
+    print(statement(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,404 @@
+"""What lies around an image: how far are the decision boundaries, how many are there, and how straight is the way to them?
+
+Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
+Uncertainty Regions", arXiv:2107.00003): the response surface, what a network says over the space of images, shows that
+the way its decision boundaries run is what leads to adversarial images. How that is to be measured is ours.
+
+Here: a normally and an adversarially trained network, one above the other. Maps of label, margin and confidence in planes
+through one image: along an adversarial and a random direction, along two adversarial ones, and through three images. Lines
+from it through the adversarial image and beyond, with every crossing. Then, over many images, the distance to the first
+crossing along adversarial and random directions, the number of crossings along a line, and how affine the margin is.
+
+    python examples/papers/surfaces.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import lab
+import matplotlib as mpl
+import numpy as np
+import torch
+from lab import SIZES, Subject
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from evaluators import L2, PGD, adversarial_direction, boundary_line, logits_of, margin, random_direction
+from nas.report.style import COLOURS, STYLE
+from nas.report.surface_figures import draw_lines, draw_surface
+from nas.surface_config import SurfaceConfig
+from nas.surfaces import surfaces_of
+from nas.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from evaluators import Attack, Line
+    from nas.data import Split
+    from nas.surfaces import ImageSurfaces
+
+TRAININGS = ("standard", "adversarial")
+ATTACK = PGD(norm=L2(), loss=margin, steps=20)
+# L2, in pixel units: from below the smallest adversarial perturbations to beyond the largest.
+GRID = tuple(0.1 * 2 ** (k / 2) for k in range(13))
+# Lines go as far as noise of this standard deviation.
+REACH = 0.5
+# Points from the clean image to twice the adversarial perturbation.
+NEAR = 41
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is looked at.
+
+    Attributes:
+        images: Images through which lines are laid.
+        random: Random directions an image.
+        line: Points along a line.
+        side: Points along each side of a plane.
+    """
+
+    images: int
+    random: int
+    line: int
+    side: int
+
+
+EXTENTS = {"smoke": Extent(8, 2, 61, 21), "default": Extent(50, 5, 241, 61), "full": Extent(500, 10, 961, 121)}
+
+
+def subjects(size: str) -> list[Subject]:
+    """Returns the networks."""
+    data = ("digits",) if size == "smoke" else ("mnist", "cifar10")
+    return [Subject(d, "cell", training) for d in data for training in TRAININGS]
+
+
+def right_ones(network: nn.Module, split: Split, count: int) -> tuple[Tensor, Tensor]:
+    """Returns the first images (N, C, H, W) that a network classifies rightly, at most a count, and their labels (N,)."""
+    right = torch.as_tensor(logits_of(network, split.x).argmax(1), device=split.y.device) == split.y
+    return split.x[right][:count], split.y[right][:count]
+
+
+def fooling(
+    network: nn.Module, x: Tensor, y: Tensor, attack: Attack, epsilons: tuple[float, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns where an attack ends at the smallest epsilon at which it fools.
+
+    Args:
+        network: Classifies all the images rightly.
+        x: Images, (N, ...).
+        y: Their labels, (N,).
+        attack: Any attack.
+        epsilons: In ascending order, in pixel units.
+
+    Returns:
+        The images that were fooled, (M,) int64, the adversarial ones, (M, ...), and their epsilons, (M,).
+    """
+    points, sizes = x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64)
+    for epsilon in epsilons:
+        left = sizes.isinf().nonzero().squeeze(1)
+        if not len(left):
+            break
+        at = left.to(x.device)
+        ended = attack(network, x[at], y[at], epsilon)
+        fooled = torch.as_tensor(logits_of(network, ended).argmax(1)) != y[at].cpu()
+        points[at[fooled.to(x.device)]] = ended[fooled.to(x.device)]
+        sizes[left[fooled]] = epsilon
+    kept = sizes.isfinite().nonzero().squeeze(1)
+    return kept.to(x.device), points[kept.to(x.device)], sizes[kept]
+
+
+def measure(name: str, subject: Subject, folder: Path) -> dict:
+    """Returns what was seen along the lines through many images of one network."""
+    return lab.kept(folder / "lines" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+
+
+def _measure(name: str, subject: Subject, work: Path) -> dict:
+    extent = EXTENTS[name]
+    network, split = lab.trained(subject, SIZES[name], work)
+    x, y = right_ones(network, split, extent.images)
+    shared = {**asdict(subject), "right": len(x), "reach": REACH * math.sqrt(split.x[0].numel())}
+    if not len(x):
+        return {**shared, "fooled": 0, "lines": {"adversarial": [], "random": []}}
+    index, points, _ = fooling(network, x, y, ATTACK, GRID)
+    lines: dict[str, list] = {"adversarial": [], "random": []}
+    for number, (image, point) in enumerate(zip(index.tolist(), points, strict=True)):
+        direction = point - x[image]
+        drawn = [
+            random_direction(x[image], float(direction.norm()), seed=extent.random * number + k)
+            for k in range(extent.random)
+        ]
+        for kind, steps in (("adversarial", [direction]), ("random", drawn)):
+            lines[kind] += [_line(network, x[image], int(y[image]), step, shared["reach"], extent.line) for step in steps]
+    return {**shared, "fooled": len(index), "lines": lines}
+
+
+def _line(network: nn.Module, image: Tensor, label: int, direction: Tensor, reach: float, points: int) -> dict:
+    near = boundary_line(network, image, label, direction, points=NEAR)
+    parts = [near]
+    if 2 * near.length < reach:  # Closer to the image, crossings are looked for more closely.
+        parts.append(boundary_line(network, image, label, direction, start=2 * near.length, stop=reach, points=points))
+    crossings = [crossing for part in parts for crossing in part.crossings if crossing.position <= reach]
+    limit = min(_leaves(part) for part in parts)
+    half = near.positions <= near.length * (1 + 1e-9)
+    slope = (near.margin[1] - near.margin[0]) / (near.positions[1] - near.positions[0])
+    first = crossings[0].position if crossings else None
+    return {
+        "length": near.length,
+        "first": first,
+        "first_in_range": first is not None and first <= limit,
+        "crossings": len(crossings),
+        "crossings_in_range": sum(crossing.position <= limit for crossing in crossings),
+        "returns": any(crossing.after == label for crossing in crossings),
+        "r_squared": _r_squared(near.positions[half], near.margin[half]),
+        "r_squared_beyond": _r_squared(near.positions, near.margin),
+        # Where the slope at the clean image would lead over the boundary.
+        "first_order": float(-near.margin[0] / slope) if slope < 0 else None,
+        "profile": [float(f"{value:.4g}") for value in near.margin / near.margin[0]],
+    }
+
+
+def _leaves(line: Line) -> float:
+    outside = np.flatnonzero(~line.inside)
+    return float(line.positions[outside[0]]) if len(outside) else math.inf
+
+
+def _r_squared(at: np.ndarray, values: np.ndarray) -> float:
+    """Returns the share of the variance of values that a straight line explains."""
+    rest = values - np.polyval(np.polyfit(at, values, 1), at)
+    total = ((values - values.mean()) ** 2).sum()
+    return float(1 - (rest**2).sum() / total) if total > 0 else 1.0
+
+
+def picture(name: str, data: str, folder: Path) -> dict:
+    """Draws the planes and lines through one image of a data set, and returns where its directions lead."""
+    return lab.kept(folder / "pictures" / f"{data}.json", _picture, name, data, folder)
+
+
+def _picture(name: str, data: str, folder: Path) -> dict:
+    networks = {}
+    for training in TRAININGS:
+        networks[training], test = lab.trained(Subject(data, "cell", training), SIZES[name], folder.parent)
+    answers = [logits_of(network, test.x).argmax(1) for network in networks.values()]
+    labels = test.y.cpu().numpy()
+    right = np.flatnonzero(np.all([answer == labels for answer in answers], axis=0))
+    # One of each class, so that the plane through three images has three classes in it.
+    chosen = [int(right[labels[right] == label][0]) for label in dict.fromkeys(labels[right].tolist())]
+    if len(chosen) < 3:
+        return {"reason": "fewer than three classes have an image that both networks classify rightly"}
+    found = {}
+    for training, network in networks.items():
+        config = _config(network, test, chosen, EXTENTS[name].side)
+        if config is None:
+            return {"reason": f"the attack does not fool the network of {training} training on image {chosen[0]}"}
+        classes = tuple(map(str, range(10)))
+        found[training] = surfaces_of(network, test, config, network_name=training, data_name=data, classes=classes)
+    for plane in dict.fromkeys(plane for one in found.values() for plane in one.surfaces):
+        # Each is drawn with all the surfaces at hand, so that a class has one colour in all.
+        shown = {training: f"{training}, {plane}" for training in found if plane in found[training].surfaces}
+        pictures = {training: draw_surface(_joint(found, training), entry, "png") for training, entry in shown.items()}
+        _stack(pictures, folder / f"surfaces_{data}_{plane}.png")
+    pictures = {training: draw_lines(_joint(found, training, lines=True), "png") for training in found}
+    _stack(pictures, folder / f"surfaces_{data}_lines.png")
+    return {
+        "image": chosen[0],
+        "others": chosen[1:3],
+        "label": int(labels[chosen[0]]),
+        "networks": {
+            training: {
+                "margin": one.margin,
+                "confidence": one.confidence,
+                "epsilon": one.config.epsilon,
+                "leads": {to: asdict(lead) for to, lead in one.leads.items()},
+                "crossings": {to: [asdict(crossing) for crossing in line.crossings] for to, line in one.lines.items()},
+                "notes": one.notes,
+            }
+            for training, one in found.items()
+        },
+    }
+
+
+def _config(network: nn.Module, test: Split, chosen: list[int], side: int) -> SurfaceConfig | None:
+    """Returns the settings at twice the epsilon that fools: there is room for a second direction past the boundary."""
+    image = chosen[0]
+    for epsilon in GRID:
+        if adversarial_direction(network, test.x[image], int(test.y[image]), ATTACK, epsilon) is not None:
+            others = (chosen[1], chosen[2])
+            return SurfaceConfig(image=image, attack=ATTACK, epsilon=2 * epsilon, points=side, others=others)
+    return None
+
+
+def _joint(found: dict[str, ImageSurfaces], training: str, *, lines: bool = False) -> ImageSurfaces:
+    surfaces = {f"{t}, {plane}": surface for t, one in found.items() for plane, surface in one.surfaces.items()}
+    return replace(found[training], surfaces=surfaces, lines=found[training].lines if lines else {})
+
+
+def _stack(pictures: dict[str, bytes], file: Path) -> None:
+    pixels = [imread(io.BytesIO(picture), format="png") for picture in pictures.values()]
+    heights = [len(picture) for picture in pixels]
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(pixels[0].shape[1] / 150, (sum(heights) + 60 * len(pixels)) / 150), layout="constrained")
+        panels = figure.subplots(len(pixels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, title, picture in zip(panels, pictures, pixels, strict=True):
+            axes.imshow(picture)
+            axes.set_axis_off()
+            axes.set_title(f"{title} training", fontsize=12, loc="left", fontweight="bold")
+        figure.savefig(file, dpi=150)
+
+
+def summarise(found: list[dict]) -> list[dict]:
+    """Returns the distributions, a row for each network."""
+    rows = []
+    for row in found:
+        lines = row["lines"]
+        kinds = {
+            kind: {
+                "lines": len(group),
+                "first_crossing": _spread([line["first"] if line["first"] is not None else math.inf for line in group]),
+                "without_crossing": sum(line["first"] is None for line in group),
+                "first_crossing_in_range": sum(line["first_in_range"] for line in group),
+                "crossings": _spread([line["crossings"] for line in group]),
+                "crossings_mean": float(np.mean([line["crossings"] for line in group])) if group else None,
+                "crossings_in_range_mean": float(np.mean([line["crossings_in_range"] for line in group])) if group else None,
+                "more_than_one_crossing": sum(line["crossings"] > 1 for line in group),
+                "returns_to_the_label": sum(line["returns"] for line in group),
+                "r_squared": _spread([line["r_squared"] for line in group]),
+                "r_squared_beyond": _spread([line["r_squared_beyond"] for line in group]),
+                "first_over_first_order": _spread(
+                    [line["first"] / line["first_order"] for line in group if line["first"] and line["first_order"]]
+                ),
+            }
+            for kind, group in lines.items()
+        }
+        rows.append({key: row[key] for key in ("data", "architecture", "training", "right", "fooled", "reach")} | kinds)
+    return rows
+
+
+def _spread(values: list[float]) -> dict[str, float | None] | None:
+    if not values:
+        return None
+    # No interpolation: between a number and infinity there is nothing.
+    found = np.quantile(values, [0.1, 0.5, 0.9], method="nearest")
+    low, median, high = (float(value) if math.isfinite(value) else None for value in found)
+    return {"median": median, "tenth": low, "ninth_tenth": high, "n": len(values)}
+
+
+def draw(found: list[dict], file: Path) -> None:
+    """Draws first crossings, numbers of crossings and margins on the way to the adversarial image, a row a data set."""
+    data = list(dict.fromkeys(row["data"] for row in found))
+    colours, dashes = dict(zip(TRAININGS, COLOURS, strict=False)), {"adversarial": "-", "random": "--"}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 0.6 + 3.4 * len(data)), layout="constrained")
+        panels = figure.subplots(len(data), 3, squeeze=False)
+        for row in found:
+            first, count, profile = panels[data.index(row["data"])]
+            colour = colours[row["training"]]
+            for place, (kind, group) in enumerate(row["lines"].items()):
+                if not group:
+                    continue
+                reached = sorted(line["first"] for line in group if line["first"] is not None)
+                first.step(
+                    [*reached, row["reach"]],
+                    [*(np.arange(len(reached)) + 1) / len(group), len(reached) / len(group)],
+                    where="post",
+                    color=colour,
+                    linestyle=dashes[kind],
+                )
+                shares = np.bincount([min(4, line["crossings"]) for line in group], minlength=5) / len(group)
+                shift = 0.2 * (2 * TRAININGS.index(row["training"]) + place - 1.5)
+                face = colour if kind == "adversarial" else "white"
+                count.bar(np.arange(5) + shift, shares, 0.18, color=face, edgecolor=colour, linewidth=1.2)
+            profiles = np.array([line["profile"] for line in row["lines"]["adversarial"]])
+            if len(profiles):
+                at = np.linspace(0, 2, NEAR)
+                low, median, high = np.quantile(profiles, [0.1, 0.5, 0.9], axis=0)
+                profile.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+                profile.plot(at, median, color=colour)
+            first.set(title=f"{row['data']}: first crossing", xlabel="L2 distance (pixels in [0, 1])", xscale="log")
+            first.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            first.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            first.xaxis.set_minor_formatter(NullFormatter())
+            first.set(ylabel="share of lines that have crossed", ylim=(0, 1.02))
+            count.set(title=f"{row['data']}: crossings", xlabel=f"within an L2 distance of {row['reach']:.1f}")
+            count.set(ylabel="share of lines", ylim=(0, 1.02))
+            count.set_xticks(range(5), ["0", "1", "2", "3", "4 or more"])
+            profile.axhline(0, color="black", linewidth=0.8)
+            profile.set(title=f"{row['data']}: margin", xlabel="position (0: clean image, 1: adversarial)", ylim=(-3, 1.3))
+            profile.set(ylabel="margin / that of the clean image", xlim=(0, 2))
+        handles = [mpl.lines.Line2D([], [], color=colour, label=f"{name} training") for name, colour in colours.items()]
+        handles += [
+            mpl.lines.Line2D([], [], color="black", linestyle=dash, label=f"{kind} direction")
+            for kind, dash in dashes.items()
+        ]
+        handles += [
+            mpl.patches.Patch(facecolor=face, edgecolor="black", label=f"{kind} direction")
+            for kind, face in (("adversarial", "black"), ("random", "white"))
+        ]
+        handles.append(mpl.patches.Patch(facecolor="black", alpha=0.2, label="eight images of ten"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def statement(rows: list[dict]) -> str:
+    """Returns what was seen, a few lines for each network."""
+
+    def told(spread: dict | None, beyond: str = "beyond reach") -> str:
+        if spread is None:
+            return "none"
+        low, median, high = (
+            beyond if spread[key] is None else f"{spread[key]:.3g}" for key in ("tenth", "median", "ninth_tenth")
+        )
+        return f"{median} ({low} to {high} in eight of ten)"
+
+    lines = []
+    for row in rows:
+        near, far = row["adversarial"], row["random"]
+        lines.append(
+            f"{row['data']}, {row['training']} training: {row['fooled']} of {row['right']} images fooled; the first "
+            f"crossing lies at an L2 distance of {told(near['first_crossing'])} along the adversarial direction, of "
+            f"{told(far['first_crossing'])} along random ones, of which {far['without_crossing']} of {far['lines']} cross "
+            f"nothing within {row['reach']:.1f}"
+        )
+        if not near["lines"]:
+            continue
+        lines.append(
+            f"  crossings a line: {near['crossings_mean']:.2f} adversarial ({near['crossings_in_range_mean']:.2f} of them "
+            f"in the pixel range), {far['crossings_mean']:.2f} random ({far['crossings_in_range_mean']:.2f}); back to the "
+            f"true class: {near['returns_to_the_label']} of {near['lines']} and {far['returns_to_the_label']} of "
+            f"{far['lines']}"
+        )
+        lines.append(
+            f"  R squared of the margin up to the adversarial image: {told(near['r_squared'])}, to twice as far "
+            f"{told(near['r_squared_beyond'])}; crossing / where the slope at the clean image leads: "
+            f"{told(near['first_over_first_order'])}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains, looks along lines and in planes, sums up and draws."""
+    options = lab.arguments(__file__, __doc__)
+    chosen = subjects(options.size)
+    found = lab.each(measure, [(options.size, subject, options.out) for subject in chosen], options.workers, "lines")
+    data = list(dict.fromkeys(subject.data for subject in chosen))
+    pictures = lab.each(picture, [(options.size, d, options.out) for d in data], options.workers, "planes")
+    rows = summarise(found)
+    content = {"summary": rows, "pictures": dict(zip(data, pictures, strict=True)), "networks": found}
+    write_whole(options.out / "surfaces.json", json.dumps(content, indent=1))
+    draw(found, options.out / "surfaces.png")
+    print(statement(rows))
+    for name, seen in zip(data, pictures, strict=True):
+        if "reason" in seen:
+            print(f"{name}: no planes were drawn: {seen['reason']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""Where do networks that learnt from the same data disagree, and where is one network nearly undecided?
+
+Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
+Uncertainty Regions", arXiv:2107.00003): networks have uncertainty regions. Its definition was not at hand; ours is
+where networks of one data set disagree, or where the margin of one is low.
+
+Here: committees of two seeds each of three architectures, trained normally or adversarially. The share of the epsilon-ball
+in which they disagree, around clean images, adversarial ones and noise, and the entropy of their votes; the same for pairs
+that differ in their seed alone and in their architecture alone, and for the networks that had no part in the crafting, which
+need not disagree near the boundary of the one that had; the entropy along lines through that boundary; and the share of the
+ball in which the margin of one network is below a threshold.
+
+    python examples/papers/uncertainty.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import TYPE_CHECKING
+
+import lab
+import matplotlib as mpl
+import numpy as np
+import torch
+from lab import EPSILONS, SIZES, Subject
+from matplotlib.figure import Figure
+from surfaces import fooling, right_ones
+from transfer import ARCHITECTURES, SEEDS, TRAININGS, data_sets, prepare, told
+
+from evaluators import PGD, Linf, along_line, boundary_entropy, disagreement, logits_of, low_margin_share, margin
+from evaluators.regions.disagreement import mean_interval
+from nas.report.style import COLOURS, STYLE
+from nas.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from nas.data import Split
+
+ATTACK = PGD(loss=margin, steps=20)
+KINDS = ("clean", "adversarial", "noise")
+# Of the epsilon of adversarial training.
+MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
+FOOLING_MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Distances from the boundary, as shares of that from the clean image to it.
+OFFSETS = (-1.0, -0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+# A margin is low that is below this share of the median margin of clean images.
+LOW = 0.25
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is sampled.
+
+    Attributes:
+        images: Centres of balls, of each kind.
+        samples: Points a ball.
+        lines: Lines through the boundary.
+    """
+
+    images: int
+    samples: int
+    lines: int
+
+
+EFFORTS = {"smoke": Effort(12, 10, 30), "default": Effort(50, 40, 200), "full": Effort(500, 200, 1000)}
+
+
+def committee(data: str, training: str) -> list[Subject]:
+    """Returns the networks of one data set and training."""
+    return [Subject(data, architecture, training, seed) for architecture, seed in product(ARCHITECTURES, SEEDS)]
+
+
+def measure(name: str, data: str, training: str, part: str, folder: Path) -> dict:
+    """Returns what one committee says around images of one kind, or along the boundary."""
+    file = folder / "committees" / f"{data}-{training}-{part}.json"
+    return lab.kept(file, _boundary if part == "boundary" else _balls, name, data, training, part, folder.parent)
+
+
+def _opened(name: str, data: str, training: str, work: Path) -> tuple[dict[Subject, nn.Module], Split]:
+    networks, split = {}, None
+    for subject in committee(data, training):
+        networks[subject], split = lab.trained(subject, SIZES[name], work)
+    return networks, split
+
+
+def _crafted_on(networks: dict[Subject, nn.Module]) -> Subject:
+    """Returns the network on which adversarial images are crafted: a cell."""
+    return next(subject for subject in networks if subject.architecture == "cell")
+
+
+def _pair(networks: dict[Subject, nn.Module], split: Split, count: int) -> tuple[Tensor, Tensor]:
+    """Returns clean images (N, C, H, W), and adversarial ones that are crafted from them on one network."""
+    data = next(iter(networks)).data
+    source = networks[_crafted_on(networks)]
+    x, y = right_ones(source, split, count)
+    if not len(x):
+        return x, x
+    grid = tuple(min(1.0, EPSILONS[data] * multiple) for multiple in FOOLING_MULTIPLES)
+    index, points, _ = fooling(source, x, y, ATTACK, grid)
+    return x[index], points
+
+
+def _balls(name: str, data: str, training: str, kind: str, work: Path) -> dict:
+    effort = EFFORTS[name]
+    networks, split = _opened(name, data, training, work)
+    clean, adversarial = _pair(networks, split, effort.images)
+    noise = torch.rand(effort.images, *split.x.shape[1:], generator=torch.Generator().manual_seed(0)).to(split.x.device)
+    centres = {"clean": clean, "adversarial": adversarial, "noise": noise}[kind]
+    shared = {"data": data, "training": training, "part": kind, "images": len(centres), "samples": effort.samples}
+    if not len(centres):
+        return shared
+    epsilons = [EPSILONS[data] * multiple for multiple in MULTIPLES]
+    pairs = {
+        "seed": [(a, b) for a, b in combinations(networks, 2) if a.architecture == b.architecture],
+        "architecture": [(a, b) for a, b in combinations(networks, 2) if a.seed == b.seed == SEEDS[0]],
+    }
+
+    def asked(members) -> dict:
+        found = disagreement([networks[m] for m in members], centres, Linf(), epsilons, samples=effort.samples)
+        return {
+            "share": found.mean_share.tolist(),
+            "share_interval": found.mean_share_interval.tolist(),
+            "entropy": found.mean_entropy.tolist(),
+            "entropy_interval": found.mean_entropy_interval.tolist(),
+        }
+
+    return {
+        **shared,
+        "epsilons": epsilons,
+        "committee": asked(networks),
+        "others": asked([subject for subject in networks if subject != _crafted_on(networks)]),
+        "pairs": {
+            differ: np.mean([asked(pair)["share"] for pair in group], axis=0).tolist() for differ, group in pairs.items()
+        },
+        "low_margin": {
+            subject.architecture: _low_margin(networks[subject], split, centres, epsilons, effort.samples)
+            for subject in networks
+            if subject.seed == SEEDS[0]
+        },
+    }
+
+
+def _low_margin(network: nn.Module, split: Split, centres: Tensor, epsilons: list[float], samples: int) -> dict:
+    logits = logits_of(network, split.x)
+    largest = np.sort(logits, axis=1)
+    right = logits.argmax(1) == split.y.cpu().numpy()
+    threshold = LOW * float(np.median((largest[:, -1] - largest[:, -2])[right if right.any() else slice(None)]))
+    found = low_margin_share(network, centres, Linf(), epsilons, threshold, samples=samples)
+    return {
+        "threshold": threshold,
+        "share": found.share.mean(0).tolist(),
+        "share_interval": mean_interval(found.share).tolist(),
+    }
+
+
+def _boundary(name: str, data: str, training: str, part: str, work: Path) -> dict:
+    networks, split = _opened(name, data, training, work)
+    clean, adversarial = _pair(networks, split, EFFORTS[name].lines)
+    shared = {"data": data, "training": training, "part": part, "images": len(clean)}
+    if not len(clean):
+        return shared
+    asked, source = list(networks.values()), list(networks).index(_crafted_on(networks))
+    lines = along_line(asked, clean, adversarial, crossing_of=source)
+    found = boundary_entropy(asked, clean, adversarial, lines.crossing, OFFSETS)
+    others = [m for m in range(len(asked)) if m != source]
+    without = boundary_entropy([asked[m] for m in others], clean, adversarial, lines.crossing, OFFSETS)
+    end = int(np.searchsorted(lines.positions, 1.0 - 1e-9))
+    votes = lines.predictions[:, :, end]
+    return {
+        **shared,
+        "offsets": list(OFFSETS),
+        "entropy": [_finite(value) for value in found.entropy],
+        "interval": [[_finite(value) for value in ends] for ends in found.interval],
+        "entropy_of_others": [_finite(value) for value in without.entropy],
+        "n": found.n.tolist(),
+        # Of the other networks, at the adversarial image.
+        "others_change_their_class": float((votes[:, others] != lines.predictions[:, others, 0]).mean()),
+        "others_follow": float((votes[:, others] == votes[:, [source]]).mean()),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+_DASHES = {"six networks": "-", "five, not the one attacked": "--", "two seeds": "-.", "two architectures": ":"}
+
+
+def draw_balls(found: list[dict], file: Path) -> None:
+    """Draws how much committees disagree in balls around images of each kind, over epsilon, a row a data set."""
+    data, colours = list(dict.fromkeys(row["data"] for row in found)), dict(zip(TRAININGS, COLOURS, strict=False))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 0.9 + 5.6 * len(data)), layout="constrained")
+        panels = figure.subplots(2 * len(data), len(KINDS), squeeze=False, sharey="row")
+        for row in (row for row in found if "epsilons" in row):
+            place, column = 2 * data.index(row["data"]), KINDS.index(row["part"])
+            colour, at = colours[row["training"]], _scale(row["data"]) * np.array(row["epsilons"])
+            for axes, measured in zip(panels[place : place + 2, column], ("share", "entropy"), strict=True):
+                axes.fill_between(
+                    at, *np.array(row["committee"][f"{measured}_interval"]).T, color=colour, alpha=0.15, linewidth=0
+                )
+                axes.plot(at, row["committee"][measured], marker=".", color=colour)
+                axes.set_xlabel(f"epsilon, {_unit(row['data'])}")
+                axes.set_title(f"{row['data']}, around {_around(row['part'])}", fontsize=10)
+                axes.plot(at, row["others"][measured], color=colour, linestyle="--")
+            for dash, shares in zip(("-.", ":"), row["pairs"].values(), strict=True):
+                panels[place, column].plot(at, shares, color=colour, linestyle=dash)
+            panels[place, column].set_ylim(0, 1.02)
+        for place in range(0, len(panels), 2):
+            panels[place + 1, 0].set_ylim(bottom=0)
+            panels[place, 0].set_ylabel("share in which networks disagree")
+            panels[place + 1, 0].set_ylabel("mean vote entropy, nats")
+        handles = [mpl.lines.Line2D([], [], color=colour, label=f"{name} training") for name, colour in colours.items()]
+        for label, dash in _DASHES.items():
+            handles.append(mpl.lines.Line2D([], [], color="black", linestyle=dash, label=label))
+        handles.append(mpl.patches.Patch(facecolor="black", alpha=0.15, label="95 % interval of the mean"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def draw_boundary(found: list[dict], file: Path) -> None:
+    """Draws the vote entropy before and behind the boundary, a panel a data set."""
+    data, colours = list(dict.fromkeys(row["data"] for row in found)), dict(zip(TRAININGS, COLOURS, strict=False))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.5 * len(data), 4.2), layout="constrained")
+        panels = figure.subplots(1, len(data), squeeze=False, sharey=True)[0]
+        for row in (row for row in found if "offsets" in row):
+            axes, colour = panels[data.index(row["data"])], colours[row["training"]]
+            seen = [place for place, value in enumerate(row["entropy"]) if value is not None]
+            at = np.array(row["offsets"])[seen]
+            axes.fill_between(at, *np.array([row["interval"][p] for p in seen]).T, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(at, [row["entropy"][p] for p in seen], marker=".", color=colour)
+            axes.plot(at, [row["entropy_of_others"][p] for p in seen], "--", color=colour)
+            axes.axvline(0, color="black", linewidth=0.8)
+            axes.set(title=row["data"])
+            axes.set_xlabel("distance from the boundary\n(-1: clean image, 0: boundary, 1: as far behind it)")
+        panels[0].set(ylabel="mean vote entropy, nats", ylim=(0, math.log(len(ARCHITECTURES) * len(SEEDS))))
+        handles = [mpl.lines.Line2D([], [], color=colour, label=f"{name} training") for name, colour in colours.items()]
+        for label, dash in list(_DASHES.items())[:2]:
+            handles.append(mpl.lines.Line2D([], [], color="black", linestyle=dash, label=label))
+        handles.append(mpl.patches.Patch(facecolor="black", alpha=0.15, label="95 % interval of the mean"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=2 * len(data), fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def draw_low_margin(found: list[dict], file: Path) -> None:
+    """Draws the share of balls in which the margin of one network is low, a row a data set."""
+    data, colours = list(dict.fromkeys(row["data"] for row in found)), dict(zip(ARCHITECTURES, COLOURS, strict=False))
+    dashes = dict(zip(TRAININGS, ("-", "--"), strict=True))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 0.8 + 3.1 * len(data)), layout="constrained")
+        panels = figure.subplots(len(data), len(KINDS), squeeze=False, sharey=True)
+        for row in (row for row in found if "epsilons" in row):
+            axes = panels[data.index(row["data"]), KINDS.index(row["part"])]
+            at = _scale(row["data"]) * np.array(row["epsilons"])
+            for architecture, one in row["low_margin"].items():
+                style = {"color": colours[architecture], "linestyle": dashes[row["training"]]}
+                axes.plot(at, one["share"], marker=".", **style)
+            axes.set(title=f"{row['data']}, around {_around(row['part'])}", ylim=(0, 1.02))
+            axes.set_xlabel(f"epsilon, {_unit(row['data'])}")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("share with a low margin")
+        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        for name, dash in dashes.items():
+            handles.append(mpl.lines.Line2D([], [], color="black", linestyle=dash, label=f"{name} training"))
+        title = f"low: below {LOW:g} of the network's median margin on clean images"
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, title=title)
+        figure.savefig(file, dpi=110)
+
+
+def _scale(data: str) -> int:
+    return 255 if data == "cifar10" else 1
+
+
+def _unit(data: str) -> str:
+    return "in 1/255 (L∞)" if data == "cifar10" else "L∞, pixels in [0, 1]"
+
+
+def _around(kind: str) -> str:
+    return "noise" if kind == "noise" else f"{kind} images"
+
+
+def statement(found: list[dict]) -> str:
+    """Returns what was seen, a line for each part of each committee."""
+    lines = []
+    for row in found:
+        title = f"{row['data']}, {row['training']} training"
+        if not row["images"]:
+            lines.append(f"{title}, {row['part']}: there is no image that is right when clean and can be fooled")
+        elif row["part"] == "boundary":
+            entropies = zip(row["offsets"], row["entropy"], row["entropy_of_others"], strict=True)
+            at = {offset: (every, others) for offset, every, others in entropies if every is not None}
+            shown = ", ".join(
+                f"{at[offset][0]:.2f} ({at[offset][1]:.2f}) at {offset:g}"
+                for offset in (-1.0, -0.5, 0.0, 0.5, 1.0)
+                if offset in at
+            )
+            highest = [max(at, key=lambda offset, which=which: at[offset][which]) for which in (0, 1)]
+            lines.append(
+                f"{title}: vote entropy along {row['images']} lines (without the network that was attacked), by distance "
+                f"from its boundary (-1: clean image): {shown}; highest at {highest[0]:g} ({highest[1]:g}); at the "
+                f"adversarial image {100 * row['others_change_their_class']:.0f} % of the other networks change their "
+                f"class, {100 * row['others_follow']:.0f} % to the same one"
+            )
+        else:
+            place = MULTIPLES.index(1.0)
+            low, high = row["committee"]["share_interval"][place]
+            pairs = ", ".join(f"two of another {differ} in {100 * one[place]:.0f} %" for differ, one in row["pairs"].items())
+            margins = ", ".join(f"{name} {100 * one['share'][place]:.0f} %" for name, one in row["low_margin"].items())
+            every, others = (row[who]["share"] for who in ("committee", "others"))
+            lines.append(
+                f"{title}, {_around(row['part'])} ({row['images']}), within {told(row['data'], row['epsilons'][place])}: "
+                f"six networks disagree in {100 * every[place]:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of the ball, "
+                f"at the centre in {100 * every[0]:.0f} %; the five that were not attacked in {100 * others[place]:.0f} %, "
+                f"at the centre in {100 * others[0]:.0f} %; {pairs}; margins are low in: {margins}"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains, asks committees, sums up and draws."""
+    options = lab.arguments(__file__, __doc__)
+    groups = list(product(data_sets(options.size), TRAININGS))
+    training = [(options.size, subject, options.out.parent) for group in groups for subject in committee(*group)]
+    lab.each(prepare, training, options.workers, "networks")
+    jobs = [(options.size, *group, part, options.out) for group in groups for part in (*KINDS, "boundary")]
+    found = lab.each(measure, jobs, options.workers, "committees")
+    write_whole(options.out / "uncertainty.json", json.dumps({"committees": found}, indent=1))
+    balls, lines = ([row for row in found if (row["part"] == "boundary") == is_line] for is_line in (False, True))
+    draw_balls(balls, options.out / "uncertainty_balls.png")
+    draw_boundary(lines, options.out / "uncertainty_boundary.png")
+    draw_low_margin(balls, options.out / "uncertainty_low_margin.png")
+    print(statement(found))
+
+
+if __name__ == "__main__":
+    main()
