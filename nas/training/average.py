@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +30,4 @@ def average_of(network: nn.Module) -> AveragedModel:
 
 def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
     """Moves averages of `count` steps towards what is there after one more."""
-    share = (ETA + 1) / (int(count) + 1 + ETA)
-    for average, value in zip(averaged, current, strict=True):
-        if average.is_floating_point():
-            average.lerp_(value, share)
-        else:  # Batch norm's count of batches.
-            average.copy_(value)
+    get_ema_multi_avg_fn(1 - (ETA + 1) / (int(count) + 1 + ETA))(averaged, current, count)
