@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from evaluators import FGSM, FMN, PGD, Attack
-from nas.bundle.manifest import is_bundle, read_manifest
+from nas.bundle.manifest import epsilon_and_norm, is_bundle, read_manifest
 from nas.config import DataConfig, FinalistsConfig
 from nas.config_reader import read_settings
 from nas.errors import ConfigError, NetworkError
@@ -149,11 +149,5 @@ def _expanded(source: str) -> Path:
 
 def searched_epsilons(sources: Sequence[str], norm: str) -> list[float]:
     """Returns the epsilons of the searches that made the bundles among some networks, where they were in this norm."""
-    found = set()
-    for folder in map(_expanded, sources):
-        if is_bundle(folder):
-            record = read_manifest(folder)
-            attacks = list(record["config"].get("evaluation", {}).get("attacks", {}).values())
-            if attacks and attacks[0].get("norm") == norm:
-                found.add(float(record["epsilon"]))
-    return sorted(found)
+    searches = [epsilon_and_norm(read_manifest(folder)) for folder in map(_expanded, sources) if is_bundle(folder)]
+    return sorted({epsilon for epsilon, of in searches if of == norm})

@@ -9,7 +9,7 @@ from typing import final
 from evaluators import PGD
 from evaluators.attacks import Attack
 from evaluators.norms import Linf
-from nas.bundle.manifest import is_bundle, read_manifest
+from nas.bundle.manifest import epsilon_and_norm, is_bundle, read_manifest
 from nas.config import DataConfig
 from nas.settings import check_numbers, number, refuse
 
@@ -64,6 +64,4 @@ def search_of(source: str) -> tuple[float, str] | None:
     folder = Path(source).expanduser()
     if not is_bundle(folder):
         return None
-    record = read_manifest(folder)
-    attacks = record["config"].get("evaluation", {}).get("attacks", {})
-    return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks.values() if "norm" in attack), "linf")
+    return epsilon_and_norm(read_manifest(folder))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject
+from lab import EPSILONS, SIZES, Subject, told_epsilon
 from matplotlib.figure import Figure
 
 from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, dlr, error_at, margin, margins, radii, worst_case
@@ -144,8 +144,7 @@ def draw(rows: list[dict], file: Path) -> None:
                 top.plot(places, [row["errors"][title] for row in group], marker=".", color=colour, label=title)
             top.plot(places, [row["worst_case"] for row in group], color="black", linewidth=2, alpha=0.5, label="worst case")
             top.plot(places, [row["clean_error"] for row in group], color="black", linestyle=":", label="clean")
-            epsilon = group[0]["epsilon"]
-            told = f"{255 * epsilon:.0f}/255" if key[0] == "cifar10" else f"{epsilon:g}"
+            told = told_epsilon(key[0], group[0]["epsilon"])
             top.set(title=f"{key[0]}, {key[1]}, epsilon {told}", ylim=(0, 1))
             for colour, (title, name, scale) in zip(COLOURS, MARKS, strict=False):
                 low.plot(places, [row[name] / scale for row in group], marker=".", color=colour, label=title)

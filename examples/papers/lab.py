@@ -11,6 +11,7 @@ import argparse
 import gzip
 import io
 import json
+import math
 import multiprocessing
 import os
 import tarfile
@@ -22,8 +23,9 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from evaluators import Attack, logits_of
 from nas.config import DataConfig, TrainingConfig
 from nas.data import Split, open_data, open_test
 from nas.seeds import seed_of
@@ -201,7 +203,7 @@ def _cifar10(packed: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
     return arrays | {f"y_{part}": np.array(found) for part, found in y.items()}
 
 
-def build(subject: Subject, x: torch.Tensor, size: Size) -> nn.Module:
+def build(subject: Subject, x: Tensor, size: Size) -> nn.Module:
     """Returns a network with random weights for images x (N, C, H, W) of ten classes, its normalisation inside."""
     std, mean = torch.std_mean(x, dim=(0, 2, 3))
     channels, height, width = x.shape[1:]
@@ -287,3 +289,48 @@ def trained(subject: Subject, size: Size, work: Path, each_epoch=None, **recipe:
         save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, partial)
         partial.replace(file)
     return network.eval(), measured
+
+
+def prepare(name: str, subject: Subject, work: Path) -> None:
+    """Trains a network, so that those who need it find it."""
+    trained(subject, SIZES[name], work)
+
+
+def right_ones(network: nn.Module, split: Split, count: int) -> tuple[Tensor, Tensor]:
+    """Returns the first images (N, C, H, W) that a network classifies rightly, at most a count, and their labels (N,)."""
+    right = torch.as_tensor(logits_of(network, split.x).argmax(1), device=split.y.device) == split.y
+    return split.x[right][:count], split.y[right][:count]
+
+
+def fooling(
+    network: nn.Module, x: Tensor, y: Tensor, attack: Attack, epsilons: tuple[float, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns where an attack ends at the smallest epsilon at which it fools.
+
+    Args:
+        network: Classifies all the images rightly.
+        x: Images, (N, ...).
+        y: Their labels, (N,).
+        attack: Any attack.
+        epsilons: In ascending order, in pixel units.
+
+    Returns:
+        The images that were fooled, (M,) int64, the adversarial ones, (M, ...), and their epsilons, (M,).
+    """
+    points, sizes = x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64)
+    for epsilon in epsilons:
+        left = sizes.isinf().nonzero().squeeze(1)
+        if not len(left):
+            break
+        at = left.to(x.device)
+        ended = attack(network, x[at], y[at], epsilon)
+        fooled = torch.as_tensor(logits_of(network, ended).argmax(1)) != y[at].cpu()
+        points[at[fooled.to(x.device)]] = ended[fooled.to(x.device)]
+        sizes[left[fooled]] = epsilon
+    kept = sizes.isfinite().nonzero().squeeze(1)
+    return kept.to(x.device), points[kept.to(x.device)], sizes[kept]
+
+
+def told_epsilon(data: str, epsilon: float) -> str:
+    """Returns an epsilon as it is mostly told."""
+    return f"{255 * epsilon:g}/255" if data == "cifar10" else f"{epsilon:g}"

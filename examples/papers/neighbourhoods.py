@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject
+from lab import EPSILONS, SIZES, Subject, fooling, right_ones
 from matplotlib.figure import Figure
-from surfaces import fooling, right_ones
 
 from evaluators import (
     PGD,

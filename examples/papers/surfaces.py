@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-import torch
-from lab import SIZES, Subject
+from lab import SIZES, Subject, fooling, right_ones
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from evaluators import Attack, Line
+    from evaluators import Line
     from nas.data import Split
     from nas.surfaces import ImageSurfaces
 
@@ -79,41 +78,6 @@ def subjects(size: str) -> list[Subject]:
     """Returns the networks."""
     data = ("digits",) if size == "smoke" else ("mnist", "cifar10")
     return [Subject(d, "cell", training) for d in data for training in TRAININGS]
-
-
-def right_ones(network: nn.Module, split: Split, count: int) -> tuple[Tensor, Tensor]:
-    """Returns the first images (N, C, H, W) that a network classifies rightly, at most a count, and their labels (N,)."""
-    right = torch.as_tensor(logits_of(network, split.x).argmax(1), device=split.y.device) == split.y
-    return split.x[right][:count], split.y[right][:count]
-
-
-def fooling(
-    network: nn.Module, x: Tensor, y: Tensor, attack: Attack, epsilons: tuple[float, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns where an attack ends at the smallest epsilon at which it fools.
-
-    Args:
-        network: Classifies all the images rightly.
-        x: Images, (N, ...).
-        y: Their labels, (N,).
-        attack: Any attack.
-        epsilons: In ascending order, in pixel units.
-
-    Returns:
-        The images that were fooled, (M,) int64, the adversarial ones, (M, ...), and their epsilons, (M,).
-    """
-    points, sizes = x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64)
-    for epsilon in epsilons:
-        left = sizes.isinf().nonzero().squeeze(1)
-        if not len(left):
-            break
-        at = left.to(x.device)
-        ended = attack(network, x[at], y[at], epsilon)
-        fooled = torch.as_tensor(logits_of(network, ended).argmax(1)) != y[at].cpu()
-        points[at[fooled.to(x.device)]] = ended[fooled.to(x.device)]
-        sizes[left[fooled]] = epsilon
-    kept = sizes.isfinite().nonzero().squeeze(1)
-    return kept.to(x.device), points[kept.to(x.device)], sizes[kept]
 
 
 def measure(name: str, subject: Subject, folder: Path) -> dict:

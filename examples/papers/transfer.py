@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject
+from lab import EPSILONS, SIZES, Subject, told_epsilon
 from matplotlib.figure import Figure
 
 from evaluators import (
@@ -69,11 +69,6 @@ def subjects(data: str) -> list[Subject]:
 def data_sets(size: str) -> tuple[str, ...]:
     """Returns what the networks learn from."""
     return ("digits",) if size == "smoke" else ("mnist", "cifar10")
-
-
-def prepare(name: str, subject: Subject, work: Path) -> None:
-    """Trains a network, so that those who need it find it."""
-    lab.trained(subject, SIZES[name], work)
 
 
 def short(subject: Subject) -> str:
@@ -201,11 +196,6 @@ def _group(matrix: TransferMatrix, e: int, name: str, pairs: list[tuple[int, int
     }
 
 
-def told(data: str, epsilon: float) -> str:
-    """Returns an epsilon as it is mostly told."""
-    return f"{255 * epsilon:g}/255" if data == "cifar10" else f"{epsilon:g}"
-
-
 def draw_matrices(found: list[dict], file: Path) -> None:
     """Draws the share of the images that fool the source which fool the target, at the epsilon of adversarial training."""
     data = list(dict.fromkeys(row["data"] for row in found))
@@ -230,7 +220,7 @@ def draw_matrices(found: list[dict], file: Path) -> None:
             axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
             axes.set_yticks(range(len(names)), names, fontsize=8)
             axes.set(xlabel="target", ylabel="source")
-            epsilon = told(row["data"], row["epsilons"][e])
+            epsilon = told_epsilon(row["data"], row["epsilons"][e])
             axes.set_title(f"{row['data']}, {row['attack']}, epsilon {epsilon}, {row['images']} images", fontsize=10)
             bar = figure.colorbar(image, ax=axes, shrink=0.8)
             bar.set_label("share that fools the target, too", fontsize=9)
@@ -302,7 +292,7 @@ def draw_reach(found: list[dict], file: Path) -> None:
             labels = [f"{one['source']} ({one['fooled']})" for one in reach]
             axes.set_yticks(range(len(reach)), labels, fontsize=8)
             axes.invert_yaxis()
-            axes.set(xlim=(0, 1), title=f"{row['data']}, {row['attack']}, epsilon {told(row['data'], epsilon)}")
+            axes.set(xlim=(0, 1), title=f"{row['data']}, {row['attack']}, epsilon {told_epsilon(row['data'], epsilon)}")
         for axes in panels[-1]:
             axes.set_xlabel("share of the images that fool the source")
         for axes in panels[:, 0]:
@@ -335,8 +325,8 @@ def statement(found: list[dict]) -> str:
             for one in at
         )
         lines.append(
-            f"{title}, epsilon {told(row['data'], epsilon)}: of the images that fool the source (of {row['images']} that "
-            f"are right under all {len(row['names'])} networks), so many fool the target: {shares}"
+            f"{title}, epsilon {told_epsilon(row['data'], epsilon)}: of the images that fool the source (of {row['images']} "
+            f"that are right under all {len(row['names'])} networks), so many fool the target: {shares}"
         )
         pairs = [one for one in row["asymmetry"] if one["epsilon"] == epsilon]
         uneven = [one for one in pairs if one["corrected"] < 0.05]
@@ -363,7 +353,7 @@ def main() -> None:
     options = lab.arguments(__file__, __doc__)
     data = data_sets(options.size)
     training = [(options.size, subject, options.out.parent) for d in data for subject in subjects(d)]
-    lab.each(prepare, training, options.workers, "networks")
+    lab.each(lab.prepare, training, options.workers, "networks")
     jobs = [(options.size, *entry, options.out) for entry in product(data, ATTACKS)]
     found = lab.each(measure, jobs, options.workers, "matrices")
     write_whole(options.out / "transfer.json", json.dumps({"matrices": found}, indent=1))

@@ -25,10 +25,9 @@ import lab
 import matplotlib as mpl
 import numpy as np
 import torch
-from lab import EPSILONS, SIZES, Subject
+from lab import EPSILONS, SIZES, Subject, fooling, right_ones, told_epsilon
 from matplotlib.figure import Figure
-from surfaces import fooling, right_ones
-from transfer import ARCHITECTURES, SEEDS, TRAININGS, data_sets, prepare, told
+from transfer import ARCHITECTURES, SEEDS, TRAININGS, data_sets
 
 from evaluators import PGD, Linf, along_line, boundary_entropy, disagreement, logits_of, low_margin_share, margin
 from evaluators.regions.disagreement import mean_interval
@@ -315,7 +314,8 @@ def statement(found: list[dict]) -> str:
             margins = ", ".join(f"{name} {100 * one['share'][place]:.0f} %" for name, one in row["low_margin"].items())
             every, others = (row[who]["share"] for who in ("committee", "others"))
             lines.append(
-                f"{title}, {_around(row['part'])} ({row['images']}), within {told(row['data'], row['epsilons'][place])}: "
+                f"{title}, {_around(row['part'])} ({row['images']}), "
+                f"within {told_epsilon(row['data'], row['epsilons'][place])}: "
                 f"six networks disagree in {100 * every[place]:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of the ball, "
                 f"at the centre in {100 * every[0]:.0f} %; the five that were not attacked in {100 * others[place]:.0f} %, "
                 f"at the centre in {100 * others[0]:.0f} %; {pairs}; margins are low in: {margins}"
@@ -328,7 +328,7 @@ def main() -> None:
     options = lab.arguments(__file__, __doc__)
     groups = list(product(data_sets(options.size), TRAININGS))
     training = [(options.size, subject, options.out.parent) for group in groups for subject in committee(*group)]
-    lab.each(prepare, training, options.workers, "networks")
+    lab.each(lab.prepare, training, options.workers, "networks")
     jobs = [(options.size, *group, part, options.out) for group in groups for part in (*KINDS, "boundary")]
     found = lab.each(measure, jobs, options.workers, "committees")
     write_whole(options.out / "uncertainty.json", json.dumps({"committees": found}, indent=1))

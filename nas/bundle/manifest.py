@@ -73,3 +73,9 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
     faults += [f"{name} was not exported" for name in found if name not in exported]
     if faults:
         raise BundleError(f"{folder}: damaged or tampered with: " + "; ".join(faults))
+
+
+def epsilon_and_norm(record: dict[str, Any]) -> tuple[float, str]:
+    """Returns the epsilon and the norm of the search that made a bundle, from what its manifest holds."""
+    attacks = record["config"].get("evaluation", {}).get("attacks", {})
+    return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks.values() if "norm" in attack), "linf")

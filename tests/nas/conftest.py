@@ -374,3 +374,12 @@ def cli(monkeypatch, capsys):
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def here(network_folder, monkeypatch):
+    """The folder of networks as the working directory."""
+    monkeypatch.chdir(network_folder)
+    yield network_folder
+    for name in ("own", "neighbour"):
+        sys.modules.pop(name, None)

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,6 @@ from nas.networks import open_network
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--data", "digits", "--images", "60", "--attack", "fgsm", "--device", "cpu")
-
-
-@pytest.fixture
-def here(network_folder, monkeypatch):
-    """The folder of networks as the working directory."""
-    monkeypatch.chdir(network_folder)
-    yield network_folder
-    for name in ("own", "neighbour"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture

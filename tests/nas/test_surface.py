@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -26,15 +25,6 @@ from nas.surfaces import image_surfaces, surfaces_of
 
 QUICK = ("--data", "digits", "--epsilon", "0.2", "--points", 9, "--device", "cpu")
 DIGITS = tuple("0123456789")
-
-
-@pytest.fixture
-def here(network_folder, monkeypatch):
-    """The folder of networks as the working directory."""
-    monkeypatch.chdir(network_folder)
-    yield network_folder
-    for name in ("own", "neighbour"):
-        sys.modules.pop(name, None)
 
 
 @pytest.fixture
