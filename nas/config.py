@@ -6,7 +6,7 @@ The docstrings are the documentation of the YAML keys: `hardcell config` prints 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -102,6 +102,10 @@ class TrainingConfig:
         refuse(check_numbers(self))
 
 
+# A network, the images (a Dataset) and the Config, to numbers by name.
+Recorder = Callable[..., Mapping[str, float]]
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -112,12 +116,15 @@ class EvaluationConfig:
         epsilons: Further epsilons at which trials are attacked, for the metrics that need an error curve; null for none.
         attacks: Attacks by name; an image counts as wrong when any of them fools the network.
         images: At most this many validation images.
+        record: path/to/file.py:NAME, a function of your own that gets each trained network, the images and this config; what
+            numbers it returns, by name, are kept with the trial. Null for none.
     """
 
     epsilon: float = number(0.12, 1e-6)
     epsilons: tuple[float, ...] | None = None
     attacks: Mapping[str, Attack] = field(default_factory=lambda: {"pgd": PGD(), "pgd_margin": PGD(loss=margin)})
     images: int = number(1000, 1)
+    record: Recorder | None = None
 
     def grid(self) -> list[float]:
         """Returns all epsilons at which trials are attacked, increasing."""

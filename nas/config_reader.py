@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss
 from evaluators.norms import NORMS, Norm
 from nas.architectures import read_architectures
-from nas.config import SpaceConfig
+from nas.config import Recorder, SpaceConfig
 from nas.errors import ConfigError
 from nas.evaluator_config import EVALUATORS, EvaluatorConfig
 from nas.executors import EXECUTORS, Executor
@@ -101,7 +101,9 @@ class Reader:
                 return default
             return value
         if kind == Loss:
-            return self._loss(value, path, default)
+            return self._function(value, path, default, LOSSES, "logits and labels")
+        if kind == Recorder:
+            return self._function(value, path, default, {}, "a network, the images and the config")
         if kind is SpaceConfig:
             return self._space(value, path, default)
         if kind in TABLES:
@@ -252,19 +254,19 @@ class Reader:
         self.fault(path, f"must name a dataclass derived from {kind.__name__}, got {found!r}")
         return default
 
-    def _loss(self, value: Any, path: str, default: Any) -> Any:
+    def _function(self, value: Any, path: str, default: Any, table: Mapping[str, object], of: str) -> Any:
         if not isinstance(value, str):
             self.fault(path, f"must be a name, got {value!r}")
             return default
         try:
-            loss = resolve(value, LOSSES, self.folder_of(path))
+            found = resolve(value, table, self.folder_of(path))
         except ValueError as error:
             self.fault(path, str(error))
             return default
-        if not callable(loss):
-            self.fault(path, f"must name a function of logits and labels, got {loss!r}")
+        if not callable(found):
+            self.fault(path, f"must name a function of {of}, got {found!r}")
             return default
-        return loss
+        return found
 
     def _architectures(self, value: Any, path: str) -> Sequence[Architecture]:
         try:

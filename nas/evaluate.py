@@ -17,7 +17,7 @@ from nas.config import Config
 from nas.data import Dataset
 from nas.errors import TimeLimitError, first_line, told
 from nas.executors.base import EpochResult, Job, Outcome
-from nas.metrics import measured_metrics
+from nas.metrics import measured_metrics, recorded
 from nas.seeds import seed_of
 from nas.training.network import Normalised, build_network
 from nas.training.train import DivergedError, has_input_gradient, train
@@ -156,6 +156,8 @@ class TrainAndAttack(Evaluator):
             found = validation_radii(network, validation, self.config.evaluation, job.seed)
             names = self.config.objective.metrics()
             metrics = measured_metrics(names, found, network, validation, self.config.evaluation)
+            if self.config.evaluation.record is not None:
+                metrics |= recorded(self.config.evaluation.record(network, self.data, self.config))
         except CheckpointError:
             raise
         except Exception as error:  # Whatever a candidate raises is that candidate's result: the search goes on.

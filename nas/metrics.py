@@ -7,6 +7,8 @@ measure anyhow, from gradients at the clean images, or from the checks of a prof
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from evaluators import error_area, error_at, first_order_error, median_radius
@@ -93,3 +95,19 @@ def measured_metrics(
         elif name not in CHEAP_METRICS:
             metrics[name] = measures[name]()
     return metrics
+
+
+def recorded(found: object) -> dict[str, float]:
+    """Returns what a user's function recorded of a network.
+
+    Raises:
+        ValueError: it is no mapping of names to finite numbers, or has a name of ours.
+    """
+    if not isinstance(found, Mapping):
+        raise ValueError(f"evaluation.record must return numbers by name, got {type(found).__name__}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(f"evaluation.record must return finite numbers by name, got {name!r}: {value!r}")
+        if is_metric(name):
+            raise ValueError(f"evaluation.record must return names of its own, got {name!r}, which is a metric")
+    return {name: float(value) for name, value in found.items()}

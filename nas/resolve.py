@@ -37,7 +37,8 @@ def resolve(reference: str, table: Mapping[str, object], folder: Path | None = N
     if not colon:
         near = difflib.get_close_matches(reference, table, 1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise ValueError(f"must be one of {', '.join(table)}, or FILE.py:NAME, got {reference!r}{hint}")
+        known = f"one of {', '.join(table)}, or " if table else ""
+        raise ValueError(f"must be {known}FILE.py:NAME, got {reference!r}{hint}")
     module = _from_file(Path(folder or ".", place)) if place.endswith(".py") else _from_module(place)
     if not hasattr(module, name):
         raise ValueError(f"{place} has no {name!r}")

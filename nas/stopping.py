@@ -44,8 +44,8 @@ class Halving:
 
     first: float = 0.2
     reduction: float = 3.0
-    images: float = 1.0
-    steps: float = 1.0
+    images: float = 0.5
+    steps: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("first", "images", "steps"):
