@@ -36,8 +36,6 @@ DRAWS = 128
 AUGMENTATION = 0.05
 # Candidates: the share drawn uniformly, that of children of two parents, and how likely one more choice is changed.
 UNIFORM, CROSSED, FURTHER = 0.2, 0.2, 0.4
-# Of the proposals once the models have settled, the share that they have no say in.
-UNGUIDED = 0.5
 
 
 @final
@@ -53,18 +51,15 @@ class Surrogate(Sampler):
         candidates: Architectures among which one is picked: children of the best trials, and some drawn uniformly.
         parents: Number of the best trials whose children are candidates.
         points: The most trials that the models are fitted to: the best of them, and others at random.
-        patience: Trials without a better one after which every other proposal, at random, is any candidate: models that know
-            one good kind alone expect nothing of another, and never learn better.
     """
 
     start: int = 20
     candidates: int = 300
     parents: int = 20
     points: int = 250
-    patience: int = 20
 
     def __post_init__(self) -> None:
-        for name, least in (("start", 0), ("candidates", 1), ("parents", 1), ("points", 2), ("patience", 1)):
+        for name, least in (("start", 0), ("candidates", 1), ("parents", 1), ("points", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
@@ -76,9 +71,6 @@ class Surrogate(Sampler):
         if len(known) < max(1, self.start):
             return _first_new(history, [history.space.sample(generator) for _ in range(self.candidates)])
         pool = self._pool(history, known, generator)
-        settled = sum(trial.number > known[0].number for trial in known) >= self.patience
-        if settled and generator.random() < UNGUIDED:
-            return _first_new(history, pool)
         if len(known) > self.points:
             best = self.points // 2
             others = numbers.choice(np.arange(best, len(known)), self.points - best, replace=False)
