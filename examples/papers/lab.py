@@ -148,7 +148,7 @@ def images(data: str, size: Size, work: Path) -> tuple[Split, Split]:
     """Returns the training and the test images of a data set, on the device."""
     if data == "random":
         return _random(size.train, 0).to(device()), _random(size.test, 1).to(device())
-    config = _config(data, size, work)
+    config = data_config(data, size, work)
     found, test = open_data(config), open_test(config)
     return found.train.first(size.train).to(device()), test.first(size.test).to(device())
 
@@ -159,7 +159,8 @@ def _random(count: int, seed: int) -> Split:
     return Split(x, torch.randint(10, (count,), generator=generator), f"random-{seed}")
 
 
-def _config(data: str, size: Size, work: Path) -> DataConfig:
+def data_config(data: str, size: Size, work: Path) -> DataConfig:
+    """Returns where the images of digits, mnist or cifar10 are, once they are unpacked into `work`."""
     if data == "mnist" and (FILES / "mnist").is_dir():
         raw = work / "data" / "MNIST" / "raw"
         raw.mkdir(parents=True, exist_ok=True)
@@ -284,11 +285,16 @@ def trained(subject: Subject, size: Size, work: Path, each_epoch=None, **recipe:
         if each_epoch is not None:
             each_epoch(epoch.epoch, network)
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
-        save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, partial)
-        partial.replace(file)
+        save(network, file)
     return network.eval(), measured
+
+
+def save(network: nn.Module, file: Path) -> None:
+    """Writes the weights of a network, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, partial)
+    partial.replace(file)
 
 
 def prepare(name: str, subject: Subject, work: Path) -> None:

@@ -1,8 +1,8 @@
 """What the searches of `paper_search.yaml` note of each trained network, beside what a search measures of its own.
 
 The share of images that are misclassified, of the training, the validation and the test images; and the adversarial error on
-test images under a one-step and a many-step attack, at several multiples of the search's epsilon. Nothing of it is seen by the
-search: it is for the analysis afterwards (`architecture_search.py`).
+test images under a one-step and a many-step attack, at several multiples of the search's epsilon. Nothing of it is seen by
+the search: it is for the analysis afterwards (`architecture_search.py`, `generalisation.py`).
 """
 
 from __future__ import annotations

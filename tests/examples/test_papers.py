@@ -10,10 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
-from evaluators import FGSM, TransferMatrix
+import nas
+import nas.data
+from evaluators import FGSM, TransferMatrix, parameters
+from nas.config_writer import as_data
 from nas.data import Split
+from nas.samplers import PolicyGradient
+from search_spaces import PUBLISHED, CellGraph, nasnet
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "papers"
 PICTURES = {
@@ -24,7 +30,12 @@ PICTURES = {
     "neighbourhoods": ("shares", "radii", "sets"),
     "transfer": ("matrices", "groups", "reach"),
     "uncertainty": ("balls", "boundary", "low_margin"),
+    # The second reads the searches of the first.
+    "architecture_search": ("children", "networks", "operations"),
+    "generalisation": ("",),
 }
+# What several scripts share, and what a config names.
+SHARED = {"lab", "children", "cells", "rivals", "recorded"}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +68,39 @@ def test_script_runs(script, work):
 
 
 @pytest.mark.slow
+def test_a_search_goes_on_and_is_not_run_twice(work, script, monkeypatch):
+    children, out = script("children"), work / "broken_off" / "architecture_search"
+
+    class BrokenOffError(Exception):
+        pass
+
+    def tell(data, finished, trials):
+        seen.append(finished)
+        if breaks and finished == 3:
+            raise BrokenOffError
+
+    seen, breaks = [], True
+    with pytest.raises(BrokenOffError):
+        children.search("digits", "smoke", out, tell)
+    assert len(children.read("digits", out)) == 3
+    seen, breaks = [], False
+    children.search("digits", "smoke", out, tell)
+    assert seen == [3, 4, 5, 6]
+    rows = children.read("digits", out)
+    whole = work / "architecture_search"
+    if not (whole / "architecture_search.json").exists():  # Another process may have run that.
+        start("architecture_search", work)
+    kept = json.loads((whole / "architecture_search.json").read_text(encoding="utf-8"))["children"]["digits"]
+    assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in kept]
+    assert [row["random"] for row in rows] == [True] * 4 + [False] * 2
+    assert not (children.folder_of("digits", out) / "bundles").exists()
+    seen = []
+    monkeypatch.setattr(children, "resume_events", None)
+    children.search("digits", "smoke", out, tell)
+    assert seen == [6]
+
+
+@pytest.mark.slow
 def test_goes_on_from_what_it_kept(work):
     told = start("entropy_penalty", work)
     found, out = check("entropy_penalty", work / "entropy_penalty"), work / "entropy_penalty"
@@ -70,7 +114,7 @@ def test_goes_on_from_what_it_kept(work):
 
 
 def test_every_script_is_tried():
-    assert {file.stem for file in SCRIPTS.glob("*.py")} - {"lab", "recorded"} == {*PICTURES}
+    assert {file.stem for file in SCRIPTS.glob("*.py")} - SHARED == {*PICTURES}
 
 
 @pytest.fixture
@@ -78,7 +122,7 @@ def script(monkeypatch):
     """Imports a script by name, as it imports its neighbours."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield importlib.import_module
-    for name in [*PICTURES, "lab"]:
+    for name in [*PICTURES, *SHARED]:
         sys.modules.pop(name, None)
 
 
@@ -135,3 +179,119 @@ def test_networks_that_are_right_on_too_few_images_are_left_out(script, half_spa
     x = torch.rand(50, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     split = Split(x, half_spaces(x).argmax(1), "x")
     assert script("transfer").usable({"a": half_spaces, "wrong": Wrong(), "b": half_spaces}, split, 20) == ["a", "b"]
+
+
+def test_the_search_of_the_paper_is_scaled_by_its_numbers_alone(script, tmp_path, monkeypatch):
+    children = script("children")
+    monkeypatch.setattr(children, "images", lambda *_: {"name": "cifar10", "path": None, "validation": 0.1, "limit": 50_000})
+    written = as_data(nas.load_config(children.YAML))
+    assert isinstance(nas.load_config(children.YAML).search.sampler, PolicyGradient)
+    assert written["objective"] == {"minimise": ["adversarial_error"], "constraints": {}}
+    for scale in children.SCALES.values():
+        found = as_data(children.config("cifar10", scale, tmp_path))
+        assert found["evaluation"]["epsilon"] == found["training"]["recipe"]["epsilon"] == 4 / 255
+        assert found["search"]["trials"] == scale.trials
+        assert _without_numbers({**found, "data": None}) == _without_numbers({**written, "data": None})
+
+
+def _without_numbers(tree):
+    if isinstance(tree, dict):
+        return {key: _without_numbers(value) for key, value in tree.items()}
+    return None if isinstance(tree, int | float) and not isinstance(tree, bool) else tree
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "expected"),
+    [
+        # Nothing but skips; two convolutions in a row; the same, but only the first is put out.
+        (((("skip", 0), ("skip", 1)),), (2,), 0),
+        (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (3,), 2),
+        (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (2,), 1),
+        # A block of no inputs is no way.
+        (((), (("conv3x3", 2), ("conv1x1", 1))), (3,), 1),
+        (((), (("conv3x3", 2),)), (3,), 0),
+    ],
+)
+def test_depth_of_a_cell(script, nodes, outputs, expected):
+    assert script("cells").depth(CellGraph(2, nodes, outputs)) == expected
+
+
+def test_depth_of_nasnet_a(script):
+    graphs = nasnet().graphs(PUBLISHED["nasnet_a"].architecture)
+    # No block of the normal cell takes another one's output; the reduction cell has two in a row, of two operations.
+    assert {name: script("cells").depth(graph) for name, graph in graphs.items()} == {"normal": 1, "reduction": 2}
+
+
+def test_what_the_best_quarter_shares(script):
+    space = nasnet()
+    plain = {name: choice.values[0] for name, choice in space.choices.items()}
+    convolutions = {
+        name: "conv3x3" if name.startswith("normal") and "_op" in name else value for name, value in plain.items()
+    }
+    found = script("cells").shared(space, [convolutions] * 4 + [plain] * 12, [0.1] * 4 + [0.2] * 12)
+    rows = {(one["cell"], one["kind"], one["name"]): one for one in found}
+    assert (rows["normal", "operation", "conv3x3"]["best"], rows["normal", "operation", "conv3x3"]["others"]) == (1, 0)
+    assert rows["normal", "operation", "skip"]["best"] == 0
+    # One of the 1820 quarters is as extreme.
+    assert rows["normal", "operation", "conv3x3"]["p_value"] == pytest.approx(1 / 1820, abs=1e-3)
+    assert rows["normal", "operation", "conv3x3"]["corrected"] >= rows["normal", "operation", "conv3x3"]["p_value"]
+    # Nothing differs in the other cell, nor in what feeds either.
+    assert {one["p_value"] for one in found if one["cell"] == "reduction" or one["kind"] == "input"} == {1.0}
+    assert sum(one["best"] for one in found if one["cell"] == "normal" and one["kind"] == "input") == pytest.approx(1)
+
+
+def test_rank_correlation(script):
+    children = script("children")
+    x = np.random.default_rng(0).random(20)
+    assert children.rank_correlation(x, x**3) == {"n": 20, "value": pytest.approx(1), "interval": [pytest.approx(1)] * 2}
+    assert children.rank_correlation(x, -x)["value"] == pytest.approx(-1)
+    assert children.rank_correlation(x, np.ones(20)) == {"n": 20, "value": None, "interval": None}
+    tied = np.round(5 * x)
+    y = x + np.random.default_rng(1).random(20)
+    found = children.rank_correlation(tied, y)
+    assert found["value"] == pytest.approx(spearmanr(tied, y).statistic)
+    assert found["interval"][0] < found["value"] < found["interval"][1]
+    assert children.difference(x, y, x)["value"] == pytest.approx(1 - abs(spearmanr(x, y).statistic))
+    assert children.difference(y, y, x) == {"n": 20, "value": 0, "interval": [0, 0]}
+
+
+def test_rivals_of_the_best(script):
+    rivals = script("rivals")
+    radii = {"FGSM": [0.1, None, 0.0, 0.2], "PGD, margin": [0.1, 0.1, 0.0, None], "APGD, DLR": [None] * 2 + [0.0, None]}
+    radii |= {"Square": [None, None, 0.0, None], "transfer": [None, None, 0.0, 0.2]}
+    row = {"name": "best", "seed": 0, "epsilon": 0.2, "epsilons": [0.1, 0.2], "radii": radii}
+    found = {(one["attack"], one["epsilon"]): one["error"] for one in rivals.errors(row)}
+    assert found["clean", 0.0] == 0.25
+    assert (found["FGSM", 0.1], found["FGSM", 0.2]) == (0.5, 0.75)
+    assert (found["white box", 0.1], found["white box", 0.2]) == (0.75, 1)
+    assert (found["black box", 0.1], found["black box", 0.2]) == (0.25, 0.5)
+    wrong = {**row, "name": "residual", "radii": {attack: [0.0] * 4 for attack in radii}}
+    tests = {one["attack"]: one for one in rivals.tests([row, wrong])}
+    assert tests["black box"]["difference"] == -0.5
+    # Two of two pairs are for the best; Holm doubles what is least of two.
+    assert (tests["black box"]["p_value"], tests["black box"]["corrected"]) == (0.5, 1.0)
+    assert tests["white box"]["p_value"] == 1.0
+
+
+def test_rivals_are_of_about_equal_size(script):
+    rivals, images = (
+        script("rivals"),
+        nas.data.Dataset("x", ("a", "b"), *[Split(torch.rand(2, 1, 8, 8), torch.zeros(2), "x")] * 2),
+    )
+    candidate = rivals.Candidate("c", "finalist", rivals.SpaceConfig(name="nasnet", options={"channels": 4}), {}, "", None)
+    candidate = rivals.replace(candidate, architecture=PUBLISHED["nasnet_a"].architecture)
+    sizes = [parameters(nasnet(channels=c).build(candidate.architecture, (1, 8, 8), 2)) for c in (6, 7)]
+    assert rivals._sized(candidate, sizes[1] - 5, images).space.options == {"channels": 7}
+    assert rivals._sized(candidate, sizes[0] + 5, images).space.options == {"channels": 6}
+
+
+def test_a_controller_that_learns_nothing_and_one_that_does(script):
+    search = script("architecture_search")
+    drawn = [{"random": True, "adversarial_error": 0.5 + 0.01 * i} for i in range(6)]
+    same = [{"random": False, "adversarial_error": row["adversarial_error"]} for row in drawn]
+    better = [{"random": False, "adversarial_error": 0.1 + 0.01 * i} for i in range(12)]
+    assert search.controller([*drawn, *same, *same])["better"] == 0.5
+    found = search.controller([*drawn, *better])
+    assert (found["better"], found["late"], found["best_is_random"]) == (1.0, 6, False)
+    assert found["p_value"] == pytest.approx(2 / 924)  # Two of the 12-choose-6 orders are as extreme.
+    assert search.controller(drawn) is None

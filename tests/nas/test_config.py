@@ -513,7 +513,7 @@ class TestFaults:
             (
                 "evaluation.zzz",
                 1,
-                "unknown key evaluation.zzz; there are epsilon, epsilons, attacks, images",
+                "unknown key evaluation.zzz; there are epsilon, epsilons, attacks, images, record",
             ),
             ("data", {1: 2}, "unknown key data.1; there are name, path, test, validation, limit, split_seed"),
             # Types.

@@ -1,0 +1,310 @@
+"""Does a search with adversarial accuracy as its reward find more robust networks, and what are robust ones made of?
+
+Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): architecture search by reinforcement
+learning, with adversarial accuracy as the reward, finds networks that are more robust to white-box and black-box attacks;
+adversarial accuracy correlates with clean accuracy, and weakly with model size.
+
+Here: `examples/paper_search.yaml` on MNIST and CIFAR-10, scaled by its numbers alone; by default images are averaged over
+2x2 pixels (14x14, 16x16). Over all children, and over those drawn at random alone: adversarial accuracy under one step
+(FGSM) and many (PGD) against clean accuracy, parameters and depth, the most operations other than skips on a way through the
+searched cells (ours). The best child against a residual network, NASNet-A's cell and the median random cell of about its
+parameters, all trained anew, under white-box and black-box attacks. What the best quarter of the children shares; whether
+the controller learns.
+
+    python examples/papers/architecture_search.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import cells
+import children
+import lab
+import matplotlib as mpl
+import numpy as np
+import rivals
+from lab import told_epsilon
+from matplotlib.figure import Figure
+from scipy.stats import mannwhitneyu
+
+import nas
+from nas.report.style import COLOURS, STYLE
+from nas.space_options import open_space
+from nas.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# At the search's epsilon, on test images.
+REWARDS = {"one step": "one_step@1", "many steps": "many_steps@1"}
+# What adversarial accuracy may go with: its axis, and its value for a child.
+PREDICTORS = {
+    "clean accuracy": lambda row: 1 - row["test_error"],
+    # Adversarial accuracy is measured on the same test images, and chance favours the same networks in both.
+    "clean accuracy on validation images": lambda row: 1 - row["validation_error"],
+    "parameters": lambda row: row["parameters"],
+    "depth": lambda row: row["depth"],
+}
+DRAWN = ("clean accuracy", "parameters", "depth")
+
+
+def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dict:
+    """Returns what is known of a search: its children, its controller, its best.
+
+    Args:
+        data: Name of the data set.
+        rows: The children, as `children.read` returns them.
+        networks: The best and its rivals, as `rivals.measure` returns them.
+        out: Folder of the results.
+    """
+    space = open_space(nas.read_run(children.folder_of(data, out)).config.space)
+    return {
+        "data": data,
+        "search": children.described(data, out),
+        "children": len(rows),
+        "correlations": {name: correlations(group) for name, group in children.groups(rows).items()},
+        "weaker_with_size": weaker_with_size(rows),
+        "controller": controller(rows),
+        "shared": cells.shared(space, [row["architecture"] for row in rows], [row["adversarial_error"] for row in rows]),
+        "networks": [
+            {name: value for name, value in row.items() if name != "radii"} | {"errors": rivals.errors(row)}
+            for row in networks
+        ],
+        "tests": rivals.tests(networks),
+    }
+
+
+def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
+    """Returns the rank correlation of adversarial accuracy with each predictor, by attack; ranks know no logarithm."""
+    return {
+        attack: {
+            name: children.rank_correlation([value(row) for row in rows], [1 - row[reward] for row in rows])
+            for name, value in PREDICTORS.items()
+        }
+        for attack, reward in REWARDS.items()
+    }
+
+
+def weaker_with_size(rows: list[dict]) -> dict[str, dict]:
+    """Returns how much less adversarial accuracy goes with parameters than with clean accuracy, whatever the sign."""
+    clean, size = ([PREDICTORS[name](row) for row in rows] for name in ("clean accuracy", "parameters"))
+    return {
+        attack: children.difference(clean, size, [1 - row[reward] for row in rows]) for attack, reward in REWARDS.items()
+    }
+
+
+def controller(rows: list[dict]) -> dict | None:
+    """Returns how what the controller proposed last compares with random children by the reward; None if there are none."""
+    drawn = [row["adversarial_error"] for row in rows if row["random"]]
+    proposed = [row["adversarial_error"] for row in rows if not row["random"]]
+    late = proposed[len(proposed) // 2 :]
+    if not drawn or not late:
+        return None
+    test = mannwhitneyu(drawn, late, alternative="two-sided")
+    return {
+        "random": len(drawn),
+        "late": len(late),
+        "random_median": float(np.median(drawn)),
+        "late_median": float(np.median(late)),
+        # How often a late child has less adversarial error than a random one, ties counted half.
+        "better": float(test.statistic / len(drawn) / len(late)),
+        "p_value": float(test.pvalue),
+        "best_is_random": min(drawn) <= min(proposed),
+    }
+
+
+def draw_children(found: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
+    """Draws the adversarial accuracy of each child over its clean accuracy, parameters and depth."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 0.7 + 3.4 * len(found)), layout="constrained")
+        panels = figure.subplots(len(found), len(DRAWN), squeeze=False, sharey="row")
+        for line, row in zip(panels, found, strict=True):
+            data, points = row["data"], rows[row["data"]]
+            line[0].set_ylabel(f"{data}: adversarial accuracy\nat {told_epsilon(data, row['search']['epsilon'])} (L∞)")
+            for axes, name in zip(line, DRAWN, strict=True):
+                for colour, reward in zip(COLOURS, REWARDS.values(), strict=False):
+                    for drawn, face in ((True, "none"), (False, colour)):
+                        chosen = [point for point in points if point["random"] == drawn]
+                        x, y = [PREDICTORS[name](point) for point in chosen], [1 - point[reward] for point in chosen]
+                        axes.scatter(x, y, s=22, facecolors=face, edgecolors=colour, alpha=0.8)
+                found_here = row["correlations"]["all"]
+                told = [f"{attack}: {children.told(found_here[attack][name])}" for attack in REWARDS]
+                axes.set_title("rank correlation\n" + "\n".join(told), fontsize=9)
+                axes.set_xlabel("depth, operations other than skips" if name == "depth" else name)
+                if name == "parameters":
+                    axes.set_xscale("log")
+                    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+                    low, high = (pick(point["parameters"] for point in points) for pick in (min, max))
+                    ticks = np.unique(np.geomspace(low, high, 4).round(-2 if high > 1000 else 0))
+                    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+                if name == "depth":
+                    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        marks = {"marker": "o", "linestyle": ""}
+        handles = [mpl.lines.Line2D([], [], color=c, label=name, **marks) for c, name in zip(COLOURS, REWARDS, strict=False)]
+        handles += [
+            mpl.lines.Line2D([], [], color="black", markerfacecolor="none", label="drawn at random", **marks),
+            mpl.lines.Line2D([], [], color="black", label="proposed by the controller", **marks),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def draw_networks(found: list[dict], file: Path) -> None:
+    """Draws the errors of the best network and its rivals by attack, at the search's epsilon: a bar for each seed."""
+    titles = ("clean", *rivals.WHITE_BOX, "white box", *rivals.BLACK_BOX, "black box")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 0.7 + 3.4 * len(found)), layout="constrained")
+        panels = figure.subplots(len(found), squeeze=False)[:, 0]
+        for axes, row in zip(panels, found, strict=True):
+            epsilon, seeds = row["search"]["epsilon"], 1 + max(network["seed"] for network in row["networks"])
+            width = 0.84 / len(rivals.NAMES) / seeds
+            for network in row["networks"]:
+                number = rivals.NAMES.index(network["name"])
+                at = {one["attack"]: one for one in network["errors"] if one["epsilon"] in (0.0, epsilon)}
+                places = np.arange(len(titles)) - 0.42 + width * (number * seeds + network["seed"] + 0.5)
+                heights = np.array([at[title]["error"] for title in titles])
+                ends = np.array([at[title]["interval"] for title in titles]).T
+                bars = {"width": 0.9 * width, "color": COLOURS[number], "alpha": 0.75, "ecolor": "black"}
+                axes.bar(places, heights, yerr=abs(ends - heights), error_kw={"linewidth": 0.7}, **bars)
+            axes.set_xticks(
+                range(len(titles)), [f"{t}\n(worst case)" if t in rivals.WORST else t for t in titles], fontsize=9
+            )
+            axes.set(
+                ylim=(0, 1.12),
+                ylabel="error on test images",
+                title=f"{row['data']}, {told_epsilon(row['data'], epsilon)} (L∞)",
+            )
+            axes.set_yticks(np.linspace(0, 1, 6))
+            axes.grid(visible=False, axis="x")
+            sizes = {network["name"]: network["parameters"] for network in row["networks"]}
+            handles = [
+                mpl.patches.Patch(facecolor=colour, alpha=0.75, label=f"{name}, {sizes[name]:,} parameters")
+                for name, colour in zip(rivals.NAMES, COLOURS, strict=False)
+            ]
+            axes.legend(handles=handles, fontsize=8, loc="upper left", ncols=4)
+        figure.supxlabel("a bar for each seed, with the exact 95 % interval over images", fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def draw_operations(found: list[dict], file: Path) -> None:
+    """Draws the shares of operations and inputs among the best quarter of the children and among the others."""
+    columns = list(dict.fromkeys(one["cell"] for one in found[0]["shared"]))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 0.7 + 4.4 * len(found)), layout="constrained")
+        panels = figure.subplots(len(found), len(columns), squeeze=False, sharey="row")
+        for line, row in zip(panels, found, strict=True):
+            for axes, cell in zip(line, columns, strict=True):
+                shown = [one for one in row["shared"] if one["cell"] == cell]
+                places = np.arange(len(shown))
+                for shift, colour, group in ((-0.2, COLOURS[1], "best"), (0.2, COLOURS[0], "others")):
+                    axes.barh(places + shift, [one[group] for one in shown], 0.38, color=colour, alpha=0.75)
+                for place, one in enumerate(shown):
+                    mark = " *" if one["corrected"] < 0.05 else ""
+                    axes.text(
+                        max(one["best"], one["others"]) + 0.01,
+                        place,
+                        f"p {one['p_value']:.2g}{mark}",
+                        va="center",
+                        fontsize=7,
+                    )
+                axes.set_yticks(places, [one["name"] for one in shown], fontsize=8)
+                axes.set(title=f"{row['data']}, {cell} cell", xlabel="share of the cell's edges")
+                axes.grid(visible=False, axis="y")
+            line[0].invert_yaxis()
+        names = ("best quarter by validation adversarial error", "others")
+        handles = [
+            mpl.patches.Patch(facecolor=colour, alpha=0.75, label=name)
+            for colour, name in zip((COLOURS[1], COLOURS[0]), names, strict=True)
+        ]
+        handles.append(mpl.lines.Line2D([], [], linestyle="", label="p: of this one alone; *: below 0.05 corrected for all"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def statement(found: list[dict]) -> str:
+    """Returns what was seen, a few lines for each search."""
+    return "\n".join(line for row in found for line in (*_of_children(row), *_of_rivals(row)))
+
+
+def _of_children(row: dict) -> list[str]:
+    lines = [
+        f"{row['data']}: {row['children']} children; rank correlations of adversarial accuracy, 95 % intervals over children"
+    ]
+    for group, name in (("all", "all children"), ("random", "those drawn at random")):
+        for attack, entries in row["correlations"][group].items():
+            told = "; ".join(f"{predictor} {children.told(one)}" for predictor, one in entries.items())
+            lines.append(f"  {name}, {attack}: {told}")
+    for attack, entries in row["correlations"]["all"].items():
+        apart = row["weaker_with_size"][attack]
+        lines.append(
+            f"  {attack}: that it goes with clean accuracy {_verdict(entries['clean accuracy'])}; that it goes less with "
+            f"parameters {_verdict(apart)}, the difference of absolute correlations is {children.told(apart)}"
+        )
+    one = row["controller"]
+    if one is not None:
+        lines.append(
+            f"  the later half of what the controller proposed ({one['late']}) has less validation adversarial error than a "
+            f"random child ({one['random']}) in {100 * one['better']:.0f} % of pairs (p = {one['p_value']:.2g}); the best "
+            f"child was {'drawn at random' if one['best_is_random'] else 'proposed by the controller'}"
+        )
+    marked = [entry for entry in row["shared"] if entry["corrected"] < 0.05]
+    least = min(row["shared"], key=lambda entry: entry["p_value"])
+    told = "; ".join(
+        f"{entry['name']} in the {entry['cell']} cell {entry['best']:.2f} against {entry['others']:.2f}"
+        for entry in marked or [least]
+    )
+    if marked:
+        return [*lines, f"  the best quarter has another share of: {told}"]
+    return [*lines, f"  the best quarter shares nothing that shows; nearest is {told} (p = {least['p_value']:.2g} alone)"]
+
+
+def _verdict(one: dict) -> str:
+    return "holds" if one["interval"] is not None and one["interval"][0] > 0 else "does not show"
+
+
+def _of_rivals(row: dict) -> list[str]:
+    lines = []
+    sizes = {network["name"]: network["parameters"] for network in row["networks"]}
+    for rival in rivals.NAMES[1:]:
+        for attack in rivals.WORST:
+            tests = [one for one in row["tests"] if one["rival"] == rival and one["attack"] == attack]
+            told = ", ".join(f"{one['difference']:+.3f} (p = {one['corrected']:.2g})" for one in tests)
+            shown = [one["difference"] for one in tests if one["corrected"] < 0.05]
+            better, worse = all(d < 0 for d in shown), all(d > 0 for d in shown)
+            verdict = (
+                "no difference shows"
+                if not shown
+                else "less"
+                if better
+                else "more"
+                if worse
+                else "seeds contradict each other"
+            )
+            lines.append(
+                f"  best ({sizes['best']:,} parameters) against {rival} ({sizes[rival]:,}), {attack}: error by seed {told}: "
+                f"{verdict}{f' error in {len(shown)} of {len(tests)} seeds' if verdict in ('less', 'more') else ''}"
+            )
+    return lines
+
+
+def main() -> None:
+    """Searches, trains the best and its rivals anew, attacks, analyses and draws."""
+    options = lab.arguments(__file__, __doc__)
+    children.search_all(options.size, options.out, options.workers)
+    data = children.data_sets(options.size)
+    lab.each(rivals.prepare, [(options.size, d, options.out) for d in data], options.workers, "sources of transfer")
+    networks = lab.each(rivals.measure, rivals.jobs(options.size, options.out), options.workers, "networks")
+    rows = {d: children.read(d, options.out) for d in data}
+    found = [analyse(d, rows[d], [one for one in networks if one["data"] == d], options.out) for d in data]
+    content = {"analysis": found, "children": rows, "networks": networks}
+    write_whole(options.out / "architecture_search.json", json.dumps(content, indent=1))
+    draw_children(found, rows, options.out / "architecture_search_children.png")
+    draw_networks(found, options.out / "architecture_search_networks.png")
+    draw_operations(found, options.out / "architecture_search_operations.png")
+    print(statement(found))
+
+
+if __name__ == "__main__":
+    main()

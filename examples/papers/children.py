@@ -1,0 +1,288 @@
+"""The children of the searches that `architecture_search.py` and `generalisation.py` analyse: run, go on with, read.
+
+Each search is `examples/paper_search.yaml` with other numbers. By default images are averaged over 2x2 pixels, so that tens
+of children take minutes: 14x14 for MNIST, 16x16 for CIFAR-10.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Empty
+from typing import TYPE_CHECKING
+
+import cells
+import lab
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from scipy.stats import rankdata
+
+import nas
+from nas.data import open_data, open_test
+from nas.events import FinalistsStarted, RunStarted, TrialFinished
+from nas.pipeline import resume_events, search_events
+from nas.space_options import open_space
+from nas.study import ENDED
+from nas.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+YAML = lab.ROOT / "examples" / "paper_search.yaml"
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of a search.
+
+    Attributes:
+        train: Images to train on.
+        validation: Images that give the reward.
+        measured: Images on which errors are measured for the analysis: at most so many of each split.
+        halved: Images are averaged over 2x2 pixels.
+        channels: Of the first cell.
+        cells_per_stage: Normal cells in each stage.
+        stages: Number of stages.
+        epochs: Of a child.
+        batch_size: Images in one step.
+        trials: Number of children.
+        random_trials: Those of them that are drawn at random, the first ones.
+        batch: Children from which the controller learns at once.
+    """
+
+    train: int
+    validation: int
+    measured: int
+    halved: bool
+    channels: int
+    cells_per_stage: int
+    stages: int
+    epochs: int
+    batch_size: int
+    trials: int
+    random_trials: int
+    batch: int
+
+
+SCALES = {
+    "smoke": Scale(300, 100, 100, False, 4, 1, 2, epochs=2, batch_size=32, trials=6, random_trials=4, batch=2),
+    "default": Scale(700, 300, 300, True, 4, 1, 2, epochs=4, batch_size=32, trials=28, random_trials=12, batch=4),
+    "full": Scale(45_000, 5000, 2000, False, 16, 2, 3, epochs=20, batch_size=128, trials=300, random_trials=100, batch=20),
+}
+
+
+def data_sets(size: str) -> tuple[str, ...]:
+    """Returns what is searched on."""
+    return ("digits",) if size == "smoke" else ("mnist", "cifar10")
+
+
+def images(data: str, scale: Scale, work: Path) -> dict[str, object]:
+    """Returns the section `data` of a config, once its images are there."""
+    pool = scale.train + scale.validation
+    found = lab.data_config(data, lab.Size(train=pool, test=scale.measured, epochs=1, channels=1), work)
+    if scale.halved:
+        file = work / "data" / f"{data}-halved-{pool}-{scale.measured}.npz"
+        if not file.exists():
+            train, test = open_data(found).train.first(pool), open_test(found).first(scale.measured)
+            content = io.BytesIO()
+            arrays = {
+                "x_train": F.avg_pool2d(train.x, 2),
+                "y_train": train.y,
+                "x_test": F.avg_pool2d(test.x, 2),
+                "y_test": test.y,
+            }
+            np.savez(content, **{name: array.numpy() for name, array in arrays.items()})
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, content.getvalue())
+        name, path = "npz", str(file)
+    else:
+        name, path = found.name, found.path
+    return {
+        "name": name,
+        "path": path and str(Path(path).resolve()),
+        "validation": scale.validation / pool,
+        "limit": pool,
+    }
+
+
+def config(data: str, scale: Scale, work: Path) -> nas.Config:
+    """Returns the search of `paper_search.yaml` on a data set, with other numbers."""
+    values = {
+        **{f"data.{name}": value for name, value in images(data, scale, work).items()},
+        "space.channels": scale.channels,
+        "space.cells_per_stage": scale.cells_per_stage,
+        "space.stages": scale.stages,
+        "training.recipe.epsilon": lab.EPSILONS[data],
+        "training.epochs": scale.epochs,
+        "training.batch_size": scale.batch_size,
+        "evaluation.epsilon": lab.EPSILONS[data],
+        "evaluation.images": scale.measured,
+        "search.trials": scale.trials,
+        "search.random_trials": scale.random_trials,
+        "search.sampler.batch": scale.batch,
+    }
+    return nas.load_config(YAML, [f"{key}={json.dumps(value)}" for key, value in values.items()])
+
+
+def folder_of(data: str, out: Path) -> Path:
+    """Returns the run's folder of a search."""
+    return out / "runs" / data
+
+
+def search(data: str, size: str, out: Path, tell: Callable[[str, int, int], None]) -> None:
+    """Runs a search, or goes on with it; what a run does after its trials is left out.
+
+    Args:
+        data: Name of the data set.
+        size: A name of SCALES.
+        out: Folder of the results.
+        tell: Called with the name of the data set, the number of finished trials, and that of all.
+    """
+    folder, scale = folder_of(data, out), SCALES[size]
+    if (folder / "config.yaml").exists():
+        run = nas.read_run(folder)
+        if sum(trial.state in ENDED for trial in run.trials) >= run.config.search.trials:
+            tell(data, run.config.search.trials, run.config.search.trials)
+            return
+        events = resume_events(folder)
+    else:
+        events = search_events(config(data, scale, out.parent), folder)
+    finished = trials = 0
+    with closing(events):
+        for event in events:
+            match event:
+                case RunStarted():
+                    finished, trials = event.finished, event.trials
+                case TrialFinished():
+                    finished += 1
+                case FinalistsStarted():
+                    return
+                case _:
+                    continue
+            tell(data, finished, trials)
+
+
+def search_all(size: str, out: Path, workers: int) -> None:
+    """Runs what is left of the searches, side by side, and shows how many trials have finished."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        tasks = {data: progress.add_task(f"search on {data}", total=SCALES[size].trials) for data in data_sets(size)}
+
+        def show(data: str, finished: int, trials: int) -> None:
+            progress.update(tasks[data], completed=finished, total=trials)
+
+        if workers <= 1 or len(tasks) == 1:
+            torch.set_num_threads(1)
+            for data in tasks:
+                search(data, size, out, show)
+            return
+        context = multiprocessing.get_context("spawn")
+        with (
+            context.Manager() as manager,
+            ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            news = manager.Queue()
+            running = [pool.submit(_search, data, size, out, news) for data in tasks]
+            while not news.empty() or not all(one.done() for one in running):
+                try:
+                    show(*news.get(timeout=0.5))
+                except Empty:
+                    continue
+            for one in running:
+                one.result()
+
+
+def _search(data: str, size: str, out: Path, news) -> None:
+    search(data, size, out, lambda *told: news.put(told))
+
+
+def read(data: str, out: Path) -> list[dict]:
+    """Returns what is known of each child that was trained to the end: one row each, in the order of the search."""
+    run = nas.read_run(folder_of(data, out))
+    space = open_space(run.config.space)
+    return [
+        {
+            "number": trial.number,
+            "key": trial.key,
+            "random": trial.random,
+            "seconds": trial.seconds,
+            "depth": sum(cells.depth(graph) for graph in space.graphs(trial.architecture).values()),
+            "architecture": dict(trial.architecture),
+            **trial.metrics,
+        }
+        for trial in run.trials
+        if trial.state == "complete" and trial.duplicate_of is None
+    ]
+
+
+def described(data: str, out: Path) -> dict:
+    """Returns what a search was run on, and with which numbers."""
+    found = nas.read_run(folder_of(data, out)).config
+    x = open_data(found.data).train.x
+    return {
+        "image": list(x.shape[1:]),
+        "images": len(x),
+        "epochs": found.training.epochs,
+        "epsilon": found.evaluation.epsilon,
+        "space": dict(found.space.options),
+        "trials": found.search.trials,
+        "random_trials": found.search.random_trials,
+        "sampler": asdict(found.search.sampler),
+    }
+
+
+def groups(rows: list[dict]) -> dict[str, list[dict]]:
+    """Returns all children, and those drawn at random alone: what the controller chose is no fair sample of the space."""
+    return {"all": rows, "random": [row for row in rows if row["random"]]}
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict:
+    """Returns Spearman's rank correlation of values (N,) and others (N,) with a 95 % percentile interval over pairs.
+
+    Where one of them does not vary there is none. Samples drawn again in which one does not vary are left out.
+    """
+    return _with_interval(_spearman, np.array([x, y], dtype=np.float64), seed)
+
+
+def difference(x: Sequence[float], other: Sequence[float], y: Sequence[float], seed: int = 0) -> dict:
+    """Returns by how much x goes with y more than another value does, all (N,): the difference of absolute correlations."""
+
+    def apart(samples: np.ndarray) -> np.ndarray:
+        return np.abs(_spearman(samples[[0, 2]])) - np.abs(_spearman(samples[[1, 2]]))
+
+    return _with_interval(apart, np.array([x, other, y], dtype=np.float64), seed)
+
+
+def _with_interval(statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, seed: int) -> dict:
+    """Returns a statistic of values (V, S, N), (S,), with an interval over the N, from samples drawn again."""
+    count = values.shape[1]
+    found = float(statistic(values[:, None])[0])
+    if np.isnan(found):
+        return {"n": count, "value": None, "interval": None}
+    again = statistic(values[:, np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))])
+    ends = np.quantile(again[~np.isnan(again)], [0.025, 0.975])
+    return {"n": count, "value": found, "interval": [float(end) for end in ends]}
+
+
+def _spearman(samples: np.ndarray) -> np.ndarray:
+    """Returns the correlation (S,) of ranks of pairs (2, S, N); NaN where one of the two does not vary."""
+    ranks = rankdata(samples, axis=-1)
+    ranks -= ranks.mean(-1, keepdims=True)
+    both = np.sqrt((ranks**2).sum(-1).prod(0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(both > 0, ranks.prod(0).sum(-1) / both, np.nan).clip(-1, 1)
+
+
+def told(found: dict) -> str:
+    """Returns a correlation in words."""
+    if found["value"] is None:
+        return "none, as one does not vary"
+    return f"{found['value']:+.2f} ({found['interval'][0]:+.2f} to {found['interval'][1]:+.2f})"

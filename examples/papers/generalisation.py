@@ -1,0 +1,194 @@
+"""Does the generalisation error capture adversarial examples?
+
+Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
+Uncertainty Regions", arXiv:2107.00003): it does not.
+
+Here: over the children of the searches of `architecture_search.py`, which this script runs where they are missing, and over
+those drawn at random alone: the clean training, validation and test error, and the gap between test and training error,
+against the adversarial error on test images at several epsilons, under one step (FGSM) and many (PGD). Adversarial error
+begins at the clean error, so it goes with it at small epsilons by what it is: the flip rate, the same among the images that
+are right when clean, does not. What captured adversarial examples would rank networks by their flip rate.
+
+    python examples/papers/generalisation.py [--smoke | --full] [--out FOLDER] [--workers N]
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from typing import TYPE_CHECKING
+
+import children
+import lab
+import matplotlib as mpl
+import numpy as np
+from lab import told_epsilon
+from matplotlib.figure import Figure
+from recorded import MULTIPLES
+
+from nas.report.style import COLOURS, STYLE
+from nas.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ATTACKS = {"one step": "one_step", "many steps": "many_steps"}
+ERRORS = {
+    "training error": lambda row: row["train_error"],
+    "validation error": lambda row: row["validation_error"],
+    "test error": lambda row: row["test_error"],
+    "gap": lambda row: row["test_error"] - row["train_error"],
+}
+MEASURES = {
+    "adversarial error": lambda row, name: row[name],
+    "flip rate": lambda row, name: (row[name] - row["test_error"]) / max(1 - row["test_error"], 1e-9),
+}
+# The multiple of the search's epsilon that is told and drawn by points.
+SHOWN = 1.0
+
+
+def analyse(data: str, rows: list[dict], out: Path) -> dict:
+    """Returns the rank correlations of clean errors with adversarial errors and flip rates over the children of a search."""
+    found = children.described(data, out)
+    return {
+        "data": data,
+        "search": found,
+        "children": len(rows),
+        "ranges": {name: [float(pick(value(row) for row in rows)) for pick in (min, max)] for name, value in ERRORS.items()},
+        "correlations": [
+            {
+                "group": group,
+                "measure": measure,
+                "attack": attack,
+                "multiple": multiple,
+                "epsilon": multiple * found["epsilon"],
+                "error": error,
+                **children.rank_correlation(
+                    [value(row) for row in chosen], [of(row, f"{ATTACKS[attack]}@{multiple:g}") for row in chosen]
+                ),
+            }
+            for (group, chosen), (measure, of), attack, multiple, (error, value) in product(
+                children.groups(rows).items(), MEASURES.items(), ATTACKS, MULTIPLES, ERRORS.items()
+            )
+        ],
+    }
+
+
+def _chosen(row: dict, **wanted: object) -> list[dict]:
+    return [one for one in row["correlations"] if all(one[key] == value for key, value in wanted.items())]
+
+
+def table(found: list[dict]) -> str:
+    """Returns the correlations over all children, a line for each data set, measure, attack and epsilon."""
+    title = f"{'data':8} {'measure':18} {'attack':11} {'epsilon':8}"
+    lines = [title + "".join(f" {error:>24}" for error in ERRORS)]
+    for row, measure, attack, multiple in product(found, MEASURES, ATTACKS, MULTIPLES):
+        entries = _chosen(row, group="all", measure=measure, attack=attack, multiple=multiple)
+        epsilon = told_epsilon(row["data"], entries[0]["epsilon"])
+        told = "".join(f" {children.told(one) if one['value'] is not None else 'none':>24}" for one in entries)
+        lines.append(f"{row['data']:8} {measure:18} {attack:11} {epsilon:8}{told}")
+    return "\n".join(lines)
+
+
+def draw(found: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
+    """Draws adversarial error over test error and over the gap, and all the correlations by epsilon."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(14, 0.9 + 3.5 * len(found)), layout="constrained")
+        panels = figure.subplots(len(found), 4, squeeze=False)
+        for line, row in zip(panels, found, strict=True):
+            told = told_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
+            for axes, error in zip(line[:2], ("test error", "gap"), strict=True):
+                for colour, name in zip(COLOURS, ATTACKS.values(), strict=False):
+                    x = [ERRORS[error](child) for child in rows[row["data"]]]
+                    y = [child[f"{name}@{SHOWN:g}"] for child in rows[row["data"]]]
+                    axes.scatter(x, y, s=20, color=colour, alpha=0.7)
+                axes.set(xlabel=error if error == "test error" else "gap: test error less training error")
+                axes.set(ylabel=f"adversarial error at {told}")
+                axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+            line[0].set_title(row["data"], fontsize=10)
+            for axes, measure in zip(line[2:], MEASURES, strict=True):
+                _draw_correlations(axes, row, measure)
+        marks = {"marker": "o", "linestyle": ""}
+        handles = [mpl.lines.Line2D([], [], color=c, label=name, **marks) for c, name in zip(COLOURS, ATTACKS, strict=False)]
+        handles += [mpl.lines.Line2D([], [], color=c, label=name) for c, name in zip(COLOURS[2:], ERRORS, strict=False)]
+        handles += [
+            mpl.lines.Line2D([], [], color="black", linestyle=dash, label=f"{name}: correlation")
+            for dash, name in zip(("--", "-"), ATTACKS, strict=True)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
+        figure.savefig(file, dpi=110)
+
+
+def _draw_correlations(axes, row: dict, measure: str) -> None:
+    scale = 255 if row["data"] == "cifar10" else 1
+    for place, (colour, error) in enumerate(zip(COLOURS[2:], ERRORS, strict=False)):
+        for dash, shift, attack in (("--", -0.5, "one step"), ("-", 0.5, "many steps")):
+            entries = _chosen(row, group="all", measure=measure, attack=attack, error=error)
+            entries = [one for one in entries if one["value"] is not None]
+            if not entries:
+                continue
+            at = np.array([scale * one["epsilon"] for one in entries]) * (1 + 0.09 * (place + shift / 2 - 1.5))
+            rho, ends = np.array([one["value"] for one in entries]), np.array([one["interval"] for one in entries]).T
+            # The percentile interval of few children may leave out what was found.
+            reach = np.clip([rho - ends[0], ends[1] - rho], 0, None)
+            axes.errorbar(
+                at, rho, reach, color=colour, linestyle=dash, marker="o", markersize=3, linewidth=1, elinewidth=0.7
+            )
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xscale="log", ylim=(-1.05, 1.05), ylabel="rank correlation over children", title=f"with {measure}")
+    axes.title.set_fontsize(10)
+    ticks = [scale * multiple * row["search"]["epsilon"] for multiple in MULTIPLES]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axes.set_xlabel("epsilon, in 1/255 (L∞)" if scale > 1 else "epsilon, L∞, pixels in [0, 1]")
+
+
+def statement(found: list[dict]) -> str:
+    """Returns what was seen, a few lines for each data set."""
+    lines = []
+    for row in found:
+        epsilon = told_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
+        lines.append(f"{row['data']}, {row['children']} children, epsilon {epsilon}; 95 % intervals over children:")
+        for group, measure, attack in product(("all", "random"), MEASURES, ATTACKS):
+            entries = _chosen(row, group=group, measure=measure, attack=attack, multiple=SHOWN)
+            told = "; ".join(f"{one['error']} {children.told(one)}" for one in entries)
+            whom = "all" if group == "all" else "drawn at random"
+            lines.append(f"  {whom}, {measure} under {attack} against {told}")
+        for attack in ATTACKS:
+            gap, test = (
+                _chosen(row, group="all", measure=measure, attack=attack, multiple=SHOWN, error=error)[0]
+                for measure, error in (("adversarial error", "gap"), ("flip rate", "test error"))
+            )
+            lines.append(
+                f"  that generalisation error does not capture adversarial examples, {attack}: the gap "
+                f"{_verdict(gap, 'adversarial error')}; the test error {_verdict(test, 'the flip rate')}"
+            )
+    return "\n".join(lines)
+
+
+def _verdict(one: dict, of: str) -> str:
+    if one["value"] is None:
+        return f"says nothing of {of}, as one of them does not vary"
+    low, high = one["interval"]
+    if low <= 0 <= high:
+        return f"shows no rank of {of}"
+    if high < 0:
+        return f"ranks {of} the wrong way round, {one['value']:+.2f}"
+    return f"ranks {of} in part, {one['value']:+.2f}" if one["value"] < 0.8 else f"ranks {of} well, {one['value']:+.2f}"
+
+
+def main() -> None:
+    """Searches where that is left to do, analyses and draws."""
+    options = lab.arguments(__file__, __doc__)
+    searches = options.out.parent / "architecture_search"
+    children.search_all(options.size, searches, options.workers)
+    rows = {data: children.read(data, searches) for data in children.data_sets(options.size)}
+    found = [analyse(data, own, searches) for data, own in rows.items()]
+    write_whole(options.out / "generalisation.json", json.dumps({"analysis": found, "children": rows}, indent=1))
+    draw(found, rows, options.out / "generalisation.png")
+    print(table(found))
+    print(statement(found))
+
+
+if __name__ == "__main__":
+    main()

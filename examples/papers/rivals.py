@@ -1,0 +1,221 @@
+"""The best network that a search found, and others of about its size, trained anew and attacked.
+
+These are a residual network, NASNet-A's cell and the median random cell of the search: as many channels each as bring its
+parameters closest to those of the best. All are trained on the search's recipe and images, for more epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+import children
+import lab
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+import nas
+from evaluators import APGD, FGSM, PGD, Square, Transfer, compare, dlr, error_at, holm, margin, parameters, radii, worst_case
+from evaluators.curve import binomial_interval
+from nas.config import SpaceConfig
+from nas.data import open_data, open_test
+from nas.finalists import Candidate, choose_finalists, choose_references
+from nas.seeds import seed_of
+from nas.space_options import open_space
+from nas.training.network import build_network
+from nas.training.train import train
+from search_spaces import PUBLISHED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nas.config import Config
+    from nas.data import Dataset
+    from nas.training.network import Normalised
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much the networks are trained and attacked.
+
+    Attributes:
+        epochs: Of the training.
+        seeds: Networks of each architecture.
+        images: Test images to attack.
+        steps: Of PGD and APGD.
+        queries: Of Square.
+    """
+
+    epochs: int
+    seeds: int
+    images: int
+    steps: int
+    queries: int
+
+
+EFFORTS = {
+    "smoke": Effort(epochs=2, seeds=1, images=40, steps=5, queries=20),
+    "default": Effort(epochs=7, seeds=2, images=300, steps=10, queries=100),
+    "full": Effort(epochs=60, seeds=3, images=2000, steps=50, queries=5000),
+}
+# Of the search's epsilon, at which the tests are made: beyond it, every network of these is fooled on nearly every image.
+MULTIPLES = (0.5, 1.0)
+NAMES = ("best", "residual", "NASNet-A", "random")
+WHITE_BOX, BLACK_BOX = ("FGSM", "PGD, margin", "APGD, DLR"), ("Square", "transfer")
+WORST = {"white box": WHITE_BOX, "black box": BLACK_BOX}
+
+
+def choose(data: str, out: Path) -> dict[str, Candidate]:
+    """Returns the architectures to compare: the best by the search's adversarial error, and three of about its size."""
+    run = nas.read_run(children.folder_of(data, out))
+    images = open_data(run.config.data)
+    (best,) = choose_finalists(run.trials, run.config, 1)
+    by_role = {c.role: c for c in choose_references(run.trials, run.config, images.input_shape, len(images.classes))}
+    nasnet_a = replace(best, architecture=PUBLISHED["nasnet_a"].architecture)
+    size = _parameters(best, images)
+    found = (best, by_role["residual"], _sized(nasnet_a, size, images), _sized(by_role["random"], size, images))
+    return dict(zip(NAMES, found, strict=True))
+
+
+def _sized(candidate: Candidate, size: int, images: Dataset) -> Candidate:
+    """Returns the candidate with the channels that bring its parameters closest to a size, by ratio."""
+    options = candidate.space.options
+    wider = (
+        replace(candidate, space=replace(candidate.space, options={**options, "channels": channels}))
+        for channels in range(1, 3 * options["channels"] + 1)
+    )
+    return min(wider, key=lambda other: abs(math.log(_parameters(other, images) / size)))
+
+
+def _parameters(candidate: Candidate, images: Dataset) -> int:
+    with torch.device("meta"):
+        network = open_space(candidate.space).build(candidate.architecture, images.input_shape, len(images.classes))
+        return parameters(network)
+
+
+def _trained(size: str, config: Config, candidate: Candidate, images: Dataset, seed: int, file: Path) -> Normalised:
+    space, classes = open_space(candidate.space), len(images.classes)
+    network = build_network(space, candidate.architecture, images.train.x, classes, seed_of(seed, "weights"))
+    if file.exists():
+        network.load_state_dict(load_file(file, device=str(images.train.x.device)))
+        return network.eval()
+    epsilon, epochs = config.evaluation.epsilon, EFFORTS[size].epochs
+    for _ in train(network, images.train, images.validation, config.training, epsilon=epsilon, epochs=epochs, seed=seed):
+        pass
+    lab.save(network, file)
+    return network
+
+
+def prepare(size: str, data: str, out: Path) -> None:
+    """Trains the network on which images are crafted that are to transfer."""
+    _source(size, nas.read_run(children.folder_of(data, out)).config, data, out)
+
+
+def _source(size: str, config: Config, data: str, out: Path) -> Normalised:
+    # A cell that is none of those compared, nor of their space: none of them is the source's kin.
+    options = {"channels": 2 * children.SCALES[size].channels, "cells_per_stage": 1, "stages": 2}
+    source = Candidate("source", "random", SpaceConfig(name="cell201", options=options), lab.CELL, "", None)
+    images = open_data(config.data).to(lab.device())
+    return _trained(size, config, source, images, 100, out / "networks" / f"{data}-source.safetensors")
+
+
+def jobs(size: str, out: Path) -> list[tuple]:
+    """Returns what `measure` is to be called with."""
+    chosen = {data: choose(data, out) for data in children.data_sets(size)}
+    return [
+        (size, data, name, candidate, seed, out)
+        for data, candidates in chosen.items()
+        for (name, candidate), seed in product(candidates.items(), range(EFFORTS[size].seeds))
+    ]
+
+
+def measure(size: str, data: str, name: str, candidate: Candidate, seed: int, out: Path) -> dict:
+    """Returns the radii of one network under each attack."""
+    file = out / "networks" / f"{data}-{name}-{seed}.json"
+    return lab.kept(file, _measure, size, data, name, candidate, seed, out)
+
+
+def _measure(size: str, data: str, name: str, candidate: Candidate, seed: int, out: Path) -> dict:
+    config, effort = nas.read_run(children.folder_of(data, out)).config, EFFORTS[size]
+    images = open_data(config.data).to(lab.device())
+    test = open_test(config.data).first(effort.images).to(lab.device())
+    file = out / "networks" / f"{data}-{name}-{seed}.safetensors"
+    network = _trained(size, config, candidate, images, seed_of(seed, name), file)
+    strong = PGD(steps=effort.steps, loss=margin)
+    attacks = {
+        "FGSM": FGSM(),
+        "PGD, margin": strong,
+        "APGD, DLR": APGD(steps=effort.steps, loss=dlr),
+        "Square": Square(queries=effort.queries),
+        "transfer": Transfer(source=_source(size, config, data, out), attack=strong),
+    }
+    grid = [multiple * config.evaluation.epsilon for multiple in MULTIPLES]
+    found = {title: radii(network, test.x, test.y, attack, grid).tolist() for title, attack in attacks.items()}
+    return {
+        "data": data,
+        "name": name,
+        "seed": seed,
+        "architecture": dict(candidate.architecture),
+        "space": {"name": candidate.space.name, **candidate.space.options},
+        "parameters": parameters(network),
+        "epsilon": config.evaluation.epsilon,
+        "epsilons": grid,
+        # Null where an image was never fooled: JSON knows no infinity.
+        "radii": {title: [r if math.isfinite(r) else None for r in values] for title, values in found.items()},
+    }
+
+
+def radii_of(row: dict) -> dict[str, np.ndarray]:
+    """Returns the radii (N,) of a network by attack, and those of the worst cases of white-box and black-box attacks."""
+    found = {title: np.array([math.inf if r is None else r for r in values]) for title, values in row["radii"].items()}
+    return found | {title: worst_case([found[attack] for attack in attacks]) for title, attacks in WORST.items()}
+
+
+def errors(row: dict) -> list[dict]:
+    """Returns the errors of a network by attack and epsilon, with exact intervals; clean is at epsilon 0."""
+    places = [("clean", 0.0, radii_of(row)["FGSM"])]
+    places += [(title, epsilon, found) for title, found in radii_of(row).items() for epsilon in row["epsilons"]]
+    return [
+        {
+            "attack": title,
+            "epsilon": epsilon,
+            "error": (error := error_at(found, epsilon)),
+            "interval": binomial_interval(np.array(round(error * len(found))), len(found)).tolist(),
+            "images": len(found),
+        }
+        for title, epsilon, found in places
+    ]
+
+
+def tests(rows: list[dict]) -> list[dict]:
+    """Returns the exact McNemar tests of the best against each other network at the search's epsilon, seed by seed.
+
+    Corrected by Holm twice: over the two worst cases, and over the single attacks; each over all rivals and seeds.
+
+    Args:
+        rows: The networks of one data set, as `measure` returns them.
+    """
+    by_name = {(row["name"], row["seed"]): row for row in rows}
+    best = {seed: radii_of(row) for (name, seed), row in by_name.items() if name == "best"}
+    found = []
+    for attacks in (tuple(WORST), (*WHITE_BOX, *BLACK_BOX)):
+        family = []
+        for (rival, seed), attack in product([key for key in by_name if key[0] != "best"], attacks):
+            row = by_name[rival, seed]
+            test = compare(best[seed][attack], radii_of(row)[attack], row["epsilon"])
+            family.append(
+                {
+                    "rival": rival,
+                    "seed": seed,
+                    "attack": attack,
+                    "difference": test.difference,
+                    "interval": list(test.interval),
+                    "p_value": test.p_value,
+                }
+            )
+        corrected = holm([one["p_value"] for one in family])
+        found += [{**one, "corrected": float(p)} for one, p in zip(family, corrected, strict=True)]
+    return found
