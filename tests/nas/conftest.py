@@ -118,6 +118,12 @@ def own(tmp_path, tiny):
     return make
 
 
+@pytest.fixture
+def no_surfaces(monkeypatch):
+    """Leaves the response surfaces out of reports: they take as long as all else in them, and have tests of their own."""
+    monkeypatch.setattr("nas.report.page.report_surfaces", lambda bundles, images: {bundle.name: [] for bundle in bundles})
+
+
 @pytest.fixture(scope="session")
 def finished_run(tiny, tmp_path_factory):
     """The folder of a finished run. Never to be changed: `run_copy` is for that."""

@@ -118,6 +118,8 @@ run = lambda x: program(torch.from_numpy(x)).detach().numpy()
 """
 WITH_ONNX = """
 import onnxruntime
+
+pytestmark = pytest.mark.usefixtures("no_surfaces")
 session = onnxruntime.InferenceSession({path!r})
 run = lambda x: session.run(["logits"], {{"image": x}})[0]
 """

@@ -11,6 +11,8 @@ from nas.executors import EpochResult, Executor, Job, Local, Outcome, Started, W
 from nas.pipeline import resume_events, search, search_events
 from nas.run import read_run
 
+pytestmark = pytest.mark.usefixtures("no_surfaces")
+
 
 @pytest.fixture
 def searched(tmp_path, trials_only):

@@ -14,6 +14,8 @@ import dataclasses
 
 from search_spaces import SearchSpace, cell201
 
+pytestmark = pytest.mark.usefixtures("no_surfaces")
+
 PLAIN = cell201(4, 1, 1)
 
 

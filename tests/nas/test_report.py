@@ -22,6 +22,8 @@ from nas.report.profile_figures import error_curves_figure, profile_figures
 from nas.report.verdict import verdicts
 from nas.run import read_run
 
+pytestmark = pytest.mark.usefixtures("no_surfaces")
+
 
 class Page(HTMLParser):
     """Collects what a browser would fetch, and the text that it would show."""
