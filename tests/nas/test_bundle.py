@@ -24,6 +24,8 @@ from nas.errors import BundleError, SearchFailedError
 from nas.events import BundleFailed
 from nas.pipeline import resume_events, search_events
 
+pytestmark = pytest.mark.usefixtures("no_surfaces")
+
 FILES = {
     "architecture.yaml",
     "weights.safetensors",
@@ -119,7 +121,6 @@ run = lambda x: program(torch.from_numpy(x)).detach().numpy()
 WITH_ONNX = """
 import onnxruntime
 
-pytestmark = pytest.mark.usefixtures("no_surfaces")
 session = onnxruntime.InferenceSession({path!r})
 run = lambda x: session.run(["logits"], {{"image": x}})[0]
 """

@@ -9,12 +9,13 @@ from nas.pipeline import search
 from nas.report.drawing import draw
 from search_spaces import Choice, SearchSpace, cell201, macro
 
+pytestmark = pytest.mark.usefixtures("no_surfaces")
+
 SPACE = """
 import dataclasses
 
 from search_spaces import SearchSpace, cell201
 
-pytestmark = pytest.mark.usefixtures("no_surfaces")
 
 PLAIN = cell201(4, 1, 1)
 

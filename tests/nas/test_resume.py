@@ -22,6 +22,7 @@ from nas.pipeline import export_events, resume_events, search_events
 
 pytestmark = pytest.mark.usefixtures("no_surfaces")
 
+
 WRITES = ("create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_system_attr", "set_trial_state_values")
 
 
