@@ -1,6 +1,8 @@
 """A tiny search, run once, and what several files of tests do with it."""
 
 import copy
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -126,9 +128,14 @@ def no_surfaces(monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished_run(tiny, tmp_path_factory):
-    """The folder of a finished run. Never to be changed: `run_copy` is for that."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    search(tiny(), folder)
+    """The folder of a finished run, one for all test processes. Never to be changed: `run_copy` is for that."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder = shared / "finished" / "run"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "report.html").exists():
+            search(tiny(), folder)
     return folder
 
 

@@ -33,6 +33,7 @@ def test_no_module_takes_the_place_of_a_name():
     assert [name for name in nas.__all__ if inspect.ismodule(getattr(nas, name))] == []
 
 
+@pytest.mark.slow
 def test_search_in_python_gives_the_trials_of_the_command_line(tiny, tmp_path, cli, told, tiny_file):
     overrides = ["search.trials=3", "finalists.references=false", "finalists.epochs=1"]
     found = nas.search(tiny(*overrides), run=tmp_path / "python")

@@ -417,6 +417,7 @@ def test_export_refuses_forms_that_disagree(form, off, run_copy, monkeypatch):
     assert not best.exists()
 
 
+@pytest.mark.slow
 def test_finalist_that_cannot_be_exported_does_not_stop_the_others(run_copy, monkeypatch):
     (best,) = (run_copy / "bundles").glob("1-*")
     (reference,) = (run_copy / "bundles").glob("random-*")

@@ -342,6 +342,7 @@ def test_checkpoint_is_removed_however_a_trial_ends(own, tmp_path, trials_only):
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_finalists_training_goes_on_and_its_checkpoint_is_removed_with_the_bundle(config, tmp_path, trials_only):
     trials_only(tmp_path / "whole", config)
     broken = Path(shutil.copytree(tmp_path / "whole", tmp_path / "broken"))

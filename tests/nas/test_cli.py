@@ -436,6 +436,7 @@ def test_damaged_bundle_of_a_run_is_told_with_its_reason_beside_the_others(name,
     assert cli("verify", bundle)[0] == 2
 
 
+@pytest.mark.slow
 def test_damaged_bundle_is_told_on_the_way_and_made_again_once_it_is_removed(run_copy, cli):
     (bundle,) = (run_copy / "bundles").glob("random-*")
     (bundle / "profile.json").write_text("{}")

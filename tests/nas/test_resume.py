@@ -418,6 +418,7 @@ def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, fi
         assert not list((run_copy / "bundles").glob(".*"))
 
 
+@pytest.mark.slow
 def test_export_beside_a_driver_at_its_own_export_harms_neither(run_copy, monkeypatch):
     """`hardcell export` is refused while the run is at work, or it keeps out of the way."""
     (best,) = (run_copy / "bundles").glob("1-*")
