@@ -201,10 +201,14 @@ def draw_exponents(found: list[dict], file: Path) -> None:
                 axes.plot(at, law["exponent"], marks[attack], color=colour, markersize=4)
         axes.axhline(1, color="black", linewidth=1, alpha=0.5)
         axes.set_xticks(range(len(groups)), [f"{data}\n{training}" for data, training in groups], fontsize=8)
-        axes.set(ylabel="exponent, with 95 % interval", ylim=(0, 3), xlim=(-0.6, len(groups) - 0.4))
+        axes.set(ylabel="exponent, with 95 % interval", yscale="log", xlim=(-0.6, len(groups) - 0.4))
+        low, high = axes.get_ylim()
+        axes.set_yticks([tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if low < tick < high])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
         handles += [mpl.lines.Line2D([], [], color="black", marker=m, linestyle="", label=n) for n, m in marks.items()]
-        axes.legend(handles=handles, fontsize=8, ncols=len(handles), loc="upper center")
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
         figure.savefig(file, dpi=110)
 
 
