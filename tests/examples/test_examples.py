@@ -43,13 +43,16 @@ def test_every_config_is_valid(name):
     nas.load_config(EXAMPLES / name)
 
 
-@pytest.mark.parametrize("name", ["digits.yaml", "own_space.yaml", "own_cells.yaml", "own_attack.yaml"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("digits.yaml", marks=pytest.mark.slow), "own_space.yaml", "own_cells.yaml", "own_attack.yaml"]
+)
 def test_searches_on_digits_run(name, tmp_path):
     run = nas.search(nas.load_config(EXAMPLES / name, SMALLEST), run=tmp_path / "run")
     assert [trial.state for trial in run.trials].count("complete") >= 1
     assert all(outcome.passed for outcome in nas.verify(run.bundles[0].folder))
 
 
+@pytest.mark.slow
 def test_mnist_runs_on_the_real_images(tmp_path, shared_data):
     raw = tmp_path / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -89,6 +92,7 @@ def test_the_readme_opens_with_the_two_commands_and_ci_runs_the_second():
     assert taken[0] == commands[1]
 
 
+@pytest.mark.slow
 def test_the_readme_python_runs(tmp_path):
     """The search in ten lines, with the smallest config in the place of the example's."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

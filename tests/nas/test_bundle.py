@@ -400,7 +400,9 @@ def test_bundle_of_a_space_that_is_gone_says_what_still_works(bundle_copy):
         load(bundle_copy)
 
 
-@pytest.mark.parametrize(("form", "off"), [("model.pt2", 0.01), ("model.onnx", float("nan"))])
+@pytest.mark.parametrize(
+    ("form", "off"), [("model.pt2", 0.01), pytest.param("model.onnx", float("nan"), marks=pytest.mark.slow)]
+)
 def test_export_refuses_forms_that_disagree(form, off, run_copy, monkeypatch):
     (best,) = (run_copy / "bundles").glob("1-*")
     shutil.rmtree(best)

@@ -66,7 +66,7 @@ def test_page_fetches_nothing(finished):
     assert all(place.startswith("#") for place in re.findall(r"url\(['\"]?([^)'\"]*)", text))
     # The only addresses are names of XML vocabularies and matplotlib's note on itself in the metadata of a figure.
     visible = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    assert set(re.findall(r"(\S*)=\"https?://", visible)) <= {"xmlns", "xmlns:xlink"}
+    assert set(re.findall(r"\s(\S{,40})=\"https?://", visible)) <= {"xmlns", "xmlns:xlink"}
     assert not re.search(r"https?://", re.sub(r"xmlns(:\w+)?=\"[^\"]*\"", "", visible))
 
 

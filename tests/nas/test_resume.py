@@ -320,6 +320,7 @@ def test_trial_killed_less_often_than_attempts_is_started_again(tiny, tmp_path, 
     assert [trial.state for trial in stored(run)] == [TrialState.COMPLETE]
 
 
+@pytest.mark.slow
 def test_interrupt_exits_130_with_what_to_do_and_the_run_resumes(
     hardcell, tiny_file, finished_run, tmp_path, told, trials_only, stored
 ):
@@ -393,7 +394,14 @@ def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_
     assert told(run_copy) == told(finished_run)
 
 
-@pytest.mark.parametrize(("stage", "after"), [("write_forms", False), ("save_profile", True), ("write_manifest", False)])
+@pytest.mark.parametrize(
+    ("stage", "after"),
+    [
+        pytest.param("write_forms", False, marks=pytest.mark.slow),
+        ("save_profile", True),
+        pytest.param("write_manifest", False, marks=pytest.mark.slow),
+    ],
+)
 def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, finished_run, monkeypatch, told):
     (best,) = (run_copy / "bundles").glob("1-*")
     shutil.rmtree(best)

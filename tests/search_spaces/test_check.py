@@ -473,8 +473,8 @@ SHIPPED = {
     "unused_outputs": lambda: cell_space(nodes=4, inputs=2, output="unused", channels=2, cells_per_stage=1, stages=2),
     "two_inputs": lambda: cell_space(nodes=4, topology="two_inputs", output="all", channels=2, cells_per_stage=1, stages=2),
 }
-# Spaces of so many values, or networks of so many layers, that each takes a quarter of a minute.
-LARGE = ("nasnet", "robnet", "robnet_free")
+# Spaces of so many values, or networks of so many layers, that each takes long.
+LARGE = ("darts", "nasnet", "robnet", "robnet_free")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in SHIPPED])

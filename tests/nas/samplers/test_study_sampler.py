@@ -156,7 +156,7 @@ def test_failed_and_pruned_trials_are_seen():
     assert drawn[0] == drawn[1]
 
 
-@pytest.mark.parametrize("stops", [(3,), (5,), (9,), (2, 7, 8)])
+@pytest.mark.parametrize("stops", [(5,), (2, 7, 8)])
 @pytest.mark.parametrize("kind", ALL, ids=NAMES)
 def test_resumed_equals_uninterrupted(tmp_path, kind, stops):
     whole = advance(fresh(kind=kind), 12)
