@@ -5,6 +5,10 @@ training, attack). Two questions: are all of them one number (Cochran's Q, and t
 their uncertainty is taken away), and which factor goes with how much of their variance (an analysis of variance of main
 effects)? That a factor is not significant shows no universality; that the spread is small does.
 
+All is reckoned with logarithms: the uncertainty of an exponent grows with it, so that by plain differences the smallest
+would outweigh all others in the mean, and the largest in the analysis of variance. Spreads are of natural logarithms: 0.1 is
+a tenth of the exponent, 0.7 a factor of two.
+
 Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the claim; DerSimonian and
 Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Fisher, "Statistical Methods
 for Research Workers", 1925, and Hays, "Statistics for Psychologists", 1963, for the analysis and for omega squared.
@@ -33,8 +37,8 @@ class Observation:
     """One fitted exponent.
 
     Attributes:
-        exponent: The exponent.
-        interval: Its 95 % interval.
+        exponent: The exponent, above 0.
+        interval: Its 95 % interval, above 0.
         factors: What it was measured on: the level of each factor by name.
     """
 
@@ -44,8 +48,8 @@ class Observation:
 
     @property
     def standard_error(self) -> float:
-        """A quarter of the interval's width or so: as if the exponent were normal."""
-        return (self.interval[1] - self.interval[0]) / (2 * float(ndtri(0.975)))
+        """Of the logarithm: a quarter of its interval's width or so, as if it were normal."""
+        return math.log(self.interval[1] / self.interval[0]) / (2 * float(ndtri(0.975)))
 
 
 @final
@@ -54,9 +58,9 @@ class Effect:
     """What goes with one factor, all others held the same.
 
     Attributes:
-        means: Mean exponent at each level, of the observations as they are.
+        means: Geometric mean of the exponents at each level, of the observations as they are.
         counts: Number of observations at each level.
-        share: Share of the exponents' variance that goes with the factor (partial omega squared, not below 0).
+        share: Share of the variance of their logarithms that goes with the factor (partial omega squared, not below 0).
         f_value: Mean square of the factor over that of the residual; NaN where nothing is left to judge by.
         freedom: Degrees of freedom of the factor and of the residual.
         p_value: How often a factor without effect would have as large a value.
@@ -77,14 +81,14 @@ class Universality:
 
     Attributes:
         n: Number of exponents.
-        mean: Their mean, weighted by what is known of each (random effects), and its 95 % interval.
-        mean_interval: See mean.
+        mean: Their geometric mean, weighted by what is known of each (random effects).
+        mean_interval: Its 95 % interval.
         range: The smallest and the largest.
-        deviation: Their standard deviation.
-        between: Standard deviation between networks, once the exponents' own uncertainty is taken away.
+        deviation: Standard deviation of their logarithms.
+        between: The same between networks, once the exponents' own uncertainty is taken away.
         heterogeneity_p: Of Cochran's Q: how often exponents that are all equal would differ as much.
         effects: What goes with each factor.
-        residual: Standard deviation that no factor explains; NaN where nothing is left to judge by.
+        residual: Standard deviation of logarithms that no factor explains; NaN where nothing is left to judge by.
     """
 
     n: int
@@ -105,32 +109,34 @@ def universality(observations: Sequence[Observation]) -> Universality:
 
     Raises:
         ValueError: there are fewer than two observations, they have different factors, or an exponent or its interval
-            is not finite.
+            is not finite and above 0.
     """
     if len(observations) < 2:
         raise ValueError(f"observations must be at least 2, got {len(observations)}")
     names = [*observations[0].factors]
     for observation in observations:
         low, high = observation.interval
-        if not (math.isfinite(observation.exponent) and -math.inf < low < high < math.inf):
+        if not (0 < observation.exponent < math.inf and 0 < low < high < math.inf):
             raise ValueError(
-                f"exponents must be finite, their intervals wider than 0, got {observation.exponent:g}, {low:g} to {high:g}"
+                f"exponents must be finite and above 0, and so their intervals, which must be wider than 0; got "
+                f"{observation.exponent:g}, {low:g} to {high:g}"
             )
         if {*observation.factors} != {*names}:
             raise ValueError(f"factors must be the same of all observations, got {names} and {[*observation.factors]}")
     exponents = np.array([observation.exponent for observation in observations])
+    logs = np.log(exponents)
     variances = np.array([observation.standard_error**2 for observation in observations])
-    q, between = _heterogeneity(exponents, variances)
+    q, between = _heterogeneity(logs, variances)
     weights = 1 / (variances + between)
-    mean = float((weights * exponents).sum() / weights.sum())
+    mean = float((weights * logs).sum() / weights.sum())
     reach = float(ndtri(0.975) / math.sqrt(weights.sum()))
-    effects, residual = _effects(exponents, {name: [o.factors[name] for o in observations] for name in names})
+    effects, residual = _effects(logs, {name: [o.factors[name] for o in observations] for name in names})
     return Universality(
         n=len(exponents),
-        mean=mean,
-        mean_interval=(mean - reach, mean + reach),
+        mean=math.exp(mean),
+        mean_interval=(math.exp(mean - reach), math.exp(mean + reach)),
         range=(float(exponents.min()), float(exponents.max())),
-        deviation=float(exponents.std(ddof=1)),
+        deviation=float(logs.std(ddof=1)),
         between=math.sqrt(between),
         heterogeneity_p=float(chi2.sf(q, len(exponents) - 1)),
         effects=effects,
@@ -138,31 +144,31 @@ def universality(observations: Sequence[Observation]) -> Universality:
     )
 
 
-def _heterogeneity(exponents: Floats, variances: Floats) -> tuple[float, float]:
+def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
     """Returns Cochran's Q, and the variance between networks by the moments of DerSimonian and Laird."""
     weights = 1 / variances
-    q = float((weights * (exponents - (weights * exponents).sum() / weights.sum()) ** 2).sum())
+    q = float((weights * (logs - (weights * logs).sum() / weights.sum()) ** 2).sum())
     scale = weights.sum() - (weights**2).sum() / weights.sum()
-    return q, max(0.0, float((q - len(exponents) + 1) / scale))
+    return q, max(0.0, float((q - len(logs) + 1) / scale))
 
 
-def _effects(exponents: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[str, Effect], float]:
+def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[str, Effect], float]:
     """Returns the effect of each factor, and the standard deviation that none of them explains."""
     codes = {name: _coded(levels) for name, levels in factors.items()}
-    full_sum, full_rank = _residual(exponents, [*codes.values()])
-    free = len(exponents) - full_rank
+    full_sum, full_rank = _residual(logs, [*codes.values()])
+    free = len(logs) - full_rank
     square = full_sum / free if free > 0 else math.nan
     effects = {}
     for name, levels in factors.items():
-        without_sum, without_rank = _residual(exponents, [code for other, code in codes.items() if other != name])
+        without_sum, without_rank = _residual(logs, [code for other, code in codes.items() if other != name])
         degrees, explained = full_rank - without_rank, max(0.0, without_sum - full_sum)
         known = degrees > 0 and free > 0
         f_value = explained / degrees / square if known and square > 0 else math.inf if known and explained > 0 else math.nan
         # Hays's: what chance alone would explain is taken away.
-        share = (explained - degrees * square) / (explained + (len(exponents) - degrees) * square) if known else math.nan
-        at = {level: exponents[[other == level for other in levels]] for level in dict.fromkeys(levels)}
+        share = (explained - degrees * square) / (explained + (len(logs) - degrees) * square) if known else math.nan
+        at = {level: logs[[other == level for other in levels]] for level in dict.fromkeys(levels)}
         effects[name] = Effect(
-            means={level: float(values.mean()) for level, values in at.items()},
+            means={level: math.exp(values.mean()) for level, values in at.items()},
             counts={level: len(values) for level, values in at.items()},
             share=max(0.0, share) if not math.isnan(share) else share,
             f_value=f_value,
@@ -178,8 +184,8 @@ def _coded(levels: Sequence[str]) -> Floats:
     return np.array([[float(level == kind) for kind in kinds[1:]] for level in levels]).reshape(len(levels), len(kinds) - 1)
 
 
-def _residual(exponents: Floats, codes: Sequence[Floats]) -> tuple[float, int]:
+def _residual(logs: Floats, codes: Sequence[Floats]) -> tuple[float, int]:
     """Returns the sum of squares that a mean and these columns leave, and how many of them are independent."""
-    design = np.hstack([np.ones((len(exponents), 1)), *codes])
-    fitted, _, rank, _ = np.linalg.lstsq(design, exponents, rcond=None)
-    return float(((exponents - design @ fitted) ** 2).sum()), int(rank)
+    design = np.hstack([np.ones((len(logs), 1)), *codes])
+    fitted, _, rank, _ = np.linalg.lstsq(design, logs, rcond=None)
+    return float(((logs - design @ fitted) ** 2).sum()), int(rank)

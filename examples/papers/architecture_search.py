@@ -25,6 +25,7 @@ import lab
 import matplotlib as mpl
 import numpy as np
 import rivals
+from correlation import difference, rank_correlation, told_with_interval
 from lab import told_epsilon
 from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
@@ -80,7 +81,7 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
     """Returns the rank correlation of adversarial accuracy with each predictor, by attack; ranks know no logarithm."""
     return {
         attack: {
-            name: children.rank_correlation([value(row) for row in rows], [1 - row[reward] for row in rows])
+            name: rank_correlation([value(row) for row in rows], [1 - row[reward] for row in rows])
             for name, value in PREDICTORS.items()
         }
         for attack, reward in REWARDS.items()
@@ -90,9 +91,7 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
 def weaker_with_size(rows: list[dict]) -> dict[str, dict]:
     """Returns how much less adversarial accuracy goes with parameters than with clean accuracy, whatever the sign."""
     clean, size = ([PREDICTORS[name](row) for row in rows] for name in ("clean accuracy", "parameters"))
-    return {
-        attack: children.difference(clean, size, [1 - row[reward] for row in rows]) for attack, reward in REWARDS.items()
-    }
+    return {attack: difference(clean, size, [1 - row[reward] for row in rows]) for attack, reward in REWARDS.items()}
 
 
 def controller(rows: list[dict]) -> dict | None:
@@ -130,7 +129,7 @@ def draw_children(found: list[dict], rows: dict[str, list[dict]], file: Path) ->
                         x, y = [PREDICTORS[name](point) for point in chosen], [1 - point[reward] for point in chosen]
                         axes.scatter(x, y, s=22, facecolors=face, edgecolors=colour, alpha=0.8)
                 found_here = row["correlations"]["all"]
-                told = [f"{attack}: {children.told(found_here[attack][name])}" for attack in REWARDS]
+                told = [f"{attack}: {told_with_interval(found_here[attack][name])}" for attack in REWARDS]
                 axes.set_title("rank correlation\n" + "\n".join(told), fontsize=9)
                 axes.set_xlabel("depth, operations other than skips" if name == "depth" else name)
                 if name == "parameters":
@@ -234,13 +233,13 @@ def _of_children(row: dict) -> list[str]:
     ]
     for group, name in (("all", "all children"), ("random", "those drawn at random")):
         for attack, entries in row["correlations"][group].items():
-            told = "; ".join(f"{predictor} {children.told(one)}" for predictor, one in entries.items())
+            told = "; ".join(f"{predictor} {told_with_interval(one)}" for predictor, one in entries.items())
             lines.append(f"  {name}, {attack}: {told}")
     for attack, entries in row["correlations"]["all"].items():
         apart = row["weaker_with_size"][attack]
         lines.append(
             f"  {attack}: that it goes with clean accuracy {_verdict(entries['clean accuracy'])}; that it goes less with "
-            f"parameters {_verdict(apart)}, the difference of absolute correlations is {children.told(apart)}"
+            f"parameters {_verdict(apart)}, the difference of absolute correlations is {told_with_interval(apart)}"
         )
     one = row["controller"]
     if one is not None:

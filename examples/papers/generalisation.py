@@ -22,6 +22,7 @@ import children
 import lab
 import matplotlib as mpl
 import numpy as np
+from correlation import rank_correlation, told_with_interval
 from lab import told_epsilon
 from matplotlib.figure import Figure
 from recorded import MULTIPLES
@@ -63,7 +64,7 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
                 "multiple": multiple,
                 "epsilon": multiple * found["epsilon"],
                 "error": error,
-                **children.rank_correlation(
+                **rank_correlation(
                     [value(row) for row in chosen], [of(row, f"{ATTACKS[attack]}@{multiple:g}") for row in chosen]
                 ),
             }
@@ -85,7 +86,7 @@ def table(found: list[dict]) -> str:
     for row, measure, attack, multiple in product(found, MEASURES, ATTACKS, MULTIPLES):
         entries = _chosen(row, group="all", measure=measure, attack=attack, multiple=multiple)
         epsilon = told_epsilon(row["data"], entries[0]["epsilon"])
-        told = "".join(f" {children.told(one) if one['value'] is not None else 'none':>24}" for one in entries)
+        told = "".join(f" {told_with_interval(one) if one['value'] is not None else 'none':>24}" for one in entries)
         lines.append(f"{row['data']:8} {measure:18} {attack:11} {epsilon:8}{told}")
     return "\n".join(lines)
 
@@ -151,7 +152,7 @@ def statement(found: list[dict]) -> str:
         lines.append(f"{row['data']}, {row['children']} children, epsilon {epsilon}; 95 % intervals over children:")
         for group, measure, attack in product(("all", "random"), MEASURES, ATTACKS):
             entries = _chosen(row, group=group, measure=measure, attack=attack, multiple=SHOWN)
-            told = "; ".join(f"{one['error']} {children.told(one)}" for one in entries)
+            told = "; ".join(f"{one['error']} {told_with_interval(one)}" for one in entries)
             whom = "all" if group == "all" else "drawn at random"
             lines.append(f"  {whom}, {measure} under {attack} against {told}")
         for attack in ATTACKS:

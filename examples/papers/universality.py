@@ -6,7 +6,7 @@ for FGSM, step l.l. and PGD.
 
 Here: four architectures, four data sets, three ways of training, three attacks. For each, the flip rate over a grid of
 epsilons that suits the network, its power law with a bootstrap interval or the reason why there is none, and then how much
-the exponents vary, and with what.
+the exponents vary, with what, and whether they go with the clean error.
 
     python examples/papers/universality.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
+from correlation import rank_correlation, told_with_interval
 from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, Subject
 from matplotlib.figure import Figure
 
@@ -121,8 +122,15 @@ def analyse(found: list[dict]) -> dict:
         "saturated": sum(law["saturated"] for _, _, law in laws),
         "no_law": dict(Counter(_kind(law["reason"]) for _, _, law in entries if "reason" in law)),
         "collapse": _collapse(found),
+        "with_clean_error": {attack: _with_clean_error(laws, attack) for attack in ATTACKS},
         "exponents": {name: asdict(universality(group)) for name, group in groups.items() if len(group) > 1},
     }
+
+
+def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict:
+    """Returns the rank correlation, over networks, of exponents under an attack with clean errors."""
+    chosen = [(row["clean_error"], law["exponent"]) for row, name, law in laws if name == attack]
+    return rank_correlation([clean for clean, _ in chosen], [exponent for _, exponent in chosen])
 
 
 def _kind(reason: str) -> str:
@@ -216,16 +224,20 @@ def statement(found: dict) -> str:
     """Returns what was seen, in a few lines."""
     every = found["exponents"]["all"]
     low, high = every["mean_interval"]
+    p_value = every["heterogeneity_p"]
+    equal = f"= {p_value:.2g}" if p_value > 1e-99 else "below 1e-99"
     lines = [
         f"{found['laws']} of {found['curves']} curves have a power law in a window ({found['saturated']} bend above it); "
         + ", ".join(f"{count} {reason}" for reason, count in found["no_law"].items()),
         f"mean exponent {every['mean']:.2f} ({low:.2f} to {high:.2f}); they range from {every['range'][0]:.2f} to "
-        f"{every['range'][1]:.2f}, with a standard deviation of {every['deviation']:.2f}, of which "
-        f"{every['between']:.2f} is no chance (all equal: p = {every['heterogeneity_p']:.2g})",
+        f"{every['range'][1]:.2f} and spread by a factor of {math.exp(every['deviation']):.2f} (one standard deviation), "
+        f"of {math.exp(every['between']):.2f} without the uncertainty of each (all equal: p {equal})",
     ]
     for name, effect in every["effects"].items():
         means = ", ".join(f"{level} {mean:.2f}" for level, mean in effect["means"].items())
         lines.append(f"{name}: {100 * effect['share']:.0f} % of the variance (p = {effect['p_value']:.2g}); {means}")
+    with_error = "; ".join(f"{attack} {told_with_interval(one)}" for attack, one in found["with_clean_error"].items())
+    lines.append(f"rank correlation of the exponent with the clean error: {with_error}")
     return "\n".join(lines)
 
 

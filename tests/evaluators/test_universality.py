@@ -13,8 +13,9 @@ NUMBERS = np.random.default_rng(0)
 Z = 1.959963984540054
 
 
-def observe(exponent, error=0.1, **factors):
-    return Observation(exponent, (exponent - Z * error, exponent + Z * error), factors)
+def observe(log, error=0.1, **factors):
+    """An exponent by its logarithm, which has a standard error."""
+    return Observation(math.exp(log), (math.exp(log - Z * error), math.exp(log + Z * error)), factors)
 
 
 def test_one_factor_is_the_analysis_of_scipy():
@@ -24,7 +25,7 @@ def test_one_factor_is_the_analysis_of_scipy():
     assert effect.f_value == pytest.approx(wanted.statistic)
     assert effect.p_value == pytest.approx(wanted.pvalue)
     assert effect.freedom == (2, 21)
-    assert effect.means == pytest.approx({str(g): group.mean() for g, group in enumerate(groups)})
+    assert effect.means == pytest.approx({str(g): math.exp(group.mean()) for g, group in enumerate(groups)})
     assert effect.counts == {"0": 8, "1": 5, "2": 11}
 
 
@@ -50,7 +51,7 @@ def test_unbalanced_factors_are_told_apart():
     assert found.effects["data"].share > 0.9
     assert found.effects["architecture"].p_value > 0.01
     means = found.effects["architecture"].means
-    assert means["y"] - means["x"] > 0.5  # As they are: confounded.
+    assert math.log(means["y"] / means["x"]) > 0.5  # As they are: confounded.
 
 
 def test_equal_exponents_are_universal_and_others_are_not():
@@ -63,8 +64,8 @@ def test_equal_exponents_are_universal_and_others_are_not():
     assert equal.between < 0.08
     assert spread.heterogeneity_p < 1e-6
     assert spread.between == pytest.approx(0.5, abs=0.12)
-    assert equal.mean_interval[0] < 1.0 < equal.mean_interval[1]
-    assert equal.mean_interval[1] - equal.mean_interval[0] < spread.mean_interval[1] - spread.mean_interval[0]
+    assert equal.mean_interval[0] < math.e < equal.mean_interval[1]
+    assert equal.mean_interval[1] / equal.mean_interval[0] < spread.mean_interval[1] / spread.mean_interval[0]
 
 
 def test_p_values_are_uniform_where_there_is_nothing():
@@ -80,9 +81,9 @@ def test_p_values_are_uniform_where_there_is_nothing():
 
 def test_numbers_that_are_known_by_hand():
     found = universality([observe(1.0, 0.1, data="a"), observe(2.0, 0.1, data="b"), observe(3.0, 0.1, data="b")])
-    assert found.range == (1.0, 3.0)
+    assert found.range == pytest.approx((math.exp(1), math.exp(3)))
     assert found.deviation == pytest.approx(1.0)
-    assert found.mean == pytest.approx(2.0)
+    assert found.mean == pytest.approx(math.exp(2))
     # Q = 2 / 0.01; between = (200 - 2) / (300 - 3 * 100**2 / 300).
     assert found.between == pytest.approx(math.sqrt(198 / 200))
 
@@ -102,8 +103,9 @@ def test_one_level_and_saturated_designs_have_no_answer():
             [observe(1.0, a="x"), observe(1.0, b="x")],
             r"factors must be the same of all observations, got \['a'\] and \['b'\]",
         ),
-        ([observe(1.0), Observation(1.0, (1.0, 1.0), {})], "intervals wider than 0, got 1, 1 to 1"),
-        ([observe(1.0), Observation(math.nan, (1.0, 2.0), {})], "exponents must be finite, .* got nan, 1 to 2"),
+        ([observe(1.0), Observation(1.0, (1.0, 1.0), {})], "wider than 0; got 1, 1 to 1"),
+        ([observe(1.0), Observation(1.0, (-0.1, 1.0), {})], "above 0, .* got 1, -0.1 to 1"),
+        ([observe(1.0), Observation(math.nan, (1.0, 2.0), {})], "exponents must be finite .* got nan, 1 to 2"),
     ],
 )
 def test_bad_observations_are_told(observations, message):

@@ -35,7 +35,7 @@ PICTURES = {
     "generalisation": ("",),
 }
 # What several scripts share, and what a config names.
-SHARED = {"lab", "children", "cells", "rivals", "recorded"}
+SHARED = {"lab", "children", "cells", "correlation", "rivals", "recorded"}
 
 
 @pytest.fixture(scope="module")
@@ -241,18 +241,18 @@ def test_what_the_best_quarter_shares(script):
 
 
 def test_rank_correlation(script):
-    children = script("children")
+    correlation = script("correlation")
     x = np.random.default_rng(0).random(20)
-    assert children.rank_correlation(x, x**3) == {"n": 20, "value": pytest.approx(1), "interval": [pytest.approx(1)] * 2}
-    assert children.rank_correlation(x, -x)["value"] == pytest.approx(-1)
-    assert children.rank_correlation(x, np.ones(20)) == {"n": 20, "value": None, "interval": None}
+    assert correlation.rank_correlation(x, x**3) == {"n": 20, "value": pytest.approx(1), "interval": [pytest.approx(1)] * 2}
+    assert correlation.rank_correlation(x, -x)["value"] == pytest.approx(-1)
+    assert correlation.rank_correlation(x, np.ones(20)) == {"n": 20, "value": None, "interval": None}
     tied = np.round(5 * x)
     y = x + np.random.default_rng(1).random(20)
-    found = children.rank_correlation(tied, y)
+    found = correlation.rank_correlation(tied, y)
     assert found["value"] == pytest.approx(spearmanr(tied, y).statistic)
     assert found["interval"][0] < found["value"] < found["interval"][1]
-    assert children.difference(x, y, x)["value"] == pytest.approx(1 - abs(spearmanr(x, y).statistic))
-    assert children.difference(y, y, x) == {"n": 20, "value": 0, "interval": [0, 0]}
+    assert correlation.difference(x, y, x)["value"] == pytest.approx(1 - abs(spearmanr(x, y).statistic))
+    assert correlation.difference(y, y, x) == {"n": 20, "value": 0, "interval": [0, 0]}
 
 
 def test_rivals_of_the_best(script):
