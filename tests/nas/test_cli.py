@@ -415,7 +415,14 @@ def test_damaged_environment(run_copy, refused):
     assert "environment.json" in refused("resume", run_copy)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "architecture.yaml", "profile.json", "radii.npz"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.json",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("architecture.yaml", "radii.npz")),
+        "profile.json",
+    ],
+)
 def test_damaged_bundle_of_a_run_is_told_with_its_reason_beside_the_others(name, run_copy, cli):
     (bundle,) = (run_copy / "bundles").glob("1-*")
     others = [path.name for path in (run_copy / "bundles").iterdir() if path != bundle]

@@ -71,7 +71,11 @@ def test_what_cannot_be_drawn_names_the_space_and_the_remedy(drawing, message):
 @pytest.mark.parametrize(
     ("drawing", "message"),
     [
-        ("text", "own cannot be drawn: TypeError: draw must return a matplotlib Figure, got str; mend the `draw` of its"),
+        pytest.param(
+            "text",
+            "own cannot be drawn: TypeError: draw must return a matplotlib Figure, got str; mend the `draw` of its",
+            marks=pytest.mark.slow,
+        ),
         ("raises", "own cannot be drawn: KeyError: 'no such edge'; mend the `draw` of its SearchSpace"),
     ],
 )
