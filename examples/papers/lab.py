@@ -18,9 +18,11 @@ import tarfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,6 +36,9 @@ from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
 from nas.whole_file import write_whole
 from search_spaces import cell201, macro
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
 
 ROOT = Path(__file__).parents[2]
 FILES = Path(os.environ.get("HARDCELL_DATA") or ROOT / ".." / "shared" / "data")
@@ -335,6 +340,13 @@ def fooling(
         sizes[left[fooled]] = epsilon
     kept = sizes.isfinite().nonzero().squeeze(1)
     return kept.to(x.device), points[kept.to(x.device)], sizes[kept]
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Labels a logarithmic axis by plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def told_epsilon(data: str, epsilon: float) -> str:

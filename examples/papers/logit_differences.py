@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import SIZES, Subject
+from lab import SIZES, Subject, plain_ticks
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 from universality import subjects
@@ -198,11 +198,12 @@ def draw_shapes(found: list[dict], file: Path) -> None:
         handles.append(mpl.lines.Line2D([], [], color="black", linestyle="--", label="exponential"))
         panels[0].legend(handles=handles, fontsize=8)
         shown = next((row for row in found if (row["architecture"], row["training"]) == ("cell", "standard")), found[0])
+        far = np.linspace(0, max(shown["quantiles"][-1]) / shown["mean"][0], 200)
         for number, quantiles in enumerate(shown["quantiles"]):
             scale = shown["mean"][number] / shown["mean"][0]
-            density = _density(quantiles, at * 2 / scale) / scale
-            panels[2].plot(2 * at, density, color=mpl.colormaps["viridis"](number / 9), linewidth=1.2, label=f"{number + 1}")
-        panels[2].set(title=_name(shown), xlabel="difference / mean of the nearest", xlim=(0, 8), ylim=(0, None))
+            density = _density(quantiles, far / scale) / scale
+            panels[2].plot(far, density, color=mpl.colormaps["viridis"](number / 9), linewidth=1.2, label=f"{number + 1}")
+        panels[2].set(title=_name(shown), xlabel="difference / mean of the nearest", xlim=(0, far[-1]), ylim=(0, None))
         panels[2].legend(title="rival", fontsize=7, ncols=2, title_fontsize=8)
         figure.savefig(file, dpi=110)
 
@@ -247,6 +248,8 @@ def draw_predictions(found: list[dict], file: Path) -> None:
                 rate = np.array(row["flip_rates"][kind])
                 axes.plot(255 * grid[rate > 0], rate[rate > 0], color=colours[row["training"]], linestyle=dash, lw=1.3)
             axes.set(xscale="log", yscale="log", title=f"{row['data']} {row['architecture']}")
+            plain_ticks(axes.xaxis)
+            axes.tick_params(axis="x", labelsize=8)
         for axes in panels[-1]:
             axes.set_xlabel("epsilon, in 1/255 (L∞)")
         for axes in panels[:, 0]:

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import SIZES, Subject, fooling, right_ones
+from lab import SIZES, Subject, fooling, plain_ticks, right_ones
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from evaluators import L2, PGD, adversarial_direction, boundary_line, logits_of, margin, random_direction
 from nas.report.style import COLOURS, STYLE
@@ -287,9 +286,7 @@ def draw(found: list[dict], file: Path) -> None:
                 profile.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
                 profile.plot(at, median, color=colour)
             first.set(title=f"{row['data']}: first crossing", xlabel="L2 distance (pixels in [0, 1])", xscale="log")
-            first.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            first.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            first.xaxis.set_minor_formatter(NullFormatter())
+            plain_ticks(first.xaxis)
             first.set(ylabel="share of lines that have crossed", ylim=(0, 1.02))
             count.set(title=f"{row['data']}: crossings", xlabel=f"within an L2 distance of {row['reach']:.1f}")
             count.set(ylabel="share of lines", ylim=(0, 1.02))
