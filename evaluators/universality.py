@@ -5,6 +5,10 @@ training, attack). Two questions: are all of them one number (Cochran's Q, and t
 their uncertainty is taken away), and which factor goes with how much of their variance (an analysis of variance of main
 effects)? That a factor is not significant shows no universality; that the spread is small does.
 
+Several exponents of one network (under several attacks, say) are no independent observations: what sets networks apart is
+judged by networks, each with the mean of its exponents; what varies within networks, by how it varies there (a split-plot
+design).
+
 All is reckoned with logarithms: the uncertainty of an exponent grows with it, so that by plain differences the smallest
 would outweigh all others in the mean, and the largest in the analysis of variance. Spreads are of natural logarithms: 0.1 is
 a tenth of the exponent, 0.7 a factor of two.
@@ -18,17 +22,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import chi2, f
 
+from evaluators.curve import Floats
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from evaluators.curve import Floats
 
 
 @final
@@ -40,11 +44,13 @@ class Observation:
         exponent: The exponent, above 0.
         interval: Its 95 % interval, above 0.
         factors: What it was measured on: the level of each factor by name.
+        subject: The network, if several observations are of one; none shares it if None.
     """
 
     exponent: float
     interval: tuple[float, float]
     factors: Mapping[str, str]
+    subject: str | None = None
 
     @property
     def standard_error(self) -> float:
@@ -60,7 +66,8 @@ class Effect:
     Attributes:
         means: Geometric mean of the exponents at each level, of the observations as they are.
         counts: Number of observations at each level.
-        share: Share of the variance of their logarithms that goes with the factor (partial omega squared, not below 0).
+        share: Share of the variance that goes with this factor alone (omega squared, not below 0): of that between subjects
+            or, for a factor that varies within them, of all.
         f_value: Mean square of the factor over that of the residual; NaN where nothing is left to judge by.
         freedom: Degrees of freedom of the factor and of the residual.
         p_value: How often a factor without effect would have as large a value.
@@ -81,17 +88,19 @@ class Universality:
 
     Attributes:
         n: Number of exponents.
+        subjects: Number of networks that they are of.
         mean: Their geometric mean, weighted by what is known of each (random effects).
         mean_interval: Its 95 % interval.
         range: The smallest and the largest.
         deviation: Standard deviation of their logarithms.
-        between: The same between networks, once the exponents' own uncertainty is taken away.
+        between: The same between networks, each by its mean, once its own uncertainty is taken away.
         heterogeneity_p: Of Cochran's Q: how often exponents that are all equal would differ as much.
         effects: What goes with each factor.
-        residual: Standard deviation of logarithms that no factor explains; NaN where nothing is left to judge by.
+        residual: Standard deviation between networks that no factor explains; NaN where nothing is left to judge by.
     """
 
     n: int
+    subjects: int
     mean: float
     mean_interval: tuple[float, float]
     range: tuple[float, float]
@@ -105,7 +114,9 @@ class Universality:
 def universality(observations: Sequence[Observation]) -> Universality:
     """Returns how far exponents vary, and with what.
 
-    Effects are of type II: each factor's, given all the others, without interactions; levels may be unbalanced.
+    Effects are of type II: each factor's, given all the others, without interactions; levels may be unbalanced. A factor of
+    which one subject has several levels is judged within subjects, all others between them. That the exponents of one
+    subject share their errors (they are of the same images) is allowed for as if these were the same.
 
     Raises:
         ValueError: there are fewer than two observations, they have different factors, or an exponent or its interval
@@ -124,24 +135,75 @@ def universality(observations: Sequence[Observation]) -> Universality:
         if {*observation.factors} != {*names}:
             raise ValueError(f"factors must be the same of all observations, got {names} and {[*observation.factors]}")
     exponents = np.array([observation.exponent for observation in observations])
-    logs = np.log(exponents)
     variances = np.array([observation.standard_error**2 for observation in observations])
-    q, between = _heterogeneity(logs, variances)
-    weights = 1 / (variances + between)
-    mean = float((weights * logs).sum() / weights.sum())
+    subjects = [str(n) if o.subject is None else f"of {o.subject}" for n, o in enumerate(observations)]
+    levels = {name: [observation.factors[name] for observation in observations] for name in names}
+    split = _split(np.log(exponents), subjects, levels)
+    own = np.array([variances[[subject == other for other in subjects]].mean() for subject in split.subjects])
+    q, between = _heterogeneity(split.means, own)
+    weights = 1 / (own + between)
+    mean = float((weights * split.means).sum() / weights.sum())
     reach = float(ndtri(0.975) / math.sqrt(weights.sum()))
-    effects, residual = _effects(logs, {name: [o.factors[name] for o in observations] for name in names})
     return Universality(
         n=len(exponents),
+        subjects=len(split.subjects),
         mean=math.exp(mean),
         mean_interval=(math.exp(mean - reach), math.exp(mean + reach)),
         range=(float(exponents.min()), float(exponents.max())),
-        deviation=float(logs.std(ddof=1)),
+        deviation=float(np.log(exponents).std(ddof=1)),
         between=math.sqrt(between),
-        heterogeneity_p=float(chi2.sf(q, len(exponents) - 1)),
-        effects=effects,
-        residual=residual,
+        heterogeneity_p=float(chi2.sf(q, len(split.subjects) - 1)),
+        effects={name: split.effects[name] for name in names},
+        residual=split.residual,
     )
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What is between subjects and what is within them.
+
+    Attributes:
+        subjects: Their names.
+        means: Mean logarithm of each (S,), as if each had been measured at all levels of what varies within subjects.
+        effects: What goes with each factor.
+        residual: Standard deviation between subjects that no factor explains.
+    """
+
+    subjects: list[str]
+    means: Floats
+    effects: dict[str, Effect]
+    residual: float
+
+
+def _split(logs: Floats, subjects: Sequence[str], factors: Mapping[str, Sequence[str]]) -> _Split:
+    """Returns the analysis of logarithms (N,) of so many subjects (N,)."""
+    names = list(dict.fromkeys(subjects))
+    several = {
+        name for name, levels in factors.items() if len({*zip(subjects, levels, strict=True)}) > len(names) < len(subjects)
+    }
+    within = {name: levels for name, levels in factors.items() if name in several}
+    first = [subjects.index(name) for name in names]
+    across = {name: [levels[n] for n in first] for name, levels in factors.items() if name not in several}
+    means = logs[first]
+    effects = {}
+    if len(names) < len(subjects):
+        means = _means(logs, names, subjects, within)
+        if within:
+            found, _ = _effects(logs, {"": subjects, **within})
+            effects = {name: found[name] for name in within}
+    found, residual = _effects(means, across)
+    # Levels are told by the observations as they are, also where subjects are judged.
+    told = {name: replace(effect, **_told(logs, factors[name])) for name, effect in found.items()}
+    return _Split(names, means, effects | told, residual)
+
+
+def _means(logs: Floats, names: Sequence[str], subjects: Sequence[str], within: Mapping[str, Sequence[str]]) -> Floats:
+    """Returns the mean of each subject (S,), at the average of the levels that vary within subjects."""
+    own = np.array([[float(subject == name) for name in names] for subject in subjects])
+    codes = [_coded(levels) for levels in within.values()]
+    centred = [code - code.mean(0) for code in codes]
+    fitted = np.linalg.lstsq(np.hstack([own, *centred]), logs, rcond=None)[0]
+    return np.asarray(fitted[: len(names)])
 
 
 def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
@@ -158,6 +220,7 @@ def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[s
     full_sum, full_rank = _residual(logs, [*codes.values()])
     free = len(logs) - full_rank
     square = full_sum / free if free > 0 else math.nan
+    total = float(((logs - logs.mean()) ** 2).sum())
     effects = {}
     for name, levels in factors.items():
         without_sum, without_rank = _residual(logs, [code for other, code in codes.items() if other != name])
@@ -165,17 +228,24 @@ def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[s
         known = degrees > 0 and free > 0
         f_value = explained / degrees / square if known and square > 0 else math.inf if known and explained > 0 else math.nan
         # Hays's: what chance alone would explain is taken away.
-        share = (explained - degrees * square) / (explained + (len(logs) - degrees) * square) if known else math.nan
-        at = {level: logs[[other == level for other in levels]] for level in dict.fromkeys(levels)}
+        share = (explained - degrees * square) / (total + square) if known and total + square > 0 else math.nan
         effects[name] = Effect(
-            means={level: math.exp(values.mean()) for level, values in at.items()},
-            counts={level: len(values) for level, values in at.items()},
+            **_told(logs, levels),
             share=max(0.0, share) if not math.isnan(share) else share,
             f_value=f_value,
             freedom=(degrees, free),
             p_value=float(f.sf(f_value, degrees, free)) if known and not math.isnan(f_value) else math.nan,
         )
     return effects, math.sqrt(square) if free > 0 else math.nan
+
+
+def _told(logs: Floats, levels: Sequence[str]) -> dict[str, Any]:
+    """Returns the geometric mean and the number of observations at each level."""
+    at = {level: logs[[other == level for other in levels]] for level in dict.fromkeys(levels)}
+    return {
+        "means": {level: math.exp(values.mean()) for level, values in at.items()},
+        "counts": {level: len(values) for level, values in at.items()},
+    }
 
 
 def _coded(levels: Sequence[str]) -> Floats:

@@ -16,7 +16,6 @@ the controller learns.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import cells
@@ -33,7 +32,6 @@ from scipy.stats import mannwhitneyu
 import nas
 from nas.report.style import COLOURS, STYLE
 from nas.space_options import open_space
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -298,7 +296,7 @@ def main() -> None:
     rows = {d: children.read(d, options.out) for d in data}
     found = [analyse(d, rows[d], [one for one in networks if one["data"] == d], options.out) for d in data]
     content = {"analysis": found, "children": rows, "networks": networks}
-    write_whole(options.out / "architecture_search.json", json.dumps(content, indent=1))
+    lab.write_json(options.out / "architecture_search.json", content)
     draw_children(found, rows, options.out / "architecture_search_children.png")
     draw_networks(found, options.out / "architecture_search_networks.png")
     draw_operations(found, options.out / "architecture_search_operations.png")
@@ -306,4 +304,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

@@ -14,7 +14,6 @@ first two gain and the others do not is masking. The worst case over all of them
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from itertools import product
 from typing import TYPE_CHECKING
@@ -27,7 +26,6 @@ from matplotlib.figure import Figure
 
 from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, dlr, error_at, margin, margins, radii, worst_case
 from nas.report.style import COLOURS, STYLE
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,10 +177,10 @@ def main() -> None:
     rows = summarise(found)
     gained = gains(rows)
     content = {"gains": gained, "means": rows, "networks": found}
-    write_whole(options.out / "entropy_penalty.json", json.dumps(content, indent=1))
+    lab.write_json(options.out / "entropy_penalty.json", content)
     draw(rows, options.out / "entropy_penalty.png")
     print(statement(gained))
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

@@ -14,7 +14,6 @@ are right when clean, does not. What captured adversarial examples would rank ne
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,6 @@ from matplotlib.figure import Figure
 from recorded import MULTIPLES
 
 from nas.report.style import COLOURS, STYLE
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,11 +183,11 @@ def main() -> None:
     children.search_all(options.size, searches, options.workers)
     rows = {data: children.read(data, searches) for data in children.data_sets(options.size)}
     found = [analyse(data, own, searches) for data, own in rows.items()]
-    write_whole(options.out / "generalisation.json", json.dumps({"analysis": found, "children": rows}, indent=1))
+    lab.write_json(options.out / "generalisation.json", {"analysis": found, "children": rows})
     draw(found, rows, options.out / "generalisation.png")
     print(table(found))
     print(statement(found))
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import os
+import sys
 import tarfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -98,7 +99,10 @@ class Subject:
 
 
 def arguments(script: str, description: str | None) -> argparse.Namespace:
-    """Returns what was asked for: `size`, a name of SIZES; `out`, a folder, made; `workers` and `device`."""
+    """Returns what was asked for: `size`, a name of SIZES; `out`, a folder, made; `workers`.
+
+    Results of another size in that folder, or networks of another size beside it, are refused.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="the smallest form, under a minute")
@@ -108,8 +112,36 @@ def arguments(script: str, description: str | None) -> argparse.Namespace:
     parser.set_defaults(size="default")
     found = parser.parse_args()
     found.out = found.out or Path("runs/papers") / found.size / Path(script).stem
-    found.out.mkdir(parents=True, exist_ok=True)
+    for folder in (found.out, found.out.parent / "networks"):
+        folder.mkdir(parents=True, exist_ok=True)
+        holds = kept(folder / "size.json", lambda: found.size)
+        if holds != found.size:
+            parser.error(
+                f"{folder} holds what was made at the {holds} size, not at the {found.size} size; choose another --out"
+            )
     return found
+
+
+def run(main) -> None:
+    """Runs a script; broken off by hand, it says how to go on."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nbroken off; what is known so far is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def write_json(file: Path, content) -> None:
+    """Writes what is known to a file, with null in the place of what is not a finite number."""
+    write_whole(file, json.dumps(_finite(content), indent=1, allow_nan=False))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def kept(file: Path, make, *args):

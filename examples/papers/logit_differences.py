@@ -13,7 +13,6 @@ error curve that the mean field predicts from the differences and one gradient n
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from itertools import combinations
@@ -44,7 +43,6 @@ from evaluators import (
     shape_distance,
 )
 from nas.report.style import COLOURS, STYLE
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -292,7 +290,7 @@ def main() -> None:
     rows = lab.each(course, [(options.size, s, options.out) for s in followed], options.workers, "over training")
     courses = {f"{s.data} {s.training}": row for s, row in zip(followed, rows, strict=True)}
     analysis = analyse(found, courses)
-    write_whole(options.out / "logit_differences.json", json.dumps({"analysis": analysis}, indent=1))
+    lab.write_json(options.out / "logit_differences.json", {"analysis": analysis})
     draw_shapes(found, options.out / "logit_differences_shapes.png")
     draw_training(courses, options.out / "logit_differences_training.png")
     draw_predictions(found, options.out / "logit_differences_predictions.png")
@@ -300,4 +298,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

@@ -15,7 +15,6 @@ paths inside the ball connect them.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -41,7 +40,6 @@ from evaluators import (
 )
 from evaluators.regions.disagreement import mean_interval
 from nas.report.style import COLOURS, STYLE
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -384,7 +382,7 @@ def main() -> None:
     jobs = [(options.size, subject, options.out) for subject in subjects(options.size)]
     found = lab.each(measure, jobs, options.workers, "networks")
     rows = [summarise(row) for row in found]
-    write_whole(options.out / "neighbourhoods.json", json.dumps({"summary": rows, "networks": found}, indent=1))
+    lab.write_json(options.out / "neighbourhoods.json", {"summary": rows, "networks": found})
     draw_shares(found, options.out / "neighbourhoods_shares.png")
     draw_radii(found, options.out / "neighbourhoods_radii.png")
     draw_sets(rows, options.out / "neighbourhoods_sets.png")
@@ -392,4 +390,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

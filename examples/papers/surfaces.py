@@ -15,7 +15,6 @@ crossing along adversarial and random directions, the number of crossings along 
 from __future__ import annotations
 
 import io
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,7 +31,6 @@ from nas.report.style import COLOURS, STYLE
 from nas.report.surface_figures import draw_lines, draw_surface
 from nas.surface_config import SurfaceConfig
 from nas.surfaces import surfaces_of
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -353,7 +351,7 @@ def main() -> None:
     pictures = lab.each(picture, [(options.size, d, options.out) for d in data], options.workers, "planes")
     rows = summarise(found)
     content = {"summary": rows, "pictures": dict(zip(data, pictures, strict=True)), "networks": found}
-    write_whole(options.out / "surfaces.json", json.dumps(content, indent=1))
+    lab.write_json(options.out / "surfaces.json", content)
     draw(found, options.out / "surfaces.png")
     print(statement(rows))
     for name, seen in zip(data, pictures, strict=True):
@@ -362,4 +360,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

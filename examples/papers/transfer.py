@@ -14,7 +14,6 @@ chance would give.
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import product
 from typing import TYPE_CHECKING
@@ -37,7 +36,6 @@ from evaluators import (
     transfer_reach,
 )
 from nas.report.style import COLOURS, STYLE
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -356,7 +354,7 @@ def main() -> None:
     lab.each(lab.prepare, training, options.workers, "networks")
     jobs = [(options.size, *entry, options.out) for entry in product(data, ATTACKS)]
     found = lab.each(measure, jobs, options.workers, "matrices")
-    write_whole(options.out / "transfer.json", json.dumps({"matrices": found}, indent=1))
+    lab.write_json(options.out / "transfer.json", {"matrices": found})
     draw_matrices(found, options.out / "transfer_matrices.png")
     draw_groups(found, options.out / "transfer_groups.png")
     draw_reach(found, options.out / "transfer_reach.png")
@@ -364,4 +362,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

@@ -15,7 +15,6 @@ ball in which the margin of one network is below a threshold.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -32,7 +31,6 @@ from transfer import ARCHITECTURES, SEEDS, TRAININGS, data_sets
 from evaluators import PGD, Linf, along_line, boundary_entropy, disagreement, logits_of, low_margin_share, margin
 from evaluators.regions.disagreement import mean_interval
 from nas.report.style import COLOURS, STYLE
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -331,7 +329,7 @@ def main() -> None:
     lab.each(lab.prepare, training, options.workers, "networks")
     jobs = [(options.size, *group, part, options.out) for group in groups for part in (*KINDS, "boundary")]
     found = lab.each(measure, jobs, options.workers, "committees")
-    write_whole(options.out / "uncertainty.json", json.dumps({"committees": found}, indent=1))
+    lab.write_json(options.out / "uncertainty.json", {"committees": found})
     balls, lines = ([row for row in found if (row["part"] == "boundary") == is_line] for is_line in (False, True))
     draw_balls(balls, options.out / "uncertainty_balls.png")
     draw_boundary(lines, options.out / "uncertainty_boundary.png")
@@ -340,4 +338,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

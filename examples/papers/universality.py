@@ -13,7 +13,6 @@ the exponents vary, with what, and whether they go with the clean error.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import asdict
@@ -42,7 +41,6 @@ from evaluators import (
     universality,
 )
 from nas.report.style import COLOURS, STYLE
-from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
 ATTACKS = {"fgsm": FGSM(), "step_ll": StepLL(), "pgd": PGD(steps=10)}
 FACTORS = ("architecture", "data", "training")
 POINTS = 18
+DASHES = ("-", "--", ":")
 # Curves are laid upon each other where they pass this flip rate.
 ANCHOR = 0.1
 
@@ -108,7 +107,10 @@ def analyse(found: list[dict]) -> dict:
     laws = [(row, attack, law) for row, attack, law in entries if "exponent" in law]
     observations = [
         Observation(
-            law["exponent"], tuple(law["exponent_interval"]), {name: row[name] for name in FACTORS} | {"attack": attack}
+            law["exponent"],
+            tuple(law["exponent_interval"]),
+            {name: row[name] for name in FACTORS} | {"attack": attack},
+            subject=" ".join(row[name] for name in FACTORS),
         )
         for row, attack, law in laws
     ]
@@ -154,40 +156,62 @@ def _collapse(found: list[dict]) -> dict[str, float]:
 
 
 def draw_curves(found: list[dict], file: Path) -> None:
-    """Draws all curves as they are, one panel an attack, and below each the same, rescaled onto each other."""
-    colours = dict(zip(ARCHITECTURES, COLOURS, strict=False))
-    dashes = dict(zip(TRAININGS, ("-", "--", ":"), strict=True))
+    """Draws all curves as they are, a panel for each attack and data set."""
+    data = list(dict.fromkeys(row["data"] for row in found))
+    colours, dashes = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(TRAININGS, DASHES, strict=True))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12, 7.6), layout="constrained")
-        panels = figure.subplots(2, len(ATTACKS), sharey="row")
-        for column, attack in enumerate(ATTACKS):
-            raw, scaled = panels[0, column], panels[1, column]
-            for row in found:
-                entry, grid = row["attacks"][attack], np.array(row["epsilons"])
-                rate = np.array(entry["flip_rate"])
-                style = {
-                    "color": colours[row["architecture"]],
-                    "linestyle": dashes[row["training"]],
-                    "alpha": 0.7,
-                    "linewidth": 1,
-                }
-                raw.plot(255 * grid[rate > 0], rate[rate > 0], **style)
-                if entry["anchor"]:
-                    scaled.plot(grid[rate > 0] / entry["anchor"], rate[rate > 0], **style)
-            raw.set_title(attack.replace("_", " "), fontsize=10)
-            raw.set(xscale="log", yscale="log", xlabel="epsilon, in 1/255 (L∞)")
-            scaled.set(xscale="log", yscale="log", xlabel=f"epsilon / epsilon at a flip rate of {ANCHOR:g}", xlim=(0.02, 50))
-            line = np.array([0.03, 4])
-            scaled.plot(line, ANCHOR * line, color="black", linewidth=2, alpha=0.5)
-            scaled.annotate("exponent 1", (0.035, ANCHOR * 0.035), xytext=(0.05, 0.0015), fontsize=8)
+        figure = Figure(figsize=(3 * len(data), 7.6), layout="constrained")
+        panels = figure.subplots(len(ATTACKS), len(data), sharey=True, sharex="col", squeeze=False)
+        for row in found:
+            for line, (attack, entry) in zip(panels, row["attacks"].items(), strict=True):
+                axes = line[data.index(row["data"])]
+                grid, rate = 255 * np.array(row["epsilons"]), np.array(entry["flip_rate"])
+                style = {"color": colours[row["architecture"]], "linestyle": dashes[row["training"]], "linewidth": 1.1}
+                axes.plot(grid[rate > 0], rate[rate > 0], **style)
+                axes.set(xscale="log", yscale="log")
+                axes.set_title(f"{row['data']}, {attack.replace('_', ' ')}", fontsize=10)
+        for axes in panels[-1]:
+            axes.set_xlabel("epsilon, in 1/255 (L∞)")
         for axes in panels[:, 0]:
             axes.set_ylabel("flip rate")
-        for axes in panels[1]:
-            axes.set_ylim(8e-4, 1.3)
-        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-        handles += [mpl.lines.Line2D([], [], color="black", linestyle=dash, label=name) for name, dash in dashes.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
-        figure.savefig(file, dpi=110)
+        _legend(figure, colours, dashes)
+        figure.savefig(file, dpi=100)
+
+
+def draw_rescaled(found: list[dict], file: Path) -> None:
+    """Draws all curves rescaled onto each other: all on the left, and by training on the right."""
+    colours = dict(zip(dict.fromkeys(row["data"] for row in found), COLOURS, strict=False))
+    dashes = dict(zip(ATTACKS, DASHES, strict=True))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 5.6), layout="constrained")
+        panels = figure.subplot_mosaic([["all", "all", name] for name in TRAININGS], sharex=True, sharey=True)
+        for row, attack in product(found, ATTACKS):
+            entry = row["attacks"][attack]
+            if not entry["anchor"]:
+                continue
+            grid, rate = np.array(row["epsilons"]) / entry["anchor"], np.array(entry["flip_rate"])
+            for axes in (panels["all"], panels[row["training"]]):
+                style = {"color": colours[row["data"]], "linestyle": dashes[attack], "alpha": 0.6, "linewidth": 0.9}
+                axes.plot(grid[rate > 0], rate[rate > 0], **style)
+        line = np.array([0.03, 4])
+        for name, axes in panels.items():
+            axes.plot(line, ANCHOR * line, color="black", linewidth=2, alpha=0.6)
+            axes.set(xscale="log", yscale="log", xlim=(0.03, 30), ylim=(8e-4, 1.3))
+            axes.set_title("all curves; black: exponent 1" if name == "all" else f"{name} training", fontsize=10)
+            axes.set_ylabel("flip rate")
+        for name in ("all", TRAININGS[-1]):
+            panels[name].set_xlabel(f"epsilon / epsilon at a flip rate of {ANCHOR:g}")
+        _legend(figure, colours, dashes)
+        figure.savefig(file, dpi=100)
+
+
+def _legend(figure: Figure, colours: dict[str, str], dashes: dict[str, str]) -> None:
+    handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+    handles += [
+        mpl.lines.Line2D([], [], color="black", linestyle=dash, label=name.replace("_", " "))
+        for name, dash in dashes.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
 
 
 def draw_exponents(found: list[dict], file: Path) -> None:
@@ -229,9 +253,10 @@ def statement(found: dict) -> str:
     lines = [
         f"{found['laws']} of {found['curves']} curves have a power law in a window ({found['saturated']} bend above it); "
         + ", ".join(f"{count} {reason}" for reason, count in found["no_law"].items()),
-        f"mean exponent {every['mean']:.2f} ({low:.2f} to {high:.2f}); they range from {every['range'][0]:.2f} to "
-        f"{every['range'][1]:.2f} and spread by a factor of {math.exp(every['deviation']):.2f} (one standard deviation), "
-        f"of {math.exp(every['between']):.2f} without the uncertainty of each (all equal: p {equal})",
+        f"{every['n']} exponents of {every['subjects']} networks: mean {every['mean']:.2f} ({low:.2f} to {high:.2f}); they "
+        f"range from {every['range'][0]:.2f} to {every['range'][1]:.2f} and spread by a factor of "
+        f"{math.exp(every['deviation']):.2f} (one standard deviation), networks by {math.exp(every['between']):.2f} without "
+        f"the uncertainty of each (all equal: p {equal})",
     ]
     for name, effect in every["effects"].items():
         means = ", ".join(f"{level} {mean:.2f}" for level, mean in effect["means"].items())
@@ -247,11 +272,12 @@ def main() -> None:
     jobs = [(options.size, subject, options.out) for subject in subjects(options.size)]
     found = lab.each(measure, jobs, options.workers, "networks")
     analysis = analyse(found)
-    write_whole(options.out / "universality.json", json.dumps({"analysis": analysis, "networks": found}, indent=1))
+    lab.write_json(options.out / "universality.json", {"analysis": analysis, "networks": found})
     draw_curves(found, options.out / "universality_curves.png")
+    draw_rescaled(found, options.out / "universality_rescaled.png")
     draw_exponents(found, options.out / "universality_exponents.png")
     print(statement(analysis))
 
 
 if __name__ == "__main__":
-    main()
+    lab.run(main)

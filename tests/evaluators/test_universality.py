@@ -13,9 +13,9 @@ NUMBERS = np.random.default_rng(0)
 Z = 1.959963984540054
 
 
-def observe(log, error=0.1, **factors):
+def observe(log, error=0.1, subject=None, **factors):
     """An exponent by its logarithm, which has a standard error."""
-    return Observation(math.exp(log), (math.exp(log - Z * error), math.exp(log + Z * error)), factors)
+    return Observation(math.exp(log), (math.exp(log - Z * error), math.exp(log + Z * error)), factors, subject)
 
 
 def test_one_factor_is_the_analysis_of_scipy():
@@ -38,7 +38,7 @@ def test_two_balanced_factors_are_the_sums_of_squares_of_the_textbook():
     assert found.effects["row"].f_value == pytest.approx(rows / 2 / (rest / 6))
     assert found.effects["column"].f_value == pytest.approx(columns / 3 / (rest / 6))
     assert found.residual == pytest.approx(math.sqrt(rest / 6))
-    assert found.effects["row"].share == pytest.approx(max(0, (rows - 2 * rest / 6) / (rows + (12 - 2) * rest / 6)))
+    assert found.effects["row"].share == pytest.approx(max(0, (rows - 2 * rest / 6) / (rows + columns + rest + rest / 6)))
 
 
 def test_unbalanced_factors_are_told_apart():
@@ -48,7 +48,9 @@ def test_unbalanced_factors_are_told_apart():
         for _ in range(count):
             observations.append(observe(1.0 + (data == "b") + NUMBERS.normal(0, 0.05), data=data, architecture=architecture))
     found = universality(observations)
-    assert found.effects["data"].share > 0.9
+    assert found.effects["data"].p_value < 1e-20
+    assert 0.2 < found.effects["data"].share < 0.8  # The rest cannot be told from the architecture's.
+    assert found.effects["architecture"].share < 0.01
     assert found.effects["architecture"].p_value > 0.01
     means = found.effects["architecture"].means
     assert math.log(means["y"] / means["x"]) > 0.5  # As they are: confounded.
@@ -77,6 +79,49 @@ def test_p_values_are_uniform_where_there_is_nothing():
         p_values.append((found.heterogeneity_p, found.effects["data"].p_value, found.effects["attack"].p_value))
     # Three standard errors of a share of 0.1 among 400.
     assert np.mean(np.array(p_values) < 0.1, axis=0) == pytest.approx([0.1] * 3, abs=0.045)
+
+
+def laboratory(subjects, *, kinds=4, attacks="xyz", spread=0.3, missing=0.0):
+    """Exponents of networks under several attacks: networks differ by chance, attacks by what they are."""
+    observations = []
+    for n in range(subjects):
+        level = NUMBERS.normal(1.0, spread)
+        observations += [
+            observe(level + 0.1 * a + NUMBERS.normal(0, 0.05), 0.05, f"network {n}", kind=str(n % kinds), attack=attack)
+            for a, attack in enumerate(attacks)
+            if a == 0 or NUMBERS.random() >= missing
+        ]
+    return observations
+
+
+def test_what_sets_networks_apart_is_judged_by_networks():
+    observations = laboratory(12, kinds=3)
+    found = universality(observations)
+    logs = np.log([o.exponent for o in observations]).reshape(12, 3)
+    means = logs.mean(1)
+    kinds = f_oneway(*(means[k::3] for k in range(3)))
+    assert found.effects["kind"].f_value == pytest.approx(kinds.statistic)
+    assert found.effects["kind"].freedom == (2, 9)
+    attacks = 12 * ((logs.mean(0) - logs.mean()) ** 2).sum()
+    rest = ((logs - logs.mean(0) - means[:, None] + logs.mean()) ** 2).sum()
+    assert found.effects["attack"].f_value == pytest.approx(attacks / 2 / (rest / 22))
+    assert found.effects["attack"].freedom == (2, 22)
+    assert (found.n, found.subjects) == (36, 12)
+    assert found.effects["kind"].counts == {"0": 12, "1": 12, "2": 12}
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.4])
+def test_attacks_on_one_network_are_no_independent_networks(missing):
+    """Where nothing but chance sets networks apart, factors seldom show, and intervals hold the mean."""
+    p_values, held = [], []
+    for _ in range(300):
+        found = universality(laboratory(24, missing=missing))
+        p_values.append(found.effects["kind"].p_value)
+        held.append(found.mean_interval[0] < math.exp(1.1) < found.mean_interval[1])
+        assert found.effects["attack"].p_value < 1e-3
+    # Three standard errors of shares of 0.1 and 0.95 among 300.
+    assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.052)
+    assert np.mean(held) >= 0.9
 
 
 def test_numbers_that_are_known_by_hand():

@@ -23,7 +23,7 @@ from search_spaces import PUBLISHED, CellGraph, nasnet
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "papers"
 PICTURES = {
-    "universality": ("curves", "exponents"),
+    "universality": ("curves", "rescaled", "exponents"),
     "logit_differences": ("shapes", "training", "predictions"),
     "entropy_penalty": ("",),
     "surfaces": ("", "digits_adversarial_random", "digits_two_adversarial", "digits_three_images", "digits_lines"),
