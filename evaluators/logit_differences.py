@@ -41,7 +41,7 @@ class NearZero:
     Attributes:
         density: The density near zero, times the mean: a number without unit. 1 for an exponential distribution, 0 where a
             gap is left at zero, and without bound where the density diverges there.
-        interval: Its exact (Clopper-Pearson) interval.
+        interval: Its Clopper-Pearson interval, exact if the mean is taken as given.
         count: Number of differences that are near zero.
         n: Number of differences.
     """
@@ -98,7 +98,7 @@ def near_zero(differences: Floats, *, within: float = 0.1, confidence: float = 0
     Args:
         differences: To the nearest rival, or to another, none negative.
         within: How near, as a share of their mean. Smaller is less biased, and less certain.
-        confidence: Of the interval.
+        confidence: Of the interval, which is exact for the share of differences that near, taking their mean as given.
 
     Raises:
         ValueError: a difference is negative or not finite, there is none above 0, or `within` is not above 0.
@@ -115,7 +115,7 @@ def shape_distance(first: Floats, second: Floats) -> float:
     """Returns how far apart the shapes of two distributions of differences, (N,) and (M,), are: from 0 to 1.
 
     The Kolmogorov-Smirnov distance between them once each is divided by its mean. Of two samples from one distribution it is
-    about 0.87 * sqrt(1 / N + 1 / M) in the mean.
+    at most about 0.87 * sqrt(1 / N + 1 / M) in the mean; less, as each is divided by a mean of its own.
 
     Raises:
         ValueError: a difference is negative or not finite, or there is none above 0.

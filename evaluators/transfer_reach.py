@@ -2,8 +2,8 @@
 
 The claim that transfer is not universal: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
 Network's Response Surface and Uncertainty Regions", arXiv:2107.00003. The yardstick is ours: what the same rates of transfer
-would give by chance, if being fooled were independent between targets. Only what exceeds it says that some images carry
-over as such.
+would give by chance, if being fooled were independent between targets. What exceeds it says that targets are fooled by the
+same images; that these carry over as such, or that their clean images are easy for all to be fooled on, it does not tell.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ the controller learns.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import cells
@@ -46,6 +47,9 @@ PREDICTORS = {
     "parameters": lambda row: row["parameters"],
     "depth": lambda row: row["depth"],
 }
+# By this the claims are judged: chance in the test images has no part in it.
+JUDGED = "clean accuracy on validation images"
+GROUPS = {"all": "all children", "random": "those drawn at random"}
 DRAWN = ("clean accuracy", "parameters", "depth")
 
 
@@ -64,7 +68,7 @@ def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dic
         "search": children.described(data, out),
         "children": len(rows),
         "correlations": {name: correlations(group) for name, group in children.groups(rows).items()},
-        "weaker_with_size": weaker_with_size(rows),
+        "weaker_with_size": {name: weaker_with_size(group) for name, group in children.groups(rows).items()},
         "controller": controller(rows),
         "shared": cells.shared(space, [row["architecture"] for row in rows], [row["adversarial_error"] for row in rows]),
         "networks": [
@@ -87,8 +91,8 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
 
 
 def weaker_with_size(rows: list[dict]) -> dict[str, dict]:
-    """Returns how much less adversarial accuracy goes with parameters than with clean accuracy, whatever the sign."""
-    clean, size = ([PREDICTORS[name](row) for row in rows] for name in ("clean accuracy", "parameters"))
+    """Returns how much less adversarial accuracy goes with parameters than with clean accuracy, whatever the signs."""
+    clean, size = ([PREDICTORS[name](row) for row in rows] for name in (JUDGED, "parameters"))
     return {attack: difference(clean, size, [1 - row[reward] for row in rows]) for attack, reward in REWARDS.items()}
 
 
@@ -229,15 +233,16 @@ def _of_children(row: dict) -> list[str]:
     lines = [
         f"{row['data']}: {row['children']} children; rank correlations of adversarial accuracy, 95 % intervals over children"
     ]
-    for group, name in (("all", "all children"), ("random", "those drawn at random")):
+    for group, name in GROUPS.items():
         for attack, entries in row["correlations"][group].items():
             told = "; ".join(f"{predictor} {told_with_interval(one)}" for predictor, one in entries.items())
             lines.append(f"  {name}, {attack}: {told}")
-    for attack, entries in row["correlations"]["all"].items():
-        apart = row["weaker_with_size"][attack]
+    for attack, (group, name) in product(REWARDS, GROUPS.items()):
+        apart = row["weaker_with_size"][group][attack]
         lines.append(
-            f"  {attack}: that it goes with clean accuracy {_verdict(entries['clean accuracy'])}; that it goes less with "
-            f"parameters {_verdict(apart)}, the difference of absolute correlations is {told_with_interval(apart)}"
+            f"  {attack}, {name}: that it goes with {JUDGED} {_verdict(row['correlations'][group][attack][JUDGED])}; that "
+            f"it goes less with parameters {_verdict(apart)}, the difference of absolute correlations is "
+            f"{told_with_interval(apart)}"
         )
     one = row["controller"]
     if one is not None:

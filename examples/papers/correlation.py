@@ -11,12 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 RESAMPLES = 2000
+# Of fewer pairs the percentile interval is far too narrow.
+ENOUGH = 8
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict:
     """Returns Spearman's rank correlation of values (N,) and others (N,) with a 95 % percentile interval over pairs.
 
-    Where one of them does not vary there is none. Samples drawn again in which one does not vary are left out.
+    Where one of them does not vary there is none; of fewer than ENOUGH pairs, or where the ranks agree wholly, there is no
+    interval. Samples drawn again in which one does not vary are left out.
     """
     return _with_interval(_spearman, np.array([x, y], dtype=np.float64), seed)
 
@@ -36,6 +39,8 @@ def _with_interval(statistic: Callable[[np.ndarray], np.ndarray], values: np.nda
     found = float(statistic(values[:, None])[0])
     if np.isnan(found):
         return {"n": count, "value": None, "interval": None}
+    if count < ENOUGH or abs(found) > 1 - 1e-9:
+        return {"n": count, "value": found, "interval": None}
     again = statistic(values[:, np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))])
     ends = np.quantile(again[~np.isnan(again)], [0.025, 0.975])
     return {"n": count, "value": found, "interval": [float(end) for end in ends]}
@@ -54,4 +59,6 @@ def told_with_interval(found: dict) -> str:
     """Returns a correlation in words."""
     if found["value"] is None:
         return "none, as one does not vary"
+    if found["interval"] is None:
+        return f"{found['value']:+.2f} (of {found['n']}, no interval)"
     return f"{found['value']:+.2f} ({found['interval'][0]:+.2f} to {found['interval'][1]:+.2f})"

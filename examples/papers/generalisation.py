@@ -123,7 +123,7 @@ def _draw_correlations(axes, row: dict, measure: str) -> None:
     for place, (colour, error) in enumerate(zip(COLOURS[2:], ERRORS, strict=False)):
         for dash, shift, attack in (("--", -0.5, "one step"), ("-", 0.5, "many steps")):
             entries = _chosen(row, group="all", measure=measure, attack=attack, error=error)
-            entries = [one for one in entries if one["value"] is not None]
+            entries = [one for one in entries if one["interval"] is not None]
             if not entries:
                 continue
             at = np.array([scale * one["epsilon"] for one in entries]) * (1 + 0.09 * (place + shift / 2 - 1.5))
@@ -153,13 +153,14 @@ def statement(found: list[dict]) -> str:
             told = "; ".join(f"{one['error']} {told_with_interval(one)}" for one in entries)
             whom = "all" if group == "all" else "drawn at random"
             lines.append(f"  {whom}, {measure} under {attack} against {told}")
-        for attack in ATTACKS:
+        for attack, group in product(ATTACKS, ("all", "random")):
             gap, test = (
-                _chosen(row, group="all", measure=measure, attack=attack, multiple=SHOWN, error=error)[0]
+                _chosen(row, group=group, measure=measure, attack=attack, multiple=SHOWN, error=error)[0]
                 for measure, error in (("adversarial error", "gap"), ("flip rate", "test error"))
             )
+            whom = "all children" if group == "all" else "those drawn at random"
             lines.append(
-                f"  that generalisation error does not capture adversarial examples, {attack}: the gap "
+                f"  that generalisation error does not capture adversarial examples, {attack}, {whom}: the gap "
                 f"{_verdict(gap, 'adversarial error')}; the test error {_verdict(test, 'the flip rate')}"
             )
     return "\n".join(lines)
@@ -168,6 +169,8 @@ def statement(found: list[dict]) -> str:
 def _verdict(one: dict, of: str) -> str:
     if one["value"] is None:
         return f"says nothing of {of}, as one of them does not vary"
+    if one["interval"] is None:
+        return f"cannot be judged by {one['n']} children"
     low, high = one["interval"]
     if low <= 0 <= high:
         return f"shows no rank of {of}"

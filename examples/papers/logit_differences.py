@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 # Differences are kept as so many quantiles.
 QUANTILES = 400
+# Pairs of samples for what chance alone gives.
+DRAWS = 100
 SHARES = (0.03, 0.1, 0.3)
 COURSES = [Subject(data, "cell", training) for data in ("digits", "mnist") for training in ("standard", "adversarial")]
 
@@ -147,22 +149,43 @@ def analyse(found: list[dict], courses: dict[str, list[dict]]) -> dict:
         "exponents_fitted": len(exponents),
         "distance_to_independent": _spread([row["independent_distance"] for row in found]),
         "distance_between_networks": _spread(between),
-        "distance_by_chance": 0.87 * math.sqrt(2 / found[0]["images"]),
+        "distance_by_chance": _spread([_by_chance(row["quantiles"][0], row["images"]) for row in found]),
         "predicted_over_measured_epsilon": {
             kind: {f"{share:g}": ratio(kind, f"{share:g}") for share in SHARES} for kind in ("first order", "mean field")
         },
-        "training": {
-            name: [
-                {
-                    "epoch": row["epoch"],
-                    "mean": row["mean"][0],
-                    "density_at_zero": row["near_zero"][0]["density"],
-                    "distance_to_last": shape_distance(np.array(row["quantiles"][0]), np.array(rows[-1]["quantiles"][0])),
-                }
-                for row in rows
-            ]
-            for name, rows in courses.items()
-        },
+        "training": {name: _over_training(name, rows, found) for name, rows in courses.items()},
+    }
+
+
+def _over_training(name: str, rows: list[dict], found: list[dict]) -> dict:
+    images = next(row["images"] for row in found if name == f"{row['data']} {row['training']}")
+    last = np.array(rows[-1]["quantiles"][0])
+    return {
+        "by_chance": _by_chance(rows[-1]["quantiles"][0], images),
+        "epochs": [
+            {
+                "epoch": row["epoch"],
+                "mean": row["mean"][0],
+                "density_at_zero": row["near_zero"][0]["density"],
+                "distance_to_last": shape_distance(np.array(row["quantiles"][0]), last),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _by_chance(quantiles: list[float], images: int) -> float:
+    """Returns the mean distance between the shapes of two samples from one distribution."""
+    generator, values = np.random.default_rng(0), np.array(quantiles)
+    pairs = generator.choice(values, size=(DRAWS, 2, images))
+    return float(np.mean([shape_distance(first, second) for first, second in pairs]))
+
+
+def _in_short(row: dict) -> dict:
+    """Returns what is told of the differences to every rival, with a few of their quantiles."""
+    few = [round(share * QUANTILES) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
+    return {name: value for name, value in row.items() if name not in ("quantiles", "independent")} | {
+        "quantiles_5_25_50_75_95": [[one[place] for place in few] for one in row["quantiles"]]
     }
 
 
@@ -271,14 +294,18 @@ def statement(found: dict) -> str:
         f"{told(found['exponent_near_zero']) if found['exponents_fitted'] else 'none fitted'}; "
         f"{found['exponent_intervals_that_hold_1']} of {found['exponents_fitted']} intervals hold 1",
         f"distance of shapes: to independent logits {told(found['distance_to_independent'])}, between networks "
-        f"{told(found['distance_between_networks'])}; by chance {found['distance_by_chance']:.2f}",
+        f"{told(found['distance_between_networks'])}; by chance {told(found['distance_by_chance'])}",
     ]
     for kind, ratios in found["predicted_over_measured_epsilon"].items():
         at = ", ".join(f"{share}: {told(spread)}" for share, spread in ratios.items() if spread)
         lines.append(f"epsilon predicted by {kind} over that of PGD at a flip rate of {at}")
-    for name, rows in found["training"].items():
-        moves = ", ".join(f"{row['epoch']}: {row['distance_to_last']:.2f}" for row in rows)
-        lines.append(f"{name}: distance to the shape after training, by epoch {moves}")
+    for name, entry in found["training"].items():
+        moves = ", ".join(f"{row['epoch']}: {row['distance_to_last']:.2f}" for row in entry["epochs"])
+        density = ", ".join(f"{row['density_at_zero']:.2f}" for row in entry["epochs"])
+        lines.append(
+            f"{name}: distance to the shape after training, by epoch {moves}; by chance {entry['by_chance']:.2f}; density "
+            f"at zero, times the mean: {density}"
+        )
     return "\n".join(lines)
 
 
@@ -290,7 +317,9 @@ def main() -> None:
     rows = lab.each(course, [(options.size, s, options.out) for s in followed], options.workers, "over training")
     courses = {f"{s.data} {s.training}": row for s, row in zip(followed, rows, strict=True)}
     analysis = analyse(found, courses)
-    lab.write_json(options.out / "logit_differences.json", {"analysis": analysis})
+    lab.write_json(
+        options.out / "logit_differences.json", {"analysis": analysis, "networks": [_in_short(row) for row in found]}
+    )
     draw_shapes(found, options.out / "logit_differences_shapes.png")
     draw_training(courses, options.out / "logit_differences_training.png")
     draw_predictions(found, options.out / "logit_differences_predictions.png")

@@ -167,7 +167,7 @@ def summarise(row: dict) -> dict:
         proved = balls["proved"]
         attacked = [math.inf if radius is None else radius for radius in balls["attacked"]]
         share = np.array(balls["share"])
-        whole = [max((r for r, s in zip(balls["radii"], line, strict=True) if s == 1), default=0.0) for line in share]
+        whole = [_whole(balls["radii"], line) for line in share]
         found |= {
             "adversarial": len(attacked),
             "proved_above_0": None if proved is None else sum(radius > 0 for radius in proved),
@@ -180,6 +180,11 @@ def summarise(row: dict) -> dict:
         }
     found["sets"] = {ends: _pooled([one for one in row["sets"] if one["ends"] == ends and one["found"]]) for ends in ENDS}
     return found
+
+
+def _whole(grid: list[float], share: np.ndarray) -> float:
+    """Returns the largest radius up to which the share of every ball is 1: beyond a hole, a larger ball proves nothing."""
+    return next((low for low, s in zip([0.0, *grid], share, strict=False) if s < 1), grid[-1])
 
 
 def _pooled(sets: list[dict]) -> dict:

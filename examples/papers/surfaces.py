@@ -283,10 +283,16 @@ def draw(found: list[dict], file: Path) -> None:
                 low, median, high = np.quantile(profiles, [0.1, 0.5, 0.9], axis=0)
                 profile.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
                 profile.plot(at, median, color=colour)
-            first.set(title=f"{row['data']}: first crossing", xlabel="L2 distance (pixels in [0, 1])", xscale="log")
+            first.set(
+                title=f"{row['data']}: first crossing, in range or not",
+                xlabel="L2 distance (pixels in [0, 1])",
+                xscale="log",
+            )
             plain_ticks(first.xaxis)
             first.set(ylabel="share of lines that have crossed", ylim=(0, 1.02))
-            count.set(title=f"{row['data']}: crossings", xlabel=f"within an L2 distance of {row['reach']:.1f}")
+            count.set(
+                title=f"{row['data']}: crossings, in range or not", xlabel=f"within an L2 distance of {row['reach']:.1f}"
+            )
             count.set(ylabel="share of lines", ylim=(0, 1.02))
             count.set_xticks(range(5), ["0", "1", "2", "3", "4 or more"])
             profile.axhline(0, color="black", linewidth=0.8)
@@ -321,13 +327,17 @@ def statement(rows: list[dict]) -> str:
     for row in rows:
         near, far = row["adversarial"], row["random"]
         lines.append(
-            f"{row['data']}, {row['training']} training: {row['fooled']} of {row['right']} images fooled; the first "
-            f"crossing lies at an L2 distance of {told(near['first_crossing'])} along the adversarial direction, of "
-            f"{told(far['first_crossing'])} along random ones, of which {far['without_crossing']} of {far['lines']} cross "
-            f"nothing within {row['reach']:.1f}"
+            f"{row['data']}, {row['training']} training: {row['fooled']} of {row['right']} images fooled; among images, "
+            f"with all pixels in [0, 1], {near['first_crossing_in_range']} of {near['lines']} lines along the adversarial "
+            f"direction cross a boundary, and {far['first_crossing_in_range']} of {far['lines']} along random ones"
         )
         if not near["lines"]:
             continue
+        lines.append(
+            f"  beyond the pixel range too, the first crossing lies at an L2 distance of {told(near['first_crossing'])} "
+            f"along the adversarial direction, of {told(far['first_crossing'])} along random ones, of which "
+            f"{far['without_crossing']} cross nothing within {row['reach']:.1f}"
+        )
         lines.append(
             f"  crossings a line: {near['crossings_mean']:.2f} adversarial ({near['crossings_in_range_mean']:.2f} of them "
             f"in the pixel range), {far['crossings_mean']:.2f} random ({far['crossings_in_range_mean']:.2f}); back to the "

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -243,7 +244,10 @@ def test_what_the_best_quarter_shares(script):
 def test_rank_correlation(script):
     correlation = script("correlation")
     x = np.random.default_rng(0).random(20)
-    assert correlation.rank_correlation(x, x**3) == {"n": 20, "value": pytest.approx(1), "interval": [pytest.approx(1)] * 2}
+    assert correlation.rank_correlation(x, x**3) == {"n": 20, "value": pytest.approx(1), "interval": None}
+    few = correlation.rank_correlation(x[:7], x[1:8])
+    assert few["interval"] is None
+    assert correlation.told_with_interval(few).endswith("(of 7, no interval)")
     assert correlation.rank_correlation(x, -x)["value"] == pytest.approx(-1)
     assert correlation.rank_correlation(x, np.ones(20)) == {"n": 20, "value": None, "interval": None}
     tied = np.round(5 * x)
@@ -253,6 +257,41 @@ def test_rank_correlation(script):
     assert found["interval"][0] < found["value"] < found["interval"][1]
     assert correlation.difference(x, y, x)["value"] == pytest.approx(1 - abs(spearmanr(x, y).statistic))
     assert correlation.difference(y, y, x) == {"n": 20, "value": 0, "interval": [0, 0]}
+
+
+def test_gains_of_a_penalty_are_of_the_same_images(script):
+    gains = script("entropy_penalty").gains
+    plain = {"PGD, cross-entropy": [1, 1, 1, 1], "Square": [1, 1, 0, 0]}
+    masked = {"PGD, cross-entropy": [0, 0, 0, 0], "Square": [1, 1, 1, 0]}
+    shared = {"data": "digits", "training": "standard", "wrong": [0, 0, 0, 0]}
+    (row,) = gains([{**shared, "strength": 0.0, "fooled": plain}, {**shared, "strength": 1.0, "fooled": masked}])
+    told = {name: one["gain"] for name, one in row["gains"].items()}
+    assert told == {"PGD, cross-entropy": 1, "Square": -0.25, "worst case": 0.25, "clean": 0, "masked": 0.75}
+    assert row["gains"]["PGD, cross-entropy"]["interval"] == [1, 1]
+    low, high = row["gains"]["worst case"]["interval"]
+    assert low == 0 < 0.25 < high
+
+
+@pytest.mark.parametrize(("share", "radius"), [([1, 0.8, 1], 0.1), ([0.9, 1, 1], 0.0), ([1, 1, 1], 0.4)])
+def test_a_ball_is_whole_up_to_its_first_hole(script, share, radius):
+    assert script("neighbourhoods")._whole([0.1, 0.2, 0.4], np.array(share)) == radius
+
+
+def test_a_folder_is_of_one_size(script, tmp_path, monkeypatch, capsys):
+    lab = script("lab")
+    monkeypatch.setattr("sys.argv", ["transfer.py", "--smoke", "--out", str(tmp_path / "transfer")])
+    lab.arguments("transfer.py", None)
+    assert lab.arguments("transfer.py", None).size == "smoke"
+    for place in ("transfer", "another"):  # The second would share networks with the first.
+        monkeypatch.setattr("sys.argv", ["transfer.py", "--out", str(tmp_path / place)])
+        with pytest.raises(SystemExit):
+            lab.arguments("transfer.py", None)
+        assert "was made at the smoke size, not at the default size; choose another --out" in capsys.readouterr().err
+
+
+def test_results_are_strict_json(script, tmp_path):
+    script("lab").write_json(tmp_path / "a.json", {"a": [math.nan, (1.5, math.inf)], "b": np.float64("nan"), "c": 1})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, [1.5, None]], "b": None, "c": 1}
 
 
 def test_rivals_of_the_best(script):
