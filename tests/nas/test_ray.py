@@ -343,8 +343,11 @@ def processes(mark):
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+
+# Shells start background jobs with Ctrl-C ignored, and processes inherit that: the tests may be such a job.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[2])
 from script_for_ray import Sleeps
 from nas.executors import Job, Ray, Started, Work
