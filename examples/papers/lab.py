@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import sys
 import tarfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -132,8 +133,9 @@ def run(main) -> None:
 
 
 def write_json(file: Path, content) -> None:
-    """Writes what is known to a file, with null in the place of what is not a finite number."""
-    write_whole(file, json.dumps(_finite(content), indent=1, allow_nan=False))
+    """Writes what is known to a file, with null in the place of what is not a finite number, and numbers side by side."""
+    text = json.dumps(_finite(content), indent=1, allow_nan=False)
+    write_whole(file, re.sub(r"\[[^][{}\"]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text))
 
 
 def _finite(value):
@@ -375,8 +377,9 @@ def fooling(
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Labels a logarithmic axis by plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Labels a logarithmic axis, once all is drawn, by plain numbers."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -360,7 +360,7 @@ def main() -> None:
     data = list(dict.fromkeys(subject.data for subject in chosen))
     pictures = lab.each(picture, [(options.size, d, options.out) for d in data], options.workers, "planes")
     rows = summarise(found)
-    content = {"summary": rows, "pictures": dict(zip(data, pictures, strict=True)), "networks": found}
+    content = {"summary": rows, "pictures": dict(zip(data, pictures, strict=True))}
     lab.write_json(options.out / "surfaces.json", content)
     draw(found, options.out / "surfaces.png")
     print(statement(rows))
