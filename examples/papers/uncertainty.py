@@ -118,8 +118,11 @@ def _balls(name: str, data: str, training: str, kind: str, work: Path) -> dict:
         "architecture": [(a, b) for a, b in combinations(networks, 2) if a.seed == b.seed == SEEDS[0]],
     }
 
+    def regions(members):
+        return disagreement([networks[m] for m in members], centres, Linf(), epsilons, samples=effort.samples)
+
     def asked(members) -> dict:
-        found = disagreement([networks[m] for m in members], centres, Linf(), epsilons, samples=effort.samples)
+        found = regions(members)
         return {
             "share": found.mean_share.tolist(),
             "share_interval": found.mean_share_interval.tolist(),
@@ -132,15 +135,19 @@ def _balls(name: str, data: str, training: str, kind: str, work: Path) -> dict:
         "epsilons": epsilons,
         "committee": asked(networks),
         "others": asked([subject for subject in networks if subject != _crafted_on(networks)]),
-        "pairs": {
-            differ: np.mean([asked(pair)["share"] for pair in group], axis=0).tolist() for differ, group in pairs.items()
-        },
+        "pairs": {differ: _mean_of([regions(pair).share for pair in group]) for differ, group in pairs.items()},
         "low_margin": {
             subject.architecture: _low_margin(networks[subject], split, centres, epsilons, effort.samples)
             for subject in networks
             if subject.seed == SEEDS[0]
         },
     }
+
+
+def _mean_of(shares: list[np.ndarray]) -> dict:
+    """Returns the mean over pairs and images of shares (N, E), with intervals over the images."""
+    of_images = np.mean(shares, axis=0)
+    return {"share": of_images.mean(0).tolist(), "share_interval": mean_interval(of_images).tolist()}
 
 
 def _low_margin(network: nn.Module, split: Split, centres: Tensor, epsilons: list[float], samples: int) -> dict:
@@ -206,8 +213,8 @@ def draw_balls(found: list[dict], file: Path) -> None:
                 axes.set_xlabel(f"epsilon, {_unit(row['data'])}")
                 axes.set_title(f"{row['data']}, around {_around(row['part'])}", fontsize=10)
                 axes.plot(at, row["others"][measured], color=colour, linestyle="--")
-            for dash, shares in zip(("-.", ":"), row["pairs"].values(), strict=True):
-                panels[place, column].plot(at, shares, color=colour, linestyle=dash)
+            for dash, pairs in zip(("-.", ":"), row["pairs"].values(), strict=True):
+                panels[place, column].plot(at, pairs["share"], color=colour, linestyle=dash)
             panels[place, column].set_ylim(0, 1.02)
         for place in range(0, len(panels), 2):
             panels[place + 1, 0].set_ylim(bottom=0)
@@ -308,7 +315,9 @@ def statement(found: list[dict]) -> str:
         else:
             place = MULTIPLES.index(1.0)
             low, high = row["committee"]["share_interval"][place]
-            pairs = ", ".join(f"two of another {differ} in {100 * one[place]:.0f} %" for differ, one in row["pairs"].items())
+            pairs = ", ".join(
+                f"two of another {differ} in {100 * one['share'][place]:.0f} %" for differ, one in row["pairs"].items()
+            )
             margins = ", ".join(f"{name} {100 * one['share'][place]:.0f} %" for name, one in row["low_margin"].items())
             every, others = (row[who]["share"] for who in ("committee", "others"))
             lines.append(
