@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 # Differences are kept as so many quantiles.
 QUANTILES = 400
 # Pairs of samples for what chance alone gives.
-DRAWS = 100
+DRAWS = 30
 SHARES = (0.03, 0.1, 0.3)
 COURSES = [Subject(data, "cell", training) for data in ("digits", "mnist") for training in ("standard", "adversarial")]
 
