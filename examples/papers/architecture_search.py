@@ -300,8 +300,8 @@ def main() -> None:
     networks = lab.each(rivals.measure, rivals.jobs(options.size, options.out), options.workers, "networks")
     rows = {d: children.read(d, options.out) for d in data}
     found = [analyse(d, rows[d], [one for one in networks if one["data"] == d], options.out) for d in data]
-    content = {"analysis": found, "children": rows, "networks": networks}
-    lab.write_json(options.out / "architecture_search.json", content)
+    # The radii of every image stay beside it, in networks/.
+    lab.write_json(options.out / "architecture_search.json", {"analysis": found, "children": rows})
     draw_children(found, rows, options.out / "architecture_search_children.png")
     draw_networks(found, options.out / "architecture_search_networks.png")
     draw_operations(found, options.out / "architecture_search_operations.png")
