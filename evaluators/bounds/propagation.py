@@ -11,7 +11,7 @@ values that goes into a logit, and twice the difference between the network's lo
 
 Source: Gowal et al., arXiv:1810.12715, for interval bound propagation with the last layer folded into the differences of
 logits; Tsuzuku, Sato and Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018, arXiv:1802.04034, for radii from Lipschitz
-constants. The layers that have bounds are in `bound_layers`.
+constants. The layers and operations that have bounds are in `layers`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A line goes from a clean image through another, most often an adversarial image of one of the networks, and beyond.
 Position 0 is the clean image, 1 the other. Where the network asked for first changes its class is its boundary; the vote
 entropy at points before and behind it says whether the networks are undecided just there, or far on either side. As for
-`uncertainty`, the definitions are ours.
+`disagreement`, the definitions are ours.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
@@ -95,10 +96,11 @@ class _Aimed:
 
 
 def random_direction(image: Tensor, length: float, *, seed: int = 0) -> Tensor:
-    """Returns a perturbation (C, H, W) of this L2 length, drawn uniformly from all directions.
+    """Returns a perturbation (C, H, W) of this L2 length in a random direction, turned towards the pixel range.
 
-    The signs of those changes are turned that would leave the pixel range one way and not the other: many pixels of real
-    images are 0 or 1, and without this nearly all random directions would lead to no image at all.
+    The direction is drawn uniformly; then the signs of those changes are turned that would leave the pixel range one way and
+    not the other: many pixels of real images are 0 or 1, and without this nearly all random directions would lead to no
+    image at all.
 
     Args:
         image: Clean image, (C, H, W).
@@ -107,11 +109,11 @@ def random_direction(image: Tensor, length: float, *, seed: int = 0) -> Tensor:
 
     Raises:
         TypeError: image is not a tensor of floating point.
-        ValueError: image is out of range, or length is not positive.
+        ValueError: image is out of range, or length is not positive or not finite.
     """
     check_image(image)
-    if not length > 0:
-        raise ValueError(f"length must be above 0, got {length:g}")
+    if not 0 < length < math.inf:
+        raise ValueError(f"length must be {'finite' if length > 0 else 'above 0'}, got {length:g}")
     x = image.detach()[None]
     noise = Noise.of(seed, torch.zeros(1, dtype=torch.int64, device=x.device), stream=_STREAM)
     step = length * L2().ascent(noise.normal(x))

@@ -5,6 +5,7 @@ Source of the idea: Shu, Xi and Kamhoua, as for `response_surface`. The definiti
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -95,9 +96,11 @@ def boundary_line(
             tolerance make no line, or the network's output is not (N, K) finite logits.
     """
     length = float(direction.detach().cpu().double().norm())
-    if not 0 < length < np.inf:
+    if not 0 < length < math.inf:
         raise ValueError("direction must be finite and not zero: it leads nowhere")
     last = 2 * length if stop is None else stop
+    if not (math.isfinite(start) and math.isfinite(last)):
+        raise ValueError(f"start and stop must be finite, got {start:g} and {last:g}")
     if not start < last:
         raise ValueError(f"stop must be beyond start, {start:g}, got {last:g}")
     if points < 2:

@@ -97,12 +97,14 @@ def plane_along(
 
     Raises:
         TypeError: image is not a tensor of floating point.
-        ValueError: image is out of range, a perturbation has another shape or is zero, or the two are parallel.
+        ValueError: image is out of range, a perturbation has another shape, is not finite or is zero, or the two are parallel.
     """
     check_image(image)
     for name, step in zip(names[1:], (first, second), strict=True):
         if step.shape != image.shape:
             raise ValueError(f"{name} must have the shape of the image, {tuple(image.shape)}, got {tuple(step.shape)}")
+        if not bool(torch.isfinite(step).all()):
+            raise ValueError(f"{name} must be finite, got {'NaN' if bool(torch.isnan(step).any()) else 'infinity'}")
     # In double precision on the CPU: coordinates are to be true distances.
     one, other = (step.detach().cpu().double() for step in (first, second))
     length, reach = float(one.norm()), float(other.norm())
@@ -148,10 +150,12 @@ def window(plane: Plane, extent: float = 2.0, points: int = 61) -> tuple[Floats,
     The window is centred on the box around the marks, and `extent` times as wide as the longer side of that box.
 
     Raises:
-        ValueError: extent is below 1, or points below 2.
+        ValueError: extent is below 1 or not finite, or points below 2.
     """
     if not extent >= 1:
         raise ValueError(f"extent must be at least 1, for all marks to lie in the window, got {extent:g}")
+    if extent == np.inf:
+        raise ValueError(f"extent must be finite, got {extent:g}")
     if points < 2:
         raise ValueError(f"points must be at least 2, got {points}")
     places = np.array(list(plane.marks.values()))
@@ -183,11 +187,15 @@ def response_surface(
 
     Raises:
         TypeError: network has the wrong type.
-        ValueError: label is out of range, there are no coordinates, or the network's output is not (N, K) finite logits.
+        ValueError: label is out of range, there are no coordinates or they are not finite, or the network's output is not
+            (N, K) finite logits.
     """
     columns, rows = np.asarray(across, dtype=np.float64), np.asarray(up, dtype=np.float64)
     if columns.ndim != 1 or rows.ndim != 1 or not len(columns) or not len(rows):
         raise ValueError("across and up must be vectors of at least one coordinate")
+    for name, coordinates in (("across", columns), ("up", rows)):
+        if not np.isfinite(coordinates).all():
+            raise ValueError(f"{name} must be finite, got {coordinates[~np.isfinite(coordinates)][0]:g}")
     grid = np.stack(np.meshgrid(columns, rows, indexing="ij"), axis=-1).reshape(-1, 2)
     with responses(network, plane.origin, label, torch.stack([plane.across, plane.up]), batch_size) as at:
         found = at(grid)

@@ -201,6 +201,12 @@ def test_holm_by_hand():
     assert holm([]).tolist() == []
 
 
+@pytest.mark.parametrize(("values", "told"), [([2, -1], "2"), ([0.5, -1], "-1"), ([float("nan")], "nan")])
+def test_holm_takes_p_values_alone(values, told):
+    with pytest.raises(ValueError, match=f"p-values must be between 0 and 1, got {told}"):
+        holm(values)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_lies_between_bonferroni_and_benjamini_and_hochberg(values):
     corrected, values = holm(values), np.array(values)

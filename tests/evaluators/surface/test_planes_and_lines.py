@@ -329,9 +329,33 @@ def test_wrong_surfaces(linear, image):
         window(plane, points=1)
 
 
+def test_what_is_not_finite_is_refused_before_the_network_is_asked(linear, image):
+    network, x, step = linear(3).double(), image(), random_direction(image(), 1.0)
+    plane = plane_along(x, step, random_direction(x, 1.0, seed=1))
+    for wrong, found in ((step * float("nan"), "NaN"), (step / 0, "infinity")):
+        with pytest.raises(ValueError, match=f"adversarial must be finite, got {found}"):
+            plane_along(x, wrong, step)
+        with pytest.raises(ValueError, match=f"random must be finite, got {found}"):
+            plane_along(x, step, wrong)
+        with pytest.raises(ValueError, match="direction must be finite and not zero"):
+            boundary_line(network, x, 0, wrong)
+    with pytest.raises(ValueError, match="extent must be finite, got inf"):
+        window(plane, float("inf"))
+    with pytest.raises(ValueError, match="extent must be at least 1, for all marks to lie in the window, got nan"):
+        window(plane, float("nan"))
+    with pytest.raises(ValueError, match="up must be finite, got inf"):
+        response_surface(network, plane, 0, [0.0], [1.0, float("inf")])
+    with pytest.raises(ValueError, match="across must be finite, got nan"):
+        response_surface(network, plane, 0, [float("nan")], [1.0])
+    with pytest.raises(ValueError, match="length must be finite, got inf"):
+        random_direction(x, float("inf"))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"stop": float("inf")}, "start and stop must be finite, got 0 and inf"),
+        ({"start": float("nan")}, "start and stop must be finite, got nan and 16"),
         ({"stop": 0.0}, "stop must be beyond start, 0, got 0"),
         ({"points": 1}, "points must be at least 2, got 1"),
         ({"tolerance": 0}, "tolerance must be above 0, got 0"),
