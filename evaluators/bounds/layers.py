@@ -142,6 +142,7 @@ AVERAGING: set[Target] = {
     *(torch.zeros_like, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, operator.getitem),
     *("flatten", "mean", "sum", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
 }
+NEGATION: set[Target] = {operator.neg, torch.neg, torch.negative, "neg", "negative"}
 SIGNS = {"+": 1, "-": -1}
 ARITHMETIC: dict[Target, str] = {
     **dict.fromkeys([operator.add, torch.add, "add", operator.iadd, "add_"], "+"),
@@ -174,6 +175,8 @@ def operation(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], bal
     elif isinstance(args[0], Bound) and not any(isinstance(value, Bound) for value in args[1:]):
         if target is F.dropout and kwargs.get("training") is False:
             return args[0]
+        if target in NEGATION:
+            return scaled(args[0], -1.0, balls, step)
         if target in RISING and len(args) == 1:
             return rising(_callable(target), args[0])
         if target in AVERAGING:

@@ -184,6 +184,9 @@ OPERATIONS = {
     "plus": (operator.add, (0.7,), {}),
     "minus": (operator.sub, (torch.tensor([[[1.0]], [[2.0]], [[3.0]], [[4.0]]]),), {}),
     "times": (operator.mul, (-1.5,), {}),
+    "negative": (operator.neg, (), {}),
+    "negative, of torch": (torch.neg, (), {}),
+    "negative, by method": ("neg", (), {}),
     "over": (operator.truediv, (torch.tensor([[[-1.0]], [[2.0]], [[3.0]], [[0.5]]]),), {}),
 }
 

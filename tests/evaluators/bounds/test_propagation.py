@@ -149,6 +149,27 @@ def test_trained_networks_are_not_fooled_and_their_radii_not_far_too_small(norm)
     assert np.median(found.radii / reached) > 0.1
 
 
+class Negated(nn.Module):
+    """A network behind three minus signs."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(torch.neg(-(x.neg())))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_minus_signs_change_no_radius(linear, images, norm):
+    network, x = linear(4).double(), images(12, low=0.3, high=0.7, dtype=torch.float64)
+    flipped = linear(weight=-network[1].weight.detach(), bias=network[1].bias.detach()).double()
+    wanted, found = (provable_radii(one, x, norm) for one in (network, Negated(flipped)))
+    np.testing.assert_array_equal(found.predictions, wanted.predictions)
+    np.testing.assert_allclose(found.radii, wanted.radii, rtol=1e-4)
+    attacked(network, x, found, norm)
+
+
 class TwoPixels(nn.Module):
     def __init__(self):
         super().__init__()
