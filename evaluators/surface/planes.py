@@ -97,7 +97,8 @@ def plane_along(
 
     Raises:
         TypeError: image is not a tensor of floating point.
-        ValueError: image is out of range, a perturbation has another shape, is not finite or is zero, or the two are parallel.
+        ValueError: image is out of range, a perturbation has another shape, is not finite or is zero, or the two are
+            parallel.
     """
     check_image(image)
     for name, step in zip(names[1:], (first, second), strict=True):
