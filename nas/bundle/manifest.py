@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import BundleError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "hardcell-bundle/1"
 NAME = "manifest.json"
+# Places in a manifest that hold mappings.
+_MAPPINGS, _ATTACKS = ("data", "config", "config.data", "config.evaluation"), "config.evaluation.attacks"
 
 
 def is_bundle(folder: Path) -> bool:
@@ -57,7 +60,32 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("name", "role", "config", "data", "seed", "epsilon") if key not in record]
     if missing:
         raise BundleError(f"{path}: damaged: {', '.join(missing)} missing")
+    if faults := _faults(record):
+        raise BundleError(f"{path}: damaged: {'; '.join(faults)}")
     return record
+
+
+def _faults(record: dict[str, Any]) -> list[str]:
+    """Returns what in a manifest is of another kind than it must be; of the config, where it is read without its rules."""
+    kinds = (("name", str), ("role", str), ("seed", int))
+    faults = [
+        f"{key} must be {kind.__name__}, got {record[key]!r}" for key, kind in kinds if not isinstance(record[key], kind)
+    ]
+    epsilon = record["epsilon"]
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
+        faults.append(f"epsilon must be a number above 0, got {epsilon!r}")
+    attacks = _at(record, _ATTACKS)
+    places = [*_MAPPINGS, _ATTACKS, *(f"{_ATTACKS}.{name}" for name in (attacks if isinstance(attacks, dict) else ()))]
+    found = {place: _at(record, place) for place in places}
+    return faults + [f"{place} must be a mapping, got {at!r}" for place, at in found.items() if not isinstance(at, dict)]
+
+
+def _at(record: dict[str, Any], place: str) -> Any:
+    """Returns what is at a place in nested mappings; an empty mapping where nothing is."""
+    found: Any = record
+    for key in place.split("."):
+        found = found.get(key, {}) if isinstance(found, dict) else {}
+    return found
 
 
 def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | None = None) -> None:
@@ -77,5 +105,5 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
 
 def epsilon_and_norm(record: dict[str, Any]) -> tuple[float, str]:
     """Returns the epsilon and the norm of the search that made a bundle, from what its manifest holds."""
-    attacks = record["config"].get("evaluation", {}).get("attacks", {})
-    return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks.values() if "norm" in attack), "linf")
+    attacks = _at(record, _ATTACKS).values()
+    return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks if "norm" in attack), "linf")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickletools
+import re
 import shutil
 import subprocess
 import sys
@@ -239,6 +240,48 @@ def test_harmed_manifest(content, said, bundle_copy):
     else:
         (bundle_copy / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match=said):
+        load(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("config",), [], "config must be a mapping, got []"),
+        (("config", "data"), "digits", "config.data must be a mapping, got 'digits'"),
+        (("config", "evaluation"), 3, "config.evaluation must be a mapping, got 3"),
+        (("config", "evaluation", "attacks"), None, "config.evaluation.attacks must be a mapping, got None"),
+        (("config", "evaluation", "attacks", "pgd"), "pgd", "config.evaluation.attacks.pgd must be a mapping, got 'pgd'"),
+        (("epsilon",), "x", "epsilon must be a number above 0, got 'x'"),
+        (("epsilon",), True, "epsilon must be a number above 0, got True"),
+        (("epsilon",), float("nan"), "epsilon must be a number above 0, got nan"),
+        (("data",), [], "data must be a mapping, got []"),
+        (("seed",), None, "seed must be int, got None"),
+        (("name",), 1, "name must be str, got 1"),
+    ],
+)
+def test_a_manifest_whose_entries_are_of_another_kind(place, value, said, bundle_copy, cli, tmp_path):
+    path = bundle_copy / "manifest.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    within = record
+    for key in place[:-1]:
+        within = within[key]
+    within[place[-1]] = value
+    path.write_text(json.dumps(record), encoding="utf-8")
+    wanted = f"{path}: damaged: {said}"
+    with pytest.raises(BundleError, match=re.escape(wanted)):
+        load(bundle_copy)
+    out = tmp_path / "out"
+    for command in (("compare", bundle_copy, "own.py:network"), ("surface", bundle_copy, "--image", 0, "--out", out)):
+        code, text, err = cli(*command)
+        assert (code, text) == (2, "")
+        assert " ".join(wanted.split()) in " ".join(err.split())
+    assert not out.exists()
+
+
+def test_all_faults_of_a_manifest_are_told_at_once(bundle_copy):
+    path = bundle_copy / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": [], "epsilon": "x"}), encoding="utf-8")
+    with pytest.raises(BundleError, match=re.escape("epsilon must be a number above 0, got 'x'; config must be a mapping")):
         load(bundle_copy)
 
 
