@@ -56,6 +56,10 @@ class TimeLimitError(Exception):
     """A trial took longer than it may: that is its result."""
 
 
+class RecordError(Exception):
+    """A function of the user's own that notes numbers of trained networks raised an error: that is the trial's result."""
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an error says, or its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -14,8 +14,9 @@ from evaluators.radii import measure
 from evaluators.subject import subject
 from nas.checkpoints import Checkpoint, CheckpointError
 from nas.config import Config
+from nas.config_writer import as_data
 from nas.data import Dataset
-from nas.errors import TimeLimitError, first_line, told
+from nas.errors import RecordError, TimeLimitError, first_line, told
 from nas.executors.base import EpochResult, Job, Outcome
 from nas.metrics import measured_metrics, recorded
 from nas.seeds import seed_of
@@ -156,8 +157,7 @@ class TrainAndAttack(Evaluator):
             found = validation_radii(network, validation, self.config.evaluation, job.seed)
             names = self.config.objective.metrics()
             metrics = measured_metrics(names, found, network, validation, self.config.evaluation)
-            if self.config.evaluation.record is not None:
-                metrics |= recorded(self.config.evaluation.record(network, self.data, self.config))
+            metrics |= self._recorded(network)
         except CheckpointError:
             raise
         except Exception as error:  # Whatever a candidate raises is that candidate's result: the search goes on.
@@ -179,6 +179,24 @@ class TrainAndAttack(Evaluator):
             },
         )
 
+    def _recorded(self, network: Normalised) -> dict[str, float]:
+        """Returns what the user's own function notes of a trained network; nothing where there is none.
+
+        Raises:
+            RecordError: it raised an error.
+            ValueError: it did not return finite numbers by name.
+        """
+        record = self.config.evaluation.record
+        if record is None:
+            return {}
+        try:
+            found = record(network, self.data, self.config)
+        except (torch.OutOfMemoryError, MemoryError, TimeLimitError):  # Reasons of their own, wherever they come from.
+            raise
+        except Exception as error:
+            raise RecordError(f"evaluation.record, {as_data(record)}: {told(error)}") from error
+        return recorded(found)
+
 
 def validation_radii(network: Normalised, validation: Split, config: EvaluationConfig, seed: int) -> Floats:
     """Returns the worst case over the attacks of the search, (N,): 0, an epsilon of the grid, or infinity.
@@ -198,6 +216,6 @@ def reason_of(error: Exception) -> str:
     """Returns why a candidate failed, on one line."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
         return f"out of memory: {first_line(error)}"
-    if isinstance(error, DivergedError | TimeLimitError):
+    if isinstance(error, DivergedError | RecordError | TimeLimitError):
         return first_line(error)
     return told(error)

@@ -53,7 +53,8 @@ def test_numbers_are_kept_with_the_trial_and_in_the_leaderboard(file, tiny, tria
 
 
 def test_an_error_of_the_function_is_the_trials_reason(file, tiny, trials_only, tmp_path):
-    with pytest.raises(SearchFailedError, match=r"3 x .*ZeroDivisionError: division by zero"):
+    said = rf"3 x evaluation\.record, {re.escape(str(file))}:broken: ZeroDivisionError: division by zero"
+    with pytest.raises(SearchFailedError, match=said):
         trials_only(tmp_path / "run", tiny(f"evaluation.record={file}:broken", "search.trials=3"))
 
 
