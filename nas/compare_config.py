@@ -100,7 +100,7 @@ def name_networks(sources: Sequence[str], names: Sequence[str] = ()) -> dict[str
 
     Raises:
         NetworkError: there are fewer than two networks, or one is there twice.
-        ConfigError: there are not as many names as networks, or two are alike.
+        ConfigError: there are not as many names as networks, one is empty, or two are alike.
         BundleError: a bundle is damaged.
     """
     if len(sources) < 2:
@@ -119,6 +119,8 @@ def name_networks(sources: Sequence[str], names: Sequence[str] = ()) -> dict[str
             raise ConfigError(
                 [f"--name must be given for each network or for none: {len(sources)} networks, {len(names)} names"]
             )
+        if empty := [name for name in names if not name.strip()]:
+            raise ConfigError([f"--name must name a network, got {empty[0]!r}"])
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ConfigError([f"--name {twice[0]}: must name one network, not two"])

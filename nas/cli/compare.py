@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.out_folder import prepare, writing
+from nas.cli.out_folder import prepared, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def compare(
         name_networks(networks, names)  # What is wrong with them comes before what is wrong with their data.
         others = {"images": images, "seed": seed, "device": device}
         config = settings_of(networks, data=data, attacks=attacks, epsilons=epsilons, others=others)
-        if out is not None:
-            prepare(out, "a comparison", "compare.json")
-        with progress_bar() as progress:
+        with prepared(out, "a comparison", "compare.json"), progress_bar() as progress:
             found = compare_networks(networks, config, names=names, progress=progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a comparison is made in one go, and nothing of this one was kept", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,24 +10,36 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def prepare(folder: Path, holds: str, *names: str) -> None:
-    """Makes the folder, before any work.
+@contextmanager
+def prepared(folder: Path | None, holds: str, *names: str) -> Iterator[None]:
+    """Makes the folder before the work within; where that is refused, takes away again what it made.
 
     Args:
-        folder: The folder.
+        folder: The folder; None for none.
         holds: What it must not hold yet, such as `a profile`.
         names: Files that show that it does.
 
     Raises:
         RunError: it is a file, or one of the files is in it.
     """
-    from nas.errors import RunError
+    from nas.errors import HardcellError, RunError
 
+    if folder is None:
+        yield
+        return
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; name a folder")
     if any((folder / name).exists() for name in names):
         raise RunError(f"{folder}: holds {holds} already; name another folder, or remove this one")
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except HardcellError:
+        for place in made:
+            with suppress(OSError):  # Another process may have put something into it.
+                place.rmdir()
+        raise
 
 
 @contextmanager

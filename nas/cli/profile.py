@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.out_folder import prepare, writing
+from nas.cli.out_folder import prepared, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ def profile(
         from nas.profiling import profile_network
 
         config = settings_of(network, data=data, attacks=attacks, norm=norm, epsilons=epsilons, others=others)
-        if out is not None:
-            prepare(out, "a profile", "profile.json", "radii.npz")
-        with progress_bar() as progress:
+        with prepared(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
             found = profile_network(network, config, progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a profile is made in one go, and nothing of this one was kept", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.out_folder import prepare, writing
+from nas.cli.out_folder import prepared, writing
 from nas.cli.progress import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def surface(
         from nas.surfaces import image_surfaces
 
         config = _settings(network, image, data, attack, epsilon, {k: v for k, v in further.items() if v is not None})
-        prepare(out, "surfaces", "surface.json")
-        found = image_surfaces(network, config)
+        with prepared(out, "surfaces", "surface.json"):
+            found = image_surfaces(network, config)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; surfaces are made in one go, and nothing of these was kept", err=True)
         sys.exit(INTERRUPTED)

@@ -427,13 +427,15 @@ def test_names_are_the_bundles_own_and_those_of_the_files(finished_run, bundle_c
         ([*THREE, *QUICK, "--attack", "pdg"], "compare: attacks.pdg must be one of fgsm"),
         ([*THREE, *QUICK, "--images", "0"], "compare: images must be at least 1, got 0"),
         ([*THREE, *QUICK, "--name", "a"], "--name must be given for each network or for none: 3 networks, 1 names"),
+        ([*THREE, *QUICK, "--name", "", "--name", "b", "--name", "c"], "--name must name a network, got ''"),
         ([*THREE, *QUICK, *("--name", "a") * 3], "--name a: must name one network, not two"),
         ([*THREE, *QUICK, "--device", "tpu"], "device must be one that this machine has, got 'tpu'"),
         ([*THREE, *QUICK, "--data", "digts"], "data.name must be one of digits"),
     ],
 )
-def test_wrong_input(arguments, said, refused):
-    assert said in refused(*arguments)
+def test_wrong_input(arguments, said, refused, tmp_path):
+    assert said in refused(*arguments, "--out", tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
 
 
 def test_settings_are_plain_data_too():

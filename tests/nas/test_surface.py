@@ -161,10 +161,10 @@ def test_the_same_seed_draws_the_same(drawn):
     ],
 )
 def test_wrong_input(arguments, said, run, tmp_path):
-    code, out, err = run("own.py:network", *arguments, "--out", tmp_path / "out")
+    code, out, err = run("own.py:network", *arguments, "--out", tmp_path / "new" / "out")
     assert (code, out) == (2, "")
     assert said in " ".join(err.split())
-    assert not list((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,7 @@ def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_
         f"image {wrong} is of class {int(test.y[wrong])}, and the network says {int(told[wrong])} without any attack" in said
     )
     assert f"take image {right}, which is classified rightly" in said
+    assert tmp_path.is_dir()  # It was there before.
 
 
 def test_surfaces_that_are_there_are_left_alone(run, tmp_path):
