@@ -40,6 +40,10 @@ Integers = NDArray[np.int64]
 LEAST = 10
 
 
+class TooFewImagesError(ValueError):
+    """Fewer images than `LEAST` are classified rightly by all networks."""
+
+
 @final
 @dataclass(frozen=True)
 class TransferMatrix:
@@ -142,8 +146,8 @@ def transfer_matrix(
 
     Raises:
         TypeError: networks is no mapping, or x, y, attack or a network has the wrong type.
-        ValueError: there are fewer than two networks, their classes differ, x, y or an epsilon is out of range, or fewer
-            than ten images are classified rightly by all networks.
+        TooFewImagesError: fewer than ten images are classified rightly by all networks.
+        ValueError: there are fewer than two networks, their classes differ, or x, y or an epsilon is out of range.
     """
     if not isinstance(networks, Mapping):
         raise TypeError(f"networks must be a mapping from names to networks, got {type(networks).__name__}")
@@ -174,18 +178,27 @@ def _right_under_all(ready: Mapping[str, Subject]) -> Tensor:
     """Returns the indices of the images that all networks classify rightly, (N,).
 
     Raises:
-        ValueError: the networks' classes differ, or there are too few such images.
+        TooFewImagesError: there are too few of them.
+        ValueError: the networks' classes differ.
     """
     classes = {name: one.logits.shape[1] for name, one in ready.items()}
     if len(set(classes.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in classes.items())
         raise ValueError(f"the networks must have the same classes, got different numbers of logits: {told}")
-    right = {name: one.right() for name, one in ready.items()}
+    return right_under_all({name: one.right() for name, one in ready.items()})
+
+
+def right_under_all(right: Mapping[str, Tensor]) -> Tensor:
+    """Returns the indices of the images that all networks classify rightly, (N,), from which each does, (N,) bool by name.
+
+    Raises:
+        TooFewImagesError: there are fewer of them than a matrix of transfer needs.
+    """
     kept = torch.stack(list(right.values())).all(0).nonzero().squeeze(1)
     if len(kept) < LEAST:
         n = len(next(iter(right.values())))
         told = ", ".join(f"{name} {int(found.sum())}" for name, found in right.items())
-        raise ValueError(
+        raise TooFewImagesError(
             f"only {len(kept)} of {n} images are classified rightly by all networks, where transfer needs at least {LEAST}; "
             f"give more images, or leave out the network that is right on fewest: {told}"
         )

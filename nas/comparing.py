@@ -17,9 +17,9 @@ from evaluators.inputs import check_epsilons
 from evaluators.multiplicity import holm
 from evaluators.radii import measure
 from evaluators.subject import predict, subject
-from evaluators.transfer_matrix import transfer_matrix
+from evaluators.transfer_matrix import TooFewImagesError, TransferMatrix, right_under_all, transfer_matrix
 from nas.compare_config import name_networks, searched_epsilons
-from nas.comparison import NetworkComparison, PairTest
+from nas.comparison import NetworkComparison, NoTransfer, PairTest
 from nas.data import open_test
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, HardcellError, NetworkError, first_line
@@ -62,7 +62,7 @@ def compare_networks(
 
     Raises:
         NetworkError: there is but one network, or one of them twice; a network cannot be opened, does not go together with
-            the images or with the others, or fails under attack; or too few images are right under all of them.
+            the images or with the others, or fails under attack.
         ConfigError: the names or settings do not go together with the networks or the images.
         DataError: the images cannot be used.
         RunError: there is no such device.
@@ -76,9 +76,11 @@ def compare_networks(
     _check_epsilons(config, test)
     for name, network in networks.items():
         check_fit(named[name], network.to(device), test, data.path or data.name)
-    _check_classes(networks, test)
+    missing = _clean_pass(named, networks, test)
     crafting = crafting_attacks(config.attacks)
-    stages = [*(f"first-order radii of {name}" for name in named), *named, *(f"transfer by {name}" for name in crafting)]
+    transfers: dict[str, TransferMatrix | NoTransfer] = {} if missing is None else dict.fromkeys(crafting, missing)
+    left = [name for name in crafting if name not in transfers]
+    stages = [*(f"first-order radii of {name}" for name in named), *named, *(f"transfer by {name}" for name in left)]
 
     def part(stage: str) -> Callable[[float], None]:
         before = stages.index(stage)
@@ -97,18 +99,9 @@ def compare_networks(
     for name, network in networks.items():
         with _blamed_on(named[name]):
             radii[name] = _worst_case(network, test, config, grid, part(name))
-    transfers = {}
-    for name, attack in crafting.items():
+    for name in left:
         with _blamed_on("transfer"):
-            transfers[name] = transfer_matrix(
-                networks,
-                test.x,
-                test.y,
-                attack,
-                epsilons,
-                seed=config.seed,
-                progress=part(f"transfer by {name}"),
-            )
+            transfers[name] = _transfer(networks, test, crafting[name], epsilons, config.seed, part(f"transfer by {name}"))
     return NetworkComparison(
         sources=named,
         data=data.name,
@@ -132,19 +125,39 @@ def _check_epsilons(config: CompareConfig, test: Split) -> None:
         raise ConfigError([f"compare: epsilons: {error}"]) from error
 
 
-def _check_classes(networks: Mapping[str, nn.Module], test: Split) -> None:
-    """Checks that all networks have as many logits.
+def _clean_pass(named: Mapping[str, str], networks: Mapping[str, nn.Module], test: Split) -> NoTransfer | None:
+    """Returns why transfer cannot be measured, if so, before any attack: too few images are right under all networks.
 
     Raises:
-        NetworkError: they do not.
+        NetworkError: the networks have different numbers of logits, or one of them fails on the images.
     """
-    classes = {}
+    logits = {}
     for name, network in networks.items():
-        with frozen(network):
-            classes[name] = predict(network, test.x[:1]).shape[1]
+        with _blamed_on(named[name]), frozen(network):
+            logits[name] = predict(network, test.x)
+    classes = {name: found.shape[1] for name, found in logits.items()}
     if len(set(classes.values())) > 1:
         told = ", ".join(f"{name} has {count}" for name, count in classes.items())
         raise NetworkError(f"the networks were made for different classes, by their numbers of logits: {told}")
+    try:
+        right_under_all({name: found.argmax(1) == test.y for name, found in logits.items()})
+    except TooFewImagesError as error:
+        return NoTransfer(str(error))
+    return None
+
+
+def _transfer(
+    networks: Mapping[str, nn.Module],
+    test: Split,
+    attack: Attack,
+    epsilons: Sequence[float],
+    seed: int,
+    progress: Callable[[float], None],
+) -> TransferMatrix | NoTransfer:
+    try:
+        return transfer_matrix(networks, test.x, test.y, attack, epsilons, seed=seed, progress=progress)
+    except TooFewImagesError as error:  # Rounded otherwise than in the clean pass, an image may be wrong after all.
+        return NoTransfer(str(error))
 
 
 @contextmanager

@@ -47,6 +47,18 @@ class PairTest:
 
 @final
 @dataclass(frozen=True)
+class NoTransfer:
+    """How images carry over could not be measured.
+
+    Attributes:
+        reason: Why.
+    """
+
+    reason: str
+
+
+@final
+@dataclass(frozen=True)
 class NetworkComparison:
     """Several networks on the same N images.
 
@@ -60,7 +72,7 @@ class NetworkComparison:
         radii: One radius an image, (N,), by network: the worst case over the attacks.
         at_epsilon: The paired tests at each of the epsilons.
         over_all: The paired tests of the radii.
-        transfers: The matrix of transfer by the attack that crafts the images.
+        transfers: The matrix of transfer by the attack that crafts the images, or why there is none.
         seed: Of all that was drawn.
     """
 
@@ -73,7 +85,7 @@ class NetworkComparison:
     radii: Mapping[str, Floats] = field(repr=False)
     at_epsilon: tuple[PairTest, ...]
     over_all: tuple[PairTest, ...]
-    transfers: Mapping[str, TransferMatrix] = field(repr=False)
+    transfers: Mapping[str, TransferMatrix | NoTransfer] = field(repr=False)
     seed: int
 
     @property
@@ -132,8 +144,10 @@ def _test(one: PairTest) -> dict[str, Any]:
     return {"first": one.first, "second": one.second, **place, **asdict(one.test), **judged}
 
 
-def _transfer(matrix: TransferMatrix) -> dict[str, Any]:
-    """Returns a matrix as plain data; arrays are by epsilon, source and target."""
+def _transfer(matrix: TransferMatrix | NoTransfer) -> dict[str, Any]:
+    """Returns a matrix as plain data, or why there is none; arrays are by epsilon, source and target."""
+    if isinstance(matrix, NoTransfer):
+        return asdict(matrix)
     return {
         "names": matrix.names,
         "epsilons": matrix.epsilons,

@@ -12,6 +12,7 @@ from evaluators import Comparison, error_curve, median_radius
 from evaluators.transfer_matrix import asymmetry, transfer_rates
 from evaluators.transfer_reach import transfer_reach
 from nas.cli.tables import open_console
+from nas.comparison import NoTransfer
 from nas.report.style import NORM_NAMES
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ def print_comparison(found: NetworkComparison) -> None:
     _print_errors(out, found)
     _print_tests(out, found)
     for attack, matrix in found.transfers.items():
+        if isinstance(matrix, NoTransfer):
+            told = f"transfer by {attack}: not measured: {matrix.reason}"
+            out.print(told, markup=False, highlight=False, soft_wrap=True)
+            continue
         _print_matrix(out, attack, matrix)
         _print_asymmetry(out, attack, matrix)
         _print_reach(out, attack, matrix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from itertools import cycle
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from evaluators import error_curve
 from evaluators.transfer_matrix import transfer_rates
 from evaluators.transfer_reach import transfer_reach
+from nas.comparison import NoTransfer
 from nas.report.style import COLOURS, GREY, INK, NORM_NAMES, STYLE, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ def compare_figures(found: NetworkComparison) -> dict[str, bytes]:
     with mpl.rc_context(STYLE):
         figures = {"error_curves": error_curves_figure(found)}
         for attack, matrix in found.transfers.items():
+            if isinstance(matrix, NoTransfer):
+                figures[f"transfer_{attack}"] = _reason_figure(f"transfer by {attack}: not measured: {matrix.reason}")
+                continue
             figures[f"transfer_{attack}"] = transfer_figure(matrix, attack, found.norm)
             figures[f"reach_{attack}"] = reach_figure(matrix, attack, found.norm)
         drawn = {}
@@ -49,6 +54,14 @@ def compare_figures(found: NetworkComparison) -> dict[str, bytes]:
             figure.savefig(pixels, format="png", dpi=DOTS_PER_INCH)
             drawn[f"{name}.png"] = pixels.getvalue()
         return drawn
+
+
+def _reason_figure(reason: str) -> Figure:
+    """Returns a figure that says why there is none."""
+    figure, axes = new_figure(5.2, 1.6)
+    axes.text(0.5, 0.5, fill(reason, 72), transform=axes.transAxes, ha="center", va="center", color=INK, fontsize=9)
+    axes.set_axis_off()
+    return figure
 
 
 def error_curves_figure(found: NetworkComparison) -> Figure:

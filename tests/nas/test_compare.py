@@ -18,10 +18,10 @@ import yaml
 from torch import nn
 
 from evaluators import FGSM, FMN, L2, PGD, AutoAttack, compare, compare_radii, radii, worst_case
-from evaluators.transfer_matrix import transfer_matrix
+from evaluators.transfer_matrix import TooFewImagesError, transfer_matrix
 from nas.compare_config import CompareConfig, name_networks, parse_compare_config
 from nas.comparing import common_grid, compare_networks, crafting_attacks
-from nas.comparison import as_record
+from nas.comparison import NoTransfer, as_record
 from nas.config import DataConfig
 from nas.data import open_data, open_test
 from nas.networks import open_network
@@ -262,6 +262,35 @@ def test_where_nothing_is_fooled_nothing_is_divided(here, cli):
     assert "nan" not in out
 
 
+def test_where_too_few_images_are_right_all_but_transfer_is_told(here, cli, tmp_path, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("transfer is not to be tried")
+
+    monkeypatch.setattr("nas.comparing.transfer_matrix", never)
+    networks, folder = ("nets.py:a", "nets.py:wrong"), tmp_path / "compared"
+    code, out, err = cli("compare", *networks, *QUICK, "--epsilon", "0.05", "--out", folder)
+    assert (code, err) == (0, "")
+    reason = "only 0 of 60 images are classified rightly by all networks, where transfer needs at least 10; give more images"
+    assert f"transfer by fgsm: not measured: {reason}" in out
+    assert re.search(r"nets.py:a +│ nets.py:wrong +│ all +│", out)
+    record = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    assert record["transfer"]["fgsm"]["reason"].startswith(reason)
+    assert record["curves"]["nets.py:wrong"]["clean_error"] > 0.9
+    assert "not measured: only 0 of 60" in (folder / "transfer_fgsm.svg").read_text(encoding="utf-8")
+    assert not (folder / "reach_fgsm.svg").exists()
+
+
+def test_too_few_right_images_by_rounding_alone_lose_nothing_else(here, monkeypatch):
+    def few(*args, **kwargs):
+        raise TooFewImagesError("only 9 of 60 images")
+
+    monkeypatch.setattr("nas.comparing.transfer_matrix", few)
+    config = CompareConfig(attacks={"fgsm": FGSM()}, epsilons=(0.05,), images=60, device="cpu")
+    found = compare_networks(THREE[:2], config)
+    assert found.transfers == {"fgsm": NoTransfer("only 9 of 60 images")}
+    assert len(found.over_all) == 1
+
+
 def test_out_holds_the_record_and_pictures_and_is_never_overwritten(here, cli, refused, tmp_path):
     folder = tmp_path / "new" / "compared"
     code, out, _ = cli("compare", *THREE, *QUICK, "--epsilon", "0.05", "--seed", "3", "--out", folder)
@@ -411,7 +440,6 @@ def test_names_are_the_bundles_own_and_those_of_the_files(finished_run, bundle_c
         (["nets.py:a", "nets.py:b"], "--data must be given where no network is a bundle: digits, mnist"),
         (["nets.py:a", "nets.py:colour", *QUICK], "nets.py:colour: cannot take the images of digits, 1 x 8 x 8"),
         (["nets.py:a", "nets.py:twelve", *QUICK], "by their numbers of logits: nets.py:a has 10, nets.py:twelve has 12"),
-        (["nets.py:a", "nets.py:wrong", *QUICK], "transfer: cannot be measured: only 0 of 60 images are classified rightly"),
         (["nets.py:a", "nets.py:breaks", *QUICK], "nets.py:breaks: cannot be measured: a broken layer"),
         ([*THREE, *QUICK, "--epsilon", "8"], "epsilons must hold epsilons above 0 in pixel units (8/255, not 8), got [8.0]"),
         ([*THREE, *QUICK, "--epsilon", "0"], "epsilons must hold epsilons above 0"),
