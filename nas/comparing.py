@@ -1,4 +1,4 @@
-"""Comparing several networks on the same images: from their names to error curves, paired tests and transfer."""
+"""Comparing several networks on the same images: their error curves, paired tests, transfer, disagreement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluators import PGD, Ensemble, MinimumNorm, adaptive_epsilons, compare, compare_radii, margins
+from evaluators import PGD, Ensemble, MinimumNorm, adaptive_epsilons, compare, compare_radii, disagreement, margins
 from evaluators.attacks.target import frozen
 from evaluators.inputs import check_epsilons
 from evaluators.multiplicity import holm
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # An epsilon that was chosen gives way to one that was named, or to another that was chosen, this near to it.
 NEAR, APART = 0.05, 0.3
+# Disagreement is looked for around so many images, at so many points of each ball, of so many times an epsilon.
+CENTRES, POINTS, MULTIPLES = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 
 def compare_networks(
@@ -81,6 +83,7 @@ def compare_networks(
     transfers: dict[str, TransferMatrix | NoTransfer] = {} if missing is None else dict.fromkeys(crafting, missing)
     left = [name for name in crafting if name not in transfers]
     stages = [*(f"first-order radii of {name}" for name in named), *named, *(f"transfer by {name}" for name in left)]
+    stages.append("disagreement")
 
     def part(stage: str) -> Callable[[float], None]:
         before = stages.index(stage)
@@ -93,7 +96,8 @@ def compare_networks(
         with _blamed_on(named[name]):
             first_order[name] = margins(network, test.x, test.y, [norm]).radii[norm.name]
     largest = norm.largest(test.x[0].numel())
-    epsilons = sorted(set(config.epsilons or _suited(first_order, searched_epsilons(sources, norm.name), largest)))
+    chosen = config.epsilons or _suited(first_order, searched_epsilons(sources, norm.name), largest)
+    epsilons = sorted(set(chosen))
     grid = common_grid(first_order, largest, epsilons)
     radii = {}
     for name, network in networks.items():
@@ -102,6 +106,16 @@ def compare_networks(
     for name in left:
         with _blamed_on("transfer"):
             transfers[name] = _transfer(networks, test, crafting[name], epsilons, config.seed, part(f"transfer by {name}"))
+    part("disagreement")(0.0)
+    with _blamed_on("disagreement"):
+        parted = disagreement(
+            list(networks.values()),
+            test.x[:CENTRES],
+            norm,
+            sorted({min(multiple * chosen[0], largest) for multiple in MULTIPLES}),
+            samples=POINTS,
+            seed=config.seed,
+        )
     return NetworkComparison(
         sources=named,
         data=data.name,
@@ -113,6 +127,7 @@ def compare_networks(
         at_epsilon=tests_at_epsilon(radii, epsilons),
         over_all=tests_over_all(radii),
         transfers=transfers,
+        disagreement=parted,
         seed=config.seed,
     )
 

@@ -1,4 +1,4 @@
-"""What comparing several networks found: their error curves, paired tests, and transfer, as data and as JSON."""
+"""What comparing several networks found: error curves, paired tests, transfer, disagreement, as data and as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from evaluators import Attack, Comparison, RadiiComparison, describe, error_curve, median_radius
 from evaluators.curve import Floats
+from evaluators.regions import Disagreement
 from evaluators.transfer_matrix import TransferMatrix, asymmetry, transfer_rates
 from evaluators.transfer_reach import transfer_reach
 
@@ -73,6 +74,8 @@ class NetworkComparison:
         at_epsilon: The paired tests at each of the epsilons.
         over_all: The paired tests of the radii.
         transfers: The matrix of transfer by the attack that crafts the images, or why there is none.
+        disagreement: How much the networks disagree in balls around the first images, of multiples of the first epsilon that
+            was named, or chosen; in the attacks' norm.
         seed: Of all that was drawn.
     """
 
@@ -86,6 +89,7 @@ class NetworkComparison:
     at_epsilon: tuple[PairTest, ...]
     over_all: tuple[PairTest, ...]
     transfers: Mapping[str, TransferMatrix | NoTransfer] = field(repr=False)
+    disagreement: Disagreement = field(repr=False)
     seed: int
 
     @property
@@ -121,6 +125,7 @@ def as_record(found: NetworkComparison) -> dict[str, Any]:
         "tests_at_epsilon": [_test(one) for one in found.at_epsilon],
         "tests_over_all": [_test(one) for one in found.over_all],
         "transfer": {name: _transfer(matrix) for name, matrix in found.transfers.items()},
+        "disagreement": _disagreement(found.disagreement),
         "radii": {name: radii.tolist() for name, radii in found.radii.items()},
     }
     # Through JSON, so that nothing in it can fail to be saved.
@@ -163,6 +168,12 @@ def _transfer(matrix: TransferMatrix | NoTransfer) -> dict[str, Any]:
 
 def _shares(shares: Shares) -> dict[str, Any]:
     return {name: values.tolist() for name, values in vars(shares).items()}
+
+
+def _disagreement(found: Disagreement) -> dict[str, Any]:
+    """Returns disagreement as plain data; the arrays of counts and entropies are by image and epsilon."""
+    left_out = ("share", "interval")  # They follow from the counts.
+    return {"images": len(found.counts)} | {name: value for name, value in vars(found).items() if name not in left_out}
 
 
 def _finite(value: Any) -> Any:

@@ -58,7 +58,7 @@ def compare(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare NETWORKs on the same images: error curves, paired tests, and how adversarial images transfer between them.
+    """Compare NETWORKs on the same images: error curves, paired tests, transfer, and where the networks disagree.
 
     A NETWORK is a bundle's folder, a .pt2 file, a TorchScript file, or FILE.py:NAME or package.module:NAME, a function
     without arguments that returns the network (or the network itself).

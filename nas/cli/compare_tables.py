@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def print_comparison(found: NetworkComparison) -> None:
-    """Prints the error curves, the paired tests and, for each attack that crafts images, how they transfer."""
+    """Prints the error curves, the paired tests, for each attack that crafts images how they transfer, and disagreement."""
     out = open_console()
     _print_errors(out, found)
     _print_tests(out, found)
@@ -38,6 +38,7 @@ def print_comparison(found: NetworkComparison) -> None:
         _print_matrix(out, attack, matrix)
         _print_asymmetry(out, attack, matrix)
         _print_reach(out, attack, matrix)
+    _print_disagreement(out, found)
 
 
 def _print_errors(out: Console, found: NetworkComparison) -> None:
@@ -142,6 +143,23 @@ def _universal(sources: Sequence[Reach]) -> str:
         return f"{told}the other network"
     expected = sum(one.fooled * one.to_all.chance for one in sources if one.fooled)
     return f"{told}all {others} other networks; were the targets independent, {expected:.1f} would"
+
+
+def _print_disagreement(out: Console, found: NetworkComparison) -> None:
+    one, norm = found.disagreement, NORM_NAMES.get(found.norm, found.norm)
+    out.print(
+        f"disagreement: in {norm} balls around {len(one.counts)} clean images, {one.samples} random points in each, the "
+        "share of points that the networks do not all give one class, and the entropy of their votes, with 95 % intervals",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    table = Table("epsilon", "share", "vote entropy, nats")
+    for epsilon, share, of_share, entropy, of_entropy in zip(
+        one.epsilons, one.mean_share, one.mean_share_interval, one.mean_entropy, one.mean_entropy_interval, strict=True
+    ):
+        table.add_row(f"{epsilon:.3g}", _interval(share, *of_share), _interval(entropy, *of_entropy))
+    out.print(table)
 
 
 def _part(group: Group) -> str:

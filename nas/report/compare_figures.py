@@ -1,11 +1,11 @@
-"""The pictures of several networks compared: error curves, matrices of transfer, and how far adversarial images carry."""
+"""The pictures of several networks compared: error curves, matrices of transfer, how far images carry, disagreement."""
 
 from __future__ import annotations
 
 import io
 import math
 from itertools import cycle
-from textwrap import fill
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+    from evaluators.regions import Disagreement
     from evaluators.transfer_matrix import TransferMatrix
     from evaluators.transfer_reach import Reach
     from nas.comparison import NetworkComparison
@@ -47,6 +48,7 @@ def compare_figures(found: NetworkComparison) -> dict[str, bytes]:
                 continue
             figures[f"transfer_{attack}"] = transfer_figure(matrix, attack, found.norm)
             figures[f"reach_{attack}"] = reach_figure(matrix, attack, found.norm)
+        figures["disagreement"] = disagreement_figure(found.disagreement, found.norm)
         drawn = {}
         for name, figure in figures.items():
             drawn[f"{name}.svg"] = to_svg(figure).encode()
@@ -58,8 +60,11 @@ def compare_figures(found: NetworkComparison) -> dict[str, bytes]:
 
 def _reason_figure(reason: str) -> Figure:
     """Returns a figure that says why there is none."""
-    figure, axes = new_figure(5.2, 1.6)
-    axes.text(0.5, 0.5, fill(reason, 72), transform=axes.transAxes, ha="center", va="center", color=INK, fontsize=9)
+    lines = wrap(reason, 72)
+    figure, axes = new_figure(5.2, 0.8 + 0.2 * len(lines))
+    # Names of networks are no formulas.
+    text = axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color=INK, fontsize=9, parse_math=False)
+    text.set_transform(axes.transAxes)
     axes.set_axis_off()
     return figure
 
@@ -134,6 +139,25 @@ def reach_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
     handles.append(Line2D([], [], color="black", marker="v", markersize=5, linestyle="", label="all others, by chance"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(f"images that fool their source under {attack},\nby how many of the others they fool", fontsize=9)
+    return figure
+
+
+def disagreement_figure(found: Disagreement, norm: str) -> Figure:
+    """Returns the share of balls around clean images where the networks disagree, and the vote entropy, over epsilon."""
+    figure = Figure(figsize=(6.4, 3.1), layout="constrained")
+    panels = figure.subplots(1, 2)
+    shown = (
+        ("share where not all agree", found.mean_share, found.mean_share_interval),
+        ("vote entropy, nats", found.mean_entropy, found.mean_entropy_interval),
+    )
+    for axes, (title, mean, interval) in zip(panels, shown, strict=True):
+        axes.errorbar(found.epsilons, mean, abs(interval.T - mean), color=COLOURS[0], marker=".", capsize=3, linewidth=1.3)
+        axes.set(xlabel=f"epsilon ({NORM_NAMES.get(norm, norm)}, pixels in [0, 1])", xticks=found.epsilons)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.set_title(title, fontsize=9)
+        axes.set_ylim(bottom=0)
+    told = f"{found.samples} random points in each ball around {len(found.counts)} clean images"
+    figure.suptitle(f"where the networks disagree:\n{told}, 95 % intervals", fontsize=9)
     return figure
 
 

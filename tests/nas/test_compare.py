@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import nn
 
-from evaluators import FGSM, FMN, L2, PGD, AutoAttack, compare, compare_radii, radii, worst_case
+from evaluators import FGSM, FMN, L2, PGD, AutoAttack, Linf, compare, compare_radii, disagreement, radii, worst_case
 from evaluators.transfer_matrix import TooFewImagesError, transfer_matrix
 from nas.compare_config import CompareConfig, name_networks, parse_compare_config
 from nas.comparing import common_grid, compare_networks, crafting_attacks
@@ -194,6 +194,26 @@ def test_attacks_that_stop_where_they_fool_craft_nothing():
     assert crafting_attacks({"strong": AutoAttack()}) == {"pgd": PGD()}
 
 
+def test_disagreement_is_measured_around_the_first_images_at_multiples_of_the_first_epsilon(compared, nets):
+    test = open_test(DataConfig()).first(120)
+    networks = [open_network(source) for source in compared.sources.values()]
+    again = disagreement(networks, test.x[:50], Linf(), [0, 0.025, 0.05, 0.1], samples=40)
+    assert compared.disagreement.counts.shape == (50, 4)
+    assert vars(compared.disagreement).keys() == vars(again).keys()
+    assert all(np.array_equal(value, vars(again)[name]) for name, value in vars(compared.disagreement).items())
+    # At 0 the images themselves: the votes of the networks, counted.
+    votes = np.array([network(test.x[:50]).argmax(1).numpy() for network in networks])
+    assert compared.disagreement.mean_share[0] == pytest.approx((votes != votes[0]).any(0).mean())
+    assert 0 < compared.disagreement.mean_share[0] < compared.disagreement.mean_share[-1]
+
+
+def test_balls_are_no_larger_than_the_pixel_range(here):
+    config = CompareConfig(attacks={"fgsm": FGSM()}, epsilons=(0.7,), images=20, seed=5, device="cpu")
+    found = compare_networks(THREE[:2], config).disagreement
+    assert found.epsilons.tolist() == [0, 0.35, 0.7, 1]
+    assert found.counts.shape == (20, 4)
+
+
 def test_the_grid_suits_every_network_and_holds_the_epsilons_asked_for():
     first_order = {"weak": np.linspace(0.001, 0.01, 200), "strong": np.linspace(0.1, 0.5, 200)}
     grid = common_grid(first_order, 1.0, [0.03, 0.2])
@@ -224,6 +244,10 @@ def test_the_record_is_json_and_holds_what_was_found(compared):
         assert [np.inf if value is None else value for value in record["radii"][name]] == r.tolist()
         place = record["grid"].index(0.05)
         assert record["curves"][name]["error"][place] == pytest.approx((r <= 0.05).mean())
+    parted = record["disagreement"]
+    assert (parted["images"], parted["samples"], parted["epsilons"]) == (50, 40, [0, 0.025, 0.05, 0.1])
+    assert parted["counts"] == compared.disagreement.counts.tolist()
+    assert parted["mean_entropy_interval"] == compared.disagreement.mean_entropy_interval.tolist()
     matrix, told = compared.transfers["pgd"], record["transfer"]["pgd"]
     assert told["among_all"]["counts"] == matrix.fooled.sum(-1).tolist()
     assert told["images"] == matrix.index.tolist()
@@ -252,6 +276,10 @@ def test_tables_of_errors_tests_and_transfer(here, cli):
     assert sum(bool(re.fullmatch(own, cell)) for cell in cells) == 6
     assert sum(bool(re.fullmatch(own + r" \(\d+ of \d+\)", cell)) for cell in cells) == 12
     assert re.search(r"^at 0.05, \d+ of \d+ adversarial images fool all 2 other networks; were the targets", out, re.M)
+    assert "disagreement: in L∞ balls around 50 clean images, 40 random points in each, the share of points" in out
+    table = rows[rows.index(["epsilon", "share", "vote entropy, nats"]) + 1 :]
+    assert [row[0] for row in table] == ["0", "0.01", "0.02", "0.04"]
+    assert all(re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", cell) for row in table for cell in row[1:])
     assert "\x1b" not in out
 
 
@@ -296,7 +324,7 @@ def test_out_holds_the_record_and_pictures_and_is_never_overwritten(here, cli, r
     code, out, _ = cli("compare", *THREE, *QUICK, "--epsilon", "0.05", "--seed", "3", "--out", folder)
     assert code == 0
     assert out.splitlines()[-1] == f"comparison: {folder}"
-    names = ("error_curves", "transfer_fgsm", "reach_fgsm")
+    names = ("error_curves", "transfer_fgsm", "reach_fgsm", "disagreement")
     assert {path.name for path in folder.iterdir()} == {"compare.json", *(f"{n}.{s}" for n in names for s in ("svg", "png"))}
     record = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
     assert (record["n"], record["seed"], record["epsilons"]) == (60, 3, [0.05])
@@ -313,17 +341,18 @@ def test_json_is_the_record_and_nothing_else(here, cli):
     assert json.loads(out)["schema"] == "hardcell-comparison/1"
 
 
-def test_pictures_are_whole_and_the_same_each_time(compared):
+def test_pictures_are_whole(compared):
     long = dict(zip(("n" * 90, "1-05d4740bf3b4", "a $x_1$ name"), compared.sources.values(), strict=True))
+    matrix = compared.transfers["pgd"]
     rename = dict(zip(compared.names, long, strict=True))
     found = replace(
         compared,
         sources=long,
         radii={rename[name]: r for name, r in compared.radii.items()},
-        transfers={"pgd": replace(compared.transfers["pgd"], names=tuple(long))},
+        transfers={"pgd": replace(matrix, names=tuple(long), epsilons=matrix.epsilons[:1], fooled=matrix.fooled[:1])},
     )
     drawn = compare_figures(found)
-    assert {Path(name).stem for name in drawn} == {"error_curves", "transfer_pgd", "reach_pgd"}
+    assert {Path(name).stem for name in drawn} == {"error_curves", "transfer_pgd", "reach_pgd", "disagreement"}
     for name, picture in drawn.items():
         if name.endswith(".svg"):
             assert ElementTree.fromstring(picture).tag.endswith("svg")
@@ -332,8 +361,19 @@ def test_pictures_are_whole_and_the_same_each_time(compared):
             width, height = struct.unpack(">II", picture[16:24])
             assert 500 < width < 2500
             assert 300 < height < 2500
-    again = compare_figures(replace(found, transfers={}))
-    assert again == {name: drawn[name] for name in ("error_curves.svg", "error_curves.png")}
+
+
+def test_the_reason_in_the_place_of_a_picture_holds_any_name(compared):
+    drawn = compare_figures(replace(compared, transfers={"pgd": NoTransfer(r"too few: a $\frac$ name" + 40 * " and more")}))
+    assert r"too few: a $\frac$ name and" in drawn["transfer_pgd.svg"].decode()
+    assert drawn["transfer_pgd.png"][:4] == b"\x89PNG"
+
+
+def test_pictures_are_the_same_each_time(compared):
+    found = replace(compared, transfers={})
+    drawn = compare_figures(found)
+    assert compare_figures(found) == drawn
+    assert {Path(name).stem for name in drawn} == {"error_curves", "disagreement"}
 
 
 def test_disk_full_is_told(here, refused, monkeypatch, tmp_path):
