@@ -16,6 +16,7 @@ from evaluators.attacks.target import frozen
 from evaluators.inputs import check_epsilons
 from evaluators.multiplicity import holm
 from evaluators.radii import measure
+from evaluators.regions.sampling import affordable_samples
 from evaluators.subject import predict, subject
 from evaluators.transfer_matrix import TooFewImagesError, TransferMatrix, right_under_all, transfer_matrix
 from nas.compare_config import name_networks, searched_epsilons
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 # An epsilon that was chosen gives way to one that was named, or to another that was chosen, this near to it.
 NEAR, APART = 0.05, 0.3
-# Disagreement is looked for around so many images, at so many points of each ball, of so many times an epsilon.
+# Disagreement is looked for around so many images, at so many points of each ball, or fewer of large images, which take long
+# to draw; the balls are of so many times an epsilon.
 CENTRES, POINTS, MULTIPLES = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 
@@ -108,14 +110,9 @@ def compare_networks(
             transfers[name] = _transfer(networks, test, crafting[name], epsilons, config.seed, part(f"transfer by {name}"))
     part("disagreement")(0.0)
     with _blamed_on("disagreement"):
-        parted = disagreement(
-            list(networks.values()),
-            test.x[:CENTRES],
-            norm,
-            sorted({min(multiple * chosen[0], largest) for multiple in MULTIPLES}),
-            samples=POINTS,
-            seed=config.seed,
-        )
+        centres, sizes = test.x[:CENTRES], sorted({min(multiple * chosen[0], largest) for multiple in MULTIPLES})
+        points = affordable_samples(norm, centres[0].numel(), len(centres) * len(sizes), POINTS)
+        parted = disagreement(list(networks.values()), centres, norm, sizes, samples=points, seed=config.seed)
     return NetworkComparison(
         sources=named,
         data=data.name,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from evaluators import describe
+from evaluators import NoBound, describe
 
 if TYPE_CHECKING:
     from evaluators.surface.lines import Line
     from evaluators.surface.planes import Surface
-    from nas.surfaces import ImageSurfaces, Lead
+    from nas.surfaces import ImageSurfaces, Lead, Neighbourhood
 
 SCHEMA = "hardcell-surface/1"
 
@@ -34,7 +34,24 @@ def surface_record(found: ImageSurfaces) -> dict[str, Any]:
         "leads": {name: _plain(lead) for name, lead in found.leads.items()},
         "lines": {name: _plain(line) for name, line in found.lines.items()},
         "surfaces": {name: _plain(surface) for name, surface in found.surfaces.items()},
+        "neighbourhood": found.neighbourhood and _around(found.neighbourhood),
         "notes": list(found.notes),
+    }
+
+
+def _around(found: Neighbourhood) -> dict[str, Any]:
+    """Returns what lies around the adversarial image as plain data; of one image, hence the first row of each array."""
+    balls, unproved = found.balls, isinstance(found.proved, NoBound)
+    return {
+        "norm": found.norm,
+        "size": _rounded(found.size),
+        "radii": _rounded(balls.radii),
+        "samples": balls.samples,
+        "adversarial": balls.counts[0].tolist(),
+        "share": _rounded(balls.share[0]),
+        "interval": _rounded(balls.interval[0]),
+        "proved_radius": None if unproved else _rounded(found.proved),
+        "no_bound": found.proved.reason if isinstance(found.proved, NoBound) else None,
     }
 
 

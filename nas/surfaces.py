@@ -1,4 +1,4 @@
-"""Response surfaces of one test image: from a network's name to planes, lines and their crossings."""
+"""Response surfaces of one test image: planes, lines and their crossings, and what lies around the adversarial image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators.attacks.target import frozen
+from evaluators.bounds import NoBound, provable_radii
 from evaluators.inputs import check_epsilons
+from evaluators.regions import BallShares, ball_shares
+from evaluators.regions.sampling import affordable_samples
 from evaluators.subject import predict
 from evaluators.surface.directions import adversarial_direction, aimed, random_direction
 from evaluators.surface.lines import Line, boundary_line
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 LINE_POINTS = 201
 # Classes at which a second adversarial direction is aimed before another seed is tried.
 RIVALS = 3
+# Balls around the adversarial image: their radii as shares of the perturbation's size, and the points drawn from each, or
+# fewer of large images, which take long to draw.
+SHARES, SAMPLES = (0.125, 0.25, 0.5, 1.0), 500
 # How far ahead to look for an image that is classified rightly.
 AHEAD = 100
 _PLANES = {
@@ -60,6 +66,25 @@ class Lead:
 
 @final
 @dataclass(frozen=True)
+class Neighbourhood:
+    """What lies around the adversarial image.
+
+    Attributes:
+        norm: Name of the attack's norm, in which it is measured.
+        size: Of the perturbation, in that norm and in pixel units.
+        balls: The share of balls around the adversarial image that stays adversarial, of any wrong class, by radius.
+        proved: Radius within which every image provably has the class of the adversarial one, 0 where none is proved; or why
+            nothing can be.
+    """
+
+    norm: str
+    size: float
+    balls: BallShares
+    proved: float | NoBound
+
+
+@final
+@dataclass(frozen=True)
 class ImageSurfaces:
     """The planes and lines through one image.
 
@@ -74,6 +99,8 @@ class ImageSurfaces:
         leads: Where each direction leads, by its name: adversarial, second adversarial, random, second random.
         lines: The line along each direction, by its name.
         surfaces: The planes, by name: adversarial_random or two_random, two_adversarial, three_images.
+        neighbourhood: What lies around the image to which the adversarial direction leads; None where there is none, or it
+            was not measured.
         notes: What is missing, and why.
     """
 
@@ -87,6 +114,7 @@ class ImageSurfaces:
     leads: Mapping[str, Lead]
     lines: Mapping[str, Line]
     surfaces: Mapping[str, Surface]
+    neighbourhood: Neighbourhood | None
     notes: tuple[str, ...]
 
 
@@ -131,7 +159,7 @@ def surfaces_of(
     network_name: str,
     data_name: str,
     classes: tuple[str, ...],
-    second: bool = True,
+    brief: bool = False,
 ) -> ImageSurfaces:
     """Returns what `image_surfaces` does, of a network and images that are open and fit, and an image that is right.
 
@@ -142,13 +170,13 @@ def surfaces_of(
         network_name: The network's name.
         data_name: The images' name.
         classes: Names of the classes.
-        second: Look for a second adversarial direction, too.
+        brief: Leave out a second adversarial direction, and what lies around the adversarial image.
     """
     x, label = test.x[config.image], int(test.y[config.image])
     with frozen(network):
         logits = predict(network, x[None])[0]
     others = torch.cat([logits[:label], logits[label + 1 :]])
-    directions, notes = _directions(network, x, label, logits, config, second=second)
+    directions, notes = _directions(network, x, label, logits, config, second=not brief)
     first, *further = directions
     planes = {_PLANES[first, other]: _plane(x, directions, first, other) for other in further[::-1]}
     if config.others is not None:
@@ -158,6 +186,12 @@ def surfaces_of(
             planes["three_images"] = plane_through(test.x[list(numbers)], (names[0], names[1], names[2]))
         except ValueError as error:
             raise ConfigError([f"surface: others: {error}"]) from error
+    around = None
+    if "adversarial" in directions and not brief:
+        try:
+            around = _neighbourhood(network, x, label, directions["adversarial"], config)
+        except Exception as error:  # The pictures can do without; and a device may lack double precision.
+            notes.append(f"what lies around the adversarial image cannot be measured: {first_line(error)}")
     reach = config.extent * max(map(_length, directions.values()))
     return ImageSurfaces(
         network=network_name,
@@ -175,6 +209,7 @@ def surfaces_of(
             name: response_surface(network, plane, label, *window(plane, config.extent, config.points))
             for name, plane in planes.items()
         },
+        neighbourhood=around,
         notes=tuple(notes),
     )
 
@@ -228,6 +263,23 @@ def _second(
             continue
         return found
     return None
+
+
+def _neighbourhood(network: nn.Module, x: Tensor, label: int, step: Tensor, config: SurfaceConfig) -> Neighbourhood:
+    """Returns what lies around the image x + step; costs a forward pass for each point, and some hundred for the bound.
+
+    Raises:
+        Exception: whatever the network raises; or the image is not adversarial.
+    """
+    norm, point, y = config.attack.norm, (x + step).clamp(0, 1)[None], torch.tensor([label], device=x.device)
+    with frozen(network):
+        if bool(predict(network, point).argmax(1) == y):
+            raise ValueError("it lies so near to the boundary that rounding takes it back")
+    size = float(norm.size(step[None]))
+    samples = affordable_samples(norm, x.numel(), len(SHARES), SAMPLES)
+    balls = ball_shares(network, point, y, norm, [share * size for share in SHARES], samples=samples, seed=config.seed)
+    found = provable_radii(network, point, norm)
+    return Neighbourhood(norm.name, size, balls, found if isinstance(found, NoBound) else float(found.radii[0]))
 
 
 def _lead(network: nn.Module, x: Tensor, step: Tensor) -> Lead:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _MOST_ATTEMPTS = 1 << 20
 # Proposals made at once.
 _PROPOSALS = 2048
+# Random numbers that are drawn in some ten seconds on one core of a CPU.
+_AFFORDABLE = 5e7
 # Halvings of the logarithm of the standard deviation.
 _HALVINGS = 60
 
@@ -57,6 +59,19 @@ def check_balls(centres: Tensor, norm: Norm, radii: Sequence[float], samples: in
     if not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}")
     return grid
+
+
+def affordable_samples(norm: Norm, pixels: int, balls: int, most: int) -> int:
+    """Returns how many points of each ball can be drawn in seconds, at least 1: fewer than `most` of large L2 balls.
+
+    Args:
+        norm: Linf() or L2(), of whose points about sqrt(pi D) proposals are needed, D numbers each.
+        pixels: D, the number of pixels of an image.
+        balls: How many there are.
+        most: Points of each that are wanted.
+    """
+    proposals = math.sqrt(math.pi * pixels) if isinstance(norm, L2) else 1.0
+    return max(1, min(most, int(_AFFORDABLE / (balls * pixels * proposals))))
 
 
 def ball_points(

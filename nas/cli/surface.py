@@ -13,8 +13,10 @@ from nas.cli.out_folder import prepared, writing
 from nas.cli.progress import INTERRUPTED
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from nas.surface_config import SurfaceConfig
-    from nas.surfaces import ImageSurfaces
+    from nas.surfaces import ImageSurfaces, Neighbourhood
 
 
 @click.command()
@@ -70,7 +72,8 @@ def surface(
 
     Planes through the image, spanned by an adversarial and a random direction, by two adversarial ones, and through three
     images, each as maps of the class, the margin and the confidence; and lines from the image along each direction, with
-    every crossing of a decision boundary. NETWORK is named as for `hardcell profile`.
+    every crossing of a decision boundary. Also tells which share of balls around the adversarial image stays adversarial,
+    and a radius within which its class is proved. NETWORK is named as for `hardcell profile`.
     """
     further = {"extent": extent, "points": points, "others": others, "seed": seed, "device": device}
     try:
@@ -145,7 +148,7 @@ def _write(found: ImageSurfaces, record: str, folder: Path) -> None:
 
 
 def _print(found: ImageSurfaces) -> None:
-    """Prints the image, a table with a row a direction, and what is missing."""
+    """Prints the image, a table with a row a direction, what lies around the adversarial image, and what is missing."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -168,5 +171,32 @@ def _print(found: ImageSurfaces) -> None:
         cells = (name, names[lead.label], f"{lead.l2:.4g}", f"{lead.linf:.4g}", *first)
         table.add_row(*map(escape, cells))
     out.print(table)
+    if found.neighbourhood is not None:
+        _print_around(out, found.neighbourhood, names[found.leads["adversarial"].label])
     for note in found.notes:
         out.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_around(out: Console, found: Neighbourhood, wrong: str) -> None:
+    """Prints the shares of balls around the adversarial image that stay adversarial, and what is proved of its class."""
+    from rich.table import Table
+
+    from evaluators import NoBound
+    from nas.report.style import NORM_NAMES
+
+    norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
+    title = f"{norm} balls around the adversarial image: share that stays adversarial, of {balls.samples} random points each"
+    table = Table("radius", "of the perturbation's size", "share", title=title, title_justify="left")
+    for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True):
+        table.add_row(f"{radius:.3g}", f"{radius / found.size:.3g}", f"{share:.3f} [{low:.3f}, {high:.3f}]")
+    out.print(table)
+    if isinstance(found.proved, NoBound):
+        told = f"no radius is proved around the adversarial image: {found.proved.reason.partition(chr(10))[0]}"
+    elif found.proved == 0:
+        told = "no radius is proved around the adversarial image: the bounds part its class from the others at none above 0"
+    else:
+        told = (
+            f"proved: within {norm} distance {found.proved:.3g} of the adversarial image every image is of class {wrong}, "
+            "too: infinitely many adversarial images"
+        )
+    out.print(told, markup=False, highlight=False, soft_wrap=True)

@@ -83,7 +83,7 @@ def _pictures(bundle: Bundle, images: int, opened: dict[DataConfig, Split]) -> l
         config = SurfaceConfig(data=data, image=image, attack=attack, epsilon=epsilon, points=points)
         classes = tuple(map(str, bundle.stored["classes"]))
         drawn = surfaces_of(
-            network, test, config, network_name=bundle.name, data_name=data.name, classes=classes, second=False
+            network, test, config, network_name=bundle.name, data_name=data.name, classes=classes, brief=True
         )
         around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
         if "adversarial" in drawn.leads:

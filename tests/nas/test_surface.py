@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import PGD
+from evaluators import L2, PGD, Linf, ProvableRadii, ball_shares
 from nas.bundle.load import open_bundle
 from nas.config import DataConfig
 from nas.data import open_test
@@ -42,6 +42,13 @@ def drawn(here):
         return image_surfaces("own.py:network", config)
 
     return make
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves pictures empty: they take longer than all else."""
+    for name in ("draw_surface", "draw_lines"):
+        monkeypatch.setattr(f"nas.report.surface_figures.{name}", lambda *args: b"")
 
 
 def test_pictures_numbers_and_a_table(run, tmp_path):
@@ -77,10 +84,29 @@ def test_pictures_numbers_and_a_table(run, tmp_path):
     assert second["label"] not in (label, lead["label"])
     assert np.shape(record["surfaces"]["three_images"]["margin"]) == (9, 9)
 
+    # What lies around it, by the evaluators themselves.
+    around, y = record["neighbourhood"], test.y[3:4]
+    balls = ball_shares(network, point[None], y, Linf(), around["radii"], samples=500)
+    assert (around["norm"], around["samples"], around["no_bound"]) == ("linf", 500, None)
+    assert around["radii"] == pytest.approx([0.025, 0.05, 0.1, 0.2], rel=1e-4)
+    assert around["adversarial"] == balls.counts[0].tolist()
+    assert np.allclose(around["interval"], balls.interval[0], atol=1e-5)
+    # Of a linear network, margin over the steepest rise of another class; what the pixel range cuts may reach farther.
+    with torch.no_grad():
+        steep = network(torch.eye(64).view(64, 1, 8, 8)) - network(torch.zeros(64, 1, 8, 8))
+        at = network(point[None])[0]
+    others = [j for j in range(10) if j != lead["label"]]
+    nearest = min(float((at[lead["label"]] - at[j]) / (steep[:, lead["label"]] - steep[:, j]).abs().sum()) for j in others)
+    assert nearest * 0.999 <= around["proved_radius"] <= 0.2
+
     lines = out.splitlines()
+    assert f"every image is of class {lead['label']}, too: infinitely many adversarial images" in out
     assert lines[0].startswith(f"image 3 of digits: class {label}, prediction {label}, margin ")
     rows = {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in (re.split("[│┃]", x) for x in lines) if row[1:]}
     assert rows["direction"] == ["leads to", "L2 size", "L∞ size", "first crossing, L2", "into"]
+    assert rows["radius"] == ["of the perturbation's size", "share"]
+    share, (low, high) = around["share"][3], around["interval"][3]
+    assert rows["0.2"] == ["1", f"{share:.3f} [{low:.3f}, {high:.3f}]"]
     assert rows["adversarial"][0] == str(lead["label"])
     assert float(rows["adversarial"][3]) == pytest.approx(first["position"], rel=1e-3)
     assert rows["random"][3].startswith("none up to") or float(rows["random"][3]) > 0
@@ -112,6 +138,8 @@ def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_p
     record = json.loads((tmp_path / "out" / "surface.json").read_text(encoding="utf-8"))
     assert list(record["surfaces"]) == ["two_random"]
     assert list(record["leads"]) == ["random", "second random"]
+    assert record["neighbourhood"] is None
+    assert "balls around" not in out
     # As long as the corners of the ball: 8 x 8 pixels, each changed by epsilon.
     assert record["leads"]["random"]["l2"] == pytest.approx(0.008, rel=1e-4)
     assert (tmp_path / "out" / "two_random.svg").exists()
@@ -123,6 +151,49 @@ def test_an_attack_that_cannot_find_a_second_direction_is_told(drawn):
     found = drawn(attack=DeepFool(), epsilon=0.5)
     assert list(found.surfaces) == ["adversarial_random"]
     assert found.notes == ("no second adversarial direction was found: there is no plane of two adversarial ones",)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_why_no_radius_is_proved_is_told(as_json, run, tmp_path, undrawn):
+    code, out, err = run("scripted.pt", "--image", 3, *QUICK, "--out", tmp_path, *["--json"] * as_json)
+    assert (code, err) == (0, "")
+    if as_json:
+        found = json.loads(out)["neighbourhood"]
+        assert found["proved_radius"] is None
+        assert found["no_bound"].startswith("the network cannot be traced")
+        assert found["share"][0] > 0
+    else:
+        assert "no radius is proved around the adversarial image: the network cannot be traced by torch.fx: " in out
+
+
+def test_a_proved_radius_of_zero_promises_nothing(run, tmp_path, monkeypatch, undrawn):
+    nothing = ProvableRadii(np.array([0]), np.zeros(1), np.zeros(1))
+    monkeypatch.setattr("nas.surfaces.provable_radii", lambda *args: nothing)
+    code, out, _ = run("own.py:network", "--image", 3, *QUICK, "--out", tmp_path)
+    assert code == 0
+    assert "no radius is proved around the adversarial image: the bounds part its class from the others at none" in out
+    assert "infinitely" not in out
+
+
+def test_balls_are_of_the_norm_of_the_attack(drawn):
+    found = drawn(attack=PGD(norm=L2()), epsilon=1.5)
+    around = found.neighbourhood
+    assert (around.norm, around.size) == ("l2", pytest.approx(found.leads["adversarial"].l2, rel=1e-5))
+    assert around.balls.radii.tolist() == pytest.approx([around.size * share for share in (0.125, 0.25, 0.5, 1)])
+    assert 0 < around.proved < around.size
+
+
+def test_pictures_are_not_lost_where_the_neighbourhood_cannot_be_measured(drawn, monkeypatch):
+    with monkeypatch.context() as patched:
+        # Back on its own side of the boundary.
+        patched.setattr("nas.surfaces.adversarial_direction", lambda network, x, *args, **kwargs: torch.full_like(x, 1e-6))
+        found = drawn()
+    said = (
+        "what lies around the adversarial image cannot be measured: it lies so near to the boundary that rounding takes it"
+    )
+    assert found.neighbourhood is None
+    assert found.notes[-1].startswith(said)
+    assert draw_lines(found)
 
 
 def test_the_same_seed_draws_the_same(drawn):
@@ -211,7 +282,7 @@ def test_a_file_is_no_folder(run, tmp_path):
     assert "file: is a file; name a folder" in " ".join(err.split())
 
 
-def test_a_full_disk_is_told(run, tmp_path, monkeypatch):
+def test_a_full_disk_is_told(run, tmp_path, monkeypatch, undrawn):
     def full(path, *args, **kwargs):
         raise OSError(28, "No space left on device", str(path))
 

@@ -7,11 +7,19 @@ import torch
 from scipy.stats import kstest
 
 from evaluators import L2, Linf
-from evaluators.regions.sampling import ball_points, check_balls
+from evaluators.regions.sampling import affordable_samples, ball_points, check_balls
 
 
 def drawn(centre, norm, radius, samples, *, seed=0, batch_size=512):
     return torch.cat([points for _, points in ball_points(centre, norm, [radius], samples, seed, batch_size)])
+
+
+def test_fewer_points_are_afforded_where_they_take_long_to_draw():
+    assert affordable_samples(L2(), 64, 4, 500) == affordable_samples(Linf(), 3072, 4, 500) == 500
+    # 3,072 numbers for each of the sqrt(3072 pi) proposals of a point.
+    assert affordable_samples(L2(), 3072, 4, 500) == 41
+    assert affordable_samples(L2(), 3072, 8, 500) == 20
+    assert affordable_samples(L2(), 10**6, 200, 40) == 1
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()])
