@@ -185,8 +185,9 @@ def _print_around(out: Console, found: Neighbourhood, wrong: str) -> None:
     from nas.report.style import NORM_NAMES
 
     norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
-    title = f"{norm} balls around the adversarial image: share that stays adversarial, of {balls.samples} random points each"
-    table = Table("radius", "of the perturbation's size", "share", title=title, title_justify="left")
+    said = f"of {balls.samples} random points in each the share that stays adversarial, with 95 % intervals"
+    out.print(f"{norm} balls around the adversarial image: {said}", markup=False, highlight=False, soft_wrap=True)
+    table = Table("radius", "of the perturbation's size", "share")
     for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True):
         table.add_row(f"{radius:.3g}", f"{radius / found.size:.3g}", f"{share:.3f} [{low:.3f}, {high:.3f}]")
     out.print(table)
