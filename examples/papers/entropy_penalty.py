@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject, told_epsilon
+from lab import EPSILONS, SIZES, Subject, plain_ticks, told_epsilon
 from matplotlib.figure import Figure
 
 from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, dlr, error_at, margin, margins, radii, worst_case
@@ -146,7 +146,7 @@ def draw(rows: list[dict], file: Path) -> None:
     columns = list(dict.fromkeys((row["data"], row["training"]) for row in rows))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(6, 3.4 * len(columns)), 6.4), layout="constrained")
-        panels = figure.subplots(2, len(columns), squeeze=False, sharex=True)
+        panels = figure.subplots(2, len(columns), squeeze=False, sharex=True, sharey="row")
         for column, key in enumerate(columns):
             group = sorted((row for row in rows if (row["data"], row["training"]) == key), key=lambda row: row["strength"])
             places = range(len(group))
@@ -156,14 +156,17 @@ def draw(rows: list[dict], file: Path) -> None:
             top.plot(places, [row["worst_case"] for row in group], color="black", linewidth=2, alpha=0.5, label="worst case")
             top.plot(places, [row["clean_error"] for row in group], color="black", linestyle=":", label="clean")
             told = told_epsilon(key[0], group[0]["epsilon"])
-            top.set(title=f"{key[0]}, {key[1]}, epsilon {told}", ylim=(0, 1))
+            top.set(title=f"{key[0]}, {key[1]}, epsilon {told}", ylim=(0, 1.02))
             for colour, (title, name, scale) in zip(COLOURS, MARKS, strict=False):
                 low.plot(places, [row[name] / scale for row in group], marker=".", color=colour, label=title)
             low.set(xlabel="strength of the entropy penalty", yscale="log")
             low.set_xticks(places, [f"{row['strength']:g}" for row in group])
         panels[0, 0].set_ylabel("error")
         panels[1, 0].set_ylabel("median over images; entropy: mean")
-        panels[1, 0].legend(fontsize=8)
+        low, high = panels[1, 0].get_ylim()
+        panels[1, 0].set_ylim(low, 5 * high)  # Room for the legend.
+        plain_ticks(panels[1, 0].yaxis)
+        panels[1, 0].legend(fontsize=8, loc="upper left")
         handles, titles = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, titles, loc="outside lower center", ncols=4, fontsize=8)
         figure.savefig(file, dpi=110)
