@@ -4,8 +4,8 @@ Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711
 learning, with adversarial accuracy as the reward, finds networks that are more robust to white-box and black-box attacks;
 adversarial accuracy correlates with clean accuracy, and weakly with model size.
 
-Here: `examples/paper_search.yaml` on MNIST and CIFAR-10, scaled by its numbers alone; by default images are averaged over
-2x2 pixels (14x14, 16x16). Over all children, and over those drawn at random alone: adversarial accuracy under one step
+Here: `examples/paper_search.yaml` on MNIST and CIFAR-10, with other numbers; by default images are averaged over 2x2 pixels
+(14x14, 16x16). Over all children, and over those drawn at random alone: adversarial accuracy under one step
 (FGSM) and many (PGD) against clean accuracy, parameters and depth, the most operations other than skips on a way through the
 searched cells (ours). The best child against a residual network, NASNet-A's cell and the median random cell of about its
 parameters, all trained anew, under white-box and black-box attacks. What the best quarter of the children shares; whether

@@ -1,8 +1,8 @@
 """What lies around an image: how far are the decision boundaries, how many are there, and how straight is the way to them?
 
 Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
-Uncertainty Regions", arXiv:2107.00003): the response surface, what a network says over the space of images, shows that
-the way its decision boundaries run is what leads to adversarial images. How that is to be measured is ours.
+Uncertainty Regions", arXiv:2107.00003): the response surface, what a network says over the space of images, is examined to
+see the classification boundary. How that is to be measured is ours.
 
 Here: a normally and an adversarially trained network, one above the other. Maps of label, margin and confidence in planes
 through one image: along an adversarial and a random direction, along two adversarial ones, and through three images. Lines
@@ -296,7 +296,11 @@ def draw(found: list[dict], file: Path) -> None:
             count.set(ylabel="share of lines", ylim=(0, 1.02))
             count.set_xticks(range(5), ["0", "1", "2", "3", "4 or more"])
             profile.axhline(0, color="black", linewidth=0.8)
-            profile.set(title=f"{row['data']}: margin", xlabel="position (0: clean image, 1: adversarial)", ylim=(-3, 1.3))
+            profile.set(
+                title=f"{row['data']}: margin, adversarial lines",
+                xlabel="position (0: clean image, 1: adversarial)",
+                ylim=(-3, 1.3),
+            )
             profile.set(ylabel="margin / that of the clean image", xlim=(0, 2))
         handles = [mpl.lines.Line2D([], [], color=colour, label=f"{name} training") for name, colour in colours.items()]
         handles += [

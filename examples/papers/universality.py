@@ -199,6 +199,7 @@ def draw_rescaled(found: list[dict], file: Path) -> None:
             axes.set(xscale="log", yscale="log", xlim=(0.03, 30), ylim=(8e-4, 1.3))
             axes.set_title("all curves; black: exponent 1" if name == "all" else f"{name} training", fontsize=10)
             axes.set_ylabel("flip rate")
+            axes.tick_params(labelleft=True)
         for name in ("all", TRAININGS[-1]):
             panels[name].set_xlabel(f"epsilon / epsilon at a flip rate of {ANCHOR:g}")
         _legend(figure, colours, dashes)
@@ -239,7 +240,10 @@ def draw_exponents(found: list[dict], file: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
         handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-        handles += [mpl.lines.Line2D([], [], color="black", marker=m, linestyle="", label=n) for n, m in marks.items()]
+        handles += [
+            mpl.lines.Line2D([], [], color="black", marker=m, linestyle="", label=n.replace("_", " "))
+            for n, m in marks.items()
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
         figure.savefig(file, dpi=110)
 
