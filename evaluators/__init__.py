@@ -59,6 +59,7 @@ from evaluators.power_law import NoPowerLaw, PowerLaw, fit_power_law
 from evaluators.profile import RobustnessProfile, load_profile, save_profile
 from evaluators.profiling import profile
 from evaluators.radii import radii
+from evaluators.rank_correlation import RankCorrelation, rank_correlation, stronger_correlation
 from evaluators.regions import (
     AdversarialSet,
     BallShares,
@@ -141,6 +142,7 @@ __all__ = [
     "PowerLaw",
     "ProvableRadii",
     "RadiiComparison",
+    "RankCorrelation",
     "RobustnessProfile",
     "SingleStep",
     "Square",
@@ -203,11 +205,13 @@ __all__ = [
     "provable_radii",
     "radii",
     "random_direction",
+    "rank_correlation",
     "read_table",
     "response_surface",
     "save_profile",
     "sentence",
     "shape_distance",
+    "stronger_correlation",
     "transfer_matrix",
     "transfer_rates",
     "transfer_reach",

@@ -47,6 +47,16 @@ class ErrorCurve:
     flip_interval: Floats
 
 
+def check_confidence(confidence: float) -> None:
+    """Checks that a confidence is a share.
+
+    Raises:
+        ValueError: it is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1: 0.95 rather than 95, got {confidence:g}")
+
+
 def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Floats:
     """Returns the exact (Clopper-Pearson) interval of shares successes/n, shaped (..., 2).
 
@@ -55,8 +65,7 @@ def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Fl
     Raises:
         ValueError: confidence is not between 0 and 1.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1: 0.95 rather than 95, got {confidence:g}")
+    check_confidence(confidence)
     tail = (1 - confidence) / 2
     with np.errstate(invalid="ignore"):
         low = np.where(successes > 0, beta.ppf(tail, successes, n - successes + 1), 0.0)

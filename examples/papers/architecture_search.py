@@ -16,6 +16,7 @@ the controller learns.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,12 @@ import lab
 import matplotlib as mpl
 import numpy as np
 import rivals
-from correlation import difference, rank_correlation, told_with_interval
-from lab import told_epsilon
+from lab import told_correlation, told_epsilon
 from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
 
 import nas
+from evaluators import rank_correlation, stronger_correlation
 from nas.report.style import COLOURS, STYLE
 from nas.space_options import open_space
 
@@ -83,7 +84,7 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
     """Returns the rank correlation of adversarial accuracy with each predictor, by attack; ranks know no logarithm."""
     return {
         attack: {
-            name: rank_correlation([value(row) for row in rows], [1 - row[reward] for row in rows])
+            name: asdict(rank_correlation([value(row) for row in rows], [1 - row[reward] for row in rows]))
             for name, value in PREDICTORS.items()
         }
         for attack, reward in REWARDS.items()
@@ -93,7 +94,10 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
 def weaker_with_size(rows: list[dict]) -> dict[str, dict]:
     """Returns how much less adversarial accuracy goes with parameters than with clean accuracy, whatever the signs."""
     clean, size = ([PREDICTORS[name](row) for row in rows] for name in (JUDGED, "parameters"))
-    return {attack: difference(clean, size, [1 - row[reward] for row in rows]) for attack, reward in REWARDS.items()}
+    return {
+        attack: asdict(stronger_correlation(clean, size, [1 - row[reward] for row in rows]))
+        for attack, reward in REWARDS.items()
+    }
 
 
 def controller(rows: list[dict]) -> dict | None:
@@ -131,7 +135,7 @@ def draw_children(found: list[dict], rows: dict[str, list[dict]], file: Path) ->
                         x, y = [PREDICTORS[name](point) for point in chosen], [1 - point[reward] for point in chosen]
                         axes.scatter(x, y, s=22, facecolors=face, edgecolors=colour, alpha=0.8)
                 found_here = row["correlations"]["all"]
-                told = [f"{attack}: {told_with_interval(found_here[attack][name])}" for attack in REWARDS]
+                told = [f"{attack}: {told_correlation(found_here[attack][name])}" for attack in REWARDS]
                 axes.set_title("rank correlation\n" + "\n".join(told), fontsize=9)
                 axes.set_xlabel("depth, operations other than skips" if name == "depth" else name)
                 if name == "parameters":
@@ -235,14 +239,14 @@ def _of_children(row: dict) -> list[str]:
     ]
     for group, name in GROUPS.items():
         for attack, entries in row["correlations"][group].items():
-            told = "; ".join(f"{predictor} {told_with_interval(one)}" for predictor, one in entries.items())
+            told = "; ".join(f"{predictor} {told_correlation(one)}" for predictor, one in entries.items())
             lines.append(f"  {name}, {attack}: {told}")
     for attack, (group, name) in product(REWARDS, GROUPS.items()):
         apart = row["weaker_with_size"][group][attack]
         lines.append(
             f"  {attack}, {name}: that it goes with {JUDGED} {_verdict(row['correlations'][group][attack][JUDGED])}; that "
             f"it goes less with parameters {_verdict(apart)}, the difference of absolute correlations is "
-            f"{told_with_interval(apart)}"
+            f"{told_correlation(apart)}"
         )
     one = row["controller"]
     if one is not None:

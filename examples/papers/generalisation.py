@@ -14,6 +14,7 @@ are right when clean, does not. What captured adversarial examples would rank ne
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,11 @@ import children
 import lab
 import matplotlib as mpl
 import numpy as np
-from correlation import rank_correlation, told_with_interval
-from lab import told_epsilon
+from lab import told_correlation, told_epsilon
 from matplotlib.figure import Figure
 from recorded import MULTIPLES
 
+from evaluators import rank_correlation
 from nas.report.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
@@ -62,8 +63,10 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
                 "multiple": multiple,
                 "epsilon": multiple * found["epsilon"],
                 "error": error,
-                **rank_correlation(
-                    [value(row) for row in chosen], [of(row, f"{ATTACKS[attack]}@{multiple:g}") for row in chosen]
+                **asdict(
+                    rank_correlation(
+                        [value(row) for row in chosen], [of(row, f"{ATTACKS[attack]}@{multiple:g}") for row in chosen]
+                    )
                 ),
             }
             for (group, chosen), (measure, of), attack, multiple, (error, value) in product(
@@ -84,7 +87,7 @@ def table(found: list[dict]) -> str:
     for row, measure, attack, multiple in product(found, MEASURES, ATTACKS, MULTIPLES):
         entries = _chosen(row, group="all", measure=measure, attack=attack, multiple=multiple)
         epsilon = told_epsilon(row["data"], entries[0]["epsilon"])
-        told = "".join(f" {told_with_interval(one) if one['value'] is not None else 'none':>24}" for one in entries)
+        told = "".join(f" {told_correlation(one) if one['value'] is not None else 'none':>24}" for one in entries)
         lines.append(f"{row['data']:8} {measure:18} {attack:11} {epsilon:8}{told}")
     return "\n".join(lines)
 
@@ -150,7 +153,7 @@ def statement(found: list[dict]) -> str:
         lines.append(f"{row['data']}, {row['children']} children, epsilon {epsilon}; 95 % intervals over children:")
         for group, measure, attack in product(("all", "random"), MEASURES, ATTACKS):
             entries = _chosen(row, group=group, measure=measure, attack=attack, multiple=SHOWN)
-            told = "; ".join(f"{one['error']} {told_with_interval(one)}" for one in entries)
+            told = "; ".join(f"{one['error']} {told_correlation(one)}" for one in entries)
             whom = "all" if group == "all" else "drawn at random"
             lines.append(f"  {whom}, {measure} under {attack} against {told}")
         for attack, group in product(ATTACKS, ("all", "random")):

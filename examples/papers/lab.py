@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from evaluators import Attack, logits_of
+from evaluators import Attack, RankCorrelation, logits_of
 from nas.config import DataConfig, TrainingConfig
 from nas.data import Split, open_data, open_test
 from nas.seeds import seed_of
@@ -382,6 +382,11 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def told_correlation(found: dict) -> str:
+    """Returns a rank correlation, as results hold it, in words."""
+    return str(RankCorrelation(found["n"], found["value"], found["interval"]))
 
 
 def told_epsilon(data: str, epsilon: float) -> str:

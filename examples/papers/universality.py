@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from correlation import rank_correlation, told_with_interval
-from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, Subject
+from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, Subject, told_correlation
 from matplotlib.figure import Figure
 
 from evaluators import (
@@ -38,6 +37,7 @@ from evaluators import (
     fit_power_law,
     margins,
     radii,
+    rank_correlation,
     universality,
 )
 from nas.report.style import COLOURS, STYLE
@@ -132,7 +132,7 @@ def analyse(found: list[dict]) -> dict:
 def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict:
     """Returns the rank correlation, over networks, of exponents under an attack with clean errors."""
     chosen = [(row["clean_error"], law["exponent"]) for row, name, law in laws if name == attack]
-    return rank_correlation([clean for clean, _ in chosen], [exponent for _, exponent in chosen])
+    return asdict(rank_correlation([clean for clean, _ in chosen], [exponent for _, exponent in chosen]))
 
 
 def _kind(reason: str) -> str:
@@ -265,7 +265,7 @@ def statement(found: dict) -> str:
     for name, effect in every["effects"].items():
         means = ", ".join(f"{level} {mean:.2f}" for level, mean in effect["means"].items())
         lines.append(f"{name}: {100 * effect['share']:.0f} % of the variance (p = {effect['p_value']:.2g}); {means}")
-    with_error = "; ".join(f"{attack} {told_with_interval(one)}" for attack, one in found["with_clean_error"].items())
+    with_error = "; ".join(f"{attack} {told_correlation(one)}" for attack, one in found["with_clean_error"].items())
     lines.append(f"rank correlation of the exponent with the clean error: {with_error}")
     return "\n".join(lines)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 import nas
@@ -36,7 +35,7 @@ PICTURES = {
     "generalisation": ("",),
 }
 # What several scripts share, and what a config names.
-SHARED = {"lab", "children", "cells", "correlation", "rivals", "recorded"}
+SHARED = {"lab", "children", "cells", "rivals", "recorded"}
 
 
 @pytest.fixture(scope="module")
@@ -239,24 +238,6 @@ def test_what_the_best_quarter_shares(script):
     # Nothing differs in the other cell, nor in what feeds either.
     assert {one["p_value"] for one in found if one["cell"] == "reduction" or one["kind"] == "input"} == {1.0}
     assert sum(one["best"] for one in found if one["cell"] == "normal" and one["kind"] == "input") == pytest.approx(1)
-
-
-def test_rank_correlation(script):
-    correlation = script("correlation")
-    x = np.random.default_rng(0).random(20)
-    assert correlation.rank_correlation(x, x**3) == {"n": 20, "value": pytest.approx(1), "interval": None}
-    few = correlation.rank_correlation(x[:7], x[1:8])
-    assert few["interval"] is None
-    assert correlation.told_with_interval(few).endswith("(of 7, no interval)")
-    assert correlation.rank_correlation(x, -x)["value"] == pytest.approx(-1)
-    assert correlation.rank_correlation(x, np.ones(20)) == {"n": 20, "value": None, "interval": None}
-    tied = np.round(5 * x)
-    y = x + np.random.default_rng(1).random(20)
-    found = correlation.rank_correlation(tied, y)
-    assert found["value"] == pytest.approx(spearmanr(tied, y).statistic)
-    assert found["interval"][0] < found["value"] < found["interval"][1]
-    assert correlation.difference(x, y, x)["value"] == pytest.approx(1 - abs(spearmanr(x, y).statistic))
-    assert correlation.difference(y, y, x) == {"n": 20, "value": 0, "interval": [0, 0]}
 
 
 def test_gains_of_a_penalty_are_of_the_same_images(script):
