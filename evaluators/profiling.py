@@ -16,9 +16,9 @@ from evaluators.checks import check_attacks, check_network
 from evaluators.corruptions import check_pictures, corruption_errors
 from evaluators.cost import macs, parameters
 from evaluators.curve import Floats, error_curve, worst_case
-from evaluators.first_order import parting_epsilon
 from evaluators.inputs import as_grid, check_epsilons, check_images
-from evaluators.margins import Margins, adaptive_epsilons, density_at_zero, margin_density, margins_of
+from evaluators.margins import adaptive_epsilons, margins_of
+from evaluators.margins_record import margins_record
 from evaluators.metrics import error_area, median_radius
 from evaluators.power_law import fit_power_law
 from evaluators.profile import SCHEMA, RobustnessProfile, check_names
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     from evaluators.attacks import Attack
     from evaluators.norms import Norm
-
-# Densities are kept of the differences to this many of the nearest rivals.
-RIVALS_DRAWN = 3
 
 
 def profile(
@@ -88,7 +85,7 @@ def profile(
 
     with subject(network, x, y, batch_size) as ready:
         part("margins")(0.0)
-        found = margins_of(ready, list(norms.values()))
+        found, logits = margins_of(ready, list(norms.values())), ready.logits.double().cpu().numpy()
         grids = {
             name: _grid(norm, found.radii[name], x[0].numel(), (epsilons or {}).get(name), (include or {}).get(name, ()))
             for name, norm in norms.items()
@@ -117,7 +114,7 @@ def profile(
             name: _entry(attack, measured[name], grids[attack.norm.name], exact=tolerance is not None)
             for name, attack in attacks.items()
         },
-        "margins": _margins_entry(found, grids, worst),
+        "margins": margins_record(found, logits, grids, worst),
         "checks": [asdict(outcome) for outcome in outcomes],
         "cost": {"parameters": parameters(network), "macs": macs(network, tuple(x.shape[1:]))},
         "seed": seed,
@@ -208,41 +205,6 @@ def _entry(attack: Attack, found: Floats, epsilons: Sequence[float], *, exact: b
 
 def _spans(epsilons: Sequence[float]) -> bool:
     return len([epsilon for epsilon in epsilons if epsilon > 0]) > 1
-
-
-def _margins_entry(found: Margins, grids: Mapping[str, Sequence[float]], worst: Mapping[str, Floats]) -> dict[str, Any]:
-    return {
-        "median": float(np.median(found.margin)),
-        "density_at_zero": density_at_zero(found.margin),
-        "densities": _densities(found),
-        "mean_entropy": float(found.entropy.mean()),
-        "first_order": {
-            name: {
-                "median_radius": _finite_median(radii[found.right]),
-                "median_gradient": _finite_median(found.steepness[name][found.right, 0]),
-                "epsilons": list(grids[name]),
-                "predicted_error": error_curve(radii, grids[name]).error.tolist(),
-                "parting_epsilon": parting_epsilon(radii, worst[name], grids[name]),
-            }
-            for name, radii in found.radii.items()
-        },
-    }
-
-
-def _finite_median(values: Floats) -> float | None:
-    """Returns the median, or None where there is none or it is infinite."""
-    median = float(np.median(values)) if len(values) else math.inf
-    return median if math.isfinite(median) else None
-
-
-def _densities(found: Margins) -> dict[str, list[float]] | None:
-    """Returns the densities of the differences to the three nearest rivals, on one grid from 0 to where most lie."""
-    right = found.differences[found.right][:, :RIVALS_DRAWN]
-    if len(right) < 10:
-        return None
-    at = np.linspace(0, max(float(np.quantile(right, 0.99)), 1e-6), 60)
-    drawn = {f"rival_{j + 1}": margin_density(right[:, j], at) for j in range(right.shape[1])}
-    return {"at": at.tolist()} | {name: density.tolist() for name, density in drawn.items() if density is not None}
 
 
 def _certificates_entry(found: Certificates, sigma: float) -> dict[str, Any]:

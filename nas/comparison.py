@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -17,6 +17,7 @@ from evaluators.transfer_reach import transfer_reach
 
 if TYPE_CHECKING:
     from evaluators.transfer_matrix import Shares
+    from evaluators.transfer_reach import Reach
 
 SCHEMA = "hardcell-comparison/1"
 
@@ -106,6 +107,18 @@ class NetworkComparison:
     def n(self) -> int:
         """Number of images."""
         return len(next(iter(self.radii.values())))
+
+
+def universal_sentence(reach: Sequence[Reach]) -> str:
+    """Returns in words whether adversarial images fool all networks, from the reach of every source at one epsilon."""
+    epsilon, others, fooled = reach[0].epsilon, len(reach) - 1, sum(one.fooled for one in reach)
+    if fooled == 0:
+        return f"at {epsilon:.3g} no image fools its source"
+    told = f"at {epsilon:.3g}, {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
+    if others == 1:
+        return f"{told}the other network"
+    expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)
+    return f"{told}all {others} other networks; were the targets independent, {expected:.1f} would"
 
 
 def as_record(found: NetworkComparison) -> dict[str, Any]:

@@ -159,7 +159,8 @@ def surfaces_of(
     network_name: str,
     data_name: str,
     classes: tuple[str, ...],
-    brief: bool = False,
+    second: bool = True,
+    samples: int = SAMPLES,
 ) -> ImageSurfaces:
     """Returns what `image_surfaces` does, of a network and images that are open and fit, and an image that is right.
 
@@ -170,13 +171,14 @@ def surfaces_of(
         network_name: The network's name.
         data_name: The images' name.
         classes: Names of the classes.
-        brief: Leave out a second adversarial direction, and what lies around the adversarial image.
+        second: Look for a second adversarial direction, too.
+        samples: Points drawn from each ball around the adversarial image; with 0, what lies around it is left out.
     """
     x, label = test.x[config.image], int(test.y[config.image])
     with frozen(network):
         logits = predict(network, x[None])[0]
     others = torch.cat([logits[:label], logits[label + 1 :]])
-    directions, notes = _directions(network, x, label, logits, config, second=not brief)
+    directions, notes = _directions(network, x, label, logits, config, second=second)
     first, *further = directions
     planes = {_PLANES[first, other]: _plane(x, directions, first, other) for other in further[::-1]}
     if config.others is not None:
@@ -187,9 +189,9 @@ def surfaces_of(
         except ValueError as error:
             raise ConfigError([f"surface: others: {error}"]) from error
     around = None
-    if "adversarial" in directions and not brief:
+    if "adversarial" in directions and samples:
         try:
-            around = _neighbourhood(network, x, label, directions["adversarial"], config)
+            around = _neighbourhood(network, x, label, directions["adversarial"], config, samples)
         except Exception as error:  # The pictures can do without; and a device may lack double precision.
             notes.append(f"what lies around the adversarial image cannot be measured: {first_line(error)}")
     reach = config.extent * max(map(_length, directions.values()))
@@ -265,7 +267,9 @@ def _second(
     return None
 
 
-def _neighbourhood(network: nn.Module, x: Tensor, label: int, step: Tensor, config: SurfaceConfig) -> Neighbourhood:
+def _neighbourhood(
+    network: nn.Module, x: Tensor, label: int, step: Tensor, config: SurfaceConfig, samples: int
+) -> Neighbourhood:
     """Returns what lies around the image x + step; costs a forward pass for each point, and some hundred for the bound.
 
     Raises:
@@ -276,7 +280,7 @@ def _neighbourhood(network: nn.Module, x: Tensor, label: int, step: Tensor, conf
         if bool(predict(network, point).argmax(1) == y):
             raise ValueError("it lies so near to the boundary that rounding takes it back")
     size = float(norm.size(step[None]))
-    samples = affordable_samples(norm, x.numel(), len(SHARES), SAMPLES)
+    samples = affordable_samples(norm, x.numel(), len(SHARES), samples)
     balls = ball_shares(network, point, y, norm, [share * size for share in SHARES], samples=samples, seed=config.seed)
     found = provable_radii(network, point, norm)
     return Neighbourhood(norm.name, size, balls, found if isinstance(found, NoBound) else float(found.radii[0]))

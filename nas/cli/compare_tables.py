@@ -12,16 +12,14 @@ from evaluators import Comparison, error_curve, median_radius
 from evaluators.transfer_matrix import asymmetry, transfer_rates
 from evaluators.transfer_reach import transfer_reach
 from nas.cli.tables import open_console
-from nas.comparison import NoTransfer
+from nas.comparison import NoTransfer, universal_sentence
 from nas.report.style import NORM_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
 
     from evaluators.transfer_matrix import TransferMatrix
-    from evaluators.transfer_reach import Group, Reach
+    from evaluators.transfer_reach import Group
     from nas.comparison import NetworkComparison, PairTest
 
 
@@ -128,21 +126,7 @@ def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
         table.add_row(escape(one.source), f"{one.epsilon:.3g}", str(one.fooled), *parts)
     out.print(table)
     for epsilon in matrix.epsilons:
-        out.print(_universal([one for one in found if one.epsilon == epsilon]), highlight=False, soft_wrap=True)
-
-
-def _universal(sources: Sequence[Reach]) -> str:
-    """Returns the sentence on the images of all sources at one epsilon."""
-    fooled, others = sum(one.fooled for one in sources), len(sources) - 1
-    if fooled == 0:
-        return f"at {sources[0].epsilon:.3g} no image fools its source"
-    told = (
-        f"at {sources[0].epsilon:.3g}, {sum(len(one.to_all.images) for one in sources)} of {fooled} adversarial images fool "
-    )
-    if others == 1:
-        return f"{told}the other network"
-    expected = sum(one.fooled * one.to_all.chance for one in sources if one.fooled)
-    return f"{told}all {others} other networks; were the targets independent, {expected:.1f} would"
+        out.print(universal_sentence([one for one in found if one.epsilon == epsilon]), highlight=False, soft_wrap=True)
 
 
 def _print_disagreement(out: Console, found: NetworkComparison) -> None:

@@ -14,6 +14,7 @@ from evaluators.headline import headline
 from evaluators.power_law import NoPowerLaw, PowerLaw
 from evaluators.profile import fitted
 from nas.cli.tables import open_console
+from nas.report.sentences import nearest_sentence
 from nas.report.style import NORM_NAMES
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def print_profile(found: RobustnessProfile, claimed: Mapping[str, Sequence[float
     )
     for norm in dict.fromkeys(entry["config"]["norm"] for entry in found.record["attacks"].values()):
         _print_errors(out, found, norm, claimed.get(norm, ()))
+    if (told := nearest_sentence(found.record["margins"])) is not None:
+        out.print(told, markup=False, highlight=False, soft_wrap=True)
     _print_corruptions(out, found.record)
     _print_certificates(out, found.record)
     print_checks([Check(check["name"], check["passed"], check["evidence"]) for check in found.record["checks"]])

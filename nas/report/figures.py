@@ -9,11 +9,12 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from evaluators import NoPowerLaw, PowerLaw, error_curve, fit_power_law
 from nas.ranking import front, hypervolume_so_far
 from nas.report.style import COLOURS, GREY, STYLE, epsilon_axis, new_figure, to_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from nas.bundle.load import Bundle
     from nas.config import ObjectiveConfig
@@ -146,19 +147,18 @@ def rungs_reached(trials: Sequence[Trial]) -> str:
         return to_svg(figure)
 
 
-def error_curves(bundles: Sequence[Bundle], norm: str, epsilon: float) -> str:
-    """Returns the worst-case flip rate of several networks over epsilon, on log axes, each with its power law."""
-    from evaluators import error_curve, fit_power_law
-    from evaluators.power_law import PowerLaw
+def worst_case_laws(bundles: Sequence[Bundle], norm: str) -> dict[str, PowerLaw | NoPowerLaw]:
+    """Returns the power laws of the worst-case flip rates of several networks, by the bundle's name."""
+    return {b.name: fit_power_law(b.profile.worst_case(norm), b.profile.epsilons(norm)) for b in bundles}
 
+
+def error_curves(bundles: Sequence[Bundle], laws: Mapping[str, PowerLaw | NoPowerLaw], norm: str, epsilon: float) -> str:
+    """Returns the worst-case flip rate of several networks over epsilon, on log axes, each with its power law."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(9.6, 4.6)
         for colour, bundle in zip(cycle(COLOURS), bundles, strict=False):
-            grid = bundle.profile.epsilons(norm)
-            radii = bundle.profile.worst_case(norm)
-            curve = error_curve(radii, grid)
-            law = fit_power_law(radii, grid)
-            label = bundle.name
+            curve = error_curve(bundle.profile.worst_case(norm), bundle.profile.epsilons(norm))
+            law, label = laws[bundle.name], bundle.name
             if isinstance(law, PowerLaw):
                 label += f", exponent {law.exponent:.2f} [{law.exponent_interval[0]:.2f}, {law.exponent_interval[1]:.2f}]"
                 window = np.geomspace(*law.window, 50)

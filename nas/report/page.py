@@ -15,10 +15,20 @@ from nas.evaluator_config import Table
 from nas.metrics import CHEAP_METRICS, STANDARD_METRICS
 from nas.ranking import front, ranked
 from nas.report.drawing import draw
-from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, front_figures, rungs_reached
+from nas.report.figures import (
+    best_so_far,
+    clean_against_adversarial,
+    error_curves,
+    front_figures,
+    rungs_reached,
+    worst_case_laws,
+)
+from nas.report.opened import open_bundles
 from nas.report.profile_figures import profile_figures
+from nas.report.sentences import correlations_sentences, exponents_sentence, nearest_sentence
 from nas.report.style import NORM_NAMES
 from nas.report.surfaces import report_surfaces
+from nas.report.together import report_together
 from nas.report.verdict import verdicts
 from nas.space_options import open_space
 from nas.study import ENDED
@@ -52,7 +62,10 @@ def render_report(run: Run) -> str:
     metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
     metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
     fronts = {trial.number for trial in front(trials, config.objective)}
-    surfaces = report_surfaces(run.bundles, images=1)
+    opened = open_bundles(run.bundles)
+    surfaces = report_surfaces(opened, images=1)
+    together = report_together(opened, config.evaluation.epsilon, config.norm)
+    laws = worst_case_laws(run.bundles, config.norm)
     environment = Environment(
         loader=PackageLoader("nas", "report"),
         autoescape=True,
@@ -77,7 +90,7 @@ def render_report(run: Run) -> str:
         trained=not isinstance(config.evaluator, Table),
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
-        bundles=[_bundle(bundle, run, surfaces[bundle.name]) for bundle in run.bundles],
+        bundles=[_bundle(bundle, run, surfaces.get(bundle.name, ())) for bundle in run.bundles],
         check_names=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
         damaged=run.damaged,
         search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
@@ -88,7 +101,13 @@ def render_report(run: Run) -> str:
         ),
         front_figures=[Markup(figure) for figure in front_figures(trials, config.objective)] if board else [],
         rungs_figure=Markup(rungs_reached(trials)) if any(trial.rungs for trial in trials) else None,
-        curves_figure=(Markup(error_curves(run.bundles, config.norm, config.evaluation.epsilon)) if run.bundles else None),
+        curves_figure=(
+            Markup(error_curves(run.bundles, laws, config.norm, config.evaluation.epsilon)) if run.bundles else None
+        ),
+        exponents=exponents_sentence(laws),
+        correlations=correlations_sentences(trials),
+        together=together,
+        together_figures=[Markup(figure) for figure in together.pictures],
         config_text=dump_config(config),
         environment_text=(
             run.folder.environment.read_text(encoding="utf-8") if run.folder.environment.exists() else "not recorded yet"
@@ -132,6 +151,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> di
         "checks": {check["name"]: {**check, "sentence": sentence(Check(**check))} for check in record["checks"]},
         "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
         "margins": record["margins"],
+        "nearest": nearest_sentence(record["margins"]),
         "drawing": drawing,
         "undrawn": undrawn,
         "curves": Markup(figures.pop("error_curves")),

@@ -48,7 +48,7 @@ def error_curves_figure(found: RobustnessProfile, norm: str | None = None, epsil
             for colour, (key, entry) in zip(cycle(COLOURS), shown.items(), strict=False):
                 _attack_curve(axes, key, entry, colour)
             if axes.get_lines():
-                _first_order_curve(axes, found, name)
+                _theory_curves(axes, found, name)
                 axes.legend(loc="lower right", fontsize=8)
             epsilon_axis(axes, name, epsilon if name == norm else None)
         return to_svg(figure)
@@ -70,17 +70,21 @@ def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> 
         axes.plot(window, law(window), color=colour, linewidth=3.5, alpha=0.3)
 
 
-def _first_order_curve(axes: Axes, found: RobustnessProfile, norm: str) -> None:
-    """Draws the flip rate that the clean images' gradients predict, and where the attacks part from it."""
+def _theory_curves(axes: Axes, found: RobustnessProfile, norm: str) -> None:
+    """Draws the flip rates that gradients at the clean images predict: each image's own, and their mean."""
     entry, clean = found.record["margins"]["first_order"][norm], found.record["clean_error"]
-    grid = np.array(entry["epsilons"])
-    rate = (np.array(entry["predicted_error"]) - clean) / (1 - clean)  # Some flip rate is drawn, so not all are wrong.
-    positive = (rate > 0) & (grid > 0)
-    if not positive.any():
-        return
-    parting = entry["parting_epsilon"]
-    label = "first order" if parting is None else f"first order, parts at {parting:.2g}"
-    axes.plot(grid[positive], rate[positive], color=INK, linestyle=(0, (4, 2)), linewidth=1.1, label=label)
+    grid, parting = np.array(entry["epsilons"]), entry["parting_epsilon"]
+    curves: tuple[tuple[str, str, Any], ...] = (
+        ("predicted_error", "first order" if parting is None else f"first order, parts at {parting:.2g}", (0, (4, 2))),
+        ("mean_field_error", "mean field", (0, (1, 1.5))),
+    )
+    for key, label, dash in curves:
+        if key not in entry:  # Profiles of before the mean field was drawn.
+            continue
+        rate = (np.array(entry[key]) - clean) / (1 - clean)  # Some flip rate is drawn, so not all are wrong.
+        positive = (rate > 0) & (grid > 0)
+        if positive.any():
+            axes.plot(grid[positive], rate[positive], color=INK, linestyle=dash, linewidth=1.1, label=label)
 
 
 def margins_figure(found: RobustnessProfile) -> str:

@@ -4,73 +4,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evaluators import NORMS, PGD
+from evaluators import NORMS, PGD, NoBound
 from evaluators.attacks.target import frozen
 from evaluators.subject import predict
-from nas.bundle.load import load
-from nas.data import Split, open_test
-from nas.device import open_device
-from nas.profiling import check_fit, parse_profile_config
+from nas.data import Split
+from nas.report.style import NORM_NAMES
 from nas.report.surface_figures import draw_summary
 from nas.surface_config import SurfaceConfig, search_of
-from nas.surfaces import surfaces_of
+from nas.surfaces import SHARES, surfaces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    from nas.bundle.load import Bundle
-    from nas.config import DataConfig
+    from nas.report.opened import Opened
+    from nas.surfaces import Neighbourhood
 
 # Test images among which those to show are chosen.
 CANDIDATES = 16
 POINTS, FEWEST_POINTS = 41, 21
-# Multiply-accumulates that one picture may take: about a second on one core of a CPU.
-BUDGET = {"cpu": 3e10, "cuda": 3e12, "mps": 3e11}
+# Points drawn from each ball around the adversarial image.
+SAMPLES = 200
+# Seconds that one plane may take, and what lies around the adversarial image, with some hundred passes of a proof.
+SECONDS, PROOF = 1.0, 500
 
 
-def report_surfaces(bundles: Sequence[Bundle], images: int = 2) -> dict[str, list[tuple[str, str]]]:
-    """Returns pictures of the networks of bundles around some test images, as (SVG text, caption), by the bundle's name.
+def report_surfaces(opened: Mapping[str, Opened], images: int = 2) -> dict[str, list[tuple[str, str]]]:
+    """Returns pictures of networks around some test images, as (SVG text, caption), by the bundle's name.
 
     Of the first test images those are shown that the network classifies rightly and PGD fools at the search's epsilon; where
-    there are too few of them, others that are right. None are shown of a network that is too large for it, of one whose
-    images are gone or are others by now, or that cannot be loaded: the report can do without.
+    there are too few of them, others that are right. None are shown of a network that is too large for it, or that fails on
+    the way: the report can do without.
 
     Args:
-        bundles: Those of one run or of several.
+        opened: The networks.
         images: Pictures of each.
     """
-    opened: dict[DataConfig, Split] = {}
     found = {}
-    for bundle in bundles:
+    for name, one in opened.items():
         try:
-            found[bundle.name] = _pictures(bundle, images, opened)
-        except Exception:  # Whatever became of the images, of the network, or of the space that builds it.
-            found[bundle.name] = []
+            found[name] = _pictures(one, images)
+        except Exception:  # A network of someone else's may raise anything, on any image.
+            found[name] = []
     return found
 
 
-def _pictures(bundle: Bundle, images: int, opened: dict[DataConfig, Split]) -> list[tuple[str, str]]:
-    """Returns the pictures of one bundle.
-
-    Args:
-        bundle: The bundle.
-        images: How many.
-        opened: Test splits that are open already; added to.
-    """
-    device = open_device("auto")
-    macs = max(1, bundle.profile.record["cost"]["macs"])
-    points = min(POINTS, int((BUDGET.get(device.type, BUDGET["cpu"]) / macs) ** 0.5))
+def _pictures(one: Opened, images: int) -> list[tuple[str, str]]:
+    bundle, network = one.bundle, one.network
+    points = min(POINTS, int(one.passes(SECONDS) ** 0.5))
     if points < FEWEST_POINTS:
         return []
-    data = parse_profile_config({"data": bundle.manifest["config"]["data"]}).data
-    if data not in opened:
-        opened[data] = open_test(data)
-    test = opened[data].first(bundle.profile.record["n"])
-    if test.hash != bundle.manifest["data"]["test"]:
-        return []
-    test = Split(test.x[:CANDIDATES], test.y[:CANDIDATES], test.hash).to(device)
-    network = load(bundle.folder).to(device)
-    check_fit(bundle.name, network, test, data.name)
+    test = Split(one.test.x[:CANDIDATES], one.test.y[:CANDIDATES], one.test.hash)
     epsilon, norm = search_of(str(bundle.folder)) or (0.0, "linf")
     attack = PGD(norm=NORMS[norm]())
     with frozen(network):
@@ -78,12 +61,21 @@ def _pictures(bundle: Bundle, images: int, opened: dict[DataConfig, Split]) -> l
         points_found = attack(network, test.x[right], test.y[right], epsilon)
         fooled = predict(network, points_found).argmax(1) != test.y[right]
     chosen = [*right[fooled].tolist(), *right[~fooled].tolist()][:images]
+    # The surroundings cost more passes than the plane, and those of the proof are of twice the precision.
+    samples = SAMPLES if one.passes(SECONDS) > len(SHARES) * SAMPLES + 2 * PROOF else 0
     pictures = []
     for image in chosen:
-        config = SurfaceConfig(data=data, image=image, attack=attack, epsilon=epsilon, points=points)
+        config = SurfaceConfig(data=one.data, image=image, attack=attack, epsilon=epsilon, points=points)
         classes = tuple(map(str, bundle.stored["classes"]))
         drawn = surfaces_of(
-            network, test, config, network_name=bundle.name, data_name=data.name, classes=classes, brief=True
+            network,
+            test,
+            config,
+            network_name=bundle.name,
+            data_name=one.data.name,
+            classes=classes,
+            second=False,
+            samples=samples,
         )
         around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
         if "adversarial" in drawn.leads:
@@ -91,5 +83,20 @@ def _pictures(bundle: Bundle, images: int, opened: dict[DataConfig, Split]) -> l
         else:
             plane = f"and two images of noise: PGD finds nothing within epsilon {epsilon:g}"
         caption = f"{around} {plane}. Hatched and dotted: outside the pixel range."
+        if drawn.neighbourhood is not None:
+            caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"
         pictures.append((draw_summary(drawn).decode(), caption))
     return pictures
+
+
+def neighbourhood_sentence(found: Neighbourhood) -> str:
+    """Returns what lies around an adversarial image, in words."""
+    norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
+    (low, high), share, radius = balls.interval[0, -1], balls.share[0, -1], balls.radii[-1]
+    told = (
+        f"Of {balls.samples} random points within {norm} distance {radius:.3g} of the adversarial image "
+        f"{100 * share:.0f} % are adversarial ({100 * low:.0f} to {100 * high:.0f})"
+    )
+    if isinstance(found.proved, NoBound) or found.proved == 0:
+        return f"{told}; no radius is proved."
+    return f"{told}; all are, provably, within {found.proved:.2g}."

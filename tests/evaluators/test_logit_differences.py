@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from torch import nn
 
 from evaluators import Linf, error_curve, margins
@@ -114,6 +115,14 @@ class TestShapeDistance:
         # Between exponential and uniform of mean 1: the largest of |exp(-x) - (1 - x / 2)|, at x = ln 2 and at x = 2.
         wanted = max(abs(math.exp(-x) - max(0, 1 - x / 2)) for x in np.linspace(0, 4, 4001))
         assert shape_distance(first, NUMBERS.uniform(size=4000)) == pytest.approx(wanted, abs=0.03)
+
+    def test_is_scipys_statistic_ties_and_single_images_included(self):
+        for sizes in ((40, 30), (200, 7), (2, 3)):
+            first, second = (np.round(NUMBERS.gamma(2, size=size), 1) + 0.1 for size in sizes)
+            wanted = ks_2samp(first / first.mean(), second / second.mean()).statistic
+            assert shape_distance(first, second) == pytest.approx(wanted)
+        assert shape_distance(np.array([2.0]), np.array([3.0])) == 0
+        assert shape_distance(np.array([2.0]), np.array([1.0, 3.0])) == 0.5
 
     def test_of_one_distribution_is_as_small_as_it_says(self):
         found = [shape_distance(NUMBERS.gamma(2, size=400), NUMBERS.gamma(2, size=300)) for _ in range(200)]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -21,13 +22,19 @@ from evaluators import (
     UniformNoise,
     error_curve,
     fit_power_law,
+    independent_logits,
     load_profile,
+    logit_differences,
+    logits_of,
     macs,
     margins,
+    mean_field_radii,
+    near_zero,
     parameters,
     profile,
     radii,
     save_profile,
+    shape_distance,
 )
 from evaluators.attacks import margin
 from evaluators.profile import fitted
@@ -113,7 +120,27 @@ def test_numbers_are_those_of_the_parts(case, found):
     for name in ("linf", "l2"):
         entry = found.record["margins"]["first_order"][name]
         assert entry["predicted_error"] == error_curve(clean.radii[name], entry["epsilons"]).error.tolist()
+        assert entry["mean_field_error"] == error_curve(mean_field_radii(clean, name), entry["epsilons"]).error.tolist()
+        assert entry["mean_field_error"] != entry["predicted_error"]
         assert entry["median_radius"] == pytest.approx(np.median(clean.radii[name][clean.margin > 0]))
+
+
+def test_nearest_differences_are_those_of_the_parts(case, found):
+    network, x, _ = case
+    logits = logits_of(network, x)
+    nearest = logit_differences(logits)[:, 0]
+    entry = found.record["margins"]["nearest"]
+    assert entry["near_zero"] == json.loads(json.dumps(dataclasses.asdict(near_zero(nearest))))
+    assert entry["distance_to_independent"] == shape_distance(nearest, logit_differences(independent_logits(logits))[:, 0])
+
+
+def test_logits_that_are_all_alike_have_no_differences():
+    class Flat(nn.Module):
+        def forward(self, x):
+            return torch.zeros(len(x), 3) * x.flatten(1).sum(1, keepdim=True)
+
+    record = profile(Flat(), torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.int64), {"fgsm": FGSM()}).record
+    assert record["margins"]["nearest"] is None
 
 
 def test_a_chosen_grid_sees_the_whole_curve(found):

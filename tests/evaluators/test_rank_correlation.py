@@ -22,6 +22,12 @@ def test_only_the_order_counts():
     assert rank_correlation(X, Y) == rank_correlation(np.exp(9 * X), Y**3)
 
 
+def test_interval_is_that_of_samples_drawn_again():
+    draws = np.random.default_rng(0).integers(20, size=(2000, 20))
+    values = [spearmanr(X[draw], Y[draw]).statistic for draw in draws]
+    assert rank_correlation(X, Y).interval == pytest.approx(np.quantile(values, [0.025, 0.975]))
+
+
 def test_interval_lies_around_the_value_and_widens_with_confidence():
     (low, high), (lower, higher) = (rank_correlation(X, Y, confidence=share).interval for share in (0.8, 0.99))
     assert lower < low < rank_correlation(X, Y).value < high < higher
@@ -51,6 +57,7 @@ def test_is_told_with_its_interval():
 
 def test_how_much_stronger():
     assert stronger_correlation(X, Y, X).value == pytest.approx(1 - spearmanr(X, Y).statistic)
+    assert stronger_correlation(X, -Y, X).value == pytest.approx(1 - spearmanr(X, Y).statistic)
     assert stronger_correlation(-X, Y, X).value == pytest.approx(1 - spearmanr(X, Y).statistic)
     assert stronger_correlation(Y, Y, X) == RankCorrelation(20, 0, (0, 0))
 

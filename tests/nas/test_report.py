@@ -16,7 +16,7 @@ from torch import nn
 from evaluators import FGSM, L2, PGD, RobustnessProfile, profile
 from nas.errors import SearchFailedError
 from nas.pipeline import search, search_events
-from nas.report.figures import best_so_far, clean_against_adversarial, error_curves
+from nas.report.figures import best_so_far, clean_against_adversarial, error_curves, worst_case_laws
 from nas.report.page import render_report
 from nas.report.profile_figures import error_curves_figure, profile_figures
 from nas.report.verdict import verdicts
@@ -200,7 +200,7 @@ def figures(run):
     objective, norm, epsilon = run.config.objective, run.config.norm, run.config.evaluation.epsilon
     yield best_so_far(run.trials, objective)
     yield clean_against_adversarial(run.trials, objective)
-    yield error_curves(run.bundles, norm, epsilon)
+    yield error_curves(run.bundles, worst_case_laws(run.bundles, norm), norm, epsilon)
     for bundle in run.bundles:
         yield from profile_figures(bundle.profile, norm, epsilon).values()
 
@@ -230,7 +230,7 @@ def test_figures_of_a_network_with_nothing_to_plot(value, finished):
 
     bundle = with_profile(finished.bundles[0], change, radii)
     ElementTree.fromstring(error_curves_figure(bundle.profile, "linf", 0.05))
-    ElementTree.fromstring(error_curves([bundle], "linf", 0.05))
+    ElementTree.fromstring(error_curves([bundle], worst_case_laws([bundle], "linf"), "linf", 0.05))
     assert "no flips" in shown(render_report(dataclasses.replace(finished, bundles=(bundle,))))
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import L2, PGD, Linf, ProvableRadii, ball_shares
+from evaluators import L2, PGD, Linf, NoBound, ProvableRadii, ball_shares
 from nas.bundle.load import open_bundle
 from nas.config import DataConfig
 from nas.data import open_test
 from nas.networks import open_network
+from nas.report.opened import open_bundles
 from nas.report.surface_figures import class_colours, draw_lines, draw_summary, draw_surface
-from nas.report.surfaces import report_surfaces
+from nas.report.surfaces import neighbourhood_sentence, report_surfaces
 from nas.run import read_run
 from nas.surface_config import SurfaceConfig
 from nas.surface_record import surface_record
@@ -371,27 +371,39 @@ def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
 
 
 def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
-    bundles = read_run(finished_run).bundles
-    found = report_surfaces(bundles, images=1)
-    assert list(found) == [bundle.name for bundle in bundles]
+    opened = open_bundles(read_run(finished_run).bundles)
+    found = report_surfaces(opened, images=1)
+    assert list(found) == list(opened)
     for ((picture, caption),) in found.values():
         ElementTree.fromstring(picture)
         assert re.match(r"Around test image \d+ \(\d\), in the plane of the clean image, ", caption)
-    assert report_surfaces(bundles[:1], images=1) == {bundles[0].name: found[bundles[0].name]}
+        assert ("random points within L∞ distance" in caption) == ("the one that PGD finds" in caption)
+    name, one = next(iter(opened.items()))
+    assert report_surfaces({name: one}, images=1) == {name: found[name]}
 
 
-def test_a_report_does_without_what_is_gone_or_too_large(bundle_copy, monkeypatch):
-    bundle = open_bundle(bundle_copy)
-    none = {bundle.name: []}
+def test_what_lies_around_an_adversarial_image_in_words(drawn):
+    around = drawn().neighbourhood
+    told = neighbourhood_sentence(around)
+    share, (low, high) = around.balls.share[0, -1], around.balls.interval[0, -1]
+    assert told.startswith(
+        f"Of 500 random points within L∞ distance {around.size:.3g} of the adversarial image {100 * share:.0f} % are "
+        f"adversarial ({100 * low:.0f} to {100 * high:.0f}); "
+    )
+    assert neighbourhood_sentence(dataclasses.replace(around, proved=0.0125)).endswith("all are, provably, within 0.013.")
+    for none in (0.0, NoBound("a layer that it does not know")):
+        assert neighbourhood_sentence(dataclasses.replace(around, proved=none)).endswith("; no radius is proved.")
 
-    def changed(**parts):
-        return dataclasses.replace(bundle, manifest={**bundle.manifest, **parts})
 
-    gone = {**bundle.manifest["config"], "data": {"name": "npz", "path": "gone.npz"}}
-    assert report_surfaces([changed(config=gone)]) == none
-    assert report_surfaces([changed(data={"test": "of other images"})]) == none
-    assert report_surfaces([bundle], images=0) == none
-    large = {**bundle.profile.record, "cost": {"macs": 10**9, "parameters": 1}}
-    assert report_surfaces([dataclasses.replace(bundle, profile=dataclasses.replace(bundle.profile, record=large))]) == none
-    shutil.rmtree(bundle_copy)
-    assert report_surfaces([bundle]) == none
+def test_a_report_does_without_what_is_too_large_or_fails(bundle_copy):
+    opened = open_bundles([open_bundle(bundle_copy)])
+    ((name, one),) = opened.items()
+    assert report_surfaces(opened, images=0) == {name: []}
+    large = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 10**9}})
+    heavy = dataclasses.replace(one, bundle=dataclasses.replace(one.bundle, profile=large))
+    assert report_surfaces({name: heavy}) == {name: []}
+    # Of one that is neither large nor small, the plane is drawn and its surroundings are not.
+    medium = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 18 * 10**6}})
+    heavier = dataclasses.replace(one, bundle=dataclasses.replace(one.bundle, profile=medium))
+    assert all("random points" not in caption for _, caption in report_surfaces({name: heavier})[name])
+    assert report_surfaces({name: dataclasses.replace(one, network=nn.Identity())}) == {name: []}

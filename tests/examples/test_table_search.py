@@ -1,0 +1,312 @@
+"""The search on a table of measured networks: what it computes, on a table that is made up, and its smallest run on the real one."""
+
+import importlib
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from evaluators import parameters
+
+SCRIPTS = Path(__file__).parents[2] / "examples" / "papers"
+EPSILONS = (0.1, 0.5, 1.0, 2.0)
+PICTURES = ("correlations", "progress", "cells")
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The script, and the module that it reads the table with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in ("measured", "table_search")})
+    for name in ("measured", "table_search", "lab", "cells"):
+        sys.modules.pop(name, None)
+
+
+def accuracies(architecture):
+    """Accuracies in percent that convolutions raise when clean and averages under PGD; at chance without any operation."""
+    convolutions, averages = ([*architecture.values()].count(name) for name in ("conv3x3", "avgpool3x3"))
+    clean = min(60 + 10 * convolutions, 100)
+    found = {"val_acc": clean}
+    for epsilon in EPSILONS:
+        found |= {f"fgsm_{epsilon}": clean - 20 * epsilon, f"square_{epsilon}": clean - 10 * epsilon}
+        found[f"pgd_{epsilon}"] = 50 + 5 * averages - convolutions - 10 * epsilon
+    return dict.fromkeys(found, 10.0) if set(architecture.values()) == {"none"} else found
+
+
+@pytest.fixture(scope="module")
+def table(scripts, tmp_path_factory):
+    """A made-up table of all cells."""
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    rows = [{**cell, **accuracies(cell)} for cell in scripts.measured.SPACE.enumerate()]
+    path.write_text("\n".join(",".join(map(str, line)) for line in (rows[0], *(row.values() for row in rows))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(scripts, table):
+    return scripts.measured.read_cells(scripts.measured.opened(table, "alone")[0])
+
+
+def handmade(scripts, operations=None, network=None, **numbers):
+    """Cells of given numbers, `clean` for the clean accuracy and `pgd` for the reward, other accuracies alike."""
+    clean, reward = (np.array(numbers[name], dtype=float) for name in ("clean", "pgd"))
+    every = dict.fromkeys((*scripts.measured.MEASURES, scripts.measured.NEAREST), reward)
+    sizes = {name: np.array(numbers.get(name, np.arange(len(clean)))) for name in ("parameters", "depth")}
+    network = np.arange(len(clean)) if network is None else np.array(network)
+    return scripts.measured.Cells({"clean accuracy": clean, **every, **sizes}, operations, network)
+
+
+def test_edges_through_which_nothing_gets_are_none(scripts):
+    paths = (("edge03",), ("edge01", "edge13"), ("edge02", "edge23"), ("edge01", "edge12", "edge23"))
+    for cell in scripts.measured.SPACE.enumerate():
+        on = {edge for path in paths if all(cell[edge] != "none" for edge in path) for edge in path}
+        assert scripts.measured.live(cell) == {edge: name if edge in on else "none" for edge, name in cell.items()}
+
+
+def test_what_is_read_is_what_the_table_says(scripts, found):
+    space, cells = scripts.measured.SPACE, random.Random(0).sample(range(15_625), 12)
+    for cell in cells:
+        architecture, said = space.at(cell), accuracies(space.at(cell))
+        assert found.numbers["clean accuracy"][cell] == pytest.approx(said["val_acc"] / 100)
+        for attack, epsilon in product(("fgsm", "pgd", "square"), EPSILONS):
+            assert found.numbers[f"{attack}@{epsilon:g}"][cell] == pytest.approx(said[f"{attack}_{epsilon}"] / 100)
+        alive = scripts.measured.live(architecture)
+        assert [scripts.measured.OPERATIONS[place] for place in found.operations[cell]] == [*alive.values()]
+        assert found.numbers["parameters"][cell] == parameters(space.build(alive, (3, 32, 32), 10))
+    residual = space.index(scripts.table_search.RESIDUAL)
+    assert found.numbers["depth"][[0, residual, 15_624]].tolist() == [0, 2, 3]
+    # Cells of equal accuracies under attack, and no others, are one network.
+    ways = {tuple(accuracies(cell).values())[1:] for cell in space.enumerate()}
+    assert len(np.unique(found.network)) == len(ways)
+    same = np.flatnonzero(found.network == found.network[residual])
+    assert {accuracies(space.at(int(cell)))["pgd_1.0"] for cell in same} == {50 - 2 - 10}
+
+
+def test_the_residual_cell_adds_two_convolutions_to_its_input(scripts):
+    graph = scripts.measured.SPACE.graphs(scripts.table_search.RESIDUAL)[""]
+    assert graph.paths() == {(0, "skip"), (0, "conv3x3", "conv3x3", "skip")}
+
+
+def test_rank_correlations_are_those_of_scipy(scripts):
+    x, y = np.random.default_rng(0).integers(6, size=(2, 200))
+    assert scripts.measured.spearman(x, x + y) == pytest.approx(spearmanr(x, x + y).statistic, abs=1e-4)
+    assert scripts.measured.spearman(x, -np.exp(x)) == -1
+    assert scripts.measured.spearman(x, np.ones(200)) is None
+
+
+def test_what_is_at_chance_is_left_out_and_networks_count_once(scripts):
+    cells = handmade(scripts, clean=[0.1, 0.95, 0.8, 0.91, 0.5], pgd=[0.1, 0.4, 0.4, 0.4, 0.3], network=[0, 2, 2, 2, 1])
+    rows = scripts.measured.populations(cells)
+    assert {name: values["clean accuracy"].tolist() for name, values in rows.items()} == {
+        "networks": [0.5, 0.91],
+        "cells": [0.95, 0.8, 0.91, 0.5],
+        "networks, clean accuracy at least 0.9": [0.91],
+        "cells, clean accuracy at least 0.9": [0.95, 0.91],
+    }
+    assert rows["networks"]["network"].tolist() == [1, 2]
+    assert rows["networks"]["parameters"].tolist() == [4, 2]
+
+
+def test_correlations_of_accuracy_and_of_the_share_kept(scripts):
+    clean = np.array([0.3, 0.5, 0.7, 0.9])
+    rows = handmade(scripts, clean=clean, pgd=clean**2, parameters=[4, 3, 2, 1], depth=[1, 1, 1, 1]).numbers
+    found = scripts.measured.correlations(rows)
+    assert found["count"] == 4
+    assert found["accuracy"]["fgsm@2"] == {"clean accuracy": 1, "parameters": -1, "depth": None}
+    assert found["kept"]["pgd@1"] == 1
+    assert found["kept_of_nearest"]["pgd@1"] is None  # Here accuracies are the same at all epsilons.
+    assert scripts.measured.correlations({**rows, "pgd@1": np.sqrt(clean)})["kept"]["pgd@1"] == -1
+    assert scripts.measured.correlations({**rows, "square@0.1": clean**3})["kept_of_nearest"]["pgd@1"] == -1
+
+
+def test_deviations_within_groups(scripts):
+    values = np.array([1.0, 3.0, 10.0, 14.0, 7.0])
+    found = scripts.measured.within(values, np.array([5, 5, 2, 2, 9]))
+    # Squares 1 + 1 + 4 + 4, of two groups of two.
+    assert found == {"groups": 2, "within": round(math.sqrt(5), 4), "all": round(float(np.std(values, ddof=1)), 4)}
+    assert math.isnan(scripts.measured.within(values, np.arange(5))["within"])
+
+
+def test_two_trainings_of_one_function_are_compared(scripts, monkeypatch):
+    monkeypatch.setattr(scripts.measured, "SPACE", SimpleNamespace(at=lambda cell: cell, key=lambda cell: str(cell > 3)))
+    clean, pgd = [0.1, 0.3, 0.8, 0.9, 0.7, 0.9], [0.1, 0.5, 0.2, 0.2, 0.6, 0.6]
+    cells = handmade(scripts, clean=clean, pgd=pgd, network=[0, 3, 1, 1, 2, 2])
+    found = scripts.measured.described(cells, scripts.measured.populations(cells)["networks"])
+    assert {key: value for key, value in found.items() if key != "deviations"} == {
+        "cells": 6,
+        "at_chance": 1,
+        "networks": 3,
+        "functions": 2,
+        "cells_where_attacked_beats_clean": 1,
+    }
+    # Networks 3 and 1 are of one function, 0.3 apart; cells of one network 0.1 and 0.2.
+    assert found["deviations"]["pgd@1"]["within"] == pytest.approx(0.3 / math.sqrt(2), abs=1e-4)
+    assert found["deviations"]["clean accuracy"]["within"] == pytest.approx(math.sqrt((0.1**2 + 0.2**2) / 4), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def proposed(scripts, table, tmp_path_factory):
+    """What two searches of 64 trials propose for each task, by task and sampler."""
+    folder = tmp_path_factory.mktemp("searches")
+    jobs = product(scripts.measured.TASKS, scripts.table_search.COMPARED)
+    return {job: np.array([scripts.table_search.search(table, folder, *job, seed, 64) for seed in (0, 1)]) for job in jobs}
+
+
+def test_searches_start_alike_and_never_propose_one_function_twice(scripts, table, proposed, tmp_path):
+    space = scripts.measured.SPACE
+    for task in scripts.measured.TASKS:
+        ppo, drawn = (proposed[task, sampler] for sampler in ("ppo", "random"))
+        assert (ppo[:, :8] == drawn[:, :8]).all()
+        assert (ppo != drawn).any(1).all()
+        assert (ppo[0] != ppo[1]).any()
+        assert len({space.key(space.at(int(cell))) for cell in ppo[0]}) == 64
+    assert (
+        scripts.table_search.search(table, tmp_path, "bounded", "ppo", 1, 20) == proposed["bounded", "ppo"][1, :20].tolist()
+    )
+
+
+def test_the_controller_is_told_the_reward_and_the_bound(scripts, found, proposed):
+    late = {job: cells[:, 40:].ravel() for job, cells in proposed.items()}
+    for task, name in (("alone", "pgd@1"), ("bounded", "clean accuracy")):
+        values = found.numbers[name]
+        assert values[late[task, "ppo"]].mean() > values[late[task, "random"]].mean() + 0.03
+    # What the bound asks for and the reward does not.
+    fits = scripts.table_search.allowed(found, "bounded")
+    assert fits.sum() == sum(accuracies(cell)["val_acc"] >= 90 for cell in scripts.measured.SPACE.enumerate())
+    assert fits[late["bounded", "ppo"]].mean() > 0.5 > fits[late["alone", "ppo"]].mean()
+    assert scripts.table_search.allowed(found, "alone").all()
+
+
+def test_best_so_far_and_what_is_picked(scripts):
+    cells = handmade(scripts, clean=[0.95, 0.5, 0.9, 0.95, 0.3], pgd=[0.2, 0.9, 0.4, 0.4, 0.8])
+    proposed = np.array([[1, 0, 2, 3], [4, 1, 4, 1]])
+    curves, picks = scripts.table_search.best_so_far(cells, "bounded", proposed)
+    assert curves.tolist() == [[0, 0.2, 0.4, 0.4], [0, 0, 0, 0]]
+    assert picks.tolist() == [2, -1]
+    curves, picks = scripts.table_search.best_so_far(cells, "alone", proposed)
+    assert curves.tolist() == [[0.9] * 4, [0.8, 0.9, 0.9, 0.9]]
+    assert picks.tolist() == [1, 1]
+
+
+def test_what_picks_are_compared_with(scripts, found):
+    space = scripts.measured.SPACE
+    cells = [(accuracies(cell)["pgd_1.0"], accuracies(cell)["val_acc"]) for cell in space.enumerate()]
+    for task, chosen in (("alone", cells), ("bounded", [cell for cell in cells if cell[1] >= 90])):
+        known = scripts.table_search.references(found, task)
+        assert known["residual cell"]["pgd@1"] == pytest.approx(0.38)
+        assert space.at(known["residual cell"]["cell"]) == scripts.table_search.RESIDUAL
+        assert known["highest clean accuracy"]["clean accuracy"] == 1
+        assert known["best of the space"]["pgd@1"] == pytest.approx(max(chosen)[0] / 100)
+        assert known["best of the space"]["cell"] == cells.index(max(chosen, key=lambda cell: cell[0]))
+        assert known["median random cell"]["pgd@1"] == pytest.approx(np.median([cell[0] for cell in chosen]) / 100)
+        assert known["median random cell"]["clean accuracy"] == pytest.approx(np.median([c[1] for c in chosen]) / 100)
+
+
+def test_cells_of_the_size_of_a_pick(scripts):
+    sizes = [100, 91, 109, 111, 200]
+    cells = handmade(scripts, clean=[0.9, 0.9, 0.5, 0.9, 0.9], pgd=[0.1, 0.3, 0.8, 0.9, 0.7], parameters=sizes)
+    of = scripts.table_search.of_its_size
+    assert of(cells, "alone", np.array([0, 4, -1]), "pgd@1").tolist() == pytest.approx([0.3, 0.7, 0])
+    assert of(cells, "bounded", np.array([0]), "pgd@1").tolist() == pytest.approx([0.2])
+
+
+def test_samplers_are_compared_by_seed(scripts, found):
+    by_reward = np.argsort(found.numbers["pgd@1"], kind="stable")
+    values = found.numbers["pgd@1"]
+    # Rewards that rise from seed to seed, and random search's lower by as many different amounts.
+    steps = [by_reward[np.searchsorted(values[by_reward], level)] for level in (0.40, 0.45, 0.5, 0.55, 0.6, 0.65)]
+    low = np.repeat(by_reward[np.searchsorted(values[by_reward], 0.35)], 6)
+    picks = {("alone", "ppo"): np.array(steps), ("alone", "random"): low}
+    picks |= {("bounded", sampler): np.array([steps[0], -1, -1, -1, -1, -1]) for sampler in ("ppo", "random")}
+    rows = {(row["task"], row["number"]): row for row in scripts.table_search.compare(found, picks)}
+    one = rows["alone", "pgd@1"]
+    assert (one["better_seeds"], one["worse_seeds"], one["seen"]) == (6, 0, True)
+    assert one["ppo"] == pytest.approx(np.quantile(values[steps], [0.25, 0.5, 0.75]), abs=1e-4)
+    assert one["gain"] == pytest.approx(np.median(values[steps]) - values[low[0]], abs=1e-4)
+    # One sign pattern of 64 is as extreme, and its mirror; Holm multiplies the least of twenty by twenty.
+    assert (one["p_value"], one["corrected"]) == (pytest.approx(2 / 64), pytest.approx(20 * 2 / 64))
+    better = [int((values[steps] > bound).sum()) for bound in (0.38, max(values))]
+    assert one["against"]["residual cell"] == [0.38, better[0], int((values[steps] < 0.38).sum())]
+    assert one["against"]["best of the space"][1:] == [better[1], int((values[steps] < max(values)).sum())]
+    assert set(one["against"]) == {*scripts.table_search.references(found, "alone"), scripts.table_search.SIZED}
+    nothing = rows["bounded", "pgd@1"]
+    assert (nothing["p_value"], nothing["ppo"], nothing["better_seeds"]) == (1, [0, 0, 0], 0)
+
+
+def test_what_the_most_robust_are_made_of(scripts):
+    none, skip, average, _, convolution = range(5)
+    operations = np.full((201, 6), skip)
+    operations[0], operations[1], operations[2] = average, convolution, none
+    # Of a hundred networks the most robust one stands for the first two cells.
+    network = [7, 7, *(100 + np.arange(199) // 2)]
+    pgd = [0.9, 0.9, *(0.5 - 0.001 * (np.arange(199) // 2))]
+    cells = handmade(scripts, operations, np.unique(network, return_inverse=True)[1], clean=[0.9] * 201, pgd=pgd)
+    rows = scripts.measured.populations(cells)["networks"]
+    made = scripts.measured.made_of(cells, rows)
+    assert [one["networks"] for one in made.values()] == [101, 11, 2]
+    best = np.array(made["most robust hundredth"]["edges"])
+    # The first network half averages, half convolutions; the second half nothing, half skips.
+    assert best.tolist() == [[0.25, 0.25, 0.25, 0, 0.25]] * 6
+    assert np.array(made["all"]["edges"]).sum(1) == pytest.approx(1, abs=1e-3)
+    assert made["all"]["edges"][0][average] == pytest.approx(0.5 / 101, abs=1e-4)
+    assert made["most robust hundredth"]["medians"]["pgd@1"] == pytest.approx(0.7)
+
+
+def test_words_for_what_is_better_and_worse(scripts):
+    rows = [{"number": name, "seen": name == "pgd@1"} for name in ("clean accuracy", "pgd@1", "fgsm@0.5")]
+    told = scripts.table_search._sorted(rows, [-1, 1, 1])
+    assert told == "better: PGD at 1/255 *, FGSM at 0.5/255; worse: clean accuracy"
+
+
+def test_a_missing_table_is_told(scripts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scripts.table_search, "TABLE", tmp_path / "nasbench201-robustness.csv.gz")
+    monkeypatch.setattr("sys.argv", ["table_search.py", "--smoke", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        scripts.table_search.main()
+    assert ended.value.code == 2
+    assert (
+        "no such file; set HARDCELL_DATA to the folder that holds nasbench201-robustness.csv.gz" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_the_smallest_run_on_the_real_table(tmp_path, shared_data):
+    if not (shared_data / "nasbench201-robustness.csv.gz").exists():
+        pytest.skip(f"no nasbench201-robustness.csv.gz at {shared_data}; set HARDCELL_DATA to the folder that holds it")
+    out = tmp_path / "table_search"
+    command = [sys.executable, SCRIPTS / "table_search.py", "--smoke", "--workers", "1", "--out", out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HARDCELL_DATA": str(shared_data)}
+
+    def start():
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    told = start()
+    assert all((out / f"table_search_{name}.png").read_bytes().startswith(b"\x89PNG") for name in PICTURES)
+    text = (out / "table_search.json").read_text(encoding="utf-8")
+    assert len(text) < 100_000
+    found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    # What was computed from the table independently of this script.
+    accuracy = found["correlations"]["networks"]["accuracy"]
+    assert accuracy["fgsm@1"]["clean accuracy"] == pytest.approx(0.77, abs=0.01)
+    assert accuracy["pgd@1"]["clean accuracy"] == pytest.approx(0.14, abs=0.01)
+    assert found["references"]["alone"]["best of the space"]["pgd@1"] == 0.588
+    assert found["references"]["bounded"]["best of the space"]["pgd@1"] == 0.516
+    assert any("A single step finds more than all attacks of many steps" in failed for failed in found["failed_checks"])
+    kept = sorted((out / "searches").iterdir())
+    before = {file: file.stat().st_mtime_ns for file in kept}
+    kept[0].unlink()
+    assert start().splitlines()[1:] == told.splitlines()[1:]  # The first line tells the time.
+    assert json.loads((out / "table_search.json").read_text(encoding="utf-8")) == found
+    assert all(file.stat().st_mtime_ns == before[file] for file in kept[1:])
