@@ -78,7 +78,8 @@ class Batches:
 def forward(network: nn.Module, points: Tensor, one_pass: int) -> Tensor:
     """Returns the logits (N, K) at points (N, ...), unchecked, without gradients, in passes of at most so many points."""
     with torch.no_grad():
-        return torch.cat([network(part) for part in points.split(one_pass)])
+        # Copies, for a first layer may work in place.
+        return torch.cat([network(part.clone()) for part in points.split(one_pass)])
 
 
 def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
-from evaluators.curve import ROUNDING, check_radii
+from evaluators.curve import ROUNDING, check_confidence, check_radii
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,9 +76,12 @@ def compare(first: Floats, second: Floats, epsilon: float, confidence: float = 0
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
 
     Raises:
-        ValueError: the two have different numbers of images or none, or a radius is negative or NaN.
+        ValueError: the two have different numbers of images or none, a radius or epsilon is negative or NaN, or confidence
+            is not between 0 and 1.
     """
     first, second = _paired(first, second)
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be at least 0, got {epsilon:g}")
     wrong_first, wrong_second = first <= epsilon * ROUNDING, second <= epsilon * ROUNDING
     only_first = int((wrong_first & ~wrong_second).sum())
     only_second = int((wrong_second & ~wrong_first).sum())
@@ -113,7 +116,8 @@ def compare_radii(
         confidence: Of the effect's interval.
 
     Raises:
-        ValueError: the two have different numbers of images or none, a radius is negative or NaN, or no epsilon is above 0.
+        ValueError: the two have different numbers of images or none, a radius or an epsilon is negative or NaN, no epsilon
+            is above 0, or confidence is not between 0 and 1.
     """
     first, second = _paired(first, second)
     if epsilons is not None:
@@ -135,7 +139,11 @@ def paired_interval(only_first: int, only_second: int, n: int, confidence: float
 
     Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
     Statistics in Medicine 17, 1998.
+
+    Raises:
+        ValueError: confidence is not between 0 and 1.
     """
+    check_confidence(confidence)
     z = float(ndtri(0.5 + confidence / 2))
 
     def score(difference: float) -> float:
@@ -161,6 +169,8 @@ def _paired(first: Floats, second: Floats) -> tuple[Floats, Floats]:
 
 def _round_up(radii: Floats, epsilons: Sequence[float]) -> Floats:
     grid = np.unique(np.asarray(epsilons, dtype=np.float64))
+    if not (grid >= 0).all():
+        raise ValueError(f"epsilons must be at least 0, got {grid[~(grid >= 0)][0]:g}")
     grid = grid[grid > 0]
     if len(grid) == 0:
         raise ValueError("epsilons must hold at least one above 0, at which both networks were measured")

@@ -107,7 +107,7 @@ def check_logits(logits: Tensor, n: int) -> None:
     """Checks that a network's output is (N, K) logits, K >= 2, all finite.
 
     Raises:
-        TypeError: it is no tensor.
+        TypeError: it is no tensor, or not of floating point.
         ValueError: it has another shape, or is not finite.
     """
     if not isinstance(logits, torch.Tensor):
@@ -118,6 +118,8 @@ def check_logits(logits: Tensor, n: int) -> None:
         one = logits.shape in ((n,), (n, 1))
         remedy = "; for two classes return two logits, such as torch.cat([-z, z], 1)" if one else ""
         raise ValueError(f"the network must return logits of shape ({n}, K) with K >= 2, got {tuple(logits.shape)}{remedy}")
+    if not logits.is_floating_point():
+        raise TypeError(f"the network must return logits of floating point, got {logits.dtype}: classes are no logits")
     if not bool(torch.isfinite(logits).all()):
         found = "NaN" if bool(torch.isnan(logits).any()) else "infinity"
         raise ValueError(f"the network must return finite logits, got {found}; did its training diverge?")

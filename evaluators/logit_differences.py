@@ -113,8 +113,8 @@ def near_zero(differences: Floats, *, within: float = 0.1, confidence: float = 0
 def shape_distance(first: Floats, second: Floats) -> float:
     """Returns how far apart the shapes of two distributions of differences, (N,) and (M,), are: from 0 to 1.
 
-    The Kolmogorov-Smirnov distance between them once each is divided by its mean. Of two samples from one distribution it is
-    at most about 0.87 * sqrt(1 / N + 1 / M) in the mean; less, as each is divided by a mean of its own.
+    The Kolmogorov-Smirnov distance between them once each is divided by its mean. What two samples from one distribution
+    would give depends on it, as each is divided by a mean of its own: draw samples again to know.
 
     Raises:
         ValueError: a difference is negative or not finite, or there is none above 0.
@@ -151,13 +151,16 @@ def mean_field_radii(found: Margins, norm: str) -> Floats:
 
 def _checked(logits: Floats) -> Floats:
     found = np.asarray(logits, dtype=np.float64)
-    if found.ndim != 2 or len(found) < 1 or found.shape[1] < 2 or not np.isfinite(found).all():
-        raise ValueError(f"logits must be (N, K) finite numbers of at least two classes, got shape {found.shape}")
+    if found.ndim != 2 or len(found) < 1 or found.shape[1] < 2:
+        raise ValueError(f"logits must be (N, K) numbers of at least two classes, got shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise ValueError(f"logits must be finite, got {found[~np.isfinite(found)][0]:g}")
     return found
 
 
 def _scaled(differences: Floats) -> Floats:
     found = np.asarray(differences, dtype=np.float64)
     if found.ndim != 1 or not np.isfinite(found).all() or (found < 0).any() or not (found > 0).any():
-        raise ValueError("differences must be a vector of finite numbers, none negative and not all 0")
+        got = f"shape {found.shape}" if found.ndim != 1 else f"{found.min():g} to {found.max():g}" if len(found) else "none"
+        raise ValueError(f"differences must be a vector of finite numbers, none negative and not all 0, got {got}")
     return np.asarray(found / found.mean())

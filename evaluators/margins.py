@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import gaussian_kde
 
+from evaluators.attacks.target import usable
 from evaluators.curve import Floats
 from evaluators.subject import Subject, subject
 
@@ -128,24 +129,25 @@ def _steepness(ready: Subject, index: Tensor, rivals: Tensor, norms: Sequence[No
     points = ready.x[index].detach().requires_grad_()
     with torch.enable_grad():
         logits = ready.network(points.clone())
-        gap = logits.gather(1, ready.y[index][:, None]) - logits.gather(1, rivals)
+        gaps = (logits.gather(1, ready.y[index][:, None]) - logits.gather(1, rivals)).unbind(1)
+        totals = [gap.sum() for gap in gaps]
     moves = torch.zeros_like(index, dtype=torch.bool)
     columns: list[list[Tensor]] = [[] for _ in norms]
-    for j in range(gap.shape[1]):
+    for total in totals:
         # In double precision, for sums over many pixels and squares of small gradients.
-        gradient = _gradient(gap[:, j], points, last=j == gap.shape[1] - 1).double()
+        gradient = _gradient(total, points, last=total is totals[-1]).double()
         finite = gradient.flatten(1).isfinite().all(1)
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        gradient = usable(gradient)
         moves |= gradient.flatten(1).any(1) & finite
         for norm, column in zip(norms, columns, strict=True):
             column.append(norm.dual(gradient))
     return moves, [torch.stack(column, dim=1) for column in columns]
 
 
-def _gradient(gap: Tensor, points: Tensor, *, last: bool) -> Tensor:
-    if not gap.requires_grad:  # No path leads from the pixels to the logits.
+def _gradient(total: Tensor, points: Tensor, *, last: bool) -> Tensor:
+    if not total.requires_grad:  # No path leads from the pixels to the logits.
         return torch.zeros_like(points)
-    (gradient,) = torch.autograd.grad(gap.sum(), points, retain_graph=not last, allow_unused=True)
+    (gradient,) = torch.autograd.grad(total, points, retain_graph=not last, allow_unused=True)
     return torch.zeros_like(points) if gradient is None else gradient
 
 
@@ -197,7 +199,12 @@ def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> 
         first_order: Radii, (N,); those of 0 and infinity count for nothing.
         largest: The largest epsilon that makes sense.
         points: About how many to return.
+
+    Raises:
+        ValueError: points is below 1.
     """
+    if points < 1:
+        raise ValueError(f"points must be at least 1, got {points}")
     usable = first_order[(first_order > 0) & np.isfinite(first_order)]
     lowest = min(max(10 / max(len(usable), 1), 0.002), 0.25)
     low, high = (np.quantile(usable, lowest), np.quantile(usable, 0.9) * 1.5) if len(usable) else (0.001, 1.0)

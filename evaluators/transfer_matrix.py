@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators.attacks.base import check_attack
-from evaluators.attacks.target import misclassified
+from evaluators.attacks.target import frozen, misclassified
 from evaluators.batches import forward
 from evaluators.compare import compare
 from evaluators.curve import Floats, binomial_interval
-from evaluators.inputs import as_grid, check_epsilons, check_images
+from evaluators.inputs import as_grid, check_epsilons, check_images, check_module
 from evaluators.multiplicity import holm
 from evaluators.noise import Noise, stream_of
-from evaluators.subject import Subject, subject
+from evaluators.subject import Subject, predict, subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -157,10 +157,11 @@ def transfer_matrix(
     check_images(x)
     grid = as_grid(epsilons)
     check_epsilons(grid, attack.norm.largest(x[0].numel()))
+    _check_classes(networks, x)
     with ExitStack() as stack:
         attempts = len(grid) * len(networks)
         ready = [stack.enter_context(subject(net, x, y, batch_size, attempts=attempts)) for net in networks.values()]
-        kept = _right_under_all(dict(zip(networks, ready, strict=True)))
+        kept = right_under_all({name: one.right() for name, one in zip(networks, ready, strict=True)})
         fooled = np.zeros((len(grid), len(ready), len(ready), len(kept)), dtype=np.bool_)
         rounds = len(grid) * len(ready)
         for e, epsilon in enumerate(grid):
@@ -174,18 +175,21 @@ def transfer_matrix(
     return TransferMatrix(tuple(networks), tuple(grid), fooled, kept.cpu().numpy(), len(x))
 
 
-def _right_under_all(ready: Mapping[str, Subject]) -> Tensor:
-    """Returns the indices of the images that all networks classify rightly, (N,).
+def _check_classes(networks: Mapping[str, nn.Module], x: Tensor) -> None:
+    """Checks that all networks have the same classes, before one of them is told to be at odds with the labels.
 
     Raises:
-        TooFewImagesError: there are too few of them.
-        ValueError: the networks' classes differ.
+        TypeError: one of them is no module.
+        ValueError: their numbers of logits differ, or one does not return logits.
     """
-    classes = {name: one.logits.shape[1] for name, one in ready.items()}
+    classes = {}
+    for name, network in networks.items():
+        check_module(network)
+        with frozen(network):
+            classes[name] = predict(network, x[:1]).shape[1]
     if len(set(classes.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in classes.items())
         raise ValueError(f"the networks must have the same classes, got different numbers of logits: {told}")
-    return right_under_all({name: one.right() for name, one in ready.items()})
 
 
 def right_under_all(right: Mapping[str, Tensor]) -> Tensor:

@@ -14,8 +14,10 @@ would outweigh all others in the mean, and the largest in the analysis of varian
 a tenth of the exponent, 0.7 a factor of two.
 
 Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the claim; DerSimonian and
-Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Fisher, "Statistical Methods
-for Research Workers", 1925, and Hays, "Statistics for Psychologists", 1963, for the analysis and for omega squared.
+Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Hartung and Knapp, "A refined
+method for the meta-analysis of controlled clinical trials with binary outcome", Statistics in Medicine 20, 2001, for the
+interval of the mean, which holds what it says for few networks, too; Fisher, "Statistical Methods for Research Workers",
+1925, and Hays, "Statistics for Psychologists", 1963, for the analysis and for omega squared.
 """
 
 from __future__ import annotations
@@ -27,12 +29,15 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import chi2, f
+from scipy.stats import chi2, f, t
 
 from evaluators.curve import Floats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+# A smaller share of the sum of squares is due to rounding.
+_ROUNDING = 1e-12
 
 
 @final
@@ -90,11 +95,11 @@ class Universality:
         n: Number of exponents.
         subjects: Number of networks that they are of.
         mean: Their geometric mean, weighted by what is known of each (random effects).
-        mean_interval: Its 95 % interval.
+        mean_interval: Its 95 % interval, for networks like these; NaN of one network.
         range: The smallest and the largest.
         deviation: Standard deviation of their logarithms.
-        between: The same between networks, each by its mean, once its own uncertainty is taken away.
-        heterogeneity_p: Of Cochran's Q: how often exponents that are all equal would differ as much.
+        between: The same between networks, each by its mean, once its own uncertainty is taken away; NaN of one network.
+        heterogeneity_p: Of Cochran's Q: how often exponents that are all equal would differ as much; NaN of one network.
         effects: What goes with each factor.
         residual: Standard deviation between networks that no factor explains; NaN where nothing is left to judge by.
     """
@@ -141,9 +146,9 @@ def universality(observations: Sequence[Observation]) -> Universality:
     split = _split(np.log(exponents), subjects, levels)
     own = np.array([variances[[subject == other for other in subjects]].mean() for subject in split.subjects])
     q, between = _heterogeneity(split.means, own)
-    weights = 1 / (own + between)
+    weights = 1 / (own + (between if len(own) > 1 else 0.0))
     mean = float((weights * split.means).sum() / weights.sum())
-    reach = float(ndtri(0.975) / math.sqrt(weights.sum()))
+    reach = _reach(split.means, mean, weights)
     return Universality(
         n=len(exponents),
         subjects=len(split.subjects),
@@ -152,10 +157,18 @@ def universality(observations: Sequence[Observation]) -> Universality:
         range=(float(exponents.min()), float(exponents.max())),
         deviation=float(np.log(exponents).std(ddof=1)),
         between=math.sqrt(between),
-        heterogeneity_p=float(chi2.sf(q, len(split.subjects) - 1)),
+        heterogeneity_p=float(chi2.sf(q, len(split.subjects) - 1)) if len(split.subjects) > 1 else math.nan,
         effects={name: split.effects[name] for name in names},
         residual=split.residual,
     )
+
+
+def _reach(means: Floats, mean: float, weights: Floats) -> float:
+    """Returns how far the interval of a weighted mean (Hartung and Knapp's) reaches to either side; NaN of one subject."""
+    if len(means) < 2:
+        return math.nan
+    variance = float((weights * (means - mean) ** 2).sum() / weights.sum() / (len(means) - 1))
+    return float(t.ppf(0.975, len(means) - 1)) * math.sqrt(variance)
 
 
 @dataclass(frozen=True)
@@ -198,16 +211,22 @@ def _split(logs: Floats, subjects: Sequence[str], factors: Mapping[str, Sequence
 
 
 def _means(logs: Floats, names: Sequence[str], subjects: Sequence[str], within: Mapping[str, Sequence[str]]) -> Floats:
-    """Returns the mean of each subject (S,), at the average of the levels that vary within subjects."""
+    """Returns the mean of each subject (S,), at the average of the levels that vary within subjects.
+
+    Where no levels link the subjects, what these do cannot be told from what the subjects are: plain means then.
+    """
     own = np.array([[float(subject == name) for name in names] for subject in subjects])
     codes = [_coded(levels) for levels in within.values()]
     centred = [code - code.mean(0) for code in codes]
-    fitted = np.linalg.lstsq(np.hstack([own, *centred]), logs, rcond=None)[0]
-    return np.asarray(fitted[: len(names)])
+    design = np.hstack([own, *centred])
+    fitted, _, rank, _ = np.linalg.lstsq(design, logs, rcond=None)
+    return np.asarray(fitted[: len(names)]) if rank == design.shape[1] else own.T @ logs / own.sum(0)
 
 
 def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
-    """Returns Cochran's Q, and the variance between networks by the moments of DerSimonian and Laird."""
+    """Returns Cochran's Q, and the variance between networks by the moments of DerSimonian and Laird; NaN of one network."""
+    if len(logs) < 2:
+        return math.nan, math.nan
     weights = 1 / variances
     q = float((weights * (logs - (weights * logs).sum() / weights.sum()) ** 2).sum())
     scale = weights.sum() - (weights**2).sum() / weights.sum()
@@ -217,14 +236,16 @@ def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
 def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[str, Effect], float]:
     """Returns the effect of each factor, and the standard deviation that none of them explains."""
     codes = {name: _coded(levels) for name, levels in factors.items()}
+    total = float(((logs - logs.mean()) ** 2).sum())
     full_sum, full_rank = _residual(logs, [*codes.values()])
+    full_sum = full_sum if full_sum > _ROUNDING * total else 0.0
     free = len(logs) - full_rank
     square = full_sum / free if free > 0 else math.nan
-    total = float(((logs - logs.mean()) ** 2).sum())
     effects = {}
     for name, levels in factors.items():
         without_sum, without_rank = _residual(logs, [code for other, code in codes.items() if other != name])
-        degrees, explained = full_rank - without_rank, max(0.0, without_sum - full_sum)
+        degrees, explained = full_rank - without_rank, without_sum - full_sum
+        explained = explained if explained > _ROUNDING * total else 0.0
         known = degrees > 0 and free > 0
         f_value = explained / degrees / square if known and square > 0 else math.inf if known and explained > 0 else math.nan
         # Hays's: what chance alone would explain is taken away.

@@ -221,7 +221,7 @@ class Target:
             if not values.requires_grad:  # No path leads from the pixels to the logits.
                 return values, torch.zeros_like(points), logits
             (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
-        return values.detach(), (torch.zeros_like(points) if gradient is None else _usable(gradient)), logits.detach()
+        return values.detach(), (torch.zeros_like(points) if gradient is None else usable(gradient)), logits.detach()
 
     def _remember(self, left: Tensor, points: Tensor, logits: Tensor) -> None:
         wrong = misclassified(logits, self.labels[left]).nonzero().squeeze(1)
@@ -246,7 +246,7 @@ def misclassified(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
-def _usable(gradient: Tensor) -> Tensor:
+def usable(gradient: Tensor) -> Tensor:
     """Returns gradients (N, ...) with zeros where they are not finite, for a step along NaN would lead nowhere."""
     if bool(gradient.sum().isfinite()):
         return gradient

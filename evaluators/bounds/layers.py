@@ -142,6 +142,11 @@ AVERAGING: set[Target] = {
     *(torch.zeros_like, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, operator.getitem),
     *("flatten", "mean", "sum", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
 }
+# What may return a view of what it is given.
+VIEWS: set[Target] = {
+    *(torch.flatten, torch.reshape, torch.permute, torch.squeeze, torch.unsqueeze, operator.getitem),
+    *("flatten", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
+}
 NEGATION: set[Target] = {operator.neg, torch.neg, torch.negative, "neg", "negative"}
 SIGNS = {"+": 1, "-": -1}
 ARITHMETIC: dict[Target, str] = {
@@ -169,7 +174,7 @@ def operation(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], bal
     if not args:
         pass
     elif target is torch.cat:
-        parts, dim = args[0], kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        parts, dim = args[0], kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
         if all(isinstance(part, Bound) for part in parts):
             return concatenated(list(parts), dim, balls)
     elif isinstance(args[0], Bound) and not any(isinstance(value, Bound) for value in args[1:]):

@@ -29,7 +29,7 @@ from torch.fx.experimental.optimization import fuse
 
 from evaluators.attacks.target import frozen
 from evaluators.batches import Batches
-from evaluators.bounds.layers import LAYERS, operation
+from evaluators.bounds.layers import LAYERS, VIEWS, operation
 from evaluators.bounds.rules import Balls, Bound, NoRuleError
 from evaluators.curve import Floats
 from evaluators.inputs import check_images, check_module
@@ -142,7 +142,7 @@ def _traced(network: nn.Module) -> _Traced:
     for node in graph.graph.nodes:
         layer = modules.get(node.target) if node.op == "call_module" else None
         in_place = getattr(layer, "inplace", False) or node.kwargs.get("inplace") or node.target in _IN_PLACE
-        if in_place and any(len(before.users) > 1 for before in node.all_input_nodes):
+        if in_place and any(_shared(before, modules) for before in node.all_input_nodes):
             raise NoRuleError(f"{node.name} works in place on what is used again")
         if layer is not None and hasattr(layer, "inplace"):
             setattr(layer, "inplace", False)  # noqa: B010
@@ -155,6 +155,15 @@ def _traced(network: nn.Module) -> _Traced:
     output.args = (last.args[0],)
     graph.graph.erase_node(last)
     return _Traced(graph, layer.weight, layer.bias)
+
+
+def _shared(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Returns whether what a step returned is used more than once, itself or what it may be a view of."""
+    if len(node.users) > 1:
+        return True
+    layer = modules.get(str(node.target)) if node.op == "call_module" else None
+    view = node.target in VIEWS or isinstance(layer, nn.Flatten | nn.Identity | nn.Dropout)
+    return view and any(_shared(before, modules) for before in node.all_input_nodes)
 
 
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, "relu_", "add_", "sub_", "mul_", "div_"}

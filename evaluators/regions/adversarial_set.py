@@ -26,7 +26,7 @@ from torch import Tensor
 from evaluators.attacks.base import check_attack
 from evaluators.attacks.losses import margin
 from evaluators.attacks.target import Target, frozen
-from evaluators.attacks.walk import walk
+from evaluators.attacks.walk import check_steps, walk
 from evaluators.batches import FORWARD_ONLY, Batches
 from evaluators.curve import Floats
 from evaluators.inputs import check_images, check_labels
@@ -209,6 +209,7 @@ def connections(
     for name, number in (("points", points), ("steps", steps)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
+    check_steps(steps, step_size)
     images, count = found.images, len(found.images)
     first, second = np.triu_indices(count, 1)
     straight, same, bent = (np.eye(count, dtype=bool) for _ in range(3))

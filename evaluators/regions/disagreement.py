@@ -29,7 +29,7 @@ from scipy.special import rel_entr
 
 from evaluators.attacks.target import frozen
 from evaluators.batches import FORWARD_ONLY, Batches
-from evaluators.curve import Floats, binomial_interval
+from evaluators.curve import Floats, binomial_interval, check_confidence
 from evaluators.inputs import check_module
 from evaluators.regions.sampling import ball_points, check_balls
 from evaluators.regions.shares import BallShares, count_in_balls
@@ -102,6 +102,7 @@ def disagreement(
         ValueError: there are fewer than two networks, their numbers of classes differ, or another input is out of range.
     """
     grid = check_balls(centres, norm, epsilons, samples)
+    check_confidence(confidence)
     with voters(networks, centres) as classes:
         most = math.log(min(len(networks), classes))
         counts = torch.zeros(len(centres) * len(grid), dtype=torch.int64, device=centres.device)
@@ -172,8 +173,7 @@ def mean_interval(values: Floats, confidence: float = 0.95) -> Floats:
     Raises:
         ValueError: confidence is not between 0 and 1.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1: 0.95 rather than 95, got {confidence:g}")
+    check_confidence(confidence)
     means = np.clip(values.mean(0), 0, 1)
     most = math.log(2 / (1 - confidence)) / len(values)
 

@@ -103,6 +103,7 @@ def along_line(
         raise ValueError(f"beyond must be at least 0, a share of the way from start to end, got {beyond:g}")
     if not isinstance(points, int) or points < 2:
         raise ValueError(f"points must be a whole number of at least 2, got {points!r}")
+    start, end = start.detach(), end.detach()
     positions = torch.linspace(0, 1 + beyond, points, dtype=torch.float64, device=start.device)
     with voters(networks, start) as classes:
         columns = [_at(networks, start, end, position.expand(len(start)), classes, batch_size) for position in positions]
@@ -166,6 +167,8 @@ def boundary_entropy(
 
 
 def _check_line(start: Tensor, end: Tensor, networks: Sequence[nn.Module], crossing_of: int) -> None:
+    if len(networks) < 2:
+        raise ValueError(f"networks must be at least two to disagree, got {len(networks)}")
     check_images(start)
     check_images(end)
     if start.shape != end.shape:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from evaluators.attacks.target import frozen
 from evaluators.batches import FORWARD_ONLY, Batches
-from evaluators.curve import Floats, binomial_interval
+from evaluators.curve import Floats, binomial_interval, check_confidence
 from evaluators.inputs import check_labels, check_module
 from evaluators.regions.sampling import ball_points, check_balls
 from evaluators.subject import predict
@@ -121,6 +121,7 @@ def count_in_balls(
         batch_size: As there.
         confidence: As there.
     """
+    check_confidence(confidence)
     counts = torch.zeros(len(centres) * len(radii), dtype=torch.int64, device=centres.device)
     for balls, points in ball_points(centres, norm, radii, samples, seed, Batches(batch_size).size):
         counts.index_add_(0, balls, property_of(balls, points).long())

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 
-from evaluators.attacks.base import Attack, check_attack
+from evaluators.attacks.base import Attack, MinimumNorm, check_attack
+from evaluators.attacks.iterative_ll import IterativeLL
 from evaluators.attacks.losses import TARGETED, Loss, targeted
+from evaluators.attacks.step_ll import StepLL
 from evaluators.inputs import check_images
 from evaluators.noise import Noise
 from evaluators.norms import L2
@@ -74,13 +76,14 @@ def aimed(attack: Attack, towards: int) -> Attack:
     """Returns an attack whose loss leads to the class `towards`: any whose only way to a loss is its setting `loss`.
 
     Raises:
-        ValueError: it has no such setting, or a loss without a targeted form.
+        ValueError: it has no such setting, or a loss without a targeted form; it has a class of its own to lead to; or it
+            ends at the nearest point of whatever wrong class.
     """
     loss = getattr(attack, "loss", None)
-    if loss not in TARGETED or not dataclasses.is_dataclass(attack):
-        having = "with a loss of cross_entropy, margin or dlr, such as pgd"
-        raise ValueError(f"attack must be one {having}, to be aimed at a class, got {type(attack).__name__}")
-    return cast("Attack", dataclasses.replace(cast("Any", attack), loss=_Aimed(targeted(loss), towards)))
+    if loss in TARGETED and dataclasses.is_dataclass(attack) and not isinstance(attack, MinimumNorm | StepLL | IterativeLL):
+        return cast("Attack", dataclasses.replace(cast("Any", attack), loss=_Aimed(targeted(loss), towards)))
+    having = "that walks up a loss of cross_entropy, margin or dlr, such as pgd"
+    raise ValueError(f"attack must be one {having}, to be aimed at a class, got {type(attack).__name__}")
 
 
 @final

@@ -97,7 +97,7 @@ def boundary_line(
     """
     length = float(direction.detach().cpu().double().norm())
     if not 0 < length < math.inf:
-        raise ValueError("direction must be finite and not zero: it leads nowhere")
+        raise ValueError(f"direction must be finite and not zero, got one of length {length:g}: it leads nowhere")
     last = 2 * length if stop is None else stop
     if not (math.isfinite(start) and math.isfinite(last)):
         raise ValueError(f"start and stop must be finite, got {start:g} and {last:g}")

@@ -65,7 +65,7 @@ def _loss(logits: Tensor, y: Tensor, entropy_penalty: float) -> Tensor:
     if entropy_penalty == 0:
         return loss
     # Of the logarithms: where a prediction is certain, the entropy as a function of probabilities has no finite gradient.
-    logarithms = logits.float().log_softmax(1)
+    logarithms = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
     return loss - entropy_penalty * (logarithms.exp() * logarithms).sum(1).mean()
 
 

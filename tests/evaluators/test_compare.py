@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -212,3 +214,17 @@ def test_epsilons_that_are_none_are_refused(epsilon):
 def test_a_confidence_in_percent_is_refused():
     with pytest.raises(ValueError, match=r"0\.95 rather than 95"):
         error_curve(np.ones(3), [0.1], confidence=95)
+
+
+@pytest.mark.parametrize("confidence", [95, 1.0, 0.0, -1])
+def test_confidence_is_a_share(confidence):
+    with pytest.raises(ValueError, match=f"confidence must be between 0 and 1: 0.95 rather than 95, got {confidence:g}"):
+        compare(np.array([0.1, 0.2]), np.array([0.2, 0.1]), 0.1, confidence)
+
+
+@pytest.mark.parametrize("epsilon", [math.nan, -0.1])
+def test_epsilon_is_a_size(epsilon):
+    with pytest.raises(ValueError, match=f"epsilon must be at least 0, got {epsilon:g}"):
+        compare(np.array([0.1, 0.2]), np.array([0.2, 0.1]), epsilon)
+    with pytest.raises(ValueError, match=f"epsilons must be at least 0, got {epsilon:g}"):
+        compare_radii(np.array([0.1, 0.2]), np.array([0.2, 0.1]), [0.1, epsilon])

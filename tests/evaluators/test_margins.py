@@ -342,3 +342,33 @@ def test_grids_of_two_networks_share_values(factor, decades):
     fewer = min(([e for e in grid if low <= e <= high] for grid in (here, there)), key=len)
     # The coarser of the two lies within the finer one; the ends may be cut at the largest epsilon.
     assert len(set(here) & set(there)) >= len(fewer) - 1 >= 3
+
+
+def test_gradients_are_measured_where_they_are_switched_off(conv, images):
+    network, x = conv(), images(6)
+    y = network(x).argmax(1)
+    wanted = margins(network, x, y, [Linf()])
+    with torch.no_grad():
+        found = margins(network, x, y, [Linf()])
+    np.testing.assert_array_equal(found.radii["linf"], wanted.radii["linf"])
+    assert np.isfinite(found.radii["linf"]).all()
+
+
+def test_gradients_that_are_not_finite_are_told(linear):
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = linear()
+
+        def forward(self, x):
+            return self.head(x.sqrt())
+
+    x = torch.full((2, 1, 8, 8), 0.5)
+    x[0, 0, 0, 0] = 0
+    with pytest.warns(UserWarning, match="the network's gradient is not finite at 1 of 2 points, and taken as zero there"):
+        margins(Root(), x, Root()(x).argmax(1), [Linf()])
+
+
+def test_a_grid_has_points():
+    with pytest.raises(ValueError, match="points must be at least 1, got 0"):
+        adaptive_epsilons(np.array([0.1]), 1.0, 0)

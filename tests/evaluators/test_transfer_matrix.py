@@ -344,3 +344,32 @@ def test_what_is_refused(conv, images):
     assert re.search(r"only 0 of 30 images .*: a 0, b \d+$", refused(pair, wrong))
     with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
         transfer_rates(matrix(np.ones((1, 2, 2, 3))), confidence=95)
+
+
+def test_a_first_layer_that_works_in_place_changes_nothing(images):
+    class Normalised(nn.Module):
+        def __init__(self, body, in_place):
+            super().__init__()
+            self.body, self.in_place = body, in_place
+
+        def forward(self, x):
+            return self.body(x.sub_(0.5).div_(0.25) if self.in_place else (x - 0.5) / 0.25)
+
+    torch.manual_seed(0)
+    bodies = [nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in range(3)]
+    x = images(60)
+    y = Normalised(bodies[0], in_place=False)(x).argmax(1)
+    for body in bodies[1:]:  # So that images are right under all.
+        body.load_state_dict({name: v + 0.02 * torch.randn_like(v) for name, v in bodies[0].state_dict().items()})
+    plain, changing = (
+        transfer_matrix({str(n): Normalised(body, in_place) for n, body in enumerate(bodies)}, x, y, PGD(), [0.02])
+        for in_place in (False, True)
+    )
+    assert 0 < plain.fooled.mean() < 1
+    np.testing.assert_array_equal(plain.fooled, changing.fooled)
+
+
+def test_networks_of_other_classes_are_told_before_labels(linear, images):
+    networks = {"three": linear(classes=3), "two": linear(classes=2)}
+    with pytest.raises(ValueError, match="got different numbers of logits: three 3, two 2"):
+        transfer_matrix(networks, images(12), torch.full((12,), 2), PGD(), [0.1])

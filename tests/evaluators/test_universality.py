@@ -133,6 +133,44 @@ def test_numbers_that_are_known_by_hand():
     assert found.between == pytest.approx(math.sqrt(198 / 200))
 
 
+@pytest.mark.parametrize("networks", [3, 6])
+def test_interval_of_the_mean_holds_it_for_few_networks_too(networks):
+    held = []
+    for _ in range(400):
+        errors = NUMBERS.uniform(0.03, 0.1, size=networks)
+        found = universality([observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e) for e in errors])
+        held.append(found.mean_interval[0] < math.e < found.mean_interval[1])
+    # Three standard errors of a share of 0.95 among 400.
+    assert np.mean(held) >= 0.95 - 0.033
+
+
+def test_one_network_has_no_spread():
+    found = universality([observe(1.0, subject="a", attack="x"), observe(2.0, subject="a", attack="y")])
+    assert (found.subjects, found.mean) == (1, pytest.approx(math.exp(1.5)))
+    assert all(math.isnan(value) for value in (found.between, found.heterogeneity_p, *found.mean_interval))
+
+
+def test_the_order_of_observations_changes_nothing_even_where_no_levels_link_networks():
+    rows = [(1.0, "A", "1"), (1.3, "A", "2"), (1.1, "B", "3"), (1.5, "B", "4"), (0.9, "C", "5"), (1.2, "C", "6")]
+    found = [
+        universality([observe(log, subject=subject, attack=attack) for log, subject, attack in order])
+        for order in (rows, rows[::-1], [rows[n] for n in (1, 3, 5, 4, 2, 0)])
+    ]
+    assert found[0].mean == pytest.approx(math.exp(np.mean([1.15, 1.3, 1.05])))
+    for other in found[1:]:
+        assert (other.between, other.heterogeneity_p) == pytest.approx((found[0].between, found[0].heterogeneity_p))
+
+
+def test_a_factor_that_explains_everything_leaves_the_others_nothing():
+    logs = {"a": 0.2, "b": 0.7}
+    found = universality([observe(logs[data], data=data, attack=attack) for data, attack in product("ab", "xyz")])
+    assert found.effects["data"].share == pytest.approx(1)
+    assert found.effects["data"].share <= 1
+    assert (found.effects["data"].f_value, found.effects["data"].p_value) == (math.inf, 0)
+    assert math.isnan(found.effects["attack"].f_value)
+    assert found.residual == 0
+
+
 def test_one_level_and_saturated_designs_have_no_answer():
     found = universality([observe(1.0, data="a", attack="x"), observe(1.2, data="a", attack="y")])
     assert math.isnan(found.effects["data"].p_value)

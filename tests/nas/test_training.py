@@ -340,6 +340,14 @@ class TestRecipes:
         loss.backward()
         assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
+    def test_entropy_penalty_keeps_double_precision(self, linear, images):
+        network, x = linear().double(), images(5).double()
+        y = network(x).argmax(1)
+        probabilities = network(x).softmax(1)
+        entropy = -(probabilities * probabilities.log()).sum(1).mean()
+        loss = Standard(entropy_penalty=2.0).loss(network, x, x, y) - Standard().loss(network, x, x, y)
+        assert loss.item() == pytest.approx(2 * entropy.item(), rel=1e-12)
+
     def test_entropy_penalty_lowers_the_entropy(self, data):
         entropies = []
         for strength in (-0.3, 0.0, 0.3):

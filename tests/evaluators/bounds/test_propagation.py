@@ -294,6 +294,18 @@ def through_a_view(x):
     return y + 0
 
 
+class Counting(nn.Module):
+    """Computes otherwise each time: a trace cannot know."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.head = 0, nn.Linear(64, 2)
+
+    def forward(self, x):
+        self.calls += 1
+        return self.head(x.flatten(1)) * self.calls
+
+
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
@@ -301,7 +313,8 @@ def through_a_view(x):
         (Forward(lambda x: x * x), "there is no rule for the operation mul on what it is given"),
         (Forward(lambda x: x if x.sum() > 0 else -x), "the network cannot be traced by torch.fx: "),
         (Forward(used_again), "sub_ works in place on what is used again"),
-        (Forward(through_a_view), "the network's logits are not those of its trace"),
+        (Forward(through_a_view), "relu_ works in place on what is used again"),
+        (Counting(), "the network's logits are not those of its trace"),
         (Forward(lambda x: x.sigmoid().sort(1).values), "there is no rule for the operation sort on what it is given"),
     ],
 )
@@ -309,6 +322,44 @@ def test_what_has_no_bound_is_told(network, reason, images):
     found = provable_radii(network, images(3), Linf())
     assert isinstance(found, NoBound)
     assert found.reason.startswith(reason)
+
+
+def test_a_change_through_a_view_is_seen_where_it_does_not_show(linear):
+    """At an image of zeros the network and its trace agree, and only there."""
+
+    def quadrupled(x):
+        y = x * 1.0
+        y.flatten(1).mul_(4)
+        return y.flatten(1)
+
+    assert isinstance(provable_radii(Forward(quadrupled), torch.zeros(1, 1, 8, 8), Linf()), NoBound)
+
+
+def test_parts_may_be_joined_along_an_axis_by_that_name(images):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.head = nn.Linear(64, 4), nn.Linear(64, 4), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.head(torch.cat([self.left(x), self.right(x)], **self.how))
+
+    network, x = Joined(), images(3)
+    network.how = {"dim": 1}
+    wanted = provable_radii(network, x, Linf()).radii
+    network.how = {"axis": 1}
+    np.testing.assert_array_equal(provable_radii(network, x, Linf()).radii, wanted)
+    assert (wanted > 0).all()
+
+
+def test_classes_are_no_logits(images):
+    class Classes(nn.Module):
+        def forward(self, x):
+            return (x.flatten(1)[:, :2] > 0.5).long()
+
+    with pytest.raises(TypeError, match=r"logits of floating point, got torch.int64: classes are no logits"):
+        provable_radii(Classes(), images(2), Linf())
 
 
 def test_hooks_are_told(linear, images):

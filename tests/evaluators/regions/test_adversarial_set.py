@@ -223,6 +223,12 @@ def test_inputs_that_are_refused(change, kind, message):
         adversarial_set(**arguments)
 
 
+@pytest.mark.parametrize("size", [-1.0, math.nan, math.inf])
+def test_steps_of_paths_must_have_a_length(size):
+    with pytest.raises(ValueError, match=f"step_size must be positive, a fraction of epsilon, got {size}"):
+        connections(Strips(0.1), given(at((0.2, 0.2))), step_size=size)
+
+
 @pytest.mark.parametrize("name", ["points", "steps"])
 def test_settings_of_paths_that_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):

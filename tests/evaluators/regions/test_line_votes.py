@@ -113,3 +113,12 @@ def test_inputs_that_are_refused(linear, change, message):
 def test_crossings_and_offsets_that_are_refused(linear, crossing, offsets, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         boundary_entropy([step(linear, 0.3)] * 2, *line(), crossing, offsets)
+
+
+def test_lines_of_fewer_than_two_networks_and_of_images_with_gradients(linear):
+    start, end = line()
+    with pytest.raises(ValueError, match="networks must be at least two to disagree, got 0"):
+        along_line([], start, end)
+    networks = [step(linear, 0.3), step(linear, 0.6)]
+    wanted = along_line(networks, start, end)
+    np.testing.assert_array_equal(along_line(networks, start.requires_grad_(), end).crossing, wanted.crossing)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from evaluators import BIM, FGSM, FMN, L2, PGD, Linf, margin
+from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, IterativeLL, Linf, StepLL, margin
 from evaluators.surface.directions import adversarial_direction, aimed, random_direction
 from evaluators.surface.lines import Crossing, boundary_line
 from evaluators.surface.planes import plane_along, plane_through, response_surface, window
@@ -359,7 +359,10 @@ def test_what_is_not_finite_is_refused_before_the_network_is_asked(linear, image
         ({"stop": 0.0}, "stop must be beyond start, 0, got 0"),
         ({"points": 1}, "points must be at least 2, got 1"),
         ({"tolerance": 0}, "tolerance must be above 0, got 0"),
-        ({"direction": torch.zeros(1, 8, 8)}, "direction must be finite and not zero: it leads nowhere"),
+        (
+            {"direction": torch.zeros(1, 8, 8)},
+            "direction must be finite and not zero, got one of length 0",
+        ),
         ({"direction": torch.ones(8, 8)}, re.escape("a direction must have the shape of the image, (1, 8, 8), got (8, 8)")),
         ({"image": torch.ones(64)}, re.escape("image must be one image, (C, H, W), got shape (64,)")),
     ],
@@ -382,6 +385,9 @@ def test_wrong_directions(linear, image):
         adversarial_direction(network, x, label, PGD(), 8)
     with pytest.raises(ValueError, match="to be aimed at a class, got FMN"):
         adversarial_direction(network, x, label, FMN(), 0.1, towards=wrong)
+    for stubborn in (DDN(), StepLL(), IterativeLL()):  # They end in, or lead to, a class of their own.
+        with pytest.raises(ValueError, match=f"to be aimed at a class, got {type(stubborn).__name__}"):
+            aimed(stubborn, 1)
     with pytest.raises(ValueError, match="to be aimed at a class, got PGD"):
         aimed(PGD(loss=lambda logits, y: logits.sum(1)), 1)
     with pytest.raises(TypeError, match="write PGD\\(\\)"):
