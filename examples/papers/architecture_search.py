@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 REWARDS = {"one step": "one_step@1", "many steps": "many_steps@1"}
 # What adversarial accuracy may go with: its axis, and its value for a child.
 PREDICTORS = {
-    "clean accuracy": lambda row: 1 - row["test_error"],
-    # Adversarial accuracy is measured on the same test images, and chance favours the same networks in both.
+    "clean accuracy on test images": lambda row: 1 - row["test_error"],
+    # Adversarial accuracy is measured on some of those test images, and chance favours the same networks in both.
     "clean accuracy on validation images": lambda row: 1 - row["validation_error"],
     "parameters": lambda row: row["parameters"],
     "depth": lambda row: row["depth"],
@@ -51,7 +51,7 @@ PREDICTORS = {
 # By this the claims are judged: chance in the test images has no part in it.
 JUDGED = "clean accuracy on validation images"
 GROUPS = {"all": "all children", "random": "those drawn at random"}
-DRAWN = ("clean accuracy", "parameters", "depth")
+DRAWN = ("clean accuracy on test images", "parameters", "depth")
 
 
 def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dict:
@@ -216,6 +216,7 @@ def draw_operations(found: list[dict], file: Path) -> None:
                     )
                 axes.set_yticks(places, [one["name"] for one in shown], fontsize=8)
                 axes.set(title=f"{row['data']}, {cell} cell", xlabel="share of the cell's edges")
+                axes.set_xlim(0, 1.15 * max(max(one["best"], one["others"]) for one in row["shared"]))
                 axes.grid(visible=False, axis="y")
             line[0].invert_yaxis()
         names = ("best quarter by validation adversarial error", "others")
@@ -223,7 +224,9 @@ def draw_operations(found: list[dict], file: Path) -> None:
             mpl.patches.Patch(facecolor=colour, alpha=0.75, label=name)
             for colour, name in zip((COLOURS[1], COLOURS[0]), names, strict=True)
         ]
-        handles.append(mpl.lines.Line2D([], [], linestyle="", label="p: of this one alone; *: below 0.05 corrected for all"))
+        marked = any(one["corrected"] < 0.05 for row in found for one in row["shared"])
+        label = "*: below 0.05 corrected for all" if marked else "corrected for all, none is below 0.05"
+        handles.append(mpl.lines.Line2D([], [], linestyle="", label=f"p: of this one alone; {label}"))
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
         figure.savefig(file, dpi=110)
 

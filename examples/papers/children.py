@@ -44,7 +44,8 @@ class Scale:
     Attributes:
         train: Images to train on.
         validation: Images that give the reward.
-        measured: Images on which errors are measured for the analysis: at most so many of each split.
+        measured: Images that are attacked: of the validation split for the reward, and of the test split for the analysis.
+        test: Test images on which clean errors are measured, for the analysis.
         halved: Images are averaged over 2x2 pixels.
         channels: Of the first cell.
         cells_per_stage: Normal cells in each stage.
@@ -59,6 +60,7 @@ class Scale:
     train: int
     validation: int
     measured: int
+    test: int
     halved: bool
     channels: int
     cells_per_stage: int
@@ -71,9 +73,11 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(300, 100, 100, False, 4, 1, 2, epochs=2, batch_size=32, trials=6, random_trials=4, batch=2),
-    "default": Scale(700, 300, 300, True, 4, 1, 2, epochs=4, batch_size=32, trials=28, random_trials=12, batch=4),
-    "full": Scale(45_000, 5000, 2000, False, 16, 2, 3, epochs=20, batch_size=128, trials=300, random_trials=100, batch=20),
+    "smoke": Scale(300, 100, 100, 100, False, 4, 1, 2, epochs=2, batch_size=32, trials=6, random_trials=4, batch=2),
+    "default": Scale(700, 300, 300, 2000, True, 4, 1, 2, epochs=4, batch_size=32, trials=28, random_trials=12, batch=4),
+    "full": Scale(
+        45_000, 5000, 2000, 10_000, False, 16, 2, 3, epochs=20, batch_size=128, trials=300, random_trials=100, batch=20
+    ),
 }
 
 
@@ -85,11 +89,11 @@ def data_sets(size: str) -> tuple[str, ...]:
 def images(data: str, scale: Scale, work: Path) -> dict[str, object]:
     """Returns the section `data` of a config, once its images are there."""
     pool = scale.train + scale.validation
-    found = lab.data_config(data, lab.Size(train=pool, test=scale.measured, epochs=1, channels=1), work)
+    found = lab.data_config(data, lab.Size(train=pool, test=scale.test, epochs=1, channels=1), work)
     if scale.halved:
-        file = work / "data" / f"{data}-halved-{pool}-{scale.measured}.npz"
+        file = work / "data" / f"{data}-halved-{pool}-{scale.test}.npz"
         if not file.exists():
-            train, test = open_data(found).train.first(pool), open_test(found).first(scale.measured)
+            train, test = open_data(found).train.first(pool), open_test(found).first(scale.test)
             content = io.BytesIO()
             arrays = {
                 "x_train": F.avg_pool2d(train.x, 2),
@@ -227,7 +231,9 @@ def described(data: str, out: Path) -> dict:
     x = open_data(found.data).train.x
     return {
         "image": list(x.shape[1:]),
-        "images": len(x),
+        "train_images": len(x),
+        "test_images": len(open_test(found.data).x),
+        "attacked_images": found.evaluation.images,
         "epochs": found.training.epochs,
         "epsilon": found.evaluation.epsilon,
         "space": dict(found.space.options),

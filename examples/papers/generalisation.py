@@ -39,10 +39,8 @@ ERRORS = {
     "test error": lambda row: row["test_error"],
     "gap": lambda row: row["test_error"] - row["train_error"],
 }
-MEASURES = {
-    "adversarial error": lambda row, name: row[name],
-    "flip rate": lambda row, name: (row[name] - row["test_error"]) / max(1 - row["test_error"], 1e-9),
-}
+# What is captured or not, by its name among the metrics.
+MEASURES = {"adversarial error": "", "flip rate": "_flips"}
 # The multiple of the search's epsilon that is told and drawn by points.
 SHOWN = 1.0
 
@@ -54,6 +52,9 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
         "data": data,
         "search": found,
         "children": len(rows),
+        # Of the gap: by chance alone, were it the same for all children.
+        "gap_deviation": float(np.std([ERRORS["gap"](row) for row in rows], ddof=1)) if len(rows) > 1 else None,
+        "gap_deviation_by_chance": _by_chance(rows, found),
         "ranges": {name: [float(pick(value(row) for row in rows)) for pick in (min, max)] for name, value in ERRORS.items()},
         "correlations": [
             {
@@ -63,9 +64,11 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
                 "multiple": multiple,
                 "epsilon": multiple * found["epsilon"],
                 "error": error,
+                # Where it is next to 1, nothing is left to rank.
+                "median": float(np.median([row[f"{ATTACKS[attack]}{of}@{multiple:g}"] for row in chosen])),
                 **asdict(
                     rank_correlation(
-                        [value(row) for row in chosen], [of(row, f"{ATTACKS[attack]}@{multiple:g}") for row in chosen]
+                        [value(row) for row in chosen], [row[f"{ATTACKS[attack]}{of}@{multiple:g}"] for row in chosen]
                     )
                 ),
             }
@@ -74,6 +77,15 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
             )
         ],
     }
+
+
+def _by_chance(rows: list[dict], search: dict) -> float:
+    """Returns the standard deviation that the images drawn give the gap of a child."""
+    variances = [
+        sum(row[f"{split}_error"] * (1 - row[f"{split}_error"]) / search[f"{split}_images"] for split in ("train", "test"))
+        for row in rows
+    ]
+    return float(np.sqrt(np.mean(variances)))
 
 
 def _chosen(row: dict, **wanted: object) -> list[dict]:
@@ -105,7 +117,7 @@ def draw(found: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
                     y = [child[f"{name}@{SHOWN:g}"] for child in rows[row["data"]]]
                     axes.scatter(x, y, s=20, color=colour, alpha=0.7)
                 axes.set(xlabel=error if error == "test error" else "gap: test error less training error")
-                axes.set(ylabel=f"adversarial error at {told}")
+                axes.set(ylabel=f"adversarial error at {told} (L∞)")
                 axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
             line[0].set_title(row["data"], fontsize=10)
             for axes, measure in zip(line[2:], MEASURES, strict=True):
@@ -129,7 +141,7 @@ def _draw_correlations(axes, row: dict, measure: str) -> None:
             entries = [one for one in entries if one["interval"] is not None]
             if not entries:
                 continue
-            at = np.array([scale * one["epsilon"] for one in entries]) * (1 + 0.09 * (place + shift / 2 - 1.5))
+            at = np.array([scale * one["epsilon"] for one in entries]) * (1 + 0.05 * (place + shift / 2 - 1.5))
             rho, ends = np.array([one["value"] for one in entries]), np.array([one["interval"] for one in entries]).T
             # The percentile interval of few children may leave out what was found.
             reach = np.clip([rho - ends[0], ends[1] - rho], 0, None)

@@ -141,7 +141,18 @@ def analyse(found: list[dict], courses: dict[str, list[dict]]) -> dict:
     def ratio(kind: str, share: str) -> dict[str, float] | None:
         return _spread([row[kind][share] for row in ratios if share in row[kind]])
 
+    def by_data(value) -> dict[str, dict[str, float] | None]:
+        groups = {
+            name: [row for row in found if row["data"] == name] for name in dict.fromkeys(row["data"] for row in found)
+        }
+        return {name: _spread([v for row in group if (v := value(row)) is not None]) for name, group in groups.items()}
+
+    gap = [row for row in found if row["near_zero"][0]["count"] == 0]
     return {
+        "networks": len(found),
+        "density_above_zero": sum(row["near_zero"][0]["interval"][0] > 0 for row in found),
+        # No difference within a tenth of the mean: of images that were learnt by heart.
+        "networks_with_a_gap": len(gap),
         "density_at_zero": _spread([row["near_zero"][0]["density"] for row in found]),
         "density_at_zero_independent": _spread([row["independent"]["near_zero"][0]["density"] for row in found]),
         "exponent_near_zero": _spread([exponent[0] for exponent in exponents]),
@@ -153,6 +164,14 @@ def analyse(found: list[dict], courses: dict[str, list[dict]]) -> dict:
         "predicted_over_measured_epsilon": {
             kind: {f"{share:g}": ratio(kind, f"{share:g}") for share in SHARES} for kind in ("first order", "mean field")
         },
+        "predicted_over_measured_epsilon_by_data": {
+            kind: by_data(lambda row, kind=kind: predicted(row)[kind].get("0.1")) for kind in ("first order", "mean field")
+        },
+        "predicted_over_measured_epsilon_with_a_gap": {
+            kind: _spread([at["0.1"] for row in gap if "0.1" in (at := predicted(row)[kind])])
+            for kind in ("first order", "mean field")
+        },
+        "distance_to_independent_by_data": by_data(lambda row: row["independent_distance"]),
         "training": {name: _over_training(name, rows, found) for name, rows in courses.items()},
     }
 
@@ -211,7 +230,7 @@ def draw_shapes(found: list[dict], file: Path) -> None:
             colour = COLOURS[data.index(row["data"])]
             panels[0].plot(at, _density(row["quantiles"][0], at), color=colour, alpha=0.5, linewidth=1)
             panels[1].plot(at, _density(row["independent"]["quantiles"][0], at), color=colour, alpha=0.5, linewidth=1)
-        for axes, title in zip(panels, ("networks", "independent logits"), strict=False):
+        for axes, title in zip(panels, ("networks (peaks above 1.3 are cut)", "independent logits"), strict=False):
             axes.plot(at, np.exp(-at), color="black", linestyle="--", linewidth=1.2)
             axes.set(title=title, xlabel="difference to the nearest rival / its mean", ylim=(0, 1.3), xlim=(0, 4))
             axes.set_ylabel("density")
@@ -225,6 +244,7 @@ def draw_shapes(found: list[dict], file: Path) -> None:
             density = _density(quantiles, far / scale) / scale
             panels[2].plot(far, density, color=mpl.colormaps["viridis"](number / 9), linewidth=1.2, label=f"{number + 1}")
         panels[2].set(title=_name(shown), xlabel="difference / mean of the nearest", xlim=(0, far[-1]), ylim=(0, None))
+        panels[2].set_ylabel("density")
         panels[2].legend(title="rival", fontsize=7, ncols=2, title_fontsize=8)
         figure.savefig(file, dpi=110)
 
@@ -275,7 +295,7 @@ def draw_predictions(found: list[dict], file: Path) -> None:
             axes.set_xlabel("epsilon, in 1/255 (L∞)")
         for axes in panels[:, 0]:
             axes.set_ylabel("flip rate")
-        handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+        handles = [mpl.lines.Line2D([], [], color=colour, label=f"{name} training") for name, colour in colours.items()]
         handles += [mpl.lines.Line2D([], [], color="black", linestyle=dash, label=name) for name, dash in dashes.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
         figure.savefig(file, dpi=100)

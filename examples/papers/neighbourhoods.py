@@ -170,7 +170,14 @@ def summarise(row: dict) -> dict:
         whole = [_whole(balls["radii"], line) for line in share]
         found |= {
             "adversarial": len(attacked),
+            # Those found within the epsilon of training, and how far proofs reach around them.
+            "near": sum(size <= row["epsilon"] for size in balls["sizes"]),
+            "near_and_proved": None
+            if proved is None
+            else sum(size <= row["epsilon"] and radius > 0 for size, radius in zip(balls["sizes"], proved, strict=True)),
             "proved_above_0": None if proved is None else sum(radius > 0 for radius in proved),
+            # A step between the pixels of an image of 8 bits.
+            "proved_above_1_255": None if proved is None else sum(radius >= 1 / 255 for radius in proved),
             "proved_median": None if proved is None else float(np.median(proved)),
             "proved_too_far": None if proved is None else sum(p > a for p, a in zip(proved, attacked, strict=True)),
             "attacked_median": _finite(np.median(attacked)),
@@ -263,6 +270,7 @@ def draw_radii(found: list[dict], file: Path) -> None:
         figure = Figure(figsize=(5 * len(data), 4.8), layout="constrained")
         panels = figure.subplots(1, len(data), squeeze=False, sharex=True, sharey=True)[0]
         ends: list[float] = []
+        attacks: list[float] = []
         for row in found:
             balls = row["balls"]
             if not balls or balls["proved"] is None:
@@ -273,11 +281,12 @@ def draw_radii(found: list[dict], file: Path) -> None:
                 style = {"color": colours[row["architecture"]], "markersize": 4.5, "alpha": 0.7}
                 axes.plot(attacked, proved, marks[row["training"]], **style)
                 ends += [attacked, proved]
+                attacks.append(attacked)
         for axes, title in zip(panels, data, strict=True):
-            axes.set(title=title, xlabel="radius at which an attack finds another class (L∞)")
+            axes.set(title=title, xlabel="radius at which an attack finds another class (L∞, pixels in [0, 1])")
             if ends:
                 axes.set(xscale="log", yscale="log")
-                axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="black", linewidth=1, alpha=0.5)
+                axes.plot([min(attacks), max(ends)], [min(attacks), max(ends)], color="black", linewidth=1, alpha=0.5)
         panels[0].set_ylabel("radius within which the wrong class is proved (L∞)")
         handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
         handles += [
@@ -355,7 +364,8 @@ def statement(rows: list[dict]) -> str:
             "nothing can be proved"
             if row["proved_above_0"] is None
             else f"the wrong class is proved to hold in a ball around {row['proved_above_0']}, of a median radius of "
-            f"{row['proved_median']:.2g}"
+            f"{row['proved_median']:.2g}, of at least 1/255 around {row['proved_above_1_255']}; of the {row['near']} found "
+            f"within {row['epsilon']:g} around {row['near_and_proved']}"
         )
         attacked = "none" if row["attacked_median"] is None else f"{row['attacked_median']:.2g}"
         lines.append(

@@ -1,8 +1,9 @@
 """What the searches of `paper_search.yaml` note of each trained network, beside what a search measures of its own.
 
-The share of images that are misclassified, of the training, the validation and the test images; and the adversarial error on
-test images under a one-step and a many-step attack, at several multiples of the search's epsilon. Nothing of it is seen by
-the search: it is for the analysis afterwards (`architecture_search.py`, `generalisation.py`).
+The share of all training, validation and test images that are misclassified; and of the first test images, as many as
+`evaluation.images` says, the adversarial error and the flip rate (the same among those that are right when clean) under a
+one-step and a many-step attack, at several multiples of the search's epsilon. Nothing of it is seen by the search: it is
+for the analysis afterwards (`architecture_search.py`, `generalisation.py`).
 """
 
 from __future__ import annotations
@@ -25,14 +26,23 @@ ATTACKS = {"one_step": FGSM(), "many_steps": PGD(steps=10, loss=margin)}
 
 
 def errors(network: nn.Module, data: Dataset, config: Config) -> dict[str, float]:
-    """Returns clean and adversarial errors by name, `one_step@2` for FGSM at twice the search's epsilon."""
-    count, epsilon = config.evaluation.images, config.evaluation.epsilon
-    test = _test(config.data).first(count).to(data.train.x.device)
-    splits = {"train": data.train.first(count), "validation": data.validation.first(count), "test": test}
+    """Returns errors by name: `one_step@2` for that under FGSM at twice the search's epsilon, `one_step_flips@2` its flips.
+
+    The flip rate of a network that is right on no image is 1: it has nothing left to lose.
+    """
+    epsilon, test = config.evaluation.epsilon, _test(config.data).to(data.train.x.device)
+    splits = {"train": data.train, "validation": data.validation, "test": test}
     found = {f"{name}_error": _clean_error(network, split) for name, split in splits.items()}
+    attacked = test.first(config.evaluation.images)
     for name, attack in ATTACKS.items():
-        sizes = radii(network, test.x, test.y, attack, [multiple * epsilon for multiple in MULTIPLES], seed=config.seed)
-        found |= {f"{name}@{multiple:g}": error_at(sizes.numpy(), multiple * epsilon) for multiple in MULTIPLES}
+        grid = [multiple * epsilon for multiple in MULTIPLES]
+        sizes = radii(network, attacked.x, attacked.y, attack, grid, seed=config.seed).numpy()
+        right = sizes[sizes > 0]
+        found |= {f"{name}@{multiple:g}": error_at(sizes, multiple * epsilon) for multiple in MULTIPLES}
+        found |= {
+            f"{name}_flips@{multiple:g}": error_at(right, multiple * epsilon) if len(right) else 1.0
+            for multiple in MULTIPLES
+        }
     return found
 
 

@@ -287,11 +287,13 @@ def draw(found: list[dict], file: Path) -> None:
                 title=f"{row['data']}: first crossing, in range or not",
                 xlabel="L2 distance (pixels in [0, 1])",
                 xscale="log",
+                xlim=(0.01, 1.1 * row["reach"]),
             )
             plain_ticks(first.xaxis)
             first.set(ylabel="share of lines that have crossed", ylim=(0, 1.02))
             count.set(
-                title=f"{row['data']}: crossings, in range or not", xlabel=f"within an L2 distance of {row['reach']:.1f}"
+                title=f"{row['data']}: crossings, in range or not",
+                xlabel=f"crossings within an L2 distance of {row['reach']:.1f}",
             )
             count.set(ylabel="share of lines", ylim=(0, 1.02))
             count.set_xticks(range(5), ["0", "1", "2", "3", "4 or more"])

@@ -15,6 +15,7 @@ chance would give.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ SHOWN = 1.0
 MOST = {"smoke": 120, "default": 600, "full": 5000}
 ENOUGH = {"smoke": 10, "default": 30, "full": 200}
 RESAMPLES = 1000
+# A share of fewer images than this is drawn pale.
+FEW = 10
 
 
 def subjects(data: str) -> list[Subject]:
@@ -125,24 +128,39 @@ def _measure(name: str, data: str, attack: str, work: Path) -> dict:
             }
             for one in asymmetry(matrix)
         ],
-        "reach": [
-            {
-                "source": one.source,
-                "epsilon": one.epsilon,
-                "fooled": one.fooled,
-                **{
-                    key: {
-                        "images": group.images.tolist(),
-                        "share": _finite(group.share),
-                        "interval": [_finite(end) for end in group.interval],
-                        "chance": _finite(group.chance),
-                    }
-                    for key, group in (("to_all", one.to_all), ("to_some", one.to_some), ("to_none", one.to_none))
-                },
-            }
-            for one in transfer_reach(matrix)
-        ],
+        "reach": _reach(matrix),
+        # Those that were not trained to withstand just these images.
+        "reach_among_standard": _reach(_among(matrix, [n for n in kept if chosen[n].training == "standard"])),
     }
+
+
+def _among(matrix: TransferMatrix, names: list[str]) -> TransferMatrix | None:
+    """Returns the part of a matrix that is about some of the networks; None of fewer than two."""
+    if len(names) < 2:
+        return None
+    places = [matrix.names.index(name) for name in names]
+    return replace(matrix, names=tuple(names), fooled=matrix.fooled[:, places][:, :, places])
+
+
+def _reach(matrix: TransferMatrix | None) -> list[dict]:
+    """Returns which images transfer to all other networks, to some and to none, a row for each epsilon and source."""
+    return [
+        {
+            "source": one.source,
+            "epsilon": one.epsilon,
+            "fooled": one.fooled,
+            **{
+                key: {
+                    "images": group.images.tolist(),
+                    "share": _finite(group.share),
+                    "interval": [_finite(end) for end in group.interval],
+                    "chance": _finite(group.chance),
+                }
+                for key, group in (("to_all", one.to_all), ("to_some", one.to_some), ("to_none", one.to_none))
+            },
+        }
+        for one in (transfer_reach(matrix) if matrix is not None else [])
+    ]
 
 
 def _written(shares) -> dict:
@@ -214,6 +232,8 @@ def draw_matrices(found: list[dict], file: Path) -> None:
                 # The diagonal is 1 by what it is: there stands how many images fool the source.
                 text = f"{of[s]}" if s == t else "" if math.isnan(share) else f"{100 * share:.0f}"
                 style = {"fontweight": "bold", "fontsize": 8} if s == t else {"fontsize": 8}
+                if s != t and of[s] < FEW:
+                    style |= {"fontstyle": "italic", "alpha": 0.6}
                 axes.text(t, s, text, ha="center", va="center", color="black" if share > 0.5 else "white", **style)
             axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
             axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -223,7 +243,8 @@ def draw_matrices(found: list[dict], file: Path) -> None:
             bar = figure.colorbar(image, ax=axes, shrink=0.8)
             bar.set_label("share that fools the target, too", fontsize=9)
         figure.supxlabel(
-            "in the cells: percent of the images that fool the source; on the diagonal: how many do; std, adv: training",
+            f"in the cells: percent of the images that fool the source, pale where these are fewer than {FEW}; on the "
+            "diagonal: how many do; std, adv: training; epsilon: L∞",
             fontsize=9,
         )
         figure.savefig(file, dpi=110)
@@ -300,7 +321,9 @@ def draw_reach(found: list[dict], file: Path) -> None:
             for told_kind, colour in zip(kinds.values(), COLOURS, strict=False)
         ]
         mark = {"marker": "|", "markersize": 11, "markeredgewidth": 1.6, "linestyle": ""}
-        handles.append(mpl.lines.Line2D([], [], color="black", label="ends of all and of some, by chance", **mark))
+        handles.append(
+            mpl.lines.Line2D([], [], color="black", label="where these two would end, were targets independent", **mark)
+        )
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
         figure.savefig(file, dpi=110)
 
@@ -334,16 +357,22 @@ def statement(found: list[dict]) -> str:
             f"  {len(uneven)} of {len(pairs)} pairs carry over more one way than back (p < 0.05, corrected by Holm); most "
             f"so {to} to {back}, by {100 * abs(most['difference']):.0f} % of the images (p = {most['corrected']:.2g})"
         )
-        reach = [one for one in row["reach"] if one["epsilon"] == epsilon and one["fooled"]]
-        fooled = sum(one["fooled"] for one in reach)
-        if fooled:
-            parts = [
-                f"{100 * sum(len(one[kind]['images']) for one in reach) / fooled:.0f} % fool {whom} "
-                f"({100 * sum(one[kind]['chance'] * one['fooled'] for one in reach) / fooled:.0f} % by chance)"
-                for kind, whom in (("to_all", "all other networks"), ("to_some", "some"), ("to_none", "none"))
-            ]
-            lines.append(f"  of the images that fool their source, over all sources, {', '.join(parts)}")
+        for at, (key, whom) in product(row["epsilons"], (("reach", "all"), ("reach_among_standard", "normally trained"))):
+            reach = [one for one in row[key] if one["epsilon"] == at and one["fooled"]]
+            if reach:
+                lines.append(f"  at {told_epsilon(row['data'], at)}, over {whom} networks: {_told_reach(reach)}")
     return "\n".join(lines)
+
+
+def _told_reach(reach: list[dict]) -> str:
+    """Returns in words how far the images of all sources carry at one epsilon."""
+    fooled = sum(one["fooled"] for one in reach)
+    parts = [
+        f"{100 * sum(len(one[kind]['images']) for one in reach) / fooled:.1f} % fool {whom} "
+        f"({100 * sum(one[kind]['chance'] * one['fooled'] for one in reach) / fooled:.1f} % by chance)"
+        for kind, whom in (("to_all", "all the others"), ("to_some", "some"), ("to_none", "none"))
+    ]
+    return f"of {fooled} images that fool their source, {', '.join(parts)}"
 
 
 def main() -> None:

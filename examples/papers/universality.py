@@ -24,6 +24,7 @@ import matplotlib as mpl
 import numpy as np
 from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, Subject, told_correlation
 from matplotlib.figure import Figure
+from scipy.stats import wilcoxon
 
 from evaluators import (
     FGSM,
@@ -124,19 +125,58 @@ def analyse(found: list[dict]) -> dict:
         "saturated": sum(law["saturated"] for _, _, law in laws),
         "no_law": dict(Counter(_kind(law["reason"]) for _, _, law in entries if "reason" in law)),
         "collapse": _collapse(found),
+        "windows": _windows(found),
+        "within_networks": {attack: _against_fgsm(found, attack) for attack in ATTACKS if attack != "fgsm"},
         "with_clean_error": {attack: _with_clean_error(laws, attack) for attack in ATTACKS},
+        "with_clean_error_within": {
+            data: {attack: _with_clean_error([one for one in laws if one[0]["data"] == data], attack) for attack in ATTACKS}
+            for data in dict.fromkeys(row["data"] for row in found)
+        },
         "exponents": {name: asdict(universality(group)) for name, group in groups.items() if len(group) > 1},
     }
 
 
-def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict:
-    """Returns the rank correlation, over networks, of exponents under an attack with clean errors."""
+def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict | None:
+    """Returns the rank correlation, over networks, of exponents under an attack with clean errors; None of one network."""
     chosen = [(row["clean_error"], law["exponent"]) for row, name, law in laws if name == attack]
+    if len(chosen) < 2:
+        return None
     return asdict(rank_correlation([clean for clean, _ in chosen], [exponent for _, exponent in chosen]))
 
 
 def _kind(reason: str) -> str:
     return "too few flips" if "a fit needs" in reason else "does not fit" if "does not fit" in reason else "too steep"
+
+
+def _windows(found: list[dict]) -> dict:
+    """Returns over how many decades the laws hold, and which flip rate is reached at the upper end of their windows."""
+    decades, rates = [], []
+    for row, attack in product(found, ATTACKS):
+        entry = row["attacks"][attack]
+        if "window" in entry["law"]:
+            low, high = entry["law"]["window"]
+            decades.append(math.log10(high / low))
+            rates.append(float(np.interp(math.log(high), np.log(row["epsilons"]), entry["flip_rate"])))
+    return {
+        "decades_median": float(np.median(decades)) if decades else None,
+        "decades_most": max(decades, default=None),
+        "under_a_decade": sum(decade < 1 for decade in decades),
+        "flip_rate_at_the_end_median": float(np.median(rates)) if rates else None,
+    }
+
+
+def _against_fgsm(found: list[dict], attack: str) -> dict | None:
+    """Returns the exponents under an attack over those under FGSM, on the networks that have both; None of fewer than 2."""
+    both = [[row["attacks"][name]["law"].get("exponent") for name in (attack, "fgsm")] for row in found]
+    ratios = np.log([one / other for one, other in both if one and other])
+    if len(ratios) < 2:
+        return None
+    return {
+        "networks": len(ratios),
+        "mean_ratio": math.exp(ratios.mean()),
+        "range": [math.exp(ratios.min()), math.exp(ratios.max())],
+        "p_value": float(wilcoxon(ratios).pvalue) if ratios.any() else 1.0,
+    }
 
 
 def _collapse(found: list[dict]) -> dict[str, float]:
@@ -194,10 +234,12 @@ def draw_rescaled(found: list[dict], file: Path) -> None:
                 style = {"color": colours[row["data"]], "linestyle": dashes[attack], "alpha": 0.6, "linewidth": 0.9}
                 axes.plot(grid[rate > 0], rate[rate > 0], **style)
         line = np.array([0.03, 4])
+        passing = sum(bool(row["attacks"][attack]["anchor"]) for row, attack in product(found, ATTACKS))
         for name, axes in panels.items():
             axes.plot(line, ANCHOR * line, color="black", linewidth=2, alpha=0.6)
             axes.set(xscale="log", yscale="log", xlim=(0.03, 30), ylim=(8e-4, 1.3))
-            axes.set_title("all curves; black: exponent 1" if name == "all" else f"{name} training", fontsize=10)
+            told = f"the {passing} curves that pass {ANCHOR:g}; black: exponent 1"
+            axes.set_title(told if name == "all" else f"{name} training", fontsize=10)
             axes.set_ylabel("flip rate")
             axes.tick_params(labelleft=True)
         for name in ("all", TRAININGS[-1]):
@@ -233,7 +275,14 @@ def draw_exponents(found: list[dict], file: Path) -> None:
                 axes.plot([at, at], law["exponent_interval"], color=colour, linewidth=1, alpha=0.6)
                 axes.plot(at, law["exponent"], marks[attack], color=colour, markersize=4)
         axes.axhline(1, color="black", linewidth=1, alpha=0.5)
-        axes.set_xticks(range(len(groups)), [f"{data}\n{training}" for data, training in groups], fontsize=8)
+        without = [
+            sum(
+                "reason" in row["attacks"][a]["law"] for row in found for a in ATTACKS if (row["data"], row["training"]) == g
+            )
+            for g in groups
+        ]
+        labels = [f"{data}\n{training}\n{n or 'none'} without" for (data, training), n in zip(groups, without, strict=True)]
+        axes.set_xticks(range(len(groups)), labels, fontsize=8)
         axes.set(ylabel="exponent, with 95 % interval", yscale="log", xlim=(-0.6, len(groups) - 0.4))
         low, high = axes.get_ylim()
         axes.set_yticks([tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20, 50) if low < tick < high])
@@ -265,7 +314,19 @@ def statement(found: dict) -> str:
     for name, effect in every["effects"].items():
         means = ", ".join(f"{level} {mean:.2f}" for level, mean in effect["means"].items())
         lines.append(f"{name}: {100 * effect['share']:.0f} % of the variance (p = {effect['p_value']:.2g}); {means}")
-    with_error = "; ".join(f"{attack} {told_correlation(one)}" for attack, one in found["with_clean_error"].items())
+    for attack, one in found["within_networks"].items():
+        if one is not None:
+            lines.append(
+                f"on {one['networks']} networks that have both, exponents under {attack} are {one['mean_ratio']:.2f} times "
+                f"those under fgsm ({one['range'][0]:.2f} to {one['range'][1]:.2f}; Wilcoxon, p = {one['p_value']:.2g})"
+            )
+    windows = found["windows"]
+    if windows["decades_median"] is not None:
+        lines.append(
+            f"windows are {windows['decades_median']:.1f} decades wide in the median, {windows['under_a_decade']} of less "
+            f"than one; the flip rate at their end is {windows['flip_rate_at_the_end_median']:.2f} in the median"
+        )
+    with_error = "; ".join(f"{attack} {told_correlation(one)}" for attack, one in found["with_clean_error"].items() if one)
     lines.append(f"rank correlation of the exponent with the clean error: {with_error}")
     return "\n".join(lines)
 

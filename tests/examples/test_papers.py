@@ -1,5 +1,6 @@
 """The scripts of the papers, in their smallest form: they run, keep what they found, and go on from it."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -35,7 +36,9 @@ PICTURES = {
     "generalisation": ("",),
 }
 # What several scripts share, and what a config names.
-SHARED = {"lab", "children", "cells", "rivals", "recorded"}
+SHARED = {"lab", "children", "cells", "rivals", "recorded", "measured"}
+# Tried in a file of their own.
+ELSEWHERE = {"table_search"}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,7 @@ def test_goes_on_from_what_it_kept(work):
 
 
 def test_every_script_is_tried():
-    assert {file.stem for file in SCRIPTS.glob("*.py")} - SHARED == {*PICTURES}
+    assert {file.stem for file in SCRIPTS.glob("*.py")} - SHARED == {*PICTURES} | ELSEWHERE
 
 
 @pytest.fixture
@@ -251,6 +254,87 @@ def test_gains_of_a_penalty_are_of_the_same_images(script):
     assert row["gains"]["PGD, cross-entropy"]["interval"] == [1, 1]
     low, high = row["gains"]["worst case"]["interval"]
     assert low == 0 < 0.25 < high
+
+
+def test_what_an_attack_does_to_the_exponents_of_a_network(script):
+    universality = script("universality")
+
+    def network(**exponents):
+        laws = {name: {"law": {"exponent": e} if e else {"reason": "too steep"}} for name, e in exponents.items()}
+        return {"attacks": laws}
+
+    found = [
+        network(fgsm=1.0, pgd=1.5),
+        network(fgsm=2.0, pgd=6.0),
+        network(fgsm=None, pgd=9.0),
+        network(fgsm=1.0, pgd=None),
+    ]
+    one = universality._against_fgsm(found, "pgd")
+    assert (one["networks"], one["range"]) == (2, pytest.approx([1.5, 3]))
+    assert one["mean_ratio"] == pytest.approx(math.sqrt(4.5))
+    assert one["p_value"] == 0.5  # Both of two: one of the four outcomes of two signs, to either side.
+    assert universality._against_fgsm(found[1:], "pgd") is None
+
+
+def test_windows_are_told_with_where_they_end(script):
+    universality = script("universality")
+    law = {"law": {"window": [0.01, 0.1]}, "flip_rate": [0.0, 0.2, 0.4]}
+    none = {"law": {"reason": "too steep"}, "flip_rate": [0.0, 0.0, 0.0]}
+    row = {
+        "epsilons": [0.01, 0.1, 1.0],
+        "attacks": {"fgsm": law, "step_ll": none, "pgd": law | {"law": {"window": [0.01, 0.02]}}},
+    }
+    found = universality._windows([row])
+    assert (found["under_a_decade"], found["decades_most"]) == (1, pytest.approx(1))
+    assert found["decades_median"] == pytest.approx((1 + math.log10(2)) / 2)
+    assert found["flip_rate_at_the_end_median"] == pytest.approx((0.2 + 0.2 * math.log10(2)) / 2)
+
+
+def test_adversarial_images_are_compared_with_the_clean_ones_they_are_made_of(script):
+    def group(part, shares, training="standard"):
+        return {"data": "mnist", "training": training, "part": part, "epsilons": [0.0, 0.1], "others": {"of_images": shares}}
+
+    clean, adversarial = [[0.0, 0.5], [0.2, 0.5]], [[1.0, 0.5], [0.8, 0.7]]
+    rows = [group("clean", clean), group("adversarial", adversarial), {"data": "mnist", "training": "x", "part": "clean"}]
+    rows.append({**rows[-1], "part": "adversarial"})  # No image was fooled: nothing is compared.
+    (found,) = script("uncertainty").paired(rows)
+    assert found["difference"] == pytest.approx([0.8, 0.1])
+    assert found["interval"] == [pytest.approx([0.6, 1.0]), pytest.approx([0.0, 0.2])]
+
+
+def test_reach_among_some_of_the_networks(script):
+    transfer = script("transfer")
+    fooled = np.zeros((1, 3, 3, 2), dtype=bool)
+    fooled[0, 0] = [[True, True], [True, False], [True, True]]
+    matrix = TransferMatrix(("a", "b", "c"), (0.1,), fooled, np.arange(2), 2)
+    whole, part = transfer._reach(matrix)[0], transfer._reach(transfer._among(matrix, ["a", "c"]))[0]
+    assert (whole["to_all"]["images"], whole["to_some"]["images"]) == ([0], [1])
+    assert part["to_all"]["images"] == [0, 1]
+    assert transfer._reach(transfer._among(matrix, ["a"])) == []
+
+
+def test_what_is_noted_of_a_network(script, monkeypatch):
+    recorded = script("recorded")
+    x = torch.zeros(6, 1, 1, 2)
+    x[:, 0, 0, 0] = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.2, 0.9])
+    x[:, 0, 0, 1] = 0.5
+    split = Split(x, torch.tensor([0, 0, 0, 0, 0, 1]), "x")  # The last two are wrong; of the first five, one.
+    monkeypatch.setattr(recorded, "_test", lambda config: split)
+    config = nas.Config()
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, epsilon=0.06, images=5))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    network[1].load_state_dict({"weight": torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "bias": torch.zeros(2)})
+    found = recorded.errors(network, nas.data.Dataset("x", ("a", "b"), split.first(4), split.first(5)), config)
+    assert (found["train_error"], found["validation_error"], found["test_error"]) == (0, 0.2, pytest.approx(2 / 6))
+    # Margins of 0.4, 0.3, 0.2, 0.1 fall by twice epsilon: the last within 0.06, the last two within 0.12.
+    assert (found["one_step@1"], found["one_step_flips@1"]) == (pytest.approx(2 / 5), pytest.approx(1 / 4))
+    assert (found["many_steps@2"], found["many_steps_flips@2"]) == (pytest.approx(3 / 5), pytest.approx(2 / 4))
+
+
+def test_the_gap_by_chance(script):
+    rows = [{"train_error": 0.2, "test_error": 0.5}] * 3
+    found = script("generalisation")._by_chance(rows, {"train_images": 100, "test_images": 400})
+    assert found == pytest.approx(math.sqrt(0.2 * 0.8 / 100 + 0.5 * 0.5 / 400))
 
 
 @pytest.mark.parametrize(("share", "radius"), [([1, 0.8, 1], 0.1), ([0.9, 1, 1], 0.0), ([1, 1, 1], 0.4)])
