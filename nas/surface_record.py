@@ -1,22 +1,92 @@
-"""The surfaces of an image as plain data: what surface.json holds."""
+"""The surfaces of an image, as data and as JSON."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, final
 
 from evaluators import NoBound, describe
-
-if TYPE_CHECKING:
-    from evaluators.surface.lines import Line
-    from evaluators.surface.planes import Surface
-    from nas.surfaces import ImageSurfaces, Lead, Neighbourhood
+from evaluators.regions import BallShares
+from evaluators.surface.lines import Line
+from evaluators.surface.planes import Surface
+from nas.surface_config import SurfaceConfig
 
 SCHEMA = "hardcell-surface/1"
 
 
+@final
+@dataclass(frozen=True)
+class Lead:
+    """Where a direction leads.
+
+    Attributes:
+        label: The network's class there.
+        l2: L2 size of the perturbation, in pixel units.
+        linf: Its largest change of a pixel.
+    """
+
+    label: int
+    l2: float
+    linf: float
+
+
+@final
+@dataclass(frozen=True)
+class Neighbourhood:
+    """What lies around the adversarial image.
+
+    Attributes:
+        norm: Name of the attack's norm, in which it is measured.
+        size: Of the perturbation, in that norm and in pixel units.
+        balls: The share of balls around the adversarial image that stays adversarial, of any wrong class, by radius.
+        proved: Radius within which every image provably has the class of the adversarial one, 0 where none is proved; or why
+            nothing can be.
+    """
+
+    norm: str
+    size: float
+    balls: BallShares
+    proved: float | NoBound
+
+
+@final
+@dataclass(frozen=True)
+class ImageSurfaces:
+    """The planes and lines through one image.
+
+    Attributes:
+        network: The network's name.
+        data: The images' name.
+        config: The settings.
+        classes: Names of the classes.
+        label: The image's true label, which the network gives it.
+        margin: Of the clean image: its logit minus the largest other.
+        confidence: Of the clean image.
+        leads: Where each direction leads, by its name: adversarial, second adversarial, random, second random.
+        lines: The line along each direction, by its name.
+        surfaces: The planes, by name: adversarial_random or two_random, two_adversarial, three_images.
+        neighbourhood: What lies around the image to which the adversarial direction leads; None where there is none, or it
+            was not measured.
+        notes: What is missing, and why.
+    """
+
+    network: str
+    data: str
+    config: SurfaceConfig
+    classes: tuple[str, ...]
+    label: int
+    margin: float
+    confidence: float
+    leads: Mapping[str, Lead]
+    lines: Mapping[str, Line]
+    surfaces: Mapping[str, Surface]
+    neighbourhood: Neighbourhood | None
+    notes: tuple[str, ...]
+
+
 def surface_record(found: ImageSurfaces) -> dict[str, Any]:
-    """Returns surfaces as plain data, for surface.json; numbers to six digits."""
+    """Returns the content of surface.json: plain data, numbers to six digits."""
     return {
         "schema": SCHEMA,
         "network": found.network,

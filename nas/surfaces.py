@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import torch
 
 from evaluators.attacks.target import frozen
 from evaluators.bounds import NoBound, provable_radii
 from evaluators.inputs import check_epsilons
-from evaluators.regions import BallShares, ball_shares
+from evaluators.regions import ball_shares
 from evaluators.regions.sampling import affordable_samples
 from evaluators.subject import predict
 from evaluators.surface.directions import adversarial_direction, aimed, random_direction
-from evaluators.surface.lines import Line, boundary_line
-from evaluators.surface.planes import Plane, Surface, plane_along, plane_through, response_surface, window
+from evaluators.surface.lines import boundary_line
+from evaluators.surface.planes import Plane, plane_along, plane_through, response_surface, window
 from nas.bundle.load import read_architecture
 from nas.bundle.manifest import is_bundle, read_manifest
 from nas.data import SOURCES, open_test
@@ -25,13 +24,16 @@ from nas.device import open_device, set_threads
 from nas.errors import ConfigError, HardcellError, NetworkError, first_line
 from nas.networks import open_network
 from nas.profiling import check_fit
-from nas.surface_config import SurfaceConfig
+from nas.surface_record import ImageSurfaces, Lead, Neighbourhood
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from nas.config import DataConfig
     from nas.data import Split
+    from nas.surface_config import SurfaceConfig
 
 LINE_POINTS = 201
 # Classes at which a second adversarial direction is aimed before another seed is tried.
@@ -46,76 +48,6 @@ _PLANES = {
     ("adversarial", "second adversarial"): "two_adversarial",
     ("random", "second random"): "two_random",
 }
-
-
-@final
-@dataclass(frozen=True)
-class Lead:
-    """Where a direction leads.
-
-    Attributes:
-        label: The network's class there.
-        l2: L2 size of the perturbation, in pixel units.
-        linf: Its largest change of a pixel.
-    """
-
-    label: int
-    l2: float
-    linf: float
-
-
-@final
-@dataclass(frozen=True)
-class Neighbourhood:
-    """What lies around the adversarial image.
-
-    Attributes:
-        norm: Name of the attack's norm, in which it is measured.
-        size: Of the perturbation, in that norm and in pixel units.
-        balls: The share of balls around the adversarial image that stays adversarial, of any wrong class, by radius.
-        proved: Radius within which every image provably has the class of the adversarial one, 0 where none is proved; or why
-            nothing can be.
-    """
-
-    norm: str
-    size: float
-    balls: BallShares
-    proved: float | NoBound
-
-
-@final
-@dataclass(frozen=True)
-class ImageSurfaces:
-    """The planes and lines through one image.
-
-    Attributes:
-        network: The network's name.
-        data: The images' name.
-        config: The settings.
-        classes: Names of the classes.
-        label: The image's true label, which the network gives it.
-        margin: Of the clean image: its logit minus the largest other.
-        confidence: Of the clean image.
-        leads: Where each direction leads, by its name: adversarial, second adversarial, random, second random.
-        lines: The line along each direction, by its name.
-        surfaces: The planes, by name: adversarial_random or two_random, two_adversarial, three_images.
-        neighbourhood: What lies around the image to which the adversarial direction leads; None where there is none, or it
-            was not measured.
-        notes: What is missing, and why.
-    """
-
-    network: str
-    data: str
-    config: SurfaceConfig
-    classes: tuple[str, ...]
-    label: int
-    margin: float
-    confidence: float
-    leads: Mapping[str, Lead]
-    lines: Mapping[str, Line]
-    surfaces: Mapping[str, Surface]
-    neighbourhood: Neighbourhood | None
-    notes: tuple[str, ...]
 
 
 def image_surfaces(source: str, config: SurfaceConfig) -> ImageSurfaces:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from evaluators import Line
     from nas.data import Split
-    from nas.surfaces import ImageSurfaces
+    from nas.surface_record import ImageSurfaces
 
 TRAININGS = ("standard", "adversarial")
 ATTACK = PGD(norm=L2(), loss=margin, steps=20)

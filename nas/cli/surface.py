@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nas.surface_config import SurfaceConfig
-    from nas.surfaces import ImageSurfaces, Neighbourhood
+    from nas.surface_record import ImageSurfaces, Neighbourhood
 
 
 @click.command()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from evaluators.surface.lines import Line
     from evaluators.surface.planes import Surface
-    from nas.surfaces import ImageSurfaces
+    from nas.surface_record import ImageSurfaces
 
 Form = Literal["svg", "png"]
 FORMS: tuple[Form, ...] = ("svg", "png")

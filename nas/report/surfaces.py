@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nas.report.opened import Opened
-    from nas.surfaces import Neighbourhood
+    from nas.surface_record import Neighbourhood
 
 # Test images among which those to show are chosen.
 CANDIDATES = 16
