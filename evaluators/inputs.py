@@ -119,7 +119,9 @@ def check_logits(logits: Tensor, n: int) -> None:
         remedy = "; for two classes return two logits, such as torch.cat([-z, z], 1)" if one else ""
         raise ValueError(f"the network must return logits of shape ({n}, K) with K >= 2, got {tuple(logits.shape)}{remedy}")
     if not logits.is_floating_point():
-        raise TypeError(f"the network must return logits of floating point, got {logits.dtype}: classes are no logits")
+        raise TypeError(
+            f"the network must return logits of floating point, got {logits.dtype}; return the scores before argmax"
+        )
     if not bool(torch.isfinite(logits).all()):
         found = "NaN" if bool(torch.isnan(logits).any()) else "infinity"
         raise ValueError(f"the network must return finite logits, got {found}; did its training diverge?")

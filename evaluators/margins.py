@@ -205,9 +205,9 @@ def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> 
     """
     if points < 1:
         raise ValueError(f"points must be at least 1, got {points}")
-    usable = first_order[(first_order > 0) & np.isfinite(first_order)]
-    lowest = min(max(10 / max(len(usable), 1), 0.002), 0.25)
-    low, high = (np.quantile(usable, lowest), np.quantile(usable, 0.9) * 1.5) if len(usable) else (0.001, 1.0)
+    known = first_order[(first_order > 0) & np.isfinite(first_order)]
+    lowest = min(max(10 / max(len(known), 1), 0.002), 0.25)
+    low, high = (np.quantile(known, lowest), np.quantile(known, 0.9) * 1.5) if len(known) else (0.001, 1.0)
     high = min(max(high, 1e-5), largest)
     low = min(max(low, 1e-6), high / 10)
     decades = math.log10(high / low)

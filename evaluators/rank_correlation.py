@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Of fewer pairs the percentile interval is far too narrow.
 ENOUGH = 8
+# Where fewer values than this differ from the commonest one, samples drawn again lack them often, and say nothing.
+APART = 5
 _RESAMPLES = 2000
 
 
@@ -32,7 +34,8 @@ class RankCorrelation:
     Attributes:
         n: Number of networks.
         value: Between -1 and 1; None where there is none, as one of the two numbers does not vary.
-        interval: Percentile interval over the networks; None of fewer than `ENOUGH`, or where the ranks agree wholly.
+        interval: Percentile interval over the networks; None of fewer than `ENOUGH`, where the ranks agree wholly, or where
+            one of the numbers is the same for all networks but fewer than `APART`.
     """
 
     n: int
@@ -50,8 +53,6 @@ class RankCorrelation:
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> RankCorrelation:
     """Returns Spearman's rank correlation of numbers (N,) with others (N,), ties sharing their mean rank.
-
-    Samples drawn again in which one of the two does not vary are left out.
 
     Args:
         x: One number of each network.
@@ -104,7 +105,8 @@ def _with_interval(statistic: Callable[[Floats], Floats], values: Floats, confid
     found = float(statistic(values[:, None])[0])
     if np.isnan(found):
         return RankCorrelation(count, None, None)
-    if count < ENOUGH or abs(found) > 1 - 1e-9:
+    apart = min(count - int(np.unique(row, return_counts=True)[1].max()) for row in values)
+    if count < ENOUGH or apart < APART or abs(found) > 1 - 1e-9:
         return RankCorrelation(count, found, None)
     again = statistic(values[:, np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))])
     low, high = np.quantile(again[~np.isnan(again)], [(1 - confidence) / 2, (1 + confidence) / 2])

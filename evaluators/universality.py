@@ -16,7 +16,8 @@ a tenth of the exponent, 0.7 a factor of two.
 Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the claim; DerSimonian and
 Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Hartung and Knapp, "A refined
 method for the meta-analysis of controlled clinical trials with binary outcome", Statistics in Medicine 20, 2001, for the
-interval of the mean, which holds what it says for few networks, too; Fisher, "Statistical Methods for Research Workers",
+interval of the mean, which holds what it says for few networks, too, as Roever, Knapp and Friede widen it (BMC Medical
+Research Methodology 15, 2015); Fisher, "Statistical Methods for Research Workers",
 1925, and Hays, "Statistics for Psychologists", 1963, for the analysis and for omega squared.
 """
 
@@ -164,11 +165,14 @@ def universality(observations: Sequence[Observation]) -> Universality:
 
 
 def _reach(means: Floats, mean: float, weights: Floats) -> float:
-    """Returns how far the interval of a weighted mean (Hartung and Knapp's) reaches to either side; NaN of one subject."""
+    """Returns how far the interval of a weighted mean (Hartung and Knapp's) reaches to either side; NaN of one subject.
+
+    Means that lie nearer to each other than their own uncertainty has it do so by chance: never less than by that.
+    """
     if len(means) < 2:
         return math.nan
-    variance = float((weights * (means - mean) ** 2).sum() / weights.sum() / (len(means) - 1))
-    return float(t.ppf(0.975, len(means) - 1)) * math.sqrt(variance)
+    scale = max(1.0, float((weights * (means - mean) ** 2).sum()) / (len(means) - 1))
+    return float(t.ppf(0.975, len(means) - 1)) * math.sqrt(scale / weights.sum())
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from evaluators import FGSM, FMN, PGD, Attack
+from evaluators import FGSM, FMN, NORMS, PGD, Attack
 from nas.bundle.manifest import epsilon_and_norm, is_bundle, read_manifest
 from nas.config import DataConfig, FinalistsConfig
 from nas.config_reader import read_settings
 from nas.errors import ConfigError, NetworkError
 from nas.settings import FaultsError, check_numbers, number
+
+
+def usual_attacks(norm: str) -> dict[str, Attack]:
+    """Returns the attacks by which networks are compared where none are named, in the norm of that name."""
+    ball = NORMS[norm]()
+    return {"fgsm": FGSM(norm=ball), "pgd": PGD(norm=ball), "fmn": FMN(norm=ball, steps=50)}
 
 
 @final
@@ -34,7 +40,7 @@ class CompareConfig:
     """
 
     data: DataConfig = DataConfig()
-    attacks: Mapping[str, Attack] = field(default_factory=lambda: {"fgsm": FGSM(), "pgd": PGD(), "fmn": FMN(steps=50)})
+    attacks: Mapping[str, Attack] = field(default_factory=lambda: usual_attacks("linf"))
     epsilons: tuple[float, ...] | None = None
     images: int = number(1000, 1)
     seed: int = number(0, 0, 2**31 - 1)
@@ -147,6 +153,16 @@ def _expanded(source: str) -> Path:
         return Path(source).expanduser()
     except RuntimeError:  # There is no such user; that is told when the network is opened.
         return Path(source)
+
+
+def searched_norm(sources: Sequence[str]) -> str:
+    """Returns the name of the norm of the searches that made the bundles among some networks, L-infinity where they differ.
+
+    Raises:
+        BundleError: a bundle is damaged.
+    """
+    norms = {epsilon_and_norm(read_manifest(folder))[1] for folder in map(_expanded, sources) if is_bundle(folder)}
+    return norms.pop() if len(norms) == 1 else "linf"
 
 
 def searched_epsilons(sources: Sequence[str], norm: str) -> list[float]:

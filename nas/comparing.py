@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluators import PGD, Ensemble, MinimumNorm, adaptive_epsilons, compare, compare_radii, disagreement, margins
+from evaluators import (
+    PGD,
+    Ensemble,
+    MinimumNorm,
+    adaptive_epsilons,
+    compare,
+    compare_radii,
+    disagreement,
+    fit_power_law,
+    margins,
+)
 from evaluators.attacks.target import frozen
 from evaluators.inputs import check_epsilons
 from evaluators.multiplicity import holm
@@ -121,6 +131,7 @@ def compare_networks(
         epsilons=tuple(epsilons),
         grid=tuple(grid),
         radii=radii,
+        laws={name: fit_power_law(found, grid) for name, found in radii.items()},
         at_epsilon=tests_at_epsilon(radii, epsilons),
         over_all=tests_over_all(radii),
         transfers=transfers,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from evaluators import Attack, Comparison, RadiiComparison, describe, error_curve, median_radius
+from evaluators import Attack, Comparison, NoPowerLaw, PowerLaw, RadiiComparison, describe, error_curve, median_radius
 from evaluators.curve import Floats
 from evaluators.regions import Disagreement
 from evaluators.transfer_matrix import TransferMatrix, asymmetry, transfer_rates
 from evaluators.transfer_reach import transfer_reach
+from nas.told_epsilon import told_epsilon
 
 if TYPE_CHECKING:
     from evaluators.transfer_matrix import Shares
@@ -72,6 +73,7 @@ class NetworkComparison:
         epsilons: Those of the tests at one epsilon and of transfer.
         grid: Those at which all radii were measured, the former among them.
         radii: One radius an image, (N,), by network: the worst case over the attacks.
+        laws: The power law of each network's flip rate under the worst case, or why there is none.
         at_epsilon: The paired tests at each of the epsilons.
         over_all: The paired tests of the radii.
         transfers: The matrix of transfer by the attack that crafts the images, or why there is none.
@@ -87,6 +89,7 @@ class NetworkComparison:
     epsilons: tuple[float, ...]
     grid: tuple[float, ...]
     radii: Mapping[str, Floats] = field(repr=False)
+    laws: Mapping[str, PowerLaw | NoPowerLaw]
     at_epsilon: tuple[PairTest, ...]
     over_all: tuple[PairTest, ...]
     transfers: Mapping[str, TransferMatrix | NoTransfer] = field(repr=False)
@@ -113,12 +116,13 @@ def universal_sentence(reach: Sequence[Reach]) -> str:
     """Returns in words whether adversarial images fool all networks, from the reach of every source at one epsilon."""
     epsilon, others, fooled = reach[0].epsilon, len(reach) - 1, sum(one.fooled for one in reach)
     if fooled == 0:
-        return f"at {epsilon:.3g} no image fools its source"
-    told = f"at {epsilon:.3g}, {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
+        return f"at {told_epsilon(epsilon)} no image fools its source"
+    told = f"at {told_epsilon(epsilon)}, {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
     if others == 1:
-        return f"{told}the other network"
+        return f"{told}the other network, too"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)
-    return f"{told}all {others} other networks; were the targets independent, {expected:.1f} would"
+    whom = "both other networks" if others == 2 else f"all {others} other networks"
+    return f"{told}{whom}, too; were the targets independent, {expected:.1f} would"
 
 
 def as_record(found: NetworkComparison) -> dict[str, Any]:
@@ -135,6 +139,7 @@ def as_record(found: NetworkComparison) -> dict[str, Any]:
         "grid": found.grid,
         "seed": found.seed,
         "curves": {name: _curve(radii, found.grid) for name, radii in found.radii.items()},
+        "power_laws": {name: asdict(law) for name, law in found.laws.items()},
         "tests_at_epsilon": [_test(one) for one in found.at_epsilon],
         "tests_over_all": [_test(one) for one in found.over_all],
         "transfer": {name: _transfer(matrix) for name, matrix in found.transfers.items()},

@@ -160,7 +160,7 @@ def check_fit(source: str, network: nn.Module, test: Split, data: str) -> None:
         )
     try:
         check_logits(logits, 1)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise NetworkError(f"{source}: {error}") from error
     classes, largest = logits.shape[1], int(test.y.max())
     if largest >= classes:
@@ -172,7 +172,7 @@ def check_fit(source: str, network: nn.Module, test: Split, data: str) -> None:
 def _logits(network: nn.Module, x: Tensor, message: str) -> object:
     try:
         with torch.no_grad():
-            logits: object = network(x)
+            logits: object = network(x.clone())  # A first layer may work in place.
     except Exception as error:  # What a network raises on images of another shape depends on its layers.
         graph = isinstance(network, torch.fx.GraphModule)
         remedy = "; if it was exported for a fixed number of images, let dynamic_shapes make that torch.export.Dim('batch')"

@@ -25,6 +25,7 @@ from nas.errors import ConfigError, HardcellError, NetworkError, first_line
 from nas.networks import open_network
 from nas.profiling import check_fit
 from nas.surface_record import ImageSurfaces, Lead, Neighbourhood
+from nas.told_epsilon import told_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,7 +165,7 @@ def _directions(
         length = _length(corner)
         drawn = {"random": config.seed, "second random": config.seed + 1}
         return {name: random_direction(x, length, seed=seed) for name, seed in drawn.items()}, [
-            f"the attack does not fool the network on image {config.image} within epsilon {config.epsilon:.4g}: "
+            f"the attack does not fool the network on image {config.image} within epsilon {told_epsilon(config.epsilon)}: "
             "the plane is that of two random directions; a larger --epsilon may find an adversarial one"
         ]
     random = random_direction(x, _length(found), seed=config.seed)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
-import torch
 from torch import nn
 
 from evaluators.attacks.base import Attack
 from evaluators.attacks.target import frozen
+from evaluators.batches import forward
 from evaluators.inputs import check_labels, check_logits
 from evaluators.norms import Norm
 
@@ -61,8 +61,7 @@ class Transfer(Attack):
             ValueError: the source's output is not (N, K) logits, or has no logit for one of the labels.
         """
         with frozen(self.source):
-            with torch.no_grad():
-                logits = self.source(x[:1])
+            logits = forward(self.source, x[:1], 1)
             check_logits(logits, 1)
             check_labels(target.labels, len(x), logits.shape[1])
             points, _ = self.attack.craft(self.source, x, target.labels, epsilon.flatten(), noise, stop_when_fooled=False)

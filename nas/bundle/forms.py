@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-FORMS = ("weights.safetensors", "model.pt2", "model.onnx")
+WEIGHTS = "weights.safetensors"
+FORMS = (WEIGHTS, "model.pt2", "model.onnx")
 
 
 def write_forms(network: nn.Module, example: Tensor, folder: Path) -> None:
@@ -31,7 +32,7 @@ def write_forms(network: nn.Module, example: Tensor, folder: Path) -> None:
     """
     # Made in memory and written by Python: on a full disk the libraries' own writers end the process.
     weights = save({name: value.contiguous() for name, value in network.state_dict().items()})
-    (folder / "weights.safetensors").write_bytes(weights)
+    (folder / WEIGHTS).write_bytes(weights)
     # Leaves without gradients: an exported network is not trained on.
     batch = torch.export.Dim("batch", min=1)
     with _quiet(), torch.no_grad():

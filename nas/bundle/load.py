@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from evaluators import RobustnessProfile, load_profile
+from nas.bundle.forms import WEIGHTS
 from nas.bundle.manifest import check_files, is_bundle, read_manifest
 from nas.config import SpaceConfig
 from nas.errors import BundleError, first_line
@@ -38,7 +39,7 @@ def load(folder: Path | str) -> nn.Module:
         shape = stored["input_shape"]
         body = space.build(architecture, (shape[0], shape[1], shape[2]), stored["num_classes"])
         network = Normalised(body, torch.zeros(shape[0]), torch.ones(shape[0]))
-        network.load_state_dict(load_file(folder / "weights.safetensors"))
+        network.load_state_dict(load_file(folder / WEIGHTS))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"{folder}: its network cannot be rebuilt: {first_line(error)}; model.pt2 needs torch alone, "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME|YAML",
     help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}', with NAME= before it to name it; "
-    "repeatable, in one norm; the worst case counts.  [default: fgsm, pgd and fmn in linf]",
+    "repeatable, in one norm; the worst case counts.  [default: fgsm, pgd and fmn, in the norm of the bundles' searches]",
 )
 @click.option(
     "--epsilon",

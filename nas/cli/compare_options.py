@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.profile_options import attacks_of, data_of_option, parsed
-from nas.compare_config import CompareConfig, data_of_all, parse_compare_config
+from nas.compare_config import CompareConfig, data_of_all, parse_compare_config, searched_norm, usual_attacks
+from nas.config_writer import as_data
 from nas.data import SOURCES
 from nas.errors import ConfigError
 
@@ -41,8 +42,7 @@ def settings_of(
         raise ConfigError(
             [f"--data must be given where no network is a bundle: {named}, a folder of images or an .npz file"]
         )
-    if attacks:
-        settings["attacks"] = attacks_of(attacks, None)
+    settings["attacks"] = attacks_of(attacks, None) if attacks else as_data(usual_attacks(searched_norm(networks)))
     if epsilons:
         settings["epsilons"] = [parsed("--epsilon", epsilon) for epsilon in epsilons]
     return parse_compare_config(settings)

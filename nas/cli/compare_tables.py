@@ -11,9 +11,11 @@ from rich.table import Table
 from evaluators import Comparison, error_curve, median_radius
 from evaluators.transfer_matrix import asymmetry, transfer_rates
 from evaluators.transfer_reach import transfer_reach
-from nas.cli.tables import open_console
+from nas.cli.tables import law_cell, open_console
 from nas.comparison import NoTransfer, universal_sentence
+from nas.report.sentences import exponents_sentence
 from nas.report.style import NORM_NAMES
+from nas.told_epsilon import told_epsilon
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,8 +46,9 @@ def _print_errors(out: Console, found: NetworkComparison) -> None:
     table = Table(
         "network",
         "clean error",
-        *(f"error at {epsilon:.3g}" for epsilon in found.epsilons),
+        *(f"error at {told_epsilon(epsilon)}" for epsilon in found.epsilons),
         "median radius",
+        "exponent of the power law",
         title=f"{norm}, worst case over {escape(', '.join(found.attacks))}, {found.n} images of {escape(found.data)}, "
         "95 % intervals",
         title_justify="left",
@@ -54,8 +57,11 @@ def _print_errors(out: Console, found: NetworkComparison) -> None:
         curve = error_curve(radii, [0.0, *found.epsilons])
         cells = [_interval(e, low, high) for e, (low, high) in zip(curve.error, curve.error_interval, strict=True)]
         median = median_radius(radii)
-        table.add_row(escape(name), *cells, f"{median:.3g}" if math.isfinite(median) else f"above {found.grid[-1]:.3g}")
+        end = f"{median:.3g}" if math.isfinite(median) else f"above {found.grid[-1]:.3g}"
+        table.add_row(escape(name), *cells, end, law_cell(found.laws[name]))
     out.print(table)
+    if (told := exponents_sentence(found.laws)) is not None:
+        out.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_tests(out: Console, found: NetworkComparison) -> None:
@@ -63,7 +69,7 @@ def _print_tests(out: Console, found: NetworkComparison) -> None:
     title = "paired tests on the same images, p-values corrected for their number (Holm), 95 % intervals"
     table = Table("first", "second", "epsilon", "difference", "p", "the first is", title=title, title_justify="left")
     for one in (*found.at_epsilon, *found.over_all):
-        epsilon = "all" if one.epsilon is None else f"{one.epsilon:.3g}"
+        epsilon = "all" if one.epsilon is None else told_epsilon(one.epsilon)
         table.add_row(escape(one.first), escape(one.second), epsilon, _difference(one), f"{one.corrected:.2g}", one.verdict)
     out.print(table)
     out.print(
@@ -93,7 +99,7 @@ def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
         table = Table(
             "crafted on",
             *(f"fools {escape(name)}" for name in matrix.names),
-            title=f"{escape(attack)} at {epsilon:.3g}",
+            title=f"{escape(attack)} at {told_epsilon(epsilon)}",
             title_justify="left",
         )
         for s, name in enumerate(matrix.names):
@@ -111,7 +117,7 @@ def _print_asymmetry(out: Console, attack: str, matrix: TransferMatrix) -> None:
     table = Table("first", "second", "epsilon", "difference", "p (Holm)", title=title, title_justify="left")
     for one in asymmetry(matrix):
         difference = _interval(one.difference, *one.interval, sign="+")
-        table.add_row(escape(one.first), escape(one.second), f"{one.epsilon:.3g}", difference, f"{one.corrected:.2g}")
+        table.add_row(escape(one.first), escape(one.second), told_epsilon(one.epsilon), difference, f"{one.corrected:.2g}")
     out.print(table)
 
 
@@ -123,7 +129,7 @@ def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
     for one in found:
         chance = "" if one.fooled == 0 else f"{one.to_all.chance:.3f}"
         parts = _part(one.to_all), chance, _part(one.to_some), _part(one.to_none)
-        table.add_row(escape(one.source), f"{one.epsilon:.3g}", str(one.fooled), *parts)
+        table.add_row(escape(one.source), told_epsilon(one.epsilon), str(one.fooled), *parts)
     out.print(table)
     for epsilon in matrix.epsilons:
         out.print(universal_sentence([one for one in found if one.epsilon == epsilon]), highlight=False, soft_wrap=True)
@@ -142,7 +148,7 @@ def _print_disagreement(out: Console, found: NetworkComparison) -> None:
     for epsilon, share, of_share, entropy, of_entropy in zip(
         one.epsilons, one.mean_share, one.mean_share_interval, one.mean_entropy, one.mean_entropy_interval, strict=True
     ):
-        table.add_row(f"{epsilon:.3g}", _interval(share, *of_share), _interval(entropy, *of_entropy))
+        table.add_row(told_epsilon(epsilon), _interval(share, *of_share), _interval(entropy, *of_entropy))
     out.print(table)
 
 

@@ -11,11 +11,12 @@ from rich.table import Table
 from evaluators import error_curve, fit_power_law, median_radius
 from evaluators.checks import Check, sentence
 from evaluators.headline import headline
-from evaluators.power_law import NoPowerLaw, PowerLaw
+from evaluators.power_law import NoPowerLaw
 from evaluators.profile import fitted
-from nas.cli.tables import open_console
+from nas.cli.tables import law_cell, open_console
 from nas.report.sentences import nearest_sentence
 from nas.report.style import NORM_NAMES
+from nas.told_epsilon import told_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,14 +66,14 @@ def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Seq
     shown = [epsilon for epsilon in grid if epsilon in wanted] or _spread(grid)
     table = Table(
         "attack",
-        *(f"error at {epsilon:.3g}" for epsilon in shown),
+        *(f"error at {told_epsilon(epsilon)}" for epsilon in shown),
         "median radius",
         "exponent of the power law",
         title=f"{NORM_NAMES.get(norm, norm)}, {record['n']} images, 95 % intervals",
         title_justify="left",
     )
     for name, r in radii.items():
-        table.add_row(escape(name), *_cells(r, shown), _median(r, grid), _law(laws[name]))
+        table.add_row(escape(name), *_cells(r, shown), _median(r, grid), law_cell(laws[name]))
     out.print(table)
     for name, law in laws.items():
         if isinstance(law, NoPowerLaw):
@@ -107,13 +108,6 @@ def _cells(radii: Floats, epsilons: Sequence[float]) -> list[str]:
 def _median(radii: Floats, grid: Sequence[float]) -> str:
     median = median_radius(radii)
     return f"{median:.3g}" if math.isfinite(median) else f"above {grid[-1]:.3g}"
-
-
-def _law(law: PowerLaw | NoPowerLaw) -> str:
-    if isinstance(law, NoPowerLaw):
-        return "none"
-    low, high = law.exponent_interval
-    return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{', saturated' * law.saturated}"
 
 
 def _print_corruptions(out: Console, record: dict[str, Any]) -> None:

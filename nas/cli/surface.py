@@ -104,15 +104,18 @@ def _settings(
     Raises:
         ConfigError: with every fault that was found.
         BundleError: the bundle is damaged.
+        NetworkError: the network cannot be opened, and is no bundle that would say the epsilon.
     """
     from nas.cli.profile_options import settings_of
     from nas.errors import ConfigError
+    from nas.networks import open_network
     from nas.settings import FaultsError
     from nas.surface_config import SurfaceConfig, search_of
 
     search = search_of(network)
     size, norm = search or (None, "linf")
     if epsilon is None and size is None:
+        open_network(network)  # What is wrong with it comes first.
         raise ConfigError(["--epsilon must be given for a network that is no bundle, in pixel units: 8/255, not 8"])
     try:
         read = settings_of(

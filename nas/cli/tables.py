@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from evaluators import NoPowerLaw
 from nas.metrics import CHEAP_METRICS
 from nas.study import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from evaluators import PowerLaw
     from nas.bundle.verify import Verification
 
 
@@ -62,6 +64,14 @@ def print_status(found: dict[str, Any], console: Console | None = None) -> None:
 def told_metric(name: str, value: float) -> str:
     """Returns the value of a metric as people read it: counts whole, shares in three decimals."""
     return f"{value:,.0f}" if name in CHEAP_METRICS else f"{value:.3f}"
+
+
+def law_cell(law: PowerLaw | NoPowerLaw) -> str:
+    """Returns the exponent of a power law with its 95 % interval, as a table shows it."""
+    if isinstance(law, NoPowerLaw):
+        return "none"
+    low, high = law.exponent_interval
+    return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{', saturated' * law.saturated}"
 
 
 def duration(seconds: float) -> str:

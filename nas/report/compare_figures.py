@@ -20,6 +20,7 @@ from evaluators.transfer_matrix import transfer_rates
 from evaluators.transfer_reach import transfer_reach
 from nas.comparison import NoTransfer
 from nas.report.style import COLOURS, GREY, INK, NORM_NAMES, STYLE, new_figure, to_svg
+from nas.told_epsilon import told_epsilon
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -87,7 +88,7 @@ def error_curves_figure(found: NetworkComparison) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     for epsilon in found.epsilons:
         axes.axvline(epsilon, color=GREY, linestyle=":", linewidth=1.2)
-        told, edge = f"{epsilon:.3g}", ("data", "axes fraction")
+        told, edge = told_epsilon(epsilon), ("data", "axes fraction")
         axes.annotate(told, (epsilon, 1), xycoords=edge, rotation=45, ha="left", va="bottom", color=INK, fontsize=8)
     title = f"worst case over {', '.join(found.attacks)}, {found.n} images, 95 % intervals"
     figure.legend(loc="outside lower center", fontsize=8, title=title, title_fontsize=8)
@@ -185,7 +186,7 @@ def _panels(count: int, width: float, height: float, labels: float) -> tuple[Fig
 
 
 def _panel_title(matrix: TransferMatrix, e: int, norm: str) -> str:
-    return f"epsilon {matrix.epsilons[e]:.3g} ({NORM_NAMES.get(norm, norm)})"
+    return f"epsilon {told_epsilon(matrix.epsilons[e])} ({NORM_NAMES.get(norm, norm)})"
 
 
 def _longest(matrix: TransferMatrix) -> int:

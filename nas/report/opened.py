@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, final
 
 from torch import nn
 
+from nas.bundle.forms import WEIGHTS
 from nas.bundle.load import Bundle, load
 from nas.config import DataConfig
 from nas.data import Split, open_test
 from nas.device import open_device
+from nas.errors import DataError, first_line
 from nas.profiling import check_fit, parse_profile_config
 
 if TYPE_CHECKING:
@@ -53,32 +55,43 @@ def second_of(images: Split) -> float:
     return _SECOND.get(images.x.device.type, _SECOND["cpu"])
 
 
-def open_bundles(bundles: Iterable[Bundle]) -> dict[str, Opened]:
-    """Returns the bundles that can be opened, by name.
-
-    Those are left out whose images are gone or are others by now, or that cannot be loaded: a report can do without.
+def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, Opened], dict[str, str]]:
+    """Returns the bundles that can be opened, by name, and why the others cannot: a report can do without.
 
     Args:
         bundles: Those of one run or of several.
     """
     splits: dict[DataConfig, Split] = {}
-    found = {}
+    found, reasons = {}, {}
     for bundle in bundles:
         try:
-            one = _open(bundle, splits)
-        except Exception:  # Whatever became of the images, of the network, or of the space that builds it.
-            continue
-        if one is not None:
-            found[bundle.name] = one
+            found[bundle.name] = _open(bundle, splits)
+        except Exception as error:  # Whatever became of the images, of the network, or of the space that builds it.
+            reasons[bundle.name] = first_line(error)
+    return found, reasons
+
+
+def twins(bundles: Iterable[Bundle]) -> dict[str, str]:
+    """Returns which bundles hold the very network of an earlier one: that one's name, by theirs."""
+    first: dict[str, str] = {}
+    found = {}
+    for bundle in bundles:
+        weights = bundle.manifest["files"].get(WEIGHTS)
+        if weights is not None and first.setdefault(weights, bundle.name) != bundle.name:
+            found[bundle.name] = first[weights]
     return found
 
 
-def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> Opened | None:
-    """Returns a bundle's network and images; None where the images are others by now.
+def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> Opened:
+    """Returns a bundle's network and images.
 
     Args:
         bundle: The bundle.
         splits: Test splits that are open already; added to.
+
+    Raises:
+        DataError: the images are others by now.
+        Exception: whatever opening the images or the network raises.
     """
     device = open_device("auto")
     data = parse_profile_config({"data": bundle.manifest["config"]["data"]}).data
@@ -86,7 +99,7 @@ def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> Opened | None:
         splits[data] = open_test(data)
     test = splits[data].first(bundle.profile.record["n"])
     if test.hash != bundle.manifest["data"]["test"]:
-        return None
+        raise DataError(f"the test images of {data.path or data.name} are others by now")
     network, test = load(bundle.folder).to(device), test.to(device)
     check_fit(bundle.name, network, test, data.name)
     return Opened(bundle, network, data, test)

@@ -23,7 +23,7 @@ from nas.report.figures import (
     rungs_reached,
     worst_case_laws,
 )
-from nas.report.opened import open_bundles
+from nas.report.opened import open_bundles, twins
 from nas.report.profile_figures import profile_figures
 from nas.report.sentences import correlations_sentences, exponents_sentence, nearest_sentence
 from nas.report.style import NORM_NAMES
@@ -32,6 +32,7 @@ from nas.report.together import report_together
 from nas.report.verdict import verdicts
 from nas.space_options import open_space
 from nas.study import ENDED
+from nas.told_epsilon import told_epsilon
 from nas.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -62,9 +63,12 @@ def render_report(run: Run) -> str:
     metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
     metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
     fronts = {trial.number for trial in front(trials, config.objective)}
-    opened = open_bundles(run.bundles)
+    opened, left_out = open_bundles(run.bundles)
+    copies = twins(run.bundles)
     surfaces = report_surfaces(opened, images=1)
-    together = report_together(opened, config.evaluation.epsilon, config.norm)
+    together = report_together(
+        {name: one for name, one in opened.items() if name not in copies}, config.evaluation.epsilon, config.norm
+    )
     laws = worst_case_laws(run.bundles, config.norm)
     environment = Environment(
         loader=PackageLoader("nas", "report"),
@@ -76,7 +80,7 @@ def render_report(run: Run) -> str:
     return environment.get_template("template.html").render(
         name=run.folder.path.name,
         config=config,
-        epsilon=config.evaluation.epsilon,
+        epsilon=told_epsilon(config.evaluation.epsilon),
         norm=NORM_NAMES.get(config.norm, config.norm),
         states=states,
         trials=trials,
@@ -104,7 +108,9 @@ def render_report(run: Run) -> str:
         curves_figure=(
             Markup(error_curves(run.bundles, laws, config.norm, config.evaluation.epsilon)) if run.bundles else None
         ),
-        exponents=exponents_sentence(laws),
+        exponents=exponents_sentence({name: law for name, law in laws.items() if name not in copies}),
+        left_out=left_out,
+        copies=copies,
         correlations=correlations_sentences(trials),
         together=together,
         together_figures=[Markup(figure) for figure in together.pictures],
@@ -159,4 +165,6 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> di
         "surfaces": [(Markup(figure), caption) for figure, caption in surfaces],
         "n": record["n"],
         "first_order": record["margins"]["first_order"],
+        # Profiles of before it was measured have none.
+        "mean_field": all("mean_field_error" in entry for entry in record["margins"]["first_order"].values()),
     }

@@ -28,7 +28,8 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     spread = universality([Observation(law.exponent, law.exponent_interval, {}) for law in found])
     low, high = spread.range
     verdict = "are not all equal" if spread.heterogeneity_p < 0.05 else "may all be equal"
-    rest = f"; {len(laws) - len(found)} have no power law" if len(laws) > len(found) else ""
+    without = len(laws) - len(found)
+    rest = f"; {without} {'has' if without == 1 else 'have'} no power law" if without else ""
     return (
         f"The exponents of {len(found)} networks lie between {low:.2f} and {high:.2f} and {verdict} (Cochran's Q, "
         f"p = {spread.heterogeneity_p:.2g}){rest}."
@@ -75,6 +76,6 @@ def _correlations(name: str, trials: Sequence[Trial]) -> str | None:
         f"with {word} {rank_correlation([trial.metrics[key] for trial in trials], errors)}" for key, word in known.items()
     ]
     return (
-        f"Rank correlations of a candidate's adversarial error over the {len(trials)} {name}, with 95 % intervals: "
+        f"Rank correlations of a candidate's adversarial error over the {len(trials)} {name} (95 % intervals): "
         f"{', '.join(told)}."
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from nas.told_epsilon import told_epsilon
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -59,7 +61,7 @@ def epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
     if epsilon is not None:
         axes.axvline(epsilon, color=GREY, linestyle=":", linewidth=1.2)
         axes.annotate(
-            f"{epsilon:g}",
+            told_epsilon(epsilon),
             (epsilon, 1),
             xycoords=("data", "axes fraction"),
             ha="center",

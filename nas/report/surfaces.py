@@ -12,6 +12,7 @@ from nas.report.style import NORM_NAMES
 from nas.report.surface_figures import draw_summary
 from nas.surface_config import SurfaceConfig, search_of
 from nas.surfaces import SHARES, surfaces_of
+from nas.told_epsilon import told_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,9 +80,9 @@ def _pictures(one: Opened, images: int) -> list[tuple[str, str]]:
         )
         around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
         if "adversarial" in drawn.leads:
-            plane = f"the one that PGD finds at epsilon {epsilon:g}, and noise of the same L2 size"
+            plane = f"the one that PGD finds at epsilon {told_epsilon(epsilon)}, and noise of the same L2 size"
         else:
-            plane = f"and two images of noise: PGD finds nothing within epsilon {epsilon:g}"
+            plane = f"and two images of noise: PGD finds nothing within epsilon {told_epsilon(epsilon)}"
         caption = f"{around} {plane}. Hatched and dotted: outside the pixel range."
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"
@@ -92,11 +93,11 @@ def _pictures(one: Opened, images: int) -> list[tuple[str, str]]:
 def neighbourhood_sentence(found: Neighbourhood) -> str:
     """Returns what lies around an adversarial image, in words."""
     norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
-    (low, high), share, radius = balls.interval[0, -1], balls.share[0, -1], balls.radii[-1]
-    told = (
-        f"Of {balls.samples} random points within {norm} distance {radius:.3g} of the adversarial image "
-        f"{100 * share:.0f} % are adversarial ({100 * low:.0f} to {100 * high:.0f})"
+    shares = ", ".join(
+        f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}"
+        for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True)
     )
+    told = f"Of {balls.samples} random points around the adversarial image, so many are adversarial, too ({norm}): {shares}."
     if isinstance(found.proved, NoBound) or found.proved == 0:
-        return f"{told}; no radius is proved."
-    return f"{told}; all are, provably, within {found.proved:.2g}."
+        return f"{told} No radius is proved."
+    return f"{told} It is proved that every image within {found.proved:.2g} is."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from evaluators import Comparison, RadiiComparison, compare, compare_radii
 from evaluators.curve import stands_in
+from nas.told_epsilon import told_epsilon
 
 if TYPE_CHECKING:
     from nas.run import Run
@@ -54,7 +55,7 @@ class Verdict:
         low, high = self.comparison.interval
         return (
             f"The search {verb[self.comparison.verdict()]} {against}: adversarial error {mine:.3f} against {other:.3f} "
-            f"at epsilon {self.epsilon:g} on {self.comparison.n} test images "
+            f"at epsilon {told_epsilon(self.epsilon)} on {self.comparison.n} test images "
             f"(difference {self.comparison.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}; paired test, "
             f"p = {self.comparison.p_value:.2g}).{self._over_all()}"
         )

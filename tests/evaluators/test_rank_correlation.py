@@ -45,6 +45,16 @@ def test_few_networks_have_no_interval():
     assert rank_correlation(X[:8], X[1:9]).interval is not None
 
 
+def test_numbers_that_hardly_vary_have_no_interval():
+    saturated = np.ones(28)
+    saturated[:4] = [0.9, 0.8, 0.95, 0.7]
+    found = rank_correlation(np.arange(28), saturated)
+    assert (found.value is not None, found.interval) == (True, None)
+    saturated[4] = 0.6
+    assert rank_correlation(np.arange(28), saturated).interval is not None
+    assert stronger_correlation(X, np.r_[np.zeros(17), Y[:3]], Y).interval is None
+
+
 def test_what_does_not_vary_has_no_correlation():
     found = rank_correlation(X, np.ones(20))
     assert found == RankCorrelation(20, None, None)
@@ -60,6 +70,7 @@ def test_how_much_stronger():
     assert stronger_correlation(X, -Y, X).value == pytest.approx(1 - spearmanr(X, Y).statistic)
     assert stronger_correlation(-X, Y, X).value == pytest.approx(1 - spearmanr(X, Y).statistic)
     assert stronger_correlation(Y, Y, X) == RankCorrelation(20, 0, (0, 0))
+    assert stronger_correlation(Y, Y[::-1], X).interval[0] < stronger_correlation(Y, Y[::-1], X).value
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])

@@ -144,6 +144,20 @@ def test_interval_of_the_mean_holds_it_for_few_networks_too(networks):
     assert np.mean(held) >= 0.95 - 0.033
 
 
+def test_exponents_that_happen_to_agree_are_no_surer_than_they_are():
+    found = universality([observe(0.7, 0.1), observe(0.7001, 0.1)])
+    assert found.mean_interval[1] / found.mean_interval[0] > math.exp(2 * 1.96 * 0.1 / math.sqrt(2))
+
+
+def test_the_mean_weighs_networks_by_what_is_known_of_them_and_by_how_they_differ():
+    """Three that are known well and one that is not: where all differ, each counts about the same."""
+    logs, errors = [0.0, 2.0, 4.0, 6.0], [0.01, 0.01, 0.01, 0.3]
+    found = universality([observe(log, error) for log, error in zip(logs, errors, strict=True)])
+    assert math.log(found.mean) == pytest.approx(3, abs=0.1)
+    alike = universality([observe(log, error) for log, error in zip([1.0, 1.0, 1.0, 1.4], errors, strict=True)])
+    assert math.log(alike.mean) == pytest.approx(1, abs=0.01)
+
+
 def test_one_network_has_no_spread():
     found = universality([observe(1.0, subject="a", attack="x"), observe(2.0, subject="a", attack="y")])
     assert (found.subjects, found.mean) == (1, pytest.approx(math.exp(1.5)))

@@ -123,7 +123,7 @@ def own(tmp_path, tiny):
 @pytest.fixture
 def no_surfaces(monkeypatch):
     """Leaves out of reports what asks networks again: it takes as long as all else in them, and has tests of its own."""
-    monkeypatch.setattr("nas.report.page.open_bundles", lambda bundles: {})
+    monkeypatch.setattr("nas.report.page.open_bundles", lambda bundles: ({}, {}))
 
 
 @pytest.fixture(scope="session")

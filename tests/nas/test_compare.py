@@ -7,7 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,9 +17,24 @@ import torch
 import yaml
 from torch import nn
 
-from evaluators import FGSM, FMN, L2, PGD, AutoAttack, Linf, compare, compare_radii, disagreement, radii, worst_case
+from evaluators import (
+    FGSM,
+    FMN,
+    L2,
+    PGD,
+    AutoAttack,
+    Linf,
+    compare,
+    compare_radii,
+    disagreement,
+    fit_power_law,
+    radii,
+    worst_case,
+)
 from evaluators.transfer_matrix import TooFewImagesError, transfer_matrix
-from nas.compare_config import CompareConfig, name_networks, parse_compare_config
+from nas.bundle.manifest import read_manifest
+from nas.cli.compare_options import settings_of
+from nas.compare_config import CompareConfig, name_networks, parse_compare_config, usual_attacks
 from nas.comparing import common_grid, compare_networks, crafting_attacks
 from nas.comparison import NoTransfer, as_record
 from nas.config import DataConfig
@@ -92,6 +107,40 @@ def breaks():
 
 def interrupted():
     raise KeyboardInterrupt
+
+
+class Halves(nn.Module):
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+
+    def forward(self, x):
+        return x.mul_(0.5) if self.in_place else x * 0.5
+
+
+def plain():
+    return nn.Sequential(Halves(False), linear(1))
+
+
+def plain_too():
+    return nn.Sequential(Halves(False), linear(2))
+
+
+def in_place():
+    return nn.Sequential(Halves(True), linear(1))
+
+
+def in_place_too():
+    return nn.Sequential(Halves(True), linear(2))
+
+
+class Classes(nn.Module):
+    def forward(self, x):
+        return nn.functional.one_hot(x.argmax(1), 10)
+
+
+def classes():
+    return nn.Sequential(linear(1), Classes())
 """
 QUICK = ("--data", "digits", "--images", "60", "--attack", "fgsm", "--device", "cpu")
 THREE = ("nets.py:a", "nets.py:b", "nets.py:c")
@@ -254,6 +303,8 @@ def test_the_record_is_json_and_holds_what_was_found(compared):
     assert {(one["source"], one["epsilon"]) for one in told["reach"]} == {(n, e) for n in matrix.names for e in (0.02, 0.05)}
     assert record["tests_over_all"][0]["corrected_p_value"] == compared.over_all[0].corrected
     assert record["attacks"]["pgd"]["steps"] == 3
+    for name, law in record["power_laws"].items():
+        assert law == json.loads(json.dumps(asdict(fit_power_law(compared.radii[name], compared.grid))))
 
 
 # What is printed, drawn and written.
@@ -265,7 +316,14 @@ def test_tables_of_errors_tests_and_transfer(here, cli):
     assert (code, err) == (0, "")
     rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in out.splitlines() if line[:1] in ("│", "┃")]
     heads = [row for row in rows if row[0] in ("network", "first", "crafted on", "source")]
-    assert heads[0] == ["network", "clean error", "error at 0.02", "error at 0.05", "median radius"]
+    assert heads[0] == [
+        "network",
+        "clean error",
+        "error at 0.02",
+        "error at 0.05",
+        "median radius",
+        "exponent of the power law",
+    ]
     assert heads[2] == ["crafted on", "fools a [b]", "fools b", "fools c"]
     tests = [row for row in rows if row[0] == "a [b]" and row[1] in ("b", "c") and len(row) == 6]
     assert [row[2] for row in tests] == ["0.02", "0.02", "0.05", "0.05", "all", "all"]
@@ -275,7 +333,7 @@ def test_tables_of_errors_tests_and_transfer(here, cli):
     own = r"\d+: \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]"
     assert sum(bool(re.fullmatch(own, cell)) for cell in cells) == 6
     assert sum(bool(re.fullmatch(own + r" \(\d+ of \d+\)", cell)) for cell in cells) == 12
-    assert re.search(r"^at 0.05, \d+ of \d+ adversarial images fool all 2 other networks; were the targets", out, re.M)
+    assert re.search(r"^at 0.05, \d+ of \d+ adversarial images fool both other networks, too; were the targets", out, re.M)
     assert "disagreement: in L∞ balls around 50 clean images, 40 random points in each, the share of points" in out
     table = rows[rows.index(["epsilon", "share", "vote entropy, nats"]) + 1 :]
     assert [row[0] for row in table] == ["0", "0.01", "0.02", "0.04"]
@@ -509,3 +567,38 @@ def test_wrong_input(arguments, said, refused, tmp_path):
 def test_settings_are_plain_data_too():
     config = parse_compare_config(yaml.safe_load("{data: {name: digits}, attacks: {a: fgsm}, epsilons: [8/255], images: 5}"))
     assert (config.epsilons, config.images, config.attacks) == ((8 / 255,), 5, {"a": FGSM()})
+
+
+def test_the_usual_attacks_are_of_the_norm_of_the_searches(bundle_copy, tmp_path, monkeypatch):
+    other = shutil.copytree(bundle_copy, tmp_path / "other")
+
+    def told(*sources):
+        config = settings_of([*map(str, sources)], data=None, attacks=(), epsilons=(), others={})
+        return {name: attack.norm.name for name, attack in config.attacks.items()}
+
+    assert told(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    searched = {bundle_copy: "l2", other: "l2"}
+    monkeypatch.setattr("nas.compare_config.epsilon_and_norm", lambda record: (0.5, searched[record["folder"]]))
+    read = read_manifest
+    monkeypatch.setattr("nas.compare_config.read_manifest", lambda folder: {**read(folder), "folder": folder})
+    assert told(bundle_copy, other) == {"fgsm": "l2", "pgd": "l2", "fmn": "l2"}
+    searched[other] = "linf"
+    assert told(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    assert usual_attacks("linf") == CompareConfig().attacks
+
+
+def test_a_network_that_normalises_in_place_is_compared_as_any_other(here, cli):
+    record = {}
+    for kind in ("plain", "in_place"):
+        code, out, err = cli("compare", f"nets.py:{kind}", f"nets.py:{kind}_too", *QUICK, "--epsilon", "0.1", "--json")
+        assert (code, err) == (0, "")
+        record[kind] = json.loads(out)
+    for part in ("curves", "tests_at_epsilon", "transfer", "disagreement"):
+        plain, in_place = (json.dumps(record[kind][part]).replace("in_place", "plain") for kind in ("plain", "in_place"))
+        assert plain == in_place
+
+
+def test_classes_are_no_logits(here, refused):
+    assert "the network must return logits of floating point, got torch.int64; return the scores before argmax" in refused(
+        "nets.py:classes", "nets.py:plain", *QUICK, "--epsilon", "0.1"
+    )

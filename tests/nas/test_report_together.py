@@ -1,9 +1,11 @@
 """What a report says of its networks together, and of its candidates: transfer, disagreement, exponents, correlations."""
 
 import dataclasses
+import json
 import shutil
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from evaluators import (
     NoPowerLaw,
     Observation,
     PowerLaw,
+    asymmetry,
     disagreement,
     fit_power_law,
     rank_correlation,
@@ -23,7 +26,10 @@ from evaluators import (
 )
 from nas.bundle.load import open_bundle
 from nas.comparison import universal_sentence
-from nas.report.opened import open_bundles
+from nas.data import open_test
+from nas.profiling import parse_profile_config
+from nas.report.figures import worst_case_laws
+from nas.report.opened import open_bundles, twins
 from nas.report.page import render_report
 from nas.report.sentences import correlations_sentences, exponents_sentence, nearest_sentence
 from nas.report.together import Together, report_together
@@ -38,7 +44,9 @@ def run(finished_run):
 
 @pytest.fixture(scope="module")
 def opened(run):
-    return open_bundles(run.bundles)
+    found, left_out = open_bundles(run.bundles)
+    assert left_out == {}
+    return found
 
 
 # What is opened.
@@ -52,38 +60,83 @@ def test_every_bundle_is_opened_with_the_images_of_its_profile(run, opened):
         assert one.passes(2.0) == int(2 * 3e10 / one.bundle.profile.record["cost"]["macs"])
 
 
-def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy):
+@pytest.fixture
+def other_images(tmp_path):
+    """Images of three channels, of which no network of digits takes any."""
+    file = tmp_path / "others.npz"
+    np.savez(
+        file,
+        x_train=np.random.rand(40, 3, 8, 8),
+        y_train=np.arange(40) % 10,
+        x_test=np.random.rand(20, 3, 8, 8),
+        y_test=np.arange(20) % 10,
+    )
+    return file
+
+
+def of_these(bundle, file):
+    """A bundle whose profile says that it was measured on these images."""
+    test = open_test(parse_profile_config({"data": {"name": "npz", "path": str(file)}}).data)
+    record = {**bundle.profile.record, "n": len(test.x)}
+    manifest = {**bundle.manifest, "data": {**bundle.manifest["data"], "test": test.hash}}
+    return dataclasses.replace(bundle, manifest=manifest, profile=dataclasses.replace(bundle.profile, record=record))
+
+
+def test_twins_are_known_by_their_weights(run, bundle_copy):
+    first, second = run.bundles[:2]
+    files = {**second.manifest["files"], "weights.safetensors": first.manifest["files"]["weights.safetensors"]}
+    twin = dataclasses.replace(second, manifest={**second.manifest, "files": files})
+    assert twins(run.bundles) == {}
+    assert twins([first, twin]) == {second.name: first.name}
+    page = render_report(dataclasses.replace(run, bundles=(first, twin)))
+    assert f"<code>{second.name}</code> is the very network of <code>{first.name}</code>" in page
+    assert "How adversarial images carry over" not in page  # There is but one network.
+
+
+def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
     bundle = open_bundle(bundle_copy)
 
     def changed(**parts):
         return dataclasses.replace(bundle, manifest={**bundle.manifest, **parts})
 
     gone = {**bundle.manifest["config"], "data": {"name": "npz", "path": "gone.npz"}}
-    assert open_bundles([changed(config=gone)]) == {}
-    assert open_bundles([changed(data={"test": "of other images"})]) == {}
-    assert list(open_bundles([bundle])) == [bundle.name]
+    assert open_bundles([changed(config=gone)]) == ({}, {bundle.name: "gone.npz: no such file"})
+    assert open_bundles([changed(data={"test": "of other images"})]) == (
+        {},
+        {bundle.name: "the test images of digits are others by now"},
+    )
+    assert list(open_bundles([bundle])[0]) == [bundle.name]
+    small = {**bundle.manifest["config"], "data": {"name": "npz", "path": str(other_images)}}
+    assert "cannot take the images of npz" in open_bundles([of_these(changed(config=small), other_images)])[1][bundle.name]
     shutil.rmtree(bundle_copy)
-    assert open_bundles([bundle]) == {}
+    assert list(open_bundles([bundle])[1]) == [bundle.name]
 
 
 # Transfer and disagreement.
 
 
 def test_transfer_and_disagreement_are_those_of_the_evaluators(opened):
-    found = report_together(opened, 0.3, "linf")
+    found = report_together(opened, 0.2, "linf")
     networks, test = {name: one.network for name, one in opened.items()}, next(iter(opened.values())).test
-    x, y = test.x, test.y
-    matrix = transfer_matrix(networks, x[:200], y[:200], PGD(), [0.3])
-    carried, parted = found.sentences
-    assert carried == f"Crafted by PGD, {universal_sentence(transfer_reach(matrix))}."
+    matrix = transfer_matrix(networks, test.x[:200], test.y[:200], PGD(), [0.1, 0.2, 0.4])
+    carried, uneven, parted = found.sentences
+    reach = [[one for one in transfer_reach(matrix) if one.epsilon == epsilon] for epsilon in (0.1, 0.2, 0.4)]
+    told = "; ".join(map(universal_sentence, reach))
+    assert carried == f"Adversarial images crafted by PGD, by epsilon (L∞): {told}."
+    pairs = asymmetry(matrix)
+    count = sum(one.corrected < 0.05 for one in pairs)
+    assert uneven.startswith(f"Of {len(pairs)} pairs of networks and epsilons {count} carry over more one way than back")
+    assert len(found.pictures) == 3
     for picture in found.pictures:
         ElementTree.fromstring(picture)
-    assert len(found.pictures) == 2
-    votes = disagreement(list(networks.values()), x[:50], Linf(), [0.0, 0.3], samples=40)
-    for share in votes.mean_share:
-        assert f" {100 * share:.0f} % (" in parted
-    assert f"{votes.mean_entropy[0]:.2f} and {votes.mean_entropy[1]:.2f} nats" in parted
-    assert "within L∞ distance 0.3 of these (40 random points each" in parted
+    votes = disagreement(list(networks.values()), test.x[:50], Linf(), [0.0, 0.1, 0.2, 0.4], samples=40)
+    places = ("at the image itself", "within 0.1", "within 0.2", "within 0.4")
+    for place, share, (low, high) in zip(places, votes.mean_share, votes.mean_share_interval, strict=True):
+        assert f" {100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) {place}" in parted
+
+
+def test_no_epsilon_is_larger_than_the_pixel_range(opened):
+    assert " within 1." in report_together(opened, 1.0, "linf").sentences[-1]
 
 
 def test_one_network_alone_has_nothing_to_do_with_others(opened):
@@ -131,7 +184,7 @@ def test_few_images_that_all_are_right_on_are_told(opened):
 
     found = report_together({first: one, second: dataclasses.replace(other, network=Wrong())}, 0.1, "linf")
     assert found.sentences[0].startswith("How adversarial images carry over was not measured: only 0 of ")
-    assert found.sentences[1].startswith("The networks do not all give one class to 100 % (")
+    assert "so many points: 100 % (" in found.sentences[1]
 
 
 # Exponents.
@@ -155,7 +208,7 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
     )
     told = exponents_sentence({"a": one, "b": other, "c": NoPowerLaw("too steep")})
     assert "and may all be equal" in told
-    assert told.endswith("; 1 have no power law.")
+    assert told.endswith("; 1 has no power law.")
     assert exponents_sentence({"a": one, "c": NoPowerLaw("too steep")}) is None
 
 
@@ -190,7 +243,7 @@ def test_correlations_over_all_and_over_random_candidates():
     told = correlations_sentences(trials)
     assert len(told) == 2
     for sentence, count, name in zip(told, (10, 8), ("measured", "drawn at random"), strict=True):
-        assert f"over the {count} {name}, with 95 % intervals: " in sentence
+        assert f"over the {count} {name} (95 % intervals): " in sentence
         assert f"with its clean error {rank_correlation(clean[:count], errors[:count])}" in sentence
         assert f"with its parameters {rank_correlation(range(count), errors[:count])}." in sentence
     assert len(correlations_sentences(trials[:8])) == 1  # All of them are random.
@@ -210,4 +263,33 @@ def test_the_page_holds_it_all(run, opened):
     text = render_report(run).replace("&#39;", "'")
     for sentence in (*report_together(opened, 0.05, "linf").sentences, *correlations_sentences(run.trials)):
         assert sentence in text
+    assert text.count("dotted: the same with the mean gradient for all images (mean field).") == len(run.bundles)
+    laws = worst_case_laws(run.bundles, "linf")
+    assert exponents_sentence(laws) is None or exponents_sentence(laws) in text
     assert text.count("Differences between the two largest logits") == len(run.bundles)
+
+
+def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch):
+    torch.manual_seed(0)
+    laws = dict(
+        zip((bundle.name for bundle in run.bundles), [law(1.0), law(3.0), *[NoPowerLaw("too steep")] * 9], strict=False)
+    )
+    monkeypatch.setattr("nas.report.page.worst_case_laws", lambda bundles, norm: laws)
+    name = run.bundles[0].name
+    monkeypatch.setattr("nas.report.page.open_bundles", lambda bundles: ({}, {name: "gone.npz: no such file"}))
+    text = render_report(run).replace("&#39;", "'")
+    assert exponents_sentence(laws) in text
+    assert f"<code>{name}</code> is left out here, and no surfaces of it are drawn: gone.npz: no such file." in text
+
+
+def test_profiles_of_before_the_mean_field_are_shown(run, monkeypatch):
+    monkeypatch.setattr("nas.report.page.open_bundles", lambda bundles: ({}, {}))
+    bundle = run.bundles[0]
+    record = json.loads(json.dumps(bundle.profile.record))
+    del record["margins"]["nearest"]
+    for entry in record["margins"]["first_order"].values():
+        del entry["mean_field_error"]
+    old = dataclasses.replace(bundle, profile=dataclasses.replace(bundle.profile, record=record))
+    text = render_report(dataclasses.replace(run, bundles=(old,)))
+    assert "mean field" not in text
+    assert "Differences between the two largest logits" not in text

@@ -371,13 +371,13 @@ def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
 
 
 def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
-    opened = open_bundles(read_run(finished_run).bundles)
+    opened, _ = open_bundles(read_run(finished_run).bundles)
     found = report_surfaces(opened, images=1)
     assert list(found) == list(opened)
     for ((picture, caption),) in found.values():
         ElementTree.fromstring(picture)
         assert re.match(r"Around test image \d+ \(\d\), in the plane of the clean image, ", caption)
-        assert ("random points within L∞ distance" in caption) == ("the one that PGD finds" in caption)
+        assert ("random points around the adversarial image" in caption) == ("the one that PGD finds" in caption)
     name, one = next(iter(opened.items()))
     assert report_surfaces({name: one}, images=1) == {name: found[name]}
 
@@ -385,18 +385,17 @@ def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
 def test_what_lies_around_an_adversarial_image_in_words(drawn):
     around = drawn().neighbourhood
     told = neighbourhood_sentence(around)
-    share, (low, high) = around.balls.share[0, -1], around.balls.interval[0, -1]
-    assert told.startswith(
-        f"Of 500 random points within L∞ distance {around.size:.3g} of the adversarial image {100 * share:.0f} % are "
-        f"adversarial ({100 * low:.0f} to {100 * high:.0f}); "
-    )
-    assert neighbourhood_sentence(dataclasses.replace(around, proved=0.0125)).endswith("all are, provably, within 0.013.")
+    assert told.startswith("Of 500 random points around the adversarial image, so many are adversarial, too (L∞): ")
+    for radius, share, (low, high) in zip(around.balls.radii, around.balls.share[0], around.balls.interval[0], strict=True):
+        assert f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}" in told
+    proved = neighbourhood_sentence(dataclasses.replace(around, proved=0.0125))
+    assert proved.endswith(". It is proved that every image within 0.013 is.")
     for none in (0.0, NoBound("a layer that it does not know")):
-        assert neighbourhood_sentence(dataclasses.replace(around, proved=none)).endswith("; no radius is proved.")
+        assert neighbourhood_sentence(dataclasses.replace(around, proved=none)).endswith(". No radius is proved.")
 
 
 def test_a_report_does_without_what_is_too_large_or_fails(bundle_copy):
-    opened = open_bundles([open_bundle(bundle_copy)])
+    opened, _ = open_bundles([open_bundle(bundle_copy)])
     ((name, one),) = opened.items()
     assert report_surfaces(opened, images=0) == {name: []}
     large = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 10**9}})
@@ -405,5 +404,7 @@ def test_a_report_does_without_what_is_too_large_or_fails(bundle_copy):
     # Of one that is neither large nor small, the plane is drawn and its surroundings are not.
     medium = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 18 * 10**6}})
     heavier = dataclasses.replace(one, bundle=dataclasses.replace(one.bundle, profile=medium))
-    assert all("random points" not in caption for _, caption in report_surfaces({name: heavier})[name])
+    pictures = report_surfaces({name: heavier})[name]
+    assert len(pictures) == 2
+    assert all("random points" not in caption for _, caption in pictures)
     assert report_surfaces({name: dataclasses.replace(one, network=nn.Identity())}) == {name: []}
