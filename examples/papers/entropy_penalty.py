@@ -167,7 +167,7 @@ def draw(rows: list[dict], file: Path) -> None:
             top.set(title=f"{key[0]}, {key[1]}, epsilon {told}", ylim=(0, 1.02))
             for colour, (title, name, scale) in zip(COLOURS, MARKS, strict=False):
                 low.plot(places, [row[name] / scale for row in group], marker=".", color=colour, label=title)
-            low.set(xlabel="strength of the entropy penalty (not to scale)", yscale="log")
+            low.set(xlabel="strength of the penalty (not to scale)", yscale="log")
             low.set_xticks(places, [f"{row['strength']:g}" for row in group])
         panels[0, 0].set_ylabel("error")
         panels[1, 0].set_ylabel("median over images (entropy: mean)")

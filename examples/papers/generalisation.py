@@ -52,9 +52,9 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
         "data": data,
         "search": found,
         "children": len(rows),
-        # Of the gap: by chance alone, were it the same for all children.
+        # Of the gap; and by chance alone, at most, were it the same for all children.
         "gap_deviation": float(np.std([ERRORS["gap"](row) for row in rows], ddof=1)) if len(rows) > 1 else None,
-        "gap_deviation_by_chance": _by_chance(rows, found),
+        "gap_deviation_by_chance_at_most": _by_chance(rows, found),
         "ranges": {name: [float(pick(value(row) for row in rows)) for pick in (min, max)] for name, value in ERRORS.items()},
         "correlations": [
             {
@@ -80,7 +80,10 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
 
 
 def _by_chance(rows: list[dict], search: dict) -> float:
-    """Returns the standard deviation that the images drawn give the gap of a child."""
+    """Returns the standard deviation that the images drawn give the gap of a child, if each child had images of its own.
+
+    They share them, and what is common to all moves no rank: so it is at most so much.
+    """
     variances = [
         sum(row[f"{split}_error"] * (1 - row[f"{split}_error"]) / search[f"{split}_images"] for split in ("train", "test"))
         for row in rows

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 FILES = Path(os.environ.get("HARDCELL_DATA") or ROOT / ".." / "shared" / "data")
+# Of the files of results that scripts keep and go on from; another form is another number.
+FORM = 2
 # Epsilons of adversarial training, L-infinity, in pixel units.
 EPSILONS = {"digits": 0.12, "mnist": 0.15, "cifar10": 4 / 255, "random": 0.03}
 DATA = tuple(EPSILONS)
@@ -113,13 +115,20 @@ def arguments(script: str, description: str | None) -> argparse.Namespace:
     parser.set_defaults(size="default")
     found = parser.parse_args()
     found.out = found.out or Path("runs/papers") / found.size / Path(script).stem
+    if found.workers < 1:
+        parser.error(f"--workers must be at least 1, got {found.workers}")
+    made = {"size": found.size, "form": FORM}
     for folder in (found.out, found.out.parent / "networks"):
-        folder.mkdir(parents=True, exist_ok=True)
-        holds = kept(folder / "size.json", lambda: found.size)
-        if holds != found.size:
-            parser.error(
-                f"{folder} holds what was made at the {holds} size, not at the {found.size} size; choose another --out"
-            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            parser.error(f"--out: {folder} is a file; name a folder")
+        holds = kept(folder / "size.json", lambda: made)
+        if not isinstance(holds, dict) or holds["form"] != FORM:
+            parser.error(f"{folder} holds what another version of these scripts made; choose another --out")
+        if holds != made:
+            at = f"at the {holds['size']} size, not at the {found.size} size"
+            parser.error(f"{folder} holds what was made {at}; choose another --out")
     return found
 
 

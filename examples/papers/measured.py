@@ -20,7 +20,7 @@ import cells
 import lab
 import numpy as np
 import torch
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 import nas
 from evaluators import parameters
@@ -133,7 +133,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
     """Returns the rank correlation of a whole population, which has no interval; None where one of the two does not vary."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return round(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]), 4)
+    return round(float(spearmanr(x, y).statistic), 4)
 
 
 def correlations(rows: dict[str, np.ndarray]) -> dict:

@@ -166,7 +166,7 @@ def draw_correlations(found: Cells, rows: dict[str, np.ndarray], analysis: dict,
             for colour, marker, (rival, at) in zip(COLOURS[3:], "sD*v", known.items(), strict=False):
                 marks = {"s": 70, "color": colour, "marker": marker, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
                 axes.scatter(at[CLEAN], at[name] / (at[of] if of else 1), label=rival, **marks)
-            axes.set(xlabel="clean accuracy, validation images", ylim=(0, 1))
+            axes.set(xlabel="clean accuracy, validation images", ylim=(0, 1.25 if of else 1))
             axes.set_ylabel("share of the clean accuracy kept" if of else "adversarial accuracy")
             axes.set_title(f"{'share kept under ' if of else ''}{told(name)}", fontsize=10)
         for axes, (title, kind, name) in zip(panels[1], kinds, strict=True):

@@ -354,6 +354,28 @@ def test_a_folder_is_of_one_size(script, tmp_path, monkeypatch, capsys):
         assert "was made at the smoke size, not at the default size; choose another --out" in capsys.readouterr().err
 
 
+def test_folders_that_cannot_be_gone_on_with_and_no_workers_are_told(script, tmp_path, monkeypatch, capsys):
+    lab = script("lab")
+
+    def refused(*arguments):
+        monkeypatch.setattr("sys.argv", ["transfer.py", "--smoke", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            lab.arguments("transfer.py", None)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    old = tmp_path / "old"
+    old.mkdir()
+    for holds in ('"smoke"', '{"size": "smoke", "form": 1}'):
+        (old / "size.json").write_text(holds)
+        assert f"{old} holds what another version of these scripts made; choose another --out" in refused("--out", old)
+    (tmp_path / "file").touch()
+    assert "file is a file; name a folder" in refused("--out", tmp_path / "file")
+    for workers in (0, -1):
+        assert f"--workers must be at least 1, got {workers}" in refused("--out", tmp_path / "new", "--workers", workers)
+    assert not (tmp_path / "new").exists()
+
+
 def test_results_are_strict_json(script, tmp_path):
     script("lab").write_json(tmp_path / "a.json", {"a": [math.nan, (1.5, math.inf)], "b": np.float64("nan"), "c": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, [1.5, None]], "b": None, "c": 1}
