@@ -54,6 +54,7 @@ def best_so_far(trials: Sequence[Trial], objective: ObjectiveConfig) -> str:
                 label="best feasible so far",
             )
         axes.set(xlabel="trial", ylabel=_axis(metric))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper right", fontsize=8)
         return to_svg(figure)
 
@@ -128,6 +129,7 @@ def _hypervolume(trials: Sequence[Trial], objective: ObjectiveConfig) -> str:
             numbers, shares = zip(*history, strict=True)
             axes.step([*numbers, trials[-1].number], [*shares, shares[-1]], where="post", color=COLOURS[1])
         axes.set(xlabel="trial", ylabel="hypervolume", ylim=(0, 1.05))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return to_svg(figure)
 
 

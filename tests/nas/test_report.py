@@ -246,6 +246,7 @@ def test_pictures_of_a_profile_are_those_that_it_has_numbers_for(conv, images):
     plain = profile_figures(profile(network, x, y, attacks=attacks))
     assert list(plain) == ["error_curves", "margins"]
     assert len([label for label in labels_of(plain["error_curves"]) if label.startswith("first order")]) == 2
+    assert labels_of(plain["error_curves"]).count("mean field") == 2
     assert {"nearest rival", "second rival", "third rival"} <= set(labels_of(plain["margins"]))
     more = profile_figures(profile(network, x, y, attacks=attacks, corruptions=True, certify=0.1))
     assert list(more) == ["error_curves", "margins", "corruptions", "certificates"]

@@ -252,6 +252,14 @@ def test_wrong_networks(network, said, run, tmp_path):
     assert said in " ".join(err.split())
 
 
+@pytest.mark.parametrize(
+    ("network", "said"), [("none.pt", "none.pt: no such file or folder"), ("own.py:none", "has no 'none'")]
+)
+def test_a_network_that_cannot_be_opened_is_told_before_the_missing_epsilon(network, said, run, tmp_path):
+    code, _, err = run(network, "--image", 3, "--data", "digits", "--out", tmp_path)
+    assert (code, said in " ".join(err.split()), "--epsilon" in err) == (2, True, False)
+
+
 def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_path):
     network, test = open_network("own.py:network"), open_test(DataConfig())
     told = network(test.x).argmax(1)

@@ -1,5 +1,6 @@
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -151,6 +152,18 @@ def test_inputs_that_are_refused(change, kind, message):
     arguments = {"networks": [nn.Flatten()] * 2, "centres": grey(), "norm": Linf(), "epsilons": [0.1]} | change
     with pytest.raises(kind, match=re.escape(message)):
         disagreement(**arguments)
+
+
+def test_confidence_is_checked_before_the_work(monkeypatch):
+    def never(*arguments):
+        raise AssertionError("points are drawn")
+
+    for name in ("disagreement", "shares"):  # Functions of these names hide the modules.
+        monkeypatch.setattr(sys.modules[f"evaluators.regions.{name}"], "ball_points", never)
+    with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
+        disagreement([nn.Flatten()] * 2, grey(), Linf(), [0.1], confidence=95)
+    with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
+        low_margin_share(nn.Flatten(), grey(), Linf(), [0.1], 0.1, confidence=95)
 
 
 def test_confidence_of_a_mean_is_checked():
