@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
-SEEDS = {"digits": 3, "mnist": 1}
+SEEDS = {"digits": 3, "mnist": 2}
 # Images of MNIST are 28 pixels wide, and Square asks for many passes.
 MOST = {"smoke": 30, "default": 300, "full": 2000}
 # What is drawn of the logits: title, name, and what it is divided by.
@@ -45,9 +45,9 @@ MARKS = (
     ("logit difference", "logit_difference", 1),
     ("its steepness / 100, logits per unit of epsilon", "steepness", 100),
 )
-# Networks that were trained without adversarial images are attacked where about half of the images fool an unpenalised one:
-# at the epsilon of adversarial training all do, and no gain could show.
-HALF = {"digits": 0.06, "mnist": 0.0225}
+# Networks that were trained without adversarial images are attacked where a quarter to a third of the images fools an
+# unpenalised one: at the epsilon of adversarial training all do, and no gain could show.
+SMALLER = {"digits": 0.06, "mnist": 0.0225}
 STEPS = {"smoke": (2, 10), "default": (40, 500), "full": (100, 5000)}
 
 
@@ -73,7 +73,7 @@ def _measure(name: str, subject: Subject, strength: float, work: Path) -> dict:
     network, split = lab.trained(subject, size, work, entropy_penalty=strength)
     source, _ = lab.trained(replace(subject, seed=subject.seed + 100), size, work)
     split = split.first(MOST[name])
-    epsilon = (EPSILONS if subject.training == "adversarial" else HALF)[subject.data]
+    epsilon = (EPSILONS if subject.training == "adversarial" else SMALLER)[subject.data]
     steps, queries = STEPS[name]
     attacks: dict[str, Attack] = {
         "FGSM": FGSM(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from evaluators import Observation, PowerLaw, rank_correlation, universality
@@ -22,13 +23,15 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     Args:
         laws: Their power laws, by name.
     """
-    found = [law for law in laws.values() if isinstance(law, PowerLaw)]
+    fitted = [law for law in laws.values() if isinstance(law, PowerLaw)]
+    # Of very few radii, all of a bootstrap's exponents may be the same, and say nothing of how sure they are.
+    found = [law for law in fitted if 0 < law.exponent_interval[0] < law.exponent_interval[1] < math.inf]
     if len(found) < 2:
         return None
     spread = universality([Observation(law.exponent, law.exponent_interval, {}) for law in found])
     low, high = spread.range
     verdict = "are not all equal" if spread.heterogeneity_p < 0.05 else "may all be equal"
-    without = len(laws) - len(found)
+    without = len(laws) - len(fitted)
     rest = f"; {without} {'has' if without == 1 else 'have'} no power law" if without else ""
     return (
         f"The exponents of {len(found)} networks lie between {low:.2f} and {high:.2f} and {verdict} (Cochran's Q, "

@@ -210,6 +210,9 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
     assert "and may all be equal" in told
     assert told.endswith("; 1 has no power law.")
     assert exponents_sentence({"a": one, "c": NoPowerLaw("too steep")}) is None
+    certain = dataclasses.replace(other, exponent_interval=(1.0, 1.0))
+    assert exponents_sentence({"a": one, "b": certain}) is None
+    assert exponents_sentence({"a": one, "b": certain, "c": far}).startswith("The exponents of 2 networks lie between")
 
 
 # Logit differences.
