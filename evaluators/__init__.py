@@ -3,7 +3,6 @@
 Usable alone: nothing here knows of search spaces, training, Optuna or files of ours.
 """
 
-from evaluators.alternatives import Alternative
 from evaluators.attacks import (
     APGD,
     ATTACKS,
@@ -36,13 +35,13 @@ from evaluators.attacks import (
 )
 from evaluators.bounds import NoBound, ProvableRadii, provable_radii
 from evaluators.checks import Check, check_attacks, check_network, sentence
-from evaluators.compare import Comparison, RadiiComparison, compare, compare_radii
 from evaluators.corruptions import CORRUPTIONS, CorruptionErrors, corrupt, corruption_errors
 from evaluators.cost import latency, macs, parameters
-from evaluators.curve import ErrorCurve, error_curve, worst_case
-from evaluators.first_order import first_order_error, gradient_norms, parting_epsilon
-from evaluators.headline import headline
-from evaluators.logit_differences import (
+from evaluators.curves.alternatives import Alternative
+from evaluators.curves.error_curves import ErrorCurve, error_curve, worst_case
+from evaluators.curves.power_law import NoPowerLaw, PowerLaw, fit_power_law
+from evaluators.curves.scalars import error_area, error_at, median_radius
+from evaluators.logits.differences import (
     NearZero,
     independent_logits,
     logit_differences,
@@ -51,15 +50,13 @@ from evaluators.logit_differences import (
     near_zero,
     shape_distance,
 )
-from evaluators.margins import Margins, adaptive_epsilons, density_at_zero, margin_density, margins
-from evaluators.metrics import error_area, error_at, median_radius
-from evaluators.multiplicity import holm
+from evaluators.logits.first_order import first_order_error, gradient_norms, parting_epsilon
+from evaluators.logits.margin import Margins, adaptive_epsilons, density_at_zero, margin_density, margins
 from evaluators.norms import L2, NORMS, Linf, Norm
-from evaluators.power_law import NoPowerLaw, PowerLaw, fit_power_law
-from evaluators.profile import RobustnessProfile, load_profile, save_profile
-from evaluators.profiling import profile
-from evaluators.radii import radii
-from evaluators.rank_correlation import RankCorrelation, rank_correlation, stronger_correlation
+from evaluators.profiles.headline_text import headline
+from evaluators.profiles.measure import profile
+from evaluators.profiles.record import RobustnessProfile, load_profile, save_profile
+from evaluators.radius import radii
 from evaluators.regions import (
     AdversarialSet,
     BallShares,
@@ -76,6 +73,10 @@ from evaluators.regions import (
     low_margin_share,
 )
 from evaluators.smoothing import Certificates, certify
+from evaluators.statistics.correlation import RankCorrelation, rank_correlation, stronger_correlation
+from evaluators.statistics.heterogeneity import Effect, Observation, Universality, universality
+from evaluators.statistics.multiple_testing import holm
+from evaluators.statistics.paired_tests import Comparison, RadiiComparison, compare, compare_radii
 from evaluators.surface import (
     Crossing,
     Line,
@@ -90,9 +91,8 @@ from evaluators.surface import (
     window,
 )
 from evaluators.table import check_table, read_table
-from evaluators.transfer_matrix import Asymmetry, TransferMatrix, asymmetry, transfer_matrix, transfer_rates
-from evaluators.transfer_reach import transfer_reach
-from evaluators.universality import Effect, Observation, Universality, universality
+from evaluators.transferability.matrix import Asymmetry, TransferMatrix, asymmetry, transfer_matrix, transfer_rates
+from evaluators.transferability.universal import transfer_reach
 
 __all__ = [
     "APGD",

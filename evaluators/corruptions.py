@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from evaluators.inputs import check_images, check_logits
-from evaluators.noise import Noise
-from evaluators.subject import subject
+from evaluators.engine.input_checks import check_images, check_logits
+from evaluators.engine.noise import Noise
+from evaluators.engine.prepared import subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from evaluators.attacks.target import frozen
+from evaluators.engine.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

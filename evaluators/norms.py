@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.noise import Noise
+    from evaluators.engine.noise import Noise
 
 
 class Norm(ABC):

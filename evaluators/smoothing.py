@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from evaluators.curve import Floats, binomial_interval
-from evaluators.inputs import check_logits
-from evaluators.noise import Noise
-from evaluators.subject import Subject, subject
+from evaluators.curves.error_curves import Floats, binomial_interval
+from evaluators.engine.input_checks import check_logits
+from evaluators.engine.noise import Noise
+from evaluators.engine.prepared import Subject, subject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

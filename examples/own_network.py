@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.config import DataConfig
 from nas.data import open_data
+from nas.data.config import DataConfig
 
 
 def network():

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nas.bundle.load import load
     from nas.bundle.verify import verify
-    from nas.config import Config
-    from nas.config_file import load_config, parse_config
-    from nas.pipeline import resume, search
-    from nas.run import Run, read_run
+    from nas.config.files import load_config, parse_config
+    from nas.config.schema import Config
+    from nas.pipeline.search import resume, search
+    from nas.runs.run import Run, read_run
 
 _PLACES = {
-    "Config": "nas.config",
-    "Run": "nas.run",
+    "Config": "nas.config.schema",
+    "Run": "nas.runs.run",
     "load": "nas.bundle.load",
-    "load_config": "nas.config_file",
-    "parse_config": "nas.config_file",
-    "read_run": "nas.run",
-    "resume": "nas.pipeline",
-    "search": "nas.pipeline",
+    "load_config": "nas.config.files",
+    "parse_config": "nas.config.files",
+    "read_run": "nas.runs.run",
+    "resume": "nas.pipeline.search",
+    "search": "nas.pipeline.search",
     "verify": "nas.bundle.verify",
 }
 

@@ -7,18 +7,18 @@ file of your own needs no entry here: YAML names it as `path/to/file.py:NAME`.
 
 from collections.abc import Callable
 
-from search_spaces.cell201 import cell201
-from search_spaces.cell_space import cell_space
-from search_spaces.darts import darts
+from search_spaces.cells.cell_space import cell_space
 from search_spaces.encodings import one_hot, one_hot_names, path_encoding
 from search_spaces.graph import CellGraph
-from search_spaces.macro import macro
-from search_spaces.mlp import mlp
-from search_spaces.nasnet import nasnet
 from search_spaces.operations import OPERATIONS, Operation
-from search_spaces.published import PUBLISHED, Published
-from search_spaces.robnet import robnet
 from search_spaces.space import Architecture, Choice, SearchSpace, Suggest, Value
+from search_spaces.spaces.cell201 import cell201
+from search_spaces.spaces.darts import darts
+from search_spaces.spaces.macro import macro
+from search_spaces.spaces.mlp import mlp
+from search_spaces.spaces.nasnet import nasnet
+from search_spaces.spaces.published import PUBLISHED, Published
+from search_spaces.spaces.robnet import robnet
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
     "cell201": cell201,

@@ -17,6 +17,7 @@ from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
 from evaluators.attacks.fgsm import FGSM
 from evaluators.attacks.fmn import FMN
+from evaluators.attacks.gradient_oracle import Target
 from evaluators.attacks.hop_skip_jump import HopSkipJump
 from evaluators.attacks.iterative_ll import IterativeLL
 from evaluators.attacks.losses import (
@@ -31,11 +32,10 @@ from evaluators.attacks.losses import (
     targeted_margin,
 )
 from evaluators.attacks.mi_fgsm import MIFGSM
-from evaluators.attacks.nearest import Nearest
+from evaluators.attacks.minimum_norm_ensemble import Nearest
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.step_ll import StepLL
-from evaluators.attacks.target import Target
 from evaluators.attacks.transfer import Transfer
 from evaluators.attacks.uniform_noise import UniformNoise
 from evaluators.norms import Norm

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
-    from evaluators.noise import Noise
+    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.engine.noise import Noise
 
 _MOMENTUM = 0.75  # The paper's alpha: the share of the new step, against 0.25 of the one before.
 

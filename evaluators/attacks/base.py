@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from evaluators.attacks.target import AllFooledError, Keep, Target, frozen
-from evaluators.batches import find_batches
-from evaluators.inputs import check_epsilons, check_images, check_labels, check_logits, check_module
-from evaluators.noise import Noise
+from evaluators.attacks.gradient_oracle import AllFooledError, Keep, Target
+from evaluators.engine.batches import find_batches
+from evaluators.engine.frozen import frozen
+from evaluators.engine.input_checks import check_epsilons, check_images, check_labels, check_logits, check_module
+from evaluators.engine.noise import Noise
 from evaluators.norms import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.attacks.target import CleanGradients
+    from evaluators.attacks.gradient_oracle import CleanGradients
 
 
 class Attack(ABC):

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from evaluators.attacks.base import Attack
+from evaluators.attacks.gradient_steps import check_steps, walk
 from evaluators.attacks.losses import Loss, cross_entropy
-from evaluators.attacks.walk import check_steps, walk
 from evaluators.norms import Linf, Norm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
-    from evaluators.noise import Noise
+    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.engine.noise import Noise
 
 
 @final

@@ -11,7 +11,7 @@ from evaluators.norms import Norm, rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
+    from evaluators.attacks.gradient_oracle import Target
 
 
 def bisect(target: Target, norm: Norm, x: Tensor, points: Tensor, steps: int) -> Tensor:

@@ -20,8 +20,8 @@ from evaluators.norms import L2, Norm, rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
-    from evaluators.noise import Noise
+    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.engine.noise import Noise
 
 
 @final

@@ -15,7 +15,7 @@ from evaluators.norms import Linf, Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
+    from evaluators.attacks.gradient_oracle import Target
 
 
 @final

@@ -19,8 +19,8 @@ from evaluators.norms import L2, Linf, Norm, rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
-    from evaluators.noise import Noise
+    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.engine.noise import Noise
 
 # Decisions set aside for the first misclassified point, and for the length of each step.
 STARTS, LENGTHS = 30, 10

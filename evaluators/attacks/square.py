@@ -20,8 +20,8 @@ from evaluators.norms import L2, Linf, Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
-    from evaluators.noise import Noise
+    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.engine.noise import Noise
 
 # The squares shrink to 1/2, 1/4, 1/8, ... of their first area after this many of 10,000 queries.
 _SHRINK = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

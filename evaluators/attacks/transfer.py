@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, final
 from torch import nn
 
 from evaluators.attacks.base import Attack
-from evaluators.attacks.target import frozen
-from evaluators.batches import forward
-from evaluators.inputs import check_labels, check_logits
+from evaluators.engine.batches import forward
+from evaluators.engine.frozen import frozen
+from evaluators.engine.input_checks import check_labels, check_logits
 from evaluators.norms import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
-    from evaluators.noise import Noise
+    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.engine.noise import Noise
 
 
 @final

@@ -11,8 +11,8 @@ from evaluators.norms import Linf, Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.target import Target
-    from evaluators.noise import Noise
+    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.engine.noise import Noise
 
 
 @final

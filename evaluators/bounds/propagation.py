@@ -27,15 +27,15 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from evaluators.attacks.target import frozen
-from evaluators.batches import Batches
 from evaluators.bounds.layers import LAYERS, VIEWS, operation
 from evaluators.bounds.rules import Balls, Bound, NoRuleError
-from evaluators.curve import Floats
-from evaluators.inputs import check_images, check_module
+from evaluators.curves.error_curves import Floats
+from evaluators.engine.batches import Batches
+from evaluators.engine.frozen import frozen
+from evaluators.engine.input_checks import check_images, check_module
+from evaluators.engine.prepared import predict
 from evaluators.norms import L2, rows
 from evaluators.regions.sampling import check_norm
-from evaluators.subject import predict
 
 if TYPE_CHECKING:
     from evaluators.norms import Norm

@@ -26,18 +26,18 @@ Sources: Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.0670
 """
 
 from evaluators.checks.attacks import enough_steps, noise_is_weaker, reaches_chance, square_is_weaker
-from evaluators.checks.curves import (
+from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
+from evaluators.checks.messages import sentence
+from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
+from evaluators.checks.radii import (
     black_box_is_weaker,
     comparison_resolved,
     cross_entropy_not_masked,
     enough_images,
     many_steps_beat_one,
 )
-from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
-from evaluators.checks.outcome import LEVEL, TOLERANCE, Check
-from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
+from evaluators.checks.result import LEVEL, TOLERANCE, Check
 from evaluators.checks.run import SUBSET, check_attacks, check_network, subset
-from evaluators.checks.sentence import sentence
 
 __all__ = [
     "LEVEL",

@@ -15,9 +15,9 @@ from evaluators.attacks.losses import margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.uniform_noise import UniformNoise
-from evaluators.checks.curves import black_box_is_weaker
-from evaluators.checks.outcome import Check, beyond, excess, largest
-from evaluators.radii import measure
+from evaluators.checks.radii import black_box_is_weaker
+from evaluators.checks.result import Check, beyond, excess, largest
+from evaluators.radius import measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evaluators.attacks.base import Attack
-    from evaluators.curve import Floats
+    from evaluators.curves.error_curves import Floats
+    from evaluators.engine.prepared import Subject
     from evaluators.norms import Norm
-    from evaluators.subject import Subject
 
 QUERIES = 200
 

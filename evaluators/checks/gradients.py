@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
+from evaluators.attacks.gradient_oracle import Target
 from evaluators.attacks.losses import cross_entropy, margin, targeted_margin
 from evaluators.attacks.pgd import PGD
-from evaluators.attacks.target import Target
-from evaluators.checks.outcome import Check, beyond, excess
+from evaluators.checks.result import Check, beyond, excess
+from evaluators.engine.prepared import predict
 from evaluators.norms import Linf, rows
-from evaluators.radii import measure
-from evaluators.subject import predict
+from evaluators.radius import measure
 
 if TYPE_CHECKING:
-    from evaluators.margins import Margins
+    from evaluators.engine.prepared import Subject
+    from evaluators.logits.margin import Margins
     from evaluators.norms import Norm
-    from evaluators.subject import Subject
 
 # The step of the finite differences changes the margin by this share of the largest logit, as far as the gradient goes.
 CHANGE = 1e-4

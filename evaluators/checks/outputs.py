@@ -9,10 +9,10 @@ import torch
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evaluators.attacks.target import frozen
-from evaluators.batches import FORWARD_ONLY, Batches
-from evaluators.checks.outcome import Check, excess
-from evaluators.subject import predict
+from evaluators.checks.result import Check, excess
+from evaluators.engine.batches import FORWARD_ONLY, Batches
+from evaluators.engine.frozen import frozen
+from evaluators.engine.prepared import predict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,9 @@ from evaluators.checks.attacks import (
     square_is_weaker,
     white_box_is_weaker,
 )
-from evaluators.checks.curves import (
+from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
+from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
+from evaluators.checks.radii import (
     black_box_is_weaker,
     cross_entropy_not_masked,
     enough_images,
@@ -29,14 +31,12 @@ from evaluators.checks.curves import (
     is_single_step,
     many_steps_beat_one,
 )
-from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
-from evaluators.checks.outcome import telling_epsilon
-from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
-from evaluators.curve import worst_case
-from evaluators.inputs import check_images, check_labels
-from evaluators.margins import margins
+from evaluators.checks.result import telling_epsilon
+from evaluators.curves.error_curves import worst_case
+from evaluators.engine.input_checks import check_images, check_labels
+from evaluators.engine.prepared import subject
+from evaluators.logits.margin import margins
 from evaluators.norms import Linf
-from evaluators.subject import subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from evaluators.attacks.base import Attack
-    from evaluators.checks.outcome import Check
-    from evaluators.curve import Floats
-    from evaluators.margins import Margins
+    from evaluators.checks.result import Check
+    from evaluators.curves.error_curves import Floats
+    from evaluators.engine.prepared import Subject
+    from evaluators.logits.margin import Margins
     from evaluators.norms import Norm
-    from evaluators.subject import Subject
 
 SUBSET = 256
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.inputs import as_grid, check_epsilons, check_images
-from evaluators.noise import Noise
+from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
+from evaluators.engine.noise import Noise
 from evaluators.norms import L2, Linf, Norm
 
 if TYPE_CHECKING:

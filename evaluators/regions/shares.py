@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluators.attacks.target import frozen
-from evaluators.batches import FORWARD_ONLY, Batches
-from evaluators.curve import Floats, binomial_interval, check_confidence
-from evaluators.inputs import check_labels, check_module
+from evaluators.curves.error_curves import Floats, binomial_interval, check_confidence
+from evaluators.engine.batches import FORWARD_ONLY, Batches
+from evaluators.engine.frozen import frozen
+from evaluators.engine.input_checks import check_labels, check_module
+from evaluators.engine.prepared import predict
 from evaluators.regions.sampling import ball_points, check_balls
-from evaluators.subject import predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

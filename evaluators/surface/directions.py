@@ -12,10 +12,10 @@ from evaluators.attacks.base import Attack, MinimumNorm, check_attack
 from evaluators.attacks.iterative_ll import IterativeLL
 from evaluators.attacks.losses import TARGETED, Loss, targeted
 from evaluators.attacks.step_ll import StepLL
-from evaluators.inputs import check_images
-from evaluators.noise import Noise
+from evaluators.engine.input_checks import check_images
+from evaluators.engine.noise import Noise
+from evaluators.engine.prepared import subject
 from evaluators.norms import L2
-from evaluators.subject import subject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.curve import Floats
+from evaluators.curves.error_curves import Floats
 from evaluators.surface.responses import responses
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluators.curve import Floats
+from evaluators.curves.error_curves import Floats
 from evaluators.surface.directions import check_image
 from evaluators.surface.responses import responses
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from evaluators.attacks.losses import margin
-from evaluators.curve import Floats
-from evaluators.inputs import check_logits
-from evaluators.subject import subject
+from evaluators.curves.error_curves import Floats
+from evaluators.engine.input_checks import check_logits
+from evaluators.engine.prepared import subject
 from evaluators.surface.directions import check_image
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from evaluators.checks.outcome import Check
-from evaluators.curve import Floats
+from evaluators.checks.result import Check
+from evaluators.curves.error_curves import Floats
 from evaluators.table.columns import KINDS, Column, in_pixels, parse_column, understood
 
 if TYPE_CHECKING:

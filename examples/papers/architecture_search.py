@@ -32,8 +32,8 @@ from scipy.stats import mannwhitneyu
 
 import nas
 from evaluators import rank_correlation, stronger_correlation
-from nas.report.style import COLOURS, STYLE
-from nas.space_options import open_space
+from nas.plots.style import COLOURS, STYLE
+from nas.spaces.options import open_space
 
 if TYPE_CHECKING:
     from pathlib import Path

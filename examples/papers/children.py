@@ -25,11 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import nas
 from nas.data import open_data, open_test
-from nas.events import FinalistsStarted, RunStarted, TrialFinished
-from nas.pipeline import resume_events, search_events
-from nas.space_options import open_space
-from nas.study import ENDED
-from nas.whole_file import write_whole
+from nas.files import write_whole
+from nas.pipeline.events import FinalistsStarted, RunStarted, TrialFinished
+from nas.pipeline.search import resume_events, search_events
+from nas.spaces.options import open_space
+from nas.study.trial import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,8 +26,8 @@ from lab import EPSILONS, SIZES, Subject, plain_ticks, told_epsilon
 from matplotlib.figure import Figure
 
 from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, dlr, error_at, margin, margins, radii, worst_case
-from evaluators.curve import binomial_interval
-from nas.report.style import COLOURS, STYLE
+from evaluators.curves.error_curves import binomial_interval
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from recorded import MULTIPLES
 
 from evaluators import rank_correlation
-from nas.report.style import COLOURS, STYLE
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -30,13 +30,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from evaluators import Attack, RankCorrelation, logits_of
-from nas.config import DataConfig, TrainingConfig
 from nas.data import Split, open_data, open_test
+from nas.data.config import DataConfig
+from nas.files import write_whole
 from nas.seeds import seed_of
+from nas.training.config import TrainingConfig
 from nas.training.network import Normalised
 from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
-from nas.whole_file import write_whole
 from search_spaces import cell201, macro
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from evaluators import (
     radii,
     shape_distance,
 )
-from nas.report.style import COLOURS, STYLE
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,8 +24,8 @@ from scipy.stats import spearmanr
 
 import nas
 from evaluators import parameters
-from nas.space_options import open_space
-from nas.table import TableLookup, open_table
+from nas.evaluation.table import TableLookup, open_table
+from nas.spaces.options import open_space
 from search_spaces import cell201
 
 if TYPE_CHECKING:

@@ -38,8 +38,8 @@ from evaluators import (
     provable_radii,
     radii,
 )
-from evaluators.regions.disagreement import mean_interval
-from nas.report.style import COLOURS, STYLE
+from evaluators.regions.voting import mean_interval
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path

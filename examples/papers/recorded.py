@@ -17,8 +17,9 @@ from nas.data import open_test
 if TYPE_CHECKING:
     from torch import nn
 
-    from nas.config import Config, DataConfig
+    from nas.config.schema import Config
     from nas.data import Dataset, Split
+    from nas.data.config import DataConfig
 
 # Of the search's epsilon.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 import nas
 from evaluators import APGD, FGSM, PGD, Square, Transfer, compare, dlr, error_at, holm, margin, parameters, radii, worst_case
-from evaluators.curve import binomial_interval
-from nas.config import SpaceConfig
+from evaluators.curves.error_curves import binomial_interval
 from nas.data import open_data, open_test
-from nas.finalists import Candidate, choose_finalists, choose_references
 from nas.seeds import seed_of
-from nas.space_options import open_space
+from nas.spaces.config import SpaceConfig
+from nas.spaces.options import open_space
+from nas.study.finalists import Candidate, choose_finalists, choose_references
 from nas.training.network import build_network
 from nas.training.train import train
 from search_spaces import PUBLISHED
@@ -32,7 +32,7 @@ from search_spaces import PUBLISHED
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nas.config import Config
+    from nas.config.schema import Config
     from nas.data import Dataset
     from nas.training.network import Normalised
 

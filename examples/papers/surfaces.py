@@ -27,10 +27,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from evaluators import L2, PGD, adversarial_direction, boundary_line, logits_of, margin, random_direction
-from nas.report.style import COLOURS, STYLE
-from nas.report.surface_figures import draw_lines, draw_surface
-from nas.surface_config import SurfaceConfig
-from nas.surfaces import surfaces_of
+from nas.analysis.surface.config import SurfaceConfig
+from nas.analysis.surface.figures import draw_lines, draw_surface
+from nas.analysis.surface.surface import surfaces_of
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from evaluators import Line
+    from nas.analysis.surface.result import ImageSurfaces
     from nas.data import Split
-    from nas.surface_record import ImageSurfaces
 
 TRAININGS = ("standard", "adversarial")
 ATTACK = PGD(norm=L2(), loss=margin, steps=20)

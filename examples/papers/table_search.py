@@ -34,10 +34,11 @@ from measured import ATTACKS, BOUND, CLEAN, EPSILONS, HIGH, MEASURES, OPERATIONS
 from scipy.stats import wilcoxon
 
 from evaluators import check_table, holm, read_table, sentence
-from nas.controller import Controller
-from nas.events import TrialFinished
-from nas.report.style import COLOURS, GREY, INK, STYLE
-from nas.samplers import SAMPLERS, StudySampler, quiet
+from nas.pipeline.controller import Controller
+from nas.pipeline.events import TrialFinished
+from nas.plots.style import COLOURS, GREY, INK, STYLE
+from nas.samplers import SAMPLERS, StudySampler
+from nas.study.storage import quiet
 
 if TYPE_CHECKING:
     from pathlib import Path

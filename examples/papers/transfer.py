@@ -36,7 +36,7 @@ from evaluators import (
     transfer_rates,
     transfer_reach,
 )
-from nas.report.style import COLOURS, STYLE
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,8 +29,8 @@ from matplotlib.figure import Figure
 from transfer import ARCHITECTURES, SEEDS, TRAININGS, data_sets
 
 from evaluators import PGD, Linf, along_line, boundary_entropy, disagreement, logits_of, low_margin_share, margin
-from evaluators.regions.disagreement import mean_interval
-from nas.report.style import COLOURS, STYLE
+from evaluators.regions.voting import mean_interval
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -41,7 +41,7 @@ from evaluators import (
     rank_correlation,
     universality,
 )
-from nas.report.style import COLOURS, STYLE
+from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evaluators.profile import fitted
-from nas.told_epsilon import told_epsilon
+from evaluators.profiles.record import fitted
+from nas.formatting import told_epsilon
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
-    from nas.bundle.provenance import Provenance
-    from nas.finalists import Candidate
+    from nas.bundle.manifest import Provenance
+    from nas.study.finalists import Candidate
 
 _ROLES = {
     "finalist": "A finalist of an architecture search.",

@@ -14,10 +14,10 @@ from evaluators import save_profile
 from nas.bundle.card import model_card
 from nas.bundle.forms import FORMS, logits_of, write_forms
 from nas.bundle.manifest import is_bundle, write_manifest
-from nas.config_writer import as_data
+from nas.config.writer import as_data
 from nas.errors import BundleError, RunError
-from nas.report.drawing import draw
-from nas.report.profile_figures import error_curves_figure
+from nas.plots.cells import draw
+from nas.plots.profile import error_curves_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evaluators import RobustnessProfile
-    from nas.bundle.provenance import Provenance
-    from nas.finalists import Candidate
+    from nas.bundle.manifest import Provenance
+    from nas.study.finalists import Candidate
     from nas.training.network import Normalised
     from search_spaces import SearchSpace
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from evaluators import RobustnessProfile, load_profile
 from nas.bundle.forms import WEIGHTS
 from nas.bundle.manifest import check_files, is_bundle, read_manifest
-from nas.config import SpaceConfig
 from nas.errors import BundleError, first_line
-from nas.space_options import open_space
+from nas.spaces.config import SpaceConfig
+from nas.spaces.options import open_space
 from nas.training.network import Normalised
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 from nas.errors import BundleError
 
@@ -17,6 +19,32 @@ SCHEMA = "hardcell-bundle/1"
 NAME = "manifest.json"
 # Places in a manifest that hold mappings.
 _MAPPINGS, _ATTACKS = ("data", "config", "config.data", "config.evaluation"), "config.evaluation.attacks"
+
+
+@final
+@dataclass(frozen=True)
+class Provenance:
+    """What made a network.
+
+    Attributes:
+        config: The run's complete config, as plain data.
+        seed: Seed of the final training.
+        kept_epoch: The epoch whose weights were kept.
+        classes: Names of the classes.
+        data: Hashes of the splits, by name.
+        environment: Versions and machine.
+        norm: Name of the norm of the search.
+        epsilon: The epsilon of the search.
+    """
+
+    config: Mapping[str, Any]
+    seed: int
+    kept_epoch: int
+    classes: tuple[str, ...]
+    data: Mapping[str, str]
+    environment: Mapping[str, Any]
+    norm: str
+    epsilon: float
 
 
 def is_bundle(folder: Path) -> bool:

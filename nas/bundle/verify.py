@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators import describe, error_curve, radii
-from evaluators.attacks.target import frozen
-from evaluators.subject import predict
+from evaluators.engine.frozen import frozen
+from evaluators.engine.prepared import predict
 from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.forms import FORMS, logits_of
 from nas.bundle.load import load, read_architecture, read_profile
 from nas.bundle.manifest import check_files, read_manifest
-from nas.config_file import parse_config
+from nas.config.files import parse_config
 from nas.data import open_test
 from nas.device import set_threads
 from nas.errors import BundleError, DataError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from evaluators import RobustnessProfile
-    from nas.config import Config
+    from nas.config.schema import Config
     from nas.data import Split
 
 

@@ -19,8 +19,8 @@ from nas.cli.surface import surface
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nas.config import Config
-    from nas.events import Event
+    from nas.config.schema import Config
+    from nas.pipeline.events import Event
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def search(
     """Search, retrain, measure, export and report, as the YAML file CONFIG says; digits and cell201 without one."""
     from datetime import datetime
 
-    from nas.pipeline import search_events
+    from nas.pipeline.search import search_events
 
     short = [f"seed={seed}"] if seed is not None else []
     short += [f"search.trials={trials}"] if trials is not None else []
@@ -102,7 +102,7 @@ def search(
 @click.argument("run", type=click.Path(path_type=Path))
 def resume(run: Path) -> None:
     """Go on with the run in folder RUN, from where it was interrupted or killed."""
-    from nas.pipeline import resume_events
+    from nas.pipeline.search import resume_events
 
     _show(resume_events(run))
 
@@ -116,7 +116,7 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
     """Show how far the run in folder RUN is, its workers, and its best candidates so far."""
     from nas.cli.tables import print_status
     from nas.cli.watch import watch_status
-    from nas.status import status_of
+    from nas.runs.status import status_of
 
     if watch:
         watch_status(run, every, as_json=as_json)
@@ -132,9 +132,9 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write report.html and leaderboard.csv of the run in folder RUN, finished or not."""
-    from nas.report.page import write_report
-    from nas.run import read_run
-    from nas.run_folder import write_leaderboard
+    from nas.reports.page import write_report
+    from nas.runs.leaderboard import write_leaderboard
+    from nas.runs.run import read_run
 
     found = read_run(run)
     write_leaderboard(found.folder, found.trials, found.config.objective)
@@ -147,7 +147,7 @@ def report(run: Path) -> None:
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Number of architectures.")
 def export(run: Path, top: int) -> None:
     """Retrain, profile and export the best architectures of the run in folder RUN, finished or not."""
-    from nas.pipeline import export_events
+    from nas.pipeline.search import export_events
 
     _show(export_events(run, top))
 
@@ -176,8 +176,8 @@ def verify(bundle: Path, as_json: bool) -> None:
 @commands.command()
 def config() -> None:
     """Print the complete default config, with a comment on every key, ready to edit."""
-    from nas.config import Config
-    from nas.config_writer import commented_config
+    from nas.config.schema import Config
+    from nas.config.writer import commented_config
 
     click.echo(commented_config(Config()), nl=False)
 
@@ -190,7 +190,7 @@ commands.add_command(space)
 
 
 def _settings(path: Path | None, overrides: list[str]) -> Config:
-    from nas.config_file import load_config, parse_config
+    from nas.config.files import load_config, parse_config
 
     return load_config(path, overrides) if path else parse_config(None, source="default", overrides=overrides)
 

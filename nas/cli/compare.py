@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.out_folder import prepared, writing
+from nas.cli.output_folder import prepared, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
-    from nas.comparison import NetworkComparison
+    from nas.analysis.compare.result import NetworkComparison
 
 
 @click.command()
@@ -65,11 +65,11 @@ def compare(
     """
     try:
         # Within, for the imports take seconds, too.
+        from nas.analysis.compare.compare import compare_networks
+        from nas.analysis.compare.result import as_record
+        from nas.analysis.network_source import name_networks
         from nas.cli.compare_options import settings_of
         from nas.cli.compare_tables import print_comparison
-        from nas.compare_config import name_networks
-        from nas.comparing import compare_networks
-        from nas.comparison import as_record
 
         name_networks(networks, names)  # What is wrong with them comes before what is wrong with their data.
         others = {"images": images, "seed": seed, "device": device}
@@ -91,8 +91,8 @@ def compare(
 
 def _write(found: NetworkComparison, folder: Path) -> None:
     """Writes a comparison and its pictures."""
-    from nas.comparison import as_record
-    from nas.report.compare_figures import compare_figures
+    from nas.analysis.compare.figures import compare_figures
+    from nas.analysis.compare.result import as_record
 
     with writing(folder):
         for name, picture in compare_figures(found).items():

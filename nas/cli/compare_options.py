@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nas.analysis.compare.config import CompareConfig, parse_compare_config, usual_attacks
+from nas.analysis.network_source import data_of_all, searched_norm
 from nas.cli.profile_options import attacks_of, data_of_option, parsed
-from nas.compare_config import CompareConfig, data_of_all, parse_compare_config, searched_norm, usual_attacks
-from nas.config_writer import as_data
+from nas.config.writer import as_data
 from nas.data import SOURCES
 from nas.errors import ConfigError
 

@@ -9,20 +9,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators import Comparison, error_curve, median_radius
-from evaluators.transfer_matrix import asymmetry, transfer_rates
-from evaluators.transfer_reach import transfer_reach
+from evaluators.transferability.matrix import asymmetry, transfer_rates
+from evaluators.transferability.universal import transfer_reach
+from nas.analysis.compare.result import NoTransfer, universal_sentence
 from nas.cli.tables import law_cell, open_console
-from nas.comparison import NoTransfer, universal_sentence
-from nas.report.sentences import exponents_sentence
-from nas.report.style import NORM_NAMES
-from nas.told_epsilon import told_epsilon
+from nas.formatting import told_epsilon
+from nas.plots.style import NORM_NAMES
+from nas.reports.statistics_text import exponents_sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from evaluators.transfer_matrix import TransferMatrix
-    from evaluators.transfer_reach import Group
-    from nas.comparison import NetworkComparison, PairTest
+    from evaluators.transferability.matrix import TransferMatrix
+    from evaluators.transferability.universal import Group
+    from nas.analysis.compare.result import NetworkComparison, PairTest
 
 
 def print_comparison(found: NetworkComparison) -> None:

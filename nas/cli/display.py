@@ -20,7 +20,8 @@ from rich.progress import (
 from rich.text import Text
 
 from nas.cli.tables import told_metric
-from nas.events import (
+from nas.config.metrics import CHEAP_METRICS
+from nas.pipeline.events import (
     BundleFailed,
     BundleFinished,
     EpochFinished,
@@ -32,14 +33,13 @@ from nas.events import (
     TrialFinished,
     TrialStarted,
 )
-from nas.metrics import CHEAP_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from nas.config import ObjectiveConfig
-    from nas.events import Event
-    from nas.study import Trial
+    from nas.config.schema import ObjectiveConfig
+    from nas.pipeline.events import Event
+    from nas.study.trial import Trial
 
 
 def show(events: Iterator[Event], console: Console | None = None) -> None:

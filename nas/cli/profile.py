@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.out_folder import prepared, writing
+from nas.cli.output_folder import prepared, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def profile(
     }
     try:
         # Within, for the imports take seconds, too.
+        from nas.analysis.profile import profile_network
         from nas.cli.profile_options import settings_of
         from nas.cli.profile_tables import print_profile
-        from nas.profiling import profile_network
 
         config = settings_of(network, data=data, attacks=attacks, norm=norm, epsilons=epsilons, others=others)
         with prepared(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
@@ -115,7 +115,7 @@ def profile(
 def _write(found: RobustnessProfile, folder: Path) -> None:
     """Writes a profile and its pictures."""
     from evaluators import save_profile
-    from nas.report.profile_figures import profile_figures
+    from nas.plots.profile import profile_figures
 
     with writing(folder):
         save_profile(found, folder)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from evaluators.attacks import Attack
-from nas.config_reader import Reader
-from nas.config_writer import as_data
+from nas.analysis.network_source import data_of
+from nas.analysis.profile import ProfileConfig, parse_profile_config
+from nas.config.reader import Reader
+from nas.config.writer import as_data
 from nas.data import SOURCES
 from nas.errors import ConfigError
-from nas.profiling import ProfileConfig, data_of, parse_profile_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

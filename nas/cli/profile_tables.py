@@ -10,13 +10,13 @@ from rich.table import Table
 
 from evaluators import error_curve, fit_power_law, median_radius
 from evaluators.checks import Check, sentence
-from evaluators.headline import headline
-from evaluators.power_law import NoPowerLaw
-from evaluators.profile import fitted
+from evaluators.curves.power_law import NoPowerLaw
+from evaluators.profiles.headline_text import headline
+from evaluators.profiles.record import fitted
 from nas.cli.tables import law_cell, open_console
-from nas.report.sentences import nearest_sentence
-from nas.report.style import NORM_NAMES
-from nas.told_epsilon import told_epsilon
+from nas.formatting import told_epsilon
+from nas.plots.style import NORM_NAMES
+from nas.reports.statistics_text import nearest_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evaluators import RobustnessProfile
-    from evaluators.curve import Floats
+    from evaluators.curves.error_curves import Floats
 
 # Epsilons of a grid in the columns of a table.
 SHOWN = 3

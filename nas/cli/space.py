@@ -80,9 +80,9 @@ def _run(
     as_json: bool,
 ) -> bool:
     """Does what the options say; returns False where checks were made and one did not pass."""
+    from nas.analysis.spaces import check, draw, drawing_paths, find_space, random_architectures, summarise
     from nas.cli.space_tables import findings_record, print_findings, print_summary, summary_record
     from nas.errors import ConfigError
-    from nas.spaces import check, draw, drawing_paths, find_space, random_architectures, summarise
 
     given = None if shape is None else _shape(shape)
     if count > 1 and drawing is None:

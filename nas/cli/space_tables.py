@@ -9,15 +9,15 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
+from nas.analysis.spaces import quartiles
 from nas.cli.tables import open_console
-from nas.spaces import quartiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nas.spaces import Summary
+    from nas.analysis.spaces import Summary
     from search_spaces import Architecture, Choice, SearchSpace
-    from search_spaces.check import Finding
+    from search_spaces.checks.run import Finding
 
 # From here on a number of architectures is told in powers of ten, too, and from there on in nothing else.
 LARGE, HUGE = 10**9, 10**24

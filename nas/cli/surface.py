@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.out_folder import prepared, writing
+from nas.cli.output_folder import prepared, writing
 from nas.cli.progress import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nas.surface_config import SurfaceConfig
-    from nas.surface_record import ImageSurfaces, Neighbourhood
+    from nas.analysis.surface.config import SurfaceConfig
+    from nas.analysis.surface.result import ImageSurfaces, Neighbourhood
 
 
 @click.command()
@@ -78,8 +78,8 @@ def surface(
     further = {"extent": extent, "points": points, "others": others, "seed": seed, "device": device}
     try:
         # Within, for the imports take seconds, too.
-        from nas.surface_record import surface_record
-        from nas.surfaces import image_surfaces
+        from nas.analysis.surface.result import surface_record
+        from nas.analysis.surface.surface import image_surfaces
 
         config = _settings(network, image, data, attack, epsilon, {k: v for k, v in further.items() if v is not None})
         with prepared(out, "surfaces", "surface.json"):
@@ -106,11 +106,12 @@ def _settings(
         BundleError: the bundle is damaged.
         NetworkError: the network cannot be opened, and is no bundle that would say the epsilon.
     """
+    from nas.analysis.network_source import search_of
+    from nas.analysis.networks import open_network
+    from nas.analysis.surface.config import SurfaceConfig
     from nas.cli.profile_options import settings_of
     from nas.errors import ConfigError
-    from nas.networks import open_network
-    from nas.settings import FaultsError
-    from nas.surface_config import SurfaceConfig, search_of
+    from nas.validation import FaultsError
 
     search = search_of(network)
     size, norm = search or (None, "linf")
@@ -139,7 +140,7 @@ def _settings(
 
 def _write(found: ImageSurfaces, record: str, folder: Path) -> None:
     """Writes the numbers and the pictures."""
-    from nas.report.surface_figures import FORMS, draw_lines, draw_surface
+    from nas.analysis.surface.figures import FORMS, draw_lines, draw_surface
 
     with writing(folder):
         for form in FORMS:
@@ -185,7 +186,7 @@ def _print_around(out: Console, found: Neighbourhood, wrong: str) -> None:
     from rich.table import Table
 
     from evaluators import NoBound
-    from nas.report.style import NORM_NAMES
+    from nas.plots.style import NORM_NAMES
 
     norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
     said = f"of {balls.samples} random points in each the share that stays adversarial, with 95 % intervals"

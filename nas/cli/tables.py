@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluators import NoPowerLaw
-from nas.metrics import CHEAP_METRICS
-from nas.study import ENDED
+from nas.config.metrics import CHEAP_METRICS
+from nas.study.trial import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from nas.cli.tables import open_console, print_status
-from nas.status import status_of
+from nas.runs.status import status_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nas.config import DataConfig
+    from nas.data.config import DataConfig
 
 
 @final

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, final
 
+from nas.training.epoch import EpochResult
 from search_spaces import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-    from nas.checkpoints import Checkpoint
+    from nas.training.checkpoints import Checkpoint
 
 
 @final
@@ -44,30 +45,6 @@ class Started:
     """
 
     worker: str
-
-
-@final
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch of training.
-
-    Attributes:
-        epoch: Number of the epoch, from 1.
-        epochs: Number of epochs in all.
-        loss: Mean training loss.
-        clean_error: On the validation split; None where the epoch is neither a candidate to be kept nor a rung.
-        adversarial_error: Under the selection attack, likewise.
-        seconds: Wall time.
-        rung: Whether early stopping judges the trial at this epoch, by these errors, measured with the rung's effort.
-    """
-
-    epoch: int
-    epochs: int
-    loss: float
-    clean_error: float | None
-    adversarial_error: float | None
-    seconds: float
-    rung: bool = False
 
 
 @final

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from nas.checkpoints import Checkpoint, FileStore, trial_file
 from nas.errors import TimeLimitError
 from nas.executors.base import Executor, Job, News, Outcome, Started, Work
+from nas.training.checkpoints import Checkpoint, FileStore, trial_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-    from nas.executors.base import EpochResult
+    from nas.training.epoch import EpochResult
 
 
 @final

@@ -3,12 +3,10 @@
 To add one: write a frozen dataclass with a `propose` in a file like its neighbours, and name it in `SAMPLERS`.
 """
 
-import optuna
-
 from nas.samplers.base import Ended, History, Sampler
 from nas.samplers.evolution import Evolution
 from nas.samplers.grid import Grid
-from nas.samplers.optuna_own import NSGA2, TPE, OfOptuna, Random
+from nas.samplers.optuna_samplers import NSGA2, TPE, OfOptuna, Random
 from nas.samplers.policy_gradient import PolicyGradient
 from nas.samplers.study_sampler import StudySampler
 from nas.samplers.surrogate import Surrogate
@@ -37,10 +35,4 @@ __all__ = [
     "Sampler",
     "StudySampler",
     "Surrogate",
-    "quiet",
 ]
-
-
-def quiet() -> None:
-    """Keeps Optuna's own log lines out of the display; warnings stay."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)

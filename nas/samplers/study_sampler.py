@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 
 from nas.errors import RunError, told
 from nas.samplers.base import Ended, History, Sampler
-from nas.samplers.optuna_own import Random
+from nas.samplers.optuna_samplers import Random
 from nas.seeds import seed_of
 
 if TYPE_CHECKING:

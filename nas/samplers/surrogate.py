@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from nas.samplers.base import Sampler
-from nas.samplers.ensemble import distances_to, fit
+from nas.samplers.gaussian_process import distances_to, fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nas.samplers.base import Ended, History
-    from nas.samplers.ensemble import Floats
+    from nas.samplers.gaussian_process import Floats
     from search_spaces import Value
 
 # Of the predictions for an objective, by which the expectation is taken.

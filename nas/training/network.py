@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
+from evaluators.engine.channels_last import suits_channels_last
+
 if TYPE_CHECKING:
     from search_spaces import Architecture, SearchSpace
 
@@ -33,7 +35,7 @@ class Normalised(nn.Module):
 def build_network(space: SearchSpace, architecture: Architecture, train: Tensor, num_classes: int, seed: int) -> Normalised:
     """Returns the network of an architecture with weights drawn from seed, normalised for images train (N, C, H, W).
 
-    Its weights are laid out channels last, in which small convolutions train about a fifth faster on a CPU.
+    Its weights are laid out channels last where that is safe: small convolutions then train about a fifth faster on a CPU.
     """
     std, mean = torch.std_mean(train, dim=(0, 2, 3))
     channels, height, width = train.shape[1:]
@@ -41,4 +43,5 @@ def build_network(space: SearchSpace, architecture: Architecture, train: Tensor,
         torch.manual_seed(seed)
         body = space.build(architecture, (channels, height, width), num_classes)
     network = Normalised(body, mean.cpu(), std.cpu().clamp(min=1e-3))
-    return network.to(train.device).to(memory_format=torch.channels_last)
+    network = network.to(train.device)
+    return network.to(memory_format=torch.channels_last) if suits_channels_last(network) else network

@@ -26,7 +26,7 @@ from evaluators.attacks import PGD, Attack
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.noise import Noise
+    from evaluators.engine.noise import Noise
 
 
 class Recipe(ABC):

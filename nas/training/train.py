@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from evaluators.attacks.target import frozen
-from evaluators.noise import Noise
-from evaluators.radii import radii
-from nas.checkpoints import Checkpoint
-from nas.executors.base import EpochResult
+from evaluators.engine.frozen import frozen
+from evaluators.engine.noise import Noise
+from evaluators.radius import radii
 from nas.seeds import seed_of
-from nas.stopping import Effort
 from nas.training.augment import augment
-from nas.training.average import average_of
+from nas.training.checkpoints import Checkpoint
+from nas.training.early_stopping import Effort
+from nas.training.epoch import EpochResult
+from nas.training.weight_average import average_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from nas.checkpoints import State
-    from nas.config import TrainingConfig
     from nas.data import Split
+    from nas.training.checkpoints import State
+    from nas.training.config import TrainingConfig
 
 
 class DivergedError(Exception):

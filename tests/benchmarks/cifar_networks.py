@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nas.config import TrainingConfig
 from nas.data.dataset import Split
+from nas.training.config import TrainingConfig
 from nas.training.network import build_network
 from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
-from search_spaces.macro import PLAIN, macro
+from search_spaces.spaces.macro import PLAIN, macro
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hardcell" / "benchmarks"
 TRAINING_IMAGES = 12_000

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from evaluators.power_law import PowerLaw, fit_power_law
+from evaluators.curves.power_law import PowerLaw, fit_power_law
 
 
 @final

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from nas.executors import EpochResult, Job, Local, Outcome, Ray, Started, Work
+from nas.executors import Job, Local, Outcome, Ray, Started, Work
+from nas.training.epoch import EpochResult
 
 
 @dataclass(frozen=True)

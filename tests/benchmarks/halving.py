@@ -25,18 +25,19 @@ import torch
 import yaml
 
 from nas import Config
-from nas.config import DataConfig
-from nas.controller import Controller
 from nas.data import open_test
-from nas.evaluate import TrainAndAttack, validation_radii
-from nas.finalists import choose_finalists
-from nas.pipeline import prepare
-from nas.ranking import ranked
+from nas.data.config import DataConfig
+from nas.evaluation.train_and_attack import TrainAndAttack, validation_radii
+from nas.pipeline.controller import Controller
+from nas.pipeline.search import prepare
 from nas.samplers import SAMPLERS
 from nas.seeds import seed_of
-from nas.stopping import Halving
-from nas.storage import Place, close_storage, open_storage
-from nas.study import create_study, read_trials
+from nas.study.finalists import choose_finalists
+from nas.study.ranking import ranked
+from nas.study.storage import Place, close_storage, open_storage
+from nas.study.study import create_study
+from nas.study.trial import read_trials
+from nas.training.early_stopping import Halving
 from nas.training.network import build_network
 from nas.training.recipes import Adversarial
 from nas.training.train import train

@@ -25,15 +25,17 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from nas import Config
-from nas.config import ObjectiveConfig, SpaceConfig
-from nas.report.page import write_report
-from nas.run import place_of, read_run
-from nas.run_folder import RunFolder, create_run
+from nas.config.schema import ObjectiveConfig
+from nas.reports.page import write_report
+from nas.runs.folder import RunFolder, create_run
+from nas.runs.run import place_of, read_run
+from nas.runs.status import status_of
 from nas.samplers import SAMPLERS, StudySampler
-from nas.space_options import open_space
-from nas.status import status_of
-from nas.storage import close_storage, open_storage
-from nas.study import create_study, load_study, read_trials
+from nas.spaces.config import SpaceConfig
+from nas.spaces.options import open_space
+from nas.study.storage import close_storage, open_storage
+from nas.study.study import create_study, load_study
+from nas.study.trial import read_trials
 
 
 def fill(path: Path, config: Config, trials: int) -> None:

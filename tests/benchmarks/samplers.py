@@ -24,13 +24,14 @@ import optuna
 import torch
 
 import nas
-from nas.controller import Controller
-from nas.events import TrialFinished
+from nas.evaluation.table import TableLookup, open_table
 from nas.pareto import hypervolume_history
-from nas.report.style import COLOURS, STYLE, new_figure
-from nas.samplers import SAMPLERS, StudySampler, quiet
-from nas.space_options import open_space
-from nas.table import TableLookup, open_table
+from nas.pipeline.controller import Controller
+from nas.pipeline.events import TrialFinished
+from nas.plots.style import COLOURS, STYLE, new_figure
+from nas.samplers import SAMPLERS, StudySampler
+from nas.spaces.options import open_space
+from nas.study.storage import quiet
 
 SHARED = Path(os.environ.get("HARDCELL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 TABLE = SHARED / "nasbench201-robustness.csv.gz"
@@ -90,7 +91,7 @@ def open_task(task: Task) -> TableLookup:
     config = nas.parse_config(settings)
     evaluate = open_table(config, open_space(config.space))
     for architecture in evaluate.space.enumerate():
-        # Exact for this network, as tests/search_spaces/test_cell201.py shows, where counting takes 0.1 s a cell.
+        # Exact for this network, as tests/search_spaces/spaces/test_cell201.py shows, where counting takes 0.1 s a cell.
         size = SMALLEST + sum(WEIGHTS.get(operation, 0) for operation in architecture.values())
         evaluate.counted[tuple(architecture.values())] = {"parameters": float(size)}
     return evaluate

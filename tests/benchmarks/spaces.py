@@ -27,7 +27,7 @@ import torch
 
 from evaluators import macs, parameters
 from search_spaces import SearchSpace, cell201, darts, macro, mlp, nasnet, robnet
-from search_spaces.canonical import first_of_class
+from search_spaces.cells.canonical import first_of_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

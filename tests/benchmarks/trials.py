@@ -22,13 +22,14 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from evaluators.inference import _ChannelsLast
+from evaluators.engine.fast_inference import _ChannelsLast
 from nas import Config
-from nas.controller import Controller
-from nas.pipeline import prepare
+from nas.pipeline.controller import Controller
+from nas.pipeline.search import prepare
 from nas.samplers import Random
-from nas.storage import Place, close_storage, open_storage
-from nas.study import create_study, read_trials
+from nas.study.storage import Place, close_storage, open_storage
+from nas.study.study import create_study
+from nas.study.trial import read_trials
 from nas.training.network import Normalised
 
 

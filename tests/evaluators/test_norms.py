@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import kstest
 
 from evaluators import L2, NORMS, Linf
-from evaluators.noise import Noise
+from evaluators.engine.noise import Noise
 
 BOTH = [Linf(), L2()]
 numbers = st.floats(-10, 10, allow_nan=False, width=64)

@@ -7,7 +7,7 @@ from scipy.stats import beta, binom, binomtest, norm
 from torch import nn
 
 from evaluators import FGSM, L2, certify, error_curve, margin, radii
-from evaluators.noise import Noise
+from evaluators.engine.noise import Noise
 
 
 def distances(network, x):

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import nas
-from nas.config_file import parse_config
-from nas.config_writer import as_data
+from nas.config.files import parse_config
+from nas.config.writer import as_data
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

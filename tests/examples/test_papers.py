@@ -17,7 +17,7 @@ from torch import nn
 import nas
 import nas.data
 from evaluators import FGSM, TransferMatrix, parameters
-from nas.config_writer import as_data
+from nas.config.writer import as_data
 from nas.data import Split
 from nas.samplers import PolicyGradient
 from search_spaces import PUBLISHED, CellGraph, nasnet

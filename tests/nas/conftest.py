@@ -16,12 +16,12 @@ from safetensors.torch import save
 from torch import nn
 
 import nas
-from nas.config import DataConfig
 from nas.data import open_data
-from nas.events import EpochFinished, FinalistsStarted
-from nas.pipeline import resume_events, search, search_events
-from nas.storage import Place, open_storage
-from nas.study import load_study
+from nas.data.config import DataConfig
+from nas.pipeline.events import EpochFinished, FinalistsStarted
+from nas.pipeline.search import resume_events, search, search_events
+from nas.study.storage import Place, open_storage
+from nas.study.study import load_study
 
 ATTACKS = {"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 2, "step_size": 0.5}}
 TINY = {
@@ -123,7 +123,7 @@ def own(tmp_path, tiny):
 @pytest.fixture
 def no_surfaces(monkeypatch):
     """Leaves out of reports what asks networks again: it takes as long as all else in them, and has tests of its own."""
-    monkeypatch.setattr("nas.report.page.open_bundles", lambda bundles: ({}, {}))
+    monkeypatch.setattr("nas.reports.page.open_bundles", lambda bundles: ({}, {}))
 
 
 @pytest.fixture(scope="session")

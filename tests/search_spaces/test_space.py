@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from search_spaces import SPACES, Choice, SearchSpace, cell201, cell_space, darts, macro, mlp, nasnet, robnet
-from search_spaces.skeleton import Cell
+from search_spaces.cells.skeleton import Cell
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (3, 28, 20)]
 

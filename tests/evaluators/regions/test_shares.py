@@ -6,7 +6,7 @@ import torch
 from scipy.stats import beta
 
 from evaluators import L2, Linf
-from evaluators.curve import binomial_interval
+from evaluators.curves.error_curves import binomial_interval
 from evaluators.regions.shares import ball_shares
 
 

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 from nas.pareto import hypervolume
 from nas.samplers import SAMPLERS, Random, Surrogate
-from nas.samplers.ensemble import distances_to, fit
+from nas.samplers.gaussian_process import distances_to, fit
 from search_spaces import SPACES, cell201, darts
 
 MIXED = (("x", 1, True), (1.0, None, 2), (False, 0, 0.0, "0"), 4, 4, 4, 4)

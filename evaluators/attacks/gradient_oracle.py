@@ -1,0 +1,233 @@
+"""The network as an attack sees it: it answers with gradients, and remembers what was found."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Literal, final
+
+import torch
+
+from evaluators.engine.batches import forward
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from evaluators.attacks.losses import Loss
+    from evaluators.norms import Norm
+
+
+Keep = Literal["nothing", "first", "nearest"]
+
+
+class AllFooledError(Exception):
+    """Raised to leave an attack's loop when every image of the batch has been fooled."""
+
+
+@final
+class CleanGradients:
+    """Gradients at clean images, taken once: walks that begin there begin alike at every epsilon of a curve.
+
+    Attributes:
+        x: All the images, (N, ...).
+        images: Indices of those that it answers for, (M,).
+    """
+
+    def __init__(self, x: Tensor, images: Tensor, kept: dict[Loss, tuple[Tensor, Tensor, Tensor]] | None = None) -> None:
+        self.x, self.images = x, images
+        self._kept = {} if kept is None else kept
+
+    def select(self, index: Tensor) -> CleanGradients:
+        """Returns the same memory for some of the images, by their index in x, (K,)."""
+        return CleanGradients(self.x, index, self._kept)
+
+    def take(self, places: Tensor, loss: Loss, ask: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Returns the loss at some images, (K,), and its gradient, (K, ...).
+
+        Args:
+            places: Their places in `images`, (K,).
+            loss: What to differentiate.
+            ask: Answers for those whose gradient is not known, given their places.
+        """
+        if loss not in self._kept:
+            known = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
+            self._kept[loss] = self.x.new_zeros(len(self.x)), torch.zeros_like(self.x), known
+        values, gradients, known = self._kept[loss]
+        images = self.images[places]
+        new = ~known[images]
+        if bool(new.any()):
+            values[images[new]], gradients[images[new]] = ask(places[new])
+            known[images[new]] = True
+        return values[images], gradients[images]
+
+
+@final
+class Target:
+    """A network, the images under attack (N, ...), their labels (N,) and the ball in which they may move.
+
+    An attack asks it for gradients, losses and logits at points of its choice, always for the whole batch. Where `keep` is
+    "first", an image that was fooled costs nothing more: its gradient is zero, and the point that fooled it is kept. So a
+    loop reads as in its paper and yet never works on an image whose answer is known. Where `keep` is "nearest", nothing is
+    dropped, and of all points asked about that fool, the nearest to the image is kept: the answer of a minimum-norm attack.
+
+    Attributes:
+        labels: The true labels, (N,).
+        fooled: Which images were seen misclassified inside the ball, (N,) bool.
+        points: The point kept of each fooled image, (N, ...); the clean image elsewhere.
+        sizes: Size of the perturbation that leads to that point, (N,); infinite elsewhere.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        norm: Norm,
+        epsilon: Tensor,
+        *,
+        keep: Keep,
+        one_pass: int | None = None,
+        clean: CleanGradients | None = None,
+    ) -> None:
+        self._network, self._x, self.labels = network, x, y
+        self._one_pass, self._clean = one_pass or max(1, len(x)), clean
+        self._norm, self._epsilon = norm, epsilon.flatten()
+        self._keep = keep
+        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.points = x if keep == "nothing" else x.clone()
+        self.sizes = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
+
+    def gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
+        """Returns the gradient of the loss at points (N, ...), shaped alike; zero where the image is dropped.
+
+        Args:
+            points: Where to take it.
+            loss: Function of logits, labels and, where given, `classes`.
+            classes: Further class indices for the loss, (N,) each: the classes that a targeted loss goes towards.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        return self.value_and_gradient(points, loss, *classes)[1]
+
+    def value_and_gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the loss at points, (N,), and its gradient, (N, ...); infinite and zero where the image is dropped.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        if self._keep == "nothing":
+            value, gradient, _ = self._ask(points, loss, self.labels, *classes)
+            return value, gradient
+        left = self._left()
+        if points is self._x and self._clean is not None and not classes:
+            # Attacked images are classified rightly: there is nothing to remember.
+            found, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
+        else:
+            found, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
+            self._remember(left, points[left], logits)
+        values = points.new_full((len(points),), math.inf).index_copy_(0, left, found.to(points.dtype))
+        return values, torch.zeros_like(points).index_copy_(0, left, gradient)
+
+    def value(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
+        """Returns the loss at points (N, ...), (N,), at the cost of no gradient; infinite where the image is dropped.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        left = self._left()
+        logits = self._logits(points, left)
+        values = loss(logits, self.labels[left], *(c[left] for c in classes))
+        return points.new_full((len(points),), math.inf).index_copy_(0, left, values.to(points.dtype))
+
+    def logits(self, points: Tensor) -> Tensor:
+        """Returns the logits at points (N, ...), (N, K), at the cost of no gradient; zero where the image is dropped.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        left = self._left()
+        logits = self._logits(points, left).to(points.dtype)
+        return logits.new_zeros(len(points), logits.shape[1]).index_copy_(0, left, logits)
+
+    def wrong(self, points: Tensor) -> Tensor:
+        """Returns whether points (N, ...) are misclassified, (N,) bool, and nothing else; True where the image is dropped.
+
+        Raises:
+            AllFooledError: no image is left; `Attack` catches it.
+        """
+        left = self._left()
+        decisions = misclassified(self._logits(points, left), self.labels[left])
+        return torch.ones_like(self.fooled).index_copy_(0, left, decisions)
+
+    def _left(self) -> Tensor:
+        """Returns the indices of the images that are not dropped."""
+        if self._keep != "first":
+            return torch.arange(len(self.fooled), device=self.fooled.device)
+        left = (~self.fooled).nonzero().squeeze(1)
+        if len(left) == 0:
+            raise AllFooledError
+        return left
+
+    def _logits(self, points: Tensor, left: Tensor) -> Tensor:
+        logits = forward(self._network, points[left], self._one_pass)
+        if self._keep != "nothing":
+            self._remember(left, points[left], logits)
+        return logits
+
+    def _ask(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the loss at points, its gradient, and the logits, in passes that fit."""
+        if len(points) <= self._one_pass:
+            return self._pass(points, loss, *classes)
+        parts = zip(*(tensor.split(self._one_pass) for tensor in (points, *classes)), strict=True)
+        values, gradients, logits = zip(*(self._pass(part, loss, *rest) for part, *rest in parts), strict=True)
+        return torch.cat(values), torch.cat(gradients), torch.cat(logits)
+
+    def _pass(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        points = points.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self._network(points.clone())  # For a first layer that works in place.
+            values = loss(logits, *classes)
+            if not values.requires_grad:  # No path leads from the pixels to the logits.
+                return values, torch.zeros_like(points), logits
+            (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
+        return values.detach(), (torch.zeros_like(points) if gradient is None else usable(gradient)), logits.detach()
+
+    def _remember(self, left: Tensor, points: Tensor, logits: Tensor) -> None:
+        wrong = misclassified(logits, self.labels[left]).nonzero().squeeze(1)
+        if len(wrong) == 0:  # As in most steps of most attacks: there is nothing to measure.
+            return
+        images, points = left[wrong], points[wrong]
+        size = self._norm.size(points - self._x[images])
+        # A loop may query points outside the ball (momentum, finite differences): those prove nothing.
+        hit = (size <= self._epsilon[images] * (1 + 1e-5) + 1e-7) & (size < self.sizes[images])
+        hit &= (points.flatten(1).amin(1) >= 0) & (points.flatten(1).amax(1) <= 1)
+        images = images[hit]
+        self.fooled[images] = True
+        self.points[images] = points[hit]
+        self.sizes[images] = size[hit]
+
+
+def misclassified(logits: Tensor, y: Tensor) -> Tensor:
+    """Returns whether logits (N, K) decide otherwise than labels (N,), (N,) bool; one that is not finite decides nothing.
+
+    So a network that breaks down within the ball does not count as robust there.
+    """
+    return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
+
+
+def usable(gradient: Tensor) -> Tensor:
+    """Returns gradients (N, ...) with zeros where they are not finite, for a step along NaN would lead nowhere."""
+    if bool(gradient.sum().isfinite()):
+        return gradient
+    finite = gradient.isfinite()
+    if not bool(finite.all()):
+        count = int((~finite).flatten(1).any(1).sum())
+        warnings.warn(
+            f"the network's gradient is not finite at {count} of {len(gradient)} points, and taken as zero there; "
+            "square roots and norms have no gradient at 0: add a little under the root",
+            stacklevel=2,
+        )
+    return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -1,0 +1,1 @@
+"""Error curves and power laws, computed from stored radii."""

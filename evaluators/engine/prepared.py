@@ -1,0 +1,85 @@
+"""A network and the images on which it is measured, made ready once for all attacks."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor, nn
+
+from evaluators.engine.batches import FORWARD_ONLY, Batches, find_batches
+from evaluators.engine.fast_inference import WORTH_FOLDING, inference
+from evaluators.engine.input_checks import check_images, check_labels, check_logits, check_module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """What all attacks share.
+
+    Attributes:
+        network: In the form in which it runs fastest; frozen.
+        x: Clean images, (N, ...).
+        y: True labels, (N,).
+        logits: Of the clean images, (N, K).
+        batches: How the images are split.
+    """
+
+    network: nn.Module
+    x: Tensor
+    y: Tensor
+    logits: Tensor
+    batches: Batches
+
+    def right(self) -> Tensor:
+        """Returns whether each clean image is classified rightly, (N,) bool."""
+        return self.logits.argmax(1) == self.y
+
+
+@contextmanager
+def subject(
+    network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = WORTH_FOLDING
+) -> Iterator[Subject]:
+    """Yields a network made ready to be attacked on images x (N, ...) with labels y (N,), and leaves it as it was.
+
+    Args:
+        network: Maps images to logits (N, K).
+        x: Clean images.
+        y: True labels, int64.
+        batch_size: Images in one pass through the network; found from the memory that one image needs if None.
+        attempts: At how many epsilons, by how many attacks, each image will be attacked: little work is done on the
+            network as it is.
+
+    Raises:
+        TypeError: network, x or y has the wrong type.
+        ValueError: x or y is out of range, batch_size is below 1, or the network's output is not (N, K) finite logits.
+    """
+    check_module(network)
+    check_images(x)
+    with inference(network, x, attempts * len(x)) as fast:
+        batches = find_batches(fast, x)[0] if batch_size is None else Batches(batch_size)
+        logits = predict(fast, x, batches)
+        check_labels(y, len(x), logits.shape[1])
+        yield Subject(fast, x, y, logits, batches)
+
+
+def predict(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Tensor:
+    """Returns the logits (N, K) of images x (N, ...), without gradients, in the mode in which the network is.
+
+    Raises:
+        ValueError: the network's output is not (N, K) finite logits.
+    """
+
+    def work(index: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = network(x[index])
+        check_logits(logits, len(index))
+        return logits
+
+    index = torch.arange(len(x), device=x.device)
+    return torch.cat([logits for _, logits in (batches or Batches(FORWARD_ONLY)).over(index, work)])

@@ -1,0 +1,120 @@
+"""The robustness profile: every measurement of one network on one split, as plain data, and its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from evaluators.curves.alternatives import Alternative
+from evaluators.curves.error_curves import Floats, stands_in, worst_case
+from evaluators.curves.power_law import PowerLaw
+from evaluators.curves.scalars import error_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from evaluators.attacks import Attack
+
+SCHEMA = "hardcell-profile/2"
+
+
+@final
+@dataclass(frozen=True)
+class RobustnessProfile:
+    """Everything measured of one network on one split.
+
+    Attributes:
+        record: The content of profile.json: `schema`, `dataset`, `split`, `n`, `clean_error`, `attacks`, `margins`,
+            `checks`, `cost`, `seed`.
+        radii: One radius an image, (N,), by attack name: the content of radii.npz.
+    """
+
+    record: dict[str, Any]
+    radii: dict[str, Floats] = field(repr=False)
+
+    def error_at(self, epsilon: float, norm: str = "linf") -> float:
+        """Returns the adversarial error at epsilon under the worst case over the attacks of one norm.
+
+        Raises:
+            ValueError: no attack of that norm was run, or none was run at that epsilon.
+        """
+        worst, grid = self.worst_case(norm), self.epsilons(norm)
+        if epsilon != 0 and not stands_in(epsilon, grid):
+            raise ValueError(f"{norm} epsilon {epsilon:g} was not measured; these were: {grid}")
+        return error_at(worst, epsilon)
+
+    def epsilons(self, norm: str = "linf") -> list[float]:
+        """Returns the epsilons at which the attacks of one norm were run, ascending; none without such an attack."""
+        entries = self.record["attacks"].values()
+        return sorted({epsilon for e in entries if e["config"]["norm"] == norm for epsilon in e["epsilons"]})
+
+    def worst_case(self, norm: str = "linf") -> Floats:
+        """Returns each image's smallest radius over the attacks of one norm, (N,).
+
+        Raises:
+            ValueError: no attack of that norm was run.
+        """
+        names = [name for name, entry in self.record["attacks"].items() if entry["config"]["norm"] == norm]
+        if not names:
+            raise ValueError(f"no {norm} attack in this profile; it has {', '.join(self.radii)}")
+        return worst_case([self.radii[name] for name in names])
+
+    def failed_checks(self) -> list[str]:
+        """Returns the names of the checks that failed."""
+        return [check["name"] for check in self.record["checks"] if not check["passed"]]
+
+
+def check_names(attacks: Mapping[str, Attack]) -> None:
+    """Checks that there are attacks and that their names can name arrays in a file.
+
+    Raises:
+        ValueError: there is none, or a name is taken by numpy's writer.
+    """
+    if not attacks:
+        raise ValueError("attacks must name at least one attack")
+    for name in attacks:
+        if name in ("file", "args", "kwds", "allow_pickle"):
+            raise ValueError(
+                f"attacks must not be named {name!r}, which numpy's writer keeps for itself; choose another name"
+            )
+
+
+def save_profile(found: RobustnessProfile, folder: Path) -> None:
+    """Writes profile.json and radii.npz into a folder that exists."""
+    (folder / "profile.json").write_text(json.dumps(found.record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    np.savez_compressed(folder / "radii.npz", **found.radii)  # type: ignore[arg-type]  # numpy's stub takes no mapping
+
+
+def load_profile(folder: Path) -> RobustnessProfile:
+    """Returns the profile that was saved into a folder.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: profile.json is not one of ours.
+    """
+    record = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"{folder / 'profile.json'}: schema must be '{SCHEMA}'")
+    with np.load(folder / "radii.npz", allow_pickle=False) as arrays:
+        return RobustnessProfile(record, {name: arrays[name] for name in record["attacks"]})
+
+
+def fitted(entry: Mapping[str, Any]) -> PowerLaw | None:
+    """Returns the power law of one attack's entry in a record, or None where it holds a reason instead."""
+    law = entry["power_law"]
+    if "reason" in law:
+        return None
+    return PowerLaw(
+        exponent=law["exponent"],
+        exponent_interval=(law["exponent_interval"][0], law["exponent_interval"][1]),
+        prefactor=law["prefactor"],
+        window=(law["window"][0], law["window"][1]),
+        n=law["n"],
+        p_value=law["p_value"],
+        saturated=law["saturated"],
+        alternatives={name: Alternative(**form) for name, form in law["alternatives"].items()},
+    )

@@ -1,0 +1,1 @@
+"""Paired tests, corrections for multiple tests, rank correlations, heterogeneity of exponents."""

@@ -1,0 +1,30 @@
+"""Many tests at once: p-values corrected for their number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evaluators.curves.error_curves import Floats
+
+
+def holm(p_values: Sequence[float]) -> Floats:
+    """Returns p-values (P,) corrected for their number, (P,): those below a level are wrong together no oftener than that.
+
+    Raises:
+        ValueError: one of them is not between 0 and 1.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    outside = values[~((values >= 0) & (values <= 1))]
+    if len(outside):
+        raise ValueError(f"p-values must be between 0 and 1, got {outside[0]:g}")
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty_like(values)
+    corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1.0)
+    return corrected

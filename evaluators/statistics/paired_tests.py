@@ -1,0 +1,189 @@
+"""Is one network more robust than another? Paired tests on the same images, at one epsilon and over whole curves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri
+from scipy.stats import binomtest
+
+from evaluators.curves.error_curves import ROUNDING, check_confidence, check_radii
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evaluators.curves.error_curves import Floats
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks on the same images at one epsilon.
+
+    Attributes:
+        difference: Adversarial error of the first minus that of the second: negative where the first is more robust.
+        interval: Tango's score interval of the difference.
+        p_value: Of the exact McNemar test, two-sided: how often equal networks would differ as much.
+        n: Number of images.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    n: int
+
+    def verdict(self, level: float = 0.05) -> str:
+        """Returns 'more robust', 'less robust' or 'not distinguishable' for the first network."""
+        return _verdict(-self.difference, self.p_value, level)
+
+
+@final
+@dataclass(frozen=True)
+class RadiiComparison:
+    """Two networks on the same images over all epsilons.
+
+    Attributes:
+        effect: Share of the images whose radius is larger under the first network, minus the share of those whose radius is
+            larger under the second, in [-1, 1]: positive where the first is more robust.
+        interval: Tango's score interval of the effect.
+        p_value: Of the exact sign test, two-sided: how often equal networks would differ as much.
+        median_ratio: Median radius of the first over that of the second; None unless both are finite and above 0.
+        ties: Number of images whose radii cannot be told apart.
+        n: Number of images.
+    """
+
+    effect: float
+    interval: tuple[float, float]
+    p_value: float
+    median_ratio: float | None
+    ties: int
+    n: int
+
+    def verdict(self, level: float = 0.05) -> str:
+        """Returns 'more robust', 'less robust' or 'not distinguishable' for the first network."""
+        return _verdict(self.effect, self.p_value, level)
+
+
+def compare(first: Floats, second: Floats, epsilon: float, confidence: float = 0.95) -> Comparison:
+    """Returns the comparison of two networks' adversarial errors at epsilon, from their radii (N,) on the same images.
+
+    The p-value is exact and the interval is not: where p is near 0.05 they may disagree on whether there is a difference.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
+
+    Raises:
+        ValueError: the two have different numbers of images or none, a radius or epsilon is negative or NaN, or confidence
+            is not between 0 and 1.
+    """
+    first, second = _paired(first, second)
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be at least 0, got {epsilon:g}")
+    wrong_first, wrong_second = first <= epsilon * ROUNDING, second <= epsilon * ROUNDING
+    only_first = int((wrong_first & ~wrong_second).sum())
+    only_second = int((wrong_second & ~wrong_first).sum())
+    return Comparison(
+        difference=(only_first - only_second) / len(first),
+        interval=paired_interval(only_first, only_second, len(first), confidence),
+        p_value=_sign_test(only_first, only_second),
+        n=len(first),
+    )
+
+
+def compare_radii(
+    first: Floats, second: Floats, epsilons: Sequence[float] | None = None, confidence: float = 0.95
+) -> RadiiComparison:
+    """Returns the comparison of two networks over all epsilons, from their radii (N,) on the same images.
+
+    The test asks which of the two networks needs the larger perturbation, image by image: the sign test on the radii. It is
+    exact whatever the radii are: it wants no size of a difference, which a radius of 0 (wrong when clean), a grid and an
+    infinity (censored: fooled somewhere beyond the largest epsilon) do not have, and it is the same in any units and on
+    any scale of epsilon. Equal radii are ties and say nothing: both wrong when clean, both in one cell, both never fooled.
+    Tests on the ranks of the differences (Wilcoxon, or Prentice's for censored pairs) have more power where few radii are
+    censored, but their verdict depends on the scale (epsilon or its logarithm) and on how ties are scored.
+
+    At one common epsilon it is the McNemar test of `compare`.
+
+    Args:
+        first: Radii of the first network.
+        second: Radii of the second, on the same images.
+        epsilons: Those at which both networks were measured, where their grids differ: a radius counts as the next of them,
+            for on a coarser grid or a shorter one a network looks more robust than it is. None where both radii are exact
+            or lie on one grid.
+        confidence: Of the effect's interval.
+
+    Raises:
+        ValueError: the two have different numbers of images or none, a radius or an epsilon is negative or NaN, no epsilon
+            is above 0, or confidence is not between 0 and 1.
+    """
+    first, second = _paired(first, second)
+    if epsilons is not None:
+        first, second = _round_up(first, epsilons), _round_up(second, epsilons)
+    larger, smaller = int((first > second).sum()), int((first < second).sum())
+    medians = float(np.median(first)), float(np.median(second))
+    return RadiiComparison(
+        effect=(larger - smaller) / len(first),
+        interval=paired_interval(larger, smaller, len(first), confidence),
+        p_value=_sign_test(larger, smaller),
+        median_ratio=medians[0] / medians[1] if all(0 < median < math.inf for median in medians) else None,
+        ties=len(first) - larger - smaller,
+        n=len(first),
+    )
+
+
+def paired_interval(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the score interval of the difference of two paired shares, given the pairs that count for one of them alone.
+
+    Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
+    Statistics in Medicine 17, 1998.
+
+    Raises:
+        ValueError: confidence is not between 0 and 1.
+    """
+    check_confidence(confidence)
+    z = float(ndtri(0.5 + confidence / 2))
+
+    def score(difference: float) -> float:
+        """Returns how many standard errors the observed difference lies above this one."""
+        # The share of pairs that count for the second alone, of greatest likelihood given the difference.
+        b = (2 * n - only_first + only_second) * difference - only_first - only_second
+        c = -only_second * difference * (1 - difference)
+        second = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
+        variance = n * max(2 * second + difference * (1 - difference), 1e-12)
+        return (only_first - only_second - n * difference) / math.sqrt(variance)
+
+    found = (only_first - only_second) / n
+    low = -1.0 if only_second == n else brentq(lambda difference: score(difference) - z, -1.0, found)
+    high = 1.0 if only_first == n else brentq(lambda difference: score(difference) + z, found, 1.0)
+    return float(low), float(high)
+
+
+def _paired(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    if len(first) != len(second):
+        raise ValueError(f"radii must belong to the same images, got {len(first)} and {len(second)}")
+    return check_radii(first), check_radii(second)
+
+
+def _round_up(radii: Floats, epsilons: Sequence[float]) -> Floats:
+    grid = np.unique(np.asarray(epsilons, dtype=np.float64))
+    if not (grid >= 0).all():
+        raise ValueError(f"epsilons must be at least 0, got {grid[~(grid >= 0)][0]:g}")
+    grid = grid[grid > 0]
+    if len(grid) == 0:
+        raise ValueError("epsilons must hold at least one above 0, at which both networks were measured")
+    # The tolerance is for radii stored in less precision than their grid.
+    rounded: Floats = np.append(grid, np.inf)[np.searchsorted(grid * (1 + 1e-6), radii)]
+    return np.where(radii > 0, rounded, 0.0)
+
+
+def _sign_test(one: int, other: int) -> float:
+    return float(binomtest(one, one + other).pvalue) if one + other else 1.0
+
+
+def _verdict(advantage: float, p_value: float, level: float) -> str:
+    if p_value >= level or advantage == 0:
+        return "not distinguishable"
+    return "more robust" if advantage > 0 else "less robust"

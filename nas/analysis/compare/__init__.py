@@ -1,0 +1,1 @@
+"""Comparison of several networks on the same images."""

@@ -1,0 +1,260 @@
+"""Comparing several networks on the same images: their error curves, paired tests, transfer, disagreement."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evaluators import (
+    PGD,
+    Ensemble,
+    MinimumNorm,
+    adaptive_epsilons,
+    compare,
+    compare_radii,
+    disagreement,
+    fit_power_law,
+    margins,
+)
+from evaluators.engine.frozen import frozen
+from evaluators.engine.input_checks import check_epsilons
+from evaluators.engine.prepared import predict, subject
+from evaluators.radius import measure
+from evaluators.regions.sampling import affordable_samples
+from evaluators.statistics.multiple_testing import holm
+from evaluators.transferability.matrix import TooFewImagesError, TransferMatrix, right_under_all, transfer_matrix
+from nas.analysis.compare.result import NetworkComparison, NoTransfer, PairTest
+from nas.analysis.fit import check_fit
+from nas.analysis.network_source import name_networks, searched_epsilons
+from nas.analysis.networks import open_network
+from nas.data import open_test
+from nas.device import open_device, set_threads
+from nas.errors import ConfigError, HardcellError, NetworkError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import nn
+
+    from evaluators import Attack
+    from evaluators.curves.error_curves import Floats
+    from nas.analysis.compare.config import CompareConfig
+    from nas.data import Split
+
+    Progress = Callable[[str, float], None]
+
+# An epsilon that was chosen gives way to one that was named, or to another that was chosen, this near to it.
+NEAR, APART = 0.05, 0.3
+# Disagreement is looked for around so many images, at so many points of each ball, or fewer of large images, which take long
+# to draw; the balls are of so many times an epsilon.
+CENTRES, POINTS, MULTIPLES = 50, 40, (0.0, 0.5, 1.0, 2.0)
+
+
+def compare_networks(
+    sources: Sequence[str],
+    config: CompareConfig,
+    *,
+    names: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> NetworkComparison:
+    """Returns how several networks compare on the test split of some data.
+
+    Their radii are measured on one grid: that of each network's own first-order radii, all together, for on a coarser or a
+    shorter grid than the other's a network would look more robust than it is.
+
+    Args:
+        sources: The networks, at least two, as `open_network` takes them.
+        config: The settings.
+        names: Of the networks, in their order; where there are none, the bundles' own names and those of the files.
+        progress: Called with what is being done and the share of the whole that is done, between 0 and 1.
+
+    Raises:
+        NetworkError: there is but one network, or one of them twice; a network cannot be opened, does not go together with
+            the images or with the others, or fails under attack.
+        ConfigError: the names or settings do not go together with the networks or the images.
+        DataError: the images cannot be used.
+        RunError: there is no such device.
+    """
+    named = name_networks(sources, names)
+    networks = {name: open_network(source) for name, source in named.items()}
+    device = open_device(config.device)
+    data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
+    test = open_test(data).first(config.images).to(device)
+    set_threads(config.threads, test.x[0, 0].numel())
+    _check_epsilons(config, test)
+    for name, network in networks.items():
+        check_fit(named[name], network.to(device), test, data.path or data.name)
+    missing = _clean_pass(named, networks, test)
+    crafting = crafting_attacks(config.attacks)
+    transfers: dict[str, TransferMatrix | NoTransfer] = {} if missing is None else dict.fromkeys(crafting, missing)
+    left = [name for name in crafting if name not in transfers]
+    stages = [*(f"first-order radii of {name}" for name in named), *named, *(f"transfer by {name}" for name in left)]
+    stages.append("disagreement")
+
+    def part(stage: str) -> Callable[[float], None]:
+        before = stages.index(stage)
+        return lambda share: None if progress is None else progress(stage, (before + share) / len(stages))
+
+    norm = next(iter(config.attacks.values())).norm
+    first_order = {}
+    for name, network in networks.items():
+        part(f"first-order radii of {name}")(0.0)
+        with _blamed_on(named[name]):
+            first_order[name] = margins(network, test.x, test.y, [norm]).radii[norm.name]
+    largest = norm.largest(test.x[0].numel())
+    chosen = config.epsilons or _suited(first_order, searched_epsilons(sources, norm.name), largest)
+    epsilons = sorted(set(chosen))
+    grid = common_grid(first_order, largest, epsilons)
+    radii = {}
+    for name, network in networks.items():
+        with _blamed_on(named[name]):
+            radii[name] = _worst_case(network, test, config, grid, part(name))
+    for name in left:
+        with _blamed_on("transfer"):
+            transfers[name] = _transfer(networks, test, crafting[name], epsilons, config.seed, part(f"transfer by {name}"))
+    part("disagreement")(0.0)
+    with _blamed_on("disagreement"):
+        centres, sizes = test.x[:CENTRES], sorted({min(multiple * chosen[0], largest) for multiple in MULTIPLES})
+        points = affordable_samples(norm, centres[0].numel(), len(centres) * len(sizes), POINTS)
+        parted = disagreement(list(networks.values()), centres, norm, sizes, samples=points, seed=config.seed)
+    return NetworkComparison(
+        sources=named,
+        data=data.name,
+        data_hash=test.hash,
+        attacks=config.attacks,
+        epsilons=tuple(epsilons),
+        grid=tuple(grid),
+        radii=radii,
+        laws={name: fit_power_law(found, grid) for name, found in radii.items()},
+        at_epsilon=tests_at_epsilon(radii, epsilons),
+        over_all=tests_over_all(radii),
+        transfers=transfers,
+        disagreement=parted,
+        seed=config.seed,
+    )
+
+
+def _check_epsilons(config: CompareConfig, test: Split) -> None:
+    norm = next(iter(config.attacks.values())).norm
+    try:
+        check_epsilons(sorted(set(config.epsilons or (0.0,))), norm.largest(test.x[0].numel()))
+    except ValueError as error:
+        raise ConfigError([f"compare: epsilons: {error}"]) from error
+
+
+def _clean_pass(named: Mapping[str, str], networks: Mapping[str, nn.Module], test: Split) -> NoTransfer | None:
+    """Returns why transfer cannot be measured, if so, before any attack: too few images are right under all networks.
+
+    Raises:
+        NetworkError: the networks have different numbers of logits, or one of them fails on the images.
+    """
+    logits = {}
+    for name, network in networks.items():
+        with _blamed_on(named[name]), frozen(network):
+            logits[name] = predict(network, test.x)
+    classes = {name: found.shape[1] for name, found in logits.items()}
+    if len(set(classes.values())) > 1:
+        told = ", ".join(f"{name} has {count}" for name, count in classes.items())
+        raise NetworkError(f"the networks were made for different classes, by their numbers of logits: {told}")
+    try:
+        right_under_all({name: found.argmax(1) == test.y for name, found in logits.items()})
+    except TooFewImagesError as error:
+        return NoTransfer(str(error))
+    return None
+
+
+def _transfer(
+    networks: Mapping[str, nn.Module],
+    test: Split,
+    attack: Attack,
+    epsilons: Sequence[float],
+    seed: int,
+    progress: Callable[[float], None],
+) -> TransferMatrix | NoTransfer:
+    try:
+        return transfer_matrix(networks, test.x, test.y, attack, epsilons, seed=seed, progress=progress)
+    except TooFewImagesError as error:  # Rounded otherwise than in the clean pass, an image may be wrong after all.
+        return NoTransfer(str(error))
+
+
+@contextmanager
+def _blamed_on(source: str) -> Iterator[None]:
+    """Turns what goes wrong in a measurement into a message."""
+    try:
+        yield
+    except HardcellError:
+        raise
+    except Exception as error:  # A network of someone else's may raise anything, on any image.
+        raise NetworkError(f"{source}: cannot be measured: {first_line(error)}") from error
+
+
+def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
+    """Returns the attacks that run to their end instead of stopping where they fool; PGD where there is none."""
+    found = {name: attack for name, attack in attacks.items() if not isinstance(attack, Ensemble | MinimumNorm)}
+    return found or {"pgd": PGD(norm=next(iter(attacks.values())).norm)}
+
+
+def _suited(first_order: Mapping[str, Floats], wanted: Sequence[float], largest: float) -> list[float]:
+    """Returns a few epsilons: those wanted, and about where the quartiles of all first-order radii lie."""
+    pooled = np.concatenate(list(first_order.values()))
+    usable = pooled[(pooled > 0) & np.isfinite(pooled)]
+    chosen = list(wanted)
+    for share in (0.5, 0.25, 0.75) if len(usable) else ():
+        epsilon = min(float(f"{np.quantile(usable, share):.1g}"), largest)
+        if not any(math.isclose(epsilon, other, rel_tol=APART) for other in chosen):
+            chosen.append(epsilon)
+    return chosen or [largest]  # Where no network has gradients.
+
+
+def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Sequence[float]) -> list[float]:
+    """Returns the grid on which networks are compared: what suits each of them, all together, and the epsilons wanted.
+
+    Args:
+        first_order: First-order radii, (N,), by network.
+        largest: The largest epsilon that makes sense.
+        epsilons: Those wanted; what lies near to one gives way to it.
+    """
+    suited = {epsilon for radii in first_order.values() for epsilon in adaptive_epsilons(radii, largest)}
+    apart = {e for e in suited if not any(math.isclose(e, wanted, rel_tol=NEAR) for wanted in epsilons)}
+    return sorted({*apart, *epsilons})
+
+
+def _worst_case(
+    network: nn.Module, test: Split, config: CompareConfig, grid: Sequence[float], progress: Callable[[float], None]
+) -> Floats:
+    """Returns each image's smallest radius over the attacks, (N,): each is given only what those before left standing."""
+    known = None
+    with subject(network, test.x, test.y, attempts=len(grid) * len(config.attacks)) as ready:
+        for place, attack in enumerate(config.attacks.values()):
+            known = measure(
+                ready,
+                attack,
+                grid,
+                seed=config.seed,
+                known=known,
+                progress=lambda share, place=place: progress((place + share) / len(config.attacks)),  # type: ignore[misc]
+            )
+    assert known is not None
+    return known.numpy()
+
+
+def tests_at_epsilon(radii: Mapping[str, Floats], epsilons: Sequence[float]) -> tuple[PairTest, ...]:
+    """Returns the paired tests of all pairs of networks at each epsilon, corrected for their number."""
+    cells = [(a, b, epsilon) for epsilon in epsilons for a, b in combinations(radii, 2)]
+    found = [compare(radii[a], radii[b], epsilon) for a, b, epsilon in cells]
+    corrected = holm([one.p_value for one in found])
+    return tuple(PairTest(*cell, one, float(p)) for cell, one, p in zip(cells, found, corrected, strict=True))
+
+
+def tests_over_all(radii: Mapping[str, Floats]) -> tuple[PairTest, ...]:
+    """Returns the paired tests of the radii of all pairs of networks, corrected for their number."""
+    pairs = list(combinations(radii, 2))
+    found = [compare_radii(radii[a], radii[b]) for a, b in pairs]
+    corrected = holm([one.p_value for one in found])
+    return tuple(PairTest(a, b, None, one, float(p)) for (a, b), one, p in zip(pairs, found, corrected, strict=True))

@@ -1,0 +1,60 @@
+"""Checks that a network takes the images and has a logit for each label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from evaluators.engine.frozen import frozen
+from evaluators.engine.input_checks import check_logits
+from nas.errors import NetworkError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nas.data import Split
+
+
+def check_fit(source: str, network: nn.Module, test: Split, data: str) -> None:
+    """Checks that a network takes images and has a logit for each label.
+
+    Args:
+        source: The network's name.
+        network: On the images' device.
+        test: Images and labels.
+        data: The images' name.
+
+    Raises:
+        NetworkError: it does not.
+    """
+    channels, height, width = test.x.shape[1:]
+    images = f"the images of {data}, {channels} x {height} x {width} (channels, height, width)"
+    with frozen(network):
+        logits = _logits(network, test.x[:1], f"{source}: cannot take {images}")
+        _logits(network, test.x[:3], f"{source}: takes one image at a time; let it take (N, {channels}, {height}, {width})")
+    if not isinstance(logits, torch.Tensor):
+        raise NetworkError(
+            f"{source}: must return logits, a tensor (N, K), got {type(logits).__name__}; wrap it in a module that returns "
+            "the logits alone"
+        )
+    try:
+        check_logits(logits, 1)
+    except (TypeError, ValueError) as error:
+        raise NetworkError(f"{source}: {error}") from error
+    classes, largest = logits.shape[1], int(test.y.max())
+    if largest >= classes:
+        raise NetworkError(
+            f"{source}: has {classes} logits, but the labels of {data} go from 0 to {largest}: it was made for other data"
+        )
+
+
+def _logits(network: nn.Module, x: Tensor, message: str) -> object:
+    try:
+        with torch.no_grad():
+            logits: object = network(x.clone())  # A first layer may work in place.
+    except Exception as error:  # What a network raises on images of another shape depends on its layers.
+        graph = isinstance(network, torch.fx.GraphModule)
+        remedy = "; if it was exported for a fixed number of images, let dynamic_shapes make that torch.export.Dim('batch')"
+        raise NetworkError(f"{message}: {first_line(error)}{remedy if graph else ''}") from error
+    return logits

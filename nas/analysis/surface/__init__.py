@@ -1,0 +1,1 @@
+"""Response surfaces around one test image."""

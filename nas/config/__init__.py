@@ -1,0 +1,1 @@
+"""The settings of a run: schema, reading and writing YAML, names of metrics."""

@@ -1,0 +1,155 @@
+"""Config files: YAML and overrides to the settings of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from nas.config.evaluators import Table
+from nas.config.reader import Reader
+from nas.config.schema import Config
+from nas.config.writer import as_data
+from nas.data.config import DataConfig
+from nas.errors import ConfigError
+from nas.spaces.architectures import fault_of
+from nas.spaces.options import open_space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def parse_config(
+    data: Any,
+    *,
+    source: str = "config",
+    folder: Path | None = None,
+    overrides: Sequence[str] = (),
+    check_space: bool = True,
+) -> Config:
+    """Returns the config that plain data stands for; what it leaves out has its default.
+
+    Args:
+        data: What YAML holds: a mapping of sections, or None.
+        source: The name that error messages begin with.
+        folder: What relative paths are relative to.
+        overrides: `section.key=value`, each value in YAML, its paths relative to the working directory. They are applied
+            before anything is checked, so that they may mend what is faulty.
+        check_space: Make the space, to see that it can be made; not where a run is only looked at.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError([f"{source}: must be a mapping of sections, got {data!r}"])
+    typed = [_parsed(override) for override in overrides]
+    # Names first: settings belong to the thing that is named, in whatever order they were typed.
+    for keys, value in sorted(typed, key=lambda entry: entry[0][-1] != "name"):
+        data = _replaced(data, Config(), keys, value)
+    reader = Reader(source, folder, check_space, typed=[".".join(keys) for keys, _ in typed])
+    config = reader.settings(Config, data, "", Config())
+    if reader.faults:
+        raise ConfigError(list(dict.fromkeys(reader.faults)))
+    assert isinstance(config, Config)
+    if check_space and config.search.first:
+        space = open_space(config.space)
+        for number, architecture in enumerate(config.search.first):
+            fault = None if isinstance(architecture, Path) else fault_of(architecture, space)
+            if fault is not None:
+                reader.fault(f"search.first[{number}]", fault)
+        if reader.faults:
+            raise ConfigError(reader.faults)
+    if config.data.path is not None:
+        config = replace(config, data=replace(config.data, path=_absolute(reader, "data.path", config.data.path)))
+    if isinstance(config.evaluator, Table):
+        path = _absolute(reader, "evaluator.path", config.evaluator.path)
+        config = replace(config, evaluator=replace(config.evaluator, path=path))
+    return config
+
+
+def _absolute(reader: Reader, key: str, path: str) -> str:
+    """Returns the path that is written at a dotted key, made absolute."""
+    try:
+        return str(Path(reader.folder_of(key) or ".", Path(path).expanduser()).resolve())
+    except RuntimeError as error:
+        raise ConfigError([f"{reader.source_of(key)}: {key} {path!r}: {error}"]) from error
+
+
+def _parsed(override: str) -> tuple[list[str], Any]:
+    """Returns the keys and the value of a `section.key=value`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError([f"--set must be section.key=value, got {override!r}"])
+    try:
+        return keys, yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError([f"--set {dotted}: not YAML: {text!r}"]) from error
+
+
+def _replaced(base: Any, default: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """Returns a tree with the value at the end of the keys; a thing of another name keeps none of the old one's settings.
+
+    Args:
+        base: The tree as it was written; None where nothing was.
+        default: The settings that stand there where nothing is written; None where there are none.
+        keys: Where to put the value.
+        value: What takes the place of what was there.
+    """
+    if base is None and isinstance(default, Mapping):
+        base = as_data(default)
+    tree = base if isinstance(base, dict) else {} if base is None else {"name": base}
+    key, *rest = keys
+    if rest:
+        inner = vars(default).get(key) if is_dataclass(default) and "name" not in tree else None
+        return {**tree, key: _replaced(tree.get(key), inner, rest, value)}
+    # The sources of data share their settings, unlike the things that have a name and settings of their own.
+    if key == "name" and not isinstance(default, DataConfig):
+        return tree if value == tree.get("name", _name_of(default)) else {"name": value}
+    return {**tree, key: value}
+
+
+def _name_of(settings: Any) -> Any:
+    data = as_data(settings)
+    return data.get("name") if isinstance(data, dict) else data
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that holds a key twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Returns the mapping.
+
+        Raises:
+            ValueError: a key comes twice.
+        """
+        keys = [key.value for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1 and key != "<<"}
+        if twice:
+            raise ValueError(f"line {node.start_mark.line + 1}: keys that come twice: {', '.join(map(str, twice))}")
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = (), *, check_space: bool = True) -> Config:
+    """Returns the config in a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or has faults.
+    """
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: must be text in UTF-8"]) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from error
+    return parse_config(data, source=str(path), folder=path.resolve().parent, overrides=overrides, check_space=check_space)

@@ -1,0 +1,56 @@
+"""Names of metrics, and the rules for asking for them. All metrics are better when smaller."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from evaluators.curves.error_curves import stands_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+CHEAP_METRICS = ("parameters", "macs")
+
+
+# Measured for every trial, whatever the objective is.
+STANDARD_METRICS = (*CHEAP_METRICS, "clean_error", "adversarial_error")
+
+
+# Need the error curve on a grid: evaluation.epsilons.
+CURVE_METRICS = ("error_area", "negative_median_radius")
+
+
+METRICS = (*STANDARD_METRICS, *CURVE_METRICS, "first_order_error", "failed_checks")
+
+
+AT = "adversarial_error@"
+
+
+def epsilon_of(metric: str) -> float | None:
+    """Returns E of adversarial_error@E, the error at a chosen epsilon; None for other metrics, NaN where E is no number."""
+    if not metric.startswith(AT):
+        return None
+    try:
+        value, _, divisor = metric.removeprefix(AT).partition("/")
+        return float(value) / float(divisor or 1)
+    except (ValueError, ZeroDivisionError):
+        return float("nan")
+
+
+def is_metric(name: str) -> bool:
+    """Returns whether there is a metric of this name."""
+    return name in METRICS or math.isfinite(epsilon_of(name) or math.nan)
+
+
+def unmeasured(names: Iterable[str], grid: Sequence[float]) -> list[str]:
+    """Returns what is wrong with asking for metrics that need epsilons beyond this grid, in one sentence each."""
+    faults = []
+    for name in names:
+        at = epsilon_of(name)
+        if at is not None and not stands_in(at, grid):
+            faults.append(f"asks for {name}, so evaluation.epsilons must hold {name.removeprefix(AT)}")
+        if name in CURVE_METRICS and len(grid) < 2:
+            faults.append(f"asks for {name}, so evaluation.epsilons must hold the epsilons of an error curve")
+    return faults

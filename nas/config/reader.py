@@ -1,0 +1,369 @@
+"""Plain data onto the settings: every fault found, none of them guessed away.
+
+Strictness is the point: an unknown key, a wrong type or an unknown name is a fault, never a new attribute or a guess.
+A section with a name (a space, a recipe, an attack, a sampler, an executor) takes what is left out from that thing's own
+defaults; without a name its keys change the default thing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss
+from evaluators.norms import NORMS, Norm
+from nas.config.evaluators import EVALUATORS, EvaluatorConfig
+from nas.config.schema import Recorder
+from nas.errors import ConfigError
+from nas.executors import EXECUTORS, Executor
+from nas.resolve import absolute, resolve
+from nas.samplers import SAMPLERS, Sampler
+from nas.spaces.architectures import Start, read_architectures
+from nas.spaces.config import SpaceConfig
+from nas.spaces.options import (
+    annotations_of,
+    check_operation,
+    holds_operations,
+    is_plain,
+    open_space,
+    operation_name,
+    parameters_of,
+)
+from nas.training.recipes import RECIPES, Recipe
+from nas.validation import FaultsError
+from search_spaces import SPACES, Operation, SearchSpace
+
+Settings = TypeVar("Settings")
+
+# The kinds of things that YAML names, each with the table that stands beside its implementations.
+TABLES: dict[type, Mapping[str, object]] = {
+    Attack: ATTACKS,
+    Norm: NORMS,
+    Recipe: RECIPES,
+    Sampler: SAMPLERS,
+    Executor: EXECUTORS,
+    EvaluatorConfig: EVALUATORS,
+}
+_TYPE_NAMES: dict[Any, str] = {int: "int", float: "a number", str: "a string", bool: "true or false"}
+_UNIONS, _LISTS = (Union, types.UnionType), (list, tuple, Sequence)
+# Stands for an entry of a list or mapping in which a fault was found.
+_FAULTY: Any = object()
+
+
+@dataclass
+class Reader:
+    """Reads plain data into settings, noting faults on the way instead of stopping at the first.
+
+    Attributes:
+        source: The name of the data in messages.
+        folder: What relative paths in the data are relative to; the working directory if None.
+        check_space: Make the space, to see that it can be made.
+        typed: Dotted keys of what was typed in a shell, where paths are relative to the working directory.
+        faults: The messages.
+    """
+
+    source: str
+    folder: Path | None
+    check_space: bool = True
+    typed: Sequence[str] = ()
+    faults: list[str] = field(default_factory=list)
+
+    def fault(self, path: str, message: str) -> None:
+        """Notes a fault at a dotted path; '' is the whole."""
+        self.faults.append(f"{self.source_of(path)}: {path} {message}" if path else f"{self.source}: {message}")
+
+    def source_of(self, path: str) -> str:
+        """Returns where the setting at a dotted path, or a part of it, was written."""
+        return "--set" if any(_within(path, key) or _within(key, path) for key in self.typed) else self.source
+
+    def folder_of(self, path: str) -> Path | None:
+        """Returns what the setting at a dotted path, if it is a path, is relative to; the working directory if None."""
+        return None if any(_within(path, key) for key in self.typed) else self.folder
+
+    def read(self, kind: Any, value: Any, path: str, default: Any) -> Any:
+        """Returns value as a `kind`; notes a fault and returns the default where it cannot be one."""
+        origin, arguments = get_origin(kind), get_args(kind)
+        if value is None and type(None) in arguments:
+            return None
+        if kind == Operation or (origin in _UNIONS and Operation in arguments):
+            return self._operation(value, path, default)
+        if origin in _UNIONS:
+            return self._one_of([a for a in arguments if a is not type(None)], value, path, default)
+        if origin is Literal:
+            if value not in arguments:
+                self.fault(path, f"must be {_told(kind)}, got {value!r}{_hint(value, arguments)}")
+                return default
+            return value
+        if kind == Loss:
+            return self._function(value, path, default, LOSSES, "logits and labels")
+        if kind == Recorder:
+            return self._function(value, path, default, {}, "a network, the images and the config")
+        if kind is SpaceConfig:
+            return self._space(value, path, default)
+        if kind in TABLES:
+            return self._named(kind, value, path, default)
+        if dataclasses.is_dataclass(kind):
+            return self.settings(kind, value, path, default)
+        if origin in _LISTS:
+            return self._list(kind, value, path, default)
+        if origin is Mapping:
+            if not isinstance(value, dict):
+                self.fault(path, f"must be a mapping, got {value!r}")
+                return default
+            read = {str(k): self.read(arguments[1], v, f"{path}.{k}", _FAULTY) for k, v in value.items()}
+            return default if any(v is _FAULTY for v in read.values()) else read
+        # What else a user's space may annotate its settings with is between that space and its user.
+        return self._plain(kind, value, path, default) if kind in _TYPE_NAMES else value
+
+    def _one_of(self, kinds: Sequence[Any], value: Any, path: str, default: Any) -> Any:
+        """Returns value as the first of some kinds that it can be."""
+        if len(kinds) == 1:
+            return self.read(kinds[0], value, path, default)
+        for kind in kinds:
+            alone = replace(self, faults=[])
+            read = alone.read(kind, value, path, _FAULTY)
+            if not alone.faults:
+                return read
+            if isinstance(value, list) and get_origin(kind) in _LISTS:  # It is meant to be that list.
+                self.faults += alone.faults
+                return default
+        names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+        self.fault(path, f"must be {' or '.join(map(_told, kinds))}, got {value!r}{_hint(value, names)}")
+        return default
+
+    def _list(self, kind: Any, value: Any, path: str, default: Any) -> Any:
+        origin, arguments = get_origin(kind), get_args(kind)
+        if not isinstance(value, list):
+            self.fault(path, f"must be a list, got {value!r}")
+            return default
+        if arguments[0] == Start:
+            return tuple(a for i, entry in enumerate(value) for a in self._architectures(entry, f"{path}[{i}]"))
+        if origin is not tuple or arguments[-1:] == (Ellipsis,):
+            arguments = (arguments[0],) * len(value)
+        if len(arguments) != len(value):
+            self.fault(path, f"must be a list of {len(arguments)}, got {value!r}")
+            return default
+        entries = [self.read(a, v, f"{path}[{i}]", _FAULTY) for i, (a, v) in enumerate(zip(arguments, value, strict=True))]
+        if any(entry is _FAULTY for entry in entries):
+            return default
+        if holds_operations(kind):
+            self._each_once([operation_name(str(entry)) for entry in entries], path)
+        return entries if origin is list else tuple(entries)
+
+    def _each_once(self, operations: list[str], path: str) -> None:
+        for i, name in enumerate(operations):
+            first = operations.index(name)
+            if first < i:
+                self.fault(f"{path}[{i}]", f"is called {name!r} like {path}[{first}]; operations must differ in name")
+
+    def _operation(self, value: Any, path: str, default: Any) -> Any:
+        try:
+            return check_operation(value, self.folder_of(path))
+        except ValueError as error:
+            self.fault(path, str(error))
+            return default
+
+    def _plain(self, kind: Any, value: Any, path: str, default: Any) -> Any:
+        if kind is float and isinstance(value, str):
+            value = _fraction(value)
+        if kind is float and type(value) is int and abs(value) < 2**53:
+            value = float(value)
+        if type(value) is not kind or (kind is float and math.isnan(value)):
+            self.fault(path, f"must be {_TYPE_NAMES[kind]}, got {value!r}")
+            return default
+        return value
+
+    def settings(self, kind: Any, value: Any, path: str, default: Any, own: Mapping[str, Any] | None = None) -> Any:
+        """Returns a dataclass of settings read from a mapping; `own` stands for the defaults of what is left out."""
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            self.fault(path, f"must be a mapping, got {value!r}")
+            return default
+        hints = get_type_hints(kind)
+        known = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+        self.unknown(value, list(known), path)
+        before = len(self.faults)
+        read: dict[str, Any] = dict(own or {})
+        for f in dataclasses.fields(kind):
+            if f.name in value:
+                fallback = read.get(f.name, _default_of(f))
+                got = self.read(known[f.name], value[f.name], f"{path}.{f.name}".lstrip("."), fallback)
+                if got is not dataclasses.MISSING:
+                    read[f.name] = got
+        return self._construct(lambda: kind(**read), path, default, quiet=len(self.faults) > before)
+
+    def _construct(self, make: Callable[[], Any], path: str, default: Any, quiet: bool = False) -> Any:
+        try:
+            return make()
+        except FaultsError as error:
+            for key, message in error.faults:
+                self.fault(f"{path}.{key}".lstrip("."), message)
+        except Exception as error:  # A user's own space, attack or recipe may raise anything.
+            if not quiet:
+                known = isinstance(error, TypeError | ValueError)
+                self.fault(path, f"is refused: {error if known else f'{type(error).__name__}: {error}'}")
+        return default
+
+    def unknown(self, value: Mapping[str, Any], known: Sequence[str], path: str) -> None:
+        """Notes the keys that do not exist, each with the nearest that does."""
+        for key in value:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1)
+                hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}" if known else ""
+                dotted = f"{path}.{key}".lstrip(".")
+                self.faults.append(f"{self.source_of(dotted)}: unknown key {dotted}{hint}")
+
+    def _name(self, value: Any, path: str) -> tuple[str | None, dict[str, Any]] | None:
+        """Returns the name that a section gives, if any, and its other keys; None after noting a fault."""
+        if isinstance(value, str):
+            return value, {}
+        if not isinstance(value, dict):
+            self.fault(path, f"must be a name, or a mapping with a name, got {value!r}")
+            return None
+        name = value.get("name")
+        if name is not None and not isinstance(name, str):
+            self.fault(f"{path}.name", f"must be a string, got {name!r}")
+            return None
+        return name, {k: v for k, v in value.items() if k != "name"}
+
+    def _named(self, kind: type, value: Any, path: str, default: Any) -> Any:
+        section = self._name(value, path)
+        if section is None:
+            return default
+        name, settings = section
+        if name is None:
+            if default is _FAULTY:
+                self.fault(path, f"must have a name: one of {', '.join(TABLES[kind])}")
+                return default
+            own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+            return self.settings(type(default), settings, path, default, own)
+        try:
+            found = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"))
+        except ValueError as error:
+            self.fault(path, str(error))
+            return default
+        if isinstance(found, type) and issubclass(found, kind) and dataclasses.is_dataclass(found):
+            return self.settings(found, settings, path, default)
+        self.fault(path, f"must name a dataclass derived from {kind.__name__}, got {found!r}")
+        return default
+
+    def _function(self, value: Any, path: str, default: Any, table: Mapping[str, object], of: str) -> Any:
+        if not isinstance(value, str):
+            self.fault(path, f"must be a name, got {value!r}")
+            return default
+        try:
+            found = resolve(value, table, self.folder_of(path))
+        except ValueError as error:
+            self.fault(path, str(error))
+            return default
+        if not callable(found):
+            self.fault(path, f"must name a function of {of}, got {found!r}")
+            return default
+        return found
+
+    def _architectures(self, value: Any, path: str) -> Sequence[Start]:
+        try:
+            return read_architectures(value, self.folder_of(path))
+        except ValueError as error:
+            self.fault(path, str(error))
+            return ()
+
+    def _space(self, value: Any, path: str, default: SpaceConfig) -> SpaceConfig:
+        section = self._name(value, path)
+        if section is None:
+            return default
+        name, options = section
+        if name is None:
+            name, options = default.name, {**default.options, **options}
+        if not self.check_space:
+            return SpaceConfig(name=name, options=options)
+        folder = self.folder_of(f"{path}.name")
+        try:
+            factory = resolve(name, SPACES, folder)
+        except ValueError as error:
+            self.fault(path, str(error))
+            return default
+        before = len(self.faults)
+        options = self._options(factory, options, path)
+        if len(self.faults) > before:
+            return default
+        config = SpaceConfig(name=absolute(name, SPACES, folder), options=options)
+        self._construct(lambda: open_space(config), path, None)
+        return config
+
+    def _options(self, factory: Any, options: dict[str, Any], path: str) -> dict[str, Any]:
+        """Returns the options of a space, read by the annotations of the function that makes it."""
+        if isinstance(factory, SearchSpace) or not callable(factory):
+            self.unknown(options, [], path)
+            return {}
+        try:
+            parameters = parameters_of(factory)
+        except (TypeError, ValueError):  # Some builtins have none.
+            self.fault(path, f"must name a SearchSpace, or a function that returns one, got {factory!r}")
+            return {}
+        hints = annotations_of(factory)
+        self.unknown(options, list(parameters), path)
+        # A default that is no plain data, such as a function, stays with the space's own function.
+        read = {name: p.default for name, p in parameters.items() if p.default is not p.empty and is_plain(p.default)}
+        for name, value in options.items():
+            if name in parameters:
+                read[name] = self.read(hints.get(name, Any), value, f"{path}.{name}", read.get(name))
+        return read
+
+
+def _within(path: str, whole: str) -> bool:
+    """Returns whether a dotted path is, or lies below, another."""
+    return path == whole or path.startswith((f"{whole}.", f"{whole}["))
+
+
+def _told(kind: Any) -> str:
+    """Returns a kind of value as messages say it."""
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    return "a list" if get_origin(kind) in _LISTS else _TYPE_NAMES.get(kind, str(kind))
+
+
+def _hint(value: Any, names: Sequence[Any]) -> str:
+    words = [name for name in names if isinstance(name, str)] if isinstance(value, str) else []
+    near = difflib.get_close_matches(str(value), words, 1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def read_settings(kind: type[Settings], data: Mapping[str, Any], source: str) -> Settings:
+    """Returns the settings that plain data stand for; what they leave out has its default.
+
+    Args:
+        kind: A dataclass of settings, all of which have a default.
+        data: What YAML holds: a mapping of settings. Relative paths in it are relative to the working directory.
+        source: The name that error messages begin with.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    reader = Reader(source, None)
+    found = reader.settings(kind, data, "", kind())
+    if reader.faults:
+        raise ConfigError(list(dict.fromkeys(reader.faults)))
+    assert isinstance(found, kind)
+    return found
+
+
+def _default_of(f: dataclasses.Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+
+
+def _fraction(text: str) -> float | str:
+    """Returns '8/255' as a number, and any other text as it is."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*", text)
+    if match and float(match[2]) != 0:
+        return float(match[1]) / float(match[2])
+    # YAML 1.1 reads 1e-3, without a dot, as text.
+    return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text

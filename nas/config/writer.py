@@ -1,0 +1,121 @@
+"""The settings as plain data and as YAML, complete, with a comment on every key."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from evaluators.attacks import LOSSES, Attack
+from evaluators.norms import Norm
+from nas.config.reader import TABLES
+from nas.resolve import resolve
+from nas.spaces.config import SpaceConfig
+from search_spaces import SPACES
+
+if TYPE_CHECKING:
+    from nas.config.schema import Config
+
+
+def as_data(value: Any) -> Any:
+    """Returns settings as plain data, complete: what `parse_config` reads back into equal settings."""
+    if isinstance(value, SpaceConfig):
+        return {"name": value.name, **{k: as_data(v) for k, v in value.options.items()}}
+    if isinstance(value, Norm):
+        return value.name
+    if isinstance(value, Path):
+        return str(value)
+    for kind, table in TABLES.items():
+        if isinstance(value, kind):
+            return {"name": _reference(table, type(value)), **_fields(value)}
+    if dataclasses.is_dataclass(value):
+        return _fields(value)
+    if isinstance(value, Mapping):
+        return {k: as_data(v) for k, v in value.items()}
+    if callable(value):
+        return _reference(LOSSES, value)
+    return [as_data(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {f.name: as_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+
+
+def _reference(table: Mapping[str, object], thing: Any) -> str:
+    """Returns the name by which YAML finds a class or function: in the table, in a user's file, or in a module."""
+    for name, entry in table.items():
+        if entry is thing:
+            return name
+    source = inspect.getsourcefile(thing) if thing.__module__.startswith("hardcell_user_") else None
+    return f"{source or thing.__module__}:{thing.__qualname__}"
+
+
+def dump_config(config: Config) -> str:
+    """Returns the complete config as YAML, with no comments."""
+    return yaml.safe_dump(as_data(config), sort_keys=False, width=120)
+
+
+def commented_config(config: Config) -> str:
+    """Returns the complete config as YAML with a comment on every key, ready to edit."""
+    lines = ["# Hardcell: every key, with its default. What you leave out keeps its default.", ""]
+    for f in dataclasses.fields(config):
+        lines += _commented(f.name, getattr(config, f.name), documented(type(config))[f.name], 0)
+        if dataclasses.is_dataclass(getattr(config, f.name)):
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def documented(kind: Any) -> dict[str, str]:
+    """Returns what a docstring says of each attribute or argument, by name."""
+    text = inspect.getdoc(kind) or ""
+    match = re.search(r"^(?:Attributes|Args):\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
+    if not match:
+        return {}
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", match[1], re.MULTILINE)
+    return {name: " ".join(said.split()) for name, said in entries}
+
+
+def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
+    """Returns the lines of one key, with those below it."""
+    pad = "  " * indent
+    data = as_data(value)
+    if not isinstance(data, dict) or not data:
+        text = yaml.safe_dump(data, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+        return [f"{pad}{_key(key)}: {text}  # {comment}"]
+    lines = [f"{pad}{_key(key)}:  # {comment}"]
+    if isinstance(value, SpaceConfig):
+        said = documented(resolve(value.name, SPACES))
+        lines += _commented("name", value.name, documented(SpaceConfig)["name"], indent + 1)
+        for name, option in value.options.items():
+            lines += _commented(name, option, said.get(name, "a setting of the space"), indent + 1)
+        return lines
+    table = next((table for kind, table in TABLES.items() if isinstance(value, kind)), None)
+    if table is not None:
+        lines.append(f"{pad}  name: {data['name']}  # one of {', '.join(table)}, or path/to/file.py:NAME")
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            lines += _commented(name, entry, _label(entry, key), indent + 1)
+        return lines
+    for f in dataclasses.fields(value):
+        lines += _commented_field(f.name, value, indent + 1)
+    return lines
+
+
+def _key(name: str) -> str:
+    """Returns a key as YAML writes it: quoted where it would be read as something else."""
+    return yaml.safe_dump({name: 0}, default_flow_style=True).strip()[1:].rpartition(": ")[0]
+
+
+def _commented_field(name: str, owner: Any, indent: int) -> list[str]:
+    return _commented(name, getattr(owner, name), documented(type(owner)).get(name, "a setting"), indent)
+
+
+def _label(entry: Any, key: str) -> str:
+    if isinstance(entry, Attack):
+        return "an attack, under a name of your choice"
+    return "an upper bound" if key == "constraints" else "an entry"

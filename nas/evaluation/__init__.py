@@ -1,0 +1,1 @@
+"""Evaluators: they answer the trials of a search, by training and attacks or from a table."""

@@ -1,0 +1,94 @@
+"""Metrics computed from the columns of a table."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from nas.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+_OPERATORS: dict[type[ast.AST], Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+
+
+@final
+@dataclass(frozen=True)
+class _Formula:
+    """What is computed from a row: a tree, and the column that each of its names stands for."""
+
+    tree: ast.expr
+    columns: Mapping[str, str]
+
+
+def _formula(text: str, header: Sequence[str], place: str) -> _Formula:
+    """Returns the formula that is written, in which a column stands by its name, whatever characters that has."""
+    # A number is a number, even where a column is called 1.
+    named = [name for name in header if name and not re.fullmatch(r"[\d.]+", name)]
+    names = "|".join(re.escape(name) for name in sorted(named, key=len, reverse=True)) or "(?!)"
+    columns: dict[str, str] = {}
+
+    def stands_for(match: re.Match[str]) -> str:
+        columns[f"column{len(columns)}"] = match[0]
+        return f" column{len(columns) - 1} "
+
+    written = re.sub(rf"(?<![\w.])(?:{names})(?![\w.])", stands_for, str(text))
+    try:
+        tree = ast.parse(written.strip(), mode="eval").body
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id not in columns:
+                raise ValueError(f"there is no column {node.id!r}; there are {', '.join(header)}")
+            if isinstance(node, ast.Constant) and not isinstance(node.value, int | float):
+                raise ValueError(f"{node.value!r} is neither a column nor a number")
+            known = (ast.Name, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Load, *_OPERATORS)
+            if not isinstance(node, known):
+                raise ValueError("only columns, numbers, + - * / and brackets can be used")
+    except (SyntaxError, ValueError) as error:
+        said = f"is no formula of the columns {', '.join(header)}" if isinstance(error, SyntaxError) else str(error)
+        raise DataError(f"{place}: {text!r}: {said}") from error
+    return _Formula(tree, columns)
+
+
+def _value(formula: _Formula, cells: Mapping[str, str], path: Path, line: int) -> float | None:
+    """Returns the value of a formula in a row; None where a cell that it needs is empty, or it is not finite."""
+    numbers: dict[str, float] = {}
+    for name, column in formula.columns.items():
+        if not cells[column] or cells[column].lower() == "nan":
+            return None
+        try:
+            numbers[name] = float(cells[column])
+        except ValueError as error:
+            raise DataError(f"{path}, line {line}: {column} must be a number, got {cells[column]!r}") from error
+
+    def compute(node: ast.AST) -> float:
+        match node:
+            case ast.Name():
+                return numbers[node.id]
+            case ast.BinOp():
+                return float(_OPERATORS[type(node.op)](compute(node.left), compute(node.right)))
+            case ast.UnaryOp():
+                return float(_OPERATORS[type(node.op)](compute(node.operand)))
+            case _:
+                assert isinstance(node, ast.Constant)
+                return float(node.value)  # type: ignore[arg-type]
+
+    try:
+        value = compute(formula.tree)
+    except (ZeroDivisionError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None

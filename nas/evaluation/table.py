@@ -1,0 +1,213 @@
+"""The tabular evaluator: answers trials from a table of measured architectures instead of training them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from evaluators import macs, parameters
+from nas.config.metrics import CHEAP_METRICS
+from nas.config.schema import Config
+from nas.errors import DataError
+from nas.evaluation.base import Evaluator, Precheck
+from nas.evaluation.formula import _formula, _value
+from nas.executors.base import Outcome
+from search_spaces import SearchSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from nas.config.evaluators import Table
+    from nas.executors.base import Job
+    from nas.training.checkpoints import Checkpoint
+    from nas.training.epoch import EpochResult
+    from search_spaces import Architecture, Value
+
+Row = tuple["Value", ...]
+# What NAS-Bench-201 calls the operations of cell201.
+_NASBENCH201 = {
+    "none": "none",
+    "skip_connect": "skip",
+    "avg_pool_3x3": "avgpool3x3",
+    "nor_conv_1x1": "conv1x1",
+    "nor_conv_3x3": "conv3x3",
+}
+
+
+@final
+@dataclass(frozen=True)
+class TableLookup(Evaluator):
+    """Evaluates candidates by looking them up.
+
+    Attributes:
+        config: The run's settings.
+        space: The search space.
+        rows: Metrics by the values of the choices, in the order of the space's table; None where a cell is empty.
+        digest: Hash of the table's file.
+        counted: Parameters and macs that were counted, by the values of the choices, so that none are counted twice.
+    """
+
+    config: Config
+    space: SearchSpace
+    rows: Mapping[Row, Mapping[str, float | None]] = field(repr=False)
+    digest: str
+    counted: dict[Row, dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of the table."""
+        return {"table": self.digest}
+
+    @property
+    def source(self) -> str:
+        """What answers the trials, in words."""
+        return f"a table of {len(self.rows):,} measured architectures"
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU: nothing is computed."""
+        return torch.device("cpu")
+
+    def precheck(self, job: Job) -> Precheck:
+        """Returns the candidate's parameters and macs, from the table or, where they are asked for, counted.
+
+        Raises:
+            Exception: whatever building the network raises.
+        """
+        asked, found = self.config.objective.metrics(), self._row(job) or {}
+        known = {name: value for name in CHEAP_METRICS if (value := found.get(name)) is not None}
+        if any(name in asked and name not in known for name in CHEAP_METRICS):
+            row = tuple(job.architecture.values())
+            if row not in self.counted:
+                self.counted[row] = self._count(job.architecture)
+            known = self.counted[row] | known
+        return Precheck(known, constant=False)
+
+    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, Outcome]:
+        """Yields nothing, and returns what the table holds."""
+        yield from ()
+        found = self._row(job)
+        if found is None:
+            return Outcome(reason="the table does not hold this architecture")
+        missing = [name for name in self._looked_up() if found.get(name) is None]
+        if missing:
+            return Outcome(reason=f"the table holds no {', '.join(missing)} for this architecture")
+        return Outcome(metrics={name: value for name, value in found.items() if value is not None})
+
+    def _looked_up(self) -> list[str]:
+        """Returns the metrics that the objective names, but for those that are counted where the table lacks them."""
+        return [name for name in self.config.objective.metrics() if name not in CHEAP_METRICS]
+
+    def _count(self, architecture: Architecture) -> dict[str, float]:
+        settings = _settings(self.config)
+        with torch.device("meta"):
+            network = self.space.build(architecture, settings.image, settings.classes)
+            return {"parameters": float(parameters(network)), "macs": float(macs(network, settings.image))}
+
+    def _row(self, job: Job) -> Mapping[str, float | None] | None:
+        """Returns the row of the architecture as it was proposed, or else of its canonical form, which computes the same."""
+        for architecture in (job.proposed, job.architecture):
+            found = self.rows.get(tuple(architecture.values()))
+            if found is not None:
+                return found
+        return None
+
+
+def open_table(config: Config, space: SearchSpace) -> TableLookup:
+    """Returns the evaluator of a config whose trials are answered from a table.
+
+    Raises:
+        DataError: the file cannot be read, is no table of the space's architectures, or lacks a column.
+    """
+    settings = _settings(config)
+    path = Path(settings.path)
+    header, body, digest = _read(path)
+    formulas = {name: _formula(text, header, f"{path}: column of {name}") for name, text in settings.columns.items()}
+    architecture_of = _architecture_reader(header, space, path)
+    rows: dict[Row, Mapping[str, float | None]] = {}
+    for number, cells in body:
+        try:
+            architecture = space.validate(architecture_of(cells))
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+        values = {name: _value(formula, cells, path, number) for name, formula in formulas.items()}
+        for name, value in values.items():
+            if name.endswith("_error") and value is not None and not 0 <= value <= 1:
+                raise DataError(
+                    f"{path}, line {number}: {name} must be an error, a share from 0 to 1, got {value:g}; of an accuracy in "
+                    "percent it is 1 - COLUMN / 100"
+                )
+        if rows.setdefault(tuple(architecture.values()), values) != values:
+            raise DataError(f"{path}, line {number}: the architecture of an earlier row, with other values: {cells}")
+    return TableLookup(config, space, rows, digest)
+
+
+def _settings(config: Config) -> Table:
+    from nas.config.evaluators import Table
+
+    assert isinstance(config.evaluator, Table)
+    return config.evaluator
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]:
+    """Returns the header, the rows with the number of their lines, and the hash of a file."""
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except OSError as error:  # What is no gzip file raises one, too.
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: must be CSV in UTF-8, gzipped if its name ends in .gz: {error}") from error
+    try:
+        lines = list(csv.reader(text.splitlines()))
+    except csv.Error as error:
+        raise DataError(f"{path}: must be CSV: {error}") from error
+    if not any(lines[1:]):
+        raise DataError(f"{path}: must hold a header and at least one row")
+    header = [name.strip() for name in lines[0]]
+    twice = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: columns that come twice: {', '.join(twice)}")
+    body = []
+    for number, cells in enumerate(lines[1:], start=2):
+        if len(cells) == len(header):
+            body.append((number, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
+        elif cells:
+            raise DataError(f"{path}, line {number}: must hold {len(header)} cells like the header, got {len(cells)}")
+    return header, body, hashlib.sha256(content).hexdigest()[:16]
+
+
+def _architecture_reader(header: Sequence[str], space: SearchSpace, path: Path) -> Any:
+    """Returns a function from a row's cells to its architecture."""
+    if all(name in header for name in space.choices):
+        # A value as it is written: 3 is an int where the choice holds the int 3. csv and pandas write None as nothing.
+        empty = {name: {"": None} if None in choice.values else {} for name, choice in space.choices.items()}
+        written = {name: {**empty[name], **{str(v): v for v in choice.values}} for name, choice in space.choices.items()}
+        return lambda cells: {name: written[name].get(cells[name], cells[name]) for name in space.choices}
+    if "arch" in header:
+        return lambda cells: _of_nasbench201(cells["arch"])
+    lacking = [name for name in space.choices if name not in header]
+    raise DataError(
+        f"{path}: must hold a column for each choice of {space.name}, or one called arch with cells of NAS-Bench-201; "
+        f"it lacks {', '.join(lacking[:6])}"
+    )
+
+
+def _of_nasbench201(cell: str) -> Architecture:
+    """Returns the architecture of cell201 that NAS-Bench-201 writes as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
+    found = {}
+    for end, node in enumerate(cell.split("+"), start=1):
+        for edge in node.strip("|").split("|"):
+            operation, tilde, start = edge.partition("~")
+            if not tilde or operation not in _NASBENCH201:
+                raise ValueError(f"arch must be written as |nor_conv_3x3~0|+|skip_connect~0|none~1|+..., got {cell!r}")
+            found[f"edge{start}{end}"] = _NASBENCH201[operation]
+    return found

@@ -1,0 +1,1 @@
+"""The Ray executor: trials under Ray Tune, on this machine's cores or on a cluster."""

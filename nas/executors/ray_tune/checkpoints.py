@@ -1,0 +1,148 @@
+"""Where the checkpoints of Ray's workers lie: with the driver, whose actor reads and writes them.
+
+So no file system need be shared, and a job whose worker died goes on wherever it begins again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nas.errors import RunError, told
+from nas.executors.ray_tune.cluster import code_by_value
+from nas.training.checkpoints import CheckpointError, FileStore, Store, trial_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nas.executors.base import Job, Work
+    from nas.training.epoch import EpochResult
+
+
+@final
+class KeptStore(Store):
+    """A checkpoint that lies with the driver, in the run's folder.
+
+    A write is not waited for; whether it succeeded is asked at the next one.
+    """
+
+    def __init__(self, keeper: Any, number: int) -> None:
+        self._keeper, self._number = keeper, number
+        self._written: Any = None
+
+    def read(self) -> bytes | None:
+        """Returns what was written last; None where nothing was."""
+        with undisturbed(), _alive():
+            content: bytes | None = ray.get(self._keeper.read.remote(self._number))
+        return content
+
+    def write(self, content: bytes) -> None:
+        """Sends the checkpoint off.
+
+        Raises:
+            CheckpointError: the one before could not be written.
+        """
+        with undisturbed(), _alive():
+            refused = ray.get(self._written) if self._written is not None else None
+            if refused is not None:
+                raise CheckpointError(refused)
+            self._written = self._keeper.write.remote(self._number, content)
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    """Has the end of the keeper told as what it is: not the candidate's doing."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise CheckpointError(
+            f"the process that keeps the checkpoints has ended ({type(error).__name__}); `hardcell resume` goes on"
+        ) from error
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Puts a time limit's alarm off to the end: an exception raised inside of Ray's own code damages what Ray returns."""
+    rung: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        if rung:
+            signal.raise_signal(signal.SIGALRM)
+
+
+@final
+class Keeper:
+    """An actor on the driver's machine that reads and writes checkpoints, and tells workers what to do with jobs.
+
+    It travels by value, and so does not import torch: that would take longer than all else at the start.
+    """
+
+    def __init__(self, folder: str, work: list[Any]) -> None:
+        self._folder, self._work = folder, work
+
+    def work(self) -> Any:
+        """Returns a reference to what is done with every job."""
+        return self._work[0]
+
+    def read(self, number: int) -> bytes | None:
+        """Returns the checkpoint of a trial; None where there is none."""
+        return self._store(number).read()
+
+    def write(self, number: int, content: bytes) -> str | None:
+        """Writes the checkpoint of a trial; returns why it cannot be written, None if it is."""
+        try:
+            self._store(number).write(content)
+        except CheckpointError as error:
+            return str(error)
+        return None
+
+    def _store(self, number: int) -> FileStore:
+        return FileStore(trial_file(Path(self._folder), number))
+
+
+@final
+class Kept:
+    """A keeper that runs on the driver's node, and can be found there by its name.
+
+    Attributes:
+        name: The keeper's name.
+    """
+
+    def __init__(self, work: Work) -> None:
+        """Starts the keeper, and puts what is done with jobs where every node can fetch it once.
+
+        Raises:
+            RunError: it cannot be sent to other processes.
+        """
+        self.name = f"hardcell-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            with code_by_value():
+                # The driver keeps what asks the study.
+                self._work = ray.put(replace(work, stop=_nobody, folder=Path()))
+        except Exception as error:
+            raise RunError(f"the search cannot be sent to Ray's workers: {told(error)}") from error
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Keeper).options(name=self.name, num_cpus=0, scheduling_strategy=here)
+        with code_by_value(__name__, FileStore.__module__):
+            self._actor: Any = actor.remote(str(work.folder.resolve()), [self._work])
+
+    def stop(self) -> None:
+        """Ends the keeper."""
+        with contextlib.suppress(Exception):  # It may have ended with Ray.
+            ray.kill(self._actor)
+
+
+def _nobody(job: Job, epoch: EpochResult) -> bool:
+    """Stops no job: that is decided elsewhere."""
+    return False

@@ -1,0 +1,195 @@
+"""The Ray executor: trials under Ray Tune, on this machine's cores or on a cluster.
+
+Tune has one thread, the study another. Tune's, in `ray_search`, places jobs on workers and reuses these; what it wants to
+know (the next job, whether early stopping ends one) it asks of the thread in which `Ray.run` is iterated: only that one ever
+touches the study. What runs on the workers is in `ray_worker`. Ray is imported when it is used: the settings are to be had
+without it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+from nas.errors import RunError
+from nas.executors.base import Executor, Job, News, Outcome, Started, Work
+from nas.executors.local import limit_message
+from nas.executors.ray_tune.channel import Answer, Began, Broken, Died, Ended, Epoch, Line, Over, Pull
+from nas.training.epoch import EpochResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# Seconds beyond the time limit until a worker is killed that does not end its job by itself: it hangs outside of Python.
+GRACE = 10.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Ray(Executor):
+    """Runs jobs under Ray Tune.
+
+    Attributes:
+        address: Of a running cluster, HOST:PORT, or auto for the one that this machine belongs to; None for this machine's
+            cores, with no set-up.
+        workers: Trials at a time; None for as many as there is room for, more when nodes are added.
+        cpus: CPU cores of a trial.
+        gpus: GPUs of a trial, or a share of one; with any, trials run on it.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if not (math.isfinite(self.cpus) and self.cpus > 0):
+            raise ValueError(f"cpus must be above 0, got {self.cpus:g}")
+        if not (math.isfinite(self.gpus) and self.gpus >= 0):
+            raise ValueError(f"gpus must be at least 0, got {self.gpus:g}")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus must be a share of one GPU or a whole number of them, got {self.gpus:g}")
+        if self.address is not None and "://" in self.address:
+            raise ValueError(
+                f"address must be HOST:PORT or auto, got {self.address!r}; a search cannot run through Ray's client: "
+                "start it on a machine of the cluster, with address: auto"
+            )
+
+    def run(self, jobs: Iterable[Job], work: Work) -> Iterator[tuple[Job, News]]:
+        """Yields what becomes of the jobs, as it happens; a job whose worker died begins again, and says so again.
+
+        Raises:
+            RunError: Ray is not installed, the cluster cannot be used, or jobs cannot run on its workers.
+            CheckpointError: a checkpoint cannot be written.
+        """
+        # Ray is slow to import, and no part of what the settings need.
+        from nas.executors.ray_tune.cluster import connected
+        from nas.executors.ray_tune.thread import Search
+
+        cluster = connected(self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
+        with cluster as opened, Search(opened, work) as search:
+            yield from _Desk(search.line, work).serve(jobs)
+
+
+@final
+@dataclass
+class _InHand:
+    """A job that Tune has and that has no outcome yet.
+
+    Attributes:
+        job: The job.
+        began: When it began, on the worker that it is on.
+        deaths: How many workers have died with it.
+        epochs: The epochs that were passed on.
+    """
+
+    job: Job
+    began: Began | None = None
+    deaths: int = 0
+    epochs: list[EpochResult] = field(default_factory=list)
+
+    def outcome(self, **what: Any) -> Outcome:
+        """Returns an outcome that the worker does not tell itself."""
+        seconds = time.monotonic() - self.began.time if self.began is not None else 0.0
+        return Outcome(seconds=seconds, epochs=tuple(self.epochs), **what)
+
+
+@final
+class _Desk:
+    """Answers what Tune's thread asks, in the thread of the study, and sees to it that each job has exactly one outcome."""
+
+    def __init__(self, line: Line, work: Work) -> None:
+        self._line, self._work = line, work
+        self._in_hand: dict[int, _InHand] = {}
+        # Jobs whose worker died, to begin again.
+        self._again: deque[Job] = deque()
+        self._exhausted = False
+
+    def serve(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, News]]:
+        """Yields what becomes of the jobs."""
+        jobs = iter(jobs)
+        while True:
+            message = self._line.hear(self._patience())
+            yield from self._overdue()
+            match message:
+                case Pull():
+                    self._line.answer(self._next(jobs))
+                case Over(error):
+                    if error is not None or self._in_hand:
+                        raise RunError(f"Ray Tune ended before the search: {error or 'no reason given'}")
+                    return
+                case Began() | Epoch() | Ended() | Died() | Broken() if message.number in self._in_hand:
+                    yield from self._heard(self._in_hand[message.number], message)
+                case Epoch():  # Of a job that has its outcome already.
+                    self._line.answer(True)
+                case _:
+                    pass
+
+    def _next(self, jobs: Iterator[Job]) -> Answer:
+        """Returns a job for the room that there is; None to wait for what is in hand; False if all is done."""
+        if self._again:
+            return self._again.popleft()
+        job = None if self._exhausted else next(jobs, None)
+        if job is None:
+            self._exhausted = True
+            return None if self._in_hand else False
+        self._in_hand[job.number] = _InHand(job)
+        return job
+
+    def _heard(self, hand: _InHand, message: Began | Epoch | Ended | Died | Broken) -> Iterator[tuple[Job, News]]:
+        match message:
+            case Began():
+                hand.began = message
+                yield hand.job, Started(message.worker)
+            case Epoch(result=epoch):
+                yield from self._epoch(hand, epoch)
+            case Ended(outcome=outcome):
+                del self._in_hand[hand.job.number]
+                yield hand.job, outcome
+            case Broken(error=error):
+                raise error
+            case Died(words=words):
+                hand.deaths, hand.began = hand.deaths + 1, None
+                if hand.deaths <= self._work.attempts:
+                    self._again.append(hand.job)
+                    return
+                del self._in_hand[hand.job.number]
+                reason = f"the worker died {hand.deaths} times: killed, out of memory, or its node was lost ({words})"
+                yield hand.job, hand.outcome(reason=reason)
+
+    def _epoch(self, hand: _InHand, epoch: EpochResult) -> Iterator[tuple[Job, News]]:
+        """Passes an epoch on, unless a worker that has died told of it before, and answers whether the job ends with it."""
+        if epoch.epoch <= len(hand.epochs):
+            self._line.answer(False)
+            return
+        hand.epochs.append(epoch)
+        stopped = epoch.rung and self._work.stop(hand.job, epoch)
+        self._line.answer(stopped)
+        if stopped:
+            del self._in_hand[hand.job.number]
+        yield hand.job, epoch
+        if stopped:
+            yield hand.job, hand.outcome(stopped=epoch.epoch)
+
+    def _patience(self) -> float | None:
+        """Returns the seconds until the next job is overdue; None if none ever is."""
+        times = [hand.began.time for hand in self._in_hand.values() if hand.began is not None]
+        if self._work.time_limit is None or not times:
+            return None
+        return max(0.0, min(times) + self._work.time_limit + GRACE - time.monotonic())
+
+    def _overdue(self) -> Iterator[tuple[Job, News]]:
+        """Kills the workers that should have ended their jobs long ago."""
+        limit = self._work.time_limit
+        if limit is None:
+            return
+        for number, hand in list(self._in_hand.items()):
+            if hand.began is not None and time.monotonic() > hand.began.time + limit + GRACE:
+                del self._in_hand[number]
+                hand.began.kill()
+                yield hand.job, hand.outcome(reason=limit_message(limit))

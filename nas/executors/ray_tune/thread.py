@@ -1,0 +1,138 @@
+"""Ray Tune in a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self, final
+
+from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
+
+from nas.errors import told
+from nas.executors.ray_tune.channel import Line, Over
+from nas.executors.ray_tune.checkpoints import Kept
+from nas.executors.ray_tune.plugins import (
+    CloseLogsCallback,
+    EventCallback,
+    JobSearcher,
+    PluginState,
+    RungScheduler,
+    StopWhenClosed,
+)
+from nas.executors.ray_tune.worker import Worker
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from nas.executors.base import Work
+    from nas.executors.ray_tune.cluster import Cluster
+
+
+# Tune asks the searcher until this many trials wait; ours says itself when there is room.
+MOST_WAITING = 1_000_000
+
+
+ENVIRONMENT = {
+    "TUNE_MAX_PENDING_TRIALS_PG": str(MOST_WAITING),
+    # A trial's error is in its outcome.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # What Tune writes down of its own state, to go on from: nobody reads it, the study is what a run goes on from.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # Tune's newer output prints even where it is told not to.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+# Seconds that Tune may take to end once it is asked to.
+SHUTDOWN_TIMEOUT = 15.0
+
+
+@final
+class Search:
+    """Tune, running in a thread of its own while the search is open.
+
+    Attributes:
+        line: Where it asks and tells.
+    """
+
+    def __init__(self, cluster: Cluster, work: Work) -> None:
+        self.line = Line()
+        self._cluster, self._folder = cluster, work.folder
+        self._keeper = Kept(work)
+        self._plugins = PluginState(self.line, cluster, self._keeper.name)
+        self._thread = threading.Thread(target=self._run, name="ray-tune", daemon=True)
+        self._environment = {name: os.environ.get(name) for name in ENVIRONMENT}
+
+    def __enter__(self) -> Self:
+        os.environ.update(ENVIRONMENT)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends all jobs that are still in hand, and Tune."""
+        self.line.close()
+        self._plugins.kill()
+        self._thread.join(SHUTDOWN_TIMEOUT)
+        self._keeper.stop()
+        for name, value in self._environment.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    def _run(self) -> None:
+        """Runs Tune until there are no more jobs."""
+        error = None
+        # Tune would make these by itself; but it leaves their files open where it ends before its trials do.
+        loggers = [JsonLoggerCallback(), CSVLoggerCallback()]
+        _see_memory_kills_as_deaths()
+        try:
+            tune.run(
+                Worker,
+                name=time.strftime(f"%Y-%m-%d_%H-%M-%S_{os.getpid()}"),
+                storage_path=str((self._folder / "ray").resolve()),
+                resources_per_trial=tune.PlacementGroupFactory([self._cluster.bundle]),
+                num_samples=-1,
+                search_alg=JobSearcher(self._plugins),
+                scheduler=RungScheduler(self._plugins),
+                callbacks=[EventCallback(self._plugins), *loggers, CloseLogsCallback(loggers)],
+                stop=StopWhenClosed(self.line),
+                reuse_actors=True,
+                # A job whose worker died comes again from the searcher.
+                max_failures=0,
+                raise_on_failed_trial=False,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+                verbose=0,
+            )
+        except BaseException as raised:  # Whatever ends Tune ends the search, in the other thread.
+            error = told(raised)
+        self.line.tell(Over(error))
+
+
+def _see_memory_kills_as_deaths() -> None:
+    """Lets Tune take a worker that Ray's memory monitor killed for one that died.
+
+    Tune 2.60 knows but one kind of a worker's death, and ends altogether at any other; there is no public way round this.
+    Should Tune change inside, it stays as it is: then such a death ends the run, which can go on.
+    """
+    manager: Any = RayActorManager
+    whole = getattr(manager, "_actor_task_failed", None)
+    if whole is None or getattr(whole, "knows_memory", False):
+        return
+
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=f"The worker died.\n{exception}")
+        whole(self, tracked_actor_task, exception)
+
+    failed.knows_memory = True  # type: ignore[attr-defined]
+    manager._actor_task_failed = failed
+
+
+def _name(trial: Trial) -> str:
+    return f"trial-{trial.config['job']['number']}"

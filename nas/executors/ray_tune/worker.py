@@ -1,0 +1,147 @@
+"""What runs on Ray's workers: one job after another, in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import traceback
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import ray
+from ray import tune
+
+from nas.data import Dataset
+from nas.device import set_threads
+from nas.errors import RunError, told
+from nas.executors.base import Evaluate, Job, Outcome, Work
+from nas.executors.local import run_job
+from nas.executors.ray_tune.checkpoints import KeptStore
+from nas.training.checkpoints import Checkpoint, CheckpointError
+from nas.training.epoch import EpochResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Where a result holds the news themselves, beside the numbers that Tune's files show.
+NEWS = "news"
+
+
+@final
+@dataclass(frozen=True)
+class Fault:
+    """Why no job can run on a worker: not the candidate's doing.
+
+    Attributes:
+        message: For the user.
+        checkpoint: It is that a checkpoint cannot be written.
+    """
+
+    message: str
+    checkpoint: bool = False
+
+    def error(self) -> RunError:
+        """Returns it as an error of the run."""
+        return CheckpointError(self.message) if self.checkpoint else RunError(self.message)
+
+
+class Worker(tune.Trainable):
+    """Runs one job after another; a step is an epoch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Set here, too: a cluster that runs already does not know the environment of the process that uses it.
+        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+        super().__init__(*args, **kwargs)
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Fetches what there is to do with jobs, and begins the first."""
+        self._steps: Iterator[EpochResult | Outcome] | None = None
+        try:
+            self._keeper = ray.get_actor(config["keeper"])
+            self._work = fetch(self._keeper)
+        except Exception as error:
+            self._fault: Fault | None = fault(error)
+            return
+        self._fault = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begins another job."""
+        self.cleanup()
+        if self._fault is None:
+            self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Returns the next epoch of the job, or its outcome."""
+        news: EpochResult | Outcome | Fault | None = self._fault
+        if self._steps is not None:
+            try:
+                news = next(self._steps)
+            except Exception as error:
+                news = fault(error)
+        return {NEWS: news, "done": not isinstance(news, EpochResult), **_numbers(news)}
+
+    def cleanup(self) -> None:
+        """Ends the job in hand."""
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            with contextlib.suppress(Exception):  # What is thrown away may complain of it; nobody is there to hear.
+                steps.close()  # type: ignore[attr-defined]
+
+    def where(self) -> str:
+        """Returns the worker's name: host, node, process."""
+        return worker_name()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        job = Job(**config["job"])
+        checkpoint = Checkpoint(KeptStore(self._keeper, job.number), self._work.checkpoint_seconds)
+        self._steps = run_job(job, self._work, checkpoint)
+
+
+def worker_name() -> str:
+    """Returns the name of this process: a machine may hold several nodes, so it names the node, too."""
+    return f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:6]}:{os.getpid()}"
+
+
+def fetch(keeper: Any) -> Work:
+    """Returns what is done with every job, ready to do it on this worker's device.
+
+    On the CPU the images are not copied: all workers of a node map the same memory.
+    """
+    work: Work = ray.get(ray.get(keeper.work.remote()))
+    data = getattr(work.evaluate, "data", None)
+    if not isinstance(data, Dataset) or not is_dataclass(work.evaluate):
+        return work
+    set_threads(work.threads, data.train.x[0, 0].numel())
+    if not ray.get_gpu_ids():
+        return work
+    evaluate: Evaluate = replace(work.evaluate, data=data.to("cuda"))
+    return replace(work, evaluate=evaluate)
+
+
+def fault(error: Exception) -> Fault:
+    """Returns why no job can run on this worker."""
+    if isinstance(error, CheckpointError):
+        return Fault(str(error), checkpoint=True)
+    cause = getattr(error, "client_exc", None)  # Where Ray could not unpickle.
+    error = cause if isinstance(cause, Exception) else error
+    if isinstance(error, ModuleNotFoundError):
+        return Fault(f"worker {worker_name()} has no module {error.name!r}; install it on every node of the cluster")
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return Fault(f"no job can run on worker {worker_name()}: {told(error)}{place}")
+
+
+def _numbers(news: EpochResult | Outcome | Fault | None) -> dict[str, Any]:
+    """Returns what Tune's files show of the news."""
+    if isinstance(news, EpochResult):
+        return {
+            "epoch": news.epoch,
+            "loss": news.loss,
+            "clean_error": news.clean_error,
+            "adversarial_error": news.adversarial_error,
+        }
+    return dict(news.metrics) if isinstance(news, Outcome) else {}

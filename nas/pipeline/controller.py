@@ -1,0 +1,239 @@
+"""The controller: asks the sampler, hands work to the executor, tells the study."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter, deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, final
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from nas.config.metrics import CHEAP_METRICS
+from nas.errors import RunError, SearchFailedError
+from nas.evaluation.train_and_attack import reason_of
+from nas.executors import Job, Started, Work
+from nas.pipeline.events import EpochFinished, TrialFinished, TrialStarted
+from nas.samplers.study_sampler import KEY, PROPOSED
+from nas.seeds import seed_of
+from nas.study.ranking import worth
+from nas.study.study import SESSION, set_constraint, set_constraints, tell_failed, tell_outcome, tell_pruned, tell_values
+from nas.study.trial import Trial, read_trial, read_trials
+from nas.training.checkpoints import trial_file
+from nas.training.epoch import EpochResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from nas.config.schema import Config
+    from nas.evaluation.base import Evaluator
+    from nas.executors import Outcome
+
+
+@final
+class Controller:
+    """One pass over the trials that a study still lacks."""
+
+    def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, evaluate: Evaluator, folder: Path) -> None:
+        self._study, self._storage, self._evaluate, self._folder = study, storage, evaluate, folder
+        self._config: Config = evaluate.config
+        self._open: dict[int, tuple[optuna.Trial, dict[str, float]]] = {}
+        # Trials that this pass has started, and how often each was started before.
+        self._started: dict[int, tuple[optuna.Trial, int]] = {}
+        # Trials that ended without the executor (duplicates, rejections), not yet yielded.
+        self._ended: deque[Trial] = deque()
+        trials = read_trials(study)
+        self._count = len(trials)
+        self._complete = {t.key: t for t in reversed(trials) if t.state == "complete"}
+        self._best = min(self._complete.values(), key=lambda t: worth(t, self._config.objective), default=None)
+        # What the trials that have reached a rung were judged by there, by epoch and number.
+        self._rungs: dict[int, dict[int, Sequence[float]]] = {}
+        for trial in trials:
+            for rung in trial.rungs:
+                self._rungs.setdefault(rung["epoch"], {})[trial.number] = rung["point"]
+
+    def trials(self) -> Iterator[TrialStarted | EpochFinished | TrialFinished]:
+        """Yields what happens until the study holds all its trials."""
+        search = self._config.search
+        work = Work(
+            evaluate=self._evaluate,
+            stop=self._stop,
+            folder=self._folder,
+            checkpoint_seconds=search.checkpoint_seconds,
+            time_limit=search.time_limit,
+            attempts=search.attempts,
+            threads=self._config.threads,
+        )
+        try:
+            if self._count >= search.trials and not self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                return  # No executor is started for nothing.
+            self._study.set_user_attr(SESSION, time.time())
+            for job, news in search.executor.run(self._jobs(), work):
+                yield from self._announce()
+                match news:
+                    case Started():
+                        self._open[job.number][0].set_user_attr("worker", news.worker)
+                        yield TrialStarted(job.number, news.worker)
+                    case EpochResult():
+                        yield EpochFinished(f"trial {job.number}", news)
+                    case _:
+                        yield self._finished(self._tell(job, news))
+            yield from self._announce()
+        except (KeyboardInterrupt, GeneratorExit, RunError):  # None of them is a candidate's doing.
+            with suppress(SQLAlchemyError):
+                self._uncount()
+            raise
+
+    def _jobs(self) -> Iterator[Job]:
+        """Yields the jobs that need the executor: first the trials in which the process was killed, then new ones."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in running:
+            # Where it ran is no more.
+            self._reopened(trial.number).set_user_attr("worker", "")
+        for trial in running:
+            yield from self._job(self._reopened(trial.number), earlier=read_trial(trial).attempts)
+        while self._count < self._config.search.trials:
+            self._count += 1
+            yield from self._job(self._study.ask(), earlier=0)
+
+    def _reopened(self, number: int) -> optuna.Trial:
+        """Returns a trial that an earlier process left running, under its own number."""
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        return optuna.Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def _uncount(self) -> None:
+        """Takes the attempts of the trials in hand back: the run was broken off, so they may be started as often."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for number in self._started.keys() & {trial.number for trial in running}:
+            trial, earlier = self._started[number]
+            trial.set_user_attr("attempts", earlier)
+
+    def _job(self, trial: optuna.Trial, earlier: int) -> Iterator[Job]:
+        """Yields the job of a trial that was started some times earlier, unless it ends before any training."""
+        self._started[trial.number] = trial, earlier
+        space, objective, search = self._evaluate.space, self._config.objective, self._config.search
+        if PROPOSED not in trial.user_attrs:
+            # First and in one piece: a process that is killed on its way through the choices leaves some of them only.
+            trial.set_user_attr(PROPOSED, trial.relative_params)
+        proposed = space.suggest(trial)
+        architecture = space.canonical(proposed)
+        key = space.key(architecture)
+        attributes = {
+            KEY: key,
+            "architecture": architecture,
+            "attempts": earlier + 1 if earlier <= search.attempts else earlier,
+            "random": 0 <= trial.number - len(search.first) < search.random_trials,
+        }
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        if earlier > search.attempts:
+            self._ended.append(tell_failed(self._study, trial, f"the process was killed in it {earlier} times"))
+            return
+        if key in self._complete:
+            first = self._complete[key]
+            trial.set_user_attr("metrics", dict(first.metrics))
+            trial.set_user_attr("duplicate_of", first.number)
+            self._ended.append(tell_values(self._study, trial, objective, first.metrics))
+            return
+        job = Job(trial.number, architecture, proposed, seed_of(self._config.seed, "trial", trial.number))
+        try:
+            known = self._evaluate.precheck(job)
+        except Exception as error:  # The candidate's layers may raise anything; that is its result.
+            self._ended.append(tell_failed(self._study, trial, reason_of(error)))
+            return
+        faults = [
+            f"{name} {known.metrics[name]:g} exceeds {bound:g}"
+            for name, bound in objective.constraints.items()
+            if name in CHEAP_METRICS and known.metrics[name] > bound
+        ]
+        if known.constant:
+            faults.append("no path leads from the image to the logits")
+            set_constraint(trial, "path", 1.0)
+        if faults:
+            trial.set_user_attr("metrics", known.metrics)
+            set_constraints(trial, objective, known.metrics)
+            self._ended.append(tell_pruned(self._study, trial, "; ".join(faults)))
+            return
+        self._open[trial.number] = trial, known.metrics
+        yield job
+
+    def _stop(self, job: Job, epoch: EpochResult) -> bool:
+        """Judges a trial at a rung by early stopping's rule, writes that into the study, and returns whether to stop it."""
+        trial, known = self._open[job.number]
+        stopping = self._config.search.stopping
+        assert stopping is not None
+        earlier = trial.user_attrs.get("rungs", [])
+        for rung in earlier:  # Told again by a trial that goes on from its checkpoint.
+            if rung["epoch"] == epoch.epoch:
+                return not rung["went_on"]
+        point = rung_point(epoch, known, self._config.objective.minimise)
+        others = self._rungs.setdefault(epoch.epoch, {})
+        went_on = stopping.goes_on(point, [other for number, other in others.items() if number != job.number])
+        others[job.number] = point
+        # Optuna takes these for one objective alone; a process that was killed before the last line has told it already.
+        reported = self._study.get_trials(deepcopy=False)[job.number].intermediate_values
+        if len(self._config.objective.minimise) == 1 and epoch.epoch not in reported:
+            trial.report(point[0], epoch.epoch)
+        trial.set_user_attr("rungs", [*earlier, {"epoch": epoch.epoch, "point": point, "went_on": went_on}])
+        return not went_on
+
+    def _tell(self, job: Job, outcome: Outcome) -> Trial:
+        trial, known = self._open.pop(job.number)
+        told = tell_outcome(self._study, trial, self._config.objective, known, outcome)
+        trial_file(self._folder, job.number).unlink(missing_ok=True)
+        return told
+
+    def _announce(self) -> Iterator[TrialFinished]:
+        while self._ended:
+            yield self._finished(self._ended.popleft())
+
+    def _finished(self, trial: Trial) -> TrialFinished:
+        objective = self._config.objective
+        if trial.state == "complete":
+            self._complete.setdefault(trial.key, trial)
+            self._best = min(self._best or trial, trial, key=lambda t: worth(t, objective))
+        return TrialFinished(trial, self._best, objective)
+
+
+def rung_point(epoch: EpochResult, known: Mapping[str, float], minimise: Sequence[str]) -> list[float]:
+    """Returns what early stopping judges a trial by: its adversarial error, then what else is minimised and known then."""
+    assert epoch.adversarial_error is not None
+    assert epoch.clean_error is not None
+    at_rung = {**known, "clean_error": epoch.clean_error}
+    return [epoch.adversarial_error, *(at_rung[name] for name in minimise if name in at_rung)]
+
+
+def check_some_complete(trials: list[Trial]) -> None:
+    """Raises if no trial is complete, saying why they are not.
+
+    Raises:
+        SearchFailedError: with the commonest reasons.
+    """
+    if any(trial.state == "complete" for trial in trials):
+        return
+    reasons = Counter(trial.reason or trial.state for trial in trials).most_common(3)
+    listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+    raise SearchFailedError(f"none of the {len(trials)} trials is complete: {listed}")
+
+
+def check_space(evaluate: Evaluator) -> None:
+    """Builds some architectures of the space for the run's images, to find before any work what no candidate can survive.
+
+    Raises:
+        RunError: none of them can be built for images of this size.
+    """
+    space, generator = evaluate.space, random.Random(0)
+    last = {name: choice.values[-1] for name, choice in space.choices.items()}
+    reason = ""
+    for architecture in [last, *(space.sample(generator) for _ in range(9))]:
+        try:
+            canonical = space.canonical(architecture)
+            evaluate.precheck(Job(number=-1, architecture=canonical, proposed=canonical, seed=0))
+            return
+        except Exception as error:  # A user's own space may raise anything.
+            reason = reason or (str(error) if isinstance(error, ValueError) else reason_of(error))
+    raise RunError(f"space {space.name}: no network can be built: {reason}")

@@ -1,0 +1,123 @@
+"""From a candidate to a bundle: retrained longer, profiled on the test split, exported."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from evaluators import profile
+from nas.bundle.export import export_bundle
+from nas.bundle.load import open_bundles
+from nas.bundle.manifest import Provenance, is_bundle
+from nas.config.writer import as_data
+from nas.data import Split, open_test
+from nas.errors import BundleError
+from nas.evaluation.train_and_attack import reason_of
+from nas.pipeline.events import BundleFailed, BundleFinished, EpochFinished, FinalistsStarted, StageStarted
+from nas.runs.environment import environment
+from nas.seeds import seed_of
+from nas.spaces.options import open_space
+from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, checkpoint_file
+from nas.training.network import build_network
+from nas.training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from nas.evaluation.train_and_attack import TrainAndAttack
+    from nas.pipeline.events import Event
+    from nas.runs.folder import RunFolder
+    from nas.study.finalists import Candidate
+
+
+def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: TrainAndAttack) -> Iterator[Event]:
+    """Yields what happens as candidates become bundles; those that are bundles already are left as they are.
+
+    A candidate whose training fails, or whose bundle is damaged, is told and passed over.
+    """
+    names = [candidate.name for candidate in candidates]
+    missing = [candidate for candidate in candidates if not is_bundle(folder.bundles / candidate.name)]
+    damaged = [bundle for bundle in open_bundles(folder.bundles)[1] if bundle.folder.name in names]
+    yield FinalistsStarted(tuple(names), len(names) - len(missing) - len(damaged))
+    for bundle in damaged:
+        yield BundleFailed(bundle.folder.name, bundle.reason)
+    if not missing:
+        return
+    test = open_test(evaluate.config.data).first(evaluate.config.finalists.images)
+    folder.bundles.mkdir(exist_ok=True)
+    _clear_partial(folder)
+    for candidate in missing:
+        try:
+            yield from _make(folder, candidate, evaluate, test)
+        except (OSError, CheckpointError):
+            raise
+        except BundleError as error:
+            yield BundleFailed(candidate.name, str(error))
+        except Exception as error:  # Whatever the network raises in its training is this candidate's result.
+            yield BundleFailed(candidate.name, reason_of(error))
+
+
+def _clear_partial(folder: RunFolder) -> None:
+    """Removes what processes that are no more have left of bundles that they did not finish."""
+    for partial in folder.bundles.glob(".*.partial"):
+        process = partial.name.split(".")[-3]
+        if not (process.isdigit() and Path("/proc", process).exists()):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, test: Split) -> Iterator[Event]:
+    config, data, device = evaluate.config, evaluate.data, evaluate.device
+    space = open_space(candidate.space)
+    # Seeded by the architecture, so that its bundle does not depend on its rank or on the other finalists.
+    seed = seed_of(config.seed, "finalist", int(candidate.key, 16))
+    network = build_network(space, candidate.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))
+    checkpoint = FileStore(checkpoint_file(folder.path, candidate.name))
+    kept, least = 0, float("inf")
+    for epoch in train(
+        network,
+        data.train,
+        data.validation,
+        config.training,
+        epsilon=config.evaluation.epsilon,
+        epochs=config.finalists.epochs,
+        seed=seed,
+        checkpoint=Checkpoint(checkpoint, config.search.checkpoint_seconds),
+    ):
+        if epoch.adversarial_error is not None and epoch.adversarial_error <= least:
+            kept, least = epoch.epoch, epoch.adversarial_error
+        yield EpochFinished(candidate.name, epoch)
+    yield StageStarted(candidate.name, "profile")
+    norm = config.norm
+    on_device = test.to(device)
+    found = profile(
+        network,
+        on_device.x,
+        on_device.y,
+        config.finalists.attacks,
+        epsilons=config.finalists.epsilons,
+        include={norm: [config.evaluation.epsilon]},
+        dataset=config.data.name,
+        split="test",
+        seed=seed_of(seed, "profile"),
+    )
+    yield StageStarted(candidate.name, "export")
+    network = network.cpu().to(memory_format=torch.contiguous_format)
+    provenance = Provenance(
+        config=as_data(config),
+        norm=norm,
+        epsilon=config.evaluation.epsilon,
+        seed=seed,
+        kept_epoch=kept,
+        classes=data.classes,
+        data={"train": data.train.hash, "validation": data.validation.hash, "test": test.hash},
+        environment=environment(device),
+    )
+    target = folder.bundles / candidate.name
+    export_bundle(target, candidate, space, network, found, test.x[:64], provenance)
+    checkpoint.path.unlink(missing_ok=True)
+    yield BundleFinished(
+        candidate.name, target, found.record["clean_error"], found.error_at(config.evaluation.epsilon, norm)
+    )

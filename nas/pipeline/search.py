@@ -1,0 +1,182 @@
+"""A run, from its config to its report: a generator of events."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluators import NORMS
+from nas.config.evaluators import Table
+from nas.config.schema import Config
+from nas.data import open_data
+from nas.device import open_device, set_threads
+from nas.errors import RunError, SearchFailedError
+from nas.evaluation.table import open_table
+from nas.evaluation.train_and_attack import TrainAndAttack
+from nas.pipeline.controller import Controller, check_some_complete, check_space
+from nas.pipeline.earlier_run import resolve_earlier_runs
+from nas.pipeline.events import FinalistsLacking, RunFinished, RunStarted
+from nas.pipeline.retrain import make_bundles
+from nas.reports.page import write_report
+from nas.reports.verdict import verdicts
+from nas.runs.environment import environment
+from nas.runs.folder import RunFolder, create_run, locked, open_run, write_environment
+from nas.runs.leaderboard import write_leaderboard
+from nas.runs.run import Run, place_of, read_run
+from nas.spaces.options import open_space
+from nas.study.finalists import choose_finalists, choose_references
+from nas.study.storage import check_database, close_storage, keep_backup, open_storage, storage_errors
+from nas.study.study import create_study
+from nas.study.trial import read_trials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nas.evaluation.base import Evaluator
+    from nas.pipeline.events import Event
+
+
+def search(config: Config | None = None, run: Path | str = "runs/search") -> Run:
+    """Runs a search in a new folder, without a display, and returns the finished run.
+
+    Raises:
+        HardcellError: the config, the data or the folder cannot be used, or every trial failed.
+    """
+    for _ in search_events(config or Config(), Path(run)):
+        pass
+    return read_run(run)
+
+
+def resume(run: Path | str) -> Run:
+    """Goes on with a run, without a display, and returns it finished; a finished run gets a fresh report.
+
+    Raises:
+        HardcellError: the folder holds no run that can go on, or every trial failed.
+    """
+    for _ in resume_events(Path(run)):
+        pass
+    return read_run(run)
+
+
+def search_events(config: Config, path: Path) -> Iterator[Event]:
+    """Yields what happens in a new run, from the first trial to the report.
+
+    Nothing is written before data, space and device have been found usable.
+
+    Raises:
+        HardcellError: as for `search`.
+    """
+    config = resolve_earlier_runs(config)
+    evaluate = prepare(config)
+    if config.search.storage is not None:
+        check_database(config.search.storage)
+    return _events(create_run(path, config), evaluate)
+
+
+def resume_events(path: Path) -> Iterator[Event]:
+    """Yields what happens as a run goes on.
+
+    Raises:
+        HardcellError: as for `resume`.
+    """
+    folder, config = open_run(path)
+    evaluate = prepare(config)
+    _check_same_images(folder, evaluate)
+    return _events(folder, evaluate)
+
+
+def export_events(path: Path, top: int) -> Iterator[Event]:
+    """Yields what happens as the best architectures of a run, finished or not, become bundles; those that are, stay.
+
+    Raises:
+        HardcellError: the folder holds no run, or no trial is complete.
+    """
+    found = read_run(path)
+    check_some_complete(list(found.trials))
+    evaluate = prepare(found.config)
+    if not isinstance(evaluate, TrainAndAttack):
+        raise RunError(f"{path}: its trials were answered from a table, so there is nothing to train and export")
+    _check_same_images(found.folder, evaluate)
+    candidates = choose_finalists(found.trials, found.config, top)
+    lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
+    return chain(lacking, make_bundles(found.folder, candidates, evaluate))
+
+
+def prepare(config: Config) -> Evaluator:
+    """Returns what evaluates the candidates of a config, with the images on the device.
+
+    Raises:
+        HardcellError: the device, the data, the table or the space cannot be used.
+    """
+    space = open_space(config.space)
+    if isinstance(config.evaluator, Table):
+        return open_table(config, space)
+    device = open_device(config.device)
+    data = open_data(config.data)
+    data = replace(data, validation=data.validation.first(config.evaluation.images))
+    set_threads(config.threads, data.train.x[0, 0].numel())
+    evaluate = TrainAndAttack(config, space, data.to(device))
+    check_space(evaluate)
+    pixels = data.train.x[0].numel()
+    grids = {**(config.finalists.epsilons or {}), f"{config.norm} ": (config.evaluation.epsilon,)}
+    for norm, grid in grids.items():
+        largest = NORMS[norm.strip()]().largest(pixels)
+        if max(grid) > largest:
+            raise RunError(
+                f"epsilon must be at most {largest:g} in {norm.strip()} on images of {pixels} values, got {max(grid):g}"
+            )
+    return evaluate
+
+
+def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
+    if not folder.environment.exists():
+        return
+    try:
+        recorded = dict(json.loads(folder.environment.read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder.environment}: damaged, so the images cannot be checked; remove it to go on without the check"
+        ) from error
+    for name, found in evaluate.hashes.items():
+        if recorded.get(name) != found:
+            what = "table is not the one" if name == "table" else f"{name} images are not those"
+            raise RunError(f"{folder.path}: the {what} that the run began with; start a new run")
+
+
+def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
+    config, place = evaluate.config, place_of(folder, evaluate.config)
+    with locked(folder), storage_errors(place):
+        keep_backup(place)
+        storage = open_storage(place, write=True)
+        try:
+            study = create_study(storage, place, config, evaluate.space, begun=folder.environment.exists())
+            write_environment(folder, environment(evaluate.device), evaluate.hashes)
+            yield RunStarted(
+                folder=folder.path,
+                trials=config.search.trials,
+                finished=sum(trial.state != "running" for trial in read_trials(study)),
+                space_size=evaluate.space.size,
+                source=evaluate.source,
+            )
+            try:
+                yield from Controller(study, storage, evaluate, folder.path).trials()
+            finally:
+                write_leaderboard(folder, read_trials(study), config.objective)
+            trials = read_trials(study)
+        finally:
+            close_storage(storage)
+        check_some_complete(trials)
+        if isinstance(evaluate, TrainAndAttack):
+            data = evaluate.data
+            candidates = choose_finalists(trials, config, config.finalists.count)
+            if config.finalists.references:
+                candidates += choose_references(trials, config, data.input_shape, len(data.classes))
+            yield from make_bundles(folder, candidates, evaluate)
+        finished = read_run(folder.path)
+        write_report(finished)
+        if isinstance(evaluate, TrainAndAttack) and not any(bundle.role == "finalist" for bundle in finished.bundles):
+            raise SearchFailedError(f"none of the finalists has a usable bundle; {folder.report} has the search")
+        yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))

@@ -1,0 +1,1 @@
+"""Figures that several folders share, and their style."""

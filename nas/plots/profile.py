@@ -1,0 +1,130 @@
+"""The pictures of one network's robustness profile, as SVG text."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from evaluators.profiles.record import fitted
+from nas.plots.style import COLOURS, GREY, INK, STYLE, epsilon_axis, new_figure, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from evaluators import RobustnessProfile
+
+
+def profile_figures(found: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> dict[str, str]:
+    """Returns every picture that a profile has the numbers for, by name: `error_curves`, and what else was measured.
+
+    Args:
+        found: The profile.
+        norm: That of the search, if one made the network.
+        epsilon: The one that it was searched for, marked in the panel of that norm.
+    """
+    drawn = {"error_curves": error_curves_figure(found, norm, epsilon)}
+    if found.record["margins"]["densities"] is not None:
+        drawn["margins"] = margins_figure(found)
+    if "corruptions" in found.record:
+        drawn["corruptions"] = corruptions_figure(found)
+    if "certificates" in found.record:
+        drawn["certificates"] = certificates_figure(found)
+    return drawn
+
+
+def error_curves_figure(found: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> str:
+    """Returns the flip rate under each attack, on log axes, one panel a norm, with power laws and first-order theory."""
+    entries: dict[str, dict[str, Any]] = found.record["attacks"]
+    norms = list(dict.fromkeys(entry["config"]["norm"] for entry in entries.values()))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.4 * len(norms), 4), layout="constrained")
+        for column, name in enumerate(norms, start=1):
+            axes = figure.add_subplot(1, len(norms), column)
+            shown = {key: entry for key, entry in entries.items() if entry["config"]["norm"] == name}
+            for colour, (key, entry) in zip(cycle(COLOURS), shown.items(), strict=False):
+                _attack_curve(axes, key, entry, colour)
+            if axes.get_lines():
+                _theory_curves(axes, found, name)
+                axes.legend(loc="lower right", fontsize=8)
+            epsilon_axis(axes, name, epsilon if name == norm else None)
+        return to_svg(figure)
+
+
+def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> None:
+    if entry["flip_rate"] is None:
+        return
+    grid, rate = np.array(entry["epsilons"]), np.array(entry["flip_rate"])
+    interval, positive = np.array(entry["flip_interval"]), np.array(entry["flip_rate"]) > 0
+    if not positive.any():
+        return
+    law = fitted(entry)
+    label = name if law is None else f"{name}, exponent {law.exponent:.2f}"
+    axes.fill_between(grid[positive], interval[positive, 0], interval[positive, 1], color=colour, alpha=0.12, linewidth=0)
+    axes.plot(grid[positive], rate[positive], marker=".", color=colour, label=label, linewidth=1.3)
+    if law is not None:
+        window = np.geomspace(*law.window, 50)
+        axes.plot(window, law(window), color=colour, linewidth=3.5, alpha=0.3)
+
+
+def _theory_curves(axes: Axes, found: RobustnessProfile, norm: str) -> None:
+    """Draws the flip rates that gradients at the clean images predict: each image's own, and their mean."""
+    entry, clean = found.record["margins"]["first_order"][norm], found.record["clean_error"]
+    grid, parting = np.array(entry["epsilons"]), entry["parting_epsilon"]
+    curves: tuple[tuple[str, str, Any], ...] = (
+        ("predicted_error", "first order" if parting is None else f"first order, parts at {parting:.2g}", (0, (4, 2))),
+        ("mean_field_error", "mean field", (0, (1, 1.5))),
+    )
+    for key, label, dash in curves:
+        if key not in entry:  # Profiles of before the mean field was drawn.
+            continue
+        rate = (np.array(entry[key]) - clean) / (1 - clean)  # Some flip rate is drawn, so not all are wrong.
+        positive = (rate > 0) & (grid > 0)
+        if positive.any():
+            axes.plot(grid[positive], rate[positive], color=INK, linestyle=dash, linewidth=1.1, label=label)
+
+
+def margins_figure(found: RobustnessProfile) -> str:
+    """Returns the densities of the rightly classified images' logit differences to their nearest rivals."""
+    densities = {**found.record["margins"]["densities"]}
+    at: list[float] = densities.pop("at")
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(5.4, 3.2)
+        for colour, (name, density) in zip(cycle(COLOURS), densities.items(), strict=False):
+            place = {"1": "nearest", "2": "second", "3": "third"}[name.removeprefix("rival_")]
+            axes.plot(at, density, color=colour, label=f"{place} rival")
+        axes.set(xlabel="true logit minus the rival's", ylabel="density", xlim=(0, None), ylim=(0, None))
+        if axes.get_lines():
+            axes.legend(fontsize=8)
+        return to_svg(figure)
+
+
+def corruptions_figure(found: RobustnessProfile) -> str:
+    """Returns the error under each common corruption over its severity."""
+    measured = found.record["corruptions"]
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(5.4, 3.2)
+        for colour, (name, errors) in zip(cycle(COLOURS), measured["errors"].items(), strict=False):
+            axes.plot(range(1, len(errors) + 1), errors, marker=".", color=colour, label=name.replace("_", " "))
+        axes.axhline(measured["clean"], color=GREY, linestyle=":", linewidth=1.2, label="clean")
+        axes.set(xlabel="severity", ylabel="error", ylim=(0, None), xticks=range(1, 6))
+        axes.legend(fontsize=8)
+        return to_svg(figure)
+
+
+def certificates_figure(found: RobustnessProfile) -> str:
+    """Returns the certified error of the smoothed network over the L2 radius."""
+    entry = found.record["certificates"]
+    with mpl.rc_context(STYLE):
+        figure, axes = new_figure(5.4, 3.2)
+        axes.plot(entry["epsilons"], entry["certified_error"], marker=".", color=COLOURS[0])
+        axes.set(
+            xlabel="epsilon (L2, pixels in [0, 1])",
+            ylabel=f"certified error, noise of {entry['sigma']:g}",
+            xlim=(0, None),
+            ylim=(0, 1.02),
+        )
+        return to_svg(figure)

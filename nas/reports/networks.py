@@ -1,0 +1,106 @@
+"""The networks of a report's bundles with their test images, opened once for all pictures that ask the networks again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from torch import nn
+
+from nas.analysis.fit import check_fit
+from nas.analysis.profile import parse_profile_config
+from nas.bundle.forms import WEIGHTS
+from nas.bundle.load import Bundle, load
+from nas.data import Split, open_test
+from nas.data.config import DataConfig
+from nas.device import open_device
+from nas.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+# Multiply-accumulates of about a second: on one core of a CPU, or on a GPU.
+_SECOND = {"cpu": 3e10, "cuda": 3e12, "mps": 3e11}
+
+
+@final
+@dataclass(frozen=True)
+class Opened:
+    """A bundle's network, ready to be asked.
+
+    Attributes:
+        bundle: The bundle.
+        network: On the device of the images.
+        data: Where the images are from.
+        test: Those that its profile was measured on.
+    """
+
+    bundle: Bundle
+    network: nn.Module
+    data: DataConfig
+    test: Split
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return max(1, int(self.bundle.profile.record["cost"]["macs"]))
+
+    def passes(self, seconds: float) -> int:
+        """Returns how many images pass through the network in about so many seconds."""
+        return int(seconds * second_of(self.test) / self.macs)
+
+
+def second_of(images: Split) -> float:
+    """Returns how many multiply-accumulates the device of some images does in about a second."""
+    return _SECOND.get(images.x.device.type, _SECOND["cpu"])
+
+
+def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, Opened], dict[str, str]]:
+    """Returns the bundles that can be opened, by name, and why the others cannot: a report can do without.
+
+    Args:
+        bundles: Those of one run or of several.
+    """
+    splits: dict[DataConfig, Split] = {}
+    found, reasons = {}, {}
+    for bundle in bundles:
+        try:
+            found[bundle.name] = _open(bundle, splits)
+        except Exception as error:  # Whatever became of the images, of the network, or of the space that builds it.
+            reasons[bundle.name] = first_line(error)
+    return found, reasons
+
+
+def twins(bundles: Iterable[Bundle]) -> dict[str, str]:
+    """Returns which bundles hold the very network of an earlier one: that one's name, by theirs."""
+    first: dict[str, str] = {}
+    found = {}
+    for bundle in bundles:
+        weights = bundle.manifest["files"].get(WEIGHTS)
+        if weights is not None and first.setdefault(weights, bundle.name) != bundle.name:
+            found[bundle.name] = first[weights]
+    return found
+
+
+def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> Opened:
+    """Returns a bundle's network and images.
+
+    Args:
+        bundle: The bundle.
+        splits: Test splits that are open already; added to.
+
+    Raises:
+        DataError: the images are others by now.
+        Exception: whatever opening the images or the network raises.
+    """
+    device = open_device("auto")
+    data = parse_profile_config({"data": bundle.manifest["config"]["data"]}).data
+    if data not in splits:
+        splits[data] = open_test(data)
+    test = splits[data].first(bundle.profile.record["n"])
+    if test.hash != bundle.manifest["data"]["test"]:
+        raise DataError(f"the test images of {data.path or data.name} are others by now")
+    network, test = load(bundle.folder).to(device), test.to(device)
+    check_fit(bundle.name, network, test, data.name)
+    return Opened(bundle, network, data, test)

@@ -1,0 +1,170 @@
+"""The report: one page of HTML with its pictures inside, readable without a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from evaluators import Check, sentence
+from evaluators.profiles.record import fitted
+from nas.config.evaluators import Table
+from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS
+from nas.config.writer import dump_config
+from nas.errors import first_line
+from nas.files import write_whole
+from nas.formatting import told_epsilon
+from nas.plots.cells import draw
+from nas.plots.profile import profile_figures
+from nas.plots.style import NORM_NAMES
+from nas.reports.network_pairs import report_together
+from nas.reports.networks import open_bundles, twins
+from nas.reports.search_figures import (
+    best_so_far,
+    clean_against_adversarial,
+    error_curves,
+    front_figures,
+    rungs_reached,
+    worst_case_laws,
+)
+from nas.reports.statistics_text import correlations_sentences, exponents_sentence, nearest_sentence
+from nas.reports.surfaces import report_surfaces
+from nas.reports.verdict import verdicts
+from nas.spaces.options import open_space
+from nas.study.ranking import front, ranked
+from nas.study.trial import ENDED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nas.bundle.load import Bundle
+    from nas.runs.run import Run
+    from nas.study.trial import Trial
+
+SHOWN_TRIALS = 20
+CAPTIONS = {
+    "margins": "Densities of the differences between the true logit and those of its nearest rivals.",
+    "corruptions": "Error under common corruptions.",
+    "certificates": "Certified error of the network smoothed by noise.",
+}
+
+
+def write_report(run: Run) -> None:
+    """Writes report.html into a run's folder, whole or not at all."""
+    write_whole(run.folder.report, render_report(run))
+
+
+def render_report(run: Run) -> str:
+    """Returns the page of a run, finished or not, as text."""
+    config, trials = run.config, list(run.trials)
+    board = ranked(trials, config.objective)
+    states = {s: sum(t.state == s for t in trials) for s in (*ENDED, "running")}
+    metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
+    metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
+    fronts = {trial.number for trial in front(trials, config.objective)}
+    opened, left_out = open_bundles(run.bundles)
+    copies = twins(run.bundles)
+    surfaces = report_surfaces(opened, images=1)
+    together = report_together(
+        {name: one for name, one in opened.items() if name not in copies}, config.evaluation.epsilon, config.norm
+    )
+    laws = worst_case_laws(run.bundles, config.norm)
+    environment = Environment(
+        loader=PackageLoader("nas", "reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("template.html").render(
+        name=run.folder.path.name,
+        config=config,
+        epsilon=told_epsilon(config.evaluation.epsilon),
+        norm=NORM_NAMES.get(config.norm, config.norm),
+        states=states,
+        trials=trials,
+        duplicates=sum(t.duplicate_of is not None for t in trials),
+        failures=[t for t in trials if t.state == "failed"],
+        board=[_row(rank, trial, fronts) for rank, trial in enumerate(board[:SHOWN_TRIALS], start=1)],
+        metrics=metrics,
+        counts=CHEAP_METRICS,
+        front=len(fronts),
+        several=len(config.objective.minimise) > 1,
+        trained=not isinstance(config.evaluator, Table),
+        unshown=max(0, len(board) - SHOWN_TRIALS),
+        verdicts=verdicts(run),
+        bundles=[_bundle(bundle, run, surfaces.get(bundle.name, ())) for bundle in run.bundles],
+        check_names=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
+        damaged=run.damaged,
+        search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
+        scatter_figure=(
+            Markup(clean_against_adversarial(trials, config.objective))
+            if board and {"clean_error", "adversarial_error"} <= {*metrics}
+            else None
+        ),
+        front_figures=[Markup(figure) for figure in front_figures(trials, config.objective)] if board else [],
+        rungs_figure=Markup(rungs_reached(trials)) if any(trial.rungs for trial in trials) else None,
+        curves_figure=(
+            Markup(error_curves(run.bundles, laws, config.norm, config.evaluation.epsilon)) if run.bundles else None
+        ),
+        exponents=exponents_sentence({name: law for name, law in laws.items() if name not in copies}),
+        left_out=left_out,
+        copies=copies,
+        correlations=correlations_sentences(trials),
+        together=together,
+        together_figures=[Markup(figure) for figure in together.pictures],
+        config_text=dump_config(config),
+        environment_text=(
+            run.folder.environment.read_text(encoding="utf-8") if run.folder.environment.exists() else "not recorded yet"
+        ),
+    )
+
+
+def _row(rank: int, trial: Trial, fronts: set[int]) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "trial": trial.number,
+        "key": trial.key,
+        "metrics": trial.metrics,
+        "feasible": trial.violation == 0,
+        "front": trial.number in fronts,
+        "seconds": trial.seconds,
+        "origin": "random" if trial.random else "sampler",
+        "architecture": ", ".join(str(value) for value in trial.architecture.values()),
+    }
+
+
+def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Returns what the page shows of one bundle, `surfaces` as pictures with their captions."""
+    record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
+    drawing, undrawn = None, None
+    try:
+        drawn = draw(open_space(bundle.space), bundle.stored["architecture"])
+        drawing = None if drawn is None else Markup(drawn.decode())
+    except Exception as error:
+        # The file of a user's own space may be gone, or draw nothing; the report can do without the drawing.
+        undrawn = first_line(error)
+    at, figures = record["attacks"], profile_figures(bundle.profile, norm, epsilon)
+    return {
+        "name": bundle.name,
+        "role": bundle.role,
+        "clean_error": record["clean_error"],
+        "adversarial_error": bundle.profile.error_at(epsilon, norm),
+        "parameters": record["cost"]["parameters"],
+        "macs": record["cost"]["macs"],
+        "failed_checks": bundle.profile.failed_checks(),
+        "checks": {check["name"]: {**check, "sentence": sentence(Check(**check))} for check in record["checks"]},
+        "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
+        "margins": record["margins"],
+        "nearest": nearest_sentence(record["margins"]),
+        "drawing": drawing,
+        "undrawn": undrawn,
+        "curves": Markup(figures.pop("error_curves")),
+        "pictures": [(Markup(figure), CAPTIONS[name]) for name, figure in figures.items()],
+        "surfaces": [(Markup(figure), caption) for figure, caption in surfaces],
+        "n": record["n"],
+        "first_order": record["margins"]["first_order"],
+        # Profiles of before it was measured have none.
+        "mean_field": all("mean_field_error" in entry for entry in record["margins"]["first_order"].values()),
+    }

@@ -1,0 +1,84 @@
+"""What the pictures of a report say, as numbers: how exponents and logits vary, and what adversarial error goes with."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from evaluators import Observation, PowerLaw, rank_correlation, universality
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from evaluators import NoPowerLaw
+    from nas.study.trial import Trial
+
+# What a candidate's adversarial error may go with, and its name.
+_PREDICTORS = {"clean_error": "its clean error", "parameters": "its parameters", "macs": "its multiply-accumulates"}
+
+
+def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
+    """Returns how far the exponents of several networks vary; None where fewer than two have one.
+
+    Args:
+        laws: Their power laws, by name.
+    """
+    fitted = [law for law in laws.values() if isinstance(law, PowerLaw)]
+    # Of very few radii, all of a bootstrap's exponents may be the same, and say nothing of how sure they are.
+    found = [law for law in fitted if 0 < law.exponent_interval[0] < law.exponent_interval[1] < math.inf]
+    if len(found) < 2:
+        return None
+    spread = universality([Observation(law.exponent, law.exponent_interval, {}) for law in found])
+    low, high = spread.range
+    verdict = "are not all equal" if spread.heterogeneity_p < 0.05 else "may all be equal"
+    without = len(laws) - len(fitted)
+    rest = f"; {without} {'has' if without == 1 else 'have'} no power law" if without else ""
+    return (
+        f"The exponents of {len(found)} networks lie between {low:.2f} and {high:.2f} and {verdict} (Cochran's Q, "
+        f"p = {spread.heterogeneity_p:.2g}){rest}."
+    )
+
+
+def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
+    """Returns how the differences between the two largest logits are distributed; None where a profile does not hold it.
+
+    Args:
+        margins: The profile's entry of that name.
+    """
+    found = margins.get("nearest")
+    if found is None:
+        return None
+    near = found["near_zero"]
+    low, high = near["interval"]
+    return (
+        f"Differences between the two largest logits: density near zero {near['density']:.2f} ({low:.2f} to {high:.2f}) in "
+        f"units of one over their mean (an exponential distribution has 1), and {found['distance_to_independent']:.2f} from "
+        "those of independent logits (Kolmogorov-Smirnov, each over its mean)."
+    )
+
+
+def correlations_sentences(trials: Sequence[Trial]) -> list[str]:
+    """Returns what adversarial error goes with over the candidates that were trained, and over the random ones alone.
+
+    What a sampler proposes is no fair sample of a space, so random candidates are told apart where there are others.
+    """
+    trained = [t for t in trials if t.state == "complete" and t.duplicate_of is None and "adversarial_error" in t.metrics]
+    drawn = [trial for trial in trained if trial.random]
+    groups = {"measured": trained} | ({"drawn at random": drawn} if len(drawn) < len(trained) else {})
+    return [told for name, group in groups.items() if (told := _correlations(name, group))]
+
+
+def _correlations(name: str, trials: Sequence[Trial]) -> str | None:
+    if len(trials) < 3:
+        return None
+    known = {key: word for key, word in _PREDICTORS.items() if all(key in trial.metrics for trial in trials)}
+    if not known:
+        return None
+    errors = [trial.metrics["adversarial_error"] for trial in trials]
+    told = [
+        f"with {word} {rank_correlation([trial.metrics[key] for trial in trials], errors)}" for key, word in known.items()
+    ]
+    return (
+        f"Rank correlations of a candidate's adversarial error over the {len(trials)} {name} (95 % intervals): "
+        f"{', '.join(told)}."
+    )

@@ -1,0 +1,104 @@
+"""The response surfaces in a report: a few images of each bundle, as long as that takes seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evaluators import NORMS, PGD, NoBound
+from evaluators.engine.frozen import frozen
+from evaluators.engine.prepared import predict
+from nas.analysis.network_source import search_of
+from nas.analysis.surface.config import SurfaceConfig
+from nas.analysis.surface.figures import draw_summary
+from nas.analysis.surface.surface import SHARES, surfaces_of
+from nas.data import Split
+from nas.formatting import told_epsilon
+from nas.plots.style import NORM_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nas.analysis.surface.result import Neighbourhood
+    from nas.reports.networks import Opened
+
+# Test images among which those to show are chosen.
+CANDIDATES = 16
+POINTS, FEWEST_POINTS = 41, 21
+# Points drawn from each ball around the adversarial image.
+SAMPLES = 200
+# Seconds that one plane may take, and what lies around the adversarial image, with some hundred passes of a proof.
+SECONDS, PROOF = 1.0, 500
+
+
+def report_surfaces(opened: Mapping[str, Opened], images: int = 2) -> dict[str, list[tuple[str, str]]]:
+    """Returns pictures of networks around some test images, as (SVG text, caption), by the bundle's name.
+
+    Of the first test images those are shown that the network classifies rightly and PGD fools at the search's epsilon; where
+    there are too few of them, others that are right. None are shown of a network that is too large for it, or that fails on
+    the way: the report can do without.
+
+    Args:
+        opened: The networks.
+        images: Pictures of each.
+    """
+    found = {}
+    for name, one in opened.items():
+        try:
+            found[name] = _pictures(one, images)
+        except Exception:  # A network of someone else's may raise anything, on any image.
+            found[name] = []
+    return found
+
+
+def _pictures(one: Opened, images: int) -> list[tuple[str, str]]:
+    bundle, network = one.bundle, one.network
+    points = min(POINTS, int(one.passes(SECONDS) ** 0.5))
+    if points < FEWEST_POINTS:
+        return []
+    test = Split(one.test.x[:CANDIDATES], one.test.y[:CANDIDATES], one.test.hash)
+    epsilon, norm = search_of(str(bundle.folder)) or (0.0, "linf")
+    attack = PGD(norm=NORMS[norm]())
+    with frozen(network):
+        right = (predict(network, test.x).argmax(1) == test.y).nonzero().flatten()
+        points_found = attack(network, test.x[right], test.y[right], epsilon)
+        fooled = predict(network, points_found).argmax(1) != test.y[right]
+    chosen = [*right[fooled].tolist(), *right[~fooled].tolist()][:images]
+    # The surroundings cost more passes than the plane, and those of the proof are of twice the precision.
+    samples = SAMPLES if one.passes(SECONDS) > len(SHARES) * SAMPLES + 2 * PROOF else 0
+    pictures = []
+    for image in chosen:
+        config = SurfaceConfig(data=one.data, image=image, attack=attack, epsilon=epsilon, points=points)
+        classes = tuple(map(str, bundle.stored["classes"]))
+        drawn = surfaces_of(
+            network,
+            test,
+            config,
+            network_name=bundle.name,
+            data_name=one.data.name,
+            classes=classes,
+            second=False,
+            samples=samples,
+        )
+        around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
+        if "adversarial" in drawn.leads:
+            plane = f"the one that PGD finds at epsilon {told_epsilon(epsilon)}, and noise of the same L2 size"
+        else:
+            plane = f"and two images of noise: PGD finds nothing within epsilon {told_epsilon(epsilon)}"
+        caption = f"{around} {plane}. Hatched and dotted: outside the pixel range."
+        if drawn.neighbourhood is not None:
+            caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"
+        pictures.append((draw_summary(drawn).decode(), caption))
+    return pictures
+
+
+def neighbourhood_sentence(found: Neighbourhood) -> str:
+    """Returns what lies around an adversarial image, in words."""
+    norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
+    shares = ", ".join(
+        f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}"
+        for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True)
+    )
+    told = f"Of {balls.samples} random points around the adversarial image, so many are adversarial, too ({norm}): {shares}."
+    if isinstance(found.proved, NoBound) or found.proved == 0:
+        return f"{told} No radius is proved."
+    return f"{told} It is proved that every image within {found.proved:.2g} is."

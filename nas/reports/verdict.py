@@ -1,0 +1,105 @@
+"""Did the search beat its references? Paired tests on the test images, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from evaluators import Comparison, RadiiComparison, compare, compare_radii
+from evaluators.curves.error_curves import stands_in
+from nas.formatting import told_epsilon
+
+if TYPE_CHECKING:
+    from nas.runs.run import Run
+
+_NAMES = {"random": "the median random candidate", "residual": "the plain residual network"}
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """The best finalist against one reference.
+
+    Attributes:
+        finalist: Name of the finalist's bundle.
+        reference: Name of the reference's bundle.
+        role: Role of the reference: random or residual.
+        comparison: The paired test, at the epsilon of the search.
+        over_all: The paired test of the radii, over all epsilons at which both were measured; None where that is but one.
+        errors: Adversarial error of the finalist and of the reference.
+        epsilon: The epsilon of the search.
+        same: Both are one architecture.
+    """
+
+    finalist: str
+    reference: str
+    role: str
+    comparison: Comparison
+    over_all: RadiiComparison | None
+    errors: tuple[float, float]
+    epsilon: float
+    same: bool
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the finalist is more robust, beyond chance at the 5 % level."""
+        return self.comparison.verdict() == "more robust"
+
+    def __str__(self) -> str:
+        """Returns the verdict as a sentence."""
+        against = f"{_NAMES[self.role]} ({self.reference})"
+        if self.same:
+            return f"The search did not beat {against}: its best finalist is that very architecture."
+        verb = {"more robust": "beat", "less robust": "lost to", "not distinguishable": "did not beat"}
+        mine, other = self.errors
+        low, high = self.comparison.interval
+        return (
+            f"The search {verb[self.comparison.verdict()]} {against}: adversarial error {mine:.3f} against {other:.3f} "
+            f"at epsilon {told_epsilon(self.epsilon)} on {self.comparison.n} test images "
+            f"(difference {self.comparison.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}; paired test, "
+            f"p = {self.comparison.p_value:.2g}).{self._over_all()}"
+        )
+
+    def _over_all(self) -> str:
+        """Returns the sentence on the whole curves, or nothing."""
+        if self.over_all is None:
+            return ""
+        outcome = {
+            "more robust": "its finalist is the more robust one",
+            "less robust": "its finalist is the less robust one",
+        }
+        low, high = self.over_all.interval
+        return (
+            f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two cannot be told apart')}: the share of "
+            f"images of which its radius is larger, minus that of which it is smaller, is {self.over_all.effect:.3f} "
+            f"(95 % interval {low:.3f} to {high:.3f}; sign test, p = {self.over_all.p_value:.2g})."
+        )
+
+
+def verdicts(run: Run) -> list[Verdict]:
+    """Returns the best finalist's comparison with each reference; empty without finalists or references."""
+    finalists = [bundle for bundle in run.bundles if bundle.role == "finalist"]
+    if not finalists:
+        return []
+    best, epsilon, norm = finalists[0], run.config.evaluation.epsilon, run.config.norm
+    mine = best.profile.worst_case(norm)
+    found = []
+    for reference in run.bundles:
+        if reference.role not in _NAMES:
+            continue
+        other = reference.profile.worst_case(norm)
+        measured = reference.profile.epsilons(norm)
+        common = [epsilon for epsilon in best.profile.epsilons(norm) if epsilon > 0 and stands_in(epsilon, measured)]
+        found.append(
+            Verdict(
+                finalist=best.name,
+                reference=reference.name,
+                role=reference.role,
+                comparison=compare(mine, other, epsilon),
+                over_all=compare_radii(mine, other, common) if len(common) > 1 else None,
+                errors=(best.profile.error_at(epsilon, norm), reference.profile.error_at(epsilon, norm)),
+                epsilon=epsilon,
+                same=best.stored["key"] == reference.stored["key"],
+            )
+        )
+    return found

@@ -1,0 +1,30 @@
+"""Versions and machine, as far as results may depend on them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from typing import Any
+
+import torch
+
+_RECORDED = ("hardcell", "torch", "torchvision", "optuna", "numpy", "scipy", "onnx", "onnxruntime", "safetensors")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Returns versions and machine, as far as results may depend on them."""
+    versions = {}
+    for name in _RECORDED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }

@@ -1,0 +1,47 @@
+"""The table of all trials of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from nas.config.metrics import STANDARD_METRICS
+from nas.files import write_whole
+from nas.study.ranking import front
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nas.config.schema import ObjectiveConfig
+    from nas.runs.folder import RunFolder
+    from nas.study.trial import Trial
+
+
+def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: ObjectiveConfig) -> None:
+    """Writes one row a trial, in the order of their numbers; `front` says which are on the Pareto front."""
+    best = {trial.number for trial in front(trials, objective)}
+    metrics = list(dict.fromkeys([*STANDARD_METRICS, *(name for trial in trials for name in trial.metrics)]))
+    columns = ["number", "state", "architecture", *metrics, "seconds", "violation", "front", "duplicate_of", "random"]
+    columns += ["rungs", "worker", "reason"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for trial in trials:
+        table.writerow(
+            [
+                trial.number,
+                trial.state,
+                trial.key,
+                *(trial.metrics.get(name, "") for name in metrics),
+                trial.seconds,
+                trial.violation,
+                trial.number in best,
+                "" if trial.duplicate_of is None else trial.duplicate_of,
+                trial.random,
+                " ".join(str(rung["epoch"]) for rung in trial.rungs),
+                trial.worker,
+                trial.reason or "",
+            ]
+        )
+    write_whole(run.leaderboard, text.getvalue())

@@ -1,0 +1,81 @@
+"""Architectures that YAML names: published ones, stored ones, and those written out."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import first_line
+from search_spaces import PUBLISHED, Architecture, SearchSpace
+
+# An architecture, or the folder of an earlier run, which stands for its finalists.
+Start = Architecture | Path
+
+
+def read_architectures(reference: Any, folder: Path | None) -> list[Start]:
+    """Returns the architectures, unchecked, that an entry of YAML stands for.
+
+    Args:
+        reference: A published architecture's name; a YAML file that holds choices, or holds them under `architecture`, as a
+            bundle's architecture.yaml does, or a list of any of these; a run's folder, returned as its absolute path; or a
+            mapping of choices.
+        folder: What a relative path is relative to; the working directory if None.
+
+    Raises:
+        ValueError: there is no such architecture, or the file holds none.
+    """
+    if isinstance(reference, str):
+        if reference in PUBLISHED:
+            return [PUBLISHED[reference].architecture]
+        path = Path(folder or ".", Path(reference).expanduser())
+        if path.is_dir():
+            if not (path / "config.yaml").is_file():
+                raise ValueError(f"{path}: holds no run (no config.yaml)")
+            return [path.resolve()]
+        if not reference.endswith((".yaml", ".yml")):
+            near = difflib.get_close_matches(reference, PUBLISHED, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"must be one of {', '.join(PUBLISHED)}, a YAML file, a run's folder, or choices, got {reference!r}{hint}"
+            )
+        try:
+            reference = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise ValueError(f"{path}: {said}") from error
+        if isinstance(reference, dict) and isinstance(reference.get("architecture"), dict):
+            reference = reference["architecture"]
+        if isinstance(reference, list):
+            try:
+                return [found for entry in reference for found in read_architectures(entry, path.parent)]
+            except RecursionError as error:
+                raise ValueError(f"{path}: must not hold itself") from error
+        if not isinstance(reference, dict):
+            raise ValueError(f"{path}: must hold a mapping of choices, or a list of them, got {reference!r}")
+    if not isinstance(reference, dict):
+        raise ValueError(f"must be a name, a YAML file, or a mapping of choices, got {reference!r}")
+    return [dict(reference)]
+
+
+def fault_of(architecture: Architecture, space: SearchSpace) -> str | None:
+    """Returns why a search of a space cannot begin with an architecture, or None if it can."""
+    try:
+        architecture = space.validate(architecture)
+    except ValueError as error:
+        return f"is {_home_of(architecture) or error}"
+    graphs = space.graphs(architecture) if space.graphs is not None else {}
+    if graphs and not any(graph.connected for graph in graphs.values()):
+        return f"lets nothing through: no path leads from input to output of a cell of {space.name}; give one an operation"
+    return None
+
+
+def _home_of(architecture: Architecture) -> str | None:
+    """Returns what to say of a published architecture where another space is searched; None of any other architecture."""
+    for name, published in PUBLISHED.items():
+        if architecture == published.architecture:
+            options = ", ".join(f"{key}: {str(value).lower()}" for key, value in published.options.items())
+            return f"{name}, an architecture of space: {{name: {published.space.name}, {options}}}, and of no other choices"
+    return None

@@ -1,0 +1,1 @@
+"""The Optuna study: trials, storage, ranking, finalists."""

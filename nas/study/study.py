@@ -1,0 +1,155 @@
+"""The study: Optuna's record of the trials, the only truth about a search.
+
+Everything known of a trial is in the study, so that optuna-dashboard and pandas can read it: the architecture as
+parameters, the metrics, epochs and all else as user attributes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from nas.config.writer import as_data
+from nas.errors import RunError
+from nas.samplers import StudySampler
+from nas.study.storage import storage_errors
+from nas.study.trial import Trial, read_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from optuna.storages import RDBStorage
+
+    from nas.config.schema import Config, ObjectiveConfig
+    from nas.executors import Outcome
+    from nas.study.storage import Place
+    from search_spaces import SearchSpace
+
+# Attribute of a study: when the process that works on it began, in seconds since 1970.
+SESSION = "session"
+
+
+def create_study(
+    storage: RDBStorage, place: Place, config: Config, space: SearchSpace, *, begun: bool = False
+) -> optuna.Study:
+    """Returns the study of a run with its sampler, made where there is none.
+
+    Args:
+        storage: The database.
+        place: Where the study lies.
+        config: The run's settings.
+        space: The search space.
+        begun: There must be a study already: the run goes on.
+
+    Raises:
+        RunError: the database is damaged, the study is gone, or it belongs to another config.
+    """
+    with storage_errors(place):
+        if begun and place.name not in optuna.get_all_study_names(storage):
+            raise RunError(f"{place}: the run's study is gone from there; put it back, or start a new run")
+        directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
+        search = config.search
+        sampler = StudySampler(
+            search.sampler, space, seed=config.seed, random_trials=search.random_trials, first=search.first_architectures
+        )
+        study = optuna.create_study(
+            study_name=place.name, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
+        )
+        stored = study.user_attrs.get("config")
+        if stored is None and not study.get_trials(deepcopy=False):
+            with _experimental():
+                study.set_metric_names(list(config.objective.minimise))
+            study.set_user_attr("config", as_data(config))
+        elif stored != as_data(config):
+            raise RunError(f"{place}: belongs to another config: {_difference(stored, as_data(config))}")
+        return study
+
+
+def load_study(storage: RDBStorage, place: Place) -> optuna.Study:
+    """Returns the study of a run, only to be read.
+
+    Raises:
+        RunError: the database holds no study of ours, or is damaged.
+    """
+    with storage_errors(place):
+        try:
+            return optuna.load_study(study_name=place.name, storage=storage)
+        except KeyError as error:
+            raise RunError(f"{place}: holds no study of ours") from error
+
+
+def _difference(stored: Any, wanted: Any, path: str = "") -> str:
+    """Returns the first difference of two trees, in words."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in [*stored, *wanted]:
+            if stored.get(key) != wanted.get(key):
+                return _difference(stored.get(key), wanted.get(key), f"{path}.{key}".lstrip("."))
+    return f"{path or 'the config'} is {stored!r} in the study and {wanted!r} here"
+
+
+def tell_outcome(
+    study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float], outcome: Outcome
+) -> Trial:
+    """Writes the outcome of a trial into the study, ends it, and returns it."""
+    trial.set_user_attr("metrics", {**metrics, **outcome.metrics})
+    trial.set_user_attr("seconds", round(outcome.seconds, 4))
+    if outcome.epochs:
+        trial.set_user_attr("epochs", [dataclasses.asdict(epoch) for epoch in outcome.epochs])
+    if outcome.reason is not None:
+        return tell_failed(study, trial, outcome.reason)
+    if outcome.stopped is not None:
+        set_constraints(trial, objective, metrics)
+        return tell_pruned(study, trial, f"stopped after epoch {outcome.stopped}: not among the best that came this far")
+    if outcome.radii:
+        trial.set_user_attr("radii", dict(outcome.radii))
+    return tell_values(study, trial, objective, {**metrics, **outcome.metrics})
+
+
+def tell_values(study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> Trial:
+    """Ends a trial as complete, with the values of its objectives and constraints; as failed, if one is no number."""
+    odd = [f"{name} is {metrics[name]}" for name in objective.metrics() if not math.isfinite(metrics[name])]
+    if odd:
+        return tell_failed(study, trial, ", ".join(odd))
+    set_constraints(trial, objective, metrics)
+    return read_trial(study.tell(trial, [metrics[name] for name in objective.minimise]))
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Keeps Optuna's notices about experimental methods out of the display."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def set_constraints(trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> None:
+    """Sets the constraints whose metrics are known: the excess over the bound, relative to it where it is not 0."""
+    for name, bound in objective.constraints.items():
+        if name in metrics:
+            set_constraint(trial, name, (metrics[name] - bound) / (abs(bound) or 1.0))
+
+
+def set_constraint(trial: optuna.Trial, name: str, excess: float) -> None:
+    """Sets a constraint of a trial, feasible where the excess is 0 or less; what a killed process has set already stays."""
+    with _experimental():
+        if name not in trial.constraints:
+            trial.set_constraint(name, excess)
+
+
+def tell_failed(study: optuna.Study, trial: optuna.Trial, reason: str) -> Trial:
+    """Ends a trial as failed, with its reason."""
+    trial.set_user_attr("reason", reason)
+    return read_trial(study.tell(trial, state=TrialState.FAIL))
+
+
+def tell_pruned(study: optuna.Study, trial: optuna.Trial, reason: str) -> Trial:
+    """Ends a trial that a constraint rules out before any training, or that was stopped early."""
+    trial.set_user_attr("reason", reason)
+    return read_trial(study.tell(trial, state=TrialState.PRUNED))

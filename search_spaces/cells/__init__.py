@@ -1,0 +1,1 @@
+"""Cell spaces: topologies, operations, canonical form, and the network around the cells."""

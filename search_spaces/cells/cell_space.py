@@ -1,0 +1,239 @@
+"""Cell spaces from a few lines: nodes, what may feed them, operations, which cells are searched, the network around them.
+
+    SPACE = cell_space(nodes=4, operations=["none", "skip", "sepconv3x3", my_operation], channels=16)
+
+The spaces of the literature are made of the same (cell201.py, darts.py, nasnet.py, robnet.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from torch import nn
+
+from search_spaces.cells.canonical import first_of_class
+from search_spaces.cells.custom_operations import read_operations, try_operation
+from search_spaces.cells.skeleton import Cell, TwoInputNetwork, single_input_network
+from search_spaces.cells.topology import Output, Topology, all_pairs, edge_list, two_inputs
+from search_spaces.drawing.figures import draw_cells
+from search_spaces.operations import OPERATIONS, VANISHING, Operation
+from search_spaces.space import Architecture, SearchSpace, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from search_spaces.graph import CellGraph
+
+Cells = Literal["shared", "normal_reduction", "each"]
+Kind = Literal["all_pairs", "two_inputs"]
+# The name of a cell, whether it halves the resolution, and None for a residual block that does. Cells of one name have one
+# architecture; the name comes before those of its choices.
+Layer = tuple[str, bool] | None
+
+
+def cell_space(
+    name: str = "cells",
+    *,
+    nodes: int = 4,
+    inputs: int = 1,
+    topology: Kind | list[tuple[int, int]] = "all_pairs",
+    output: Output = "last",
+    operations: list[str | Operation] = ["none", "skip", "avgpool3x3", "conv1x1", "conv3x3"],  # noqa: B006 (only read)
+    cells: Cells = "shared",
+    channels: int = 16,
+    cells_per_stage: int = 2,
+    stages: int = 3,
+) -> SearchSpace:
+    """Returns a space of cells, all of one table of choices, and the network that is built of them.
+
+    Args:
+        name: Name of the space.
+        nodes: Number of a cell's nodes, inputs included.
+        inputs: 1, the output of the cell before; or 2, the outputs of the two cells before.
+        topology: all_pairs, an edge from every node to every later one; two_inputs, every node picks two of those before it;
+            or a list of edges, [from, to] each, with the inputs as the first nodes.
+        output: What is concatenated into the output: the last node, all nodes, or the unused ones, which feed no other.
+        operations: What an edge may carry, from the least to the most: names of OPERATIONS, several joined by + to be added,
+            or functions of (channels, stride) that return a module.
+        cells: What is searched: shared, one cell for the whole network; normal_reduction, one cell that keeps the resolution
+            and one that halves it; each, every cell by itself.
+        channels: Channels of the first stage; each later stage has twice as many at half the resolution.
+        cells_per_stage: Cells in each stage.
+        stages: Number of stages. Between two of them stands a residual block where cells have one input and share their
+            architecture, and a cell that halves the resolution otherwise.
+
+    Raises:
+        ValueError: a setting is out of range, an operation unknown, or an edge impossible.
+    """
+    for setting, value in {
+        "nodes": nodes,
+        "channels": channels,
+        "cells_per_stage": cells_per_stage,
+        "stages": stages,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{setting} must be at least 1, got {value}")
+    if cells not in get_args(Cells):
+        raise ValueError(f"cells must be one of {', '.join(get_args(Cells))}, got {cells!r}")
+    names, own = read_operations(operations)
+    if not set(names) - {"none"}:
+        raise ValueError(f"operations must hold one that lets something through, got {names}")
+    return assemble(
+        name,
+        topology=_topology(topology, nodes, inputs, output),
+        operations=names,
+        own=own,
+        layers=staged_layers([cells_per_stage] * stages, cells, blocks=inputs == 1 and cells == "shared"),
+        channels=channels,
+    )
+
+
+def staged_layers(cells: Sequence[int], searched: Cells, *, blocks: bool = False) -> list[Layer]:
+    """Returns the layers of stages of cells, with one that halves the resolution between two stages.
+
+    Args:
+        cells: Number of cells in each stage.
+        searched: As for `cell_space`.
+        blocks: What halves the resolution is a residual block, None among the layers, instead of a cell.
+
+    Raises:
+        ValueError: a stage has no cell, or there is no stage.
+    """
+    if not cells or min(cells) < 1:
+        raise ValueError(f"there must be at least one stage, of at least one cell each, got {list(cells)}")
+    strides: list[bool | None] = []
+    for stage, count in enumerate(cells):
+        strides += ([None if blocks else True] if stage else []) + [False] * count
+    return [None if s is None else (_name(searched, number, s), s) for number, s in enumerate(strides, start=1)]
+
+
+def layers_of(count: int, searched: Cells) -> list[Layer]:
+    """Returns so many cells, of which those after a third and two thirds of them halve the resolution.
+
+    Raises:
+        ValueError: there are fewer than 3.
+    """
+    if count < 3:
+        raise ValueError(f"layers must be at least 3, for two of them halve the resolution, got {count}")
+    halvings = (count // 3, 2 * count // 3)
+    return [(_name(searched, number + 1, number in halvings), number in halvings) for number in range(count)]
+
+
+def _name(searched: Cells, number: int, halves: bool) -> str:
+    if searched == "each":
+        return f"cell{number:02d}"
+    if searched == "normal_reduction":
+        return "reduction" if halves else "normal"
+    return ""
+
+
+def assemble(
+    name: str,
+    *,
+    topology: Topology,
+    operations: Sequence[str],
+    layers: Sequence[Layer],
+    channels: int,
+    own: Mapping[str, Operation] | None = None,
+    affine: bool = True,
+    remedy: str = "use fewer stages",
+) -> SearchSpace:
+    """Returns the space of networks whose layers are cells.
+
+    Args:
+        name: Name of the space.
+        topology: Of every cell.
+        operations: What an edge may carry, by name; of `a+b`, both a and b.
+        layers: The cells and residual blocks.
+        channels: Of the first cell's nodes.
+        own: Operations by name that do not ship.
+        remedy: What is told of images too small to be halved so often.
+        affine: Batch norm in cells scales and shifts by what it learns, after it has normalised.
+
+    Raises:
+        ValueError: channels is below 1, or an own operation cannot be used.
+    """
+    if channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
+    # Batch norm that only normalises makes nothing of nothing, and with it all convolutions that ship.
+    vanishing = VANISHING if affine else VANISHING | (OPERATIONS.keys() - {"skip"})
+    names, made = tuple(operations), {**OPERATIONS, **(own or {})}
+    # A cell that stands in both places is told apart by what is different in either: the one with a stride.
+    strided: dict[str, bool] = {}
+    for layer in layers:
+        if layer is not None:
+            strided[layer[0]] = strided.get(layer[0], False) or layer[1]
+    for key, operation in (own or {}).items():
+        # A cell that halves the resolution has twice as many channels as those before it.
+        for stride in (1, 2) if any(strided.values()) else (1,):
+            try_operation(key, operation, stride * channels, stride)
+    table = topology.choices(names)
+    choices = {_joined(cell, key): choice for cell in strided for key, choice in table.items()}
+    halvings = sum(layer is None or layer[1] for layer in layers)
+
+    def of(architecture: Architecture, cell: str) -> dict[str, Value]:
+        return {key: architecture[_joined(cell, key)] for key in table}
+
+    def graphs(architecture: Architecture) -> dict[str, CellGraph]:
+        return {cell: topology.graph(of(architecture, cell), strided=stride) for cell, stride in strided.items()}
+
+    def canonical(architecture: Architecture) -> dict[str, Value]:
+        form = dict(architecture)
+        for cell, graph in graphs(architecture).items():
+            writing = first_of_class(topology, names, graph, vanishing)
+            if writing is not None:
+                form |= {_joined(cell, key): value for key, value in topology.written(writing).items()}
+        return {name: form[name] for name in choices}
+
+    def build(architecture: Architecture, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        smallest = 2**halvings
+        if min(input_shape[1:]) < smallest:
+            raise ValueError(
+                f"images must be at least {smallest} x {smallest} pixels to be halved {halvings} times, "
+                f"got {input_shape[1]} x {input_shape[2]}; {remedy}"
+            )
+        network = [
+            None if layer is None else topology.graph(of(architecture, layer[0]), strided=layer[1]) for layer in layers
+        ]
+        built: nn.Module
+        if topology.inputs == 1:
+            built = single_input_network(network, made, channels, input_shape, num_classes)
+        else:
+            cells = [cell for cell in network if cell is not None]
+            built = TwoInputNetwork(cells, made, channels, input_shape, num_classes)
+        if not affine:
+            _only_normalise(built)
+        return built
+
+    return SearchSpace(
+        name=name,
+        choices=choices,
+        build=build,
+        canonical=canonical,
+        draw=lambda architecture: draw_cells(graphs(architecture)),
+        graphs=graphs,
+        operations=tuple(dict.fromkeys(part for value in names for part in value.split("+") if part != "none")),
+    )
+
+
+def _only_normalise(network: nn.Module) -> None:
+    """Takes from batch norm in cells what it scales and shifts by."""
+    for cell in network.modules():
+        for module in cell.modules() if isinstance(cell, Cell) else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.affine = False
+                module.register_parameter("weight", None)
+                module.register_parameter("bias", None)
+
+
+def _joined(cell: str, key: str) -> str:
+    return f"{cell}_{key}" if cell else key
+
+
+def _topology(topology: Kind | list[tuple[int, int]], nodes: int, inputs: int, output: Output) -> Topology:
+    kinds: dict[str, Callable[[int, int, Output], Topology]] = {"all_pairs": all_pairs, "two_inputs": two_inputs}
+    if isinstance(topology, str):
+        if topology not in kinds:
+            raise ValueError(f"topology must be all_pairs, two_inputs or a list of edges, got {topology!r}")
+        return kinds[topology](nodes, inputs, output)
+    return edge_list([(i, j) for i, j in topology], inputs, output)

@@ -1,0 +1,166 @@
+"""Networks around cells: stem, cells with halvings of the resolution, head.
+
+Two skeletons: cells of one input in stages with a residual block between them (Dong and Yang, NAS-Bench-201,
+arXiv:2001.00326), and cells that see the outputs of the two before them, some of which halve the resolution themselves
+(Zoph et al., NASNet, arXiv:1707.07012, in the form of Liu et al., DARTS, arXiv:1806.09055).
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.cells.topology import edge_name
+from search_spaces.operations import FactorisedReduce, Operation, relu_conv_bn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from search_spaces.graph import CellGraph
+
+
+@final
+class Cell(nn.Module):
+    """One cell: its inputs, (N, C, H, W) each, to its output nodes, concatenated.
+
+    Args:
+        graph: What it computes.
+        operations: The operations, by name.
+        channels: Of every node.
+        preprocess: What is done to each input first, so that it has that many channels.
+    """
+
+    def __init__(
+        self, graph: CellGraph, operations: Mapping[str, Operation], channels: int, preprocess: Sequence[nn.Module] = ()
+    ) -> None:
+        super().__init__()
+        self.graph, self.channels = graph, channels
+        self.preprocess = nn.ModuleList(preprocess)
+        self.edges = nn.ModuleDict()
+        # The edges that arrive at each node that is no input: their name, and where they come from.
+        self.arriving: list[list[tuple[str, int]]] = [[] for _ in graph.nodes]
+        nodes = graph.inputs + len(graph.nodes)
+        for source, node, operation in graph.edges():
+            name = edge_name(source, node, nodes)
+            parallel = sum(edge == name or edge.startswith(f"{name}_") for edge in self.edges)
+            name = f"{name}_{parallel + 1}" if parallel else name
+            stride = 2 if graph.strided and source < graph.inputs else 1
+            self.edges[name] = operations[operation](channels, stride)
+            self.arriving[node - graph.inputs].append((name, source))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Returns the output."""
+        nodes = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)] if self.preprocess else list(inputs)
+        stride = 2 if self.graph.strided else 1
+        for arriving in self.arriving:
+            terms = [self.edges[name](nodes[source]) for name, source in arriving]
+            nodes.append(
+                functools.reduce(operator.add, terms) if terms else torch.zeros_like(nodes[0][:, :, ::stride, ::stride])
+            )
+        outputs = [nodes[node] for node in self.graph.outputs]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+
+@final
+class Reduction(nn.Module):
+    """The residual block between stages: (N, C, H, W) to (N, 2C, H/2, W/2)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(relu_conv_bn(in_channels, channels, 3, stride=2), relu_conv_bn(channels, channels, 3))
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, stride=2, ceil_mode=True), nn.Conv2d(in_channels, channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the branch plus the shortcut."""
+        return self.branch(x) + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+def stem(in_channels: int, channels: int) -> nn.Sequential:
+    """Returns what turns images (N, in, H, W) into (N, C, H, W)."""
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+
+def single_input_network(
+    cells: Sequence[CellGraph | None],
+    operations: Mapping[str, Operation],
+    channels: int,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+) -> nn.Sequential:
+    """Returns a chain of cells of one input each.
+
+    Args:
+        cells: The cells in order; None is a residual block that halves the resolution. From it, or from a cell that halves
+            the resolution, on there are twice as many channels.
+        operations: The operations, by name.
+        channels: Of the first cell's nodes.
+        input_shape: Of the images, (C, H, W).
+        num_classes: K.
+    """
+    body: list[nn.Module] = [stem(input_shape[0], channels)]
+    width = channels
+    for graph in cells:
+        if graph is None or graph.strided:
+            channels *= 2
+        if graph is None:
+            body.append(Reduction(width, channels))
+            width = channels
+            continue
+        fit = [] if width == channels else [relu_conv_bn(width, channels, 1)]
+        body.append(Cell(graph, operations, channels, fit))
+        width = channels * len(graph.outputs)
+    head = nn.Sequential(
+        nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+    )
+    return nn.Sequential(*body, head)
+
+
+@final
+class TwoInputNetwork(nn.Module):
+    """Cells that see the outputs of the two before them; images (N, C, H, W) to logits (N, K).
+
+    A cell that halves the resolution has twice as many channels as those before it. As both inputs of a cell must have its
+    number of channels and one resolution, each passes a 1x1 convolution first, or what halves it too.
+
+    Args:
+        cells: The cells in order.
+        operations: The operations, by name.
+        channels: Of the first cell's nodes.
+        input_shape: Of the images, (C, H, W).
+        num_classes: K.
+        stem_multiplier: The stem has so many times the channels of the first cell's nodes.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[CellGraph],
+        operations: Mapping[str, Operation],
+        channels: int,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        stem_multiplier: int = 3,
+    ) -> None:
+        super().__init__()
+        before = last = stem_multiplier * channels
+        self.stem = stem(input_shape[0], last)
+        self.cells = nn.ModuleList()
+        halved = False
+        for graph in cells:
+            channels *= 2 if graph.strided else 1
+            older = FactorisedReduce(before, channels) if halved else relu_conv_bn(before, channels, 1)
+            self.cells.append(Cell(graph, operations, channels, [older, relu_conv_bn(last, channels, 1)]))
+            before, last, halved = last, channels * len(graph.outputs), graph.strided
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the logits (N, K)."""
+        before = last = self.stem(x)
+        for cell in self.cells:
+            before, last = last, cell(before, last)
+        return self.head(last)  # type: ignore[no-any-return]

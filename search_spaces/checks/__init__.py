@@ -1,0 +1,1 @@
+"""Checks of a search space on random architectures."""

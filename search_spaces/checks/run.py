@@ -1,0 +1,131 @@
+"""The test of a space: whatever a search takes for granted, tried on random architectures.
+
+    for finding in check_space(SPACE):
+        print(finding.check, finding.passed, finding.message)
+
+On the command line: `hardcell space path/to/file.py:SPACE --check`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+
+from search_spaces.checks.canonical import canonical_equal_functions, canonical_idempotent, canonical_valid
+from search_spaces.checks.choices import reachable, round_trip, used
+from search_spaces.checks.networks import batch_independent, builds, deterministic, global_state, gradients, shapes
+from search_spaces.checks.space_under_test import Fault, Shape, Subject, Untried, told
+from search_spaces.space import Architecture, SearchSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+# Each takes the space with its samples, returns what it has seen, and raises what is wrong. What one tells of, the others
+# pass over.
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    "builds": builds,
+    "shapes": shapes,
+    "gradients": gradients,
+    "batch_independent": batch_independent,
+    "deterministic": deterministic,
+    "global_state": global_state,
+    "round_trip": round_trip,
+    "canonical_valid": canonical_valid,
+    "canonical_idempotent": canonical_idempotent,
+    "canonical_equal_functions": canonical_equal_functions,
+    "reachable": reachable,
+    "used": used,
+}
+SHAPES: tuple[Shape, ...] = ((3, 32, 32), (1, 28, 28), (3, 24, 40))
+
+
+@final
+@dataclass(frozen=True)
+class Finding:
+    """What one check has found.
+
+    Attributes:
+        check: Its name.
+        passed: Whether it passed; None if it could not be made.
+        message: What is wrong, where, and the remedy where it is not obvious; or what was seen.
+        architecture: The one that shows what is wrong.
+    """
+
+    check: str
+    passed: bool | None
+    message: str
+    architecture: Architecture | None = None
+
+
+def through_json(architecture: Architecture) -> object:
+    """Returns an architecture written as JSON and read again."""
+    return json.loads(json.dumps(dict(architecture)))
+
+
+def check_space(
+    space: SearchSpace,
+    *,
+    samples: int = 20,
+    seed: int = 0,
+    input_shapes: Sequence[Shape] = SHAPES,
+    num_classes: int = 7,
+    formats: Mapping[str, Callable[[Architecture], object]] = {"JSON": through_json},
+) -> list[Finding]:
+    """Returns what the checks find, one finding each, in the order of `CHECKS`; errors of the space are findings, too.
+
+    Args:
+        space: The space.
+        samples: Number of architectures drawn; the cheap checks take ten times as many.
+        seed: Of all that is drawn.
+        input_shapes: Of the images, (C, H, W) each, for which networks must build; one that is not square tells sides apart.
+        num_classes: K.
+        formats: What an architecture must survive, by name: functions that write it as text and read it again.
+
+    Raises:
+        ValueError: there are no samples or no shapes, or one has no pixels.
+    """
+    if samples < 1 or num_classes < 1:
+        raise ValueError(f"samples and num_classes must be at least 1, got {samples} and {num_classes}")
+    if not input_shapes or any(len(shape) != 3 or min(shape) < 1 for shape in input_shapes):
+        raise ValueError(f"input_shapes must hold (C, H, W), of at least 1 each, got {input_shapes}")
+    subject = Subject(space, samples, seed, input_shapes, num_classes, formats)
+    findings = []
+    for name, check in CHECKS.items():
+        with _untouched():
+            findings.append(_finding(name, check, subject))
+    return findings
+
+
+def _finding(name: str, check: Callable[[Subject], str], subject: Subject) -> Finding:
+    try:
+        return Finding(name, True, check(subject))
+    except Fault as fault:
+        return Finding(name, False, str(fault), fault.architecture)
+    except Untried as reason:
+        return Finding(name, None, f"not tried: {reason}")
+    except Exception as error:  # Of the user's code, at a place where no check expects one.
+        return Finding(name, False, f"raises {told(error)}")
+
+
+@contextmanager
+def _untouched() -> Iterator[None]:
+    """Puts back what the code of a space may change, for the caller and for the next check."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)

@@ -1,0 +1,1 @@
+"""The spaces that ship, a file each, and published architectures."""

@@ -1,0 +1,156 @@
+"""macro: residual networks, on the axes on which those that were made by hand differ.
+
+One to four stages of residual blocks. Depth and width vary by stage, the rest is the same throughout the network:
+(4 * 27)**stages * 4 * 3 * 3 * 3 * 2 * 4 * 3 * 2 architectures, 559,872 to 7.05e11, of which 6.53e9 have three stages.
+The first value of each axis is that of a plain ResNet for small images. ResNet-18 and WRN-28-10 are architectures of this
+space, parameter for parameter.
+
+Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385; Zagoruyko and Komodakis,
+"Wide Residual Networks", BMVC 2016, arXiv:1605.07146; Sandler et al., "MobileNetV2", CVPR 2018, arXiv:1801.04381; Hu et al.,
+"Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507. What these axes do to adversarial error: Xie et al., "Smooth
+Adversarial Training", arXiv:2006.14536; Peng et al., "Robust Principles", BMVC 2023, arXiv:2308.16258.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from search_spaces.drawing.figures import draw_chain
+from search_spaces.space import Architecture, Choice, SearchSpace, Value
+from search_spaces.spaces.blocks import ACTIVATIONS, BLOCKS, NORMALISATIONS, ResidualBlock, Style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STAGES = (1, 2, 3, 4)
+DEPTHS = (1, 2, 3, 4)
+WIDTHS = (
+    *(4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256),
+    *(320, 512, 640),
+)  # fmt: skip
+# What is the same in all stages. The width of the stem is a number, or that of the first stage.
+AXES = {
+    "stem": Choice("conv3x3", "conv7x7", "conv3x3_stride2", "patch2"),
+    "stem_width": Choice("width1", 16, 64),
+    "block": Choice(*BLOCKS),
+    "kernel": Choice(3, 5, 7),
+    "order": Choice("post_activation", "pre_activation"),
+    "activation": Choice(*ACTIVATIONS),
+    "normalisation": Choice(*NORMALISATIONS),
+    "squeeze_excitation": Choice(False, True),
+}
+PLAIN: dict[str, Value] = {name: axis.values[0] for name, axis in AXES.items()}
+CHOICES = {
+    **{f"depth{stage}": Choice(*DEPTHS) for stage in STAGES},
+    **{f"width{stage}": Choice(*WIDTHS) for stage in STAGES},
+    **AXES,
+}
+
+
+def macro(stages: int = 3) -> SearchSpace:
+    """Returns the space of residual networks.
+
+    Args:
+        stages: Number of stages, 1 to 4, each but the first at half the resolution of the one before, rounded up.
+
+    Raises:
+        ValueError: stages is not 1, 2, 3 or 4.
+    """
+    if stages not in STAGES:
+        raise ValueError(f"stages must be 1, 2, 3 or 4, got {stages}")
+    choices = {name: choice for name, choice in CHOICES.items() if name in AXES or int(name[-1]) <= stages}
+
+    def build(architecture: Architecture, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        style, width = _style(architecture), _stem_width(architecture)
+        layers = _stem(str(architecture["stem"]), input_shape[0], width, style)
+        if not style.preactivates:
+            layers += [style.norm(width), style.act()]
+        for stage in STAGES[:stages]:
+            for block in range(_integer(architecture, f"depth{stage}")):
+                stride = 2 if stage > 1 and block == 0 else 1
+                layers.append(ResidualBlock(width, _integer(architecture, f"width{stage}"), stride, style))
+                width = _integer(architecture, f"width{stage}")
+        if style.preactivates:
+            layers += [style.norm(width), style.act()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+    def canonical(architecture: Architecture) -> dict[str, Value]:
+        found = {name: architecture[name] for name in choices}
+        width1 = found["width1"]
+        if found["stem_width"] == width1:
+            found["stem_width"] = "width1"
+        # Where every block projects, a block passes on nothing but what is activated: with no normalisation, it is all the
+        # same whether that is done after each block or before the next. Inverted blocks do not activate their sum.
+        projects = found["stem_width"] != "width1" and all(found[f"depth{stage}"] == 1 for stage in STAGES[:stages])
+        if projects and found["normalisation"] == "none" and found["block"] != "inverted":
+            found["order"] = "post_activation"
+        return found
+
+    def draw(architecture: Architecture) -> Figure:
+        block = f"{architecture['block']}{architecture['kernel']}x{architecture['kernel']}"
+        boxes = [f"{architecture['stem']}, {_stem_width(architecture)}"]
+        boxes += [f"{architecture[f'depth{s}']} {block}, {architecture[f'width{s}']}" for s in STAGES[:stages]]
+        return draw_chain([*boxes, _said(architecture)])
+
+    return SearchSpace(name="macro", choices=choices, build=build, canonical=canonical, draw=draw)
+
+
+def _stem(kind: str, in_channels: int, width: int, style: Style) -> list[nn.Module]:
+    """Returns what turns images (N, in, H, W) into (N, width, H, W), or at a stride of 2 into half that, rounded up."""
+    if kind == "patch2":
+        # On a side of odd length the last pixel has no neighbour: zeros stand for it. On an even one, no patch has them.
+        return [nn.ZeroPad2d((0, 1, 0, 1)), style.conv(in_channels, width, 2, stride=2, padding=0)]
+    kernel, stride = {"conv3x3": (3, 1), "conv7x7": (7, 1), "conv3x3_stride2": (3, 2)}[kind]
+    return [style.conv(in_channels, width, kernel, stride)]
+
+
+def _style(architecture: Architecture) -> Style:
+    return Style(
+        block=str(architecture["block"]),
+        kernel=_integer(architecture, "kernel"),
+        order=str(architecture["order"]),
+        activation=str(architecture["activation"]),
+        normalisation=str(architecture["normalisation"]),
+        squeeze_excitation=bool(architecture["squeeze_excitation"]),
+    )
+
+
+def _stem_width(architecture: Architecture) -> int:
+    return _integer(architecture, "width1" if architecture["stem_width"] == "width1" else "stem_width")
+
+
+def _integer(architecture: Architecture, name: str) -> int:
+    return int(str(architecture[name]))
+
+
+def _said(architecture: Architecture) -> str:
+    """Returns what the blocks have in common, as a drawing says it."""
+    words = [str(architecture["order"]).removesuffix("_activation"), str(architecture["activation"])]
+    if architecture["normalisation"] != "none":
+        words.append(str(architecture["normalisation"]))
+    return "all: " + ", ".join(words + ["se"] * bool(architecture["squeeze_excitation"]))
+
+
+def plain_architectures(stages: int = 3) -> list[dict[str, Value]]:
+    """Returns the residual networks that one would write by hand: one depth, and a width that doubles by stage."""
+    plain: list[dict[str, Value]] = []
+    for depth in DEPTHS:
+        for width in WIDTHS:
+            widths = [width * 2**stage for stage in range(stages)]
+            if all(w in WIDTHS for w in widths):
+                plain.append(_of_stages([depth] * stages, widths))
+    return plain
+
+
+def _of_stages(depths: list[int], widths: list[int]) -> dict[str, Value]:
+    by_stage = [(f"depth{s}", depth) for s, depth in enumerate(depths, start=1)]
+    by_stage += [(f"width{s}", width) for s, width in enumerate(widths, start=1)]
+    return dict(by_stage) | PLAIN
+
+
+# ResNet-18 for images of 32x32 pixels: no stride and no pooling in the stem. Of macro(stages=4); 11,173,962 parameters.
+RESNET18 = _of_stages([2, 2, 2, 2], [64, 128, 256, 512])
+# The wide ResNet of 28 layers and 10 times the width. Of macro(stages=3); 36,479,194 parameters.
+WRN_28_10 = _of_stages([4, 4, 4], [160, 320, 640]) | {"stem_width": 16, "order": "pre_activation"}

@@ -1,0 +1,82 @@
+"""mlp: multi-layer perceptrons on flattened pixels, down to the linear classifier.
+
+The depth is from none to all of the hidden layers, and each of these has its own width; what the layers that are not built
+would be is erased by `canonical`. (layers + 1) * 8**layers * 4 * 3 architectures, 24,576 of three layers, which compute
+1 + 12 * (8 + 8**2 + ... + 8**layers) different functions, 7,009 of three layers.
+
+Source: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature 323, 1986. The linear
+classifier is a yardstick: what perturbs it most is known in closed form (Goodfellow, Shlens and Szegedy, "Explaining and
+Harnessing Adversarial Examples", ICLR 2015, arXiv:1412.6572).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from search_spaces.drawing.figures import draw_chain
+from search_spaces.space import Architecture, Choice, SearchSpace, Value
+from search_spaces.spaces.blocks import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm1d,
+    "layer": nn.LayerNorm,
+    "none": lambda width: nn.Identity(),
+}
+
+
+def mlp(layers: int = 3) -> SearchSpace:
+    """Returns the space of multi-layer perceptrons.
+
+    Args:
+        layers: The most hidden layers that a network has.
+
+    Raises:
+        ValueError: layers is below 1.
+    """
+    if layers < 1:
+        raise ValueError(f"layers must be at least 1, got {layers}")
+    choices = {
+        "depth": Choice(*range(layers + 1)),
+        **{f"width{layer}": Choice(*WIDTHS) for layer in range(1, layers + 1)},
+        "activation": Choice(*ACTIVATIONS),
+        "normalisation": Choice(*NORMALISATIONS),
+    }
+
+    def build(architecture: Architecture, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        act = ACTIVATIONS[str(architecture["activation"])]
+        norm = NORMALISATIONS[str(architecture["normalisation"])]
+        features = math.prod(input_shape)
+        body: list[nn.Module] = [nn.Flatten()]
+        for width in _widths(architecture):
+            body += [nn.Linear(features, width, bias=architecture["normalisation"] == "none"), norm(width), act()]
+            features = width
+        return nn.Sequential(*body, nn.Linear(features, num_classes))
+
+    def canonical(architecture: Architecture) -> dict[str, Value]:
+        built = len(_widths(architecture))
+        used = {"depth", *(f"width{layer}" for layer in range(1, built + 1))}
+        used |= {"activation", "normalisation"} if built else set()
+        return {name: architecture[name] if name in used else choice.values[0] for name, choice in choices.items()}
+
+    def draw(architecture: Architecture) -> Figure:
+        said = str(architecture["activation"])
+        if architecture["normalisation"] != "none":
+            said = f"{architecture['normalisation']}, {said}"
+        return draw_chain([*(f"linear {width}, {said}" for width in _widths(architecture)), "linear"])
+
+    return SearchSpace(name="mlp", choices=choices, build=build, canonical=canonical, draw=draw)
+
+
+def _widths(architecture: Architecture) -> list[int]:
+    """Returns the widths of the hidden layers that are built."""
+    depth = int(str(architecture["depth"]))
+    return [int(str(architecture[f"width{layer}"])) for layer in range(1, depth + 1)]

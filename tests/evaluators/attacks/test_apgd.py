@@ -1,0 +1,305 @@
+"""Auto-PGD: its schedule and its steps, the exact radii of linear networks, and AutoAttack's pixels and errors."""
+
+import re
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from evaluators import APGD, L2, PGD, Linf, TargetedAPGD, cross_entropy, dlr, margin, radii
+from evaluators.attacks import Target
+from evaluators.attacks.apgd import checkpoints, climb
+from evaluators.engine.noise import Noise
+
+NORMS = (Linf(), L2())
+
+
+def right_labels(network, x):
+    with torch.no_grad():
+        return network(x).argmax(1)
+
+
+class Counting(nn.Module):
+    """A network that notes how many images it was given at each call."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.counts = network, []
+
+    def forward(self, x):
+        self.counts.append(len(x))
+        return self.network(x)
+
+
+class Peak(nn.Module):
+    """Two logits whose margin is highest, at -1, at one point: no image is ever misclassified."""
+
+    def __init__(self, top):
+        super().__init__()
+        self.top = top
+
+    def forward(self, x):
+        right = 1 + (x - self.top).flatten(1).square().sum(1)
+        return torch.stack([right, torch.zeros_like(right)], 1)
+
+
+def test_checkpoints_of_the_paper():
+    assert list(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert list(checkpoints(100).values()) == [22, 19, 16, 13, 10, 7, 6, 6]
+    assert list(checkpoints(1000)) == [220, 410, 570, 700, 800, 870, 930, 990]
+    assert checkpoints(1) == {1: 1}
+    for steps in range(1, 200):
+        found = checkpoints(steps)
+        assert sum(found.values()) == max(found) <= steps
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_reaches_the_exact_radii_of_a_linear_network(norm, linear, images):
+    network, x = linear(), images(300, low=0.35, high=0.65)
+    y = right_labels(network, x)
+    weight = network[1].weight.detach()
+    with torch.no_grad():
+        exact = -margin(network(x), y) / norm.dual((weight[0] - weight[1])[None])
+    grid = torch.tensor([0.001 * 1.5**k for k in range(1, 12)])
+    assert exact.median() < grid[-1]
+    # No image so near to an epsilon of the grid that the last decimals decide.
+    clear = ((exact[:, None] / grid - 1).abs() > 1e-3).all(1)
+    assert clear.sum() > 250
+    edges = torch.cat([grid.double(), torch.tensor([torch.inf])])
+    expected = edges[torch.searchsorted(grid, exact)]
+    found = radii(network, x, y, APGD(norm=norm, loss=margin, steps=20), grid.tolist())
+    assert found[clear].tolist() == expected[clear].tolist()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_targets_reach_the_exact_radii_of_a_linear_network_of_several_classes(norm, linear, images):
+    network, x = linear(5), images(200, low=0.35, high=0.65)
+    y = right_labels(network, x)
+    weight = network[1].weight.detach()
+    with torch.no_grad():
+        logits = network(x)
+    rises = norm.dual((weight[:, None] - weight[None]).flatten(0, 1)).view(5, 5)
+    exact = ((logits.gather(1, y[:, None]) - logits) / rises[y]).scatter(1, y[:, None], torch.inf).amin(1)
+    attack = TargetedAPGD(norm=norm, targets=4, steps=30)
+    assert (radii(network, x, y, attack, [float(exact.median())]) < torch.inf)[exact < 0.99 * exact.median()].all()
+    fooled = right_labels(network, attack(network, x, y, 0.99 * exact)) != y
+    assert not fooled.any()
+    fooled = right_labels(network, attack(network, x, y, 1.01 * exact)) != y
+    assert fooled.all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_step_shrinks_around_a_peak_inside_the_ball(norm, images):
+    x = images(50, low=0.4, high=0.6)
+    epsilon = 0.2 if norm == Linf() else 1.0
+    top = x + norm.sample(x, torch.full((50, 1, 1, 1), 0.3 * epsilon), Noise.of(1, torch.arange(50)))
+    network, y = Peak(top), torch.zeros(50, dtype=torch.int64)
+    with torch.no_grad():
+        clean = norm.size(x - top)
+
+    def distance(attack):
+        # Not through `Attack.__call__`, which shows the network one image alone: this one knows the peak of each of fifty.
+        target = Target(network, x, y, norm, torch.full((50,), epsilon), keep="nothing")
+        delta = attack.perturb(target, x, torch.full((50, 1, 1, 1), epsilon), Noise.of(0, torch.arange(50)))
+        return norm.size(x + delta - top).max() / epsilon
+
+    assert clean.max() > 0.25 * epsilon
+    assert distance(APGD(norm=norm, loss=margin)) < 0.06
+    assert distance(PGD(norm=norm, loss=margin, steps=100, step_size=2.0)) > 0.5
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_it_returns_the_best_point_it_saw(norm, conv, images):
+    network, x = conv(), images()
+    y = right_labels(network, x)
+    seen = []
+
+    def recorded(logits, y):
+        seen.append(margin(logits, y).detach())
+        return margin(logits, y)
+
+    found = APGD(norm=norm, loss=recorded, steps=25, restarts=2)(network, x, y, 0.02)
+    assert len(seen) == 2 * (25 + 1)
+    with torch.no_grad():
+        torch.testing.assert_close(margin(network(found), y), torch.stack(seen).amax(0))
+
+
+def test_more_walks_only_add_fooled_images(conv, images):
+    network, x = conv(classes=10), images(200)
+    y = right_labels(network, x)
+    once, thrice = (radii(network, x, y, APGD(steps=5, restarts=restarts), [0.01, 0.02, 0.04, 0.08]) for restarts in (1, 3))
+    assert (thrice <= once).all()
+    assert (thrice < once).any()
+
+
+def test_it_walks_towards_the_classes_of_the_largest_logits():
+    # The second class lies next, but no pixel moves it; the third lies further off, and every pixel does.
+    layer = nn.Linear(64, 3)
+    weight = torch.zeros(3, 64)
+    weight[2] = 1
+    layer.load_state_dict({"weight": weight, "bias": torch.tensor([0.0, -1.0, -2.0 - 32.0])})
+    network = nn.Sequential(nn.Flatten(), layer)
+    x, y = torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
+    assert (right_labels(network, TargetedAPGD(targets=1, steps=20)(network, x, y, 0.1)) == 0).all()
+    assert (right_labels(network, TargetedAPGD(targets=2, steps=20)(network, x, y, 0.1)) == 2).all()
+
+
+@pytest.mark.parametrize(("classes", "epsilon"), [(2, 0.3), (3, 0.05), (4, 0.1)])
+def test_there_may_be_fewer_classes_than_targets(classes, epsilon, conv, images):
+    network, x = conv(classes), images(40)
+    y = right_labels(network, x)
+    attack = TargetedAPGD(steps=10)
+    walks = Counting(network)
+    attack(walks, x, y, epsilon)
+    # One image to check the network, one pass over the clean images, and then the walks.
+    assert walks.counts == [1, 40] + [40] * (classes - 1) * 11
+    weaker = (right_labels(network, PGD(steps=10)(network, x, y, epsilon)) != y).sum()
+    assert (right_labels(network, attack(network, x, y, epsilon)) != y).sum() >= weaker > 0
+
+
+def test_a_fooled_image_costs_nothing_more(conv, images):
+    network, x = Counting(conv(10)), images(100)
+    y = right_labels(network, x)
+    for attack in (APGD(steps=20), TargetedAPGD(steps=20, targets=3)):
+        network.counts.clear()
+        found = attack(network, x, y, 0.02, stop_when_fooled=True)
+        walk = network.counts[1:]
+        assert walk == sorted(walk, reverse=True)
+        fooled = int((right_labels(network, found) != y).sum())
+        assert 0 < fooled < 100
+        assert walk[-1] <= 100 - fooled + 5
+
+
+def test_dlr_is_blind_to_the_scale_of_the_logits(conv, images):
+    network, x = conv(10), images(100)
+    y = right_labels(network, x)
+    # A power of two scales without rounding; what cross-entropy sees has no gradient left.
+    large = nn.Sequential(network, Scale(2.0**14))
+    grid = [0.01, 0.02, 0.04]
+    for attack in (APGD(loss=dlr, steps=20), TargetedAPGD(steps=20, targets=2)):
+        expected = radii(network, x, y, attack, grid)
+        assert radii(large, x, y, attack, grid).tolist() == expected.tolist()
+    masked = radii(large, x, y, APGD(steps=20), grid).isfinite().sum()
+    assert masked < 0.7 * radii(network, x, y, APGD(steps=20), grid).isfinite().sum()
+
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"rho": -0.1}, "rho must be between 0 and 1, a share of the steps, got -0.1"),
+        ({"rho": float("nan")}, "rho must be between 0 and 1, a share of the steps, got nan"),
+    ],
+)
+def test_apgd_refuses_settings(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        APGD(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"targets": 0}, "targets must be at least 1, got 0"),
+        ({"rho": 1.1}, "rho must be between 0 and 1, a share of the steps, got 1.1"),
+    ],
+)
+def test_targeted_apgd_refuses_settings(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TargetedAPGD(**settings)
+
+
+def test_dlr_with_two_classes_is_refused(conv, images):
+    network, x = conv(2), images()
+    with pytest.raises(ValueError, match="use margin"):
+        APGD(loss=dlr)(network, x, right_labels(network, x), 0.1)
+
+
+@pytest.fixture(scope="module")
+def autopgd():
+    return pytest.importorskip("pyautoattack.autopgd_base")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A network trained for some seconds on digits, and 200 images that it has not seen."""
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8), torch.tensor(labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(12, 24, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(384, 10),
+        )
+        optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+        for _ in range(8):
+            for batch in torch.randperm(1000).split(64):
+                optimizer.zero_grad()
+                cross_entropy(network(x[batch]), y[batch]).mean().backward()
+                optimizer.step()
+    return network.eval().requires_grad_(False), x[1000:1200], y[1000:1200]
+
+
+@pytest.mark.parametrize("steps", [20, 100])
+@pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.09), (L2(), 0.5)])
+def test_a_walk_has_autoattacks_pixels(autopgd, digits, norm, epsilon, steps):
+    # In double precision, where rounding does not decide whether a loss has risen.
+    x, y = digits[1][:100].double(), digits[2][:100]
+    network = nn.Sequential(*digits[0])
+    network.double()
+    try:
+        torch.set_default_dtype(torch.float64)
+        oracle = autopgd.APGDAttack(
+            network, n_iter=steps, norm={"linf": "Linf", "l2": "L2"}[norm.name], eps=epsilon, loss="ce"
+        )
+        oracle.init_hyperparam(x)
+        starts = []
+
+        def noted(x):
+            starts.append(x.detach())
+            return network(x)
+
+        sizes = torch.full((100,), epsilon)
+        target = Target(noted, x, y, norm, sizes, keep="nothing")
+        found, _ = climb(
+            target, x, sizes.view(-1, 1, 1, 1), Noise.of(0, torch.arange(100)), norm, cross_entropy, steps=steps, rho=0.75
+        )
+        expected = oracle.attack_single_run(x, y, x_init=starts[0])[0]
+    finally:
+        torch.set_default_dtype(torch.float32)
+        network.float()
+    assert norm.size(starts[0] - x).max() > 0.5 * epsilon
+    assert ((found - expected).flatten(1).abs().amax(1) < 1e-6).sum() >= 98
+
+
+@pytest.mark.parametrize("attack", [APGD(), APGD(loss=dlr), TargetedAPGD(targets=3)], ids=["ce", "dlr", "targeted"])
+@pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.08), (L2(), 0.5)])
+def test_errors_are_autoattacks(autopgd, digits, attack, norm, epsilon):
+    network, x, y = digits
+    name = {"linf": "Linf", "l2": "L2"}[norm.name]
+    if isinstance(attack, TargetedAPGD):
+        found = TargetedAPGD(norm=norm, targets=3, steps=50)(network, x, y, epsilon, stop_when_fooled=True)
+        oracle = autopgd.APGDAttack_targeted(network, n_iter=50, norm=name, eps=epsilon, n_target_classes=3)
+    else:
+        found = APGD(norm=norm, loss=attack.loss)(network, x, y, epsilon, stop_when_fooled=True)
+        oracle = autopgd.APGDAttack(network, norm=name, eps=epsilon, loss="dlr" if attack.loss is dlr else "ce")
+    with torch.random.fork_rng(devices=[]):
+        expected = int((right_labels(network, oracle.perturb(x.clone(), y)) != y).sum())
+    fooled = int((right_labels(network, found) != y).sum())
+    assert 20 < expected < 180
+    assert expected - 2 <= fooled <= expected + 4

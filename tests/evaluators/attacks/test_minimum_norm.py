@@ -1,0 +1,334 @@
+"""DeepFool, FMN and DDN: exact radii of linear networks, then Foolbox's on a small trained one."""
+
+import dataclasses
+import math
+import re
+import warnings
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from evaluators import DDN, FMN, L2, MIFGSM, PGD, Attack, DeepFool, HopSkipJump, Linf, margin, radii
+from evaluators.attacks import Ensemble, Target
+from evaluators.attacks.bisection import bisect
+from evaluators.engine.frozen import frozen
+from evaluators.engine.noise import Noise
+
+BOTH = (Linf(), L2())
+ATTACKS = [
+    *(DeepFool(norm=norm) for norm in BOTH),
+    *(FMN(norm=norm) for norm in BOTH),
+    DDN(),
+    DDN(loss=margin),
+]
+NEAREST = pytest.mark.parametrize(
+    "attack", ATTACKS, ids=["deepfool-linf", "deepfool-l2", "fmn-linf", "fmn-l2", "ddn-cross_entropy", "ddn-margin"]
+)
+
+
+def labels(network, x):
+    with torch.no_grad():
+        return network(x).argmax(1)
+
+
+def target_of(network, x, y, norm, **settings):
+    largest = torch.full((len(x),), norm.largest(x[0].numel()), dtype=x.dtype)
+    return Target(network, x, y, norm, largest, **{"keep": "nearest", **settings})
+
+
+def sizes(attack, network, x, y):
+    """Returns the size of the nearest perturbation that fools each image, (N,); infinite where none was found."""
+    with frozen(network):
+        target = target_of(network, x, y, attack.norm)
+        attack.minimise(target, x, Noise.of(0, torch.arange(len(x))))
+        fooled = labels(network, target.points) != y
+        assert torch.equal(fooled, target.sizes.isfinite())
+        return target.sizes
+
+
+def linear_radii(network, x, y, norm):
+    """Returns the exact radii of a linear network, (N,): the smallest margin over the dual norm of its slope."""
+    weight = network[1].weight.detach()
+    slopes = weight[y][:, None] - weight[None]  # (N, K, D)
+    logits = network(x).detach()
+    gaps = logits.gather(1, y[:, None]) - logits
+    dual = slopes.abs().sum(2) if norm == Linf() else slopes.norm(dim=2)
+    return (gaps / dual.clamp(min=1e-30)).scatter(1, y[:, None], math.inf).amin(1)
+
+
+class TestLinearNetworks:
+    @NEAREST
+    @pytest.mark.parametrize("classes", [2, 6])
+    def test_the_radius_is_the_margin_over_the_dual_norm(self, attack, classes, linear, images):
+        network, x = linear(classes), images(40, low=0.35, high=0.65)
+        y = labels(network, x)
+        exact, found = linear_radii(network, x, y, attack.norm), sizes(attack, network, x, y)
+        assert (found >= exact * (1 - 1e-4)).all()
+        if attack == DDN() and classes > 2:
+            # The slope of the cross-entropy is a mixture of those to all rivals, and not that to the nearest.
+            assert found.median() <= exact.median() * 1.25
+        elif isinstance(attack, DeepFool):
+            torch.testing.assert_close(found, 1.02 * exact, rtol=1e-3, atol=0)
+        else:
+            # The margin's walk may settle on a rival that is not the nearest.
+            assert (found <= exact * 1.01).float().mean() >= (1 if classes == 2 else 0.8)
+
+    @pytest.mark.parametrize("norm", BOTH)
+    @pytest.mark.parametrize("overshoot", [0.02, 0.3])
+    def test_deepfool_ends_beyond_the_boundary_by_the_overshoot(self, norm, overshoot, linear, images):
+        network, x = linear(6), images(40, low=0.35, high=0.65)
+        y = labels(network, x)
+        found = sizes(DeepFool(norm=norm, overshoot=overshoot), network, x, y)
+        torch.testing.assert_close(found, (1 + overshoot) * linear_radii(network, x, y, norm), rtol=1e-3, atol=0)
+
+    def test_deepfool_looks_at_no_more_classes_than_told(self, linear, images):
+        network, x = linear(6), images(100, low=0.35, high=0.65)
+        y = labels(network, x)
+        two, all_ = (sizes(DeepFool(norm=L2(), candidates=n), network, x, y) for n in (2, 10))
+        assert (all_ <= two * 1.001).all()
+        assert (all_ < two * 0.999).any()
+        # Between two classes the radius is that to the class with the second largest logit.
+        logits = network(x).detach()
+        second = logits.topk(2).indices[:, 1]
+        slope = network[1].weight.detach()[second] - network[1].weight.detach()[y]
+        gap = (logits.gather(1, y[:, None]) - logits.gather(1, second[:, None])).squeeze(1)
+        torch.testing.assert_close(two, 1.02 * gap / slope.norm(dim=1), rtol=1e-3, atol=0)
+
+    @pytest.mark.parametrize("scale", [1e-4, 1e4])
+    @pytest.mark.parametrize(
+        "attack", [DeepFool(norm=L2()), FMN(), FMN(norm=L2()), DDN(loss=margin)], ids=["deepfool", "fmn", "fmn-l2", "ddn"]
+    )
+    def test_the_scale_of_the_logits_does_not_matter(self, attack, scale, linear, images):
+        x = images(20, low=0.35, high=0.65)
+        y = labels(linear(4), x)
+        expected = sizes(attack, linear(4), x, y)
+        torch.testing.assert_close(sizes(attack, linear(4, scale=scale), x, y), expected, rtol=2e-3, atol=0)
+
+    @NEAREST
+    def test_pixels_at_the_end_of_their_range_cannot_help(self, attack, linear):
+        # Half of the pixels are clipped: what is left is a linear network of the other half.
+        weight = torch.stack([torch.zeros(64), torch.ones(64)])
+        network = linear(weight=weight, bias=torch.tensor([0.0, -64 * 0.72]))
+        x = torch.full((1, 1, 8, 8), 0.4)
+        x.view(-1)[:32] = 1.0
+        exact = 64 * 0.02 / (32 if attack.norm == Linf() else 32**0.5)
+        found = sizes(attack, network, x, torch.tensor([0])).item()
+        assert exact * (1 - 1e-4) <= found <= 1.025 * exact
+
+
+class Watched(nn.Module):
+    """Passes on what another network answers, and keeps the points that it is asked about."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.points = []
+
+    def forward(self, x):
+        assert x.isfinite().all()
+        self.points.append(x.detach().clone())
+        return self.network(x)
+
+
+@NEAREST
+@pytest.mark.parametrize("bias", [0.0, 1000.0])
+def test_logits_without_a_slope_make_no_nan(attack, bias, linear, images):
+    network = Watched(linear(weight=torch.zeros(3, 64), bias=torch.tensor([bias, 0.0, 0.0])))
+    assert sizes(attack, network, images(), torch.zeros(16, dtype=torch.int64)).isinf().all()
+    assert len(network.points) > 10
+
+
+@pytest.mark.parametrize("norm", BOTH)
+def test_fmn_bisects_what_a_short_walk_found(norm, linear, images):
+    network, x = linear(), images(40, low=0.35, high=0.65)
+    y = labels(network, x)
+    found, exact = sizes(FMN(norm=norm, steps=3), network, x, y), linear_radii(network, x, y, norm)
+    assert (found <= 1.003 * exact).all()
+
+
+@NEAREST
+def test_an_image_that_is_wrong_has_radius_0_and_stays_as_it_is(attack, conv, images):
+    network, x = conv(), images()
+    y = labels(network, x)
+    y[::2] = (y[::2] + 1) % 4
+    assert (sizes(attack, network, x, y)[::2] == 0).all()
+    assert torch.equal(attack(network, x, y, 0.05)[::2], x[::2])
+
+
+@NEAREST
+def test_a_ball_keeps_the_images_whose_radius_it_holds(attack, linear, images):
+    network, x = linear(), images(40, low=0.35, high=0.65)
+    y = labels(network, x)
+    found = sizes(attack, network, x, y)
+    epsilon = found.median().item() * 1.001
+    points = attack(network, x, y, epsilon)
+    assert torch.equal(labels(network, points) != y, found <= epsilon)
+    assert torch.equal((points != x).flatten(1).any(1), found <= epsilon)
+    torch.testing.assert_close(attack.norm.size(points - x)[found <= epsilon], found[found <= epsilon])
+
+
+@NEAREST
+def test_radii_on_a_grid_are_rounded_up_to_it(attack, linear, images):
+    network, x = linear(), images(40, low=0.35, high=0.65)
+    y = labels(network, x)
+    exact, grid = sizes(attack, network, x, y), torch.linspace(0.001, 0.2, 60, dtype=torch.float64)
+    expected = torch.cat([grid, torch.tensor([math.inf])])[torch.searchsorted(grid, exact.double())]
+    torch.testing.assert_close(radii(network, x, y, attack, grid.tolist()), expected)
+
+
+def test_bisection_halves_the_distance_to_the_boundary(linear):
+    # The mean pixel decides: misclassified from 0.55 on. L2 goes along the straight line, Linf clips.
+    network = linear(weight=torch.stack([torch.zeros(64), torch.ones(64)]), bias=torch.tensor([0.0, -64 * 0.55]))
+    x = torch.full((3, 1, 8, 8), 0.5)
+    points = x + torch.linspace(0.1, 0.5, 64).view(1, 1, 8, 8)
+    points[1] = 0.52  # Does not fool, and so comes back as it was.
+    points[2] = 1.0
+    y = torch.zeros(3, dtype=torch.int64)
+    for norm, expected in [(Linf(), 0.05), (L2(), 0.05 / 0.3 * L2().size(points - x)[0].item())]:
+        for steps in (0, 1, 5, 12):
+            found = bisect(target_of(network, x, y, norm), norm, x, points, steps)
+            size, start = norm.size(found - x), norm.size(points - x)
+            assert torch.equal(found[1], points[1])
+            assert labels(network, found).tolist() == [1, 0, 1]
+            assert expected <= size[0] * (1 + 1e-5)
+            assert size[0] <= expected + start[0] / 2**steps
+            assert size[2] <= (0.05 if norm == Linf() else 0.4) + start[2] / 2**steps + 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Together(Ensemble):
+    """One quick walk that drops some of the images, then all attacks that look for the nearest point."""
+
+    norm: object = Linf()
+
+    def members(self) -> tuple[Attack, ...]:
+        quick = PGD(norm=self.norm, steps=2)
+        rest = (MIFGSM(norm=self.norm), DeepFool(norm=self.norm), FMN(norm=self.norm, steps=20))
+        last = (HopSkipJump(norm=self.norm, queries=200, probes=5),)
+        return (quick, *rest, *((DDN(steps=20),) if self.norm == L2() else ()), *last)
+
+
+@pytest.mark.parametrize("norm", BOTH)
+def test_dropped_images_do_no_harm_in_an_ensemble(norm, conv, images):
+    network, x = conv(), images(48)
+    y = labels(network, x)
+    # So large for some images that the first walk fools them, so small for others that nothing does.
+    epsilon = torch.linspace(0.001, 0.2 if norm == Linf() else 1.5, 48)
+    found = Together(norm=norm)(network, x, y, epsilon)
+    assert found.isfinite().all()
+    assert (norm.size(found - x) <= epsilon * (1 + 1e-5) + 1e-7).all()
+    fooled = labels(network, found) != y
+    assert fooled.any()
+    assert not fooled.all()
+    alone = labels(network, PGD(norm=norm, steps=2)(network, x, y, epsilon)) != y
+    assert 0 < alone.sum() < fooled.sum()
+    grid = [0.01, 0.05, 0.1, 0.2]
+    best = torch.stack([radii(network, x, y, member, grid) for member in Together(norm=norm).members()[1:-1]]).amin(0)
+    assert (radii(network, x, y, Together(norm=norm), grid) <= best).all()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Returns a network trained on digits for a second, and 80 other images with their labels."""
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)),
+        )
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(6):
+            for batch in torch.randperm(1000).split(50):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
+                optimiser.step()
+    network.eval()
+    x, y = x[1000:1080], y[1000:1080]
+    with torch.no_grad():
+        assert (network(x).argmax(1) == y).float().mean() > 0.9
+    return network, x, y
+
+
+@pytest.fixture(scope="module")
+def foolbox():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
+        return pytest.importorskip("foolbox")
+
+
+class TestTrainedNetwork:
+    @NEAREST
+    def test_every_image_has_a_radius(self, attack, digits):
+        # A third of the pixels are 0 or 1, and cannot go further: there DeepFool without its thousandth stops short.
+        assert sizes(attack, *digits).isfinite().all()
+
+    @pytest.mark.parametrize("norm", BOTH)
+    def test_fmn_stays_near_the_sphere_of_the_nearest_point(self, norm, digits):
+        network, x, y = digits
+        watched = Watched(network)
+        found = sizes(FMN(norm=norm), watched, x, y)
+        asked = torch.stack([norm.size(points - x) for points in watched.points[50:100]])
+        assert (asked.amax(0) <= 1.1 * found).all()
+
+    @NEAREST
+    def test_logits_a_hundred_times_as_large_hide_nothing(self, attack, digits):
+        network, x, y = digits
+        scaled = nn.Sequential(network, nn.Linear(10, 10, bias=False)).eval()
+        scaled[1].weight.data = 100 * torch.eye(10)
+        before, found = sizes(attack, network, x, y), sizes(attack, scaled, x, y)
+        assert found.isfinite().all()
+        # Cross-entropy has no gradient there until DDN has stumbled on a way out.
+        assert found.median() <= before.median() * (1.25 if attack == DDN() else 1.01)
+
+    @pytest.mark.parametrize(
+        ("attack", "theirs"),
+        [
+            (DeepFool(), "LinfDeepFoolAttack"),
+            (DeepFool(norm=L2()), "L2DeepFoolAttack"),
+            (FMN(), "LInfFMNAttack"),
+            (FMN(norm=L2()), "L2FMNAttack"),
+            (DDN(), "DDNAttack"),
+        ],
+    )
+    def test_radii_are_not_larger_than_foolboxs(self, attack, theirs, foolbox, digits):
+        network, x, y = digits
+        model = foolbox.PyTorchModel(network, bounds=(0, 1))
+        points = getattr(foolbox.attacks, theirs)().run(model, x, foolbox.criteria.Misclassification(y))
+        expected = torch.where(labels(network, points) != y, attack.norm.size(points - x), math.inf)
+        found = sizes(attack, network, x, y)
+        assert found.median() <= 1.02 * expected.median()
+        assert found.isfinite().sum() >= expected.isfinite().sum()
+        if theirs != "L2FMNAttack":  # Whose projection in Foolbox 3.3.4 divides a length by itself: it never projects.
+            assert expected.median() <= 1.05 * found.median()
+
+    @NEAREST
+    def test_pgd_does_not_fool_many_more_than_half_in_a_ball_of_the_median_radius(self, attack, digits):
+        network, x, y = digits
+        epsilon = sizes(attack, network, x, y).median().item()
+        walk = PGD(norm=attack.norm, loss=margin, steps=20, step_size=0.15)(network, x, y, epsilon)
+        # DeepFool stops at the first boundary that it meets.
+        assert (labels(network, walk) != y).float().mean() <= (0.75 if isinstance(attack, DeepFool) else 0.6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (DeepFool, {"steps": 0}, "steps must be at least 1, got 0"),
+        (DeepFool, {"overshoot": -0.1}, "overshoot must not be negative, got -0.1"),
+        (DeepFool, {"candidates": 1}, "candidates must be at least 2, the right class and one other, got 1"),
+        (FMN, {"steps": 0}, "steps must be at least 1, got 0"),
+        (FMN, {"step_size": 0.0}, "step_size must be positive, a fraction of the radius, got 0.0"),
+        (FMN, {"gamma": 1.0}, "gamma must be between 0.001 and 1, got 1.0"),
+        (FMN, {"gamma": math.nan}, "gamma must be between 0.001 and 1, got nan"),
+        (DDN, {"norm": Linf()}, "norm must be l2 for DDN, got linf; FMN takes both norms"),
+        (DDN, {"steps": 0}, "steps must be at least 1, got 0"),
+        (DDN, {"gamma": 0.0}, "gamma must be between 0 and 1, got 0.0"),
+    ],
+)
+def test_settings_that_are_refused(kind, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kind(**settings)

@@ -1,0 +1,760 @@
+"""Each check fires on the fault that it looks for, planted, and is silent without it."""
+
+import copy
+import string
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+from sklearn.datasets import load_digits
+from torch import nn
+
+from evaluators import (
+    APGD,
+    FGSM,
+    L2,
+    PGD,
+    Check,
+    HopSkipJump,
+    IterativeLL,
+    Linf,
+    Margins,
+    Square,
+    StepLL,
+    Transfer,
+    UniformNoise,
+    check_attacks,
+    check_network,
+    compare,
+    cross_entropy,
+    margin,
+    margins,
+    radii,
+    sentence,
+)
+from evaluators.checks import (
+    batch_independent,
+    black_box_is_weaker,
+    comparison_resolved,
+    cross_entropy_not_masked,
+    deterministic,
+    enough_images,
+    enough_steps,
+    gradients_alive,
+    gradients_predict,
+    logits_not_probabilities,
+    many_steps_beat_one,
+    noise_is_weaker,
+    normalised_inside,
+    reaches_chance,
+    scale_does_not_matter,
+    square_is_weaker,
+    subset,
+)
+from evaluators.checks.messages import SENTENCES
+from evaluators.checks.radii import is_black_box, is_many_step
+from evaluators.checks.result import beyond, excess, largest, telling_epsilon
+from evaluators.engine.prepared import subject
+
+GRID = np.geomspace(0.01, 0.4, 10).tolist()
+FEW = [0.05, 0.1, 0.2]
+INF = np.inf
+
+
+class Function(nn.Module):
+    """A layer that applies a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def before(function, network):
+    return nn.Sequential(Function(function), network).eval()
+
+
+def after(network, function):
+    return nn.Sequential(network, Function(function)).eval()
+
+
+def noisy(x):
+    return x + 0.02 * torch.randn_like(x)
+
+
+def rounded(x):
+    return (8 * x).round() / 8
+
+
+def straight_through(x):
+    return x + (rounded(x) - x).detach()
+
+
+def bytes_straight_through(x):
+    return x + ((255 * x).round() / 255 - x).detach()
+
+
+def with_batch_statistics(network):
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.track_running_stats, module.running_mean, module.running_var = False, None, None
+    return network
+
+
+def trained(epsilon, seed):
+    """Returns a small network trained on half of the digits, with FGSM from a random start where epsilon is not 0."""
+    x, y = digits(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            *(nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU()),
+            *(nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.BatchNorm2d(24), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(384, 10)),
+        )
+        optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        for _ in range(8):
+            for batch in torch.randperm(len(x)).split(64):
+                points = x[batch]
+                if epsilon:
+                    points = PGD(steps=1, step_size=1.25)(network, points, y[batch], epsilon)
+                optimiser.zero_grad()
+                F.cross_entropy(network(points), y[batch]).backward()
+                optimiser.step()
+    return network.eval()
+
+
+def digits(half):
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))[half::2]
+    return torch.tensor(found.images[order] / 16, dtype=torch.float32)[:, None], torch.tensor(found.target[order])
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Two networks trained on the digits: as usual, and adversarially."""
+    return {"usual": trained(0, 0), "adversarial": trained(0.1, 1)}
+
+
+@pytest.fixture(scope="module")
+def tested():
+    x, y = digits(1)
+    return x[:450], y[:450]
+
+
+@pytest.fixture(params=["usual", "adversarial"])
+def case(request, networks, tested):
+    """A clean network with 160 of its test images."""
+    return networks[request.param], tested[0][:160], tested[1][:160]
+
+
+def measured(network, x, y, attacks, grid=GRID):
+    return {name: radii(network, x, y, attack, grid).numpy() for name, attack in attacks.items()}
+
+
+def worst(network, x, y, *attacks, grid=GRID):
+    return np.min([radii(network, x, y, attack, grid).numpy() for attack in attacks], axis=0)
+
+
+class TestOutcome:
+    def test_excess_is_the_one_sided_mcnemar_test(self):
+        weak, strong = np.zeros(200, dtype=bool), np.zeros(200, dtype=bool)
+        weak[:30], strong[20:35] = True, True
+        found = excess(weak, strong)
+        assert found.share == pytest.approx(15 / 200)
+        assert found.p_value == pytest.approx(binomtest(20, 25, alternative="greater").pvalue)
+        # Half of the two-sided p-value of the comparison of two networks, which is the same test.
+        both = compare(np.where(weak, 0.1, INF), np.where(strong, 0.1, INF), 0.1)
+        assert found.p_value == pytest.approx(both.p_value / 2)
+        assert excess(strong, weak).p_value > 0.5
+        assert excess(weak, weak).p_value == 1
+
+    @pytest.mark.parametrize(("n", "least"), [(100, 7), (10_000, 301)])
+    def test_a_finding_is_both_large_and_beyond_chance(self, n, least):
+        # With few images chance decides, with many the tolerance of 0.03.
+        for count, finding in ((least - 1, False), (least, True)):
+            weak = np.arange(n) < count
+            assert excess(weak, np.zeros(n, dtype=bool)).is_finding() is finding
+
+    def test_more_tests_ask_for_more(self):
+        found = excess(np.arange(100) < 7, np.zeros(100, dtype=bool))
+        assert found.is_finding()
+        assert not found.is_finding(tests=2)
+
+    def test_attacks_of_equal_strength_are_told_apart_no_oftener_than_promised(self):
+        generator = np.random.default_rng(0)
+        # Each fools half of the images, independently: the hardest case, far from that of real attacks.
+        found = [excess(*(generator.random((2, 150)) < 0.5)).is_finding() for _ in range(3000)]
+        assert 0 < np.mean(found) < 0.01
+
+    def test_beyond_is_the_exact_binomial_test(self):
+        found = beyond(9, 120)
+        assert found.share == pytest.approx(0.075)
+        assert found.p_value == pytest.approx(binomtest(9, 120, 0.02, alternative="greater").pvalue)
+        assert beyond(0, 0).p_value == 1
+        assert not beyond(10, 200).is_finding()  # 5 %, which is tolerated
+        assert beyond(14, 200).is_finding()
+
+    def test_the_epsilon_that_tells_most_halves_the_right_images(self):
+        r = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # right: 4, of which two are fooled within 0.2
+        assert telling_epsilon(r, [0.05, 0.1, 0.2, 0.3]) == 0.2
+        assert telling_epsilon(np.full(5, INF), [0.1, 0.2]) == 0.2
+        assert telling_epsilon(np.zeros(5), [0.1, 0.2]) == 0.2
+
+    def test_a_finding_is_shown_before_a_larger_excess_by_chance(self):
+        many = excess(np.arange(300) < 20, np.zeros(300, dtype=bool))
+        few = excess(np.arange(10) < 2, np.zeros(10, dtype=bool))
+        passed, evidence = largest([few, many], [0.1, 0.2])
+        assert not passed
+        assert evidence["epsilon"] == 0.2
+
+    def test_many_epsilons_are_many_tests(self):
+        once, never = excess(np.arange(100) < 8, np.zeros(100, dtype=bool)), excess(*np.zeros((2, 100), dtype=bool))
+        assert not largest([once], [0.1])[0]
+        assert largest([once, *[never] * 11], np.linspace(0.1, 0.2, 12).tolist())[0]
+
+    @pytest.mark.parametrize("n", [1, 5, 256, 257, 10_000])
+    def test_the_subset_is_spread_evenly(self, n):
+        chosen = subset(n)
+        assert len(chosen) == min(n, 256)
+        assert len(set(chosen.tolist())) == len(chosen)
+        assert (int(chosen.min()), int(chosen.max())) == (0, n - 1)
+
+
+class TestOutputs:
+    def test_deterministic(self, case):
+        network, x, _ = case
+        found = deterministic(network, x)
+        assert found.passed
+        assert found.evidence["largest_logit_difference"] <= 1e-5 * found.evidence["largest_logit"]
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            assert not deterministic(before(noisy, network), x).passed
+
+    def test_noise_counts_relative_to_the_logits(self, case):
+        network, x, _ = case
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            for scale in (1e-6, 1e6):
+                assert deterministic(after(network, lambda h, s=scale: s * h), x).passed
+                assert not deterministic(after(before(noisy, network), lambda h, s=scale: s * h), x).passed
+
+    def test_dropout_is_not_taken_for_randomness(self, case):
+        network, x, _ = case
+        with_dropout = nn.Sequential(nn.Dropout(0.5), copy.deepcopy(network)).train()
+        assert deterministic(with_dropout, x).passed
+        assert with_dropout.training
+
+    def test_logits_not_probabilities(self, case):
+        network, x, _ = case
+        assert logits_not_probabilities(network, x).passed
+        assert logits_not_probabilities(nn.Sequential(network, nn.LogSoftmax(1)), x).passed
+        # Positive outputs alone are no fault.
+        assert logits_not_probabilities(nn.Sequential(network, nn.ReLU()), x).passed
+        found = logits_not_probabilities(nn.Sequential(network, nn.Softmax(1)), x)
+        assert not found.passed
+        assert found.evidence["smallest_output"] >= 0
+        assert found.evidence["largest_distance_of_sum_from_1"] < 1e-3
+
+    def test_batch_norm_that_uses_its_batch(self, case):
+        network, x, _ = case
+        clean = batch_independent(network, x)
+        assert clean.passed
+        assert clean.evidence["handed_over_in"] == "evaluation mode"
+        found = batch_independent(with_batch_statistics(network), x)
+        assert not found.passed
+        assert found.evidence["difference_between_batches"] > 0.1
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_batch_norm_is_seen_with_few_images(self, case, count):
+        network, x, _ = case
+        assert batch_independent(network, x[:count]).passed
+        assert not batch_independent(with_batch_statistics(network), x[:count]).passed
+
+    def test_the_mode_in_which_a_network_was_handed_over_is_said(self, case):
+        network, x, _ = case
+        network = copy.deepcopy(network).train()
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        random = torch.get_rng_state()
+        found = batch_independent(network, x[:32])
+        assert not found.passed
+        assert "Call network.eval()" in sentence(found)
+        assert found.evidence["handed_over_in"] == "training mode"
+        assert found.evidence["difference_in_training_mode"] > 0.1
+        assert all(module.training for module in network.modules())
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random)
+        network.eval()
+        network[1].train()
+        found = batch_independent(network, x)
+        assert not found.passed
+        assert found.evidence["handed_over_in"] == "evaluation mode, but for BatchNorm, in training mode"
+        without = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train()
+        assert batch_independent(without, x).passed  # Dropout is said, and is no dependence on the batch.
+        assert batch_independent(without, x).evidence["handed_over_in"] == "training mode"
+        assert [module.training for module in network] == [False, True] + [False] * 6
+
+    def test_training_mode_that_cannot_be_run_is_said(self, case):
+        network, x, _ = case
+        refusing = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3)).eval()
+        assert batch_independent(refusing, x[:1]).evidence["training_mode"] == "cannot be run: ValueError"
+        assert batch_independent(network, x[:1]).passed
+
+    def test_noise_is_no_dependence_on_the_batch(self, case):
+        network, x, _ = case
+        assert batch_independent(before(noisy, network), x).passed
+
+    @pytest.mark.parametrize(
+        ("undo", "name"),
+        [
+            (lambda x: 0.38 * x + 0.3, "error_standardised"),
+            (lambda x: (x + 1) / 2, "error_signed"),
+            (lambda x: x / 255, "error_bytes"),
+        ],
+    )
+    def test_normalised_inside(self, networks, tested, undo, name):
+        # A network that undoes what its author does to the images is one that was trained on such images.
+        x, y = tested
+        assert normalised_inside(networks["usual"], x, y).passed
+        found = normalised_inside(before(undo, networks["usual"]), x, y)
+        assert not found.passed
+        assert found.evidence[name] < found.evidence["clean_error"] / 2
+
+    def test_a_bad_network_is_not_taken_for_one_that_wants_other_images(self, case, conv):
+        _, x, y = case
+        for seed in range(10):
+            assert normalised_inside(conv(10, seed=seed), x, y).passed
+
+    def test_inputs_that_overflow_a_network_are_not_what_it_wants(self, case):
+        network, x, y = case
+        found = normalised_inside(before(lambda v: torch.where(v > 1, torch.inf, v), network), x, y)
+        assert found.passed
+        assert found.evidence["error_bytes"] == 1
+
+    @pytest.mark.parametrize(("left", "passed"), [(40, True), (30, False)])
+    def test_to_want_other_images_is_to_make_half_the_errors_on_them(self, left, passed):
+        y = torch.arange(100) % 10
+
+        def forgetful(points):
+            wrong = torch.arange(100) < (left if points.min() < 0 else 60)
+            return F.one_hot(torch.where(wrong, y + 1, y) % 10, 10).float()
+
+        found = normalised_inside(Function(forgetful), torch.linspace(0, 1, 100)[:, None], y)
+        assert found.passed is passed
+        assert found.evidence["clean_error"] == pytest.approx(0.6)
+        assert found.evidence["error_signed"] == pytest.approx(left / 100)
+
+
+class TestGradients:
+    def test_alive(self, case):
+        network, x, y = case
+        found = gradients_alive(margins(network, x, y, [Linf()]))
+        assert found.passed
+        assert found.evidence["share_without_gradient"] == 0
+        for dead in (before(rounded, network), before(torch.Tensor.detach, network)):
+            found = gradients_alive(margins(dead, x, y, [Linf()]))
+            assert not found.passed
+            assert found.evidence["share_without_gradient"] == 1
+
+    @pytest.mark.parametrize(("right", "dead", "passed"), [(70, 2, True), (300, 4, True), (300, 12, False), (5, 5, False)])
+    def test_a_few_dead_images_may_be_chance(self, right, dead, passed):
+        none = np.zeros(right)
+        found = Margins(none, none == 0, none, none[:, None], {}, {}, dead / right)
+        assert gradients_alive(found).passed is passed
+
+    def test_gradients_of_equal_logits_are_not_alive(self, images):
+        # What a network whose activations died returns: torch's argmax takes the first class, and the radii call it right.
+        x = images()
+        dead = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        nn.init.zeros_(dead[1].weight)
+        nn.init.zeros_(dead[1].bias)
+        y = torch.zeros(16, dtype=torch.int64)
+        assert radii(dead, x, y, FGSM(), GRID).isinf().all()
+        assert not gradients_alive(margins(dead, x, y, [Linf()])).passed
+
+    def test_predict(self, case):
+        network, x, y = case
+        with subject(network, x, y) as ready:
+            found = gradients_predict(ready)
+        assert found.passed
+        assert found.evidence["share_off"] < 0.02
+        assert found.evidence["share_without_gradient"] == 0
+
+    @pytest.mark.parametrize("function", [rounded, straight_through, bytes_straight_through])
+    def test_rounding_is_seen(self, case, function):
+        network, x, y = case
+        # Half a step off the grid of the digits' sixteenths, as natural pixels are.
+        with subject(before(function, network), (0.9 * x + 0.02), y) as ready:
+            found = gradients_predict(ready)
+        assert not found.passed
+        assert found.evidence["share_off"] > 0.5
+        assert found.evidence["share_without_gradient"] == (1 if function is rounded else 0)
+
+    def test_rounded_activations_are_seen(self, case):
+        network, x, y = case
+        inside = nn.Sequential(*network[:3], Function(lambda h: h + ((4 * h).round() / 4 - h).detach()), *network[3:]).eval()
+        with subject(inside, x, y) as ready:
+            assert not gradients_predict(ready).passed
+
+    def test_a_scale_of_the_logits_is_no_rounding(self, case):
+        network, x, y = case
+        for scale in (1e-6, 1e6):
+            with subject(after(network, lambda h, s=scale: s * h), x, y) as ready:
+                assert gradients_predict(ready).passed
+
+    def test_a_network_that_insists_on_float32_is_judged_in_it(self, case):
+        network, x, y = case
+        for function, passed in ((lambda v: v.float(), True), (lambda v: straight_through(v).float(), False)):
+            with subject(before(function, network), x, y) as ready:
+                assert gradients_predict(ready).passed is passed
+
+    def test_a_constant_network_rounds_nothing(self, case):
+        _, x, y = case
+        with subject(after(before(lambda v: 0 * v, nn.Flatten()), lambda h: h[:, :10] + torch.arange(10)), x, y) as ready:
+            found = gradients_predict(ready)
+        assert found.passed
+        assert found.evidence["share_without_gradient"] == 1
+
+    def test_a_step_does_not_leave_the_pixel_range(self, case):
+        network, x, y = case
+        assert (x == 0).double().mean() > 0.3
+        with subject(before(lambda v: torch.where((v < 0) | (v > 1), 9.0, v), network), x, y) as ready:
+            assert gradients_predict(ready).passed
+
+    @pytest.mark.parametrize("norm", [Linf(), L2()])
+    def test_scale_does_not_matter(self, case, norm):
+        network, x, y = case
+        epsilon = 0.12 if norm == Linf() else 0.6
+        errors = {}
+        for scale in (1, 0.01, 100, 1000):
+            with subject(after(network, lambda h, s=scale: s * h), x, y) as ready:
+                found = scale_does_not_matter(ready, norm, epsilon)
+            assert found.name == f"scale_does_not_matter_{norm.name}"
+            errors[scale] = found.evidence
+            # In L2 a direction survives until float32 underflows; small logits harm both.
+            if scale == 1:
+                assert found.passed
+            if (norm, scale) in ((Linf(), 0.01), (Linf(), 100), (Linf(), 1000), (L2(), 1000)):
+                assert not found.passed, scale
+        assert errors[100]["share_without_cross_entropy_gradient"] > errors[1]["share_without_cross_entropy_gradient"]
+        # The margin is blind to the scale, and so is what the rescaled network gives away.
+        assert errors[1]["error_by_margin"] == pytest.approx(errors[1000]["error_by_margin"], abs=0.01)
+        assert errors[1]["error_rescaled"] == pytest.approx(errors[1000]["error_rescaled"], abs=0.01)
+
+    def test_scales_that_differ_between_images_are_seen_by_the_margin(self, case):
+        network, x, y = case
+        bright = x.flatten(1).mean(1).quantile(0.55)
+
+        def uneven(points):
+            return torch.where(points.flatten(1).mean(1, keepdim=True) > bright, 1000.0, 1.0) * network(points)
+
+        with subject(Function(uneven), x, y) as ready:
+            found = scale_does_not_matter(ready, Linf(), 0.12)
+        assert not found.passed
+        # The median is that of the others, and no one factor suits both.
+        assert found.evidence["error_rescaled"] - found.evidence["error_as_given"] < 0.03
+        assert found.evidence["error_by_margin"] - found.evidence["error_as_given"] > 0.1
+
+    def test_logits_all_equal_have_no_scale(self, case):
+        _, x, y = case
+        with subject(before(lambda v: 0 * v, nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))), x, y) as ready:
+            found = scale_does_not_matter(ready, Linf(), 0.1)
+        assert found.passed
+        assert found.evidence["median_margin"] == 0
+
+
+class TestAttacks:
+    @pytest.mark.parametrize("function", [rounded, torch.Tensor.detach])
+    def test_reaches_chance(self, case, function):
+        network, x, y = case
+        with subject(network, x, y) as ready:
+            found = reaches_chance(ready)
+        assert found.passed
+        assert found.evidence["chance"] == pytest.approx(0.9)
+        with subject(before(function, network), x, y) as ready:
+            found = reaches_chance(ready)
+        assert not found.passed
+        assert found.evidence["error"] < 0.9
+
+    def test_large_logits_alone_do_not_keep_the_error_from_chance(self, case):
+        # Cross-entropy has no gradient here; the check must not confuse that with masked gradients.
+        network, x, y = case
+        with subject(after(network, lambda h: 1e4 * h), x, y) as ready:
+            assert reaches_chance(ready).evidence["error"] == 1
+
+    @pytest.mark.parametrize(("norm", "grid"), [(Linf(), [0.1, 0.3, 0.6]), (L2(), [0.5, 1.5, 4.0])])
+    def test_noise_is_weaker(self, case, norm, grid):
+        network, x, y = case
+        with subject(network, x, y) as ready:
+            found = noise_is_weaker(ready, norm, worst(network, x, y, FGSM(norm=norm), grid=grid), grid)
+        assert found.name == f"noise_is_weaker_{norm.name}"
+        assert found.passed
+        masked = before(rounded, network)
+        with subject(masked, x, y) as ready:
+            found = noise_is_weaker(ready, norm, worst(masked, x, y, FGSM(norm=norm), grid=grid), grid)
+        assert not found.passed
+        assert found.evidence["largest_excess"] > 0.03
+        assert found.evidence["epsilon"] in grid
+
+    @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)])
+    def test_enough_steps(self, case, norm, epsilon):
+        network, x, y = case
+        outcomes = {}
+        for name, attack in {
+            "short": PGD(norm=norm, steps=2, step_size=0.1, random_start=False),
+            "long": PGD(norm=norm, steps=25, step_size=0.1, loss=margin),
+            "apgd": APGD(norm=norm, steps=26),
+        }.items():
+            with subject(network, x, y) as ready:
+                r = worst(network, x, y, attack, grid=[epsilon])
+                outcomes[name] = enough_steps(ready, name, attack, r, epsilon)
+        assert {name: found.passed for name, found in outcomes.items()} == {"short": False, "long": True, "apgd": True}
+        short = outcomes["short"].evidence
+        assert (short["attack"], short["steps"], short["longer"]) == ("short", 2, 8)
+        assert (outcomes["long"].evidence["longer"], outcomes["apgd"].evidence["longer"]) == (100, 52)
+        assert short["newly_fooled"] > 0.05
+        # What the check adds to the error is what the longer attack finds.
+        longer = PGD(norm=norm, steps=8, step_size=0.1, random_start=False)
+        both = worst(network, x, y, longer, PGD(norm=norm, steps=2, step_size=0.1, random_start=False), grid=[epsilon])
+        assert short["error"] + short["newly_fooled"] == pytest.approx((both <= epsilon).mean())
+
+    @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)])
+    def test_square_is_weaker(self, case, norm, epsilon):
+        network, x, y = case
+        attack = PGD(norm=norm, steps=20, loss=margin)
+        verdicts = []
+        for subjected in (network, before(rounded, network)):
+            r = worst(subjected, x, y, attack, grid=[epsilon])
+            with subject(subjected, x, y) as ready:
+                found = square_is_weaker(ready, norm, r, epsilon)
+            assert found.name == f"square_is_weaker_{norm.name}"
+            verdicts.append(found.passed)
+        assert verdicts == [True, False]
+        assert found.evidence["fooled_by_black_box_alone"] > 0.1
+
+
+class TestCurves:
+    def test_kinds(self, networks):
+        transfer = Transfer(source=networks["usual"], attack=PGD())
+        assert [is_black_box(a) for a in (Square(), HopSkipJump(), transfer, PGD(), UniformNoise())] == [True] * 3 + [
+            False
+        ] * 2
+        assert [is_many_step(a) for a in (PGD(), APGD())] == [True, True]
+        # A targeted walk goes where it is hard to go: FGSM beats it on clean networks.
+        assert not any(is_many_step(a) for a in (FGSM(), StepLL(), IterativeLL(), UniformNoise(), Square(), transfer))
+
+    def test_many_steps_beat_one(self, case):
+        network, x, y = case
+        attacks = {"fgsm": FGSM(), "step_ll": StepLL(), "pgd": PGD(), "short": PGD(steps=1, step_size=0.01)}
+        found = measured(network, x, y, attacks)
+        check = many_steps_beat_one(Linf(), attacks, found, GRID)
+        assert check.name == "many_steps_beat_one_linf"
+        assert check.passed
+        # A loop whose steps cannot reach the end of the ball is the planted fault.
+        broken = {name: attacks[name] for name in ("fgsm", "step_ll", "short")}
+        check = many_steps_beat_one(Linf(), broken, {name: found[name] for name in broken}, GRID)
+        assert not check.passed
+        assert check.evidence["attack"] == "fgsm"
+        gaps = [(found["fgsm"] <= e).mean() - (found["short"] <= e).mean() for e in GRID]
+        assert check.evidence["largest_excess"] == pytest.approx(max(gaps))
+
+    @pytest.mark.parametrize(("fooled", "passed"), [(30, True), (31, False)])
+    def test_the_tolerance_is_three_images_in_a_hundred(self, fooled, passed):
+        weak = np.where(np.arange(1000) < fooled, 0.1, INF)
+        check = cross_entropy_not_masked(Linf(), np.full(1000, INF), weak, [0.05, 0.1, 0.2])
+        assert check.passed is passed
+        assert check.evidence["largest_excess"] == pytest.approx(fooled / 1000)
+        assert check.evidence["epsilon"] == 0.1
+
+    def test_cross_entropy_not_masked(self, case):
+        network, x, y = case
+        verdicts = []
+        # At a scale of 100 the softmax of float32 is exactly one-hot on most images, and cross-entropy has no gradient.
+        for scale in (1, 100):
+            attacks = {loss: PGD(random_start=False, loss=loss) for loss in (cross_entropy, margin)}
+            found = measured(after(network, lambda h, s=scale: s * h), x, y, attacks)
+            check = cross_entropy_not_masked(Linf(), found[cross_entropy], found[margin], GRID)
+            assert check.name == "cross_entropy_not_masked_linf"
+            verdicts.append(check.passed)
+        assert verdicts == [True, False]
+        # Better by cross-entropy than by the margin is no fault.
+        check = cross_entropy_not_masked(Linf(), found[margin], found[cross_entropy], GRID)
+        assert (check.passed, check.evidence["largest_excess"]) == (True, 0)
+
+    def test_black_box_is_weaker(self, case):
+        network, x, y = case
+        for function, passed in ((lambda v: v, True), (rounded, False)):
+            found = measured(before(function, network), x, y, {"pgd": PGD(), "square": Square(queries=60)}, FEW)
+            check = black_box_is_weaker(Linf(), found["pgd"], found["square"], FEW)
+            assert check.name == "black_box_is_weaker_linf"
+            assert check.passed is passed
+        epsilon = check.evidence["epsilon"]
+        alone = ((found["square"] <= epsilon) & (found["pgd"] > epsilon)).mean()
+        assert check.evidence["fooled_by_black_box_alone"] == pytest.approx(alone)
+
+    @pytest.mark.parametrize(("n", "passed"), [(100, False), (400, False), (402, True), (10_000, True)])
+    def test_enough_images(self, n, passed):
+        half = np.where(np.arange(n) < n // 2, 0.1, INF)
+        check = enough_images(half, [0.05, 0.1])
+        assert check.passed is passed
+        interval = binomtest(n // 2, n).proportion_ci(0.95, "exact")
+        assert check.evidence["half_width"] == pytest.approx((interval.high - interval.low) / 2)
+        assert (check.evidence["images"], check.evidence["epsilon"]) == (n, 0.1)
+
+    def test_an_error_near_zero_needs_fewer_images(self):
+        assert enough_images(np.full(100, INF), [0.1]).passed
+
+    def test_comparison_resolved(self):
+        first = np.where(np.arange(400) < 200, 0.1, INF)
+        for more, passed in ((3, False), (40, True)):
+            second = np.where(np.arange(400) < 200 + more, 0.1, INF)
+            check = comparison_resolved(first, second, 0.1)
+            assert check.passed is passed
+            assert check.evidence["difference"] == pytest.approx(-more / 400)
+        assert comparison_resolved(first, first, 0.1).evidence["images_needed"] == "more than any number"
+
+    def test_the_images_needed_suffice(self):
+        generator = np.random.default_rng(0)
+        first, second = (np.where(generator.random(300) < share, 0.1, INF) for share in (0.4, 0.45))
+        check = comparison_resolved(first, second, 0.1)
+        assert not check.passed
+        times = int(np.ceil(check.evidence["images_needed"] * 1.1 / 300))
+        assert comparison_resolved(np.tile(first, times), np.tile(second, times), 0.1).passed
+
+
+LINF = {"fgsm": FGSM(), "pgd": PGD(steps=20), "pgd_margin": PGD(steps=20, loss=margin)}
+
+
+class TestAll:
+    @pytest.mark.parametrize("n", [100, 450])
+    @pytest.mark.parametrize("kind", ["usual", "adversarial"])
+    def test_clean_networks_pass(self, networks, tested, kind, n):
+        network, x, y = networks[kind], tested[0][:n], tested[1][:n]
+        outcomes = check_network(network, x, y)
+        outcomes += check_attacks(network, x, y, LINF, measured(network, x, y, LINF, FEW), {"linf": FEW})
+        assert [check.name for check in outcomes] == [
+            "deterministic",
+            "logits_not_probabilities",
+            "batch_independent",
+            "normalised_inside",
+            "gradients_alive",
+            "gradients_predict",
+            "reaches_chance",
+            "many_steps_beat_one_linf",
+            "cross_entropy_not_masked_linf",
+            "noise_is_weaker_linf",
+            "scale_does_not_matter_linf",
+            "enough_steps_linf",
+            "square_is_weaker_linf",
+            "enough_images",
+        ]
+        failed = [sentence(check) for check in outcomes if not check.passed]
+        assert failed == ([] if n == 450 else [sentence(outcomes[-1])])
+
+    def test_what_was_measured_decides_what_is_checked(self, networks, tested):
+        network, x, y = networks["usual"], *(t[:60] for t in tested)
+        flat = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), network)
+        grids = {"linf": [0.1], "l2": [0.5]}
+
+        def names(attacks, points=x, subjected=network):
+            found = {name: radii(subjected, points, y, a, grids[a.norm.name]).numpy() for name, a in attacks.items()}
+            return {check.name for check in check_attacks(subjected, points, y, attacks, found, grids)}
+
+        again = {"scale_does_not_matter_linf", "square_is_weaker_linf", "white_box_is_weaker_linf"}
+        assert names({"noise": UniformNoise()}) == {"enough_images"} | again
+        # Square needs pictures.
+        fgsm = {"noise_is_weaker_linf", "scale_does_not_matter_linf", "enough_images"}
+        assert names({"fgsm": FGSM()}, x.flatten(1), flat) == fgsm
+        assert names({"fgsm": FGSM()}) == fgsm | {"square_is_weaker_linf"}
+        both = names({"fgsm": FGSM(), "square": Square(queries=20)})
+        assert both == fgsm | {"square_is_weaker_linf", "black_box_is_weaker_linf"}
+        asked_enough = names({"fgsm": FGSM(), "square": Square(queries=200)})
+        assert asked_enough == fgsm | {"black_box_is_weaker_linf"}
+        # Attacks of different norms are not compared.
+        two = names({"fgsm": FGSM(), "pgd_l2": PGD(norm=L2(), loss=margin)})
+        assert {"enough_steps_l2", "noise_is_weaker_l2", "square_is_weaker_l2"} <= two
+        assert not {name for name in two if name.startswith(("many_steps", "cross_entropy", "black_box"))}
+
+    @pytest.mark.parametrize("attack", [UniformNoise(), Square(queries=1), HopSkipJump(queries=100)], ids=repr)
+    def test_what_uses_no_gradients_is_no_measure_of_robustness(self, networks, tested, attack):
+        network, x, y = networks["usual"], *(t[:150] for t in tested)
+        found = {"it": radii(network, x, y, attack, FEW).numpy()}
+        outcomes = {c.name: c for c in check_attacks(network, x, y, {"it": attack}, found, {"linf": FEW})}
+        assert not outcomes["white_box_is_weaker_linf"].passed
+        assert "Run one that does." in sentence(outcomes["white_box_is_weaker_linf"])
+
+    def test_no_attack_no_check(self, networks, tested):
+        assert check_attacks(networks["usual"], *tested, {}, {}, {}) == []
+
+    def test_radii_of_other_images_are_refused(self, networks, tested):
+        with pytest.raises(ValueError, match="measured must hold 450 radii of fgsm, one an image, got 3"):
+            check_attacks(networks["usual"], *tested, {"fgsm": FGSM()}, {"fgsm": np.zeros(3)}, {"linf": GRID})
+
+    def test_the_widest_interval_of_all_norms_counts(self, networks, tested):
+        network, x, y = networks["usual"], *(t[:60] for t in tested)
+        attacks = {"fgsm": FGSM(), "fgsm_l2": FGSM(norm=L2())}
+        found = {"fgsm": np.full(60, INF), "fgsm_l2": np.where(np.arange(60) < 30, 0.5, INF)}
+        (check,) = [
+            c for c in check_attacks(network, x, y, attacks, found, {"linf": [0.1], "l2": [0.5]}) if "images" in c.name
+        ]
+        assert check.evidence["epsilon"] == 0.5
+
+    def test_the_network_is_left_as_it_was(self, conv, images):
+        network, x = conv(), images()
+        y = network(x).argmax(1)
+        network.train()
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        random = torch.get_rng_state()
+        check_network(network, x, y)
+        check_attacks(network, x, y, LINF, measured(network, x, y, LINF, FEW), {"linf": FEW})
+        assert all(module.training for module in network.modules())
+        assert all(p.requires_grad and p.grad is None for p in network.parameters())
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random)
+
+    def test_checks_of_one_network_come_out_the_same_twice(self, case):
+        assert check_network(*case) == check_network(*case)
+
+
+class TestSentence:
+    def test_every_check_has_sentences_for_both_outcomes(self, networks, tested):
+        network, x, y = networks["usual"], *(t[:60] for t in tested)
+        attacks = LINF | {"square": Square(queries=20), "pgd_l2": PGD(norm=L2())}
+        found = measured(network, x, y, attacks, FEW)
+        outcomes = check_network(network, x, y)
+        outcomes += check_attacks(network, x, y, attacks, found, {"linf": FEW, "l2": FEW})
+        outcomes += check_attacks(network, x, y, {"noise": UniformNoise()}, {"noise": np.full(60, INF)}, {"linf": FEW})
+        outcomes.append(comparison_resolved(found["fgsm"], found["pgd"], 0.1))
+        kinds = {kind for check in outcomes for kind in SENTENCES if check.name.startswith(kind)}
+        of_tables = list(SENTENCES)[list(SENTENCES).index("accuracies_in_range") :]
+        assert kinds == set(SENTENCES) - {*of_tables} | {"comparison_resolved"}
+        for check in outcomes:
+            for passed in (True, False):
+                said = sentence(Check(check.name, passed, check.evidence))
+                assert said.endswith(".")
+                assert "{" not in said
+
+    def test_no_name_is_the_beginning_of_another(self):
+        # The norm comes after an underscore: "noise_is_weaker" must not match "noise_is_weaker_than..." of another check.
+        for name in SENTENCES:
+            assert [other for other in SENTENCES if other.startswith(f"{name}_")] == []
+
+    def test_fields_can_be_filled_from_json(self):
+        for pair in SENTENCES.values():
+            for text in pair:
+                assert all(field is None or field.isidentifier() for _, field, _, _ in string.Formatter().parse(text))
+
+    def test_a_check_of_ones_own_is_told_too(self):
+        assert sentence(Check("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
+
+
+def test_evidence_of_training_mode_is_the_same_each_time(conv, images):
+    # The network has dropout, which draws in training mode.
+    network, x = conv(), images(20)
+    first, again = batch_independent(network, x), batch_independent(network, x)
+    assert first.evidence["difference_in_training_mode"] > 0
+    assert first == again

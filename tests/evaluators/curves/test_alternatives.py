@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import differential_evolution
+from scipy.stats import lognorm, norm, weibull_min
+
+from evaluators import PowerLaw, fit_power_law
+from evaluators.curves.alternatives import Alternative, compare_forms
+from evaluators.curves.power_law_window import log_shares
+
+GRID = np.geomspace(0.001, 0.1, 14)
+
+# Each form by SciPy: (epsilons, ceiling, scale, shape) to flip rates.
+ORACLES = {
+    "saturating": lambda e, ceiling, scale, shape: ceiling * weibull_min.cdf(e, shape, scale=scale),
+    "log_normal": lambda e, ceiling, scale, shape: ceiling * lognorm.cdf(e, 1 / shape, scale=scale),
+}
+
+
+def expected(form, n, *parameters):
+    """Returns what counts in the cells of the grid, and beyond, tend to, (E + 1,)."""
+    return n * np.diff(ORACLES[form](GRID, *parameters), prepend=0, append=1)
+
+
+def drawn(form, n, seed, *parameters):
+    return np.random.default_rng(seed).multinomial(n, expected(form, 1, *parameters)).astype(float)
+
+
+def radii_of(counts):
+    return np.repeat(np.append(GRID, np.inf), counts.astype(int))
+
+
+@pytest.mark.parametrize("form", ORACLES)
+@pytest.mark.parametrize("parameters", [(1.0, 0.02, 1.0), (0.7, 0.01, 1.5), (0.3, 0.03, 0.8)])
+def test_a_form_without_noise_recovers_its_own_constants(form, parameters):
+    law = log_shares(1.0, np.log(GRID[:6]))
+    found = compare_forms(expected(form, 10_000, *parameters), np.log(GRID), law)[form]
+    assert (found.ceiling, found.scale, found.shape) == pytest.approx(parameters, rel=2e-3)
+
+
+@pytest.mark.parametrize("form", ORACLES)
+@pytest.mark.parametrize("seed", range(2))
+def test_no_parameters_have_a_greater_likelihood(form, seed):
+    # An independent search of the whole space of parameters.
+    counts = drawn(form, 300, seed, 0.8, 0.015, 1.2)
+
+    def loss(parameters):
+        ceiling, log_scale, log_shape = parameters
+        shares = np.diff(ORACLES[form](GRID, ceiling, math.exp(log_scale), math.exp(log_shape)), prepend=0, append=1)
+        return -float(counts @ np.log(np.maximum(shares, 1e-300)))
+
+    found = compare_forms(counts, np.log(GRID), log_shares(1.0, np.log(GRID[:6])))[form]
+    best = differential_evolution(loss, [(0.05, 1), (-8, 0), (-2, 2)], rng=0, tol=1e-8)
+    assert loss((found.ceiling, math.log(found.scale), math.log(found.shape))) <= best.fun + 1e-3
+
+
+def test_the_comparison_is_vuongs():
+    counts, law = drawn("log_normal", 3000, 0, 0.9, 0.02, 1.0), log_shares(1.9, np.log(GRID[:7]))
+    for form, found in compare_forms(counts, np.log(GRID), law).items():
+        below = ORACLES[form](GRID[:7], found.ceiling, found.scale, found.shape)
+        shares = np.diff(below, prepend=0) / below[-1]
+        # One log-likelihood ratio a flip, written out flip by flip.
+        ratios = np.repeat(law - np.log(shares), counts[:7].astype(int))
+        assert found.log_likelihood_ratio == pytest.approx(ratios.sum(), rel=1e-6)
+        statistic = ratios.sum() / (np.sqrt(len(ratios)) * ratios.std())
+        assert found.p_value == pytest.approx(2 * norm.sf(abs(statistic)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("p_value", "ratio", "level", "verdict"),
+    [
+        (0.01, 5.0, 0.05, "power law"),
+        (0.01, -5.0, 0.05, "alternative"),
+        (0.06, 5.0, 0.05, "not distinguishable"),
+        (0.06, -5.0, 0.1, "alternative"),
+        (0.0, 0.0, 0.05, "not distinguishable"),
+    ],
+)
+def test_verdict(p_value, ratio, level, verdict):
+    assert Alternative(1.0, 0.01, 1.0, ratio, p_value).verdict(level) == verdict
+
+
+def verdicts(form, *parameters, n=10_000, draws=20):
+    """Returns the verdicts on both forms over several draws from a form."""
+    fits = [fit_power_law(radii_of(drawn(form, n, seed, *parameters)), GRID, resamples=100) for seed in range(draws)]
+    laws = [fit for fit in fits if isinstance(fit, PowerLaw)]
+    assert len(laws) >= 0.25 * draws
+    return {name: [law.alternatives[name].verdict() for law in laws] for name in ORACLES}
+
+
+def test_a_saturating_curve_is_told_from_a_log_normal_one_and_not_from_its_own_form():
+    found = verdicts("saturating", 0.9, 0.03, 1.0)
+    assert set(found["saturating"]) == {"not distinguishable"}
+    assert found["log_normal"].count("power law") >= 0.9 * len(found["log_normal"])
+
+
+def test_a_log_normal_curve_is_told_from_a_saturating_one_and_not_from_its_own_form():
+    found = verdicts("log_normal", 0.9, 0.02, 1.0)
+    assert found["log_normal"].count("not distinguishable") >= 0.9 * len(found["log_normal"])
+    assert found["saturating"].count("power law") >= 0.9 * len(found["saturating"])
+
+
+def test_a_pure_law_is_told_from_both():
+    radii = 0.1 * np.random.default_rng(0).random(10_000) / 0.8
+    radii = np.append(GRID, np.inf)[np.searchsorted(GRID, radii)]
+    fit = fit_power_law(radii, GRID)
+    assert {form.verdict() for form in fit.alternatives.values()} == {"power law"}
+    assert list(fit.alternatives) == ["saturating", "log_normal"]
+
+
+def test_all_images_flipped_is_no_error():
+    counts = np.append(drawn("saturating", 500, 0, 1.0, 0.01, 1.0)[:-1], 0.0)
+    for found in compare_forms(counts, np.log(GRID), log_shares(1.0, np.log(GRID[:6]))).values():
+        assert found.ceiling == 1
+        assert math.isfinite(found.log_likelihood_ratio)

@@ -1,0 +1,84 @@
+import pytest
+import torch
+from scipy.stats import kstest
+
+from evaluators.engine.noise import Noise, _mix, _step
+
+X = torch.zeros(40, 1, 5, 5)
+
+
+def noise(seed=0, n=40, stream=0):
+    return Noise.of(seed, torch.arange(n), stream)
+
+
+def test_the_hash_is_splitmix64():
+    # The first outputs of the reference generator from seed 1234567, as published with its C source.
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    state = torch.tensor(1234567) + torch.tensor([_step(count) for count in range(4)])
+    assert [int(value) % 2**64 for value in _mix(state)] == expected
+
+
+def test_the_same_seed_gives_the_same_numbers_and_leaves_torchs_generator_alone():
+    before = torch.get_rng_state()
+    assert torch.equal(noise(7).uniform(X), noise(7).uniform(X))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_belong_to_the_image_not_to_its_batch():
+    index = torch.tensor([31, 4, 17])
+    expected = noise().uniform(X)[index]
+    assert torch.equal(Noise.of(0, index).uniform(X[index]), expected)
+    assert torch.equal(noise().select(index).uniform(X[index]), expected)
+
+
+def test_seeds_streams_draws_images_and_pixels_are_all_different():
+    variants = [noise(seed, stream=stream).uniform(X, draw) for seed in (0, 1, -5) for stream in (0, 1) for draw in (0, 1)]
+    numbers = torch.cat([v.flatten() for v in variants])
+    # 12,000 numbers of 24 bits hold about 4 pairs that are equal by accident; a shared row would add 25.
+    assert len(numbers) - len(numbers.unique()) < 15
+
+
+def test_streams_are_not_correlated():
+    kinds = [noise(s, 2000, t).uniform(torch.zeros(2000, 1), d) for s, t, d in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
+    found = torch.corrcoef(torch.stack(kinds).flatten(1))
+    assert (found - torch.eye(4)).abs().max() < 0.08
+
+
+def test_uniform_is_uniform():
+    values = noise(1, 400).uniform(torch.zeros(400, 25))
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert kstest(values.flatten().double().numpy(), "uniform").pvalue > 0.01
+
+
+def test_normal_is_normal():
+    values = noise(1, 400).normal(torch.zeros(400, 25))
+    assert kstest(values.flatten().double().numpy(), "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
+def test_normal_is_finite_at_both_ends_of_uniform(monkeypatch, end):
+    # One draw in 16 million is the last number below 1: an everyday event over a test set.
+    monkeypatch.setattr(Noise, "uniform", lambda self, x, draw=0: torch.full_like(x, end))
+    assert noise().normal(X).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_numbers_have_the_type_of_the_images_and_stay_below_1(dtype):
+    values = noise().uniform(X.to(dtype))
+    assert values.dtype == dtype
+    assert values.isfinite().all()
+    assert (values <= 1).all()
+
+
+def test_every_device_draws_the_same(device):
+    there = Noise.of(3, torch.arange(40, device=device)).uniform(X.to(device))
+    assert torch.equal(there.cpu(), noise(3).uniform(X))
+
+
+def test_the_very_first_number_is_random_too():
+    # A hash of 0 is 0: without an offset, seed 0, image 0, draw 0, pixel 0 would always give 0.
+    first = torch.stack([Noise.of(seed, torch.arange(1)).uniform(X[:1]).flatten()[0] for seed in range(200)])
+    assert first.min() > 0
+    assert abs(float(first.mean()) - 0.5) < 0.1
+    assert float(noise(1).uniform(X).flatten()[0]) > 1e-3

@@ -1,0 +1,235 @@
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluators import FGSM, L2, PGD, Linf, UniformNoise, margin
+from evaluators.regions.connectivity import AdversarialSet, adversarial_set, connections
+
+
+class Strips(nn.Module):
+    """Calls 0 what lies near the axes of the first two pixels' square around 0.5, and the rest 1 to 4 by quadrant."""
+
+    def __init__(self, strip):
+        super().__init__()
+        self.strip = strip
+
+    def forward(self, x):
+        a, b = (x.flatten(1)[:, :2] - 0.5).T
+        inner = torch.minimum(a.abs(), b.abs()) - self.strip
+        wedges = [torch.where((a * i > 0) & (b * j > 0), inner, -1.0) for i in (1, -1) for j in (1, -1)]
+        return torch.stack([torch.zeros_like(a), *wedges], 1)
+
+
+def grey(pixels=4):
+    return torch.full((1, 1, 2, pixels // 2), 0.5)
+
+
+ZERO = torch.zeros(1, dtype=torch.int64)
+
+
+def given(images):
+    """Returns a set of these images, with the classes of `Strips(0.1)`."""
+    return AdversarialSet(
+        x=grey(),
+        label=0,
+        norm=L2(),
+        epsilon=0.4,
+        starts=len(images),
+        found=len(images),
+        images=images,
+        predictions=Strips(0.1)(images).argmax(1).numpy(),
+        distances=np.zeros((len(images), len(images))),
+        distances_l2=np.zeros((len(images), len(images))),
+    )
+
+
+def at(*places):
+    images = torch.full((len(places), 1, 2, 2), 0.5)
+    images.flatten(1)[:, :2] += torch.tensor(places)
+    return images
+
+
+def test_noise_finds_the_wedges_in_their_proportions():
+    found = adversarial_set(Strips(0.1), grey(2), ZERO, UniformNoise(norm=Linf()), 0.3, starts=800, tolerance=0)
+    # Of a square of side 0.6, strips of width 0.2 along both axes leave (0.4 / 0.6)^2.
+    assert abs(found.found / 800 - 4 / 9) < 4 * math.sqrt(20 / 81 / 800)
+    assert len(found.images) == found.found
+    assert found.classes == 4
+    assert sorted(np.unique(found.predictions)) == [1, 2, 3, 4]
+    brute = (found.images[:, None] - found.images).flatten(2).abs().amax(2).double().numpy() / 0.3
+    np.testing.assert_allclose(found.distances, brute, atol=1e-6)
+    assert found.spread == pytest.approx(brute.sum() / found.found / (found.found - 1), rel=1e-6)
+    straight = (found.images[:, None] - found.images).flatten(2).norm(dim=2)
+    np.testing.assert_allclose(found.distances_l2, straight, atol=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.3, 1.0])
+def test_distinct_images_are_farther_apart_than_the_tolerance_and_cover_the_others(tolerance):
+    attack = UniformNoise(norm=L2())
+    every = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=100, tolerance=0)
+    found = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=100, tolerance=tolerance)
+    assert found.found == every.found
+    apart = found.distances[~np.eye(len(found.images), dtype=bool)]
+    assert (apart > tolerance).all()
+    nearest = (every.images[:, None] - found.images).flatten(2).norm(dim=2).amin(1) / 0.3
+    assert (nearest <= tolerance + 1e-6).all()
+    assert tolerance == 0 or len(found.images) < len(every.images)
+
+
+def test_an_attack_without_a_random_start_finds_one_image(conv, images):
+    network, x = conv(), images(1)
+    y = network(x).argmax(1)
+    found = adversarial_set(network, x, y, FGSM(), 0.5, starts=10)
+    assert found.found in (0, 10)
+    assert found.found == 10
+    assert len(found.images) == 1
+    assert math.isnan(found.spread)
+
+
+def test_images_are_wrong_inside_the_ball_and_the_same_for_more_starts(conv, images):
+    network, x = conv(), images(1)
+    y = network(x).argmax(1)
+    attack = PGD(norm=L2(), loss=margin)
+    found = adversarial_set(network, x, y, attack, 1.5, starts=8, tolerance=0)
+    more = adversarial_set(network, x, y, attack, 1.5, starts=12, tolerance=0)
+    assert 2 <= len(found.images) <= 8
+    assert torch.equal(more.images[: len(found.images)], found.images)
+    with torch.no_grad():
+        assert (network(found.images).argmax(1).numpy() == found.predictions).all()
+    assert (found.predictions != int(y)).all()
+    assert (L2().size(found.images - x) <= 1.5 * (1 + 1e-5)).all()
+    assert (found.distances <= 2 * (1 + 1e-5)).all()
+    assert not torch.equal(adversarial_set(network, x, y, attack, 1.5, starts=8, seed=1).images, found.images)
+    near = adversarial_set(network, x, y, attack, 1.5, starts=8, stop_when_fooled=True)
+    assert L2().size(near.images - x).mean() < L2().size(found.images - x).mean()
+
+
+def test_none_found(conv, images):
+    network, x = conv(), images(1)
+    found = adversarial_set(network, x, network(x).argmax(1), PGD(), 1e-6, starts=3)
+    assert (found.found, len(found.images), found.classes) == (0, 0, 0)
+    assert found.distances.shape == (0, 0)
+    with pytest.raises(ValueError, match="there is no adversarial image to connect; none was found"):
+        connections(network, found)
+
+
+def test_wedges_are_parted_by_strips_that_straight_paths_cross():
+    found = given(at((0.2, 0.2), (0.3, 0.15), (0.2, -0.2), (-0.2, -0.2)))
+    joined = connections(Strips(0.1), found, points=20, steps=1, step_size=0.01)
+    np.testing.assert_array_equal(joined.by_straight, [0, 0, 1, 2])
+    np.testing.assert_array_equal(joined.components, [0, 0, 1, 2])
+    wanted = np.eye(4, dtype=bool)
+    wanted[0, 1] = wanted[1, 0] = True
+    np.testing.assert_array_equal(joined.straight, wanted)
+    np.testing.assert_array_equal(joined.same_class, wanted)
+    assert not joined.bent.any()
+
+
+class Disc(nn.Module):
+    """Calls 0 a disc around 0.5 in the first two pixels, and the rest by its half of the square."""
+
+    def forward(self, x):
+        place = x.flatten(1)[:, :2] - 0.5
+        outside = place.norm(dim=1) - 0.15
+        return torch.stack([torch.zeros_like(outside), outside + 1e-3 * place[:, 0], outside - 1e-3 * place[:, 0]], 1)
+
+
+def test_a_bent_path_goes_round_a_disc():
+    found = given(at((0.25, 0.02), (-0.25, 0.02), (0.25, 0.1)))
+    found = AdversarialSet(**{**vars(found), "predictions": Disc()(found.images).argmax(1).numpy()})
+    joined = connections(Disc(), found, points=30, steps=20)
+    np.testing.assert_array_equal(joined.straight, [[True, False, True], [False, True, False], [True, False, True]])
+    assert joined.bent[0, 1]
+    assert joined.bent[1, 0]
+    np.testing.assert_array_equal(joined.by_straight, [0, 1, 0])
+    np.testing.assert_array_equal(joined.components, [0, 0, 0])
+    # A step too short to leave the disc.
+    assert not connections(Disc(), found, points=30, steps=1, step_size=0.01).bent.any()
+
+
+def test_a_bent_path_is_looked_at_on_both_halves():
+    class Narrow(nn.Module):
+        """Lets the middle be adversarial, and one of the halves, but not the other."""
+
+        def forward(self, x):
+            a = x.flatten(1)[:, 0] - 0.5
+            return torch.stack([((a < 0.2) & (a > 0.05)).float(), 0.5 + 0 * a], 1)
+
+    found = given(at((0.25, 0.0), (-0.25, 0.0)))
+    joined = connections(Narrow(), found, points=9)
+    np.testing.assert_array_equal(joined.components, [0, 1])
+
+
+def test_paths_over_two_wrong_classes_are_not_of_one_class():
+    class Halves(nn.Module):
+        def forward(self, x):
+            a = x.flatten(1)[:, 0] - 0.5
+            return torch.stack([0 * a - 1, a, -a], 1)
+
+    images = at((0.25, 0.0), (-0.25, 0.0), (0.1, 0.2))
+    found = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 2, 1])})
+    joined = connections(Halves(), found, points=7)
+    assert joined.straight.all()
+    np.testing.assert_array_equal(joined.same_class, [[True, False, True], [False, True, False], [True, False, True]])
+    assert not joined.bent.any()
+
+
+def test_a_path_between_images_of_one_class_may_pass_through_another():
+    class Band(nn.Module):
+        """Calls 2 what lies in a band across the first pixel, 1 the rest, and nothing 0."""
+
+        def forward(self, x):
+            a = x.flatten(1)[:, 0] - 0.5
+            return torch.stack([0 * a - 1, a.abs() - 0.1, 0.1 - a.abs()], 1)
+
+    # The third lies just inside of the band: no point on its way from the first does.
+    images = at((0.25, 0.0), (-0.25, 0.0), (0.099, 0.0))
+    found = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 1, 2])})
+    joined = connections(Band(), found, points=7)
+    assert joined.straight.all()
+    np.testing.assert_array_equal(joined.same_class, np.eye(3, dtype=bool))
+
+
+def test_how_many_points_are_looked_at():
+    class Counted(nn.Module):
+        seen = 0
+
+        def forward(self, x):
+            Counted.seen += len(x)
+            return torch.stack([torch.zeros(len(x)), torch.ones(len(x))], 1)
+
+    connections(Counted(), given(at((0.2, 0.2), (-0.2, 0.2), (0.2, -0.2))), points=5)
+    assert Counted.seen == 3 * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"x": grey().expand(2, -1, -1, -1)}, ValueError, "x must hold one image, with shape (1, ...), got 2 of them"),
+        ({"starts": 0}, ValueError, "starts must be a whole number of at least 1, got 0"),
+        ({"tolerance": 3.0}, ValueError, "tolerance must be between 0 and 2, a share of epsilon, got 3"),
+        ({"epsilon": 0.0}, ValueError, "epsilon must be above 0, got 0: a point has no other images in it"),
+        ({"epsilon": 8}, ValueError, "epsilon must be between 0 and 1, the size of the pixel range in this norm, got 8"),
+        ({"attack": PGD}, TypeError, "attack must be an attack, got the class PGD; write PGD()"),
+    ],
+)
+def test_inputs_that_are_refused(change, kind, message):
+    arguments = {"network": Strips(0.1), "x": grey(), "y": ZERO, "attack": PGD(), "epsilon": 0.1} | change
+    with pytest.raises(kind, match=re.escape(message)):
+        adversarial_set(**arguments)
+
+
+@pytest.mark.parametrize("size", [-1.0, math.nan, math.inf])
+def test_steps_of_paths_must_have_a_length(size):
+    with pytest.raises(ValueError, match=f"step_size must be positive, a fraction of epsilon, got {size}"):
+        connections(Strips(0.1), given(at((0.2, 0.2))), step_size=size)
+
+
+@pytest.mark.parametrize("name", ["points", "steps"])
+def test_settings_of_paths_that_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
+        connections(Strips(0.1), given(at((0.2, 0.2))), **{name: 0})

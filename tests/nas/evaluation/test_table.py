@@ -1,0 +1,481 @@
+"""The tabular evaluator: reading a table, its messages, and a search that is answered from one."""
+
+import csv
+import gzip
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nas
+from nas.config.evaluators import Table
+from nas.config.schema import ObjectiveConfig
+from nas.errors import ConfigError, DataError, RunError
+from nas.evaluation.table import open_table
+from nas.executors import Job
+from nas.pipeline.events import RunStarted, TrialFinished
+from nas.pipeline.search import resume_events, search_events
+from nas.runs.run import read_run
+from nas.spaces.options import open_space
+from nas.training.checkpoints import Checkpoint
+from search_spaces import cell201
+
+# Values of every type; the order of the two halves changes nothing that is computed.
+SPACE = """
+import math
+
+from torch import nn
+
+from search_spaces import Choice, SearchSpace
+
+
+def build(architecture, input_shape, num_classes):
+    width = architecture["width"]
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), width), nn.Linear(width, num_classes))
+
+
+choices = {"width": Choice(2, 3, 4), "rate": Choice(0.5, None, "auto", True), "order": Choice("ab", "ba")}
+space = SearchSpace(
+    name="own", choices=choices, build=build, canonical=lambda architecture: {**architecture, "order": "ab"}
+)
+"""
+WIDTHS, RATES, ORDERS = (2, 3, 4), (0.5, None, "auto", True), ("ab", "ba")
+FIRST = {"width": 2, "rate": 0.5, "order": "ab"}
+CELL = {
+    "edge01": "conv3x3",
+    "edge02": "skip",
+    "edge12": "none",
+    "edge03": "avgpool3x3",
+    "edge13": "conv1x1",
+    "edge23": "none",
+}
+ARCH = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|avg_pool_3x3~0|nor_conv_1x1~1|none~2|"
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Opens a table for the space above, or for cell201, from what its file holds."""
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "own.py").write_text(SPACE, encoding="utf-8")
+    config = nas.parse_config({"objective": {"minimise": ["macs"], "constraints": {}}})
+    spaces = {
+        "own": open_space(nas.parse_config({"space": f"{folder / 'own.py'}:space"}).space),
+        "cell201": cell201(4, 1, 1),
+    }
+
+    def open_(content, columns, *, name="table.csv", space="own", objective=("macs",), constraints=()):
+        path = folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        table = Table(path=str(path), columns=columns, image=(1, 4, 4), classes=3)
+        objective = ObjectiveConfig(minimise=tuple(objective), constraints=dict(constraints))
+        return open_table(replace(config, evaluator=table, objective=objective), spaces[space])
+
+    return open_
+
+
+def answer(table, proposed):
+    """Returns what is known before training, and the outcome."""
+    job = Job(0, table.space.canonical(proposed), proposed, seed=0)
+    known = table.precheck(job)
+    steps = table(job, Checkpoint())
+    with pytest.raises(StopIteration) as stop:
+        next(steps)
+    assert not known.constant
+    return known.metrics, stop.value.value
+
+
+def rows_of(table):
+    return {key: dict(values) for key, values in table.rows.items()}
+
+
+ONE_ROW = "width,rate,order,{}\n2,0.5,ab,{}\n"
+
+
+class TestReading:
+    def test_plain(self, opened):
+        table = opened("width,rate,order,ms\n2,0.5,ab,1.5\n\n3 , None,\tba,2\n", {"latency": "ms"})
+        assert rows_of(table) == {(2, 0.5, "ab"): {"latency": 1.5}, (3, None, "ba"): {"latency": 2.0}}
+        assert table.source == "a table of 2 measured architectures"
+
+    def test_order_of_columns_and_quotes_do_not_matter(self, opened):
+        table = opened('ms,"order",rate,width\n"1.5",ab,auto,4\n', {"latency": "ms"})
+        assert rows_of(table) == {(4, "auto", "ab"): {"latency": 1.5}}
+
+    def test_gzip_and_byte_order_mark(self, opened):
+        text = ONE_ROW.format("ms", "1.5")
+        plain = opened(text, {"latency": "ms"})
+        marked = opened(text.encode("utf-8-sig"), {"latency": "ms"})
+        zipped = opened(gzip.compress(text.encode("utf-8-sig"), mtime=0), {"latency": "ms"}, name="table.csv.gz")
+        assert rows_of(plain) == rows_of(marked) == rows_of(zipped) == {(2, 0.5, "ab"): {"latency": 1.5}}
+        assert len({plain.digest, marked.digest, zipped.digest}) == 3
+
+    def test_values_have_the_types_of_the_choices(self, opened):
+        body = [f"{w},{r},{o},{i}" for i, (w, r, o) in enumerate(itertools.product(WIDTHS, RATES, ORDERS))]
+        table = opened("\n".join(["width,rate,order,ms", *body]), {"latency": "ms"})
+        wanted = list(itertools.product(WIDTHS, RATES, ORDERS))
+        assert list(table.rows) == wanted
+        assert [[type(v) for v in row] for row in table.rows] == [[type(v) for v in row] for row in wanted]
+        assert [row["latency"] for row in table.rows.values()] == list(range(24))
+
+    def test_none_may_be_an_empty_cell(self, opened):
+        """As csv.writer and pandas write it; a choice without None has no empty cell."""
+        assert list(opened("width,rate,order,ms\n2,,ab,1\n2,None,ba,1\n", {"x": "ms"}).rows) == [
+            (2, None, "ab"),
+            (2, None, "ba"),
+        ]
+        with pytest.raises(DataError, match=r"line 2: .*'order' must be one of \['ab', 'ba'\], got ''$"):
+            opened("width,rate,order,ms\n2,auto,,1\n", {"x": "ms"})
+
+    def test_same_row_twice_is_one(self, opened):
+        assert len(opened("width,rate,order,ms\n2,0.5,ab,1\n2,0.5,ab,1\n", {"latency": "ms"}).rows) == 1
+
+    def test_architectures_of_nasbench201(self, opened):
+        table = opened(f"arch,ms\n{ARCH},7\n", {"latency": "ms"}, space="cell201")
+        names = list(cell201().choices)
+        assert rows_of(table) == {tuple(CELL[name] for name in names): {"latency": 7.0}}
+
+    def test_columns_of_the_choices_go_before_arch(self, opened):
+        header, cells = ",".join(CELL), ",".join(CELL.values())
+        table = opened(f"{header},arch,ms\n{cells},model-17,7\n", {"latency": "ms"}, space="cell201")
+        assert len(table.rows) == 1
+
+
+class TestFormula:
+    @pytest.mark.parametrize(
+        ("formula", "value"),
+        [
+            ("a", 6.0),
+            ("1 - pgd_1.0 / 100", 0.75),
+            ("pgd_1", 40.0),
+            ("pgd_1.0 + pgd_1", 65.0),
+            ("params*1e6", 3e6),
+            ("params_m", 4.0),
+            ("params_m - params", 1.0),
+            ("-(a + params) * 2", -18.0),
+            ("a - params - 1", 2.0),
+            ("a / params / 2", 1.0),
+            ("+a", 6.0),
+            ("test acc (top-1) / 2", 45.0),
+            ("test acc (top-1)-a", 84.0),
+            ("a.b + a", 14.0),
+            ("1", 1.0),
+            ("1 + 1", 2.0),
+            ("b/a", 0.0),
+            ("a/b", None),
+            ("a * empty", None),
+            ("nan + 1", None),
+            ("nan / b", None),
+            ("huge * huge", None),
+            ("huge * huge - huge * huge", None),
+            ("infinite", None),
+        ],
+    )
+    def test_closed_forms(self, opened, formula, value):
+        columns = {
+            "a": 6, "b": 0, "pgd_1.0": 25, "pgd_1": 40, "params": 3, "params_m": 4, "test acc (top-1)": 90, "test acc": 70,
+            "a.b": 8, "empty": "", "nan": "NaN", "huge": "1e200", "infinite": "-inf", "1": 50,
+        }  # fmt: skip
+        table = opened(ONE_ROW.format(",".join(columns), ",".join(map(str, columns.values()))), {"x": formula})
+        assert rows_of(table) == {(2, 0.5, "ab"): {"x": value}}
+
+    @given(
+        st.recursive(
+            st.sampled_from(["a", "a_b", "ab", "b", "2", "0.5"]),
+            lambda inner: st.one_of(
+                st.tuples(inner, st.sampled_from([" + ", "-", "*", " / "]), inner).map("".join),
+                inner.map(lambda text: f"({text})"),
+                inner.map(lambda text: f"-({text})"),
+            ),
+            max_leaves=8,
+        )
+    )
+    def test_is_what_python_computes(self, opened, formula):
+        values = {"a": 3.0, "a_b": 0.0, "ab": -7.5, "b": 0.25}
+        table = opened(ONE_ROW.format(",".join(values), ",".join(map(str, values.values()))), {"x": formula})
+        try:
+            wanted = float(eval(formula, {}, values))
+        except ZeroDivisionError:
+            wanted = None
+        assert rows_of(table)[2, 0.5, "ab"]["x"] == (wanted if wanted is None or math.isfinite(wanted) else None)
+
+    @pytest.mark.parametrize(
+        ("formula", "message"),
+        [
+            ("latency", "there is no column 'latency'; there are width, rate, order, ms"),
+            ("ms_2", "there is no column 'ms_2'; there are width, rate, order, ms"),
+            ("ms +", "is no formula of the columns width, rate, order, ms"),
+            ("", "is no formula of the columns width, rate, order, ms"),
+            ("ms ms", "is no formula of the columns width, rate, order, ms"),
+            ("ms ** 2", "only columns, numbers, + - * / and brackets can be used"),
+            ("abs(ms)", "only columns, numbers, + - * / and brackets can be used"),
+            ("ms if ms else ms", "only columns, numbers, + - * / and brackets can be used"),
+            ("ms.real", "only columns, numbers, + - * / and brackets can be used"),
+            ("ms + 'a'", "'a' is neither a column nor a number"),
+            ("ms + 1j", "1j is neither a column nor a number"),
+        ],
+    )
+    def test_what_is_none_is_told(self, opened, formula, message):
+        with pytest.raises(DataError) as caught:
+            opened(ONE_ROW.format("ms", 1), {"latency": formula})
+        assert str(caught.value).endswith(f"table.csv: column of latency: {formula!r}: {message}")
+
+
+ROW = "width,rate,order,ms\n2,0.5,ab,1\n"
+# Without the time, which would be in the names of the tests: each process would collect others.
+PACKED = gzip.compress(ROW.encode(), mtime=0)
+
+
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("content", "name", "message"),
+        [
+            (ROW, "table.csv.gz", r"table\.csv\.gz: Not a gzipped file"),
+            (PACKED[:-9], "table.csv.gz", r"must be CSV in UTF-8, gzipped if its name ends in \.gz: "),
+            (b"\x1f\x8b\x08\0\0\0\0\0\0\3\xff" + b"\xff" * 40, "table.csv.gz", r"must be CSV in UTF-8, gzipped if "),
+            (PACKED, "table.csv", r"must be CSV in UTF-8, gzipped if .* in \.gz: 'utf-8' codec"),
+            ("", "table.csv", r"table\.csv: must hold a header and at least one row$"),
+            ("width,rate,order,ms\n", "table.csv", r"table\.csv: must hold a header and at least one row$"),
+            ("width,rate,order,ms\n\n\n", "table.csv", r"table\.csv: must hold a header and at least one row$"),
+            (ROW + "2,0.5,ab\n", "table.csv", r"table\.csv, line 3: must hold 4 cells like the header, got 3$"),
+            ("width,rate,order,ms,ms\n2,0.5,ab,1,2\n", "table.csv", r"table\.csv: columns that come twice: ms$"),
+            ("width,rate,order,ms\n2,0.5,ab," + "1" * 140_000, "table.csv", r"table\.csv: must be CSV: field larger than"),
+            (
+                "width,ms\n2,1\n",
+                "table.csv",
+                r"must hold a column for each choice of own, or .* arch with cells of NAS-Bench-201; it lacks rate, order$",
+            ),
+            (ROW.replace("2", "5"), "table.csv", r"line 2: not an architecture of own: .*'width' must be .*, got '5'$"),
+            (ROW.replace("2,", "2.0,"), "table.csv", r"line 2: .*'width' must be one of \[2, 3, 4\], got '2\.0'"),
+            (ROW + "3,0.5,ab,fast\n", "table.csv", r"table\.csv, line 3: ms must be a number, got 'fast'$"),
+            (ROW + "2,0.5,ab,3\n", "table.csv", r"line 3: the architecture of an earlier row, with other values: \{'wi"),
+        ],
+    )  # fmt: skip
+    def test_what_is_wrong_with_a_file_is_told(self, opened, content, name, message):
+        with pytest.raises(DataError, match=message):
+            opened(content, {"latency": "ms"}, name=name)
+
+    def test_file_that_is_not_there(self, tmp_path):
+        settings = {"evaluator": {"name": "table", "path": str(tmp_path / "gone.csv"), "columns": {"latency": "ms"}}}
+        config = nas.parse_config({**settings, "objective": {"minimise": ["latency"], "constraints": {}}})
+        with pytest.raises(DataError, match=r"gone\.csv: No such file or directory$"):
+            search_events(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("metric", ["adversarial_error", "clean_error", "adversarial_error@0.1_error"])
+    def test_accuracy_where_an_error_is_due(self, opened, metric):
+        content = ONE_ROW.format("acc", 91.5)
+        with pytest.raises(DataError) as caught:
+            opened(content, {metric: "acc"})
+        assert str(caught.value).endswith(
+            f"table.csv, line 2: {metric} must be an error, a share from 0 to 1, got 91.5; of an accuracy in percent it is "
+            "1 - COLUMN / 100"
+        )
+        assert opened(content, {metric: "1 - acc / 100"}).rows[2, 0.5, "ab"][metric] == pytest.approx(0.085)
+        with pytest.raises(DataError, match=r"must be an error, a share from 0 to 1, got -0\.915"):
+            opened(content, {metric: "-acc / 100"})
+
+    @pytest.mark.parametrize(
+        ("arch", "message"),
+        [
+            ("model-17", r"arch must be written as \|nor_conv_3x3~0\|\+\|skip_connect~0\|none~1\|\+\.\.\., got 'model-17'$"),
+            ("|conv~0|", r"arch must be written as .*, got '\|conv~0\|'$"),
+            ("|none~0|", r"line 2: not an architecture of cell201: choice 'edge02' is missing"),
+            (ARCH.replace("none~2", "none~5"), r"line 2: not an architecture of cell201: unknown choice 'edge53'"),
+        ],
+    )
+    def test_what_is_no_cell_of_nasbench201(self, opened, arch, message):
+        with pytest.raises(DataError, match=message):
+            opened(f"arch,ms\n{arch},7\n", {"latency": "ms"}, space="cell201")
+
+
+class TestAnswers:
+    def test_no_row_is_a_failure_with_its_reason(self, opened):
+        table = opened(ROW, {"latency": "ms"}, objective=["latency"])
+        _, outcome = answer(table, {**FIRST, "width": 3})
+        assert (outcome.metrics, outcome.reason) == ({}, "the table does not hold this architecture")
+
+    def test_empty_cell_is_a_failure_only_where_it_is_asked_for(self, opened):
+        content, columns = "width,rate,order,a,b,c\n2,0.5,ab,1,,\n", {"a": "a", "b": "b", "c": "c"}
+        assert answer(opened(content, columns, objective=["a"]), FIRST)[1].metrics == {"a": 1.0}
+        _, outcome = answer(opened(content, columns, objective=["a", "b"], constraints={"c": 1}), FIRST)
+        assert outcome.reason == "the table holds no b, c for this architecture"
+
+    def test_proposed_row_goes_before_the_canonical_one(self, opened):
+        content = "width,rate,order,ms\n2,0.5,ab,1\n2,0.5,ba,2\n3,0.5,ab,3\n"
+        table = opened(content, {"latency": "ms"}, objective=["latency"])
+        proposals = [FIRST, {**FIRST, "order": "ba"}, {**FIRST, "width": 3, "order": "ba"}]
+        assert [answer(table, proposed)[1].metrics["latency"] for proposed in proposals] == [1.0, 2.0, 3.0]
+
+    @pytest.mark.parametrize("width", WIDTHS)
+    def test_parameters_and_macs_are_counted_where_the_table_lacks_them(self, opened, width):
+        content = f"width,rate,order,ms\n{width},0.5,ab,1\n"
+        table = opened(content, {"latency": "ms"}, objective=["latency", "macs"], constraints={"parameters": 1e9})
+        known, outcome = answer(table, {**FIRST, "width": width})
+        # 16 pixels and 3 classes.
+        assert known == {"parameters": 17 * width + 3 * (width + 1), "macs": 16 * width + 3 * width}
+        assert outcome.metrics == {"latency": 1.0}
+
+    def test_column_goes_before_counting(self, opened):
+        content = "width,rate,order,params,ms\n2,0.5,ab,0.5,1\n3,0.5,ab,,1\n"
+        table = opened(content, {"parameters": "params * 1000000", "latency": "ms"}, objective=["parameters", "latency"])
+        known, outcome = answer(table, FIRST)
+        assert known["parameters"] == outcome.metrics["parameters"] == 500_000
+        known, outcome = answer(table, {**FIRST, "width": 3})
+        assert (known["parameters"], outcome.reason) == (17 * 3 + 3 * 4, None)
+
+    def test_nothing_is_built_where_neither_is_asked_for(self, opened, monkeypatch):
+        monkeypatch.setattr("nas.evaluation.table.parameters", lambda network: 1 / 0)
+        assert answer(opened(ROW, {"latency": "ms"}, objective=["latency"]), FIRST)[0] == {}
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"columns": {"a": "b"}}, "path must name a CSV file"),
+            ({"path": "t.csv"}, "columns must hold at least one metric, such as adversarial_error: 1 - pgd_1.0 / 100"),
+            (
+                {"path": "t.csv", "columns": {"a": "b"}, "image": [3, 0, 32]},
+                "image must hold sizes of at least 1, and classes",
+            ),
+            (
+                {"path": "t.csv", "columns": {"a": "b"}, "classes": 1},
+                "image must hold sizes of at least 1, and classes must be",
+            ),
+        ],
+    )
+    def test_what_is_wrong_is_told(self, settings, message):
+        with pytest.raises(ConfigError) as caught:
+            nas.parse_config({"evaluator": {"name": "table", **settings}})
+        assert any(f"config: evaluator is refused: {message}" in fault for fault in caught.value.faults)
+
+    @pytest.mark.parametrize("key", ["minimise", "constraints"])
+    def test_metric_that_no_column_holds(self, key):
+        objective = {"minimise": ["latency"], "constraints": {}}
+        objective[key] = ["latency", "flops"] if key == "minimise" else {"flops": 1}
+        with pytest.raises(ConfigError) as caught:
+            nas.parse_config(
+                {"evaluator": {"name": "table", "path": "t.csv", "columns": {"latency": "ms"}}, "objective": objective}
+            )
+        assert caught.value.faults == (
+            f"config: objective.{key} must hold metrics of evaluator.columns (latency, parameters, macs), got 'flops'; "
+            "where that is a default, write others, or constraints: {}",
+        )
+
+    def test_path_is_relative_to_the_config(self, tmp_path):
+        path = tmp_path / "table.yaml"
+        evaluator = {"name": "table", "path": "t.csv", "columns": {"latency": "ms"}}
+        path.write_text(yaml.safe_dump({"evaluator": evaluator, "objective": {"minimise": ["latency"], "constraints": {}}}))
+        assert nas.load_config(path).evaluator.path == str(tmp_path / "t.csv")
+
+
+def latency(width, rate, order):
+    """A number for every architecture; of the two orders another one."""
+    return 10 * width + RATES.index(rate) + 0.5 * ORDERS.index(order)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config whose trials are answered from a table that lacks one architecture."""
+    (tmp_path / "own.py").write_text(SPACE, encoding="utf-8")
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["width", "rate", "order", "ms", "acc"])
+        for row in itertools.product(WIDTHS, RATES, ORDERS):
+            if row[:2] != (3, None):
+                table.writerow([*row, latency(*row), 50 + latency(*row)])
+    return nas.parse_config(
+        {
+            "space": f"{tmp_path / 'own.py'}:space",
+            "evaluator": {
+                "name": "table",
+                "path": str(tmp_path / "table.csv"),
+                "columns": {"latency": "ms", "adversarial_error": "1 - acc / 100"},
+                "image": [1, 4, 4],
+                "classes": 3,
+            },
+            "objective": {"minimise": ["latency", "adversarial_error"], "constraints": {"parameters": 80}},
+            "search": {"trials": 12, "random_trials": 6},
+        }
+    )
+
+
+def test_search_from_the_config_to_the_report(config, tmp_path, told, monkeypatch):
+    monkeypatch.setattr("nas.pipeline.search.open_data", lambda *args: 1 / 0)
+    run = nas.search(config, tmp_path / "run")
+    # The twelve that compute different things, each once. Widths 2 and 3 need 43 and 63 parameters, and 4 needs 83.
+    assert len({trial.key for trial in run.trials}) == 12
+    states = {}
+    for trial, in_study in zip(run.trials, told(run.folder.path), strict=True):
+        proposed = in_study["attributes"]["proposed"]
+        states.setdefault(trial.state, set()).add((proposed["width"], proposed["rate"]))
+        if trial.state == "complete":
+            value, width = latency(**proposed), proposed["width"]
+            assert in_study["values"] == [value, pytest.approx(0.5 - value / 100)]
+            counted = {"parameters": 17 * width + 3 * (width + 1), "macs": 19 * width}
+            assert trial.metrics == {"latency": value, "adversarial_error": in_study["values"][1], **counted}
+        elif trial.state == "rejected":
+            assert trial.reason == "parameters 83 exceeds 80"
+        else:
+            assert trial.reason == "the table does not hold this architecture"
+    assert states == {
+        "complete": {(width, rate) for width in (2, 3) for rate in RATES} - {(3, None)},
+        "rejected": {(4, rate) for rate in RATES},
+        "failed": {(3, None)},
+    }
+    assert run.bundles == ()
+    assert not run.folder.bundles.exists()
+    assert len(run.folder.leaderboard.read_text().splitlines()) == 13
+    page = run.folder.report.read_text()
+    assert f"From the table <code>{tmp_path / 'table.csv'}</code>" in page
+    assert "bundle" not in page.lower()
+
+
+def test_metrics_of_ones_own_alone_make_a_report(config, tmp_path):
+    columns = replace(config.evaluator, columns={"latency": "ms"})
+    for minimise in (("latency",), ("latency", "macs", "parameters")):
+        objective = ObjectiveConfig(minimise=minimise, constraints={})
+        run = nas.search(replace(config, evaluator=columns, objective=objective), tmp_path / str(len(minimise)))
+        assert run.folder.report.exists()
+
+
+def test_resumed_search_is_as_uninterrupted(config, tmp_path, told):
+    nas.search(config, tmp_path / "whole")
+    events = search_events(config, tmp_path / "broken")
+    next(event for event in events if isinstance(event, TrialFinished))
+    events.close()
+    nas.resume(tmp_path / "broken")
+    assert told(tmp_path / "broken") == told(tmp_path / "whole")
+
+
+def test_changed_table_is_refused(config, tmp_path):
+    events = search_events(config, tmp_path / "run")
+    next(event for event in events if isinstance(event, TrialFinished))
+    events.close()
+    table = tmp_path / "table.csv"
+    content = table.read_bytes()
+    table.write_bytes(content + b"3,None,ab,1,60\r\n")
+    with pytest.raises(RunError, match=r"run: the table is not the one that the run began with; start a new run$"):
+        resume_events(tmp_path / "run")
+    assert read_run(tmp_path / "run").trials  # It can be read without its table.
+    table.write_bytes(content)
+    assert isinstance(next(resume_events(tmp_path / "run")), RunStarted)
+
+
+def test_command_line_searches_says_what_answers_and_refuses_to_export(config, tmp_path, cli):
+    from nas.config.writer import dump_config
+
+    path = tmp_path / "table.yaml"
+    path.write_text(dump_config(config))
+    code, out, err = cli("search", path, "--run", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "a table of 22 measured architectures" in out
+    assert str(tmp_path / "run" / "report.html") in out
+    code, _, err = cli("export", tmp_path / "run")
+    assert code == 2
+    assert "run: its trials were answered from a table, so there is nothing to train and export" in err
+    assert not (tmp_path / "run" / "bundles").exists()

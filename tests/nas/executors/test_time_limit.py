@@ -1,0 +1,182 @@
+"""search.time_limit: a trial that takes longer is a failed trial, and the search goes on."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+import nas
+from nas.errors import ConfigError, TimeLimitError
+from nas.executors import Job, Outcome, Work
+from nas.executors.local import limit_message, limited, run_job
+from nas.pipeline.events import TrialFinished
+from nas.runs.run import read_run
+from nas.training.checkpoints import Checkpoint
+from nas.training.epoch import EpochResult
+
+JOB = Job(0, {}, {}, seed=0)
+MESSAGE = "took longer than search.time_limit, 0.3 s"
+
+
+def epoch(number):
+    return EpochResult(number, 9, 1.0, None, None, 0.0)
+
+
+def never(job, result):
+    raise AssertionError("no epoch is a rung")
+
+
+def run(evaluate, tmp_path, limit):
+    return list(run_job(JOB, Work(evaluate, never, tmp_path, time_limit=limit), Checkpoint()))
+
+
+def loops():
+    while True:
+        pass
+
+
+def works(job, checkpoint):
+    yield epoch(1)
+    return Outcome(metrics={"clean_error": 0.5})
+
+
+@pytest.fixture
+def handler():
+    """A handler and an alarm of the test's own, which no limit may replace for good."""
+
+    def mine(number, frame):
+        raise AssertionError("an alarm of a limit that has ended")
+
+    before, timer = signal.signal(signal.SIGALRM, mine), signal.setitimer(signal.ITIMER_REAL, 500, 7)
+    started = time.monotonic()
+    yield mine
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    assert interval == 7
+    assert left == pytest.approx(500 - (time.monotonic() - started), abs=0.5)
+    assert signal.getsignal(signal.SIGALRM) is mine
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+@pytest.mark.parametrize("hang", [loops, lambda: time.sleep(60)], ids=["loops", "sleeps"])
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_trial_that_hangs_fails_and_keeps_its_epochs(hang, epochs, tmp_path, handler):
+    def evaluate(job, checkpoint):
+        for number in range(1, epochs + 1):
+            yield epoch(number)
+        hang()
+
+    started = time.monotonic()
+    *news, outcome = run(evaluate, tmp_path, 0.3)
+    assert 0.3 <= time.monotonic() - started < 20
+    assert news == [epoch(number) for number in range(1, epochs + 1)]
+    assert outcome.epochs == tuple(news)
+    assert (outcome.reason, outcome.metrics) == (MESSAGE, {})
+    assert 0.3 <= outcome.seconds < 20
+
+
+def test_what_the_job_makes_of_it_is_its_outcome(tmp_path):
+    def evaluate(job, checkpoint):
+        yield epoch(1)
+        try:
+            loops()
+        except TimeLimitError as error:
+            return Outcome(reason=f"caught: {error}")
+
+    assert run(evaluate, tmp_path, 0.3)[-1] == Outcome(reason=f"caught: {MESSAGE}")
+
+
+def test_limit_is_on_all_epochs_together(tmp_path):
+    def evaluate(job, checkpoint):
+        for number in range(1, 10):
+            time.sleep(0.1)
+            yield epoch(number)
+
+    *news, outcome = run(evaluate, tmp_path, 0.35)
+    assert 1 <= len(news) <= 3
+    assert outcome.reason == limit_message(0.35)
+
+
+def test_limit_is_on_each_trial_anew(tmp_path, handler):
+    def evaluate(job, checkpoint):
+        time.sleep(0.1)
+        yield epoch(1)
+        return Outcome()
+
+    assert [run(evaluate, tmp_path, 1)[-1] for _ in range(12)] == [Outcome()] * 12
+
+
+def test_alarm_of_the_callers_own_rings_in_time(tmp_path, handler):
+    rung, before = [], signal.getsignal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, lambda number, frame: rung.append(time.monotonic()))
+    timer, started = signal.setitimer(signal.ITIMER_REAL, 0.3), time.monotonic()
+    with limited(30, 30):
+        time.sleep(0.1)
+    time.sleep(0.3)
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, timer[0] - (time.monotonic() - started), timer[1])
+    assert len(rung) == 1
+    assert rung[0] - started >= 0.3
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+def test_trial_in_time_is_as_without_a_limit(limit, tmp_path, handler):
+    assert run(works, tmp_path, limit) == [epoch(1), Outcome(metrics={"clean_error": 0.5})]
+
+
+def test_handler_is_restored_whatever_is_raised(tmp_path, handler):
+    with pytest.raises(KeyboardInterrupt), limited(30, 30):
+        raise KeyboardInterrupt
+    with pytest.raises(TimeLimitError, match=r"^took longer than search\.time_limit, 0\.3 s$"), limited(0.01, 0.3):
+        loops()
+    with pytest.raises(TimeLimitError, match=r"search\.time_limit, 0\.3 s$"), limited(-1, 0.3):
+        raise AssertionError("not begun")
+
+
+def test_outside_the_main_thread_what_begins_too_late_is_broken_off(tmp_path, handler):
+    def evaluate(job, checkpoint):
+        for number in range(1, 10):
+            time.sleep(0.2)
+            yield epoch(number)
+
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(run(evaluate, tmp_path, 0.3)))
+    thread.start()
+    thread.join()
+    *news, outcome = found
+    assert 1 <= len(news) <= 2
+    assert outcome.reason == MESSAGE
+    assert outcome.epochs == tuple(news)
+
+
+def test_what_is_no_limit_is_refused():
+    with pytest.raises(ConfigError, match=r"config: search\.time_limit must be at least 0\.001, got 0$"):
+        nas.parse_config({"search": {"time_limit": 0}})
+
+
+def test_search_goes_on_after_a_trial_that_hangs(own, tmp_path, trials_only, stored):
+    space = tmp_path / "own.py"
+    # 14 batches an epoch: it hangs in the second.
+    space.write_text(
+        space.read_text().replace(
+            "        return 0 * x if",
+            '        self.count = getattr(self, "count", 0) + self.training\n'
+            '        if self.kind == "hangs" and self.count > 20:\n'
+            "            while True:\n"
+            "                pass\n"
+            "        return 0 * x if",
+        )
+    )
+    config = own("hangs,works", "search.trials=4", "search.random_trials=4", "search.time_limit=3", "seed=1")
+    events = trials_only(tmp_path / "run", config)
+    trials = read_run(tmp_path / "run").trials
+    hung = [trial for trial in trials if trial.architecture["kind"] == "hangs"]
+    assert hung
+    assert hung[0].number < 3
+    for trial in hung:
+        assert (trial.state, trial.reason) == ("failed", "took longer than search.time_limit, 3 s")
+        assert [e["epoch"] for e in trial.epochs] == [1]
+        assert 3 <= trial.seconds < 30
+    assert {trial.state for trial in trials if trial not in hung} == {"complete"}
+    assert [event.trial.number for event in events if isinstance(event, TrialFinished)] == [0, 1, 2, 3]

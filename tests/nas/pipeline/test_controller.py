@@ -1,0 +1,349 @@
+"""What becomes of each kind of candidate, and of a search among such candidates."""
+
+import sqlite3
+
+import pytest
+from optuna.trial import TrialState
+
+from nas.errors import RunError, SearchFailedError
+from nas.executors import Executor, Job, Local, Outcome, Started, Work
+from nas.pipeline.events import EpochFinished, FinalistsStarted, TrialFinished
+from nas.pipeline.search import resume_events, search, search_events
+from nas.runs.run import read_run
+from nas.training.epoch import EpochResult
+
+pytestmark = pytest.mark.usefixtures("no_surfaces")
+
+
+@pytest.fixture
+def searched(tmp_path, trials_only):
+    """Searches with a config up to the finalists; returns the run and the events."""
+
+    def run(config):
+        events = trials_only(tmp_path / "run", config)
+        return read_run(tmp_path / "run"), events
+
+    return run
+
+
+def trained(events):
+    return {int(event.name.removeprefix("trial ")) for event in events if isinstance(event, EpochFinished)}
+
+
+def by_kind(run):
+    found = {}
+    for trial in run.trials:
+        found.setdefault(trial.architecture["kind"], []).append(trial)
+    return found
+
+
+def test_duplicates_are_answered_from_the_cache_without_training(own, searched, stored):
+    run, events = searched(own("works", "search.trials=9", "search.random_trials=9"))
+    first = {}
+    for trial in run.trials:
+        assert trial.state == "complete"
+        if trial.key in first:
+            assert trial.duplicate_of == first[trial.key].number
+            assert trial.metrics == first[trial.key].metrics
+            assert trial.number not in trained(events)
+        else:
+            first[trial.key] = trial
+            assert trial.duplicate_of is None
+            assert trial.number in trained(events)
+    assert len(first) <= 4
+    values = {trial.number: trial.values for trial in stored(run.folder.path)}
+    assert all(values[trial.number] == values[first[trial.key].number] for trial in run.trials)
+
+
+def test_every_trial_is_told_once_and_in_order(own, searched):
+    _, events = searched(own("raises,constant,works", "search.trials=9", "search.random_trials=9"))
+    told = [event for event in events if isinstance(event, TrialFinished)]
+    assert [event.trial.number for event in told] == list(range(9))
+    best = [event.best for event in told]
+    known = []
+    for event in told:
+        if event.trial.state == "complete":
+            known.append(event.trial.metrics["adversarial_error"])
+        assert (event.best is None) == (not known)
+        if known:
+            assert event.best.metrics["adversarial_error"] == min(known)
+    assert best[-1] is not None
+
+
+def test_too_many_parameters_are_rejected_before_training(own, searched, stored):
+    run, events = searched(
+        own("works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400}")
+    )
+    rejected = [trial for trial in run.trials if trial.state == "rejected"]
+    assert {trial.architecture["width"] for trial in rejected} == {8, 16}
+    for trial in rejected:
+        pixels, width, classes = 64, trial.architecture["width"], 10
+        parameters = (pixels + 1) * width + (width + 1) * classes
+        assert trial.reason == f"parameters {parameters:g} exceeds 400"
+        assert trial.metrics["parameters"] == parameters
+        assert trial.violation == pytest.approx((parameters - 400) / 400)
+        assert trial.number not in trained(events)
+        in_study = stored(run.folder.path)[trial.number]
+        assert in_study.state == TrialState.PRUNED
+        assert in_study.constraints["parameters"] > 0  # Infeasible for Optuna's samplers.
+    for trial in run.trials:
+        if trial.state == "complete":
+            assert stored(run.folder.path)[trial.number].constraints["parameters"] <= 0
+
+
+def test_all_broken_bounds_are_named(own, searched):
+    run, _ = searched(
+        own("works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400, macs: 320}")
+    )
+    widest = {trial.reason for trial in run.trials if trial.architecture["width"] == 16}
+    assert widest == {"parameters 1210 exceeds 400; macs 1200 exceeds 320"}
+
+
+def test_bound_on_the_clean_error_ranks_and_does_not_reject(own, searched):
+    run, events = searched(own("works", "search.trials=2", "objective.constraints={clean_error: 0.0001}"))
+    assert all(trial.state == "complete" and trial.violation > 0 for trial in run.trials)
+    assert trained(events)
+
+
+def test_disconnected_candidates_are_rejected_with_their_reason(own, searched, stored):
+    run, events = searched(own("constant,works", "search.trials=6", "search.random_trials=6"))
+    constant = by_kind(run)["constant"]
+    assert constant
+    for trial in constant:
+        assert (trial.state, trial.reason) == ("rejected", "no path leads from the image to the logits")
+        assert trial.violation > 0
+        assert trial.number not in trained(events)
+        assert any(value > 0 for value in stored(run.folder.path)[trial.number].constraints.values())
+
+
+def test_disconnected_cell_of_cell201_is_rejected(tiny, searched, monkeypatch):
+    from search_spaces import SearchSpace
+
+    monkeypatch.setattr(SearchSpace, "suggest", lambda space, trial: dict.fromkeys(space.choices, "none"))
+    with pytest.raises(SearchFailedError, match="2 x no path leads from the image to the logits"):
+        searched(tiny("search.trials=2"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("raises", "RuntimeError: a broken layer"),
+        ("raises in build", "RuntimeError: cannot be built"),
+        ("raises in training", "RuntimeError: broken in training"),
+        ("memory", "out of memory: 4 GiB wanted"),
+        ("memory in build", "out of memory: 8 GiB wanted"),
+        ("nan", "training diverged: the loss is nan in epoch 1 of 2"),
+    ],
+)
+def test_broken_candidate_is_a_failed_trial_with_its_reason_and_the_search_goes_on(kind, reason, own, searched, stored):
+    run, _ = searched(own(f"{kind},works", "search.trials=6", "search.random_trials=6"))
+    found = by_kind(run)
+    assert found[kind]
+    assert all((trial.state, trial.reason) == ("failed", reason) for trial in found[kind])
+    assert all(trial.state == "complete" for trial in found["works"])
+    assert max(t.number for t in found["works"]) > min(t.number for t in found[kind])
+    assert {stored(run.folder.path)[trial.number].state for trial in found[kind]} == {TrialState.FAIL}
+    assert len(run.trials) == 6
+
+
+def test_learning_rate_that_diverges_fails_with_its_reason(tiny, tmp_path):
+    # Without batch norm's scale to save it: a large step on the last layer's weights overflows.
+    config = tiny("training.learning_rate=100", "training.weight_decay=1", "training.epochs=12", "search.trials=2")
+    with pytest.raises(SearchFailedError, match=r"training diverged: the loss is (nan|inf)") as caught:
+        search(config, tmp_path / "run")
+    assert caught.value.exit_code == 1
+
+
+def test_failed_candidate_keeps_the_epochs_before_it_failed(own, tmp_path, monkeypatch):
+    import nas.evaluation.train_and_attack
+
+    def fails(*args):
+        raise RuntimeError("in the scoring")
+
+    monkeypatch.setattr(nas.evaluation.train_and_attack, "validation_radii", fails)
+    with pytest.raises(SearchFailedError):
+        search(own("works", "search.trials=1"), tmp_path / "run")
+    (trial,) = read_run(tmp_path / "run").trials
+    assert trial.reason == "RuntimeError: in the scoring"
+    assert [epoch["epoch"] for epoch in trial.epochs] == [1, 2]
+    assert trial.metrics["parameters"] > 0
+
+
+def test_search_in_which_all_trials_fail_says_why(own, tmp_path, cli):
+    run = tmp_path / "run"
+    with pytest.raises(SearchFailedError, match="none of the 4 trials is complete: ") as caught:
+        search(own("raises in training,nan", "search.trials=4"), run)
+    assert caught.value.exit_code == 1
+    assert "x RuntimeError: broken in training" in str(caught.value)
+    code, _, err = cli("resume", run)
+    assert code == 1
+    assert "none of the 4 trials is complete" in err
+
+
+@pytest.mark.parametrize("kind", ["raises", "raises in build", "memory in build"])
+def test_space_of_which_nothing_can_be_built_is_told_without_a_traceback(kind, own, tmp_path, cli):
+    from nas.config.writer import dump_config
+
+    config = tmp_path / "own.yaml"
+    config.write_text(dump_config(own(kind, "search.trials=2")))
+    code, _, err = cli("search", config, "--run", tmp_path / "run")
+    assert code in (1, 2)
+    assert any(said in err for said in ("a broken layer", "cannot be built", "8 GiB wanted"))
+
+
+def test_space_too_deep_for_the_images_is_refused_before_anything_is_written(tiny, tmp_path):
+    with pytest.raises(RunError, match="images must be at least 16 x 16 pixels to be halved 4 times"):
+        search_events(tiny("space.stages=5"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_objectives_end_to_end(own, tmp_path, stored):
+    config = own(
+        "works",
+        "search.trials=6",
+        "search.random_trials=3",
+        "objective.minimise=[adversarial_error, parameters]",
+    )
+    found = search(config, tmp_path / "run")
+    for trial, in_study in zip(found.trials, stored(found.folder.path), strict=True):
+        assert in_study.values == [trial.metrics["adversarial_error"], trial.metrics["parameters"]]
+    assert found.folder.report.exists()
+    (bundle,) = found.bundles
+    points = {t.key: (t.metrics["adversarial_error"], t.metrics["parameters"]) for t in found.trials}
+    assert points[bundle.stored["key"]] == min(points.values())
+
+
+def test_first_trials_are_drawn_at_random_and_say_so(finished_run):
+    assert [trial.random for trial in read_run(finished_run).trials] == [True, True, False, False, False, False]
+
+
+def test_seed_decides_the_trials(own, tmp_path, trials_only, told):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trials_only(tmp_path / name, own("works", "search.trials=4", f"seed={seed}"))
+    assert told(tmp_path / "a") == told(tmp_path / "b")
+    assert told(tmp_path / "a") != told(tmp_path / "c")
+
+
+def test_leaderboard_is_there_even_if_the_search_breaks_off(tiny, tmp_path, break_off):
+    break_off(search_events(tiny(), tmp_path / "run"), 1)
+    lines = (tmp_path / "run" / "leaderboard.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines] == [["number", "state"], ["0", "complete"], ["1", "running"]]
+
+
+def test_locked_database_is_told_and_not_a_traceback(tiny, tmp_path, break_off, monkeypatch):
+    run = tmp_path / "run"
+    break_off(search_events(tiny("search.trials=2"), run), 1)
+    holder = sqlite3.connect(run / "study.db")
+    try:
+        # Another program writes and does not let go; sqlite gives up after its own time, which is cut short here.
+        monkeypatch.setattr("sqlite3.dbapi2.connect", lambda *a, c=sqlite3.connect, **k: c(*a, **{**k, "timeout": 0.1}))
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RunError, match=r"study\.db: .*locked"):
+            list(resume_events(run))
+    finally:
+        holder.close()
+
+
+def never(job, epoch):
+    raise AssertionError("no epoch is a rung")
+
+
+class ExecutorContract:
+    """What every executor must do; a subclass gives one."""
+
+    @pytest.fixture
+    def executor(self) -> Executor:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def work(self, tmp_path):
+        return lambda evaluate, **settings: Work(evaluate, settings.pop("stop", never), tmp_path, **settings)
+
+    @staticmethod
+    def evaluate(job, checkpoint):
+        for epoch in (1, 2):
+            yield EpochResult(epoch, 2, 1.0 / epoch, None, None, 0.0)
+        if job.seed == 13:
+            return Outcome(reason="unlucky")
+        return Outcome(metrics={"adversarial_error": job.seed / 100})
+
+    @staticmethod
+    def jobs(count, pulled=None):
+        for number in range(count):
+            if pulled is not None:
+                pulled.append(number)
+            yield Job(number, {"width": number}, {"width": number}, seed=10 + number)
+
+    def test_yields_every_epoch_and_last_the_outcome_of_every_job(self, executor, work):
+        news = list(executor.run(self.jobs(5), work(self.evaluate)))
+        for number in range(5):
+            mine = [n for job, n in news if job.number == number]
+            assert [type(n) for n in mine] == [Started, EpochResult, EpochResult, Outcome]
+            assert [n.epoch for n in mine[1:3]] == [1, 2]
+            assert mine[3].reason == ("unlucky" if number == 3 else None)
+        assert {job.number: job.architecture for job, _ in news} == {n: {"width": n} for n in range(5)}
+
+    def test_no_jobs_no_news(self, executor, work):
+        assert list(executor.run(iter(()), work(self.evaluate))) == []
+
+    def test_pulls_no_job_before_it_is_asked(self, executor, work):
+        pulled = []
+        news = executor.run(self.jobs(5, pulled), work(self.evaluate))
+        assert pulled == []
+        next(news)
+        assert len(pulled) < 5
+        news.close()
+
+    def test_what_is_told_of_a_job_is_known_when_the_next_is_pulled(self, executor, work):
+        # The iterable asks the sampler: with one place, every proposal knows all outcomes before it.
+        told, known = [], []
+
+        def jobs():
+            for job in self.jobs(4):
+                known.append(len(told))
+                yield job
+
+        for _, news in executor.run(jobs(), work(self.evaluate)):
+            if isinstance(news, Outcome):
+                told.append(news)
+        assert len(told) == 4
+        assert known == sorted(known)
+        assert known[-1] > 0
+
+    def test_closing_it_closes_the_training(self, executor, work):
+        closed = []
+
+        def evaluate(job, checkpoint):
+            try:
+                yield from self.evaluate(job, checkpoint)
+            finally:
+                closed.append(job.number)
+
+        news = executor.run(self.jobs(3), work(evaluate))
+        next(news)
+        next(news)
+        news.close()
+        assert 0 in closed
+
+
+class TestLocal(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return Local()
+
+    def test_one_after_another(self, executor, work):
+        pulled = []
+        for job, news in executor.run(self.jobs(4, pulled), work(self.evaluate)):
+            assert pulled == list(range(job.number + 1))
+            assert isinstance(news, Started | EpochResult | Outcome)
+
+
+def test_search_asks_for_finalists_once_all_trials_are_told(own, tmp_path):
+    events = search_events(own("works", "search.trials=3"), tmp_path / "run")
+    kinds = []
+    for event in events:
+        kinds.append(type(event))
+        if isinstance(event, FinalistsStarted):
+            events.close()
+    assert kinds.count(TrialFinished) == 3
+    assert kinds[-1] is FinalistsStarted

@@ -1,0 +1,472 @@
+"""A run that was broken off goes on and ends as if it never had been."""
+
+import hashlib
+import random
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from itertools import count
+
+import numpy as np
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+import nas
+from nas.bundle import export
+from nas.bundle.load import is_bundle
+from nas.errors import BundleError, RunError
+from nas.pipeline.events import (
+    BundleFinished,
+    EpochFinished,
+    FinalistsStarted,
+    RunStarted,
+    StageStarted,
+    TrialFinished,
+    TrialStarted,
+)
+from nas.pipeline.search import export_events, resume_events, search_events
+
+pytestmark = pytest.mark.usefixtures("no_surfaces")
+
+
+WRITES = ("create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_system_attr", "set_trial_state_values")
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: no `except Exception` may catch it."""
+
+
+def bundle_hashes(run):
+    return {
+        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.glob("bundles/*/weights.safetensors")
+    }
+
+
+def assert_same_run(run, whole, told, bundles=3):
+    assert told(run) == told(whole)
+    assert len(bundle_hashes(run)) == bundles
+    assert bundle_hashes(run).items() <= bundle_hashes(whole).items()
+    for name in bundle_hashes(run):
+        mine, other = (nas.read_run(path).folder.bundles / name for path in (run, whole))
+        assert (mine / "profile.json").read_text() == (other / "profile.json").read_text()
+        with np.load(mine / "radii.npz") as a, np.load(other / "radii.npz") as b:
+            assert all(np.array_equal(a[key], b[key]) for key in b)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny, told, trials_only, tmp_path_factory):
+    """Returns what the study of an uninterrupted search says, by sampler, each search run once."""
+    known = {}
+
+    def of(sampler):
+        if sampler not in known:
+            path = tmp_path_factory.mktemp(sampler) / "run"
+            trials_only(path, tiny(f"search.sampler={sampler}", "finalists.references=false"))
+            known[sampler] = told(path)
+        return known[sampler]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("sampler", "broken"),
+    [
+        ("tpe", [(0, 1)]),
+        ("tpe", [(1, 2), (3, 1), (3, 2), (5, 2)]),
+        ("random", [(1, 2), (3, 1), (5, 2)]),
+    ],
+    ids=str,
+)
+def test_resumed_search_has_the_trials_of_an_uninterrupted_one(
+    sampler, broken, tiny, told, tmp_path, trials_only, break_off, uninterrupted
+):
+    run = tmp_path / "run"
+    events = search_events(tiny(f"search.sampler={sampler}", "finalists.references=false"), run)
+    for trial, epoch in broken:
+        break_off(events, trial, epoch)
+        assert told(run)[trial]["state"] == "RUNNING"
+        events = resume_events(run)
+    events.close()
+    trials_only(run)
+    assert told(run) == uninterrupted(sampler)
+
+
+def test_trials_say_how_often_they_were_started(tiny, tmp_path, break_off, stored, trials_only):
+    run = tmp_path / "run"
+    break_off(search_events(tiny("search.trials=2"), run), 1, error=KilledError)
+    trials_only(run)
+    assert [trial.user_attrs["attempts"] for trial in stored(run)] == [1, 2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, None], ids=["in the training", "elsewhere"])
+def test_interrupts_use_up_no_attempts(error, tiny, tmp_path, break_off, stored, trials_only):
+    run = tmp_path / "run"
+    break_off(search_events(tiny("search.trials=1", "search.attempts=1"), run), 0, error=error)
+    break_off(resume_events(run), 0, error=KilledError)
+    for _ in range(3):
+        break_off(resume_events(run), 0, error=error)
+    assert [trial.user_attrs["attempts"] for trial in stored(run)] == [1]  # The kill.
+    trials_only(run)
+    assert [(trial.state, trial.user_attrs["attempts"]) for trial in stored(run)] == [(TrialState.COMPLETE, 2)]
+
+
+@pytest.mark.parametrize(
+    "place", ["nas.evaluation.train_and_attack.TrainAndAttack.precheck", "search_spaces.SearchSpace.suggest"]
+)
+def test_interrupts_before_the_training_use_up_no_attempts(place, tiny, tmp_path, monkeypatch, stored, trials_only):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    run, events = tmp_path / "run", search_events(tiny("search.trials=1", "search.attempts=1"), tmp_path / "run")
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                list(events)
+        events = resume_events(run)
+    events.close()
+    trials_only(run)
+    assert [(trial.state, trial.user_attrs["attempts"]) for trial in stored(run)] == [(TrialState.COMPLETE, 1)]
+
+
+def mixed(own):
+    """A config of which trials are complete, duplicate, rejected for either reason, and failed."""
+    return own(
+        "raises in training,constant,works",
+        # More than there are architectures: the last ones are duplicates.
+        "search.trials=16",
+        "search.random_trials=4",
+        "training.epochs=1",
+        "objective.constraints={parameters: 700}",
+    )
+
+
+def kill_at(monkeypatch, write, before):
+    """Ends the process, as it were, before or after the given write into the study."""
+    number = count()
+    for name in WRITES:
+        original = getattr(RDBStorage, name)
+
+        def counted(self, *args, original=original, **kwargs):
+            if next(number) != write:
+                return original(self, *args, **kwargs)
+            if not before:
+                original(self, *args, **kwargs)
+            raise KilledError
+
+        monkeypatch.setattr(RDBStorage, name, counted)
+    return number
+
+
+def check_killed_at(writes, own, told, tmp_path, monkeypatch, trials_only):
+    whole = tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        number = kill_at(patch, -1, before=True)
+        trials_only(whole, mixed(own))
+        total = next(number)
+    states = {trial["state"] for trial in told(whole)}
+    assert states == {"COMPLETE", "PRUNED", "FAIL"}
+    assert any("duplicate_of" in trial["attributes"] for trial in told(whole))
+    assert {trial["attributes"].get("reason", "").split()[0] for trial in told(whole) if trial["state"] == "PRUNED"} == {
+        "parameters",
+        "no",
+    }
+    for write in writes(total):
+        run = tmp_path / f"killed-{write}"
+        with monkeypatch.context() as patch:
+            kill_at(patch, write, before=write % 2 == 0)
+            with pytest.raises(KilledError):
+                trials_only(run, mixed(own))
+        trials_only(run)
+        assert told(run) == told(whole), f"killed at write {write} of {total}"
+        shutil.rmtree(run)
+
+
+def test_killed_at_some_writes_into_the_study(own, told, tmp_path, monkeypatch, trials_only):
+    check_killed_at(lambda total: random.Random(0).sample(range(total), 3), own, told, tmp_path, monkeypatch, trials_only)
+
+
+@pytest.mark.slow
+def test_killed_at_every_fifth_write_into_the_study(own, told, tmp_path, monkeypatch, trials_only):
+    # With an odd step, so that kills before and after a write alternate.
+    check_killed_at(lambda total: range(1, total, 5), own, told, tmp_path, monkeypatch, trials_only)
+
+
+def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cache(own, tmp_path, break_off, trials_only):
+    run = tmp_path / "run"
+    config = own("works", "search.trials=10", "search.random_trials=10")
+    break_off(search_events(config, run), 0)
+    events = trials_only(run)
+    trained = {event.name for event in events if isinstance(event, EpochFinished)}
+    trials = nas.read_run(run).trials
+    again = [trial for trial in trials if trial.duplicate_of is not None]
+    assert len(again) >= 6  # There are only four architectures.
+    assert not {f"trial {trial.number}" for trial in again} & trained
+    assert all(trial.metrics == trials[trial.duplicate_of].metrics for trial in again)
+
+
+def kill_soon(process, seconds):
+    """Kills a process some seconds after its work has begun; returns whether it was still at work."""
+    process.stdout.readline()  # "run FOLDER": data and space are open, the study is there.
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, told, tmp_path):
+    run, moment = tmp_path / "run", random.Random(1)
+    # The references are left out, which changes neither the trials nor the finalist.
+    process = hardcell("search", tiny_file, "--run", run, "--set", "finalists.references=false")
+    assert kill_soon(process, moment.uniform(0, 1.5))
+    kill_soon(hardcell("resume", run), moment.uniform(0, 3))
+    nas.resume(run)
+    assert_same_run(run, finished_run, told, bundles=1)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finished_run, told, tmp_path):
+    run, moment, kills = tmp_path / "run", random.Random(2), 0
+    # No trial may run out of attempts: that is another test.
+    process = hardcell("search", tiny_file, "--run", run, "--set", "search.attempts=100")
+    for _ in range(20):
+        kills += kill_soon(process, moment.uniform(0, 3))
+        for bundle in run.glob("bundles/[!.]*"):
+            assert is_bundle(bundle)
+            nas.load(bundle)
+        if kills and process.returncode == 0:
+            shutil.rmtree(run)
+            process = hardcell("search", tiny_file, "--run", run, "--set", "search.attempts=100")
+        else:
+            process = hardcell("resume", run)
+    finish(process)
+    finish(hardcell("resume", run))
+    assert kills >= 10
+    assert_same_run(run, finished_run, told)
+
+
+def started(stored, run):
+    """Returns how many trials a run's study holds, of which how many have ended, and those, by number."""
+    trials = stored(run)
+    ended = {trial.number: (trial.params, trial.values, trial.user_attrs) for trial in trials if trial.state.is_finished()}
+    return len(trials), ended
+
+
+def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
+    """Kills a search under Ray again and again, and lets it end; each time what has ended must be as it was."""
+    moment, ended, killed = random.Random(seed), {}, 0
+    options = ("--executor", "ray", "--set", "search.executor.workers=2", "--set", "search.sampler=random")
+    options += ("--set", "search.trials=30", "--set", "search.attempts=100", "--set", "finalists.references=false")
+    process = hardcell("search", tiny_file, "--run", run, *options, "--set", "search.checkpoint_seconds=0")
+    for _ in range(kills):
+        # Ray takes some seconds to start, before the first trial of the process begins.
+        killed += kill_soon(process, moment.uniform(2, 9))
+        _, now = started(stored, run)
+        assert {number: now[number] for number in ended} == ended  # None is lost, and none is run again.
+        ended = now
+        process = hardcell("resume", run)
+    finish(process)
+    count, now = started(stored, run)
+    assert {number: now[number] for number in ended} == ended
+    assert sorted(now) == list(range(30))
+    assert count == 30
+    return killed
+
+
+def same_under_ray(told, run, tmp_path, tiny, trials_only):
+    """Asserts that the trials are those of a local, uninterrupted search."""
+    whole = tmp_path / "whole"
+    trials_only(whole, tiny("search.sampler=random", "search.trials=30", "finalists.references=false"))
+    assert [trial["attributes"]["architecture"] for trial in told(run)] == [
+        trial["attributes"]["architecture"] for trial in told(whole)
+    ]
+    assert told(run) == told(whole)
+
+
+@pytest.mark.ray
+def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, told, stored, tmp_path, trials_only):
+    run = tmp_path / "run"
+    assert killed_under_ray(hardcell, stored, tiny_file, run, 2, seed=0) >= 1
+    same_under_ray(told, run, tmp_path, tiny, trials_only)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, told, stored, tmp_path, trials_only):
+    run = tmp_path / "run"
+    assert killed_under_ray(hardcell, stored, tiny_file, run, 20, seed=1) >= 5
+    same_under_ray(told, run, tmp_path, tiny, trials_only)
+
+
+def test_trial_is_started_again_as_often_as_attempts_says_and_then_fails(tiny, tmp_path, break_off, stored, trials_only):
+    # `attempts`: "How often a trial is started again after the process was killed in it, before it counts as failed".
+    run = tmp_path / "run"
+    config = tiny("search.trials=2", "search.attempts=2", "finalists.references=false")
+    break_off(search_events(config, run), 0, error=KilledError)
+    for _ in range(2):
+        break_off(resume_events(run), 0, error=KilledError)
+    events = trials_only(run)
+    first, second = stored(run)
+    assert first.state == TrialState.FAIL
+    assert first.user_attrs["reason"] == "the process was killed in it 3 times"
+    assert second.state == TrialState.COMPLETE
+    assert [event.trial.number for event in events if isinstance(event, TrialFinished)] == [0, 1]
+
+
+def test_trial_killed_less_often_than_attempts_is_started_again(tiny, tmp_path, break_off, stored, trials_only):
+    run = tmp_path / "run"
+    break_off(search_events(tiny("search.trials=1", "search.attempts=2"), run), 0, error=KilledError)
+    trials_only(run)
+    assert [trial.state for trial in stored(run)] == [TrialState.COMPLETE]
+
+
+@pytest.mark.slow
+def test_interrupt_exits_130_with_what_to_do_and_the_run_resumes(
+    hardcell, tiny_file, finished_run, tmp_path, told, trials_only, stored
+):
+    run = tmp_path / "run"
+    process = hardcell("search", tiny_file, "--run", run)
+    while not process.stdout.readline().startswith("trial"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "hardcell resume" in err
+    assert "Traceback" not in err
+    trials_only(run)
+    assert told(run) == told(finished_run)
+    assert {trial.user_attrs["attempts"] for trial in stored(run)} == {1}
+
+
+def test_interrupt_does_not_end_a_trial(tiny, tmp_path, monkeypatch, stored):
+    # The attack of the scoring is interrupted, where everything else that is raised is the candidate's result.
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas.evaluation.train_and_attack.validation_radii", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(search_events(tiny(), tmp_path / "run"))
+    assert [trial.state for trial in stored(tmp_path / "run")] == [TrialState.RUNNING]
+
+
+def test_second_driver_is_refused(tiny, tmp_path):
+    run = tmp_path / "run"
+    first = search_events(tiny(), run)
+    assert isinstance(next(first), RunStarted)
+    with pytest.raises(RunError, match="another process is working on this run"):
+        next(resume_events(run))
+    assert isinstance(next(first), TrialStarted)  # The first goes on.
+    first.close()
+    second = resume_events(run)
+    assert isinstance(next(second), RunStarted)
+    second.close()
+
+
+def save_images(path, seed):
+    rng = np.random.default_rng(seed)
+    np.savez(path, x=rng.integers(0, 256, (120, 8, 8), dtype=np.uint8), y=np.arange(120) % 3)
+
+
+def test_images_that_changed_are_refused(tiny, tmp_path, break_off):
+    save_images(tmp_path / "images.npz", 0)
+    run = tmp_path / "run"
+    break_off(search_events(tiny(f"data={{name: npz, path: '{tmp_path / 'images.npz'}'}}"), run), 1)
+    save_images(tmp_path / "images.npz", 1)
+    with pytest.raises(RunError, match="the train images are not those that the run began with"):
+        next(resume_events(run))
+    save_images(tmp_path / "images.npz", 0)
+    assert isinstance(next(resume_events(run)), RunStarted)
+
+
+def test_study_of_another_config_is_refused_with_the_difference(run_copy):
+    config = run_copy / "config.yaml"
+    config.write_text(config.read_text().replace("learning_rate: 0.2", "learning_rate: 0.3"))
+    with pytest.raises(RunError, match=r"another config: training\.learning_rate is 0\.2 in the study and 0\.3 here"):
+        next(resume_events(run_copy))
+
+
+def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_run, told):
+    (run_copy / "report.html").unlink()
+    before = {path: path.stat().st_mtime_ns for path in run_copy.glob("bundles/*/*")}
+    found = nas.resume(run_copy)
+    assert found.folder.report.exists()
+    assert {path: path.stat().st_mtime_ns for path in run_copy.glob("bundles/*/*")} == before
+    assert told(run_copy) == told(finished_run)
+
+
+@pytest.mark.parametrize(
+    ("stage", "after"),
+    [
+        pytest.param("write_forms", False, marks=pytest.mark.slow),
+        ("save_profile", True),
+        pytest.param("write_manifest", False, marks=pytest.mark.slow),
+    ],
+)
+def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, finished_run, monkeypatch, told):
+    (best,) = (run_copy / "bundles").glob("1-*")
+    shutil.rmtree(best)
+    original = getattr(export, stage)
+
+    def killed(*args):
+        if after:
+            original(*args)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, stage, killed)
+        with pytest.raises(KilledError):
+            list(resume_events(run_copy))
+    assert not best.exists()
+    assert [bundle.role for bundle in nas.read_run(run_copy).bundles] == ["random", "residual"]
+    with pytest.raises(BundleError, match="is no bundle"):
+        nas.load(best)
+    if stage == "write_manifest":  # All but whole: what is left is in nobody's way.
+        nas.resume(run_copy)
+        assert_same_run(run_copy, finished_run, told)
+        assert not list((run_copy / "bundles").glob(".*"))
+
+
+@pytest.mark.slow
+def test_export_beside_a_driver_at_its_own_export_harms_neither(run_copy, monkeypatch):
+    """`hardcell export` is refused while the run is at work, or it keeps out of the way."""
+    (best,) = (run_copy / "bundles").glob("1-*")
+    shutil.rmtree(best)
+    original, inner = export.save_profile, []
+
+    def beside(*args):
+        if not inner:
+            inner.append("begun")
+            with suppress(RunError):
+                inner.extend(export_events(run_copy, 1))
+        original(*args)
+
+    monkeypatch.setattr(export, "save_profile", beside)
+    events = list(resume_events(run_copy))
+    assert any(isinstance(event, BundleFinished) for event in events)
+    nas.load(best)
+
+
+@pytest.mark.slow
+def test_broken_off_between_the_bundles_of_the_finalists(run_copy, finished_run, told):
+    for role in ("random", "residual"):
+        (bundle,) = (run_copy / "bundles").glob(f"{role}-*")
+        shutil.rmtree(bundle)
+    events = resume_events(run_copy)
+    for event in events:
+        if isinstance(event, StageStarted) and event.name.startswith("residual"):
+            events.close()
+    assert len(list((run_copy / "bundles").iterdir())) == 2
+    rest = list(resume_events(run_copy))
+    (started,) = (event for event in rest if isinstance(event, FinalistsStarted))
+    assert (len(started.names), started.finished) == (3, 2)
+    assert_same_run(run_copy, finished_run, told)

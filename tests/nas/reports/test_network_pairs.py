@@ -1,0 +1,298 @@
+"""What a report says of its networks together, and of its candidates: transfer, disagreement, exponents, correlations."""
+
+import dataclasses
+import json
+import shutil
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluators import (
+    PGD,
+    Linf,
+    NoPowerLaw,
+    Observation,
+    PowerLaw,
+    asymmetry,
+    disagreement,
+    fit_power_law,
+    rank_correlation,
+    transfer_matrix,
+    transfer_reach,
+    universality,
+)
+from nas.analysis.compare.result import universal_sentence
+from nas.analysis.profile import parse_profile_config
+from nas.bundle.load import open_bundle
+from nas.data import open_test
+from nas.reports.network_pairs import Together, report_together
+from nas.reports.networks import open_bundles, twins
+from nas.reports.page import render_report
+from nas.reports.search_figures import worst_case_laws
+from nas.reports.statistics_text import correlations_sentences, exponents_sentence, nearest_sentence
+from nas.runs.run import read_run
+from nas.study.trial import Trial
+
+
+@pytest.fixture(scope="module")
+def run(finished_run):
+    return read_run(finished_run)
+
+
+@pytest.fixture(scope="module")
+def opened(run):
+    found, left_out = open_bundles(run.bundles)
+    assert left_out == {}
+    return found
+
+
+# What is opened.
+
+
+def test_every_bundle_is_opened_with_the_images_of_its_profile(run, opened):
+    assert list(opened) == [bundle.name for bundle in run.bundles]
+    for one in opened.values():
+        assert len(one.test.x) == one.bundle.profile.record["n"]
+        assert one.network(one.test.x[:2]).shape == (2, 10)
+        assert one.passes(2.0) == int(2 * 3e10 / one.bundle.profile.record["cost"]["macs"])
+
+
+@pytest.fixture
+def other_images(tmp_path):
+    """Images of three channels, of which no network of digits takes any."""
+    file = tmp_path / "others.npz"
+    np.savez(
+        file,
+        x_train=np.random.rand(40, 3, 8, 8),
+        y_train=np.arange(40) % 10,
+        x_test=np.random.rand(20, 3, 8, 8),
+        y_test=np.arange(20) % 10,
+    )
+    return file
+
+
+def of_these(bundle, file):
+    """A bundle whose profile says that it was measured on these images."""
+    test = open_test(parse_profile_config({"data": {"name": "npz", "path": str(file)}}).data)
+    record = {**bundle.profile.record, "n": len(test.x)}
+    manifest = {**bundle.manifest, "data": {**bundle.manifest["data"], "test": test.hash}}
+    return dataclasses.replace(bundle, manifest=manifest, profile=dataclasses.replace(bundle.profile, record=record))
+
+
+def test_twins_are_known_by_their_weights(run, bundle_copy):
+    first, second = run.bundles[:2]
+    files = {**second.manifest["files"], "weights.safetensors": first.manifest["files"]["weights.safetensors"]}
+    twin = dataclasses.replace(second, manifest={**second.manifest, "files": files})
+    assert twins(run.bundles) == {}
+    assert twins([first, twin]) == {second.name: first.name}
+    page = render_report(dataclasses.replace(run, bundles=(first, twin)))
+    assert f"<code>{second.name}</code> is the very network of <code>{first.name}</code>" in page
+    assert "How adversarial images carry over" not in page  # There is but one network.
+
+
+def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
+    bundle = open_bundle(bundle_copy)
+
+    def changed(**parts):
+        return dataclasses.replace(bundle, manifest={**bundle.manifest, **parts})
+
+    gone = {**bundle.manifest["config"], "data": {"name": "npz", "path": "gone.npz"}}
+    assert open_bundles([changed(config=gone)]) == ({}, {bundle.name: "gone.npz: no such file"})
+    assert open_bundles([changed(data={"test": "of other images"})]) == (
+        {},
+        {bundle.name: "the test images of digits are others by now"},
+    )
+    assert list(open_bundles([bundle])[0]) == [bundle.name]
+    small = {**bundle.manifest["config"], "data": {"name": "npz", "path": str(other_images)}}
+    assert "cannot take the images of npz" in open_bundles([of_these(changed(config=small), other_images)])[1][bundle.name]
+    shutil.rmtree(bundle_copy)
+    assert list(open_bundles([bundle])[1]) == [bundle.name]
+
+
+# Transfer and disagreement.
+
+
+def test_transfer_and_disagreement_are_those_of_the_evaluators(opened):
+    found = report_together(opened, 0.2, "linf")
+    networks, test = {name: one.network for name, one in opened.items()}, next(iter(opened.values())).test
+    matrix = transfer_matrix(networks, test.x[:200], test.y[:200], PGD(), [0.1, 0.2, 0.4])
+    carried, uneven, parted = found.sentences
+    reach = [[one for one in transfer_reach(matrix) if one.epsilon == epsilon] for epsilon in (0.1, 0.2, 0.4)]
+    told = "; ".join(map(universal_sentence, reach))
+    assert carried == f"Adversarial images crafted by PGD, by epsilon (L∞): {told}."
+    pairs = asymmetry(matrix)
+    count = sum(one.corrected < 0.05 for one in pairs)
+    assert uneven.startswith(f"Of {len(pairs)} pairs of networks and epsilons {count} carry over more one way than back")
+    assert len(found.pictures) == 3
+    for picture in found.pictures:
+        ElementTree.fromstring(picture)
+    votes = disagreement(list(networks.values()), test.x[:50], Linf(), [0.0, 0.1, 0.2, 0.4], samples=40)
+    places = ("at the image itself", "within 0.1", "within 0.2", "within 0.4")
+    for place, share, (low, high) in zip(places, votes.mean_share, votes.mean_share_interval, strict=True):
+        assert f" {100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) {place}" in parted
+
+
+def test_no_epsilon_is_larger_than_the_pixel_range(opened):
+    assert " within 1." in report_together(opened, 1.0, "linf").sentences[-1]
+
+
+def test_one_network_alone_has_nothing_to_do_with_others(opened):
+    name, one = next(iter(opened.items()))
+    assert report_together({name: one}, 0.1, "linf") == Together()
+
+
+def test_what_cannot_be_measured_is_told(opened):
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no such layer")
+
+    (first, one), (second, other) = list(opened.items())[:2]
+    broken = {first: one, second: dataclasses.replace(other, network=Broken())}
+    found = report_together(broken, 0.1, "linf")
+    assert found.pictures == ()
+    assert found.sentences == (
+        "How adversarial images carry over was not measured: no such layer.",
+        "Where the networks disagree was not measured: no such layer.",
+    )
+
+
+def test_what_would_take_long_is_left_out(opened):
+    def heavier(one, macs):
+        record = {**one.bundle.profile.record, "cost": {"macs": macs}}
+        return dataclasses.replace(
+            one,
+            bundle=dataclasses.replace(one.bundle, profile=dataclasses.replace(one.bundle.profile, record=record)),
+        )
+
+    found = report_together({name: heavier(one, 10**11) for name, one in opened.items()}, 0.1, "linf")
+    assert found.pictures == ()
+    assert len(found.sentences) == 2
+    assert all(
+        told.endswith("was not measured, for it would take long: `hardcell compare` does.") for told in found.sentences
+    )
+
+
+def test_few_images_that_all_are_right_on_are_told(opened):
+    (first, one), (second, other) = list(opened.items())[:2]
+
+    class Wrong(nn.Module):
+        def forward(self, x):
+            return -one.network(x)
+
+    found = report_together({first: one, second: dataclasses.replace(other, network=Wrong())}, 0.1, "linf")
+    assert found.sentences[0].startswith("How adversarial images carry over was not measured: only 0 of ")
+    assert "so many points: 100 % (" in found.sentences[1]
+
+
+# Exponents.
+
+
+def law(exponent):
+    radii = torch.distributions.Beta(exponent, 1.0).sample((400,)).double().numpy()
+    found = fit_power_law(radii)
+    assert isinstance(found, PowerLaw)
+    return found
+
+
+def test_exponents_that_differ_and_those_that_may_be_equal():
+    torch.manual_seed(0)
+    one, other, far = law(1.0), law(1.0), law(3.0)
+    spread = universality([Observation(x.exponent, x.exponent_interval, {}) for x in (one, far)])
+    low, high = sorted((one.exponent, far.exponent))
+    assert exponents_sentence({"a": one, "b": far}) == (
+        f"The exponents of 2 networks lie between {low:.2f} and {high:.2f} and are not all equal (Cochran's Q, "
+        f"p = {spread.heterogeneity_p:.2g})."
+    )
+    told = exponents_sentence({"a": one, "b": other, "c": NoPowerLaw("too steep")})
+    assert "and may all be equal" in told
+    assert told.endswith("; 1 has no power law.")
+    assert exponents_sentence({"a": one, "c": NoPowerLaw("too steep")}) is None
+    certain = dataclasses.replace(other, exponent_interval=(1.0, 1.0))
+    assert exponents_sentence({"a": one, "b": certain}) is None
+    assert exponents_sentence({"a": one, "b": certain, "c": far}).startswith("The exponents of 2 networks lie between")
+
+
+# Logit differences.
+
+
+def test_nearest_differences_in_words():
+    nearest = {"near_zero": {"density": 0.3786, "interval": [0.222, 0.599]}, "distance_to_independent": 0.2316}
+    told = nearest_sentence({"nearest": nearest})
+    assert "density near zero 0.38 (0.22 to 0.60)" in told
+    assert "0.23 from those of independent logits" in told
+    assert nearest_sentence({"nearest": None}) is None
+    assert nearest_sentence({}) is None  # A profile of before it was measured.
+
+
+# Correlations.
+
+
+def trial(number, error, clean=0.1, random=True, **others):
+    metrics = {"adversarial_error": error, "clean_error": clean, "parameters": 100.0 * number}
+    others = {"state": "complete", "duplicate_of": None} | others
+    return Trial(
+        number=number, key=f"{number}", architecture={}, metrics=metrics, violation=0, seconds=1.0, reason=None,
+        random=random, **others,
+    )  # fmt: skip
+
+
+def test_correlations_over_all_and_over_random_candidates():
+    errors = [0.3, 0.5, 0.4, 0.6, 0.35, 0.45, 0.55, 0.2, 0.25, 0.7]
+    clean = [0.1, 0.3, 0.15, 0.2, 0.12, 0.11, 0.4, 0.05, 0.06, 0.35]
+    trials = [trial(n, e, c, random=n < 8) for n, (e, c) in enumerate(zip(errors, clean, strict=True))]
+    told = correlations_sentences(trials)
+    assert len(told) == 2
+    for sentence, count, name in zip(told, (10, 8), ("measured", "drawn at random"), strict=True):
+        assert f"over the {count} {name} (95 % intervals): " in sentence
+        assert f"with its clean error {rank_correlation(clean[:count], errors[:count])}" in sentence
+        assert f"with its parameters {rank_correlation(range(count), errors[:count])}." in sentence
+    assert len(correlations_sentences(trials[:8])) == 1  # All of them are random.
+    others = [trial(20, 0.9, state="failed"), trial(21, 0.9, duplicate_of=1)]
+    assert correlations_sentences([*trials, *others]) == told
+    assert correlations_sentences(trials[:2]) == []
+
+
+def test_trials_without_the_metrics_have_no_correlations():
+    bare = [dataclasses.replace(trial(n, 0.1 * n), metrics={"latency": 1.0 * n}) for n in range(9)]
+    assert correlations_sentences(bare) == []
+    lonely = [dataclasses.replace(trial(n, 0.1 * n), metrics={"adversarial_error": 0.1 * n}) for n in range(9)]
+    assert correlations_sentences(lonely) == []
+
+
+def test_the_page_holds_it_all(run, opened):
+    text = render_report(run).replace("&#39;", "'")
+    for sentence in (*report_together(opened, 0.05, "linf").sentences, *correlations_sentences(run.trials)):
+        assert sentence in text
+    assert text.count("dotted: the same with the mean gradient for all images (mean field).") == len(run.bundles)
+    laws = worst_case_laws(run.bundles, "linf")
+    assert exponents_sentence(laws) is None or exponents_sentence(laws) in text
+    assert text.count("Differences between the two largest logits") == len(run.bundles)
+
+
+def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch):
+    torch.manual_seed(0)
+    laws = dict(
+        zip((bundle.name for bundle in run.bundles), [law(1.0), law(3.0), *[NoPowerLaw("too steep")] * 9], strict=False)
+    )
+    monkeypatch.setattr("nas.reports.page.worst_case_laws", lambda bundles, norm: laws)
+    name = run.bundles[0].name
+    monkeypatch.setattr("nas.reports.page.open_bundles", lambda bundles: ({}, {name: "gone.npz: no such file"}))
+    text = render_report(run).replace("&#39;", "'")
+    assert exponents_sentence(laws) in text
+    assert f"<code>{name}</code> is left out here, and no surfaces of it are drawn: gone.npz: no such file." in text
+
+
+def test_profiles_of_before_the_mean_field_are_shown(run, monkeypatch):
+    monkeypatch.setattr("nas.reports.page.open_bundles", lambda bundles: ({}, {}))
+    bundle = run.bundles[0]
+    record = json.loads(json.dumps(bundle.profile.record))
+    del record["margins"]["nearest"]
+    for entry in record["margins"]["first_order"].values():
+        del entry["mean_field_error"]
+    old = dataclasses.replace(bundle, profile=dataclasses.replace(bundle.profile, record=record))
+    text = render_report(dataclasses.replace(run, bundles=(old,)))
+    assert "mean field" not in text
+    assert "Differences between the two largest logits" not in text

@@ -1,0 +1,213 @@
+"""How far a run is: counts, speed, workers, and `hardcell status --watch`."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+import nas
+from nas.cli.watch import watch_status
+from nas.errors import RunError
+from nas.pipeline.events import EpochFinished, TrialFinished
+from nas.pipeline.search import search_events
+from nas.runs.status import RECENT, speed_of, status_of
+from nas.study.trial import Trial
+from search_spaces import cell201
+
+
+def trial(started, ended):
+    return Trial(0, "complete", "", {}, {}, 0.0, 0.0, None, None, started=started, ended=ended)
+
+
+class TestSpeed:
+    @pytest.mark.parametrize(
+        ("times", "speed"),
+        [
+            ([], None),
+            ([(0, 30)], None),
+            ([(0, 30), (30, None)], None),
+            ([(0, 30), (None, 40)], None),
+            ([(5, 5), (5, 5)], None),
+            ([(0, 30), (30, 60)], 2.0),
+            ([(0, 60), (0, 60)], 2.0),  # Two workers side by side.
+            ([(10, 20), (20, 30), (30, 40), (40, None)], 6.0),
+            ([(40, 70), (10, 40)], 2.0),  # In any order.
+        ],
+    )
+    def test_closed_forms(self, times, speed):
+        assert speed_of([trial(*pair) for pair in times]) == speed
+
+    def test_is_that_of_the_last_trials(self):
+        slow = [trial(1000 * i, 1000 * (i + 1)) for i in range(10)]
+        fast = [trial(10_000 + i, 10_001 + i) for i in range(RECENT)]
+        assert speed_of([*slow, *fast]) == 60.0
+        assert speed_of([*slow, *fast[1:]]) == pytest.approx(60 * RECENT / (1000 + RECENT))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A config whose trials are answered from a table, at no cost."""
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    choices = cell201().choices
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow([*choices, "error"])
+        for i, row in enumerate(itertools.product(*(choice.values for choice in choices.values()))):
+            rows.writerow([*row, (i * 7919 % 15625) / 15625])
+    return nas.parse_config(
+        {
+            "space": "cell201",
+            "evaluator": {"name": "table", "path": str(path), "columns": {"adversarial_error": "error"}},
+            "objective": {"constraints": {}},
+            "search": {"trials": 6, "sampler": "random"},
+        }
+    )
+
+
+def test_run_that_was_answered_from_a_table_is_finished_without_bundles(table, tmp_path, cli):
+    nas.search(table, tmp_path / "run")
+    found = status_of(tmp_path / "run")
+    assert (found["state"], found["bundles"], found["workers"], found["seconds_left"]) == ("finished", [], [], None)
+    assert found["trials"] == {
+        "total": 6, "complete": 6, "rejected": 0, "pruned": 0, "failed": 0, "running": 0
+    }  # fmt: skip
+    errors = [row["metrics"]["adversarial_error"] for row in found["best"]]
+    assert errors == sorted(errors)
+    (tmp_path / "run" / "report.html").unlink()
+    assert status_of(tmp_path / "run")["state"] == "interrupted"
+
+
+def test_running_run_says_who_is_at_work_for_how_long_and_what_is_left(own, tmp_path):
+    run = tmp_path / "run"
+    stopping = ("search.stopping={first: 0.3, reduction: 2}", "training.epochs=4")
+    events = search_events(own("works,other", *stopping, "search.trials=5", "search.random_trials=5"), run)
+    for event in events:
+        if isinstance(event, EpochFinished) and event.name == "trial 2" and event.result.epoch == 2:
+            break
+    else:
+        raise AssertionError("trial 2 has no second epoch")
+    found = status_of(run)
+    assert found["state"] == "running"
+    counts = found["trials"]
+    assert (counts["total"], counts["complete"] + counts["pruned"], counts["running"]) == (5, 2, 1)
+    (worker,) = found["workers"]
+    assert (worker["worker"], worker["trial"], worker["rungs"]) == ("local", 2, [2])
+    assert 0 <= worker["seconds"] < 60
+    trials = nas.read_run(run).trials
+    speed = 60 * 2 / (trials[1].ended - trials[0].started)
+    assert found["trials_per_minute"] == pytest.approx(speed, abs=0.01)
+    assert found["seconds_left"] == round(60 * 3 / speed)
+    events.close()
+    found = status_of(run)
+    assert (found["state"], found["workers"], found["seconds_left"]) == ("interrupted", [], None)
+    assert found["trials"]["running"] == 1
+    assert found["trials_per_minute"] == pytest.approx(speed, abs=0.01)
+
+
+def test_pruned_trials_are_counted_and_told(own, tmp_path, trials_only, cli):
+    run = tmp_path / "run"
+    stopping = ("search.stopping={first: 0.5, reduction: 100}", "search.trials=6", "search.random_trials=6")
+    trials_only(run, own("works,other,third", *stopping))
+    trials = nas.read_run(run).trials
+    pruned = sum(trial.state == "pruned" for trial in trials)
+    found = status_of(run)
+    assert found["trials"]["pruned"] == pruned > 0
+    assert found["trials"]["complete"] + pruned == 6
+    assert not {row["trial"] for row in found["best"]} & {t.number for t in trials if t.state == "pruned"}
+    code, out, _ = cli("status", run)
+    assert code == 0
+    assert (
+        f"6 of 6 trials: {6 - pruned} complete (0 from the cache), 0 rejected, {pruned} pruned, 0 failed, 0 running" in out
+    )
+    assert " trials a minute\n" in out
+
+
+def test_speed_and_the_time_left_are_told(table, tmp_path, cli, monkeypatch):
+    nas.search(table, tmp_path / "run")
+    found = status_of(tmp_path / "run")
+    worker = {"worker": "node-1", "trial": 17, "seconds": 200, "rungs": [1, 3]}
+    found |= {"state": "running", "trials_per_minute": 2.5, "seconds_left": 12_000, "workers": [worker]}
+    monkeypatch.setattr("nas.runs.status.status_of", lambda run: found)
+    _, out, _ = cli("status", tmp_path / "run")
+    assert "2.5 trials a minute, about 3 h 20 min left\n" in out
+    assert all(said in out for said in ("at work", "node-1", "17", "3 min", "epoch 1, epoch 3"))
+
+
+class TestWatch:
+    @pytest.fixture
+    def going_on(self, table, tmp_path, monkeypatch):
+        """A run at its first trial, of which every pause between two looks does one more; the pauses."""
+        events, pauses = search_events(table, tmp_path / "run"), []
+
+        def step():
+            return next((event for event in events if isinstance(event, TrialFinished)), None)
+
+        def pause(seconds):
+            pauses.append(seconds)
+            step()
+
+        step()
+        monkeypatch.setattr("nas.cli.watch.time.sleep", pause)
+        yield pauses
+        events.close()
+
+    def test_json_is_a_line_a_look_until_the_run_has_ended(self, going_on, tmp_path, cli):
+        code, out, err = cli("status", tmp_path / "run", "--watch", "--json", "--every", "0.5")
+        assert (code, err) == (0, "")
+        looks = [json.loads(line) for line in out.splitlines()]
+        assert [look["state"] for look in looks] == ["running"] * (len(looks) - 1) + ["finished"]
+        assert [look["trials"]["complete"] for look in looks] == [1, 2, 3, 4, 5, 6, 6]
+        assert going_on == [0.5] * (len(looks) - 1)
+
+    def test_where_there_is_no_terminal_one_after_another(self, going_on, tmp_path, cli):
+        code, out, err = cli("status", tmp_path / "run", "--watch")
+        assert (code, err) == (0, "")
+        assert out.count(f"{tmp_path / 'run'}: running") == 6
+        assert out.count(f"{tmp_path / 'run'}: finished") == 1
+        assert going_on == [2.0] * 6
+
+    def test_on_a_terminal_in_place(self, going_on, tmp_path, monkeypatch):
+        shown = io.StringIO()
+        monkeypatch.setattr("nas.cli.watch.open_console", lambda: Console(file=shown, force_terminal=True, width=200))
+        watch_status(tmp_path / "run", 0.1)
+        assert len(going_on) == 6
+        text = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue())
+        assert text.index("1 of 6 trials") < text.index("6 of 6 trials")
+        assert "\x1b[1A" in text  # Over what stood there.
+        assert ": finished" in text
+
+    @pytest.mark.parametrize("arguments", [["--watch"], ["--watch", "--json"]])
+    def test_run_that_has_ended_is_shown_once(self, table, tmp_path, cli, arguments, monkeypatch):
+        monkeypatch.setattr("nas.cli.watch.time.sleep", lambda seconds: 1 / 0)
+        search = replace(table.search, trials=2)
+        nas.search(replace(table, search=search), tmp_path / "run")
+        code, out, _ = cli("status", tmp_path / "run", *arguments)
+        assert code == 0
+        assert out.count("finished") == 1
+
+    def test_no_run_is_told(self, tmp_path, cli):
+        with pytest.raises(RunError, match="holds no run"):
+            watch_status(tmp_path, 1)
+        code, _, err = cli("status", tmp_path, "--watch", "--json")
+        assert code == 2
+        assert "holds no run (no config.yaml)" in err
+
+    def test_seconds_between_two_looks_must_be_some(self, tmp_path, cli):
+        code, _, err = cli("status", tmp_path, "--watch", "--every", "0")
+        assert code == 2
+        assert "0 is not in the range x>=0.1" in err
+
+
+def test_status_is_plain_data(table, tmp_path):
+    events = search_events(table, tmp_path / "run")
+    next(event for event in events if isinstance(event, TrialFinished))
+    found = status_of(tmp_path / "run")
+    assert json.loads(json.dumps(found)) == found
+    assert not math.isnan(found["trials_per_minute"] or 0)
+    events.close()

@@ -1,0 +1,446 @@
+"""Where a study lies: its backup, a damaged file, and databases that runs share."""
+
+import os
+import re
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import nas
+from nas.errors import ConfigError, RunError
+from nas.pipeline.events import TrialFinished
+from nas.pipeline.search import resume_events, search_events
+from nas.runs.folder import RunFolder
+from nas.runs.run import place_of, read_run
+from nas.study.storage import Place, close_storage, keep_backup, open_storage
+
+
+@pytest.fixture
+def config(own):
+    return own("works,other", "search.trials=4", "search.random_trials=3", "training.epochs=1", "data.limit=200")
+
+
+def begin(config, run, trials):
+    """Leaves a run after some trials, as Ctrl-C does."""
+    events = search_events(config, run) if config else resume_events(run)
+    for event in events:
+        if isinstance(event, TrialFinished) and event.trial.number == trials - 1:
+            events.close()
+            return
+    raise AssertionError(f"there are no {trials} trials")
+
+
+def begin_killed(config, run, trials, folder):
+    """Leaves a run as a kill after some trials does: what was written ahead is not in the file."""
+    events = search_events(config, run)
+    for event in events:
+        if isinstance(event, TrialFinished) and event.trial.number == trials - 1:
+            break
+    shutil.copytree(run, folder)
+    events.close()
+    assert (folder / "study.db-wal").stat().st_size > 0
+    return folder
+
+
+def count(path):
+    """Returns the number of ended trials in a file, and whether SQLite finds it whole."""
+    with closing(sqlite3.connect(path)) as database:
+        whole = database.execute("PRAGMA integrity_check").fetchone()[0]
+        (ended,) = database.execute("SELECT count(*) FROM trials WHERE state != 'RUNNING'").fetchone()
+        return ended, whole
+
+
+def damage(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * 4000 + content[4100:])
+
+
+def journal(path):
+    """Returns the journal mode that a file of SQLite names in its header: 1 is the old one, 2 is writing ahead."""
+    return path.read_bytes()[18:20]
+
+
+class TestBackup:
+    def test_is_made_at_every_resume(self, config, tmp_path):
+        run = tmp_path / "run"
+        begin(config, run, 2)
+        assert not (run / "study.db.backup").exists()
+        begin(None, run, 3)
+        assert count(run / "study.db.backup") == (2, "ok")
+        assert not list(run.glob(".*.partial"))
+
+    def test_is_whole_after_a_kill(self, config, tmp_path):
+        run = begin_killed(config, tmp_path / "whole", 3, tmp_path / "run")
+        place = Place(run / "study.db")
+        keep_backup(place)
+        assert count(place.backup) == (3, "ok")
+
+    def test_none_is_made_of_a_database_elsewhere_or_of_none(self, tmp_path):
+        for place in (Place(tmp_path / "study.db"), Place(tmp_path / "study.db", "sqlite:///elsewhere.db")):
+            keep_backup(place)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("content", [b"", b"not a database at all" * 300, None], ids=["empty", "text", "overwritten"])
+    def test_damaged_file_never_overwrites_it(self, content, config, tmp_path):
+        run = tmp_path / "run"
+        begin(config, run, 2)
+        begin(None, run, 3)
+        before = (run / "study.db.backup").read_bytes()
+        if content is None:
+            damage(run / "study.db")
+        else:
+            (run / "study.db").write_bytes(content)
+        for _ in range(2):
+            with pytest.raises(RunError, match=r"study\.db: .*; the file is damaged; `rm -f .*; cp "):
+                list(resume_events(run))
+        assert (run / "study.db.backup").read_bytes() == before
+        assert not list(run.glob(".*.partial"))
+
+    def test_damage_in_the_middle_is_found_before_it_is_copied(self, config, tmp_path):
+        run = tmp_path / "run"
+        begin(config, run, 2)
+        begin(None, run, 3)
+        before = (run / "study.db.backup").read_bytes()
+        content = bytearray((run / "study.db").read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 9000] = b"\xff" * 9000
+        (run / "study.db").write_bytes(content)
+        with pytest.raises(RunError, match=r"malformed.*; the file is damaged; "):
+            keep_backup(Place(run / "study.db"))
+        assert (run / "study.db.backup").read_bytes() == before
+
+    def test_message_names_it_and_following_it_mends_the_run(self, config, tmp_path, told, trials_only, cli):
+        trials_only(tmp_path / "uninterrupted", config)
+        run = tmp_path / "run"
+        begin(config, run, 2)
+        begin(None, run, 3)
+        # What was written ahead in another life of the file must not be put into the copy.
+        events = resume_events(run)
+        next(event for event in events if isinstance(event, TrialFinished))
+        for path in run.glob("study.db*"):
+            shutil.copy(path, tmp_path / f"{path.name}.killed")
+        events.close()
+        for path in tmp_path.glob("*.killed"):
+            shutil.copy(path, run / path.stem)
+        assert (run / "study.db-wal").exists()
+        trials = count(run / "study.db.backup")[0]
+        damage(run / "study.db")
+        for command in ("resume", "status", "report"):
+            code, _, err = cli(command, run)
+            assert code == 2
+            (remedy,) = re.findall(
+                r"the file is damaged; `(.*)` takes the copy made at the last resume, of (\d+) trials", err
+            )
+            assert f"{run / 'study.db'}: " in err
+        # The trial that was at work is one of them.
+        assert trials <= int(remedy[1]) <= trials + 1
+        subprocess.run(remedy[0], shell=True, check=True)
+        trials_only(run)
+        assert told(run) == told(tmp_path / "uninterrupted")
+
+    @pytest.mark.parametrize("name", ["what? 50% #1", "{x}"])
+    def test_any_name_of_a_folder_will_do(self, name, config, tmp_path):
+        run = tmp_path / name
+        begin(config, run, 1)
+        begin(None, run, 2)
+        damage(run / "study.db")
+        with pytest.raises(RunError, match=r"takes the copy made at the last resume, of \d trials"):
+            read_run(run)
+
+    def test_where_there_is_none_the_message_says_so(self, config, tmp_path):
+        run = tmp_path / "run"
+        begin(config, run, 1)
+        damage(run / "study.db")
+        for look in (read_run, resume_events):
+            with pytest.raises(
+                RunError,
+                match=r"study\.db: .*; the file is damaged, and there is no copy of it: one is made at every resume$",
+            ):
+                list(look(run)) if look is resume_events else look(run)
+
+
+class TestOneFile:
+    def test_writes_ahead_while_it_runs_and_is_one_file_afterwards(self, config, tmp_path, trials_only):
+        run = tmp_path / "run"
+        events = search_events(config, run)
+        next(event for event in events if isinstance(event, TrialFinished))
+        assert journal(run / "study.db") == b"\2\2"
+        events.close()
+        assert journal(run / "study.db") == b"\1\1"
+        assert [path.name for path in run.glob("study.db*")] == ["study.db"]
+
+    def test_looking_at_it_leaves_it_so(self, config, tmp_path, trials_only, cli):
+        run = tmp_path / "run"
+        trials_only(run, config)
+        before = (run / "study.db").read_bytes()
+        assert [cli(command, run)[0] for command in ("status", "report")] == [0, 0]
+        assert [path.name for path in run.glob("study.db*")] == ["study.db"]
+        assert (run / "study.db").read_bytes() == before
+
+    def test_reads_in_a_folder_that_cannot_be_written(self, config, tmp_path, trials_only):
+        run = tmp_path / "run"
+        trials_only(run, config)
+        with closing(sqlite3.connect(f"file:{run / 'study.db'}?mode=ro&immutable=0", uri=True)) as database:
+            assert database.execute("SELECT count(*) FROM trials").fetchone() == (4,)
+        if os.geteuid() == 0:
+            return  # Nothing keeps root from writing.
+        run.chmod(0o500)
+        try:
+            with closing(sqlite3.connect(run / "study.db")) as database:
+                assert database.execute("SELECT count(*) FROM trials").fetchone() == (4,)
+        finally:
+            run.chmod(0o700)
+
+
+class TestElsewhere:
+    def test_search_resume_status_and_report_work_from_there(
+        self, config, tmp_path, told, stored, trials_only, cli, monkeypatch
+    ):
+        database = tmp_path / "databases" / "all.db"
+        database.parent.mkdir()
+        monkeypatch.setenv("STUDIES", str(database.parent))
+        elsewhere = replace(config, search=replace(config.search, storage="sqlite:///$STUDIES/all.db"))
+        run = tmp_path / "run"
+        begin(elsewhere, run, 2)
+        assert not (run / "study.db").exists()
+        code, out, _ = cli("status", run)
+        assert code == 0
+        assert "2 of 4 trials: 2 complete" in out
+        begin(None, run, 3)
+        trials_only(run)
+        trials = read_run(run).trials
+        assert [trial.state for trial in trials] == ["complete"] * 4
+        assert cli("report", run)[0] == 0
+        assert (run / "report.html").exists()
+        assert not list(run.glob("study.db*"))
+        # The same trials as in a file of the run's own.
+        trials_only(tmp_path / "own-file", config)
+        assert [(t.key, t.metrics) for t in trials] == [(t.key, t.metrics) for t in read_run(tmp_path / "own-file").trials]
+
+    def test_runs_share_a_database_each_under_a_name_of_its_own(self, config, tmp_path, trials_only):
+        url = f"sqlite:///{tmp_path / 'all.db'}"
+        # Two of them in folders of one name.
+        seeds = {"a/run": 0, "b/run": 1, "other": 2}
+        for name, seed in seeds.items():
+            settings = replace(config, seed=seed, search=replace(config.search, storage=url, trials=3))
+            begin(settings, tmp_path / name, 1)
+        for name in seeds:
+            trials_only(tmp_path / name)
+        found = {name: read_run(tmp_path / name).trials for name in seeds}
+        assert [len(trials) for trials in found.values()] == [3, 3, 3]
+        assert [t.metrics for t in found["a/run"]] != [t.metrics for t in found["b/run"]]
+        with closing(sqlite3.connect(tmp_path / "all.db")) as database:
+            names = sorted(name.rpartition("-")[0] for (name,) in database.execute("SELECT study_name FROM studies"))
+        assert names == ["other", "run", "run"]
+
+    def test_renamed_folder_keeps_its_study(self, config, tmp_path, trials_only):
+        url = f"sqlite:///{tmp_path / 'all.db'}"
+        begin(replace(config, search=replace(config.search, storage=url, trials=3)), tmp_path / "run", 1)
+        first = read_run(tmp_path / "run").trials[0]
+        (tmp_path / "run").rename(tmp_path / "renamed")
+        trials_only(tmp_path / "renamed")
+        trials = read_run(tmp_path / "renamed").trials
+        assert (trials[0].key, trials[0].ended, len(trials)) == (first.key, first.ended, 3)
+
+    def test_study_that_is_gone_is_not_begun_anew(self, config, tmp_path):
+        url = f"sqlite:///{tmp_path / 'all.db'}"
+        begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
+        (tmp_path / "all.db").unlink()
+        message = (
+            r"^study run-\w+ in sqlite:////.*all\.db: the run's study is gone from there; put it back, or start a new run$"
+        )
+        with pytest.raises(RunError, match=message):
+            begin(None, tmp_path / "run", 2)
+        own = tmp_path / "own"
+        begin(config, own, 1)
+        (own / "study.db").unlink()  # Before any resume, so that there is no copy of it.
+        with pytest.raises(RunError, match=r"study\.db: the run's study is gone from there"):
+            begin(None, own, 2)
+
+    def test_file_with_the_name_of_the_study_is_gone(self, config, tmp_path):
+        url = f"sqlite:///{tmp_path / 'all.db'}"
+        begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
+        (tmp_path / "run" / ".study").unlink()
+        with pytest.raises(RunError, match=r"\.study: No such file or directory; it holds the name of the run's study"):
+            read_run(tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("url", "message"),
+        [
+            ("postgres", r"must be a URL such as postgresql\+psycopg2://USER:\$PASSWORD@HOST/NAME, got 'postgres'$"),
+            (
+                "postgresql://me:secret@host/db",
+                r"must hold no password, for it goes into files that are handed over; write \$",
+            ),
+            ("sqlite:///studies.db", r"must name a file by its absolute path, sqlite:////.*, got 'sqlite:///studies.db'$"),
+            ("sqlite://", "must name a file by its absolute path"),
+        ],
+    )
+    def test_urls_that_will_not_do_are_faults_of_the_config(self, tiny, url, message):
+        with pytest.raises(ConfigError, match=f"search.storage {message}") as error:
+            tiny(f"search.storage='{url}'")
+        assert "secret" not in str(error.value)
+
+    def test_database_that_cannot_be_opened_leaves_no_folder(self, config, tmp_path):
+        url = f"sqlite:///{tmp_path / 'gone' / 'all.db'}"
+        with pytest.raises(RunError, match=r"^search\.storage: sqlite:////.*gone/all\.db: .*unable to open database file"):
+            search_events(replace(config, search=replace(config.search, storage=url)), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_missing_file_is_told_with_its_copy(self, config, tmp_path):
+        run = tmp_path / "run"
+        begin(config, run, 1)
+        begin(None, run, 2)
+        (run / "study.db").unlink()
+        with pytest.raises(RunError, match=r"study\.db: is missing; `cp .*study\.db\.backup .*study\.db` takes the copy"):
+            begin(None, run, 3)
+
+    def test_database_without_the_study_is_told(self, config, tmp_path):
+        url = f"sqlite:///{tmp_path / 'all.db'}"
+        begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
+        (tmp_path / "run" / ".study").write_text("another")
+        with pytest.raises(RunError, match=r"^study another in sqlite:////.*all\.db: holds no study of ours$"):
+            read_run(tmp_path / "run")
+
+    def test_place_is_named_by_a_file_of_the_folder(self, config, tmp_path):
+        folder = RunFolder(tmp_path)
+        assert place_of(folder, config) == Place(tmp_path / "study.db")
+        folder.study_name.write_text("mine-01234567\n")
+        shared = replace(config, search=replace(config.search, storage="sqlite:////x.db"))
+        assert place_of(folder, shared) == Place(tmp_path / "study.db", "sqlite:////x.db", "mine-01234567")
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        ("url", "shown", "message"),
+        [
+            ("nosuch://me:$PASSWORD@host/db", "nosuch://me:***@host/db", "Can't load plugin: sqlalchemy.dialects:nosuch"),
+            ("sqlite+nosuch:///db", "sqlite+nosuch:///db", "Can't load plugin: sqlalchemy.dialects:sqlite.nosuch"),
+            ("oracle+oracledb://me:hidden@host/db", "oracle+oracledb://me:***@host/db", "Failed to import DB access module"),
+            ("postgresql//me:hidden@host/db", "postgresql//me:***@host/db", "Could not parse SQLAlchemy URL"),
+            ("study.db", "study.db", "Could not parse SQLAlchemy URL"),
+            ("$NOWHERE", "$NOWHERE", "Could not parse SQLAlchemy URL"),
+            ("postgresql://me:hidden@host:port/db", "postgresql:***@host:port/db", "is no URL"),
+            ("nosuch://me:hid@den@host/db", "nosuch://me:***@host/db", "Can't load plugin"),
+            ("nosuch://me:hid@den:hidden@host/db", "nosuch:***@host/db", "is no URL"),
+        ],
+    )
+    def test_what_is_none_that_works_is_told_without_its_password(self, url, shown, message, tmp_path, monkeypatch):
+        monkeypatch.setenv("PASSWORD", "hidden@word:/{}%")
+        with pytest.raises(RunError) as caught:
+            open_storage(Place(tmp_path / "study.db", url, "mine"))
+        told = str(caught.value)
+        assert told.startswith(f"study mine in {shown}: {message}")
+        assert told.endswith(
+            "; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is "
+            "installed (pip install psycopg2-binary)"
+        )
+        assert not any(part in told for part in ("hidden", "hid@", "den@", "word"))
+
+    @pytest.mark.parametrize("written", ["$PASSWORD", "${PASSWORD}"])
+    def test_password_in_a_variable_may_have_any_characters(self, written, monkeypatch):
+        from sqlalchemy import make_url
+
+        from nas.config.storage_url import _expanded
+
+        password = "p@ss:/?#[]{}%41 word"
+        monkeypatch.setenv("PASSWORD", password)
+        monkeypatch.setenv("HOST", "db.example.org:5433")
+        url = make_url(_expanded(f"postgresql+psycopg2://me:{written}@$HOST/studies"))
+        assert (url.username, url.password, url.host, url.port) == ("me", password, "db.example.org", 5433)
+        place = Place(Path("study.db"), f"postgresql+psycopg2://me:{written}@$HOST/studies", "mine")
+        assert str(place) == "study mine in postgresql+psycopg2://me:***@db.example.org:5433/studies"
+
+    def test_all_of_it_may_be_in_a_variable(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("URL", f"sqlite:///{tmp_path / 'all.db'}")
+        close_storage(open_storage(Place(tmp_path / "study.db", "$URL", "mine")))
+        assert (tmp_path / "all.db").exists()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def postgres():
+    """The port of a PostgreSQL server of the test's own, whose password is odd, and a function that ends and starts it."""
+    pytest.importorskip("psycopg2", reason="needs psycopg2, the driver")
+    programs = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+    found = programs[-1] if programs else Path(shutil.which("initdb") or "").parent
+    if not (found / "postgres").exists():
+        pytest.skip("needs initdb and postgres")
+    root = os.geteuid() == 0
+    if root and subprocess.run(["su", "postgres", "-c", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("postgres refuses to run as root, and there is no user postgres")
+    # Not pytest's own folder, which other users may not enter.
+    holder = tempfile.TemporaryDirectory(prefix="hardcell-postgres-")
+    folder = Path(holder.name)
+    if root:
+        shutil.chown(folder, "postgres")
+    (folder / "password").write_text("p@ss:w/o%rd\n")
+    (folder / "password").chmod(0o644)
+    port = free_port()
+
+    def run(command):
+        command = f"cd {folder} && {found}/{command}"
+        subprocess.run(
+            ["su", "postgres", "-c", command] if root else command, shell=not root, check=True, capture_output=True
+        )
+
+    def control(what):
+        # Its output to a file: a server that inherited the pipe would keep it open.
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+        run(f"pg_ctl -D data -w -m immediate -l log -o '{options}' {what} > control 2>&1")
+
+    run("initdb -D data -U me -A scram-sha-256 --pwfile password")
+    control("start")
+    try:
+        yield port, control
+    finally:
+        control("stop")
+        holder.cleanup()
+
+
+@pytest.mark.slow
+def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
+    port, control = postgres
+    monkeypatch.setenv("PASSWORD", "p@ss:w/o%rd")
+    url = f"postgresql+psycopg2://me:$PASSWORD@127.0.0.1:{port}/postgres"
+    shared = replace(config, search=replace(config.search, storage=url))
+    for name in ("first", "second"):
+        begin(shared, tmp_path / name, 2)
+    trials_only(tmp_path / "own-file", config)
+    wanted = [(t.key, t.metrics) for t in read_run(tmp_path / "own-file").trials]
+    for name in ("first", "second"):
+        trials_only(tmp_path / name)
+        assert [(t.key, t.metrics) for t in read_run(tmp_path / name).trials] == wanted
+        assert cli("report", tmp_path / name)[0] == 0
+    # A server that goes away is told, without the password, and the run goes on when it is back.
+    run = tmp_path / "third"
+    events = search_events(shared, run)
+    next(event for event in events if isinstance(event, TrialFinished))
+    control("stop")
+    with pytest.raises(
+        RunError, match=r"^study third-\w+ in postgresql\+psycopg2://me:\*\*\*@127\.0\.0\.1:.*; the trials told so far"
+    ):
+        list(events)
+    code, _, err = cli("status", run)
+    assert code == 2
+    assert "p@ss" not in err
+    control("start")
+    time.sleep(0.5)
+    trials_only(run)
+    assert [(t.key, t.metrics) for t in read_run(run).trials] == wanted
+    monkeypatch.setenv("PASSWORD", "wrong")
+    with pytest.raises(RunError, match="password authentication failed") as caught:
+        nas.read_run(run)
+    assert "wrong" not in str(caught.value)

@@ -1,0 +1,105 @@
+"""The study as the record of everything."""
+
+import pytest
+
+from nas.config.schema import ObjectiveConfig
+from nas.errors import RunError
+from nas.runs.run import read_run
+from nas.spaces.options import open_space
+from nas.study.storage import Place, open_storage
+from nas.study.study import create_study, load_study, set_constraints
+from nas.study.trial import read_trials
+
+
+def made(path, config):
+    place = Place(path)
+    return create_study(open_storage(place), place, config, open_space(config.space))
+
+
+def loaded(path):
+    place = Place(path)
+    return load_study(open_storage(place), place)
+
+
+@pytest.fixture
+def study(tmp_path, tiny):
+    path = tmp_path / "study.db"
+    return made(path, tiny())
+
+
+def test_violation_is_the_sum_of_relative_excesses(study):
+    objective = ObjectiveConfig(constraints={"parameters": 200, "clean_error": 0.1, "adversarial_error": 0})
+    asked = study.ask()
+    set_constraints(asked, objective, {"parameters": 300.0, "clean_error": 0.05, "adversarial_error": 0.25})
+    study.tell(asked, [0.25])
+    (found,) = read_trials(study)
+    # Half of the bound too many parameters; a bound of zero is not divided by; a met constraint makes up for nothing.
+    assert found.violation == pytest.approx(0.5 + 0.25)
+
+
+def test_metric_at_its_bound_is_feasible(study):
+    asked = study.ask()
+    set_constraints(asked, ObjectiveConfig(constraints={"parameters": 200}), {"parameters": 200.0})
+    study.tell(asked, [0.1])
+    assert read_trials(study)[0].violation == 0
+
+
+def test_study_of_another_config_is_refused_with_the_difference(tmp_path, tiny):
+    path = tmp_path / "study.db"
+    made(path, tiny())
+    made(path, tiny())
+    with pytest.raises(RunError, match=r"study\.db: belongs to another config: search\.trials is 6 in the study and 7 here"):
+        made(path, tiny("search.trials=7"))
+    with pytest.raises(RunError, match=r"objective\.constraints\.parameters is None in the study and 100\.0 here"):
+        made(path, tiny("objective.constraints={parameters: 100}"))
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_damaged_database_is_told_with_its_place(content, tmp_path, tiny):
+    path = tmp_path / "study.db"
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"study\.db: "):
+        made(path, tiny())
+
+
+def test_truncated_database_of_a_run_is_told_with_its_place(run_copy):
+    study = run_copy / "study.db"
+    study.write_bytes(study.read_bytes()[:5000])
+    with pytest.raises(RunError, match=r"study\.db: "):
+        read_run(run_copy)
+
+
+def test_database_without_our_study_is_told(tmp_path):
+    path = tmp_path / "study.db"
+    with pytest.raises(RunError, match=r"study\.db: holds no study of ours"):
+        loaded(path)
+
+
+def test_data_frame_of_the_study_holds_everything(finished_run):
+    pytest.importorskip("pandas")
+    path = finished_run / "study.db"
+    frame = loaded(path).trials_dataframe()
+    assert len(frame) == 6
+    complete = frame[frame.state == "COMPLETE"]
+    for name in ("architecture", "metrics", "epochs", "seconds", "worker", "radii", "key", "attempts", "random"):
+        assert complete[f"user_attrs_{name}"].notna().all(), name
+    row = complete.iloc[0]
+    assert set(row.user_attrs_metrics) == {"parameters", "macs", "clean_error", "adversarial_error"}
+    assert (
+        row.user_attrs_metrics["adversarial_error"] == row.values_adversarial_error
+        if "values_adversarial_error" in row
+        else True
+    )
+    assert [epoch["epoch"] for epoch in row.user_attrs_epochs] == [1, 2]
+    assert {"loss", "clean_error", "adversarial_error", "seconds"} <= set(row.user_attrs_epochs[0])
+    assert {name.removeprefix("params_") for name in frame if name.startswith("params_")} == set(row.user_attrs_architecture)
+    assert (complete.user_attrs_seconds > 0).all()
+
+
+def test_study_names_its_metrics_and_holds_the_config(finished_run, tiny):
+    from nas.config.files import parse_config
+
+    path = finished_run / "study.db"
+    study = loaded(path)
+    assert study.metric_names == ["adversarial_error"]
+    assert parse_config(study.user_attrs["config"]) == tiny()

@@ -1,0 +1,25 @@
+"""How an epsilon is told."""
+
+import pytest
+
+from nas.formatting import told_epsilon
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "told"),
+    [
+        (8 / 255, "8/255"),
+        (0.5 / 255, "0.5/255"),
+        (0.25 / 255, "0.25/255"),
+        (16 / 255, "16/255"),
+        (0.12, "0.12"),
+        (0.2, "0.2"),  # 51/255, to the last bit.
+        (0.0, "0"),
+        (1.0, "1"),
+        (0.123456, "0.123"),
+        (1.23456, "1.23"),
+        (4.1e-07, "4.1e-07"),
+    ],
+)
+def test_is_told_as_the_field_says_it(epsilon, told):
+    assert told_epsilon(epsilon) == told

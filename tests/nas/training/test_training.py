@@ -1,0 +1,558 @@
+"""Training: the same weights from the same seed, the kept epoch, recipes, augmentation."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from evaluators import FGSM, L2, PGD, Linf, radii
+from evaluators.attacks import margin
+from evaluators.engine.noise import Noise
+from nas.data import open_data
+from nas.data.config import DataConfig
+from nas.data.dataset import Split
+from nas.training.augment import augment
+from nas.training.config import TrainingConfig
+from nas.training.network import Normalised, build_network
+from nas.training.recipes import RECIPES, Adversarial, Recipe, Standard
+from nas.training.train import DivergedError, has_input_gradient, train
+from search_spaces import cell201, macro
+
+EPSILON = 0.1
+FAST = TrainingConfig(epochs=2, batch_size=64, selection=FGSM())
+CELL = {
+    "edge01": "conv3x3",
+    "edge02": "skip",
+    "edge12": "conv1x1",
+    "edge03": "skip",
+    "edge13": "avgpool3x3",
+    "edge23": "conv3x3",
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(DataConfig(limit=400))
+
+
+@pytest.fixture(autouse=True)
+def repeatable():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def small(data, seed=0):
+    return build_network(cell201(channels=4, cells_per_stage=1, stages=2), CELL, data.train.x, 10, seed)
+
+
+def trained(network, data, config=FAST, *, epochs=None, seed=0, epsilon=EPSILON):
+    """Trains a network; returns it with its epochs."""
+    epochs = list(
+        train(network, data.train, data.validation, config, epsilon=epsilon, epochs=epochs or config.epochs, seed=seed)
+    )
+    return network, epochs
+
+
+def same(first, second):
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestSeeds:
+    def test_same_seed_same_weights_bit_for_bit(self, data):
+        config = dataclasses.replace(FAST, recipe=Adversarial(), shift=1, flip=True)
+        first, epochs = trained(small(data), data, config)
+        torch.rand(7)  # what else was drawn in the process does not matter
+        random.random()
+        again, others = trained(small(data), data, config)
+        assert same(first, again)
+        assert [dataclasses.replace(e, seconds=0) for e in epochs] == [dataclasses.replace(e, seconds=0) for e in others]
+
+    @pytest.mark.parametrize("recipe", [Standard(), Adversarial()])
+    def test_another_seed_trains_to_other_weights(self, data, recipe):
+        config = dataclasses.replace(FAST, recipe=recipe, epochs=1)
+        assert not same(trained(small(data), data, config, seed=0)[0], trained(small(data), data, config, seed=1)[0])
+
+    def test_same_seed_same_weights_with_dropout(self, data, conv):
+        torch.manual_seed(1)
+        first, _ = trained(conv(classes=10), data)
+        torch.manual_seed(2)
+        assert same(first, trained(conv(classes=10), data)[0])
+
+    def test_training_leaves_the_global_generator_as_it_was(self, data):
+        before = torch.get_rng_state()
+        trained(small(data), data, dataclasses.replace(FAST, recipe=Adversarial(), shift=1, flip=True))
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_building_leaves_the_global_generator_as_it_was(self, data):
+        before = torch.get_rng_state()
+        first = small(data, seed=3)
+        assert torch.equal(before, torch.get_rng_state())
+        torch.rand(3)
+        assert same(first, small(data, seed=3))
+        assert not same(first, small(data, seed=4))
+
+    def test_building_that_fails_leaves_the_global_generator_as_it_was(self):
+        before = torch.get_rng_state()
+        with pytest.raises(ValueError, match="use fewer stages"):
+            build_network(cell201(stages=3), CELL, torch.ones(4, 1, 3, 3), 10, 0)
+        assert torch.equal(before, torch.get_rng_state())
+
+
+class Scripted(nn.Module):
+    """Counts its training epochs in a buffer and answers, in evaluation mode, by a script of errors, one an epoch."""
+
+    def __init__(self, errors, labels, steps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(()))
+        self.errors, self.labels, self.steps = errors, labels, steps
+
+    def forward(self, x):
+        if self.training:
+            self.batches += 1
+            return self.weight * x.flatten(1)[:, :10]
+        epoch = math.ceil(float(self.batches) / self.steps)
+        wrong = round(self.errors[epoch - 1] * len(self.labels))
+        # The images carry their number in the first pixel.
+        index = (x.flatten(1)[:, 0] * len(self.labels)).round().long()
+        answer = torch.where(index < wrong, (self.labels[index] + 1) % 10, self.labels[index])
+        return F.one_hot(answer, 10) * 10.0 + 0 * x.sum()
+
+
+class TestKeptEpoch:
+    @pytest.mark.parametrize(
+        ("errors", "selection_from", "kept"),
+        [
+            ([0.5, 0.2, 0.4, 0.3], 0.0, 2),
+            ([0.5, 0.2, 0.4, 0.3], 0.5, 4),
+            ([0.1, 0.2, 0.3, 0.4], 0.5, 3),
+            ([0.5, 0.2, 0.2, 0.3], 0.0, 3),
+            ([0.2, 0.2, 0.2, 0.2], 0.0, 4),
+            ([0.1, 0.2, 0.3, 0.4], 1.0, 4),
+            ([0.4, 0.1, 0.3, 0.3], 0.25, 2),
+            ([0.1, 0.2, 0.3, 0.4, 0.5], 0.5, 3),
+            ([1.0, 1.0, 1.0], 0.0, 3),
+        ],
+    )
+    def test_kept_epoch_is_the_last_best_of_those_allowed(self, errors, selection_from, kept):
+        n = 20
+        x = torch.full((n, 1, 4, 4), 0.5)
+        x[:, 0, 0, 0] = torch.arange(n) / n
+        y = torch.arange(n) % 10
+        split = Split(x, y, "")
+        network = Scripted(errors, y, steps=5)
+        config = TrainingConfig(recipe=Standard(), batch_size=4, selection=FGSM(), selection_from=selection_from)
+        found = list(train(network, split, split, config, epsilon=1e-5, epochs=len(errors), seed=0))
+        assert network.batches == kept * 5
+        assert not network.training
+        first = min(math.floor(len(errors) * selection_from), len(errors) - 1)
+        assert [e.clean_error for e in found] == [None] * first + [pytest.approx(e) for e in errors[first:]]
+        assert [(e.epoch, e.epochs) for e in found] == [(i + 1, len(errors)) for i in range(len(errors))]
+
+    @pytest.mark.parametrize("selection", [FGSM(), PGD(steps=2, loss=margin), FGSM(norm=L2())])
+    def test_weights_are_those_of_the_kept_epoch(self, data, selection):
+        config = dataclasses.replace(FAST, recipe=Standard(), selection=selection, selection_from=0, epochs=8)
+        epsilon = 0.05 if selection.norm == Linf() else 0.5
+        network, epochs = trained(small(data), data, config, seed=3, epsilon=epsilon)
+        best = min(epochs, key=lambda e: (e.adversarial_error, -e.epoch))
+        found = radii(network, data.validation.x, data.validation.y, selection, [epsilon], seed=3)
+        assert float((found <= epsilon).double().mean()) == best.adversarial_error
+        assert float((found == 0).double().mean()) == best.clean_error
+        assert best.clean_error < best.adversarial_error
+
+    def test_the_judge_is_the_adversarial_error_not_the_clean_one(self, data, monkeypatch):
+        # (clean wrong, fooled) of 10 images by epoch: the clean error is least in the first, the adversarial in the second.
+        script = iter([(1, 8), (3, 2), (2, 4)])
+
+        def scripted(network, x, y, attack, epsilons, *, seed):
+            clean, fooled = next(script)
+            radii = [0.0] * clean + [epsilons[0]] * fooled + [math.inf] * (10 - clean - fooled)
+            return torch.tensor(radii, dtype=torch.float64)
+
+        monkeypatch.setattr("nas.training.train.radii", scripted)
+        network, states = small(data), []
+        config = dataclasses.replace(FAST, selection_from=0)
+        for epoch in train(network, data.train, data.validation, config, epsilon=0.1, epochs=3, seed=0):
+            states.append({name: value.clone() for name, value in network.state_dict().items()})
+            assert (epoch.clean_error, epoch.adversarial_error) == [(0.1, 0.9), (0.3, 0.5), (0.2, 0.6)][epoch.epoch - 1]
+        assert all(torch.equal(value, states[1][name]) for name, value in network.state_dict().items())
+
+
+class TestLoop:
+    def test_loss_falls_and_digits_are_learnt(self, data):
+        config = dataclasses.replace(FAST, recipe=Standard(), epochs=12)
+        network, epochs = trained(small(data), data, config)
+        assert epochs[-1].loss < 0.5 * epochs[0].loss
+        assert epochs[-1].clean_error < 0.4  # 0.9 is chance
+        assert all(e.seconds > 0 for e in epochs)
+        assert not network.training
+
+    def test_adversarial_training_lowers_the_adversarial_error(self, data):
+        errors = {}
+        for name, recipe in (("standard", Standard()), ("adversarial", Adversarial(epsilon=EPSILON))):
+            config = dataclasses.replace(FAST, recipe=recipe, epochs=8, selection=PGD(steps=3, step_size=0.5))
+            errors[name] = min(e.adversarial_error for e in trained(small(data), data, config)[1] if e.adversarial_error)
+        assert errors["adversarial"] < errors["standard"] - 0.05
+
+    @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5])
+    @pytest.mark.parametrize("batch_size", [10, 20, 64])
+    def test_any_number_of_steps_trains(self, data, epochs, batch_size):
+        few = dataclasses.replace(data, train=data.train.first(20), validation=data.validation.first(5))
+        config = dataclasses.replace(FAST, recipe=Standard(), batch_size=batch_size)
+        assert len(trained(small(data), few, config, epochs=epochs)[1]) == epochs
+
+    def test_batches_are_whole_and_each_image_comes_at_most_once_an_epoch(self, data):
+        seen = []
+
+        @dataclasses.dataclass(frozen=True)
+        class Spy(Recipe):
+            def points(self, network, x, y, noise):
+                assert not any(module.training for module in network.modules())
+                assert len(x) == len(y) == len(noise.keys)
+                return x / 2
+
+            def loss(self, network, x, points, y):
+                assert all(module.training for module in network.modules())
+                assert torch.equal(points, x / 2)
+                seen.append([image.numpy().tobytes() for image in x])
+                return F.cross_entropy(network(x), y)
+
+        config = dataclasses.replace(FAST, recipe=Spy(), batch_size=64)
+        trained(small(data), data, config)
+        assert [len(batch) for batch in seen] == [64] * (2 * (len(data.train.x) // 64))
+        half = len(seen) // 2
+        epochs = [[image for batch in part for image in batch] for part in (seen[:half], seen[half:])]
+        known = {image.numpy().tobytes() for image in data.train.x}
+        for epoch in epochs:
+            assert set(epoch) <= known
+            assert len(set(epoch)) > 0.95 * len(epoch)  # a few digits are equal
+        assert epochs[0] != epochs[1]
+
+    def test_noise_differs_from_batch_to_batch(self, data):
+        drawn = []
+
+        @dataclasses.dataclass(frozen=True)
+        class Spy(Recipe):
+            def points(self, network, x, y, noise):
+                drawn.append(noise.uniform(x))
+                return x
+
+            def loss(self, network, x, points, y):
+                return F.cross_entropy(network(x), y)
+
+        trained(small(data), data, dataclasses.replace(FAST, recipe=Spy()), epochs=1)
+        assert len({tuple(d.flatten().tolist()) for d in drawn}) == len(drawn) > 2
+
+    def test_a_module_that_stays_in_evaluation_mode_is_left_in_it(self, data):
+        class Fixed(nn.BatchNorm2d):
+            def train(self, mode=True):
+                return super().train(False)
+
+        network = nn.Sequential(Fixed(1), nn.Flatten(), nn.Linear(64, 10))
+        trained(network, data, dataclasses.replace(FAST, recipe=Standard(), epochs=1))
+        assert network[0].num_batches_tracked == 0
+
+    def test_nan_loss_diverges(self, data):
+        @dataclasses.dataclass(frozen=True)
+        class Broken(Recipe):
+            def points(self, network, x, y, noise):
+                return x
+
+            def loss(self, network, x, points, y):
+                return network(x).sum() * math.nan
+
+        with pytest.raises(DivergedError, match=r"^training diverged: the loss is nan in epoch 1 of 3$"):
+            trained(small(data), data, dataclasses.replace(FAST, recipe=Broken()), epochs=3)
+
+    def test_too_high_a_learning_rate_diverges(self, data):
+        # Linear and unnormalised, so that nothing bounds the weights.
+        network = nn.Sequential(nn.Flatten(), *[nn.Linear(64, 64, bias=False) for _ in range(6)], nn.Linear(64, 10))
+        with pytest.raises(DivergedError, match=r"the loss is (nan|inf) in epoch \d of 4$"):
+            trained(network, data, dataclasses.replace(FAST, recipe=Standard(), learning_rate=1e2), epochs=4)
+
+    def test_weights_lost_in_the_last_step_diverge(self, data):
+        @dataclasses.dataclass(frozen=True)
+        class Exploding(Recipe):
+            def points(self, network, x, y, noise):
+                return x
+
+            def loss(self, network, x, points, y):
+                # Finite, with a gradient that is not: the square root at zero.
+                return F.cross_entropy(network(x), y) + (network(x) * 0).sum().abs().sqrt()
+
+        few = dataclasses.replace(data, train=data.train.first(64))
+        with pytest.raises(DivergedError, match="diverged"):
+            trained(small(data), few, dataclasses.replace(FAST, recipe=Exploding()), epochs=1)
+
+    def test_bfloat16_runs_on_a_cpu_and_keeps_weights_in_float32(self, data):
+        config = dataclasses.replace(FAST, recipe=Adversarial(), precision="bfloat16", epochs=1)
+        network, (epoch,) = trained(small(data), data, config)
+        assert math.isfinite(epoch.loss)
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+        exact = trained(small(data), data, dataclasses.replace(config, precision="float32"))
+        assert not same(network, exact[0])
+        assert epoch.loss == pytest.approx(exact[1][0].loss, rel=0.05)
+
+    def test_auto_is_float32_on_a_cpu(self, data):
+        config = dataclasses.replace(FAST, recipe=Standard(), epochs=1)
+        exact = trained(small(data), data, dataclasses.replace(config, precision="float32"))[0]
+        assert same(trained(small(data), data, config)[0], exact)
+
+
+class TestRecipes:
+    @pytest.fixture
+    def batch(self, images):
+        x, y = images(32), torch.arange(32) % 4
+        return x, y, Noise.of(0, torch.arange(32))
+
+    def test_names(self):
+        assert {"standard": Standard, "adversarial": Adversarial} == RECIPES
+
+    def test_standard_is_cross_entropy(self, conv, batch):
+        x, y, noise = batch
+        network = conv()[:-3].append(nn.Flatten()).append(nn.LazyLinear(4))  # no dropout, so that two passes agree
+        network.train()
+        assert Standard().points(network, x, y, noise) is x
+        loss = Standard().loss(network, x, x, y)
+        assert loss.shape == ()
+        assert torch.equal(loss, F.cross_entropy(network(x), y))
+        loss.backward()
+
+    @pytest.mark.parametrize("kind", [Standard, Adversarial])
+    @pytest.mark.parametrize("strength", [0.5, -0.5])
+    def test_entropy_penalty_adds_the_mean_entropy(self, conv, batch, kind, strength):
+        x, y, _ = batch
+        network = conv()
+        logits = network(x)
+        entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
+        loss = kind(entropy_penalty=strength).loss(network, x, x, y)
+        assert loss.item() == pytest.approx((F.cross_entropy(logits, y) + strength * entropy).item(), rel=1e-5)
+
+    def test_entropy_penalty_has_a_gradient_where_predictions_are_certain(self, linear):
+        network = linear(scale=1000.0)
+        x = torch.rand(8, 64)
+        loss = Standard(entropy_penalty=1.0).loss(network, x, x, network(x).argmax(1))
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+    def test_entropy_penalty_keeps_double_precision(self, linear, images):
+        network, x = linear().double(), images(5).double()
+        y = network(x).argmax(1)
+        probabilities = network(x).softmax(1)
+        entropy = -(probabilities * probabilities.log()).sum(1).mean()
+        loss = Standard(entropy_penalty=2.0).loss(network, x, x, y) - Standard().loss(network, x, x, y)
+        assert loss.item() == pytest.approx(2 * entropy.item(), rel=1e-12)
+
+    def test_entropy_penalty_lowers_the_entropy(self, data):
+        entropies = []
+        for strength in (-0.3, 0.0, 0.3):
+            config = dataclasses.replace(FAST, recipe=Standard(entropy_penalty=strength), epochs=4)
+            network = trained(small(data), data, config)[0]
+            with torch.no_grad():
+                logits = network(data.validation.x)
+            entropies.append(float(torch.distributions.Categorical(logits=logits).entropy().mean()))
+        assert entropies[0] > entropies[1] > entropies[2]
+
+    @pytest.mark.parametrize("kind", [Standard, Adversarial])
+    def test_entropy_penalty_must_be_finite(self, kind):
+        with pytest.raises(ValueError, match="entropy_penalty must be a finite number, got nan"):
+            kind(entropy_penalty=math.nan)
+
+    @pytest.mark.parametrize(
+        "attack",
+        [PGD(steps=1, step_size=1.25), PGD(steps=3), PGD(steps=2, norm=L2()), FGSM()],
+        ids=["fast", "pgd", "l2", "fgsm"],
+    )
+    def test_adversarial_trains_on_points_of_the_ball(self, conv, batch, attack):
+        x, y, noise = batch
+        epsilon = 0.1 if attack.norm == Linf() else 0.7
+        network, recipe = conv(), Adversarial(attack=attack, epsilon=epsilon)
+        points = recipe.points(network.eval(), x, y, noise)
+        loss = recipe.loss(network.train(), x, points, y)
+        assert points.shape == x.shape
+        assert ((points >= 0) & (points <= 1)).all()
+        size = attack.norm.size(points - x)
+        assert (size <= epsilon * (1 + 1e-5) + 1e-6).all()
+        assert size.mean() > 0.5 * epsilon
+        assert loss.shape == ()
+        loss.backward()
+        assert all(p.grad is not None for p in network.parameters())
+
+    def test_adversarial_points_are_worse_than_clean_ones(self, conv, batch):
+        x, y, noise = batch
+        network, recipe = conv().eval(), Adversarial(attack=PGD(steps=5), epsilon=0.2)
+        points = recipe.points(network, x, y, noise)
+        assert recipe.loss(network, x, points, y) > Standard().loss(network, x, x, y)
+
+    def test_attack_leaves_batch_norm_and_gradients_untouched(self, conv, batch):
+        x, y, noise = batch
+        network, recipe = conv(), Adversarial(attack=PGD(steps=4))
+        points = recipe.points(network.eval(), x, y, noise)
+        assert all(p.grad is None for p in network.parameters())
+        recipe.loss(network.train(), x, points, y)
+        # One update: by the points that were trained on, none by those on the way.
+        assert network[1].num_batches_tracked == 1
+        wanted = 0.1 * network[0](points).mean((0, 2, 3))
+        assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("epsilon", "norm"), [(0, Linf()), (-0.1, Linf()), (8, Linf()), (1.01, Linf()), (math.nan, L2()), (0, L2())]
+    )
+    def test_epsilons_out_of_range_are_refused(self, epsilon, norm):
+        with pytest.raises(
+            ValueError, match=r"^epsilon must be above 0 and at most 1, in pixel units \(8/255, not 8\), got "
+        ):
+            Adversarial(epsilon=epsilon, attack=PGD(norm=norm))
+
+    def test_epsilons_above_1_are_fine_in_l2(self):
+        assert Adversarial(epsilon=1.5, attack=PGD(norm=L2())).epsilon == 1.5
+
+
+def shifted(image, down, right):
+    """Moves an image (C, H, W) pixel by pixel."""
+    found = torch.zeros_like(image)
+    _, height, width = image.shape
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                found[:, row, column] = image[:, row - down, column - right]
+    return found
+
+
+class TestAugment:
+    @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
+    @pytest.mark.parametrize("shift", [0, 1, 3])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_images_are_shifted_and_mirrored_ones(self, shape, shift, flip):
+        x = torch.rand(60, *shape, generator=torch.Generator().manual_seed(0)) + 0.1
+        found = augment(x, shift=shift, flip=flip, generator=torch.Generator().manual_seed(1))
+        assert found.shape == x.shape
+        moves = []
+        for image, result in zip(x, found, strict=True):
+            candidates = [
+                (down, right, mirrored)
+                for down in range(-shift, shift + 1)
+                for right in range(-shift, shift + 1)
+                for mirrored in ((False, True) if flip else (False,))
+                if torch.equal(result, shifted(image, down, right).flip(-1) if mirrored else shifted(image, down, right))
+            ]
+            assert len(candidates) == 1
+            moves += candidates
+        downs, rights, mirrors = (set(column) for column in zip(*moves, strict=True))
+        assert downs == rights == set(range(-shift, shift + 1))
+        assert mirrors == ({False, True} if flip else {False})
+        # Independent of each other: neither the two axes nor the mirror move together.
+        assert shift == 0 or len({(down, right) for down, right, _ in moves}) > 2 * shift + 1
+
+    def test_half_of_the_images_are_mirrored(self):
+        x = torch.rand(2000, 1, 2, 3)
+        found = augment(x, shift=0, flip=True, generator=torch.Generator().manual_seed(0))
+        mirrored = (found != x).flatten(1).any(1).float().mean()
+        assert 0.45 < mirrored < 0.55  # 4.5 standard errors
+
+    def test_nothing_asked_is_the_identity_and_draws_nothing(self):
+        generator = torch.Generator().manual_seed(0)
+        x, before = torch.rand(4, 1, 8, 8), generator.get_state()
+        assert augment(x, shift=0, flip=False, generator=generator) is x
+        assert torch.equal(before, generator.get_state())
+
+    def test_same_generator_same_images_and_the_input_stays(self):
+        x = torch.rand(32, 3, 8, 8)
+        copy = x.clone()
+        first, again, other = (
+            augment(x, shift=2, flip=True, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert torch.equal(x, copy)
+
+    def test_shift_beyond_the_image_empties_some(self):
+        found = augment(torch.ones(50, 1, 2, 2), shift=4, flip=False, generator=torch.Generator().manual_seed(0))
+        assert set(found.unique().tolist()) == {0.0, 1.0}
+
+    def test_devices_agree(self, device):
+        x = torch.rand(16, 1, 8, 8)
+        here = augment(x, shift=2, flip=True, generator=torch.Generator().manual_seed(0))
+        there = augment(x.to(device), shift=2, flip=True, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(here, there.cpu())
+
+
+class TestNetwork:
+    def test_normalisation_is_that_of_each_channel_of_the_training_images(self):
+        train = torch.rand(50, 3, 6, 6) * torch.tensor([0.1, 0.5, 1.0]).view(1, 3, 1, 1)
+        network = build_network(macro(1), macro(1).at(0), train, 5, seed=0)
+        seen = []
+        network.body.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        assert network.eval()(train).shape == (50, 5)
+        std, mean = torch.std_mean(seen[0], dim=(0, 2, 3))
+        assert torch.allclose(mean, torch.zeros(3), atol=1e-5)
+        assert torch.allclose(std, torch.ones(3), atol=1e-4)
+
+    def test_a_constant_channel_stays_finite(self):
+        train = torch.full((10, 1, 8, 8), 0.3)
+        network = build_network(macro(1), macro(1).at(0), train, 2, seed=0)
+        assert torch.isfinite(network.eval()(torch.rand(4, 1, 8, 8))).all()
+
+    def test_statistics_are_saved_and_not_trained(self):
+        network = Normalised(nn.Flatten(), torch.tensor([0.5]), torch.tensor([2.0]))
+        assert set(network.state_dict()) == {"mean", "std"}
+        assert not list(network.parameters())
+        assert torch.equal(network(torch.full((1, 1, 1, 1), 4.5)), torch.tensor([[2.0]]))
+
+    def test_network_is_on_the_device_of_the_images(self, device):
+        network = build_network(macro(1), macro(1).at(0), torch.rand(10, 1, 8, 8, device=device), 2, seed=0)
+        assert {t.device.type for t in network.state_dict().values()} == {device.type}
+
+
+class TestInputGradient:
+    space = cell201(channels=4, cells_per_stage=1, stages=2)
+
+    @pytest.mark.parametrize(
+        ("change", "connected"),
+        [
+            ({}, True),
+            ({"edge03": "none", "edge13": "none", "edge23": "none"}, False),
+            ({"edge03": "none", "edge01": "none", "edge02": "none"}, False),
+            ({"edge03": "none", "edge01": "none", "edge23": "none"}, False),
+            ({"edge03": "skip", "edge01": "none", "edge02": "none"}, True),
+            (dict.fromkeys(CELL, "none"), False),
+            (dict.fromkeys(CELL, "none") | {"edge01": "conv1x1", "edge12": "skip", "edge23": "avgpool3x3"}, True),
+        ],
+    )
+    def test_disconnected_cells_are_found(self, data, change, connected):
+        network = build_network(self.space, CELL | change, data.train.x, 10, seed=0)
+        assert has_input_gradient(network, data.train.x[:4]) is connected
+
+    def test_a_sum_of_logits_without_gradient_is_no_disconnection(self):
+        class Opposed(nn.Module):
+            def forward(self, x):
+                return torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)
+
+        assert has_input_gradient(Opposed(), torch.rand(4, 1, 8, 8))
+
+    def test_a_network_that_ignores_its_input_has_none(self):
+        class Constant(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.weight = nn.Parameter(torch.ones(2))
+
+            def forward(self, x):
+                return self.weight.expand(len(x), 2)
+
+        assert not has_input_gradient(Constant(), torch.rand(4, 1, 8, 8))
+
+    def test_network_and_images_are_left_as_they_were(self, data):
+        network, x = small(data).train(), data.train.x[:4]
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        with torch.no_grad():  # works in whatever mode the caller is
+            assert has_input_gradient(network, x)
+        assert network.training
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+        assert all(p.requires_grad and p.grad is None for p in network.parameters())
+        assert not x.requires_grad

@@ -1,0 +1,113 @@
+"""The average of a network's weights on its way, by which early stopping judges it."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from evaluators import FGSM, radii
+from nas.data import Split
+from nas.training.config import TrainingConfig
+from nas.training.early_stopping import Effort
+from nas.training.recipes import Standard
+from nas.training.train import train
+from nas.training.weight_average import ETA, average_of
+
+
+def layer(value):
+    found = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        found.weight.fill_(value)
+    return found
+
+
+def test_is_the_polynomial_decay_average_of_the_paper():
+    values = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0]
+    network = layer(0.0)
+    average = average_of(network)
+    for value in values:
+        network.weight.data.fill_(value)
+        average.update_parameters(network)
+    # Each step's share, times what the later steps leave of it.
+    shares = [(ETA + 1) / (step + ETA) for step in range(1, len(values) + 1)]
+    left = [share * math.prod(1 - later for later in shares[n + 1 :]) for n, share in enumerate(shares)]
+    wanted = sum(value * share for value, share in zip(values, left, strict=True))
+    assert average.module.weight.item() == pytest.approx(wanted)
+
+
+def test_of_what_does_not_change_is_that():
+    network = layer(2.5)
+    average = average_of(network)
+    for _ in range(20):
+        average.update_parameters(network)
+    assert average.module.weight.item() == pytest.approx(2.5)
+
+
+def test_is_mostly_the_last_ninth_of_the_steps():
+    network = layer(0.0)
+    average = average_of(network)
+    for step in range(900):
+        network.weight.data.fill_(float(step >= 800))
+        average.update_parameters(network)
+    # What the steps before the last ninth leave: (8 / 9) ** 9, nearly.
+    assert average.module.weight.item() == pytest.approx(1 - (8 / 9) ** 9, abs=0.01)
+
+
+def test_batch_norms_statistics_are_averaged():
+    network = nn.BatchNorm1d(1)
+    average = average_of(network)
+    for value in (1.0, 3.0):
+        network.running_mean.fill_(value)
+        average.update_parameters(network)
+    share = (ETA + 1) / (2 + ETA)
+    assert average.module.running_mean.item() == pytest.approx((1 - share) + 3 * share)
+
+
+@pytest.fixture
+def split(images):
+    x = images(96)
+    return Split(x, (x.mean((1, 2, 3)) * 40).long() % 3, "made up")
+
+
+def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(split, monkeypatch):
+    judged = []
+
+    def spy(network, x, y, attack, epsilons, **rest):
+        judged.append({name: value.clone() for name, value in network.state_dict().items()})
+        return radii(network, x, y, attack, epsilons, **rest)
+
+    monkeypatch.setattr("nas.training.train.radii", spy)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    followed = average_of(network)
+    config = TrainingConfig(recipe=Standard(), batch_size=32, selection=FGSM(), selection_from=0.75, precision="float32")
+    step = torch.optim.SGD.step
+
+    def told(self, *args, **kwargs):
+        found = step(self, *args, **kwargs)
+        followed.update_parameters(network)
+        states.append({name: value.clone() for name, value in followed.module.state_dict().items()})
+        return found
+
+    states = []
+    monkeypatch.setattr(torch.optim.SGD, "step", told)
+    weights = []
+    for _ in train(network, split, split, config, epsilon=0.05, epochs=4, seed=0, rungs={2: Effort(), 4: Effort()}):
+        weights.append({name: value.clone() for name, value in network.state_dict().items()})
+    assert len(judged) == 2
+    assert all(torch.allclose(judged[0][name], value) for name, value in states[2 * 3 - 1].items())
+    assert not any(torch.allclose(judged[0][name], value) for name, value in weights[1].items())
+    assert all(torch.equal(judged[1][name], value) for name, value in weights[3].items())
+
+
+def test_without_rungs_nothing_is_averaged(split, monkeypatch):
+    def refused(network):
+        raise AssertionError("an average was begun")
+
+    monkeypatch.setattr("nas.training.train.average_of", refused)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    config = dataclasses.replace(TrainingConfig(), recipe=Standard(), batch_size=32, selection=FGSM())
+    assert len(list(train(network, split, split, config, epsilon=0.05, epochs=1, seed=0))) == 1

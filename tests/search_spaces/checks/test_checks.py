@@ -1,0 +1,482 @@
+"""The checks of a space: silent on those that ship, and each one finds its own kind of bug, and it alone."""
+
+import dataclasses
+import enum
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from search_spaces import Choice, SearchSpace, cell201, cell_space, darts, macro, nasnet, robnet
+from search_spaces.checks.run import CHECKS, Finding, check_space
+from search_spaces.spaces.mlp import mlp
+
+OPERATIONS = ("none", "skip", "conv")
+
+
+class Cell(nn.Module):
+    """The sum of two operations, one of which may have a bug."""
+
+    def __init__(self, architecture, width, bug):
+        super().__init__()
+        self.bug, self.skips = bug, [architecture["first"], architecture["second"]].count("skip")
+        kernel = architecture["kernel"]
+        self.convs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU())
+            for name in ("first", "second")
+            if architecture[name] == "conv"
+        )
+        if bug == "a layer is not used":
+            self.idle = nn.Conv2d(width, width, 3)
+        if bug == "a layer is detached":
+            self.detached = nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        if self.bug == "a broken layer" and len(self.convs) == 2:
+            raise RuntimeError("two convolutions at once\nand a second line")
+        if self.bug == "no batch of one" and len(x) == 1:
+            x = x.squeeze(0)
+        if self.bug == "the batch's mean" and not self.training:
+            x = x - x.mean(0)
+        if self.bug == "dropout in evaluation mode":
+            x = F.dropout(x)
+        if self.bug == "a generator of numpy":
+            np.random.rand()
+        if self.bug == "in place" and self.training:
+            y = x.sigmoid()
+            x = y + y.mul_(2)
+        if self.bug == "rounding":
+            x = x.round()
+        if self.bug == "a layer is detached":
+            x = x + self.detached(x).detach()
+        if self.bug == "not finite":
+            x = x / 0
+        return self.skips * x + sum((conv(x) for conv in self.convs), torch.zeros_like(x))
+
+
+def canonical(architecture):
+    """Two operations that change places are one; without a convolution its kernel says nothing."""
+    first, second = sorted((architecture["first"], architecture["second"]), key=OPERATIONS.index)
+    kernel = architecture["kernel"] if "conv" in (first, second) else 3
+    return {**architecture, "first": first, "second": second, "kernel": kernel}
+
+
+def build_with(bug):
+    def build(architecture, input_shape, num_classes):
+        if bug == "not built" and architecture["first"] == "conv":
+            raise ValueError("there is no such convolution\nand a second line")
+        if bug == "square images only" and input_shape[1] != input_shape[2]:
+            raise ValueError(f"images must be square, got {input_shape[1:]}")
+        if bug == "no network":
+            return lambda x: x
+        if bug == "a seed of its own":
+            torch.manual_seed(0)
+        if bug == "a generator of Python":
+            random.random()
+        width = architecture["width"] if bug != "width is not used" else 4
+        if bug == "two widths are one":
+            width = min(width, 6)
+        classes = 10 if bug == "ten classes" else num_classes
+        network = nn.Sequential(
+            nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            Cell(architecture, width, bug),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, classes),
+        )
+        if bug == "changes what it is given":
+            architecture["width"] = 4
+        if bug == "weights from elsewhere":
+            with torch.no_grad():
+                network[-1].bias.fill_(next(COUNTER))
+        return network
+
+    return build
+
+
+COUNTER = iter(range(1_000_000))
+
+
+def space(bug="", **changes):
+    found = SearchSpace(
+        name="small",
+        choices={
+            "first": Choice(*OPERATIONS),
+            "second": Choice(*OPERATIONS),
+            "kernel": Choice(3, 5),
+            "width": Choice(4, 6, 8),
+        },
+        build=build_with(bug),
+        canonical=canonical,
+    )
+    return dataclasses.replace(found, **changes)
+
+
+def failed(findings):
+    return {finding.check: finding for finding in findings if finding.passed is not True}
+
+
+def the_one(check, found):
+    """Returns the one finding that did not pass, which must be of this check and name an architecture of the space."""
+    findings = check_space(found, samples=12)
+    assert [finding.check for finding in findings] == list(CHECKS)
+    bad = failed(findings)
+    assert list(bad) == [check], bad
+    assert bad[check].passed is False
+    if bad[check].architecture is not None:
+        found.validate(bad[check].architecture)
+    return bad[check]
+
+
+def test_a_sound_space_passes_and_it_is_told_what_was_seen():
+    findings = {finding.check: finding for finding in check_space(space(), samples=12)}
+    assert failed(findings.values()) == {}
+    assert all(isinstance(f, Finding) and f.message and f.architecture is None for f in findings.values())
+    assert findings["builds"].message == "12 architectures, for images (3, 32, 32), (1, 28, 28), (3, 24, 40)"
+    assert findings["reachable"].message == "11 values of 4 choices"
+    # All 54 architectures of the space. Nine pairs of operations, of which three are out of order and four, of these one,
+    # have no convolution: 3 * 2 * 3 that are out of order, and 3 * 3 more that are in order with a kernel of 5 for nothing.
+    assert findings["canonical_equal_functions"].message == "27 architectures compared with their canonical forms, of 54"
+    assert "without a way from the image" in findings["gradients"].message
+
+
+@pytest.mark.parametrize(
+    ("bug", "check", "message"),
+    [
+        ("not built", "builds", "build for images (3, 32, 32) raises ValueError: there is no such convolution"),
+        (
+            "square images only",
+            "builds",
+            "build for images (3, 24, 40) raises ValueError: images must be square, got (24, 40)",
+        ),
+        ("changes what it is given", "builds", "changes the architecture that it is given"),
+        ("a broken layer", "shapes", "evaluation mode raises RuntimeError: two convolutions at once"),
+        ("not finite", "shapes", "images (1, 3, 32, 32) in evaluation mode give logits that are not finite"),
+        ("a layer is not used", "gradients", "no gradient reaches 2.idle.bias, 2.idle.weight, here or in"),
+        ("a layer is detached", "gradients", "no gradient reaches 2.detached.bias, 2.detached.weight, here or in"),
+        ("rounding", "gradients", "no gradient reaches the image in any of 12 architectures"),
+        ("in place", "gradients", "the backward pass raises RuntimeError: one of the variables needed for gradient"),
+        ("the batch's mean", "batch_independent", "the logits of an image depend on the others of its batch"),
+        ("dropout in evaluation mode", "deterministic", "the same images give different logits"),
+        ("weights from elsewhere", "deterministic", "one seed of torch gives different weights: 5.bias"),
+        ("a seed of its own", "deterministic", "all seeds of torch give the same weights"),
+        ("a generator of numpy", "global_state", "changes the state of numpy.random"),
+        ("a generator of Python", "global_state", "changes the state of random"),
+        ("width is not used", "used", "choice 'width' is not used by build"),
+    ],
+)
+def test_a_bug_in_build_is_found_by_its_check_alone(bug, check, message):
+    finding = the_one(check, space(bug))
+    assert message in finding.message
+    assert "\n" not in finding.message
+    assert finding.architecture is not None
+
+
+def test_the_architecture_is_one_that_shows_the_bug():
+    assert the_one("builds", space("not built")).architecture["first"] == "conv"
+    shown = the_one("shapes", space("a broken layer")).architecture
+    assert (shown["first"], shown["second"]) == ("conv", "conv")
+
+
+def test_values_that_build_one_network_are_named():
+    message = the_one("used", space("two widths are one")).message
+    assert "value 6 of choice 'width' builds the same network as another value, always" in message
+    assert "value 8 of choice 'width'" in message
+    assert "value 4" not in message
+
+
+@pytest.mark.parametrize(
+    ("bug", "check", "message"),
+    [
+        ("no network", "builds", "build must return a torch.nn.Module, got function"),
+        ("ten classes", "shapes", "images (1, 3, 32, 32) in evaluation mode must give logits (N, K) = (1, 7), got (1, 10)"),
+        ("no batch of one", "shapes", "images (1, 3, 32, 32) in evaluation mode"),
+    ],
+)
+def test_what_fails_for_all_leaves_nothing_to_try(bug, check, message):
+    findings = failed(check_space(space(bug), samples=6))
+    assert message in findings[check].message
+    others = {finding.passed for name, finding in findings.items() if name != check}
+    assert others <= {None}
+    if bug != "no batch of one":
+        assert findings["gradients"].message == "not tried: no sample builds and maps images to logits"
+
+
+def without_kernel(architecture):
+    return {name: value for name, value in canonical(architecture).items() if name != "kernel"}
+
+
+def spoils(architecture):
+    architecture["first"] = "none"
+    return canonical(architecture)
+
+
+def raises(architecture):
+    if architecture["first"] == "conv":
+        raise KeyError("conv")
+    return canonical(architecture)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        (without_kernel, "validate raises ValueError: not an architecture of small: choice 'kernel' is missing"),
+        (lambda a: {**canonical(a), "width": 5}, "choice 'width' must be one of [4, 6, 8], got 5"),
+        (lambda a: {**canonical(a), "more": 1}, "unknown choice 'more'"),
+        (lambda a: [*a], "canonical must return a dict, got list"),
+        (spoils, "canonical changes the architecture that it is given"),
+        (raises, "canonical raises KeyError: 'conv'"),
+    ],
+)
+def test_a_canonical_form_that_is_no_architecture(faulty, message):
+    finding = failed(check_space(space(canonical=faulty), samples=12))["canonical_valid"]
+    assert finding.passed is False
+    assert message in finding.message
+    space().validate(finding.architecture)
+
+
+def test_a_canonical_form_that_is_invalid_is_told_once():
+    the_one("canonical_valid", space(canonical=raises))
+
+
+def test_a_canonical_form_that_is_not_its_own():
+    def swaps(architecture):
+        return {**architecture, "first": architecture["second"], "second": architecture["first"]}
+
+    finding = the_one("canonical_idempotent", space(canonical=swaps))
+    first, second = finding.architecture["first"], finding.architecture["second"]
+    assert finding.message.endswith(f"'first' first {second!r}, then {first!r}")
+
+
+def test_a_canonical_form_whose_names_change_places():
+    def turns(architecture):
+        return dict(reversed(architecture.items()))
+
+    assert "the order of its names" in the_one("canonical_idempotent", space(canonical=turns)).message
+
+
+def test_a_canonical_form_of_another_function():
+    def merges(architecture):  # Two convolutions are not one.
+        form = canonical(architecture)
+        return {**form, "first": "none"} if form["first"] == form["second"] == "conv" else form
+
+    finding = the_one("canonical_equal_functions", space(canonical=merges))
+    assert (
+        finding.message
+        == "the canonical form computes another function, at equal weights; it changes first: 'conv' to 'none'"
+    )
+    assert (finding.architecture["first"], finding.architecture["second"]) == ("conv", "conv")
+
+
+def test_a_canonical_form_that_does_not_run():
+    def build(architecture, input_shape, num_classes):
+        if architecture["first"] == "none":
+            raise ValueError("there is nothing")
+        return build_with("")(architecture, input_shape, num_classes)
+
+    findings = failed(check_space(space(build=build), samples=12))
+    assert "does not run, but the architecture does: it raises ValueError: there is nothing" in (
+        findings["canonical_equal_functions"].message
+    )
+
+
+def test_outputs_that_are_concatenated_may_change_places():
+    """The canonical form is right, for the weights of the next layer can be permuted; only equal weights would deny it."""
+
+    class Both(nn.Module):
+        def __init__(self, kernels):
+            super().__init__()
+            self.branches = nn.ModuleList(nn.Conv2d(3, 4, k, padding=k // 2) for k in kernels)
+
+        def forward(self, x):
+            return torch.cat([branch(x) for branch in self.branches], 1)
+
+    def build(architecture, input_shape, num_classes):
+        assert input_shape[0] == 3
+        layers = (Both([architecture["a"], architecture["b"]]), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 1))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes))
+
+    def ordered(architecture):
+        return dict(zip("ab", sorted((architecture["a"], architecture["b"])), strict=True))
+
+    choices = {"a": Choice(1, 3, 5), "b": Choice(1, 3, 5)}
+    shapes = ((3, 16, 16), (3, 12, 20))
+    right = SearchSpace(name="both", choices=choices, build=build, canonical=ordered)
+    findings = check_space(right, samples=4, input_shapes=shapes)
+    assert failed(findings) == {}
+    wrong = dataclasses.replace(right, canonical=lambda a: {**ordered(a), "b": 5})
+    assert "canonical_equal_functions" in failed(check_space(wrong, samples=4, input_shapes=shapes))
+
+
+def test_filters_are_left_as_they_are_in_comparisons():
+    """A buffer that is no weight, here what cuts a branch off, keeps its values."""
+
+    class Masked(nn.Module):
+        def __init__(self, on):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.register_buffer("mask", torch.full((4, 1, 1), float(on)))
+
+        def forward(self, x):
+            return self.mask * self.conv(x)
+
+    def build(architecture, input_shape, num_classes):
+        branch = Masked(architecture["mask"] != "off" and architecture["on"])
+        return nn.Sequential(branch, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+    def canonical(architecture):
+        off = architecture["mask"] == "off" or not architecture["on"]
+        return {"mask": "off", "on": False} if off else dict(architecture)
+
+    masked = SearchSpace(
+        name="masked", choices={"mask": Choice("off", "on"), "on": Choice(False, True)}, build=build, canonical=canonical
+    )
+    findings = check_space(masked, samples=4, input_shapes=((3, 9, 9),))
+    assert failed(findings) == {}
+    assert findings[list(CHECKS).index("canonical_equal_functions")].message.startswith("2 architectures compared")
+
+
+class Kind(enum.StrEnum):
+    plain = "plain"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.float64(0.5), "an architecture comes out of JSON as another one|does not survive JSON"),
+        (Kind.plain, "an architecture does not survive JSON: .* must be one of"),
+    ],
+)
+def test_values_that_text_cannot_hold(value, message):
+    choices = {**space().choices, "kernel": Choice(3, 5), "extra": Choice(value)}
+    found = failed(check_space(space(choices=choices, canonical=dict), samples=4))["round_trip"]
+    assert found.passed is False
+    assert re.search(message, found.message)
+
+
+def test_formats_are_tried_by_name():
+    findings = check_space(space(), samples=4, formats={"JSON": dict, "lines": lambda a: "\n".join(a)})
+    assert failed(findings)["round_trip"].message == (
+        "an architecture does not survive lines: a mapping was written, and str read"
+    )
+
+
+def test_a_value_that_never_matters_by_the_canonical_form():
+    def build(architecture, input_shape, num_classes):
+        return build_with("")({**architecture, "width": min(architecture["width"], 6)}, input_shape, num_classes)
+
+    def form(architecture):
+        return {**canonical(architecture), "width": min(architecture["width"], 6)}
+
+    finding = the_one("reachable", space(build=build, canonical=form))
+    assert "value 8 of choice 'width' has the canonical form of another value, always" in finding.message
+    assert "value 4" not in finding.message
+
+
+def test_a_choice_that_never_matters_by_the_canonical_form():
+    def build(architecture, input_shape, num_classes):
+        return build_with("")({**architecture, "width": 4}, input_shape, num_classes)
+
+    finding = the_one("reachable", space(build=build, canonical=lambda a: {**canonical(a), "width": 4}))
+    assert finding.message.startswith("choice 'width' never changes the canonical form")
+
+
+def test_choices_that_change_neither_modules_nor_shapes_may_be_used_all_the_same():
+    """How weights start, and how often a layer is passed, is seen in the logits."""
+
+    class Passed(nn.Module):
+        def __init__(self, times):
+            super().__init__()
+            self.layer, self.times = nn.Conv2d(4, 4, 1), times
+
+        def forward(self, x):
+            for _ in range(self.times):
+                x = torch.tanh(self.layer(x))
+            return x
+
+    def build(architecture, input_shape, num_classes):
+        passed = Passed(architecture["times"])
+        head = nn.Linear(4, num_classes)
+        if architecture["start"] == "orthogonal":
+            nn.init.orthogonal_(head.weight)
+        return nn.Sequential(nn.Conv2d(input_shape[0], 4, 3), passed, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+    choices = {"times": Choice(1, 2), "start": Choice("uniform", "orthogonal")}
+    assert failed(check_space(SearchSpace(name="subtle", choices=choices, build=build), samples=4)) == {}
+
+
+def test_layers_that_start_at_zero_and_lazy_ones_are_no_fault():
+    class Residual(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.branch = nn.Sequential(nn.LazyConv2d(width, 3, padding=1), nn.BatchNorm2d(width))
+            nn.init.zeros_(self.branch[1].weight)
+
+        def forward(self, x):
+            return x + self.branch(x)
+
+    def build(architecture, input_shape, num_classes):
+        width = architecture["width"]
+        layers = (nn.LazyConv2d(width, 3), Residual(width), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return nn.Sequential(*layers, nn.LazyLinear(num_classes))
+
+    found = SearchSpace(name="zero", choices={"width": Choice(4, 5, 6)}, build=build)
+    assert failed(check_space(found, samples=3)) == {}
+
+
+def test_a_space_whose_every_function_raises_is_told_of_and_nothing_escapes():
+    def broken(*arguments):
+        raise RuntimeError("broken")
+
+    findings = {f.check: f for f in check_space(space(build=broken, canonical=broken), samples=2)}
+    assert list(findings) == list(CHECKS)
+    assert findings["builds"].message == "build for images (3, 32, 32) raises RuntimeError: broken"
+    assert findings["canonical_valid"].message == "canonical raises RuntimeError: broken"
+
+
+def test_generators_are_left_as_they_were():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    wanted = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    check_space(space("a generator of numpy"), samples=2)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "samples and num_classes must be at least 1, got 0 and 7"),
+        ({"num_classes": 0}, "got 20 and 0"),
+        ({"input_shapes": ()}, r"input_shapes must hold \(C, H, W\)"),
+        ({"input_shapes": ((3, 0, 8),)}, r"input_shapes must hold \(C, H, W\)"),
+        ({"input_shapes": ((32, 32),)}, r"input_shapes must hold \(C, H, W\)"),
+    ],
+)
+def test_settings_that_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        check_space(space(), **options)
+
+
+SHIPPED = {
+    "cell201": lambda: cell201(4, 1, 2),
+    "darts": lambda: darts(2, 3),
+    "nasnet": lambda: nasnet(4, 1, 2),
+    "robnet": lambda: robnet(4, 3),
+    "robnet_free": lambda: robnet(2, 3, shared=False),
+    "macro": lambda: macro(2),
+    "mlp": mlp,
+    "unused_outputs": lambda: cell_space(nodes=4, inputs=2, output="unused", channels=2, cells_per_stage=1, stages=2),
+    "two_inputs": lambda: cell_space(nodes=4, topology="two_inputs", output="all", channels=2, cells_per_stage=1, stages=2),
+}
+# Spaces of so many values, or networks of so many layers, that each takes long.
+LARGE = ("darts", "nasnet", "robnet", "robnet_free")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in SHIPPED])
+def test_the_spaces_that_ship_pass(name):
+    assert failed(check_space(SHIPPED[name](), samples=3, input_shapes=((3, 16, 16), (1, 12, 20)))) == {}
