@@ -10,7 +10,6 @@ from evaluators.attacks import (
     DDN,
     FGSM,
     FMN,
-    LOSSES,
     MIFGSM,
     PGD,
     Attack,
@@ -20,125 +19,64 @@ from evaluators.attacks import (
     HopSkipJump,
     IterativeLL,
     MinimumNorm,
-    Nearest,
+    MinimumNormEnsemble,
     SingleStep,
     Square,
     StepLL,
-    Target,
     TargetedAPGD,
     Transfer,
     UniformNoise,
-    cross_entropy,
     describe,
-    dlr,
-    margin,
 )
-from evaluators.bounds import NoBound, ProvableRadii, provable_radii
-from evaluators.checks import Check, check_attacks, check_network, sentence
-from evaluators.corruptions import CORRUPTIONS, CorruptionErrors, corrupt, corruption_errors
+from evaluators.bounds import ProvableRadii, provable_radii
+from evaluators.checks import CheckResult, check_attacks, check_network, sentence
+from evaluators.corruptions import corruption_errors
 from evaluators.cost import latency, macs, parameters
-from evaluators.curves.alternatives import Alternative
 from evaluators.curves.error_curves import ErrorCurve, error_curve, worst_case
 from evaluators.curves.power_law import NoPowerLaw, PowerLaw, fit_power_law
 from evaluators.curves.scalars import error_area, error_at, median_radius
-from evaluators.logits.differences import (
-    NearZero,
-    independent_logits,
-    logit_differences,
-    logits_of,
-    mean_field_radii,
-    near_zero,
-    shape_distance,
-)
-from evaluators.logits.first_order import first_order_error, gradient_norms, parting_epsilon
-from evaluators.logits.margin import Margins, adaptive_epsilons, density_at_zero, margin_density, margins
+from evaluators.logits.first_order import first_order_error
+from evaluators.logits.margin import Margins, margins
 from evaluators.norms import L2, NORMS, Linf, Norm
-from evaluators.profiles.headline_text import headline
+from evaluators.profiles.headline_text import summary_line
 from evaluators.profiles.measure import profile
 from evaluators.profiles.record import RobustnessProfile, load_profile, save_profile
 from evaluators.radius import radii
-from evaluators.regions import (
-    AdversarialSet,
-    BallShares,
-    BoundaryEntropy,
-    Connections,
-    Disagreement,
-    LineVotes,
-    adversarial_set,
-    along_line,
-    ball_shares,
-    boundary_entropy,
-    connections,
-    disagreement,
-    low_margin_share,
-)
 from evaluators.smoothing import Certificates, certify
-from evaluators.statistics.correlation import RankCorrelation, rank_correlation, stronger_correlation
-from evaluators.statistics.heterogeneity import Effect, Observation, Universality, universality
+from evaluators.statistics.correlation import RankCorrelation, rank_correlation
 from evaluators.statistics.multiple_testing import holm
 from evaluators.statistics.paired_tests import Comparison, RadiiComparison, compare, compare_radii
-from evaluators.surface import (
-    Crossing,
-    Line,
-    Plane,
-    Surface,
-    adversarial_direction,
-    boundary_line,
-    plane_along,
-    plane_through,
-    random_direction,
-    response_surface,
-    window,
-)
-from evaluators.table import check_table, read_table
-from evaluators.transferability.matrix import Asymmetry, TransferMatrix, asymmetry, transfer_matrix, transfer_rates
-from evaluators.transferability.universal import transfer_reach
+from evaluators.surface import response_surface
+from evaluators.table import check_table
+from evaluators.transferability.matrix import TransferMatrix, transfer_matrix, transfer_rates
 
 __all__ = [
     "APGD",
     "ATTACKS",
     "BIM",
-    "CORRUPTIONS",
     "DDN",
     "FGSM",
     "FMN",
     "L2",
-    "LOSSES",
     "MIFGSM",
     "NORMS",
     "PGD",
-    "AdversarialSet",
-    "Alternative",
-    "Asymmetry",
     "Attack",
     "AutoAttack",
-    "BallShares",
-    "BoundaryEntropy",
     "Certificates",
-    "Check",
+    "CheckResult",
     "Comparison",
-    "Connections",
-    "CorruptionErrors",
-    "Crossing",
     "DeepFool",
-    "Disagreement",
-    "Effect",
     "Ensemble",
     "ErrorCurve",
     "HopSkipJump",
     "IterativeLL",
-    "Line",
-    "LineVotes",
     "Linf",
     "Margins",
     "MinimumNorm",
-    "NearZero",
-    "Nearest",
-    "NoBound",
+    "MinimumNormEnsemble",
     "NoPowerLaw",
     "Norm",
-    "Observation",
-    "Plane",
     "PowerLaw",
     "ProvableRadii",
     "RadiiComparison",
@@ -147,75 +85,39 @@ __all__ = [
     "SingleStep",
     "Square",
     "StepLL",
-    "Surface",
-    "Target",
     "TargetedAPGD",
     "Transfer",
     "TransferMatrix",
     "UniformNoise",
-    "Universality",
-    "adaptive_epsilons",
-    "adversarial_direction",
-    "adversarial_set",
-    "along_line",
-    "asymmetry",
-    "ball_shares",
-    "boundary_entropy",
-    "boundary_line",
     "certify",
     "check_attacks",
     "check_network",
     "check_table",
     "compare",
     "compare_radii",
-    "connections",
-    "corrupt",
     "corruption_errors",
-    "cross_entropy",
-    "density_at_zero",
     "describe",
-    "disagreement",
-    "dlr",
     "error_area",
     "error_at",
     "error_curve",
     "first_order_error",
     "fit_power_law",
-    "gradient_norms",
-    "headline",
     "holm",
-    "independent_logits",
     "latency",
     "load_profile",
-    "logit_differences",
-    "logits_of",
-    "low_margin_share",
     "macs",
-    "margin",
-    "margin_density",
     "margins",
-    "mean_field_radii",
     "median_radius",
-    "near_zero",
     "parameters",
-    "parting_epsilon",
-    "plane_along",
-    "plane_through",
     "profile",
     "provable_radii",
     "radii",
-    "random_direction",
     "rank_correlation",
-    "read_table",
     "response_surface",
     "save_profile",
     "sentence",
-    "shape_distance",
-    "stronger_correlation",
+    "summary_line",
     "transfer_matrix",
     "transfer_rates",
-    "transfer_reach",
-    "universality",
-    "window",
     "worst_case",
 ]

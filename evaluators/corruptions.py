@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from evaluators.engine.input_checks import check_images, check_logits
-from evaluators.engine.noise import Noise
-from evaluators.engine.prepared import subject
+from evaluators.engine.noise import ImageNoise
+from evaluators.engine.prepared import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _gaussian_noise(x: Tensor, deviation: float, noise: Noise) -> Tensor:
+def _gaussian_noise(x: Tensor, deviation: float, noise: ImageNoise) -> Tensor:
     return x + deviation * noise.normal(x)
 
 
-def _gaussian_blur(x: Tensor, sigma: float, noise: Noise) -> Tensor:
+def _gaussian_blur(x: Tensor, sigma: float, noise: ImageNoise) -> Tensor:
     reach = int(4 * sigma + 0.5)
     bell = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-reach, reach + 1)]
     x = F.pad(x, (reach, reach, reach, reach), mode="replicate")
@@ -46,19 +46,19 @@ def _gaussian_blur(x: Tensor, sigma: float, noise: Noise) -> Tensor:
     return x
 
 
-def _brightness(x: Tensor, rise: float, noise: Noise) -> Tensor:
+def _brightness(x: Tensor, rise: float, noise: ImageNoise) -> Tensor:
     # The value of HSV, the largest channel, rises; hue and saturation stay if all channels grow by the same factor.
     value = x.amax(1, keepdim=True)
     raised = (value + rise).clamp(max=1)
     return torch.where(value > 0, x / torch.where(value > 0, value, 1) * raised, raised)
 
 
-def _contrast(x: Tensor, factor: float, noise: Noise) -> Tensor:
+def _contrast(x: Tensor, factor: float, noise: ImageNoise) -> Tensor:
     mean = x.mean((2, 3), keepdim=True)
     return mean + factor * (x - mean)
 
 
-def _jpeg(x: Tensor, quality: float, noise: Noise) -> Tensor:
+def _jpeg(x: Tensor, quality: float, noise: ImageNoise) -> Tensor:
     # Through Pillow, which torchvision brings along: torchvision's own coder is about to be removed.
     levels = (x.float() * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
     coded = np.empty_like(levels)
@@ -71,7 +71,7 @@ def _jpeg(x: Tensor, quality: float, noise: Noise) -> Tensor:
 
 # What each does to images (N, C, H, W), and its parameter at severities 1 to 5: the noise's standard deviation, the
 # blur's in pixels, what is added to the value of HSV, the factor on the distance from the mean, the quality in percent.
-CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, Noise], Tensor], tuple[float, ...]]] = {
+CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, ImageNoise], Tensor], tuple[float, ...]]] = {
     "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
     "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
     "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
@@ -116,7 +116,7 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
         raise ValueError(f"corruption must be one of {', '.join(CORRUPTIONS)}, got {name!r}")
     if not isinstance(severity, int) or not 1 <= severity <= 5:
         raise ValueError(f"severity must be a whole number from 1 to 5, got {severity!r}")
-    return _corrupt(x, name, severity, Noise.of(seed, torch.arange(len(x), device=x.device)))
+    return _corrupt(x, name, severity, ImageNoise.of(seed, torch.arange(len(x), device=x.device)))
 
 
 def corruption_errors(
@@ -136,25 +136,25 @@ def corruption_errors(
         ValueError: x or y is out of range, x has another shape, or the network's output is not (N, K) logits.
     """
     check_pictures(x)
-    with subject(network, x, y, batch_size) as ready:
+    with prepare(network, x, y, batch_size) as prepared:
         images = torch.arange(len(x), device=x.device)
 
         def error(name: str, severity: int) -> float:
             def wrong(index: Tensor) -> int:
                 with torch.no_grad():
-                    logits = ready.network(_corrupt(x[index], name, severity, Noise.of(seed, index)))
+                    logits = prepared.network(_corrupt(x[index], name, severity, ImageNoise.of(seed, index)))
                 check_logits(logits, len(index))
                 return int((logits.argmax(1) != y[index]).sum())
 
-            return sum(count for _, count in ready.batches.over(images, wrong)) / len(x)
+            return sum(count for _, count in prepared.batches.over(images, wrong)) / len(x)
 
-        clean = 1 - float(ready.right().double().mean())
+        clean = 1 - float(prepared.right().double().mean())
         errors = {name: [error(name, severity) for severity in range(1, 6)] for name in CORRUPTIONS}
     mean = sum(sum(found) for found in errors.values()) / (5 * len(errors))
     return CorruptionErrors(n=len(x), clean=clean, errors=errors, mean=mean)
 
 
-def _corrupt(x: Tensor, name: str, severity: int, noise: Noise) -> Tensor:
+def _corrupt(x: Tensor, name: str, severity: int, noise: ImageNoise) -> Tensor:
     function, parameters = CORRUPTIONS[name]
     return function(x, parameters[severity - 1], noise).clamp(0, 1)
 

@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.engine.noise import Noise
+    from evaluators.engine.noise import ImageNoise
 
 
 class Norm(ABC):
@@ -46,7 +46,7 @@ class Norm(ABC):
         return (x + self.project(delta, epsilon)).clamp(0, 1)
 
     @abstractmethod
-    def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns perturbations drawn uniformly from the ball of radius epsilon, shaped like x."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Norm(ABC):
         """Returns the size of the largest perturbation that keeps this many pixels within [0, 1]."""
 
 
-def rows(sizes: Tensor, like: Tensor) -> Tensor:
+def broadcast_per_image(sizes: Tensor, like: Tensor) -> Tensor:
     """Returns sizes (N,) shaped to broadcast against (N, ...)."""
     return sizes.view(-1, *[1] * (like.ndim - 1))
 
@@ -82,7 +82,7 @@ class Linf(Norm):
         """Returns delta clipped to [-epsilon, epsilon]."""
         return delta.clamp(min=-epsilon, max=epsilon)
 
-    def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns independent uniform changes of every pixel."""
         return (2 * noise.uniform(x) - 1) * epsilon
 
@@ -110,22 +110,22 @@ class L2(Norm):
     def ascent(self, gradient: Tensor) -> Tensor:
         """Returns the gradient scaled to length 1; a zero gradient stays zero."""
         # Scaled to a largest entry of 1 first: the squares of small gradients would vanish, those of large ones overflow.
-        largest = rows(gradient.flatten(1).abs().amax(1), gradient)
+        largest = broadcast_per_image(gradient.flatten(1).abs().amax(1), gradient)
         scaled = gradient / torch.where(largest > 0, largest, 1)
-        direction: Tensor = scaled / rows(self.size(scaled), scaled).clamp(min=1)
+        direction: Tensor = scaled / broadcast_per_image(self.size(scaled), scaled).clamp(min=1)
         return direction
 
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """Returns delta, shortened to length epsilon where it is longer."""
-        length = rows(self.size(delta), delta)
+        length = broadcast_per_image(self.size(delta), delta)
         shortened: Tensor = delta * (epsilon / length.clamp(min=1e-30)).clamp(max=1)
         return shortened
 
-    def sample(self, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns a uniform direction times a radius with density proportional to r^(d-1)."""
         pixels = x[0].numel()
         radius = noise.uniform(x.flatten(1)[:, :1], draw=1) ** (1 / pixels)
-        return self.ascent(noise.normal(x)) * rows(radius.flatten(), x) * epsilon
+        return self.ascent(noise.normal(x)) * broadcast_per_image(radius.flatten(), x) * epsilon
 
     def largest(self, pixels: int) -> float:
         """Returns the diagonal of the unit cube."""

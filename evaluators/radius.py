@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep, check_attack
-from evaluators.attacks.gradient_oracle import CleanGradients, Target, misclassified
+from evaluators.attacks.gradient_oracle import CleanGradientCache, GradientOracle, misclassified
 from evaluators.engine.batches import forward
 from evaluators.engine.input_checks import as_grid, check_epsilons
-from evaluators.engine.noise import Noise, stream_of
-from evaluators.engine.prepared import Subject, subject
+from evaluators.engine.noise import ImageNoise, stream_of
+from evaluators.engine.prepared import PreparedNetwork, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,12 +67,12 @@ def radii(
     """
     check_attack(attack)
     grid = as_grid(epsilons)
-    with subject(network, x, y, batch_size, attempts=len(grid)) as ready:
-        return measure(ready, attack, grid, tolerance=tolerance, seed=seed, progress=progress)
+    with prepare(network, x, y, batch_size, attempts=len(grid)) as prepared:
+        return measure(prepared, attack, grid, tolerance=tolerance, seed=seed, progress=progress)
 
 
 def measure(
-    ready: Subject,
+    prepared: PreparedNetwork,
     attack: Attack,
     epsilons: Sequence[float],
     *,
@@ -81,10 +81,10 @@ def measure(
     progress: Progress | None = None,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Returns what `radii` does, for a network made ready by `subject`, so that several attacks share the clean pass.
+    """Returns what `radii` does, for a network made ready by `prepare`, so that several attacks share the clean pass.
 
     Args:
-        ready: The network and its images.
+        prepared: The network and its images.
         attack: As for `radii`.
         epsilons: As for `radii`.
         tolerance: As for `radii`.
@@ -95,18 +95,18 @@ def measure(
     """
     check_attack(attack)
     grid = as_grid(epsilons)
-    check_epsilons(grid, attack.norm.largest(ready.x[0].numel()))
+    check_epsilons(grid, attack.norm.largest(prepared.x[0].numel()))
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, a share of the radius, got {tolerance:g}")
     report = progress or (lambda share: None)
-    found = torch.where(ready.right().cpu(), math.inf, 0.0).double()
+    found = torch.where(prepared.right().cpu(), math.inf, 0.0).double()
     if known is not None:
         found = torch.minimum(found, known)
     if isinstance(attack, Ensemble):
-        members = attack.taking(ready.x)
+        members = attack.taking(prepared.x)
         for number, member in enumerate(members):
             found = measure(
-                ready,
+                prepared,
                 member,
                 grid,
                 tolerance=tolerance,
@@ -117,9 +117,9 @@ def measure(
         return found
     grid = [epsilon for epsilon in grid if epsilon > 0]
     if isinstance(attack, MinimumNorm):
-        found = _nearest(ready, attack, grid, found, seed, report, snap=tolerance is None)
+        found = _nearest(prepared, attack, grid, found, seed, report, snap=tolerance is None)
     else:
-        found = _ascend(ready, attack, grid, found, seed, report, tolerance)
+        found = _ascend(prepared, attack, grid, found, seed, report, tolerance)
     report(1.0)
     return found
 
@@ -130,25 +130,32 @@ def _part(report: Progress, number: int, of: int) -> Progress:
 
 
 def _nearest(
-    ready: Subject, attack: MinimumNorm, grid: Sequence[float], found: Tensor, seed: int, report: Progress, *, snap: bool
+    prepared: PreparedNetwork,
+    attack: MinimumNorm,
+    grid: Sequence[float],
+    found: Tensor,
+    seed: int,
+    report: Progress,
+    *,
+    snap: bool,
 ) -> Tensor:
     """Returns the radii under a minimum-norm attack, which runs once: rounded up to the grid if `snap`."""
     if not grid:
         return found
     open_ = (found > grid[0] if snap else found > 0).nonzero().squeeze(1)
-    largest = attack.norm.largest(ready.x[0].numel())
+    largest = attack.norm.largest(prepared.x[0].numel())
 
     def work(batch: Tensor) -> Tensor:
-        x, y = ready.x[batch], ready.y[batch]
+        x, y = prepared.x[batch], prepared.y[batch]
         size = torch.full((len(batch),), largest, dtype=x.dtype, device=x.device)
         points, fooled = attack.craft(
-            ready.network, x, y, size, Noise.of(seed, batch), stop_when_fooled=True, one_pass=ready.batches.size
+            prepared.network, x, y, size, ImageNoise.of(seed, batch), stop_when_fooled=True, one_pass=prepared.batches.size
         )
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     edges = torch.tensor([*grid, math.inf], dtype=torch.float64)
     done = 0
-    for batch, sizes in ready.batches.over(open_.to(ready.x.device), work, loops=True):
+    for batch, sizes in prepared.batches.over(open_.to(prepared.x.device), work, loops=True):
         radius = sizes.double().cpu()
         shrunk = radius / (1 + SLACK)
         radius = edges[torch.searchsorted(edges, shrunk)] if snap else torch.where(shrunk <= grid[-1], radius, math.inf)
@@ -160,7 +167,7 @@ def _nearest(
 
 
 def _ascend(
-    ready: Subject,
+    prepared: PreparedNetwork,
     attack: Attack,
     grid: Sequence[float],
     found: Tensor,
@@ -169,8 +176,8 @@ def _ascend(
     tolerance: float | None,
 ) -> Tensor:
     """Returns the radii under an attack that is given epsilons, from the smallest of the grid up."""
-    directions = _directions(ready, attack, found > 0) if isinstance(attack, SingleStep) else None
-    clean = CleanGradients(ready.x, torch.arange(len(found)))
+    directions = _directions(prepared, attack, found > 0) if isinstance(attack, SingleStep) else None
+    clean = CleanGradientCache(prepared.x, torch.arange(len(found)))
     below = torch.zeros_like(found)  # The largest epsilon at which each image was not fooled.
     for number, epsilon in enumerate(grid):
         open_ = (found > epsilon).nonzero().squeeze(1)
@@ -178,7 +185,7 @@ def _ascend(
             break
         sizes = torch.full((len(open_),), epsilon, dtype=torch.float64)
         fooled = _fooled(
-            ready, attack, directions, clean, open_, sizes, seed, stream_of(epsilon), _part(report, number, len(grid))
+            prepared, attack, directions, clean, open_, sizes, seed, stream_of(epsilon), _part(report, number, len(grid))
         )
         hit = torch.isfinite(fooled)
         found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit]) if tolerance is not None else epsilon
@@ -191,7 +198,7 @@ def _ascend(
             break
         low, high = below[open_], found[open_]
         sizes = torch.where(low > 0, (low * high).sqrt(), high / 4)
-        fooled = _fooled(ready, attack, directions, clean, open_, sizes, seed, turn)
+        fooled = _fooled(prepared, attack, directions, clean, open_, sizes, seed, turn)
         hit = torch.isfinite(fooled)
         found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit])
         below[open_[~hit]] = sizes[~hit]
@@ -199,10 +206,10 @@ def _ascend(
 
 
 def _fooled(
-    ready: Subject,
+    prepared: PreparedNetwork,
     attack: Attack,
     directions: Tensor | None,
-    clean: CleanGradients,
+    clean: CleanGradientCache,
     images: Tensor,
     epsilons: Tensor,
     seed: int,
@@ -211,33 +218,33 @@ def _fooled(
 ) -> Tensor:
     """Returns the size of the perturbation that fools each of some images within epsilons (M,), infinite where none does."""
     sizes = torch.full((len(images),), math.inf, dtype=torch.float64)
-    device = ready.x.device
+    device = prepared.x.device
 
     def work(chosen: Tensor) -> Tensor:
         batch = images[chosen].to(device)
-        x, y, epsilon = ready.x[batch], ready.y[batch], epsilons[chosen].to(ready.x)
+        x, y, epsilon = prepared.x[batch], prepared.y[batch], epsilons[chosen].to(prepared.x)
         if directions is not None:
             points = (x + epsilon.view(-1, *[1] * (x.ndim - 1)) * directions[batch]).clamp(0, 1)
             fooled = torch.zeros(len(batch), dtype=torch.bool, device=device)
         else:
-            noise = Noise.of(seed, batch, stream)
+            noise = ImageNoise.of(seed, batch, stream)
             points, fooled = attack.craft(
-                ready.network,
+                prepared.network,
                 x,
                 y,
                 epsilon,
                 noise,
                 stop_when_fooled=True,
-                one_pass=ready.batches.size,
+                one_pass=prepared.batches.size,
                 clean=clean.select(batch),
             )
         open_ = (~fooled).nonzero().squeeze(1)
         if len(open_):
-            fooled[open_] = misclassified(forward(ready.network, points[open_], ready.batches.size), y[open_])
+            fooled[open_] = misclassified(forward(prepared.network, points[open_], prepared.batches.size), y[open_])
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     done = 0
-    for chosen, found in ready.batches.over(torch.arange(len(images)), work, loops=True):
+    for chosen, found in prepared.batches.over(torch.arange(len(images)), work, loops=True):
         sizes[chosen] = found.double().cpu()
         done += len(chosen)
         if report is not None:
@@ -245,17 +252,17 @@ def _fooled(
     return sizes
 
 
-def _directions(ready: Subject, attack: SingleStep, wanted: Tensor) -> Tensor:
+def _directions(prepared: PreparedNetwork, attack: SingleStep, wanted: Tensor) -> Tensor:
     """Returns the attack's step of size 1 for the images wanted (N,), shaped like x; zero for the others."""
-    directions = torch.zeros_like(ready.x)
+    directions = torch.zeros_like(prepared.x)
 
     def work(batch: Tensor) -> Tensor:
-        x = ready.x[batch]
+        x = prepared.x[batch]
         size = torch.ones(len(batch), dtype=x.dtype, device=x.device)
-        target = Target(ready.network, x, ready.y[batch], attack.norm, size, keep="nothing")
+        target = GradientOracle(prepared.network, x, prepared.y[batch], attack.norm, size, keep="nothing")
         # Projected once here, as `craft` projects every perturbation: scaling by epsilon keeps it in the ball.
         return attack.norm.project(attack.direction(target, x), size.view(-1, *[1] * (x.ndim - 1)))
 
-    for batch, found in ready.batches.over(wanted.nonzero().squeeze(1).to(ready.x.device), work):
+    for batch, found in prepared.batches.over(wanted.nonzero().squeeze(1).to(prepared.x.device), work):
         directions[batch] = found
     return directions

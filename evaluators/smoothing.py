@@ -21,8 +21,8 @@ from scipy.stats import norm
 
 from evaluators.curves.error_curves import Floats, binomial_interval
 from evaluators.engine.input_checks import check_logits
-from evaluators.engine.noise import Noise
-from evaluators.engine.prepared import Subject, subject
+from evaluators.engine.noise import ImageNoise
+from evaluators.engine.prepared import PreparedNetwork, prepare
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,9 +101,9 @@ def certify(
         if not isinstance(draws, int) or draws < least:
             why = f", or every image abstains at alpha {alpha:g}" if name == "n" else ""
             raise ValueError(f"{name} must be a whole number of at least {least}{why}, got {draws!r}")
-    with subject(network, x, y, batch_size) as ready:
-        chosen = _counts(ready, sigma, n0, seed, stream=0).argmax(1)
-        hits = _counts(ready, sigma, n, seed, stream=1)[torch.arange(len(x)), chosen].numpy()
+    with prepare(network, x, y, batch_size) as prepared:
+        chosen = _counts(prepared, sigma, n0, seed, stream=0).argmax(1)
+        hits = _counts(prepared, sigma, n, seed, stream=1)[torch.arange(len(x)), chosen].numpy()
     # Two-sided at twice alpha: its lower end is the one-sided bound at alpha.
     lower = binomial_interval(hits.astype(np.float64), n, confidence=1 - 2 * alpha)[:, 0]
     predictions = np.where(lower > 0.5, chosen.numpy(), -1)
@@ -111,23 +111,23 @@ def certify(
     return Certificates(predictions, radii=np.where(right, sigma * norm.ppf(lower), 0.0), lower=lower)
 
 
-def _counts(ready: Subject, sigma: float, draws: int, seed: int, *, stream: int) -> Tensor:
+def _counts(prepared: PreparedNetwork, sigma: float, draws: int, seed: int, *, stream: int) -> Tensor:
     """Returns how often each class came out over the draws of noise, (N, K) int64, on the CPU."""
-    x = ready.x
-    counts = torch.zeros(ready.logits.shape, dtype=torch.int64, device=x.device)
+    x = prepared.x
+    counts = torch.zeros(prepared.logits.shape, dtype=torch.int64, device=x.device)
 
     def classes(pairs: Tensor) -> Tensor:
         image, draw = pairs // draws, pairs % draws
         # Each draw of an image is an image of its own to the noise: several of them then fit into one batch.
-        noise = Noise.of(seed, (image << 32) + draw, stream)
+        noise = ImageNoise.of(seed, (image << 32) + draw, stream)
         with torch.no_grad():
-            logits: Tensor = ready.network(x[image] + sigma * noise.normal(x[image]))
+            logits: Tensor = prepared.network(x[image] + sigma * noise.normal(x[image]))
         check_logits(logits, len(pairs))
         return logits.argmax(1)
 
     total = len(x) * draws
     for start in range(0, total, _HELD):
         held = torch.arange(start, min(start + _HELD, total), device=x.device)
-        for pairs, found in ready.batches.over(held, classes):
+        for pairs, found in prepared.batches.over(held, classes):
             counts.index_put_((pairs // draws, found), torch.ones_like(found), accumulate=True)
     return counts.cpu()

@@ -6,7 +6,8 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from evaluators import Attack, Linf, Norm, margin
+from evaluators import Attack, Linf, Norm
+from evaluators.attacks import margin
 from nas.training.recipes import Recipe
 
 

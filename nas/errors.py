@@ -65,7 +65,7 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def told(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Returns an error on one line: its kind, and the first line of what it says."""
     line, kind = first_line(error), type(error).__name__
     return kind if line == kind else f"{kind}: {line}"

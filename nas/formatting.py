@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def told_epsilon(epsilon: float) -> str:
+def format_epsilon(epsilon: float) -> str:
     """Returns an epsilon as people write it: 8/255 where it is so many steps of an image of 8 bits, else to three digits.
 
     A number that three digits say in full is left as it is: 0.2 is 51/255, but nobody says so.

@@ -77,7 +77,7 @@ def crowding(points: ArrayLike) -> NDArray[np.float64]:
     return distances[places.reshape(-1)]
 
 
-def standing(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int64]:
+def constrained_rank(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int64]:
     """Returns the place of each point, 0 the best; equally good ones share a place.
 
     What is feasible goes before what is not. Feasible points are ordered by their front, and within it the less crowded
@@ -135,7 +135,7 @@ def hypervolume_history(points: ArrayLike, reference: Sequence[float]) -> NDArra
     return np.cumsum(gains)
 
 
-def spread_choice(points: ArrayLike, count: int, reference: Sequence[float]) -> list[int]:
+def hypervolume_subset(points: ArrayLike, count: int, reference: Sequence[float]) -> list[int]:
     """Returns points that together cover much of a front: the best by the first objective, then what adds most hypervolume.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import field, fields
 from typing import Any
 
 
-class FaultsError(ValueError):
+class ValidationError(ValueError):
     """Several faults in one section, as (key, message) pairs."""
 
     def __init__(self, faults: list[tuple[str, str]]) -> None:
@@ -14,12 +14,12 @@ class FaultsError(ValueError):
         self.faults = faults
 
 
-def number(default: Any, low: float | None = None, high: float | None = None) -> Any:
-    """Returns a dataclass field for a number with inclusive bounds, which `check_numbers` applies."""
+def bounded(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    """Returns a dataclass field for a number with inclusive bounds, which `check_bounds` applies."""
     return field(default=default, metadata={"low": low, "high": high})
 
 
-def check_numbers(settings: Any) -> list[tuple[str, str]]:
+def check_bounds(settings: Any) -> list[tuple[str, str]]:
     """Returns the faults of the numbers in a dataclass of settings: values outside the bounds of their fields."""
     faults = []
     for f in fields(settings):
@@ -29,18 +29,18 @@ def check_numbers(settings: Any) -> list[tuple[str, str]]:
         if value != value:  # NaN compares with nothing.
             faults.append((f.name, "must be a number, got nan"))
         elif low is not None and value < low:
-            faults.append((f.name, f"must be at least {plain(low)}, got {plain(value)}"))
+            faults.append((f.name, f"must be at least {format_number(low)}, got {format_number(value)}"))
         elif high is not None and value > high:
-            faults.append((f.name, f"must be at most {plain(high)}, got {plain(value)}"))
+            faults.append((f.name, f"must be at most {format_number(high)}, got {format_number(value)}"))
     return faults
 
 
-def plain(value: float) -> str:
+def format_number(value: float) -> str:
     """Returns a number as a person writes it: all digits of an int, no zeros behind the point of a float."""
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-def refuse(faults: list[tuple[str, str]]) -> None:
+def raise_if_invalid(faults: list[tuple[str, str]]) -> None:
     """Raises what is wrong, if anything is."""
     if faults:
-        raise FaultsError(faults)
+        raise ValidationError(faults)

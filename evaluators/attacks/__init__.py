@@ -17,7 +17,7 @@ from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
 from evaluators.attacks.fgsm import FGSM
 from evaluators.attacks.fmn import FMN
-from evaluators.attacks.gradient_oracle import Target
+from evaluators.attacks.gradient_oracle import GradientOracle
 from evaluators.attacks.hop_skip_jump import HopSkipJump
 from evaluators.attacks.iterative_ll import IterativeLL
 from evaluators.attacks.losses import (
@@ -32,7 +32,7 @@ from evaluators.attacks.losses import (
     targeted_margin,
 )
 from evaluators.attacks.mi_fgsm import MIFGSM
-from evaluators.attacks.minimum_norm_ensemble import Nearest
+from evaluators.attacks.minimum_norm_ensemble import MinimumNormEnsemble
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.step_ll import StepLL
@@ -56,7 +56,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "ddn": DDN,
     "hop_skip_jump": HopSkipJump,
     "autoattack": AutoAttack,
-    "nearest": Nearest,
+    "nearest": MinimumNormEnsemble,
 }
 
 
@@ -102,15 +102,15 @@ __all__ = [
     "AutoAttack",
     "DeepFool",
     "Ensemble",
+    "GradientOracle",
     "HopSkipJump",
     "IterativeLL",
     "Loss",
     "MinimumNorm",
-    "Nearest",
+    "MinimumNormEnsemble",
     "SingleStep",
     "Square",
     "StepLL",
-    "Target",
     "TargetedAPGD",
     "Transfer",
     "UniformNoise",

@@ -14,15 +14,15 @@ import torch
 
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import Loss, cross_entropy, targeted_dlr, targeted_margin
-from evaluators.norms import Linf, Norm, rows
+from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 _MOMENTUM = 0.75  # The paper's alpha: the share of the new step, against 0.25 of the one before.
 
@@ -54,7 +54,7 @@ class APGD(Attack):
             raise ValueError(f"restarts must be at least 1, got {self.restarts}")
         _check(self.steps, self.rho)
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the point of largest loss of all walks, minus x."""
         walks = (
             climb(target, x, epsilon, noise.fork(walk), self.norm, self.loss, steps=self.steps, rho=self.rho)
@@ -90,7 +90,7 @@ class TargetedAPGD(Attack):
             raise ValueError(f"targets must be at least 1, got {self.targets}")
         _check(self.steps, self.rho)
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the point at which the class of its walk came out furthest above the label, minus x."""
         logits = target.logits(x).scatter(1, target.labels[:, None], -math.inf)
         classes = logits.topk(min(self.targets, logits.shape[1] - 1)).indices
@@ -103,10 +103,10 @@ class TargetedAPGD(Attack):
 
 
 def climb(
-    target: Target,
+    target: GradientOracle,
     x: Tensor,
     epsilon: Tensor,
-    noise: Noise,
+    noise: ImageNoise,
     norm: Norm,
     loss: Loss,
     *classes: Tensor,
@@ -163,15 +163,15 @@ def checkpoints(steps: int) -> dict[int, int]:
     return found
 
 
-def _surface(norm: Norm, x: Tensor, noise: Noise) -> Tensor:
+def _surface(norm: Norm, x: Tensor, noise: ImageNoise) -> Tensor:
     """Returns random perturbations of size 1, shaped like x: draws from the ball, pushed out to its surface."""
     drawn = norm.sample(x, torch.ones_like(x), noise)
-    return drawn / rows(norm.size(drawn).clamp(min=1e-12), x)
+    return drawn / broadcast_per_image(norm.size(drawn).clamp(min=1e-12), x)
 
 
 def _choose(images: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
     """Returns `chosen` (N, ...) for the images (N,) bool, and `other` for the rest."""
-    return torch.where(rows(images, chosen), chosen, other)
+    return torch.where(broadcast_per_image(images, chosen), chosen, other)
 
 
 def _largest(walks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
-from evaluators.attacks.gradient_oracle import AllFooledError, Keep, Target
+from evaluators.attacks.gradient_oracle import AllFooledError, GradientOracle, Keep
 from evaluators.engine.batches import find_batches
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons, check_images, check_labels, check_logits, check_module
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 from evaluators.norms import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.attacks.gradient_oracle import CleanGradients
+    from evaluators.attacks.gradient_oracle import CleanGradientCache
 
 
 class Attack(ABC):
@@ -30,7 +30,7 @@ class Attack(ABC):
     norm: Norm
 
     @abstractmethod
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns perturbations delta, shaped like x.
 
         The result is projected afterwards, so a loop projects only where its paper does.
@@ -93,7 +93,7 @@ class Attack(ABC):
                     x[batch],
                     y[batch],
                     radius[batch],
-                    Noise.of(seed, batch),
+                    ImageNoise.of(seed, batch),
                     stop_when_fooled=stop_when_fooled,
                     one_pass=batches.size,
                 )[0]
@@ -108,11 +108,11 @@ class Attack(ABC):
         x: Tensor,
         y: Tensor,
         epsilon: Tensor,
-        noise: Noise,
+        noise: ImageNoise,
         *,
         stop_when_fooled: bool,
         one_pass: int | None = None,
-        clean: CleanGradients | None = None,
+        clean: CleanGradientCache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns adversarial images (N, ...) and which are known to fool (N,), with no check of the inputs.
 
@@ -124,7 +124,7 @@ class Attack(ABC):
         keep: Keep = "first" if stop_when_fooled or isinstance(self, Ensemble) else "nothing"
         if isinstance(self, MinimumNorm):
             keep = "nearest"
-        target = Target(network, x, y, self.norm, epsilon, keep=keep, one_pass=one_pass, clean=clean)
+        target = GradientOracle(network, x, y, self.norm, epsilon, keep=keep, one_pass=one_pass, clean=clean)
         try:
             delta = self.perturb(target, x, ball, noise)
         except AllFooledError:
@@ -159,11 +159,11 @@ class SingleStep(Attack):
     """
 
     @abstractmethod
-    def direction(self, target: Target, x: Tensor) -> Tensor:
+    def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
         """Returns the perturbation of size 1 to scale by epsilon, shaped like x."""
 
     @final
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns epsilon times the direction."""
         return epsilon * self.direction(target, x)
 
@@ -176,11 +176,11 @@ class MinimumNorm(Attack):
     """
 
     @abstractmethod
-    def minimise(self, target: Target, x: Tensor, noise: Noise) -> None:
+    def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Asks the target about points nearer and nearer to x, (N, ...), that fool; returns nothing."""
 
     @final
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the nearest perturbation found that fools within epsilon; zero where there is none."""
         self.minimise(target, x, noise)
         return target.points - x
@@ -202,7 +202,7 @@ class Ensemble(Attack):
         return tuple(member for member in self.members() if member.takes(x))
 
     @final
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the perturbation of the last member; what the others found, the target has kept."""
         delta = torch.zeros_like(x)
         for number, member in enumerate(self.taking(x)):

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from evaluators.attacks.base import Attack
-from evaluators.attacks.gradient_steps import check_steps, walk
+from evaluators.attacks.gradient_steps import check_steps, gradient_steps
 from evaluators.attacks.losses import Loss, cross_entropy
 from evaluators.norms import Linf, Norm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -46,6 +46,6 @@ class BIM(Attack):
     def __post_init__(self) -> None:
         check_steps(self.steps, self.step_size)
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the last point of the walk, minus x."""
-        return walk(target, self.norm, x, x, epsilon, self.loss, steps=self.steps, step_size=self.step_size)
+        return gradient_steps(target, self.norm, x, x, epsilon, self.loss, steps=self.steps, step_size=self.step_size)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.norms import Norm, rows
+from evaluators.norms import Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.attacks.gradient_oracle import GradientOracle
 
 
-def bisect(target: Target, norm: Norm, x: Tensor, points: Tensor, steps: int) -> Tensor:
+def bisect(target: GradientOracle, norm: Norm, x: Tensor, points: Tensor, steps: int) -> Tensor:
     """Returns misclassified points nearer to x, (N, ...), after `steps` decisions for each image.
 
     The perturbation is shortened by the norm's own projection, along the straight line in L2 and by clipping in Linf, and
@@ -25,8 +25,8 @@ def bisect(target: Target, norm: Norm, x: Tensor, points: Tensor, steps: int) ->
     low, high = torch.zeros_like(norm.size(delta)), norm.size(delta)
     for _ in range(steps):
         middle = (low + high) / 2
-        shorter = norm.inside(x, delta, rows(middle, x))
+        shorter = norm.inside(x, delta, broadcast_per_image(middle, x))
         wrong = target.wrong(shorter)
         low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
-        points = torch.where(rows(wrong, x), shorter, points)
+        points = torch.where(broadcast_per_image(wrong, x), shorter, points)
     return points

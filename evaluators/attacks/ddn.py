@@ -15,13 +15,13 @@ import torch
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
 from evaluators.attacks.losses import Loss, cross_entropy, margin
-from evaluators.norms import L2, Norm, rows
+from evaluators.norms import L2, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -56,7 +56,7 @@ class DDN(MinimumNorm):
         if not 0 < self.gamma < 1:
             raise ValueError(f"gamma must be between 0 and 1, got {self.gamma}")
 
-    def minimise(self, target: Target, x: Tensor, noise: Noise) -> None:
+    def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Asks about the points of the walk, then about the way back from the nearest that fooled."""
 
         def judged(logits: Tensor, y: Tensor) -> Tensor:
@@ -72,11 +72,11 @@ class DDN(MinimumNorm):
             value, gradient = target.value_and_gradient(points, judged)
             wrong, size = value > 0, self.norm.size(points - x)
             closer = wrong & (size < best)
-            best, nearest = torch.where(closer, size, best), torch.where(rows(closer, x), points, nearest)
+            best, nearest = torch.where(closer, size, best), torch.where(broadcast_per_image(closer, x), points, nearest)
             # Where the gradient is zero, a random direction, as in the authors' code.
             flat = gradient.flatten(1).abs().amax(1) == 0
-            gradient = torch.where(rows(flat, x), noise.normal(x, step), gradient)
+            gradient = torch.where(broadcast_per_image(flat, x), noise.normal(x, step), gradient)
             radius = radius * torch.where(wrong, 1 - self.gamma, 1 + self.gamma)
-            delta = rows(radius, x) * self.norm.ascent(delta + length * self.norm.ascent(gradient))
+            delta = broadcast_per_image(radius, x) * self.norm.ascent(delta + length * self.norm.ascent(gradient))
             delta = (x + delta).clamp(0, 1) - x
         bisect(target, self.norm, x, nearest, 10)

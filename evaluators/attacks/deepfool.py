@@ -14,13 +14,13 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.losses import targeted_margin
-from evaluators.norms import Linf, Norm, rows
+from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -54,7 +54,7 @@ class DeepFool(MinimumNorm):
         if self.candidates < 2:
             raise ValueError(f"candidates must be at least 2, the right class and one other, got {self.candidates}")
 
-    def minimise(self, target: Target, x: Tensor, noise: Noise) -> None:
+    def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Asks about the point after each step, until every image is misclassified."""
         others = target.logits(x).scatter(1, target.labels[:, None], -math.inf)
         rivals = others.topk(min(self.candidates, others.shape[1]) - 1).indices.unbind(1)
@@ -70,10 +70,10 @@ class DeepFool(MinimumNorm):
                 away = value.abs() / self.norm.dual(gradient)
                 nearer = away < distance
                 distance = torch.where(nearer, away, distance)
-                step = torch.where(rows(nearer, x), self.norm.ascent(gradient), step)
+                step = torch.where(broadcast_per_image(nearer, x), self.norm.ascent(gradient), step)
             if wrong.all():
                 return
             # Where pixels are clipped each step covers but a part of its way: without the thousandth it would never arrive.
             distance = distance + self.norm.size(delta) / 1000
-            delta = delta + rows(torch.where(~wrong & distance.isfinite(), distance, 0), x) * step
+            delta = delta + broadcast_per_image(torch.where(~wrong & distance.isfinite(), distance, 0), x) * step
         target.wrong((x + (1 + self.overshoot) * delta).clamp(0, 1))

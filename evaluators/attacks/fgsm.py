@@ -15,7 +15,7 @@ from evaluators.norms import Linf, Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.attacks.gradient_oracle import GradientOracle
 
 
 @final
@@ -33,6 +33,6 @@ class FGSM(SingleStep):
     norm: Norm = Linf()
     loss: Loss = cross_entropy
 
-    def direction(self, target: Target, x: Tensor) -> Tensor:
+    def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
         """Returns the steepest ascent of the loss at the clean image."""
         return self.norm.ascent(target.gradient(x, self.loss))

@@ -15,13 +15,13 @@ import torch
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
 from evaluators.attacks.losses import margin
-from evaluators.norms import Linf, Norm, rows
+from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -57,7 +57,7 @@ class FMN(MinimumNorm):
         if not 0.001 <= self.gamma < 1:
             raise ValueError(f"gamma must be between 0.001 and 1, got {self.gamma}")
 
-    def minimise(self, target: Target, x: Tensor, noise: Noise) -> None:
+    def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Asks about the points of the walk, then about the way back from the nearest that fooled."""
         delta, nearest = torch.zeros_like(x), x
         radius = best = x.new_full((len(x),), math.inf)
@@ -70,12 +70,12 @@ class FMN(MinimumNorm):
             value, gradient = target.value_and_gradient(points, margin)
             wrong, size = value > 0, self.norm.size(delta)
             closer = wrong & (size < best)
-            best, nearest = torch.where(closer, size, best), torch.where(rows(closer, x), points, nearest)
+            best, nearest = torch.where(closer, size, best), torch.where(broadcast_per_image(closer, x), points, nearest)
             # A little farther than the linear boundary, which a linear network would otherwise never cross.
             linear = (1 + gamma) * (size + value.abs() / self.norm.dual(gradient).clamp(min=tiny))
             grown = torch.where(best.isfinite(), (1 + gamma) * radius, linear)
             radius = torch.where(wrong, torch.minimum((1 - gamma) * radius, best), grown).clamp(max=largest)
-            ball = rows(radius, x)
+            ball = broadcast_per_image(radius, x)
             delta = self.norm.project(delta + length * ball * self.norm.ascent(gradient), ball)
             delta = (x + delta).clamp(0, 1) - x
         bisect(target, self.norm, x, nearest, 10)

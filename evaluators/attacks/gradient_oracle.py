@@ -27,7 +27,7 @@ class AllFooledError(Exception):
 
 
 @final
-class CleanGradients:
+class CleanGradientCache:
     """Gradients at clean images, taken once: walks that begin there begin alike at every epsilon of a curve.
 
     Attributes:
@@ -39,9 +39,9 @@ class CleanGradients:
         self.x, self.images = x, images
         self._kept = {} if kept is None else kept
 
-    def select(self, index: Tensor) -> CleanGradients:
+    def select(self, index: Tensor) -> CleanGradientCache:
         """Returns the same memory for some of the images, by their index in x, (K,)."""
-        return CleanGradients(self.x, index, self._kept)
+        return CleanGradientCache(self.x, index, self._kept)
 
     def take(self, places: Tensor, loss: Loss, ask: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Returns the loss at some images, (K,), and its gradient, (K, ...).
@@ -64,7 +64,7 @@ class CleanGradients:
 
 
 @final
-class Target:
+class GradientOracle:
     """A network, the images under attack (N, ...), their labels (N,) and the ball in which they may move.
 
     An attack asks it for gradients, losses and logits at points of its choice, always for the whole batch. Where `keep` is
@@ -89,7 +89,7 @@ class Target:
         *,
         keep: Keep,
         one_pass: int | None = None,
-        clean: CleanGradients | None = None,
+        clean: CleanGradientCache | None = None,
     ) -> None:
         self._network, self._x, self.labels = network, x, y
         self._one_pass, self._clean = one_pass or max(1, len(x)), clean

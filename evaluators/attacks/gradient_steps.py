@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.attacks.gradient_oracle import GradientOracle
     from evaluators.attacks.losses import Loss
     from evaluators.norms import Norm
 
@@ -25,8 +25,8 @@ def check_steps(steps: int, step_size: float) -> None:
         raise ValueError(f"step_size must be positive, a fraction of epsilon, got {step_size}")
 
 
-def walk(
-    target: Target,
+def gradient_steps(
+    target: GradientOracle,
     norm: Norm,
     x: Tensor,
     start: Tensor,

@@ -14,13 +14,13 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
-from evaluators.norms import L2, Linf, Norm, rows
+from evaluators.norms import L2, Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 # Decisions set aside for the first misclassified point, and for the length of each step.
 STARTS, LENGTHS = 30, 10
@@ -55,7 +55,7 @@ class HopSkipJump(MinimumNorm):
         if self.probes < 1:
             raise ValueError(f"probes must be at least 1, got {self.probes}")
 
-    def minimise(self, target: Target, x: Tensor, noise: Noise) -> None:
+    def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Asks about points on the boundary, nearer and nearer to x, and about the probes around them."""
         pixels = x[0].numel()
         # The paper's precision, theta = pixels^-3/2 in L2 and pixels^-2 in Linf, as far as single precision can follow.
@@ -69,7 +69,7 @@ class HopSkipJump(MinimumNorm):
             points = bisect(target, self.norm, x, points, halvings)
             left, turn = left - probes - LENGTHS - halvings, turn + 1
 
-    def _start(self, target: Target, x: Tensor, noise: Noise) -> Tensor:
+    def _start(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> Tensor:
         """Returns a misclassified point for each image, (N, ...); the image itself where it is wrong, or none is found."""
         points, found = x, target.wrong(x)
         for draw in range(STARTS - 1):
@@ -77,30 +77,34 @@ class HopSkipJump(MinimumNorm):
                 break
             # To many networks all noise is of one class: after it come black and white pixels, and a plain grey, in turn.
             pixels = noise.uniform(x, draw)
-            tried = (pixels, pixels.round(), rows(pixels.flatten(1)[:, 0], x).expand_as(x))[draw % 3]
+            tried = (pixels, pixels.round(), broadcast_per_image(pixels.flatten(1)[:, 0], x).expand_as(x))[draw % 3]
             wrong = target.wrong(tried) & ~found
-            points, found = torch.where(rows(wrong, x), tried, points), found | wrong
+            points, found = torch.where(broadcast_per_image(wrong, x), tried, points), found | wrong
         return points
 
-    def _direction(self, target: Target, points: Tensor, width: Tensor, probes: int, noise: Noise) -> Tensor:
+    def _direction(self, target: GradientOracle, points: Tensor, width: Tensor, probes: int, noise: ImageNoise) -> Tensor:
         """Returns the step of size 1 towards misclassified points, from random probes at a distance width (N,)."""
         moves, gains, mean = torch.zeros_like(points), torch.zeros_like(points), torch.zeros_like(width)
         for draw in range(probes):
-            probe = (points + rows(width, points) * L2().ascent(noise.normal(points, draw))).clamp(0, 1)
+            probe = (points + broadcast_per_image(width, points) * L2().ascent(noise.normal(points, draw))).clamp(0, 1)
             move = probe - points
             answer = torch.where(target.wrong(probe), 1.0, -1.0).to(points.dtype)
-            moves, gains, mean = moves + move, gains + rows(answer, points) * move, mean + answer / probes
+            moves, gains, mean = moves + move, gains + broadcast_per_image(answer, points) * move, mean + answer / probes
         # The mean answer is the baseline that lowers the variance, except where all answers are the same.
         baseline = torch.where(mean.abs() > 1 - 0.5 / probes, 0, mean)
-        return self.norm.ascent(gains - rows(baseline, points) * moves)
+        return self.norm.ascent(gains - broadcast_per_image(baseline, points) * moves)
 
-    def _step(self, target: Target, points: Tensor, direction: Tensor, length: Tensor) -> Tensor:
+    def _step(self, target: GradientOracle, points: Tensor, direction: Tensor, length: Tensor) -> Tensor:
         """Returns misclassified points along the direction, at the first of length, length / 2, ... that has one."""
         arrived = torch.zeros_like(length, dtype=torch.bool)
         for _ in range(LENGTHS):
-            ahead = (points + rows(length, points) * direction).clamp(0, 1)
+            ahead = (points + broadcast_per_image(length, points) * direction).clamp(0, 1)
             wrong = target.wrong(ahead) & ~arrived
-            points, arrived, length = torch.where(rows(wrong, points), ahead, points), arrived | wrong, length / 2
+            points, arrived, length = (
+                torch.where(broadcast_per_image(wrong, points), ahead, points),
+                arrived | wrong,
+                length / 2,
+            )
             if arrived.all():
                 break
         return points

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from evaluators.attacks.base import Attack
-from evaluators.attacks.gradient_steps import check_steps, walk
+from evaluators.attacks.gradient_steps import check_steps, gradient_steps
 from evaluators.attacks.losses import Loss, cross_entropy, targeted
 from evaluators.norms import Linf, Norm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -46,10 +46,10 @@ class IterativeLL(Attack):
         check_steps(self.steps, self.step_size)
         targeted(self.loss)
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the last point of the walk, minus x."""
         least_likely = target.logits(x).argmin(1)
-        return walk(
+        return gradient_steps(
             target,
             self.norm,
             x,

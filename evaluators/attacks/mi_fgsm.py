@@ -14,13 +14,13 @@ import torch
 from evaluators.attacks.base import Attack
 from evaluators.attacks.gradient_steps import check_steps
 from evaluators.attacks.losses import Loss, cross_entropy
-from evaluators.norms import Linf, Norm, rows
+from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -53,12 +53,12 @@ class MIFGSM(Attack):
         if not 0 <= self.decay < math.inf:
             raise ValueError(f"decay must not be negative, got {self.decay}")
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the last point of the walk, minus x."""
         points, velocity = x, torch.zeros_like(x)
         for _ in range(self.steps):
             gradient = target.gradient(points, self.loss)
-            length = rows(gradient.flatten(1).abs().sum(1), gradient).clamp(min=torch.finfo(x.dtype).tiny)
+            length = broadcast_per_image(gradient.flatten(1).abs().sum(1), gradient).clamp(min=torch.finfo(x.dtype).tiny)
             velocity = self.decay * velocity + gradient / length
             moved = points + self.step_size * epsilon * self.norm.ascent(velocity)
             points = self.norm.inside(x, moved - x, epsilon)

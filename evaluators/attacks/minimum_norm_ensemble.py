@@ -20,7 +20,7 @@ from evaluators.norms import L2, Linf, Norm
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Nearest(Ensemble):
+class MinimumNormEnsemble(Ensemble):
     """DeepFool, FMN, in L2 also DDN, then PGD on the margin: give `radii` a tolerance, and it bisects the last.
 
     Attributes:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators.attacks.base import Attack
-from evaluators.attacks.gradient_steps import check_steps, walk
+from evaluators.attacks.gradient_steps import check_steps, gradient_steps
 from evaluators.attacks.losses import Loss, cross_entropy
-from evaluators.norms import Linf, Norm, rows
+from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -56,7 +56,7 @@ class PGD(Attack):
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts must be 1 without a random start, got {self.restarts}; set random_start to true")
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the last point of the walk, minus x; of several walks, that with the larger loss."""
         delta = self._walk(target, x, epsilon, noise)
         if self.restarts == 1:
@@ -65,10 +65,10 @@ class PGD(Attack):
         for restart in range(1, self.restarts):
             again = self._walk(target, x, epsilon, noise.fork(restart))
             value = target.value((x + again).clamp(0, 1), self.loss)
-            delta = torch.where(rows(value > largest, x), again, delta)
+            delta = torch.where(broadcast_per_image(value > largest, x), again, delta)
             largest = torch.maximum(value, largest)
         return delta
 
-    def _walk(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def _walk(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         start = (x + self.norm.sample(x, epsilon, noise)).clamp(0, 1) if self.random_start else x
-        return walk(target, self.norm, x, start, epsilon, self.loss, steps=self.steps, step_size=self.step_size)
+        return gradient_steps(target, self.norm, x, start, epsilon, self.loss, steps=self.steps, step_size=self.step_size)

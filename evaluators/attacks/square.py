@@ -20,8 +20,8 @@ from evaluators.norms import L2, Linf, Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 # The squares shrink to 1/2, 1/4, 1/8, ... of their first area after this many of 10,000 queries.
 _SHRINK = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -60,7 +60,7 @@ class Square(Attack):
         """Returns whether x holds pictures, (N, C, H, W)."""
         return x.ndim == 4
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the best point found, minus x.
 
         Raises:
@@ -100,7 +100,7 @@ class Square(Attack):
         return min(max(side, 1), height, width)
 
 
-def stripes(x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+def stripes(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
     """Returns images with each column of each channel moved by plus or minus epsilon, shaped like x."""
     return (x + epsilon * _sign(noise.uniform(x[:, :, :1]))).clamp(0, 1)
 
@@ -129,7 +129,7 @@ def recolour(
     return square, before
 
 
-def tiles(x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+def tiles(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
     """Returns images with a grid of bumps of random signs, scaled to length epsilon, shaped like x."""
     count, channels, height, width = x.shape
     side = max(min(height, width) // 5, 1)

@@ -15,7 +15,7 @@ from evaluators.norms import Linf, Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
+    from evaluators.attacks.gradient_oracle import GradientOracle
 
 
 @final
@@ -37,7 +37,7 @@ class StepLL(SingleStep):
     def __post_init__(self) -> None:
         targeted(self.loss)
 
-    def direction(self, target: Target, x: Tensor) -> Tensor:
+    def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
         """Returns the steepest ascent of the loss towards the least likely class."""
         aimed = targeted(self.loss)
         return self.norm.ascent(target.gradient(x, lambda logits, y: aimed(logits, y, logits.argmin(1))))

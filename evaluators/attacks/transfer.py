@@ -20,8 +20,8 @@ from evaluators.norms import Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -54,7 +54,7 @@ class Transfer(Attack):
             raise TypeError(f"attack must be an Attack, got {type(self.attack).__name__}")
         object.__setattr__(self, "norm", self.attack.norm)
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the perturbation that the inner attack finds on the source.
 
         Raises:

@@ -11,8 +11,8 @@ from evaluators.norms import Linf, Norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import Target
-    from evaluators.engine.noise import Noise
+    from evaluators.attacks.gradient_oracle import GradientOracle
+    from evaluators.engine.noise import ImageNoise
 
 
 @final
@@ -26,6 +26,6 @@ class UniformNoise(Attack):
 
     norm: Norm = Linf()
 
-    def perturb(self, target: Target, x: Tensor, epsilon: Tensor, noise: Noise) -> Tensor:
+    def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns one draw from the ball."""
         return self.norm.sample(x, epsilon, noise)

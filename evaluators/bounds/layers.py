@@ -39,7 +39,7 @@ from evaluators.bounds.rules import (
 
 # The layer is of the type that it stands beside in the table.
 LayerRule = Callable[[Any, Bound, Balls, str], Bound]
-Target = Callable[..., Any] | str
+GradientOracle = Callable[..., Any] | str
 
 # Numbers of the Fourier transform of a kernel, beyond which the coarser bound must do.
 _MOST_FREQUENCIES = 1 << 24
@@ -136,20 +136,20 @@ LAYERS: dict[type[nn.Module], LayerRule] = {
         [nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d], averaging
     ),
 }
-RISING: set[Target] = {torch.relu, F.relu, F.relu6, torch.tanh, torch.sigmoid, "relu", "relu_", "tanh", "sigmoid"}
-AVERAGING: set[Target] = {
+RISING: set[GradientOracle] = {torch.relu, F.relu, F.relu6, torch.tanh, torch.sigmoid, "relu", "relu_", "tanh", "sigmoid"}
+AVERAGING: set[GradientOracle] = {
     *(torch.flatten, torch.mean, torch.sum, torch.reshape, torch.permute, torch.squeeze, torch.unsqueeze),
     *(torch.zeros_like, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, operator.getitem),
     *("flatten", "mean", "sum", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
 }
 # What may return a view of what it is given.
-VIEWS: set[Target] = {
+VIEWS: set[GradientOracle] = {
     *(torch.flatten, torch.reshape, torch.permute, torch.squeeze, torch.unsqueeze, operator.getitem),
     *("flatten", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
 }
-NEGATION: set[Target] = {operator.neg, torch.neg, torch.negative, "neg", "negative"}
+NEGATION: set[GradientOracle] = {operator.neg, torch.neg, torch.negative, "neg", "negative"}
 SIGNS = {"+": 1, "-": -1}
-ARITHMETIC: dict[Target, str] = {
+ARITHMETIC: dict[GradientOracle, str] = {
     **dict.fromkeys([operator.add, torch.add, "add", operator.iadd, "add_"], "+"),
     **dict.fromkeys([operator.sub, torch.sub, "sub", operator.isub, "sub_"], "-"),
     **dict.fromkeys([operator.mul, torch.mul, "mul", operator.imul, "mul_"], "*"),
@@ -157,7 +157,7 @@ ARITHMETIC: dict[Target, str] = {
 }
 
 
-def operation(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], balls: Balls, step: str) -> Bound:
+def operation(target: GradientOracle, args: tuple[Any, ...], kwargs: dict[str, Any], balls: Balls, step: str) -> Bound:
     """Returns the bound on what a function or method makes of arguments of which one at least is a bound.
 
     Args:
@@ -194,7 +194,7 @@ def operation(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], bal
     raise NoRuleError(f"there is no rule for the operation {name} on what it is given")
 
 
-def _callable(target: Target) -> Callable[..., Tensor]:
+def _callable(target: GradientOracle) -> Callable[..., Tensor]:
     target = "relu" if target == "relu_" else target
     return getattr(Tensor, target) if isinstance(target, str) else target
 

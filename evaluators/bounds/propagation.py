@@ -34,7 +34,7 @@ from evaluators.engine.batches import Batches
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_images, check_module
 from evaluators.engine.prepared import predict
-from evaluators.norms import L2, rows
+from evaluators.norms import L2, broadcast_per_image
 from evaluators.regions.sampling import check_norm
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _prove(
 
     def bound(radius: Tensor) -> Bound:
         balls = Balls(isinstance(norm, L2), radius, gains)
-        around = rows(radius, x)
+        around = broadcast_per_image(radius, x)
         start = Bound(x, (x - around).clamp(min=0), (x + around).clamp(max=1), 1.0)
         with torch.no_grad():
             found = _Propagation(traced.steps, balls).run(start)

@@ -36,14 +36,14 @@ from evaluators.checks.radii import (
     enough_images,
     many_steps_beat_one,
 )
-from evaluators.checks.result import LEVEL, TOLERANCE, Check
+from evaluators.checks.result import LEVEL, TOLERANCE, CheckResult
 from evaluators.checks.run import SUBSET, check_attacks, check_network, subset
 
 __all__ = [
     "LEVEL",
     "SUBSET",
     "TOLERANCE",
-    "Check",
+    "CheckResult",
     "batch_independent",
     "black_box_is_weaker",
     "check_attacks",

@@ -1,6 +1,6 @@
 """Checks that attack again: where an attack that should find no more, or all there is, does otherwise.
 
-All of them work on a `Subject` of a few hundred images, and on radii (N,) that were measured on the same images.
+All of them work on a `PreparedNetwork` of a few hundred images, and on radii (N,) that were measured on the same images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.uniform_noise import UniformNoise
 from evaluators.checks.radii import black_box_is_weaker
-from evaluators.checks.result import Check, beyond, excess, largest
+from evaluators.checks.result import CheckResult, binomial_excess, excess, largest
 from evaluators.radius import measure
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from evaluators.attacks.base import Attack
     from evaluators.curves.error_curves import Floats
-    from evaluators.engine.prepared import Subject
+    from evaluators.engine.prepared import PreparedNetwork
     from evaluators.norms import Norm
 
 QUERIES = 200
 
 
-def reaches_chance(ready: Subject) -> Check:
+def reaches_chance(prepared: PreparedNetwork) -> CheckResult:
     """Passes if an unbounded attack (L-infinity, epsilon 0.5, PGD-40 on the margin) brings the error to chance or above.
 
     A grey image is within 0.5 of every image, so a working attack must get there.
@@ -40,24 +40,24 @@ def reaches_chance(ready: Subject) -> Check:
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: unbounded attacks reach 100 %.
     """
     attack = PGD(loss=margin, steps=40, step_size=0.1)
-    error = float((measure(ready, attack, [0.5]) <= 0.5).double().mean())
-    chance = 1 - 1 / ready.logits.shape[1]
-    return Check("reaches_chance", error >= chance, {"error": error, "chance": chance, "epsilon": 0.5})
+    error = float((measure(prepared, attack, [0.5]) <= 0.5).double().mean())
+    chance = 1 - 1 / prepared.logits.shape[1]
+    return CheckResult("reaches_chance", error >= chance, {"error": error, "chance": chance, "epsilon": 0.5})
 
 
-def noise_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilons: Sequence[float]) -> Check:
+def noise_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilons: Sequence[float]) -> CheckResult:
     """Passes if random noise finds no more than the attacks, whose worst radii are given, at any epsilon.
 
     The rule: no excess beyond chance (McNemar's test) and a tolerance of 0.03.
 
     Source: Carlini et al., arXiv:1902.06705, section 4.3; Athalye et al., ICML 2018, section 3.2, random sampling.
     """
-    noise = measure(ready, UniformNoise(norm=norm), epsilons).numpy()
+    noise = measure(prepared, UniformNoise(norm=norm), epsilons).numpy()
     passed, evidence = largest([excess(noise <= e, worst <= e) for e in epsilons], epsilons)
-    return Check(f"noise_is_weaker_{norm.name}", passed, evidence)
+    return CheckResult(f"noise_is_weaker_{norm.name}", passed, evidence)
 
 
-def enough_steps(ready: Subject, name: str, attack: Attack, worst: Floats, epsilon: float) -> Check:
+def enough_steps(prepared: PreparedNetwork, name: str, attack: Attack, worst: Floats, epsilon: float) -> CheckResult:
     """Passes if an attack given four times its steps (twice from 26 on) fools hardly any image that none fooled before.
 
     The rule: at epsilon at most 5 % of all images are newly fooled, or not more than 2 % beyond chance: some always are.
@@ -65,7 +65,7 @@ def enough_steps(ready: Subject, name: str, attack: Attack, worst: Floats, epsil
     Source: Carlini et al., arXiv:1902.06705, section 4.4: attacks must be run until they have converged.
 
     Args:
-        ready: The network and N images.
+        prepared: The network and N images.
         name: The attack's name, for the evidence.
         attack: One with a setting `steps`.
         worst: Smallest radius of each image over all attacks of the norm, (N,).
@@ -74,8 +74,8 @@ def enough_steps(ready: Subject, name: str, attack: Attack, worst: Floats, epsil
     steps: int = attack.steps  # type: ignore[attr-defined]  # promised
     longer = 4 * steps if steps <= 25 else 2 * steps
     lengthened: Attack = replace(attack, steps=longer)  # type: ignore[type-var]  # every attack is a dataclass
-    found = beyond(int(_besides(ready, lengthened, worst, epsilon).sum()), len(worst))
-    return Check(
+    found = binomial_excess(int(_besides(prepared, lengthened, worst, epsilon).sum()), len(worst))
+    return CheckResult(
         f"enough_steps_{attack.norm.name}",
         not found.is_finding(),
         {
@@ -90,21 +90,21 @@ def enough_steps(ready: Subject, name: str, attack: Attack, worst: Floats, epsil
     )
 
 
-def square_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilon: float) -> Check:
+def square_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilon: float) -> CheckResult:
     """Passes if a Square attack of 200 queries fools hardly any image that no other attack did: `black_box_is_weaker`.
 
     Args:
-        ready: The network and N images (N, C, H, W).
+        prepared: The network and N images (N, C, H, W).
         norm: Shape of the ball.
         worst: Smallest radius of each image over the other attacks, (N,): what they fooled is not attacked.
         epsilon: At which to attack.
     """
-    fooled = _besides(ready, Square(norm=norm, queries=QUERIES), worst, epsilon)
+    fooled = _besides(prepared, Square(norm=norm, queries=QUERIES), worst, epsilon)
     found = black_box_is_weaker(norm, worst, np.where(fooled, epsilon, np.inf), [epsilon])
     return replace(found, name=f"square_is_weaker_{norm.name}")
 
 
-def white_box_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilon: float) -> Check:
+def white_box_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilon: float) -> CheckResult:
     """Passes if PGD-20 on the margin fools hardly any image that noise and black-box attacks, all that was run, did not.
 
     An attack that may use gradients knows more: where it finds more, the others were no measure of robustness. The rule: at
@@ -113,13 +113,13 @@ def white_box_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilon: floa
     Source: Carlini et al., arXiv:1902.06705, section 4.3: evaluate with the strongest attacks the threat model allows.
 
     Args:
-        ready: The network and N images.
+        prepared: The network and N images.
         norm: Shape of the ball.
         worst: Smallest radius of each image over all attacks, (N,).
         epsilon: At which to attack.
     """
-    found = beyond(int(_besides(ready, PGD(norm=norm, loss=margin, steps=20), worst, epsilon).sum()), len(worst))
-    return Check(
+    found = binomial_excess(int(_besides(prepared, PGD(norm=norm, loss=margin, steps=20), worst, epsilon).sum()), len(worst))
+    return CheckResult(
         f"white_box_is_weaker_{norm.name}",
         not found.is_finding(),
         {
@@ -131,7 +131,7 @@ def white_box_is_weaker(ready: Subject, norm: Norm, worst: Floats, epsilon: floa
     )
 
 
-def _besides(ready: Subject, attack: Attack, worst: Floats, epsilon: float) -> NDArray[np.bool_]:
+def _besides(prepared: PreparedNetwork, attack: Attack, worst: Floats, epsilon: float) -> NDArray[np.bool_]:
     """Returns which images an attack fools at epsilon whose worst radius so far is larger, (N,); no other is attacked."""
-    found = measure(ready, attack, [epsilon], known=torch.from_numpy(worst)).numpy()
+    found = measure(prepared, attack, [epsilon], known=torch.from_numpy(worst)).numpy()
     return np.asarray((found <= epsilon) & (worst > epsilon))

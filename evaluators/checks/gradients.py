@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from evaluators.attacks.gradient_oracle import Target
+from evaluators.attacks.gradient_oracle import GradientOracle
 from evaluators.attacks.losses import cross_entropy, margin, targeted_margin
 from evaluators.attacks.pgd import PGD
-from evaluators.checks.result import Check, beyond, excess
+from evaluators.checks.result import CheckResult, binomial_excess, excess
 from evaluators.engine.prepared import predict
-from evaluators.norms import Linf, rows
+from evaluators.norms import Linf, broadcast_per_image
 from evaluators.radius import measure
 
 if TYPE_CHECKING:
-    from evaluators.engine.prepared import Subject
+    from evaluators.engine.prepared import PreparedNetwork
     from evaluators.logits.margin import Margins
     from evaluators.norms import Norm
 
@@ -28,17 +28,19 @@ CHANGE = 1e-4
 MEDIAN_MARGIN = 6.0
 
 
-def gradients_alive(found: Margins) -> Check:
+def gradients_alive(found: Margins) -> CheckResult:
     """Passes if hardly any right image has a margin without any gradient: at most 1 % of them, or not more beyond chance.
 
     Source: Carlini et al., arXiv:1902.06705, section 4.2: gradients of zero are no sign of robustness.
     """
     right = int(found.right.sum())
-    dead = beyond(round(found.gradient_free * right), right, expected=0.01, tolerance=0.01)
-    return Check("gradients_alive", not dead.is_finding(), {"share_without_gradient": dead.share, "right_images": right})
+    dead = binomial_excess(round(found.zero_gradient_share * right), right, expected=0.01, tolerance=0.01)
+    return CheckResult(
+        "gradients_alive", not dead.is_finding(), {"share_without_gradient": dead.share, "right_images": right}
+    )
 
 
-def gradients_predict(ready: Subject) -> Check:
+def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
     """Passes if gradients say what a small step does to the margin: they do not where something rounds.
 
     Rounding has no gradient, or is given one that it does not have ("straight through"). The rule: after a step along the
@@ -48,12 +50,14 @@ def gradients_predict(ready: Subject) -> Check:
 
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.1, shattered gradients.
     """
-    network, x = _precisely(ready)
-    logits = predict(network, x, ready.batches)
+    network, x = _precisely(prepared)
+    logits = predict(network, x, prepared.batches)
     # The rival stays the same along the step, whichever class comes nearest meanwhile.
-    rival = logits.scatter(1, ready.y[:, None], -torch.inf).argmax(1)
+    rival = logits.scatter(1, prepared.y[:, None], -torch.inf).argmax(1)
 
-    target = Target(network, x, ready.y, Linf(), x.new_zeros(len(x)), keep="nothing", one_pass=ready.batches.size)
+    target = GradientOracle(
+        network, x, prepared.y, Linf(), x.new_zeros(len(x)), keep="nothing", one_pass=prepared.batches.size
+    )
     # Towards the rival, so with the other sign.
     gaps, gradient = (-found for found in target.value_and_gradient(x, targeted_margin, rival))
     wanted = CHANGE * logits.abs().amax(1)
@@ -61,15 +65,15 @@ def gradients_predict(ready: Subject) -> Check:
     room = torch.where(gradient > 0, x, 1 - x) > 1e-3
     slope = (gradient.abs() * room).flatten(1).sum(1)
     step = (wanted / slope.clamp(min=1e-300)).clamp(max=1e-3)
-    moved = x - rows(step, x) * gradient.sign() * room
+    moved = x - broadcast_per_image(step, x) * gradient.sign() * room
     predicted = (gradient * (moved - x)).flatten(1).sum(1)
     flat = predicted.abs() < 0.01 * wanted
     coin = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x)
-    moved = torch.where(rows(flat, x), (x + 0.02 * (2 * coin - 1)).clamp(0, 1), moved)
-    actual = -targeted_margin(predict(network, moved, ready.batches), ready.y, rival) - gaps
+    moved = torch.where(broadcast_per_image(flat, x), (x + 0.02 * (2 * coin - 1)).clamp(0, 1), moved)
+    actual = -targeted_margin(predict(network, moved, prepared.batches), prepared.y, rival) - gaps
     off = torch.where(flat, actual.abs() > wanted, (actual - predicted).abs() > predicted.abs() / 2)
-    verdict = beyond(int(off.sum()), len(off), expected=0.05, tolerance=0.05)
-    return Check(
+    verdict = binomial_excess(int(off.sum()), len(off), expected=0.05, tolerance=0.05)
+    return CheckResult(
         "gradients_predict",
         not verdict.is_finding(),
         {
@@ -81,7 +85,7 @@ def gradients_predict(ready: Subject) -> Check:
     )
 
 
-def scale_does_not_matter(ready: Subject, norm: Norm, epsilon: float) -> Check:
+def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float) -> CheckResult:
     """Passes if PGD on cross-entropy finds no more on rescaled logits, which change no decision, nor on the margin.
 
     Logits far apart starve cross-entropy of gradients; logits close together make it pull towards all wrong classes alike
@@ -93,18 +97,20 @@ def scale_does_not_matter(ready: Subject, norm: Norm, epsilon: float) -> Check:
     """
     attack = PGD(norm=norm, random_start=False)
     by_margin = PGD(norm=norm, loss=margin, random_start=False)
-    median = float(margin(ready.logits, ready.y).abs().median())
+    median = float(margin(prepared.logits, prepared.y).abs().median())
     factor = min(MEDIAN_MARGIN / median, 1e30) if median > 0 else 1.0
-    rescaled = replace(ready, network=_Scaled(ready.network, factor), logits=ready.logits * factor)
-    size = ready.x.new_ones(len(ready.x))
-    target = Target(ready.network, ready.x, ready.y, norm, size, keep="nothing", one_pass=ready.batches.size)
-    starved = target.gradient(ready.x, cross_entropy)
+    rescaled = replace(prepared, network=_Scaled(prepared.network, factor), logits=prepared.logits * factor)
+    size = prepared.x.new_ones(len(prepared.x))
+    target = GradientOracle(
+        prepared.network, prepared.x, prepared.y, norm, size, keep="nothing", one_pass=prepared.batches.size
+    )
+    starved = target.gradient(prepared.x, cross_entropy)
     as_given, scaled, blind = (
         (measure(subject, kind, [epsilon]) <= epsilon).numpy()
-        for subject, kind in ((ready, attack), (rescaled, attack), (ready, by_margin))
+        for subject, kind in ((prepared, attack), (rescaled, attack), (prepared, by_margin))
     )
     found = [excess(other, as_given) for other in (scaled, blind)]
-    return Check(
+    return CheckResult(
         f"scale_does_not_matter_{norm.name}",
         not any(other.is_finding(len(found)) for other in found),
         {
@@ -119,14 +125,14 @@ def scale_does_not_matter(ready: Subject, norm: Norm, epsilon: float) -> Check:
     )
 
 
-def _precisely(ready: Subject) -> tuple[nn.Module, Tensor]:
+def _precisely(prepared: PreparedNetwork) -> tuple[nn.Module, Tensor]:
     """Returns the network and its images in double precision; as they are where the network cannot be run in it."""
     try:
-        network, x = copy.deepcopy(ready.network).double(), ready.x.double()
+        network, x = copy.deepcopy(prepared.network).double(), prepared.x.double()
         with torch.no_grad():
             network(x[:1])
     except Exception:  # Whatever stops it: a layer that casts to float32, a device without doubles.
-        return ready.network, ready.x
+        return prepared.network, prepared.x
     return network, x
 
 

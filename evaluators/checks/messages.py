@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evaluators.checks.result import Check
+    from evaluators.checks.result import CheckResult
 
 # By name, without the norm: the sentence where nothing was found, and the sentence where something was.
 SENTENCES: dict[str, tuple[str, str]] = {
@@ -144,7 +144,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
 }
 
 
-def sentence(check: Check) -> str:
+def sentence(check: CheckResult) -> str:
     """Returns what a check's outcome means, in a sentence with its numbers."""
     names = [name for name in SENTENCES if check.name == name or check.name.startswith(f"{name}_")]
     if names:

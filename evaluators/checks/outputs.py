@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evaluators.checks.result import Check, excess
+from evaluators.checks.result import CheckResult, excess
 from evaluators.engine.batches import FORWARD_ONLY, Batches
 from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROUNDING = 1e-4
 
 
-def deterministic(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Check:
+def deterministic(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
     """Passes if two passes over images x (N, ...) give the same logits: a randomised network hides its gradients.
 
     The rule: they differ by at most 1e-4 of the largest logit.
@@ -34,14 +34,14 @@ def deterministic(network: nn.Module, x: Tensor, batches: Batches | None = None)
     with frozen(network):
         first, again = predict(network, x, batches), predict(network, x, batches)
     difference = float((first - again).abs().max())
-    return Check(
+    return CheckResult(
         "deterministic",
         difference <= ROUNDING * float(first.abs().max()),
         {"largest_logit_difference": difference, "largest_logit": float(first.abs().max())},
     )
 
 
-def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Check:
+def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
     """Passes unless the outputs look like probabilities: a softmax at the end starves cross-entropy of gradients.
 
     The rule: for all images x (N, ...) no output is negative and the outputs sum to 1 within 0.001.
@@ -52,14 +52,14 @@ def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | N
         outputs = predict(network, x, batches)
     positive = bool((outputs >= 0).all())
     off_one = float((outputs.sum(1) - 1).abs().max())
-    return Check(
+    return CheckResult(
         "logits_not_probabilities",
         not (positive and off_one < 1e-3),
         {"smallest_output": float(outputs.min()), "largest_distance_of_sum_from_1": off_one},
     )
 
 
-def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Check:
+def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
     """Passes if the logits of images x (N, ...) do not depend on the other images of their batch: BatchNorm's fault.
 
     The rule: with black images as companions, and with themselves, they differ by at most 1e-4 of the largest logit in
@@ -83,7 +83,7 @@ def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = N
         handed += ", but for BatchNorm, in training mode"
     # What cannot be run in training mode is not used in it.
     changed = float(mode.get("difference_in_training_mode", 0.0)) > ROUNDING * size
-    return Check(
+    return CheckResult(
         "batch_independent",
         difference <= ROUNDING * size and not (normalising and changed),
         {"difference_between_batches": difference, "largest_logit": size, "handed_over_in": handed, **mode},
@@ -122,7 +122,7 @@ def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, f
     }
 
 
-def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches | None = None) -> Check:
+def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches | None = None) -> CheckResult:
     """Passes unless the network is right about images (N, C, ...) only when something is done to them first.
 
     It was trained on other inputs than pixels in [0, 1], then, and what is measured is not what it was made for. The rule:
@@ -143,7 +143,7 @@ def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches
         name: other.mean() <= wrong.mean() / 2 and excess(wrong, other).is_finding(len(ways))
         for name, other in others.items()
     }
-    return Check(
+    return CheckResult(
         "normalised_inside",
         not any(halved.values()),
         {"clean_error": float(wrong.mean()), **{f"error_{name}": float(other.mean()) for name, other in others.items()}},

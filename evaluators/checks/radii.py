@@ -13,7 +13,7 @@ from evaluators.attacks.iterative_ll import IterativeLL
 from evaluators.attacks.square import Square
 from evaluators.attacks.transfer import Transfer
 from evaluators.attacks.uniform_noise import UniformNoise
-from evaluators.checks.result import Check, beyond, excess, largest
+from evaluators.checks.result import CheckResult, binomial_excess, excess, largest
 from evaluators.curves.error_curves import error_curve
 from evaluators.statistics.paired_tests import compare
 
@@ -45,7 +45,7 @@ def is_many_step(attack: Attack) -> bool:
 
 def many_steps_beat_one(
     norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
-) -> Check:
+) -> CheckResult:
     """Passes if no single-step attack finds more than all many-step attacks of one norm together.
 
     The rule: no excess at any epsilon beyond chance (McNemar's test) and a tolerance of 0.03.
@@ -60,10 +60,12 @@ def many_steps_beat_one(
     }
     name = max(outcomes, key=lambda key: (not outcomes[key][0], outcomes[key][1]["largest_excess"]))
     passed, evidence = outcomes[name]
-    return Check(f"many_steps_beat_one_{norm.name}", passed, {"attack": name, **evidence})
+    return CheckResult(f"many_steps_beat_one_{norm.name}", passed, {"attack": name, **evidence})
 
 
-def cross_entropy_not_masked(norm: Norm, by_cross_entropy: Floats, by_margin: Floats, epsilons: Sequence[float]) -> Check:
+def cross_entropy_not_masked(
+    norm: Norm, by_cross_entropy: Floats, by_margin: Floats, epsilons: Sequence[float]
+) -> CheckResult:
     """Passes if PGD on the margin loss finds no more than PGD on cross-entropy.
 
     Cross-entropy depends on the scale of the logits and the margin does not: a difference says that the scale, not
@@ -73,10 +75,10 @@ def cross_entropy_not_masked(norm: Norm, by_cross_entropy: Floats, by_margin: Fl
     Source: Carlini and Wagner, "Defensive Distillation is Not Robust to Adversarial Examples", arXiv:1607.04311.
     """
     passed, evidence = largest([excess(by_margin <= e, by_cross_entropy <= e) for e in epsilons], epsilons)
-    return Check(f"cross_entropy_not_masked_{norm.name}", passed, evidence)
+    return CheckResult(f"cross_entropy_not_masked_{norm.name}", passed, evidence)
 
 
-def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequence[float]) -> Check:
+def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequence[float]) -> CheckResult:
     """Passes if a black-box attack fools hardly any image that the white-box attacks did not: they know more.
 
     The rule: at no epsilon has it fooled more than 5 % of all images besides those, and more than 2 % beyond chance.
@@ -90,9 +92,9 @@ def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequ
         epsilons: At which to compare.
     """
     counts = [int(((black <= e) & (white > e)).sum()) for e in epsilons]
-    passed, evidence = largest([beyond(count, len(white)) for count in counts], epsilons)
+    passed, evidence = largest([binomial_excess(count, len(white)) for count in counts], epsilons)
     epsilon = float(evidence["epsilon"])
-    return Check(
+    return CheckResult(
         f"black_box_is_weaker_{norm.name}",
         passed,
         {
@@ -104,7 +106,7 @@ def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequ
     )
 
 
-def enough_images(worst: Floats, epsilons: Sequence[float], limit: float = HALF_WIDTH) -> Check:
+def enough_images(worst: Floats, epsilons: Sequence[float], limit: float = HALF_WIDTH) -> CheckResult:
     """Passes if the errors are known well: half of the exact 95 % interval is at most `limit`, at every epsilon.
 
     With the limit of 0.05 that takes about 400 images where the error is near one half.
@@ -114,14 +116,14 @@ def enough_images(worst: Floats, epsilons: Sequence[float], limit: float = HALF_
     curve = error_curve(worst, epsilons)
     widths = (curve.error_interval[:, 1] - curve.error_interval[:, 0]) / 2
     widest = int(np.argmax(widths))
-    return Check(
+    return CheckResult(
         "enough_images",
         bool(widths[widest] <= limit),
         {"images": curve.n, "half_width": float(widths[widest]), "limit": limit, "epsilon": float(epsilons[widest])},
     )
 
 
-def comparison_resolved(first: Floats, second: Floats, epsilon: float) -> Check:
+def comparison_resolved(first: Floats, second: Floats, epsilon: float) -> CheckResult:
     """Passes if the images suffice to tell two networks' errors at epsilon apart, at the level 0.05 (McNemar's test).
 
     The evidence says how many would be needed were the shares of images those found, by the test's normal approximation.
@@ -132,7 +134,7 @@ def comparison_resolved(first: Floats, second: Floats, epsilon: float) -> Check:
     found = compare(first, second, epsilon)
     differing = float(((first <= epsilon) != (second <= epsilon)).mean())
     needed = math.ceil(1.96**2 * differing / found.difference**2) if found.difference else "more than any number"
-    return Check(
+    return CheckResult(
         "comparison_resolved",
         found.p_value < 0.05,
         {"difference": found.difference, "p_value": found.p_value, "images": found.n, "images_needed": needed},

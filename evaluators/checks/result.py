@@ -26,7 +26,7 @@ MORE_EXPECTED = 0.02
 
 @final
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """The outcome of one check.
 
     Attributes:
@@ -71,7 +71,7 @@ def excess(weak: NDArray[np.bool_], strong: NDArray[np.bool_]) -> Excess:
     return Excess((only_weak - only_strong) / len(weak), p_value, TOLERANCE)
 
 
-def beyond(count: int, n: int, expected: float = MORE_EXPECTED, tolerance: float = MORE_TOLERANCE) -> Excess:
+def binomial_excess(count: int, n: int, expected: float = MORE_EXPECTED, tolerance: float = MORE_TOLERANCE) -> Excess:
     """Returns the share count/n, tested against the share that is expected where nothing is wrong (exact binomial test)."""
     return Excess(count / n if n else 0.0, float(binom.sf(count - 1, n, expected)), tolerance)
 
@@ -87,7 +87,7 @@ def largest(excesses: Sequence[Excess], epsilons: Sequence[float]) -> tuple[bool
     }
 
 
-def telling_epsilon(radii: Floats, epsilons: Sequence[float]) -> float:
+def most_informative_epsilon(radii: Floats, epsilons: Sequence[float]) -> float:
     """Returns the epsilon at which an attack with these radii (N,) fools nearest to half of the right images.
 
     There both a stronger attack and a weaker one would show. The largest such epsilon: where nothing is fooled, the last.

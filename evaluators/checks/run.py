@@ -31,10 +31,10 @@ from evaluators.checks.radii import (
     is_single_step,
     many_steps_beat_one,
 )
-from evaluators.checks.result import telling_epsilon
+from evaluators.checks.result import most_informative_epsilon
 from evaluators.curves.error_curves import worst_case
 from evaluators.engine.input_checks import check_images, check_labels
-from evaluators.engine.prepared import subject
+from evaluators.engine.prepared import prepare
 from evaluators.logits.margin import margins
 from evaluators.norms import Linf
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from evaluators.attacks.base import Attack
-    from evaluators.checks.result import Check
+    from evaluators.checks.result import CheckResult
     from evaluators.curves.error_curves import Floats
-    from evaluators.engine.prepared import Subject
+    from evaluators.engine.prepared import PreparedNetwork
     from evaluators.logits.margin import Margins
     from evaluators.norms import Norm
 
@@ -60,7 +60,7 @@ def subset(n: int) -> Tensor:
 
 def check_network(
     network: nn.Module, x: Tensor, y: Tensor, found: Margins | None = None, *, batch_size: int | None = None
-) -> list[Check]:
+) -> list[CheckResult]:
     """Returns the outcome of the checks that need no measured radii: cheap enough for the trials of a search.
 
     Args:
@@ -78,9 +78,9 @@ def check_network(
     check_labels(y, len(x))
     chosen = subset(len(x)).to(x.device)
     x, y = x[chosen], y[chosen]
-    with subject(network, x, y, batch_size) as ready:
-        of_gradients = [gradients_predict(ready), reaches_chance(ready)]
-        batches = ready.batches
+    with prepare(network, x, y, batch_size) as prepared:
+        of_gradients = [gradients_predict(prepared), reaches_chance(prepared)]
+        batches = prepared.batches
     return [
         deterministic(network, x, batches),
         logits_not_probabilities(network, x, batches),
@@ -100,7 +100,7 @@ def check_attacks(
     grids: Mapping[str, Sequence[float]],
     *,
     batch_size: int | None = None,
-) -> list[Check]:
+) -> list[CheckResult]:
     """Returns the outcome of the checks of what attacks found, each of which needs other attacks to be there.
 
     Args:
@@ -122,15 +122,15 @@ def check_attacks(
         if len(measured[name]) != len(x):
             raise ValueError(f"measured must hold {len(x)} radii of {name}, one an image, got {len(measured[name])}")
     chosen = subset(len(x))
-    outcomes: list[Check] = []
-    widths: list[Check] = []
-    with subject(network, x[chosen.to(x.device)], y[chosen.to(x.device)], batch_size) as ready:
+    outcomes: list[CheckResult] = []
+    widths: list[CheckResult] = []
+    with prepare(network, x[chosen.to(x.device)], y[chosen.to(x.device)], batch_size) as prepared:
         for name, norm in {attack.norm.name: attack.norm for attack in attacks.values()}.items():
             own = {key: attack for key, attack in attacks.items() if attack.norm == norm}
             found = {key: measured[key] for key in own}
             epsilons = [epsilon for epsilon in grids[name] if epsilon > 0]
             outcomes += _of_radii(norm, own, found, epsilons)
-            outcomes += _of_attacking(ready, norm, own, {key: r[chosen.numpy()] for key, r in found.items()}, epsilons)
+            outcomes += _of_attacking(prepared, norm, own, {key: r[chosen.numpy()] for key, r in found.items()}, epsilons)
             widths.append(enough_images(worst_case(list(found.values())), grids[name]))
     # Of several norms the one whose error is known worst.
     return [*outcomes, *sorted(widths, key=lambda check: check.evidence["half_width"])[-1:]]
@@ -138,7 +138,7 @@ def check_attacks(
 
 def _of_radii(
     norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
-) -> list[Check]:
+) -> list[CheckResult]:
     """Returns the outcome of the checks of one norm that need radii alone."""
     outcomes = []
     single, many, black = (
@@ -161,24 +161,28 @@ def _of_radii(
 
 
 def _of_attacking(
-    ready: Subject, norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
-) -> list[Check]:
+    prepared: PreparedNetwork,
+    norm: Norm,
+    attacks: Mapping[str, Attack],
+    found: Mapping[str, Floats],
+    epsilons: Sequence[float],
+) -> list[CheckResult]:
     """Returns the outcome of the checks of one norm that attack the network again, from radii of the subject's images."""
     guided = {key: attack for key, attack in attacks.items() if not isinstance(attack, UniformNoise)}
     # Noise alone is the control of an attack, not one.
     worst = worst_case([found[key] for key in guided or attacks])
-    epsilon = telling_epsilon(worst, epsilons)
-    outcomes = [noise_is_weaker(ready, norm, worst, epsilons)] if guided else []
-    outcomes.append(scale_does_not_matter(ready, norm, epsilon))
+    epsilon = most_informative_epsilon(worst, epsilons)
+    outcomes = [noise_is_weaker(prepared, norm, worst, epsilons)] if guided else []
+    outcomes.append(scale_does_not_matter(prepared, norm, epsilon))
     if all(isinstance(attack, UniformNoise) or is_black_box(attack) for attack in attacks.values()):
-        outcomes.append(white_box_is_weaker(ready, norm, worst, epsilon))
+        outcomes.append(white_box_is_weaker(prepared, norm, worst, epsilon))
     # Only the strongest: a claim rests on the worst case.
     stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, Ensemble)]
     if stepping:
         key = max(stepping, key=lambda key: (found[key] <= epsilon).sum())
-        outcomes.append(enough_steps(ready, key, attacks[key], worst, epsilon))
-    if ready.x.ndim == 4 and not any(_enough_queries(attack) for attack in guided.values()):
-        outcomes.append(square_is_weaker(ready, norm, worst, epsilon))
+        outcomes.append(enough_steps(prepared, key, attacks[key], worst, epsilon))
+    if prepared.x.ndim == 4 and not any(_enough_queries(attack) for attack in guided.values()):
+        outcomes.append(square_is_weaker(prepared, norm, worst, epsilon))
     return outcomes
 
 

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 ROUNDING = 1 + 1e-9
 
 
-def stands_in(epsilon: float, grid: Iterable[float]) -> bool:
+def in_grid(epsilon: float, grid: Iterable[float]) -> bool:
     """Returns whether an epsilon is one of a grid, but for rounding."""
     return any(math.isclose(epsilon, other, rel_tol=1e-9) for other in grid)
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 PROBES = 4
 # Tracing and folding a small network takes as long as it saves on about so many attempts, one image at one epsilon each.
-WORTH_FOLDING = 1500
+MIN_CALLS_TO_FUSE = 1500
 
 
 @contextmanager
-def inference(network: nn.Module, x: Tensor, attempts: int = WORTH_FOLDING) -> Iterator[nn.Module]:
+def inference(network: nn.Module, x: Tensor, attempts: int = MIN_CALLS_TO_FUSE) -> Iterator[nn.Module]:
     """Yields a network that computes what `network` does in evaluation mode, faster where that is possible.
 
     Batch norm is folded into the convolutions before it, and images of three dimensions are laid out channels last, in a
@@ -31,7 +31,7 @@ def inference(network: nn.Module, x: Tensor, attempts: int = WORTH_FOLDING) -> I
     every network of which too few attempts are asked. The network itself is frozen meanwhile, and left as it was.
     """
     with frozen(network):
-        folded = _folded(network) if attempts >= WORTH_FOLDING else None
+        folded = _folded(network) if attempts >= MIN_CALLS_TO_FUSE else None
         if folded is not None and x.ndim == 4 and suits_channels_last(folded):
             folded = _ChannelsLast(folded.to(memory_format=torch.channels_last))
         yield folded if folded is not None and _agree(network, folded, x[:PROBES]) else network

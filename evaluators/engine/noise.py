@@ -59,7 +59,7 @@ def stream_of(epsilon: float) -> int:
 
 @final
 @dataclass(frozen=True)
-class Noise:
+class ImageNoise:
     """A stream of random numbers for each of N images.
 
     Attributes:
@@ -69,18 +69,18 @@ class Noise:
     keys: Tensor
 
     @classmethod
-    def of(cls, seed: int, images: Tensor, stream: int = 0) -> Noise:
+    def of(cls, seed: int, images: Tensor, stream: int = 0) -> ImageNoise:
         """Returns the noise of images with these indices (N,) int64 under a seed; streams are independent."""
         start = _mix_one(_wrap(_mix_one(_step(seed)) + _step(stream)))
         return cls(_mix(images * _GAMMA + start))
 
-    def select(self, index: Tensor) -> Noise:
+    def select(self, index: Tensor) -> ImageNoise:
         """Returns the noise of some of the images."""
-        return Noise(self.keys[index])
+        return ImageNoise(self.keys[index])
 
-    def fork(self, number: int) -> Noise:
+    def fork(self, number: int) -> ImageNoise:
         """Returns further noise of the same images, independent of this one and of other numbers'."""
-        return Noise(_mix(_mix(self.keys ^ _MIX_2) + _step(number)))
+        return ImageNoise(_mix(_mix(self.keys ^ _MIX_2) + _step(number)))
 
     def uniform(self, x: Tensor, draw: int = 0) -> Tensor:
         """Returns uniform numbers in [0, 1), shaped (N, ...) and typed like x; each `draw` gives new ones."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.engine.batches import FORWARD_ONLY, Batches, find_batches
-from evaluators.engine.fast_inference import WORTH_FOLDING, inference
+from evaluators.engine.fast_inference import MIN_CALLS_TO_FUSE, inference
 from evaluators.engine.input_checks import check_images, check_labels, check_logits, check_module
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class Subject:
+class PreparedNetwork:
     """What all attacks share.
 
     Attributes:
@@ -42,9 +42,9 @@ class Subject:
 
 
 @contextmanager
-def subject(
-    network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = WORTH_FOLDING
-) -> Iterator[Subject]:
+def prepare(
+    network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = MIN_CALLS_TO_FUSE
+) -> Iterator[PreparedNetwork]:
     """Yields a network made ready to be attacked on images x (N, ...) with labels y (N,), and leaves it as it was.
 
     Args:
@@ -65,7 +65,7 @@ def subject(
         batches = find_batches(fast, x)[0] if batch_size is None else Batches(batch_size)
         logits = predict(fast, x, batches)
         check_labels(y, len(x), logits.shape[1])
-        yield Subject(fast, x, y, logits, batches)
+        yield PreparedNetwork(fast, x, y, logits, batches)
 
 
 def predict(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Tensor:

@@ -65,8 +65,8 @@ def logits_of(network: nn.Module, x: Tensor, batch_size: int | None = None) -> F
     """
     check_module(network)
     check_images(x)
-    with inference(network, x, len(x)) as ready:
-        return predict(ready, x, None if batch_size is None else Batches(batch_size)).double().cpu().numpy()
+    with inference(network, x, len(x)) as prepared:
+        return predict(prepared, x, None if batch_size is None else Batches(batch_size)).double().cpu().numpy()
 
 
 def logit_differences(logits: Floats) -> Floats:

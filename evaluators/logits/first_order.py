@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.attacks.gradient_oracle import Target
+from evaluators.attacks.gradient_oracle import GradientOracle
 from evaluators.attacks.losses import Loss, cross_entropy
 from evaluators.curves.error_curves import Floats, check_radii
 from evaluators.engine.input_checks import check_epsilons, check_images
-from evaluators.engine.prepared import subject
+from evaluators.engine.prepared import prepare
 from evaluators.logits.margin import margins
 from evaluators.statistics.paired_tests import compare
 
@@ -73,18 +73,20 @@ def gradient_norms(
         TypeError: x or y has the wrong type.
         ValueError: x or y is out of range, or the network's output is not (N, K) logits.
     """
-    with subject(network, x, y, batch_size) as ready:
+    with prepare(network, x, y, batch_size) as prepared:
 
         def work(index: Tensor) -> Tensor:
-            images = ready.x[index]
-            target = Target(ready.network, images, ready.y[index], norm, images.new_zeros(len(index)), keep="nothing")
+            images = prepared.x[index]
+            target = GradientOracle(
+                prepared.network, images, prepared.y[index], norm, images.new_zeros(len(index)), keep="nothing"
+            )
             return norm.dual(target.gradient(images, loss).double())
 
-        found = [norms for _, norms in ready.batches.over(torch.arange(len(x), device=x.device), work)]
+        found = [norms for _, norms in prepared.batches.over(torch.arange(len(x), device=x.device), work)]
     return torch.cat(found).cpu().numpy()
 
 
-def parting_epsilon(
+def first_order_breakdown(
     first_order: Floats, measured: Floats, epsilons: Sequence[float], *, level: float = 0.01
 ) -> float | None:
     """Returns the epsilon at which the measured error curve parts from the predicted one; None if they never part.

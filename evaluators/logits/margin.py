@@ -21,7 +21,7 @@ from scipy.stats import gaussian_kde
 
 from evaluators.attacks.gradient_oracle import usable
 from evaluators.curves.error_curves import Floats
-from evaluators.engine.prepared import Subject, subject
+from evaluators.engine.prepared import PreparedNetwork, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Margins:
         differences: True logit minus those of the rivals kept, nearest first, (N, J): ascending, from the margin on.
         steepness: Dual norm of each difference's input gradient by norm name, (N, J) each, in logits per unit of epsilon.
         radii: First-order radius of each image by norm name, (N,) each: 0 where misclassified, infinite where no gradient.
-        gradient_free: Share of the right images of which no difference kept has a gradient, finite and not zero.
+        zero_gradient_share: Share of the right images of which no difference kept has a gradient, finite and not zero.
     """
 
     margin: Floats
@@ -55,7 +55,7 @@ class Margins:
     differences: Floats
     steepness: dict[str, Floats]
     radii: dict[str, Floats]
-    gradient_free: float
+    zero_gradient_share: float
 
 
 def margins(
@@ -84,26 +84,26 @@ def margins(
         TypeError: x or y has the wrong type.
         ValueError: x, y or classes is out of range, or the network's output is not (N, K) logits.
     """
-    with subject(network, x, y, batch_size) as ready:
-        return margins_of(ready, norms, classes=classes)
+    with prepare(network, x, y, batch_size) as prepared:
+        return margins_of(prepared, norms, classes=classes)
 
 
-def margins_of(ready: Subject, norms: Sequence[Norm], *, classes: int | None = None) -> Margins:
-    """Returns what `margins` does, for a network made ready by `subject`, so that attacks share its clean pass.
+def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int | None = None) -> Margins:
+    """Returns what `margins` does, for a network made ready by `prepare`, so that attacks share its clean pass.
 
     Raises:
         ValueError: classes is out of range.
     """
     if classes is not None and classes < 1:
         raise ValueError(f"classes must be at least 1, or None to keep all rivals of an image, got {classes}")
-    logits, label = ready.logits, ready.y[:, None]
+    logits, label = prepared.logits, prepared.y[:, None]
     others = logits.shape[1] - 1
     nearest = logits.scatter(1, label, -math.inf).topk(min(classes or others, others))
     differences = (logits.gather(1, label) - nearest.values).double()
-    images = torch.arange(len(ready.x), device=ready.x.device)
-    batches = ready.batches.over(images, lambda index: _steepness(ready, index, nearest.indices[index], norms))
+    images = torch.arange(len(prepared.x), device=prepared.x.device)
+    batches = prepared.batches.over(images, lambda index: _gradient_norms(prepared, index, nearest.indices[index], norms))
     parts = [part for _, part in batches]
-    right = ready.right()
+    right = prepared.right()
     moving = torch.cat([moves for moves, _ in parts])
     steepness = {norm.name: torch.cat([slopes[n] for _, slopes in parts]) for n, norm in enumerate(norms)}
     return Margins(
@@ -113,23 +113,25 @@ def margins_of(ready: Subject, norms: Sequence[Norm], *, classes: int | None = N
         differences=_array(differences),
         steepness={name: _array(slope) for name, slope in steepness.items()},
         radii={name: _array(_first_order(differences, slope, right)) for name, slope in steepness.items()},
-        gradient_free=float((~moving & right).sum() / right.sum().clamp(min=1)),
+        zero_gradient_share=float((~moving & right).sum() / right.sum().clamp(min=1)),
     )
 
 
-def _steepness(ready: Subject, index: Tensor, rivals: Tensor, norms: Sequence[Norm]) -> tuple[Tensor, list[Tensor]]:
+def _gradient_norms(
+    prepared: PreparedNetwork, index: Tensor, rivals: Tensor, norms: Sequence[Norm]
+) -> tuple[Tensor, list[Tensor]]:
     """Returns whether each image (B,) has a finite gradient that is not zero, (B,), and the dual norms, (B, J) each.
 
     Args:
-        ready: The network and its images.
+        prepared: The network and its images.
         index: Which images.
         rivals: Classes whose differences to the true one are followed, (B, J).
         norms: As for `margins`.
     """
-    points = ready.x[index].detach().requires_grad_()
+    points = prepared.x[index].detach().requires_grad_()
     with torch.enable_grad():
-        logits = ready.network(points.clone())
-        gaps = (logits.gather(1, ready.y[index][:, None]) - logits.gather(1, rivals)).unbind(1)
+        logits = prepared.network(points.clone())
+        gaps = (logits.gather(1, prepared.y[index][:, None]) - logits.gather(1, rivals)).unbind(1)
         totals = [gap.sum() for gap in gaps]
     moves = torch.zeros_like(index, dtype=torch.bool)
     columns: list[list[Tensor]] = [[] for _ in norms]

@@ -16,7 +16,7 @@ GREY, OTHERS = {"linf": 0.3, "l2": 2.0}, {"linf": 8 / 255, "l2": 0.5}
 GREY_DATASETS = ("digits", "mnist", "fashion_mnist")
 
 
-def headline(profile: RobustnessProfile, epsilons: Mapping[str, float] | None = None) -> str:
+def summary_line(profile: RobustnessProfile, epsilons: Mapping[str, float] | None = None) -> str:
     """Returns one line that says how far a profile's numbers can be trusted, and which they are.
 
     It begins with the failed checks where there are any. The adversarial error is the worst case over the attacks of each

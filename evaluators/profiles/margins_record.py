@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluators.curves.error_curves import Floats, error_curve
 from evaluators.logits.differences import independent_logits, logit_differences, mean_field_radii, near_zero, shape_distance
-from evaluators.logits.first_order import parting_epsilon
+from evaluators.logits.first_order import first_order_breakdown
 from evaluators.logits.margin import density_at_zero, margin_density
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def margins_record(
                 "epsilons": list(grids[name]),
                 "predicted_error": error_curve(radii, grids[name]).error.tolist(),
                 "mean_field_error": error_curve(mean_field_radii(found, name), grids[name]).error.tolist(),
-                "parting_epsilon": parting_epsilon(radii, worst[name], grids[name]),
+                "parting_epsilon": first_order_breakdown(radii, worst[name], grids[name]),
             }
             for name, radii in found.radii.items()
         },

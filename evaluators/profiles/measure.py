@@ -19,7 +19,7 @@ from evaluators.curves.error_curves import Floats, error_curve, worst_case
 from evaluators.curves.power_law import fit_power_law
 from evaluators.curves.scalars import error_area, median_radius
 from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
-from evaluators.engine.prepared import subject
+from evaluators.engine.prepared import prepare
 from evaluators.logits.margin import adaptive_epsilons, margins_of
 from evaluators.profiles.margins_record import margins_record
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
@@ -83,16 +83,16 @@ def profile(
         before = stages.index(stage)
         return lambda share: None if progress is None else progress(stage, (before + share) / len(stages))
 
-    with subject(network, x, y, batch_size) as ready:
+    with prepare(network, x, y, batch_size) as prepared:
         part("margins")(0.0)
-        found, logits = margins_of(ready, list(norms.values())), ready.logits.double().cpu().numpy()
+        found, logits = margins_of(prepared, list(norms.values())), prepared.logits.double().cpu().numpy()
         grids = {
             name: _grid(norm, found.radii[name], x[0].numel(), (epsilons or {}).get(name), (include or {}).get(name, ()))
             for name, norm in norms.items()
         }
         measured = {
             name: measure(
-                ready, attack, grids[attack.norm.name], tolerance=tolerance, seed=seed, progress=part(name)
+                prepared, attack, grids[attack.norm.name], tolerance=tolerance, seed=seed, progress=part(name)
             ).numpy()
             for name, attack in attacks.items()
         }

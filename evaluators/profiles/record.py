@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from evaluators.curves.alternatives import Alternative
-from evaluators.curves.error_curves import Floats, stands_in, worst_case
+from evaluators.curves.error_curves import Floats, in_grid, worst_case
 from evaluators.curves.power_law import PowerLaw
 from evaluators.curves.scalars import error_at
 
@@ -43,7 +43,7 @@ class RobustnessProfile:
             ValueError: no attack of that norm was run, or none was run at that epsilon.
         """
         worst, grid = self.worst_case(norm), self.epsilons(norm)
-        if epsilon != 0 and not stands_in(epsilon, grid):
+        if epsilon != 0 and not in_grid(epsilon, grid):
             raise ValueError(f"{norm} epsilon {epsilon:g} was not measured; these were: {grid}")
         return error_at(worst, epsilon)
 

@@ -3,7 +3,7 @@
 from evaluators.regions.connectivity import AdversarialSet, Connections, adversarial_set, connections
 from evaluators.regions.shares import BallShares, ball_shares
 from evaluators.regions.voting import Disagreement, disagreement, low_margin_share
-from evaluators.regions.voting_lines import BoundaryEntropy, LineVotes, along_line, boundary_entropy
+from evaluators.regions.voting_lines import BoundaryEntropy, LineVotes, boundary_entropy, vote_along_line
 
 __all__ = [
     "AdversarialSet",
@@ -13,10 +13,10 @@ __all__ = [
     "Disagreement",
     "LineVotes",
     "adversarial_set",
-    "along_line",
     "ball_shares",
     "boundary_entropy",
     "connections",
     "disagreement",
     "low_margin_share",
+    "vote_along_line",
 ]

@@ -24,8 +24,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from evaluators.attacks.base import check_attack
-from evaluators.attacks.gradient_oracle import Target
-from evaluators.attacks.gradient_steps import check_steps, walk
+from evaluators.attacks.gradient_oracle import GradientOracle
+from evaluators.attacks.gradient_steps import check_steps, gradient_steps
 from evaluators.attacks.losses import margin
 from evaluators.curves.error_curves import Floats
 from evaluators.engine.batches import FORWARD_ONLY, Batches
@@ -249,9 +249,9 @@ def _pushed(
     size = middles.new_full((len(middles),), found.epsilon)
     y = torch.full((len(middles),), found.label, dtype=torch.int64, device=middles.device)
     # All the way, not just over the boundary: halves of a path that only grazes it would soon cross it again.
-    target = Target(network, x, y, found.norm, size, keep="nothing", one_pass=one_pass)
+    target = GradientOracle(network, x, y, found.norm, size, keep="nothing", one_pass=one_pass)
     ball = size.view(-1, *[1] * (x.ndim - 1))
-    return x + walk(target, found.norm, x, middles, ball, margin, steps=steps, step_size=step_size)
+    return x + gradient_steps(target, found.norm, x, middles, ball, margin, steps=steps, step_size=step_size)
 
 
 def _components(connected: NDArray[np.bool_]) -> NDArray[np.int64]:

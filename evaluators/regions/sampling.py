@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 from evaluators.norms import L2, Linf, Norm
 
 if TYPE_CHECKING:
@@ -98,13 +98,13 @@ def ball_points(
         balls = draws // samples
         image, size = balls // len(radii), balls % len(radii)
         if scales is None:
-            points = _box(flat[image], sizes[size, None], Noise.of(seed, draws << 20))
+            points = _box(flat[image], sizes[size, None], ImageNoise.of(seed, draws << 20))
         else:
             points = _round(flat[image], sizes[size], scales[image, size], draws, seed)
         yield balls, points.to(centres.dtype).view(len(draws), *centres.shape[1:])
 
 
-def _box(centres: Tensor, radius: Tensor, noise: Noise) -> Tensor:
+def _box(centres: Tensor, radius: Tensor, noise: ImageNoise) -> Tensor:
     low, high = (centres - radius).clamp(min=0), (centres + radius).clamp(max=1)
     return low + (high - low) * noise.uniform(centres)
 
@@ -122,7 +122,7 @@ def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: 
         tries = min(tries, _MOST_ATTEMPTS - first)
         row = left.repeat_interleave(tries)
         attempt = torch.arange(first, first + tries, device=draws.device).repeat(len(left))
-        noise = Noise.of(seed, (draws[row] << 20) + attempt)
+        noise = ImageNoise.of(seed, (draws[row] << 20) + attempt)
         delta = _truncated_normal(centres[row], scale[row, None], noise.uniform(centres[row]))
         excess = delta.square().sum(1) - radius[row].square()
         chance = noise.uniform(centres[row, :1], draw=1).squeeze(1)

@@ -103,7 +103,7 @@ def disagreement(
     """
     grid = check_balls(centres, norm, epsilons, samples)
     check_confidence(confidence)
-    with voters(networks, centres) as classes:
+    with ensemble_eval(networks, centres) as classes:
         most = math.log(min(len(networks), classes))
         counts = torch.zeros(len(centres) * len(grid), dtype=torch.int64, device=centres.device)
         total = torch.zeros(len(counts), dtype=torch.float64, device=centres.device)
@@ -129,7 +129,7 @@ def disagreement(
 
 
 @contextmanager
-def voters(networks: Sequence[nn.Module], images: Tensor) -> Iterator[int]:
+def ensemble_eval(networks: Sequence[nn.Module], images: Tensor) -> Iterator[int]:
     """Holds networks in evaluation mode and yields their number of classes.
 
     Raises:

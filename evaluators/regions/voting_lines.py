@@ -20,7 +20,7 @@ from evaluators.curves.error_curves import Floats
 from evaluators.engine.batches import FORWARD_ONLY, Batches
 from evaluators.engine.input_checks import check_images
 from evaluators.engine.prepared import predict
-from evaluators.regions.voting import mean_interval, vote_entropy, voters, votes_of
+from evaluators.regions.voting import ensemble_eval, mean_interval, vote_entropy, votes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ class BoundaryEntropy:
     n: NDArray[np.int64]
 
 
-def along_line(
+def vote_along_line(
     networks: Sequence[nn.Module],
     start: Tensor,
     end: Tensor,
@@ -105,7 +105,7 @@ def along_line(
         raise ValueError(f"points must be a whole number of at least 2, got {points!r}")
     start, end = start.detach(), end.detach()
     positions = torch.linspace(0, 1 + beyond, points, dtype=torch.float64, device=start.device)
-    with voters(networks, start) as classes:
+    with ensemble_eval(networks, start) as classes:
         columns = [_at(networks, start, end, position.expand(len(start)), classes, batch_size) for position in positions]
         votes = torch.stack([vote for vote, _ in columns], 2)
         crossing = _crossing(networks[crossing_of], start, end, positions, votes[:, crossing_of], batch_size)
@@ -131,10 +131,10 @@ def boundary_entropy(
     """Returns the mean vote entropy at given distances from where lines cross a boundary.
 
     Args:
-        networks: As for `along_line`.
-        start: As for `along_line`.
-        end: As for `along_line`.
-        crossing: Position at which each line crosses, (N,), from `along_line`; infinite ones are left out.
+        networks: As for `vote_along_line`.
+        start: As for `vote_along_line`.
+        end: As for `vote_along_line`.
+        crossing: Position at which each line crosses, (N,), from `vote_along_line`; infinite ones are left out.
         offsets: Distances from there, as shares of that from the start, (O,), at least -1: negative ones lie before it.
         batch_size: Points in one pass.
         confidence: Of each interval.
@@ -154,7 +154,7 @@ def boundary_entropy(
     where = torch.as_tensor(crossing, device=start.device)[crosses]
     mean, interval, n = np.full(len(offsets), np.nan), np.full((len(offsets), 2), np.nan), np.zeros(len(offsets), np.int64)
     if len(start):
-        with voters(networks, start) as classes:
+        with ensemble_eval(networks, start) as classes:
             most = math.log(min(len(networks), classes))
             for number, offset in enumerate(offsets):
                 entropy = _at(networks, start, end, where * (1 + offset), classes, batch_size)[1].cpu().numpy()

@@ -89,7 +89,7 @@ class Effect:
 
 @final
 @dataclass(frozen=True)
-class Universality:
+class Heterogeneity:
     """How far exponents vary.
 
     Attributes:
@@ -117,7 +117,7 @@ class Universality:
     residual: float
 
 
-def universality(observations: Sequence[Observation]) -> Universality:
+def heterogeneity(observations: Sequence[Observation]) -> Heterogeneity:
     """Returns how far exponents vary, and with what.
 
     Effects are of type II: each factor's, given all the others, without interactions; levels may be unbalanced. A factor of
@@ -150,7 +150,7 @@ def universality(observations: Sequence[Observation]) -> Universality:
     weights = 1 / (own + (between if len(own) > 1 else 0.0))
     mean = float((weights * split.means).sum() / weights.sum())
     reach = _reach(split.means, mean, weights)
-    return Universality(
+    return Heterogeneity(
         n=len(exponents),
         subjects=len(split.subjects),
         mean=math.exp(mean),

@@ -13,8 +13,8 @@ from evaluators.attacks.iterative_ll import IterativeLL
 from evaluators.attacks.losses import TARGETED, Loss, targeted
 from evaluators.attacks.step_ll import StepLL
 from evaluators.engine.input_checks import check_images
-from evaluators.engine.noise import Noise
-from evaluators.engine.prepared import subject
+from evaluators.engine.noise import ImageNoise
+from evaluators.engine.prepared import prepare
 from evaluators.norms import L2
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def adversarial_direction(
     check_attack(attack)
     check_image(image)
     x, y = image.detach()[None], torch.tensor([label], device=image.device)
-    with subject(network, x, y, attempts=1) as ready:
-        clean, classes = int(ready.logits.argmax(1)), ready.logits.shape[1]
+    with prepare(network, x, y, attempts=1) as prepared:
+        clean, classes = int(prepared.logits.argmax(1)), prepared.logits.shape[1]
     if clean != label:
         raise ValueError(f"the image must be classified rightly, got class {clean} for label {label}; take another one")
     if towards is not None:
@@ -65,8 +65,8 @@ def adversarial_direction(
         attack = aimed(attack, towards)
     for early in (False, True):
         point = attack(network, x, y, epsilon, seed=seed, stop_when_fooled=early)
-        with subject(network, point, y, attempts=1) as ready:
-            found = int(ready.logits.argmax(1))
+        with prepare(network, point, y, attempts=1) as prepared:
+            found = int(prepared.logits.argmax(1))
         if found == towards if towards is not None else found != label:
             return (point - x)[0]
     return None
@@ -118,7 +118,7 @@ def random_direction(image: Tensor, length: float, *, seed: int = 0) -> Tensor:
     if not 0 < length < math.inf:
         raise ValueError(f"length must be {'finite' if length > 0 else 'above 0'}, got {length:g}")
     x = image.detach()[None]
-    noise = Noise.of(seed, torch.zeros(1, dtype=torch.int64, device=x.device), stream=_STREAM)
+    noise = ImageNoise.of(seed, torch.zeros(1, dtype=torch.int64, device=x.device), stream=_STREAM)
     step = length * L2().ascent(noise.normal(x))
     there, back = x + step, x - step
     turned = ((there < 0) | (there > 1)) & (back >= 0) & (back <= 1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluators.attacks.losses import margin
 from evaluators.curves.error_curves import Floats
 from evaluators.engine.input_checks import check_logits
-from evaluators.engine.prepared import subject
+from evaluators.engine.prepared import prepare
 from evaluators.surface.directions import check_image
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def responses(
         )
     x, y = image.detach()[None], torch.tensor([label], device=image.device)
     flat = directions.to(x).flatten(1)
-    with subject(network, x, y, batch_size, attempts=1) as ready:
+    with prepare(network, x, y, batch_size, attempts=1) as prepared:
 
         def at(coordinates: Floats) -> Responses:
             places = torch.from_numpy(np.ascontiguousarray(coordinates)).to(x)
@@ -80,11 +80,11 @@ def responses(
                     pixels = pixels + column[:, None] * direction
                 inside = (pixels.amin(1) >= -SLACK) & (pixels.amax(1) <= 1 + SLACK)
                 with torch.no_grad():
-                    logits = ready.network(pixels.reshape(-1, *image.shape))
+                    logits = prepared.network(pixels.reshape(-1, *image.shape))
                 check_logits(logits, len(batch))
                 return logits.argmax(1), -margin(logits, y.expand(len(batch))), logits.softmax(1).amax(1), inside
 
-            found = [part for _, part in ready.batches.over(torch.arange(len(places), device=x.device), work)]
+            found = [part for _, part in prepared.batches.over(torch.arange(len(places), device=x.device), work)]
             told, gap, sure, inside = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
             return Responses(told.numpy(), gap.double().numpy(), sure.double().numpy(), inside.numpy())
 

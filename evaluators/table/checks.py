@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from evaluators.checks.result import Check
+from evaluators.checks.result import CheckResult
 from evaluators.curves.error_curves import Floats
 from evaluators.table.columns import KINDS, Column, in_pixels, parse_column, understood
 
@@ -34,7 +34,7 @@ FEW_ROWS = 10
 SHOWN = 5
 
 
-def check_table(columns: Mapping[str, NDArray[Any]]) -> list[Check]:
+def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
     """Returns the outcome of every check for which a table of accuracies has the columns.
 
     Args:
@@ -117,10 +117,10 @@ def _unit(values: Sequence[Floats]) -> float:
     return 100.0 if np.isfinite(best).any() and np.nanmedian(best) > 1 else 1.0
 
 
-def _in_range(table: _Table) -> Check:
+def _in_range(table: _Table) -> CheckResult:
     outside = {name: (v < -1e-9) | (v > 1 + 1e-9) | np.isinf(v) for name, v in table.values.items()}
     count = int(sum(o.sum() for o in outside.values()))
-    return Check(
+    return CheckResult(
         "accuracies_in_range",
         count == 0,
         {
@@ -132,9 +132,9 @@ def _in_range(table: _Table) -> Check:
     )
 
 
-def _complete(table: _Table) -> Check:
+def _complete(table: _Table) -> CheckResult:
     missing = {name: np.isnan(v) for name, v in table.values.items()}
-    return Check(
+    return CheckResult(
         "nothing_missing",
         not any(m.any() for m in missing.values()),
         {
@@ -145,14 +145,14 @@ def _complete(table: _Table) -> Check:
     )
 
 
-def _columns_vary(table: _Table) -> Check | None:
+def _columns_vary(table: _Table) -> CheckResult | None:
     if len(table.labels) < 3:
         return None
     constant = [name for name, v in table.values.items() if np.unique(v[~np.isnan(v)]).size <= 1]
-    return Check("columns_vary", not constant, {"columns": ", ".join(constant)})
+    return CheckResult("columns_vary", not constant, {"columns": ", ".join(constant)})
 
 
-def _rows_are_distinct(table: _Table) -> Check:
+def _rows_are_distinct(table: _Table) -> CheckResult:
     names, counts = np.unique(table.labels, return_counts=True)
     twice = names[counts > 1]
     repeats = np.zeros(len(table.labels), dtype=bool)
@@ -165,14 +165,14 @@ def _rows_are_distinct(table: _Table) -> Check:
         if repeats.any() and not example:
             i = int(np.flatnonzero(repeats)[0])
             example = f"{table.labels[i]} as {table.labels[earlier[i]]}"
-    return Check(
+    return CheckResult(
         "rows_are_distinct",
         not (len(twice) or repeats.any()),
         {"repeated_names": len(twice), "repeating_rows": int(repeats.sum()), "of": len(repeats), "example": example},
     )
 
 
-def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> Check | None:
+def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> CheckResult | None:
     of_attack = [c for c in table.columns if (c.attack, c.norm) == (attack, norm) and c.epsilon is not None]
     ordered = sorted(of_attack, key=lambda column: column.epsilon or 0.0)
     aside = [c.name for c in ordered if norm == "linf" and (c.epsilon or 0.0) >= WHOLE_RANGE]
@@ -189,7 +189,7 @@ def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> Check | None:
     return _verdict(table, name, rises, lambda pair: tolerance, {"attack": attack, "left_aside": ", ".join(aside)})
 
 
-def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[str]) -> Check | None:
+def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[str]) -> CheckResult | None:
     """Returns whether no column of the weak kinds is below the lowest of the strong kinds at the same norm and epsilon."""
     gaps, tolerances = {}, {}
     for column in table.of(weak):
@@ -202,7 +202,7 @@ def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[st
     return _verdict(table, name, gaps, tolerances.__getitem__, {}) if gaps else None
 
 
-def _below_clean(table: _Table) -> Check:
+def _below_clean(table: _Table) -> CheckResult:
     name, attacked = "adversarial_below_clean", table.of(tuple(KINDS))
     clean, others = table.of(["clean"]), table.of(["other split"])
     if clean and attacked:
@@ -216,7 +216,7 @@ def _below_clean(table: _Table) -> Check:
         above = int((best > table.values[others[0].name]).sum())
         compared += f", for {others[0].name} is of another split; "
         compared += f"{above:,} of {len(best):,} rows have an adversarial accuracy above it"
-    return Check(name, True, {"compared": compared})
+    return CheckResult(name, True, {"compared": compared})
 
 
 def _verdict(
@@ -225,7 +225,7 @@ def _verdict(
     gaps: Mapping[str, Floats],
     tolerance: Callable[[str], float],
     evidence: Mapping[str, float | str],
-) -> Check:
+) -> CheckResult:
     """Returns a check that fails where any gap (N,), by the columns that it lies between, exceeds its tolerance."""
     found = {pair: gap > tolerance(pair) for pair, gap in gaps.items()}
     rows = np.any(list(found.values()), axis=0)
@@ -240,7 +240,7 @@ def _verdict(
             "counts": _counts(found),
             "first_rows": table.rows(rows),
         }
-    return Check(name, not rows.any(), outcome)
+    return CheckResult(name, not rows.any(), outcome)
 
 
 def _counts(found: Mapping[str, NDArray[np.bool_]]) -> str:

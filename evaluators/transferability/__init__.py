@@ -1,1 +1,15 @@
 """Transfer of adversarial images between networks."""
+
+from evaluators.transferability.matrix import Asymmetry, TransferMatrix, asymmetry, transfer_matrix, transfer_rates
+from evaluators.transferability.universal import TransferGroup, UniversalTransfer, transfer_reach
+
+__all__ = [
+    "Asymmetry",
+    "TransferGroup",
+    "TransferMatrix",
+    "UniversalTransfer",
+    "asymmetry",
+    "transfer_matrix",
+    "transfer_rates",
+    "transfer_reach",
+]

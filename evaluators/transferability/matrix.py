@@ -24,8 +24,8 @@ from evaluators.curves.error_curves import Floats, binomial_interval
 from evaluators.engine.batches import forward
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import as_grid, check_epsilons, check_images, check_module
-from evaluators.engine.noise import Noise, stream_of
-from evaluators.engine.prepared import Subject, predict, subject
+from evaluators.engine.noise import ImageNoise, stream_of
+from evaluators.engine.prepared import PreparedNetwork, predict, prepare
 from evaluators.statistics.multiple_testing import holm
 from evaluators.statistics.paired_tests import compare
 
@@ -161,18 +161,18 @@ def transfer_matrix(
     _check_classes(networks, x)
     with ExitStack() as stack:
         attempts = len(grid) * len(networks)
-        ready = [stack.enter_context(subject(net, x, y, batch_size, attempts=attempts)) for net in networks.values()]
-        kept = right_under_all({name: one.right() for name, one in zip(networks, ready, strict=True)})
-        fooled = np.zeros((len(grid), len(ready), len(ready), len(kept)), dtype=np.bool_)
-        rounds = len(grid) * len(ready)
+        prepared = [stack.enter_context(prepare(net, x, y, batch_size, attempts=attempts)) for net in networks.values()]
+        kept = right_under_all({name: one.right() for name, one in zip(networks, prepared, strict=True)})
+        fooled = np.zeros((len(grid), len(prepared), len(prepared), len(kept)), dtype=np.bool_)
+        rounds = len(grid) * len(prepared)
         for e, epsilon in enumerate(grid):
-            for s, source in enumerate(ready):
+            for s, source in enumerate(prepared):
                 done = 0
-                for found in _tried(source, ready, attack, epsilon, kept, seed):
+                for found in _tried(source, prepared, attack, epsilon, kept, seed):
                     fooled[e, s, :, done : done + found.shape[1]] = found.cpu().numpy()
                     done += found.shape[1]
                     if progress is not None:
-                        progress((e * len(ready) + s + done / len(kept)) / rounds)
+                        progress((e * len(prepared) + s + done / len(kept)) / rounds)
     return TransferMatrix(tuple(networks), tuple(grid), fooled, kept.cpu().numpy(), len(x))
 
 
@@ -211,7 +211,7 @@ def right_under_all(right: Mapping[str, Tensor]) -> Tensor:
 
 
 def _tried(
-    source: Subject, targets: Sequence[Subject], attack: Attack, epsilon: float, kept: Tensor, seed: int
+    source: PreparedNetwork, targets: Sequence[PreparedNetwork], attack: Attack, epsilon: float, kept: Tensor, seed: int
 ) -> Iterator[Tensor]:
     """Yields, for each batch of the images kept, which of those crafted on the source fool the targets, (T, B)."""
 
@@ -219,7 +219,7 @@ def _tried(
         x, y = source.x[batch], source.y[batch]
         size = torch.full((len(batch),), epsilon, dtype=x.dtype, device=x.device)
         # As `radii` draws for an image at this epsilon: the two agree on an attack that draws.
-        noise, most = Noise.of(seed, batch, stream_of(epsilon)), source.batches.size
+        noise, most = ImageNoise.of(seed, batch, stream_of(epsilon)), source.batches.size
         points, _ = attack.craft(source.network, x, y, size, noise, stop_when_fooled=False, one_pass=most)
         return torch.stack([misclassified(forward(one.network, points, one.batches.size), y) for one in targets])
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class Group:
+class TransferGroup:
     """Some of the images that fool a source.
 
     Attributes:
@@ -42,7 +42,7 @@ class Group:
 
 @final
 @dataclass(frozen=True)
-class Reach:
+class UniversalTransfer:
     """How far the adversarial images of one source carry at one epsilon, of those that fool the source itself.
 
     Attributes:
@@ -57,12 +57,12 @@ class Reach:
     source: str
     epsilon: float
     fooled: int
-    to_all: Group
-    to_some: Group
-    to_none: Group
+    to_all: TransferGroup
+    to_some: TransferGroup
+    to_none: TransferGroup
 
 
-def transfer_reach(matrix: TransferMatrix, confidence: float = 0.95) -> list[Reach]:
+def transfer_reach(matrix: TransferMatrix, confidence: float = 0.95) -> list[UniversalTransfer]:
     """Returns, for each epsilon and each source, which of the images that fool it transfer to all others, some or none.
 
     Raises:
@@ -82,13 +82,13 @@ def transfer_reach(matrix: TransferMatrix, confidence: float = 0.95) -> list[Rea
             chances = (all_, max(0.0, 1 - all_ - none) if hit.any() else np.nan, none)
             groups = (to_all, hit & ~to_all & ~to_none, to_none)
             all_some_none = [_group(matrix, g, hit, c, confidence) for g, c in zip(groups, chances, strict=True)]
-            found.append(Reach(source, epsilon, int(hit.sum()), *all_some_none))
+            found.append(UniversalTransfer(source, epsilon, int(hit.sum()), *all_some_none))
     return found
 
 
 def _group(
     matrix: TransferMatrix, members: NDArray[np.bool_], hit: NDArray[np.bool_], chance: float, confidence: float
-) -> Group:
+) -> TransferGroup:
     found = shares_of(members.sum(keepdims=True), hit.sum(keepdims=True), confidence)
     low, high = found.interval[0]
-    return Group(matrix.index[members], float(found.share[0]), (float(low), float(high)), chance)
+    return TransferGroup(matrix.index[members], float(found.share[0]), (float(low), float(high)), chance)

@@ -26,12 +26,13 @@ import lab
 import matplotlib as mpl
 import numpy as np
 import rivals
-from lab import told_correlation, told_epsilon
+from lab import format_epsilon, told_correlation
 from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
 
 import nas
-from evaluators import rank_correlation, stronger_correlation
+from evaluators import rank_correlation
+from evaluators.statistics.correlation import stronger_correlation
 from nas.plots.style import COLOURS, STYLE
 from nas.spaces.options import open_space
 
@@ -127,7 +128,7 @@ def draw_children(found: list[dict], rows: dict[str, list[dict]], file: Path) ->
         panels = figure.subplots(len(found), len(DRAWN), squeeze=False, sharey="row")
         for line, row in zip(panels, found, strict=True):
             data, points = row["data"], rows[row["data"]]
-            line[0].set_ylabel(f"{data}: adversarial accuracy\nat {told_epsilon(data, row['search']['epsilon'])} (L∞)")
+            line[0].set_ylabel(f"{data}: adversarial accuracy\nat {format_epsilon(data, row['search']['epsilon'])} (L∞)")
             for axes, name in zip(line, DRAWN, strict=True):
                 for colour, reward in zip(COLOURS, REWARDS.values(), strict=False):
                     for drawn, face in ((True, "none"), (False, colour)):
@@ -179,7 +180,7 @@ def draw_networks(found: list[dict], file: Path) -> None:
             axes.set(
                 ylim=(0, 1.12),
                 ylabel="error on test images",
-                title=f"{row['data']}, {told_epsilon(row['data'], epsilon)} (L∞)",
+                title=f"{row['data']}, {format_epsilon(row['data'], epsilon)} (L∞)",
             )
             axes.set_yticks(np.linspace(0, 1, 6))
             axes.grid(visible=False, axis="x")

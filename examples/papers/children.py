@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import nas
 from nas.data import open_data, open_test
-from nas.files import write_whole
+from nas.files import write_atomic
 from nas.pipeline.events import FinalistsStarted, RunStarted, TrialFinished
 from nas.pipeline.search import resume_events, search_events
 from nas.spaces.options import open_space
@@ -103,7 +103,7 @@ def images(data: str, scale: Scale, work: Path) -> dict[str, object]:
             }
             np.savez(content, **{name: array.numpy() for name, array in arrays.items()})
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, content.getvalue())
+            write_atomic(file, content.getvalue())
         name, path = "npz", str(file)
     else:
         name, path = found.name, found.path

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject, plain_ticks, told_epsilon
+from lab import EPSILONS, SIZES, Subject, format_epsilon, plain_ticks
 from matplotlib.figure import Figure
 
-from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, dlr, error_at, margin, margins, radii, worst_case
+from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, error_at, margins, radii, worst_case
+from evaluators.attacks import dlr, margin
 from evaluators.curves.error_curves import binomial_interval
 from nas.plots.style import COLOURS, STYLE
 
@@ -163,7 +164,7 @@ def draw(rows: list[dict], file: Path) -> None:
             top.fill_between(places, *ends, color="black", alpha=0.1, linewidth=0, label="its 95 % interval, one network")
             top.plot(places, worst, color="black", linewidth=2, alpha=0.5, label="worst case")
             top.plot(places, [row["clean_error"] for row in group], color="black", linestyle=":", label="clean")
-            told = told_epsilon(key[0], group[0]["epsilon"])
+            told = format_epsilon(key[0], group[0]["epsilon"])
             top.set(title=f"{key[0]}, {key[1]}, epsilon {told}", ylim=(0, 1.02))
             for colour, (title, name, scale) in zip(COLOURS, MARKS, strict=False):
                 low.plot(places, [row[name] / scale for row in group], marker=".", color=colour, label=title)
@@ -189,7 +190,7 @@ def statement(found: list[dict], means: list[dict]) -> str:
         for name in ("PGD, cross-entropy", "worst case", "masked", "clean"):
             one = row["gains"][name]
             told.append(f"{name} {one['gain']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})")
-        at = told_epsilon(row["data"], epsilons[row["data"], row["training"]])
+        at = format_epsilon(row["data"], epsilons[row["data"], row["training"]])
         lines.append(f"{row['data']}, {row['training']}, at {at}, strength {row['strength']:g}: {'; '.join(told)}")
     return "\n".join(lines)
 

@@ -22,7 +22,7 @@ import children
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import told_correlation, told_epsilon
+from lab import format_epsilon, told_correlation
 from matplotlib.figure import Figure
 from recorded import MULTIPLES
 
@@ -101,7 +101,7 @@ def table(found: list[dict]) -> str:
     lines = [title + "".join(f" {error:>24}" for error in ERRORS)]
     for row, measure, attack, multiple in product(found, MEASURES, ATTACKS, MULTIPLES):
         entries = _chosen(row, group="all", measure=measure, attack=attack, multiple=multiple)
-        epsilon = told_epsilon(row["data"], entries[0]["epsilon"])
+        epsilon = format_epsilon(row["data"], entries[0]["epsilon"])
         told = "".join(f" {told_correlation(one) if one['value'] is not None else 'none':>24}" for one in entries)
         lines.append(f"{row['data']:8} {measure:18} {attack:11} {epsilon:8}{told}")
     return "\n".join(lines)
@@ -113,7 +113,7 @@ def draw(found: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
         figure = Figure(figsize=(14, 0.9 + 3.5 * len(found)), layout="constrained")
         panels = figure.subplots(len(found), 4, squeeze=False)
         for line, row in zip(panels, found, strict=True):
-            told = told_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
+            told = format_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
             for axes, error in zip(line[:2], ("test error", "gap"), strict=True):
                 for colour, name in zip(COLOURS, ATTACKS.values(), strict=False):
                     x = [ERRORS[error](child) for child in rows[row["data"]]]
@@ -164,7 +164,7 @@ def statement(found: list[dict]) -> str:
     """Returns what was seen, a few lines for each data set."""
     lines = []
     for row in found:
-        epsilon = told_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
+        epsilon = format_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
         lines.append(f"{row['data']}, {row['children']} children, epsilon {epsilon}; 95 % intervals over children:")
         for group, measure, attack in product(("all", "random"), MEASURES, ATTACKS):
             entries = _chosen(row, group=group, measure=measure, attack=attack, multiple=SHOWN)

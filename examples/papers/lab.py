@@ -29,10 +29,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from evaluators import Attack, RankCorrelation, logits_of
+from evaluators import Attack, RankCorrelation
+from evaluators.logits.differences import logits_of
 from nas.data import Split, open_data, open_test
 from nas.data.config import DataConfig
-from nas.files import write_whole
+from nas.files import write_atomic
 from nas.seeds import seed_of
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised
@@ -145,7 +146,7 @@ def run(main) -> None:
 def write_json(file: Path, content) -> None:
     """Writes what is known to a file, with null in the place of what is not a finite number, and numbers side by side."""
     text = json.dumps(_finite(content), indent=1, allow_nan=False)
-    write_whole(file, re.sub(r"\[[^][{}\"]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text))
+    write_atomic(file, re.sub(r"\[[^][{}\"]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text))
 
 
 def _finite(value):
@@ -160,7 +161,7 @@ def kept(file: Path, make, *args):
     """Returns what JSON in a file says; where there is none, what `make` returns, once it is written there."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(make(*args)))
+        write_atomic(file, json.dumps(make(*args)))
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -215,7 +216,7 @@ def data_config(data: str, size: Size, work: Path) -> DataConfig:
         raw.mkdir(parents=True, exist_ok=True)
         for packed in (FILES / "mnist").glob("*.gz"):
             if not (raw / packed.stem).exists():
-                write_whole(raw / packed.stem, gzip.decompress(packed.read_bytes()))
+                write_atomic(raw / packed.stem, gzip.decompress(packed.read_bytes()))
         return DataConfig(name="mnist", path=str(work / "data"))
     if data == "cifar10" and (FILES / "cifar10-jpeg.tar.xz").exists():
         file = work / "data" / f"cifar10-{size.train}-{size.test}.npz"
@@ -226,7 +227,7 @@ def data_config(data: str, size: Size, work: Path) -> DataConfig:
             np.savez(
                 content, **_cifar10(FILES / "cifar10-jpeg.tar.xz", {"train": -(-size.train * 10 // 9), "test": size.test})
             )
-            write_whole(file, content.getvalue())
+            write_atomic(file, content.getvalue())
         return DataConfig(name="npz", path=str(file), validation=0.1)
     return DataConfig(name=data)
 
@@ -399,6 +400,6 @@ def told_correlation(found: dict) -> str:
     return str(RankCorrelation(found["n"], found["value"], found["interval"]))
 
 
-def told_epsilon(data: str, epsilon: float) -> str:
+def format_epsilon(data: str, epsilon: float) -> str:
     """Returns an epsilon as it is mostly told."""
     return f"{255 * epsilon:g}/255" if data == "cifar10" else f"{epsilon:g}"

@@ -26,22 +26,16 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 from universality import subjects
 
-from evaluators import (
-    PGD,
-    Linf,
-    NoPowerLaw,
-    adaptive_epsilons,
-    error_curve,
-    fit_power_law,
+from evaluators import PGD, Linf, NoPowerLaw, error_curve, fit_power_law, margins, radii
+from evaluators.logits.differences import (
     independent_logits,
     logit_differences,
     logits_of,
-    margins,
     mean_field_radii,
     near_zero,
-    radii,
     shape_distance,
 )
+from evaluators.logits.margin import adaptive_epsilons
 from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:

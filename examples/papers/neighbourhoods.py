@@ -26,18 +26,11 @@ import numpy as np
 from lab import EPSILONS, SIZES, Subject, fooling, right_ones
 from matplotlib.figure import Figure
 
-from evaluators import (
-    PGD,
-    Linf,
-    NoBound,
-    adversarial_set,
-    ball_shares,
-    connections,
-    logits_of,
-    margin,
-    provable_radii,
-    radii,
-)
+from evaluators import PGD, Linf, provable_radii, radii
+from evaluators.attacks import margin
+from evaluators.bounds import NoBound
+from evaluators.logits.differences import logits_of
+from evaluators.regions import adversarial_set, ball_shares, connections
 from evaluators.regions.voting import mean_interval
 from nas.plots.style import COLOURS, STYLE
 
@@ -59,7 +52,7 @@ ENDS = {"the end of a walk": False, "its first success": True}
 
 
 @dataclass(frozen=True)
-class Effort:
+class AttackBudget:
     """How much is sampled.
 
     Attributes:
@@ -75,7 +68,11 @@ class Effort:
     starts: int
 
 
-EFFORTS = {"smoke": Effort(6, 100, 2, 6), "default": Effort(30, 500, 10, 24), "full": Effort(200, 5000, 100, 32)}
+EFFORTS = {
+    "smoke": AttackBudget(6, 100, 2, 6),
+    "default": AttackBudget(30, 500, 10, 24),
+    "full": AttackBudget(200, 5000, 100, 32),
+}
 
 
 def subjects(size: str) -> list[Subject]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from evaluators import FGSM, PGD, error_at, logits_of, margin, radii
+from evaluators import FGSM, PGD, error_at, radii
+from evaluators.attacks import margin
+from evaluators.logits.differences import logits_of
 from nas.data import open_test
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 import nas
-from evaluators import APGD, FGSM, PGD, Square, Transfer, compare, dlr, error_at, holm, margin, parameters, radii, worst_case
+from evaluators import APGD, FGSM, PGD, Square, Transfer, compare, error_at, holm, parameters, radii, worst_case
+from evaluators.attacks import dlr, margin
 from evaluators.curves.error_curves import binomial_interval
 from nas.data import open_data, open_test
 from nas.seeds import seed_of
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Effort:
+class AttackBudget:
     """How much the networks are trained and attacked.
 
     Attributes:
@@ -57,9 +58,9 @@ class Effort:
 
 
 EFFORTS = {
-    "smoke": Effort(epochs=2, seeds=1, images=40, steps=5, queries=20),
-    "default": Effort(epochs=7, seeds=2, images=300, steps=10, queries=100),
-    "full": Effort(epochs=60, seeds=3, images=2000, steps=50, queries=5000),
+    "smoke": AttackBudget(epochs=2, seeds=1, images=40, steps=5, queries=20),
+    "default": AttackBudget(epochs=7, seeds=2, images=300, steps=10, queries=100),
+    "full": AttackBudget(epochs=60, seeds=3, images=2000, steps=50, queries=5000),
 }
 # Of the search's epsilon, at which the tests are made: beyond it, every network of these is fooled on nearly every image.
 MULTIPLES = (0.5, 1.0)

@@ -26,7 +26,10 @@ from lab import SIZES, Subject, fooling, plain_ticks, right_ones
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from evaluators import L2, PGD, adversarial_direction, boundary_line, logits_of, margin, random_direction
+from evaluators import L2, PGD
+from evaluators.attacks import margin
+from evaluators.logits.differences import logits_of
+from evaluators.surface import adversarial_direction, boundary_line, random_direction
 from nas.analysis.surface.config import SurfaceConfig
 from nas.analysis.surface.figures import draw_lines, draw_surface
 from nas.analysis.surface.surface import surfaces_of
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from evaluators import Line
+    from evaluators.surface import Line
     from nas.analysis.surface.result import ImageSurfaces
     from nas.data import Split
 

@@ -33,7 +33,8 @@ from matplotlib.figure import Figure
 from measured import ATTACKS, BOUND, CLEAN, EPSILONS, HIGH, MEASURES, OPERATIONS, PREDICTORS, SEEN, SPACE, TABLE, TASKS, told
 from scipy.stats import wilcoxon
 
-from evaluators import check_table, holm, read_table, sentence
+from evaluators import check_table, holm, sentence
+from evaluators.table import read_table
 from nas.pipeline.controller import Controller
 from nas.pipeline.events import TrialFinished
 from nas.plots.style import COLOURS, GREY, INK, STYLE

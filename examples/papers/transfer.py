@@ -22,20 +22,14 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject, told_epsilon
+from lab import EPSILONS, SIZES, Subject, format_epsilon
 from matplotlib.figure import Figure
 
-from evaluators import (
-    FGSM,
-    PGD,
-    TransferMatrix,
-    asymmetry,
-    logits_of,
-    margin,
-    transfer_matrix,
-    transfer_rates,
-    transfer_reach,
-)
+from evaluators import FGSM, PGD, TransferMatrix, transfer_matrix, transfer_rates
+from evaluators.attacks import margin
+from evaluators.logits.differences import logits_of
+from evaluators.transferability.matrix import asymmetry
+from evaluators.transferability.universal import transfer_reach
 from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
@@ -238,7 +232,7 @@ def draw_matrices(found: list[dict], file: Path) -> None:
             axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
             axes.set_yticks(range(len(names)), names, fontsize=8)
             axes.set(xlabel="target", ylabel="source")
-            epsilon = told_epsilon(row["data"], row["epsilons"][e])
+            epsilon = format_epsilon(row["data"], row["epsilons"][e])
             axes.set_title(f"{row['data']}, {row['attack']}, epsilon {epsilon}, {row['images']} images", fontsize=10)
             bar = figure.colorbar(image, ax=axes, shrink=0.8)
             bar.set_label("share that fools the target, too", fontsize=9)
@@ -311,7 +305,7 @@ def draw_reach(found: list[dict], file: Path) -> None:
             labels = [f"{one['source']} ({one['fooled']})" for one in reach]
             axes.set_yticks(range(len(reach)), labels, fontsize=8)
             axes.invert_yaxis()
-            axes.set(xlim=(0, 1), title=f"{row['data']}, {row['attack']}, epsilon {told_epsilon(row['data'], epsilon)}")
+            axes.set(xlim=(0, 1), title=f"{row['data']}, {row['attack']}, epsilon {format_epsilon(row['data'], epsilon)}")
         for axes in panels[-1]:
             axes.set_xlabel("share of the images that fool the source")
         for axes in panels[:, 0]:
@@ -346,7 +340,8 @@ def statement(found: list[dict]) -> str:
             for one in at
         )
         lines.append(
-            f"{title}, epsilon {told_epsilon(row['data'], epsilon)}: of the images that fool the source (of {row['images']} "
+            f"{title}, epsilon {format_epsilon(row['data'], epsilon)}: of the images that fool the source (of "
+            f"{row['images']} "
             f"that are right under all {len(row['names'])} networks), so many fool the target: {shares}"
         )
         pairs = [one for one in row["asymmetry"] if one["epsilon"] == epsilon]
@@ -360,7 +355,7 @@ def statement(found: list[dict]) -> str:
         for at, (key, whom) in product(row["epsilons"], (("reach", "all"), ("reach_among_standard", "normally trained"))):
             reach = [one for one in row[key] if one["epsilon"] == at and one["fooled"]]
             if reach:
-                lines.append(f"  at {told_epsilon(row['data'], at)}, over {whom} networks: {_told_reach(reach)}")
+                lines.append(f"  at {format_epsilon(row['data'], at)}, over {whom} networks: {_told_reach(reach)}")
     return "\n".join(lines)
 
 

@@ -24,11 +24,14 @@ import lab
 import matplotlib as mpl
 import numpy as np
 import torch
-from lab import EPSILONS, SIZES, Subject, fooling, right_ones, told_epsilon
+from lab import EPSILONS, SIZES, Subject, fooling, format_epsilon, right_ones
 from matplotlib.figure import Figure
 from transfer import ARCHITECTURES, SEEDS, TRAININGS, data_sets
 
-from evaluators import PGD, Linf, along_line, boundary_entropy, disagreement, logits_of, low_margin_share, margin
+from evaluators import PGD, Linf
+from evaluators.attacks import margin
+from evaluators.logits.differences import logits_of
+from evaluators.regions import boundary_entropy, disagreement, low_margin_share, vote_along_line
 from evaluators.regions.voting import mean_interval
 from nas.plots.style import COLOURS, STYLE
 
@@ -52,7 +55,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Effort:
+class AttackBudget:
     """How much is sampled.
 
     Attributes:
@@ -66,7 +69,7 @@ class Effort:
     lines: int
 
 
-EFFORTS = {"smoke": Effort(12, 10, 30), "default": Effort(50, 40, 200), "full": Effort(500, 200, 1000)}
+EFFORTS = {"smoke": AttackBudget(12, 10, 30), "default": AttackBudget(50, 40, 200), "full": AttackBudget(500, 200, 1000)}
 
 
 def committee(data: str, training: str) -> list[Subject]:
@@ -173,7 +176,7 @@ def _boundary(name: str, data: str, training: str, part: str, work: Path) -> dic
     if not len(clean):
         return shared
     asked, source = list(networks.values()), list(networks).index(_crafted_on(networks))
-    lines = along_line(asked, clean, adversarial, crossing_of=source)
+    lines = vote_along_line(asked, clean, adversarial, crossing_of=source)
     found = boundary_entropy(asked, clean, adversarial, lines.crossing, OFFSETS)
     others = [m for m in range(len(asked)) if m != source]
     without = boundary_entropy([asked[m] for m in others], clean, adversarial, lines.crossing, OFFSETS)
@@ -353,7 +356,7 @@ def statement(found: list[dict]) -> str:
             every, others = (row[who]["share"] for who in ("committee", "others"))
             lines.append(
                 f"{title}, {_around(row['part'])} ({row['images']}), "
-                f"within {told_epsilon(row['data'], row['epsilons'][place])}: "
+                f"within {format_epsilon(row['data'], row['epsilons'][place])}: "
                 f"six networks disagree in {100 * every[place]:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of the ball, "
                 f"at the centre in {100 * every[0]:.0f} %; the five that were not attacked in {100 * others[place]:.0f} %, "
                 f"at the centre in {100 * others[0]:.0f} %; {pairs}; margins are low in: {margins}"

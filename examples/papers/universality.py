@@ -26,21 +26,9 @@ from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, Subject, told_correlation
 from matplotlib.figure import Figure
 from scipy.stats import wilcoxon
 
-from evaluators import (
-    FGSM,
-    PGD,
-    Linf,
-    NoPowerLaw,
-    Observation,
-    StepLL,
-    adaptive_epsilons,
-    error_curve,
-    fit_power_law,
-    margins,
-    radii,
-    rank_correlation,
-    universality,
-)
+from evaluators import FGSM, PGD, Linf, NoPowerLaw, StepLL, error_curve, fit_power_law, margins, radii, rank_correlation
+from evaluators.logits.margin import adaptive_epsilons
+from evaluators.statistics.heterogeneity import Observation, heterogeneity
 from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
@@ -132,7 +120,7 @@ def analyse(found: list[dict]) -> dict:
             data: {attack: _with_clean_error([one for one in laws if one[0]["data"] == data], attack) for attack in ATTACKS}
             for data in dict.fromkeys(row["data"] for row in found)
         },
-        "exponents": {name: asdict(universality(group)) for name, group in groups.items() if len(group) > 1},
+        "exponents": {name: asdict(heterogeneity(group)) for name, group in groups.items() if len(group) > 1},
     }
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nas.data import Split
 
 
-def check_fit(source: str, network: nn.Module, test: Split, data: str) -> None:
+def check_compatible(source: str, network: nn.Module, test: Split, data: str) -> None:
     """Checks that a network takes images and has a logit for each label.
 
     Args:

@@ -28,7 +28,7 @@ def data_of(source: str) -> Any:
     return read_manifest(folder)["config"].get("data") if is_bundle(folder) else None
 
 
-def data_of_all(sources: Sequence[str]) -> Any:
+def common_bundle_data(sources: Sequence[str]) -> Any:
     """Returns what the configs of the bundles among some networks say of their data, as plain data; None without a bundle.
 
     Raises:

@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from nas.bundle.load import load
 from nas.bundle.manifest import is_bundle
-from nas.errors import NetworkError, told
+from nas.errors import NetworkError, format_error
 from nas.resolve import resolve
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _exported(path: Path) -> nn.Module:
             network = torch.export.load(file).module()
     except Exception as error:  # What torch raises depends on where the file is damaged.
         raise NetworkError(
-            f"{path}: cannot be loaded as a graph of torch.export: {told(error)}; export it again with torch "
+            f"{path}: cannot be loaded as a graph of torch.export: {format_error(error)}; export it again with torch "
             f"{torch.__version__}, or {_REMEDY}"
         ) from error
     for module in network.modules():
@@ -121,7 +121,9 @@ def _scripted(path: Path) -> nn.Module:
         with _quiet():
             network: nn.Module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:  # As above.
-        raise NetworkError(f"{path}: cannot be loaded as TorchScript: {told(error)}; save it again, or {_REMEDY}") from error
+        raise NetworkError(
+            f"{path}: cannot be loaded as TorchScript: {format_error(error)}; save it again, or {_REMEDY}"
+        ) from error
     return network
 
 
@@ -172,7 +174,7 @@ def _called(source: str, function: Any) -> object:
         # The user's own line is where to look; what lies deeper is torch's.
         frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "site-packages" not in f.filename]
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        raise NetworkError(f"{source}: raises {told(error)}{where}") from error
+        raise NetworkError(f"{source}: raises {format_error(error)}{where}") from error
 
 
 def _needed(function: Any) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from evaluators import PGD, RobustnessProfile, profile
 from evaluators.attacks import Attack, Transfer
 from evaluators.engine.input_checks import check_epsilons
-from nas.analysis.fit import check_fit
+from nas.analysis.fit import check_compatible
 from nas.analysis.networks import open_network
 from nas.config.reader import read_settings
 from nas.config.schema import FinalistsConfig
@@ -18,7 +18,7 @@ from nas.data import open_test
 from nas.data.config import DataConfig
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, NetworkError, first_line
-from nas.validation import FaultsError, check_numbers, number
+from nas.validation import ValidationError, bounded, check_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,23 +48,23 @@ class ProfileConfig:
     data: DataConfig = DataConfig()
     attacks: Mapping[str, Attack] = field(default_factory=lambda: FinalistsConfig().attacks)
     epsilons: Mapping[str, tuple[float, ...]] | None = None
-    images: int = number(1000, 1)
-    tolerance: float | None = number(None, 1e-6, 0.5)
+    images: int = bounded(1000, 1)
+    tolerance: float | None = bounded(None, 1e-6, 0.5)
     corruptions: bool = False
-    certify: float | None = number(None, 1e-6, 10)
+    certify: float | None = bounded(None, 1e-6, 10)
     transfer: tuple[str, ...] = ()
-    seed: int = number(0, 0, 2**31 - 1)
+    seed: int = bounded(0, 0, 2**31 - 1)
     device: str = "auto"
-    threads: int | None = number(None, 1)
+    threads: int | None = bounded(None, 1)
 
     def __post_init__(self) -> None:
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         try:
             FinalistsConfig(attacks=self.attacks, epsilons=self.epsilons)  # The rules for attacks and epsilons are the same.
-        except FaultsError as error:
+        except ValidationError as error:
             faults += error.faults
         if faults:
-            raise FaultsError(faults)
+            raise ValidationError(faults)
 
 
 def parse_profile_config(data: Mapping[str, Any]) -> ProfileConfig:
@@ -100,7 +100,7 @@ def profile_network(
     set_threads(config.threads, test.x[0, 0].numel())
     _check_epsilons(config, test)
     for name, opened in zip([source, *config.transfer], [network, *others], strict=True):
-        check_fit(name, opened.to(device), test, data.path or data.name)
+        check_compatible(name, opened.to(device), test, data.path or data.name)
     norm = next(iter(config.attacks.values())).norm
     crafted = {f"transfer_{i}": Transfer(source=other, attack=PGD(norm=norm)) for i, other in enumerate(others, start=1)}
     try:

@@ -13,7 +13,7 @@ import yaml
 
 from evaluators import latency, macs, parameters
 from nas.config.files import load_config, parse_config
-from nas.errors import ConfigError, RunError, first_line, told
+from nas.errors import ConfigError, RunError, first_line, format_error
 from nas.plots.cells import draw as draw_architecture
 from nas.spaces.options import open_space
 from search_spaces.checks.run import SHAPES, check_space, through_json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from search_spaces import Architecture, SearchSpace
-    from search_spaces.checks.run import Finding
+    from search_spaces.checks.run import CheckResult
 
 Shape = tuple[int, int, int]
 # Images of more pixels are passed without numbers, on the meta device: slower for each layer, but as fast for large images.
@@ -40,13 +40,13 @@ class Summary:
     Attributes:
         architectures: Number of them.
         costs: The measured costs, by name, one of each architecture.
-        cut_off: Number of networks without a path from the image to the logits.
+        disconnected: Number of networks without a path from the image to the logits.
         duplicates: Number of architectures that compute what another one before them computes, by the canonical form.
     """
 
     architectures: int
     costs: Mapping[str, tuple[float, ...]]
-    cut_off: int
+    disconnected: int
     duplicates: int
 
 
@@ -102,7 +102,7 @@ def summarise(
         RunError: a network cannot be built or used; the message says of which architecture.
     """
     costs: dict[str, list[float]] = {name: [] for name in ("parameters", "MACs", *(["latency"] if timed else []))}
-    cut_off, keys = 0, set[str]()
+    disconnected, keys = 0, set[str]()
     device = "meta" if shape[1] * shape[2] > SMALL_IMAGE else "cpu"
     for number, architecture in enumerate(architectures):
         progress(number / len(architectures))
@@ -121,11 +121,11 @@ def summarise(
             device = "cpu"
         costs["parameters"].append(found[0])
         costs["MACs"].append(found[1])
-        cut_off += not found[2]
+        disconnected += not found[2]
         if timed:
             costs["latency"].append(latency(_build(space, architecture, shape, num_classes, seed), shape))
     frozen_costs = {name: tuple(values) for name, values in costs.items()}
-    return Summary(len(architectures), frozen_costs, cut_off, len(architectures) - len(keys))
+    return Summary(len(architectures), frozen_costs, disconnected, len(architectures) - len(keys))
 
 
 def _look(space: SearchSpace, architecture: Architecture, shape: Shape, classes: int, device: str) -> tuple[int, int, bool]:
@@ -149,7 +149,7 @@ def _build(space: SearchSpace, architecture: Architecture, shape: Shape, classes
 def _refused(space: SearchSpace, architecture: Architecture, what: str, error: Exception) -> RunError:
     values = ", ".join(f"{name}: {value}" for name, value in list(architecture.items())[:6])
     more = ", ..." if len(architecture) > 6 else ""
-    return RunError(f"{space.name} {what}: {told(error)} (architecture {values}{more}; --check says more)")
+    return RunError(f"{space.name} {what}: {format_error(error)} (architecture {values}{more}; --check says more)")
 
 
 def _text(shape: Shape) -> str:
@@ -164,7 +164,7 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 
 def check(
     space: SearchSpace, *, samples: int | None = None, seed: int = 0, shape: Shape | None = None, classes: int | None = None
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Returns what the checks of a space find; with YAML, the text in which bundles store architectures.
 
     Args:

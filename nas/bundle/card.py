@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evaluators.profiles.record import fitted
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
@@ -36,8 +36,8 @@ def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Prove
             "",
             f"- Data: {record['dataset']}, {record['split']} split, {record['n']} images",
             f"- Clean error: {record['clean_error']:.3f}",
-            f"- Adversarial error at {norm} epsilon {told_epsilon(epsilon)} (pixels in [0, 1]), worst case over the {norm} "
-            f"attacks: {found.error_at(epsilon, norm):.3f}",
+            f"- Adversarial error at {norm} epsilon {format_epsilon(epsilon)} (pixels in [0, 1]), worst case over the "
+            f"{norm} attacks: {found.error_at(epsilon, norm):.3f}",
             f"- Cost: {record['cost']['parameters']:,} parameters, {record['cost']['macs']:,} multiply-accumulates an image",
             f"- Weights: epoch {provenance.kept_epoch}, chosen on the validation split",
             "",

@@ -12,7 +12,7 @@ import yaml
 
 from evaluators import save_profile
 from nas.bundle.card import model_card
-from nas.bundle.forms import FORMS, logits_of, write_forms
+from nas.bundle.export_formats import FORMATS, logits_of, write_formats
 from nas.bundle.manifest import is_bundle, write_manifest
 from nas.config.writer import as_data
 from nas.errors import BundleError, RunError
@@ -91,7 +91,7 @@ def _write(
         "classes": list(provenance.classes),
     }
     (folder / "architecture.yaml").write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
-    write_forms(network, images[:2], folder)
+    write_formats(network, images[:2], folder)
     differences = _differences(network, images, folder)
     save_profile(found, folder)
     (folder / "plots" / "error_curves.svg").write_text(
@@ -135,9 +135,9 @@ def _differences(network: Normalised, images: Tensor, folder: Path) -> dict[str,
     Raises:
         BundleError: one is not within 1e-4 of them, or of the largest logit where that is above 1.
     """
-    expected = logits_of(FORMS[0], folder, images, network)
+    expected = logits_of(FORMATS[0], folder, images, network)
     differences = {}
-    for form in FORMS[1:]:
+    for form in FORMATS[1:]:
         differences[form] = difference(logits_of(form, folder, images), expected)
         if not differences[form] <= TOLERANCE:
             raise BundleError(f"{folder}: {form} gives other logits than the network, by {differences[form]:.2g}")

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from evaluators import RobustnessProfile, load_profile
-from nas.bundle.forms import WEIGHTS
+from nas.bundle.export_formats import WEIGHTS
 from nas.bundle.manifest import check_files, is_bundle, read_manifest
 from nas.errors import BundleError, first_line
 from nas.spaces.config import SpaceConfig

@@ -13,7 +13,7 @@ from evaluators import describe, error_curve, radii
 from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
 from nas.bundle.export import TOLERANCE, difference
-from nas.bundle.forms import FORMS, logits_of
+from nas.bundle.export_formats import FORMATS, logits_of
 from nas.bundle.load import load, read_architecture, read_profile
 from nas.bundle.manifest import check_files, read_manifest
 from nas.config.files import parse_config
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class Verification:
+class CheckResult:
     """One thing that was verified.
 
     Attributes:
@@ -45,7 +45,7 @@ class Verification:
     detail: str
 
 
-def verify(folder: Path | str) -> list[Verification]:
+def verify(folder: Path | str) -> list[CheckResult]:
     """Returns what was verified of a bundle: checksums, the logits of all forms, the error curve of each attack.
 
     A curve passes if every stored error, in the profile and in the radii, lies within the interval of that measured again.
@@ -59,8 +59,8 @@ def verify(folder: Path | str) -> list[Verification]:
         check_files(folder, record)
     except BundleError as error:
         # Files that are not the exported ones are not loaded, let alone measured.
-        return [Verification("checksums", False, str(error))]
-    outcomes = [Verification("checksums", True, f"{len(record['files'])} files")]
+        return [CheckResult("checksums", False, str(error))]
+    outcomes = [CheckResult("checksums", True, f"{len(record['files'])} files")]
     found, network = read_profile(folder), load(folder)
     config = parse_config(record["config"], source=f"{folder}/manifest.json")
     try:
@@ -71,48 +71,48 @@ def verify(folder: Path | str) -> list[Verification]:
         return [
             *outcomes,
             *_forms(folder, network, images),
-            Verification("error curves", None, f"the images are not here: {error}"),
+            CheckResult("error curves", None, f"the images are not here: {error}"),
         ]
     set_threads(config.threads, test.x[0, 0].numel())
     outcomes += _forms(folder, network, test.x[:64])
     if test.hash != record["data"]["test"]:
         detail = f"the test split here has hash {test.hash}, the profile's was {record['data']['test']}"
-        return [*outcomes, Verification("error curves", None, detail)]
+        return [*outcomes, CheckResult("error curves", None, detail)]
     outcomes.append(_clean_error(network, test, found))
     return outcomes + [_curve(name, network, test, found, config) for name in found.record["attacks"]]
 
 
-def _forms(folder: Path, network: nn.Module, images: torch.Tensor) -> list[Verification]:
-    expected = logits_of(FORMS[0], folder, images, network)
+def _forms(folder: Path, network: nn.Module, images: torch.Tensor) -> list[CheckResult]:
+    expected = logits_of(FORMATS[0], folder, images, network)
     outcomes = []
-    for form in FORMS[1:]:
+    for form in FORMATS[1:]:
         try:
             apart = difference(logits_of(form, folder, images), expected)
         except Exception as error:  # What a form that is no network raises depends on its library.
-            outcomes.append(Verification(form, False, f"cannot be run: {type(error).__name__}"))
+            outcomes.append(CheckResult(form, False, f"cannot be run: {type(error).__name__}"))
             continue
-        detail = f"logits within {apart:.1e} of those of {FORMS[0]} on {len(images)} images"
-        outcomes.append(Verification(form, apart <= TOLERANCE, detail))
+        detail = f"logits within {apart:.1e} of those of {FORMATS[0]} on {len(images)} images"
+        outcomes.append(CheckResult(form, apart <= TOLERANCE, detail))
     return outcomes
 
 
-def _clean_error(network: nn.Module, test: Split, found: RobustnessProfile) -> Verification:
+def _clean_error(network: nn.Module, test: Split, found: RobustnessProfile) -> CheckResult:
     with frozen(network):
         error = float((predict(network, test.x).argmax(1) != test.y).double().mean())
     stored = found.record["clean_error"]
     # Rounding may turn an image over that lies on a boundary, hence the one image.
     passed = abs(error - stored) <= 1.5 / len(test.x)
-    return Verification("clean error", passed, f"{error:.4f} measured again, {stored:.4f} stored")
+    return CheckResult("clean error", passed, f"{error:.4f} measured again, {stored:.4f} stored")
 
 
-def _curve(name: str, network: nn.Module, test: Split, found: RobustnessProfile, config: Config) -> Verification:
+def _curve(name: str, network: nn.Module, test: Split, found: RobustnessProfile, config: Config) -> CheckResult:
     """Returns whether an attack's stored errors, and its stored radii, lie in the intervals of those measured again."""
     entry, what = found.record["attacks"][name], f"error curve, {name}"
     attack = config.finalists.attacks.get(name)
     if attack is None:
-        return Verification(what, None, "the attack is not in the bundle's config")
+        return CheckResult(what, None, "the attack is not in the bundle's config")
     if entry["config"] != json.loads(json.dumps(describe(attack))):
-        return Verification(what, False, "the attack's settings are not those of the bundle's config")
+        return CheckResult(what, False, "the attack's settings are not those of the bundle's config")
     epsilons = entry["epsilons"]
     measured = error_curve(radii(network, test.x, test.y, attack, epsilons, seed=found.record["seed"]).numpy(), epsilons)
     largest, outside = 0.0, []
@@ -126,4 +126,4 @@ def _curve(name: str, network: nn.Module, test: Split, found: RobustnessProfile,
     detail = f"{len(epsilons)} errors measured again on {len(test.x)} images, largest difference {largest:.4f}"
     if outside:
         detail += "; outside the interval: " + ", ".join(outside)
-    return Verification(what, not outside, detail)
+    return CheckResult(what, not outside, detail)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nas.cli.compare import compare
-from nas.cli.profile import check_table, profile
+from nas.cli.compare_command import compare
+from nas.cli.profile_command import check_table, profile
 from nas.cli.progress import INTERRUPTED
-from nas.cli.space import space
-from nas.cli.surface import surface
+from nas.cli.space_command import space
+from nas.cli.surface_command import surface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nas.analysis.compare.config import CompareConfig, parse_compare_config, usual_attacks
-from nas.analysis.network_source import data_of_all, searched_norm
+from nas.analysis.compare.config import CompareConfig, default_attacks, parse_compare_config
+from nas.analysis.network_source import common_bundle_data, searched_norm
 from nas.cli.profile_options import attacks_of, data_of_option, parsed
 from nas.config.writer import as_data
 from nas.data import SOURCES
@@ -37,13 +37,13 @@ def settings_of(
         BundleError: a bundle is damaged.
     """
     settings = {name: value for name, value in others.items() if value is not None}
-    settings["data"] = data_of_option(data) if data is not None else data_of_all(networks)
+    settings["data"] = data_of_option(data) if data is not None else common_bundle_data(networks)
     if settings["data"] is None:
         named = ", ".join(name for name in SOURCES if name not in ("folder", "npz"))
         raise ConfigError(
             [f"--data must be given where no network is a bundle: {named}, a folder of images or an .npz file"]
         )
-    settings["attacks"] = attacks_of(attacks, None) if attacks else as_data(usual_attacks(searched_norm(networks)))
+    settings["attacks"] = attacks_of(attacks, None) if attacks else as_data(default_attacks(searched_norm(networks)))
     if epsilons:
         settings["epsilons"] = [parsed("--epsilon", epsilon) for epsilon in epsilons]
     return parse_compare_config(settings)

@@ -13,7 +13,7 @@ from evaluators.transferability.matrix import asymmetry, transfer_rates
 from evaluators.transferability.universal import transfer_reach
 from nas.analysis.compare.result import NoTransfer, universal_sentence
 from nas.cli.tables import law_cell, open_console
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
 from nas.reports.statistics_text import exponents_sentence
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evaluators.transferability.matrix import TransferMatrix
-    from evaluators.transferability.universal import Group
+    from evaluators.transferability.universal import TransferGroup
     from nas.analysis.compare.result import NetworkComparison, PairTest
 
 
@@ -46,7 +46,7 @@ def _print_errors(out: Console, found: NetworkComparison) -> None:
     table = Table(
         "network",
         "clean error",
-        *(f"error at {told_epsilon(epsilon)}" for epsilon in found.epsilons),
+        *(f"error at {format_epsilon(epsilon)}" for epsilon in found.epsilons),
         "median radius",
         "exponent of the power law",
         title=f"{norm}, worst case over {escape(', '.join(found.attacks))}, {found.n} images of {escape(found.data)}, "
@@ -69,7 +69,7 @@ def _print_tests(out: Console, found: NetworkComparison) -> None:
     title = "paired tests on the same images, p-values corrected for their number (Holm), 95 % intervals"
     table = Table("first", "second", "epsilon", "difference", "p", "the first is", title=title, title_justify="left")
     for one in (*found.at_epsilon, *found.over_all):
-        epsilon = "all" if one.epsilon is None else told_epsilon(one.epsilon)
+        epsilon = "all" if one.epsilon is None else format_epsilon(one.epsilon)
         table.add_row(escape(one.first), escape(one.second), epsilon, _difference(one), f"{one.corrected:.2g}", one.verdict)
     out.print(table)
     out.print(
@@ -99,7 +99,7 @@ def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
         table = Table(
             "crafted on",
             *(f"fools {escape(name)}" for name in matrix.names),
-            title=f"{escape(attack)} at {told_epsilon(epsilon)}",
+            title=f"{escape(attack)} at {format_epsilon(epsilon)}",
             title_justify="left",
         )
         for s, name in enumerate(matrix.names):
@@ -117,7 +117,7 @@ def _print_asymmetry(out: Console, attack: str, matrix: TransferMatrix) -> None:
     table = Table("first", "second", "epsilon", "difference", "p (Holm)", title=title, title_justify="left")
     for one in asymmetry(matrix):
         difference = _interval(one.difference, *one.interval, sign="+")
-        table.add_row(escape(one.first), escape(one.second), told_epsilon(one.epsilon), difference, f"{one.corrected:.2g}")
+        table.add_row(escape(one.first), escape(one.second), format_epsilon(one.epsilon), difference, f"{one.corrected:.2g}")
     out.print(table)
 
 
@@ -129,7 +129,7 @@ def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
     for one in found:
         chance = "" if one.fooled == 0 else f"{one.to_all.chance:.3f}"
         parts = _part(one.to_all), chance, _part(one.to_some), _part(one.to_none)
-        table.add_row(escape(one.source), told_epsilon(one.epsilon), str(one.fooled), *parts)
+        table.add_row(escape(one.source), format_epsilon(one.epsilon), str(one.fooled), *parts)
     out.print(table)
     for epsilon in matrix.epsilons:
         out.print(universal_sentence([one for one in found if one.epsilon == epsilon]), highlight=False, soft_wrap=True)
@@ -148,11 +148,11 @@ def _print_disagreement(out: Console, found: NetworkComparison) -> None:
     for epsilon, share, of_share, entropy, of_entropy in zip(
         one.epsilons, one.mean_share, one.mean_share_interval, one.mean_entropy, one.mean_entropy_interval, strict=True
     ):
-        table.add_row(told_epsilon(epsilon), _interval(share, *of_share), _interval(entropy, *of_entropy))
+        table.add_row(format_epsilon(epsilon), _interval(share, *of_share), _interval(entropy, *of_entropy))
     out.print(table)
 
 
-def _part(group: Group) -> str:
+def _part(group: TransferGroup) -> str:
     return "" if math.isnan(group.share) else f"{len(group.images)}: {_interval(group.share, *group.interval)}"
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def prepared(folder: Path | None, holds: str, *names: str) -> Iterator[None]:
+def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None]:
     """Makes the folder before the work within; where that is refused, takes away again what it made.
 
     Args:

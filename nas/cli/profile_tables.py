@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators import error_curve, fit_power_law, median_radius
-from evaluators.checks import Check, sentence
+from evaluators.checks import CheckResult, sentence
 from evaluators.curves.power_law import NoPowerLaw
-from evaluators.profiles.headline_text import headline
+from evaluators.profiles.headline_text import summary_line
 from evaluators.profiles.record import fitted
 from nas.cli.tables import law_cell, open_console
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
 from nas.reports.statistics_text import nearest_sentence
 
@@ -39,7 +39,7 @@ def print_profile(found: RobustnessProfile, claimed: Mapping[str, Sequence[float
     """
     out = open_console()
     out.print(
-        headline(found, {norm: max(epsilons) for norm, epsilons in claimed.items()}),
+        summary_line(found, {norm: max(epsilons) for norm, epsilons in claimed.items()}),
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -50,7 +50,7 @@ def print_profile(found: RobustnessProfile, claimed: Mapping[str, Sequence[float
         out.print(told, markup=False, highlight=False, soft_wrap=True)
     _print_corruptions(out, found.record)
     _print_certificates(out, found.record)
-    print_checks([Check(check["name"], check["passed"], check["evidence"]) for check in found.record["checks"]])
+    print_checks([CheckResult(check["name"], check["passed"], check["evidence"]) for check in found.record["checks"]])
 
 
 def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Sequence[float]) -> None:
@@ -66,7 +66,7 @@ def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Seq
     shown = [epsilon for epsilon in grid if epsilon in wanted] or _spread(grid)
     table = Table(
         "attack",
-        *(f"error at {told_epsilon(epsilon)}" for epsilon in shown),
+        *(f"error at {format_epsilon(epsilon)}" for epsilon in shown),
         "median radius",
         "exponent of the power law",
         title=f"{NORM_NAMES.get(norm, norm)}, {record['n']} images, 95 % intervals",
@@ -134,7 +134,7 @@ def _print_certificates(out: Console, record: dict[str, Any]) -> None:
     )
 
 
-def print_checks(checks: Sequence[Check], *, all_of_them: bool = False) -> None:
+def print_checks(checks: Sequence[CheckResult], *, all_of_them: bool = False) -> None:
     """Prints what checks found, in sentences, those that failed first; those that passed are counted, or told as well."""
     out = open_console()
     failed = [check for check in checks if not check.passed]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from nas.analysis.spaces import Summary
     from search_spaces import Architecture, Choice, SearchSpace
-    from search_spaces.checks.run import Finding
+    from search_spaces.checks.run import CheckResult
 
 # From here on a number of architectures is told in powers of ten, too, and from there on in nothing else.
 LARGE, HUGE = 10**9, 10**24
@@ -41,7 +41,7 @@ def print_summary(space: SearchSpace, summary: Summary, shape: tuple[int, int, i
         )
     out.print(costs)
     for count, what in (
-        (summary.cut_off, "have no path from the image to the logits"),
+        (summary.disconnected, "have no path from the image to the logits"),
         (summary.duplicates, "compute what another one of these computes, by the canonical form"),
     ):
         share = count / summary.architectures
@@ -58,7 +58,7 @@ def summary_record(space: SearchSpace, summary: Summary) -> dict[str, Any]:
         "choices": {name: list(choice.values) for name, choice in space.choices.items()},
         "architectures": summary.architectures,
         "costs": {name: quartiles(values) for name, values in summary.costs.items()},
-        "cut_off": summary.cut_off / summary.architectures,
+        "disconnected": summary.disconnected / summary.architectures,
         "duplicates": summary.duplicates / summary.architectures,
     }
 
@@ -90,7 +90,7 @@ def _value(value: object) -> str:
     return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("...\n").strip()
 
 
-def print_findings(space: SearchSpace, findings: Sequence[Finding]) -> None:
+def print_findings(space: SearchSpace, findings: Sequence[CheckResult]) -> None:
     """Prints a table of checks, and under it the architectures that show what is wrong, as YAML."""
     out = open_console()
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}
@@ -112,7 +112,7 @@ def _yaml(architecture: Architecture) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 
-def findings_record(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def findings_record(findings: Sequence[CheckResult]) -> list[dict[str, Any]]:
     """Returns the same as plain data."""
     return [
         {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evaluators import PowerLaw
-    from nas.bundle.verify import Verification
+    from nas.bundle.verify import CheckResult
 
 
 def print_status(found: dict[str, Any], console: Console | None = None) -> None:
@@ -82,7 +82,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def print_verifications(outcomes: Sequence[Verification]) -> None:
+def print_verifications(outcomes: Sequence[CheckResult]) -> None:
     """Prints what was verified of a bundle, a line each."""
     console = open_console()
     words = {True: "[green]passed[/]", False: "[red]FAILED[/]", None: "[yellow]not tried[/]"}

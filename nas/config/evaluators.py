@@ -20,7 +20,7 @@ class EvaluatorConfig(ABC):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Train(EvaluatorConfig):
+class TrainEvaluatorConfig(EvaluatorConfig):
     """Trains every candidate and attacks it."""
 
     def unknown(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
@@ -35,7 +35,7 @@ class Train(EvaluatorConfig):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Table(EvaluatorConfig):
+class TableEvaluatorConfig(EvaluatorConfig):
     """Looks candidates up in a table of measured architectures: searches in seconds, to compare samplers on real numbers.
 
     Attributes:
@@ -75,4 +75,4 @@ class Table(EvaluatorConfig):
         ]
 
 
-EVALUATORS: dict[str, type[EvaluatorConfig]] = {"train": Train, "table": Table}
+EVALUATORS: dict[str, type[EvaluatorConfig]] = {"train": TrainEvaluatorConfig, "table": TableEvaluatorConfig}

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nas.config.evaluators import Table
+from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.reader import Reader
 from nas.config.schema import Config
 from nas.config.writer import as_data
 from nas.data.config import DataConfig
 from nas.errors import ConfigError
-from nas.spaces.architectures import fault_of
+from nas.spaces.architectures import validate_initial
 from nas.spaces.options import open_space
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def parse_config(
     if check_space and config.search.first:
         space = open_space(config.space)
         for number, architecture in enumerate(config.search.first):
-            fault = None if isinstance(architecture, Path) else fault_of(architecture, space)
+            fault = None if isinstance(architecture, Path) else validate_initial(architecture, space)
             if fault is not None:
                 reader.fault(f"search.first[{number}]", fault)
         if reader.faults:
             raise ConfigError(reader.faults)
     if config.data.path is not None:
         config = replace(config, data=replace(config.data, path=_absolute(reader, "data.path", config.data.path)))
-    if isinstance(config.evaluator, Table):
+    if isinstance(config.evaluator, TableEvaluatorConfig):
         path = _absolute(reader, "evaluator.path", config.evaluator.path)
         config = replace(config, evaluator=replace(config.evaluator, path=path))
     return config

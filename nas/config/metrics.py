@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from evaluators.curves.error_curves import stands_in
+from evaluators.curves.error_curves import in_grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,7 +49,7 @@ def unmeasured(names: Iterable[str], grid: Sequence[float]) -> list[str]:
     faults = []
     for name in names:
         at = epsilon_of(name)
-        if at is not None and not stands_in(at, grid):
+        if at is not None and not in_grid(at, grid):
             faults.append(f"asks for {name}, so evaluation.epsilons must hold {name.removeprefix(AT)}")
         if name in CURVE_METRICS and len(grid) < 2:
             faults.append(f"asks for {name}, so evaluation.epsilons must hold the epsilons of an error curve")

@@ -37,7 +37,7 @@ from nas.spaces.options import (
     parameters_of,
 )
 from nas.training.recipes import RECIPES, Recipe
-from nas.validation import FaultsError
+from nas.validation import ValidationError
 from search_spaces import SPACES, Operation, SearchSpace
 
 Settings = TypeVar("Settings")
@@ -203,7 +203,7 @@ class Reader:
     def _construct(self, make: Callable[[], Any], path: str, default: Any, quiet: bool = False) -> Any:
         try:
             return make()
-        except FaultsError as error:
+        except ValidationError as error:
             for key, message in error.faults:
                 self.fault(f"{path}.{key}".lstrip("."), message)
         except Exception as error:  # A user's own space, attack or recipe may raise anything.

@@ -13,8 +13,8 @@ from typing import final
 
 from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, margin
 from evaluators.profiles.record import check_names
-from nas.config.evaluators import EvaluatorConfig, Table, Train
-from nas.config.storage_url import fault_of_url
+from nas.config.evaluators import EvaluatorConfig, TableEvaluatorConfig, TrainEvaluatorConfig
+from nas.config.storage_url import validate_url
 from nas.data.config import DataConfig
 from nas.executors import Executor, Local
 from nas.samplers import TPE, Sampler
@@ -22,7 +22,7 @@ from nas.spaces.architectures import Start
 from nas.spaces.config import SpaceConfig
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import Halving
-from nas.validation import check_numbers, number, plain, refuse
+from nas.validation import bounded, check_bounds, format_number, raise_if_invalid
 from search_spaces import Architecture  # noqa: TC001 (config files are read by annotations)
 
 # A network, the images (a Dataset) and the Config, to numbers by name.
@@ -43,10 +43,10 @@ class EvaluationConfig:
             numbers it returns, by name, are kept with the trial. Null for none.
     """
 
-    epsilon: float = number(0.12, 1e-6)
+    epsilon: float = bounded(0.12, 1e-6)
     epsilons: tuple[float, ...] | None = None
     attacks: Mapping[str, Attack] = field(default_factory=lambda: {"pgd": PGD(), "pgd_margin": PGD(loss=margin)})
-    images: int = number(1000, 1)
+    images: int = bounded(1000, 1)
     record: Recorder | None = None
 
     def grid(self) -> list[float]:
@@ -54,7 +54,7 @@ class EvaluationConfig:
         return sorted({*(self.epsilons or ()), self.epsilon})
 
     def __post_init__(self) -> None:
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         if self.epsilons is not None and (not self.epsilons or not all(0 < e <= 1e6 for e in self.epsilons)):
             faults.append(
                 ("epsilons", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(self.epsilons)}")
@@ -64,11 +64,11 @@ class EvaluationConfig:
         elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
             faults.append(("attacks", "must share one norm, for epsilon to mean one thing"))
         elif max(self.grid()) > 1 and next(iter(self.attacks.values())).norm.name == "linf":
-            key, found = "epsilon" if self.epsilon > 1 else "epsilons", plain(max(self.grid()))
+            key, found = "epsilon" if self.epsilon > 1 else "epsilons", format_number(max(self.grid()))
             faults.append(
                 (key, f"must be at most 1, got {found}; epsilons are in pixel units, so write 8/255 rather than 8")
             )
-        refuse(faults)
+        raise_if_invalid(faults)
 
 
 @final
@@ -99,7 +99,7 @@ class ObjectiveConfig:
         for metric, bound in self.constraints.items():
             if not math.isfinite(bound):
                 faults.append((f"constraints.{metric}", f"must be finite, got {bound}"))
-        refuse(faults)
+        raise_if_invalid(faults)
 
 
 @final
@@ -122,15 +122,15 @@ class SearchConfig:
             study.db in the run's folder.
     """
 
-    trials: int = number(20, 1)
+    trials: int = bounded(20, 1)
     first: tuple[Start, ...] = ()
-    random_trials: int = number(8, 1)
+    random_trials: int = bounded(8, 1)
     sampler: Sampler = TPE()
     executor: Executor = Local()
     stopping: Halving | None = None
-    time_limit: float | None = number(None, 0.001, 1e8)
-    attempts: int = number(3, 1)
-    checkpoint_seconds: float = number(10.0, 0)
+    time_limit: float | None = bounded(None, 0.001, 1e8)
+    attempts: int = bounded(3, 1)
+    checkpoint_seconds: float = bounded(10.0, 0)
     storage: str | None = None
 
     @property
@@ -142,13 +142,13 @@ class SearchConfig:
         return tuple(entry for entry in self.first if not isinstance(entry, Path))
 
     def __post_init__(self) -> None:
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         if not faults and self.trials < len(self.first):
             count = len(self.first)
             faults.append(("trials", f"must be at least {count}, one for each of search.first, got {self.trials}"))
-        if self.storage is not None and (fault := fault_of_url(self.storage)) is not None:
+        if self.storage is not None and (fault := validate_url(self.storage)) is not None:
             faults.append(("storage", fault))
-        refuse(faults)
+        raise_if_invalid(faults)
 
 
 @final
@@ -166,8 +166,8 @@ class FinalistsConfig:
         images: At most this many test images.
     """
 
-    count: int = number(2, 1)
-    epochs: int = number(20, 1)
+    count: int = bounded(2, 1)
+    epochs: int = bounded(20, 1)
     references: bool = True
     attacks: Mapping[str, Attack] = field(
         default_factory=lambda: {
@@ -179,10 +179,10 @@ class FinalistsConfig:
         }
     )
     epsilons: Mapping[str, tuple[float, ...]] | None = None
-    images: int = number(10000, 1)
+    images: int = bounded(10000, 1)
 
     def __post_init__(self) -> None:
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         try:
             check_names(self.attacks)
         except ValueError as error:
@@ -194,7 +194,7 @@ class FinalistsConfig:
                 faults.append(
                     (f"epsilons.{norm}", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(grid)}")
                 )
-        refuse(faults)
+        raise_if_invalid(faults)
 
 
 @final
@@ -217,12 +217,12 @@ class Config:
         finalists: What is done with the best candidates.
     """
 
-    seed: int = number(0, 0, 2**31 - 1)
+    seed: int = bounded(0, 0, 2**31 - 1)
     device: str = "auto"
-    threads: int | None = number(None, 1)
+    threads: int | None = bounded(None, 1)
     data: DataConfig = DataConfig()
     space: SpaceConfig = SpaceConfig()
-    evaluator: EvaluatorConfig = Train()
+    evaluator: EvaluatorConfig = TrainEvaluatorConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -235,7 +235,7 @@ class Config:
         return next(iter(self.evaluation.attacks.values())).norm.name
 
     def __post_init__(self) -> None:
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         norm = self.norm
         if norm not in {attack.norm.name for attack in self.finalists.attacks.values()}:
             faults.append(("finalists.attacks", f"must hold an attack in {norm}, the norm of evaluation.attacks"))
@@ -244,11 +244,11 @@ class Config:
                 ("training.selection", f"must be in {norm}, the norm of evaluation.attacks, for epsilon to mean one thing")
             )
         stopping = self.search.stopping
-        if stopping is not None and isinstance(self.evaluator, Table):
+        if stopping is not None and isinstance(self.evaluator, TableEvaluatorConfig):
             faults.append(("search.stopping", "has nothing to stop where a table answers trials; set it to null"))
         elif stopping is not None and not stopping.rungs(self.training.epochs):
             faults.append(("search.stopping", f"has no rung in {self.training.epochs} epochs; lower first, or train longer"))
         for section, metrics in (("minimise", self.objective.minimise), ("constraints", tuple(self.objective.constraints))):
             for metric, message in self.evaluator.unknown(metrics, self.evaluation.grid()):
                 faults.append((f"objective.{section}" if metric else "objective", message))
-        refuse(faults)
+        raise_if_invalid(faults)

@@ -26,7 +26,7 @@ def hide_password(url: str) -> str:
     return re.sub(r"(?<=\w):[^/].*@", ":***@", url)
 
 
-def fault_of_url(url: str) -> str | None:
+def validate_url(url: str) -> str | None:
     """Returns what is wrong with the URL of a database as it is written, None if nothing is."""
     try:
         parsed = make_url(expand_variables(url))

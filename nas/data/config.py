@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from nas.validation import check_numbers, number, refuse
+from nas.validation import bounded, check_bounds, raise_if_invalid
 
 
 @final
@@ -24,17 +24,17 @@ class DataConfig:
 
     name: str = "digits"
     path: str | None = None
-    test: float = number(0.25, 0.01, 0.9)
-    validation: float = number(0.25, 0.01, 0.9)
-    limit: int | None = number(None, 20)
-    split_seed: int = number(0, 0)
+    test: float = bounded(0.25, 0.01, 0.9)
+    validation: float = bounded(0.25, 0.01, 0.9)
+    limit: int | None = bounded(None, 20)
+    split_seed: int = bounded(0, 0)
 
     def __post_init__(self) -> None:
         from nas.data.sources import SOURCES  # not at the top: sources import torch datasets lazily, config must not wait
 
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         if self.name not in SOURCES:
             faults.append(("name", f"must be one of {', '.join(SOURCES)}, got {self.name!r}"))
         if self.name in ("folder", "npz") and self.path is None:
             faults.append(("path", f"must be given for {self.name}"))
-        refuse(faults)
+        raise_if_invalid(faults)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from nas.config.schema import Config
-    from nas.executors.base import Job, Outcome
+    from nas.executors.base import Job, TrialResult
     from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
     from search_spaces import SearchSpace
@@ -63,5 +63,5 @@ class Evaluator(ABC):
         """Returns what is known of a candidate before any training."""
 
     @abstractmethod
-    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, Outcome]:
+    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
         """Yields the epochs of the training, if there are any, and returns the outcome."""

@@ -19,13 +19,13 @@ from nas.config.schema import Config
 from nas.errors import DataError
 from nas.evaluation.base import Evaluator, Precheck
 from nas.evaluation.formula import _formula, _value
-from nas.executors.base import Outcome
+from nas.executors.base import TrialResult
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from nas.config.evaluators import Table
+    from nas.config.evaluators import TableEvaluatorConfig
     from nas.executors.base import Job
     from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
@@ -91,16 +91,16 @@ class TableLookup(Evaluator):
             known = self.counted[row] | known
         return Precheck(known, constant=False)
 
-    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, Outcome]:
+    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
         """Yields nothing, and returns what the table holds."""
         yield from ()
         found = self._row(job)
         if found is None:
-            return Outcome(reason="the table does not hold this architecture")
+            return TrialResult(reason="the table does not hold this architecture")
         missing = [name for name in self._looked_up() if found.get(name) is None]
         if missing:
-            return Outcome(reason=f"the table holds no {', '.join(missing)} for this architecture")
-        return Outcome(metrics={name: value for name, value in found.items() if value is not None})
+            return TrialResult(reason=f"the table holds no {', '.join(missing)} for this architecture")
+        return TrialResult(metrics={name: value for name, value in found.items() if value is not None})
 
     def _looked_up(self) -> list[str]:
         """Returns the metrics that the objective names, but for those that are counted where the table lacks them."""
@@ -150,10 +150,10 @@ def open_table(config: Config, space: SearchSpace) -> TableLookup:
     return TableLookup(config, space, rows, digest)
 
 
-def _settings(config: Config) -> Table:
-    from nas.config.evaluators import Table
+def _settings(config: Config) -> TableEvaluatorConfig:
+    from nas.config.evaluators import TableEvaluatorConfig
 
-    assert isinstance(config.evaluator, Table)
+    assert isinstance(config.evaluator, TableEvaluatorConfig)
     return config.evaluator
 
 

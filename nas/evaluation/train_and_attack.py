@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators import macs, parameters
-from evaluators.engine.prepared import subject
+from evaluators.engine.prepared import prepare
 from evaluators.radius import measure
 from nas.config.schema import Config
 from nas.config.writer import as_data
 from nas.data import Dataset
-from nas.errors import RecordError, TimeLimitError, first_line, told
+from nas.errors import RecordError, TimeLimitError, first_line, format_error
 from nas.evaluation.base import Evaluator, Precheck
 from nas.evaluation.metrics import measured_metrics, recorded
-from nas.executors.base import Job, Outcome
+from nas.executors.base import Job, TrialResult
 from nas.seeds import seed_of
 from nas.training.checkpoints import Checkpoint, CheckpointError
 from nas.training.network import Normalised, build_network
@@ -81,7 +81,7 @@ class TrainAndAttack(Evaluator):
         metrics = {"parameters": float(parameters(network)), "macs": float(macs(network, self.data.input_shape))}
         return Precheck(metrics, constant=not has_input_gradient(network, self.data.train.x[:4]))
 
-    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, Outcome]:
+    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
         """Yields the epochs of the training and returns the outcome; a candidate that fails is an outcome, too.
 
         Raises:
@@ -113,13 +113,13 @@ class TrainAndAttack(Evaluator):
         except CheckpointError:
             raise
         except Exception as error:  # Whatever a candidate raises is that candidate's result: the search goes on.
-            return Outcome(
+            return TrialResult(
                 reason=reason_of(error),
                 seconds=time.perf_counter() - started,
                 epochs=tuple(epochs),
             )
         epsilon = self.config.evaluation.epsilon
-        return Outcome(
+        return TrialResult(
             metrics=metrics,
             seconds=time.perf_counter() - started,
             epochs=tuple(epochs),
@@ -146,7 +146,7 @@ class TrainAndAttack(Evaluator):
         except (torch.OutOfMemoryError, MemoryError, TimeLimitError):  # Reasons of their own, wherever they come from.
             raise
         except Exception as error:
-            raise RecordError(f"evaluation.record, {as_data(record)}: {told(error)}") from error
+            raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error
         return recorded(found)
 
 
@@ -156,10 +156,10 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
     Each attack sees only the images whose radius those before it left larger than it could find.
     """
     attempts = len(config.grid()) * len(config.attacks)
-    with subject(network, validation.x, validation.y, attempts=attempts) as ready:
+    with prepare(network, validation.x, validation.y, attempts=attempts) as prepared:
         found: Tensor | None = None
         for name, attack in config.attacks.items():
-            found = measure(ready, attack, config.grid(), seed=seed_of(seed, name), known=found)
+            found = measure(prepared, attack, config.grid(), seed=seed_of(seed, name), known=found)
     assert found is not None  # The config holds at least one attack.
     return found.numpy()
 
@@ -170,4 +170,4 @@ def reason_of(error: Exception) -> str:
         return f"out of memory: {first_line(error)}"
     if isinstance(error, DivergedError | RecordError | TimeLimitError):
         return first_line(error)
-    return told(error)
+    return format_error(error)

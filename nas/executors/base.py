@@ -37,7 +37,7 @@ class Job:
 
 @final
 @dataclass(frozen=True)
-class Started:
+class JobStarted:
     """A job has begun.
 
     Attributes:
@@ -49,7 +49,7 @@ class Started:
 
 @final
 @dataclass(frozen=True)
-class Outcome:
+class TrialResult:
     """What became of a job: metrics, or the reason why there are none.
 
     Attributes:
@@ -72,13 +72,13 @@ class Outcome:
 class Evaluate(Protocol):
     """Trains and scores an architecture, epoch by epoch."""
 
-    def __call__(self, job: Job, checkpoint: Checkpoint, /) -> Generator[EpochResult, None, Outcome]:
+    def __call__(self, job: Job, checkpoint: Checkpoint, /) -> Generator[EpochResult, None, TrialResult]:
         """Yields the epochs, those before the checkpoint included, and returns the outcome; the job's own errors are one."""
 
 
 @final
 @dataclass(frozen=True)
-class Work:
+class ExecutionContext:
     """What is done with every job.
 
     Attributes:
@@ -100,14 +100,14 @@ class Work:
     threads: int | None = None
 
 
-News = Started | EpochResult | Outcome
+JobEvent = JobStarted | EpochResult | TrialResult
 
 
 class Executor(ABC):
     """Runs jobs somewhere. A subclass is a frozen dataclass of settings."""
 
     @abstractmethod
-    def run(self, jobs: Iterable[Job], work: Work) -> Iterator[tuple[Job, News]]:
+    def run(self, jobs: Iterable[Job], work: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields that a job has started, every epoch of it, and, last, its outcome.
 
         A job is pulled when there is room for it and not before: the iterable asks the sampler as it is pulled, so that a

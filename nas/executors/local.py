@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from nas.errors import TimeLimitError
-from nas.executors.base import Executor, Job, News, Outcome, Started, Work
+from nas.executors.base import ExecutionContext, Executor, Job, JobEvent, JobStarted, TrialResult
 from nas.training.checkpoints import Checkpoint, FileStore, trial_file
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 class Local(Executor):
     """Runs one job after another."""
 
-    def run(self, jobs: Iterable[Job], work: Work) -> Iterator[tuple[Job, News]]:
+    def run(self, jobs: Iterable[Job], work: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields what becomes of each job in turn."""
         for job in jobs:
-            yield job, Started("local")
+            yield job, JobStarted("local")
             checkpoint = Checkpoint(FileStore(trial_file(work.folder, job.number)), work.checkpoint_seconds)
             yield from ((job, news) for news in run_job(job, work, checkpoint))
 
 
-def run_job(job: Job, work: Work, checkpoint: Checkpoint) -> Iterator[EpochResult | Outcome]:
+def run_job(job: Job, work: ExecutionContext, checkpoint: Checkpoint) -> Iterator[EpochResult | TrialResult]:
     """Yields the epochs and the outcome of a job that runs in this process."""
     started = time.monotonic()
     steps = work.evaluate(job, checkpoint)
@@ -41,25 +41,25 @@ def run_job(job: Job, work: Work, checkpoint: Checkpoint) -> Iterator[EpochResul
     while True:
         left = None if work.time_limit is None else work.time_limit - (time.monotonic() - started)
         try:
-            with limited(left, work.time_limit):
+            with time_limit(left, work.time_limit):
                 epoch = next(steps)
         except StopIteration as stop:
             yield stop.value
             return
         except TimeLimitError as error:  # Raised between two steps of the job, or passed on by what it was raised in.
-            yield Outcome(reason=str(error), seconds=time.monotonic() - started, epochs=tuple(epochs))
+            yield TrialResult(reason=str(error), seconds=time.monotonic() - started, epochs=tuple(epochs))
             return
         epochs.append(epoch)
         stopped = epoch.rung and work.stop(job, epoch)
         yield epoch
         if stopped:
             steps.close()
-            yield Outcome(stopped=epoch.epoch, seconds=time.monotonic() - started, epochs=tuple(epochs))
+            yield TrialResult(stopped=epoch.epoch, seconds=time.monotonic() - started, epochs=tuple(epochs))
             return
 
 
 @contextmanager
-def limited(left: float | None, limit: float | None) -> Iterator[None]:
+def time_limit(left: float | None, limit: float | None) -> Iterator[None]:
     """Raises TimeLimitError in what runs inside it, once the seconds that are left have passed; None for no limit.
 
     Python's own code is broken off anywhere; a call into torch first returns. Outside the main thread, where no signal

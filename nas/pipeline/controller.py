@@ -15,11 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas.config.metrics import CHEAP_METRICS
 from nas.errors import RunError, SearchFailedError
 from nas.evaluation.train_and_attack import reason_of
-from nas.executors import Job, Started, Work
+from nas.executors import ExecutionContext, Job, JobStarted
 from nas.pipeline.events import EpochFinished, TrialFinished, TrialStarted
 from nas.samplers.study_sampler import KEY, PROPOSED
 from nas.seeds import seed_of
-from nas.study.ranking import worth
+from nas.study.ranking import sort_key
 from nas.study.study import SESSION, set_constraint, set_constraints, tell_failed, tell_outcome, tell_pruned, tell_values
 from nas.study.trial import Trial, read_trial, read_trials
 from nas.training.checkpoints import trial_file
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from nas.config.schema import Config
     from nas.evaluation.base import Evaluator
-    from nas.executors import Outcome
+    from nas.executors import TrialResult
 
 
 @final
@@ -49,7 +49,7 @@ class Controller:
         trials = read_trials(study)
         self._count = len(trials)
         self._complete = {t.key: t for t in reversed(trials) if t.state == "complete"}
-        self._best = min(self._complete.values(), key=lambda t: worth(t, self._config.objective), default=None)
+        self._best = min(self._complete.values(), key=lambda t: sort_key(t, self._config.objective), default=None)
         # What the trials that have reached a rung were judged by there, by epoch and number.
         self._rungs: dict[int, dict[int, Sequence[float]]] = {}
         for trial in trials:
@@ -59,7 +59,7 @@ class Controller:
     def trials(self) -> Iterator[TrialStarted | EpochFinished | TrialFinished]:
         """Yields what happens until the study holds all its trials."""
         search = self._config.search
-        work = Work(
+        work = ExecutionContext(
             evaluate=self._evaluate,
             stop=self._stop,
             folder=self._folder,
@@ -75,7 +75,7 @@ class Controller:
             for job, news in search.executor.run(self._jobs(), work):
                 yield from self._announce()
                 match news:
-                    case Started():
+                    case JobStarted():
                         self._open[job.number][0].set_user_attr("worker", news.worker)
                         yield TrialStarted(job.number, news.worker)
                     case EpochResult():
@@ -172,7 +172,7 @@ class Controller:
                 return not rung["went_on"]
         point = rung_point(epoch, known, self._config.objective.minimise)
         others = self._rungs.setdefault(epoch.epoch, {})
-        went_on = stopping.goes_on(point, [other for number, other in others.items() if number != job.number])
+        went_on = stopping.should_continue(point, [other for number, other in others.items() if number != job.number])
         others[job.number] = point
         # Optuna takes these for one objective alone; a process that was killed before the last line has told it already.
         reported = self._study.get_trials(deepcopy=False)[job.number].intermediate_values
@@ -181,7 +181,7 @@ class Controller:
         trial.set_user_attr("rungs", [*earlier, {"epoch": epoch.epoch, "point": point, "went_on": went_on}])
         return not went_on
 
-    def _tell(self, job: Job, outcome: Outcome) -> Trial:
+    def _tell(self, job: Job, outcome: TrialResult) -> Trial:
         trial, known = self._open.pop(job.number)
         told = tell_outcome(self._study, trial, self._config.objective, known, outcome)
         trial_file(self._folder, job.number).unlink(missing_ok=True)
@@ -195,7 +195,7 @@ class Controller:
         objective = self._config.objective
         if trial.state == "complete":
             self._complete.setdefault(trial.key, trial)
-            self._best = min(self._best or trial, trial, key=lambda t: worth(t, objective))
+            self._best = min(self._best or trial, trial, key=lambda t: sort_key(t, objective))
         return TrialFinished(trial, self._best, objective)
 
 

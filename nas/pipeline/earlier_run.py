@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from nas.errors import ConfigError, HardcellError
 from nas.runs.run import read_run
-from nas.spaces.architectures import fault_of
+from nas.spaces.architectures import validate_initial
 from nas.spaces.options import open_space
 from nas.study.ranking import ranked
-from nas.validation import FaultsError
+from nas.validation import ValidationError
 from search_spaces import Architecture
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def resolve_earlier_runs(config: Config) -> Config:
             faults.append(f"search.first[{number}] {error}")
             continue
         first += architectures
-        invalid = filter(None, (fault_of(architecture, space) for architecture in architectures))
+        invalid = filter(None, (validate_initial(architecture, space) for architecture in architectures))
         faults += [f"search.first[{number}] {fault}" for fault in invalid]
     if not faults:
         try:
             return replace(config, search=replace(config.search, first=tuple(first)))
-        except FaultsError as error:
+        except ValidationError as error:
             faults = [f"search.{key} {message}" for key, message in error.faults]
     raise ConfigError(faults)
 

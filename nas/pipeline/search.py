@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators import NORMS
-from nas.config.evaluators import Table
+from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.schema import Config
 from nas.data import open_data
 from nas.device import open_device, set_threads
@@ -25,10 +25,10 @@ from nas.reports.verdict import verdicts
 from nas.runs.environment import environment
 from nas.runs.folder import RunFolder, create_run, locked, open_run, write_environment
 from nas.runs.leaderboard import write_leaderboard
-from nas.runs.run import Run, place_of, read_run
+from nas.runs.run import Run, read_run, study_location
 from nas.spaces.options import open_space
 from nas.study.finalists import choose_finalists, choose_references
-from nas.study.storage import check_database, close_storage, keep_backup, open_storage, storage_errors
+from nas.study.storage import backup, check_database, close_storage, open_storage, storage_errors
 from nas.study.study import create_study
 from nas.study.trial import read_trials
 
@@ -112,7 +112,7 @@ def prepare(config: Config) -> Evaluator:
         HardcellError: the device, the data, the table or the space cannot be used.
     """
     space = open_space(config.space)
-    if isinstance(config.evaluator, Table):
+    if isinstance(config.evaluator, TableEvaluatorConfig):
         return open_table(config, space)
     device = open_device(config.device)
     data = open_data(config.data)
@@ -147,9 +147,9 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
 
 
 def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
-    config, place = evaluate.config, place_of(folder, evaluate.config)
+    config, place = evaluate.config, study_location(folder, evaluate.config)
     with locked(folder), storage_errors(place):
-        keep_backup(place)
+        backup(place)
         storage = open_storage(place, write=True)
         try:
             study = create_study(storage, place, config, evaluate.space, begun=folder.environment.exists())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from nas.errors import RunError, told
+from nas.errors import RunError, format_error
 from nas.plots.style import STYLE, to_svg
 
 if TYPE_CHECKING:
@@ -34,4 +34,4 @@ def draw(space: SearchSpace, architecture: Architecture, form: Literal["svg", "p
             figure.savefig(file, format=form)
             return file.getvalue()
     except Exception as error:  # Of the user's code.
-        raise RunError(f"{space.name} cannot be drawn: {told(error)}; mend the `draw` of its SearchSpace") from error
+        raise RunError(f"{space.name} cannot be drawn: {format_error(error)}; mend the `draw` of its SearchSpace") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
     if epsilon is not None:
         axes.axvline(epsilon, color=GREY, linestyle=":", linewidth=1.2)
         axes.annotate(
-            told_epsilon(epsilon),
+            format_epsilon(epsilon),
             (epsilon, 1),
             xycoords=("data", "axes fraction"),
             ha="center",

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, final
 
 import matplotlib as mpl
 
-from evaluators import NORMS, PGD, asymmetry, disagreement, transfer_matrix, transfer_reach
+from evaluators import NORMS, PGD, transfer_matrix
+from evaluators.regions import disagreement
 from evaluators.regions.sampling import affordable_samples
-from evaluators.transferability.matrix import LEAST
+from evaluators.transferability.matrix import LEAST, asymmetry
+from evaluators.transferability.universal import transfer_reach
 from nas.analysis.compare.figures import disagreement_figure, reach_figure, transfer_figure
 from nas.analysis.compare.result import universal_sentence
 from nas.errors import first_line
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES, STYLE, to_svg
-from nas.reports.networks import second_of
+from nas.reports.networks import passes_per_second
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nas.reports.networks import Opened
+    from nas.reports.networks import LoadedBundle
 
 # Of the search's epsilon.
 MULTIPLES = (0.5, 1.0, 2.0)
@@ -34,7 +36,7 @@ TOO_LONG = "was not measured, for it would take long: `hardcell compare` does."
 
 @final
 @dataclass(frozen=True)
-class Together:
+class NetworkPairs:
     """What is told of several networks at once.
 
     Attributes:
@@ -46,7 +48,7 @@ class Together:
     sentences: tuple[str, ...] = ()
 
 
-def report_together(opened: Mapping[str, Opened], epsilon: float, norm: str) -> Together:
+def report_network_pairs(opened: Mapping[str, LoadedBundle], epsilon: float, norm: str) -> NetworkPairs:
     """Returns how adversarial images carry over between networks, and where these disagree, by epsilon.
 
     What would take longer than seconds is left out, and told. Nothing is told of fewer than two networks.
@@ -57,7 +59,7 @@ def report_together(opened: Mapping[str, Opened], epsilon: float, norm: str) -> 
         norm: Name of the norm.
     """
     if len(opened) < 2:
-        return Together()
+        return NetworkPairs()
     largest = NORMS[norm]().largest(next(iter(opened.values())).test.x[0].numel())
     epsilons = sorted({min(multiple * epsilon, largest) for multiple in MULTIPLES})
     parts = []
@@ -65,17 +67,17 @@ def report_together(opened: Mapping[str, Opened], epsilon: float, norm: str) -> 
         try:
             parts.append(measure(opened, epsilons, norm))
         except _TooLongError:
-            parts.append(Together(sentences=(f"{what} {TOO_LONG}",)))
+            parts.append(NetworkPairs(sentences=(f"{what} {TOO_LONG}",)))
         except Exception as error:  # Too few images that all are right on; or whatever a network of someone else's raises.
-            parts.append(Together(sentences=(f"{what} was not measured: {first_line(error)}.",)))
-    return Together(*(tuple(chain.from_iterable(group)) for group in zip(*map(astuple, parts), strict=True)))
+            parts.append(NetworkPairs(sentences=(f"{what} was not measured: {first_line(error)}.",)))
+    return NetworkPairs(*(tuple(chain.from_iterable(group)) for group in zip(*map(astuple, parts), strict=True)))
 
 
 class _TooLongError(Exception):
     """It would take longer than seconds."""
 
 
-def _transfer(opened: Mapping[str, Opened], epsilons: Sequence[float], norm: str) -> Together:
+def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
     """Returns the matrix, how far images carry, and how uneven that is.
 
     Raises:
@@ -86,7 +88,7 @@ def _transfer(opened: Mapping[str, Opened], epsilons: Sequence[float], norm: str
     first, attack = next(iter(opened.values())), PGD(norm=NORMS[norm]())
     # Each image is crafted on every network, by forward and backward passes, and then tried on all of them.
     passes = len(epsilons) * (3 * attack.steps + len(opened))
-    affordable = int(SECONDS * second_of(first.test) / (passes * sum(one.macs for one in opened.values())))
+    affordable = int(SECONDS * passes_per_second(first.test) / (passes * sum(one.macs for one in opened.values())))
     count = min(IMAGES, affordable, len(first.test.x))
     if affordable < LEAST:
         raise _TooLongError
@@ -97,7 +99,7 @@ def _transfer(opened: Mapping[str, Opened], epsilons: Sequence[float], norm: str
     uneven = sum(one.corrected < 0.05 for one in pairs)
     with mpl.rc_context(STYLE):
         pictures = tuple(to_svg(draw(matrix, "pgd", norm)) for draw in (transfer_figure, reach_figure))
-    return Together(
+    return NetworkPairs(
         pictures,
         (
             f"Adversarial images crafted by PGD, by epsilon ({NORM_NAMES.get(norm, norm)}): {'; '.join(carried)}.",
@@ -107,7 +109,7 @@ def _transfer(opened: Mapping[str, Opened], epsilons: Sequence[float], norm: str
     )
 
 
-def _disagreement(opened: Mapping[str, Opened], epsilons: Sequence[float], norm: str) -> Together:
+def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
     """Returns in which share of the balls around clean images the networks do not all give one class.
 
     Raises:
@@ -117,12 +119,12 @@ def _disagreement(opened: Mapping[str, Opened], epsilons: Sequence[float], norm:
     first, ball, sizes = next(iter(opened.values())), NORMS[norm](), [0.0, *epsilons]
     centres = first.test.x[:CENTRES]
     balls = len(centres) * len(sizes)
-    affordable = int(SECONDS * second_of(first.test) / sum(one.macs for one in opened.values()) / balls)
+    affordable = int(SECONDS * passes_per_second(first.test) / sum(one.macs for one in opened.values()) / balls)
     if affordable < 1:
         raise _TooLongError
     points = affordable_samples(ball, centres[0].numel(), balls, min(POINTS, affordable))
     found = disagreement([one.network for one in opened.values()], centres, ball, sizes, samples=points)
-    where = [f"within {told_epsilon(size)}" if size else "at the image itself" for size in sizes]
+    where = [f"within {format_epsilon(size)}" if size else "at the image itself" for size in sizes]
     shares = ", ".join(
         f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) {place}"
         for place, share, (low, high) in zip(where, found.mean_share, found.mean_share_interval, strict=True)
@@ -130,4 +132,4 @@ def _disagreement(opened: Mapping[str, Opened], epsilons: Sequence[float], norm:
     with mpl.rc_context(STYLE):
         picture = to_svg(disagreement_figure(found, norm))
     told = f"Around {len(centres)} clean images the networks do not all give one class to so many points: {shares}."
-    return Together((picture,), (told,))
+    return NetworkPairs((picture,), (told,))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, final
 
 from torch import nn
 
-from nas.analysis.fit import check_fit
+from nas.analysis.fit import check_compatible
 from nas.analysis.profile import parse_profile_config
-from nas.bundle.forms import WEIGHTS
+from nas.bundle.export_formats import WEIGHTS
 from nas.bundle.load import Bundle, load
 from nas.data import Split, open_test
 from nas.data.config import DataConfig
@@ -26,7 +26,7 @@ _SECOND = {"cpu": 3e10, "cuda": 3e12, "mps": 3e11}
 
 @final
 @dataclass(frozen=True)
-class Opened:
+class LoadedBundle:
     """A bundle's network, ready to be asked.
 
     Attributes:
@@ -48,15 +48,15 @@ class Opened:
 
     def passes(self, seconds: float) -> int:
         """Returns how many images pass through the network in about so many seconds."""
-        return int(seconds * second_of(self.test) / self.macs)
+        return int(seconds * passes_per_second(self.test) / self.macs)
 
 
-def second_of(images: Split) -> float:
+def passes_per_second(images: Split) -> float:
     """Returns how many multiply-accumulates the device of some images does in about a second."""
     return _SECOND.get(images.x.device.type, _SECOND["cpu"])
 
 
-def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, Opened], dict[str, str]]:
+def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, LoadedBundle], dict[str, str]]:
     """Returns the bundles that can be opened, by name, and why the others cannot: a report can do without.
 
     Args:
@@ -72,7 +72,7 @@ def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, Opened], dict[str
     return found, reasons
 
 
-def twins(bundles: Iterable[Bundle]) -> dict[str, str]:
+def duplicates(bundles: Iterable[Bundle]) -> dict[str, str]:
     """Returns which bundles hold the very network of an earlier one: that one's name, by theirs."""
     first: dict[str, str] = {}
     found = {}
@@ -83,7 +83,7 @@ def twins(bundles: Iterable[Bundle]) -> dict[str, str]:
     return found
 
 
-def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> Opened:
+def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> LoadedBundle:
     """Returns a bundle's network and images.
 
     Args:
@@ -102,5 +102,5 @@ def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> Opened:
     if test.hash != bundle.manifest["data"]["test"]:
         raise DataError(f"the test images of {data.path or data.name} are others by now")
     network, test = load(bundle.folder).to(device), test.to(device)
-    check_fit(bundle.name, network, test, data.name)
-    return Opened(bundle, network, data, test)
+    check_compatible(bundle.name, network, test, data.name)
+    return LoadedBundle(bundle, network, data, test)

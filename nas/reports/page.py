@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluators import Check, sentence
+from evaluators import CheckResult, sentence
 from evaluators.profiles.record import fitted
-from nas.config.evaluators import Table
+from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS
 from nas.config.writer import dump_config
 from nas.errors import first_line
-from nas.files import write_whole
-from nas.formatting import told_epsilon
+from nas.files import write_atomic
+from nas.formatting import format_epsilon
 from nas.plots.cells import draw
 from nas.plots.profile import profile_figures
 from nas.plots.style import NORM_NAMES
-from nas.reports.network_pairs import report_together
-from nas.reports.networks import open_bundles, twins
+from nas.reports.network_pairs import report_network_pairs
+from nas.reports.networks import duplicates, open_bundles
 from nas.reports.search_figures import (
     best_so_far,
     clean_against_adversarial,
@@ -52,7 +52,7 @@ CAPTIONS = {
 
 def write_report(run: Run) -> None:
     """Writes report.html into a run's folder, whole or not at all."""
-    write_whole(run.folder.report, render_report(run))
+    write_atomic(run.folder.report, render_report(run))
 
 
 def render_report(run: Run) -> str:
@@ -64,9 +64,9 @@ def render_report(run: Run) -> str:
     metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
     fronts = {trial.number for trial in front(trials, config.objective)}
     opened, left_out = open_bundles(run.bundles)
-    copies = twins(run.bundles)
+    copies = duplicates(run.bundles)
     surfaces = report_surfaces(opened, images=1)
-    together = report_together(
+    together = report_network_pairs(
         {name: one for name, one in opened.items() if name not in copies}, config.evaluation.epsilon, config.norm
     )
     laws = worst_case_laws(run.bundles, config.norm)
@@ -80,7 +80,7 @@ def render_report(run: Run) -> str:
     return environment.get_template("template.html").render(
         name=run.folder.path.name,
         config=config,
-        epsilon=told_epsilon(config.evaluation.epsilon),
+        epsilon=format_epsilon(config.evaluation.epsilon),
         norm=NORM_NAMES.get(config.norm, config.norm),
         states=states,
         trials=trials,
@@ -91,7 +91,7 @@ def render_report(run: Run) -> str:
         counts=CHEAP_METRICS,
         front=len(fronts),
         several=len(config.objective.minimise) > 1,
-        trained=not isinstance(config.evaluator, Table),
+        trained=not isinstance(config.evaluator, TableEvaluatorConfig),
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
         bundles=[_bundle(bundle, run, surfaces.get(bundle.name, ())) for bundle in run.bundles],
@@ -154,7 +154,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> di
         "parameters": record["cost"]["parameters"],
         "macs": record["cost"]["macs"],
         "failed_checks": bundle.profile.failed_checks(),
-        "checks": {check["name"]: {**check, "sentence": sentence(Check(**check))} for check in record["checks"]},
+        "checks": {check["name"]: {**check, "sentence": sentence(CheckResult(**check))} for check in record["checks"]},
         "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
         "margins": record["margins"],
         "nearest": nearest_sentence(record["margins"]),

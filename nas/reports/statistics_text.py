@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from evaluators import Observation, PowerLaw, rank_correlation, universality
+from evaluators import PowerLaw, rank_correlation
+from evaluators.statistics.heterogeneity import Observation, heterogeneity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     found = [law for law in fitted if 0 < law.exponent_interval[0] < law.exponent_interval[1] < math.inf]
     if len(found) < 2:
         return None
-    spread = universality([Observation(law.exponent, law.exponent_interval, {}) for law in found])
+    spread = heterogeneity([Observation(law.exponent, law.exponent_interval, {}) for law in found])
     low, high = spread.range
     verdict = "are not all equal" if spread.heterogeneity_p < 0.05 else "may all be equal"
     without = len(laws) - len(fitted)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evaluators import NORMS, PGD, NoBound
+from evaluators import NORMS, PGD
+from evaluators.bounds import NoBound
 from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
 from nas.analysis.network_source import search_of
@@ -12,14 +13,14 @@ from nas.analysis.surface.config import SurfaceConfig
 from nas.analysis.surface.figures import draw_summary
 from nas.analysis.surface.surface import SHARES, surfaces_of
 from nas.data import Split
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nas.analysis.surface.result import Neighbourhood
-    from nas.reports.networks import Opened
+    from nas.reports.networks import LoadedBundle
 
 # Test images among which those to show are chosen.
 CANDIDATES = 16
@@ -30,7 +31,7 @@ SAMPLES = 200
 SECONDS, PROOF = 1.0, 500
 
 
-def report_surfaces(opened: Mapping[str, Opened], images: int = 2) -> dict[str, list[tuple[str, str]]]:
+def report_surfaces(opened: Mapping[str, LoadedBundle], images: int = 2) -> dict[str, list[tuple[str, str]]]:
     """Returns pictures of networks around some test images, as (SVG text, caption), by the bundle's name.
 
     Of the first test images those are shown that the network classifies rightly and PGD fools at the search's epsilon; where
@@ -50,7 +51,7 @@ def report_surfaces(opened: Mapping[str, Opened], images: int = 2) -> dict[str, 
     return found
 
 
-def _pictures(one: Opened, images: int) -> list[tuple[str, str]]:
+def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
     bundle, network = one.bundle, one.network
     points = min(POINTS, int(one.passes(SECONDS) ** 0.5))
     if points < FEWEST_POINTS:
@@ -81,9 +82,9 @@ def _pictures(one: Opened, images: int) -> list[tuple[str, str]]:
         )
         around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
         if "adversarial" in drawn.leads:
-            plane = f"the one that PGD finds at epsilon {told_epsilon(epsilon)}, and noise of the same L2 size"
+            plane = f"the one that PGD finds at epsilon {format_epsilon(epsilon)}, and noise of the same L2 size"
         else:
-            plane = f"and two images of noise: PGD finds nothing within epsilon {told_epsilon(epsilon)}"
+            plane = f"and two images of noise: PGD finds nothing within epsilon {format_epsilon(epsilon)}"
         caption = f"{around} {plane}. Hatched and dotted: outside the pixel range."
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from evaluators import Comparison, RadiiComparison, compare, compare_radii
-from evaluators.curves.error_curves import stands_in
-from nas.formatting import told_epsilon
+from evaluators.curves.error_curves import in_grid
+from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from nas.runs.run import Run
@@ -55,7 +55,7 @@ class Verdict:
         low, high = self.comparison.interval
         return (
             f"The search {verb[self.comparison.verdict()]} {against}: adversarial error {mine:.3f} against {other:.3f} "
-            f"at epsilon {told_epsilon(self.epsilon)} on {self.comparison.n} test images "
+            f"at epsilon {format_epsilon(self.epsilon)} on {self.comparison.n} test images "
             f"(difference {self.comparison.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}; paired test, "
             f"p = {self.comparison.p_value:.2g}).{self._over_all()}"
         )
@@ -89,7 +89,7 @@ def verdicts(run: Run) -> list[Verdict]:
             continue
         other = reference.profile.worst_case(norm)
         measured = reference.profile.epsilons(norm)
-        common = [epsilon for epsilon in best.profile.epsilons(norm) if epsilon > 0 and stands_in(epsilon, measured)]
+        common = [epsilon for epsilon in best.profile.epsilons(norm) if epsilon > 0 and in_grid(epsilon, measured)]
         found.append(
             Verdict(
                 finalist=best.name,

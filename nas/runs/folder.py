@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 from nas.config.files import load_config
 from nas.config.writer import dump_config
 from nas.errors import RunError
-from nas.files import write_whole
+from nas.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -82,8 +82,8 @@ def create_run(path: Path, config: Config) -> RunFolder:
         raise RunError(f"{path}: must be a new or empty folder")
     run.path.mkdir(parents=True, exist_ok=True)
     if config.search.storage is not None:
-        write_whole(run.study_name, f"{run.path.name}-{uuid.uuid4().hex[:8]}\n")
-    write_whole(run.config, dump_config(config))
+        write_atomic(run.study_name, f"{run.path.name}-{uuid.uuid4().hex[:8]}\n")
+    write_atomic(run.config, dump_config(config))
     return run
 
 
@@ -131,4 +131,4 @@ def is_locked(run: RunFolder) -> bool:
 
 def write_environment(run: RunFolder, found: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
     """Records versions, machine and the hashes of the splits that have been opened."""
-    write_whole(run.environment, json.dumps({**found, "data": dict(hashes)}, indent=2) + "\n")
+    write_atomic(run.environment, json.dumps({**found, "data": dict(hashes)}, indent=2) + "\n")

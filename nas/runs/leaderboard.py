@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING
 
 from nas.config.metrics import STANDARD_METRICS
-from nas.files import write_whole
+from nas.files import write_atomic
 from nas.study.ranking import front
 
 if TYPE_CHECKING:
@@ -44,4 +44,4 @@ def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: Object
                 trial.reason or "",
             ]
         )
-    write_whole(run.leaderboard, text.getvalue())
+    write_atomic(run.leaderboard, text.getvalue())

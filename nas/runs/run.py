@@ -11,7 +11,7 @@ from nas.config.schema import Config
 from nas.errors import RunError
 from nas.runs.folder import RunFolder, open_run
 from nas.study.finalists import choose_finalists
-from nas.study.storage import Place, open_storage, release, storage_errors
+from nas.study.storage import StudyLocation, open_storage, release, storage_errors
 from nas.study.study import SESSION, load_study
 from nas.study.trial import Trial, read_trials
 
@@ -38,7 +38,7 @@ class Run:
     session: float | None = None
 
 
-def place_of(folder: RunFolder, config: Config) -> Place:
+def study_location(folder: RunFolder, config: Config) -> StudyLocation:
     """Returns where the study of a run lies.
 
     Raises:
@@ -46,9 +46,9 @@ def place_of(folder: RunFolder, config: Config) -> Place:
     """
     url = config.search.storage
     if url is None:
-        return Place(folder.study)
+        return StudyLocation(folder.study)
     try:
-        return Place(folder.study, url, folder.study_name.read_text(encoding="utf-8").strip())
+        return StudyLocation(folder.study, url, folder.study_name.read_text(encoding="utf-8").strip())
     except OSError as error:
         raise RunError(
             f"{folder.study_name}: {error.strerror}; it holds the name of the run's study in the database"
@@ -64,7 +64,7 @@ def read_run(path: Path | str) -> Run:
     folder, config = open_run(Path(path), check_space=False)
     trials: list[Trial] = []
     session = None
-    place = place_of(folder, config)
+    place = study_location(folder, config)
     if place.url is not None or place.path.exists():
         storage = open_storage(place)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from nas.config.evaluators import Table
+from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import STANDARD_METRICS
 from nas.runs.folder import is_locked
 from nas.runs.run import read_run
@@ -43,7 +43,7 @@ def status_of(path: Path) -> dict[str, Any]:
     """
     run = read_run(path)
     counts = {name: sum(t.state == name for t in run.trials) for name in (*ENDED, "running")}
-    count = 0 if isinstance(run.config.evaluator, Table) else run.config.finalists.count
+    count = 0 if isinstance(run.config.evaluator, TableEvaluatorConfig) else run.config.finalists.count
     wanted = {candidate.name for candidate in choose_finalists(run.trials, run.config, count)}
     made = {bundle.name for bundle in run.bundles} | {bundle.folder.name for bundle in run.damaged}
     ended = len(run.trials) - counts["running"] >= run.config.search.trials

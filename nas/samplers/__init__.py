@@ -3,10 +3,10 @@
 To add one: write a frozen dataclass with a `propose` in a file like its neighbours, and name it in `SAMPLERS`.
 """
 
-from nas.samplers.base import Ended, History, Sampler
+from nas.samplers.base import FinishedTrial, History, Sampler
 from nas.samplers.evolution import Evolution
 from nas.samplers.grid import Grid
-from nas.samplers.optuna_samplers import NSGA2, TPE, OfOptuna, Random
+from nas.samplers.optuna_samplers import NSGA2, TPE, OptunaSampler, Random
 from nas.samplers.policy_gradient import PolicyGradient
 from nas.samplers.study_sampler import StudySampler
 from nas.samplers.surrogate import Surrogate
@@ -25,11 +25,11 @@ __all__ = [
     "NSGA2",
     "SAMPLERS",
     "TPE",
-    "Ended",
     "Evolution",
+    "FinishedTrial",
     "Grid",
     "History",
-    "OfOptuna",
+    "OptunaSampler",
     "PolicyGradient",
     "Random",
     "Sampler",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class Ended:
+class FinishedTrial:
     """A trial that has ended, as a sampler sees it.
 
     Attributes:
@@ -63,7 +63,7 @@ class History:
 
     space: SearchSpace
     objectives: int
-    ended: tuple[Ended, ...]
+    ended: tuple[FinishedTrial, ...]
     keys: Set[str]
     start: int
     study: Study = field(repr=False)
@@ -71,7 +71,7 @@ class History:
     key_of: Callable[[Architecture], str] = field(repr=False)
 
     @property
-    def measured(self) -> tuple[Ended, ...]:
+    def measured(self) -> tuple[FinishedTrial, ...]:
         """The trials that have values."""
         return tuple(ended for ended in self.ended if ended.values is not None)
 
@@ -84,11 +84,11 @@ class Sampler(ABC):
     """Proposes architectures. A subclass is a frozen dataclass of settings.
 
     Attributes:
-        redraws: How often it is asked again, with another seed, where it proposes what is not new; after that a neighbour of
-            its last proposal is taken.
+        max_resamples: How often another seed is tried where a proposal is not new; after that a neighbour of the last
+            proposal is taken.
     """
 
-    redraws: ClassVar[int] = 2
+    max_resamples: ClassVar[int] = 2
 
     @abstractmethod
     def propose(self, history: History, seed: int) -> dict[str, Value]:

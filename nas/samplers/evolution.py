@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from nas.pareto import standing
+from nas.pareto import constrained_rank
 from nas.samplers.base import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nas.samplers.base import Ended, History
+    from nas.samplers.base import FinishedTrial, History
     from search_spaces import Value
 
 # Tournaments held for one proposal before a child that is not new is proposed.
@@ -58,9 +58,9 @@ class Evolution(Sampler):
         if not population:
             return history.space.sample(generator)
         points = [ended.values or (np.inf,) * history.objectives for ended in population]
-        places = standing(points, [ended.violation for ended in population]).tolist()
+        places = constrained_rank(points, [ended.violation for ended in population]).tolist()
 
-        def winner() -> Ended:
+        def winner() -> FinishedTrial:
             drawn = [generator.randrange(len(population)) for _ in range(self.tournament)]
             return population[min(drawn, key=places.__getitem__)]
 
@@ -73,6 +73,6 @@ class Evolution(Sampler):
                 break
         return child
 
-    def _population(self, history: History) -> Sequence[Ended]:
+    def _population(self, history: History) -> Sequence[FinishedTrial]:
         """Returns the newest measured trials; where none was measured, the newest of which the violation is known."""
         return (history.measured or [ended for ended in history.ended if ended.violation > 0])[-self.population :]

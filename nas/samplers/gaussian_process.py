@@ -47,7 +47,7 @@ JITTER = 1e-6
 
 @final
 @dataclass(frozen=True)
-class Ensemble:
+class AdditiveGP:
     """What is known of one target, given measurements of it at T architectures.
 
     Attributes:
@@ -79,7 +79,7 @@ class Ensemble:
         return self.mean + self.spread * (covariance @ self.solved), self.spread * np.sqrt(variance)
 
 
-def fit(distances: Floats, values: Floats) -> Ensemble:
+def fit(distances: Floats, values: Floats) -> AdditiveGP:
     """Returns the ensemble that explains T measurements best.
 
     Args:
@@ -110,7 +110,7 @@ def fit(distances: Floats, values: Floats) -> Ensemble:
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
     weights = np.exp(found.x)
     factor = _factor(flat, weights)
-    return Ensemble(mean, spread, weights, units, factor, lapack.dpotrs(factor, target, lower=1)[0])
+    return AdditiveGP(mean, spread, weights, units, factor, lapack.dpotrs(factor, target, lower=1)[0])
 
 
 def _kernels(distances: Floats, units: Floats) -> Floats:

@@ -23,7 +23,7 @@ class Grid(Sampler):
     as they have no divisor in common with the size, they meet every index once. Whatever the seed, the walk is the same.
     """
 
-    redraws: ClassVar[int] = 0
+    max_resamples: ClassVar[int] = 0
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
         """Returns the next new architecture after the last one proposed that has ended, or any once all are known."""

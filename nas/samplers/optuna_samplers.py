@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from search_spaces import Value
 
 
-class OfOptuna(Sampler):
+class OptunaSampler(Sampler):
     """A sampler of Optuna, made anew for every proposal: it must know no more than the study that it is asked about."""
 
     @abstractmethod
@@ -44,11 +44,11 @@ class OfOptuna(Sampler):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Random(OfOptuna):
+class Random(OptunaSampler):
     """Draws every architecture uniformly."""
 
     # Drawn again until it is new, so that what is drawn is uniform over what is new.
-    redraws: ClassVar[int] = 1000
+    max_resamples: ClassVar[int] = 1000
 
     def make(self, history: History, seed: int) -> BaseSampler:
         """Returns Optuna's random sampler."""
@@ -57,7 +57,7 @@ class Random(OfOptuna):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TPE(OfOptuna):
+class TPE(OptunaSampler):
     """Tree-structured Parzen estimator, multivariate, with constraints, for one or several objectives.
 
     Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; Ozaki et al., "Multiobjective
@@ -82,7 +82,7 @@ class TPE(OfOptuna):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class NSGA2(OfOptuna):
+class NSGA2(OptunaSampler):
     """Non-dominated sorting genetic algorithm II, with constraints, for one or several objectives.
 
     Source: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC 2002.

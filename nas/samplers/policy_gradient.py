@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.pareto import standing
+from nas.pareto import constrained_rank
 from nas.samplers.base import Sampler
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from nas.samplers.base import Ended, History
+    from nas.samplers.base import FinishedTrial, History
     from search_spaces import Choice, Value
 
 # Architectures drawn for one proposal, of which the first new one is taken.
@@ -94,7 +94,7 @@ class PolicyGradient(Sampler):
 
 
 @final
-class Controller(nn.Module):
+class PolicyNetwork(nn.Module):
     """A distribution over architectures, given as the places of the values in their choices (B, T), T the choices in order.
 
     Untrained, it is uniform.
@@ -143,11 +143,11 @@ class Policy:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = Controller([len(choice.values) for choice in choices.values()], settings.hidden)
+            self.network = PolicyNetwork([len(choice.values) for choice in choices.values()], settings.hidden)
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
         self.baseline = 0.0
 
-    def learn(self, batch: Sequence[Ended], before: Sequence[Ended]) -> None:
+    def learn(self, batch: Sequence[FinishedTrial], before: Sequence[FinishedTrial]) -> None:
         """Takes the gradient steps of one batch, B trials; the ratios are to the probabilities before these steps."""
         rewards = _rewards([*before, *batch])[len(before) :]
         advantages = torch.tensor(rewards - self.baseline, dtype=torch.float32, device="cpu")[:, None]
@@ -183,7 +183,7 @@ class Policy:
 
 # The policies of the studies that were asked about last: settings, choices, the trials learnt from, the policy. They
 # follow from these alone, so nothing but time depends on what is in here.
-_kept: list[tuple[PolicyGradient, Mapping[str, Choice], tuple[Ended, ...], Policy]] = []
+_kept: list[tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ...], Policy]] = []
 
 
 def _learnt(settings: PolicyGradient, history: History) -> Policy:
@@ -219,14 +219,16 @@ def _batches(trials: int, size: int) -> Iterator[slice]:
             size = max(size, int(SHARE * start))
 
 
-def _rewards(trials: Sequence[Ended]) -> np.ndarray:
+def _rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
     """Returns for each trial the share of the others that it surpasses minus the share that surpass it (N,)."""
     points = [ended.values or (math.inf,) for ended in trials]
     most = max(map(len, points))
     # What has no values counts as having the worst; of what failed before anything was known, the violation is the worst.
     points = [point if len(point) == most else (math.inf,) * most for point in points]
     unknown = [ended.values is None and not ended.constraints for ended in trials]
-    places = standing(points, [math.inf if none else ended.violation for none, ended in zip(unknown, trials, strict=True)])
+    places = constrained_rank(
+        points, [math.inf if none else ended.violation for none, ended in zip(unknown, trials, strict=True)]
+    )
     ordered = np.sort(places)
     better, worse = np.searchsorted(ordered, places), len(places) - np.searchsorted(ordered, places, side="right")
     return (worse - better) / max(1, len(places) - 1)

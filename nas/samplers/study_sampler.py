@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
-from nas.errors import RunError, told
-from nas.samplers.base import Ended, History, Sampler
+from nas.errors import RunError, format_error
+from nas.samplers.base import FinishedTrial, History, Sampler
 from nas.samplers.optuna_samplers import Random
 from nas.seeds import seed_of
 
@@ -51,7 +51,7 @@ class StudySampler(BaseSampler):
         self._start = len(first) + random_trials
         # What is computed once: keys of architectures, and ended trials, neither of which ever changes.
         self._keys = {} if keys is None else keys
-        self._ended: dict[int, tuple[FrozenTrial, Ended]] = {}
+        self._ended: dict[int, tuple[FrozenTrial, FinishedTrial]] = {}
         self._exhausted = -1
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -86,7 +86,7 @@ class StudySampler(BaseSampler):
                 key = other.user_attrs.get(KEY) or self.key_of(architecture)
                 constraints = dict(other.constraints)
                 values = tuple(other.values) if other.state.name == "COMPLETE" else None
-                known = other, Ended(other.number, key, architecture, values, constraints)
+                known = other, FinishedTrial(other.number, key, architecture, values, constraints)
                 if other.state.is_finished():
                     self._ended[other.number] = known
             keys.add(known[1].key)
@@ -114,7 +114,7 @@ class StudySampler(BaseSampler):
         """Returns what the sampler proposes, or what is near it, if that is not new; anything, once all has been tried."""
         number = history.trial.number
         sampler = Random() if number < self._start else self._sampler
-        for redraw in range(sampler.redraws + 1):
+        for redraw in range(sampler.max_resamples + 1):
             purpose = "architecture" if redraw == 0 else f"architecture, redraw {redraw}"
             proposed = self._proposed(sampler, history, seed_of(self._seed, purpose, number))
             if history.is_new(proposed) or len(history.keys) == self._exhausted:
@@ -130,7 +130,9 @@ class StudySampler(BaseSampler):
         try:
             return self._space.validate(sampler.propose(history, seed))
         except Exception as error:  # A sampler of the user's own may raise anything.
-            raise RunError(f"search.sampler: {type(sampler).__name__} proposes no architecture: {told(error)}") from error
+            raise RunError(
+                f"search.sampler: {type(sampler).__name__} proposes no architecture: {format_error(error)}"
+            ) from error
 
     def _around(self, centre: Mapping[str, Value], generator: random.Random) -> Iterator[dict[str, Value]]:
         """Yields all other architectures, those that differ in fewer choices first, at random among these."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nas.samplers.base import Ended, History
+    from nas.samplers.base import FinishedTrial, History
     from nas.samplers.gaussian_process import Floats
     from search_spaces import Value
 
@@ -80,7 +80,7 @@ class Surrogate(Sampler):
             promise = _promise(history, known, pool, weights, numbers)
         return _first_new(history, [pool[place] for place in np.argsort(-promise, kind="stable")])
 
-    def _pool(self, history: History, known: Sequence[Ended], generator: random.Random) -> list[dict[str, Value]]:
+    def _pool(self, history: History, known: Sequence[FinishedTrial], generator: random.Random) -> list[dict[str, Value]]:
         """Returns candidates, all different; fewer than asked for where the space has hardly as many."""
         space, parents = history.space, [trial.architecture for trial in known[: self.parents]]
         free = [name for name, choice in space.choices.items() if len(choice.values) > 1]
@@ -110,7 +110,7 @@ def _first_new(history: History, candidates: Sequence[dict[str, Value]]) -> dict
     return next((candidate for candidate in candidates if history.is_new(candidate)), candidates[0])
 
 
-def _ranked(trials: Sequence[Ended], weights: Floats) -> list[Ended]:
+def _ranked(trials: Sequence[FinishedTrial], weights: Floats) -> list[FinishedTrial]:
     """Returns trials, the best first: the least violation, then the least of the weighted objectives."""
     measured = [(trial.number, trial.values) for trial in trials if trial.values is not None]
     ranks = np.array([rankdata([_number(values[place]) for _, values in measured]) for place in range(len(weights))])
@@ -130,7 +130,11 @@ def _weighed(costs: Floats, weights: Floats) -> Floats:
 
 
 def _promise(
-    history: History, known: list[Ended], pool: Sequence[dict[str, Value]], weights: Floats, numbers: np.random.Generator
+    history: History,
+    known: list[FinishedTrial],
+    pool: Sequence[dict[str, Value]],
+    weights: Floats,
+    numbers: np.random.Generator,
 ) -> Floats:
     """Returns the logarithm of each candidate's expected improvement times the probability that it is feasible (A,)."""
     count = len(known)

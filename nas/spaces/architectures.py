@@ -60,7 +60,7 @@ def read_architectures(reference: Any, folder: Path | None) -> list[Start]:
     return [dict(reference)]
 
 
-def fault_of(architecture: Architecture, space: SearchSpace) -> str | None:
+def validate_initial(architecture: Architecture, space: SearchSpace) -> str | None:
     """Returns why a search of a space cannot begin with an architecture, or None if it can."""
     try:
         architecture = space.validate(architecture)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas.pareto import MOST_OBJECTIVES, front_ranks, hypervolume_history, spread_choice
+from nas.pareto import MOST_OBJECTIVES, front_ranks, hypervolume_history, hypervolume_subset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_SPREAD = 30
 
 
-def worth(trial: Trial, objective: ObjectiveConfig) -> tuple[float, tuple[float, ...], int]:
+def sort_key(trial: Trial, objective: ObjectiveConfig) -> tuple[float, tuple[float, ...], int]:
     """Returns what a complete trial is ranked by, where one is best: violation, objectives in order, number.
 
     The least in this order is on the Pareto front.
@@ -41,12 +41,12 @@ def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
         return []
     points = np.array([_values(trial, objective) for trial in feasible])
     found = [feasible[i] for i in np.flatnonzero(front_ranks(points) == 0)]
-    found = sorted(found, key=lambda trial: worth(trial, objective))
+    found = sorted(found, key=lambda trial: sort_key(trial, objective))
     if not 1 < points.shape[1] <= MOST_OBJECTIVES:
         return found
     # A little beyond the worst, so that the ends of the front add something, too.
     reference = points.max(0) + 0.1 * np.ptp(points, axis=0)
-    chosen = spread_choice([_values(trial, objective) for trial in found], MOST_SPREAD, reference.tolist())
+    chosen = hypervolume_subset([_values(trial, objective) for trial in found], MOST_SPREAD, reference.tolist())
     rest = [i for i in range(len(found)) if i not in {*chosen}]
     return [found[i] for i in [*chosen, *rest]]
 
@@ -57,7 +57,7 @@ def ranked(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
     Feasible ones come first: the Pareto front in its order, then the others by the first objective; then those that are not
     feasible, by how far they exceed the constraints.
     """
-    complete = sorted(_unique(trials), key=lambda trial: worth(trial, objective))
+    complete = sorted(_unique(trials), key=lambda trial: sort_key(trial, objective))
     if len(objective.minimise) == 1:
         return complete
     best = front(complete, objective)

@@ -24,7 +24,7 @@ NAME = "hardcell"
 
 @final
 @dataclass(frozen=True)
-class Place:
+class StudyLocation:
     """Where a run's study lies.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place:
 
 
 @contextmanager
-def storage_errors(place: Place) -> Iterator[None]:
+def storage_errors(place: StudyLocation) -> Iterator[None]:
     """Turns what a database raises into a message: a full disk, a damaged file, a server that is gone."""
     try:
         yield
@@ -62,7 +62,7 @@ def storage_errors(place: Place) -> Iterator[None]:
         raise RunError(f"{place}: {told}; {_remedy(place, told)}") from error
 
 
-def _remedy(place: Place, told: str) -> str:
+def _remedy(place: StudyLocation, told: str) -> str:
     damaged = place.url is None and any(word in told for word in ("malformed", "not a database", "corrupt"))
     if not damaged:
         return "the trials told so far are kept, and `hardcell resume` goes on"
@@ -87,7 +87,7 @@ def quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def open_storage(place: Place, *, write: bool = False) -> RDBStorage:
+def open_storage(place: StudyLocation, *, write: bool = False) -> RDBStorage:
     """Returns the database of a study, made where it is a file and there is none.
 
     Args:
@@ -124,7 +124,7 @@ def check_database(url: str) -> None:
         RunError: it cannot be reached, or is none that Optuna can use.
     """
     try:
-        release(open_storage(Place(Path("study.db"), url, "of the run")))
+        release(open_storage(StudyLocation(Path("study.db"), url, "of the run")))
     except RunError as error:
         cause = error.__cause__ or error
         told = first_line(getattr(cause, "orig", None) or getattr(cause.__cause__, "orig", None) or cause)
@@ -158,7 +158,7 @@ def release(storage: RDBStorage) -> None:
     storage.engine.dispose()
 
 
-def keep_backup(place: Place) -> None:
+def backup(place: StudyLocation) -> None:
     """Copies a study's file, once it is found whole, to go back to should it be damaged one day.
 
     Raises:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from nas.config.schema import Config, ObjectiveConfig
-    from nas.executors import Outcome
-    from nas.study.storage import Place
+    from nas.executors import TrialResult
+    from nas.study.storage import StudyLocation
     from search_spaces import SearchSpace
 
 # Attribute of a study: when the process that works on it began, in seconds since 1970.
@@ -37,7 +37,7 @@ SESSION = "session"
 
 
 def create_study(
-    storage: RDBStorage, place: Place, config: Config, space: SearchSpace, *, begun: bool = False
+    storage: RDBStorage, place: StudyLocation, config: Config, space: SearchSpace, *, begun: bool = False
 ) -> optuna.Study:
     """Returns the study of a run with its sampler, made where there is none.
 
@@ -72,7 +72,7 @@ def create_study(
         return study
 
 
-def load_study(storage: RDBStorage, place: Place) -> optuna.Study:
+def load_study(storage: RDBStorage, place: StudyLocation) -> optuna.Study:
     """Returns the study of a run, only to be read.
 
     Raises:
@@ -95,7 +95,7 @@ def _difference(stored: Any, wanted: Any, path: str = "") -> str:
 
 
 def tell_outcome(
-    study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float], outcome: Outcome
+    study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float], outcome: TrialResult
 ) -> Trial:
     """Writes the outcome of a trial into the study, ends it, and returns it."""
     trial.set_user_attr("metrics", {**metrics, **outcome.metrics})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from nas.errors import RunError
-from nas.files import write_whole
+from nas.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ class FileStore(Store):
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, content)
+            write_atomic(self.path, content)
         except OSError as error:
             raise CheckpointError(
                 f"{self.path}: {error.strerror or error}; what is written is kept: mend that, and `hardcell resume` goes on"

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 from evaluators.attacks import PGD, Attack, margin
 from nas.training.recipes import Adversarial, Recipe
-from nas.validation import check_numbers, number, refuse
+from nas.validation import bounded, check_bounds, raise_if_invalid
 
 
 @final
@@ -29,15 +29,15 @@ class TrainingConfig:
     """
 
     recipe: Recipe = Adversarial()
-    epochs: int = number(10, 1)
-    batch_size: int = number(64, 2)
-    learning_rate: float = number(0.2, 1e-6, 100)
-    weight_decay: float = number(5e-4, 0, 1)
-    shift: int = number(0, 0, 64)
+    epochs: int = bounded(10, 1)
+    batch_size: int = bounded(64, 2)
+    learning_rate: float = bounded(0.2, 1e-6, 100)
+    weight_decay: float = bounded(5e-4, 0, 1)
+    shift: int = bounded(0, 0, 64)
     flip: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     selection: Attack = PGD(steps=5, step_size=0.4, loss=margin)
-    selection_from: float = number(0.7, 0, 1)
+    selection_from: float = bounded(0.7, 0, 1)
 
     def __post_init__(self) -> None:
-        refuse(check_numbers(self))
+        raise_if_invalid(check_bounds(self))

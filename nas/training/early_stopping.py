@@ -55,18 +55,18 @@ class Halving:
         if not 1 < self.reduction <= MOST_REDUCTION:
             raise ValueError(f"reduction must be above 1 and at most {MOST_REDUCTION}, got {self.reduction:g}")
 
-    def rungs(self, epochs: int) -> dict[int, Effort]:
+    def rungs(self, epochs: int) -> dict[int, AttackBudget]:
         """Returns the epochs at which trials are judged, below the last one, with the effort to be made there."""
         found, reached = {}, max(1, math.ceil(epochs * self.first - _ROUNDING))
         first = reached
         while reached < epochs:
             # From the first rung's share to 1 at the last epoch, in proportion to the logarithm of the epochs.
             way = math.log(reached / first) / math.log(epochs / first)
-            found[reached] = Effort(self.images ** (1 - way), self.steps ** (1 - way))
+            found[reached] = AttackBudget(self.images ** (1 - way), self.steps ** (1 - way))
             reached = max(reached + 1, math.ceil(reached * self.reduction - _ROUNDING))
         return found
 
-    def goes_on(self, point: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
+    def should_continue(self, point: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
         """Returns whether a trial goes on from a rung.
 
         Args:
@@ -82,7 +82,7 @@ class Halving:
 
 @final
 @dataclass(frozen=True)
-class Effort:
+class AttackBudget:
     """How hard a trial is attacked at a rung.
 
     Attributes:

@@ -26,7 +26,7 @@ from evaluators.attacks import PGD, Attack
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.engine.noise import Noise
+    from evaluators.engine.noise import ImageNoise
 
 
 class Recipe(ABC):
@@ -36,7 +36,7 @@ class Recipe(ABC):
     """
 
     @abstractmethod
-    def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the points to train on, shaped like x: adversarial images, or x itself.
 
         Args:
@@ -91,7 +91,7 @@ class Standard(Recipe):
     def __post_init__(self) -> None:
         _check_penalty(self.entropy_penalty)
 
-    def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the images."""
         return x
 
@@ -127,7 +127,7 @@ class Adversarial(Recipe):
         if not 0 < self.epsilon <= (1 if self.attack.norm.name == "linf" else 1e6):
             raise ValueError(f"epsilon must be above 0 and at most 1, in pixel units (8/255, not 8), got {self.epsilon:g}")
 
-    def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns adversarial images."""
         size = torch.full((len(x),), self.epsilon, dtype=x.dtype, device=x.device)
         return self.attack.craft(network, x, y, size, noise, stop_when_fooled=False)[0]

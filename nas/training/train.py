@@ -12,12 +12,12 @@ import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
 from evaluators.engine.frozen import frozen
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 from evaluators.radius import radii
 from nas.seeds import seed_of
 from nas.training.augment import augment
 from nas.training.checkpoints import Checkpoint
-from nas.training.early_stopping import Effort
+from nas.training.early_stopping import AttackBudget
 from nas.training.epoch import EpochResult
 from nas.training.weight_average import average_of
 
@@ -44,7 +44,7 @@ def train(
     epsilon: float,
     epochs: int,
     seed: int,
-    rungs: Mapping[int, Effort] | None = None,
+    rungs: Mapping[int, AttackBudget] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Iterator[EpochResult]:
     """Yields each epoch as it ends; after the last, the network has the weights of the best epoch.
@@ -127,7 +127,7 @@ def train(
         with _seeded(seed_of(seed, "layers", epoch), x.device):
             for index in order[: steps * batch].split(batch):
                 images = augment(x[index], shift=config.shift, flip=config.flip, generator=generator)
-                noise = Noise.of(seed, torch.arange(batch, device=x.device), stream=step)
+                noise = ImageNoise.of(seed, torch.arange(batch, device=x.device), stream=step)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=lowered):
                     modes.evaluation()
                     points = config.recipe.points(network, images, y[index], noise)
@@ -151,7 +151,7 @@ def train(
         if epoch >= first_kept or epoch + 1 in rungs:
             # An epoch that may be kept is measured in full, and with its own weights, whatever the effort of its rung.
             may_be_kept = epoch >= first_kept
-            effort = Effort() if may_be_kept else rungs[epoch + 1]
+            effort = AttackBudget() if may_be_kept else rungs[epoch + 1]
             judged = network if may_be_kept or average is None else average.module
             count = effort.count(len(validation.x))
             attack = effort.of(config.selection)

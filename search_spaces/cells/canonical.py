@@ -27,7 +27,7 @@ Writing = tuple[int, tuple[str, ...]]
 
 
 @lru_cache(maxsize=100_000)
-def first_of_class(
+def canonical_cell(
     topology: Topology, operations: tuple[str, ...], graph: CellGraph, vanishing: frozenset[str] = VANISHING
 ) -> tuple[Writing, ...] | None:
     """Returns the alternative and the operations of each node of the first cell that computes what a graph does.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import nn
 
-from search_spaces.cells.canonical import first_of_class
+from search_spaces.cells.canonical import canonical_cell
 from search_spaces.cells.custom_operations import read_operations, try_operation
 from search_spaces.cells.skeleton import Cell, TwoInputNetwork, single_input_network
 from search_spaces.cells.topology import Output, Topology, all_pairs, edge_list, two_inputs
@@ -180,7 +180,7 @@ def assemble(
     def canonical(architecture: Architecture) -> dict[str, Value]:
         form = dict(architecture)
         for cell, graph in graphs(architecture).items():
-            writing = first_of_class(topology, names, graph, vanishing)
+            writing = canonical_cell(topology, names, graph, vanishing)
             if writing is not None:
                 form |= {_joined(cell, key): value for key, value in topology.written(writing).items()}
         return {name: form[name] for name in choices}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
-from search_spaces.checks.space_under_test import Fault, Subject, differ, during, logits, written
+from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, differ, during, logits, written
 
 if TYPE_CHECKING:
     from search_spaces.space import Architecture
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 DRAWS = 3
 
 
-def canonical_valid(subject: Subject) -> str:
+def canonical_valid(subject: SpaceUnderTest) -> str:
     """The canonical form is an architecture of the space, with all its names; what is given stays as it is."""
     for architecture in subject.many:
         given = dict(architecture)
         with during("canonical", architecture):
             form = subject.space.canonical(given)
         if given != architecture:
-            raise Fault("canonical changes the architecture that it is given; let it work on a copy", architecture)
+            raise CheckFailure("canonical changes the architecture that it is given; let it work on a copy", architecture)
         if not isinstance(form, Mapping):
-            raise Fault(f"canonical must return a dict, got {type(form).__name__}", architecture)
+            raise CheckFailure(f"canonical must return a dict, got {type(form).__name__}", architecture)
         with during("the canonical form is no architecture of the space: validate", architecture):
             subject.space.validate(form)
     return f"{len(subject.many)} architectures"
 
 
-def canonical_idempotent(subject: Subject) -> str:
+def canonical_idempotent(subject: SpaceUnderTest) -> str:
     """The canonical form is its own canonical form."""
     for architecture in subject.many:
         form = subject.form(architecture)
@@ -44,11 +44,11 @@ def canonical_idempotent(subject: Subject) -> str:
         if form is not None and again is not None and written(form) != written(again):
             names = [name for name in form if form[name] != again[name]]
             where = f"{names[0]!r} first {form[names[0]]!r}, then {again[names[0]]!r}" if names else "the order of its names"
-            raise Fault(f"the canonical form of the canonical form is another one: {where}", architecture)
+            raise CheckFailure(f"the canonical form of the canonical form is another one: {where}", architecture)
     return f"{len(subject.many)} architectures"
 
 
-def canonical_equal_functions(subject: Subject) -> str:
+def canonical_equal_functions(subject: SpaceUnderTest) -> str:
     """Architectures compute what their canonical forms compute, so those of equal form compute the same.
 
     Weights depend on nothing but their shape, so that a layer has the same ones wherever it stands in the network. If the
@@ -69,7 +69,7 @@ def canonical_equal_functions(subject: Subject) -> str:
             other = _Refillable(subject, form)
         if not _equal(network, other):
             changed = [name for name in form if form[name] != architecture[name]]
-            raise Fault(
+            raise CheckFailure(
                 "the canonical form computes another function, at equal weights; it changes "
                 + "; ".join(f"{name}: {architecture[name]!r} to {form[name]!r}" for name in changed[:4])
                 + ("; ..." if len(changed) > 4 else ""),
@@ -97,7 +97,7 @@ class _Refillable:
         Exception: it does not build or run.
     """
 
-    def __init__(self, subject: Subject, architecture: Architecture) -> None:
+    def __init__(self, subject: SpaceUnderTest, architecture: Architecture) -> None:
         self.images = subject.images(4, subject.small)
         self.network = subject.build(architecture, subject.small)
         tensors = _tensors(self.network)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from search_spaces.checks.space_under_test import Fault, Subject, written
+from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, written
 from search_spaces.space import Architecture, Value
 
 # Architectures in which a choice is tried, before it is said that it never matters: it may be inactive in most.
@@ -17,7 +17,7 @@ BUILDS = 25
 Tell = Callable[[list[Architecture]], list[str | None]]
 
 
-def round_trip(subject: Subject) -> str:
+def round_trip(subject: SpaceUnderTest) -> str:
     """Architectures, with every value of every choice, can be stored as text and read again."""
     start = subject.samples[0]
     values = [{**start, name: value} for name, choice in subject.space.choices.items() for value in choice.values]
@@ -30,13 +30,13 @@ def round_trip(subject: Subject) -> str:
                 same = written(subject.space.validate(found)) == written(architecture)
             except Exception as error:
                 line = next(iter(str(error).splitlines()), type(error).__name__)
-                raise Fault(f"an architecture does not survive {kind}: {line}", architecture) from error
+                raise CheckFailure(f"an architecture does not survive {kind}: {line}", architecture) from error
             if not same:
-                raise Fault(f"an architecture comes out of {kind} as another one: {found}", architecture)
+                raise CheckFailure(f"an architecture comes out of {kind} as another one: {found}", architecture)
     return f"{', '.join(subject.formats)}; {len(subject.samples)} architectures and each of {len(values)} values"
 
 
-def reachable(subject: Subject) -> str:
+def reachable(subject: SpaceUnderTest) -> str:
     """For every value of a choice there is an architecture whose canonical form no other value gives."""
     return _every_value(
         subject,
@@ -47,7 +47,7 @@ def reachable(subject: Subject) -> str:
     )
 
 
-def used(subject: Subject) -> str:
+def used(subject: SpaceUnderTest) -> str:
     """For every value of a choice there is an architecture in which it gives another network than all other values do.
 
     Only architectures are tried in which the canonical form tells the values apart.
@@ -63,7 +63,7 @@ def used(subject: Subject) -> str:
 
 
 def _every_value(
-    subject: Subject,
+    subject: SpaceUnderTest,
     tell: Tell,
     tries: int,
     whole: str,
@@ -90,13 +90,13 @@ def _every_value(
         else:
             faults += [f"value {value!r} of choice {name!r} {one}" for value in left]
     if faults:
-        raise Fault("; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else ""), example)
+        raise CheckFailure("; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else ""), example)
     values = sum(len(choice.values) for choice in subject.space.choices.values())
     return f"{values} values of {len(subject.space.choices)} choices"
 
 
 def _left(
-    subject: Subject, name: str, tell: Tell, tries: int, precondition: Tell | None
+    subject: SpaceUnderTest, name: str, tell: Tell, tries: int, precondition: Tell | None
 ) -> tuple[list[Value], Architecture | None]:
     """Returns the values of a choice that never make a difference, and an architecture in which they were judged."""
     values = subject.space.choices[name].values
@@ -124,12 +124,12 @@ def _unique(told: list[str | None]) -> set[int]:
     return {index for index, text in enumerate(told) if text is not None and told.count(text) == 1}
 
 
-def _forms(subject: Subject, architectures: list[Architecture]) -> list[str | None]:
+def _forms(subject: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
     """Returns the canonical form of each architecture, as text."""
     return [subject.key(architecture) for architecture in architectures]
 
 
-def _networks(subject: Subject, architectures: list[Architecture]) -> list[str | None]:
+def _networks(subject: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
     """Returns a text for each network: its modules and shapes, and where these are those of another, its logits, too."""
     shape = subject.shapes[0]
     told: list[str | None] = []

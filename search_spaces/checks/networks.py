@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from search_spaces.checks.space_under_test import Fault, Shape, Subject, differ, during, logits
+from search_spaces.checks.space_under_test import CheckFailure, Shape, SpaceUnderTest, differ, during, logits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ DRAWS = 4
 RELATIVES = 40
 
 
-def builds(subject: Subject) -> str:
+def builds(subject: SpaceUnderTest) -> str:
     """Random architectures build, for every shape of images."""
     for architecture in subject.samples:
         for shape in subject.shapes:
@@ -32,13 +32,13 @@ def builds(subject: Subject) -> str:
                 torch.manual_seed(subject.seed)
                 network = subject.space.build(given, shape, subject.num_classes)
             if not isinstance(network, nn.Module):
-                raise Fault(f"build must return a torch.nn.Module, got {type(network).__name__}", architecture)
+                raise CheckFailure(f"build must return a torch.nn.Module, got {type(network).__name__}", architecture)
             if given != architecture:
-                raise Fault("build changes the architecture that it is given; let it work on a copy", architecture)
+                raise CheckFailure("build changes the architecture that it is given; let it work on a copy", architecture)
     return f"{len(subject.samples)} architectures, for images {', '.join(map(str, subject.shapes))}"
 
 
-def shapes(subject: Subject) -> str:
+def shapes(subject: SpaceUnderTest) -> str:
     """Networks map images (N, C, H, W) to finite logits (N, K), one image included, in both modes."""
     tried = 0
     for architecture in subject.samples:
@@ -56,13 +56,13 @@ def shapes(subject: Subject) -> str:
                 wanted = (n, subject.num_classes)
                 if not isinstance(found, torch.Tensor) or found.shape != wanted:
                     got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-                    raise Fault(f"{where} must give logits (N, K) = {wanted}, got {got}", architecture)
+                    raise CheckFailure(f"{where} must give logits (N, K) = {wanted}, got {got}", architecture)
                 if not bool(found.isfinite().all()):
-                    raise Fault(f"{where} give logits that are not finite", architecture)
+                    raise CheckFailure(f"{where} give logits that are not finite", architecture)
     return f"{tried} networks, one image and three, in evaluation and in training mode"
 
 
-def batch_independent(subject: Subject) -> str:
+def batch_independent(subject: SpaceUnderTest) -> str:
     """In evaluation mode the logits of an image do not depend on the others of its batch."""
     shape = subject.small
     x = subject.images(4, shape)
@@ -76,7 +76,7 @@ def batch_independent(subject: Subject) -> str:
         if differ(first, logits(network, x)):  # By chance, not by the batch: `deterministic` tells of it.
             continue
         if differ(first, torch.cat([second[:1], first[1:]])):
-            raise Fault(
+            raise CheckFailure(
                 "in evaluation mode the logits of an image depend on the others of its batch; "
                 "look for statistics taken over the batch",
                 architecture,
@@ -84,7 +84,7 @@ def batch_independent(subject: Subject) -> str:
     return f"{len(subject.working)} networks"
 
 
-def deterministic(subject: Subject) -> str:
+def deterministic(subject: SpaceUnderTest) -> str:
     """One seed gives the same weights, another seed others; one image the same logits."""
     fixed = 0
     for architecture in subject.working:
@@ -92,13 +92,17 @@ def deterministic(subject: Subject) -> str:
         first, again, other = (subject.build(architecture, shape, seed) for seed in (1, 1, 2))
         name = next(_unequal(first, again), None)
         if name is not None:
-            raise Fault(f"one seed of torch gives different weights: {name}; draw them from torch alone", architecture)
+            raise CheckFailure(
+                f"one seed of torch gives different weights: {name}; draw them from torch alone", architecture
+            )
         fixed += next(_unequal(first, other), None) is None
         x = subject.images(4, shape)
         if differ(logits(first, x), logits(first, x)):
-            raise Fault("in evaluation mode the same images give different logits, one pass after the other", architecture)
+            raise CheckFailure(
+                "in evaluation mode the same images give different logits, one pass after the other", architecture
+            )
     if fixed == len(subject.working):
-        raise Fault("all seeds of torch give the same weights: build must not seed torch", subject.working[0])
+        raise CheckFailure("all seeds of torch give the same weights: build must not seed torch", subject.working[0])
     return f"{len(subject.working)} networks"
 
 
@@ -112,7 +116,7 @@ def _unequal(first: nn.Module, second: nn.Module) -> Iterator[str]:
             yield name
 
 
-def global_state(subject: Subject) -> str:
+def global_state(subject: SpaceUnderTest) -> str:
     """Building and running a network leaves alone what others share: only torch's own generator moves."""
     for architecture in subject.working[:3]:
         before = _state()
@@ -120,7 +124,7 @@ def global_state(subject: Subject) -> str:
         after = _state()
         changed = [name for name in before if before[name] != after[name]]
         if changed:
-            raise Fault(f"building or running a network changes {', '.join(changed)}", architecture)
+            raise CheckFailure(f"building or running a network changes {', '.join(changed)}", architecture)
     return f"left as they were: {', '.join(_state())}"
 
 
@@ -143,7 +147,7 @@ class _Flow(NamedTuple):
     dead: set[tuple[str, ...]]
 
 
-def gradients(subject: Subject) -> str:
+def gradients(subject: SpaceUnderTest) -> str:
     """Gradients reach the image and every parameter.
 
     Taken of canonical forms, for others may hold operations that lead nowhere. Even so a layer may be without a gradient in
@@ -161,21 +165,21 @@ def gradients(subject: Subject) -> str:
             left = _dead_everywhere(subject, form, flow.dead)
             if left:
                 names = sorted(identity[0] for identity in left)
-                raise Fault(
+                raise CheckFailure(
                     f"no gradient reaches {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, "
                     "here or in architectures like this one; look for layers that are not used, detach() or no_grad()",
                     form,
                 )
     count = len(subject.working)
     if blind == count:
-        raise Fault(
+        raise CheckFailure(
             f"no gradient reaches the image in any of {count} architectures; look for detach(), no_grad(), argmax, rounding",
             subject.representative(subject.working[0]),
         )
     return f"{count} networks" + (f", {blind} of them without a way from the image to the logits" if blind else "")
 
 
-def _flow(subject: Subject, architecture: Architecture, shape: Shape) -> _Flow:
+def _flow(subject: SpaceUnderTest, architecture: Architecture, shape: Shape) -> _Flow:
     """Returns what gradients reach in some of a few draws of weights and images."""
     image, alive, dead = False, set[tuple[str, ...]](), set[tuple[str, ...]]()
     for draw in range(DRAWS):
@@ -211,7 +215,9 @@ def _identity(network: nn.Module, name: str) -> tuple[str, ...]:
     return name, str(tuple(network.get_parameter(name).shape)), repr(network.get_submodule(around or owner))
 
 
-def _dead_everywhere(subject: Subject, architecture: Architecture, dead: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+def _dead_everywhere(
+    subject: SpaceUnderTest, architecture: Architecture, dead: set[tuple[str, ...]]
+) -> set[tuple[str, ...]]:
     """Returns those of some parameters that get no gradient on larger images nor in architectures like this one."""
     left = dead - _flow(subject, architecture, subject.shapes[0]).alive
     generator = random.Random(subject.seed)

@@ -20,7 +20,7 @@ import torch
 from search_spaces.checks.canonical import canonical_equal_functions, canonical_idempotent, canonical_valid
 from search_spaces.checks.choices import reachable, round_trip, used
 from search_spaces.checks.networks import batch_independent, builds, deterministic, global_state, gradients, shapes
-from search_spaces.checks.space_under_test import Fault, Shape, Subject, Untried, told
+from search_spaces.checks.space_under_test import CheckFailure, CheckSkipped, Shape, SpaceUnderTest, format_error
 from search_spaces.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Each takes the space with its samples, returns what it has seen, and raises what is wrong. What one tells of, the others
 # pass over.
-CHECKS: dict[str, Callable[[Subject], str]] = {
+CHECKS: dict[str, Callable[[SpaceUnderTest], str]] = {
     "builds": builds,
     "shapes": shapes,
     "gradients": gradients,
@@ -47,7 +47,7 @@ SHAPES: tuple[Shape, ...] = ((3, 32, 32), (1, 28, 28), (3, 24, 40))
 
 @final
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check has found.
 
     Attributes:
@@ -76,7 +76,7 @@ def check_space(
     input_shapes: Sequence[Shape] = SHAPES,
     num_classes: int = 7,
     formats: Mapping[str, Callable[[Architecture], object]] = {"JSON": through_json},
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Returns what the checks find, one finding each, in the order of `CHECKS`; errors of the space are findings, too.
 
     Args:
@@ -94,7 +94,7 @@ def check_space(
         raise ValueError(f"samples and num_classes must be at least 1, got {samples} and {num_classes}")
     if not input_shapes or any(len(shape) != 3 or min(shape) < 1 for shape in input_shapes):
         raise ValueError(f"input_shapes must hold (C, H, W), of at least 1 each, got {input_shapes}")
-    subject = Subject(space, samples, seed, input_shapes, num_classes, formats)
+    subject = SpaceUnderTest(space, samples, seed, input_shapes, num_classes, formats)
     findings = []
     for name, check in CHECKS.items():
         with _untouched():
@@ -102,15 +102,15 @@ def check_space(
     return findings
 
 
-def _finding(name: str, check: Callable[[Subject], str], subject: Subject) -> Finding:
+def _finding(name: str, check: Callable[[SpaceUnderTest], str], subject: SpaceUnderTest) -> CheckResult:
     try:
-        return Finding(name, True, check(subject))
-    except Fault as fault:
-        return Finding(name, False, str(fault), fault.architecture)
-    except Untried as reason:
-        return Finding(name, None, f"not tried: {reason}")
+        return CheckResult(name, True, check(subject))
+    except CheckFailure as fault:
+        return CheckResult(name, False, str(fault), fault.architecture)
+    except CheckSkipped as reason:
+        return CheckResult(name, None, f"not tried: {reason}")
     except Exception as error:  # Of the user's code, at a place where no check expects one.
-        return Finding(name, False, f"raises {told(error)}")
+        return CheckResult(name, False, f"raises {format_error(error)}")
 
 
 @contextmanager

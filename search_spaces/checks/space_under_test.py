@@ -24,7 +24,7 @@ SMALL = (8, 16)
 MANY = 10
 
 
-class Fault(Exception):  # noqa: N818 (it is what a check has found, not an error of the check)
+class CheckFailure(Exception):  # noqa: N818 (it is what a check has found, not an error of the check)
     """What a check has found to be wrong, and the architecture that shows it."""
 
     def __init__(self, message: str, architecture: Architecture | None = None) -> None:
@@ -32,11 +32,11 @@ class Fault(Exception):  # noqa: N818 (it is what a check has found, not an erro
         self.architecture = None if architecture is None else dict(architecture)
 
 
-class Untried(Exception):  # noqa: N818 (as above)
+class CheckSkipped(Exception):  # noqa: N818 (as above)
     """Says why a check could not be made."""
 
 
-def told(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Returns an error on one line: its kind, and the first line of what it says."""
     line = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
@@ -47,14 +47,14 @@ def during(what: str, architecture: Architecture | None) -> Iterator[None]:
     """Makes an error of the user's code the fault that it raises while `what` is done with an architecture."""
     try:
         yield
-    except (Fault, Untried):
+    except (CheckFailure, CheckSkipped):
         raise
     except Exception as error:
-        raise Fault(f"{what} raises {told(error)}", architecture) from error
+        raise CheckFailure(f"{what} raises {format_error(error)}", architecture) from error
 
 
 @final
-class Subject:
+class SpaceUnderTest:
     """A space under test, with the architectures on which it is tried.
 
     Attributes:
@@ -108,11 +108,11 @@ class Subject:
         """The samples that run on images of the first shape: what is wrong with the others is told once.
 
         Raises:
-            Untried: there is none.
+            CheckSkipped: there is none.
         """
         found = [architecture for architecture in self.samples if self.runs(architecture, self.shapes[0])]
         if not found:
-            raise Untried("no sample builds and maps images to logits")
+            raise CheckSkipped("no sample builds and maps images to logits")
         return found
 
     @cached_property
@@ -120,7 +120,7 @@ class Subject:
         """The smallest shape, of those that are tried, on which all that works works still.
 
         Raises:
-            Untried: nothing works.
+            CheckSkipped: nothing works.
         """
         channels, *sides = self.shapes[0]
         for side in SMALL:

@@ -26,7 +26,7 @@ import torch
 from cifar_networks import CACHE, RECIPES, images, network
 from torch import nn
 
-from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, AutoAttack, DeepFool, Linf, Nearest, StepLL, radii
+from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, AutoAttack, DeepFool, Linf, MinimumNormEnsemble, StepLL, radii
 
 # The range that papers on CIFAR-10 report, for both networks.
 CURVE = [k / 255 for k in range(1, 9)]
@@ -233,7 +233,7 @@ def nearest(kind, net, x, y, rounds):
     results = {}
     for norm, grid in ((Linf(), [1 / 255, 4 / 255, 16 / 255, 64 / 255, 1.0]), (L2(), [0.05, 0.2, 0.8, 3.2, 12.8])):
         own = {
-            "nearest": Nearest(norm=norm),
+            "nearest": MinimumNormEnsemble(norm=norm),
             "deepfool": DeepFool(norm=norm),
             "fmn": FMN(norm=norm),
             "bisected_pgd": PGD(norm=norm, steps=100, step_size=0.1),

@@ -99,7 +99,7 @@ def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000
             return nearest_exponent(curve, np.geomspace(*fit.window, 200))
         return nearest_exponent(curve, grid[grid <= fit.window[1] * (1 + 1e-9)])
 
-    def told(form: str, verdict: str) -> float:
+    def format_error(form: str, verdict: str) -> float:
         return float(np.mean([fit.alternatives[form].verdict() == verdict for fit in fits]))
 
     return {
@@ -110,7 +110,7 @@ def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000
         "in window": float(np.mean([holds(fit, nearest(fit)) for fit in fits])),
         "saturated": float(np.mean([fit.saturated for fit in fits])),
         **{
-            f"{form} {verdict}": told(form, verdict)
+            f"{form} {verdict}": format_error(form, verdict)
             for form in fits[0].alternatives
             for verdict in ("power law", "alternative")
         },

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from nas.executors import Job, Local, Outcome, Ray, Started, Work
+from nas.executors import ExecutionContext, Job, JobStarted, Local, Ray, TrialResult
 from nas.training.epoch import EpochResult
 
 
@@ -41,7 +41,7 @@ class Busy:
             x = (x @ x).clamp(0, 1)
         epoch = EpochResult(1, 1, loss=0.5, clean_error=0.5, adversarial_error=0.5, seconds=self.seconds)
         yield epoch
-        return Outcome({"clean_error": 0.5}, epochs=(epoch,))
+        return TrialResult({"clean_error": 0.5}, epochs=(epoch,))
 
 
 def measure(executor, evaluate, count, workers):
@@ -53,13 +53,13 @@ def measure(executor, evaluate, count, workers):
     jobs = (Job(number, {}, {}, number) for number in range(10_000))
 
     with tempfile.TemporaryDirectory() as folder:
-        running = executor.run(jobs, Work(evaluate, lambda job, epoch: False, Path(folder), threads=1))
+        running = executor.run(jobs, ExecutionContext(evaluate, lambda job, epoch: False, Path(folder), threads=1))
         for _, news in running:
             now = time.perf_counter()
-            if isinstance(news, Started):
+            if isinstance(news, JobStarted):
                 first = first or now
                 seen.add(news.worker)
-            elif isinstance(news, Outcome) and len(seen) == workers:
+            elif isinstance(news, TrialResult) and len(seen) == workers:
                 counted = counted or now
                 ended.append(now)
                 if len(ended) > count:

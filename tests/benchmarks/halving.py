@@ -34,7 +34,7 @@ from nas.samplers import SAMPLERS
 from nas.seeds import seed_of
 from nas.study.finalists import choose_finalists
 from nas.study.ranking import ranked
-from nas.study.storage import Place, close_storage, open_storage
+from nas.study.storage import StudyLocation, close_storage, open_storage
 from nas.study.study import create_study
 from nas.study.trial import read_trials
 from nas.training.early_stopping import Halving
@@ -85,7 +85,7 @@ def run(config: Config) -> dict[str, float]:
     evaluate = prepare(config)
     assert isinstance(evaluate, TrainAndAttack)
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder, "study.db"))
+        place = StudyLocation(Path(folder, "study.db"))
         storage = open_storage(place, write=True)
         study = create_study(storage, place, config, evaluate.space)
         started = time.process_time()

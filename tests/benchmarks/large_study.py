@@ -28,7 +28,7 @@ from nas import Config
 from nas.config.schema import ObjectiveConfig
 from nas.reports.page import write_report
 from nas.runs.folder import RunFolder, create_run
-from nas.runs.run import place_of, read_run
+from nas.runs.run import read_run, study_location
 from nas.runs.status import status_of
 from nas.samplers import SAMPLERS, StudySampler
 from nas.spaces.config import SpaceConfig
@@ -41,7 +41,7 @@ from nas.study.trial import read_trials
 def fill(path: Path, config: Config, trials: int) -> None:
     """Makes a run whose study holds so many trials, all of other architectures; one in twenty is rejected."""
     folder, space = create_run(path, config), open_space(config.space)
-    place = place_of(folder, config)
+    place = study_location(folder, config)
     storage = open_storage(place, write=True)
     study = create_study(storage, place, config, space)
     generator, seen, batch = random.Random(0), set(), []
@@ -92,7 +92,7 @@ def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
     """Returns the seconds of a first and a second suggestion by each sampler, each over a study opened anew."""
     found = {}
     for name, kind in SAMPLERS.items():
-        place = place_of(RunFolder(path), config)
+        place = study_location(RunFolder(path), config)
         storage = open_storage(place)
         study = load_study(storage, place)
         study.get_trials(deepcopy=False)  # Opening is measured apart.
@@ -115,7 +115,7 @@ def measure(config: Config, trials: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run")
         fill(path, config, trials)
-        place = place_of(RunFolder(path), config)
+        place = study_location(RunFolder(path), config)
         started = time.perf_counter()
         storage = open_storage(place)
         read_trials(load_study(storage, place))

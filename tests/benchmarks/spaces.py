@@ -27,7 +27,7 @@ import torch
 
 from evaluators import macs, parameters
 from search_spaces import SearchSpace, cell201, darts, macro, mlp, nasnet, robnet
-from search_spaces.cells.canonical import first_of_class
+from search_spaces.cells.canonical import canonical_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ def rates_of(space: SearchSpace, count: int) -> dict[str, float]:
     architectures = drawn(space, count)
     # Building and counting take the most: of fewer of them.
     chosen = architectures[: max(1, count // 4)]
-    first_of_class.cache_clear()
+    canonical_cell.cache_clear()
     spent = {
         "sample": timed(space.sample, [random.Random(seed) for seed in range(count)])[0],
         "canonical": timed(space.canonical, architectures)[0],
@@ -92,7 +92,7 @@ def canonical(count: int, rounds: int) -> dict[str, dict[str, float]]:
     found = {}
     for name, space in SPACES.items():
         architectures = drawn(space, 10 * count)
-        first_of_class.cache_clear()
+        canonical_cell.cache_clear()
         spent = [1000 * s for s in timed(space.canonical, architectures)[0]]
         found[name] = {
             "mean": round(statistics.mean(spent), 3),

@@ -27,7 +27,7 @@ from nas import Config
 from nas.pipeline.controller import Controller
 from nas.pipeline.search import prepare
 from nas.samplers import Random
-from nas.study.storage import Place, close_storage, open_storage
+from nas.study.storage import StudyLocation, close_storage, open_storage
 from nas.study.study import create_study
 from nas.study.trial import read_trials
 from nas.training.network import Normalised
@@ -63,7 +63,7 @@ def measure(config: Config) -> dict[str, float]:
     """Returns trials a minute, and shares of the trials' time."""
     evaluate = prepare(config)
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder, "study.db"))
+        place = StudyLocation(Path(folder, "study.db"))
         storage = open_storage(place, write=True)
         study = create_study(storage, place, config, evaluate.space)
         started = time.perf_counter()

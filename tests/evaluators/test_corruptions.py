@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest
 from torch import nn
 
-from evaluators import CORRUPTIONS, corrupt, corruption_errors
+from evaluators import corruption_errors
+from evaluators.corruptions import CORRUPTIONS, corrupt
 
 SEVERITIES = range(1, 6)
 

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import kstest
 
 from evaluators import L2, NORMS, Linf
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 
 BOTH = [Linf(), L2()]
 numbers = st.floats(-10, 10, allow_nan=False, width=64)
@@ -78,13 +78,13 @@ def test_projection_takes_one_epsilon_an_image(norm):
 @given(seed=st.integers(0, 2**62), epsilon=st.floats(1e-3, 2))
 def test_samples_lie_in_the_ball(norm, seed, epsilon):
     x = torch.zeros(50, 1, 2, 2)
-    delta = norm.sample(x, torch.full((50, 1, 1, 1), epsilon), Noise.of(seed, torch.arange(50)))
+    delta = norm.sample(x, torch.full((50, 1, 1, 1), epsilon), ImageNoise.of(seed, torch.arange(50)))
     assert delta.shape == x.shape
     assert (norm.size(delta) <= epsilon * (1 + 1e-6)).all()
 
 
 def test_samples_of_linf_are_uniform_in_each_pixel():
-    delta = Linf().sample(torch.zeros(4000, 1, 1, 2), torch.tensor(0.5), Noise.of(3, torch.arange(4000))).double()
+    delta = Linf().sample(torch.zeros(4000, 1, 1, 2), torch.tensor(0.5), ImageNoise.of(3, torch.arange(4000))).double()
     for pixel in delta.flatten(1).T:
         assert kstest(pixel.numpy(), "uniform", (-0.5, 1)).pvalue > 0.01
     assert abs(np.corrcoef(delta.flatten(1).T)[0, 1]) < 0.05
@@ -94,7 +94,7 @@ def test_samples_of_linf_are_uniform_in_each_pixel():
 def test_samples_of_l2_fill_the_ball_evenly(pixels):
     # The share of a d-ball within r is r^d, and each coordinate is symmetric.
     x = torch.zeros(4000, 1, 1, pixels)
-    delta = L2().sample(x, torch.tensor(2.0), Noise.of(5, torch.arange(4000))).double().flatten(1)
+    delta = L2().sample(x, torch.tensor(2.0), ImageNoise.of(5, torch.arange(4000))).double().flatten(1)
     assert kstest(((delta.norm(dim=1) / 2) ** pixels).numpy(), "uniform").pvalue > 0.01
     assert ((delta > 0).double().mean(0) - 0.5).abs().max() < 0.04
 

@@ -10,7 +10,7 @@ from torch import nn
 from evaluators import BIM, FGSM, FMN, L2, MIFGSM, PGD, Linf, Norm, StepLL, UniformNoise, describe, error_curve, radii
 from evaluators.attacks import Attack, Ensemble, MinimumNorm, cross_entropy, margin
 from evaluators.engine.batches import Batches
-from evaluators.engine.prepared import predict, subject
+from evaluators.engine.prepared import predict, prepare
 from evaluators.radius import measure
 
 LINF_GRID = np.geomspace(2e-4, 0.3, 60).tolist()
@@ -270,11 +270,11 @@ def test_walks_that_begin_elsewhere_take_every_gradient(conv, images):
 def test_a_loop_splits_its_passes_and_fills_them_as_images_are_dropped(conv, images):
     network, x = Counting(conv()), images(300)
     y, attack = right_labels(network, x), PGD(steps=10, random_start=False)
-    with subject(network, x, y) as ready:
+    with prepare(network, x, y) as prepared:
         found = {}
         for size, loop in ((300, 300), (40, 40), (40, 300)):
             network.counts.clear()
-            found[size, loop] = measure(replace(ready, batches=Batches(size, loop)), attack, [0.15])
+            found[size, loop] = measure(replace(prepared, batches=Batches(size, loop)), attack, [0.15])
             assert max(network.counts) <= size
             passes = len(network.counts)
             if loop == size == 40:

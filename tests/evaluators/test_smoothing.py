@@ -6,8 +6,9 @@ import torch
 from scipy.stats import beta, binom, binomtest, norm
 from torch import nn
 
-from evaluators import FGSM, L2, certify, error_curve, margin, radii
-from evaluators.engine.noise import Noise
+from evaluators import FGSM, L2, certify, error_curve, radii
+from evaluators.attacks import margin
+from evaluators.engine.noise import ImageNoise
 
 
 def distances(network, x):
@@ -84,7 +85,7 @@ def test_bounds_are_scipys_for_a_plain_count_of_draws(linear, images):
         counts = []
         for stream, draws in ((0, 20), (1, 100)):
             images_of_noise = i * 2**32 + torch.arange(draws)
-            noisy = x[i] + 0.15 * Noise.of(3, images_of_noise, stream).normal(x[[i] * draws])
+            noisy = x[i] + 0.15 * ImageNoise.of(3, images_of_noise, stream).normal(x[[i] * draws])
             with torch.no_grad():
                 counts.append(np.bincount(network(noisy).argmax(1), minlength=4))
         chosen = counts[0].argmax()

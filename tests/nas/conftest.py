@@ -20,7 +20,7 @@ from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.pipeline.events import EpochFinished, FinalistsStarted
 from nas.pipeline.search import resume_events, search, search_events
-from nas.study.storage import Place, open_storage
+from nas.study.storage import StudyLocation, open_storage
 from nas.study.study import load_study
 
 ATTACKS = {"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 2, "step_size": 0.5}}
@@ -189,14 +189,14 @@ def stored():
     """Returns the Optuna trials of a run."""
 
     def read(path):
-        place = Place(path / "study.db")
+        place = StudyLocation(path / "study.db")
         return load_study(open_storage(place), place).get_trials()
 
     return read
 
 
 @pytest.fixture(scope="session")
-def told(stored):
+def format_error(stored):
     """Returns everything that a run's study says of its trials but times, the machine, and how often each was started."""
 
     def read(path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ from nas.formatting import told_epsilon
     ],
 )
 def test_is_told_as_the_field_says_it(epsilon, told):
-    assert told_epsilon(epsilon) == told
+    assert format_epsilon(epsilon) == told

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from nas.pareto import crowding, front_ranks, hypervolume, hypervolume_history, spread_choice, standing
+from nas.pareto import constrained_rank, crowding, front_ranks, hypervolume, hypervolume_history, hypervolume_subset
 
 
 def tables(least=1, most=5, rows=12):
@@ -98,13 +98,13 @@ def test_crowding_of_infinite_values():
 def test_standing_goes_by_violation_then_front_then_crowding():
     points = [[9, 9], [0, 4], [1, 3], [2, 2], [4, 0], [0, 0], [0, 0], [1, 3]]
     #          behind  end     dense   wide    end   infeasible    dense, again
-    assert standing(points, [0, 0, 0, 0, 0, 2, 1, 0]).tolist() == [3, 0, 2, 1, 0, 5, 4, 2]
+    assert constrained_rank(points, [0, 0, 0, 0, 0, 2, 1, 0]).tolist() == [3, 0, 2, 1, 0, 5, 4, 2]
 
 
 @given(tables(1, 1))
 def test_standing_of_one_objective_is_the_order_of_its_values(points):
     expected = np.unique(points[:, 0], return_inverse=True)[1]
-    np.testing.assert_array_equal(standing(points, np.zeros(len(points))), expected)
+    np.testing.assert_array_equal(constrained_rank(points, np.zeros(len(points))), expected)
 
 
 @given(tables(rows=8))
@@ -158,7 +158,7 @@ def test_points_beyond_the_reference_add_nothing():
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(shape, reference, message):
-    for function in (hypervolume, hypervolume_history, lambda points, r: spread_choice(points, 1, r)):
+    for function in (hypervolume, hypervolume_history, lambda points, r: hypervolume_subset(points, 1, r)):
         with pytest.raises(ValueError, match=message):
             function(np.zeros(shape), reference)
 
@@ -186,16 +186,16 @@ def test_history_of_ten_thousand_points_of_two_objectives_is_fast(shape):
 def test_choice_starts_with_the_best_by_the_first_objective_and_spreads():
     points = [[4, 0], [0, 4], [1, 3], [2, 2], [3, 1]]
     # (2, 2) adds 2 * 3 of the square to the right of (0, 4); then (4, 0), (1, 3) and (3, 1) add 2, 1 and 1 unit more each.
-    chosen = spread_choice(points, 3, [5, 5])
+    chosen = hypervolume_subset(points, 3, [5, 5])
     assert chosen[:2] == [1, 3]
-    assert spread_choice(points, 9, [5, 5])[:3] == chosen
-    assert sorted(spread_choice(points, 9, [5, 5])) == [0, 1, 2, 3, 4]
+    assert hypervolume_subset(points, 9, [5, 5])[:3] == chosen
+    assert sorted(hypervolume_subset(points, 9, [5, 5])) == [0, 1, 2, 3, 4]
 
 
 @given(tables(1, 4, rows=7), st.integers(0, 8))
 def test_choice_is_greedy_by_brute_force(points, count):
     reference = [5.0] * points.shape[1]
-    chosen = spread_choice(points, count, reference)
+    chosen = hypervolume_subset(points, count, reference)
     assert len(chosen) == len(set(chosen)) == min(count, len(points))
     for n in range(1, len(chosen)):
         gains = {i: hypervolume(points[[*chosen[:n], i]], reference) for i in range(len(points)) if i not in chosen[:n]}
@@ -203,5 +203,5 @@ def test_choice_is_greedy_by_brute_force(points, count):
 
 
 def test_choice_takes_what_adds_nothing_too():
-    assert spread_choice([[9.0, 9.0], [8.0, 9.5], [7.0, math.inf]], 3, [1.0, 1.0]) == [2, 0, 1]
-    assert spread_choice(np.empty((0, 2)), 3, [1.0, 1.0]) == []
+    assert hypervolume_subset([[9.0, 9.0], [8.0, 9.5], [7.0, math.inf]], 3, [1.0, 1.0]) == [2, 0, 1]
+    assert hypervolume_subset(np.empty((0, 2)), 3, [1.0, 1.0]) == []

@@ -11,26 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluators import (
-    PGD,
-    Ensemble,
-    MinimumNorm,
-    adaptive_epsilons,
-    compare,
-    compare_radii,
-    disagreement,
-    fit_power_law,
-    margins,
-)
+from evaluators import PGD, Ensemble, MinimumNorm, compare, compare_radii, fit_power_law, margins
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons
-from evaluators.engine.prepared import predict, subject
+from evaluators.engine.prepared import predict, prepare
+from evaluators.logits.margin import adaptive_epsilons
 from evaluators.radius import measure
+from evaluators.regions import disagreement
 from evaluators.regions.sampling import affordable_samples
 from evaluators.statistics.multiple_testing import holm
 from evaluators.transferability.matrix import TooFewImagesError, TransferMatrix, right_under_all, transfer_matrix
 from nas.analysis.compare.result import NetworkComparison, NoTransfer, PairTest
-from nas.analysis.fit import check_fit
+from nas.analysis.fit import check_compatible
 from nas.analysis.network_source import name_networks, searched_epsilons
 from nas.analysis.networks import open_network
 from nas.data import open_test
@@ -89,7 +81,7 @@ def compare_networks(
     set_threads(config.threads, test.x[0, 0].numel())
     _check_epsilons(config, test)
     for name, network in networks.items():
-        check_fit(named[name], network.to(device), test, data.path or data.name)
+        check_compatible(named[name], network.to(device), test, data.path or data.name)
     missing = _clean_pass(named, networks, test)
     crafting = crafting_attacks(config.attacks)
     transfers: dict[str, TransferMatrix | NoTransfer] = {} if missing is None else dict.fromkeys(crafting, missing)
@@ -105,7 +97,7 @@ def compare_networks(
     first_order = {}
     for name, network in networks.items():
         part(f"first-order radii of {name}")(0.0)
-        with _blamed_on(named[name]):
+        with error_context(named[name]):
             first_order[name] = margins(network, test.x, test.y, [norm]).radii[norm.name]
     largest = norm.largest(test.x[0].numel())
     chosen = config.epsilons or _suited(first_order, searched_epsilons(sources, norm.name), largest)
@@ -113,13 +105,13 @@ def compare_networks(
     grid = common_grid(first_order, largest, epsilons)
     radii = {}
     for name, network in networks.items():
-        with _blamed_on(named[name]):
+        with error_context(named[name]):
             radii[name] = _worst_case(network, test, config, grid, part(name))
     for name in left:
-        with _blamed_on("transfer"):
+        with error_context("transfer"):
             transfers[name] = _transfer(networks, test, crafting[name], epsilons, config.seed, part(f"transfer by {name}"))
     part("disagreement")(0.0)
-    with _blamed_on("disagreement"):
+    with error_context("disagreement"):
         centres, sizes = test.x[:CENTRES], sorted({min(multiple * chosen[0], largest) for multiple in MULTIPLES})
         points = affordable_samples(norm, centres[0].numel(), len(centres) * len(sizes), POINTS)
         parted = disagreement(list(networks.values()), centres, norm, sizes, samples=points, seed=config.seed)
@@ -156,7 +148,7 @@ def _clean_pass(named: Mapping[str, str], networks: Mapping[str, nn.Module], tes
     """
     logits = {}
     for name, network in networks.items():
-        with _blamed_on(named[name]), frozen(network):
+        with error_context(named[name]), frozen(network):
             logits[name] = predict(network, test.x)
     classes = {name: found.shape[1] for name, found in logits.items()}
     if len(set(classes.values())) > 1:
@@ -184,7 +176,7 @@ def _transfer(
 
 
 @contextmanager
-def _blamed_on(source: str) -> Iterator[None]:
+def error_context(source: str) -> Iterator[None]:
     """Turns what goes wrong in a measurement into a message."""
     try:
         yield
@@ -230,10 +222,10 @@ def _worst_case(
 ) -> Floats:
     """Returns each image's smallest radius over the attacks, (N,): each is given only what those before left standing."""
     known = None
-    with subject(network, test.x, test.y, attempts=len(grid) * len(config.attacks)) as ready:
+    with prepare(network, test.x, test.y, attempts=len(grid) * len(config.attacks)) as prepared:
         for place, attack in enumerate(config.attacks.values()):
             known = measure(
-                ready,
+                prepared,
                 attack,
                 grid,
                 seed=config.seed,

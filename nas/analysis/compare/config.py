@@ -10,10 +10,10 @@ from evaluators import FGSM, FMN, NORMS, PGD, Attack
 from nas.config.reader import read_settings
 from nas.config.schema import FinalistsConfig
 from nas.data.config import DataConfig
-from nas.validation import FaultsError, check_numbers, number
+from nas.validation import ValidationError, bounded, check_bounds
 
 
-def usual_attacks(norm: str) -> dict[str, Attack]:
+def default_attacks(norm: str) -> dict[str, Attack]:
     """Returns the attacks by which networks are compared where none are named, in the norm of that name."""
     ball = NORMS[norm]()
     return {"fgsm": FGSM(norm=ball), "pgd": PGD(norm=ball), "fmn": FMN(norm=ball, steps=50)}
@@ -37,25 +37,25 @@ class CompareConfig:
     """
 
     data: DataConfig = DataConfig()
-    attacks: Mapping[str, Attack] = field(default_factory=lambda: usual_attacks("linf"))
+    attacks: Mapping[str, Attack] = field(default_factory=lambda: default_attacks("linf"))
     epsilons: tuple[float, ...] | None = None
-    images: int = number(1000, 1)
-    seed: int = number(0, 0, 2**31 - 1)
+    images: int = bounded(1000, 1)
+    seed: int = bounded(0, 0, 2**31 - 1)
     device: str = "auto"
-    threads: int | None = number(None, 1)
+    threads: int | None = bounded(None, 1)
 
     def __post_init__(self) -> None:
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         norms = list(dict.fromkeys(attack.norm.name for attack in self.attacks.values()))
         if len(norms) > 1:
             faults.append(("attacks", f"must share one norm, for their radii are compared; got {' and '.join(norms)}"))
         grids = None if self.epsilons is None else dict.fromkeys(norms[:1], self.epsilons)
         try:
             FinalistsConfig(attacks=self.attacks, epsilons=grids)  # The rules for attacks and epsilons are the same.
-        except FaultsError as error:
+        except ValidationError as error:
             faults += [(key.partition(".")[0], message) for key, message in error.faults]
         if faults:
-            raise FaultsError(faults)
+            raise ValidationError(faults)
 
 
 def parse_compare_config(data: Mapping[str, Any]) -> CompareConfig:

@@ -19,7 +19,7 @@ from evaluators import error_curve
 from evaluators.transferability.matrix import transfer_rates
 from evaluators.transferability.universal import transfer_reach
 from nas.analysis.compare.result import NoTransfer
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 from nas.plots.style import COLOURS, GREY, INK, NORM_NAMES, STYLE, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from evaluators.regions import Disagreement
     from evaluators.transferability.matrix import TransferMatrix
-    from evaluators.transferability.universal import Reach
+    from evaluators.transferability.universal import UniversalTransfer
     from nas.analysis.compare.result import NetworkComparison
 
 # Panels in a row of a figure, letters of a name, and the share of a bar that a number needs.
@@ -88,7 +88,7 @@ def error_curves_figure(found: NetworkComparison) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     for epsilon in found.epsilons:
         axes.axvline(epsilon, color=GREY, linestyle=":", linewidth=1.2)
-        told, edge = told_epsilon(epsilon), ("data", "axes fraction")
+        told, edge = format_epsilon(epsilon), ("data", "axes fraction")
         axes.annotate(told, (epsilon, 1), xycoords=edge, rotation=45, ha="left", va="bottom", color=INK, fontsize=8)
     title = f"worst case over {', '.join(found.attacks)}, {found.n} images, 95 % intervals"
     figure.legend(loc="outside lower center", fontsize=8, title=title, title_fontsize=8)
@@ -162,7 +162,7 @@ def disagreement_figure(found: Disagreement, norm: str) -> Figure:
     return figure
 
 
-def _bar(axes: Axes, place: int, one: Reach) -> None:
+def _bar(axes: Axes, place: int, one: UniversalTransfer) -> None:
     """Draws one source's bar: three parts with their numbers, and what chance would give of the first."""
     if one.fooled == 0:
         axes.text(0.02, place, "no image fools the source", va="center", fontsize=8, color=INK)
@@ -186,7 +186,7 @@ def _panels(count: int, width: float, height: float, labels: float) -> tuple[Fig
 
 
 def _panel_title(matrix: TransferMatrix, e: int, norm: str) -> str:
-    return f"epsilon {told_epsilon(matrix.epsilons[e])} ({NORM_NAMES.get(norm, norm)})"
+    return f"epsilon {format_epsilon(matrix.epsilons[e])} ({NORM_NAMES.get(norm, norm)})"
 
 
 def _longest(matrix: TransferMatrix) -> int:

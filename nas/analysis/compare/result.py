@@ -14,11 +14,11 @@ from evaluators.curves.error_curves import Floats
 from evaluators.regions import Disagreement
 from evaluators.transferability.matrix import TransferMatrix, asymmetry, transfer_rates
 from evaluators.transferability.universal import transfer_reach
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from evaluators.transferability.matrix import Shares
-    from evaluators.transferability.universal import Reach
+    from evaluators.transferability.universal import UniversalTransfer
 
 SCHEMA = "hardcell-comparison/1"
 
@@ -112,12 +112,14 @@ class NetworkComparison:
         return len(next(iter(self.radii.values())))
 
 
-def universal_sentence(reach: Sequence[Reach]) -> str:
+def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
     """Returns in words whether adversarial images fool all networks, from the reach of every source at one epsilon."""
     epsilon, others, fooled = reach[0].epsilon, len(reach) - 1, sum(one.fooled for one in reach)
     if fooled == 0:
-        return f"at {told_epsilon(epsilon)} no image fools its source"
-    told = f"at {told_epsilon(epsilon)}, {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
+        return f"at {format_epsilon(epsilon)} no image fools its source"
+    told = (
+        f"at {format_epsilon(epsilon)}, {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
+    )
     if others == 1:
         return f"{told}the other network, too"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)

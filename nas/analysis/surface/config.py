@@ -9,7 +9,7 @@ from evaluators import PGD
 from evaluators.attacks import Attack
 from evaluators.norms import Linf
 from nas.data.config import DataConfig
-from nas.validation import check_numbers, number, refuse
+from nas.validation import bounded, check_bounds, raise_if_invalid
 
 
 @final
@@ -32,22 +32,22 @@ class SurfaceConfig:
     """
 
     data: DataConfig = DataConfig()
-    image: int = number(0, 0)
+    image: int = bounded(0, 0)
     attack: Attack = field(default_factory=PGD)
-    epsilon: float = number(8 / 255)
-    extent: float = number(2.0, 1, 100)
-    points: int = number(61, 2, 1001)
+    epsilon: float = bounded(8 / 255)
+    extent: float = bounded(2.0, 1, 100)
+    points: int = bounded(61, 2, 1001)
     others: tuple[int, int] | None = None
-    seed: int = number(0, 0, 2**31 - 2)
+    seed: int = bounded(0, 0, 2**31 - 2)
     device: str = "auto"
-    threads: int | None = number(None, 1)
+    threads: int | None = bounded(None, 1)
 
     def __post_init__(self) -> None:
-        faults = check_numbers(self)
+        faults = check_bounds(self)
         largest = 1.0 if isinstance(self.attack.norm, Linf) else 1e6
         if not 0 < self.epsilon <= largest:
             faults.append(("epsilon", f"must be above 0, in pixel units (8/255, not 8), got {self.epsilon:g}"))
         if self.others is not None and len({self.image, *self.others}) < 3:
             first, second = self.others
             faults.append(("others", f"must be two further images, got {first} and {second} beside image {self.image}"))
-        refuse(faults)
+        raise_if_invalid(faults)

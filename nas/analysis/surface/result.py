@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from evaluators import NoBound, describe
+from evaluators import describe
+from evaluators.bounds import NoBound
 from evaluators.regions import BallShares
 from evaluators.surface.lines import Line
 from evaluators.surface.planes import Surface
@@ -17,7 +18,7 @@ SCHEMA = "hardcell-surface/1"
 
 @final
 @dataclass(frozen=True)
-class Lead:
+class Endpoint:
     """Where a direction leads.
 
     Attributes:
@@ -78,7 +79,7 @@ class ImageSurfaces:
     label: int
     margin: float
     confidence: float
-    leads: Mapping[str, Lead]
+    leads: Mapping[str, Endpoint]
     lines: Mapping[str, Line]
     surfaces: Mapping[str, Surface]
     neighbourhood: Neighbourhood | None
@@ -125,7 +126,7 @@ def _around(found: Neighbourhood) -> dict[str, Any]:
     }
 
 
-def _plain(found: Lead | Line | Surface) -> dict[str, Any]:
+def _plain(found: Endpoint | Line | Surface) -> dict[str, Any]:
     return {name: _rounded(value) for name, value in asdict(found).items()}
 
 

@@ -17,14 +17,14 @@ from evaluators.regions.sampling import affordable_samples
 from evaluators.surface.directions import adversarial_direction, aimed, random_direction
 from evaluators.surface.lines import boundary_line
 from evaluators.surface.planes import Plane, plane_along, plane_through, response_surface, window
-from nas.analysis.fit import check_fit
+from nas.analysis.fit import check_compatible
 from nas.analysis.network_source import _classes
 from nas.analysis.networks import open_network
-from nas.analysis.surface.result import ImageSurfaces, Lead, Neighbourhood
+from nas.analysis.surface.result import Endpoint, ImageSurfaces, Neighbourhood
 from nas.data import open_test
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, HardcellError, NetworkError, first_line
-from nas.formatting import told_epsilon
+from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +68,7 @@ def image_surfaces(source: str, config: SurfaceConfig) -> ImageSurfaces:
     _check_numbers_of(config, test, name)
     test = test.to(device)
     set_threads(config.threads, test.x[0, 0].numel())
-    check_fit(source, network.to(device), test, name)
+    check_compatible(source, network.to(device), test, name)
     classes = _classes(source, data)
     try:
         with frozen(network):
@@ -163,7 +163,7 @@ def _directions(
         length = _length(corner)
         drawn = {"random": config.seed, "second random": config.seed + 1}
         return {name: random_direction(x, length, seed=seed) for name, seed in drawn.items()}, [
-            f"the attack does not fool the network on image {config.image} within epsilon {told_epsilon(config.epsilon)}: "
+            f"the attack does not fool the network on image {config.image} within epsilon {format_epsilon(config.epsilon)}: "
             "the plane is that of two random directions; a larger --epsilon may find an adversarial one"
         ]
     random = random_direction(x, _length(found), seed=config.seed)
@@ -217,10 +217,10 @@ def _neighbourhood(
     return Neighbourhood(norm.name, size, balls, found if isinstance(found, NoBound) else float(found.radii[0]))
 
 
-def _lead(network: nn.Module, x: Tensor, step: Tensor) -> Lead:
+def _lead(network: nn.Module, x: Tensor, step: Tensor) -> Endpoint:
     with frozen(network):
         label = int(predict(network, (x + step)[None]).argmax())
-    return Lead(label, _length(step), float(step.abs().max()))
+    return Endpoint(label, _length(step), float(step.abs().max()))
 
 
 def _length(step: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The line between Tune's thread and the study's: what the one asks and tells, and what the other answers."""
+"""Message channel between the Tune thread and the thread of the study."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from typing import final
 
 from nas.errors import RunError
-from nas.executors.base import Job, Outcome
+from nas.executors.base import Job, TrialResult
 from nas.training.epoch import EpochResult
 
 # A job, None for "not now", False for "no more"; or whether a job is to end.
-Answer = Job | bool | None
+Reply = Job | bool | None
 
 
 @final
 @dataclass(frozen=True)
-class Pull:
+class JobRequest:
     """There is room for a job; answered by one."""
 
 
 @final
 @dataclass(frozen=True)
-class Began:
+class WorkerStarted:
     """A job has begun.
 
     Attributes:
@@ -42,7 +42,7 @@ class Began:
 
 @final
 @dataclass(frozen=True)
-class Epoch:
+class EpochReported:
     """An epoch of a job is done; answered by whether the job ends with it."""
 
     number: int
@@ -51,16 +51,16 @@ class Epoch:
 
 @final
 @dataclass(frozen=True)
-class Ended:
+class JobFinished:
     """A job has ended by itself."""
 
     number: int
-    outcome: Outcome
+    outcome: TrialResult
 
 
 @final
 @dataclass(frozen=True)
-class Died:
+class WorkerDied:
     """The worker of a job has died.
 
     Attributes:
@@ -74,7 +74,7 @@ class Died:
 
 @final
 @dataclass(frozen=True)
-class Broken:
+class FatalError:
     """A job cannot run on a worker, and so no job can."""
 
     number: int
@@ -83,7 +83,7 @@ class Broken:
 
 @final
 @dataclass(frozen=True)
-class Over:
+class TuneFinished:
     """Tune has ended.
 
     Attributes:
@@ -93,16 +93,16 @@ class Over:
     error: str | None
 
 
-Message = Pull | Began | Epoch | Ended | Died | Broken | Over
+Message = JobRequest | WorkerStarted | EpochReported | JobFinished | WorkerDied | FatalError | TuneFinished
 
 
 @final
-class Line:
-    """Two queues. Tune's thread asks one thing at a time; once the line is closed, it waits for nothing any more."""
+class Channel:
+    """Two queues. Tune's thread asks one thing at a time; once the channel is closed, it waits for nothing any more."""
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._closed = threading.Event()
 
     @property
@@ -115,24 +115,24 @@ class Line:
         self._closed.set()
         self._answers.put(False)
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Says something that needs no answer. In Tune's thread."""
         self._messages.put(message)
 
-    def ask(self, message: Pull | Epoch) -> Answer:
-        """Returns the answer; False once the line is closed. In Tune's thread."""
+    def request(self, message: JobRequest | EpochReported) -> Reply:
+        """Returns the answer; False once the channel is closed. In Tune's thread."""
         if self.closed:
             return False
         self._messages.put(message)
         return self._answers.get()
 
-    def hear(self, patience: float | None) -> Message | None:
+    def receive(self, patience: float | None) -> Message | None:
         """Returns what comes next; None if nothing comes for so many seconds. In the study's thread."""
         try:
             return self._messages.get(timeout=patience)
         except queue.Empty:
             return None
 
-    def answer(self, answer: Answer) -> None:
+    def reply(self, answer: Reply) -> None:
         """Answers what was asked last. In the study's thread."""
         self._answers.put(answer)

@@ -16,32 +16,32 @@ from typing import TYPE_CHECKING, Any, final
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nas.errors import RunError, told
+from nas.errors import RunError, format_error
 from nas.executors.ray_tune.cluster import code_by_value
 from nas.training.checkpoints import CheckpointError, FileStore, Store, trial_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nas.executors.base import Job, Work
+    from nas.executors.base import ExecutionContext, Job
     from nas.training.epoch import EpochResult
 
 
 @final
-class KeptStore(Store):
+class RemoteStore(Store):
     """A checkpoint that lies with the driver, in the run's folder.
 
     A write is not waited for; whether it succeeded is asked at the next one.
     """
 
-    def __init__(self, keeper: Any, number: int) -> None:
-        self._keeper, self._number = keeper, number
+    def __init__(self, checkpoint_actor: Any, number: int) -> None:
+        self._checkpoint_actor, self._number = checkpoint_actor, number
         self._written: Any = None
 
     def read(self) -> bytes | None:
         """Returns what was written last; None where nothing was."""
-        with undisturbed(), _alive():
-            content: bytes | None = ray.get(self._keeper.read.remote(self._number))
+        with defer_alarm(), _alive():
+            content: bytes | None = ray.get(self._checkpoint_actor.read.remote(self._number))
         return content
 
     def write(self, content: bytes) -> None:
@@ -50,16 +50,16 @@ class KeptStore(Store):
         Raises:
             CheckpointError: the one before could not be written.
         """
-        with undisturbed(), _alive():
+        with defer_alarm(), _alive():
             refused = ray.get(self._written) if self._written is not None else None
             if refused is not None:
                 raise CheckpointError(refused)
-            self._written = self._keeper.write.remote(self._number, content)
+            self._written = self._checkpoint_actor.write.remote(self._number, content)
 
 
 @contextlib.contextmanager
 def _alive() -> Iterator[None]:
-    """Has the end of the keeper told as what it is: not the candidate's doing."""
+    """Has the end of the checkpoint actor told as what it is: not the candidate's doing."""
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -69,7 +69,7 @@ def _alive() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_alarm() -> Iterator[None]:
     """Puts a time limit's alarm off to the end: an exception raised inside of Ray's own code damages what Ray returns."""
     rung: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
@@ -82,7 +82,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @final
-class Keeper:
+class CheckpointActor:
     """An actor on the driver's machine that reads and writes checkpoints, and tells workers what to do with jobs.
 
     It travels by value, and so does not import torch: that would take longer than all else at the start.
@@ -112,15 +112,15 @@ class Keeper:
 
 
 @final
-class Kept:
-    """A keeper that runs on the driver's node, and can be found there by its name.
+class CheckpointService:
+    """A checkpoint actor that runs on the driver's node, and can be found there by its name.
 
     Attributes:
-        name: The keeper's name.
+        name: The checkpoint actor's name.
     """
 
-    def __init__(self, work: Work) -> None:
-        """Starts the keeper, and puts what is done with jobs where every node can fetch it once.
+    def __init__(self, work: ExecutionContext) -> None:
+        """Starts the checkpoint actor, and puts what is done with jobs where every node can fetch it once.
 
         Raises:
             RunError: it cannot be sent to other processes.
@@ -131,14 +131,14 @@ class Kept:
                 # The driver keeps what asks the study.
                 self._work = ray.put(replace(work, stop=_nobody, folder=Path()))
         except Exception as error:
-            raise RunError(f"the search cannot be sent to Ray's workers: {told(error)}") from error
+            raise RunError(f"the search cannot be sent to Ray's workers: {format_error(error)}") from error
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(Keeper).options(name=self.name, num_cpus=0, scheduling_strategy=here)
+        actor = ray.remote(CheckpointActor).options(name=self.name, num_cpus=0, scheduling_strategy=here)
         with code_by_value(__name__, FileStore.__module__):
             self._actor: Any = actor.remote(str(work.folder.resolve()), [self._work])
 
     def stop(self) -> None:
-        """Ends the keeper."""
+        """Ends the checkpoint actor."""
         with contextlib.suppress(Exception):  # It may have ended with Ray.
             ray.kill(self._actor)
 

@@ -15,9 +15,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from nas.errors import RunError
-from nas.executors.base import Executor, Job, News, Outcome, Started, Work
+from nas.executors.base import ExecutionContext, Executor, Job, JobEvent, JobStarted, TrialResult
 from nas.executors.local import limit_message
-from nas.executors.ray_tune.channel import Answer, Began, Broken, Died, Ended, Epoch, Line, Over, Pull
+from nas.executors.ray_tune.channel import (
+    Channel,
+    EpochReported,
+    FatalError,
+    JobFinished,
+    JobRequest,
+    Reply,
+    TuneFinished,
+    WorkerDied,
+    WorkerStarted,
+)
 from nas.training.epoch import EpochResult
 
 if TYPE_CHECKING:
@@ -60,7 +70,7 @@ class Ray(Executor):
                 "start it on a machine of the cluster, with address: auto"
             )
 
-    def run(self, jobs: Iterable[Job], work: Work) -> Iterator[tuple[Job, News]]:
+    def run(self, jobs: Iterable[Job], work: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields what becomes of the jobs, as it happens; a job whose worker died begins again, and says so again.
 
         Raises:
@@ -69,16 +79,16 @@ class Ray(Executor):
         """
         # Ray is slow to import, and no part of what the settings need.
         from nas.executors.ray_tune.cluster import connected
-        from nas.executors.ray_tune.thread import Search
+        from nas.executors.ray_tune.thread import TuneThread
 
         cluster = connected(self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
-        with cluster as opened, Search(opened, work) as search:
-            yield from _Desk(search.line, work).serve(jobs)
+        with cluster as opened, TuneThread(opened, work) as search:
+            yield from Dispatcher(search.channel, work).serve(jobs)
 
 
 @final
 @dataclass
-class _InHand:
+class RunningJob:
     """A job that Tune has and that has no outcome yet.
 
     Attributes:
@@ -89,48 +99,50 @@ class _InHand:
     """
 
     job: Job
-    began: Began | None = None
+    began: WorkerStarted | None = None
     deaths: int = 0
     epochs: list[EpochResult] = field(default_factory=list)
 
-    def outcome(self, **what: Any) -> Outcome:
+    def outcome(self, **what: Any) -> TrialResult:
         """Returns an outcome that the worker does not tell itself."""
         seconds = time.monotonic() - self.began.time if self.began is not None else 0.0
-        return Outcome(seconds=seconds, epochs=tuple(self.epochs), **what)
+        return TrialResult(seconds=seconds, epochs=tuple(self.epochs), **what)
 
 
 @final
-class _Desk:
+class Dispatcher:
     """Answers what Tune's thread asks, in the thread of the study, and sees to it that each job has exactly one outcome."""
 
-    def __init__(self, line: Line, work: Work) -> None:
-        self._line, self._work = line, work
-        self._in_hand: dict[int, _InHand] = {}
+    def __init__(self, channel: Channel, work: ExecutionContext) -> None:
+        self._channel, self._work = channel, work
+        self._in_hand: dict[int, RunningJob] = {}
         # Jobs whose worker died, to begin again.
         self._again: deque[Job] = deque()
         self._exhausted = False
 
-    def serve(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, News]]:
+    def serve(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, JobEvent]]:
         """Yields what becomes of the jobs."""
         jobs = iter(jobs)
         while True:
-            message = self._line.hear(self._patience())
+            message = self._channel.receive(self._patience())
             yield from self._overdue()
             match message:
-                case Pull():
-                    self._line.answer(self._next(jobs))
-                case Over(error):
+                case JobRequest():
+                    self._channel.reply(self._next(jobs))
+                case TuneFinished(error):
                     if error is not None or self._in_hand:
                         raise RunError(f"Ray Tune ended before the search: {error or 'no reason given'}")
                     return
-                case Began() | Epoch() | Ended() | Died() | Broken() if message.number in self._in_hand:
+                case WorkerStarted() | EpochReported() | JobFinished() | WorkerDied() | FatalError() if (
+                    message.number in self._in_hand
+                ):
                     yield from self._heard(self._in_hand[message.number], message)
-                case Epoch():  # Of a job that has its outcome already.
-                    self._line.answer(True)
+                case EpochReported():  # Of a job that has its outcome already.
+                    self._channel.reply(True)
                 case _:
                     pass
 
-    def _next(self, jobs: Iterator[Job]) -> Answer:
+    def _next(self, jobs: Iterator[Job]) -> Reply:
         """Returns a job for the room that there is; None to wait for what is in hand; False if all is done."""
         if self._again:
             return self._again.popleft()
@@ -138,22 +150,24 @@ class _Desk:
         if job is None:
             self._exhausted = True
             return None if self._in_hand else False
-        self._in_hand[job.number] = _InHand(job)
+        self._in_hand[job.number] = RunningJob(job)
         return job
 
-    def _heard(self, hand: _InHand, message: Began | Epoch | Ended | Died | Broken) -> Iterator[tuple[Job, News]]:
+    def _heard(
+        self, hand: RunningJob, message: WorkerStarted | EpochReported | JobFinished | WorkerDied | FatalError
+    ) -> Iterator[tuple[Job, JobEvent]]:
         match message:
-            case Began():
+            case WorkerStarted():
                 hand.began = message
-                yield hand.job, Started(message.worker)
-            case Epoch(result=epoch):
+                yield hand.job, JobStarted(message.worker)
+            case EpochReported(result=epoch):
                 yield from self._epoch(hand, epoch)
-            case Ended(outcome=outcome):
+            case JobFinished(outcome=outcome):
                 del self._in_hand[hand.job.number]
                 yield hand.job, outcome
-            case Broken(error=error):
+            case FatalError(error=error):
                 raise error
-            case Died(words=words):
+            case WorkerDied(words=words):
                 hand.deaths, hand.began = hand.deaths + 1, None
                 if hand.deaths <= self._work.attempts:
                     self._again.append(hand.job)
@@ -162,14 +176,14 @@ class _Desk:
                 reason = f"the worker died {hand.deaths} times: killed, out of memory, or its node was lost ({words})"
                 yield hand.job, hand.outcome(reason=reason)
 
-    def _epoch(self, hand: _InHand, epoch: EpochResult) -> Iterator[tuple[Job, News]]:
+    def _epoch(self, hand: RunningJob, epoch: EpochResult) -> Iterator[tuple[Job, JobEvent]]:
         """Passes an epoch on, unless a worker that has died told of it before, and answers whether the job ends with it."""
         if epoch.epoch <= len(hand.epochs):
-            self._line.answer(False)
+            self._channel.reply(False)
             return
         hand.epochs.append(epoch)
         stopped = epoch.rung and self._work.stop(hand.job, epoch)
-        self._line.answer(stopped)
+        self._channel.reply(stopped)
         if stopped:
             del self._in_hand[hand.job.number]
         yield hand.job, epoch
@@ -183,7 +197,7 @@ class _Desk:
             return None
         return max(0.0, min(times) + self._work.time_limit + GRACE - time.monotonic())
 
-    def _overdue(self) -> Iterator[tuple[Job, News]]:
+    def _overdue(self) -> Iterator[tuple[Job, JobEvent]]:
         """Kills the workers that should have ended their jobs long ago."""
         limit = self._work.time_limit
         if limit is None:

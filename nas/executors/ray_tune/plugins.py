@@ -17,8 +17,16 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from nas.errors import RunError, first_line
-from nas.executors.base import Job, Outcome
-from nas.executors.ray_tune.channel import Began, Broken, Died, Ended, Epoch, Line, Pull
+from nas.executors.base import Job, TrialResult
+from nas.executors.ray_tune.channel import (
+    Channel,
+    EpochReported,
+    FatalError,
+    JobFinished,
+    JobRequest,
+    WorkerDied,
+    WorkerStarted,
+)
 from nas.executors.ray_tune.worker import NEWS, Fault
 from nas.training.epoch import EpochResult
 
@@ -33,8 +41,8 @@ MOST_WORDS = 400
 class PluginState:
     """What the plug-ins of one Tune share."""
 
-    def __init__(self, line: Line, cluster: Cluster, keeper: str) -> None:
-        self.line, self.cluster, self.keeper = line, cluster, keeper
+    def __init__(self, channel: Channel, cluster: Cluster, checkpoint_actor: str) -> None:
+        self.channel, self.cluster, self.checkpoint_actor = channel, cluster, checkpoint_actor
         # Tune's trials: those that the searcher has given and that have not ended, and, of them, those that run, with their
         # workers; and how many workers have no trial.
         self.given: set[str] = set()
@@ -66,14 +74,14 @@ class JobSearcher(Searcher):
         plugins = self._plugins
         if not plugins.cluster.has_room(given=len(plugins.given), running=len(plugins.running), idle=plugins.idle):
             return None
-        job = plugins.line.ask(Pull())
+        job = plugins.channel.request(JobRequest())
         if job is False:
             return Searcher.FINISHED
         if not isinstance(job, Job):
             return None
         plugins.given.add(trial_id)
         plugins.idle = max(0, plugins.idle - 1)
-        return {"keeper": plugins.keeper, "job": asdict(job)}
+        return {"checkpoint_actor": plugins.checkpoint_actor, "job": asdict(job)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Makes room."""
@@ -101,7 +109,9 @@ class RungScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Passes an epoch on."""
         news = result.get(NEWS)
-        if isinstance(news, EpochResult) and self._plugins.line.ask(Epoch(trial.config["job"]["number"], news)):
+        if isinstance(news, EpochResult) and self._plugins.channel.request(
+            EpochReported(trial.config["job"]["number"], news)
+        ):
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
@@ -134,7 +144,9 @@ class EventCallback(tune.Callback):
             name = ray.get(worker.where.remote(), timeout=10)
         except Exception:  # It has just died: Tune is about to find out.
             return
-        self._plugins.line.tell(Began(trial.config["job"]["number"], name, lambda: kill_worker(worker), time.monotonic()))
+        self._plugins.channel.send(
+            WorkerStarted(trial.config["job"]["number"], name, lambda: kill_worker(worker), time.monotonic())
+        )
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -142,16 +154,18 @@ class EventCallback(tune.Callback):
         """Passes an outcome on."""
         news = result.pop(NEWS, None)
         number = trial.config["job"]["number"]
-        if isinstance(news, Outcome):
-            self._plugins.line.tell(Ended(number, news))
+        if isinstance(news, TrialResult):
+            self._plugins.channel.send(JobFinished(number, news))
         elif isinstance(news, Fault):
-            self._plugins.line.tell(Broken(number, news.error()))
+            self._plugins.channel.send(FatalError(number, news.error()))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tells that a worker has died, or could not be started."""
         number = trial.config["job"]["number"]
         died, line = words(trial)
-        self._plugins.line.tell(Died(number, line) if died else Broken(number, RunError(f"no worker can start: {line}")))
+        self._plugins.channel.send(
+            WorkerDied(number, line) if died else FatalError(number, RunError(f"no worker can start: {line}"))
+        )
 
 
 @final
@@ -172,19 +186,19 @@ class CloseLogsCallback(tune.Callback):
 class StopWhenClosed(tune.Stopper):
     """Ends Tune when nobody listens any more."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Returns whether this trial is to end."""
-        return self._line.closed
+        return self._channel.closed
 
     def stop_all(self) -> bool:
         """Returns whether all trials are to end."""
-        return self._line.closed
+        return self._channel.closed
 
     def __reduce__(self) -> tuple[type[tune.Stopper], tuple[()]]:
-        """Lets Tune write itself down without the line, which goes nowhere."""
+        """Lets Tune write itself down without the channel, which goes nowhere."""
         return NoopStopper, ()
 
 

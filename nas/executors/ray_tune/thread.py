@@ -12,9 +12,9 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from nas.errors import told
-from nas.executors.ray_tune.channel import Line, Over
-from nas.executors.ray_tune.checkpoints import Kept
+from nas.errors import format_error
+from nas.executors.ray_tune.channel import Channel, TuneFinished
+from nas.executors.ray_tune.checkpoints import CheckpointService
 from nas.executors.ray_tune.plugins import (
     CloseLogsCallback,
     EventCallback,
@@ -28,7 +28,7 @@ from nas.executors.ray_tune.worker import Worker
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
-    from nas.executors.base import Work
+    from nas.executors.base import ExecutionContext
     from nas.executors.ray_tune.cluster import Cluster
 
 
@@ -53,18 +53,18 @@ SHUTDOWN_TIMEOUT = 15.0
 
 
 @final
-class Search:
+class TuneThread:
     """Tune, running in a thread of its own while the search is open.
 
     Attributes:
-        line: Where it asks and tells.
+        channel: Its messages to the thread of the study.
     """
 
-    def __init__(self, cluster: Cluster, work: Work) -> None:
-        self.line = Line()
+    def __init__(self, cluster: Cluster, work: ExecutionContext) -> None:
+        self.channel = Channel()
         self._cluster, self._folder = cluster, work.folder
-        self._keeper = Kept(work)
-        self._plugins = PluginState(self.line, cluster, self._keeper.name)
+        self._checkpoint_service = CheckpointService(work)
+        self._plugins = PluginState(self.channel, cluster, self._checkpoint_service.name)
         self._thread = threading.Thread(target=self._run, name="ray-tune", daemon=True)
         self._environment = {name: os.environ.get(name) for name in ENVIRONMENT}
 
@@ -75,10 +75,10 @@ class Search:
 
     def __exit__(self, *_: object) -> None:
         """Ends all jobs that are still in hand, and Tune."""
-        self.line.close()
+        self.channel.close()
         self._plugins.kill()
         self._thread.join(SHUTDOWN_TIMEOUT)
-        self._keeper.stop()
+        self._checkpoint_service.stop()
         for name, value in self._environment.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -100,7 +100,7 @@ class Search:
                 search_alg=JobSearcher(self._plugins),
                 scheduler=RungScheduler(self._plugins),
                 callbacks=[EventCallback(self._plugins), *loggers, CloseLogsCallback(loggers)],
-                stop=StopWhenClosed(self.line),
+                stop=StopWhenClosed(self.channel),
                 reuse_actors=True,
                 # A job whose worker died comes again from the searcher.
                 max_failures=0,
@@ -110,8 +110,8 @@ class Search:
                 verbose=0,
             )
         except BaseException as raised:  # Whatever ends Tune ends the search, in the other thread.
-            error = told(raised)
-        self.line.tell(Over(error))
+            error = format_error(raised)
+        self.channel.send(TuneFinished(error))
 
 
 def _see_memory_kills_as_deaths() -> None:

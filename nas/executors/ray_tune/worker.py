@@ -15,10 +15,10 @@ from ray import tune
 
 from nas.data import Dataset
 from nas.device import set_threads
-from nas.errors import RunError, told
-from nas.executors.base import Evaluate, Job, Outcome, Work
+from nas.errors import RunError, format_error
+from nas.executors.base import Evaluate, ExecutionContext, Job, TrialResult
 from nas.executors.local import run_job
-from nas.executors.ray_tune.checkpoints import KeptStore
+from nas.executors.ray_tune.checkpoints import RemoteStore
 from nas.training.checkpoints import Checkpoint, CheckpointError
 from nas.training.epoch import EpochResult
 
@@ -57,10 +57,10 @@ class Worker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Fetches what there is to do with jobs, and begins the first."""
-        self._steps: Iterator[EpochResult | Outcome] | None = None
+        self._steps: Iterator[EpochResult | TrialResult] | None = None
         try:
-            self._keeper = ray.get_actor(config["keeper"])
-            self._work = fetch(self._keeper)
+            self._checkpoint_actor = ray.get_actor(config["checkpoint_actor"])
+            self._work = fetch(self._checkpoint_actor)
         except Exception as error:
             self._fault: Fault | None = fault(error)
             return
@@ -76,7 +76,7 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Returns the next epoch of the job, or its outcome."""
-        news: EpochResult | Outcome | Fault | None = self._fault
+        news: EpochResult | TrialResult | Fault | None = self._fault
         if self._steps is not None:
             try:
                 news = next(self._steps)
@@ -97,7 +97,7 @@ class Worker(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         job = Job(**config["job"])
-        checkpoint = Checkpoint(KeptStore(self._keeper, job.number), self._work.checkpoint_seconds)
+        checkpoint = Checkpoint(RemoteStore(self._checkpoint_actor, job.number), self._work.checkpoint_seconds)
         self._steps = run_job(job, self._work, checkpoint)
 
 
@@ -106,12 +106,12 @@ def worker_name() -> str:
     return f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:6]}:{os.getpid()}"
 
 
-def fetch(keeper: Any) -> Work:
+def fetch(checkpoint_actor: Any) -> ExecutionContext:
     """Returns what is done with every job, ready to do it on this worker's device.
 
     On the CPU the images are not copied: all workers of a node map the same memory.
     """
-    work: Work = ray.get(ray.get(keeper.work.remote()))
+    work: ExecutionContext = ray.get(ray.get(checkpoint_actor.work.remote()))
     data = getattr(work.evaluate, "data", None)
     if not isinstance(data, Dataset) or not is_dataclass(work.evaluate):
         return work
@@ -132,10 +132,10 @@ def fault(error: Exception) -> Fault:
         return Fault(f"worker {worker_name()} has no module {error.name!r}; install it on every node of the cluster")
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return Fault(f"no job can run on worker {worker_name()}: {told(error)}{place}")
+    return Fault(f"no job can run on worker {worker_name()}: {format_error(error)}{place}")
 
 
-def _numbers(news: EpochResult | Outcome | Fault | None) -> dict[str, Any]:
+def _numbers(news: EpochResult | TrialResult | Fault | None) -> dict[str, Any]:
     """Returns what Tune's files show of the news."""
     if isinstance(news, EpochResult):
         return {
@@ -144,4 +144,4 @@ def _numbers(news: EpochResult | Outcome | Fault | None) -> dict[str, Any]:
             "clean_error": news.clean_error,
             "adversarial_error": news.adversarial_error,
         }
-    return dict(news.metrics) if isinstance(news, Outcome) else {}
+    return dict(news.metrics) if isinstance(news, TrialResult) else {}

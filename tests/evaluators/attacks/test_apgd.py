@@ -7,10 +7,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from evaluators import APGD, L2, PGD, Linf, TargetedAPGD, cross_entropy, dlr, margin, radii
-from evaluators.attacks import Target
+from evaluators import APGD, L2, PGD, Linf, TargetedAPGD, radii
+from evaluators.attacks import GradientOracle, cross_entropy, dlr, margin
 from evaluators.attacks.apgd import checkpoints, climb
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 
 NORMS = (Linf(), L2())
 
@@ -93,15 +93,15 @@ def test_targets_reach_the_exact_radii_of_a_linear_network_of_several_classes(no
 def test_the_step_shrinks_around_a_peak_inside_the_ball(norm, images):
     x = images(50, low=0.4, high=0.6)
     epsilon = 0.2 if norm == Linf() else 1.0
-    top = x + norm.sample(x, torch.full((50, 1, 1, 1), 0.3 * epsilon), Noise.of(1, torch.arange(50)))
+    top = x + norm.sample(x, torch.full((50, 1, 1, 1), 0.3 * epsilon), ImageNoise.of(1, torch.arange(50)))
     network, y = Peak(top), torch.zeros(50, dtype=torch.int64)
     with torch.no_grad():
         clean = norm.size(x - top)
 
     def distance(attack):
         # Not through `Attack.__call__`, which shows the network one image alone: this one knows the peak of each of fifty.
-        target = Target(network, x, y, norm, torch.full((50,), epsilon), keep="nothing")
-        delta = attack.perturb(target, x, torch.full((50, 1, 1, 1), epsilon), Noise.of(0, torch.arange(50)))
+        target = GradientOracle(network, x, y, norm, torch.full((50,), epsilon), keep="nothing")
+        delta = attack.perturb(target, x, torch.full((50, 1, 1, 1), epsilon), ImageNoise.of(0, torch.arange(50)))
         return norm.size(x + delta - top).max() / epsilon
 
     assert clean.max() > 0.25 * epsilon
@@ -275,9 +275,16 @@ def test_a_walk_has_autoattacks_pixels(autopgd, digits, norm, epsilon, steps):
             return network(x)
 
         sizes = torch.full((100,), epsilon)
-        target = Target(noted, x, y, norm, sizes, keep="nothing")
+        target = GradientOracle(noted, x, y, norm, sizes, keep="nothing")
         found, _ = climb(
-            target, x, sizes.view(-1, 1, 1, 1), Noise.of(0, torch.arange(100)), norm, cross_entropy, steps=steps, rho=0.75
+            target,
+            x,
+            sizes.view(-1, 1, 1, 1),
+            ImageNoise.of(0, torch.arange(100)),
+            norm,
+            cross_entropy,
+            steps=steps,
+            rho=0.75,
         )
         expected = oracle.attack_single_run(x, y, x_init=starts[0])[0]
     finally:

@@ -20,7 +20,6 @@ from evaluators import (
     FGSM,
     FMN,
     L2,
-    LOSSES,
     MIFGSM,
     PGD,
     Attack,
@@ -38,7 +37,7 @@ from evaluators import (
     describe,
     radii,
 )
-from evaluators.attacks import Target, cross_entropy, margin, targeted_cross_entropy
+from evaluators.attacks import LOSSES, GradientOracle, cross_entropy, margin, targeted_cross_entropy
 from evaluators.engine.frozen import frozen
 
 NORMS = (Linf(), L2())
@@ -539,7 +538,7 @@ def test_the_gradient_of_a_fooled_image_is_zero_and_its_point_is_kept(linear, im
     y = right_labels(network, x)
     y[1] = 1 - y[1]
     with frozen(network):
-        target = Target(network, x, y, Linf(), torch.full((4,), 0.1), keep="first")
+        target = GradientOracle(network, x, y, Linf(), torch.full((4,), 0.1), keep="first")
         assert (target.gradient(x, margin).flatten(1).abs().amax(1) > 0).all()
         assert target.fooled.tolist() == [False, True, False, False]
         again = target.gradient((x + 0.01).clamp(0, 1), margin).flatten(1).abs().amax(1)

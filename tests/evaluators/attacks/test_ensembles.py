@@ -1,11 +1,11 @@
-"""AutoAttack and Nearest: worst cases that neither masked gradients nor a failing member can weaken."""
+"""AutoAttack and MinimumNormEnsemble: worst cases that neither masked gradients nor a failing member can weaken."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evaluators import FMN, L2, PGD, AutoAttack, Linf, Nearest, radii
+from evaluators import FMN, L2, PGD, AutoAttack, Linf, MinimumNormEnsemble, radii
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_autoattack_does_not_mind_the_scale_of_the_logits(trained):
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
 def test_nearest_is_at_most_the_radius_of_every_member(trained, norm):
     grid = GRIDS[norm.name]
-    found = radii(*trained, Nearest(norm=norm, steps=30), grid, tolerance=0.02)
-    members = Nearest(norm=norm, steps=30).members()
+    found = radii(*trained, MinimumNormEnsemble(norm=norm, steps=30), grid, tolerance=0.02)
+    members = MinimumNormEnsemble(norm=norm, steps=30).members()
     assert len(members) == (4 if norm == L2() else 3)
     for member in members:
         alone = radii(*trained, member, grid, tolerance=0.02)
@@ -82,7 +82,7 @@ def test_nearest_finds_the_distance_from_a_linear_boundary(linear, images, norm,
     weight, bias = (p.detach().double() for p in network[1].parameters())
     normal = weight[0] - weight[1]
     exact = (x.flatten(1).double() @ normal + bias[0] - bias[1]).abs() / normal.norm(order)
-    found = radii(network, x, y, Nearest(norm=norm, steps=50), [0.01, 0.1, 1.0], tolerance=0.01)
+    found = radii(network, x, y, MinimumNormEnsemble(norm=norm, steps=50), [0.01, 0.1, 1.0], tolerance=0.01)
     np.testing.assert_allclose(found, exact, rtol=0.02, atol=1e-5)
     assert (found >= exact * (1 - 1e-4)).all()
 
@@ -105,7 +105,7 @@ def test_budgets_below_1_are_refused(setting):
     with pytest.raises(ValueError, match=f"^{setting} must be at least 1, got 0$"):
         AutoAttack(**{setting: 0})
     with pytest.raises(ValueError, match=r"^steps must be at least 1, got 0$"):
-        Nearest(steps=0)
+        MinimumNormEnsemble(steps=0)
 
 
 def test_autoattack_leaves_square_out_on_flat_images(linear):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from evaluators import L2, HopSkipJump, Linf, radii
-from evaluators.attacks import Target
-from evaluators.engine.noise import Noise
+from evaluators.attacks import GradientOracle
+from evaluators.engine.noise import ImageNoise
 
 BOTH = pytest.mark.parametrize("norm", [Linf(), L2()])
 
@@ -20,8 +20,10 @@ def labels(network, x):
 
 
 def sizes(attack, network, x, y, seed=0):
-    target = Target(network, x, y, attack.norm, torch.full((len(x),), attack.norm.largest(x[0].numel())), keep="nearest")
-    attack.minimise(target, x, Noise.of(seed, torch.arange(len(x))))
+    target = GradientOracle(
+        network, x, y, attack.norm, torch.full((len(x),), attack.norm.largest(x[0].numel())), keep="nearest"
+    )
+    attack.minimise(target, x, ImageNoise.of(seed, torch.arange(len(x))))
     return target.sizes
 
 
@@ -123,7 +125,7 @@ class Only(nn.Module):
     ],
 )
 def test_a_start_is_found_among_noise_and_greys(norm, wrong):
-    x = 0.5 + 0.02 * Noise.of(0, torch.arange(12)).normal(torch.zeros(12, 1, 8, 8))
+    x = 0.5 + 0.02 * ImageNoise.of(0, torch.arange(12)).normal(torch.zeros(12, 1, 8, 8))
     found = sizes(HopSkipJump(norm=norm, queries=300), Only(wrong), x, torch.zeros(12, dtype=torch.int64))
     assert found.isfinite().all()
     assert (found > 0).all()
@@ -134,8 +136,8 @@ def test_a_start_is_found_among_noise_and_greys(norm, wrong):
 def test_the_direction_is_the_mean_of_the_probes_weighted_by_their_answers(norm, offset):
     # Around a point on the boundary, beyond it where most probes fool, and far beyond it where all do.
     network = Only(lambda x: x.mean(1) > 0.5 - offset / 64)
-    points, noise = torch.full((5, 1, 8, 8), 0.5, dtype=torch.float64), Noise.of(4, torch.arange(5))
-    target = Target(network, points, torch.zeros(5, dtype=torch.int64), norm, torch.ones(5), keep="nothing")
+    points, noise = torch.full((5, 1, 8, 8), 0.5, dtype=torch.float64), ImageNoise.of(4, torch.arange(5))
+    target = GradientOracle(network, points, torch.zeros(5, dtype=torch.int64), norm, torch.ones(5), keep="nothing")
     width = torch.full((5,), 0.1, dtype=torch.float64)
     found = HopSkipJump(norm=norm)._direction(target, points, width, 50, noise)
     probes = torch.stack([L2().ascent(noise.normal(points, draw)) for draw in range(50)])
@@ -150,7 +152,7 @@ def test_the_direction_is_the_mean_of_the_probes_weighted_by_their_answers(norm,
 def test_a_step_is_halved_until_it_fools_and_no_further():
     network = Only(lambda x: (x.mean(1) > 0.6) & (x.mean(1) < 0.7))
     points = torch.full((3, 1, 8, 8), 0.6)
-    target = Target(network, points, torch.zeros(3, dtype=torch.int64), Linf(), torch.ones(3), keep="nothing")
+    target = GradientOracle(network, points, torch.zeros(3, dtype=torch.int64), Linf(), torch.ones(3), keep="nothing")
     direction = torch.ones_like(points)
     direction[2] = -1  # Never fools.
     found = HopSkipJump()._step(target, points, direction, torch.tensor([1.28, 0.04, 0.3]))

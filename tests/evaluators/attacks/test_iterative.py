@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import BIM, FGSM, L2, LOSSES, MIFGSM, PGD, IterativeLL, Linf, StepLL, margin, radii
-from evaluators.attacks import cross_entropy, dlr, targeted
-from evaluators.engine.noise import Noise
+from evaluators import BIM, FGSM, L2, MIFGSM, PGD, IterativeLL, Linf, StepLL, radii
+from evaluators.attacks import LOSSES, cross_entropy, dlr, margin, targeted
+from evaluators.engine.noise import ImageNoise
 
 NORMS = (Linf(), L2())
 WALKS = (BIM, IterativeLL, MIFGSM)
@@ -153,7 +153,7 @@ class TestRestarts:
     @pytest.mark.parametrize("loss", [cross_entropy, margin])
     def test_the_walk_with_the_largest_loss_counts(self, loss, norm, conv, images):
         network, x = conv(seed=3), images()
-        y, size, noise = labels(network, x), torch.full((16,), 0.3), Noise.of(5, torch.arange(16))
+        y, size, noise = labels(network, x), torch.full((16,), 0.3), ImageNoise.of(5, torch.arange(16))
         once = PGD(norm=norm, loss=loss, steps=1, step_size=0.5)
         with torch.no_grad():
             walks = [
@@ -167,7 +167,7 @@ class TestRestarts:
 
     def test_one_walk_is_that_of_the_seed(self, conv, images):
         network, x = conv(), images()
-        y, noise = labels(network, x), Noise.of(2, torch.arange(16))
+        y, noise = labels(network, x), ImageNoise.of(2, torch.arange(16))
         delta = Linf().sample(x, torch.tensor(0.1), noise)
         points = (x + delta).clamp(0, 1).requires_grad_()
         (gradient,) = torch.autograd.grad(cross_entropy(network(points), y).sum(), points)

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators import LOSSES
-from evaluators.attacks import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
+from evaluators.attacks import LOSSES, cross_entropy, dlr, margin, targeted_dlr, targeted_margin
 
 
 @pytest.fixture

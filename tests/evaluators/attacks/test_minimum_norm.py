@@ -10,11 +10,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from evaluators import DDN, FMN, L2, MIFGSM, PGD, Attack, DeepFool, HopSkipJump, Linf, margin, radii
-from evaluators.attacks import Ensemble, Target
+from evaluators import DDN, FMN, L2, MIFGSM, PGD, Attack, DeepFool, HopSkipJump, Linf, radii
+from evaluators.attacks import Ensemble, GradientOracle, margin
 from evaluators.attacks.bisection import bisect
 from evaluators.engine.frozen import frozen
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 
 BOTH = (Linf(), L2())
 ATTACKS = [
@@ -35,14 +35,14 @@ def labels(network, x):
 
 def target_of(network, x, y, norm, **settings):
     largest = torch.full((len(x),), norm.largest(x[0].numel()), dtype=x.dtype)
-    return Target(network, x, y, norm, largest, **{"keep": "nearest", **settings})
+    return GradientOracle(network, x, y, norm, largest, **{"keep": "nearest", **settings})
 
 
 def sizes(attack, network, x, y):
     """Returns the size of the nearest perturbation that fools each image, (N,); infinite where none was found."""
     with frozen(network):
         target = target_of(network, x, y, attack.norm)
-        attack.minimise(target, x, Noise.of(0, torch.arange(len(x))))
+        attack.minimise(target, x, ImageNoise.of(0, torch.arange(len(x))))
         fooled = labels(network, target.points) != y
         assert torch.equal(fooled, target.sizes.isfinite())
         return target.sizes

@@ -10,9 +10,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from evaluators import L2, Linf, Square, cross_entropy, margin, radii
+from evaluators import L2, Linf, Square, radii
+from evaluators.attacks import cross_entropy, margin
 from evaluators.attacks.square import bumps, shift, stripes, tiles
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 
 NORMS = (Linf(), L2())
 
@@ -75,7 +76,7 @@ def test_bumps_are_autoattacks(side):
 
 def test_it_starts_from_stripes_of_epsilon():
     x = torch.full((20, 3, 6, 9), 0.5)
-    delta = stripes(x, torch.full((20, 1, 1, 1), 0.1), Noise.of(0, torch.arange(20))) - x
+    delta = stripes(x, torch.full((20, 1, 1, 1), 0.1), ImageNoise.of(0, torch.arange(20))) - x
     torch.testing.assert_close(delta.abs(), torch.full_like(x, 0.1))
     assert torch.equal(delta, delta[:, :, :1].expand_as(delta))
     assert abs(delta.sign().mean()) < 0.15
@@ -84,7 +85,7 @@ def test_it_starts_from_stripes_of_epsilon():
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 8), (11, 23), (3, 3), (1, 1)])
 def test_it_starts_from_tiles_of_length_epsilon_in_l2(height, width):
     x = torch.full((20, 3, height, width), 0.5)
-    delta = tiles(x, torch.full((20, 1, 1, 1), 0.1), Noise.of(0, torch.arange(20))) - x
+    delta = tiles(x, torch.full((20, 1, 1, 1), 0.1), ImageNoise.of(0, torch.arange(20))) - x
     torch.testing.assert_close(L2().size(delta), torch.full((20,), 0.1))
     side = max(min(height, width) // 5, 1)
     assert (delta != 0).sum() == 60 * (height // side) * (width // side) * side**2
@@ -105,7 +106,7 @@ def test_all_of_epsilon_is_used():
 def test_a_shift_empties_one_square_and_fills_another(side, images):
     x = images(50, 2, low=0.4, high=0.6)
     ball, left = torch.full((50, 1, 1, 1), 0.1), torch.arange(0, 50, 2)
-    start = tiles(x, 0.8 * ball, Noise.of(0, torch.arange(50)))
+    start = tiles(x, 0.8 * ball, ImageNoise.of(0, torch.arange(50)))
     drawn = torch.rand(25, 7, generator=torch.Generator().manual_seed(1))
     points = start.clone()
     changed, before = shift(points, x, ball, L2().size(start - x), left, drawn, side)

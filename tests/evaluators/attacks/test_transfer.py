@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import FGSM, FMN, L2, PGD, Linf, Transfer, describe, margin, radii
+from evaluators import FGSM, FMN, L2, PGD, Linf, Transfer, describe, radii
+from evaluators.attacks import margin
 
 
 def labels(network, x):

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
 
-from evaluators import L2, PGD, Linf, margin, radii
+from evaluators import L2, PGD, Linf, radii
+from evaluators.attacks import margin
 from evaluators.bounds.propagation import NoBound, ProvableRadii, provable_radii
 from evaluators.regions.shares import ball_shares
 

@@ -16,7 +16,7 @@ from evaluators import (
     FGSM,
     L2,
     PGD,
-    Check,
+    CheckResult,
     HopSkipJump,
     IterativeLL,
     Linf,
@@ -28,12 +28,11 @@ from evaluators import (
     check_attacks,
     check_network,
     compare,
-    cross_entropy,
-    margin,
     margins,
     radii,
     sentence,
 )
+from evaluators.attacks import cross_entropy, margin
 from evaluators.checks import (
     batch_independent,
     black_box_is_weaker,
@@ -55,8 +54,8 @@ from evaluators.checks import (
 )
 from evaluators.checks.messages import SENTENCES
 from evaluators.checks.radii import is_black_box, is_many_step
-from evaluators.checks.result import beyond, excess, largest, telling_epsilon
-from evaluators.engine.prepared import subject
+from evaluators.checks.result import binomial_excess, excess, largest, most_informative_epsilon
+from evaluators.engine.prepared import prepare
 
 GRID = np.geomspace(0.01, 0.4, 10).tolist()
 FEW = [0.05, 0.1, 0.2]
@@ -192,18 +191,18 @@ class TestOutcome:
         assert 0 < np.mean(found) < 0.01
 
     def test_beyond_is_the_exact_binomial_test(self):
-        found = beyond(9, 120)
+        found = binomial_excess(9, 120)
         assert found.share == pytest.approx(0.075)
         assert found.p_value == pytest.approx(binomtest(9, 120, 0.02, alternative="greater").pvalue)
-        assert beyond(0, 0).p_value == 1
-        assert not beyond(10, 200).is_finding()  # 5 %, which is tolerated
-        assert beyond(14, 200).is_finding()
+        assert binomial_excess(0, 0).p_value == 1
+        assert not binomial_excess(10, 200).is_finding()  # 5 %, which is tolerated
+        assert binomial_excess(14, 200).is_finding()
 
     def test_the_epsilon_that_tells_most_halves_the_right_images(self):
         r = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # right: 4, of which two are fooled within 0.2
-        assert telling_epsilon(r, [0.05, 0.1, 0.2, 0.3]) == 0.2
-        assert telling_epsilon(np.full(5, INF), [0.1, 0.2]) == 0.2
-        assert telling_epsilon(np.zeros(5), [0.1, 0.2]) == 0.2
+        assert most_informative_epsilon(r, [0.05, 0.1, 0.2, 0.3]) == 0.2
+        assert most_informative_epsilon(np.full(5, INF), [0.1, 0.2]) == 0.2
+        assert most_informative_epsilon(np.zeros(5), [0.1, 0.2]) == 0.2
 
     def test_a_finding_is_shown_before_a_larger_excess_by_chance(self):
         many = excess(np.arange(300) < 20, np.zeros(300, dtype=bool))
@@ -378,8 +377,8 @@ class TestGradients:
 
     def test_predict(self, case):
         network, x, y = case
-        with subject(network, x, y) as ready:
-            found = gradients_predict(ready)
+        with prepare(network, x, y) as prepared:
+            found = gradients_predict(prepared)
         assert found.passed
         assert found.evidence["share_off"] < 0.02
         assert found.evidence["share_without_gradient"] == 0
@@ -388,8 +387,8 @@ class TestGradients:
     def test_rounding_is_seen(self, case, function):
         network, x, y = case
         # Half a step off the grid of the digits' sixteenths, as natural pixels are.
-        with subject(before(function, network), (0.9 * x + 0.02), y) as ready:
-            found = gradients_predict(ready)
+        with prepare(before(function, network), (0.9 * x + 0.02), y) as prepared:
+            found = gradients_predict(prepared)
         assert not found.passed
         assert found.evidence["share_off"] > 0.5
         assert found.evidence["share_without_gradient"] == (1 if function is rounded else 0)
@@ -397,33 +396,33 @@ class TestGradients:
     def test_rounded_activations_are_seen(self, case):
         network, x, y = case
         inside = nn.Sequential(*network[:3], Function(lambda h: h + ((4 * h).round() / 4 - h).detach()), *network[3:]).eval()
-        with subject(inside, x, y) as ready:
-            assert not gradients_predict(ready).passed
+        with prepare(inside, x, y) as prepared:
+            assert not gradients_predict(prepared).passed
 
     def test_a_scale_of_the_logits_is_no_rounding(self, case):
         network, x, y = case
         for scale in (1e-6, 1e6):
-            with subject(after(network, lambda h, s=scale: s * h), x, y) as ready:
-                assert gradients_predict(ready).passed
+            with prepare(after(network, lambda h, s=scale: s * h), x, y) as prepared:
+                assert gradients_predict(prepared).passed
 
     def test_a_network_that_insists_on_float32_is_judged_in_it(self, case):
         network, x, y = case
         for function, passed in ((lambda v: v.float(), True), (lambda v: straight_through(v).float(), False)):
-            with subject(before(function, network), x, y) as ready:
-                assert gradients_predict(ready).passed is passed
+            with prepare(before(function, network), x, y) as prepared:
+                assert gradients_predict(prepared).passed is passed
 
     def test_a_constant_network_rounds_nothing(self, case):
         _, x, y = case
-        with subject(after(before(lambda v: 0 * v, nn.Flatten()), lambda h: h[:, :10] + torch.arange(10)), x, y) as ready:
-            found = gradients_predict(ready)
+        with prepare(after(before(lambda v: 0 * v, nn.Flatten()), lambda h: h[:, :10] + torch.arange(10)), x, y) as prepared:
+            found = gradients_predict(prepared)
         assert found.passed
         assert found.evidence["share_without_gradient"] == 1
 
     def test_a_step_does_not_leave_the_pixel_range(self, case):
         network, x, y = case
         assert (x == 0).double().mean() > 0.3
-        with subject(before(lambda v: torch.where((v < 0) | (v > 1), 9.0, v), network), x, y) as ready:
-            assert gradients_predict(ready).passed
+        with prepare(before(lambda v: torch.where((v < 0) | (v > 1), 9.0, v), network), x, y) as prepared:
+            assert gradients_predict(prepared).passed
 
     @pytest.mark.parametrize("norm", [Linf(), L2()])
     def test_scale_does_not_matter(self, case, norm):
@@ -431,8 +430,8 @@ class TestGradients:
         epsilon = 0.12 if norm == Linf() else 0.6
         errors = {}
         for scale in (1, 0.01, 100, 1000):
-            with subject(after(network, lambda h, s=scale: s * h), x, y) as ready:
-                found = scale_does_not_matter(ready, norm, epsilon)
+            with prepare(after(network, lambda h, s=scale: s * h), x, y) as prepared:
+                found = scale_does_not_matter(prepared, norm, epsilon)
             assert found.name == f"scale_does_not_matter_{norm.name}"
             errors[scale] = found.evidence
             # In L2 a direction survives until float32 underflows; small logits harm both.
@@ -452,8 +451,8 @@ class TestGradients:
         def uneven(points):
             return torch.where(points.flatten(1).mean(1, keepdim=True) > bright, 1000.0, 1.0) * network(points)
 
-        with subject(Function(uneven), x, y) as ready:
-            found = scale_does_not_matter(ready, Linf(), 0.12)
+        with prepare(Function(uneven), x, y) as prepared:
+            found = scale_does_not_matter(prepared, Linf(), 0.12)
         assert not found.passed
         # The median is that of the others, and no one factor suits both.
         assert found.evidence["error_rescaled"] - found.evidence["error_as_given"] < 0.03
@@ -461,8 +460,8 @@ class TestGradients:
 
     def test_logits_all_equal_have_no_scale(self, case):
         _, x, y = case
-        with subject(before(lambda v: 0 * v, nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))), x, y) as ready:
-            found = scale_does_not_matter(ready, Linf(), 0.1)
+        with prepare(before(lambda v: 0 * v, nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))), x, y) as prepared:
+            found = scale_does_not_matter(prepared, Linf(), 0.1)
         assert found.passed
         assert found.evidence["median_margin"] == 0
 
@@ -471,31 +470,31 @@ class TestAttacks:
     @pytest.mark.parametrize("function", [rounded, torch.Tensor.detach])
     def test_reaches_chance(self, case, function):
         network, x, y = case
-        with subject(network, x, y) as ready:
-            found = reaches_chance(ready)
+        with prepare(network, x, y) as prepared:
+            found = reaches_chance(prepared)
         assert found.passed
         assert found.evidence["chance"] == pytest.approx(0.9)
-        with subject(before(function, network), x, y) as ready:
-            found = reaches_chance(ready)
+        with prepare(before(function, network), x, y) as prepared:
+            found = reaches_chance(prepared)
         assert not found.passed
         assert found.evidence["error"] < 0.9
 
     def test_large_logits_alone_do_not_keep_the_error_from_chance(self, case):
         # Cross-entropy has no gradient here; the check must not confuse that with masked gradients.
         network, x, y = case
-        with subject(after(network, lambda h: 1e4 * h), x, y) as ready:
-            assert reaches_chance(ready).evidence["error"] == 1
+        with prepare(after(network, lambda h: 1e4 * h), x, y) as prepared:
+            assert reaches_chance(prepared).evidence["error"] == 1
 
     @pytest.mark.parametrize(("norm", "grid"), [(Linf(), [0.1, 0.3, 0.6]), (L2(), [0.5, 1.5, 4.0])])
     def test_noise_is_weaker(self, case, norm, grid):
         network, x, y = case
-        with subject(network, x, y) as ready:
-            found = noise_is_weaker(ready, norm, worst(network, x, y, FGSM(norm=norm), grid=grid), grid)
+        with prepare(network, x, y) as prepared:
+            found = noise_is_weaker(prepared, norm, worst(network, x, y, FGSM(norm=norm), grid=grid), grid)
         assert found.name == f"noise_is_weaker_{norm.name}"
         assert found.passed
         masked = before(rounded, network)
-        with subject(masked, x, y) as ready:
-            found = noise_is_weaker(ready, norm, worst(masked, x, y, FGSM(norm=norm), grid=grid), grid)
+        with prepare(masked, x, y) as prepared:
+            found = noise_is_weaker(prepared, norm, worst(masked, x, y, FGSM(norm=norm), grid=grid), grid)
         assert not found.passed
         assert found.evidence["largest_excess"] > 0.03
         assert found.evidence["epsilon"] in grid
@@ -509,9 +508,9 @@ class TestAttacks:
             "long": PGD(norm=norm, steps=25, step_size=0.1, loss=margin),
             "apgd": APGD(norm=norm, steps=26),
         }.items():
-            with subject(network, x, y) as ready:
+            with prepare(network, x, y) as prepared:
                 r = worst(network, x, y, attack, grid=[epsilon])
-                outcomes[name] = enough_steps(ready, name, attack, r, epsilon)
+                outcomes[name] = enough_steps(prepared, name, attack, r, epsilon)
         assert {name: found.passed for name, found in outcomes.items()} == {"short": False, "long": True, "apgd": True}
         short = outcomes["short"].evidence
         assert (short["attack"], short["steps"], short["longer"]) == ("short", 2, 8)
@@ -529,8 +528,8 @@ class TestAttacks:
         verdicts = []
         for subjected in (network, before(rounded, network)):
             r = worst(subjected, x, y, attack, grid=[epsilon])
-            with subject(subjected, x, y) as ready:
-                found = square_is_weaker(ready, norm, r, epsilon)
+            with prepare(subjected, x, y) as prepared:
+                found = square_is_weaker(prepared, norm, r, epsilon)
             assert found.name == f"square_is_weaker_{norm.name}"
             verdicts.append(found.passed)
         assert verdicts == [True, False]
@@ -734,7 +733,7 @@ class TestSentence:
         assert kinds == set(SENTENCES) - {*of_tables} | {"comparison_resolved"}
         for check in outcomes:
             for passed in (True, False):
-                said = sentence(Check(check.name, passed, check.evidence))
+                said = sentence(CheckResult(check.name, passed, check.evidence))
                 assert said.endswith(".")
                 assert "{" not in said
 
@@ -749,7 +748,7 @@ class TestSentence:
                 assert all(field is None or field.isidentifier() for _, field, _, _ in string.Formatter().parse(text))
 
     def test_a_check_of_ones_own_is_told_too(self):
-        assert sentence(Check("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
+        assert sentence(CheckResult("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
 
 
 def test_evidence_of_training_mode_is_the_same_each_time(conv, images):

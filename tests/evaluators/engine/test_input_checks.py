@@ -17,13 +17,13 @@ from evaluators import (
     check_network,
     corruption_errors,
     first_order_error,
-    gradient_norms,
     margins,
     profile,
     radii,
 )
-from evaluators.checks import Check, sentence
+from evaluators.checks import CheckResult, sentence
 from evaluators.engine.input_checks import check_epsilons, check_images, check_labels, check_logits
+from evaluators.logits.first_order import gradient_norms
 
 
 def raises(kind, message):
@@ -287,7 +287,7 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
         before = expected.record["checks"] if function == "profile" else [vars(check) for check in expected]
         (failed,) = [c for c, b in zip(checks, before, strict=True) if c["passed"] != b["passed"]]
         assert failed["name"] == "batch_independent"
-        assert "Call network.eval()" in sentence(Check(**failed))
+        assert "Call network.eval()" in sentence(CheckResult(**failed))
     elif isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected)
     else:

@@ -2,13 +2,13 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from evaluators.engine.noise import Noise, _mix, _step
+from evaluators.engine.noise import ImageNoise, _mix, _step
 
 X = torch.zeros(40, 1, 5, 5)
 
 
 def noise(seed=0, n=40, stream=0):
-    return Noise.of(seed, torch.arange(n), stream)
+    return ImageNoise.of(seed, torch.arange(n), stream)
 
 
 def test_the_hash_is_splitmix64():
@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_numbers_and_leaves_torchs_generator_alone(
 def test_numbers_belong_to_the_image_not_to_its_batch():
     index = torch.tensor([31, 4, 17])
     expected = noise().uniform(X)[index]
-    assert torch.equal(Noise.of(0, index).uniform(X[index]), expected)
+    assert torch.equal(ImageNoise.of(0, index).uniform(X[index]), expected)
     assert torch.equal(noise().select(index).uniform(X[index]), expected)
 
 
@@ -59,7 +59,7 @@ def test_normal_is_normal():
 @pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
 def test_normal_is_finite_at_both_ends_of_uniform(monkeypatch, end):
     # One draw in 16 million is the last number below 1: an everyday event over a test set.
-    monkeypatch.setattr(Noise, "uniform", lambda self, x, draw=0: torch.full_like(x, end))
+    monkeypatch.setattr(ImageNoise, "uniform", lambda self, x, draw=0: torch.full_like(x, end))
     assert noise().normal(X).isfinite().all()
 
 
@@ -72,13 +72,13 @@ def test_numbers_have_the_type_of_the_images_and_stay_below_1(dtype):
 
 
 def test_every_device_draws_the_same(device):
-    there = Noise.of(3, torch.arange(40, device=device)).uniform(X.to(device))
+    there = ImageNoise.of(3, torch.arange(40, device=device)).uniform(X.to(device))
     assert torch.equal(there.cpu(), noise(3).uniform(X))
 
 
 def test_the_very_first_number_is_random_too():
     # A hash of 0 is 0: without an offset, seed 0, image 0, draw 0, pixel 0 would always give 0.
-    first = torch.stack([Noise.of(seed, torch.arange(1)).uniform(X[:1]).flatten()[0] for seed in range(200)])
+    first = torch.stack([ImageNoise.of(seed, torch.arange(1)).uniform(X[:1]).flatten()[0] for seed in range(200)])
     assert first.min() > 0
     assert abs(float(first.mean()) - 0.5) < 0.1
     assert float(noise(1).uniform(X).flatten()[0]) > 1e-3

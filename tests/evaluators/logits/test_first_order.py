@@ -6,19 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import (
-    FGSM,
-    L2,
-    PGD,
-    Linf,
-    error_curve,
-    first_order_error,
-    gradient_norms,
-    margin,
-    margins,
-    parting_epsilon,
-    radii,
-)
+from evaluators import FGSM, L2, PGD, Linf, error_curve, first_order_error, margins, radii
+from evaluators.attacks import margin
+from evaluators.logits.first_order import first_order_breakdown, gradient_norms
 
 EPSILONS = np.geomspace(1e-4, 0.25, 30).tolist()
 
@@ -150,14 +140,14 @@ def test_curves_part_where_enough_images_stop_being_fooled(level):
     measured = np.where(first_order > 0.05, np.inf, first_order)
     needed = math.ceil(math.log2(2 * 20 / level))
     expected = next(epsilon for epsilon in GRID if round((epsilon - 0.05) * 1000) >= needed)
-    assert parting_epsilon(first_order, measured, GRID, level=level) == expected
-    assert parting_epsilon(measured, first_order, GRID, level=level) == expected
-    assert parting_epsilon(first_order, first_order, GRID, level=level) is None
+    assert first_order_breakdown(first_order, measured, GRID, level=level) == expected
+    assert first_order_breakdown(measured, first_order, GRID, level=level) == expected
+    assert first_order_breakdown(first_order, first_order, GRID, level=level) is None
 
 
 def test_curves_that_meet_again_have_parted():
     first_order, measured = np.full(100, 0.045), np.full(100, 0.095)
-    assert parting_epsilon(first_order, measured, GRID) == pytest.approx(0.05)
+    assert first_order_breakdown(first_order, measured, GRID) == pytest.approx(0.05)
 
 
 def test_curves_that_differ_by_chance_seldom_part():
@@ -165,7 +155,7 @@ def test_curves_that_differ_by_chance_seldom_part():
     parted = 0
     for _ in range(100):
         pair = generator.uniform(0, 0.25, (2, 150))
-        parted += parting_epsilon(pair[0], pair[1], GRID) is not None
+        parted += first_order_breakdown(pair[0], pair[1], GRID) is not None
     # One of 100 is allowed on average; with no regard to the 20 tests on the grid it would be about eight.
     assert parted <= 2
 
@@ -174,7 +164,7 @@ def test_a_linear_network_never_parts_from_its_prediction(linear, images):
     network, x = linear(), images(200, low=0.3, high=0.7)
     y = labels(network, x)
     first_order = margins(network, x, y, [Linf()]).radii["linf"]
-    assert parting_epsilon(first_order, radii(network, x, y, FGSM(), EPSILONS).numpy(), EPSILONS) is None
+    assert first_order_breakdown(first_order, radii(network, x, y, FGSM(), EPSILONS).numpy(), EPSILONS) is None
 
 
 class Wall(nn.Module):
@@ -197,7 +187,7 @@ def test_a_network_that_bends_parts_from_its_prediction():
     np.testing.assert_allclose(first_order, expected, rtol=1e-3)
     measured = radii(Wall(), x, y, PGD(loss=margin), grid).numpy()
     # At 2/64 the curves still agree; at 2.5/64, 25 images are fooled that should not be.
-    assert parting_epsilon(first_order, measured, grid) == 2.5 / 64
+    assert first_order_breakdown(first_order, measured, grid) == 2.5 / 64
 
 
 @pytest.mark.parametrize(
@@ -214,4 +204,4 @@ def test_a_network_that_bends_parts_from_its_prediction():
 )
 def test_radii_that_are_refused(first_order, measured, epsilons, level, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        parting_epsilon(first_order, measured, epsilons, level=level)
+        first_order_breakdown(first_order, measured, epsilons, level=level)

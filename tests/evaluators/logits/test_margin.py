@@ -9,8 +9,9 @@ from scipy.stats import entropy, halfnorm
 from scipy.stats import norm as normal
 from torch import nn
 
-from evaluators import FGSM, L2, Linf, adaptive_epsilons, density_at_zero, margin_density, margins, radii
+from evaluators import FGSM, L2, Linf, margins, radii
 from evaluators.engine.input_checks import check_epsilons
+from evaluators.logits.margin import adaptive_epsilons, density_at_zero, margin_density
 
 NORMS = [Linf(), L2()]
 
@@ -39,7 +40,7 @@ def test_radii_of_a_linear_network_are_exact(linear, images, classes, device):
             steepness = [np.linalg.norm(weight[label] - weight[j], order) for j in others]
             assert found.radii[name][i] == pytest.approx(max((gaps / steepness).min(), 0), rel=1e-4, abs=1e-6)
     assert (found.radii["linf"][::10] == 0).all()
-    assert found.gradient_free == 0
+    assert found.zero_gradient_share == 0
 
 
 @pytest.mark.parametrize("classes", [None, 1, 3, 9, 50])
@@ -185,7 +186,7 @@ class Detach(nn.Module):
 def test_without_gradients_the_radii_are_infinite(linear, images, kind):
     network, x = nn.Sequential(kind(), linear(3)), images(50)
     found = margins(network, x, labels(network, x), NORMS)
-    assert found.gradient_free == 1
+    assert found.zero_gradient_share == 1
     for name in ("linf", "l2"):
         assert np.isinf(found.radii[name][found.margin > 0]).all()
         assert (found.radii[name][found.margin <= 0] == 0).all()
@@ -204,7 +205,7 @@ def test_gradient_free_counts_among_the_right_images(images):
     y[:10] = 1
     expected = (x[10:, 0, 0, 0] <= 0.5).double().mean().item()
     assert 0.2 < expected < 0.8
-    assert margins(Half(), x, y, NORMS).gradient_free == pytest.approx(expected)
+    assert margins(Half(), x, y, NORMS).zero_gradient_share == pytest.approx(expected)
 
 
 def test_one_rival_with_a_gradient_is_enough(images):
@@ -214,7 +215,7 @@ def test_one_rival_with_a_gradient_is_enough(images):
             return torch.stack([torch.full_like(moving, 2.0), moving, torch.full_like(moving, -1.0)], dim=1)
 
     found = margins(OneMoves(), images(10), torch.zeros(10, dtype=torch.int64), NORMS)
-    assert found.gradient_free == 0
+    assert found.zero_gradient_share == 0
     np.testing.assert_allclose(found.radii["linf"], 2 - images(10).flatten(1).mean(1), rtol=1e-5)
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from evaluators import RobustnessProfile, headline
+from evaluators import RobustnessProfile, summary_line
 
 
 def make(dataset="cifar10", failed=(), norms=("linf",), grid=(0.01, 8 / 255, 0.3, 0.5)):
@@ -21,13 +21,13 @@ def make(dataset="cifar10", failed=(), norms=("linf",), grid=(0.01, 8 / 255, 0.3
 
 
 def test_clean_profile():
-    assert headline(make()) == "clean error 12.5%, adversarial error 37.5% at linf 0.0314, on 8 images"
+    assert summary_line(make()) == "clean error 12.5%, adversarial error 37.5% at linf 0.0314, on 8 images"
 
 
 def test_failed_checks_come_first():
-    said = headline(make(failed=["deterministic", "enough_images"]))
+    said = summary_line(make(failed=["deterministic", "enough_images"]))
     assert said.startswith("FAILED CHECKS: deterministic, enough_images. ")
-    assert said.endswith(headline(make()))
+    assert said.endswith(summary_line(make()))
     assert "\n" not in said
 
 
@@ -43,11 +43,11 @@ def test_failed_checks_come_first():
     ],
 )
 def test_the_epsilon_is_that_of_the_claim(dataset, claimed, expected):
-    assert f"adversarial error {expected}, on" in headline(make(dataset), claimed)
+    assert f"adversarial error {expected}, on" in summary_line(make(dataset), claimed)
 
 
 def test_each_norm_has_its_error():
-    said = headline(make(norms=("linf", "l2")))
+    said = summary_line(make(norms=("linf", "l2")))
     assert "adversarial error 37.5% at linf 0.0314, 62.5% at l2 0.5, on" in said
 
 
@@ -55,4 +55,4 @@ def test_the_worst_case_over_the_attacks_counts():
     found = make()
     record = found.record | {"attacks": found.record["attacks"] | {"fgsm": found.record["attacks"]["pgd_linf"]}}
     both = dataclasses.replace(found, record=record, radii=found.radii | {"fgsm": np.full(8, 0.01)})
-    assert "adversarial error 100.0% at linf" in headline(both)
+    assert "adversarial error 100.0% at linf" in summary_line(both)

@@ -10,7 +10,6 @@ from torch import nn
 
 import evaluators
 from evaluators import (
-    CORRUPTIONS,
     FGSM,
     L2,
     PGD,
@@ -22,21 +21,24 @@ from evaluators import (
     UniformNoise,
     error_curve,
     fit_power_law,
-    independent_logits,
     load_profile,
-    logit_differences,
-    logits_of,
     macs,
     margins,
-    mean_field_radii,
-    near_zero,
     parameters,
     profile,
     radii,
     save_profile,
-    shape_distance,
 )
 from evaluators.attacks import margin
+from evaluators.corruptions import CORRUPTIONS
+from evaluators.logits.differences import (
+    independent_logits,
+    logit_differences,
+    logits_of,
+    mean_field_radii,
+    near_zero,
+    shape_distance,
+)
 from evaluators.profiles.record import fitted
 
 ATTACKS = {

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import FGSM, L2, PGD, Linf, UniformNoise, margin
+from evaluators import FGSM, L2, PGD, Linf, UniformNoise
+from evaluators.attacks import margin
 from evaluators.regions.connectivity import AdversarialSet, adversarial_set, connections
 
 

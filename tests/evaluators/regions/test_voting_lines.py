@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluators.regions.voting import mean_interval
-from evaluators.regions.voting_lines import along_line, boundary_entropy
+from evaluators.regions.voting_lines import boundary_entropy, vote_along_line
 
 
 def step(linear, place, pixels=4):
@@ -27,7 +27,7 @@ def line(n=1):
 
 def test_two_boundaries_are_found_and_the_votes_between_them(linear, device):
     networks = [step(linear, 0.3).to(device), step(linear, 0.37).to(device), step(linear, 0.37).to(device)]
-    found = along_line(networks, *(image.to(device) for image in line()), beyond=1.0, points=21)
+    found = vote_along_line(networks, *(image.to(device) for image in line()), beyond=1.0, points=21)
     np.testing.assert_allclose(found.positions, np.linspace(0, 2, 21))
     pixel = 0.2 + 0.2 * found.positions
     np.testing.assert_array_equal(found.predictions[0, 0], pixel > 0.3 + 1e-6)
@@ -37,18 +37,18 @@ def test_two_boundaries_are_found_and_the_votes_between_them(linear, device):
     np.testing.assert_allclose(found.entropy[0], np.where(between, third, 0), atol=1e-12)
     assert found.crossing[0] == pytest.approx(0.5, abs=1e-6)
     assert found.length[0] == pytest.approx(0.2, abs=1e-6)
-    other = along_line(networks, *(image.to(device) for image in line()), crossing_of=1)
+    other = vote_along_line(networks, *(image.to(device) for image in line()), crossing_of=1)
     assert other.crossing[0] == pytest.approx(0.85, abs=1e-6)
 
 
 def test_a_line_ends_where_it_leaves_the_pixel_range(linear):
-    found = along_line([step(linear, 0.9), step(linear, 0.3)], *line(), beyond=5.0, points=61)
+    found = vote_along_line([step(linear, 0.9), step(linear, 0.3)], *line(), beyond=5.0, points=61)
     inside = 0.2 + 0.2 * found.positions <= 1 + 1e-6
     np.testing.assert_array_equal(found.predictions[0] == -1, np.stack([~inside] * 2))
     np.testing.assert_array_equal(np.isnan(found.entropy[0]), ~inside)
     assert found.crossing[0] == pytest.approx(3.5, abs=1e-5)
     # A boundary that lies outside is none.
-    assert np.isinf(along_line([step(linear, 1.1), step(linear, 0.3)], *line(), beyond=5.0).crossing[0])
+    assert np.isinf(vote_along_line([step(linear, 1.1), step(linear, 0.3)], *line(), beyond=5.0).crossing[0])
 
 
 def test_entropy_by_distance_from_the_boundary(linear):
@@ -56,7 +56,7 @@ def test_entropy_by_distance_from_the_boundary(linear):
     networks = [step(linear, 0.3), step(linear, 0.335)]
     start, end = line(3)
     start[2, 0, 0, 0], end[2, 0, 0, 0] = 0.1, 0.2
-    found = along_line(networks, start, end)
+    found = vote_along_line(networks, start, end)
     assert np.isfinite(found.crossing[:2]).all()
     # The third line ends at 0.3 but for rounding: it is left out.
     crossing = np.array([*found.crossing[:2], np.inf])
@@ -70,7 +70,7 @@ def test_entropy_by_distance_from_the_boundary(linear):
 
 def test_no_line_crosses(linear):
     networks = [step(linear, 0.9), step(linear, 0.9)]
-    found = along_line(networks, *line())
+    found = vote_along_line(networks, *line())
     assert np.isinf(found.crossing).all()
     near = boundary_entropy(networks, *line(), found.crossing, [0.0])
     assert near.n[0] == 0
@@ -79,8 +79,8 @@ def test_no_line_crosses(linear):
 
 def test_batches_change_nothing(conv, images):
     networks = [conv(seed=seed) for seed in range(3)]
-    whole = along_line(networks, images(5), images(5, seed=1), points=11)
-    parts = along_line(networks, images(5), images(5, seed=1), points=11, batch_size=2)
+    whole = vote_along_line(networks, images(5), images(5, seed=1), points=11)
+    parts = vote_along_line(networks, images(5), images(5, seed=1), points=11, batch_size=2)
     np.testing.assert_array_equal(whole.predictions, parts.predictions)
     np.testing.assert_array_equal(whole.crossing, parts.crossing)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_inputs_that_are_refused(linear, change, message):
     start, end = line()
     arguments = {"networks": [step(linear, 0.3)] * 2, "start": start, "end": end} | change
     with pytest.raises(ValueError, match=re.escape(message)):
-        along_line(**arguments)
+        vote_along_line(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_crossings_and_offsets_that_are_refused(linear, crossing, offsets, messa
 def test_lines_of_fewer_than_two_networks_and_of_images_with_gradients(linear):
     start, end = line()
     with pytest.raises(ValueError, match="networks must be at least two to disagree, got 0"):
-        along_line([], start, end)
+        vote_along_line([], start, end)
     networks = [step(linear, 0.3), step(linear, 0.6)]
-    wanted = along_line(networks, start, end)
-    np.testing.assert_array_equal(along_line(networks, start.requires_grad_(), end).crossing, wanted.crossing)
+    wanted = vote_along_line(networks, start, end)
+    np.testing.assert_array_equal(vote_along_line(networks, start.requires_grad_(), end).crossing, wanted.crossing)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from evaluators import RankCorrelation, rank_correlation, stronger_correlation
+from evaluators import RankCorrelation, rank_correlation
+from evaluators.statistics.correlation import stronger_correlation
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.random(20)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import f_oneway
 
-from evaluators.statistics.heterogeneity import Observation, universality
+from evaluators.statistics.heterogeneity import Observation, heterogeneity
 
 NUMBERS = np.random.default_rng(0)
 Z = 1.959963984540054
@@ -20,7 +20,7 @@ def observe(log, error=0.1, subject=None, **factors):
 
 def test_one_factor_is_the_analysis_of_scipy():
     groups = [NUMBERS.normal(mean, 0.3, size=n) for mean, n in ((1.0, 8), (1.4, 5), (0.9, 11))]
-    found = universality([observe(b, attack=str(g)) for g, group in enumerate(groups) for b in group])
+    found = heterogeneity([observe(b, attack=str(g)) for g, group in enumerate(groups) for b in group])
     effect, wanted = found.effects["attack"], f_oneway(*groups)
     assert effect.f_value == pytest.approx(wanted.statistic)
     assert effect.p_value == pytest.approx(wanted.pvalue)
@@ -31,7 +31,7 @@ def test_one_factor_is_the_analysis_of_scipy():
 
 def test_two_balanced_factors_are_the_sums_of_squares_of_the_textbook():
     table = NUMBERS.normal(size=(3, 4))
-    found = universality([observe(table[i, j], row=str(i), column=str(j)) for i, j in product(range(3), range(4))])
+    found = heterogeneity([observe(table[i, j], row=str(i), column=str(j)) for i, j in product(range(3), range(4))])
     rows = 4 * ((table.mean(1) - table.mean()) ** 2).sum()
     columns = 3 * ((table.mean(0) - table.mean()) ** 2).sum()
     rest = ((table - table.mean()) ** 2).sum() - rows - columns
@@ -47,7 +47,7 @@ def test_unbalanced_factors_are_told_apart():
     for data, architecture, count in (("a", "x", 20), ("a", "y", 3), ("b", "x", 3), ("b", "y", 20)):
         for _ in range(count):
             observations.append(observe(1.0 + (data == "b") + NUMBERS.normal(0, 0.05), data=data, architecture=architecture))
-    found = universality(observations)
+    found = heterogeneity(observations)
     assert found.effects["data"].p_value < 1e-20
     assert 0.2 < found.effects["data"].share < 0.8  # The rest cannot be told from the architecture's.
     assert found.effects["architecture"].share < 0.01
@@ -58,8 +58,8 @@ def test_unbalanced_factors_are_told_apart():
 
 def test_equal_exponents_are_universal_and_others_are_not():
     errors = NUMBERS.uniform(0.05, 0.2, size=60)
-    equal = universality([observe(NUMBERS.normal(1.0, e), e, data="ab"[n % 2]) for n, e in enumerate(errors)])
-    spread = universality(
+    equal = heterogeneity([observe(NUMBERS.normal(1.0, e), e, data="ab"[n % 2]) for n, e in enumerate(errors)])
+    spread = heterogeneity(
         [observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e, data="ab"[n % 2]) for n, e in enumerate(errors)]
     )
     assert equal.heterogeneity_p > 0.01
@@ -73,7 +73,7 @@ def test_equal_exponents_are_universal_and_others_are_not():
 def test_p_values_are_uniform_where_there_is_nothing():
     p_values = []
     for _ in range(400):
-        found = universality(
+        found = heterogeneity(
             [observe(NUMBERS.normal(1.0, 0.1), data="abc"[n % 3], attack="xy"[n // 3 % 2]) for n in range(12)]
         )
         p_values.append((found.heterogeneity_p, found.effects["data"].p_value, found.effects["attack"].p_value))
@@ -96,7 +96,7 @@ def laboratory(subjects, *, kinds=4, attacks="xyz", spread=0.3, missing=0.0):
 
 def test_what_sets_networks_apart_is_judged_by_networks():
     observations = laboratory(12, kinds=3)
-    found = universality(observations)
+    found = heterogeneity(observations)
     logs = np.log([o.exponent for o in observations]).reshape(12, 3)
     means = logs.mean(1)
     kinds = f_oneway(*(means[k::3] for k in range(3)))
@@ -115,7 +115,7 @@ def test_attacks_on_one_network_are_no_independent_networks(missing):
     """Where nothing but chance sets networks apart, factors seldom show, and intervals hold the mean."""
     p_values, held = [], []
     for _ in range(300):
-        found = universality(laboratory(24, missing=missing))
+        found = heterogeneity(laboratory(24, missing=missing))
         p_values.append(found.effects["kind"].p_value)
         held.append(found.mean_interval[0] < math.exp(1.1) < found.mean_interval[1])
         assert found.effects["attack"].p_value < 1e-3
@@ -125,7 +125,7 @@ def test_attacks_on_one_network_are_no_independent_networks(missing):
 
 
 def test_numbers_that_are_known_by_hand():
-    found = universality([observe(1.0, 0.1, data="a"), observe(2.0, 0.1, data="b"), observe(3.0, 0.1, data="b")])
+    found = heterogeneity([observe(1.0, 0.1, data="a"), observe(2.0, 0.1, data="b"), observe(3.0, 0.1, data="b")])
     assert found.range == pytest.approx((math.exp(1), math.exp(3)))
     assert found.deviation == pytest.approx(1.0)
     assert found.mean == pytest.approx(math.exp(2))
@@ -138,28 +138,28 @@ def test_interval_of_the_mean_holds_it_for_few_networks_too(networks):
     held = []
     for _ in range(400):
         errors = NUMBERS.uniform(0.03, 0.1, size=networks)
-        found = universality([observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e) for e in errors])
+        found = heterogeneity([observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e) for e in errors])
         held.append(found.mean_interval[0] < math.e < found.mean_interval[1])
     # Three standard errors of a share of 0.95 among 400.
     assert np.mean(held) >= 0.95 - 0.033
 
 
 def test_exponents_that_happen_to_agree_are_no_surer_than_they_are():
-    found = universality([observe(0.7, 0.1), observe(0.7001, 0.1)])
+    found = heterogeneity([observe(0.7, 0.1), observe(0.7001, 0.1)])
     assert found.mean_interval[1] / found.mean_interval[0] > math.exp(2 * 1.96 * 0.1 / math.sqrt(2))
 
 
 def test_the_mean_weighs_networks_by_what_is_known_of_them_and_by_how_they_differ():
     """Three that are known well and one that is not: where all differ, each counts about the same."""
     logs, errors = [0.0, 2.0, 4.0, 6.0], [0.01, 0.01, 0.01, 0.3]
-    found = universality([observe(log, error) for log, error in zip(logs, errors, strict=True)])
+    found = heterogeneity([observe(log, error) for log, error in zip(logs, errors, strict=True)])
     assert math.log(found.mean) == pytest.approx(3, abs=0.1)
-    alike = universality([observe(log, error) for log, error in zip([1.0, 1.0, 1.0, 1.4], errors, strict=True)])
+    alike = heterogeneity([observe(log, error) for log, error in zip([1.0, 1.0, 1.0, 1.4], errors, strict=True)])
     assert math.log(alike.mean) == pytest.approx(1, abs=0.01)
 
 
 def test_one_network_has_no_spread():
-    found = universality([observe(1.0, subject="a", attack="x"), observe(2.0, subject="a", attack="y")])
+    found = heterogeneity([observe(1.0, subject="a", attack="x"), observe(2.0, subject="a", attack="y")])
     assert (found.subjects, found.mean) == (1, pytest.approx(math.exp(1.5)))
     assert all(math.isnan(value) for value in (found.between, found.heterogeneity_p, *found.mean_interval))
 
@@ -167,7 +167,7 @@ def test_one_network_has_no_spread():
 def test_the_order_of_observations_changes_nothing_even_where_no_levels_link_networks():
     rows = [(1.0, "A", "1"), (1.3, "A", "2"), (1.1, "B", "3"), (1.5, "B", "4"), (0.9, "C", "5"), (1.2, "C", "6")]
     found = [
-        universality([observe(log, subject=subject, attack=attack) for log, subject, attack in order])
+        heterogeneity([observe(log, subject=subject, attack=attack) for log, subject, attack in order])
         for order in (rows, rows[::-1], [rows[n] for n in (1, 3, 5, 4, 2, 0)])
     ]
     assert found[0].mean == pytest.approx(math.exp(np.mean([1.15, 1.3, 1.05])))
@@ -177,7 +177,7 @@ def test_the_order_of_observations_changes_nothing_even_where_no_levels_link_net
 
 def test_a_factor_that_explains_everything_leaves_the_others_nothing():
     logs = {"a": 0.2, "b": 0.7}
-    found = universality([observe(logs[data], data=data, attack=attack) for data, attack in product("ab", "xyz")])
+    found = heterogeneity([observe(logs[data], data=data, attack=attack) for data, attack in product("ab", "xyz")])
     assert found.effects["data"].share == pytest.approx(1)
     assert found.effects["data"].share <= 1
     assert (found.effects["data"].f_value, found.effects["data"].p_value) == (math.inf, 0)
@@ -186,7 +186,7 @@ def test_a_factor_that_explains_everything_leaves_the_others_nothing():
 
 
 def test_one_level_and_saturated_designs_have_no_answer():
-    found = universality([observe(1.0, data="a", attack="x"), observe(1.2, data="a", attack="y")])
+    found = heterogeneity([observe(1.0, data="a", attack="x"), observe(1.2, data="a", attack="y")])
     assert math.isnan(found.effects["data"].p_value)
     assert math.isnan(found.effects["attack"].p_value)
     assert math.isnan(found.residual)
@@ -207,4 +207,4 @@ def test_one_level_and_saturated_designs_have_no_answer():
 )
 def test_bad_observations_are_told(observations, message):
     with pytest.raises(ValueError, match=message):
-        universality(observations)
+        heterogeneity(observations)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, IterativeLL, Linf, StepLL, margin
+from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, IterativeLL, Linf, StepLL
+from evaluators.attacks import margin
 from evaluators.surface.directions import adversarial_direction, aimed, random_direction
 from evaluators.surface.lines import Crossing, boundary_line
 from evaluators.surface.planes import plane_along, plane_through, response_surface, window

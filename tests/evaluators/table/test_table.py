@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from evaluators import check_table, read_table, sentence
-from evaluators.table import parse_column
+from evaluators import check_table, sentence
+from evaluators.table import parse_column, read_table
 
 
 def clean(rows=40, unit=100.0, digits=1):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binomtest, false_discovery_control
 from torch import nn
 
-from evaluators import FGSM, FMN, L2, PGD, Transfer, margin, radii
+from evaluators import FGSM, FMN, L2, PGD, Transfer, radii
+from evaluators.attacks import margin
 from evaluators.statistics.multiple_testing import holm
 from evaluators.transferability.matrix import TransferMatrix, asymmetry, transfer_matrix, transfer_rates
 from evaluators.transferability.universal import transfer_reach

@@ -17,23 +17,11 @@ import torch
 import yaml
 from torch import nn
 
-from evaluators import (
-    FGSM,
-    FMN,
-    L2,
-    PGD,
-    AutoAttack,
-    Linf,
-    compare,
-    compare_radii,
-    disagreement,
-    fit_power_law,
-    radii,
-    worst_case,
-)
+from evaluators import FGSM, FMN, L2, PGD, AutoAttack, Linf, compare, compare_radii, fit_power_law, radii, worst_case
+from evaluators.regions import disagreement
 from evaluators.transferability.matrix import TooFewImagesError, transfer_matrix
 from nas.analysis.compare.compare import common_grid, compare_networks, crafting_attacks
-from nas.analysis.compare.config import CompareConfig, parse_compare_config, usual_attacks
+from nas.analysis.compare.config import CompareConfig, default_attacks, parse_compare_config
 from nas.analysis.compare.figures import compare_figures
 from nas.analysis.compare.result import NoTransfer, as_record
 from nas.analysis.network_source import name_networks
@@ -573,19 +561,19 @@ def test_settings_are_plain_data_too():
 def test_the_usual_attacks_are_of_the_norm_of_the_searches(bundle_copy, tmp_path, monkeypatch):
     other = shutil.copytree(bundle_copy, tmp_path / "other")
 
-    def told(*sources):
+    def format_error(*sources):
         config = settings_of([*map(str, sources)], data=None, attacks=(), epsilons=(), others={})
         return {name: attack.norm.name for name, attack in config.attacks.items()}
 
-    assert told(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    assert format_error(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
     searched = {bundle_copy: "l2", other: "l2"}
     monkeypatch.setattr("nas.analysis.compare.config.epsilon_and_norm", lambda record: (0.5, searched[record["folder"]]))
     read = read_manifest
     monkeypatch.setattr("nas.analysis.compare.config.read_manifest", lambda folder: {**read(folder), "folder": folder})
-    assert told(bundle_copy, other) == {"fgsm": "l2", "pgd": "l2", "fmn": "l2"}
+    assert format_error(bundle_copy, other) == {"fgsm": "l2", "pgd": "l2", "fmn": "l2"}
     searched[other] = "linf"
-    assert told(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
-    assert usual_attacks("linf") == CompareConfig().attacks
+    assert format_error(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    assert default_attacks("linf") == CompareConfig().attacks
 
 
 def test_a_network_that_normalises_in_place_is_compared_as_any_other(here, cli):

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import L2, PGD, Linf, NoBound, ProvableRadii, ball_shares
+from evaluators import L2, PGD, Linf, ProvableRadii
+from evaluators.bounds import NoBound
+from evaluators.regions import ball_shares
 from nas.analysis.networks import open_network
 from nas.analysis.surface.config import SurfaceConfig
 from nas.analysis.surface.figures import class_colours, draw_lines, draw_summary, draw_surface

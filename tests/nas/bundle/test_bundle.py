@@ -468,7 +468,7 @@ def test_finalist_that_cannot_be_exported_does_not_stop_the_others(run_copy, mon
     (reference,) = (run_copy / "bundles").glob("random-*")
     shutil.rmtree(best)
     shutil.rmtree(reference)
-    original, calls = export.write_forms, []
+    original, calls = export.write_formats, []
 
     def fails_at_first(*args):
         calls.append(args)
@@ -476,7 +476,7 @@ def test_finalist_that_cannot_be_exported_does_not_stop_the_others(run_copy, mon
             raise BundleError("model.onnx gives other logits than the network, by 4")
         original(*args)
 
-    monkeypatch.setattr(export, "write_forms", fails_at_first)
+    monkeypatch.setattr(export, "write_formats", fails_at_first)
     events = []
     with pytest.raises(SearchFailedError, match="none of the finalists"):
         events.extend(resume_events(run_copy))

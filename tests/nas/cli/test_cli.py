@@ -21,7 +21,7 @@ from nas.cli import commands
 from nas.cli.display import show
 from nas.config.files import load_config, parse_config
 from nas.config.schema import Config, ObjectiveConfig
-from nas.files import write_whole
+from nas.files import write_atomic
 from nas.pipeline.events import BundleFailed, FinalistsStarted, RunFinished, StageStarted, TrialFinished
 from nas.pipeline.search import resume_events, search_events
 from nas.runs.run import read_run
@@ -528,7 +528,7 @@ def test_disk_full_in_the_midst_of_a_file_leaves_the_old_one(run_copy):
     found = read_run(run_copy)
     before = found.folder.report.read_bytes()
     with largest_file(10_000), pytest.raises(OSError, match="File too large"):
-        write_whole(found.folder.report, "x" * 20_000)
+        write_atomic(found.folder.report, "x" * 20_000)
     assert found.folder.report.read_bytes() == before
     assert not list(run_copy.glob(".*partial"))
 

@@ -119,7 +119,7 @@ def test_a_summary_as_json(mine, cli):
     wanted = sorted(3 * width * kernel**2 + width + 5 * width + 5 for width in (4, 6) for kernel in (1, 3) for _ in range(2))
     assert found["costs"]["parameters"] == quartiles(wanted)
     assert found["costs"]["parameters"]["min"] == 41
-    assert (found["cut_off"], found["duplicates"]) == (0.5, 0.25)
+    assert (found["disconnected"], found["duplicates"]) == (0.5, 0.25)
     assert (found["input"], found["classes"], found["drawings"]) == ([3, 8, 8], 5, [])
     assert 0 < found["costs"]["latency"]["min"] <= found["costs"]["latency"]["max"] < 1
 
@@ -131,7 +131,7 @@ def test_large_images_are_passed_without_numbers_where_that_is_possible(mine):
         architectures = random_architectures(space, 8, 0)
         large = summarise(space, architectures, (3, 72, 72), 5)
         assert large.costs["parameters"] == summarise(space, architectures, (3, 8, 8), 5).costs["parameters"]
-        assert large.cut_off == (0 if name == "SPACE" else 4)
+        assert large.disconnected == (0 if name == "SPACE" else 4)
         assert large.costs["MACs"][0] > 80 * summarise(space, architectures, (3, 8, 8), 5).costs["MACs"][0] / 2
 
 
@@ -147,7 +147,7 @@ def test_cells_cut_off_are_counted():
     space = cell201(4, 1, 1)
     nothing = dict.fromkeys(space.choices, "none")
     found = summarise(space, [nothing, {**nothing, "edge03": "skip"}, {**nothing, "edge01": "skip"}], (3, 8, 8), 10)
-    assert (found.cut_off, found.duplicates) == (2, 1)
+    assert (found.disconnected, found.duplicates) == (2, 1)
 
 
 @pytest.mark.parametrize(

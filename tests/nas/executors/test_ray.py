@@ -24,11 +24,20 @@ from torch import nn
 
 from nas.data import Dataset, Split
 from nas.errors import RunError
-from nas.executors import EXECUTORS, Job, Local, Outcome, Ray, Started, Work
+from nas.executors import EXECUTORS, ExecutionContext, Job, JobStarted, Local, Ray, TrialResult
 from nas.executors.ray_tune import executor
-from nas.executors.ray_tune.channel import Began, Broken, Died, Ended, Epoch, Line, Over, Pull
+from nas.executors.ray_tune.channel import (
+    Channel,
+    EpochReported,
+    FatalError,
+    JobFinished,
+    JobRequest,
+    TuneFinished,
+    WorkerDied,
+    WorkerStarted,
+)
 from nas.executors.ray_tune.cluster import Cluster, connected, is_users_own, refusal
-from nas.executors.ray_tune.executor import _Desk
+from nas.executors.ray_tune.executor import Dispatcher
 from nas.resolve import resolve
 from nas.training.checkpoints import CheckpointError
 from nas.training.epoch import EpochResult
@@ -61,7 +70,7 @@ class Script:
         for number in range(1, self.epochs + 1):
             done.append(epoch_of(number, self.epochs, rung=number == 1))
             yield done[-1]
-        return Outcome({"clean_error": job.number / 100}, epochs=tuple(done))
+        return TrialResult({"clean_error": job.number / 100}, epochs=tuple(done))
 
 
 def run(settings, numbers, work):
@@ -70,8 +79,8 @@ def run(settings, numbers, work):
     for job, item in settings.run(map(job_of, numbers), work):
         news[job.number].append(item)
     for items in news.values():
-        assert [isinstance(item, Outcome) for item in items] == [False] * (len(items) - 1) + [True]
-        assert isinstance(items[0], Started)
+        assert [isinstance(item, TrialResult) for item in items] == [False] * (len(items) - 1) + [True]
+        assert isinstance(items[0], JobStarted)
     return news
 
 
@@ -194,46 +203,52 @@ def test_a_split_pickles_without_copies():
 class Tune(threading.Thread):
     """Stands for Tune's thread: does as scripted, and notes the answers."""
 
-    def __init__(self, line, *messages):
+    def __init__(self, channel, *messages):
         super().__init__(daemon=True)
-        self.line, self.messages, self.answers = line, messages, []
+        self.channel, self.messages, self.answers = channel, messages, []
 
     def run(self):
         for message in self.messages:
-            if isinstance(message, Pull | Epoch):
-                self.answers.append(self.line.ask(message))
+            if isinstance(message, JobRequest | EpochReported):
+                self.answers.append(self.channel.request(message))
             else:
-                self.line.tell(message)
+                self.channel.send(message)
 
 
 def served(work, numbers, *messages):
     """Returns what the desk yields, and the answers that Tune got."""
-    line = Line()
-    tune = Tune(line, *messages)
+    channel = Channel()
+    tune = Tune(channel, *messages)
     tune.start()
-    news = [(job.number, item) for job, item in _Desk(line, work).serve(map(job_of, numbers))]
+    news = [(job.number, item) for job, item in Dispatcher(channel, work).serve(map(job_of, numbers))]
     tune.join(10)
     return news, tune.answers
 
 
 def began(number, worker="w", kill=lambda: None, ago=0.0):
-    return Began(number, worker, kill, time.monotonic() - ago)
+    return WorkerStarted(number, worker, kill, time.monotonic() - ago)
 
 
 def work_of(folder=Path(), evaluate=None, stop=never, **settings):
-    return Work(evaluate or Script(), stop, folder, **settings)
+    return ExecutionContext(evaluate or Script(), stop, folder, **settings)
 
 
 def test_the_desk_answers_pulls_and_epochs():
     stop = mock.Mock(side_effect=lambda job, epoch: job.number == 1)
-    outcome = Outcome({"clean_error": 0.5})
+    outcome = TrialResult({"clean_error": 0.5})
     news, answers = served(
         work_of(stop=stop),
         [0, 1],
-        *(Pull(), Pull(), Pull()),
-        *(began(0), Epoch(0, epoch_of(1, rung=True)), Epoch(0, epoch_of(2)), Ended(0, outcome)),
-        *(began(1), Epoch(1, epoch_of(1)), Epoch(1, epoch_of(2, rung=True)), Epoch(1, epoch_of(3)), Ended(1, outcome)),
-        *(Pull(), Over(None)),
+        *(JobRequest(), JobRequest(), JobRequest()),
+        *(began(0), EpochReported(0, epoch_of(1, rung=True)), EpochReported(0, epoch_of(2)), JobFinished(0, outcome)),
+        *(
+            began(1),
+            EpochReported(1, epoch_of(1)),
+            EpochReported(1, epoch_of(2, rung=True)),
+            EpochReported(1, epoch_of(3)),
+            JobFinished(1, outcome),
+        ),
+        *(JobRequest(), TuneFinished(None)),
     )
     # A job, a job, nothing now; the one goes on, the other ends at its rung, with no ear for what comes late; no more jobs.
     assert answers == [job_of(0), job_of(1), None, False, False, False, True, True, False]
@@ -247,16 +262,16 @@ def test_the_desk_answers_pulls_and_epochs():
 
 def test_the_desk_lets_a_job_begin_again_and_hears_no_epoch_twice():
     stop = mock.Mock(return_value=False)
-    rung = Epoch(0, epoch_of(1, rung=True))
-    outcome = Outcome({"clean_error": 0.5})
+    rung = EpochReported(0, epoch_of(1, rung=True))
+    outcome = TrialResult({"clean_error": 0.5})
     news, answers = served(
         work_of(stop=stop, attempts=1),
         [0],
-        *(Pull(), began(0), rung, Died(0, "killed"), Pull()),
-        *(began(0, "v"), rung, Epoch(0, epoch_of(2)), Ended(0, outcome), Pull(), Over(None)),
+        *(JobRequest(), began(0), rung, WorkerDied(0, "killed"), JobRequest()),
+        *(began(0, "v"), rung, EpochReported(0, epoch_of(2)), JobFinished(0, outcome), JobRequest(), TuneFinished(None)),
     )
     assert answers == [job_of(0), False, job_of(0), False, False, False]
-    assert [item for _, item in news] == [Started("w"), rung.result, Started("v"), epoch_of(2), outcome]
+    assert [item for _, item in news] == [JobStarted("w"), rung.result, JobStarted("v"), epoch_of(2), outcome]
     assert stop.call_count == 1
 
 
@@ -265,56 +280,56 @@ def test_the_desk_gives_a_job_up_after_its_attempts():
         work_of(attempts=1),
         [0],
         *(
-            Pull(),
+            JobRequest(),
             began(0),
-            Died(0, "first"),
-            Pull(),
+            WorkerDied(0, "first"),
+            JobRequest(),
             began(0),
-            Died(0, "it was the night"),
-            Died(0, "late"),
-            Pull(),
-            Over(None),
+            WorkerDied(0, "it was the night"),
+            WorkerDied(0, "late"),
+            JobRequest(),
+            TuneFinished(None),
         ),
     )
     outcome = news[-1][1]
     assert outcome.reason == ("the worker died 2 times: killed, out of memory, or its node was lost (it was the night)")
-    assert sum(isinstance(item, Outcome) for _, item in news) == 1
+    assert sum(isinstance(item, TrialResult) for _, item in news) == 1
 
 
 def test_the_desk_kills_a_worker_that_hangs():
     killed = threading.Event()
     limit = 2.0
-    line = Line()
+    channel = Channel()
 
     def tune():
-        line.ask(Pull())
-        line.tell(began(0, kill=killed.set, ago=limit + executor.GRACE - 0.3))
+        channel.request(JobRequest())
+        channel.send(began(0, kill=killed.set, ago=limit + executor.GRACE - 0.3))
         killed.wait(10)
-        line.tell(Died(0, "killed"))
-        line.ask(Pull())
-        line.tell(Over(None))
+        channel.send(WorkerDied(0, "killed"))
+        channel.request(JobRequest())
+        channel.send(TuneFinished(None))
 
     threading.Thread(target=tune, daemon=True).start()
-    news = [item for _, item in _Desk(line, work_of(time_limit=limit)).serve([job_of(0)])]
+    news = [item for _, item in Dispatcher(channel, work_of(time_limit=limit)).serve([job_of(0)])]
     assert killed.is_set()
-    assert [item.reason for item in news if isinstance(item, Outcome)] == ["took longer than search.time_limit, 2 s"]
+    assert [item.reason for item in news if isinstance(item, TrialResult)] == ["took longer than search.time_limit, 2 s"]
 
 
 def test_the_desk_raises_what_is_not_the_candidates_doing():
     with pytest.raises(RunError, match="no module"):
-        served(work_of(), [0], Pull(), Broken(0, RunError("no module")))
+        served(work_of(), [0], JobRequest(), FatalError(0, RunError("no module")))
     with pytest.raises(RunError, match="Ray Tune ended before the search: TuneError: bad"):
-        served(work_of(), [0], Pull(), Over("TuneError: bad"))
+        served(work_of(), [0], JobRequest(), TuneFinished("TuneError: bad"))
     with pytest.raises(RunError, match="Ray Tune ended before the search: no reason given"):
-        served(work_of(), [0], Pull(), Over(None))
+        served(work_of(), [0], JobRequest(), TuneFinished(None))
 
 
-def test_a_closed_line_waits_for_nothing():
-    line = Line()
-    tune = Tune(line, Pull(), Pull())
+def test_a_closed_channel_waits_for_nothing():
+    channel = Channel()
+    tune = Tune(channel, JobRequest(), JobRequest())
     tune.start()
-    assert isinstance(line.hear(10), Pull)
-    line.close()
+    assert isinstance(channel.receive(10), JobRequest)
+    channel.close()
     tune.join(10)
     assert tune.answers == [False, False]
 
@@ -352,18 +367,18 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[2])
 from script_for_ray import Sleeps
-from nas.executors import Job, Ray, Started, Work
+from nas.executors import Job, Ray, JobStarted, ExecutionContext
 
 try:
     jobs = (Job(number, {}, {}, 0) for number in range(9))
-    for job, news in Ray(workers=2).run(jobs, Work(Sleeps(), lambda job, epoch: False, Path(sys.argv[1]))):
+    for job, news in Ray(workers=2).run(jobs, ExecutionContext(Sleeps(), lambda job, epoch: False, Path(sys.argv[1]))):
         print(type(news).__name__, flush=True)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
 SLEEPS = """
 import time
-from nas.executors import Outcome
+from nas.executors import TrialResult
 
 class Sleeps:
     def __call__(self, job, checkpoint):
@@ -385,14 +400,14 @@ def test_ctrl_c_leaves_no_process(tmp_path):
         env={**os.environ, "HARDCELL_TEST": str(tmp_path)},
         start_new_session=True,
     )
-    assert process.stdout.readline() == "Started\n"
+    assert process.stdout.readline() == "JobStarted\n"
     time.sleep(1)
     # As a terminal does it: to all of the process group.
     os.killpg(process.pid, signal.SIGINT)
     begun = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - begun < 15
-    assert out in ("interrupted\n", "Started\ninterrupted\n")
+    assert out in ("interrupted\n", "JobStarted\ninterrupted\n")
     assert err == ""
     assert process.returncode == 0
     deadline = time.monotonic() + 10
@@ -428,9 +443,9 @@ def test_nodes_come_and_go(tmp_path):
             work = work_of(tmp_path, Script(dict.fromkeys(range(1000), slow_start)), attempts=3)
             for job, item in Ray(address=nodes.address).run(jobs(), work):
                 news.setdefault(job.number, []).append(item)
-                if isinstance(item, Started):
+                if isinstance(item, JobStarted):
                     counts[item.worker.partition("/")[2].partition(":")[0]] += 1
-                    at_work = {items[0].worker for items in news.values() if not isinstance(items[-1], Outcome)}
+                    at_work = {items[0].worker for items in news.values() if not isinstance(items[-1], TrialResult)}
                     # One that works, and is not the head, on which this process depends.
                     if lost is None and len(counts) == 3 and len(at_work) == 3:
                         lost, cut = others[0], job.number
@@ -443,12 +458,12 @@ def test_nodes_come_and_go(tmp_path):
     assert counts[new.node_id[:6]] >= 3
     assert counts[lost.node_id[:6]] <= cut + 1
     for items in news.values():
-        assert sum(isinstance(item, Outcome) for item in items) == 1
-        assert isinstance(items[-1], Outcome)
+        assert sum(isinstance(item, TrialResult) for item in items) == 1
+        assert isinstance(items[-1], TrialResult)
         assert items[-1].metrics
     assert sorted(news) == list(range(len(news)))
     # The job that was on the lost node, and no other, began again.
-    assert [sum(isinstance(item, Started) for item in items) for items in news.values()].count(2) == 1
+    assert [sum(isinstance(item, JobStarted) for item in items) for items in news.values()].count(2) == 1
 
 
 @pytest.fixture(scope="module")
@@ -519,24 +534,24 @@ def test_jobs_run_and_end_once(two_cores, tmp_path):
     news = {}
     for job, item in Ray().run(jobs(), work_of(tmp_path, stop=stop)):
         news.setdefault(job.number, []).append(item)
-        if isinstance(item, Outcome):
+        if isinstance(item, TrialResult):
             in_hand.remove(job.number)
     assert threads == {threading.current_thread()}
     assert most <= 2
     for number, items in news.items():
         kinds = [type(item) for item in items]
         if number == 3:
-            assert kinds == [Started, EpochResult, Outcome]
+            assert kinds == [JobStarted, EpochResult, TrialResult]
             assert items[-1].stopped == 1
         else:
-            assert kinds == [Started, EpochResult, EpochResult, Outcome]
+            assert kinds == [JobStarted, EpochResult, EpochResult, TrialResult]
             assert items[-1].metrics == {"clean_error": number / 100}
     assert sorted(news) == list(range(8))
     assert len({items[0].worker for items in news.values()}) <= 2  # They are reused.
     # Tune's own files.
     (result,) = tmp_path.glob("ray/*/trial-5/result.json")
     assert '"adversarial_error": 0.2' in result.read_text()
-    assert "Outcome" not in result.read_text()
+    assert "TrialResult" not in result.read_text()
     assert not [name for name in os.environ if name.startswith("TUNE_")]
 
 
@@ -545,7 +560,7 @@ def test_a_killed_worker_and_what_takes_too_long(two_cores, tmp_path, monkeypatc
     monkeypatch.setattr(executor, "GRACE", 2.0)
     work = work_of(tmp_path, Script({0: remember, 1: die, 3: loop, 4: hang}), attempts=1, time_limit=8.0)
     news = run(Ray(), range(6), work)
-    assert [type(item) for item in news[0]] == [Started, Started, EpochResult, EpochResult, Outcome]
+    assert [type(item) for item in news[0]] == [JobStarted, JobStarted, EpochResult, EpochResult, TrialResult]
     assert news[0][-1].reason is None
     assert news[0][0].worker != news[0][1].worker
     assert news[1][-1].reason.startswith("the worker died 2 times: killed, out of memory, or its node was lost (")
@@ -553,7 +568,7 @@ def test_a_killed_worker_and_what_takes_too_long(two_cores, tmp_path, monkeypatc
     assert "\n" not in news[1][-1].reason
     assert len(news[1]) == 3
     for number in (3, 4):
-        assert [type(item) for item in news[number]] == [Started, Outcome]
+        assert [type(item) for item in news[number]] == [JobStarted, TrialResult]
         assert news[number][-1].reason == "took longer than search.time_limit, 8 s"
     assert news[3][-1].seconds < 10 - 0.1 < news[4][-1].seconds
     for number in (2, 5):
@@ -620,7 +635,7 @@ class Looks:
             if int(low, 16) <= x.data_ptr() < int(high, 16):
                 where = f"{rights} {device} {inode}"
         yield EpochResult(1, 1, loss=float(x.sum()), clean_error=None, adversarial_error=None, seconds=0.0)
-        return Outcome({"threads": torch.get_num_threads()}, radii={"where": where, "cwd": str(Path.cwd())})
+        return TrialResult({"threads": torch.get_num_threads()}, radii={"where": where, "cwd": str(Path.cwd())})
 
 
 def data_of(images=200, size=8):
@@ -663,7 +678,7 @@ class Trains:
                 optimizer.step()
             yield EpochResult(number + 1, 3, loss=loss.item(), clean_error=None, adversarial_error=None, seconds=0.0)
         weights = torch.cat([p.detach().flatten() for p in network.parameters()])
-        return Outcome({"weights": float(weights.double().abs().sum())}, radii={"weights": weights.numpy().tobytes()})
+        return TrialResult({"weights": float(weights.double().abs().sum())}, radii={"weights": weights.numpy().tobytes()})
 
 
 OWN = """
@@ -716,7 +731,7 @@ class UsesOwn:
         network = self.space.build({"width": 5}, (1, 2, 2), 5)
         attack = replace(self.attack, steps=7)
         x = torch.ones(2)
-        return Outcome(
+        return TrialResult(
             {
                 "width": network(torch.ones(1, 4)).shape[1],
                 "steps": attack.steps,

@@ -8,8 +8,8 @@ import pytest
 
 import nas
 from nas.errors import ConfigError, TimeLimitError
-from nas.executors import Job, Outcome, Work
-from nas.executors.local import limit_message, limited, run_job
+from nas.executors import ExecutionContext, Job, TrialResult
+from nas.executors.local import limit_message, run_job, time_limit
 from nas.pipeline.events import TrialFinished
 from nas.runs.run import read_run
 from nas.training.checkpoints import Checkpoint
@@ -28,7 +28,7 @@ def never(job, result):
 
 
 def run(evaluate, tmp_path, limit):
-    return list(run_job(JOB, Work(evaluate, never, tmp_path, time_limit=limit), Checkpoint()))
+    return list(run_job(JOB, ExecutionContext(evaluate, never, tmp_path, time_limit=limit), Checkpoint()))
 
 
 def loops():
@@ -38,7 +38,7 @@ def loops():
 
 def works(job, checkpoint):
     yield epoch(1)
-    return Outcome(metrics={"clean_error": 0.5})
+    return TrialResult(metrics={"clean_error": 0.5})
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_what_the_job_makes_of_it_is_its_outcome(tmp_path):
         try:
             loops()
         except TimeLimitError as error:
-            return Outcome(reason=f"caught: {error}")
+            return TrialResult(reason=f"caught: {error}")
 
-    assert run(evaluate, tmp_path, 0.3)[-1] == Outcome(reason=f"caught: {MESSAGE}")
+    assert run(evaluate, tmp_path, 0.3)[-1] == TrialResult(reason=f"caught: {MESSAGE}")
 
 
 def test_limit_is_on_all_epochs_together(tmp_path):
@@ -102,16 +102,16 @@ def test_limit_is_on_each_trial_anew(tmp_path, handler):
     def evaluate(job, checkpoint):
         time.sleep(0.1)
         yield epoch(1)
-        return Outcome()
+        return TrialResult()
 
-    assert [run(evaluate, tmp_path, 1)[-1] for _ in range(12)] == [Outcome()] * 12
+    assert [run(evaluate, tmp_path, 1)[-1] for _ in range(12)] == [TrialResult()] * 12
 
 
 def test_alarm_of_the_callers_own_rings_in_time(tmp_path, handler):
     rung, before = [], signal.getsignal(signal.SIGALRM)
     signal.signal(signal.SIGALRM, lambda number, frame: rung.append(time.monotonic()))
     timer, started = signal.setitimer(signal.ITIMER_REAL, 0.3), time.monotonic()
-    with limited(30, 30):
+    with time_limit(30, 30):
         time.sleep(0.1)
     time.sleep(0.3)
     signal.signal(signal.SIGALRM, before)
@@ -122,15 +122,15 @@ def test_alarm_of_the_callers_own_rings_in_time(tmp_path, handler):
 
 @pytest.mark.parametrize("limit", [None, 30])
 def test_trial_in_time_is_as_without_a_limit(limit, tmp_path, handler):
-    assert run(works, tmp_path, limit) == [epoch(1), Outcome(metrics={"clean_error": 0.5})]
+    assert run(works, tmp_path, limit) == [epoch(1), TrialResult(metrics={"clean_error": 0.5})]
 
 
 def test_handler_is_restored_whatever_is_raised(tmp_path, handler):
-    with pytest.raises(KeyboardInterrupt), limited(30, 30):
+    with pytest.raises(KeyboardInterrupt), time_limit(30, 30):
         raise KeyboardInterrupt
-    with pytest.raises(TimeLimitError, match=r"^took longer than search\.time_limit, 0\.3 s$"), limited(0.01, 0.3):
+    with pytest.raises(TimeLimitError, match=r"^took longer than search\.time_limit, 0\.3 s$"), time_limit(0.01, 0.3):
         loops()
-    with pytest.raises(TimeLimitError, match=r"search\.time_limit, 0\.3 s$"), limited(-1, 0.3):
+    with pytest.raises(TimeLimitError, match=r"search\.time_limit, 0\.3 s$"), time_limit(-1, 0.3):
         raise AssertionError("not begun")
 
 

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas.errors import RunError, SearchFailedError
-from nas.executors import Executor, Job, Local, Outcome, Started, Work
+from nas.executors import ExecutionContext, Executor, Job, JobStarted, Local, TrialResult
 from nas.pipeline.events import EpochFinished, FinalistsStarted, TrialFinished
 from nas.pipeline.search import resume_events, search, search_events
 from nas.runs.run import read_run
@@ -257,15 +257,15 @@ class ExecutorContract:
 
     @pytest.fixture
     def work(self, tmp_path):
-        return lambda evaluate, **settings: Work(evaluate, settings.pop("stop", never), tmp_path, **settings)
+        return lambda evaluate, **settings: ExecutionContext(evaluate, settings.pop("stop", never), tmp_path, **settings)
 
     @staticmethod
     def evaluate(job, checkpoint):
         for epoch in (1, 2):
             yield EpochResult(epoch, 2, 1.0 / epoch, None, None, 0.0)
         if job.seed == 13:
-            return Outcome(reason="unlucky")
-        return Outcome(metrics={"adversarial_error": job.seed / 100})
+            return TrialResult(reason="unlucky")
+        return TrialResult(metrics={"adversarial_error": job.seed / 100})
 
     @staticmethod
     def jobs(count, pulled=None):
@@ -278,7 +278,7 @@ class ExecutorContract:
         news = list(executor.run(self.jobs(5), work(self.evaluate)))
         for number in range(5):
             mine = [n for job, n in news if job.number == number]
-            assert [type(n) for n in mine] == [Started, EpochResult, EpochResult, Outcome]
+            assert [type(n) for n in mine] == [JobStarted, EpochResult, EpochResult, TrialResult]
             assert [n.epoch for n in mine[1:3]] == [1, 2]
             assert mine[3].reason == ("unlucky" if number == 3 else None)
         assert {job.number: job.architecture for job, _ in news} == {n: {"width": n} for n in range(5)}
@@ -304,7 +304,7 @@ class ExecutorContract:
                 yield job
 
         for _, news in executor.run(jobs(), work(self.evaluate)):
-            if isinstance(news, Outcome):
+            if isinstance(news, TrialResult):
                 told.append(news)
         assert len(told) == 4
         assert known == sorted(known)
@@ -335,7 +335,7 @@ class TestLocal(ExecutorContract):
         pulled = []
         for job, news in executor.run(self.jobs(4, pulled), work(self.evaluate)):
             assert pulled == list(range(job.number + 1))
-            assert isinstance(news, Started | EpochResult | Outcome)
+            assert isinstance(news, JobStarted | EpochResult | TrialResult)
 
 
 def test_search_asks_for_finalists_once_all_trials_are_told(own, tmp_path):

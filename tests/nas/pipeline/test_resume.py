@@ -407,7 +407,7 @@ def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_
 @pytest.mark.parametrize(
     ("stage", "after"),
     [
-        pytest.param("write_forms", False, marks=pytest.mark.slow),
+        pytest.param("write_formats", False, marks=pytest.mark.slow),
         ("save_profile", True),
         pytest.param("write_manifest", False, marks=pytest.mark.slow),
     ],

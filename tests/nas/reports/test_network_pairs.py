@@ -10,26 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import (
-    PGD,
-    Linf,
-    NoPowerLaw,
-    Observation,
-    PowerLaw,
-    asymmetry,
-    disagreement,
-    fit_power_law,
-    rank_correlation,
-    transfer_matrix,
-    transfer_reach,
-    universality,
-)
+from evaluators import PGD, Linf, NoPowerLaw, PowerLaw, fit_power_law, rank_correlation, transfer_matrix
+from evaluators.regions import disagreement
+from evaluators.statistics.heterogeneity import Observation, heterogeneity
+from evaluators.transferability.matrix import asymmetry
+from evaluators.transferability.universal import transfer_reach
 from nas.analysis.compare.result import universal_sentence
 from nas.analysis.profile import parse_profile_config
 from nas.bundle.load import open_bundle
 from nas.data import open_test
-from nas.reports.network_pairs import Together, report_together
-from nas.reports.networks import open_bundles, twins
+from nas.reports.network_pairs import NetworkPairs, report_network_pairs
+from nas.reports.networks import duplicates, open_bundles
 from nas.reports.page import render_report
 from nas.reports.search_figures import worst_case_laws
 from nas.reports.statistics_text import correlations_sentences, exponents_sentence, nearest_sentence
@@ -86,8 +77,8 @@ def test_twins_are_known_by_their_weights(run, bundle_copy):
     first, second = run.bundles[:2]
     files = {**second.manifest["files"], "weights.safetensors": first.manifest["files"]["weights.safetensors"]}
     twin = dataclasses.replace(second, manifest={**second.manifest, "files": files})
-    assert twins(run.bundles) == {}
-    assert twins([first, twin]) == {second.name: first.name}
+    assert duplicates(run.bundles) == {}
+    assert duplicates([first, twin]) == {second.name: first.name}
     page = render_report(dataclasses.replace(run, bundles=(first, twin)))
     assert f"<code>{second.name}</code> is the very network of <code>{first.name}</code>" in page
     assert "How adversarial images carry over" not in page  # There is but one network.
@@ -116,7 +107,7 @@ def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
 
 
 def test_transfer_and_disagreement_are_those_of_the_evaluators(opened):
-    found = report_together(opened, 0.2, "linf")
+    found = report_network_pairs(opened, 0.2, "linf")
     networks, test = {name: one.network for name, one in opened.items()}, next(iter(opened.values())).test
     matrix = transfer_matrix(networks, test.x[:200], test.y[:200], PGD(), [0.1, 0.2, 0.4])
     carried, uneven, parted = found.sentences
@@ -136,12 +127,12 @@ def test_transfer_and_disagreement_are_those_of_the_evaluators(opened):
 
 
 def test_no_epsilon_is_larger_than_the_pixel_range(opened):
-    assert " within 1." in report_together(opened, 1.0, "linf").sentences[-1]
+    assert " within 1." in report_network_pairs(opened, 1.0, "linf").sentences[-1]
 
 
 def test_one_network_alone_has_nothing_to_do_with_others(opened):
     name, one = next(iter(opened.items()))
-    assert report_together({name: one}, 0.1, "linf") == Together()
+    assert report_network_pairs({name: one}, 0.1, "linf") == NetworkPairs()
 
 
 def test_what_cannot_be_measured_is_told(opened):
@@ -151,7 +142,7 @@ def test_what_cannot_be_measured_is_told(opened):
 
     (first, one), (second, other) = list(opened.items())[:2]
     broken = {first: one, second: dataclasses.replace(other, network=Broken())}
-    found = report_together(broken, 0.1, "linf")
+    found = report_network_pairs(broken, 0.1, "linf")
     assert found.pictures == ()
     assert found.sentences == (
         "How adversarial images carry over was not measured: no such layer.",
@@ -167,7 +158,7 @@ def test_what_would_take_long_is_left_out(opened):
             bundle=dataclasses.replace(one.bundle, profile=dataclasses.replace(one.bundle.profile, record=record)),
         )
 
-    found = report_together({name: heavier(one, 10**11) for name, one in opened.items()}, 0.1, "linf")
+    found = report_network_pairs({name: heavier(one, 10**11) for name, one in opened.items()}, 0.1, "linf")
     assert found.pictures == ()
     assert len(found.sentences) == 2
     assert all(
@@ -182,7 +173,7 @@ def test_few_images_that_all_are_right_on_are_told(opened):
         def forward(self, x):
             return -one.network(x)
 
-    found = report_together({first: one, second: dataclasses.replace(other, network=Wrong())}, 0.1, "linf")
+    found = report_network_pairs({first: one, second: dataclasses.replace(other, network=Wrong())}, 0.1, "linf")
     assert found.sentences[0].startswith("How adversarial images carry over was not measured: only 0 of ")
     assert "so many points: 100 % (" in found.sentences[1]
 
@@ -200,7 +191,7 @@ def law(exponent):
 def test_exponents_that_differ_and_those_that_may_be_equal():
     torch.manual_seed(0)
     one, other, far = law(1.0), law(1.0), law(3.0)
-    spread = universality([Observation(x.exponent, x.exponent_interval, {}) for x in (one, far)])
+    spread = heterogeneity([Observation(x.exponent, x.exponent_interval, {}) for x in (one, far)])
     low, high = sorted((one.exponent, far.exponent))
     assert exponents_sentence({"a": one, "b": far}) == (
         f"The exponents of 2 networks lie between {low:.2f} and {high:.2f} and are not all equal (Cochran's Q, "
@@ -264,7 +255,7 @@ def test_trials_without_the_metrics_have_no_correlations():
 
 def test_the_page_holds_it_all(run, opened):
     text = render_report(run).replace("&#39;", "'")
-    for sentence in (*report_together(opened, 0.05, "linf").sentences, *correlations_sentences(run.trials)):
+    for sentence in (*report_network_pairs(opened, 0.05, "linf").sentences, *correlations_sentences(run.trials)):
         assert sentence in text
     assert text.count("dotted: the same with the mean gradient for all images (mean field).") == len(run.bundles)
     laws = worst_case_laws(run.bundles, "linf")

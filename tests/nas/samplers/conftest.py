@@ -4,7 +4,7 @@ import optuna
 import pytest
 from torch import nn
 
-from nas.samplers import Ended, History, StudySampler
+from nas.samplers import FinishedTrial, History, StudySampler
 from search_spaces import Choice, SearchSpace
 
 
@@ -34,7 +34,7 @@ def history_of():
 
     def make(space, trials=(), *, objectives=1, start=0, running=()):
         ended = [
-            Ended(number, space.key(architecture), architecture, values, constraints)
+            FinishedTrial(number, space.key(architecture), architecture, values, constraints)
             for number, (architecture, values, constraints) in enumerate(trials)
         ]
         keys = {each.key for each in ended} | {space.key(architecture) for architecture in running}

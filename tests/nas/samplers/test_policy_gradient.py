@@ -10,8 +10,8 @@ import optuna
 import pytest
 import torch
 
-from nas.samplers import SAMPLERS, Ended, History, PolicyGradient, Random, policy_gradient
-from nas.samplers.policy_gradient import Controller, _batches, _rewards
+from nas.samplers import SAMPLERS, FinishedTrial, History, PolicyGradient, Random, policy_gradient
+from nas.samplers.policy_gradient import PolicyNetwork, _batches, _rewards
 from search_spaces import cell201, darts
 
 
@@ -60,7 +60,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 def test_untrained_policy_is_uniform_over_the_values_of_each_choice():
-    controller = Controller([2, 5, 1, 3], hidden=8)
+    controller = PolicyNetwork([2, 5, 1, 3], hidden=8)
     drawn = controller.draw(4000, torch.Generator().manual_seed(0))
     for column, size in zip(drawn.T, (2, 5, 1, 3), strict=True):
         counts = torch.bincount(column, minlength=5)
@@ -71,7 +71,7 @@ def test_untrained_policy_is_uniform_over_the_values_of_each_choice():
 def test_probabilities_are_those_of_the_draws():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        controller = Controller([2, 3], hidden=8)
+        controller = PolicyNetwork([2, 3], hidden=8)
         torch.nn.init.normal_(controller.output)
     every = torch.tensor([[a, b] for a in range(2) for b in range(3)])
     with torch.no_grad():
@@ -289,7 +289,9 @@ def test_several_objectives(toy, search):
 @pytest.mark.parametrize(("space", "limit"), [(cell201(), 6), (darts(), 12)])
 def test_ten_thousand_trials_are_replayed_in_seconds(space, limit):
     generator = random.Random(0)
-    ended = tuple(Ended(number, f"{number}", space.sample(generator), (generator.random(),), {}) for number in range(10_000))
+    ended = tuple(
+        FinishedTrial(number, f"{number}", space.sample(generator), (generator.random(),), {}) for number in range(10_000)
+    )
     history = History(space, 1, ended, {e.key for e in ended}, 8, None, None, space.key)
     started = time.process_time()
     first = PolicyGradient().propose(history, 0)

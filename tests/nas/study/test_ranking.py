@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nas.config.schema import ObjectiveConfig
 from nas.pareto import hypervolume
-from nas.study.ranking import MOST_SPREAD, front, hypervolume_so_far, ranked, worth
+from nas.study.ranking import MOST_SPREAD, front, hypervolume_so_far, ranked, sort_key
 from nas.study.trial import Trial
 
 BOTH = ObjectiveConfig(minimise=("adversarial_error", "parameters"))
@@ -91,7 +91,7 @@ def test_least_worth_is_the_first():
         trial(2, parameters=2),
         trial(3, adversarial=0.6, parameters=1),
     ]
-    assert min(trials, key=lambda t: worth(t, BOTH)) == ranked(trials, BOTH)[0] == trials[2]
+    assert min(trials, key=lambda t: sort_key(t, BOTH)) == ranked(trials, BOTH)[0] == trials[2]
 
 
 def dominated(a, b, names):
@@ -117,7 +117,7 @@ def test_front_is_what_no_feasible_trial_dominates(points, objective):
     assert ranked(trials, objective)[: len(found)] == found
     assert sorted(t.number for t in ranked(trials, objective)) == list(range(len(trials)))
     if found:
-        assert found[0] == min(feasible, key=lambda t: worth(t, objective))
+        assert found[0] == min(feasible, key=lambda t: sort_key(t, objective))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=10, unique=True))

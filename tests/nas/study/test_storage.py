@@ -19,8 +19,8 @@ from nas.errors import ConfigError, RunError
 from nas.pipeline.events import TrialFinished
 from nas.pipeline.search import resume_events, search_events
 from nas.runs.folder import RunFolder
-from nas.runs.run import place_of, read_run
-from nas.study.storage import Place, close_storage, keep_backup, open_storage
+from nas.runs.run import read_run, study_location
+from nas.study.storage import StudyLocation, backup, close_storage, open_storage
 
 
 @pytest.fixture
@@ -79,13 +79,13 @@ class TestBackup:
 
     def test_is_whole_after_a_kill(self, config, tmp_path):
         run = begin_killed(config, tmp_path / "whole", 3, tmp_path / "run")
-        place = Place(run / "study.db")
-        keep_backup(place)
+        place = StudyLocation(run / "study.db")
+        backup(place)
         assert count(place.backup) == (3, "ok")
 
     def test_none_is_made_of_a_database_elsewhere_or_of_none(self, tmp_path):
-        for place in (Place(tmp_path / "study.db"), Place(tmp_path / "study.db", "sqlite:///elsewhere.db")):
-            keep_backup(place)
+        for place in (StudyLocation(tmp_path / "study.db"), StudyLocation(tmp_path / "study.db", "sqlite:///elsewhere.db")):
+            backup(place)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("content", [b"", b"not a database at all" * 300, None], ids=["empty", "text", "overwritten"])
@@ -113,7 +113,7 @@ class TestBackup:
         content[len(content) // 2 : len(content) // 2 + 9000] = b"\xff" * 9000
         (run / "study.db").write_bytes(content)
         with pytest.raises(RunError, match=r"malformed.*; the file is damaged; "):
-            keep_backup(Place(run / "study.db"))
+            backup(StudyLocation(run / "study.db"))
         assert (run / "study.db.backup").read_bytes() == before
 
     def test_message_names_it_and_following_it_mends_the_run(self, config, tmp_path, told, trials_only, cli):
@@ -311,10 +311,10 @@ class TestElsewhere:
 
     def test_place_is_named_by_a_file_of_the_folder(self, config, tmp_path):
         folder = RunFolder(tmp_path)
-        assert place_of(folder, config) == Place(tmp_path / "study.db")
+        assert study_location(folder, config) == StudyLocation(tmp_path / "study.db")
         folder.study_name.write_text("mine-01234567\n")
         shared = replace(config, search=replace(config.search, storage="sqlite:////x.db"))
-        assert place_of(folder, shared) == Place(tmp_path / "study.db", "sqlite:////x.db", "mine-01234567")
+        assert study_location(folder, shared) == StudyLocation(tmp_path / "study.db", "sqlite:////x.db", "mine-01234567")
 
 
 class TestUrls:
@@ -335,7 +335,7 @@ class TestUrls:
     def test_what_is_none_that_works_is_told_without_its_password(self, url, shown, message, tmp_path, monkeypatch):
         monkeypatch.setenv("PASSWORD", "hidden@word:/{}%")
         with pytest.raises(RunError) as caught:
-            open_storage(Place(tmp_path / "study.db", url, "mine"))
+            open_storage(StudyLocation(tmp_path / "study.db", url, "mine"))
         told = str(caught.value)
         assert told.startswith(f"study mine in {shown}: {message}")
         assert told.endswith(
@@ -355,12 +355,12 @@ class TestUrls:
         monkeypatch.setenv("HOST", "db.example.org:5433")
         url = make_url(_expanded(f"postgresql+psycopg2://me:{written}@$HOST/studies"))
         assert (url.username, url.password, url.host, url.port) == ("me", password, "db.example.org", 5433)
-        place = Place(Path("study.db"), f"postgresql+psycopg2://me:{written}@$HOST/studies", "mine")
+        place = StudyLocation(Path("study.db"), f"postgresql+psycopg2://me:{written}@$HOST/studies", "mine")
         assert str(place) == "study mine in postgresql+psycopg2://me:***@db.example.org:5433/studies"
 
     def test_all_of_it_may_be_in_a_variable(self, tmp_path, monkeypatch):
         monkeypatch.setenv("URL", f"sqlite:///{tmp_path / 'all.db'}")
-        close_storage(open_storage(Place(tmp_path / "study.db", "$URL", "mine")))
+        close_storage(open_storage(StudyLocation(tmp_path / "study.db", "$URL", "mine")))
         assert (tmp_path / "all.db").exists()
 
 

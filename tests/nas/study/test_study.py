@@ -6,18 +6,18 @@ from nas.config.schema import ObjectiveConfig
 from nas.errors import RunError
 from nas.runs.run import read_run
 from nas.spaces.options import open_space
-from nas.study.storage import Place, open_storage
+from nas.study.storage import StudyLocation, open_storage
 from nas.study.study import create_study, load_study, set_constraints
 from nas.study.trial import read_trials
 
 
 def made(path, config):
-    place = Place(path)
+    place = StudyLocation(path)
     return create_study(open_storage(place), place, config, open_space(config.space))
 
 
 def loaded(path):
-    place = Place(path)
+    place = StudyLocation(path)
     return load_study(open_storage(place), place)
 
 

@@ -19,7 +19,7 @@ from nas.pipeline.events import BundleFinished, EpochFinished
 from nas.pipeline.search import resume_events, search_events
 from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, Store, checkpoint_file, trial_file
 from nas.training.config import TrainingConfig
-from nas.training.early_stopping import Effort
+from nas.training.early_stopping import AttackBudget
 from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
 
@@ -219,7 +219,7 @@ def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, spli
 @pytest.mark.parametrize("broken", range(1, EPOCHS))
 def test_rungs_judge_the_same_after_a_break(broken, split, monkeypatch):
     late = dataclasses.replace(CONFIG, selection_from=0.8)
-    training = Training(split, monkeypatch, late, rungs={2: Effort(), 4: Effort()})
+    training = Training(split, monkeypatch, late, rungs={2: AttackBudget(), 4: AttackBudget()})
     weights, epochs, _ = training()
     store = Memory()
     training(store, until=broken)

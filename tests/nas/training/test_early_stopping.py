@@ -22,7 +22,7 @@ from nas.runs.run import read_run
 from nas.study.finalists import choose_finalists
 from nas.study.ranking import ranked
 from nas.training.config import TrainingConfig
-from nas.training.early_stopping import FEWEST_IMAGES, Effort, Halving
+from nas.training.early_stopping import FEWEST_IMAGES, AttackBudget, Halving
 from nas.training.epoch import EpochResult
 from nas.training.recipes import Standard
 from nas.training.train import train
@@ -90,15 +90,15 @@ class TestEffort:
         ],
     )
     def test_images(self, share, images, count):
-        assert Effort(images=share).count(images) == count
+        assert AttackBudget(images=share).count(images) == count
 
     @pytest.mark.parametrize(("share", "steps"), [(1.0, 10), (0.5, 5), (0.41, 5), (0.001, 1), (0.07, 7)])
     def test_steps(self, share, steps):
         attack = PGD(steps=100 if share == 0.07 else 10, step_size=0.5)
-        assert Effort(steps=share).of(attack) == PGD(steps=steps, step_size=0.5)
+        assert AttackBudget(steps=share).of(attack) == PGD(steps=steps, step_size=0.5)
 
     def test_attack_without_steps_stays(self):
-        assert Effort(steps=0.1).of(FGSM()) == FGSM()
+        assert AttackBudget(steps=0.1).of(FGSM()) == FGSM()
 
 
 def fronts(points):
@@ -121,7 +121,7 @@ class TestRule:
     def test_one_objective_goes_on_among_the_best_share(self, others, mine, tenths):
         places = max(1, math.floor(Fraction(10 * (len(others) + 1), tenths)))
         wanted = mine <= sorted([*others, mine])[places - 1]
-        assert Halving(reduction=tenths / 10).goes_on([mine], [[other] for other in others]) == wanted
+        assert Halving(reduction=tenths / 10).should_continue([mine], [[other] for other in others]) == wanted
 
     @given(
         st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=12), st.tuples(*[st.integers(0, 4)] * 3), st.integers(2, 4)
@@ -131,20 +131,20 @@ class TestRule:
         order = sorted(zip(fronts(points), (point[0] for point in points), strict=True))
         place = order.index((fronts(points)[-1], mine[0]))
         wanted = place < max(1, len(points) // reduction)
-        assert Halving(reduction=reduction).goes_on(mine, others) == wanted
+        assert Halving(reduction=reduction).should_continue(mine, others) == wanted
 
     def test_first_to_arrive_goes_on(self):
-        assert Halving().goes_on([0.9], [])
+        assert Halving().should_continue([0.9], [])
 
     def test_best_always_goes_on(self):
-        assert Halving(reduction=1000).goes_on([0.1], [[0.2], [0.3]])
-        assert not Halving(reduction=1000).goes_on([0.25], [[0.2], [0.3]])
+        assert Halving(reduction=1000).should_continue([0.1], [[0.2], [0.3]])
+        assert not Halving(reduction=1000).should_continue([0.25], [[0.2], [0.3]])
 
     def test_of_three_one_goes_on_and_of_six_two(self):
         halving = Halving(reduction=3)
-        assert not halving.goes_on([0.2], [[0.1], [0.3]])
-        assert not halving.goes_on([0.2], [[0.1], [0.3], [0.4], [0.5]])
-        assert halving.goes_on([0.2], [[0.1], [0.3], [0.4], [0.5], [0.6]])
+        assert not halving.should_continue([0.2], [[0.1], [0.3]])
+        assert not halving.should_continue([0.2], [[0.1], [0.3], [0.4], [0.5]])
+        assert halving.should_continue([0.2], [[0.1], [0.3], [0.4], [0.5], [0.6]])
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_rungs_are_measured_with_their_effort_and_kept_epochs_in_full(monkeypatc
     split = Split(torch.rand(200, 1, 2, 2), torch.arange(200) % 3, "")
     config = TrainingConfig(recipe=Standard(), selection=PGD(steps=8), selection_from=0.6)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
-    rungs = {1: Effort(0.4, 0.25), 2: Effort(0.5, 0.5), 4: Effort(0.7, 0.75)}
+    rungs = {1: AttackBudget(0.4, 0.25), 2: AttackBudget(0.5, 0.5), 4: AttackBudget(0.7, 0.75)}
     epochs = list(train(network, split, split, config, epsilon=0.1, epochs=5, seed=0, rungs=rungs))
     assert measured == [(80, 2), (100, 4), (200, 8), (200, 8)]
     assert [(e.rung, e.adversarial_error is None) for e in epochs] == [
@@ -237,7 +237,7 @@ def test_every_decision_is_the_rules_and_what_is_stopped_is_pruned(halved, store
     for trial, in_study in zip(run.trials, stored(halved), strict=True):
         for rung in trial.rungs:
             others = reached.setdefault(rung["epoch"], [])
-            assert rung["went_on"] == halving.goes_on(rung["point"], others)
+            assert rung["went_on"] == halving.should_continue(rung["point"], others)
             others.append(rung["point"])
         pruned = trial.state == "pruned"
         assert [rung["went_on"] for rung in trial.rungs] == [True] * (len(trial.rungs) - pruned) + [False] * pruned
@@ -316,7 +316,7 @@ def test_rung_is_judged_once(seconds, halved, tiny, told, stored, tmp_path, brea
     break_off(events, number, read_run(halved).trials[number].rungs[-1]["epoch"])
     assert stored(run)[number].state == TrialState.RUNNING
     assert stored(run)[number].user_attrs["rungs"][-1]["went_on"] is False
-    monkeypatch.setattr(Halving, "goes_on", lambda *args: 1 / 0)
+    monkeypatch.setattr(Halving, "should_continue", lambda *args: 1 / 0)
     events = resume_events(run)
     seen = []
     for event in events:

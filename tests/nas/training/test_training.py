@@ -11,7 +11,7 @@ from torch import nn
 
 from evaluators import FGSM, L2, PGD, Linf, radii
 from evaluators.attacks import margin
-from evaluators.engine.noise import Noise
+from evaluators.engine.noise import ImageNoise
 from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.data.dataset import Split
@@ -309,7 +309,7 @@ class TestRecipes:
     @pytest.fixture
     def batch(self, images):
         x, y = images(32), torch.arange(32) % 4
-        return x, y, Noise.of(0, torch.arange(32))
+        return x, y, ImageNoise.of(0, torch.arange(32))
 
     def test_names(self):
         assert {"standard": Standard, "adversarial": Adversarial} == RECIPES

@@ -10,7 +10,7 @@ from torch import nn
 from evaluators import FGSM, radii
 from nas.data import Split
 from nas.training.config import TrainingConfig
-from nas.training.early_stopping import Effort
+from nas.training.early_stopping import AttackBudget
 from nas.training.recipes import Standard
 from nas.training.train import train
 from nas.training.weight_average import ETA, average_of
@@ -84,18 +84,20 @@ def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(spl
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     followed = average_of(network)
     config = TrainingConfig(recipe=Standard(), batch_size=32, selection=FGSM(), selection_from=0.75, precision="float32")
-    step = torch.optim.SGD.step
+    original = torch.optim.SGD.step
 
-    def told(self, *args, **kwargs):
-        found = step(self, *args, **kwargs)
+    def step(self, *args, **kwargs):
+        found = original(self, *args, **kwargs)
         followed.update_parameters(network)
         states.append({name: value.clone() for name, value in followed.module.state_dict().items()})
         return found
 
     states = []
-    monkeypatch.setattr(torch.optim.SGD, "step", told)
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
     weights = []
-    for _ in train(network, split, split, config, epsilon=0.05, epochs=4, seed=0, rungs={2: Effort(), 4: Effort()}):
+    for _ in train(
+        network, split, split, config, epsilon=0.05, epochs=4, seed=0, rungs={2: AttackBudget(), 4: AttackBudget()}
+    ):
         weights.append({name: value.clone() for name, value in network.state_dict().items()})
     assert len(judged) == 2
     assert all(torch.allclose(judged[0][name], value) for name, value in states[2 * 3 - 1].items())

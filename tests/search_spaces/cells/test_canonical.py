@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces.cells.canonical import first_of_class
+from search_spaces.cells.canonical import canonical_cell
 from search_spaces.cells.expression import Expression, once, terms_of
 from search_spaces.cells.skeleton import Cell
 from search_spaces.cells.topology import all_pairs, edge_list, two_inputs
@@ -109,7 +109,7 @@ def test_form_is_the_first_of_its_class(name, strided):
     sample = every if len(every) < 300 else random.Random(0).sample(every, 300)
     for values in sample:
         graph = topology.graph(values, strided=strided)
-        form = topology.written(first_of_class(topology, operations, graph))
+        form = topology.written(canonical_cell(topology, operations, graph))
         assert form == seen[json.dumps(values)], values
 
 
@@ -120,7 +120,7 @@ def test_classes_of_cell201_are_those_of_another_algorithm():
     forms = {}
     for values in architectures(topology, operations):
         graph = topology.graph(values)
-        forms.setdefault(fingerprint(graph), set()).add(first_of_class(topology, operations, graph))
+        forms.setdefault(fingerprint(graph), set()).add(canonical_cell(topology, operations, graph))
     assert len(forms) == 5554
     assert all(len(found) == 1 for found in forms.values())
 
@@ -166,9 +166,9 @@ def test_form_computes_the_same(name, strided, seed):
     generator = random.Random(seed)
     values = {key: generator.choice(choice.values) for key, choice in topology.choices(operations).items()}
     graph = topology.graph(values, strided=strided)
-    form = topology.written(first_of_class(topology, operations, graph))
+    form = topology.written(canonical_cell(topology, operations, graph))
     again = topology.graph(form, strided=strided)
-    assert topology.written(first_of_class(topology, operations, again)) == form
+    assert topology.written(canonical_cell(topology, operations, again)) == form
     for a, b in zip(outputs_of(graph), outputs_of(again), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max().clamp(min=1)))
 
@@ -193,7 +193,7 @@ def test_form_is_that_of_the_same_cell_written_otherwise(name, seed):
         ),
         tuple(sorted(places[node] for node in graph.outputs)),
     )
-    assert first_of_class(topology, operations, turned) == first_of_class(topology, operations, graph)
+    assert canonical_cell(topology, operations, turned) == canonical_cell(topology, operations, graph)
 
 
 def turned_places(graph, topology, generator):
@@ -214,7 +214,7 @@ def test_cells_of_too_many_ways_to_write_them_are_given_up():
     pairs = {3: "1,2", 4: "1,3", 5: "3,4", 6: "1,5"}
     values = {"node2_inputs": "0,1"} | {f"node{node}_inputs": pair for node, pair in pairs.items()}
     values |= {f"node{node}_op{k}": "avgpool3x3" for node in range(2, 7) for k in (1, 2)}
-    assert first_of_class(topology, operations, topology.graph(values)) is None
+    assert canonical_cell(topology, operations, topology.graph(values)) is None
 
 
 class TestRules:
@@ -222,7 +222,7 @@ class TestRules:
 
     def form(self, **edges):
         values = dict.fromkeys(self.topology.choices(self.operations), "none") | edges
-        written = self.topology.written(first_of_class(self.topology, self.operations, self.topology.graph(values)))
+        written = self.topology.written(canonical_cell(self.topology, self.operations, self.topology.graph(values)))
         return {edge: operation for edge, operation in written.items() if operation != "none"}
 
     def test_what_reaches_no_output_is_not_there(self):
@@ -248,7 +248,7 @@ class TestRules:
         twice = {"node2_op1": "skip", "node2_op2": "none", "node3_inputs": "0,1", "node3_op1": "skip", "node3_op2": "none"}
         once_ = {"node2_op1": "skip", "node2_op2": "none", "node3_inputs": "0,2", "node3_op1": "none", "node3_op2": "skip"}
         forms = {
-            strided: [first_of_class(topology, operations, topology.graph(v, strided=strided)) for v in (twice, once_)]
+            strided: [canonical_cell(topology, operations, topology.graph(v, strided=strided)) for v in (twice, once_)]
             for strided in (False, True)
         }
         assert forms[False][0] == forms[False][1]
@@ -257,7 +257,7 @@ class TestRules:
     def test_the_inputs_of_a_cell_keep_their_places(self):
         topology, operations = all_pairs(3, inputs=2), ("none", "skip", "conv1x1")
         forms = {
-            first_of_class(topology, operations, topology.graph({"edge02": a, "edge12": b}))
+            canonical_cell(topology, operations, topology.graph({"edge02": a, "edge12": b}))
             for a, b in (("skip", "conv1x1"), ("conv1x1", "skip"))
         }
         assert len(forms) == 2
@@ -299,7 +299,7 @@ def test_the_literatures_count_of_cell201_comes_of_a_coarser_rule():
     cut = ("skip", "none", "conv1x1", "none", "none", "conv1x1")
     uncut = ("skip", "none", "none", "none", "none", "none")
     forms = {
-        cell: first_of_class(topology, operations, topology.graph(dict(zip(names, cell, strict=True))))
+        cell: canonical_cell(topology, operations, topology.graph(dict(zip(names, cell, strict=True))))
         for cell in (cut, uncut)
     }
     assert len(forms) == 2

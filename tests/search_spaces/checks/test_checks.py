@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from search_spaces import Choice, SearchSpace, cell201, cell_space, darts, macro, nasnet, robnet
-from search_spaces.checks.run import CHECKS, Finding, check_space
+from search_spaces.checks.run import CHECKS, CheckResult, check_space
 from search_spaces.spaces.mlp import mlp
 
 OPERATIONS = ("none", "skip", "conv")
@@ -136,7 +136,7 @@ def the_one(check, found):
 def test_a_sound_space_passes_and_it_is_told_what_was_seen():
     findings = {finding.check: finding for finding in check_space(space(), samples=12)}
     assert failed(findings.values()) == {}
-    assert all(isinstance(f, Finding) and f.message and f.architecture is None for f in findings.values())
+    assert all(isinstance(f, CheckResult) and f.message and f.architecture is None for f in findings.values())
     assert findings["builds"].message == "12 architectures, for images (3, 32, 32), (1, 28, 28), (3, 24, 40)"
     assert findings["reachable"].message == "11 values of 4 choices"
     # All 54 architectures of the space. Nine pairs of operations, of which three are out of order and four, of these one,

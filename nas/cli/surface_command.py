@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.output_folder import prepared, writing
+from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def surface(
         from nas.analysis.surface.surface import image_surfaces
 
         config = _settings(network, image, data, attack, epsilon, {k: v for k, v in further.items() if v is not None})
-        with prepared(out, "surfaces", "surface.json"):
+        with output_folder(out, "surfaces", "surface.json"):
             found = image_surfaces(network, config)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; surfaces are made in one go, and nothing of these was kept", err=True)
@@ -111,7 +111,7 @@ def _settings(
     from nas.analysis.surface.config import SurfaceConfig
     from nas.cli.profile_options import settings_of
     from nas.errors import ConfigError
-    from nas.validation import FaultsError
+    from nas.validation import ValidationError
 
     search = search_of(network)
     size, norm = search or (None, "linf")
@@ -134,7 +134,7 @@ def _settings(
         raise ConfigError([f"--epsilon must be given for an attack in {used.norm.name}: the bundle's search was in {norm}"])
     try:
         return SurfaceConfig(data=read.data, image=image, attack=used, epsilon=grid[0], **further)  # type: ignore[arg-type]
-    except FaultsError as error:
+    except ValidationError as error:
         raise ConfigError([f"surface: {key} {message}" for key, message in error.faults]) from error
 
 
@@ -185,7 +185,7 @@ def _print_around(out: Console, found: Neighbourhood, wrong: str) -> None:
     """Prints the shares of balls around the adversarial image that stay adversarial, and what is proved of its class."""
     from rich.table import Table
 
-    from evaluators import NoBound
+    from evaluators.bounds import NoBound
     from nas.plots.style import NORM_NAMES
 
     norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.output_folder import prepared, writing
+from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def profile(
         from nas.cli.profile_tables import print_profile
 
         config = settings_of(network, data=data, attacks=attacks, norm=norm, epsilons=epsilons, others=others)
-        with prepared(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
+        with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
             found = profile_network(network, config, progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a profile is made in one go, and nothing of this one was kept", err=True)

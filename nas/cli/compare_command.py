@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas.cli.output_folder import prepared, writing
+from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def compare(
         name_networks(networks, names)  # What is wrong with them comes before what is wrong with their data.
         others = {"images": images, "seed": seed, "device": device}
         config = settings_of(networks, data=data, attacks=attacks, epsilons=epsilons, others=others)
-        with prepared(out, "a comparison", "compare.json"), progress_bar() as progress:
+        with output_folder(out, "a comparison", "compare.json"), progress_bar() as progress:
             found = compare_networks(networks, config, names=names, progress=progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a comparison is made in one go, and nothing of this one was kept", err=True)

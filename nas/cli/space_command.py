@@ -36,7 +36,7 @@ SAMPLES, SHAPE, CLASSES = 100, (3, 32, 32), 10
 @click.option(
     "--count", type=click.IntRange(1), default=1, show_default=True, help="Draw so many: FILE-1.svg, FILE-2.svg, ..."
 )
-@click.option("--check", "checked", is_flag=True, help="Check that the space holds what a search takes for granted.")
+@click.option("--check", "checked", is_flag=True, help="CheckResult that the space holds what a search takes for granted.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def space(
     space: str,

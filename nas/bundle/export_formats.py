@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS = "weights.safetensors"
-FORMS = (WEIGHTS, "model.pt2", "model.onnx")
+FORMATS = (WEIGHTS, "model.pt2", "model.onnx")
 
 
-def write_forms(network: nn.Module, example: Tensor, folder: Path) -> None:
+def write_formats(network: nn.Module, example: Tensor, folder: Path) -> None:
     """Writes all forms of a network in evaluation mode on the CPU.
 
     Args:
@@ -70,7 +70,7 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
     """Returns the logits (N, K) that one form gives for images x (N, C, H, W).
 
     Args:
-        form: One of `FORMS`.
+        form: One of `FORMATS`.
         folder: The bundle.
         x: Images on the CPU.
         network: What weights.safetensors was loaded into.
