@@ -132,14 +132,9 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write report.html and leaderboard.csv of the run in folder RUN, finished or not."""
-    from nas.reports.page import write_report
-    from nas.runs.leaderboard import write_leaderboard
-    from nas.runs.run import read_run
+    from nas.reports.page import report as write
 
-    found = read_run(run)
-    write_leaderboard(found.folder, found.trials, found.config.objective)
-    write_report(found)
-    click.echo(found.folder.report)
+    click.echo(write(run))
 
 
 @commands.command()

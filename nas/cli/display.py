@@ -150,7 +150,7 @@ class _View:
         self._task = self._whole.add_task("trials", total=None, speed="")
         # A line for each trial in hand, and for the bundle in hand, by name.
         self._lines: dict[str, TaskID] = {}
-        self._ended = dict.fromkeys(("rejected", "pruned", "failed"), 0)
+        self._ended = dict.fromkeys(("infeasible", "pruned", "failed"), 0)
         self._last, self._since, self._seen = "", time.monotonic(), 0
         self.group = Group(self._whole, self._training, self._best, self._counts)
 

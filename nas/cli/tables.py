@@ -26,7 +26,8 @@ def print_status(found: dict[str, Any], console: Console | None = None) -> None:
     console.print(f"{found['run']}: {found['state']}", soft_wrap=True, markup=False)
     console.print(
         f"{ended} of {trials['total']} trials: {trials['complete']} complete ({found['duplicates']} from the cache), "
-        f"{trials['rejected']} rejected, {trials['pruned']} pruned, {trials['failed']} failed, {trials['running']} running"
+        f"{trials['infeasible']} infeasible, {trials['pruned']} pruned, {trials['failed']} failed, "
+        f"{trials['running']} running"
     )
     if found["trials_per_minute"] is not None:
         left = found["seconds_left"]

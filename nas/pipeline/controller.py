@@ -21,7 +21,7 @@ from nas.samplers.study_sampler import KEY, PROPOSED
 from nas.seeds import seed_of
 from nas.study.ranking import sort_key
 from nas.study.study import SESSION, set_constraint, set_constraints, tell_failed, tell_outcome, tell_pruned, tell_values
-from nas.study.trial import Trial, read_trial, read_trials
+from nas.study.trial import Trial, read_rungs, read_trial, read_trials
 from nas.training.checkpoints import trial_file
 from nas.training.epoch import EpochResult
 
@@ -166,20 +166,20 @@ class Controller:
         trial, known = self._open[job.number]
         stopping = self._config.search.stopping
         assert stopping is not None
-        earlier = trial.user_attrs.get("rungs", [])
+        earlier = read_rungs(trial.user_attrs)
         for rung in earlier:  # Told again by a trial that goes on from its checkpoint.
             if rung["epoch"] == epoch.epoch:
-                return not rung["went_on"]
+                return not rung["promoted"]
         point = rung_point(epoch, known, self._config.objective.minimise)
         others = self._rungs.setdefault(epoch.epoch, {})
-        went_on = stopping.should_continue(point, [other for number, other in others.items() if number != job.number])
+        promoted = stopping.should_continue(point, [other for number, other in others.items() if number != job.number])
         others[job.number] = point
         # Optuna takes these for one objective alone; a process that was killed before the last line has told it already.
         reported = self._study.get_trials(deepcopy=False)[job.number].intermediate_values
         if len(self._config.objective.minimise) == 1 and epoch.epoch not in reported:
             trial.report(point[0], epoch.epoch)
-        trial.set_user_attr("rungs", [*earlier, {"epoch": epoch.epoch, "point": point, "went_on": went_on}])
-        return not went_on
+        trial.set_user_attr("rungs", [*earlier, {"epoch": epoch.epoch, "point": point, "promoted": promoted}])
+        return not promoted
 
     def _tell(self, job: Job, outcome: TrialResult) -> Trial:
         trial, known = self._open.pop(job.number)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,7 +20,7 @@ from nas.evaluation.table import open_table
 from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.pipeline.controller import Controller, check_some_complete, check_space
 from nas.pipeline.earlier_run import resolve_earlier_runs
-from nas.pipeline.events import FinalistsLacking, RunFinished, RunStarted
+from nas.pipeline.events import EpochFinished, FinalistsLacking, RunFinished, RunStarted
 from nas.pipeline.retrain import make_bundles
 from nas.reports.page import write_report
 from nas.reports.verdict import verdicts
@@ -39,26 +41,60 @@ if TYPE_CHECKING:
     from nas.pipeline.events import Event
 
 
-def search(config: Config | None = None, run: Path | str = "runs/search") -> Run:
-    """Runs a search in a new folder, without a display, and returns the finished run.
+OnEvent = Callable[["Event"], object]
+
+
+def search(config: Config | None = None, run: Path | str = "runs/search", *, on_event: OnEvent | None = None) -> Run:
+    """Runs a search in a new folder and returns the finished run.
+
+    Args:
+        config: The settings; None for the defaults.
+        run: The folder, which must not exist or be empty.
+        on_event: Called with each event of the run, in the thread of the caller.
 
     Raises:
         HardcellError: the config, the data or the folder cannot be used, or every trial failed.
     """
-    for _ in search_events(config or Config(), Path(run)):
-        pass
+    _consume(search_events(config or Config(), Path(run)), on_event)
     return read_run(run)
 
 
-def resume(run: Path | str) -> Run:
-    """Goes on with a run, without a display, and returns it finished; a finished run gets a fresh report.
+def resume(run: Path | str, *, on_event: OnEvent | None = None) -> Run:
+    """Resumes a run and returns it finished; a finished run gets a fresh report.
+
+    Args:
+        run: The run's folder.
+        on_event: Called with each event of the run, in the thread of the caller.
 
     Raises:
-        HardcellError: the folder holds no run that can go on, or every trial failed.
+        HardcellError: the folder holds no run that can be resumed, or every trial failed.
     """
-    for _ in resume_events(Path(run)):
-        pass
+    _consume(resume_events(Path(run)), on_event)
     return read_run(run)
+
+
+def export(run: Path | str, top: int = 1, *, on_event: OnEvent | None = None) -> Run:
+    """Retrains, profiles and exports the best architectures of a run, finished or not, and returns the run.
+
+    Args:
+        run: The run's folder.
+        top: Number of architectures.
+        on_event: Called with each event, in the thread of the caller.
+
+    Raises:
+        HardcellError: the folder holds no run, or no trial is complete.
+    """
+    _consume(export_events(Path(run), top), on_event)
+    return read_run(run)
+
+
+def _consume(events: Iterator[Event], on_event: OnEvent | None) -> None:
+    """Runs through events; each is logged, and passed to `on_event`."""
+    logger = logging.getLogger("hardcell")
+    for event in events:
+        logger.log(logging.DEBUG if isinstance(event, EpochFinished) else logging.INFO, "%s", event)
+        if on_event is not None:
+            on_event(event)
 
 
 def search_events(config: Config, path: Path) -> Iterator[Event]:

@@ -31,12 +31,15 @@ from nas.reports.search_figures import (
 from nas.reports.statistics_text import correlations_sentences, exponents_sentence, nearest_sentence
 from nas.reports.surfaces import report_surfaces
 from nas.reports.verdict import verdicts
+from nas.runs.leaderboard import write_leaderboard
+from nas.runs.run import read_run
 from nas.spaces.options import open_space
 from nas.study.ranking import front, ranked
 from nas.study.trial import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from nas.bundle.load import Bundle
     from nas.runs.run import Run
@@ -48,6 +51,18 @@ CAPTIONS = {
     "corruptions": "Error under common corruptions.",
     "certificates": "Certified error of the network smoothed by noise.",
 }
+
+
+def report(path: Path | str) -> Path:
+    """Writes report.html and leaderboard.csv of a run, finished or not, and returns the page's path.
+
+    Raises:
+        HardcellError: there is no run in the folder, or its config or study is damaged.
+    """
+    run = read_run(path)
+    write_leaderboard(run.folder, run.trials, run.config.objective)
+    write_report(run)
+    return run.folder.report
 
 
 def write_report(run: Run) -> None:

@@ -141,7 +141,7 @@ def rungs_reached(trials: Sequence[Trial]) -> str:
             if not trial.rungs:
                 continue
             epochs, errors = [rung["epoch"] for rung in trial.rungs], [rung["point"][0] for rung in trial.rungs]
-            stopped = not trial.rungs[-1]["went_on"]
+            stopped = not trial.rungs[-1]["promoted"]
             axes.plot(epochs, errors, "-", color=GREY if stopped else COLOURS[0], linewidth=0.8, alpha=0.7)
             axes.plot(epochs[-1:], errors[-1:], "x" if stopped else "o", color=GREY if stopped else COLOURS[0], markersize=5)
         axes.set(xlabel="epoch", ylabel="adversarial error at the rung")

@@ -33,7 +33,7 @@ def speed_of(trials: Sequence[Trial], since: float = 0.0) -> float | None:
     return 60 * len(ended) / seconds if len(ended) > 1 and seconds > 0 else None
 
 
-def status_of(path: Path) -> dict[str, Any]:
+def status_of(path: Path | str) -> dict[str, Any]:
     """Returns the state of a run: counts, speed, workers, its best candidates, its bundles and those that are damaged.
 
     `state` is running, finished, or interrupted: not finished, and no process is working on it.

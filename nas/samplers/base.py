@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -29,7 +29,7 @@ class FinishedTrial:
         number: Its number.
         key: Hash of its canonical architecture.
         architecture: The architecture, as it was proposed.
-        values: The objectives, all to be minimised; None where it has none: it failed, was rejected, or was pruned.
+        values: The objectives, all to be minimised; None where it has none: it failed, was infeasible, or was pruned.
         constraints: Excess over each bound, by name, feasible where 0 or less; those that are known.
     """
 
@@ -59,6 +59,7 @@ class History:
         study: The study, for samplers of Optuna.
         trial: The trial, for samplers of Optuna.
         key_of: Returns the hash of an architecture's canonical form, each computed once.
+        cache: What a sampler has computed for earlier proposals of this study, by its class; no proposal depends on it.
     """
 
     space: SearchSpace
@@ -69,6 +70,7 @@ class History:
     study: Study = field(repr=False)
     trial: FrozenTrial = field(repr=False)
     key_of: Callable[[Architecture], str] = field(repr=False)
+    cache: dict[type[Sampler], Any] = field(default_factory=dict, repr=False)
 
     @property
     def measured(self) -> tuple[FinishedTrial, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -18,15 +19,16 @@ import torch
 from torch import nn
 
 from nas.pareto import constrained_rank
-from nas.samplers.base import Sampler
+from nas.samplers.base import FinishedTrial, Sampler
+from search_spaces import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
-    from nas.samplers.base import FinishedTrial, History
-    from search_spaces import Choice, Value
+    from nas.samplers.base import History
+    from search_spaces import Value
 
 # Architectures drawn for one proposal, of which the first new one is taken.
 DRAWS = 16
@@ -181,22 +183,22 @@ class Policy:
         return probabilities.gather(-1, places[..., None])[..., 0]
 
 
-# The policies of the studies that were asked about last: settings, choices, the trials learnt from, the policy. They
-# follow from these alone, so nothing but time depends on what is in here.
-_kept: list[tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ...], Policy]] = []
+# Settings, choices, the trials learnt from, and the policy that follows from these.
+Learnt = tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ...], Policy]
 
 
 def _learnt(settings: PolicyGradient, history: History) -> Policy:
     """Returns the policy that has learnt from all whole batches, continuing the one that has learnt from most of them."""
+    kept: list[Learnt] = history.cache.setdefault(PolicyGradient, [])
     batches, choices = list(_batches(len(history.ended), settings.batch)), history.space.choices
     trials = history.ended[: batches[-1].stop] if batches else ()
     fitting = [
-        entry for entry in _kept if entry[:2] == (settings, choices) and entry[2] == trials[: len(entry[2])] and entry[2]
+        entry for entry in kept if entry[:2] == (settings, choices) and entry[2] == trials[: len(entry[2])] and entry[2]
     ]
     if fitting:
         entry = max(fitting, key=lambda entry: len(entry[2]))
         # Taken out while it is changed: an interrupt would leave it half changed.
-        _kept[:] = [other for other in _kept if other is not entry]
+        kept[:] = [other for other in kept if other is not entry]
         known, policy = entry[2:]
     else:
         seed = zlib.crc32("".join(ended.key for ended in trials[: settings.batch]).encode())
@@ -205,7 +207,7 @@ def _learnt(settings: PolicyGradient, history: History) -> Policy:
         if batch.start >= len(known):
             policy.learn(trials[batch], trials[max(0, batch.start - COMPARED) : batch.start])
     if trials:
-        _kept[:] = [*_kept[1 - KEPT :], (settings, choices, trials, policy)]
+        kept[:] = [*kept[1 - KEPT :], (settings, choices, trials, policy)]
     return policy
 
 

@@ -53,6 +53,7 @@ class StudySampler(BaseSampler):
         self._keys = {} if keys is None else keys
         self._ended: dict[int, tuple[FrozenTrial, FinishedTrial]] = {}
         self._exhausted = -1
+        self._cache: dict[type[Sampler], Any] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns all choices: they are proposed together."""
@@ -101,6 +102,7 @@ class StudySampler(BaseSampler):
             study=study,
             trial=trial,
             key_of=self.key_of,
+            cache=self._cache,
         )
 
     def key_of(self, architecture: Architecture) -> str:

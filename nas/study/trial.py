@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from optuna.trial import TrialState
 
+from nas.renamed import RUNG_KEYS, rename_keys
+
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 # The states of a trial in our words.
 STATES = {
     TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "rejected",
+    TrialState.PRUNED: "infeasible",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
@@ -24,7 +26,7 @@ STATES = {
 
 
 # Those of them in which a trial has ended.
-ENDED = ("complete", "rejected", "pruned", "failed")
+ENDED = ("complete", "infeasible", "pruned", "failed")
 
 
 @final
@@ -34,13 +36,13 @@ class Trial:
 
     Attributes:
         number: Its number, from 0.
-        state: complete, rejected (by a constraint, before training), pruned (by early stopping), failed, running or waiting.
+        state: complete, infeasible (by a constraint, before training), pruned (by early stopping), failed, running, waiting.
         key: Hash of the canonical architecture; empty if it was not proposed yet.
         architecture: The canonical architecture.
         metrics: Metrics by name; those that are known.
         violation: Sum of the excesses over the constraints; 0 where it is feasible.
         seconds: Wall time of training and scoring.
-        reason: Why it failed or was rejected.
+        reason: Why it failed or was infeasible.
         duplicate_of: Number of the trial whose results it shares.
         epochs: One mapping an epoch.
         rungs: One mapping for each rung that it reached: epoch, point (what it was judged by), and whether it went on.
@@ -69,11 +71,16 @@ class Trial:
     random: bool = False
 
 
+def read_rungs(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the rungs that a trial has reached, from its attributes in the study."""
+    return [rename_keys(rung, RUNG_KEYS) for rung in attributes.get("rungs", ())]
+
+
 def read_trial(trial: FrozenTrial) -> Trial:
     """Returns what a trial of the study holds."""
     attributes = trial.user_attrs
-    rungs = attributes.get("rungs", ())
-    stopped = trial.state == TrialState.PRUNED and rungs and not rungs[-1]["went_on"]
+    rungs = read_rungs(attributes)
+    stopped = trial.state == TrialState.PRUNED and rungs and not rungs[-1]["promoted"]
     return Trial(
         number=trial.number,
         state="pruned" if stopped else STATES[trial.state],

@@ -44,7 +44,8 @@ def test_every_config_is_valid(name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("digits.yaml", marks=pytest.mark.slow), "own_space.yaml", "own_cells.yaml", "own_attack.yaml"]
+    "name",
+    [pytest.param("digits.yaml", marks=pytest.mark.slow), "custom_space.yaml", "custom_cells.yaml", "custom_attack.yaml"],
 )
 def test_searches_on_digits_run(name, tmp_path):
     run = nas.search(nas.load_config(EXAMPLES / name, SMALLEST), run=tmp_path / "run")

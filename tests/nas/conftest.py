@@ -196,7 +196,7 @@ def stored():
 
 
 @pytest.fixture(scope="session")
-def format_error(stored):
+def study_content(stored):
     """Returns everything that a run's study says of its trials but times, the machine, and how often each was started."""
 
     def read(path):

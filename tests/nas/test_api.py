@@ -5,8 +5,10 @@ import inspect
 import pkgutil
 
 import pytest
+import torch
 
 import nas
+from nas.errors import NetworkError
 
 
 @pytest.mark.parametrize("name", nas.__all__)
@@ -34,14 +36,14 @@ def test_no_module_takes_the_place_of_a_name():
 
 
 @pytest.mark.slow
-def test_search_in_python_gives_the_trials_of_the_command_line(tiny, tmp_path, cli, told, tiny_file):
+def test_search_in_python_gives_the_trials_of_the_command_line(tiny, tmp_path, cli, study_content, tiny_file):
     overrides = ["search.trials=3", "finalists.references=false", "finalists.epochs=1"]
     found = nas.search(tiny(*overrides), run=tmp_path / "python")
     code, _, err = cli(
         "search", tiny_file, "--run", tmp_path / "shell", *(part for key in overrides for part in ("--set", key))
     )
     assert code == 0, err
-    assert told(tmp_path / "python") == told(tmp_path / "shell")
+    assert study_content(tmp_path / "python") == study_content(tmp_path / "shell")
     assert [trial.number for trial in found.trials] == [0, 1, 2]
     again = nas.read_run(tmp_path / "shell")
     assert [b.name for b in again.bundles] == [b.name for b in found.bundles]
@@ -58,3 +60,60 @@ def test_finished_run_reads_back(finished_run, tiny):
     assert len(found.trials) == 6
     assert [bundle.role for bundle in found.bundles] == ["finalist", "random", "residual"]
     assert nas.load_config(finished_run / "config.yaml") == found.config
+
+
+def test_events_are_passed_on_and_logged(run_copy, caplog):
+    seen = []
+    with caplog.at_level("INFO", logger="hardcell"):
+        run = nas.resume(run_copy, on_event=seen.append)
+    assert [type(event).__name__ for event in seen] == ["RunStarted", "FinalistsStarted", "RunFinished"]
+    assert len(caplog.records) == 3
+    assert "RunFinished" in caplog.text
+    assert len(run.trials) == 6
+
+
+def test_library_is_silent_by_default(capfd, finished_run):
+    assert nas.status(finished_run)["state"] == "finished"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_report_and_leaderboard_are_written_anew(run_copy):
+    (run_copy / "report.html").unlink()
+    (run_copy / "leaderboard.csv").unlink()
+    assert nas.report(str(run_copy)) == run_copy / "report.html"
+    assert (run_copy / "report.html").exists()
+    assert (run_copy / "leaderboard.csv").exists()
+
+
+def test_export_leaves_what_is_there(run_copy):
+    seen = []
+    run = nas.export(run_copy, on_event=seen.append)
+    assert [bundle.role for bundle in run.bundles] == ["finalist", "random", "residual"]
+    assert [type(event).__name__ for event in seen] == ["FinalistsStarted"]
+
+
+class TestBuild:
+    def test_has_the_shapes_of_the_stored_network(self, bundle_copy):
+        network, trained = nas.build(bundle_copy), nas.load(bundle_copy)
+        shapes = [parameter.shape for parameter in network.parameters()]
+        assert shapes == [parameter.shape for parameter in trained.parameters()]
+
+    def test_at_another_size(self, bundle_copy):
+        network = nas.build(bundle_copy / "architecture.yaml", input_shape=(3, 16, 16), num_classes=7, channels=12)
+        assert network(torch.rand(2, 3, 16, 16)).shape == (2, 7)
+
+    def test_same_seed_same_weights(self, bundle_copy):
+        first, again, other = (nas.build(bundle_copy, seed=seed).state_dict() for seed in (0, 0, 1))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert any(not torch.equal(first[name], other[name]) for name in first)
+
+    def test_what_cannot_be_built_is_named(self, tmp_path, bundle_copy):
+        with pytest.raises(NetworkError, match=r"gone\.yaml: No such file"):
+            nas.build(tmp_path / "gone.yaml")
+        (tmp_path / "other.yaml").write_text("[1]", encoding="utf-8")
+        with pytest.raises(NetworkError, match=r"other\.yaml: must hold space, architecture"):
+            nas.build(tmp_path / "other.yaml")
+        with pytest.raises(NetworkError, match=r"input_shape must be \(channels, height, width\)"):
+            nas.build(bundle_copy, input_shape=(3, 32))
+        with pytest.raises(NetworkError, match=r"no network can be built: .*channels"):
+            nas.build(bundle_copy, channels=0)

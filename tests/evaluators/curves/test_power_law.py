@@ -12,7 +12,7 @@ from evaluators import NoPowerLaw, PowerLaw, error_curve, fit_power_law
 from evaluators.curves.power_law_window import choose_windows
 
 # The same curves and draws as in the table of coverages.
-COVERAGE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "coverage.py"))
+COVERAGE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))
 CURVES, measure = COVERAGE["CURVES"], COVERAGE["measure"]
 GRID = np.geomspace(0.001, 0.1, 16)
 

@@ -561,18 +561,18 @@ def test_settings_are_plain_data_too():
 def test_the_usual_attacks_are_of_the_norm_of_the_searches(bundle_copy, tmp_path, monkeypatch):
     other = shutil.copytree(bundle_copy, tmp_path / "other")
 
-    def format_error(*sources):
+    def attack_norms(*sources):
         config = settings_of([*map(str, sources)], data=None, attacks=(), epsilons=(), others={})
         return {name: attack.norm.name for name, attack in config.attacks.items()}
 
-    assert format_error(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    assert attack_norms(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
     searched = {bundle_copy: "l2", other: "l2"}
-    monkeypatch.setattr("nas.analysis.compare.config.epsilon_and_norm", lambda record: (0.5, searched[record["folder"]]))
+    monkeypatch.setattr("nas.analysis.network_source.epsilon_and_norm", lambda record: (0.5, searched[record["folder"]]))
     read = read_manifest
-    monkeypatch.setattr("nas.analysis.compare.config.read_manifest", lambda folder: {**read(folder), "folder": folder})
-    assert format_error(bundle_copy, other) == {"fgsm": "l2", "pgd": "l2", "fmn": "l2"}
+    monkeypatch.setattr("nas.analysis.network_source.read_manifest", lambda folder: {**read(folder), "folder": folder})
+    assert attack_norms(bundle_copy, other) == {"fgsm": "l2", "pgd": "l2", "fmn": "l2"}
     searched[other] = "linf"
-    assert format_error(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    assert attack_norms(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
     assert default_attacks("linf") == CompareConfig().attacks
 
 

@@ -152,7 +152,7 @@ def test_status_of_a_finished_run_as_json(finished_run, cli):
     assert (code, err) == (0, "")
     assert found["state"] == "finished"
     assert found["trials"]["total"] == 6
-    assert sum(found["trials"][state] for state in ("complete", "rejected", "failed", "running")) == 6
+    assert sum(found["trials"][state] for state in ("complete", "infeasible", "failed", "running")) == 6
     assert [row["rank"] for row in found["best"]] == list(range(1, len(found["best"]) + 1))
     errors = [row["metrics"]["adversarial_error"] for row in found["best"]]
     assert errors == sorted(errors)
@@ -210,7 +210,7 @@ def test_tables_are_not_cut_where_there_is_no_terminal(finished_run, cli, monkey
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = cli("status", finished_run)
     lines = out.splitlines()
-    assert "6 of 6 trials: 6 complete (0 from the cache), 0 rejected, 0 pruned, 0 failed, 0 running" in lines
+    assert "6 of 6 trials: 6 complete (0 from the cache), 0 infeasible, 0 pruned, 0 failed, 0 running" in lines
     assert "…" not in out
     for bundle in read_run(finished_run).bundles:
         (line,) = (line for line in lines if bundle.name in line)
@@ -242,7 +242,7 @@ METRICS = {"parameters": 13458.0, "macs": 100764.0, "clean_error": 0.018, "adver
     ],
     ids=["the default", "one", "cheap", "several"],
 )
-def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, told, best):
+def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, study_content, best):
     objective = ObjectiveConfig(minimise=tuple(minimise), constraints=constraints)
     trial = Trial(0, "complete", "key", {}, METRICS, violation=0, seconds=3.0, reason=None, duplicate_of=None)
     console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
@@ -281,7 +281,7 @@ def test_live_display_on_a_terminal(own, tmp_path):
     shown = console.file.getvalue()
     assert "The search beat nobody." in shown
     assert "\x1b[" in shown
-    for said in ("trials", "best so far: adversarial error", "rejected", "failed", "last: RuntimeError: a broken layer"):
+    for said in ("trials", "best so far: adversarial error", "infeasible", "failed", "last: RuntimeError: a broken layer"):
         assert said in shown
     assert f"report: {tmp_path / 'run' / 'report.html'}" in shown.replace("\n", "")
 
@@ -533,7 +533,7 @@ def test_disk_full_in_the_midst_of_a_file_leaves_the_old_one(run_copy):
     assert not list(run_copy.glob(".*partial"))
 
 
-def test_disk_full_while_the_study_is_written(cli, tiny_file, tmp_path, trials_only, told, finished_run):
+def test_disk_full_while_the_study_is_written(cli, tiny_file, tmp_path, trials_only, study_content, finished_run):
     run = tmp_path / "run"
     with largest_file(112 * 1024):  # Enough for an empty study, which has 100 KiB, and not for its trials.
         code, _, err = cli("search", tiny_file, "--run", run)
@@ -542,7 +542,7 @@ def test_disk_full_while_the_study_is_written(cli, tiny_file, tmp_path, trials_o
     assert "`hardcell resume" in err
     # With space again, the run goes on from what was kept.
     trials_only(run)
-    assert told(run) == told(finished_run)
+    assert study_content(run) == study_content(finished_run)
 
 
 @pytest.mark.parametrize("written", ["weights.safetensors", "model.pt2"])

@@ -68,7 +68,7 @@ def test_a_bundle_is_profiled_on_the_images_of_its_search(finished_run, cli):
 
 
 def test_the_example_of_the_readme(cli):
-    example = f"{ROOT}/examples/own_network.py"
+    example = f"{ROOT}/examples/custom_network.py"
     code, out, _ = cli("profile", f"{example}:network", *QUICK, "--json")
     assert code == 0
     assert json.loads(out)["clean_error"] < 0.1
@@ -210,7 +210,7 @@ def test_attacks_are_named_by_themselves_or_by_the_user():
 
 
 def test_an_attack_of_the_users_own():
-    found = options(f"{ROOT}/examples/own_attack.py:RandomSigns")
+    found = options(f"{ROOT}/examples/custom_attack.py:RandomSigns")
     assert list(found.attacks) == ["RandomSigns"]
 
 

@@ -34,8 +34,8 @@ number = 3
 
 @pytest.fixture
 def file(tmp_path):
-    (tmp_path / "own_record.py").write_text(RECORD, encoding="utf-8")
-    return tmp_path / "own_record.py"
+    (tmp_path / "custom_record.py").write_text(RECORD, encoding="utf-8")
+    return tmp_path / "custom_record.py"
 
 
 def test_numbers_are_kept_with_the_trial_and_in_the_leaderboard(file, tiny, trials_only, tmp_path):
@@ -59,7 +59,7 @@ def test_an_error_of_the_function_is_the_trials_reason(file, tiny, trials_only, 
 
 
 def test_written_as_it_is_read(file):
-    config = parse_config({"evaluation": {"record": "own_record.py:errors"}}, folder=file.parent)
+    config = parse_config({"evaluation": {"record": "custom_record.py:errors"}}, folder=file.parent)
     assert f"record: {file}:errors" in dump_config(config)
 
 
@@ -67,8 +67,8 @@ def test_written_as_it_is_read(file):
     ("value", "message"),
     [
         ("errors", "must be FILE.py:NAME, got 'errors'"),
-        ("own_record.py:none", "own_record.py has no 'none'"),
-        ("own_record.py:number", "must name a function of a network, the images and the config, got 3"),
+        ("custom_record.py:none", "custom_record.py has no 'none'"),
+        ("custom_record.py:number", "must name a function of a network, the images and the config, got 3"),
         (3, "must be a name, got 3"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nas
-from nas.config.evaluators import Table
+from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.schema import ObjectiveConfig
 from nas.errors import ConfigError, DataError, RunError
 from nas.evaluation.table import open_table
@@ -70,7 +70,7 @@ def opened(tmp_path_factory):
     def open_(content, columns, *, name="table.csv", space="own", objective=("macs",), constraints=()):
         path = folder / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        table = Table(path=str(path), columns=columns, image=(1, 4, 4), classes=3)
+        table = TableEvaluatorConfig(path=str(path), columns=columns, image=(1, 4, 4), classes=3)
         objective = ObjectiveConfig(minimise=tuple(objective), constraints=dict(constraints))
         return open_table(replace(config, evaluator=table, objective=objective), spaces[space])
 
@@ -404,13 +404,13 @@ def config(tmp_path):
     )
 
 
-def test_search_from_the_config_to_the_report(config, tmp_path, told, monkeypatch):
+def test_search_from_the_config_to_the_report(config, tmp_path, study_content, monkeypatch):
     monkeypatch.setattr("nas.pipeline.search.open_data", lambda *args: 1 / 0)
     run = nas.search(config, tmp_path / "run")
     # The twelve that compute different things, each once. Widths 2 and 3 need 43 and 63 parameters, and 4 needs 83.
     assert len({trial.key for trial in run.trials}) == 12
     states = {}
-    for trial, in_study in zip(run.trials, told(run.folder.path), strict=True):
+    for trial, in_study in zip(run.trials, study_content(run.folder.path), strict=True):
         proposed = in_study["attributes"]["proposed"]
         states.setdefault(trial.state, set()).add((proposed["width"], proposed["rate"]))
         if trial.state == "complete":
@@ -418,13 +418,13 @@ def test_search_from_the_config_to_the_report(config, tmp_path, told, monkeypatc
             assert in_study["values"] == [value, pytest.approx(0.5 - value / 100)]
             counted = {"parameters": 17 * width + 3 * (width + 1), "macs": 19 * width}
             assert trial.metrics == {"latency": value, "adversarial_error": in_study["values"][1], **counted}
-        elif trial.state == "rejected":
+        elif trial.state == "infeasible":
             assert trial.reason == "parameters 83 exceeds 80"
         else:
             assert trial.reason == "the table does not hold this architecture"
     assert states == {
         "complete": {(width, rate) for width in (2, 3) for rate in RATES} - {(3, None)},
-        "rejected": {(4, rate) for rate in RATES},
+        "infeasible": {(4, rate) for rate in RATES},
         "failed": {(3, None)},
     }
     assert run.bundles == ()
@@ -443,13 +443,13 @@ def test_metrics_of_ones_own_alone_make_a_report(config, tmp_path):
         assert run.folder.report.exists()
 
 
-def test_resumed_search_is_as_uninterrupted(config, tmp_path, told):
+def test_resumed_search_is_as_uninterrupted(config, tmp_path, study_content):
     nas.search(config, tmp_path / "whole")
     events = search_events(config, tmp_path / "broken")
     next(event for event in events if isinstance(event, TrialFinished))
     events.close()
     nas.resume(tmp_path / "broken")
-    assert told(tmp_path / "broken") == told(tmp_path / "whole")
+    assert study_content(tmp_path / "broken") == study_content(tmp_path / "whole")
 
 
 def test_changed_table_is_refused(config, tmp_path):

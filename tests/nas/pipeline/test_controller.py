@@ -74,9 +74,9 @@ def test_too_many_parameters_are_rejected_before_training(own, searched, stored)
     run, events = searched(
         own("works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400}")
     )
-    rejected = [trial for trial in run.trials if trial.state == "rejected"]
-    assert {trial.architecture["width"] for trial in rejected} == {8, 16}
-    for trial in rejected:
+    infeasible = [trial for trial in run.trials if trial.state == "infeasible"]
+    assert {trial.architecture["width"] for trial in infeasible} == {8, 16}
+    for trial in infeasible:
         pixels, width, classes = 64, trial.architecture["width"], 10
         parameters = (pixels + 1) * width + (width + 1) * classes
         assert trial.reason == f"parameters {parameters:g} exceeds 400"
@@ -110,7 +110,7 @@ def test_disconnected_candidates_are_rejected_with_their_reason(own, searched, s
     constant = by_kind(run)["constant"]
     assert constant
     for trial in constant:
-        assert (trial.state, trial.reason) == ("rejected", "no path leads from the image to the logits")
+        assert (trial.state, trial.reason) == ("infeasible", "no path leads from the image to the logits")
         assert trial.violation > 0
         assert trial.number not in trained(events)
         assert any(value > 0 for value in stored(run.folder.path)[trial.number].constraints.values())
@@ -217,11 +217,11 @@ def test_first_trials_are_drawn_at_random_and_say_so(finished_run):
     assert [trial.random for trial in read_run(finished_run).trials] == [True, True, False, False, False, False]
 
 
-def test_seed_decides_the_trials(own, tmp_path, trials_only, told):
+def test_seed_decides_the_trials(own, tmp_path, trials_only, study_content):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         trials_only(tmp_path / name, own("works", "search.trials=4", f"seed={seed}"))
-    assert told(tmp_path / "a") == told(tmp_path / "b")
-    assert told(tmp_path / "a") != told(tmp_path / "c")
+    assert study_content(tmp_path / "a") == study_content(tmp_path / "b")
+    assert study_content(tmp_path / "a") != study_content(tmp_path / "c")
 
 
 def test_leaderboard_is_there_even_if_the_search_breaks_off(tiny, tmp_path, break_off):

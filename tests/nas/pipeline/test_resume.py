@@ -44,8 +44,8 @@ def bundle_hashes(run):
     }
 
 
-def assert_same_run(run, whole, told, bundles=3):
-    assert told(run) == told(whole)
+def assert_same_run(run, whole, study_content, bundles=3):
+    assert study_content(run) == study_content(whole)
     assert len(bundle_hashes(run)) == bundles
     assert bundle_hashes(run).items() <= bundle_hashes(whole).items()
     for name in bundle_hashes(run):
@@ -56,7 +56,7 @@ def assert_same_run(run, whole, told, bundles=3):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny, told, trials_only, tmp_path_factory):
+def uninterrupted(tiny, study_content, trials_only, tmp_path_factory):
     """Returns what the study of an uninterrupted search says, by sampler, each search run once."""
     known = {}
 
@@ -64,7 +64,7 @@ def uninterrupted(tiny, told, trials_only, tmp_path_factory):
         if sampler not in known:
             path = tmp_path_factory.mktemp(sampler) / "run"
             trials_only(path, tiny(f"search.sampler={sampler}", "finalists.references=false"))
-            known[sampler] = told(path)
+            known[sampler] = study_content(path)
         return known[sampler]
 
     return of
@@ -86,11 +86,11 @@ def test_resumed_search_has_the_trials_of_an_uninterrupted_one(
     events = search_events(tiny(f"search.sampler={sampler}", "finalists.references=false"), run)
     for trial, epoch in broken:
         break_off(events, trial, epoch)
-        assert told(run)[trial]["state"] == "RUNNING"
+        assert study_content(run)[trial]["state"] == "RUNNING"
         events = resume_events(run)
     events.close()
     trials_only(run)
-    assert told(run) == uninterrupted(sampler)
+    assert study_content(run) == uninterrupted(sampler)
 
 
 def test_trials_say_how_often_they_were_started(tiny, tmp_path, break_off, stored, trials_only):
@@ -160,16 +160,18 @@ def kill_at(monkeypatch, write, before):
     return number
 
 
-def check_killed_at(writes, own, told, tmp_path, monkeypatch, trials_only):
+def check_killed_at(writes, own, study_content, tmp_path, monkeypatch, trials_only):
     whole = tmp_path / "whole"
     with monkeypatch.context() as patch:
         number = kill_at(patch, -1, before=True)
         trials_only(whole, mixed(own))
         total = next(number)
-    states = {trial["state"] for trial in told(whole)}
+    states = {trial["state"] for trial in study_content(whole)}
     assert states == {"COMPLETE", "PRUNED", "FAIL"}
-    assert any("duplicate_of" in trial["attributes"] for trial in told(whole))
-    assert {trial["attributes"].get("reason", "").split()[0] for trial in told(whole) if trial["state"] == "PRUNED"} == {
+    assert any("duplicate_of" in trial["attributes"] for trial in study_content(whole))
+    assert {
+        trial["attributes"].get("reason", "").split()[0] for trial in study_content(whole) if trial["state"] == "PRUNED"
+    } == {
         "parameters",
         "no",
     }
@@ -180,16 +182,16 @@ def check_killed_at(writes, own, told, tmp_path, monkeypatch, trials_only):
             with pytest.raises(KilledError):
                 trials_only(run, mixed(own))
         trials_only(run)
-        assert told(run) == told(whole), f"killed at write {write} of {total}"
+        assert study_content(run) == study_content(whole), f"killed at write {write} of {total}"
         shutil.rmtree(run)
 
 
-def test_killed_at_some_writes_into_the_study(own, told, tmp_path, monkeypatch, trials_only):
+def test_killed_at_some_writes_into_the_study(own, study_content, tmp_path, monkeypatch, trials_only):
     check_killed_at(lambda total: random.Random(0).sample(range(total), 3), own, told, tmp_path, monkeypatch, trials_only)
 
 
 @pytest.mark.slow
-def test_killed_at_every_fifth_write_into_the_study(own, told, tmp_path, monkeypatch, trials_only):
+def test_killed_at_every_fifth_write_into_the_study(own, study_content, tmp_path, monkeypatch, trials_only):
     # With an odd step, so that kills before and after a write alternate.
     check_killed_at(lambda total: range(1, total, 5), own, told, tmp_path, monkeypatch, trials_only)
 
@@ -224,7 +226,7 @@ def finish(process):
     return out
 
 
-def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, told, tmp_path):
+def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, study_content, tmp_path):
     run, moment = tmp_path / "run", random.Random(1)
     # The references are left out, which changes neither the trials nor the finalist.
     process = hardcell("search", tiny_file, "--run", run, "--set", "finalists.references=false")
@@ -235,7 +237,7 @@ def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, t
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finished_run, told, tmp_path):
+def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finished_run, study_content, tmp_path):
     run, moment, kills = tmp_path / "run", random.Random(2), 0
     # No trial may run out of attempts: that is another test.
     process = hardcell("search", tiny_file, "--run", run, "--set", "search.attempts=100")
@@ -283,18 +285,18 @@ def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
     return killed
 
 
-def same_under_ray(told, run, tmp_path, tiny, trials_only):
+def same_under_ray(study_content, run, tmp_path, tiny, trials_only):
     """Asserts that the trials are those of a local, uninterrupted search."""
     whole = tmp_path / "whole"
     trials_only(whole, tiny("search.sampler=random", "search.trials=30", "finalists.references=false"))
-    assert [trial["attributes"]["architecture"] for trial in told(run)] == [
-        trial["attributes"]["architecture"] for trial in told(whole)
+    assert [trial["attributes"]["architecture"] for trial in study_content(run)] == [
+        trial["attributes"]["architecture"] for trial in study_content(whole)
     ]
-    assert told(run) == told(whole)
+    assert study_content(run) == study_content(whole)
 
 
 @pytest.mark.ray
-def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, told, stored, tmp_path, trials_only):
+def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
     run = tmp_path / "run"
     assert killed_under_ray(hardcell, stored, tiny_file, run, 2, seed=0) >= 1
     same_under_ray(told, run, tmp_path, tiny, trials_only)
@@ -302,7 +304,7 @@ def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, told, sto
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, told, stored, tmp_path, trials_only):
+def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
     run = tmp_path / "run"
     assert killed_under_ray(hardcell, stored, tiny_file, run, 20, seed=1) >= 5
     same_under_ray(told, run, tmp_path, tiny, trials_only)
@@ -344,7 +346,7 @@ def test_interrupt_exits_130_with_what_to_do_and_the_run_resumes(
     assert "hardcell resume" in err
     assert "Traceback" not in err
     trials_only(run)
-    assert told(run) == told(finished_run)
+    assert study_content(run) == study_content(finished_run)
     assert {trial.user_attrs["attempts"] for trial in stored(run)} == {1}
 
 
@@ -395,13 +397,13 @@ def test_study_of_another_config_is_refused_with_the_difference(run_copy):
         next(resume_events(run_copy))
 
 
-def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_run, told):
+def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_run, study_content):
     (run_copy / "report.html").unlink()
     before = {path: path.stat().st_mtime_ns for path in run_copy.glob("bundles/*/*")}
     found = nas.resume(run_copy)
     assert found.folder.report.exists()
     assert {path: path.stat().st_mtime_ns for path in run_copy.glob("bundles/*/*")} == before
-    assert told(run_copy) == told(finished_run)
+    assert study_content(run_copy) == study_content(finished_run)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_
         pytest.param("write_manifest", False, marks=pytest.mark.slow),
     ],
 )
-def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, finished_run, monkeypatch, told):
+def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, finished_run, monkeypatch, study_content):
     (best,) = (run_copy / "bundles").glob("1-*")
     shutil.rmtree(best)
     original = getattr(export, stage)
@@ -457,7 +459,7 @@ def test_export_beside_a_driver_at_its_own_export_harms_neither(run_copy, monkey
 
 
 @pytest.mark.slow
-def test_broken_off_between_the_bundles_of_the_finalists(run_copy, finished_run, told):
+def test_broken_off_between_the_bundles_of_the_finalists(run_copy, finished_run, study_content):
     for role in ("random", "residual"):
         (bundle,) = (run_copy / "bundles").glob(f"{role}-*")
         shutil.rmtree(bundle)

@@ -75,7 +75,7 @@ def test_run_that_was_answered_from_a_table_is_finished_without_bundles(table, t
     found = status_of(tmp_path / "run")
     assert (found["state"], found["bundles"], found["workers"], found["seconds_left"]) == ("finished", [], [], None)
     assert found["trials"] == {
-        "total": 6, "complete": 6, "rejected": 0, "pruned": 0, "failed": 0, "running": 0
+        "total": 6, "complete": 6, "infeasible": 0, "pruned": 0, "failed": 0, "running": 0
     }  # fmt: skip
     errors = [row["metrics"]["adversarial_error"] for row in found["best"]]
     assert errors == sorted(errors)
@@ -123,7 +123,7 @@ def test_pruned_trials_are_counted_and_told(own, tmp_path, trials_only, cli):
     code, out, _ = cli("status", run)
     assert code == 0
     assert (
-        f"6 of 6 trials: {6 - pruned} complete (0 from the cache), 0 rejected, {pruned} pruned, 0 failed, 0 running" in out
+        f"6 of 6 trials: {6 - pruned} complete (0 from the cache), 0 infeasible, {pruned} pruned, 0 failed, 0 running" in out
     )
     assert " trials a minute\n" in out
 

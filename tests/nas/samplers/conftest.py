@@ -32,7 +32,7 @@ def toy():
 def history_of():
     """A factory of histories: trials are given as (architecture, values, constraints), numbered from 0."""
 
-    def make(space, trials=(), *, objectives=1, start=0, running=()):
+    def make(space, trials=(), *, objectives=1, start=0, running=(), cache=None):
         ended = [
             FinishedTrial(number, space.key(architecture), architecture, values, constraints)
             for number, (architecture, values, constraints) in enumerate(trials)
@@ -47,6 +47,7 @@ def history_of():
             study=None,
             trial=None,
             key_of=space.key,
+            cache={} if cache is None else cache,
         )
 
     return make

@@ -10,15 +10,24 @@ import optuna
 import pytest
 import torch
 
-from nas.samplers import SAMPLERS, FinishedTrial, History, PolicyGradient, Random, policy_gradient
+from nas.samplers import SAMPLERS, FinishedTrial, History, PolicyGradient, Random
 from nas.samplers.policy_gradient import PolicyNetwork, _batches, _rewards
 from search_spaces import cell201, darts
 
+# What one study's sampler keeps from proposal to proposal.
+CACHE = {}
+
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """No test knows the policies of another."""
-    monkeypatch.setattr(policy_gradient, "_kept", [])
+def forgotten():
+    """No test has the policies of another."""
+    CACHE.clear()
+
+
+@pytest.fixture
+def history_of(history_of):
+    """A factory of histories of one study."""
+    return lambda *args, **kwargs: history_of(*args, cache=CACHE, **kwargs)
 
 
 def distance(architecture):
@@ -33,7 +42,7 @@ def sampled(space, count, measure=distance, seed=0):
 
 
 def forget():
-    policy_gradient._kept.clear()
+    CACHE.clear()
 
 
 def test_name():

@@ -45,7 +45,7 @@ def test_feasible_come_first_and_then_the_others_by_violation():
 
 
 def test_only_complete_trials_are_ranked():
-    trials = [trial(0, adversarial=0.1, state="failed"), trial(1, state="rejected"), trial(2, state="running"), trial(3)]
+    trials = [trial(0, adversarial=0.1, state="failed"), trial(1, state="infeasible"), trial(2, state="running"), trial(3)]
     assert numbers(trials) == [3]
     assert numbers([]) == []
 

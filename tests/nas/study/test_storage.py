@@ -143,7 +143,7 @@ class TestBackup:
         assert trials <= int(remedy[1]) <= trials + 1
         subprocess.run(remedy[0], shell=True, check=True)
         trials_only(run)
-        assert told(run) == told(tmp_path / "uninterrupted")
+        assert study_content(run) == study_content(tmp_path / "uninterrupted")
 
     @pytest.mark.parametrize("name", ["what? 50% #1", "{x}"])
     def test_any_name_of_a_folder_will_do(self, name, config, tmp_path):
@@ -348,12 +348,12 @@ class TestUrls:
     def test_password_in_a_variable_may_have_any_characters(self, written, monkeypatch):
         from sqlalchemy import make_url
 
-        from nas.config.storage_url import _expanded
+        from nas.config.storage_url import expand_variables
 
         password = "p@ss:/?#[]{}%41 word"
         monkeypatch.setenv("PASSWORD", password)
         monkeypatch.setenv("HOST", "db.example.org:5433")
-        url = make_url(_expanded(f"postgresql+psycopg2://me:{written}@$HOST/studies"))
+        url = make_url(expand_variables(f"postgresql+psycopg2://me:{written}@$HOST/studies"))
         assert (url.username, url.password, url.host, url.port) == ("me", password, "db.example.org", 5433)
         place = StudyLocation(Path("study.db"), f"postgresql+psycopg2://me:{written}@$HOST/studies", "mine")
         assert str(place) == "study mine in postgresql+psycopg2://me:***@db.example.org:5433/studies"

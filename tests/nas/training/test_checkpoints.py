@@ -302,7 +302,9 @@ def config(own):
     )
 
 
-def test_killed_trial_goes_on_from_its_checkpoint(config, tmp_path, told, break_off, trials_only, stored, monkeypatch):
+def test_killed_trial_goes_on_from_its_checkpoint(
+    config, tmp_path, study_content, break_off, trials_only, stored, monkeypatch
+):
     trials_only(tmp_path / "whole", config)
     run, trained = tmp_path / "run", []
     events = search_events(config, run)
@@ -316,7 +318,7 @@ def test_killed_trial_goes_on_from_its_checkpoint(config, tmp_path, told, break_
     ]
     steps = len(trained) / (4 + 4 + 1)  # Of the first trial's four epochs, one was left.
     assert steps == int(steps)
-    assert told(run) == told(tmp_path / "whole")
+    assert study_content(run) == study_content(tmp_path / "whole")
     assert list((run / "checkpoints").iterdir()) == []
 
 
@@ -388,4 +390,4 @@ def test_full_disk_ends_the_run_with_the_message_and_is_no_failure_of_the_candid
         (trial,) = stored(run)
         assert (trial.state, trial.user_attrs["attempts"]) == (TrialState.RUNNING, 0)
     trials_only(run)
-    assert told(run) == told(tmp_path / "whole")
+    assert study_content(run) == study_content(tmp_path / "whole")

@@ -237,10 +237,10 @@ def test_every_decision_is_the_rules_and_what_is_stopped_is_pruned(halved, store
     for trial, in_study in zip(run.trials, stored(halved), strict=True):
         for rung in trial.rungs:
             others = reached.setdefault(rung["epoch"], [])
-            assert rung["went_on"] == halving.should_continue(rung["point"], others)
+            assert rung["promoted"] == halving.should_continue(rung["point"], others)
             others.append(rung["point"])
         pruned = trial.state == "pruned"
-        assert [rung["went_on"] for rung in trial.rungs] == [True] * (len(trial.rungs) - pruned) + [False] * pruned
+        assert [rung["promoted"] for rung in trial.rungs] == [True] * (len(trial.rungs) - pruned) + [False] * pruned
         epochs = [rung["epoch"] for rung in trial.rungs]
         assert epochs == [2, 4][: len(epochs)]
         assert [epoch["epoch"] for epoch in trial.epochs] == list(range(1, (epochs[-1] if pruned else 6) + 1))
@@ -296,7 +296,7 @@ def test_report_of_a_search_without_stopping_shows_none(own, tmp_path, trials_on
 
 
 @pytest.mark.slow
-def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, told, tmp_path, break_off, trials_only):
+def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, study_content, tmp_path, break_off, trials_only):
     run = tmp_path / "run"
     events = search_events(tiny(*STOPPED), run)
     for trial, epoch in ((0, 3), (1, 2), (2, 1), (4, 2)):
@@ -304,18 +304,18 @@ def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, told, tmp_path
         events = resume_events(run)
     events.close()
     trials_only(run)
-    assert told(run) == told(halved)
+    assert study_content(run) == study_content(halved)
 
 
 @pytest.mark.parametrize("seconds", [0, 1000], ids=["from a checkpoint", "anew"])
-def test_rung_is_judged_once(seconds, halved, tiny, told, stored, tmp_path, break_off, monkeypatch):
+def test_rung_is_judged_once(seconds, halved, tiny, study_content, stored, tmp_path, break_off, monkeypatch):
     # Killed between the decision and the end of the trial: it is taken as it was, whatever has arrived since.
     number = next(t.number for t in read_run(halved).trials if t.state == "pruned")
     run = tmp_path / "run"
     events = search_events(tiny(*STOPPED, f"search.trials={number + 1}", f"search.checkpoint_seconds={seconds}"), run)
     break_off(events, number, read_run(halved).trials[number].rungs[-1]["epoch"])
     assert stored(run)[number].state == TrialState.RUNNING
-    assert stored(run)[number].user_attrs["rungs"][-1]["went_on"] is False
+    assert stored(run)[number].user_attrs["rungs"][-1]["promoted"] is False
     monkeypatch.setattr(Halving, "should_continue", lambda *args: 1 / 0)
     events = resume_events(run)
     seen = []
@@ -323,7 +323,7 @@ def test_rung_is_judged_once(seconds, halved, tiny, told, stored, tmp_path, brea
         seen.append(event)
         if isinstance(event, TrialFinished):
             events.close()
-    assert told(run)[number] == told(halved)[number]
+    assert study_content(run)[number] == study_content(halved)[number]
     assert [e.result.epoch for e in seen if isinstance(e, EpochFinished)] == list(
         range(1, read_run(halved).trials[number].rungs[-1]["epoch"] + 1)
     )

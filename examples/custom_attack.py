@@ -1,4 +1,4 @@
-"""An attack and a recipe of your own. In YAML: `{name: own_attack.py:RandomSigns, tries: 20}` wherever an attack goes."""
+"""An attack and a recipe of your own. In YAML: `{name: custom_attack.py:RandomSigns, tries: 20}` wherever an attack goes."""
 
 from dataclasses import dataclass
 from typing import final

@@ -1,4 +1,4 @@
-"""A search space of your own: a table of choices and a `build`. Used by own_space.yaml, as `own_space.py:SPACE`."""
+"""A search space of your own: a table of choices and a `build`. Used by custom_space.yaml, as `custom_space.py:SPACE`."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""An operation of your own: a function of the number of channels and the stride. Used by own_cells.yaml, by its path."""
+"""An operation of your own: a function of the number of channels and the stride. Used by custom_cells.yaml, by its path."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""A network of one's own, for `hardcell profile examples/own_network.py:network --data digits`.
+"""A network of one's own, for `hardcell profile examples/custom_network.py:network --data digits`.
 
 It is trained on the spot, in seconds; yours would load its weights instead.
 """

@@ -1,0 +1,78 @@
+"""The untrained network of a stored architecture, at any size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from nas.errors import NetworkError, first_line, format_error
+from nas.spaces.config import SpaceConfig
+from nas.spaces.options import open_space
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(
+    architecture: Path | str,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+    channels: int | None = None,
+    seed: int | None = None,
+) -> nn.Module:
+    """Returns the untrained network of a bundle's architecture.yaml: images (N, C, H, W) to logits (N, K).
+
+    Normalisation is not part of it.
+
+    Args:
+        architecture: The file, or the bundle's folder.
+        input_shape: Channels, height and width of the images; None for those of the file.
+        num_classes: K; None for that of the file.
+        channels: The setting `channels` of the space, its width; None for that of the file.
+        seed: Seed of the weights; None to draw them from torch's global generator.
+
+    Raises:
+        NetworkError: the file holds no architecture, or no network of that size can be built from it.
+
+    Example:
+        >>> network = nas.build("bundles/1-05d4740bf3b4", input_shape=(3, 32, 32), channels=16)  # doctest: +SKIP
+    """
+    path = Path(architecture).expanduser()
+    path = path / "architecture.yaml" if path.is_dir() else path
+    stored = _read(path)
+    config = SpaceConfig(name=stored["space"]["name"], options=stored["space"]["options"])
+    if channels is not None:
+        config = replace(config, options={**config.options, "channels": channels})
+    shape = tuple(stored["input_shape"]) if input_shape is None else input_shape
+    classes = stored["num_classes"] if num_classes is None else num_classes
+    if len(shape) != 3:
+        raise NetworkError(f"{path}: input_shape must be (channels, height, width), got {shape}")
+    try:
+        space = open_space(config)
+        choices = space.validate(stored["architecture"])
+        if seed is None:
+            return space.build(choices, shape, classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return space.build(choices, shape, classes)
+    except Exception as error:  # A custom space may raise anything.
+        raise NetworkError(f"{path}: no network can be built: {format_error(error)}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Returns the content of an architecture.yaml."""
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise NetworkError(f"{path}: {reason}") from error
+    missing = {"space", "architecture", "input_shape", "num_classes"} - set(stored if isinstance(stored, dict) else ())
+    if missing or not isinstance(stored["space"], dict) or not {"name", "options"} <= set(stored["space"]):
+        raise NetworkError(f"{path}: must hold space, architecture, input_shape and num_classes, as in a bundle")
+    found: dict[str, Any] = stored
+    return found
