@@ -21,5 +21,5 @@ from nas.formatting import format_epsilon
         (4.1e-07, "4.1e-07"),
     ],
 )
-def test_is_told_as_the_field_says_it(epsilon, study_content):
+def test_is_told_as_the_field_says_it(epsilon, told):
     assert format_epsilon(epsilon) == told

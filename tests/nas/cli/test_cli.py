@@ -242,7 +242,7 @@ METRICS = {"parameters": 13458.0, "macs": 100764.0, "clean_error": 0.018, "adver
     ],
     ids=["the default", "one", "cheap", "several"],
 )
-def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, study_content, best):
+def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, told, best):
     objective = ObjectiveConfig(minimise=tuple(minimise), constraints=constraints)
     trial = Trial(0, "complete", "key", {}, METRICS, violation=0, seconds=3.0, reason=None, duplicate_of=None)
     console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)

@@ -80,7 +80,7 @@ def uninterrupted(tiny, study_content, trials_only, tmp_path_factory):
     ids=str,
 )
 def test_resumed_search_has_the_trials_of_an_uninterrupted_one(
-    sampler, broken, tiny, told, tmp_path, trials_only, break_off, uninterrupted
+    sampler, broken, tiny, study_content, tmp_path, trials_only, break_off, uninterrupted
 ):
     run = tmp_path / "run"
     events = search_events(tiny(f"search.sampler={sampler}", "finalists.references=false"), run)
@@ -187,13 +187,15 @@ def check_killed_at(writes, own, study_content, tmp_path, monkeypatch, trials_on
 
 
 def test_killed_at_some_writes_into_the_study(own, study_content, tmp_path, monkeypatch, trials_only):
-    check_killed_at(lambda total: random.Random(0).sample(range(total), 3), own, told, tmp_path, monkeypatch, trials_only)
+    check_killed_at(
+        lambda total: random.Random(0).sample(range(total), 3), own, study_content, tmp_path, monkeypatch, trials_only
+    )
 
 
 @pytest.mark.slow
 def test_killed_at_every_fifth_write_into_the_study(own, study_content, tmp_path, monkeypatch, trials_only):
     # With an odd step, so that kills before and after a write alternate.
-    check_killed_at(lambda total: range(1, total, 5), own, told, tmp_path, monkeypatch, trials_only)
+    check_killed_at(lambda total: range(1, total, 5), own, study_content, tmp_path, monkeypatch, trials_only)
 
 
 def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cache(own, tmp_path, break_off, trials_only):
@@ -233,7 +235,7 @@ def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, s
     assert kill_soon(process, moment.uniform(0, 1.5))
     kill_soon(hardcell("resume", run), moment.uniform(0, 3))
     nas.resume(run)
-    assert_same_run(run, finished_run, told, bundles=1)
+    assert_same_run(run, finished_run, study_content, bundles=1)
 
 
 @pytest.mark.slow
@@ -254,7 +256,7 @@ def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finish
     finish(process)
     finish(hardcell("resume", run))
     assert kills >= 10
-    assert_same_run(run, finished_run, told)
+    assert_same_run(run, finished_run, study_content)
 
 
 def started(stored, run):
@@ -299,7 +301,7 @@ def same_under_ray(study_content, run, tmp_path, tiny, trials_only):
 def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
     run = tmp_path / "run"
     assert killed_under_ray(hardcell, stored, tiny_file, run, 2, seed=0) >= 1
-    same_under_ray(told, run, tmp_path, tiny, trials_only)
+    same_under_ray(study_content, run, tmp_path, tiny, trials_only)
 
 
 @pytest.mark.ray
@@ -307,7 +309,7 @@ def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, study_con
 def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
     run = tmp_path / "run"
     assert killed_under_ray(hardcell, stored, tiny_file, run, 20, seed=1) >= 5
-    same_under_ray(told, run, tmp_path, tiny, trials_only)
+    same_under_ray(study_content, run, tmp_path, tiny, trials_only)
 
 
 def test_trial_is_started_again_as_often_as_attempts_says_and_then_fails(tiny, tmp_path, break_off, stored, trials_only):
@@ -334,7 +336,7 @@ def test_trial_killed_less_often_than_attempts_is_started_again(tiny, tmp_path, 
 
 @pytest.mark.slow
 def test_interrupt_exits_130_with_what_to_do_and_the_run_resumes(
-    hardcell, tiny_file, finished_run, tmp_path, told, trials_only, stored
+    hardcell, tiny_file, finished_run, tmp_path, study_content, trials_only, stored
 ):
     run = tmp_path / "run"
     process = hardcell("search", tiny_file, "--run", run)
@@ -434,7 +436,7 @@ def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, fi
         nas.load(best)
     if stage == "write_manifest":  # All but whole: what is left is in nobody's way.
         nas.resume(run_copy)
-        assert_same_run(run_copy, finished_run, told)
+        assert_same_run(run_copy, finished_run, study_content)
         assert not list((run_copy / "bundles").glob(".*"))
 
 
@@ -471,4 +473,4 @@ def test_broken_off_between_the_bundles_of_the_finalists(run_copy, finished_run,
     rest = list(resume_events(run_copy))
     (started,) = (event for event in rest if isinstance(event, FinalistsStarted))
     assert (len(started.names), started.finished) == (3, 2)
-    assert_same_run(run_copy, finished_run, told)
+    assert_same_run(run_copy, finished_run, study_content)

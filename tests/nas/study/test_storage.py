@@ -116,7 +116,7 @@ class TestBackup:
             backup(StudyLocation(run / "study.db"))
         assert (run / "study.db.backup").read_bytes() == before
 
-    def test_message_names_it_and_following_it_mends_the_run(self, config, tmp_path, told, trials_only, cli):
+    def test_message_names_it_and_following_it_mends_the_run(self, config, tmp_path, study_content, trials_only, cli):
         trials_only(tmp_path / "uninterrupted", config)
         run = tmp_path / "run"
         begin(config, run, 2)
@@ -201,7 +201,7 @@ class TestOneFile:
 
 class TestElsewhere:
     def test_search_resume_status_and_report_work_from_there(
-        self, config, tmp_path, told, stored, trials_only, cli, monkeypatch
+        self, config, tmp_path, study_content, stored, trials_only, cli, monkeypatch
     ):
         database = tmp_path / "databases" / "all.db"
         database.parent.mkdir()
@@ -336,13 +336,13 @@ class TestUrls:
         monkeypatch.setenv("PASSWORD", "hidden@word:/{}%")
         with pytest.raises(RunError) as caught:
             open_storage(StudyLocation(tmp_path / "study.db", url, "mine"))
-        told = str(caught.value)
-        assert told.startswith(f"study mine in {shown}: {message}")
-        assert told.endswith(
+        study_content = str(caught.value)
+        assert study_content.startswith(f"study mine in {shown}: {message}")
+        assert study_content.endswith(
             "; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is "
             "installed (pip install psycopg2-binary)"
         )
-        assert not any(part in told for part in ("hidden", "hid@", "den@", "word"))
+        assert not any(part in study_content for part in ("hidden", "hid@", "den@", "word"))
 
     @pytest.mark.parametrize("written", ["$PASSWORD", "${PASSWORD}"])
     def test_password_in_a_variable_may_have_any_characters(self, written, monkeypatch):

@@ -375,7 +375,7 @@ def test_finalists_training_goes_on_and_its_checkpoint_is_removed_with_the_bundl
 
 
 def test_full_disk_ends_the_run_with_the_message_and_is_no_failure_of_the_candidate(
-    config, tmp_path, stored, told, trials_only, monkeypatch, cli
+    config, tmp_path, stored, study_content, trials_only, monkeypatch, cli
 ):
     trials_only(tmp_path / "whole", config)
     run = tmp_path / "run"
