@@ -57,11 +57,11 @@ def test_duplicates_are_answered_from_the_cache_without_training(own, searched, 
 
 def test_every_trial_is_told_once_and_in_order(own, searched):
     _, events = searched(own("raises,constant,works", "search.trials=9", "search.random_trials=9"))
-    study_content = [event for event in events if isinstance(event, TrialFinished)]
-    assert [event.trial.number for event in study_content] == list(range(9))
-    best = [event.best for event in study_content]
+    finished = [event for event in events if isinstance(event, TrialFinished)]
+    assert [event.trial.number for event in finished] == list(range(9))
+    best = [event.best for event in finished]
     known = []
-    for event in study_content:
+    for event in finished:
         if event.trial.state == "complete":
             known.append(event.trial.metrics["adversarial_error"])
         assert (event.best is None) == (not known)
@@ -296,17 +296,17 @@ class ExecutorContract:
 
     def test_what_is_told_of_a_job_is_known_when_the_next_is_pulled(self, executor, work):
         # The iterable asks the sampler: with one place, every proposal knows all outcomes before it.
-        study_content, known = [], []
+        outcomes, known = [], []
 
         def jobs():
             for job in self.jobs(4):
-                known.append(len(study_content))
+                known.append(len(outcomes))
                 yield job
 
         for _, news in executor.run(jobs(), work(self.evaluate)):
             if isinstance(news, TrialResult):
-                study_content.append(news)
-        assert len(study_content) == 4
+                outcomes.append(news)
+        assert len(outcomes) == 4
         assert known == sorted(known)
         assert known[-1] > 0
 

@@ -336,13 +336,13 @@ class TestUrls:
         monkeypatch.setenv("PASSWORD", "hidden@word:/{}%")
         with pytest.raises(RunError) as caught:
             open_storage(StudyLocation(tmp_path / "study.db", url, "mine"))
-        study_content = str(caught.value)
-        assert study_content.startswith(f"study mine in {shown}: {message}")
-        assert study_content.endswith(
+        text = str(caught.value)
+        assert text.startswith(f"study mine in {shown}: {message}")
+        assert text.endswith(
             "; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is "
             "installed (pip install psycopg2-binary)"
         )
-        assert not any(part in study_content for part in ("hidden", "hid@", "den@", "word"))
+        assert not any(part in text for part in ("hidden", "hid@", "den@", "word"))
 
     @pytest.mark.parametrize("written", ["$PASSWORD", "${PASSWORD}"])
     def test_password_in_a_variable_may_have_any_characters(self, written, monkeypatch):
