@@ -128,7 +128,9 @@ def nested(path, value):
 
 
 ALL_SECTIONS = [
-    kind for n in dir(settings) if n.endswith("Config") and dataclasses.is_dataclass(kind := getattr(settings, n))
+    kind
+    for n in dir(settings)
+    if n.endswith("Config") and dataclasses.is_dataclass(kind := getattr(settings, n)) and kind not in EVALUATORS.values()
 ]
 
 
