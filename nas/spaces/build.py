@@ -55,10 +55,9 @@ def build(
     try:
         space = open_space(config)
         choices = space.validate(stored["architecture"])
-        if seed is None:
-            return space.build(choices, shape, classes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
             return space.build(choices, shape, classes)
     except Exception as error:  # A custom space may raise anything.
         raise NetworkError(f"{path}: no network can be built: {format_error(error)}") from error

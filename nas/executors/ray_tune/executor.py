@@ -1,9 +1,8 @@
 """The Ray executor: trials under Ray Tune, on this machine's cores or on a cluster.
 
-Tune has one thread, the study another. Tune's, in `ray_search`, places jobs on workers and reuses these; what it wants to
-know (the next job, whether early stopping ends one) it asks of the thread in which `Ray.run` is iterated: only that one ever
-touches the study. What runs on the workers is in `ray_worker`. Ray is imported when it is used: the settings are to be had
-without it.
+Tune runs in a thread (`thread`), where its plug-ins (`plugins`) place jobs on workers (`worker`) and reuse these. The thread
+in which `Ray.run` is iterated gives it the next job and says whether early stopping ends one (`channel`): only that thread
+touches the study. Ray is imported at first use, so the settings work without it.
 """
 
 from __future__ import annotations
