@@ -26,7 +26,7 @@ import lab
 import matplotlib as mpl
 import numpy as np
 import rivals
-from lab import format_epsilon, told_correlation
+from lab import format_correlation, format_epsilon
 from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
 
@@ -50,9 +50,9 @@ PREDICTORS = {
     "depth": lambda row: row["depth"],
 }
 # By this the claims are judged: chance in the test images has no part in it.
-JUDGED = "clean accuracy on validation images"
+MAIN_PREDICTOR = "clean accuracy on validation images"
 GROUPS = {"all": "all children", "random": "those drawn at random"}
-DRAWN = ("clean accuracy on test images", "parameters", "depth")
+SHOWN_PREDICTORS = ("clean accuracy on test images", "parameters", "depth")
 
 
 def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dict:
@@ -60,24 +60,26 @@ def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dic
 
     Args:
         data: Name of the data set.
-        rows: The children, as `children.read` returns them.
+        rows: The children, as `children.read_children` returns them.
         networks: The best and its rivals, as `rivals.measure` returns them.
         out: Folder of the results.
     """
-    space = open_space(nas.read_run(children.folder_of(data, out)).config.space)
+    space = open_space(nas.read_run(children.run_folder(data, out)).config.space)
     return {
         "data": data,
-        "search": children.described(data, out),
+        "search": children.search_settings(data, out),
         "children": len(rows),
-        "correlations": {name: correlations(group) for name, group in children.groups(rows).items()},
-        "weaker_with_size": {name: weaker_with_size(group) for name, group in children.groups(rows).items()},
-        "controller": controller(rows),
-        "shared": cells.shared(space, [row["architecture"] for row in rows], [row["adversarial_error"] for row in rows]),
+        "correlations": {name: correlations(group) for name, group in children.child_groups(rows).items()},
+        "weaker_with_size": {name: size_and_accuracy_compared(group) for name, group in children.child_groups(rows).items()},
+        "controller": compare_controller(rows),
+        "shared": cells.compare_best(
+            space, [row["architecture"] for row in rows], [row["adversarial_error"] for row in rows]
+        ),
         "networks": [
-            {name: value for name, value in row.items() if name != "radii"} | {"errors": rivals.errors(row)}
+            {name: value for name, value in row.items() if name != "radii"} | {"errors": rivals.error_rates(row)}
             for row in networks
         ],
-        "tests": rivals.tests(networks),
+        "tests": rivals.mcnemar_tests(networks),
     }
 
 
@@ -92,16 +94,16 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
     }
 
 
-def weaker_with_size(rows: list[dict]) -> dict[str, dict]:
+def size_and_accuracy_compared(rows: list[dict]) -> dict[str, dict]:
     """Returns how much less adversarial accuracy goes with parameters than with clean accuracy, whatever the signs."""
-    clean, size = ([PREDICTORS[name](row) for row in rows] for name in (JUDGED, "parameters"))
+    clean, size = ([PREDICTORS[name](row) for row in rows] for name in (MAIN_PREDICTOR, "parameters"))
     return {
         attack: asdict(stronger_correlation(clean, size, [1 - row[reward] for row in rows]))
         for attack, reward in REWARDS.items()
     }
 
 
-def controller(rows: list[dict]) -> dict | None:
+def compare_controller(rows: list[dict]) -> dict | None:
     """Returns how what the controller proposed last compares with random children by the reward; None if there are none."""
     drawn = [row["adversarial_error"] for row in rows if row["random"]]
     proposed = [row["adversarial_error"] for row in rows if not row["random"]]
@@ -121,23 +123,23 @@ def controller(rows: list[dict]) -> dict | None:
     }
 
 
-def draw_children(found: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
+def draw_children(analyses: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
     """Draws the adversarial accuracy of each child over its clean accuracy, parameters and depth."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 0.7 + 3.4 * len(found)), layout="constrained")
-        panels = figure.subplots(len(found), len(DRAWN), squeeze=False, sharey="row")
-        for line, row in zip(panels, found, strict=True):
+        figure = Figure(figsize=(11, 0.7 + 3.4 * len(analyses)), layout="constrained")
+        panels = figure.subplots(len(analyses), len(SHOWN_PREDICTORS), squeeze=False, sharey="row")
+        for line, row in zip(panels, analyses, strict=True):
             data, points = row["data"], rows[row["data"]]
             line[0].set_ylabel(f"{data}: adversarial accuracy\nat {format_epsilon(data, row['search']['epsilon'])} (L∞)")
-            for axes, name in zip(line, DRAWN, strict=True):
+            for axes, name in zip(line, SHOWN_PREDICTORS, strict=True):
                 for colour, reward in zip(COLOURS, REWARDS.values(), strict=False):
                     for drawn, face in ((True, "none"), (False, colour)):
                         chosen = [point for point in points if point["random"] == drawn]
                         x, y = [PREDICTORS[name](point) for point in chosen], [1 - point[reward] for point in chosen]
                         axes.scatter(x, y, s=22, facecolors=face, edgecolors=colour, alpha=0.8)
-                found_here = row["correlations"]["all"]
-                told = [f"{attack}: {told_correlation(found_here[attack][name])}" for attack in REWARDS]
-                axes.set_title("rank correlation\n" + "\n".join(told), fontsize=9)
+                by_attack = row["correlations"]["all"]
+                texts = [f"{attack}: {format_correlation(by_attack[attack][name])}" for attack in REWARDS]
+                axes.set_title("rank correlation\n" + "\n".join(texts), fontsize=9)
                 axes.set_xlabel("depth, operations other than skips" if name == "depth" else name)
                 if name == "parameters":
                     axes.set_xscale("log")
@@ -157,17 +159,17 @@ def draw_children(found: list[dict], rows: dict[str, list[dict]], file: Path) ->
         figure.savefig(file, dpi=110)
 
 
-def draw_networks(found: list[dict], file: Path) -> None:
+def draw_networks(analyses: list[dict], file: Path) -> None:
     """Draws the errors of the best network and its rivals by attack, at the search's epsilon: a bar for each seed."""
     titles = ("clean", *rivals.WHITE_BOX, "white box", *rivals.BLACK_BOX, "black box")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12, 0.7 + 3.4 * len(found)), layout="constrained")
-        panels = figure.subplots(len(found), squeeze=False)[:, 0]
-        for axes, row in zip(panels, found, strict=True):
+        figure = Figure(figsize=(12, 0.7 + 3.4 * len(analyses)), layout="constrained")
+        panels = figure.subplots(len(analyses), squeeze=False)[:, 0]
+        for axes, row in zip(panels, analyses, strict=True):
             epsilon, seeds = row["search"]["epsilon"], 1 + max(network["seed"] for network in row["networks"])
-            width = 0.84 / len(rivals.NAMES) / seeds
+            width = 0.84 / len(rivals.NETWORK_NAMES) / seeds
             for network in row["networks"]:
-                number = rivals.NAMES.index(network["name"])
+                number = rivals.NETWORK_NAMES.index(network["name"])
                 at = {one["attack"]: one for one in network["errors"] if one["epsilon"] in (0.0, epsilon)}
                 places = np.arange(len(titles)) - 0.42 + width * (number * seeds + network["seed"] + 0.5)
                 heights = np.array([at[title]["error"] for title in titles])
@@ -175,7 +177,7 @@ def draw_networks(found: list[dict], file: Path) -> None:
                 bars = {"width": 0.9 * width, "color": COLOURS[number], "alpha": 0.75, "ecolor": "black"}
                 axes.bar(places, heights, yerr=abs(ends - heights), error_kw={"linewidth": 0.7}, **bars)
             axes.set_xticks(
-                range(len(titles)), [f"{t}\n(worst case)" if t in rivals.WORST else t for t in titles], fontsize=9
+                range(len(titles)), [f"{t}\n(worst case)" if t in rivals.WORST_CASES else t for t in titles], fontsize=9
             )
             axes.set(
                 ylim=(0, 1.12),
@@ -187,20 +189,20 @@ def draw_networks(found: list[dict], file: Path) -> None:
             sizes = {network["name"]: network["parameters"] for network in row["networks"]}
             handles = [
                 mpl.patches.Patch(facecolor=colour, alpha=0.75, label=f"{name}, {sizes[name]:,} parameters")
-                for name, colour in zip(rivals.NAMES, COLOURS, strict=False)
+                for name, colour in zip(rivals.NETWORK_NAMES, COLOURS, strict=False)
             ]
             axes.legend(handles=handles, fontsize=8, loc="upper left", ncols=4)
         figure.supxlabel("a bar for each seed, with the exact 95 % interval over images", fontsize=9)
         figure.savefig(file, dpi=110)
 
 
-def draw_operations(found: list[dict], file: Path) -> None:
+def draw_operations(analyses: list[dict], file: Path) -> None:
     """Draws the shares of operations and inputs among the best quarter of the children and among the others."""
-    columns = list(dict.fromkeys(one["cell"] for one in found[0]["shared"]))
+    columns = list(dict.fromkeys(one["cell"] for one in analyses[0]["shared"]))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 0.7 + 4.4 * len(found)), layout="constrained")
-        panels = figure.subplots(len(found), len(columns), squeeze=False, sharey="row")
-        for line, row in zip(panels, found, strict=True):
+        figure = Figure(figsize=(11, 0.7 + 4.4 * len(analyses)), layout="constrained")
+        panels = figure.subplots(len(analyses), len(columns), squeeze=False, sharey="row")
+        for line, row in zip(panels, analyses, strict=True):
             for axes, cell in zip(line, columns, strict=True):
                 shown = [one for one in row["shared"] if one["cell"] == cell]
                 places = np.arange(len(shown))
@@ -225,32 +227,33 @@ def draw_operations(found: list[dict], file: Path) -> None:
             mpl.patches.Patch(facecolor=colour, alpha=0.75, label=name)
             for colour, name in zip((COLOURS[1], COLOURS[0]), names, strict=True)
         ]
-        marked = any(one["corrected"] < 0.05 for row in found for one in row["shared"])
+        marked = any(one["corrected"] < 0.05 for row in analyses for one in row["shared"])
         label = "*: below 0.05 corrected for all" if marked else "corrected for all, none is below 0.05"
         handles.append(mpl.lines.Line2D([], [], linestyle="", label=f"p: of this one alone; {label}"))
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
         figure.savefig(file, dpi=110)
 
 
-def statement(found: list[dict]) -> str:
+def report_text(analyses: list[dict]) -> str:
     """Returns what was seen, a few lines for each search."""
-    return "\n".join(line for row in found for line in (*_of_children(row), *_of_rivals(row)))
+    return "\n".join(line for row in analyses for line in (*_children_lines(row), *_rival_lines(row)))
 
 
-def _of_children(row: dict) -> list[str]:
+def _children_lines(row: dict) -> list[str]:
     lines = [
         f"{row['data']}: {row['children']} children; rank correlations of adversarial accuracy, 95 % intervals over children"
     ]
     for group, name in GROUPS.items():
         for attack, entries in row["correlations"][group].items():
-            told = "; ".join(f"{predictor} {told_correlation(one)}" for predictor, one in entries.items())
-            lines.append(f"  {name}, {attack}: {told}")
+            description = "; ".join(f"{predictor} {format_correlation(one)}" for predictor, one in entries.items())
+            lines.append(f"  {name}, {attack}: {description}")
     for attack, (group, name) in product(REWARDS, GROUPS.items()):
-        apart = row["weaker_with_size"][group][attack]
+        comparison = row["weaker_with_size"][group][attack]
+        verdict = _verdict(row["correlations"][group][attack][MAIN_PREDICTOR])
         lines.append(
-            f"  {attack}, {name}: that it goes with {JUDGED} {_verdict(row['correlations'][group][attack][JUDGED])}; that "
-            f"it goes less with parameters {_verdict(apart)}, the difference of absolute correlations is "
-            f"{told_correlation(apart)}"
+            f"  {attack}, {name}: that it goes with {MAIN_PREDICTOR} {verdict}; that it goes less with "
+            f"parameters {_verdict(comparison)}, the difference of absolute correlations is "
+            f"{format_correlation(comparison)}"
         )
     one = row["controller"]
     if one is not None:
@@ -261,26 +264,29 @@ def _of_children(row: dict) -> list[str]:
         )
     marked = [entry for entry in row["shared"] if entry["corrected"] < 0.05]
     least = min(row["shared"], key=lambda entry: entry["p_value"])
-    told = "; ".join(
+    description = "; ".join(
         f"{entry['name']} in the {entry['cell']} cell {entry['best']:.2f} against {entry['others']:.2f}"
         for entry in marked or [least]
     )
     if marked:
-        return [*lines, f"  the best quarter has another share of: {told}"]
-    return [*lines, f"  the best quarter shares nothing that shows; nearest is {told} (p = {least['p_value']:.2g} alone)"]
+        return [*lines, f"  the best quarter has another share of: {description}"]
+    return [
+        *lines,
+        f"  the best quarter shares nothing that shows; nearest is {description} (p = {least['p_value']:.2g} alone)",
+    ]
 
 
 def _verdict(one: dict) -> str:
     return "holds" if one["interval"] is not None and one["interval"][0] > 0 else "does not show"
 
 
-def _of_rivals(row: dict) -> list[str]:
+def _rival_lines(row: dict) -> list[str]:
     lines = []
     sizes = {network["name"]: network["parameters"] for network in row["networks"]}
-    for rival in rivals.NAMES[1:]:
-        for attack in rivals.WORST:
+    for rival in rivals.NETWORK_NAMES[1:]:
+        for attack in rivals.WORST_CASES:
             tests = [one for one in row["tests"] if one["rival"] == rival and one["attack"] == attack]
-            told = ", ".join(f"{one['difference']:+.3f} (p = {one['corrected']:.2g})" for one in tests)
+            differences = ", ".join(f"{one['difference']:+.3f} (p = {one['corrected']:.2g})" for one in tests)
             shown = [one["difference"] for one in tests if one["corrected"] < 0.05]
             better, worse = all(d < 0 for d in shown), all(d > 0 for d in shown)
             verdict = (
@@ -293,27 +299,30 @@ def _of_rivals(row: dict) -> list[str]:
                 else "seeds contradict each other"
             )
             lines.append(
-                f"  best ({sizes['best']:,} parameters) against {rival} ({sizes[rival]:,}), {attack}: error by seed {told}: "
-                f"{verdict}{f' error in {len(shown)} of {len(tests)} seeds' if verdict in ('less', 'more') else ''}"
+                f"  best ({sizes['best']:,} parameters) against {rival} ({sizes[rival]:,}), {attack}: error by seed "
+                f"{differences}: {verdict}"
+                f"{f' error in {len(shown)} of {len(tests)} seeds' if verdict in ('less', 'more') else ''}"
             )
     return lines
 
 
 def main() -> None:
     """Searches, trains the best and its rivals anew, attacks, analyses and draws."""
-    options = lab.arguments(__file__, __doc__)
+    options = lab.parse_arguments(__file__, __doc__)
     children.search_all(options.size, options.out, options.workers)
     data = children.data_sets(options.size)
-    lab.each(rivals.prepare, [(options.size, d, options.out) for d in data], options.workers, "sources of transfer")
-    networks = lab.each(rivals.measure, rivals.jobs(options.size, options.out), options.workers, "networks")
-    rows = {d: children.read(d, options.out) for d in data}
-    found = [analyse(d, rows[d], [one for one in networks if one["data"] == d], options.out) for d in data]
+    lab.parallel_map(
+        rivals.train_transfer_source, [(options.size, d, options.out) for d in data], options.workers, "sources of transfer"
+    )
+    networks = lab.parallel_map(rivals.measure, rivals.jobs(options.size, options.out), options.workers, "networks")
+    rows = {d: children.read_children(d, options.out) for d in data}
+    analyses = [analyse(d, rows[d], [one for one in networks if one["data"] == d], options.out) for d in data]
     # The radii of every image stay beside it, in networks/.
-    lab.write_json(options.out / "architecture_search.json", {"analysis": found, "children": rows})
-    draw_children(found, rows, options.out / "architecture_search_children.png")
-    draw_networks(found, options.out / "architecture_search_networks.png")
-    draw_operations(found, options.out / "architecture_search_operations.png")
-    print(statement(found))
+    lab.write_json(options.out / "architecture_search.json", {"analysis": analyses, "children": rows})
+    draw_children(analyses, rows, options.out / "architecture_search_children.png")
+    draw_networks(analyses, options.out / "architecture_search_networks.png")
+    draw_operations(analyses, options.out / "architecture_search_operations.png")
+    print(report_text(analyses))
 
 
 if __name__ == "__main__":

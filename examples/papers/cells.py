@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from search_spaces import CellGraph, SearchSpace
 
 PERMUTATIONS = 10_000
-INPUTS = {0: "cell before last", 1: "last cell"}
+INPUT_NAMES = {0: "cell before last", 1: "last cell"}
 
 
 def depth(graph: CellGraph) -> int:
@@ -23,11 +23,11 @@ def depth(graph: CellGraph) -> int:
     Ours: pooling counts as an operation, and so does each separable or factorised convolution, as one. An architecture's
     depth is the sum over the cells that are searched, whatever their number in the network.
     """
-    most: list[float] = [0] * graph.inputs
+    longest: list[float] = [0] * graph.inputs
     for summands in graph.nodes:
-        most.append(max((most[source] + (name != "skip") for name, source in summands), default=-np.inf))
-    found = max(most[node] for node in graph.outputs)
-    return 0 if found == -np.inf else int(found)
+        longest.append(max((longest[source] + (name != "skip") for name, source in summands), default=-np.inf))
+    deepest = max(longest[node] for node in graph.outputs)
+    return 0 if deepest == -np.inf else int(deepest)
 
 
 def features(space: SearchSpace, architecture: dict) -> dict[tuple[str, str, str], float]:
@@ -35,19 +35,19 @@ def features(space: SearchSpace, architecture: dict) -> dict[tuple[str, str, str
 
     Blocks of the same cell count as one source: their numbers in the canonical form say nothing.
     """
-    found = {}
+    shares = {}
     for cell, graph in space.graphs(architecture).items():
         edges = graph.edges()
-        sources = [INPUTS.get(source, "a block of this cell") for source, _, _ in edges]
+        sources = [INPUT_NAMES.get(source, "a block of this cell") for source, _, _ in edges]
         operations = [name for _, _, name in edges]
         for name in space.operations:
-            found[cell, "operation", name] = operations.count(name) / len(edges)
-        for name in (*INPUTS.values(), "a block of this cell"):
-            found[cell, "input", name] = sources.count(name) / len(edges)
-    return found
+            shares[cell, "operation", name] = operations.count(name) / len(edges)
+        for name in (*INPUT_NAMES.values(), "a block of this cell"):
+            shares[cell, "input", name] = sources.count(name) / len(edges)
+    return shares
 
 
-def shared(space: SearchSpace, architectures: Sequence[dict], errors: Sequence[float], seed: int = 0) -> list[dict]:
+def compare_best(space: SearchSpace, architectures: Sequence[dict], errors: Sequence[float], seed: int = 0) -> list[dict]:
     """Returns what the best quarter of some architectures has oftener or more rarely than the others.
 
     The edges of one cell are no independent draws, so whole architectures are permuted: how often would a quarter drawn at
@@ -67,9 +67,9 @@ def shared(space: SearchSpace, architectures: Sequence[dict], errors: Sequence[f
     drawn = np.array([best, *(generator.permutation(best) for _ in range(PERMUTATIONS))], dtype=np.float64)
     quarter = drawn @ values / best.sum()
     rest = (1 - drawn) @ values / max(1, (~best).sum())
-    apart = np.abs(quarter - rest)
+    differences = np.abs(quarter - rest)
     # Sums of the same numbers in another order differ by rounding.
-    p_values = (apart >= apart[0] - 1e-9).mean(0)
+    p_values = (differences >= differences[0] - 1e-9).mean(0)
     return [
         {
             "cell": cell,

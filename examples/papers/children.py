@@ -72,7 +72,7 @@ class Scale:
     batch: int
 
 
-SCALES = {
+SEARCH_SCALES = {
     "smoke": Scale(300, 100, 100, 100, False, 4, 1, 2, epochs=2, batch_size=32, trials=6, random_trials=4, batch=2),
     "default": Scale(700, 300, 300, 2000, True, 4, 1, 2, epochs=4, batch_size=32, trials=28, random_trials=12, batch=4),
     "full": Scale(
@@ -86,14 +86,14 @@ def data_sets(size: str) -> tuple[str, ...]:
     return ("digits",) if size == "smoke" else ("mnist", "cifar10")
 
 
-def images(data: str, scale: Scale, work: Path) -> dict[str, object]:
+def data_section(data: str, scale: Scale, work: Path) -> dict[str, object]:
     """Returns the section `data` of a config, once its images are there."""
     pool = scale.train + scale.validation
-    found = lab.data_config(data, lab.Size(train=pool, test=scale.test, epochs=1, channels=1), work)
+    data_config = lab.data_config(data, lab.Size(train=pool, test=scale.test, epochs=1, channels=1), work)
     if scale.halved:
         file = work / "data" / f"{data}-halved-{pool}-{scale.test}.npz"
         if not file.exists():
-            train, test = open_data(found).train.first(pool), open_test(found).first(scale.test)
+            train, test = open_data(data_config).train.first(pool), open_test(data_config).first(scale.test)
             content = io.BytesIO()
             arrays = {
                 "x_train": F.avg_pool2d(train.x, 2),
@@ -106,7 +106,7 @@ def images(data: str, scale: Scale, work: Path) -> dict[str, object]:
             write_atomic(file, content.getvalue())
         name, path = "npz", str(file)
     else:
-        name, path = found.name, found.path
+        name, path = data_config.name, data_config.path
     return {
         "name": name,
         "path": path and str(Path(path).resolve()),
@@ -115,10 +115,10 @@ def images(data: str, scale: Scale, work: Path) -> dict[str, object]:
     }
 
 
-def config(data: str, scale: Scale, work: Path) -> nas.Config:
+def search_config(data: str, scale: Scale, work: Path) -> nas.Config:
     """Returns the search of `paper_search.yaml` on a data set, with other numbers."""
     values = {
-        **{f"data.{name}": value for name, value in images(data, scale, work).items()},
+        **{f"data.{name}": value for name, value in data_section(data, scale, work).items()},
         "space.channels": scale.channels,
         "space.cells_per_stage": scale.cells_per_stage,
         "space.stages": scale.stages,
@@ -134,29 +134,29 @@ def config(data: str, scale: Scale, work: Path) -> nas.Config:
     return nas.load_config(YAML, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
-def folder_of(data: str, out: Path) -> Path:
+def run_folder(data: str, out: Path) -> Path:
     """Returns the run's folder of a search."""
     return out / "runs" / data
 
 
-def search(data: str, size: str, out: Path, tell: Callable[[str, int, int], None]) -> None:
+def search(data: str, size: str, out: Path, on_progress: Callable[[str, int, int], None]) -> None:
     """Runs a search, or goes on with it; what a run does after its trials is left out.
 
     Args:
         data: Name of the data set.
         size: A name of SCALES.
         out: Folder of the results.
-        tell: Called with the name of the data set, the number of finished trials, and that of all.
+        on_progress: Called with the name of the data set, the number of finished trials, and that of all.
     """
-    folder, scale = folder_of(data, out), SCALES[size]
+    folder, scale = run_folder(data, out), SEARCH_SCALES[size]
     if (folder / "config.yaml").exists():
         run = nas.read_run(folder)
         if sum(trial.state in ENDED for trial in run.trials) >= run.config.search.trials:
-            tell(data, run.config.search.trials, run.config.search.trials)
+            on_progress(data, run.config.search.trials, run.config.search.trials)
             return
         events = resume_events(folder)
     else:
-        events = search_events(config(data, scale, out.parent), folder)
+        events = search_events(search_config(data, scale, out.parent), folder)
     finished = trials = 0
     with closing(events):
         for event in events:
@@ -169,21 +169,23 @@ def search(data: str, size: str, out: Path, tell: Callable[[str, int, int], None
                     return
                 case _:
                     continue
-            tell(data, finished, trials)
+            on_progress(data, finished, trials)
 
 
 def search_all(size: str, out: Path, workers: int) -> None:
     """Runs what is left of the searches, side by side, and shows how many trials have finished."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        tasks = {data: progress.add_task(f"search on {data}", total=SCALES[size].trials) for data in data_sets(size)}
+        progress_tasks = {
+            data: progress.add_task(f"search on {data}", total=SEARCH_SCALES[size].trials) for data in data_sets(size)
+        }
 
         def show(data: str, finished: int, trials: int) -> None:
-            progress.update(tasks[data], completed=finished, total=trials)
+            progress.update(progress_tasks[data], completed=finished, total=trials)
 
-        if workers <= 1 or len(tasks) == 1:
+        if workers <= 1 or len(progress_tasks) == 1:
             torch.set_num_threads(1)
-            for data in tasks:
+            for data in progress_tasks:
                 search(data, size, out, show)
             return
         context = multiprocessing.get_context("spawn")
@@ -191,24 +193,24 @@ def search_all(size: str, out: Path, workers: int) -> None:
             context.Manager() as manager,
             ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
-            news = manager.Queue()
-            running = [pool.submit(_search, data, size, out, news) for data in tasks]
-            while not news.empty() or not all(one.done() for one in running):
+            queue = manager.Queue()
+            running = [pool.submit(_search, data, size, out, queue) for data in progress_tasks]
+            while not queue.empty() or not all(future.done() for future in running):
                 try:
-                    show(*news.get(timeout=0.5))
+                    show(*queue.get(timeout=0.5))
                 except Empty:
                     continue
-            for one in running:
-                one.result()
+            for future in running:
+                future.result()
 
 
-def _search(data: str, size: str, out: Path, news) -> None:
-    search(data, size, out, lambda *told: news.put(told))
+def _search(data: str, size: str, out: Path, queue) -> None:
+    search(data, size, out, lambda *progress: queue.put(progress))
 
 
-def read(data: str, out: Path) -> list[dict]:
+def read_children(data: str, out: Path) -> list[dict]:
     """Returns what is known of each child that was trained to the end: one row each, in the order of the search."""
-    run = nas.read_run(folder_of(data, out))
+    run = nas.read_run(run_folder(data, out))
     space = open_space(run.config.space)
     return [
         {
@@ -225,24 +227,24 @@ def read(data: str, out: Path) -> list[dict]:
     ]
 
 
-def described(data: str, out: Path) -> dict:
+def search_settings(data: str, out: Path) -> dict:
     """Returns what a search was run on, and with which numbers."""
-    found = nas.read_run(folder_of(data, out)).config
-    x = open_data(found.data).train.x
+    config = nas.read_run(run_folder(data, out)).config
+    x = open_data(config.data).train.x
     return {
         "image": list(x.shape[1:]),
         "train_images": len(x),
-        "test_images": len(open_test(found.data).x),
-        "attacked_images": found.evaluation.images,
-        "epochs": found.training.epochs,
-        "epsilon": found.evaluation.epsilon,
-        "space": dict(found.space.options),
-        "trials": found.search.trials,
-        "random_trials": found.search.random_trials,
-        "sampler": asdict(found.search.sampler),
+        "test_images": len(open_test(config.data).x),
+        "attacked_images": config.evaluation.images,
+        "epochs": config.training.epochs,
+        "epsilon": config.evaluation.epsilon,
+        "space": dict(config.space.options),
+        "trials": config.search.trials,
+        "random_trials": config.search.random_trials,
+        "sampler": asdict(config.search.sampler),
     }
 
 
-def groups(rows: list[dict]) -> dict[str, list[dict]]:
+def child_groups(rows: list[dict]) -> dict[str, list[dict]]:
     """Returns all children, and those drawn at random alone: what the controller chose is no fair sample of the space."""
     return {"all": rows, "random": [row for row in rows if row["random"]]}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject, format_epsilon, plain_ticks
+from lab import EPSILONS, SIZES, NetworkSpec, format_epsilon, plain_ticks
 from matplotlib.figure import Figure
 
 from evaluators import APGD, FGSM, PGD, Linf, Square, Transfer, error_at, margins, radii, worst_case
@@ -39,43 +39,43 @@ RESAMPLES = 2000
 STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
 SEEDS = {"digits": 3, "mnist": 2}
 # Images of MNIST are 28 pixels wide, and Square asks for many passes.
-MOST = {"smoke": 30, "default": 300, "full": 2000}
+MAX_IMAGES = {"smoke": 30, "default": 300, "full": 2000}
 # What is drawn of the logits: title, name, and what it is divided by.
-MARKS = (
+LOGIT_PANELS = (
     ("entropy, nats", "entropy", 1),
     ("logit difference", "logit_difference", 1),
     ("its steepness / 100, logits per unit of epsilon", "steepness", 100),
 )
 # Networks that were trained without adversarial images are attacked where a quarter to a third of the images fools an
 # unpenalised one: at the epsilon of adversarial training all do, and no gain could show.
-SMALLER = {"digits": 0.06, "mnist": 0.0225}
-STEPS = {"smoke": (2, 10), "default": (40, 500), "full": (100, 5000)}
+STANDARD_EPSILONS = {"digits": 0.06, "mnist": 0.0225}
+ATTACK_STEPS = {"smoke": (2, 10), "default": (40, 500), "full": (100, 5000)}
 
 
-def subjects(size: str) -> list[tuple[Subject, float]]:
+def network_specs(size: str) -> list[tuple[NetworkSpec, float]]:
     """Returns the networks, each with its penalty."""
     data = ["digits"] if size == "smoke" else [*SEEDS]
     strengths = STRENGTHS[::4] if size == "smoke" else STRENGTHS
     return [
-        (Subject(d, "cell", training, seed), strength)
+        (NetworkSpec(d, "cell", training, seed), strength)
         for d, training, strength in product(data, ("standard", "adversarial"), strengths)
         for seed in range(1 if size == "smoke" else SEEDS[d])
     ]
 
 
-def measure(name: str, subject: Subject, strength: float, folder: Path) -> dict:
+def measure(name: str, spec: NetworkSpec, strength: float, folder: Path) -> dict:
     """Returns the measures of one network."""
-    file = folder / "networks" / f"{subject.name}-{strength:g}.json"
-    return lab.kept(file, _measure, name, subject, strength, folder.parent)
+    file = folder / "networks" / f"{spec.name}-{strength:g}.json"
+    return lab.cached_json(file, _measure, name, spec, strength, folder.parent)
 
 
-def _measure(name: str, subject: Subject, strength: float, work: Path) -> dict:
+def _measure(name: str, spec: NetworkSpec, strength: float, work: Path) -> dict:
     size = SIZES[name]
-    network, split = lab.trained(subject, size, work, entropy_penalty=strength)
-    source, _ = lab.trained(replace(subject, seed=subject.seed + 100), size, work)
-    split = split.first(MOST[name])
-    epsilon = (EPSILONS if subject.training == "adversarial" else SMALLER)[subject.data]
-    steps, queries = STEPS[name]
+    network, split = lab.load_or_train(spec, size, work, entropy_penalty=strength)
+    source, _ = lab.load_or_train(replace(spec, seed=spec.seed + 100), size, work)
+    split = split.first(MAX_IMAGES[name])
+    epsilon = (EPSILONS if spec.training == "adversarial" else STANDARD_EPSILONS)[spec.data]
+    steps, queries = ATTACK_STEPS[name]
     attacks: dict[str, Attack] = {
         "FGSM": FGSM(),
         "PGD, cross-entropy": PGD(steps=steps),
@@ -84,31 +84,31 @@ def _measure(name: str, subject: Subject, strength: float, work: Path) -> dict:
         "Square": Square(queries=queries),
         "transfer": Transfer(source=source, attack=PGD(steps=steps, loss=margin)),
     }
-    found = margins(network, split.x, split.y, [Linf()], classes=1)
+    logit_margins = margins(network, split.x, split.y, [Linf()], classes=1)
     sizes = {title: radii(network, split.x, split.y, attack, [epsilon]).numpy() for title, attack in attacks.items()}
     return {
-        **asdict(subject),
+        **asdict(spec),
         "strength": strength,
         "epsilon": epsilon,
         "images": len(split.x),
-        "entropy": float(found.entropy.mean()),
-        "logit_difference": float(np.median(found.margin)),
-        "steepness": float(np.median(found.steepness["linf"][:, 0])),
-        "first_order_radius": float(np.median(found.radii["linf"])),
-        "clean_error": float(1 - found.right.mean()),
+        "entropy": float(logit_margins.entropy.mean()),
+        "logit_difference": float(np.median(logit_margins.margin)),
+        "steepness": float(np.median(logit_margins.steepness["linf"][:, 0])),
+        "first_order_radius": float(np.median(logit_margins.radii["linf"])),
+        "clean_error": float(1 - logit_margins.right.mean()),
         "errors": {title: error_at(size_of, epsilon) for title, size_of in sizes.items()},
         "worst_case": error_at(worst_case(list(sizes.values())), epsilon),
         # Of each image, in order.
-        "wrong": (~found.right).astype(int).tolist(),
+        "wrong": (~logit_margins.right).astype(int).tolist(),
         "fooled": {title: (size_of <= epsilon).astype(int).tolist() for title, size_of in sizes.items()},
     }
 
 
-def summarise(found: list[dict]) -> list[dict]:
+def summarise(results: list[dict]) -> list[dict]:
     """Returns the means over seeds, a row for each data set, training and strength."""
     rows = []
-    for key in dict.fromkeys((row["data"], row["training"], row["strength"]) for row in found):
-        group = [row for row in found if (row["data"], row["training"], row["strength"]) == key]
+    for key in dict.fromkeys((row["data"], row["training"], row["strength"]) for row in results):
+        group = [row for row in results if (row["data"], row["training"], row["strength"]) == key]
         means = {
             name: float(np.mean([row[name] for row in group]))
             for name in ("entropy", "logit_difference", "steepness", "first_order_radius", "clean_error", "worst_case")
@@ -119,32 +119,32 @@ def summarise(found: list[dict]) -> list[dict]:
     return rows
 
 
-def gains(found: list[dict]) -> list[dict]:
+def gains(results: list[dict]) -> list[dict]:
     """Returns by how much each error is lower than without penalty, at each strength, with intervals over the images."""
     rows = []
-    for key in dict.fromkeys((row["data"], row["training"]) for row in found):
-        group = [row for row in found if (row["data"], row["training"]) == key]
-        plain = _outcomes([row for row in group if row["strength"] == 0])
+    for key in dict.fromkeys((row["data"], row["training"]) for row in results):
+        group = [row for row in results if (row["data"], row["training"]) == key]
+        unpenalised = _wrong_shares([row for row in group if row["strength"] == 0])
         for strength in sorted({row["strength"] for row in group} - {0.0}):
-            penalised = _outcomes([row for row in group if row["strength"] == strength])
-            gained = {name: plain[name] - penalised[name] for name in plain}
-            gained["masked"] = gained["PGD, cross-entropy"] - gained["worst case"]
-            told = {name: _with_interval(values) for name, values in gained.items()}
-            rows.append({"data": key[0], "training": key[1], "strength": strength, "gains": told})
+            penalised = _wrong_shares([row for row in group if row["strength"] == strength])
+            differences = {name: unpenalised[name] - penalised[name] for name in unpenalised}
+            differences["masked"] = differences["PGD, cross-entropy"] - differences["worst case"]
+            intervals = {name: _bootstrap_mean(values) for name, values in differences.items()}
+            rows.append({"data": key[0], "training": key[1], "strength": strength, "gains": intervals})
     return rows
 
 
-def _outcomes(rows: list[dict]) -> dict[str, np.ndarray]:
+def _wrong_shares(rows: list[dict]) -> dict[str, np.ndarray]:
     """Returns the share of networks that are wrong at each image (N,), by attack, in the worst case and when clean."""
     attacks = {title: np.array([row["fooled"][title] for row in rows]) for title in rows[0]["fooled"]}
     attacks["worst case"] = np.max(list(attacks.values()), axis=0)
     return {name: wrong.mean(0) for name, wrong in (attacks | {"clean": np.array([row["wrong"] for row in rows])}).items()}
 
 
-def _with_interval(values: np.ndarray) -> dict:
+def _bootstrap_mean(values: np.ndarray) -> dict:
     """Returns the mean over images (N,) and its 95 % percentile interval over images drawn again."""
-    again = values[np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-    return {"gain": float(values.mean()), "interval": [float(end) for end in np.quantile(again, [0.025, 0.975])]}
+    resampled = values[np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    return {"gain": float(values.mean()), "interval": [float(end) for end in np.quantile(resampled, [0.025, 0.975])]}
 
 
 def draw(rows: list[dict], file: Path) -> None:
@@ -164,9 +164,9 @@ def draw(rows: list[dict], file: Path) -> None:
             top.fill_between(places, *ends, color="black", alpha=0.1, linewidth=0, label="its 95 % interval, one network")
             top.plot(places, worst, color="black", linewidth=2, alpha=0.5, label="worst case")
             top.plot(places, [row["clean_error"] for row in group], color="black", linestyle=":", label="clean")
-            told = format_epsilon(key[0], group[0]["epsilon"])
-            top.set(title=f"{key[0]}, {key[1]}, epsilon {told}", ylim=(0, 1.02))
-            for colour, (title, name, scale) in zip(COLOURS, MARKS, strict=False):
+            epsilon = format_epsilon(key[0], group[0]["epsilon"])
+            top.set(title=f"{key[0]}, {key[1]}, epsilon {epsilon}", ylim=(0, 1.02))
+            for colour, (title, name, scale) in zip(COLOURS, LOGIT_PANELS, strict=False):
                 low.plot(places, [row[name] / scale for row in group], marker=".", color=colour, label=title)
             low.set(xlabel="strength of the penalty (not to scale)", yscale="log")
             low.set_xticks(places, [f"{row['strength']:g}" for row in group])
@@ -181,31 +181,31 @@ def draw(rows: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def statement(found: list[dict], means: list[dict]) -> str:
+def report_text(gain_rows: list[dict], means: list[dict]) -> str:
     """Returns what was seen, a line for each data set, training and strength."""
     lines = ["by how much errors are lower than without penalty, with 95 % intervals over images, each for itself"]
     epsilons = {(row["data"], row["training"]): row["epsilon"] for row in means}
-    for row in found:
-        told = []
+    for row in gain_rows:
+        parts = []
         for name in ("PGD, cross-entropy", "worst case", "masked", "clean"):
             one = row["gains"][name]
-            told.append(f"{name} {one['gain']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})")
-        at = format_epsilon(row["data"], epsilons[row["data"], row["training"]])
-        lines.append(f"{row['data']}, {row['training']}, at {at}, strength {row['strength']:g}: {'; '.join(told)}")
+            parts.append(f"{name} {one['gain']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})")
+        epsilon = format_epsilon(row["data"], epsilons[row["data"], row["training"]])
+        lines.append(f"{row['data']}, {row['training']}, at {epsilon}, strength {row['strength']:g}: {'; '.join(parts)}")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Trains, attacks, sums up and draws."""
-    options = lab.arguments(__file__, __doc__)
-    jobs = [(options.size, subject, strength, options.out) for subject, strength in subjects(options.size)]
-    found = lab.each(measure, jobs, options.workers, "networks")
-    rows = summarise(found)
-    gained = gains(found)
-    of_networks = [{name: value for name, value in row.items() if name not in ("wrong", "fooled")} for row in found]
-    lab.write_json(options.out / "entropy_penalty.json", {"gains": gained, "means": rows, "networks": of_networks})
+    options = lab.parse_arguments(__file__, __doc__)
+    jobs = [(options.size, spec, strength, options.out) for spec, strength in network_specs(options.size)]
+    results = lab.parallel_map(measure, jobs, options.workers, "networks")
+    rows = summarise(results)
+    gain_rows = gains(results)
+    network_rows = [{name: value for name, value in row.items() if name not in ("wrong", "fooled")} for row in results]
+    lab.write_json(options.out / "entropy_penalty.json", {"gains": gain_rows, "means": rows, "networks": network_rows})
     draw(rows, options.out / "entropy_penalty.png")
-    print(statement(gained, rows))
+    print(report_text(gain_rows, rows))
 
 
 if __name__ == "__main__":

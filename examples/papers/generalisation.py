@@ -22,7 +22,7 @@ import children
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import format_epsilon, told_correlation
+from lab import format_correlation, format_epsilon
 from matplotlib.figure import Figure
 from recorded import MULTIPLES
 
@@ -42,19 +42,19 @@ ERRORS = {
 # What is captured or not, by its name among the metrics.
 MEASURES = {"adversarial error": "", "flip rate": "_flips"}
 # The multiple of the search's epsilon that is told and drawn by points.
-SHOWN = 1.0
+SHOWN_MULTIPLE = 1.0
 
 
 def analyse(data: str, rows: list[dict], out: Path) -> dict:
     """Returns the rank correlations of clean errors with adversarial errors and flip rates over the children of a search."""
-    found = children.described(data, out)
+    search = children.search_settings(data, out)
     return {
         "data": data,
-        "search": found,
+        "search": search,
         "children": len(rows),
         # Of the gap; and by chance alone, at most, were it the same for all children.
         "gap_deviation": float(np.std([ERRORS["gap"](row) for row in rows], ddof=1)) if len(rows) > 1 else None,
-        "gap_deviation_by_chance_at_most": _by_chance(rows, found),
+        "gap_deviation_by_chance_at_most": gap_deviation_by_chance(rows, search),
         "ranges": {name: [float(pick(value(row) for row in rows)) for pick in (min, max)] for name, value in ERRORS.items()},
         "correlations": [
             {
@@ -62,24 +62,24 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
                 "measure": measure,
                 "attack": attack,
                 "multiple": multiple,
-                "epsilon": multiple * found["epsilon"],
+                "epsilon": multiple * search["epsilon"],
                 "error": error,
                 # Where it is next to 1, nothing is left to rank.
-                "median": float(np.median([row[f"{ATTACKS[attack]}{of}@{multiple:g}"] for row in chosen])),
+                "median": float(np.median([row[f"{ATTACKS[attack]}{suffix}@{multiple:g}"] for row in chosen])),
                 **asdict(
                     rank_correlation(
-                        [value(row) for row in chosen], [row[f"{ATTACKS[attack]}{of}@{multiple:g}"] for row in chosen]
+                        [value(row) for row in chosen], [row[f"{ATTACKS[attack]}{suffix}@{multiple:g}"] for row in chosen]
                     )
                 ),
             }
-            for (group, chosen), (measure, of), attack, multiple, (error, value) in product(
-                children.groups(rows).items(), MEASURES.items(), ATTACKS, MULTIPLES, ERRORS.items()
+            for (group, chosen), (measure, suffix), attack, multiple, (error, value) in product(
+                children.child_groups(rows).items(), MEASURES.items(), ATTACKS, MULTIPLES, ERRORS.items()
             )
         ],
     }
 
 
-def _by_chance(rows: list[dict], search: dict) -> float:
+def gap_deviation_by_chance(rows: list[dict], search: dict) -> float:
     """Returns the standard deviation that the images drawn give the gap of a child, if each child had images of its own.
 
     They share them, and what is common to all moves no rank: so it is at most so much.
@@ -91,36 +91,36 @@ def _by_chance(rows: list[dict], search: dict) -> float:
     return float(np.sqrt(np.mean(variances)))
 
 
-def _chosen(row: dict, **wanted: object) -> list[dict]:
-    return [one for one in row["correlations"] if all(one[key] == value for key, value in wanted.items())]
+def _select(row: dict, **criteria: object) -> list[dict]:
+    return [one for one in row["correlations"] if all(one[key] == value for key, value in criteria.items())]
 
 
-def table(found: list[dict]) -> str:
+def format_table(analyses: list[dict]) -> str:
     """Returns the correlations over all children, a line for each data set, measure, attack and epsilon."""
     title = f"{'data':8} {'measure':18} {'attack':11} {'epsilon':8}"
     lines = [title + "".join(f" {error:>24}" for error in ERRORS)]
-    for row, measure, attack, multiple in product(found, MEASURES, ATTACKS, MULTIPLES):
-        entries = _chosen(row, group="all", measure=measure, attack=attack, multiple=multiple)
+    for row, measure, attack, multiple in product(analyses, MEASURES, ATTACKS, MULTIPLES):
+        entries = _select(row, group="all", measure=measure, attack=attack, multiple=multiple)
         epsilon = format_epsilon(row["data"], entries[0]["epsilon"])
-        told = "".join(f" {told_correlation(one) if one['value'] is not None else 'none':>24}" for one in entries)
-        lines.append(f"{row['data']:8} {measure:18} {attack:11} {epsilon:8}{told}")
+        columns = "".join(f" {format_correlation(one) if one['value'] is not None else 'none':>24}" for one in entries)
+        lines.append(f"{row['data']:8} {measure:18} {attack:11} {epsilon:8}{columns}")
     return "\n".join(lines)
 
 
-def draw(found: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
+def draw(analyses: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
     """Draws adversarial error over test error and over the gap, and all the correlations by epsilon."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(14, 0.9 + 3.5 * len(found)), layout="constrained")
-        panels = figure.subplots(len(found), 4, squeeze=False)
-        for line, row in zip(panels, found, strict=True):
-            told = format_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
+        figure = Figure(figsize=(14, 0.9 + 3.5 * len(analyses)), layout="constrained")
+        panels = figure.subplots(len(analyses), 4, squeeze=False)
+        for line, row in zip(panels, analyses, strict=True):
+            epsilon = format_epsilon(row["data"], SHOWN_MULTIPLE * row["search"]["epsilon"])
             for axes, error in zip(line[:2], ("test error", "gap"), strict=True):
                 for colour, name in zip(COLOURS, ATTACKS.values(), strict=False):
                     x = [ERRORS[error](child) for child in rows[row["data"]]]
-                    y = [child[f"{name}@{SHOWN:g}"] for child in rows[row["data"]]]
+                    y = [child[f"{name}@{SHOWN_MULTIPLE:g}"] for child in rows[row["data"]]]
                     axes.scatter(x, y, s=20, color=colour, alpha=0.7)
                 axes.set(xlabel=error if error == "test error" else "gap: test error less training error")
-                axes.set(ylabel=f"adversarial error at {told} (L∞)")
+                axes.set(ylabel=f"adversarial error at {epsilon} (L∞)")
                 axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
             line[0].set_title(row["data"], fontsize=10)
             for axes, measure in zip(line[2:], MEASURES, strict=True):
@@ -140,16 +140,16 @@ def _draw_correlations(axes, row: dict, measure: str) -> None:
     scale = 255 if row["data"] == "cifar10" else 1
     for place, (colour, error) in enumerate(zip(COLOURS[2:], ERRORS, strict=False)):
         for dash, shift, attack in (("--", -0.5, "one step"), ("-", 0.5, "many steps")):
-            entries = _chosen(row, group="all", measure=measure, attack=attack, error=error)
+            entries = _select(row, group="all", measure=measure, attack=attack, error=error)
             entries = [one for one in entries if one["interval"] is not None]
             if not entries:
                 continue
             at = np.array([scale * one["epsilon"] for one in entries]) * (1 + 0.05 * (place + shift / 2 - 1.5))
             rho, ends = np.array([one["value"] for one in entries]), np.array([one["interval"] for one in entries]).T
             # The percentile interval of few children may leave out what was found.
-            reach = np.clip([rho - ends[0], ends[1] - rho], 0, None)
+            errors = np.clip([rho - ends[0], ends[1] - rho], 0, None)
             axes.errorbar(
-                at, rho, reach, color=colour, linestyle=dash, marker="o", markersize=3, linewidth=1, elinewidth=0.7
+                at, rho, errors, color=colour, linestyle=dash, marker="o", markersize=3, linewidth=1, elinewidth=0.7
             )
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xscale="log", ylim=(-1.05, 1.05), ylabel="rank correlation over children", title=f"with {measure}")
@@ -160,25 +160,25 @@ def _draw_correlations(axes, row: dict, measure: str) -> None:
     axes.set_xlabel("epsilon, in 1/255 (L∞)" if scale > 1 else "epsilon, L∞, pixels in [0, 1]")
 
 
-def statement(found: list[dict]) -> str:
+def report_text(analyses: list[dict]) -> str:
     """Returns what was seen, a few lines for each data set."""
     lines = []
-    for row in found:
-        epsilon = format_epsilon(row["data"], SHOWN * row["search"]["epsilon"])
+    for row in analyses:
+        epsilon = format_epsilon(row["data"], SHOWN_MULTIPLE * row["search"]["epsilon"])
         lines.append(f"{row['data']}, {row['children']} children, epsilon {epsilon}; 95 % intervals over children:")
         for group, measure, attack in product(("all", "random"), MEASURES, ATTACKS):
-            entries = _chosen(row, group=group, measure=measure, attack=attack, multiple=SHOWN)
-            told = "; ".join(f"{one['error']} {told_correlation(one)}" for one in entries)
-            whom = "all" if group == "all" else "drawn at random"
-            lines.append(f"  {whom}, {measure} under {attack} against {told}")
+            entries = _select(row, group=group, measure=measure, attack=attack, multiple=SHOWN_MULTIPLE)
+            correlations = "; ".join(f"{one['error']} {format_correlation(one)}" for one in entries)
+            group_name = "all" if group == "all" else "drawn at random"
+            lines.append(f"  {group_name}, {measure} under {attack} against {correlations}")
         for attack, group in product(ATTACKS, ("all", "random")):
             gap, test = (
-                _chosen(row, group=group, measure=measure, attack=attack, multiple=SHOWN, error=error)[0]
+                _select(row, group=group, measure=measure, attack=attack, multiple=SHOWN_MULTIPLE, error=error)[0]
                 for measure, error in (("adversarial error", "gap"), ("flip rate", "test error"))
             )
-            whom = "all children" if group == "all" else "those drawn at random"
+            group_name = "all children" if group == "all" else "those drawn at random"
             lines.append(
-                f"  that generalisation error does not capture adversarial examples, {attack}, {whom}: the gap "
+                f"  that generalisation error does not capture adversarial examples, {attack}, {group_name}: the gap "
                 f"{_verdict(gap, 'adversarial error')}; the test error {_verdict(test, 'the flip rate')}"
             )
     return "\n".join(lines)
@@ -199,15 +199,15 @@ def _verdict(one: dict, of: str) -> str:
 
 def main() -> None:
     """Searches where that is left to do, analyses and draws."""
-    options = lab.arguments(__file__, __doc__)
+    options = lab.parse_arguments(__file__, __doc__)
     searches = options.out.parent / "architecture_search"
     children.search_all(options.size, searches, options.workers)
-    rows = {data: children.read(data, searches) for data in children.data_sets(options.size)}
-    found = [analyse(data, own, searches) for data, own in rows.items()]
-    lab.write_json(options.out / "generalisation.json", {"analysis": found, "children": rows})
-    draw(found, rows, options.out / "generalisation.png")
-    print(table(found))
-    print(statement(found))
+    rows = {data: children.read_children(data, searches) for data in children.data_sets(options.size)}
+    analyses = [analyse(data, own, searches) for data, own in rows.items()]
+    lab.write_json(options.out / "generalisation.json", {"analysis": analyses, "children": rows})
+    draw(analyses, rows, options.out / "generalisation.png")
+    print(format_table(analyses))
+    print(report_text(analyses))
 
 
 if __name__ == "__main__":

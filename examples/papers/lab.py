@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from evaluators import Attack, RankCorrelation
 from evaluators.logits.differences import logits_of
-from nas.data import Split, open_data, open_test
+from nas.data import Dataset, Split, open_data, open_test
 from nas.data.config import DataConfig
 from nas.files import write_atomic
 from nas.seeds import seed_of
@@ -45,16 +45,23 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 ROOT = Path(__file__).parents[2]
-FILES = Path(os.environ.get("HARDCELL_DATA") or ROOT / ".." / "shared" / "data")
+DATA_FOLDER = Path(os.environ.get("HARDCELL_DATA") or ROOT / ".." / "shared" / "data")
 # Of the files of results that scripts keep and go on from; another form is another number.
-FORM = 2
+FORMAT_VERSION = 2
 # Epsilons of adversarial training, L-infinity, in pixel units.
 EPSILONS = {"digits": 0.12, "mnist": 0.15, "cifar10": 4 / 255, "random": 0.03}
 DATA = tuple(EPSILONS)
 ARCHITECTURES = ("linear", "mlp", "residual", "cell")
 TRAININGS = ("standard", "adversarial", "shuffled")
 # A cell of NAS-Bench-201 with residual paths and two convolutions in a row.
-CELL = {"edge01": "conv3x3", "edge02": "skip", "edge12": "conv3x3", "edge03": "skip", "edge13": "conv1x1", "edge23": "skip"}
+RESIDUAL_CELL = {
+    "edge01": "conv3x3",
+    "edge02": "skip",
+    "edge12": "conv3x3",
+    "edge03": "skip",
+    "edge13": "conv1x1",
+    "edge23": "skip",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class NetworkSpec:
     """A network to be trained, by what it is.
 
     Attributes:
@@ -103,7 +110,7 @@ class Subject:
         return f"{self.data}-{self.architecture}-{self.training}-{self.seed}"
 
 
-def arguments(script: str, description: str | None) -> argparse.Namespace:
+def parse_arguments(script: str, description: str | None) -> argparse.Namespace:
     """Returns what was asked for: `size`, a name of SIZES; `out`, a folder, made; `workers`.
 
     Results of another size in that folder, or networks of another size beside it, are refused.
@@ -115,23 +122,23 @@ def arguments(script: str, description: str | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help=f"folder of the results  [runs/papers/SIZE/{Path(script).stem}]")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each  [all cores]")
     parser.set_defaults(size="default")
-    found = parser.parse_args()
-    found.out = found.out or Path("runs/papers") / found.size / Path(script).stem
-    if found.workers < 1:
-        parser.error(f"--workers must be at least 1, got {found.workers}")
-    made = {"size": found.size, "form": FORM}
-    for folder in (found.out, found.out.parent / "networks"):
+    options = parser.parse_args()
+    options.out = options.out or Path("runs/papers") / options.size / Path(script).stem
+    if options.workers < 1:
+        parser.error(f"--workers must be at least 1, got {options.workers}")
+    expected = {"size": options.size, "form": FORMAT_VERSION}
+    for folder in (options.out, options.out.parent / "networks"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             parser.error(f"--out: {folder} is a file; name a folder")
-        holds = kept(folder / "size.json", lambda: made)
-        if not isinstance(holds, dict) or holds["form"] != FORM:
+        existing = cached_json(folder / "size.json", lambda: expected)
+        if not isinstance(existing, dict) or existing["form"] != FORMAT_VERSION:
             parser.error(f"{folder} holds what another version of these scripts made; choose another --out")
-        if holds != made:
-            at = f"at the {holds['size']} size, not at the {found.size} size"
-            parser.error(f"{folder} holds what was made {at}; choose another --out")
-    return found
+        if existing != expected:
+            sizes = f"at the {existing['size']} size, not at the {options.size} size"
+            parser.error(f"{folder} holds what was made {sizes}; choose another --out")
+    return options
 
 
 def run(main) -> None:
@@ -145,19 +152,19 @@ def run(main) -> None:
 
 def write_json(file: Path, content) -> None:
     """Writes what is known to a file, with null in the place of what is not a finite number, and numbers side by side."""
-    text = json.dumps(_finite(content), indent=1, allow_nan=False)
-    write_atomic(file, re.sub(r"\[[^][{}\"]+\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text))
+    text = json.dumps(_replace_non_finite(content), indent=1, allow_nan=False)
+    write_atomic(file, re.sub(r"\[[^][{}\"]+\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text))
 
 
-def _finite(value):
+def _replace_non_finite(value):
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _replace_non_finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_replace_non_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def kept(file: Path, make, *args):
+def cached_json(file: Path, make, *args):
     """Returns what JSON in a file says; where there is none, what `make` returns, once it is written there."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -165,28 +172,28 @@ def kept(file: Path, make, *args):
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def each(function, jobs: list[tuple], workers: int, title: str) -> list:
+def parallel_map(function, jobs: list[tuple], workers: int, title: str) -> list:
     """Returns what a function of this module's importer returns for each job, in order, worked on side by side."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    found = {}
+    results = {}
     with Progress(*columns) as progress:
         task = progress.add_task(title, total=len(jobs))
         if workers <= 1:
             for number, job in enumerate(jobs):
-                found[number] = function(*job)
+                results[number] = function(*job)
                 progress.advance(task)
         else:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 numbers = {pool.submit(function, *job): number for number, job in enumerate(jobs)}
                 try:
-                    for done in as_completed(numbers):
-                        found[numbers[done]] = done.result()
+                    for future in as_completed(numbers):
+                        results[numbers[future]] = future.result()
                         progress.advance(task)
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
-    return [found[number] for number in range(len(jobs))]
+    return [results[number] for number in range(len(jobs))]
 
 
 def device() -> torch.device:
@@ -194,16 +201,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def images(data: str, size: Size, work: Path) -> tuple[Split, Split]:
+def load_images(data: str, size: Size, work: Path) -> tuple[Split, Split]:
     """Returns the training and the test images of a data set, on the device."""
     if data == "random":
-        return _random(size.train, 0).to(device()), _random(size.test, 1).to(device())
+        return _random_images(size.train, 0).to(device()), _random_images(size.test, 1).to(device())
     config = data_config(data, size, work)
-    found, test = open_data(config), open_test(config)
-    return found.train.first(size.train).to(device()), test.first(size.test).to(device())
+    dataset, test = open_data(config), open_test(config)
+    return dataset.train.first(size.train).to(device()), test.first(size.test).to(device())
 
 
-def _random(count: int, seed: int) -> Split:
+def _random_images(count: int, seed: int) -> Split:
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(count, 1, 8, 8, generator=generator)
     return Split(x, torch.randint(10, (count,), generator=generator), f"random-{seed}")
@@ -211,35 +218,36 @@ def _random(count: int, seed: int) -> Split:
 
 def data_config(data: str, size: Size, work: Path) -> DataConfig:
     """Returns where the images of digits, mnist or cifar10 are, once they are unpacked into `work`."""
-    if data == "mnist" and (FILES / "mnist").is_dir():
+    if data == "mnist" and (DATA_FOLDER / "mnist").is_dir():
         raw = work / "data" / "MNIST" / "raw"
         raw.mkdir(parents=True, exist_ok=True)
-        for packed in (FILES / "mnist").glob("*.gz"):
+        for packed in (DATA_FOLDER / "mnist").glob("*.gz"):
             if not (raw / packed.stem).exists():
                 write_atomic(raw / packed.stem, gzip.decompress(packed.read_bytes()))
         return DataConfig(name="mnist", path=str(work / "data"))
-    if data == "cifar10" and (FILES / "cifar10-jpeg.tar.xz").exists():
+    if data == "cifar10" and (DATA_FOLDER / "cifar10-jpeg.tar.xz").exists():
         file = work / "data" / f"cifar10-{size.train}-{size.test}.npz"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             content = io.BytesIO()
             # A tenth of the training images goes to the validation split, which is not used here.
             np.savez(
-                content, **_cifar10(FILES / "cifar10-jpeg.tar.xz", {"train": -(-size.train * 10 // 9), "test": size.test})
+                content,
+                **_cifar10(DATA_FOLDER / "cifar10-jpeg.tar.xz", {"train": -(-size.train * 10 // 9), "test": size.test}),
             )
             write_atomic(file, content.getvalue())
         return DataConfig(name="npz", path=str(file), validation=0.1)
     return DataConfig(name=data)
 
 
-def _cifar10(packed: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
+def _cifar10(archive_file: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
     """Returns images and labels of the archive, as many of each class, at least a count of each part."""
     from PIL import Image
 
     x, y = {part: [] for part in counts}, {part: [] for part in counts}
     classes: dict[str, int] = {}
     of_class: dict[tuple[str, str], int] = {}
-    with tarfile.open(packed) as archive:
+    with tarfile.open(archive_file) as archive:
         for entry in archive:
             if not entry.isfile():
                 continue
@@ -250,17 +258,17 @@ def _cifar10(packed: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
             with Image.open(archive.extractfile(entry)) as image:
                 x[part].append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
             y[part].append(classes.setdefault(label, len(classes)))
-    arrays = {f"x_{part}": np.stack(found) for part, found in x.items()}
-    return arrays | {f"y_{part}": np.array(found) for part, found in y.items()}
+    arrays = {f"x_{part}": np.stack(values) for part, values in x.items()}
+    return arrays | {f"y_{part}": np.array(values) for part, values in y.items()}
 
 
-def build(subject: Subject, x: Tensor, size: Size) -> nn.Module:
+def build(spec: NetworkSpec, x: Tensor, size: Size) -> nn.Module:
     """Returns a network with random weights for images x (N, C, H, W) of ten classes, its normalisation inside."""
     std, mean = torch.std_mean(x, dim=(0, 2, 3))
     channels, height, width = x.shape[1:]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(subject.seed, "weights"))
-        match subject.architecture:
+        torch.manual_seed(seed_of(spec.seed, "weights"))
+        match spec.architecture:
             case "linear":
                 body = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 10))
             case "mlp":
@@ -274,69 +282,68 @@ def build(subject: Subject, x: Tensor, size: Size) -> nn.Module:
                 body = space.build(start | plain, (channels, height, width), 10)
             case "cell":
                 space = cell201(channels=size.channels, cells_per_stage=1, stages=2)
-                body = space.build(CELL, (channels, height, width), 10)
+                body = space.build(RESIDUAL_CELL, (channels, height, width), 10)
     return Normalised(body, mean.cpu(), std.cpu().clamp(min=1e-3)).to(x.device)
 
 
-def by_heart(subject: Subject) -> bool:
+def measured_on_training_images(spec: NetworkSpec) -> bool:
     """Returns whether its labels follow from nothing: it is measured on the images that it was trained on."""
-    return subject.training == "shuffled" or subject.data == "random"
+    return spec.training == "shuffled" or spec.data == "random"
 
 
-def splits(subject: Subject, size: Size, work: Path) -> tuple[Split, Split]:
+def splits(spec: NetworkSpec, size: Size, work: Path) -> tuple[Split, Split]:
     """Returns the images that a network is trained on, and those that it is measured on."""
-    training, test = images(subject.data, size, work)
-    if not by_heart(subject):
+    training, test = load_images(spec.data, size, work)
+    if not measured_on_training_images(spec):
         return training, test
     training = training.first(size.test)
-    if subject.training == "shuffled":
+    if spec.training == "shuffled":
         order = torch.randperm(len(training.y), generator=torch.Generator().manual_seed(seed_of(0, "shuffled")))
         training = Split(training.x, training.y[order.to(training.y.device)], f"{training.hash}-shuffled")
     return training, training
 
 
-def settings(subject: Subject, size: Size, **recipe: float) -> TrainingConfig:
+def training_config(spec: NetworkSpec, size: Size, **recipe: float) -> TrainingConfig:
     """Returns how a network is trained; `recipe` has settings of the recipe."""
-    heart, epsilon = by_heart(subject), EPSILONS[subject.data]
-    adversarial = subject.training == "adversarial"
+    memorised, epsilon = measured_on_training_images(spec), EPSILONS[spec.data]
+    adversarial = spec.training == "adversarial"
     return TrainingConfig(
         recipe=Adversarial(epsilon=epsilon, **recipe) if adversarial else Standard(**recipe),
-        epochs=size.epochs * (8 if heart else 1),
-        learning_rate=0.1 if subject.architecture in ("residual", "cell") else 0.05,
-        weight_decay=0.0 if heart else 5e-4,
+        epochs=size.epochs * (8 if memorised else 1),
+        learning_rate=0.1 if spec.architecture in ("residual", "cell") else 0.05,
+        weight_decay=0.0 if memorised else 5e-4,
         selection_from=1.0,  # The weights of the last epoch, whatever the network.
     )
 
 
-def trained(subject: Subject, size: Size, work: Path, each_epoch=None, **recipe: float) -> tuple[nn.Module, Split]:
+def load_or_train(spec: NetworkSpec, size: Size, work: Path, each_epoch=None, **recipe: float) -> tuple[nn.Module, Split]:
     """Returns a trained network and the images to measure it on; its weights are kept in `work`.
 
     Args:
-        subject: What it is.
+        spec: The network.
         size: Of images and network.
         work: Folder of weights and data, shared by all scripts of one size.
         each_epoch: Called with the number of epochs and the network after each, and before the first; if given, the network
             is trained anew.
         recipe: Settings of the recipe that differ from its own.
     """
-    training, measured = splits(subject, size, work)
-    network, config = build(subject, training.x, size), settings(subject, size, **recipe)
-    name = "-".join([subject.name, *(f"{key}-{value:g}" for key, value in recipe.items())])
+    training, evaluation = splits(spec, size, work)
+    network, config = build(spec, training.x, size), training_config(spec, size, **recipe)
+    name = "-".join([spec.name, *(f"{key}-{value:g}" for key, value in recipe.items())])
     file = work / "networks" / f"{name}.safetensors"
     if file.exists() and each_epoch is None:
         network.load_state_dict(load_file(file, device=str(training.x.device)))
-        return network.eval(), measured
+        return network.eval(), evaluation
     if each_epoch is not None:
         each_epoch(0, network)
-    seed = seed_of(subject.seed, "training")
-    for epoch in train(
-        network, training, training.first(32), config, epsilon=EPSILONS[subject.data], epochs=config.epochs, seed=seed
-    ):
+    seed = seed_of(spec.seed, "training")
+    data = Dataset(spec.data, tuple(map(str, range(10))), training, training.first(32))
+    for epoch in train(network, data, config, epsilon=EPSILONS[spec.data], epochs=config.epochs, seed=seed):
         if each_epoch is not None:
             each_epoch(epoch.epoch, network)
     if not file.exists():
         save(network, file)
-    return network.eval(), measured
+    return network.eval(), evaluation
 
 
 def save(network: nn.Module, file: Path) -> None:
@@ -347,18 +354,18 @@ def save(network: nn.Module, file: Path) -> None:
     partial.replace(file)
 
 
-def prepare(name: str, subject: Subject, work: Path) -> None:
+def train_and_save(name: str, spec: NetworkSpec, work: Path) -> None:
     """Trains a network, so that those who need it find it."""
-    trained(subject, SIZES[name], work)
+    load_or_train(spec, SIZES[name], work)
 
 
-def right_ones(network: nn.Module, split: Split, count: int) -> tuple[Tensor, Tensor]:
+def correctly_classified(network: nn.Module, split: Split, count: int) -> tuple[Tensor, Tensor]:
     """Returns the first images (N, C, H, W) that a network classifies rightly, at most a count, and their labels (N,)."""
     right = torch.as_tensor(logits_of(network, split.x).argmax(1), device=split.y.device) == split.y
     return split.x[right][:count], split.y[right][:count]
 
 
-def fooling(
+def attack_at_smallest_epsilon(
     network: nn.Module, x: Tensor, y: Tensor, attack: Attack, epsilons: tuple[float, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns where an attack ends at the smallest epsilon at which it fools.
@@ -373,18 +380,18 @@ def fooling(
     Returns:
         The images that were fooled, (M,) int64, the adversarial ones, (M, ...), and their epsilons, (M,).
     """
-    points, sizes = x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64)
+    points, smallest = x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64)
     for epsilon in epsilons:
-        left = sizes.isinf().nonzero().squeeze(1)
-        if not len(left):
+        remaining = smallest.isinf().nonzero().squeeze(1)
+        if not len(remaining):
             break
-        at = left.to(x.device)
-        ended = attack(network, x[at], y[at], epsilon)
-        fooled = torch.as_tensor(logits_of(network, ended).argmax(1)) != y[at].cpu()
-        points[at[fooled.to(x.device)]] = ended[fooled.to(x.device)]
-        sizes[left[fooled]] = epsilon
-    kept = sizes.isfinite().nonzero().squeeze(1)
-    return kept.to(x.device), points[kept.to(x.device)], sizes[kept]
+        indices = remaining.to(x.device)
+        adversarial = attack(network, x[indices], y[indices], epsilon)
+        fooled = torch.as_tensor(logits_of(network, adversarial).argmax(1)) != y[indices].cpu()
+        points[indices[fooled.to(x.device)]] = adversarial[fooled.to(x.device)]
+        smallest[remaining[fooled]] = epsilon
+    fooled_images = smallest.isfinite().nonzero().squeeze(1)
+    return fooled_images.to(x.device), points[fooled_images.to(x.device)], smallest[fooled_images]
 
 
 def plain_ticks(axis: Axis) -> None:
@@ -395,9 +402,9 @@ def plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def told_correlation(found: dict) -> str:
+def format_correlation(correlation: dict) -> str:
     """Returns a rank correlation, as results hold it, in words."""
-    return str(RankCorrelation(found["n"], found["value"], found["interval"]))
+    return str(RankCorrelation(correlation["n"], correlation["value"], correlation["interval"]))
 
 
 def format_epsilon(data: str, epsilon: float) -> str:

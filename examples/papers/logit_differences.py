@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import SIZES, Subject, plain_ticks
+from lab import SIZES, NetworkSpec, plain_ticks
 from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
-from universality import subjects
+from universality import network_specs
 
 from evaluators import PGD, Linf, NoPowerLaw, error_curve, fit_power_law, margins, radii
 from evaluators.logits.differences import (
@@ -46,26 +46,32 @@ QUANTILES = 400
 # Pairs of samples for what chance alone gives.
 DRAWS = 30
 SHARES = (0.03, 0.1, 0.3)
-COURSES = [Subject(data, "cell", training) for data in ("digits", "mnist") for training in ("standard", "adversarial")]
+TRACKED_NETWORKS = [
+    NetworkSpec(data, "cell", training) for data in ("digits", "mnist") for training in ("standard", "adversarial")
+]
 
 
-def measure(name: str, subject: Subject, folder: Path) -> dict:
+def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
     """Returns the differences of one network, and its curves."""
-    return lab.kept(folder / "networks" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+    return lab.cached_json(folder / "networks" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
-def _measure(name: str, subject: Subject, work: Path) -> dict:
-    network, split = lab.trained(subject, SIZES[name], work)
+def _measure(name: str, spec: NetworkSpec, work: Path) -> dict:
+    network, split = lab.load_or_train(spec, SIZES[name], work)
     logits = logits_of(network, split.x)
     independent = independent_logits(logits)
-    found = margins(network, split.x, split.y, [Linf()])
-    grid = adaptive_epsilons(found.radii["linf"], 1.0, 18)
+    logit_margins = margins(network, split.x, split.y, [Linf()])
+    grid = adaptive_epsilons(logit_margins.radii["linf"], 1.0, 18)
     measured = radii(network, split.x, split.y, PGD(steps=10), grid).numpy()
-    curves = {"first order": found.radii["linf"], "mean field": mean_field_radii(found, "linf"), "PGD": measured}
+    curves = {
+        "first order": logit_margins.radii["linf"],
+        "mean field": mean_field_radii(logit_margins, "linf"),
+        "PGD": measured,
+    }
     return {
-        **asdict(subject),
+        **asdict(spec),
         "images": len(split.x),
-        "right": int(found.right.sum()),
+        "right": int(logit_margins.right.sum()),
         "epsilons": grid,
         "flip_rates": {kind: [float(r) for r in error_curve(sizes, grid).flip_rate] for kind, sizes in curves.items()},
         **_differences(logits),
@@ -75,106 +81,113 @@ def _measure(name: str, subject: Subject, work: Path) -> dict:
 
 
 def _differences(logits: np.ndarray) -> dict:
-    found = logit_differences(logits)
-    law = fit_power_law(found[:, 0])
+    differences = logit_differences(logits)
+    law = fit_power_law(differences[:, 0])
     shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
     return {
-        "mean": [float(mean) for mean in found.mean(0)],
+        "mean": [float(mean) for mean in differences.mean(0)],
         # Of each rival's difference, in units of its mean.
-        "near_zero": [asdict(near_zero(column)) for column in found.T],
+        "near_zero": [asdict(near_zero(column)) for column in differences.T],
         "near_zero_exponent": None if isinstance(law, NoPowerLaw) else [law.exponent, *law.exponent_interval],
-        "quantiles": [[float(f"{q:.5g}") for q in np.quantile(column, shares)] for column in found.T],
+        "quantiles": [[float(f"{q:.5g}") for q in np.quantile(column, shares)] for column in differences.T],
     }
 
 
-def course(name: str, subject: Subject, folder: Path) -> list[dict]:
+def measure_epochs(name: str, spec: NetworkSpec, folder: Path) -> list[dict]:
     """Returns the differences of one network after each of some epochs."""
-    return lab.kept(folder / "courses" / f"{subject.name}.json", _course, name, subject, folder.parent)
+    return lab.cached_json(folder / "courses" / f"{spec.name}.json", _measure_epochs, name, spec, folder.parent)
 
 
-def _course(name: str, subject: Subject, work: Path) -> list[dict]:
-    _, split = lab.splits(subject, SIZES[name], work)
-    found = []
+def _measure_epochs(name: str, spec: NetworkSpec, work: Path) -> list[dict]:
+    _, split = lab.splits(spec, SIZES[name], work)
+    epochs = []
 
-    def look(epoch, network):
+    def record_epoch(epoch, network):
         if epoch in (0, 1, 2, 4, 8, 16) or epoch == SIZES[name].epochs:
-            found.append({"epoch": epoch, **_differences(logits_of(network, split.x))})
+            epochs.append({"epoch": epoch, **_differences(logits_of(network, split.x))})
 
-    lab.trained(subject, SIZES[name], work, each_epoch=look)
-    return found
+    lab.load_or_train(spec, SIZES[name], work, each_epoch=record_epoch)
+    return epochs
 
 
-def predicted(row: dict) -> dict[str, dict[str, float]]:
+def prediction_ratios(row: dict) -> dict[str, dict[str, float]]:
     """Returns for each prediction the epsilon at which it passes some flip rates, over the measured one."""
     ratios = {}
     for kind in ("first order", "mean field"):
         at = {}
         for share in SHARES:
             rates = (np.array(row["flip_rates"][which]) for which in (kind, "PGD"))
-            guess, measured = (_passes(np.array(row["epsilons"]), rate, share) for rate in rates)
+            guess, measured = (_epsilon_at_rate(np.array(row["epsilons"]), rate, share) for rate in rates)
             if guess and measured:
                 at[f"{share:g}"] = guess / measured
         ratios[kind] = at
     return ratios
 
 
-def _passes(grid: np.ndarray, rate: np.ndarray, share: float) -> float | None:
-    seen = rate > 0
-    if not seen.any() or rate.max() < share or rate[seen].min() > share:
+def _epsilon_at_rate(grid: np.ndarray, rate: np.ndarray, share: float) -> float | None:
+    positive = rate > 0
+    if not positive.any() or rate.max() < share or rate[positive].min() > share:
         return None
-    return float(np.exp(np.interp(math.log(share), np.log(rate[seen]), np.log(grid[seen]))))
+    return float(np.exp(np.interp(math.log(share), np.log(rate[positive]), np.log(grid[positive]))))
 
 
-def analyse(found: list[dict], courses: dict[str, list[dict]]) -> dict:
+def analyse(networks: list[dict], courses: dict[str, list[dict]]) -> dict:
     """Returns what the figures show, as numbers."""
-    nearest = {_name(row): np.array(row["quantiles"][0]) for row in found}
+    nearest = {_name(row): np.array(row["quantiles"][0]) for row in networks}
     between = [shape_distance(nearest[a], nearest[b]) for a, b in combinations(nearest, 2)]
-    exponents = [row["near_zero_exponent"] for row in found if row["near_zero_exponent"]]
-    ratios = [predicted(row) for row in found]
+    exponents = [row["near_zero_exponent"] for row in networks if row["near_zero_exponent"]]
+    ratios = [prediction_ratios(row) for row in networks]
 
     def ratio(kind: str, share: str) -> dict[str, float] | None:
-        return _spread([row[kind][share] for row in ratios if share in row[kind]])
+        return _quantile_summary([row[kind][share] for row in ratios if share in row[kind]])
 
     def by_data(value) -> dict[str, dict[str, float] | None]:
         groups = {
-            name: [row for row in found if row["data"] == name] for name in dict.fromkeys(row["data"] for row in found)
+            name: [row for row in networks if row["data"] == name] for name in dict.fromkeys(row["data"] for row in networks)
         }
-        return {name: _spread([v for row in group if (v := value(row)) is not None]) for name, group in groups.items()}
+        return {
+            name: _quantile_summary([v for row in group if (v := value(row)) is not None]) for name, group in groups.items()
+        }
 
-    gap = [row for row in found if row["near_zero"][0]["count"] == 0]
+    with_gap = [row for row in networks if row["near_zero"][0]["count"] == 0]
     return {
-        "networks": len(found),
-        "density_above_zero": sum(row["near_zero"][0]["interval"][0] > 0 for row in found),
+        "networks": len(networks),
+        "density_above_zero": sum(row["near_zero"][0]["interval"][0] > 0 for row in networks),
         # No difference within a tenth of the mean: of images that were learnt by heart.
-        "networks_with_a_gap": len(gap),
-        "density_at_zero": _spread([row["near_zero"][0]["density"] for row in found]),
-        "density_at_zero_independent": _spread([row["independent"]["near_zero"][0]["density"] for row in found]),
-        "exponent_near_zero": _spread([exponent[0] for exponent in exponents]),
+        "networks_with_a_gap": len(with_gap),
+        "density_at_zero": _quantile_summary([row["near_zero"][0]["density"] for row in networks]),
+        "density_at_zero_independent": _quantile_summary(
+            [row["independent"]["near_zero"][0]["density"] for row in networks]
+        ),
+        "exponent_near_zero": _quantile_summary([exponent[0] for exponent in exponents]),
         "exponent_intervals_that_hold_1": sum(low <= 1 <= high for _, low, high in exponents),
         "exponents_fitted": len(exponents),
-        "distance_to_independent": _spread([row["independent_distance"] for row in found]),
-        "distance_between_networks": _spread(between),
-        "distance_by_chance": _spread([_by_chance(row["quantiles"][0], row["images"]) for row in found]),
+        "distance_to_independent": _quantile_summary([row["independent_distance"] for row in networks]),
+        "distance_between_networks": _quantile_summary(between),
+        "distance_by_chance": _quantile_summary(
+            [_distance_by_chance(row["quantiles"][0], row["images"]) for row in networks]
+        ),
         "predicted_over_measured_epsilon": {
             kind: {f"{share:g}": ratio(kind, f"{share:g}") for share in SHARES} for kind in ("first order", "mean field")
         },
         "predicted_over_measured_epsilon_by_data": {
-            kind: by_data(lambda row, kind=kind: predicted(row)[kind].get("0.1")) for kind in ("first order", "mean field")
+            kind: by_data(lambda row, kind=kind: prediction_ratios(row)[kind].get("0.1"))
+            for kind in ("first order", "mean field")
         },
         "predicted_over_measured_epsilon_with_a_gap": {
-            kind: _spread([at["0.1"] for row in gap if "0.1" in (at := predicted(row)[kind])])
+            kind: _quantile_summary([at["0.1"] for row in with_gap if "0.1" in (at := prediction_ratios(row)[kind])])
             for kind in ("first order", "mean field")
         },
         "distance_to_independent_by_data": by_data(lambda row: row["independent_distance"]),
-        "training": {name: _over_training(name, rows, found) for name, rows in courses.items()},
+        "training": {name: _over_training(name, rows, networks) for name, rows in courses.items()},
     }
 
 
-def _over_training(name: str, rows: list[dict], found: list[dict]) -> dict:
-    images = next(row["images"] for row in found if name == f"{row['data']} {row['training']}")
+def _over_training(name: str, rows: list[dict], networks: list[dict]) -> dict:
+    images = next(row["images"] for row in networks if name == f"{row['data']} {row['training']}")
     last = np.array(rows[-1]["quantiles"][0])
     return {
-        "by_chance": _by_chance(rows[-1]["quantiles"][0], images),
+        "by_chance": _distance_by_chance(rows[-1]["quantiles"][0], images),
         "epochs": [
             {
                 "epoch": row["epoch"],
@@ -187,14 +200,14 @@ def _over_training(name: str, rows: list[dict], found: list[dict]) -> dict:
     }
 
 
-def _by_chance(quantiles: list[float], images: int) -> float:
+def _distance_by_chance(quantiles: list[float], images: int) -> float:
     """Returns the mean distance between the shapes of two samples from one distribution."""
     generator, values = np.random.default_rng(0), np.array(quantiles)
     pairs = generator.choice(values, size=(DRAWS, 2, images))
     return float(np.mean([shape_distance(first, second) for first, second in pairs]))
 
 
-def _in_short(row: dict) -> dict:
+def _summary_row(row: dict) -> dict:
     """Returns what is told of the differences to every rival, with a few of their quantiles."""
     few = [round(share * QUANTILES) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
     return {name: value for name, value in row.items() if name not in ("quantiles", "independent")} | {
@@ -206,21 +219,21 @@ def _name(row: dict) -> str:
     return f"{row['data']} {row['architecture']} {row['training']}"
 
 
-def _spread(values: list[float]) -> dict[str, float] | None:
+def _quantile_summary(values: list[float]) -> dict[str, float] | None:
     if not values:
         return None
     low, median, high = np.quantile(values, [0.1, 0.5, 0.9])
     return {"median": float(median), "tenth": float(low), "ninth_tenth": float(high), "n": len(values)}
 
 
-def draw_shapes(found: list[dict], file: Path) -> None:
+def draw_shapes(networks: list[dict], file: Path) -> None:
     """Draws the density of the nearest difference of all networks in units of its mean, and that of every rival of one."""
     at = np.linspace(0, 4, 200)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 4), layout="constrained")
         panels = figure.subplots(1, 3)
-        data = list(dict.fromkeys(row["data"] for row in found))
-        for row in found:
+        data = list(dict.fromkeys(row["data"] for row in networks))
+        for row in networks:
             colour = COLOURS[data.index(row["data"])]
             panels[0].plot(at, _density(row["quantiles"][0], at), color=colour, alpha=0.5, linewidth=1)
             panels[1].plot(at, _density(row["independent"]["quantiles"][0], at), color=colour, alpha=0.5, linewidth=1)
@@ -231,7 +244,9 @@ def draw_shapes(found: list[dict], file: Path) -> None:
         handles = [mpl.lines.Line2D([], [], color=COLOURS[place], label=name) for place, name in enumerate(data)]
         handles.append(mpl.lines.Line2D([], [], color="black", linestyle="--", label="exponential"))
         panels[0].legend(handles=handles, fontsize=8)
-        shown = next((row for row in found if (row["architecture"], row["training"]) == ("cell", "standard")), found[0])
+        shown = next(
+            (row for row in networks if (row["architecture"], row["training"]) == ("cell", "standard")), networks[0]
+        )
         far = np.linspace(0, max(shown["quantiles"][-1]) / shown["mean"][0], 200)
         for number, quantiles in enumerate(shown["quantiles"]):
             scale = shown["mean"][number] / shown["mean"][0]
@@ -265,16 +280,16 @@ def draw_training(courses: dict[str, list[dict]], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def draw_predictions(found: list[dict], file: Path) -> None:
+def draw_predictions(networks: list[dict], file: Path) -> None:
     """Draws measured and predicted curves, a panel an architecture and data set, trained normally and adversarially."""
     dashes = {"PGD": "-", "first order": "--", "mean field": ":"}
     colours = {"standard": COLOURS[0], "adversarial": COLOURS[1]}
-    data = list(dict.fromkeys(row["data"] for row in found))
-    architectures = list(dict.fromkeys(row["architecture"] for row in found))
+    data = list(dict.fromkeys(row["data"] for row in networks))
+    architectures = list(dict.fromkeys(row["architecture"] for row in networks))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3 * len(architectures), 2.5 * len(data)), layout="constrained")
         panels = figure.subplots(len(data), len(architectures), sharey=True, squeeze=False)
-        for row in found:
+        for row in networks:
             if row["training"] not in colours:
                 continue
             axes = panels[data.index(row["data"]), architectures.index(row["architecture"])]
@@ -295,25 +310,25 @@ def draw_predictions(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=100)
 
 
-def statement(found: dict) -> str:
+def report_text(analysis: dict) -> str:
     """Returns what was seen, in a few lines."""
 
-    def told(spread: dict) -> str:
+    def spread_text(spread: dict) -> str:
         return f"{spread['median']:.2f} ({spread['tenth']:.2f} to {spread['ninth_tenth']:.2f} in eight of ten)"
 
     lines = [
-        f"density of the nearest difference at zero, times its mean: {told(found['density_at_zero'])}; of independent "
-        f"logits {told(found['density_at_zero_independent'])}",
+        f"density of the nearest difference at zero, times its mean: {spread_text(analysis['density_at_zero'])}; "
+        f"of independent logits {spread_text(analysis['density_at_zero_independent'])}",
         f"exponent of the share of differences near zero (1 if the density is finite there): "
-        f"{told(found['exponent_near_zero']) if found['exponents_fitted'] else 'none fitted'}; "
-        f"{found['exponent_intervals_that_hold_1']} of {found['exponents_fitted']} intervals hold 1",
-        f"distance of shapes: to independent logits {told(found['distance_to_independent'])}, between networks "
-        f"{told(found['distance_between_networks'])}; by chance {told(found['distance_by_chance'])}",
+        f"{spread_text(analysis['exponent_near_zero']) if analysis['exponents_fitted'] else 'none fitted'}; "
+        f"{analysis['exponent_intervals_that_hold_1']} of {analysis['exponents_fitted']} intervals hold 1",
+        f"distance of shapes: to independent logits {spread_text(analysis['distance_to_independent'])}, between networks "
+        f"{spread_text(analysis['distance_between_networks'])}; by chance {spread_text(analysis['distance_by_chance'])}",
     ]
-    for kind, ratios in found["predicted_over_measured_epsilon"].items():
-        at = ", ".join(f"{share}: {told(spread)}" for share, spread in ratios.items() if spread)
+    for kind, ratios in analysis["predicted_over_measured_epsilon"].items():
+        at = ", ".join(f"{share}: {spread_text(spread)}" for share, spread in ratios.items() if spread)
         lines.append(f"epsilon predicted by {kind} over that of PGD at a flip rate of {at}")
-    for name, entry in found["training"].items():
+    for name, entry in analysis["training"].items():
         moves = ", ".join(f"{row['epoch']}: {row['distance_to_last']:.2f}" for row in entry["epochs"])
         density = ", ".join(f"{row['density_at_zero']:.2f}" for row in entry["epochs"])
         lines.append(
@@ -325,19 +340,23 @@ def statement(found: dict) -> str:
 
 def main() -> None:
     """Trains, measures, analyses and draws."""
-    options = lab.arguments(__file__, __doc__)
-    found = lab.each(measure, [(options.size, s, options.out) for s in subjects(options.size)], options.workers, "networks")
-    followed = [subject for subject in COURSES if options.size != "smoke" or subject.data == "digits"]
-    rows = lab.each(course, [(options.size, s, options.out) for s in followed], options.workers, "over training")
-    courses = {f"{s.data} {s.training}": row for s, row in zip(followed, rows, strict=True)}
-    analysis = analyse(found, courses)
-    lab.write_json(
-        options.out / "logit_differences.json", {"analysis": analysis, "networks": [_in_short(row) for row in found]}
+    options = lab.parse_arguments(__file__, __doc__)
+    networks = lab.parallel_map(
+        measure, [(options.size, s, options.out) for s in network_specs(options.size)], options.workers, "networks"
     )
-    draw_shapes(found, options.out / "logit_differences_shapes.png")
+    tracked = [spec for spec in TRACKED_NETWORKS if options.size != "smoke" or spec.data == "digits"]
+    rows = lab.parallel_map(
+        measure_epochs, [(options.size, s, options.out) for s in tracked], options.workers, "over training"
+    )
+    courses = {f"{s.data} {s.training}": row for s, row in zip(tracked, rows, strict=True)}
+    analysis = analyse(networks, courses)
+    lab.write_json(
+        options.out / "logit_differences.json", {"analysis": analysis, "networks": [_summary_row(row) for row in networks]}
+    )
+    draw_shapes(networks, options.out / "logit_differences_shapes.png")
     draw_training(courses, options.out / "logit_differences_training.png")
-    draw_predictions(found, options.out / "logit_differences_predictions.png")
-    print(statement(analysis))
+    draw_predictions(networks, options.out / "logit_differences_predictions.png")
+    print(report_text(analysis))
 
 
 if __name__ == "__main__":

@@ -31,18 +31,18 @@ from search_spaces import cell201
 if TYPE_CHECKING:
     from pathlib import Path
 
-TABLE = lab.FILES / "nasbench201-robustness.csv.gz"
+TABLE = lab.DATA_FOLDER / "nasbench201-robustness.csv.gz"
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "square": "Square"}
 EPSILONS = (0.5, 1.0, 2.0)  # In 1/255.
 MEASURES = tuple(f"{attack}@{epsilon:g}" for attack, epsilon in product(ATTACKS, EPSILONS))
 # The reward; and what is nearest to the clean accuracy of the network that was attacked, on the same images.
-SEEN, NEAREST = "pgd@1", "square@0.1"
+REWARD, CLEAN_PROXY = "pgd@1", "square@0.1"
 CLEAN = "clean accuracy"
 PREDICTORS = (CLEAN, "parameters", "depth")
 # No cell of the table is between chance, 0.1, and 0.25.
-LEARNT, BOUND = 0.15, 0.9
-HIGH = f", clean accuracy at least {BOUND:g}"
-TASKS = {"alone": "PGD accuracy alone", "bounded": "PGD accuracy" + HIGH}
+CHANCE_THRESHOLD, MIN_CLEAN_ACCURACY = 0.15, 0.9
+HIGH_ACCURACY = f", clean accuracy at least {MIN_CLEAN_ACCURACY:g}"
+TASKS = {"alone": "PGD accuracy alone", "bounded": "PGD accuracy" + HIGH_ACCURACY}
 SPACE = cell201()
 OPERATIONS = SPACE.choices["edge01"].values
 GROUPS = {"all": 1.0, "most robust tenth": 0.1, "most robust hundredth": 0.01}
@@ -63,20 +63,20 @@ class Cells:
     network: np.ndarray
 
 
-def told(name: str) -> str:
+def format_measure(name: str) -> str:
     """Returns a number's name for people: `pgd@1` is PGD at 1/255."""
     attack, at, epsilon = name.partition("@")
     return f"{ATTACKS[attack]} at {epsilon}/255" if at else name
 
 
 @functools.cache
-def opened(path: Path, task: str) -> tuple[TableLookup, dict]:
+def open_evaluator(path: Path, task: str) -> tuple[TableLookup, dict]:
     """Returns the tabular evaluator of a task, and where the keys of its space are kept; once a process."""
     columns = {f"{a}@{e:g}_error": f"1 - {a}_{e:.1f} / 100" for a, e in product(ATTACKS, (0.1, *EPSILONS))}
     settings = {
         "space": SPACE.name,
         "evaluator": {"name": "table", "path": str(path), "columns": {"clean_error": "1 - val_acc / 100", **columns}},
-        "objective": {"minimise": [f"{SEEN}_error"], "constraints": {"clean_error": 0.1} if task == "bounded" else {}},
+        "objective": {"minimise": [f"{REWARD}_error"], "constraints": {"clean_error": 0.1} if task == "bounded" else {}},
     }
     config = nas.parse_config(settings)
     return open_table(config, open_space(config.space)), {}
@@ -89,41 +89,49 @@ def read_cells(evaluate: TableLookup) -> Cells:
     # Of the decimals that the table has, so that equal numbers are equal.
     numbers = {name.removesuffix("_error"): np.array([1 - row[name] for row in rows]).round(4) for name in rows[0]}
     attacked = np.stack([values for name, values in numbers.items() if name != "clean"], axis=1)
-    living = [live(architecture) for architecture in architectures]
+    pruned = [prune_dead_edges(architecture) for architecture in architectures]
     with torch.device("meta"):
         empty = dict.fromkeys(SPACE.choices, "none")
         counts = [parameters(SPACE.build({**empty, "edge01": name}, (3, 32, 32), 10)) for name in OPERATIONS]
-    adds = np.array(counts) - counts[0]
-    operations = np.array([[OPERATIONS.index(name) for name in cell.values()] for cell in living])
+    operation_parameters = np.array(counts) - counts[0]
+    operations = np.array([[OPERATIONS.index(name) for name in cell.values()] for cell in pruned])
     numbers[CLEAN] = numbers.pop("clean")
-    numbers["parameters"] = counts[0] + adds[operations].sum(1)
+    numbers["parameters"] = counts[0] + operation_parameters[operations].sum(1)
     numbers["depth"] = np.array([cells.depth(SPACE.graphs(architecture)[""]) for architecture in architectures])
     return Cells(numbers, operations, np.unique(attacked, axis=0, return_inverse=True)[1].ravel())
 
 
-def live(architecture: dict) -> dict:
+def prune_dead_edges(architecture: dict) -> dict:
     """Returns a cell with `none` on the edges through which nothing gets from its input to its output."""
-    reached, leads = {0}, {3}
+    reached, leading = {0}, {3}
     edges = {name: (int(name[4]), int(name[5])) for name in architecture if architecture[name] != "none"}
     for start, end in sorted(edges.values()):
         reached |= {end} if start in reached else set()
     for start, end in sorted(edges.values(), reverse=True):
-        leads |= {start} if end in leads else set()
-    alive = {name for name, (start, end) in edges.items() if start in reached and end in leads}
-    return {name: value if name in alive else "none" for name, value in architecture.items()}
+        leading |= {start} if end in leading else set()
+    live_edges = {name for name, (start, end) in edges.items() if start in reached and end in leading}
+    return {name: value if name in live_edges else "none" for name, value in architecture.items()}
 
 
-def populations(found: Cells) -> dict[str, dict[str, np.ndarray]]:
+def populations(all_cells: Cells) -> dict[str, dict[str, np.ndarray]]:
     """Returns the numbers of the networks and of the cells that have learnt something, and of those that reach the bound."""
-    learnt = found.numbers[CLEAN] > LEARNT
-    own = {name: values[learnt] for name, values in found.numbers.items()} | {"network": found.network[learnt]}
-    _, place = np.unique(own["network"], return_inverse=True)
-    both = {"networks": {name: medians(values, place) for name, values in own.items()}, "cells": own}
-    high = {name: {key: v[values[CLEAN] >= BOUND] for key, v in values.items()} for name, values in both.items()}
-    return both | {name + HIGH: values for name, values in high.items()}
+    learnt = all_cells.numbers[CLEAN] > CHANCE_THRESHOLD
+    learnt_numbers = {name: values[learnt] for name, values in all_cells.numbers.items()} | {
+        "network": all_cells.network[learnt]
+    }
+    _, group = np.unique(learnt_numbers["network"], return_inverse=True)
+    all_populations = {
+        "networks": {name: group_medians(values, group) for name, values in learnt_numbers.items()},
+        "cells": learnt_numbers,
+    }
+    high = {
+        name: {key: v[values[CLEAN] >= MIN_CLEAN_ACCURACY] for key, v in values.items()}
+        for name, values in all_populations.items()
+    }
+    return all_populations | {name + HIGH_ACCURACY: values for name, values in high.items()}
 
 
-def medians(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+def group_medians(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Returns the median (G,) of the values (N,) of each group, whose numbers (N,) are 0 to G - 1."""
     ordered = np.split(values[np.argsort(group, kind="stable")], np.cumsum(np.bincount(group))[:-1])
     return np.array([np.median(part) for part in ordered])
@@ -143,25 +151,25 @@ def correlations(rows: dict[str, np.ndarray]) -> dict:
         "accuracy": {measure: {name: spearman(rows[measure], rows[name]) for name in PREDICTORS} for measure in MEASURES},
         # Of the clean accuracy, which is of other images; and of what is nearest to it on the images attacked.
         "kept": {measure: spearman(rows[measure] / rows[CLEAN], rows[CLEAN]) for measure in MEASURES},
-        "kept_of_nearest": {measure: spearman(rows[measure] / rows[NEAREST], rows[CLEAN]) for measure in MEASURES},
+        "kept_of_nearest": {measure: spearman(rows[measure] / rows[CLEAN_PROXY], rows[CLEAN]) for measure in MEASURES},
     }
 
 
-def described(found: Cells, rows: dict[str, np.ndarray]) -> dict:
+def describe_table(all_cells: Cells, rows: dict[str, np.ndarray]) -> dict:
     """Returns what the table holds, and how far its numbers are apart where nothing but chance differs.
 
     Accuracies under attack between networks that compute the same function, clean accuracy between cells of one network.
 
     Args:
-        found: All cells.
+        all_cells: All cells.
         rows: Numbers of the networks that have learnt something, (M,) each.
     """
-    clean, learnt = found.numbers[CLEAN], found.numbers[CLEAN] > LEARNT
-    first = np.unique(found.network, return_index=True)[1][rows["network"].astype(int)]
-    function = np.unique([SPACE.key(live(SPACE.at(int(cell)))) for cell in first], return_inverse=True)[1]
-    sizes = np.unique(np.stack([found.network, found.numbers["parameters"]])[:, learnt], axis=1)[0]
-    groups = {CLEAN: within(clean[learnt], found.network[learnt])}
-    groups |= {measure: within(rows[measure], function) for measure in MEASURES}
+    clean, learnt = all_cells.numbers[CLEAN], all_cells.numbers[CLEAN] > CHANCE_THRESHOLD
+    first = np.unique(all_cells.network, return_index=True)[1][rows["network"].astype(int)]
+    function = np.unique([SPACE.key(prune_dead_edges(SPACE.at(int(cell)))) for cell in first], return_inverse=True)[1]
+    sizes = np.unique(np.stack([all_cells.network, all_cells.numbers["parameters"]])[:, learnt], axis=1)[0]
+    groups = {CLEAN: within_group_deviation(clean[learnt], all_cells.network[learnt])}
+    groups |= {measure: within_group_deviation(rows[measure], function) for measure in MEASURES}
     return {
         "cells": len(clean),
         "at_chance": int((~learnt).sum()),
@@ -170,39 +178,42 @@ def described(found: Cells, rows: dict[str, np.ndarray]) -> dict:
         # Attacked was one of their cells; which, the table does not say.
         "networks_of_several_sizes": int((np.unique(sizes, return_counts=True)[1] > 1).sum()),
         # No attack on the same images could do that.
-        "cells_where_attacked_beats_clean": int((found.numbers[NEAREST] > clean).sum()),
+        "cells_where_attacked_beats_clean": int((all_cells.numbers[CLEAN_PROXY] > clean).sum()),
         "deviations": groups,
     }
 
 
-def within(values: np.ndarray, group: np.ndarray) -> dict:
+def within_group_deviation(values: np.ndarray, group: np.ndarray) -> dict:
     """Returns the standard deviation of values (N,) within the groups (N,) that have several, and over all."""
-    _, place, count = np.unique(group, return_inverse=True, return_counts=True)
-    squares = (values - (np.bincount(place, values) / count)[place]) ** 2
+    _, group_index, count = np.unique(group, return_inverse=True, return_counts=True)
+    squares = (values - (np.bincount(group_index, values) / count)[group_index]) ** 2
     freedom = len(values) - len(count)
-    inside = math.sqrt(squares.sum() / freedom) if freedom else math.nan
-    return {"groups": int((count > 1).sum()), "within": round(inside, 4), "all": round(float(values.std(ddof=1)), 4)}
+    deviation = math.sqrt(squares.sum() / freedom) if freedom else math.nan
+    return {"groups": int((count > 1).sum()), "within": round(deviation, 4), "all": round(float(values.std(ddof=1)), 4)}
 
 
-def made_of(found: Cells, rows: dict[str, np.ndarray]) -> dict[str, dict]:
+def operation_shares(all_cells: Cells, rows: dict[str, np.ndarray]) -> dict[str, dict]:
     """Returns of all networks and of the most robust ones the shares of operations (6, 5), by edge, and medians.
 
     A network has the mean over the cells that it stands for; where nothing gets through an edge, that counts as `none`.
 
     Args:
-        found: All cells.
+        all_cells: All cells.
         rows: Numbers of some networks, (M,) each.
     """
-    order = np.argsort(-rows[SEEN], kind="stable")
-    made = {}
+    order = np.argsort(-rows[REWARD], kind="stable")
+    shares_by_group = {}
     for name, share in GROUPS.items():
         chosen = order[: math.ceil(share * len(order))]
-        own = np.isin(found.network, rows["network"][chosen])
-        weights = 1 / np.bincount(found.network)[found.network[own]] / len(chosen)
-        edges = [[weights[column == place].sum() for place in range(len(OPERATIONS))] for column in found.operations[own].T]
-        made[name] = {
+        members = np.isin(all_cells.network, rows["network"][chosen])
+        weights = 1 / np.bincount(all_cells.network)[all_cells.network[members]] / len(chosen)
+        edges = [
+            [weights[column == place].sum() for place in range(len(OPERATIONS))]
+            for column in all_cells.operations[members].T
+        ]
+        shares_by_group[name] = {
             "networks": len(chosen),
             "edges": np.round(edges, 4).tolist(),
             "medians": {key: round(float(np.median(rows[key][chosen])), 4) for key in (*PREDICTORS, *MEASURES)},
         }
-    return made
+    return shares_by_group

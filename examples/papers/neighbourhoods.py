@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject, fooling, right_ones
+from lab import EPSILONS, SIZES, NetworkSpec, attack_at_smallest_epsilon, correctly_classified
 from matplotlib.figure import Figure
 
-from evaluators import PGD, Linf, provable_radii, radii
+from evaluators import PGD, EpsilonGrid, Linf, radii
 from evaluators.attacks import margin
-from evaluators.bounds import NoBound
+from evaluators.bounds import NoBound, provable_radii
 from evaluators.logits.differences import logits_of
-from evaluators.regions import adversarial_set, ball_shares, connections
+from evaluators.regions import Sampling, Starts, adversarial_set, ball_shares, connections
 from evaluators.regions.voting import mean_interval
 from nas.plots.style import COLOURS, STYLE
 
@@ -48,7 +48,7 @@ ATTACK = PGD(loss=margin, steps=20)
 EPSILON_MULTIPLES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 RADIUS_MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
 # Where a walk ends, and where it first fools.
-ENDS = {"the end of a walk": False, "its first success": True}
+STOP_WHEN_FOOLED = {"the end of a walk": False, "its first success": True}
 
 
 @dataclass(frozen=True)
@@ -68,59 +68,61 @@ class AttackBudget:
     starts: int
 
 
-EFFORTS = {
+BUDGETS = {
     "smoke": AttackBudget(6, 100, 2, 6),
     "default": AttackBudget(30, 500, 10, 24),
     "full": AttackBudget(200, 5000, 100, 32),
 }
 
 
-def subjects(size: str) -> list[Subject]:
+def network_specs(size: str) -> list[NetworkSpec]:
     """Returns the networks."""
     data = ("digits",) if size == "smoke" else ("digits", "mnist")
-    return [Subject(*entry) for entry in product(data, ARCHITECTURES, TRAININGS)]
+    return [NetworkSpec(*entry) for entry in product(data, ARCHITECTURES, TRAININGS)]
 
 
-def measure(name: str, subject: Subject, folder: Path) -> dict:
+def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
     """Returns what was seen around images of one network."""
-    return lab.kept(folder / "networks" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+    return lab.cached_json(folder / "networks" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
-def _measure(name: str, subject: Subject, work: Path) -> dict:
-    effort, epsilon = EFFORTS[name], EPSILONS[subject.data]
-    network, split = lab.trained(subject, SIZES[name], work)
-    x, y = right_ones(network, split, effort.images)
-    shared = {**asdict(subject), "right": len(x), "epsilon": epsilon}
+def _measure(name: str, spec: NetworkSpec, work: Path) -> dict:
+    budget, epsilon = BUDGETS[name], EPSILONS[spec.data]
+    network, split = lab.load_or_train(spec, SIZES[name], work)
+    x, y = correctly_classified(network, split, budget.images)
+    shared = {**asdict(spec), "right": len(x), "epsilon": epsilon}
     if not len(x):
         return {**shared, "balls": None, "sets": []}
     grid = tuple(min(1.0, epsilon * multiple) for multiple in EPSILON_MULTIPLES)
-    index, points, sizes = fooling(network, x, y, ATTACK, grid)
+    index, points, sizes = attack_at_smallest_epsilon(network, x, y, ATTACK, grid)
     return {
         **shared,
-        "balls": _balls(network, points, y[index], sizes.tolist(), epsilon, effort.samples) if len(index) else None,
+        "balls": ball_statistics(network, points, y[index], sizes.tolist(), epsilon, budget.samples) if len(index) else None,
         "sets": [
             {
                 "image": image,
                 "ends": ends,
                 "epsilon": size,
-                **_set(network, x[[image]], y[[image]], size, effort.starts, stop),
+                **_adversarial_set_row(network, x[[image]], y[[image]], size, budget.starts, stop),
             }
-            for image, size in list(zip(index.tolist(), sizes.tolist(), strict=True))[: effort.clean]
-            for ends, stop in ENDS.items()
+            for image, size in list(zip(index.tolist(), sizes.tolist(), strict=True))[: budget.clean]
+            for ends, stop in STOP_WHEN_FOOLED.items()
         ],
     }
 
 
-def _balls(
+def ball_statistics(
     network: nn.Module, points: torch.Tensor, labels: torch.Tensor, sizes: list[float], epsilon: float, samples: int
 ) -> dict:
     """Returns what lies around adversarial images (N, ...) of the labels (N,), found at epsilons (N,)."""
     grid = [epsilon * multiple for multiple in RADIUS_MULTIPLES]
-    shares = ball_shares(network, points, labels, Linf(), grid, samples=samples)
+    shares = ball_shares(network, points, labels, Linf(), grid, sampling=Sampling(samples=samples))
     proof = provable_radii(network, points, Linf())
     wrong = logits_of(network, points).argmax(1)
     search = [epsilon * 2.0**k for k in range(-12, 3)]
-    left = radii(network, points, labels.new_tensor(wrong), ATTACK, search, tolerance=0.05)
+    class_change_radii = radii(
+        network, points, labels.new_tensor(wrong), ATTACK, EpsilonGrid(epsilons=search, tolerance=0.05)
+    )
     return {
         "sizes": sizes,
         "radii": grid,
@@ -132,40 +134,47 @@ def _balls(
         "proved": None if isinstance(proof, NoBound) else proof.radii.tolist(),
         "no_bound": proof.reason if isinstance(proof, NoBound) else None,
         # The radius at which an attack finds another class than the wrong one: no proof can reach it.
-        "attacked": [radius if math.isfinite(radius) else None for radius in left.tolist()],
+        "attacked": [radius if math.isfinite(radius) else None for radius in class_change_radii.tolist()],
     }
 
 
-def _set(network: nn.Module, x: torch.Tensor, y: torch.Tensor, epsilon: float, starts: int, stop: bool) -> dict:
-    found = adversarial_set(network, x, y, ATTACK, epsilon, starts=starts, stop_when_fooled=stop)
-    distinct = len(found.images)
-    row = {"starts": starts, "found": found.found, "distinct": distinct, "classes": found.classes if distinct else 0}
+def _adversarial_set_row(
+    network: nn.Module, x: torch.Tensor, y: torch.Tensor, epsilon: float, starts: int, stop: bool
+) -> dict:
+    adversarial = adversarial_set(network, x, y, ATTACK, epsilon, starts=Starts(count=starts, stop_when_fooled=stop))
+    distinct = len(adversarial.images)
+    row = {
+        "starts": starts,
+        "found": adversarial.found,
+        "distinct": distinct,
+        "classes": adversarial.classes if distinct else 0,
+    }
     if distinct < 2:
         return {**row, "spread": None, "pairs": 0}
-    joined = connections(network, found)
+    paths = connections(network, adversarial)
     pairs = np.triu_indices(distinct, 1)
     return {
         **row,
-        "spread": found.spread,
+        "spread": adversarial.spread,
         "pairs": len(pairs[0]),
-        "straight": int(joined.straight[pairs].sum()),
-        "same_class": int(joined.same_class[pairs].sum()),
-        "bent": int(joined.bent[pairs].sum()),
-        "components_by_straight": int(joined.by_straight.max()) + 1,
-        "components": int(joined.components.max()) + 1,
+        "straight": int(paths.straight[pairs].sum()),
+        "same_class": int(paths.same_class[pairs].sum()),
+        "bent": int(paths.bent[pairs].sum()),
+        "components_by_straight": int(paths.by_straight.max()) + 1,
+        "components": int(paths.components.max()) + 1,
     }
 
 
 def summarise(row: dict) -> dict:
     """Returns the numbers of one network."""
     balls = row["balls"]
-    found = {key: row[key] for key in ("data", "architecture", "training", "right", "epsilon")}
+    summary = {key: row[key] for key in ("data", "architecture", "training", "right", "epsilon")}
     if balls:
         proved = balls["proved"]
         attacked = [math.inf if radius is None else radius for radius in balls["attacked"]]
         share = np.array(balls["share"])
-        whole = [_whole(balls["radii"], line) for line in share]
-        found |= {
+        hole_free = [hole_free_radius(balls["radii"], line) for line in share]
+        summary |= {
             "adversarial": len(attacked),
             # Those found within the epsilon of training, and how far proofs reach around them.
             "near": sum(size <= row["epsilon"] for size in balls["sizes"]),
@@ -177,21 +186,23 @@ def summarise(row: dict) -> dict:
             "proved_above_1_255": None if proved is None else sum(radius >= 1 / 255 for radius in proved),
             "proved_median": None if proved is None else float(np.median(proved)),
             "proved_too_far": None if proved is None else sum(p > a for p, a in zip(proved, attacked, strict=True)),
-            "attacked_median": _finite(np.median(attacked)),
-            "whole_median": float(np.median(whole)),
+            "attacked_median": _finite_or_none(np.median(attacked)),
+            "whole_median": float(np.median(hole_free)),
             "share_at_epsilon": balls["mean_share"][RADIUS_MULTIPLES.index(1.0)],
             "share_at_epsilon_interval": balls["mean_share_interval"][RADIUS_MULTIPLES.index(1.0)],
         }
-    found["sets"] = {ends: _pooled([one for one in row["sets"] if one["ends"] == ends and one["found"]]) for ends in ENDS}
-    return found
+    summary["sets"] = {
+        ends: _pool_sets([one for one in row["sets"] if one["ends"] == ends and one["found"]]) for ends in STOP_WHEN_FOOLED
+    }
+    return summary
 
 
-def _whole(grid: list[float], share: np.ndarray) -> float:
+def hole_free_radius(grid: list[float], share: np.ndarray) -> float:
     """Returns the largest radius up to which the share of every ball is 1: beyond a hole, a larger ball proves nothing."""
     return next((low for low, s in zip([0.0, *grid], share, strict=False) if s < 1), grid[-1])
 
 
-def _pooled(sets: list[dict]) -> dict:
+def _pool_sets(sets: list[dict]) -> dict:
     several = [one for one in sets if one["pairs"]]
     pairs = sum(one["pairs"] for one in several)
     straight, bent = (sum(one[key] for one in several) for key in ("straight", "bent"))
@@ -215,18 +226,18 @@ def _pooled(sets: list[dict]) -> dict:
     }
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def draw_shares(found: list[dict], file: Path) -> None:
+def draw_shares(networks: list[dict], file: Path) -> None:
     """Draws the share of balls that stays adversarial over the radius, with what is proved and what an attack finds."""
-    data = list(dict.fromkeys(row["data"] for row in found))
+    data = list(dict.fromkeys(row["data"] for row in networks))
     colours = dict(zip(ARCHITECTURES, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 0.8 + 3.3 * len(data)), layout="constrained")
         panels = figure.subplots(len(data), len(TRAININGS), squeeze=False, sharey=True, sharex="row")
-        for row in found:
+        for row in networks:
             axes = panels[data.index(row["data"]), TRAININGS.index(row["training"])]
             axes.set(title=f"{row['data']}, {row['training']} training", xscale="log", ylim=(0, 1.05))
             axes.set_xlabel("radius of the ball (L∞, pixels in [0, 1])")
@@ -259,16 +270,16 @@ def draw_shares(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def draw_radii(found: list[dict], file: Path) -> None:
+def draw_radii(networks: list[dict], file: Path) -> None:
     """Draws for each adversarial image the radius that is proved against that at which an attack finds another class."""
-    data = list(dict.fromkeys(row["data"] for row in found))
+    data = list(dict.fromkeys(row["data"] for row in networks))
     colours, marks = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(TRAININGS, "ox", strict=True))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5 * len(data), 4.8), layout="constrained")
         panels = figure.subplots(1, len(data), squeeze=False, sharex=True, sharey=True)[0]
         ends: list[float] = []
         attacks: list[float] = []
-        for row in found:
+        for row in networks:
             balls = row["balls"]
             if not balls or balls["proved"] is None:
                 continue
@@ -302,17 +313,17 @@ def draw_sets(rows: list[dict], file: Path) -> None:
         panels = figure.subplots(1, len(_COLUMNS), sharey=True)
         for place, row in enumerate(rows):
             for (ends, pooled), marker, colour in zip(row["sets"].items(), "oD", COLOURS, strict=False):
-                for axes, value in zip(panels, _columns(pooled), strict=True):
+                for axes, value in zip(panels, _column_values(pooled), strict=True):
                     if value is not None:
-                        shift = 0.12 if ENDS[ends] else -0.12
+                        shift = 0.12 if STOP_WHEN_FOOLED[ends] else -0.12
                         axes.plot(value, place + shift, marker, color=colour, markersize=6, clip_on=False, zorder=5)
         for axes, (title, limits) in zip(panels, _COLUMNS.items(), strict=True):
-            _finish(axes, title, limits)
+            _label_axis(axes, title, limits)
         panels[0].set_yticks(range(len(rows)), [f"{row['data']} {row['architecture']} {row['training']}" for row in rows])
         panels[0].invert_yaxis()
         handles = [
             mpl.lines.Line2D([], [], color=colour, marker=marker, linestyle="", label=ends)
-            for ends, marker, colour in zip(ENDS, "oD", COLOURS, strict=False)
+            for ends, marker, colour in zip(STOP_WHEN_FOOLED, "oD", COLOURS, strict=False)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, title="adversarial images are")
         figure.savefig(file, dpi=110)
@@ -328,7 +339,7 @@ _COLUMNS = {
 }
 
 
-def _columns(pooled: dict) -> tuple[float | None, ...]:
+def _column_values(pooled: dict) -> tuple[float | None, ...]:
     if not pooled["images"]:
         return (None,) * len(_COLUMNS)
     return (
@@ -341,14 +352,14 @@ def _columns(pooled: dict) -> tuple[float | None, ...]:
     )
 
 
-def _finish(axes: Axes, title: str, limits: tuple[float, float | None]) -> None:
+def _label_axis(axes: Axes, title: str, limits: tuple[float, float | None]) -> None:
     low, high = limits
     axes.set_xlabel(title, fontsize=9)
     axes.set_xlim(low, high)
     axes.margins(x=0.1)
 
 
-def statement(rows: list[dict]) -> str:
+def report_text(rows: list[dict]) -> str:
     """Returns what was seen, a few lines for each network."""
     lines = []
     for row in rows:
@@ -374,15 +385,15 @@ def statement(rows: list[dict]) -> str:
             if not one["images"]:
                 lines.append(f"  {ends}: no start fools")
                 continue
-            told = f"  {ends}: {one['distinct']} distinct images from {one['starts']} starts around {one['images']} clean "
-            told += f"images, within {one['epsilon_median']:g} (median)"
+            line = f"  {ends}: {one['distinct']} distinct images from {one['starts']} starts around {one['images']} clean "
+            line += f"images, within {one['epsilon_median']:g} (median)"
             if one["pairs"]:
-                told += (
+                line += (
                     f", {one['spread_mean']:.2f} epsilon apart; straight paths connect {one['straight']} of {one['pairs']} "
                     f"pairs, bent ones {one['bent']} more; all are connected around {one['in_one_component']} of "
                     f"{one['several']} clean images"
                 )
-            lines.append(told)
+            lines.append(line)
     too_far = sum(row.get("proved_too_far") or 0 for row in rows)
     lines.append(f"radii proved that an attack refutes: {too_far}")
     return "\n".join(lines)
@@ -390,15 +401,15 @@ def statement(rows: list[dict]) -> str:
 
 def main() -> None:
     """Trains, samples, proves, connects, sums up and draws."""
-    options = lab.arguments(__file__, __doc__)
-    jobs = [(options.size, subject, options.out) for subject in subjects(options.size)]
-    found = lab.each(measure, jobs, options.workers, "networks")
-    rows = [summarise(row) for row in found]
-    lab.write_json(options.out / "neighbourhoods.json", {"summary": rows, "networks": found})
-    draw_shares(found, options.out / "neighbourhoods_shares.png")
-    draw_radii(found, options.out / "neighbourhoods_radii.png")
+    options = lab.parse_arguments(__file__, __doc__)
+    jobs = [(options.size, spec, options.out) for spec in network_specs(options.size)]
+    networks = lab.parallel_map(measure, jobs, options.workers, "networks")
+    rows = [summarise(row) for row in networks]
+    lab.write_json(options.out / "neighbourhoods.json", {"summary": rows, "networks": networks})
+    draw_shares(networks, options.out / "neighbourhoods_shares.png")
+    draw_radii(networks, options.out / "neighbourhoods_radii.png")
     draw_sets(rows, options.out / "neighbourhoods_sets.png")
-    print(statement(rows))
+    print(report_text(rows))
 
 
 if __name__ == "__main__":

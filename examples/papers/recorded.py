@@ -33,24 +33,24 @@ def errors(network: nn.Module, data: Dataset, config: Config) -> dict[str, float
 
     The flip rate of a network that is right on no image is 1: it has nothing left to lose.
     """
-    epsilon, test = config.evaluation.epsilon, _test(config.data).to(data.train.x.device)
+    epsilon, test = config.evaluation.epsilon, _test_images(config.data).to(data.train.x.device)
     splits = {"train": data.train, "validation": data.validation, "test": test}
-    found = {f"{name}_error": _clean_error(network, split) for name, split in splits.items()}
+    metrics = {f"{name}_error": _clean_error(network, split) for name, split in splits.items()}
     attacked = test.first(config.evaluation.images)
     for name, attack in ATTACKS.items():
         grid = [multiple * epsilon for multiple in MULTIPLES]
         sizes = radii(network, attacked.x, attacked.y, attack, grid, seed=config.seed).numpy()
         right = sizes[sizes > 0]
-        found |= {f"{name}@{multiple:g}": error_at(sizes, multiple * epsilon) for multiple in MULTIPLES}
-        found |= {
+        metrics |= {f"{name}@{multiple:g}": error_at(sizes, multiple * epsilon) for multiple in MULTIPLES}
+        metrics |= {
             f"{name}_flips@{multiple:g}": error_at(right, multiple * epsilon) if len(right) else 1.0
             for multiple in MULTIPLES
         }
-    return found
+    return metrics
 
 
 @functools.cache
-def _test(config: DataConfig) -> Split:
+def _test_images(config: DataConfig) -> Split:
     return open_test(config)
 
 

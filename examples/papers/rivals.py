@@ -57,31 +57,36 @@ class AttackBudget:
     queries: int
 
 
-EFFORTS = {
+BUDGETS = {
     "smoke": AttackBudget(epochs=2, seeds=1, images=40, steps=5, queries=20),
     "default": AttackBudget(epochs=7, seeds=2, images=300, steps=10, queries=100),
     "full": AttackBudget(epochs=60, seeds=3, images=2000, steps=50, queries=5000),
 }
 # Of the search's epsilon, at which the tests are made: beyond it, every network of these is fooled on nearly every image.
 MULTIPLES = (0.5, 1.0)
-NAMES = ("best", "residual", "NASNet-A", "random")
+NETWORK_NAMES = ("best", "residual", "NASNet-A", "random")
 WHITE_BOX, BLACK_BOX = ("FGSM", "PGD, margin", "APGD, DLR"), ("Square", "transfer")
-WORST = {"white box": WHITE_BOX, "black box": BLACK_BOX}
+WORST_CASES = {"white box": WHITE_BOX, "black box": BLACK_BOX}
 
 
-def choose(data: str, out: Path) -> dict[str, Candidate]:
+def choose_architectures(data: str, out: Path) -> dict[str, Candidate]:
     """Returns the architectures to compare: the best by the search's adversarial error, and three of about its size."""
-    run = nas.read_run(children.folder_of(data, out))
+    run = nas.read_run(children.run_folder(data, out))
     images = open_data(run.config.data)
     (best,) = choose_finalists(run.trials, run.config, 1)
     by_role = {c.role: c for c in choose_references(run.trials, run.config, images.input_shape, len(images.classes))}
     nasnet_a = replace(best, architecture=PUBLISHED["nasnet_a"].architecture)
     size = _parameters(best, images)
-    found = (best, by_role["residual"], _sized(nasnet_a, size, images), _sized(by_role["random"], size, images))
-    return dict(zip(NAMES, found, strict=True))
+    candidates = (
+        best,
+        by_role["residual"],
+        match_parameters(nasnet_a, size, images),
+        match_parameters(by_role["random"], size, images),
+    )
+    return dict(zip(NETWORK_NAMES, candidates, strict=True))
 
 
-def _sized(candidate: Candidate, size: int, images: Dataset) -> Candidate:
+def match_parameters(candidate: Candidate, size: int, images: Dataset) -> Candidate:
     """Returns the candidate with the channels that bring its parameters closest to a size, by ratio."""
     options = candidate.space.options
     wider = (
@@ -97,64 +102,64 @@ def _parameters(candidate: Candidate, images: Dataset) -> int:
         return parameters(network)
 
 
-def _trained(size: str, config: Config, candidate: Candidate, images: Dataset, seed: int, file: Path) -> Normalised:
+def _load_or_train(size: str, config: Config, candidate: Candidate, images: Dataset, seed: int, file: Path) -> Normalised:
     space, classes = open_space(candidate.space), len(images.classes)
     network = build_network(space, candidate.architecture, images.train.x, classes, seed_of(seed, "weights"))
     if file.exists():
         network.load_state_dict(load_file(file, device=str(images.train.x.device)))
         return network.eval()
-    epsilon, epochs = config.evaluation.epsilon, EFFORTS[size].epochs
-    for _ in train(network, images.train, images.validation, config.training, epsilon=epsilon, epochs=epochs, seed=seed):
+    epsilon, epochs = config.evaluation.epsilon, BUDGETS[size].epochs
+    for _ in train(network, images, config.training, epsilon=epsilon, epochs=epochs, seed=seed):
         pass
     lab.save(network, file)
     return network
 
 
-def prepare(size: str, data: str, out: Path) -> None:
+def train_transfer_source(size: str, data: str, out: Path) -> None:
     """Trains the network on which images are crafted that are to transfer."""
-    _source(size, nas.read_run(children.folder_of(data, out)).config, data, out)
+    _transfer_source(size, nas.read_run(children.run_folder(data, out)).config, data, out)
 
 
-def _source(size: str, config: Config, data: str, out: Path) -> Normalised:
+def _transfer_source(size: str, config: Config, data: str, out: Path) -> Normalised:
     # A cell that is none of those compared, nor of their space: none of them is the source's kin.
-    options = {"channels": 2 * children.SCALES[size].channels, "cells_per_stage": 1, "stages": 2}
-    source = Candidate("source", "random", SpaceConfig(name="cell201", options=options), lab.CELL, "", None)
+    options = {"channels": 2 * children.SEARCH_SCALES[size].channels, "cells_per_stage": 1, "stages": 2}
+    source = Candidate("source", "random", SpaceConfig(name="cell201", options=options), lab.RESIDUAL_CELL, "", None)
     images = open_data(config.data).to(lab.device())
-    return _trained(size, config, source, images, 100, out / "networks" / f"{data}-source.safetensors")
+    return _load_or_train(size, config, source, images, 100, out / "networks" / f"{data}-source.safetensors")
 
 
 def jobs(size: str, out: Path) -> list[tuple]:
     """Returns what `measure` is to be called with."""
-    chosen = {data: choose(data, out) for data in children.data_sets(size)}
+    chosen = {data: choose_architectures(data, out) for data in children.data_sets(size)}
     return [
         (size, data, name, candidate, seed, out)
         for data, candidates in chosen.items()
-        for (name, candidate), seed in product(candidates.items(), range(EFFORTS[size].seeds))
+        for (name, candidate), seed in product(candidates.items(), range(BUDGETS[size].seeds))
     ]
 
 
 def measure(size: str, data: str, name: str, candidate: Candidate, seed: int, out: Path) -> dict:
     """Returns the radii of one network under each attack."""
     file = out / "networks" / f"{data}-{name}-{seed}.json"
-    return lab.kept(file, _measure, size, data, name, candidate, seed, out)
+    return lab.cached_json(file, _measure, size, data, name, candidate, seed, out)
 
 
 def _measure(size: str, data: str, name: str, candidate: Candidate, seed: int, out: Path) -> dict:
-    config, effort = nas.read_run(children.folder_of(data, out)).config, EFFORTS[size]
+    config, budget = nas.read_run(children.run_folder(data, out)).config, BUDGETS[size]
     images = open_data(config.data).to(lab.device())
-    test = open_test(config.data).first(effort.images).to(lab.device())
+    test = open_test(config.data).first(budget.images).to(lab.device())
     file = out / "networks" / f"{data}-{name}-{seed}.safetensors"
-    network = _trained(size, config, candidate, images, seed_of(seed, name), file)
-    strong = PGD(steps=effort.steps, loss=margin)
+    network = _load_or_train(size, config, candidate, images, seed_of(seed, name), file)
+    strong = PGD(steps=budget.steps, loss=margin)
     attacks = {
         "FGSM": FGSM(),
         "PGD, margin": strong,
-        "APGD, DLR": APGD(steps=effort.steps, loss=dlr),
-        "Square": Square(queries=effort.queries),
-        "transfer": Transfer(source=_source(size, config, data, out), attack=strong),
+        "APGD, DLR": APGD(steps=budget.steps, loss=dlr),
+        "Square": Square(queries=budget.queries),
+        "transfer": Transfer(source=_transfer_source(size, config, data, out), attack=strong),
     }
     grid = [multiple * config.evaluation.epsilon for multiple in MULTIPLES]
-    found = {title: radii(network, test.x, test.y, attack, grid).tolist() for title, attack in attacks.items()}
+    image_radii = {title: radii(network, test.x, test.y, attack, grid).tolist() for title, attack in attacks.items()}
     return {
         "data": data,
         "name": name,
@@ -165,33 +170,37 @@ def _measure(size: str, data: str, name: str, candidate: Candidate, seed: int, o
         "epsilon": config.evaluation.epsilon,
         "epsilons": grid,
         # Null where an image was never fooled: JSON knows no infinity.
-        "radii": {title: [r if math.isfinite(r) else None for r in values] for title, values in found.items()},
+        "radii": {title: [r if math.isfinite(r) else None for r in values] for title, values in image_radii.items()},
     }
 
 
-def radii_of(row: dict) -> dict[str, np.ndarray]:
+def radii_by_attack(row: dict) -> dict[str, np.ndarray]:
     """Returns the radii (N,) of a network by attack, and those of the worst cases of white-box and black-box attacks."""
-    found = {title: np.array([math.inf if r is None else r for r in values]) for title, values in row["radii"].items()}
-    return found | {title: worst_case([found[attack] for attack in attacks]) for title, attacks in WORST.items()}
+    by_attack = {title: np.array([math.inf if r is None else r for r in values]) for title, values in row["radii"].items()}
+    return by_attack | {
+        title: worst_case([by_attack[attack] for attack in attacks]) for title, attacks in WORST_CASES.items()
+    }
 
 
-def errors(row: dict) -> list[dict]:
+def error_rates(row: dict) -> list[dict]:
     """Returns the errors of a network by attack and epsilon, with exact intervals; clean is at epsilon 0."""
-    places = [("clean", 0.0, radii_of(row)["FGSM"])]
-    places += [(title, epsilon, found) for title, found in radii_of(row).items() for epsilon in row["epsilons"]]
+    points = [("clean", 0.0, radii_by_attack(row)["FGSM"])]
+    points += [
+        (title, epsilon, image_radii) for title, image_radii in radii_by_attack(row).items() for epsilon in row["epsilons"]
+    ]
     return [
         {
             "attack": title,
             "epsilon": epsilon,
-            "error": (error := error_at(found, epsilon)),
-            "interval": binomial_interval(np.array(round(error * len(found))), len(found)).tolist(),
-            "images": len(found),
+            "error": (error := error_at(image_radii, epsilon)),
+            "interval": binomial_interval(np.array(round(error * len(image_radii))), len(image_radii)).tolist(),
+            "images": len(image_radii),
         }
-        for title, epsilon, found in places
+        for title, epsilon, image_radii in points
     ]
 
 
-def tests(rows: list[dict]) -> list[dict]:
+def mcnemar_tests(rows: list[dict]) -> list[dict]:
     """Returns the exact McNemar tests of the best against each other network at the search's epsilon, seed by seed.
 
     Corrected by Holm twice: over the two worst cases, and over the single attacks; each over all rivals and seeds.
@@ -200,14 +209,14 @@ def tests(rows: list[dict]) -> list[dict]:
         rows: The networks of one data set, as `measure` returns them.
     """
     by_name = {(row["name"], row["seed"]): row for row in rows}
-    best = {seed: radii_of(row) for (name, seed), row in by_name.items() if name == "best"}
-    found = []
-    for attacks in (tuple(WORST), (*WHITE_BOX, *BLACK_BOX)):
-        family = []
+    best = {seed: radii_by_attack(row) for (name, seed), row in by_name.items() if name == "best"}
+    results = []
+    for attacks in (tuple(WORST_CASES), (*WHITE_BOX, *BLACK_BOX)):
+        test_family = []
         for (rival, seed), attack in product([key for key in by_name if key[0] != "best"], attacks):
             row = by_name[rival, seed]
-            test = compare(best[seed][attack], radii_of(row)[attack], row["epsilon"])
-            family.append(
+            test = compare(best[seed][attack], radii_by_attack(row)[attack], row["epsilon"])
+            test_family.append(
                 {
                     "rival": rival,
                     "seed": seed,
@@ -217,6 +226,6 @@ def tests(rows: list[dict]) -> list[dict]:
                     "p_value": test.p_value,
                 }
             )
-        corrected = holm([one["p_value"] for one in family])
-        found += [{**one, "corrected": float(p)} for one, p in zip(family, corrected, strict=True)]
-    return found
+        corrected = holm([one["p_value"] for one in test_family])
+        results += [{**one, "corrected": float(p)} for one, p in zip(test_family, corrected, strict=True)]
+    return results

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import SIZES, Subject, fooling, plain_ticks, right_ones
+from lab import SIZES, NetworkSpec, attack_at_smallest_epsilon, correctly_classified, plain_ticks
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from evaluators import L2, PGD
 from evaluators.attacks import margin
 from evaluators.logits.differences import logits_of
-from evaluators.surface import adversarial_direction, boundary_line, random_direction
+from evaluators.surface import Segment, adversarial_direction, boundary_line, random_direction
 from nas.analysis.surface.config import SurfaceConfig
 from nas.analysis.surface.figures import draw_lines, draw_surface
 from nas.analysis.surface.surface import surfaces_of
@@ -49,13 +49,13 @@ ATTACK = PGD(norm=L2(), loss=margin, steps=20)
 # L2, in pixel units: from below the smallest adversarial perturbations to beyond the largest.
 GRID = tuple(0.1 * 2 ** (k / 2) for k in range(13))
 # Lines go as far as noise of this standard deviation.
-REACH = 0.5
+LINE_NOISE = 0.5
 # Points from the clean image to twice the adversarial perturbation.
-NEAR = 41
+NEAR_POINTS = 41
 
 
 @dataclass(frozen=True)
-class Extent:
+class SamplingBudget:
     """How much is looked at.
 
     Attributes:
@@ -71,47 +71,59 @@ class Extent:
     side: int
 
 
-EXTENTS = {"smoke": Extent(8, 2, 61, 21), "default": Extent(50, 5, 241, 61), "full": Extent(500, 10, 961, 121)}
+BUDGETS = {
+    "smoke": SamplingBudget(8, 2, 61, 21),
+    "default": SamplingBudget(50, 5, 241, 61),
+    "full": SamplingBudget(500, 10, 961, 121),
+}
 
 
-def subjects(size: str) -> list[Subject]:
+def network_specs(size: str) -> list[NetworkSpec]:
     """Returns the networks."""
     data = ("digits",) if size == "smoke" else ("mnist", "cifar10")
-    return [Subject(d, "cell", training) for d in data for training in TRAININGS]
+    return [NetworkSpec(d, "cell", training) for d in data for training in TRAININGS]
 
 
-def measure(name: str, subject: Subject, folder: Path) -> dict:
+def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
     """Returns what was seen along the lines through many images of one network."""
-    return lab.kept(folder / "lines" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+    return lab.cached_json(folder / "lines" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
-def _measure(name: str, subject: Subject, work: Path) -> dict:
-    extent = EXTENTS[name]
-    network, split = lab.trained(subject, SIZES[name], work)
-    x, y = right_ones(network, split, extent.images)
-    shared = {**asdict(subject), "right": len(x), "reach": REACH * math.sqrt(split.x[0].numel())}
+def _measure(name: str, spec: NetworkSpec, work: Path) -> dict:
+    budget = BUDGETS[name]
+    network, split = lab.load_or_train(spec, SIZES[name], work)
+    x, y = correctly_classified(network, split, budget.images)
+    shared = {**asdict(spec), "right": len(x), "reach": LINE_NOISE * math.sqrt(split.x[0].numel())}
     if not len(x):
         return {**shared, "fooled": 0, "lines": {"adversarial": [], "random": []}}
-    index, points, _ = fooling(network, x, y, ATTACK, GRID)
+    index, points, _ = attack_at_smallest_epsilon(network, x, y, ATTACK, GRID)
     lines: dict[str, list] = {"adversarial": [], "random": []}
     for number, (image, point) in enumerate(zip(index.tolist(), points, strict=True)):
         direction = point - x[image]
         drawn = [
-            random_direction(x[image], float(direction.norm()), seed=extent.random * number + k)
-            for k in range(extent.random)
+            random_direction(x[image], float(direction.norm()), seed=budget.random * number + k)
+            for k in range(budget.random)
         ]
         for kind, steps in (("adversarial", [direction]), ("random", drawn)):
-            lines[kind] += [_line(network, x[image], int(y[image]), step, shared["reach"], extent.line) for step in steps]
+            lines[kind] += [
+                line_statistics(network, x[image], int(y[image]), step, shared["reach"], budget.line) for step in steps
+            ]
     return {**shared, "fooled": len(index), "lines": lines}
 
 
-def _line(network: nn.Module, image: Tensor, label: int, direction: Tensor, reach: float, points: int) -> dict:
-    near = boundary_line(network, image, label, direction, points=NEAR)
+def line_statistics(
+    network: nn.Module, image: Tensor, label: int, direction: Tensor, max_distance: float, points: int
+) -> dict:
+    near = boundary_line(network, image, label, direction, segment=Segment(points=NEAR_POINTS))
     parts = [near]
-    if 2 * near.length < reach:  # Closer to the image, crossings are looked for more closely.
-        parts.append(boundary_line(network, image, label, direction, start=2 * near.length, stop=reach, points=points))
-    crossings = [crossing for part in parts for crossing in part.crossings if crossing.position <= reach]
-    limit = min(_leaves(part) for part in parts)
+    if 2 * near.length < max_distance:  # Closer to the image, crossings are looked for more closely.
+        parts.append(
+            boundary_line(
+                network, image, label, direction, segment=Segment(start=2 * near.length, stop=max_distance, points=points)
+            )
+        )
+    crossings = [crossing for part in parts for crossing in part.crossings if crossing.position <= max_distance]
+    limit = min(_pixel_range_exit(part) for part in parts)
     half = near.positions <= near.length * (1 + 1e-9)
     slope = (near.margin[1] - near.margin[0]) / (near.positions[1] - near.positions[0])
     first = crossings[0].position if crossings else None
@@ -130,7 +142,7 @@ def _line(network: nn.Module, image: Tensor, label: int, direction: Tensor, reac
     }
 
 
-def _leaves(line: Line) -> float:
+def _pixel_range_exit(line: Line) -> float:
     outside = np.flatnonzero(~line.inside)
     return float(line.positions[outside[0]]) if len(outside) else math.inf
 
@@ -142,36 +154,38 @@ def _r_squared(at: np.ndarray, values: np.ndarray) -> float:
     return float(1 - (rest**2).sum() / total) if total > 0 else 1.0
 
 
-def picture(name: str, data: str, folder: Path) -> dict:
+def draw_planes(name: str, data: str, folder: Path) -> dict:
     """Draws the planes and lines through one image of a data set, and returns where its directions lead."""
-    return lab.kept(folder / "pictures" / f"{data}.json", _picture, name, data, folder)
+    return lab.cached_json(folder / "pictures" / f"{data}.json", _draw_planes, name, data, folder)
 
 
-def _picture(name: str, data: str, folder: Path) -> dict:
+def _draw_planes(name: str, data: str, folder: Path) -> dict:
     networks = {}
     for training in TRAININGS:
-        networks[training], test = lab.trained(Subject(data, "cell", training), SIZES[name], folder.parent)
-    answers = [logits_of(network, test.x).argmax(1) for network in networks.values()]
+        networks[training], test = lab.load_or_train(NetworkSpec(data, "cell", training), SIZES[name], folder.parent)
+    predictions = [logits_of(network, test.x).argmax(1) for network in networks.values()]
     labels = test.y.cpu().numpy()
-    right = np.flatnonzero(np.all([answer == labels for answer in answers], axis=0))
+    right = np.flatnonzero(np.all([answer == labels for answer in predictions], axis=0))
     # One of each class, so that the plane through three images has three classes in it.
     chosen = [int(right[labels[right] == label][0]) for label in dict.fromkeys(labels[right].tolist())]
     if len(chosen) < 3:
         return {"reason": "fewer than three classes have an image that both networks classify rightly"}
-    found = {}
+    surfaces = {}
     for training, network in networks.items():
-        config = _config(network, test, chosen, EXTENTS[name].side)
+        config = _config(network, test, chosen, BUDGETS[name].side)
         if config is None:
             return {"reason": f"the attack does not fool the network of {training} training on image {chosen[0]}"}
         classes = tuple(map(str, range(10)))
-        found[training] = surfaces_of(network, test, config, network_name=training, data_name=data, classes=classes)
-    for plane in dict.fromkeys(plane for one in found.values() for plane in one.surfaces):
+        surfaces[training] = surfaces_of(network, test, config, network_name=training, data_name=data, classes=classes)
+    for plane in dict.fromkeys(plane for one in surfaces.values() for plane in one.surfaces):
         # Each is drawn with all the surfaces at hand, so that a class has one colour in all.
-        shown = {training: f"{training}, {plane}" for training in found if plane in found[training].surfaces}
-        pictures = {training: draw_surface(_joint(found, training), entry, "png") for training, entry in shown.items()}
-        _stack(pictures, folder / f"surfaces_{data}_{plane}.png")
-    pictures = {training: draw_lines(_joint(found, training, lines=True), "png") for training in found}
-    _stack(pictures, folder / f"surfaces_{data}_lines.png")
+        shown = {training: f"{training}, {plane}" for training in surfaces if plane in surfaces[training].surfaces}
+        pictures = {
+            training: draw_surface(_with_all_surfaces(surfaces, training), entry, "png") for training, entry in shown.items()
+        }
+        _stack_pictures(pictures, folder / f"surfaces_{data}_{plane}.png")
+    pictures = {training: draw_lines(_with_all_surfaces(surfaces, training, lines=True), "png") for training in surfaces}
+    _stack_pictures(pictures, folder / f"surfaces_{data}_lines.png")
     return {
         "image": chosen[0],
         "others": chosen[1:3],
@@ -185,7 +199,7 @@ def _picture(name: str, data: str, folder: Path) -> dict:
                 "crossings": {to: [asdict(crossing) for crossing in line.crossings] for to, line in one.lines.items()},
                 "notes": one.notes,
             }
-            for training, one in found.items()
+            for training, one in surfaces.items()
         },
     }
 
@@ -200,43 +214,45 @@ def _config(network: nn.Module, test: Split, chosen: list[int], side: int) -> Su
     return None
 
 
-def _joint(found: dict[str, ImageSurfaces], training: str, *, lines: bool = False) -> ImageSurfaces:
-    surfaces = {f"{t}, {plane}": surface for t, one in found.items() for plane, surface in one.surfaces.items()}
-    return replace(found[training], surfaces=surfaces, lines=found[training].lines if lines else {})
+def _with_all_surfaces(by_training: dict[str, ImageSurfaces], training: str, *, lines: bool = False) -> ImageSurfaces:
+    surfaces = {f"{t}, {plane}": surface for t, one in by_training.items() for plane, surface in one.surfaces.items()}
+    return replace(by_training[training], surfaces=surfaces, lines=by_training[training].lines if lines else {})
 
 
-def _stack(pictures: dict[str, bytes], file: Path) -> None:
-    pixels = [imread(io.BytesIO(picture), format="png") for picture in pictures.values()]
-    heights = [len(picture) for picture in pixels]
+def _stack_pictures(pictures: dict[str, bytes], file: Path) -> None:
+    pixels = [imread(io.BytesIO(pixels_of_picture), format="png") for pixels_of_picture in pictures.values()]
+    heights = [len(pixels_of_picture) for pixels_of_picture in pixels]
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(pixels[0].shape[1] / 150, (sum(heights) + 60 * len(pixels)) / 150), layout="constrained")
         panels = figure.subplots(len(pixels), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, title, picture in zip(panels, pictures, pixels, strict=True):
-            axes.imshow(picture)
+        for axes, title, pixels_of_picture in zip(panels, pictures, pixels, strict=True):
+            axes.imshow(pixels_of_picture)
             axes.set_axis_off()
             axes.set_title(f"{title} training", fontsize=12, loc="left", fontweight="bold")
         figure.savefig(file, dpi=150)
 
 
-def summarise(found: list[dict]) -> list[dict]:
+def summarise(networks: list[dict]) -> list[dict]:
     """Returns the distributions, a row for each network."""
     rows = []
-    for row in found:
+    for row in networks:
         lines = row["lines"]
         kinds = {
             kind: {
                 "lines": len(group),
-                "first_crossing": _spread([line["first"] if line["first"] is not None else math.inf for line in group]),
+                "first_crossing": _quantile_summary(
+                    [line["first"] if line["first"] is not None else math.inf for line in group]
+                ),
                 "without_crossing": sum(line["first"] is None for line in group),
                 "first_crossing_in_range": sum(line["first_in_range"] for line in group),
-                "crossings": _spread([line["crossings"] for line in group]),
+                "crossings": _quantile_summary([line["crossings"] for line in group]),
                 "crossings_mean": float(np.mean([line["crossings"] for line in group])) if group else None,
                 "crossings_in_range_mean": float(np.mean([line["crossings_in_range"] for line in group])) if group else None,
                 "more_than_one_crossing": sum(line["crossings"] > 1 for line in group),
                 "returns_to_the_label": sum(line["returns"] for line in group),
-                "r_squared": _spread([line["r_squared"] for line in group]),
-                "r_squared_beyond": _spread([line["r_squared_beyond"] for line in group]),
-                "first_over_first_order": _spread(
+                "r_squared": _quantile_summary([line["r_squared"] for line in group]),
+                "r_squared_beyond": _quantile_summary([line["r_squared_beyond"] for line in group]),
+                "first_over_first_order": _quantile_summary(
                     [line["first"] / line["first_order"] for line in group if line["first"] and line["first_order"]]
                 ),
             }
@@ -246,23 +262,23 @@ def summarise(found: list[dict]) -> list[dict]:
     return rows
 
 
-def _spread(values: list[float]) -> dict[str, float | None] | None:
+def _quantile_summary(values: list[float]) -> dict[str, float | None] | None:
     if not values:
         return None
     # No interpolation: between a number and infinity there is nothing.
-    found = np.quantile(values, [0.1, 0.5, 0.9], method="nearest")
-    low, median, high = (float(value) if math.isfinite(value) else None for value in found)
+    quantiles = np.quantile(values, [0.1, 0.5, 0.9], method="nearest")
+    low, median, high = (float(value) if math.isfinite(value) else None for value in quantiles)
     return {"median": median, "tenth": low, "ninth_tenth": high, "n": len(values)}
 
 
-def draw(found: list[dict], file: Path) -> None:
+def draw(networks: list[dict], file: Path) -> None:
     """Draws first crossings, numbers of crossings and margins on the way to the adversarial image, a row a data set."""
-    data = list(dict.fromkeys(row["data"] for row in found))
+    data = list(dict.fromkeys(row["data"] for row in networks))
     colours, dashes = dict(zip(TRAININGS, COLOURS, strict=False)), {"adversarial": "-", "random": "--"}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 0.6 + 3.4 * len(data)), layout="constrained")
         panels = figure.subplots(len(data), 3, squeeze=False)
-        for row in found:
+        for row in networks:
             first, count, profile = panels[data.index(row["data"])]
             colour = colours[row["training"]]
             for place, (kind, group) in enumerate(row["lines"].items()):
@@ -282,7 +298,7 @@ def draw(found: list[dict], file: Path) -> None:
                 count.bar(np.arange(5) + shift, shares, 0.18, color=face, edgecolor=colour, linewidth=1.2)
             profiles = np.array([line["profile"] for line in row["lines"]["adversarial"]])
             if len(profiles):
-                at = np.linspace(0, 2, NEAR)
+                at = np.linspace(0, 2, NEAR_POINTS)
                 low, median, high = np.quantile(profiles, [0.1, 0.5, 0.9], axis=0)
                 profile.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
                 profile.plot(at, median, color=colour)
@@ -321,10 +337,10 @@ def draw(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def statement(rows: list[dict]) -> str:
+def report_text(rows: list[dict]) -> str:
     """Returns what was seen, a few lines for each network."""
 
-    def told(spread: dict | None, beyond: str = "beyond reach") -> str:
+    def spread_text(spread: dict | None, beyond: str = "beyond reach") -> str:
         if spread is None:
             return "none"
         low, median, high = (
@@ -343,8 +359,9 @@ def statement(rows: list[dict]) -> str:
         if not near["lines"]:
             continue
         lines.append(
-            f"  beyond the pixel range too, the first crossing lies at an L2 distance of {told(near['first_crossing'])} "
-            f"along the adversarial direction, of {told(far['first_crossing'])} along random ones, of which "
+            "  beyond the pixel range too, the first crossing lies at an L2 distance of "
+            f"{spread_text(near['first_crossing'])} along the adversarial direction, of "
+            f"{spread_text(far['first_crossing'])} along random ones, of which "
             f"{far['without_crossing']} cross nothing within {row['reach']:.1f}"
         )
         lines.append(
@@ -354,28 +371,28 @@ def statement(rows: list[dict]) -> str:
             f"{far['lines']}"
         )
         lines.append(
-            f"  R squared of the margin up to the adversarial image: {told(near['r_squared'])}, to twice as far "
-            f"{told(near['r_squared_beyond'])}; crossing / where the slope at the clean image leads: "
-            f"{told(near['first_over_first_order'])}"
+            f"  R squared of the margin up to the adversarial image: {spread_text(near['r_squared'])}, to twice as far "
+            f"{spread_text(near['r_squared_beyond'])}; crossing / where the slope at the clean image leads: "
+            f"{spread_text(near['first_over_first_order'])}"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Trains, looks along lines and in planes, sums up and draws."""
-    options = lab.arguments(__file__, __doc__)
-    chosen = subjects(options.size)
-    found = lab.each(measure, [(options.size, subject, options.out) for subject in chosen], options.workers, "lines")
-    data = list(dict.fromkeys(subject.data for subject in chosen))
-    pictures = lab.each(picture, [(options.size, d, options.out) for d in data], options.workers, "planes")
-    rows = summarise(found)
+    options = lab.parse_arguments(__file__, __doc__)
+    chosen = network_specs(options.size)
+    networks = lab.parallel_map(measure, [(options.size, spec, options.out) for spec in chosen], options.workers, "lines")
+    data = list(dict.fromkeys(spec.data for spec in chosen))
+    pictures = lab.parallel_map(draw_planes, [(options.size, d, options.out) for d in data], options.workers, "planes")
+    rows = summarise(networks)
     content = {"summary": rows, "pictures": dict(zip(data, pictures, strict=True))}
     lab.write_json(options.out / "surfaces.json", content)
-    draw(found, options.out / "surfaces.png")
-    print(statement(rows))
-    for name, seen in zip(data, pictures, strict=True):
-        if "reason" in seen:
-            print(f"{name}: no planes were drawn: {seen['reason']}")
+    draw(networks, options.out / "surfaces.png")
+    print(report_text(rows))
+    for data_name, picture in zip(data, pictures, strict=True):
+        if "reason" in picture:
+            print(f"{data_name}: no planes were drawn: {picture['reason']}")
 
 
 if __name__ == "__main__":

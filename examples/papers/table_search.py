@@ -30,7 +30,21 @@ import measured
 import numpy as np
 import optuna
 from matplotlib.figure import Figure
-from measured import ATTACKS, BOUND, CLEAN, EPSILONS, HIGH, MEASURES, OPERATIONS, PREDICTORS, SEEN, SPACE, TABLE, TASKS, told
+from measured import (
+    ATTACKS,
+    CLEAN,
+    EPSILONS,
+    HIGH_ACCURACY,
+    MEASURES,
+    MIN_CLEAN_ACCURACY,
+    OPERATIONS,
+    PREDICTORS,
+    REWARD,
+    SPACE,
+    TABLE,
+    TASKS,
+    format_measure,
+)
 from scipy.stats import wilcoxon
 
 from evaluators import check_table, holm, sentence
@@ -46,11 +60,11 @@ if TYPE_CHECKING:
 
     from measured import Cells
 
-COMPARED = ("ppo", "random")
-SIZES = {"smoke": (2, 20), "default": (20, 200), "full": (100, 200)}  # Seeds, and trials of each.
-WORDS = {"better": 1, "worse": -1, "neither": 0}
-MARKS = (8, 20, 50, 100, 150, 200)
-SIZED = "median cell of its size"  # Parameters within a tenth of those of a pick.
+SAMPLER_NAMES = ("ppo", "random")
+SEARCH_SIZES = {"smoke": (2, 20), "default": (20, 200), "full": (100, 200)}  # Seeds, and trials of each.
+SIGNS = {"better": 1, "worse": -1, "neither": 0}
+REPORTED_TRIALS = (8, 20, 50, 100, 150, 200)
+SIZE_MATCHED = "median cell of its size"  # Parameters within a tenth of those of a pick.
 # The plain residual network of NAS-Bench-201: x + conv3x3(conv3x3(x)).
 RESIDUAL = {"edge01": "conv3x3", "edge02": "none", "edge12": "conv3x3", "edge03": "skip", "edge13": "none", "edge23": "skip"}
 
@@ -58,13 +72,13 @@ RESIDUAL = {"edge01": "conv3x3", "edge02": "none", "edge12": "conv3x3", "edge03"
 def search(path: Path, folder: Path, task: str, sampler: str, seed: int, trials: int) -> list[int]:
     """Returns the numbers of the cells that a search proposes, one a trial."""
     quiet()
-    evaluate, keys = measured.opened(path, task)
+    evaluate, keys = measured.open_evaluator(path, task)
     settings = replace(evaluate.config.search, trials=trials, sampler=SAMPLERS[sampler]())
     evaluate = replace(evaluate, config=replace(evaluate.config, search=settings))
     storage = optuna.storages.InMemoryStorage()
-    drawn = settings.random_trials
-    proposing = StudySampler(settings.sampler, evaluate.space, seed=seed, random_trials=drawn, keys=keys)
-    study = optuna.create_study(storage=storage, sampler=proposing, directions=["minimize"])
+    random_trials = settings.random_trials
+    sampler_adapter = StudySampler(settings.sampler, evaluate.space, seed=seed, random_trials=random_trials, keys=keys)
+    study = optuna.create_study(storage=storage, sampler=sampler_adapter, directions=["minimize"])
     for event in Controller(study, storage, evaluate, folder).trials():
         assert not isinstance(event, TrialFinished) or event.trial.state == "complete", event.trial.reason
     return [evaluate.space.index(trial.params) for trial in study.trials]
@@ -75,77 +89,79 @@ def quartiles(values: np.ndarray) -> list[float]:
     return np.quantile(values, [0.25, 0.5, 0.75]).round(4).tolist() if len(values) else [math.nan] * 3
 
 
-def allowed(found: Cells, task: str) -> np.ndarray:
+def feasible(all_cells: Cells, task: str) -> np.ndarray:
     """Returns which cells (N,) a task may choose."""
-    return found.numbers[CLEAN] >= (BOUND if task == "bounded" else 0)
+    return all_cells.numbers[CLEAN] >= (MIN_CLEAN_ACCURACY if task == "bounded" else 0)
 
 
-def best_so_far(found: Cells, task: str, proposed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def best_so_far(all_cells: Cells, task: str, proposed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the best reward after each trial (S, T), 0 before there is any, and the cell of the last (S,), -1 for none.
 
     Args:
-        found: All cells.
+        all_cells: All cells.
         task: Which of them count.
         proposed: Numbers of cells, (S, T): seeds, trials.
     """
-    rewards = np.where(allowed(found, task)[proposed], found.numbers[SEEN][proposed], 0.0)
+    rewards = np.where(feasible(all_cells, task)[proposed], all_cells.numbers[REWARD][proposed], 0.0)
     picks = np.take_along_axis(proposed, rewards.argmax(1)[:, None], 1)[:, 0]
     return np.maximum.accumulate(rewards, axis=1), np.where(rewards.max(1) > 0, picks, -1)
 
 
-def references(found: Cells, task: str) -> dict[str, dict]:
+def references(all_cells: Cells, task: str) -> dict[str, dict]:
     """Returns what picks are compared with, by name: the number of the cell, if it is one, and its numbers."""
-    fits = allowed(found, task)
-    single = {
+    feasible_cells = feasible(all_cells, task)
+    single_cells = {
         "residual cell": SPACE.index(RESIDUAL),
-        "highest clean accuracy": int(found.numbers[CLEAN].argmax()),
-        "best of the space": int(np.where(fits, found.numbers[SEEN], -1).argmax()),
+        "highest clean accuracy": int(all_cells.numbers[CLEAN].argmax()),
+        "best of the space": int(np.where(feasible_cells, all_cells.numbers[REWARD], -1).argmax()),
     }
     known = {
-        name: {"cell": cell, **{key: float(values[cell]) for key, values in found.numbers.items()}}
-        for name, cell in single.items()
+        name: {"cell": cell, **{key: float(values[cell]) for key, values in all_cells.numbers.items()}}
+        for name, cell in single_cells.items()
     }
     # Of every number by itself.
-    drawn = {key: float(np.median(values[fits])) for key, values in found.numbers.items()}
+    drawn = {key: float(np.median(values[feasible_cells])) for key, values in all_cells.numbers.items()}
     return {**known, "median random cell": {"cell": None, **drawn}}
 
 
-def of_its_size(found: Cells, task: str, picks: np.ndarray, name: str) -> np.ndarray:
+def size_matched_medians(all_cells: Cells, task: str, picks: np.ndarray, name: str) -> np.ndarray:
     """Returns for each pick (S,), -1 for none, the median of a number over a task's cells of about its parameters (S,)."""
-    sizes, fits = found.numbers["parameters"], allowed(found, task)
-    near = [fits & (abs(sizes - sizes[pick]) <= 0.1 * sizes[pick]) for pick in picks]
-    return np.array([np.median(found.numbers[name][cells]) if p >= 0 else 0.0 for p, cells in zip(picks, near, strict=True)])
+    sizes, feasible_cells = all_cells.numbers["parameters"], feasible(all_cells, task)
+    similar_size = [feasible_cells & (abs(sizes - sizes[pick]) <= 0.1 * sizes[pick]) for pick in picks]
+    return np.array(
+        [np.median(all_cells.numbers[name][cells]) if p >= 0 else 0.0 for p, cells in zip(picks, similar_size, strict=True)]
+    )
 
 
-def compare(found: Cells, picks: dict[tuple[str, str], np.ndarray]) -> list[dict]:
+def compare(all_cells: Cells, picks: dict[tuple[str, str], np.ndarray]) -> list[dict]:
     """Returns for each task and number how the picks of both samplers do, and how PPO's do against random ones and cells.
 
     The test is Wilcoxon's signed-rank test over seeds: both searches of a seed share their first trials. It is two-sided,
     corrected by Holm for all tasks and numbers. A seed that found nothing has 0.
 
     Args:
-        found: All cells.
+        all_cells: All cells.
         picks: Numbers of cells (S,), -1 for none, by task and sampler.
     """
     rows = []
     for task, name in product(TASKS, (CLEAN, *MEASURES)):
-        own = {s: np.where(picks[task, s] < 0, 0.0, found.numbers[name][picks[task, s]]) for s in COMPARED}
-        gains = (own["ppo"] - own["random"]).round(4)
-        sized = of_its_size(found, task, picks[task, "ppo"], name)
-        rivals = {rival: at[name] for rival, at in references(found, task).items()} | {SIZED: sized}
+        picked = {s: np.where(picks[task, s] < 0, 0.0, all_cells.numbers[name][picks[task, s]]) for s in SAMPLER_NAMES}
+        gains = (picked["ppo"] - picked["random"]).round(4)
+        size_medians = size_matched_medians(all_cells, task, picks[task, "ppo"], name)
+        rivals = {rival: at[name] for rival, at in references(all_cells, task).items()} | {SIZE_MATCHED: size_medians}
         rows.append(
             {
                 "task": task,
                 "number": name,
-                "seen": name == SEEN,
-                **{sampler: quartiles(values) for sampler, values in own.items()},
+                "seen": name == REWARD,
+                **{sampler: quartiles(values) for sampler, values in picked.items()},
                 "gain": float(np.median(gains).round(4)),
                 "better_seeds": int((gains > 0).sum()),
                 "worse_seeds": int((gains < 0).sum()),
                 "p_value": float(wilcoxon(gains).pvalue) if gains.any() else 1.0,
                 # The median over seeds, and in how many of them PPO's pick is better and worse.
                 "against": {
-                    rival: [float(np.median(at).round(4)), int((own["ppo"] > at).sum()), int((own["ppo"] < at).sum())]
+                    rival: [float(np.median(at).round(4)), int((picked["ppo"] > at).sum()), int((picked["ppo"] < at).sum())]
                     for rival, at in rivals.items()
                 },
             }
@@ -154,25 +170,34 @@ def compare(found: Cells, picks: dict[tuple[str, str], np.ndarray]) -> list[dict
     return [{**row, "corrected": float(p)} for row, p in zip(rows, corrected, strict=True)]
 
 
-def draw_correlations(found: Cells, rows: dict[str, np.ndarray], analysis: dict, file: Path) -> None:
+def draw_correlations(all_cells: Cells, rows: dict[str, np.ndarray], analysis: dict, file: Path) -> None:
     """Draws adversarial over clean accuracy of all networks, and the rank correlations by epsilon."""
-    known = references(found, "alone")
-    shown = [*((f"{attack}@1", None) for attack in ATTACKS), (SEEN, CLEAN)]
+    known = references(all_cells, "alone")
+    shown = [*((f"{attack}@1", None) for attack in ATTACKS), (REWARD, CLEAN)]
     kinds = [*((f"of accuracy with {name}", "accuracy", name) for name in PREDICTORS)]
     kinds += [("of the share kept with clean accuracy", "kept", None)]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(15, 8), layout="constrained")
         panels = figure.subplots(2, 4)
-        for axes, (name, of) in zip(panels[0], shown, strict=True):
-            axes.scatter(rows[CLEAN], rows[name] / (rows[of] if of else 1), s=1.5, color=GREY, alpha=0.3, label="a network")
+        for axes, (name, reference) in zip(panels[0], shown, strict=True):
+            axes.scatter(
+                rows[CLEAN],
+                rows[name] / (rows[reference] if reference else 1),
+                s=1.5,
+                color=GREY,
+                alpha=0.3,
+                label="a network",
+            )
             for colour, marker, (rival, at) in zip(COLOURS[3:], "sD*v", known.items(), strict=False):
                 marks = {"s": 70, "color": colour, "marker": marker, "edgecolors": "white", "linewidths": 0.6, "zorder": 3}
-                axes.scatter(at[CLEAN], at[name] / (at[of] if of else 1), label=rival, **marks)
-            axes.set(xlabel="clean accuracy, validation images", ylim=(0, 1.25 if of else 1))
-            axes.set_ylabel("share of the clean accuracy kept" if of else "adversarial accuracy")
-            axes.set_title(f"{'share kept under ' if of else ''}{told(name)}", fontsize=10)
+                axes.scatter(at[CLEAN], at[name] / (at[reference] if reference else 1), label=rival, **marks)
+            axes.set(xlabel="clean accuracy, validation images", ylim=(0, 1.25 if reference else 1))
+            axes.set_ylabel("share of the clean accuracy kept" if reference else "adversarial accuracy")
+            axes.set_title(f"{'share kept under ' if reference else ''}{format_measure(name)}", fontsize=10)
         for axes, (title, kind, name) in zip(panels[1], kinds, strict=True):
-            for (attack, colour), (high, dash) in product(zip(ATTACKS, COLOURS, strict=False), (("", "-"), (HIGH, "--"))):
+            for (attack, colour), (high, dash) in product(
+                zip(ATTACKS, COLOURS, strict=False), (("", "-"), (HIGH_ACCURACY, "--"))
+            ):
                 values = [analysis["networks" + high][kind][f"{attack}@{epsilon:g}"] for epsilon in EPSILONS]
                 heights = [math.nan if v is None else v for v in (value[name] if name else value for value in values)]
                 style = {"color": colour, "linestyle": dash, "marker": "o", "markersize": 4}
@@ -191,15 +216,15 @@ def _legend(figure: Figure, panels: np.ndarray, columns: int) -> None:
     figure.legend(*zip(*pairs, strict=True), loc="outside lower center", ncols=columns, fontsize=9, markerscale=1.2)
 
 
-def draw_progress(found: Cells, curves: dict, compared: list[dict], file: Path) -> None:
+def draw_progress(all_cells: Cells, curves: dict, compared: list[dict], file: Path) -> None:
     """Draws the best so far of both samplers, and how their picks and known cells do under every attack."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(14, 9.5), layout="constrained")
         panels = figure.subplots(2, 2)
         for (task, title), above, below in zip(TASKS.items(), *panels, strict=True):
-            known = references(found, task)
+            known = references(all_cells, task)
             rows = [row for row in compared if row["task"] == task]
-            for colour, sampler, shift in zip(COLOURS, COMPARED, (-0.15, 0.15), strict=False):
+            for colour, sampler, shift in zip(COLOURS, SAMPLER_NAMES, (-0.15, 0.15), strict=False):
                 low, median, high = np.quantile(curves[task, sampler], [0.25, 0.5, 0.75], axis=0)
                 trials = np.arange(1, len(median) + 1)
                 label = f"{sampler}: median and quartiles over seeds"
@@ -209,15 +234,18 @@ def draw_progress(found: Cells, curves: dict, compared: list[dict], file: Path) 
                 reach = abs(ends[:, [0, 2]] - ends[:, [1]]).T
                 below.errorbar(np.arange(len(rows)) + shift, ends[:, 1], reach, fmt="o", color=colour, markersize=4)
             for colour, marker, (rival, at) in zip(COLOURS[3:], "sD*v", known.items(), strict=False):
-                above.axhline(at[SEEN], color=colour, linestyle=":", linewidth=1.6)
+                above.axhline(at[REWARD], color=colour, linestyle=":", linewidth=1.6)
                 style = {"color": colour, "linestyle": "", "marker": marker, "markerfacecolor": "none"}
                 below.plot([at[row["number"]] for row in rows], label=rival, **style)
             style = {"color": INK, "linestyle": "", "marker": "x"}
-            below.plot([row["against"][SIZED][0] for row in rows], label="median cell of the size of PPO's pick", **style)
+            below.plot(
+                [row["against"][SIZE_MATCHED][0] for row in rows], label="median cell of the size of PPO's pick", **style
+            )
             above.set(xlabel="trial", xlim=(1, len(trials)), title=title, ylabel="best accuracy under PGD at 1/255 so far")
-            above.set_ylim(bottom=min(at[SEEN] for at in known.values()) - 0.05)
+            above.set_ylim(bottom=min(at[REWARD] for at in known.values()) - 0.05)
             names = [
-                told(row["number"]).replace(" ", "\n", 1).replace("at ", "") + ("\n(reward)" if row["seen"] else "")
+                format_measure(row["number"]).replace(" ", "\n", 1).replace("at ", "")
+                + ("\n(reward)" if row["seen"] else "")
                 for row in rows
             ]
             below.set_xticks(range(len(rows)), names, fontsize=8)
@@ -256,114 +284,120 @@ def draw_operations(made: dict[str, dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def table(result: dict) -> str:
+def format_table(result: dict) -> str:
     """Returns what the searches found and what it is compared with, a line for each task and number."""
     lines = [
         f"{'':8} {'':17} {'PPO':>22} {'random':>22}" + "".join(f" {name:>23}" for name in result["compared"][0]["against"])
     ]
     for row in result["compared"]:
-        found = "".join(f" {median:.3f} ({low:.3f} to {high:.3f})" for low, median, high in (row[s] for s in COMPARED))
-        at = "".join(f" {middle:23.3f}" for middle, _, _ in row["against"].values())
-        lines.append(f"{row['task']:8} {told(row['number']):17}{found}{at}")
+        sampler_columns = "".join(
+            f" {median:.3f} ({low:.3f} to {high:.3f})" for low, median, high in (row[s] for s in SAMPLER_NAMES)
+        )
+        rival_columns = "".join(f" {middle:23.3f}" for middle, _, _ in row["against"].values())
+        lines.append(f"{row['task']:8} {format_measure(row['number']):17}{sampler_columns}{rival_columns}")
     return "\n".join(lines)
 
 
-def statement(result: dict) -> str:
+def report_text(result: dict) -> str:
     """Returns what was seen, a few lines for each question."""
     lines = [f"the table fails a check: {failed}" for failed in result["failed_checks"]]
-    chance = result["table"]["deviations"][SEEN]
+    chance = result["table"]["deviations"][REWARD]
     lines.append(
-        f"two trainings of one function differ in accuracy under {told(SEEN)} by a standard deviation of "
+        f"two trainings of one function differ in accuracy under {format_measure(REWARD)} by a standard deviation of "
         f"{chance['within']:.3f}, all networks by one of {chance['all']:.3f}"
     )
     for (name, one), attack in product(result["correlations"].items(), ATTACKS):
         at = [f"{attack}@{epsilon:g}" for epsilon in EPSILONS]
-        by = [f"with {key} {_signed([one['accuracy'][n][key] for n in at])}" for key in PREDICTORS]
+        by = [f"with {key} {_format_signed([one['accuracy'][n][key] for n in at])}" for key in PREDICTORS]
         lines.append(
             f"{one['count']:,} {name}, {ATTACKS[attack]} at 0.5, 1 and 2/255: rank correlation of accuracy {'; '.join(by)}; "
-            f"of the share kept with clean accuracy {_signed([one['kept'][n] for n in at])}"
+            f"of the share kept with clean accuracy {_format_signed([one['kept'][n] for n in at])}"
         )
     for task, title in TASKS.items():
         rows = [row for row in result["compared"] if row["task"] == task]
         signs = [(row["better_seeds"] > row["worse_seeds"]) - (row["better_seeds"] < row["worse_seeds"]) for row in rows]
         signs = [sign if row["corrected"] < 0.05 else 0 for sign, row in zip(signs, rows, strict=True)]
-        lines.append(f"{title}: PPO's picks against random search's, p below 0.05 corrected: {_sorted(rows, signs)}")
+        lines.append(
+            f"{title}: PPO's picks against random search's, p below 0.05 corrected: {format_comparison(rows, signs)}"
+        )
         sizes = {one["sampler"]: one["parameters"] for one in result["picks"] if one["task"] == task}
         lines.append("  parameters: " + "; ".join(f"{s} {m:,.0f} ({a:,.0f} to {b:,.0f})" for s, (a, m, b) in sizes.items()))
-        most = 0.75 * result["search"]["seeds"]
+        required_seeds = 0.75 * result["search"]["seeds"]
         for rival in rows[0]["against"]:
             counts = [row["against"][rival][1:] for row in rows]
-            signs = [(better >= most) - (worse >= most) for better, worse in counts]
-            lines.append(f"  against the {rival}, in three quarters of the seeds: {_sorted(rows, signs)}")
+            signs = [(better >= required_seeds) - (worse >= required_seeds) for better, worse in counts]
+            lines.append(f"  against the {rival}, in three quarters of the seeds: {format_comparison(rows, signs)}")
     for (title, groups), name in product(result["made_of"].items(), measured.GROUPS):
         shares = zip(OPERATIONS, np.mean(groups[name]["edges"], axis=0), strict=True)
-        told_shares = ", ".join(f"{operation} {share:.2f}" for operation, share in shares)
-        lines.append(f"{title}, {name} ({groups[name]['networks']:,}): {told_shares}")
+        shares_text = ", ".join(f"{operation} {share:.2f}" for operation, share in shares)
+        lines.append(f"{title}, {name} ({groups[name]['networks']:,}): {shares_text}")
     return "\n".join(lines)
 
 
-def _signed(values: list[float | None]) -> str:
+def _format_signed(values: list[float | None]) -> str:
     return ", ".join("none" if value is None else f"{value:+.2f}" for value in values)
 
 
-def _sorted(rows: list[dict], signs: list[int]) -> str:
+def format_comparison(rows: list[dict], signs: list[int]) -> str:
     """Returns by which numbers picks are better and worse, the reward marked by a star."""
-    names = [told(row["number"]) + (" *" if row["seen"] else "") for row in rows]
-    parts = {word: [n for n, s in zip(names, signs, strict=True) if s == sign] for word, sign in WORDS.items()}
+    names = [format_measure(row["number"]) + (" *" if row["seen"] else "") for row in rows]
+    parts = {word: [n for n, s in zip(names, signs, strict=True) if s == sign] for word, sign in SIGNS.items()}
     return "; ".join(f"{word}: {', '.join(part)}" for word, part in parts.items() if part)
 
 
 def main() -> None:
     """Reads the table, searches where that is left to do, compares and draws."""
-    options = lab.arguments(__file__, __doc__)
+    options = lab.parse_arguments(__file__, __doc__)
     if not TABLE.exists():
         print(f"{TABLE}: no such file; set HARDCELL_DATA to the folder that holds {TABLE.name}", file=sys.stderr)
         sys.exit(2)
-    seeds, trials = SIZES[options.size]
+    seeds, trials = SEARCH_SIZES[options.size]
     folder = options.out / "searches"
     jobs = [
         (folder / f"{task}-{sampler}-{seed}.json", search, TABLE, folder, task, sampler, seed, trials)
-        for seed, task, sampler in product(range(seeds), TASKS, COMPARED)
+        for seed, task, sampler in product(range(seeds), TASKS, SAMPLER_NAMES)
     ]
     proposed: dict[tuple[str, str], list] = {}
-    for job, done in zip(jobs, lab.each(lab.kept, jobs, options.workers, "searches"), strict=True):
-        proposed.setdefault(job[4:6], []).append(done)
-    found = measured.read_cells(measured.opened(TABLE, "alone")[0])
-    ended = {key: best_so_far(found, key[0], np.array(numbers)) for key, numbers in proposed.items()}
-    curves, picks = ({key: one[part] for key, one in ended.items()} for part in (0, 1))
-    rows = measured.populations(found)
-    made = {name: measured.made_of(found, rows[name]) for name in ("networks", "networks" + HIGH)}
+    for job, cells in zip(jobs, lab.parallel_map(lab.cached_json, jobs, options.workers, "searches"), strict=True):
+        proposed.setdefault(job[4:6], []).append(cells)
+    all_cells = measured.read_cells(measured.open_evaluator(TABLE, "alone")[0])
+    best = {key: best_so_far(all_cells, key[0], np.array(numbers)) for key, numbers in proposed.items()}
+    curves, picks = ({key: one[part] for key, one in best.items()} for part in (0, 1))
+    rows = measured.populations(all_cells)
+    shares_by_group = {
+        name: measured.operation_shares(all_cells, rows[name]) for name in ("networks", "networks" + HIGH_ACCURACY)
+    }
     result = {
-        "table": measured.described(found, rows["networks"]),
+        "table": measured.describe_table(all_cells, rows["networks"]),
         "failed_checks": [sentence(check) for check in check_table(read_table(TABLE)) if not check.passed],
         "correlations": {name: measured.correlations(values) for name, values in rows.items()},
         "search": {"seeds": seeds, "trials": trials, "test": "Wilcoxon, two-sided, Holm for all tasks and numbers"},
         "progress": [
             {"task": task, "sampler": sampler, "trial": mark, "quartiles": quartiles(curve[:, mark - 1])}
             for (task, sampler), curve in curves.items()
-            for mark in MARKS
+            for mark in REPORTED_TRIALS
             if mark <= trials
         ],
-        "references": {task: references(found, task) for task in TASKS},
+        "references": {task: references(all_cells, task) for task in TASKS},
         "picks": [
             {
                 "task": t,
                 "sampler": s,
                 "cells": own.tolist(),
-                "parameters": quartiles(found.numbers["parameters"][own[own >= 0]]),
+                "parameters": quartiles(all_cells.numbers["parameters"][own[own >= 0]]),
             }
             for (t, s), own in picks.items()
         ],
-        "compared": compare(found, picks),
+        "compared": compare(all_cells, picks),
         "operations": OPERATIONS,
-        "made_of": made,
+        "made_of": shares_by_group,
     }
     lab.write_json(options.out / "table_search.json", result)
-    draw_correlations(found, rows["networks"], result["correlations"], options.out / "table_search_correlations.png")
-    draw_progress(found, curves, result["compared"], options.out / "table_search_progress.png")
-    draw_operations(made, options.out / "table_search_cells.png")
-    print(table(result))
-    print(statement(result))
+    draw_correlations(all_cells, rows["networks"], result["correlations"], options.out / "table_search_correlations.png")
+    draw_progress(all_cells, curves, result["compared"], options.out / "table_search_progress.png")
+    draw_operations(shares_by_group, options.out / "table_search_cells.png")
+    print(format_table(result))
+    print(report_text(result))
 
 
 if __name__ == "__main__":

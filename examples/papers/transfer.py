@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import EPSILONS, SIZES, Subject, format_epsilon
+from lab import EPSILONS, SIZES, NetworkSpec, format_epsilon
 from matplotlib.figure import Figure
 
 from evaluators import FGSM, PGD, TransferMatrix, transfer_matrix, transfer_rates
@@ -40,25 +40,25 @@ if TYPE_CHECKING:
     from nas.data import Split
 
 ARCHITECTURES = ("mlp", "residual", "cell")
-SHORT = {"standard": "std", "adversarial": "adv"}
-TRAININGS = tuple(SHORT)
+TRAINING_ABBREVIATIONS = {"standard": "std", "adversarial": "adv"}
+TRAININGS = tuple(TRAINING_ABBREVIATIONS)
 SEEDS = (0, 1)
 ATTACKS = {"fgsm": FGSM(), "pgd": PGD(loss=margin, steps=10)}
 # Of the epsilon of adversarial training.
 MULTIPLES = {"smoke": (1.0, 2.0), "default": (0.5, 1.0, 2.0), "full": (0.25, 0.5, 1.0, 2.0, 4.0)}
 # The epsilon at which the matrix is drawn, as a multiple.
-SHOWN = 1.0
+SHOWN_MULTIPLE = 1.0
 # Images to look for those that all networks classify rightly, and how many of these there must be.
-MOST = {"smoke": 120, "default": 600, "full": 5000}
-ENOUGH = {"smoke": 10, "default": 30, "full": 200}
+MAX_IMAGES = {"smoke": 120, "default": 600, "full": 5000}
+MIN_IMAGES = {"smoke": 10, "default": 30, "full": 200}
 RESAMPLES = 1000
 # A share of fewer images than this is drawn pale.
-FEW = 10
+PALE_BELOW = 10
 
 
-def subjects(data: str) -> list[Subject]:
+def network_specs(data: str) -> list[NetworkSpec]:
     """Returns the networks of a data set."""
-    return [Subject(data, *entry) for entry in product(ARCHITECTURES, TRAININGS, SEEDS)]
+    return [NetworkSpec(data, *entry) for entry in product(ARCHITECTURES, TRAININGS, SEEDS)]
 
 
 def data_sets(size: str) -> tuple[str, ...]:
@@ -66,49 +66,49 @@ def data_sets(size: str) -> tuple[str, ...]:
     return ("digits",) if size == "smoke" else ("mnist", "cifar10")
 
 
-def short(subject: Subject) -> str:
+def short_name(spec: NetworkSpec) -> str:
     """Returns the name of a network among those of its data set."""
-    return f"{subject.architecture} {SHORT[subject.training]} {subject.seed}"
+    return f"{spec.architecture} {TRAINING_ABBREVIATIONS[spec.training]} {spec.seed}"
 
 
-def usable(networks: dict[str, nn.Module], split: Split, enough: int) -> list[str]:
+def drop_inaccurate(networks: dict[str, nn.Module], split: Split, min_images: int) -> list[str]:
     """Returns the names of the networks that are all right on enough images, without those right on fewest."""
     labels = split.y.cpu().numpy()
-    right = {name: logits_of(network, split.x).argmax(1) == labels for name, network in networks.items()}
-    while len(right) > 1 and np.all(list(right.values()), axis=0).sum() < enough:
-        right.pop(min(right, key=lambda name: int(right[name].sum())))
-    return list(right)
+    correct = {name: logits_of(network, split.x).argmax(1) == labels for name, network in networks.items()}
+    while len(correct) > 1 and np.all(list(correct.values()), axis=0).sum() < min_images:
+        correct.pop(min(correct, key=lambda name: int(correct[name].sum())))
+    return list(correct)
 
 
 def measure(name: str, data: str, attack: str, folder: Path) -> dict:
     """Returns the transfer of one attack between the networks of one data set."""
-    return lab.kept(folder / "matrices" / f"{data}-{attack}.json", _measure, name, data, attack, folder.parent)
+    return lab.cached_json(folder / "matrices" / f"{data}-{attack}.json", _measure, name, data, attack, folder.parent)
 
 
 def _measure(name: str, data: str, attack: str, work: Path) -> dict:
-    networks, chosen = {}, {}
-    for subject in subjects(data):
-        networks[short(subject)], split = lab.trained(subject, SIZES[name], work)
-        chosen[short(subject)] = subject
-    split = split.first(MOST[name])
-    kept = usable(networks, split, ENOUGH[name])
-    shared = {"data": data, "attack": attack, "names": kept, "left_out": [n for n in networks if n not in kept]}
-    if len(kept) < 2:
-        return {**shared, "reason": f"no two networks classify the same {ENOUGH[name]} images rightly"}
+    networks, specs = {}, {}
+    for spec in network_specs(data):
+        networks[short_name(spec)], split = lab.load_or_train(spec, SIZES[name], work)
+        specs[short_name(spec)] = spec
+    split = split.first(MAX_IMAGES[name])
+    names = drop_inaccurate(networks, split, MIN_IMAGES[name])
+    shared = {"data": data, "attack": attack, "names": names, "left_out": [n for n in networks if n not in names]}
+    if len(names) < 2:
+        return {**shared, "reason": f"no two networks classify the same {MIN_IMAGES[name]} images rightly"}
     epsilons = [EPSILONS[data] * multiple for multiple in MULTIPLES[name]]
-    matrix = transfer_matrix({n: networks[n] for n in kept}, split.x, split.y, ATTACKS[attack], epsilons)
-    every, own = transfer_rates(matrix), transfer_rates(matrix, conditional=True)
+    matrix = transfer_matrix({n: networks[n] for n in names}, split.x, split.y, ATTACKS[attack], epsilons)
+    rates, conditional_rates = transfer_rates(matrix), transfer_rates(matrix, conditional=True)
     return {
         **shared,
         "epsilons": epsilons,
         "given": matrix.given,
         "images": matrix.n,
         # Both by epsilon, source and target.
-        "of_all": _written(every),
-        "of_those_that_fool_the_source": _written(own),
+        "of_all": _rates_as_lists(rates),
+        "of_those_that_fool_the_source": _rates_as_lists(conditional_rates),
         "groups": [
-            _group(matrix, e, group, pairs)
-            for e, (group, pairs) in product(range(len(epsilons)), _groups([chosen[n] for n in kept]).items())
+            pooled_transfer(matrix, e, group, pairs)
+            for e, (group, pairs) in product(range(len(epsilons)), _pair_groups([specs[n] for n in names]).items())
         ],
         "asymmetry": [
             {
@@ -122,13 +122,15 @@ def _measure(name: str, data: str, attack: str, work: Path) -> dict:
             }
             for one in asymmetry(matrix)
         ],
-        "reach": _reach(matrix),
+        "reach": universal_transfer_rows(matrix),
         # Those that were not trained to withstand just these images.
-        "reach_among_standard": _reach(_among(matrix, [n for n in kept if chosen[n].training == "standard"])),
+        "reach_among_standard": universal_transfer_rows(
+            restrict_networks(matrix, [n for n in names if specs[n].training == "standard"])
+        ),
     }
 
 
-def _among(matrix: TransferMatrix, names: list[str]) -> TransferMatrix | None:
+def restrict_networks(matrix: TransferMatrix, names: list[str]) -> TransferMatrix | None:
     """Returns the part of a matrix that is about some of the networks; None of fewer than two."""
     if len(names) < 2:
         return None
@@ -136,7 +138,7 @@ def _among(matrix: TransferMatrix, names: list[str]) -> TransferMatrix | None:
     return replace(matrix, names=tuple(names), fooled=matrix.fooled[:, places][:, :, places])
 
 
-def _reach(matrix: TransferMatrix | None) -> list[dict]:
+def universal_transfer_rows(matrix: TransferMatrix | None) -> list[dict]:
     """Returns which images transfer to all other networks, to some and to none, a row for each epsilon and source."""
     return [
         {
@@ -146,9 +148,9 @@ def _reach(matrix: TransferMatrix | None) -> list[dict]:
             **{
                 key: {
                     "images": group.images.tolist(),
-                    "share": _finite(group.share),
-                    "interval": [_finite(end) for end in group.interval],
-                    "chance": _finite(group.chance),
+                    "share": _finite_or_none(group.share),
+                    "interval": [_finite_or_none(end) for end in group.interval],
+                    "chance": _finite_or_none(group.chance),
                 }
                 for key, group in (("to_all", one.to_all), ("to_some", one.to_some), ("to_none", one.to_none))
             },
@@ -157,24 +159,24 @@ def _reach(matrix: TransferMatrix | None) -> list[dict]:
     ]
 
 
-def _written(shares) -> dict:
-    share, interval = (np.where(np.isnan(found), None, found.round(6)) for found in (shares.share, shares.interval))
+def _rates_as_lists(rates) -> dict:
+    share, interval = (np.where(np.isnan(values), None, values.round(6)) for values in (rates.share, rates.interval))
     return {
-        "counts": shares.counts.tolist(),
-        "of": shares.of.tolist(),
+        "counts": rates.counts.tolist(),
+        "of": rates.of.tolist(),
         "share": share.tolist(),
         "interval": interval.tolist(),
     }
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _groups(kept: list[Subject]) -> dict[str, list[tuple[int, int]]]:
+def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
     """Returns pairs of source and target by how the two differ, and by how they were trained."""
     groups: dict[str, list[tuple[int, int]]] = {}
-    for (s, source), (t, target) in product(enumerate(kept), repeat=2):
+    for (s, source), (t, target) in product(enumerate(specs), repeat=2):
         if s == t:
             continue
         if source.training == target.training:
@@ -184,40 +186,40 @@ def _groups(kept: list[Subject]) -> dict[str, list[tuple[int, int]]]:
     return groups
 
 
-def _group(matrix: TransferMatrix, e: int, name: str, pairs: list[tuple[int, int]]) -> dict:
+def pooled_transfer(matrix: TransferMatrix, epsilon_index: int, name: str, pairs: list[tuple[int, int]]) -> dict:
     """Returns the pooled share of images that fool their source and a target, too, with an interval over images."""
     source, target = np.array(pairs).T
-    own = matrix.fooled[e, source, source]
-    both = (matrix.fooled[e, source, target] & own).sum(0)
-    of = own.sum(0)
+    fooled_source = matrix.fooled[epsilon_index, source, source]
+    fooled_both = (matrix.fooled[epsilon_index, source, target] & fooled_source).sum(0)
+    source_counts = fooled_source.sum(0)
     # An image is in all cells of the matrix: it is drawn again with all of them.
     weight = np.random.default_rng(0).multinomial(matrix.n, np.full(matrix.n, 1 / matrix.n), RESAMPLES)
-    sums = weight @ of
-    shares = (weight @ both)[sums > 0] / sums[sums > 0]
+    sums = weight @ source_counts
+    shares = (weight @ fooled_both)[sums > 0] / sums[sums > 0]
     interval = [float(end) for end in np.quantile(shares, [0.025, 0.975])] if len(shares) else None
     return {
-        "epsilon": matrix.epsilons[e],
+        "epsilon": matrix.epsilons[epsilon_index],
         "group": name,
         "pairs": len(pairs),
-        "count": int(both.sum()),
-        "of": int(of.sum()),
-        "share": float(both.sum() / of.sum()) if of.sum() else None,
+        "count": int(fooled_both.sum()),
+        "of": int(source_counts.sum()),
+        "share": float(fooled_both.sum() / source_counts.sum()) if source_counts.sum() else None,
         "interval": interval,
     }
 
 
-def draw_matrices(found: list[dict], file: Path) -> None:
+def draw_matrices(results: list[dict], file: Path) -> None:
     """Draws the share of the images that fool the source which fool the target, at the epsilon of adversarial training."""
-    data = list(dict.fromkeys(row["data"] for row in found))
+    data = list(dict.fromkeys(row["data"] for row in results))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7 * len(ATTACKS), 0.6 + 6.2 * len(data)), layout="constrained")
         panels = figure.subplots(len(data), len(ATTACKS), squeeze=False)
-        for row in found:
+        for row in results:
             axes = panels[data.index(row["data"]), list(ATTACKS).index(row["attack"])]
             if "reason" in row:
                 axes.set_axis_off()
                 continue
-            e = _shown(row)
+            e = _shown_index(row)
             own = row["of_those_that_fool_the_source"]
             shares = np.array([[math.nan if v is None else v for v in line] for line in own["share"][e]])
             image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
@@ -226,7 +228,7 @@ def draw_matrices(found: list[dict], file: Path) -> None:
                 # The diagonal is 1 by what it is: there stands how many images fool the source.
                 text = f"{of[s]}" if s == t else "" if math.isnan(share) else f"{100 * share:.0f}"
                 style = {"fontweight": "bold", "fontsize": 8} if s == t else {"fontsize": 8}
-                if s != t and of[s] < FEW:
+                if s != t and of[s] < PALE_BELOW:
                     style |= {"fontstyle": "italic", "alpha": 0.6}
                 axes.text(t, s, text, ha="center", va="center", color="black" if share > 0.5 else "white", **style)
             axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
@@ -237,28 +239,28 @@ def draw_matrices(found: list[dict], file: Path) -> None:
             bar = figure.colorbar(image, ax=axes, shrink=0.8)
             bar.set_label("share that fools the target, too", fontsize=9)
         figure.supxlabel(
-            f"in the cells: percent of the images that fool the source, pale where these are fewer than {FEW}; on the "
-            "diagonal: how many do; std, adv: training; epsilon: L∞",
+            f"in the cells: percent of the images that fool the source, pale where these are fewer than {PALE_BELOW}; "
+            "on the diagonal: how many do; std, adv: training; epsilon: L∞",
             fontsize=9,
         )
         figure.savefig(file, dpi=110)
 
 
-def _shown(row: dict) -> int:
-    return int(np.argmin(np.abs(np.array(row["epsilons"]) / EPSILONS[row["data"]] - SHOWN)))
+def _shown_index(row: dict) -> int:
+    return int(np.argmin(np.abs(np.array(row["epsilons"]) / EPSILONS[row["data"]] - SHOWN_MULTIPLE)))
 
 
-def draw_groups(found: list[dict], file: Path) -> None:
+def draw_groups(results: list[dict], file: Path) -> None:
     """Draws how transfer depends on seed, architecture and training, over epsilon."""
-    data = list(dict.fromkeys(row["data"] for row in found))
-    names = list(dict.fromkeys(group["group"] for row in found for group in row.get("groups", [])))
+    data = list(dict.fromkeys(row["data"] for row in results))
+    names = list(dict.fromkeys(group["group"] for row in results for group in row.get("groups", [])))
     # Those of one training are in the two that tell seeds from architectures.
     names = [name for name in names if name not in ("standard to standard", "adversarial to adversarial")]
     colours = dict(zip(names, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5 * len(ATTACKS), 0.8 + 3.2 * len(data)), layout="constrained")
         panels = figure.subplots(len(data), len(ATTACKS), squeeze=False, sharey=True, sharex="row")
-        for row in found:
+        for row in results:
             axes = panels[data.index(row["data"]), list(ATTACKS).index(row["attack"])]
             scale = 255 if row["data"] == "cifar10" else 1
             unit = "in 1/255 (L∞)" if row["data"] == "cifar10" else "L∞, pixels in [0, 1]"
@@ -279,21 +281,21 @@ def draw_groups(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def draw_reach(found: list[dict], file: Path) -> None:
+def draw_universal_transfer(results: list[dict], file: Path) -> None:
     """Draws the shares of images that fool all other networks, some and none, and what chance would give."""
-    data = list(dict.fromkeys(row["data"] for row in found))
+    data = list(dict.fromkeys(row["data"] for row in results))
     kinds = {"to_all": "all others", "to_some": "some", "to_none": "none"}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6 * len(ATTACKS), 0.8 + 3.6 * len(data)), layout="constrained")
         panels = figure.subplots(len(data), len(ATTACKS), squeeze=False, sharex=True)
-        for row in found:
+        for row in results:
             axes = panels[data.index(row["data"]), list(ATTACKS).index(row["attack"])]
             if "reason" in row:
                 axes.set_axis_off()
                 continue
-            epsilon = row["epsilons"][_shown(row)]
-            reach = [one for one in row["reach"] if one["epsilon"] == epsilon]
-            for place, one in enumerate(reach):
+            epsilon = row["epsilons"][_shown_index(row)]
+            sources = [one for one in row["reach"] if one["epsilon"] == epsilon]
+            for place, one in enumerate(sources):
                 left = 0.0
                 for kind, colour in zip(kinds, COLOURS, strict=False):
                     share = one[kind]["share"] or 0.0
@@ -302,8 +304,8 @@ def draw_reach(found: list[dict], file: Path) -> None:
                 if one["fooled"]:
                     to_all, to_none = one["to_all"]["chance"], 1 - one["to_none"]["chance"]
                     axes.plot([to_all, to_none], [place, place], "|", color="black", markersize=11, markeredgewidth=1.6)
-            labels = [f"{one['source']} ({one['fooled']})" for one in reach]
-            axes.set_yticks(range(len(reach)), labels, fontsize=8)
+            labels = [f"{one['source']} ({one['fooled']})" for one in sources]
+            axes.set_yticks(range(len(sources)), labels, fontsize=8)
             axes.invert_yaxis()
             axes.set(xlim=(0, 1), title=f"{row['data']}, {row['attack']}, epsilon {format_epsilon(row['data'], epsilon)}")
         for axes in panels[-1]:
@@ -311,8 +313,8 @@ def draw_reach(found: list[dict], file: Path) -> None:
         for axes in panels[:, 0]:
             axes.set_ylabel("source (images that fool it)")
         handles = [
-            mpl.patches.Patch(facecolor=colour, alpha=0.7, label=f"fool {told_kind}")
-            for told_kind, colour in zip(kinds.values(), COLOURS, strict=False)
+            mpl.patches.Patch(facecolor=colour, alpha=0.7, label=f"fool {kind_name}")
+            for kind_name, colour in zip(kinds.values(), COLOURS, strict=False)
         ]
         mark = {"marker": "|", "markersize": 11, "markeredgewidth": 1.6, "linestyle": ""}
         handles.append(
@@ -322,17 +324,17 @@ def draw_reach(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def statement(found: list[dict]) -> str:
+def report_text(results: list[dict]) -> str:
     """Returns what was seen, a few lines for each data set and attack."""
     lines = []
-    for row in found:
+    for row in results:
         title = f"{row['data']}, {row['attack']}"
         if row["left_out"]:
             lines.append(f"{title}: left out, as too few images are right under all: {', '.join(row['left_out'])}")
         if "reason" in row:
             lines.append(f"{title}: {row['reason']}")
             continue
-        epsilon = row["epsilons"][_shown(row)]
+        epsilon = row["epsilons"][_shown_index(row)]
         at = [one for one in row["groups"] if one["epsilon"] == epsilon and one["share"] is not None]
         shares = "; ".join(
             f"{one['group']} {100 * one['share']:.0f} % ({100 * one['interval'][0]:.0f} to {100 * one['interval'][1]:.0f}, "
@@ -352,37 +354,40 @@ def statement(found: list[dict]) -> str:
             f"  {len(uneven)} of {len(pairs)} pairs carry over more one way than back (p < 0.05, corrected by Holm); most "
             f"so {to} to {back}, by {100 * abs(most['difference']):.0f} % of the images (p = {most['corrected']:.2g})"
         )
-        for at, (key, whom) in product(row["epsilons"], (("reach", "all"), ("reach_among_standard", "normally trained"))):
-            reach = [one for one in row[key] if one["epsilon"] == at and one["fooled"]]
-            if reach:
-                lines.append(f"  at {format_epsilon(row['data'], at)}, over {whom} networks: {_told_reach(reach)}")
+        for at, (key, networks_name) in product(
+            row["epsilons"], (("reach", "all"), ("reach_among_standard", "normally trained"))
+        ):
+            sources = [one for one in row[key] if one["epsilon"] == at and one["fooled"]]
+            if sources:
+                text = _format_universal_transfer(sources)
+                lines.append(f"  at {format_epsilon(row['data'], at)}, over {networks_name} networks: {text}")
     return "\n".join(lines)
 
 
-def _told_reach(reach: list[dict]) -> str:
+def _format_universal_transfer(sources: list[dict]) -> str:
     """Returns in words how far the images of all sources carry at one epsilon."""
-    fooled = sum(one["fooled"] for one in reach)
+    fooled = sum(one["fooled"] for one in sources)
     parts = [
-        f"{100 * sum(len(one[kind]['images']) for one in reach) / fooled:.1f} % fool {whom} "
-        f"({100 * sum(one[kind]['chance'] * one['fooled'] for one in reach) / fooled:.1f} % by chance)"
-        for kind, whom in (("to_all", "all the others"), ("to_some", "some"), ("to_none", "none"))
+        f"{100 * sum(len(one[kind]['images']) for one in sources) / fooled:.1f} % fool {targets} "
+        f"({100 * sum(one[kind]['chance'] * one['fooled'] for one in sources) / fooled:.1f} % by chance)"
+        for kind, targets in (("to_all", "all the others"), ("to_some", "some"), ("to_none", "none"))
     ]
     return f"of {fooled} images that fool their source, {', '.join(parts)}"
 
 
 def main() -> None:
     """Trains, crafts, tries, sums up and draws."""
-    options = lab.arguments(__file__, __doc__)
+    options = lab.parse_arguments(__file__, __doc__)
     data = data_sets(options.size)
-    training = [(options.size, subject, options.out.parent) for d in data for subject in subjects(d)]
-    lab.each(lab.prepare, training, options.workers, "networks")
+    training = [(options.size, spec, options.out.parent) for d in data for spec in network_specs(d)]
+    lab.parallel_map(lab.train_and_save, training, options.workers, "networks")
     jobs = [(options.size, *entry, options.out) for entry in product(data, ATTACKS)]
-    found = lab.each(measure, jobs, options.workers, "matrices")
-    lab.write_json(options.out / "transfer.json", {"matrices": found})
-    draw_matrices(found, options.out / "transfer_matrices.png")
-    draw_groups(found, options.out / "transfer_groups.png")
-    draw_reach(found, options.out / "transfer_reach.png")
-    print(statement(found))
+    results = lab.parallel_map(measure, jobs, options.workers, "matrices")
+    lab.write_json(options.out / "transfer.json", {"matrices": results})
+    draw_matrices(results, options.out / "transfer_matrices.png")
+    draw_groups(results, options.out / "transfer_groups.png")
+    draw_universal_transfer(results, options.out / "transfer_reach.png")
+    print(report_text(results))
 
 
 if __name__ == "__main__":

@@ -24,14 +24,14 @@ import lab
 import matplotlib as mpl
 import numpy as np
 import torch
-from lab import EPSILONS, SIZES, Subject, fooling, format_epsilon, right_ones
+from lab import EPSILONS, SIZES, NetworkSpec, attack_at_smallest_epsilon, correctly_classified, format_epsilon
 from matplotlib.figure import Figure
 from transfer import ARCHITECTURES, SEEDS, TRAININGS, data_sets
 
 from evaluators import PGD, Linf
 from evaluators.attacks import margin
 from evaluators.logits.differences import logits_of
-from evaluators.regions import boundary_entropy, disagreement, low_margin_share, vote_along_line
+from evaluators.regions import Sampling, boundary_entropy, disagreement, low_margin_share, vote_along_line
 from evaluators.regions.voting import mean_interval
 from nas.plots.style import COLOURS, STYLE
 
@@ -50,7 +50,7 @@ FOOLING_MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Distances from the boundary, as shares of that from the clean image to it.
 OFFSETS = (-1.0, -0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 # A margin is low that is below this share of the median margin of clean images.
-LOW = 0.25
+LOW_MARGIN_SHARE = 0.25
 RESAMPLES = 2000
 
 
@@ -69,51 +69,51 @@ class AttackBudget:
     lines: int
 
 
-EFFORTS = {"smoke": AttackBudget(12, 10, 30), "default": AttackBudget(50, 40, 200), "full": AttackBudget(500, 200, 1000)}
+BUDGETS = {"smoke": AttackBudget(12, 10, 30), "default": AttackBudget(50, 40, 200), "full": AttackBudget(500, 200, 1000)}
 
 
-def committee(data: str, training: str) -> list[Subject]:
+def committee(data: str, training: str) -> list[NetworkSpec]:
     """Returns the networks of one data set and training."""
-    return [Subject(data, architecture, training, seed) for architecture, seed in product(ARCHITECTURES, SEEDS)]
+    return [NetworkSpec(data, architecture, training, seed) for architecture, seed in product(ARCHITECTURES, SEEDS)]
 
 
 def measure(name: str, data: str, training: str, part: str, folder: Path) -> dict:
     """Returns what one committee says around images of one kind, or along the boundary."""
     file = folder / "committees" / f"{data}-{training}-{part}.json"
-    return lab.kept(file, _boundary if part == "boundary" else _balls, name, data, training, part, folder.parent)
+    return lab.cached_json(file, _boundary if part == "boundary" else _balls, name, data, training, part, folder.parent)
 
 
-def _opened(name: str, data: str, training: str, work: Path) -> tuple[dict[Subject, nn.Module], Split]:
+def _load_committee(name: str, data: str, training: str, work: Path) -> tuple[dict[NetworkSpec, nn.Module], Split]:
     networks, split = {}, None
-    for subject in committee(data, training):
-        networks[subject], split = lab.trained(subject, SIZES[name], work)
+    for spec in committee(data, training):
+        networks[spec], split = lab.load_or_train(spec, SIZES[name], work)
     return networks, split
 
 
-def _crafted_on(networks: dict[Subject, nn.Module]) -> Subject:
+def _attacked_network(networks: dict[NetworkSpec, nn.Module]) -> NetworkSpec:
     """Returns the network on which adversarial images are crafted: a cell."""
-    return next(subject for subject in networks if subject.architecture == "cell")
+    return next(spec for spec in networks if spec.architecture == "cell")
 
 
-def _pair(networks: dict[Subject, nn.Module], split: Split, count: int) -> tuple[Tensor, Tensor]:
+def _adversarial_pairs(networks: dict[NetworkSpec, nn.Module], split: Split, count: int) -> tuple[Tensor, Tensor]:
     """Returns clean images (N, C, H, W), and adversarial ones that are crafted from them on one network."""
     data = next(iter(networks)).data
-    source = networks[_crafted_on(networks)]
-    x, y = right_ones(source, split, count)
+    source = networks[_attacked_network(networks)]
+    x, y = correctly_classified(source, split, count)
     if not len(x):
         return x, x
     grid = tuple(min(1.0, EPSILONS[data] * multiple) for multiple in FOOLING_MULTIPLES)
-    index, points, _ = fooling(source, x, y, ATTACK, grid)
+    index, points, _ = attack_at_smallest_epsilon(source, x, y, ATTACK, grid)
     return x[index], points
 
 
 def _balls(name: str, data: str, training: str, kind: str, work: Path) -> dict:
-    effort = EFFORTS[name]
-    networks, split = _opened(name, data, training, work)
-    clean, adversarial = _pair(networks, split, effort.images)
-    noise = torch.rand(effort.images, *split.x.shape[1:], generator=torch.Generator().manual_seed(0)).to(split.x.device)
+    budget = BUDGETS[name]
+    networks, split = _load_committee(name, data, training, work)
+    clean, adversarial = _adversarial_pairs(networks, split, budget.images)
+    noise = torch.rand(budget.images, *split.x.shape[1:], generator=torch.Generator().manual_seed(0)).to(split.x.device)
     centres = {"clean": clean, "adversarial": adversarial, "noise": noise}[kind]
-    shared = {"data": data, "training": training, "part": kind, "images": len(centres), "samples": effort.samples}
+    shared = {"data": data, "training": training, "part": kind, "images": len(centres), "samples": budget.samples}
     if not len(centres):
         return shared
     epsilons = [EPSILONS[data] * multiple for multiple in MULTIPLES]
@@ -123,104 +123,110 @@ def _balls(name: str, data: str, training: str, kind: str, work: Path) -> dict:
     }
 
     def regions(members):
-        return disagreement([networks[m] for m in members], centres, Linf(), epsilons, samples=effort.samples)
+        return disagreement(
+            [networks[m] for m in members], centres, Linf(), epsilons, sampling=Sampling(samples=budget.samples)
+        )
 
-    def asked(members) -> dict:
-        found = regions(members)
+    def committee_row(members) -> dict:
+        disagreements = regions(members)
         return {
             # Of each image, in an order that clean and adversarial images share.
-            "of_images": [[round(float(share), 6) for share in shares] for shares in found.share],
-            "share": found.mean_share.tolist(),
-            "share_interval": found.mean_share_interval.tolist(),
-            "entropy": found.mean_entropy.tolist(),
-            "entropy_interval": found.mean_entropy_interval.tolist(),
+            "of_images": [[round(float(share), 6) for share in shares] for shares in disagreements.share],
+            "share": disagreements.mean_share.tolist(),
+            "share_interval": disagreements.mean_share_interval.tolist(),
+            "entropy": disagreements.mean_entropy.tolist(),
+            "entropy_interval": disagreements.mean_entropy_interval.tolist(),
         }
 
     return {
         **shared,
         "epsilons": epsilons,
-        "committee": asked(networks),
-        "others": asked([subject for subject in networks if subject != _crafted_on(networks)]),
-        "pairs": {differ: _mean_of([regions(pair).share for pair in group]) for differ, group in pairs.items()},
+        "committee": committee_row(networks),
+        "others": committee_row([spec for spec in networks if spec != _attacked_network(networks)]),
+        "pairs": {differ: _mean_shares([regions(pair).share for pair in group]) for differ, group in pairs.items()},
         "low_margin": {
-            subject.architecture: _low_margin(networks[subject], split, centres, epsilons, effort.samples)
-            for subject in networks
-            if subject.seed == SEEDS[0]
+            spec.architecture: _low_margin(networks[spec], split, centres, epsilons, budget.samples)
+            for spec in networks
+            if spec.seed == SEEDS[0]
         },
     }
 
 
-def _mean_of(shares: list[np.ndarray]) -> dict:
+def _mean_shares(shares: list[np.ndarray]) -> dict:
     """Returns the mean over pairs and images of shares (N, E), with intervals over the images."""
-    of_images = np.mean(shares, axis=0)
-    return {"share": of_images.mean(0).tolist(), "share_interval": mean_interval(of_images).tolist()}
+    image_means = np.mean(shares, axis=0)
+    return {"share": image_means.mean(0).tolist(), "share_interval": mean_interval(image_means).tolist()}
 
 
 def _low_margin(network: nn.Module, split: Split, centres: Tensor, epsilons: list[float], samples: int) -> dict:
     logits = logits_of(network, split.x)
-    largest = np.sort(logits, axis=1)
-    right = logits.argmax(1) == split.y.cpu().numpy()
-    threshold = LOW * float(np.median((largest[:, -1] - largest[:, -2])[right if right.any() else slice(None)]))
-    found = low_margin_share(network, centres, Linf(), epsilons, threshold, samples=samples)
+    sorted_logits = np.sort(logits, axis=1)
+    correct = logits.argmax(1) == split.y.cpu().numpy()
+    threshold = LOW_MARGIN_SHARE * float(
+        np.median((sorted_logits[:, -1] - sorted_logits[:, -2])[correct if correct.any() else slice(None)])
+    )
+    low_margin = low_margin_share(network, centres, Linf(), epsilons, threshold, sampling=Sampling(samples=samples))
     return {
         "threshold": threshold,
-        "share": found.share.mean(0).tolist(),
-        "share_interval": mean_interval(found.share).tolist(),
+        "share": low_margin.share.mean(0).tolist(),
+        "share_interval": mean_interval(low_margin.share).tolist(),
     }
 
 
 def _boundary(name: str, data: str, training: str, part: str, work: Path) -> dict:
-    networks, split = _opened(name, data, training, work)
-    clean, adversarial = _pair(networks, split, EFFORTS[name].lines)
+    networks, split = _load_committee(name, data, training, work)
+    clean, adversarial = _adversarial_pairs(networks, split, BUDGETS[name].lines)
     shared = {"data": data, "training": training, "part": part, "images": len(clean)}
     if not len(clean):
         return shared
-    asked, source = list(networks.values()), list(networks).index(_crafted_on(networks))
-    lines = vote_along_line(asked, clean, adversarial, crossing_of=source)
-    found = boundary_entropy(asked, clean, adversarial, lines.crossing, OFFSETS)
-    others = [m for m in range(len(asked)) if m != source]
-    without = boundary_entropy([asked[m] for m in others], clean, adversarial, lines.crossing, OFFSETS)
+    members, source = list(networks.values()), list(networks).index(_attacked_network(networks))
+    lines = vote_along_line(members, clean, adversarial, crossing_of=source)
+    entropy = boundary_entropy(members, clean, adversarial, lines.crossing, OFFSETS)
+    others = [m for m in range(len(members)) if m != source]
+    others_entropy = boundary_entropy([members[m] for m in others], clean, adversarial, lines.crossing, OFFSETS)
     end = int(np.searchsorted(lines.positions, 1.0 - 1e-9))
     votes = lines.predictions[:, :, end]
     return {
         **shared,
         "offsets": list(OFFSETS),
-        "entropy": [_finite(value) for value in found.entropy],
-        "interval": [[_finite(value) for value in ends] for ends in found.interval],
-        "entropy_of_others": [_finite(value) for value in without.entropy],
-        "interval_of_others": [[_finite(value) for value in ends] for ends in without.interval],
-        "n": found.n.tolist(),
+        "entropy": [_finite_or_none(value) for value in entropy.entropy],
+        "interval": [[_finite_or_none(value) for value in ends] for ends in entropy.interval],
+        "entropy_of_others": [_finite_or_none(value) for value in others_entropy.entropy],
+        "interval_of_others": [[_finite_or_none(value) for value in ends] for ends in others_entropy.interval],
+        "n": entropy.n.tolist(),
         # Of the other networks, at the adversarial image.
         "others_change_their_class": float((votes[:, others] != lines.predictions[:, others, 0]).mean()),
         "others_follow": float((votes[:, others] == votes[:, [source]]).mean()),
     }
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def paired(found: list[dict]) -> list[dict]:
+def adversarial_minus_clean(results: list[dict]) -> list[dict]:
     """Returns how much larger the others' share is around adversarial images than around the clean ones they are made of.
 
     The mean over images of the difference at each epsilon, with a 95 % percentile interval over images drawn again.
     """
     rows = []
-    for data, training in dict.fromkeys((row["data"], row["training"]) for row in found):
-        kinds = {row["part"]: row for row in found if (row["data"], row["training"]) == (data, training)}
+    for data, training in dict.fromkeys((row["data"], row["training"]) for row in results):
+        kinds = {row["part"]: row for row in results if (row["data"], row["training"]) == (data, training)}
         if "epsilons" not in kinds["clean"] or "epsilons" not in kinds["adversarial"]:
             continue
         clean, adversarial = (np.array(kinds[kind]["others"]["of_images"]) for kind in ("clean", "adversarial"))
-        apart = adversarial - clean
-        again = apart[np.random.default_rng(0).integers(len(apart), size=(RESAMPLES, len(apart)))].mean(1)
+        differences = adversarial - clean
+        resampled = differences[
+            np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
+        ].mean(1)
         rows.append(
             {
                 "data": data,
                 "training": training,
-                "images": len(apart),
+                "images": len(differences),
                 "epsilons": kinds["clean"]["epsilons"],
-                "difference": apart.mean(0).tolist(),
-                "interval": np.quantile(again, [0.025, 0.975], axis=0).T.tolist(),
+                "difference": differences.mean(0).tolist(),
+                "interval": np.quantile(resampled, [0.025, 0.975], axis=0).T.tolist(),
             }
         )
     return rows
@@ -229,13 +235,13 @@ def paired(found: list[dict]) -> list[dict]:
 _DASHES = {"six networks": "-", "five, not the one attacked": "--", "two seeds": "-.", "two architectures": ":"}
 
 
-def draw_balls(found: list[dict], file: Path) -> None:
+def draw_balls(results: list[dict], file: Path) -> None:
     """Draws how much committees disagree in balls around images of each kind, over epsilon, a row a data set."""
-    data, colours = list(dict.fromkeys(row["data"] for row in found)), dict(zip(TRAININGS, COLOURS, strict=False))
+    data, colours = list(dict.fromkeys(row["data"] for row in results)), dict(zip(TRAININGS, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 0.9 + 5.6 * len(data)), layout="constrained")
         panels = figure.subplots(2 * len(data), len(KINDS), squeeze=False, sharey="row")
-        for row in (row for row in found if "epsilons" in row):
+        for row in (row for row in results if "epsilons" in row):
             place, column = 2 * data.index(row["data"]), KINDS.index(row["part"])
             colour, at = colours[row["training"]], _scale(row["data"]) * np.array(row["epsilons"])
             for axes, measured in zip(panels[place : place + 2, column], ("share", "entropy"), strict=True):
@@ -244,7 +250,7 @@ def draw_balls(found: list[dict], file: Path) -> None:
                 )
                 axes.plot(at, row["committee"][measured], marker=".", color=colour)
                 axes.set_xlabel(f"epsilon, {_unit(row['data'])}")
-                axes.set_title(f"{row['data']}, around {_around(row['part'])}", fontsize=10)
+                axes.set_title(f"{row['data']}, around {_centre_name(row['part'])}", fontsize=10)
                 axes.plot(at, row["others"][measured], color=colour, linestyle="--")
             for dash, pairs in zip(("-.", ":"), row["pairs"].values(), strict=True):
                 panels[place, column].plot(at, pairs["share"], color=colour, linestyle=dash)
@@ -261,13 +267,13 @@ def draw_balls(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def draw_boundary(found: list[dict], file: Path) -> None:
+def draw_boundary(results: list[dict], file: Path) -> None:
     """Draws the vote entropy before and behind the boundary, a panel a data set."""
-    data, colours = list(dict.fromkeys(row["data"] for row in found)), dict(zip(TRAININGS, COLOURS, strict=False))
+    data, colours = list(dict.fromkeys(row["data"] for row in results)), dict(zip(TRAININGS, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.5 * len(data), 4.2), layout="constrained")
         panels = figure.subplots(1, len(data), squeeze=False, sharey=True)[0]
-        for row in (row for row in found if "offsets" in row):
+        for row in (row for row in results if "offsets" in row):
             axes, colour = panels[data.index(row["data"])], colours[row["training"]]
             seen = [place for place, value in enumerate(row["entropy"]) if value is not None]
             at = np.array(row["offsets"])[seen]
@@ -287,27 +293,27 @@ def draw_boundary(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def draw_low_margin(found: list[dict], file: Path) -> None:
+def draw_low_margin(results: list[dict], file: Path) -> None:
     """Draws the share of balls in which the margin of one network is low, a row a data set."""
-    data, colours = list(dict.fromkeys(row["data"] for row in found)), dict(zip(ARCHITECTURES, COLOURS, strict=False))
+    data, colours = list(dict.fromkeys(row["data"] for row in results)), dict(zip(ARCHITECTURES, COLOURS, strict=False))
     dashes = dict(zip(TRAININGS, ("-", "--"), strict=True))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 0.8 + 3.1 * len(data)), layout="constrained")
         panels = figure.subplots(len(data), len(KINDS), squeeze=False, sharey=True)
-        for row in (row for row in found if "epsilons" in row):
+        for row in (row for row in results if "epsilons" in row):
             axes = panels[data.index(row["data"]), KINDS.index(row["part"])]
             at = _scale(row["data"]) * np.array(row["epsilons"])
             for architecture, one in row["low_margin"].items():
                 style = {"color": colours[architecture], "linestyle": dashes[row["training"]]}
                 axes.plot(at, one["share"], marker=".", **style)
-            axes.set(title=f"{row['data']}, around {_around(row['part'])}", ylim=(0, 1.02))
+            axes.set(title=f"{row['data']}, around {_centre_name(row['part'])}", ylim=(0, 1.02))
             axes.set_xlabel(f"epsilon, {_unit(row['data'])}")
         for axes in panels[:, 0]:
             axes.set_ylabel("share with a low margin")
         handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
         for name, dash in dashes.items():
             handles.append(mpl.lines.Line2D([], [], color="black", linestyle=dash, label=f"{name} training"))
-        title = f"low: below {LOW:g} of the network's median margin on clean images"
+        title = f"low: below {LOW_MARGIN_SHARE:g} of the network's median margin on clean images"
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, title=title)
         figure.savefig(file, dpi=110)
 
@@ -320,14 +326,14 @@ def _unit(data: str) -> str:
     return "in 1/255 (L∞)" if data == "cifar10" else "L∞, pixels in [0, 1]"
 
 
-def _around(kind: str) -> str:
+def _centre_name(kind: str) -> str:
     return "noise" if kind == "noise" else f"{kind} images"
 
 
-def statement(found: list[dict]) -> str:
+def report_text(results: list[dict]) -> str:
     """Returns what was seen, a line for each part of each committee."""
     lines = []
-    for row in found:
+    for row in results:
         title = f"{row['data']}, {row['training']} training"
         if not row["images"]:
             lines.append(f"{title}, {row['part']}: there is no image that is right when clean and can be fooled")
@@ -353,41 +359,42 @@ def statement(found: list[dict]) -> str:
                 f"two of another {differ} in {100 * one['share'][place]:.0f} %" for differ, one in row["pairs"].items()
             )
             margins = ", ".join(f"{name} {100 * one['share'][place]:.0f} %" for name, one in row["low_margin"].items())
-            every, others = (row[who]["share"] for who in ("committee", "others"))
+            all_six, others = (row[who]["share"] for who in ("committee", "others"))
             lines.append(
-                f"{title}, {_around(row['part'])} ({row['images']}), "
+                f"{title}, {_centre_name(row['part'])} ({row['images']}), "
                 f"within {format_epsilon(row['data'], row['epsilons'][place])}: "
-                f"six networks disagree in {100 * every[place]:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of the ball, "
-                f"at the centre in {100 * every[0]:.0f} %; the five that were not attacked in {100 * others[place]:.0f} %, "
-                f"at the centre in {100 * others[0]:.0f} %; {pairs}; margins are low in: {margins}"
+                f"six networks disagree in {100 * all_six[place]:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of the "
+                f"ball, at the centre in {100 * all_six[0]:.0f} %; the five that were not attacked in "
+                f"{100 * others[place]:.0f} %, at the centre in {100 * others[0]:.0f} %; {pairs}; margins are low in: "
+                f"{margins}"
             )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Trains, asks committees, sums up and draws."""
-    options = lab.arguments(__file__, __doc__)
+    options = lab.parse_arguments(__file__, __doc__)
     groups = list(product(data_sets(options.size), TRAININGS))
-    training = [(options.size, subject, options.out.parent) for group in groups for subject in committee(*group)]
-    lab.each(lab.prepare, training, options.workers, "networks")
+    training = [(options.size, spec, options.out.parent) for group in groups for spec in committee(*group)]
+    lab.parallel_map(lab.train_and_save, training, options.workers, "networks")
     jobs = [(options.size, *group, part, options.out) for group in groups for part in (*KINDS, "boundary")]
-    found = lab.each(measure, jobs, options.workers, "committees")
-    apart = paired(found)
-    lab.write_json(options.out / "uncertainty.json", {"adversarial_less_clean": apart, "committees": found})
-    balls, lines = ([row for row in found if (row["part"] == "boundary") == is_line] for is_line in (False, True))
+    results = lab.parallel_map(measure, jobs, options.workers, "committees")
+    differences = adversarial_minus_clean(results)
+    lab.write_json(options.out / "uncertainty.json", {"adversarial_less_clean": differences, "committees": results})
+    balls, lines = ([row for row in results if (row["part"] == "boundary") == is_line] for is_line in (False, True))
     draw_balls(balls, options.out / "uncertainty_balls.png")
     draw_boundary(lines, options.out / "uncertainty_boundary.png")
     draw_low_margin(balls, options.out / "uncertainty_low_margin.png")
-    print(statement(found))
-    for row in apart:
+    print(report_text(results))
+    for row in differences:
         places = {0: "at the images themselves", MULTIPLES.index(1.0): "in the ball of the epsilon of training"}
-        told = "; ".join(
+        texts = "; ".join(
             f"{where} {row['difference'][place]:+.2f} ({row['interval'][place][0]:+.2f} to {row['interval'][place][1]:+.2f})"
             for place, where in places.items()
         )
         print(
             f"{row['data']}, {row['training']} training: the share in which the five others disagree, around adversarial "
-            f"images less around the {row['images']} clean ones that these are made of: {told}"
+            f"images less around the {row['images']} clean ones that these are made of: {texts}"
         )
 
 

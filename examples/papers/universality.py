@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import lab
 import matplotlib as mpl
 import numpy as np
-from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, Subject, told_correlation
+from lab import ARCHITECTURES, DATA, SIZES, TRAININGS, NetworkSpec, format_correlation
 from matplotlib.figure import Figure
 from scipy.stats import wilcoxon
 
@@ -42,25 +42,25 @@ DASHES = ("-", "--", ":")
 ANCHOR = 0.1
 
 
-def subjects(size: str) -> list[Subject]:
+def network_specs(size: str) -> list[NetworkSpec]:
     """Returns the networks; labels of random images are random as they are."""
-    found = [
-        Subject(data, architecture, training)
+    specs = [
+        NetworkSpec(data, architecture, training)
         for data, architecture, training in product(DATA, ARCHITECTURES, TRAININGS)
         if not (data == "random" and training == "shuffled")
     ]
-    return found if size != "smoke" else [subject for subject in found if subject.data in ("digits", "random")]
+    return specs if size != "smoke" else [spec for spec in specs if spec.data in ("digits", "random")]
 
 
-def measure(name: str, subject: Subject, folder: Path) -> dict:
+def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
     """Returns the curves and laws of one network."""
-    return lab.kept(folder / "networks" / f"{subject.name}.json", _measure, name, subject, folder.parent)
+    return lab.cached_json(folder / "networks" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
-def _measure(name: str, subject: Subject, work: Path) -> dict:
-    network, split = lab.trained(subject, SIZES[name], work)
-    found = margins(network, split.x, split.y, [Linf()], classes=3)
-    grid = adaptive_epsilons(found.radii["linf"], 1.0, POINTS)
+def _measure(name: str, spec: NetworkSpec, work: Path) -> dict:
+    network, split = lab.load_or_train(spec, SIZES[name], work)
+    logit_margins = margins(network, split.x, split.y, [Linf()], classes=3)
+    grid = adaptive_epsilons(logit_margins.radii["linf"], 1.0, POINTS)
     attacks = {}
     for attack_name, attack in ATTACKS.items():
         sizes = radii(network, split.x, split.y, attack, grid).numpy()
@@ -71,10 +71,10 @@ def _measure(name: str, subject: Subject, work: Path) -> dict:
             "law": {"reason": law.reason} if isinstance(law, NoPowerLaw) else asdict(law),
         }
     return {
-        **asdict(subject),
+        **asdict(spec),
         "images": len(split.x),
-        "right": int(found.right.sum()),
-        "clean_error": float(1 - found.right.mean()),
+        "right": int(logit_margins.right.sum()),
+        "clean_error": float(1 - logit_margins.right.mean()),
         "epsilons": grid,
         "attacks": attacks,
     }
@@ -90,9 +90,9 @@ def _anchor(grid: np.ndarray, rate: np.ndarray) -> float | None:
     return float(grid[high - 1] * (grid[high] / grid[high - 1]) ** share)
 
 
-def analyse(found: list[dict]) -> dict:
+def analyse(networks: list[dict]) -> dict:
     """Returns how universal the exponents are: over all, and within each attack and each way of training."""
-    entries = [(row, attack, entry["law"]) for row in found for attack, entry in row["attacks"].items()]
+    entries = [(row, attack, entry["law"]) for row in networks for attack, entry in row["attacks"].items()]
     laws = [(row, attack, law) for row, attack, law in entries if "exponent" in law]
     observations = [
         Observation(
@@ -111,14 +111,14 @@ def analyse(found: list[dict]) -> dict:
         "curves": len(entries),
         "laws": len(laws),
         "saturated": sum(law["saturated"] for _, _, law in laws),
-        "no_law": dict(Counter(_kind(law["reason"]) for _, _, law in entries if "reason" in law)),
-        "collapse": _collapse(found),
-        "windows": _windows(found),
-        "within_networks": {attack: _against_fgsm(found, attack) for attack in ATTACKS if attack != "fgsm"},
+        "no_law": dict(Counter(_failure_kind(law["reason"]) for _, _, law in entries if "reason" in law)),
+        "collapse": _curve_spread(networks),
+        "windows": fit_windows(networks),
+        "within_networks": {attack: exponents_relative_to_fgsm(networks, attack) for attack in ATTACKS if attack != "fgsm"},
         "with_clean_error": {attack: _with_clean_error(laws, attack) for attack in ATTACKS},
         "with_clean_error_within": {
             data: {attack: _with_clean_error([one for one in laws if one[0]["data"] == data], attack) for attack in ATTACKS}
-            for data in dict.fromkeys(row["data"] for row in found)
+            for data in dict.fromkeys(row["data"] for row in networks)
         },
         "exponents": {name: asdict(heterogeneity(group)) for name, group in groups.items() if len(group) > 1},
     }
@@ -132,14 +132,14 @@ def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict |
     return asdict(rank_correlation([clean for clean, _ in chosen], [exponent for _, exponent in chosen]))
 
 
-def _kind(reason: str) -> str:
+def _failure_kind(reason: str) -> str:
     return "too few flips" if "a fit needs" in reason else "does not fit" if "does not fit" in reason else "too steep"
 
 
-def _windows(found: list[dict]) -> dict:
+def fit_windows(networks: list[dict]) -> dict:
     """Returns over how many decades the laws hold, and which flip rate is reached at the upper end of their windows."""
     decades, rates = [], []
-    for row, attack in product(found, ATTACKS):
+    for row, attack in product(networks, ATTACKS):
         entry = row["attacks"][attack]
         if "window" in entry["law"]:
             low, high = entry["law"]["window"]
@@ -153,10 +153,10 @@ def _windows(found: list[dict]) -> dict:
     }
 
 
-def _against_fgsm(found: list[dict], attack: str) -> dict | None:
+def exponents_relative_to_fgsm(networks: list[dict], attack: str) -> dict | None:
     """Returns the exponents under an attack over those under FGSM, on the networks that have both; None of fewer than 2."""
-    both = [[row["attacks"][name]["law"].get("exponent") for name in (attack, "fgsm")] for row in found]
-    ratios = np.log([one / other for one, other in both if one and other])
+    pairs = [[row["attacks"][name]["law"].get("exponent") for name in (attack, "fgsm")] for row in networks]
+    ratios = np.log([one / other for one, other in pairs if one and other])
     if len(ratios) < 2:
         return None
     return {
@@ -167,12 +167,12 @@ def _against_fgsm(found: list[dict], attack: str) -> dict | None:
     }
 
 
-def _collapse(found: list[dict]) -> dict[str, float]:
+def _curve_spread(networks: list[dict]) -> dict[str, float]:
     """Returns the standard deviation of ln(flip rate) over the curves, at multiples of the epsilon at ANCHOR."""
     spread = {}
     for multiple in (0.125, 0.25, 0.5, 2.0, 4.0, 8.0):
         values = []
-        for row in found:
+        for row in networks:
             for entry in row["attacks"].values():
                 rate, grid = np.array(entry["flip_rate"]), np.array(row["epsilons"])
                 at, seen = multiple * (entry["anchor"] or math.nan), rate > 0
@@ -183,14 +183,14 @@ def _collapse(found: list[dict]) -> dict[str, float]:
     return spread
 
 
-def draw_curves(found: list[dict], file: Path) -> None:
+def draw_curves(networks: list[dict], file: Path) -> None:
     """Draws all curves as they are, a panel for each attack and data set."""
-    data = list(dict.fromkeys(row["data"] for row in found))
+    data = list(dict.fromkeys(row["data"] for row in networks))
     colours, dashes = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(TRAININGS, DASHES, strict=True))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3 * len(data), 7.6), layout="constrained")
         panels = figure.subplots(len(ATTACKS), len(data), sharey=True, sharex="col", squeeze=False)
-        for row in found:
+        for row in networks:
             for line, (attack, entry) in zip(panels, row["attacks"].items(), strict=True):
                 axes = line[data.index(row["data"])]
                 grid, rate = 255 * np.array(row["epsilons"]), np.array(entry["flip_rate"])
@@ -206,14 +206,14 @@ def draw_curves(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=100)
 
 
-def draw_rescaled(found: list[dict], file: Path) -> None:
+def draw_rescaled(networks: list[dict], file: Path) -> None:
     """Draws all curves rescaled onto each other: all on the left, and by training on the right."""
-    colours = dict(zip(dict.fromkeys(row["data"] for row in found), COLOURS, strict=False))
+    colours = dict(zip(dict.fromkeys(row["data"] for row in networks), COLOURS, strict=False))
     dashes = dict(zip(ATTACKS, DASHES, strict=True))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 5.6), layout="constrained")
         panels = figure.subplot_mosaic([["all", "all", name] for name in TRAININGS], sharex=True, sharey=True)
-        for row, attack in product(found, ATTACKS):
+        for row, attack in product(networks, ATTACKS):
             entry = row["attacks"][attack]
             if not entry["anchor"]:
                 continue
@@ -222,12 +222,12 @@ def draw_rescaled(found: list[dict], file: Path) -> None:
                 style = {"color": colours[row["data"]], "linestyle": dashes[attack], "alpha": 0.6, "linewidth": 0.9}
                 axes.plot(grid[rate > 0], rate[rate > 0], **style)
         line = np.array([0.03, 4])
-        passing = sum(bool(row["attacks"][attack]["anchor"]) for row, attack in product(found, ATTACKS))
+        passing = sum(bool(row["attacks"][attack]["anchor"]) for row, attack in product(networks, ATTACKS))
         for name, axes in panels.items():
             axes.plot(line, ANCHOR * line, color="black", linewidth=2, alpha=0.6)
             axes.set(xscale="log", yscale="log", xlim=(0.03, 30), ylim=(8e-4, 1.3))
-            told = f"the {passing} curves that pass {ANCHOR:g}; black: exponent 1"
-            axes.set_title(told if name == "all" else f"{name} training", fontsize=10)
+            title = f"the {passing} curves that pass {ANCHOR:g}; black: exponent 1"
+            axes.set_title(title if name == "all" else f"{name} training", fontsize=10)
             axes.set_ylabel("flip rate")
             axes.tick_params(labelleft=True)
         for name in ("all", TRAININGS[-1]):
@@ -245,15 +245,15 @@ def _legend(figure: Figure, colours: dict[str, str], dashes: dict[str, str]) -> 
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9)
 
 
-def draw_exponents(found: list[dict], file: Path) -> None:
+def draw_exponents(networks: list[dict], file: Path) -> None:
     """Draws every exponent with its interval, grouped by data and training."""
-    groups = list(dict.fromkeys((row["data"], row["training"]) for row in found))
+    groups = list(dict.fromkeys((row["data"], row["training"]) for row in networks))
     colours, marks = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(ATTACKS, "os^", strict=True))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         axes = figure.subplots()
         for place, group in enumerate(groups):
-            rows = [row for row in found if (row["data"], row["training"]) == group]
+            rows = [row for row in networks if (row["data"], row["training"]) == group]
             laws = [
                 (row, a, row["attacks"][a]["law"]) for row in rows for a in ATTACKS if "exponent" in row["attacks"][a]["law"]
             ]
@@ -265,7 +265,10 @@ def draw_exponents(found: list[dict], file: Path) -> None:
         axes.axhline(1, color="black", linewidth=1, alpha=0.5)
         without = [
             sum(
-                "reason" in row["attacks"][a]["law"] for row in found for a in ATTACKS if (row["data"], row["training"]) == g
+                "reason" in row["attacks"][a]["law"]
+                for row in networks
+                for a in ATTACKS
+                if (row["data"], row["training"]) == g
             )
             for g in groups
         ]
@@ -285,15 +288,15 @@ def draw_exponents(found: list[dict], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
-def statement(found: dict) -> str:
+def report_text(analysis: dict) -> str:
     """Returns what was seen, in a few lines."""
-    every = found["exponents"]["all"]
+    every = analysis["exponents"]["all"]
     low, high = every["mean_interval"]
     p_value = every["heterogeneity_p"]
     equal = f"= {p_value:.2g}" if p_value > 1e-99 else "below 1e-99"
     lines = [
-        f"{found['laws']} of {found['curves']} curves have a power law in a window ({found['saturated']} bend above it); "
-        + ", ".join(f"{count} {reason}" for reason, count in found["no_law"].items()),
+        f"{analysis['laws']} of {analysis['curves']} curves have a power law in a window ({analysis['saturated']} bend "
+        "above it); " + ", ".join(f"{count} {reason}" for reason, count in analysis["no_law"].items()),
         f"{every['n']} exponents of {every['subjects']} networks: mean {every['mean']:.2f} ({low:.2f} to {high:.2f}); they "
         f"range from {every['range'][0]:.2f} to {every['range'][1]:.2f} and spread by a factor of "
         f"{math.exp(every['deviation']):.2f} (one standard deviation), networks by {math.exp(every['between']):.2f} without "
@@ -302,34 +305,36 @@ def statement(found: dict) -> str:
     for name, effect in every["effects"].items():
         means = ", ".join(f"{level} {mean:.2f}" for level, mean in effect["means"].items())
         lines.append(f"{name}: {100 * effect['share']:.0f} % of the variance (p = {effect['p_value']:.2g}); {means}")
-    for attack, one in found["within_networks"].items():
+    for attack, one in analysis["within_networks"].items():
         if one is not None:
             lines.append(
                 f"on {one['networks']} networks that have both, exponents under {attack} are {one['mean_ratio']:.2f} times "
                 f"those under fgsm ({one['range'][0]:.2f} to {one['range'][1]:.2f}; Wilcoxon, p = {one['p_value']:.2g})"
             )
-    windows = found["windows"]
+    windows = analysis["windows"]
     if windows["decades_median"] is not None:
         lines.append(
             f"windows are {windows['decades_median']:.1f} decades wide in the median, {windows['under_a_decade']} of less "
             f"than one; the flip rate at their end is {windows['flip_rate_at_the_end_median']:.2f} in the median"
         )
-    with_error = "; ".join(f"{attack} {told_correlation(one)}" for attack, one in found["with_clean_error"].items() if one)
+    with_error = "; ".join(
+        f"{attack} {format_correlation(one)}" for attack, one in analysis["with_clean_error"].items() if one
+    )
     lines.append(f"rank correlation of the exponent with the clean error: {with_error}")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Trains, measures, analyses and draws."""
-    options = lab.arguments(__file__, __doc__)
-    jobs = [(options.size, subject, options.out) for subject in subjects(options.size)]
-    found = lab.each(measure, jobs, options.workers, "networks")
-    analysis = analyse(found)
-    lab.write_json(options.out / "universality.json", {"analysis": analysis, "networks": found})
-    draw_curves(found, options.out / "universality_curves.png")
-    draw_rescaled(found, options.out / "universality_rescaled.png")
-    draw_exponents(found, options.out / "universality_exponents.png")
-    print(statement(analysis))
+    options = lab.parse_arguments(__file__, __doc__)
+    jobs = [(options.size, spec, options.out) for spec in network_specs(options.size)]
+    networks = lab.parallel_map(measure, jobs, options.workers, "networks")
+    analysis = analyse(networks)
+    lab.write_json(options.out / "universality.json", {"analysis": analysis, "networks": networks})
+    draw_curves(networks, options.out / "universality_curves.png")
+    draw_rescaled(networks, options.out / "universality_rescaled.png")
+    draw_exponents(networks, options.out / "universality_exponents.png")
+    print(report_text(analysis))
 
 
 if __name__ == "__main__":

@@ -62,17 +62,17 @@ def test_mnist_runs_on_the_real_images(tmp_path, shared_data):
         (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
     overrides = [*SMALLEST, f"data.path={tmp_path / 'mnist'}", "space.channels=2", "search.trials=1"]
     run = nas.search(nas.load_config(EXAMPLES / "mnist.yaml", overrides), run=tmp_path / "run")
-    assert run.bundles[0].stored["input_shape"] == [1, 28, 28]
+    assert run.bundles[0].stored.input_shape == (1, 28, 28)
     assert run.bundles[0].profile.record["dataset"] == "mnist"
 
 
 def test_the_benchmark_measures_passes_and_trials():
     benchmark = runpy.run_path(str(ROOT / "tests" / "benchmarks" / "trials.py"))
     config = parse_config(None, overrides=[*SMALLEST, "search.sampler=random"])
-    found = benchmark["measure"](config)
-    assert found["trained_trials"] == 2
-    assert 0 < found["share_forward"] + found["share_backward"] < 1
-    assert 0 < found["share_outside_passes"] < 1
+    measured = benchmark["measure"](config)
+    assert measured["trained_trials"] == 2
+    assert 0 < measured["share_forward"] + measured["share_backward"] < 1
+    assert 0 < measured["share_outside_passes"] < 1
 
 
 def readme_commands():

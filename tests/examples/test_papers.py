@@ -77,41 +77,41 @@ def test_a_search_goes_on_and_is_not_run_twice(work, script, monkeypatch):
     class BrokenOffError(Exception):
         pass
 
-    def tell(data, finished, trials):
+    def on_progress(data, finished, trials):
         seen.append(finished)
         if breaks and finished == 3:
             raise BrokenOffError
 
     seen, breaks = [], True
     with pytest.raises(BrokenOffError):
-        children.search("digits", "smoke", out, tell)
-    assert len(children.read("digits", out)) == 3
+        children.search("digits", "smoke", out, on_progress)
+    assert len(children.read_children("digits", out)) == 3
     seen, breaks = [], False
-    children.search("digits", "smoke", out, tell)
+    children.search("digits", "smoke", out, on_progress)
     assert seen == [3, 4, 5, 6]
-    rows = children.read("digits", out)
+    rows = children.read_children("digits", out)
     whole = work / "architecture_search"
     if not (whole / "architecture_search.json").exists():  # Another process may have run that.
         start("architecture_search", work)
     kept = json.loads((whole / "architecture_search.json").read_text(encoding="utf-8"))["children"]["digits"]
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in kept]
     assert [row["random"] for row in rows] == [True] * 4 + [False] * 2
-    assert not (children.folder_of("digits", out) / "bundles").exists()
+    assert not (children.run_folder("digits", out) / "bundles").exists()
     seen = []
     monkeypatch.setattr(children, "resume_events", None)
-    children.search("digits", "smoke", out, tell)
+    children.search("digits", "smoke", out, on_progress)
     assert seen == [6]
 
 
 @pytest.mark.slow
 def test_goes_on_from_what_it_kept(work):
-    told = start("entropy_penalty", work)
-    found, out = check("entropy_penalty", work / "entropy_penalty"), work / "entropy_penalty"
+    printed = start("entropy_penalty", work)
+    numbers, out = check("entropy_penalty", work / "entropy_penalty"), work / "entropy_penalty"
     kept = sorted((out / "networks").iterdir())
     before = {file: file.stat().st_mtime_ns for file in kept}
     kept[0].unlink()
-    assert start("entropy_penalty", work).splitlines()[-1] == told.splitlines()[-1]
-    assert check("entropy_penalty", out) == found
+    assert start("entropy_penalty", work).splitlines()[-1] == printed.splitlines()[-1]
+    assert check("entropy_penalty", out) == numbers
     assert all(file.stat().st_mtime_ns == before[file] for file in kept[1:])
     assert kept[0].exists()
 
@@ -142,12 +142,12 @@ def half_spaces():
 def test_a_line_through_a_linear_network(script, half_spaces):
     surfaces = script("surfaces")
     x = torch.tensor([0.6, 0.4, 0.5, 0.5]).view(1, 2, 2)
-    found = surfaces._line(half_spaces, x, 0, torch.tensor([-0.2, 0.2, 0, 0]).view(1, 2, 2), 2.0, 31)
-    assert found["first"] == pytest.approx(0.2 / 2**0.5, abs=1e-4)
-    assert found["first_order"] == pytest.approx(0.2 / 2**0.5, abs=1e-4)
-    assert found["r_squared"] == pytest.approx(1)
-    assert (found["crossings"], found["returns"], found["first_in_range"]) == (1, False, True)
-    far = surfaces._line(half_spaces, x, 0, torch.tensor([0, 0, 0.1, 0.0]).view(1, 2, 2), 2.0, 31)
+    line = surfaces.line_statistics(half_spaces, x, 0, torch.tensor([-0.2, 0.2, 0, 0]).view(1, 2, 2), 2.0, 31)
+    assert line["first"] == pytest.approx(0.2 / 2**0.5, abs=1e-4)
+    assert line["first_order"] == pytest.approx(0.2 / 2**0.5, abs=1e-4)
+    assert line["r_squared"] == pytest.approx(1)
+    assert (line["crossings"], line["returns"], line["first_in_range"]) == (1, False, True)
+    far = surfaces.line_statistics(half_spaces, x, 0, torch.tensor([0, 0, 0.1, 0.0]).view(1, 2, 2), 2.0, 31)
     assert (far["first"], far["crossings"]) == (None, 0)
 
 
@@ -155,10 +155,10 @@ def test_fooling_and_balls_of_a_linear_network(script, half_spaces):
     surfaces, neighbourhoods = script("surfaces"), script("neighbourhoods")
     x = torch.tensor([[0.6, 0.4, 0.5, 0.5], [0.9, 0.1, 0.5, 0.5], [1, 0, 0.5, 0.5]]).view(3, 1, 2, 2)
     zeros = torch.zeros(3, dtype=torch.int64)
-    index, points, sizes = surfaces.fooling(half_spaces, x, zeros, FGSM(), (0.05, 0.15, 0.45))
+    index, points, sizes = surfaces.attack_at_smallest_epsilon(half_spaces, x, zeros, FGSM(), (0.05, 0.15, 0.45))
     assert (index.tolist(), sizes.tolist()) == ([0, 1], [0.15, 0.45])
     assert (half_spaces(points).argmax(1) == 1).all()
-    balls = neighbourhoods._balls(half_spaces, points, zeros[:2], sizes.tolist(), 0.2, 50)
+    balls = neighbourhoods.ball_statistics(half_spaces, points, zeros[:2], sizes.tolist(), 0.2, 50)
     assert balls["proved"] == pytest.approx([0.05, 0.05], rel=1e-2)
     assert balls["attacked"] == pytest.approx([0.05, 0.05], rel=0.06)
     assert all(proved <= attacked for proved, attacked in zip(balls["proved"], balls["attacked"], strict=True))
@@ -169,9 +169,9 @@ def test_groups_of_a_transfer_matrix(script):
     fooled[0, 0, 0], fooled[0, 0, 1] = [1, 1, 1, 0], [1, 0, 0, 1]
     fooled[0, 1, 1], fooled[0, 1, 0] = [0, 0, 0, 1], [1, 1, 1, 1]
     matrix = TransferMatrix(("a", "b"), (0.1,), fooled, np.arange(4), 4)
-    found = script("transfer")._group(matrix, 0, "g", [(0, 1), (1, 0)])
-    assert (found["count"], found["of"]) == (2, 4)
-    assert found["interval"][0] <= 0.5 <= found["interval"][1]
+    pooled = script("transfer").pooled_transfer(matrix, 0, "g", [(0, 1), (1, 0)])
+    assert (pooled["count"], pooled["of"]) == (2, 4)
+    assert pooled["interval"][0] <= 0.5 <= pooled["interval"][1]
 
 
 def test_networks_that_are_right_on_too_few_images_are_left_out(script, half_spaces):
@@ -181,20 +181,25 @@ def test_networks_that_are_right_on_too_few_images_are_left_out(script, half_spa
 
     x = torch.rand(50, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     split = Split(x, half_spaces(x).argmax(1), "x")
-    assert script("transfer").usable({"a": half_spaces, "wrong": Wrong(), "b": half_spaces}, split, 20) == ["a", "b"]
+    assert script("transfer").drop_inaccurate({"a": half_spaces, "wrong": Wrong(), "b": half_spaces}, split, 20) == [
+        "a",
+        "b",
+    ]
 
 
 def test_the_search_of_the_paper_is_scaled_by_its_numbers_alone(script, tmp_path, monkeypatch):
     children = script("children")
-    monkeypatch.setattr(children, "images", lambda *_: {"name": "cifar10", "path": None, "validation": 0.1, "limit": 50_000})
+    monkeypatch.setattr(
+        children, "data_section", lambda *_: {"name": "cifar10", "path": None, "validation": 0.1, "limit": 50_000}
+    )
     written = as_data(nas.load_config(children.YAML))
     assert isinstance(nas.load_config(children.YAML).search.sampler, PolicyGradient)
     assert written["objective"] == {"minimise": ["adversarial_error"], "constraints": {}}
-    for scale in children.SCALES.values():
-        found = as_data(children.config("cifar10", scale, tmp_path))
-        assert found["evaluation"]["epsilon"] == found["training"]["recipe"]["epsilon"] == 4 / 255
-        assert found["search"]["trials"] == scale.trials
-        assert _without_numbers({**found, "data": None}) == _without_numbers({**written, "data": None})
+    for scale in children.SEARCH_SCALES.values():
+        scaled = as_data(children.search_config("cifar10", scale, tmp_path))
+        assert scaled["evaluation"]["epsilon"] == scaled["training"]["recipe"]["epsilon"] == 4 / 255
+        assert scaled["search"]["trials"] == scale.trials
+        assert _without_numbers({**scaled, "data": None}) == _without_numbers({**written, "data": None})
 
 
 def _without_numbers(tree):
@@ -231,16 +236,16 @@ def test_what_the_best_quarter_shares(script):
     convolutions = {
         name: "conv3x3" if name.startswith("normal") and "_op" in name else value for name, value in plain.items()
     }
-    found = script("cells").shared(space, [convolutions] * 4 + [plain] * 12, [0.1] * 4 + [0.2] * 12)
-    rows = {(one["cell"], one["kind"], one["name"]): one for one in found}
+    differences = script("cells").compare_best(space, [convolutions] * 4 + [plain] * 12, [0.1] * 4 + [0.2] * 12)
+    rows = {(one["cell"], one["kind"], one["name"]): one for one in differences}
     assert (rows["normal", "operation", "conv3x3"]["best"], rows["normal", "operation", "conv3x3"]["others"]) == (1, 0)
     assert rows["normal", "operation", "skip"]["best"] == 0
     # One of the 1820 quarters is as extreme.
     assert rows["normal", "operation", "conv3x3"]["p_value"] == pytest.approx(1 / 1820, abs=1e-3)
     assert rows["normal", "operation", "conv3x3"]["corrected"] >= rows["normal", "operation", "conv3x3"]["p_value"]
     # Nothing differs in the other cell, nor in what feeds either.
-    assert {one["p_value"] for one in found if one["cell"] == "reduction" or one["kind"] == "input"} == {1.0}
-    assert sum(one["best"] for one in found if one["cell"] == "normal" and one["kind"] == "input") == pytest.approx(1)
+    assert {one["p_value"] for one in differences if one["cell"] == "reduction" or one["kind"] == "input"} == {1.0}
+    assert sum(one["best"] for one in differences if one["cell"] == "normal" and one["kind"] == "input") == pytest.approx(1)
 
 
 def test_gains_of_a_penalty_are_of_the_same_images(script):
@@ -249,8 +254,8 @@ def test_gains_of_a_penalty_are_of_the_same_images(script):
     masked = {"PGD, cross-entropy": [0, 0, 0, 0], "Square": [1, 1, 1, 0]}
     shared = {"data": "digits", "training": "standard", "wrong": [0, 0, 0, 0]}
     (row,) = gains([{**shared, "strength": 0.0, "fooled": plain}, {**shared, "strength": 1.0, "fooled": masked}])
-    told = {name: one["gain"] for name, one in row["gains"].items()}
-    assert told == {"PGD, cross-entropy": 1, "Square": -0.25, "worst case": 0.25, "clean": 0, "masked": 0.75}
+    mean_gains = {name: one["gain"] for name, one in row["gains"].items()}
+    assert mean_gains == {"PGD, cross-entropy": 1, "Square": -0.25, "worst case": 0.25, "clean": 0, "masked": 0.75}
     assert row["gains"]["PGD, cross-entropy"]["interval"] == [1, 1]
     low, high = row["gains"]["worst case"]["interval"]
     assert low == 0 < 0.25 < high
@@ -263,20 +268,20 @@ def test_what_an_attack_does_to_the_exponents_of_a_network(script):
         laws = {name: {"law": {"exponent": e} if e else {"reason": "too steep"}} for name, e in exponents.items()}
         return {"attacks": laws}
 
-    found = [
+    networks = [
         network(fgsm=1.0, pgd=1.5),
         network(fgsm=2.0, pgd=6.0),
         network(fgsm=None, pgd=9.0),
         network(fgsm=1.0, pgd=None),
     ]
-    one = universality._against_fgsm(found, "pgd")
+    one = universality.exponents_relative_to_fgsm(networks, "pgd")
     assert (one["networks"], one["range"]) == (2, pytest.approx([1.5, 3]))
     assert one["mean_ratio"] == pytest.approx(math.sqrt(4.5))
     assert one["p_value"] == 0.5  # Both of two: one of the four outcomes of two signs, to either side.
-    assert universality._against_fgsm(found[1:], "pgd") is None
+    assert universality.exponents_relative_to_fgsm(networks[1:], "pgd") is None
 
 
-def test_windows_are_told_with_where_they_end(script):
+def test_fit_windows_give_widths_and_final_flip_rates(script):
     universality = script("universality")
     law = {"law": {"window": [0.01, 0.1]}, "flip_rate": [0.0, 0.2, 0.4]}
     none = {"law": {"reason": "too steep"}, "flip_rate": [0.0, 0.0, 0.0]}
@@ -284,10 +289,10 @@ def test_windows_are_told_with_where_they_end(script):
         "epsilons": [0.01, 0.1, 1.0],
         "attacks": {"fgsm": law, "step_ll": none, "pgd": law | {"law": {"window": [0.01, 0.02]}}},
     }
-    found = universality._windows([row])
-    assert (found["under_a_decade"], found["decades_most"]) == (1, pytest.approx(1))
-    assert found["decades_median"] == pytest.approx((1 + math.log10(2)) / 2)
-    assert found["flip_rate_at_the_end_median"] == pytest.approx((0.2 + 0.2 * math.log10(2)) / 2)
+    windows = universality.fit_windows([row])
+    assert (windows["under_a_decade"], windows["decades_most"]) == (1, pytest.approx(1))
+    assert windows["decades_median"] == pytest.approx((1 + math.log10(2)) / 2)
+    assert windows["flip_rate_at_the_end_median"] == pytest.approx((0.2 + 0.2 * math.log10(2)) / 2)
 
 
 def test_adversarial_images_are_compared_with_the_clean_ones_they_are_made_of(script):
@@ -297,20 +302,23 @@ def test_adversarial_images_are_compared_with_the_clean_ones_they_are_made_of(sc
     clean, adversarial = [[0.0, 0.5], [0.2, 0.5]], [[1.0, 0.5], [0.8, 0.7]]
     rows = [group("clean", clean), group("adversarial", adversarial), {"data": "mnist", "training": "x", "part": "clean"}]
     rows.append({**rows[-1], "part": "adversarial"})  # No image was fooled: nothing is compared.
-    (found,) = script("uncertainty").paired(rows)
-    assert found["difference"] == pytest.approx([0.8, 0.1])
-    assert found["interval"] == [pytest.approx([0.6, 1.0]), pytest.approx([0.0, 0.2])]
+    (comparison,) = script("uncertainty").adversarial_minus_clean(rows)
+    assert comparison["difference"] == pytest.approx([0.8, 0.1])
+    assert comparison["interval"] == [pytest.approx([0.6, 1.0]), pytest.approx([0.0, 0.2])]
 
 
-def test_reach_among_some_of_the_networks(script):
+def test_universal_transfer_among_some_of_the_networks(script):
     transfer = script("transfer")
     fooled = np.zeros((1, 3, 3, 2), dtype=bool)
     fooled[0, 0] = [[True, True], [True, False], [True, True]]
     matrix = TransferMatrix(("a", "b", "c"), (0.1,), fooled, np.arange(2), 2)
-    whole, part = transfer._reach(matrix)[0], transfer._reach(transfer._among(matrix, ["a", "c"]))[0]
+    whole, part = (
+        transfer.universal_transfer_rows(matrix)[0],
+        transfer.universal_transfer_rows(transfer.restrict_networks(matrix, ["a", "c"]))[0],
+    )
     assert (whole["to_all"]["images"], whole["to_some"]["images"]) == ([0], [1])
     assert part["to_all"]["images"] == [0, 1]
-    assert transfer._reach(transfer._among(matrix, ["a"])) == []
+    assert transfer.universal_transfer_rows(transfer.restrict_networks(matrix, ["a"])) == []
 
 
 def test_what_is_noted_of_a_network(script, monkeypatch):
@@ -319,48 +327,51 @@ def test_what_is_noted_of_a_network(script, monkeypatch):
     x[:, 0, 0, 0] = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.2, 0.9])
     x[:, 0, 0, 1] = 0.5
     split = Split(x, torch.tensor([0, 0, 0, 0, 0, 1]), "x")  # The last two are wrong; of the first five, one.
-    monkeypatch.setattr(recorded, "_test", lambda config: split)
+    monkeypatch.setattr(recorded, "open_test", lambda config: split)
     config = nas.Config()
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, epsilon=0.06, images=5))
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
     network[1].load_state_dict({"weight": torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "bias": torch.zeros(2)})
-    found = recorded.errors(network, nas.data.Dataset("x", ("a", "b"), split.first(4), split.first(5)), config)
-    assert (found["train_error"], found["validation_error"], found["test_error"]) == (0, 0.2, pytest.approx(2 / 6))
+    metrics = recorded.errors(network, nas.data.Dataset("x", ("a", "b"), split.first(4), split.first(5)), config)
+    assert (metrics["train_error"], metrics["validation_error"], metrics["test_error"]) == (0, 0.2, pytest.approx(2 / 6))
     # Margins of 0.4, 0.3, 0.2, 0.1 fall by twice epsilon: the last within 0.06, the last two within 0.12.
-    assert (found["one_step@1"], found["one_step_flips@1"]) == (pytest.approx(2 / 5), pytest.approx(1 / 4))
-    assert (found["many_steps@2"], found["many_steps_flips@2"]) == (pytest.approx(3 / 5), pytest.approx(2 / 4))
+    assert (metrics["one_step@1"], metrics["one_step_flips@1"]) == (pytest.approx(2 / 5), pytest.approx(1 / 4))
+    assert (metrics["many_steps@2"], metrics["many_steps_flips@2"]) == (pytest.approx(3 / 5), pytest.approx(2 / 4))
 
 
 def test_the_gap_by_chance(script):
     rows = [{"train_error": 0.2, "test_error": 0.5}] * 3
-    found = script("generalisation")._by_chance(rows, {"train_images": 100, "test_images": 400})
-    assert found == pytest.approx(math.sqrt(0.2 * 0.8 / 100 + 0.5 * 0.5 / 400))
+    deviation = script("generalisation").gap_deviation_by_chance(rows, {"train_images": 100, "test_images": 400})
+    assert deviation == pytest.approx(math.sqrt(0.2 * 0.8 / 100 + 0.5 * 0.5 / 400))
 
 
 @pytest.mark.parametrize(("share", "radius"), [([1, 0.8, 1], 0.1), ([0.9, 1, 1], 0.0), ([1, 1, 1], 0.4)])
 def test_a_ball_is_whole_up_to_its_first_hole(script, share, radius):
-    assert script("neighbourhoods")._whole([0.1, 0.2, 0.4], np.array(share)) == radius
+    assert script("neighbourhoods").hole_free_radius([0.1, 0.2, 0.4], np.array(share)) == radius
 
 
 def test_a_folder_is_of_one_size(script, tmp_path, monkeypatch, capsys):
     lab = script("lab")
     monkeypatch.setattr("sys.argv", ["transfer.py", "--smoke", "--out", str(tmp_path / "transfer")])
-    lab.arguments("transfer.py", None)
-    assert lab.arguments("transfer.py", None).size == "smoke"
+    lab.parse_arguments("transfer.py", None)
+    assert lab.parse_arguments("transfer.py", None).size == "smoke"
     for place in ("transfer", "another"):  # The second would share networks with the first.
         monkeypatch.setattr("sys.argv", ["transfer.py", "--out", str(tmp_path / place)])
         with pytest.raises(SystemExit):
-            lab.arguments("transfer.py", None)
-        assert "was made at the smoke size, not at the default size; choose another --out" in capsys.readouterr().err
+            lab.parse_arguments("transfer.py", None)
+        message = capsys.readouterr().err
+        assert "smoke size" in message
+        assert "default size" in message
+        assert "choose another --out" in message
 
 
-def test_folders_that_cannot_be_gone_on_with_and_no_workers_are_told(script, tmp_path, monkeypatch, capsys):
+def test_unusable_folders_and_zero_workers_are_refused(script, tmp_path, monkeypatch, capsys):
     lab = script("lab")
 
     def refused(*arguments):
         monkeypatch.setattr("sys.argv", ["transfer.py", "--smoke", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            lab.arguments("transfer.py", None)
+            lab.parse_arguments("transfer.py", None)
         assert ended.value.code == 2
         return capsys.readouterr().err
 
@@ -368,9 +379,12 @@ def test_folders_that_cannot_be_gone_on_with_and_no_workers_are_told(script, tmp
     old.mkdir()
     for holds in ('"smoke"', '{"size": "smoke", "form": 1}'):
         (old / "size.json").write_text(holds)
-        assert f"{old} holds what another version of these scripts made; choose another --out" in refused("--out", old)
+        message = refused("--out", old)
+        assert str(old) in message
+        assert "version" in message
+        assert "choose another --out" in message
     (tmp_path / "file").touch()
-    assert "file is a file; name a folder" in refused("--out", tmp_path / "file")
+    assert "file is a file" in refused("--out", tmp_path / "file")
     for workers in (0, -1):
         assert f"--workers must be at least 1, got {workers}" in refused("--out", tmp_path / "new", "--workers", workers)
     assert not (tmp_path / "new").exists()
@@ -386,13 +400,13 @@ def test_rivals_of_the_best(script):
     radii = {"FGSM": [0.1, None, 0.0, 0.2], "PGD, margin": [0.1, 0.1, 0.0, None], "APGD, DLR": [None] * 2 + [0.0, None]}
     radii |= {"Square": [None, None, 0.0, None], "transfer": [None, None, 0.0, 0.2]}
     row = {"name": "best", "seed": 0, "epsilon": 0.2, "epsilons": [0.1, 0.2], "radii": radii}
-    found = {(one["attack"], one["epsilon"]): one["error"] for one in rivals.errors(row)}
-    assert found["clean", 0.0] == 0.25
-    assert (found["FGSM", 0.1], found["FGSM", 0.2]) == (0.5, 0.75)
-    assert (found["white box", 0.1], found["white box", 0.2]) == (0.75, 1)
-    assert (found["black box", 0.1], found["black box", 0.2]) == (0.25, 0.5)
+    errors = {(one["attack"], one["epsilon"]): one["error"] for one in rivals.error_rates(row)}
+    assert errors["clean", 0.0] == 0.25
+    assert (errors["FGSM", 0.1], errors["FGSM", 0.2]) == (0.5, 0.75)
+    assert (errors["white box", 0.1], errors["white box", 0.2]) == (0.75, 1)
+    assert (errors["black box", 0.1], errors["black box", 0.2]) == (0.25, 0.5)
     wrong = {**row, "name": "residual", "radii": {attack: [0.0] * 4 for attack in radii}}
-    tests = {one["attack"]: one for one in rivals.tests([row, wrong])}
+    tests = {one["attack"]: one for one in rivals.mcnemar_tests([row, wrong])}
     assert tests["black box"]["difference"] == -0.5
     # Two of two pairs are for the best; Holm doubles what is least of two.
     assert (tests["black box"]["p_value"], tests["black box"]["corrected"]) == (0.5, 1.0)
@@ -407,8 +421,8 @@ def test_rivals_are_of_about_equal_size(script):
     candidate = rivals.Candidate("c", "finalist", rivals.SpaceConfig(name="nasnet", options={"channels": 4}), {}, "", None)
     candidate = rivals.replace(candidate, architecture=PUBLISHED["nasnet_a"].architecture)
     sizes = [parameters(nasnet(channels=c).build(candidate.architecture, (1, 8, 8), 2)) for c in (6, 7)]
-    assert rivals._sized(candidate, sizes[1] - 5, images).space.options == {"channels": 7}
-    assert rivals._sized(candidate, sizes[0] + 5, images).space.options == {"channels": 6}
+    assert rivals.match_parameters(candidate, sizes[1] - 5, images).space.options == {"channels": 7}
+    assert rivals.match_parameters(candidate, sizes[0] + 5, images).space.options == {"channels": 6}
 
 
 def test_a_controller_that_learns_nothing_and_one_that_does(script):
@@ -416,8 +430,8 @@ def test_a_controller_that_learns_nothing_and_one_that_does(script):
     drawn = [{"random": True, "adversarial_error": 0.5 + 0.01 * i} for i in range(6)]
     same = [{"random": False, "adversarial_error": row["adversarial_error"]} for row in drawn]
     better = [{"random": False, "adversarial_error": 0.1 + 0.01 * i} for i in range(12)]
-    assert search.controller([*drawn, *same, *same])["better"] == 0.5
-    found = search.controller([*drawn, *better])
-    assert (found["better"], found["late"], found["best_is_random"]) == (1.0, 6, False)
-    assert found["p_value"] == pytest.approx(2 / 924)  # Two of the 12-choose-6 orders are as extreme.
-    assert search.controller(drawn) is None
+    assert search.compare_controller([*drawn, *same, *same])["better"] == 0.5
+    comparison = search.compare_controller([*drawn, *better])
+    assert (comparison["better"], comparison["late"], comparison["best_is_random"]) == (1.0, 6, False)
+    assert comparison["p_value"] == pytest.approx(2 / 924)  # Two of the 12-choose-6 orders are as extreme.
+    assert search.compare_controller(drawn) is None
