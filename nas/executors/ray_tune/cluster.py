@@ -91,8 +91,8 @@ class Cluster:
 def _available() -> dict[str, float]:
     import ray
 
-    found: dict[str, float] = ray.available_resources()
-    return found
+    resources: dict[str, float] = ray.available_resources()
+    return resources
 
 
 @contextlib.contextmanager
@@ -115,6 +115,9 @@ def connected(
         import ray.tune
     except ImportError as error:
         raise RunError(f"search.executor: Ray is not installed: pip install 'ray[tune]' ({first_line(error)})") from error
+    from nas.executors.ray_tune import ray_internals
+
+    ray_internals.require()
     ours = not ray.is_initialized()
     with silenced():
         handler = signal.getsignal(signal.SIGTERM)
@@ -134,18 +137,15 @@ def connected(
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Keeps Ray from printing: what matters of its words is in outcomes and errors."""
-    from ray._private import worker
+    from nas.executors.ray_tune.ray_internals import worker_logs_disabled
 
     logger = logging.getLogger("ray")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    # What the cluster says of workers that died is printed whatever `log_to_driver` is; for that there is no public switch.
-    printed = getattr(worker, "_worker_logs_enabled", True)
-    worker._worker_logs_enabled = False
     try:
-        yield
+        with worker_logs_disabled():
+            yield
     finally:
-        worker._worker_logs_enabled = printed
         logger.setLevel(level)
 
 
@@ -198,7 +198,8 @@ def refusal(address: str | None, error: BaseException) -> str:
     text = str(error)
     # Ray says no more than that it cannot connect, where something listens, and so has refused.
     refused = isinstance(error, ConnectionError) and address not in (None, "auto")
-    if refused or isinstance(error, ray.exceptions.AuthenticationError) or "token" in text.lower():
+    # Ray 2.50 has no such error.
+    if refused or isinstance(error, getattr(ray.exceptions, "AuthenticationError", ())) or "token" in text.lower():
         return (
             f"search.executor: the cluster at {address} refuses this process: every node and this one need the same token, "
             f"in RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names, and the same Ray ({first_line(error)})"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import ray
-from ray import cloudpickle, tune
+from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -27,6 +27,7 @@ from nas.executors.ray_tune.channel import (
     WorkerDied,
     WorkerStarted,
 )
+from nas.executors.ray_tune.ray_internals import trial_actor, trial_error
 from nas.executors.ray_tune.worker import NEWS, Fault
 from nas.training.epoch import EpochResult
 
@@ -138,7 +139,7 @@ class EventCallback(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tells that a job has begun."""
-        worker: Any = trial.temporary_state.ray_actor
+        worker = trial_actor(trial)
         self._plugins.running[trial.trial_id] = worker
         try:
             name = ray.get(worker.where.remote(), timeout=10)
@@ -205,7 +206,7 @@ class StopWhenClosed(tune.Stopper):
 def words(trial: Trial) -> tuple[bool, str]:
     """Returns whether a trial ended because its worker died, and what Ray says of it, on one line."""
     try:
-        error = cloudpickle.loads(Path(trial.pickled_error_file or "").read_bytes())
+        error = trial_error(trial)
     except Exception:  # An error that cannot be read here.
         return False, "an error that cannot be shown"
     died = isinstance(error, RayActorError) and not error.actor_init_failed

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Self, final
 
 from ray import tune
-from ray.air.execution._internal import RayActorManager
-from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
 from nas.errors import format_error
@@ -23,6 +21,7 @@ from nas.executors.ray_tune.plugins import (
     RungScheduler,
     StopWhenClosed,
 )
+from nas.executors.ray_tune.ray_internals import treat_memory_kills_as_deaths
 from nas.executors.ray_tune.worker import Worker
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class TuneThread:
         error = None
         # Tune would make these by itself; but it leaves their files open where it ends before its trials do.
         loggers = [JsonLoggerCallback(), CSVLoggerCallback()]
-        _see_memory_kills_as_deaths()
+        treat_memory_kills_as_deaths()
         try:
             tune.run(
                 Worker,
@@ -112,26 +111,6 @@ class TuneThread:
         except BaseException as raised:  # Whatever ends Tune ends the search, in the other thread.
             error = format_error(raised)
         self.channel.send(TuneFinished(error))
-
-
-def _see_memory_kills_as_deaths() -> None:
-    """Lets Tune take a worker that Ray's memory monitor killed for one that died.
-
-    Tune 2.60 knows but one kind of a worker's death, and ends altogether at any other; there is no public way round this.
-    Should Tune change inside, it stays as it is: then such a death ends the run, which can go on.
-    """
-    manager: Any = RayActorManager
-    whole = getattr(manager, "_actor_task_failed", None)
-    if whole is None or getattr(whole, "knows_memory", False):
-        return
-
-    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
-            exception = RayActorError(error_msg=f"The worker died.\n{exception}")
-        whole(self, tracked_actor_task, exception)
-
-    failed.knows_memory = True  # type: ignore[attr-defined]
-    manager._actor_task_failed = failed
 
 
 def _name(trial: Trial) -> str:

@@ -19,6 +19,7 @@ from nas.errors import RunError, format_error
 from nas.executors.base import Evaluate, ExecutionContext, Job, TrialResult
 from nas.executors.local import run_job
 from nas.executors.ray_tune.checkpoints import RemoteStore
+from nas.executors.ray_tune.ray_internals import unpickling_error
 from nas.training.checkpoints import Checkpoint, CheckpointError
 from nas.training.epoch import EpochResult
 
@@ -126,8 +127,7 @@ def fault(error: Exception) -> Fault:
     """Returns why no job can run on this worker."""
     if isinstance(error, CheckpointError):
         return Fault(str(error), checkpoint=True)
-    cause = getattr(error, "client_exc", None)  # Where Ray could not unpickle.
-    error = cause if isinstance(cause, Exception) else error
+    error = unpickling_error(error) or error
     if isinstance(error, ModuleNotFoundError):
         return Fault(f"worker {worker_name()} has no module {error.name!r}; install it on every node of the cluster")
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,0 +1,123 @@
+"""Ray's private interfaces: every use of one in this project is in this file.
+
+Each entry says what the interface is used for, and why no public one serves.
+
+- `ray._private.worker._worker_logs_enabled`, in `worker_logs_disabled`: `ray.init(log_to_driver=False)` silences the output
+  of workers, but not the cluster's messages about workers that died.
+- `RayActorManager._actor_task_failed`, in `treat_memory_kills_as_deaths`: Tune treats only `RayActorError` as the death of a
+  worker and ends at any other error; nothing public converts an error before Tune handles it.
+- `Trial.temporary_state.ray_actor`, in `trial_actor`: callbacks receive the trial, but nothing public returns its actor.
+- `Trial.pickled_error_file`, in `trial_error`: callbacks receive no exception, and `Result.error` exists only after Tune has
+  ended.
+- `RaySystemError.client_exc`, in `unpickling_error`: the public message is text, without the type of the original error.
+
+Read in Ray 2.50.0 and 2.60.0, where all of them are the same. `require` checks them before a search connects;
+`tests/nas/executors/ray_tune/test_ray_internals.py` checks them and what they do, without starting Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError
+from ray.tune.experiment import Trial
+
+from nas.errors import RunError
+
+REMEDY = "install a version that is known to work: pip install 'ray[tune]==2.60.0'"
+
+try:
+    from ray._private import worker
+    from ray.air.execution._internal import actor_manager
+except ImportError as error:
+    raise RunError(f"search.executor: Ray {ray.__version__} has changed {error.name}; {REMEDY}") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def missing_interfaces() -> list[str]:
+    """Returns the private interfaces of the table above that this Ray lacks or has with another signature."""
+    handler = getattr(getattr(actor_manager, "RayActorManager", None), "_actor_task_failed", None)
+    try:
+        state = Trial("hardcell", stub=True).temporary_state
+    except (AttributeError, TypeError):
+        state = None
+    present = {
+        "ray._private.worker._worker_logs_enabled": isinstance(getattr(worker, "_worker_logs_enabled", None), bool),
+        "ray.air.execution._internal.actor_manager.RayActorManager._actor_task_failed(tracked_actor_task, exception)": (
+            handler is not None and [*inspect.signature(handler).parameters] == ["self", "tracked_actor_task", "exception"]
+        ),
+        "ray.tune.experiment.Trial.temporary_state.ray_actor": hasattr(state, "ray_actor"),
+        "ray.tune.experiment.Trial.pickled_error_file": isinstance(
+            inspect.getattr_static(Trial, "pickled_error_file", None), property
+        ),
+        "ray.exceptions.RaySystemError.client_exc": hasattr(RaySystemError(ValueError()), "client_exc"),
+    }
+    return [name for name, is_present in present.items() if not is_present]
+
+
+def require() -> None:
+    """Checks that this Ray has all private interfaces that the executor uses.
+
+    Raises:
+        RunError: one is missing; the message names it, the version of Ray, and the remedy.
+    """
+    missing = missing_interfaces()
+    if missing:
+        raise RunError(f"search.executor: Ray {ray.__version__} has changed {', '.join(missing)}; {REMEDY}")
+
+
+@contextlib.contextmanager
+def worker_logs_disabled() -> Iterator[None]:
+    """Keeps Ray from printing what workers write and what the cluster reports about them."""
+    enabled = worker._worker_logs_enabled
+    worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = enabled
+
+
+def treat_memory_kills_as_deaths() -> None:
+    """Lets Tune treat a worker that Ray's memory monitor killed as one that died, in this process from now on."""
+    manager: Any = actor_manager.RayActorManager
+    handle_error = manager._actor_task_failed
+    if getattr(handle_error, "treats_memory_kills_as_deaths", False):
+        return
+
+    @functools.wraps(handle_error)
+    def _actor_task_failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=f"The worker died.\n{exception}")
+        handle_error(self, tracked_actor_task, exception)
+
+    _actor_task_failed.treats_memory_kills_as_deaths = True  # type: ignore[attr-defined]
+    manager._actor_task_failed = _actor_task_failed
+
+
+def trial_actor(trial: Trial) -> Any:
+    """Returns the handle of the actor on which a trial runs."""
+    return trial.temporary_state.ray_actor
+
+
+def trial_error(trial: Trial) -> Exception:
+    """Returns the exception with which a trial failed, as Tune has stored it in the trial's folder.
+
+    Raises:
+        Exception: the file is missing or cannot be unpickled in this process; of any type.
+    """
+    error: Exception = cloudpickle.loads(Path(trial.pickled_error_file or "").read_bytes())
+    return error
+
+
+def unpickling_error(error: Exception) -> Exception | None:
+    """Returns the error that kept Ray from unpickling an object; None where `error` does not stand for one."""
+    cause = getattr(error, "client_exc", None)
+    return cause if isinstance(cause, Exception) else None
