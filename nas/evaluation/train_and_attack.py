@@ -92,11 +92,9 @@ class TrainAndAttack(Evaluator):
         stopping = self.config.search.stopping
         try:
             network = self.build(job.architecture, job.seed)
-            validation = self.data.validation
             for epoch in train(
                 network,
-                self.data.train,
-                validation,
+                self.data,
                 self.config.training,
                 epsilon=self.config.evaluation.epsilon,
                 epochs=self.config.training.epochs,
@@ -106,9 +104,9 @@ class TrainAndAttack(Evaluator):
             ):
                 epochs.append(epoch)
                 yield epoch
-            found = validation_radii(network, validation, self.config.evaluation, job.seed)
+            radii = validation_radii(network, self.data.validation, self.config.evaluation, job.seed)
             names = self.config.objective.metrics()
-            metrics = measured_metrics(names, found, network, validation, self.config.evaluation)
+            metrics = measured_metrics(names, radii, network, self.data.validation, self.config.evaluation)
             metrics |= self._recorded(network)
         except CheckpointError:
             raise
@@ -124,9 +122,9 @@ class TrainAndAttack(Evaluator):
             seconds=time.perf_counter() - started,
             epochs=tuple(epochs),
             radii={
-                "images": len(found),
-                "misclassified": int((found == 0).sum()),
-                "fooled": int(((found > 0) & (found <= epsilon)).sum()),
+                "images": len(radii),
+                "misclassified": int((radii == 0).sum()),
+                "fooled": int(((radii > 0) & (radii <= epsilon)).sum()),
                 "epsilon": epsilon,
             },
         )
@@ -142,12 +140,12 @@ class TrainAndAttack(Evaluator):
         if record is None:
             return {}
         try:
-            found = record(network, self.data, self.config)
+            returned = record(network, self.data, self.config)
         except (torch.OutOfMemoryError, MemoryError, TimeLimitError):  # Reasons of their own, wherever they come from.
             raise
         except Exception as error:
             raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error
-        return recorded(found)
+        return recorded(returned)
 
 
 def validation_radii(network: Normalised, validation: Split, config: EvaluationConfig, seed: int) -> Floats:
@@ -157,11 +155,11 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
     """
     attempts = len(config.grid()) * len(config.attacks)
     with prepare(network, validation.x, validation.y, attempts=attempts) as prepared:
-        found: Tensor | None = None
+        radii: Tensor | None = None
         for name, attack in config.attacks.items():
-            found = measure(prepared, attack, config.grid(), seed=seed_of(seed, name), known=found)
-    assert found is not None  # The config holds at least one attack.
-    return found.numpy()
+            radii = measure(prepared, attack, config.grid(), seed=seed_of(seed, name), known=radii)
+    assert radii is not None  # The config holds at least one attack.
+    return radii.numpy()
 
 
 def reason_of(error: Exception) -> str:

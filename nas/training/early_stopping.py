@@ -57,14 +57,14 @@ class Halving:
 
     def rungs(self, epochs: int) -> dict[int, AttackBudget]:
         """Returns the epochs at which trials are judged, below the last one, with the effort to be made there."""
-        found, reached = {}, max(1, math.ceil(epochs * self.first - _ROUNDING))
+        budgets, reached = {}, max(1, math.ceil(epochs * self.first - _ROUNDING))
         first = reached
         while reached < epochs:
             # From the first rung's share to 1 at the last epoch, in proportion to the logarithm of the epochs.
             way = math.log(reached / first) / math.log(epochs / first)
-            found[reached] = AttackBudget(self.images ** (1 - way), self.steps ** (1 - way))
+            budgets[reached] = AttackBudget(self.images ** (1 - way), self.steps ** (1 - way))
             reached = max(reached + 1, math.ceil(reached * self.reduction - _ROUNDING))
-        return found
+        return budgets
 
     def should_continue(self, point: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
         """Returns whether a trial goes on from a rung.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from nas.data import Split
+    from nas.data import Dataset
     from nas.training.checkpoints import State
     from nas.training.config import TrainingConfig
 
@@ -37,8 +37,7 @@ class DivergedError(Exception):
 
 def train(
     network: nn.Module,
-    training: Split,
-    validation: Split,
+    data: Dataset,
     config: TrainingConfig,
     *,
     epsilon: float,
@@ -55,9 +54,8 @@ def train(
     were.
 
     Args:
-        network: On the device of the splits; trained in place.
-        training: Images to train on.
-        validation: Images to choose the epoch on.
+        network: On the device of the data; trained in place.
+        data: Images to train on, and images to choose the epoch on.
         config: Recipe, schedule and augmentation.
         epsilon: Size of the ball for the choice of the epoch.
         epochs: Number of epochs.
@@ -70,7 +68,7 @@ def train(
         DivergedError: the loss is not finite.
         CheckpointError: the checkpoint cannot be written.
     """
-    x, y = training.x, training.y
+    x, y, validation = data.train.x, data.train.y, data.validation
     n, batch = len(x), min(config.batch_size, len(x))
     # Whole batches only, so that batch norm never sees a batch of one.
     steps = n // batch
@@ -155,8 +153,8 @@ def train(
             judged = network if may_be_kept or average is None else average.module
             count = effort.count(len(validation.x))
             attack = effort.of(config.selection)
-            found = radii(judged, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
-            clean, adversarial = float((found == 0).double().mean()), float((found <= epsilon).double().mean())
+            image_radii = radii(judged, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
+            clean, adversarial = float((image_radii == 0).double().mean()), float((image_radii <= epsilon).double().mean())
         if epoch >= first_kept and adversarial is not None and adversarial <= best[0]:
             best = (adversarial, {name: value.clone() for name, value in network.state_dict().items()})
         seconds = time.perf_counter() - started

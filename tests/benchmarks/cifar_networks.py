@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nas.data.dataset import Split
+from nas.data import Dataset, Split
 from nas.training.config import TrainingConfig
 from nas.training.network import build_network
 from nas.training.recipes import Adversarial, Standard
@@ -83,7 +83,8 @@ def network(kind: str, archive: Path, cache: Path = CACHE) -> torch.nn.Module:
     )
     built = built.to(memory_format=torch.channels_last)
     validation = Split(test.x[-200:], test.y[-200:], "validation")
-    for epoch in train(built, training, validation, config, epsilon=2 / 255, epochs=EPOCHS, seed=0):
+    data = Dataset("cifar10", tuple(map(str, range(10))), training, validation)
+    for epoch in train(built, data, config, epsilon=2 / 255, epochs=EPOCHS, seed=0):
         print(f"{kind}: epoch {epoch.epoch} of {EPOCHS}, loss {epoch.loss:.3f}, {epoch.seconds:.0f} s", flush=True)
     built = built.to(memory_format=torch.contiguous_format)
     torch.save(built.state_dict(), stored)

@@ -98,7 +98,7 @@ def run(config: Config) -> dict[str, float]:
     data, seed = evaluate.data, seed_of(config.seed, "finalist", int(best.key, 16))
     network = build_network(evaluate.space, best.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))
     epochs, epsilon = config.finalists.epochs, config.evaluation.epsilon
-    for _ in train(network, data.train, data.validation, config.training, epsilon=epsilon, epochs=epochs, seed=seed):
+    for _ in train(network, data, config.training, epsilon=epsilon, epochs=epochs, seed=seed):
         pass
     test = open_test(config.data).first(config.finalists.images)
     radii = validation_radii(network, test, config.evaluation, seed)

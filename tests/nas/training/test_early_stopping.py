@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 import nas
 from evaluators import FGSM, PGD
-from nas.data import Split
+from nas.data import Dataset, Split
 from nas.errors import ConfigError
 from nas.pipeline.controller import rung_point
 from nas.pipeline.events import EpochFinished, TrialFinished
@@ -196,7 +196,8 @@ def test_rungs_are_measured_with_their_effort_and_kept_epochs_in_full(monkeypatc
     config = TrainingConfig(recipe=Standard(), selection=PGD(steps=8), selection_from=0.6)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     rungs = {1: AttackBudget(0.4, 0.25), 2: AttackBudget(0.5, 0.5), 4: AttackBudget(0.7, 0.75)}
-    epochs = list(train(network, split, split, config, epsilon=0.1, epochs=5, seed=0, rungs=rungs))
+    data = Dataset("toy", ("a", "b", "c"), split, split)
+    epochs = list(train(network, data, config, epsilon=0.1, epochs=5, seed=0, rungs=rungs))
     assert measured == [(80, 2), (100, 4), (200, 8), (200, 8)]
     assert [(e.rung, e.adversarial_error is None) for e in epochs] == [
         (True, False), (True, False), (False, True), (True, False), (False, False)

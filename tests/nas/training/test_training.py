@@ -12,9 +12,8 @@ from torch import nn
 from evaluators import FGSM, L2, PGD, Linf, radii
 from evaluators.attacks import margin
 from evaluators.engine.noise import ImageNoise
-from nas.data import open_data
+from nas.data import Dataset, Split, open_data
 from nas.data.config import DataConfig
-from nas.data.dataset import Split
 from nas.training.augment import augment
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised, build_network
@@ -52,9 +51,7 @@ def small(data, seed=0):
 
 def trained(network, data, config=FAST, *, epochs=None, seed=0, epsilon=EPSILON):
     """Trains a network; returns it with its epochs."""
-    epochs = list(
-        train(network, data.train, data.validation, config, epsilon=epsilon, epochs=epochs or config.epochs, seed=seed)
-    )
+    epochs = list(train(network, data, config, epsilon=epsilon, epochs=epochs or config.epochs, seed=seed))
     return network, epochs
 
 
@@ -148,7 +145,8 @@ class TestKeptEpoch:
         split = Split(x, y, "")
         network = Scripted(errors, y, steps=5)
         config = TrainingConfig(recipe=Standard(), batch_size=4, selection=FGSM(), selection_from=selection_from)
-        found = list(train(network, split, split, config, epsilon=1e-5, epochs=len(errors), seed=0))
+        data = Dataset("toy", tuple("0123456789"), split, split)
+        found = list(train(network, data, config, epsilon=1e-5, epochs=len(errors), seed=0))
         assert network.batches == kept * 5
         assert not network.training
         first = min(math.floor(len(errors) * selection_from), len(errors) - 1)
@@ -178,7 +176,7 @@ class TestKeptEpoch:
         monkeypatch.setattr("nas.training.train.radii", scripted)
         network, states = small(data), []
         config = dataclasses.replace(FAST, selection_from=0)
-        for epoch in train(network, data.train, data.validation, config, epsilon=0.1, epochs=3, seed=0):
+        for epoch in train(network, data, config, epsilon=0.1, epochs=3, seed=0):
             states.append({name: value.clone() for name, value in network.state_dict().items()})
             assert (epoch.clean_error, epoch.adversarial_error) == [(0.1, 0.9), (0.3, 0.5), (0.2, 0.6)][epoch.epoch - 1]
         assert all(torch.equal(value, states[1][name]) for name, value in network.state_dict().items())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from evaluators import FGSM, radii
-from nas.data import Split
+from nas.data import Dataset, Split
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import AttackBudget
 from nas.training.recipes import Standard
@@ -66,12 +66,13 @@ def test_batch_norms_statistics_are_averaged():
 
 
 @pytest.fixture
-def split(images):
+def data(images):
     x = images(96)
-    return Split(x, (x.mean((1, 2, 3)) * 40).long() % 3, "made up")
+    split = Split(x, (x.mean((1, 2, 3)) * 40).long() % 3, "made up")
+    return Dataset("made up", ("a", "b", "c"), split, split)
 
 
-def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(split, monkeypatch):
+def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(data, monkeypatch):
     judged = []
 
     def spy(network, x, y, attack, epsilons, **rest):
@@ -95,9 +96,7 @@ def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(spl
     states = []
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     weights = []
-    for _ in train(
-        network, split, split, config, epsilon=0.05, epochs=4, seed=0, rungs={2: AttackBudget(), 4: AttackBudget()}
-    ):
+    for _ in train(network, data, config, epsilon=0.05, epochs=4, seed=0, rungs={2: AttackBudget(), 4: AttackBudget()}):
         weights.append({name: value.clone() for name, value in network.state_dict().items()})
     assert len(judged) == 2
     assert all(torch.allclose(judged[0][name], value) for name, value in states[2 * 3 - 1].items())
@@ -105,11 +104,11 @@ def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(spl
     assert all(torch.equal(judged[1][name], value) for name, value in weights[3].items())
 
 
-def test_without_rungs_nothing_is_averaged(split, monkeypatch):
+def test_without_rungs_nothing_is_averaged(data, monkeypatch):
     def refused(network):
         raise AssertionError("an average was begun")
 
     monkeypatch.setattr("nas.training.train.average_of", refused)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     config = dataclasses.replace(TrainingConfig(), recipe=Standard(), batch_size=32, selection=FGSM())
-    assert len(list(train(network, split, split, config, epsilon=0.05, epochs=1, seed=0))) == 1
+    assert len(list(train(network, data, config, epsilon=0.05, epochs=1, seed=0))) == 1
