@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nas.cli.tables import told_metric
+from nas.cli.tables import format_metric
 from nas.config.metrics import CHEAP_METRICS
 from nas.pipeline.events import (
     BundleFailed,
@@ -77,7 +77,8 @@ def _line(event: Event) -> str | None:
             best = f"; best {_score(event.best, event.objective)}" if event.best else ""
             return f"trial {event.trial.number:>3}  {_outcome(event.trial, event.objective)}{best}"
         case FinalistsLacking():
-            return f"the best {event.asked} architectures were asked for, and the run has {event.found}: going on with those"
+            asked, available = event.asked, event.available
+            return f"the best {asked} architectures were asked for, and the run has {available}: going on with those"
         case FinalistsStarted():
             done = f", {event.finished} of them made already" if event.finished else ""
             return f"retraining, profiling and exporting {len(event.names)} networks{done}"
@@ -98,7 +99,7 @@ def _score(trial: Trial, objective: ObjectiveConfig) -> str:
     """Returns what the trial is ranked by."""
     metric = objective.minimise[0]
     mark = "" if trial.violation == 0 else " (outside the constraints)"
-    return f"{told_metric(metric, trial.metrics[metric])}{mark} in trial {trial.number}"
+    return f"{format_metric(metric, trial.metrics[metric])}{mark} in trial {trial.number}"
 
 
 def _outcome(trial: Trial, objective: ObjectiveConfig) -> str:
@@ -116,9 +117,9 @@ def _outcome(trial: Trial, objective: ObjectiveConfig) -> str:
 def _told(metrics: Mapping[str, float], names: Iterable[str]) -> str:
     """Returns metrics in words, as in 'adversarial error 0.190, clean 0.018, 13,458 parameters': 'error' is said once."""
     words = [
-        f"{told_metric(name, metrics[name])} {name}"
+        f"{format_metric(name, metrics[name])} {name}"
         if name in CHEAP_METRICS
-        else f"{_label(name)} {told_metric(name, metrics[name])}"
+        else f"{_label(name)} {format_metric(name, metrics[name])}"
         for name in names
     ]
     before, error, after = ", ".join(words).partition(" error")

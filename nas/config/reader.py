@@ -246,13 +246,13 @@ class Reader:
             own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
             return self.settings(type(default), settings, path, default, own)
         try:
-            found = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"))
+            entry = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"))
         except ValueError as error:
             self.fault(path, str(error))
             return default
-        if isinstance(found, type) and issubclass(found, kind) and dataclasses.is_dataclass(found):
-            return self.settings(found, settings, path, default)
-        self.fault(path, f"must name a dataclass derived from {kind.__name__}, got {found!r}")
+        if isinstance(entry, type) and issubclass(entry, kind) and dataclasses.is_dataclass(entry):
+            return self.settings(entry, settings, path, default)
+        self.fault(path, f"must name a dataclass derived from {kind.__name__}, got {entry!r}")
         return default
 
     def _function(self, value: Any, path: str, default: Any, table: Mapping[str, object], of: str) -> Any:
@@ -260,14 +260,14 @@ class Reader:
             self.fault(path, f"must be a name, got {value!r}")
             return default
         try:
-            found = resolve(value, table, self.folder_of(path))
+            function = resolve(value, table, self.folder_of(path))
         except ValueError as error:
             self.fault(path, str(error))
             return default
-        if not callable(found):
-            self.fault(path, f"must name a function of {of}, got {found!r}")
+        if not callable(function):
+            self.fault(path, f"must name a function of {of}, got {function!r}")
             return default
-        return found
+        return function
 
     def _architectures(self, value: Any, path: str) -> Sequence[Start]:
         try:
@@ -349,11 +349,11 @@ def read_settings(kind: type[Settings], data: Mapping[str, Any], source: str) ->
         ConfigError: with every fault that was found.
     """
     reader = Reader(source, None)
-    found = reader.settings(kind, data, "", kind())
+    settings = reader.settings(kind, data, "", kind())
     if reader.faults:
         raise ConfigError(list(dict.fromkeys(reader.faults)))
-    assert isinstance(found, kind)
-    return found
+    assert isinstance(settings, kind)
+    return settings
 
 
 def _default_of(f: dataclasses.Field[Any]) -> Any:

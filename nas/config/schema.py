@@ -64,9 +64,9 @@ class EvaluationConfig:
         elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
             faults.append(("attacks", "must share one norm, for epsilon to mean one thing"))
         elif max(self.grid()) > 1 and next(iter(self.attacks.values())).norm.name == "linf":
-            key, found = "epsilon" if self.epsilon > 1 else "epsilons", format_number(max(self.grid()))
+            key, largest = "epsilon" if self.epsilon > 1 else "epsilons", format_number(max(self.grid()))
             faults.append(
-                (key, f"must be at most 1, got {found}; epsilons are in pixel units, so write 8/255 rather than 8")
+                (key, f"must be at most 1, got {largest}; epsilons are in pixel units, so write 8/255 rather than 8")
             )
         raise_if_invalid(faults)
 

@@ -77,7 +77,7 @@ def documented(kind: Any) -> dict[str, str]:
     if not match:
         return {}
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", match[1], re.MULTILINE)
-    return {name: " ".join(said.split()) for name, said in entries}
+    return {name: " ".join(description.split()) for name, description in entries}
 
 
 def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
@@ -89,10 +89,10 @@ def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
         return [f"{pad}{_key(key)}: {text}  # {comment}"]
     lines = [f"{pad}{_key(key)}:  # {comment}"]
     if isinstance(value, SpaceConfig):
-        said = documented(resolve(value.name, SPACES))
+        descriptions = documented(resolve(value.name, SPACES))
         lines += _commented("name", value.name, documented(SpaceConfig)["name"], indent + 1)
         for name, option in value.options.items():
-            lines += _commented(name, option, said.get(name, "a setting of the space"), indent + 1)
+            lines += _commented(name, option, descriptions.get(name, "a setting of the space"), indent + 1)
         return lines
     table = next((table for kind, table in TABLES.items() if isinstance(value, kind)), None)
     if table is not None:

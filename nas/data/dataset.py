@@ -108,9 +108,9 @@ def open_test(config: DataConfig) -> Split:
 def _open(config: DataConfig, part: Part) -> tuple[Raw, NDArray[np.int64], NDArray[np.int64]]:
     """Returns the raw images of a part, and the order of those for training and validation, and of those for testing."""
     raw = SOURCES[config.name](None if config.path is None else Path(config.path), part)
-    found = np.unique(raw.y)
-    if len(found) < 2:
-        raise DataError(f"{_where(config)}: must hold at least 2 classes, found {len(found)}")
+    labels = np.unique(raw.y)
+    if len(labels) < 2:
+        raise DataError(f"{_where(config)}: must hold at least 2 classes, found {len(labels)}")
     if np.issubdtype(raw.x.dtype, np.floating):
         low, high = float(raw.x.min()), float(raw.x.max())
         if not (low >= 0 and high <= 1):

@@ -46,9 +46,9 @@ def digits(path: Path | None, part: Part) -> Raw:
     """Returns scikit-learn's handwritten digits: 1,797 real images, 8 x 8, 10 classes, shipped with the package."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    x = (found.images / 16).astype(np.float32)[:, None]
-    return Raw(x, found.target.astype(np.int64), tuple(str(c) for c in range(10)), whole=True)
+    dataset = load_digits()
+    x = (dataset.images / 16).astype(np.float32)[:, None]
+    return Raw(x, dataset.target.astype(np.int64), tuple(str(c) for c in range(10)), whole=True)
 
 
 def mnist(path: Path | None, part: Part) -> Raw:
@@ -72,10 +72,10 @@ def _torchvision(name: str, path: Path | None, part: Part) -> Raw:
     kind, root = getattr(datasets, name), str((path or CACHE).expanduser())
     try:
         # Asked without downloading first: a folder that cannot be written may well hold the files.
-        found = kind(root, train=part == "train", download=False)
+        dataset = kind(root, train=part == "train", download=False)
     except RuntimeError:
         try:
-            found = kind(root, train=part == "train", download=True)
+            dataset = kind(root, train=part == "train", download=True)
         except Exception as error:
             raise DataError(
                 f"{name} is not in {root} and cannot be downloaded ({type(error).__name__}: {error}); "
@@ -85,9 +85,9 @@ def _torchvision(name: str, path: Path | None, part: Part) -> Raw:
         raise DataError(
             f"{name} in {root} is damaged ({type(error).__name__}: {error}); remove it, to download it anew"
         ) from error
-    x = np.asarray(found.data)
+    x = np.asarray(dataset.data)
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-    return Raw(x, np.asarray(found.targets, dtype=np.int64), tuple(str(c) for c in found.classes), whole=False)
+    return Raw(x, np.asarray(dataset.targets, dtype=np.int64), tuple(str(c) for c in dataset.classes), whole=False)
 
 
 def folder(path: Path | None, part: Part) -> Raw:
@@ -104,11 +104,11 @@ def folder(path: Path | None, part: Part) -> Raw:
         raise DataError(
             f"{path / 'test'}: must hold the classes of {path / 'train'}; only one of them holds {', '.join(odd)}"
         )
-    found = test if part == "test" else first
+    listing = test if part == "test" else first
     size = Counter(_header(Path(file))[0] for file, _ in first.samples).most_common(1)[0][0]
     mode = "L" if all(_header(Path(file))[1] in _GREY for file, _ in first.samples) else "RGB"
-    x = np.stack([_read_image(Path(file), size, mode) for file, _ in found.samples])
-    y = np.array([label for _, label in found.samples], dtype=np.int64)
+    x = np.stack([_read_image(Path(file), size, mode) for file, _ in listing.samples])
+    y = np.array([label for _, label in listing.samples], dtype=np.int64)
     return Raw(x, y, tuple(first.classes), whole=not split)
 
 

@@ -59,8 +59,8 @@ def _formula(text: str, header: Sequence[str], place: str) -> _Formula:
             if not isinstance(node, known):
                 raise ValueError("only columns, numbers, + - * / and brackets can be used")
     except (SyntaxError, ValueError) as error:
-        said = f"is no formula of the columns {', '.join(header)}" if isinstance(error, SyntaxError) else str(error)
-        raise DataError(f"{place}: {text!r}: {said}") from error
+        message = f"is no formula of the columns {', '.join(header)}" if isinstance(error, SyntaxError) else str(error)
+        raise DataError(f"{place}: {text!r}: {message}") from error
     return _Formula(tree, columns)
 
 

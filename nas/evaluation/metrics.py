@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def measured_metrics(
-    names: Iterable[str], found: Floats, network: nn.Module, validation: Split, config: EvaluationConfig
+    names: Iterable[str], radii: Floats, network: nn.Module, validation: Split, config: EvaluationConfig
 ) -> dict[str, float]:
     """Returns the standard metrics of a trained network and those of `names`, but for the cheap ones.
 
     Args:
         names: Of metrics.
-        found: Radii on the validation split, (N,), under the worst case over the attacks of the search.
+        radii: Radii on the validation split, (N,), under the worst case over the attacks of the search.
         network: The trained network.
         validation: The validation split.
         config: Epsilon, grid and attacks.
@@ -43,10 +43,10 @@ def measured_metrics(
     # A radius beyond the grid counts as its end: the median is at least that.
     largest = max(grid)
     measures = {
-        "clean_error": lambda: error_at(found, 0.0),
-        "adversarial_error": lambda: error_at(found, epsilon),
-        "error_area": lambda: error_area(found, grid),
-        "negative_median_radius": lambda: -min(median_radius(found), largest),
+        "clean_error": lambda: error_at(radii, 0.0),
+        "adversarial_error": lambda: error_at(radii, epsilon),
+        "error_area": lambda: error_area(radii, grid),
+        "negative_median_radius": lambda: -min(median_radius(radii), largest),
         "first_order_error": lambda: first_order_error(network, x, y, norm, epsilon),
         "failed_checks": lambda: float(sum(not check.passed for check in check_network(network, x, y))),
     }
@@ -55,23 +55,23 @@ def measured_metrics(
     for name in wanted:
         if (at := epsilon_of(name)) is not None:
             # The radius is a point of the grid, written out; E may be a quotient.
-            metrics[name] = error_at(found, at)
+            metrics[name] = error_at(radii, at)
         elif name not in CHEAP_METRICS:
             metrics[name] = measures[name]()
     return metrics
 
 
-def recorded(found: object) -> dict[str, float]:
+def recorded(returned: object) -> dict[str, float]:
     """Returns what a user's function recorded of a network.
 
     Raises:
         ValueError: it is no mapping of names to finite numbers, or has a name of ours.
     """
-    if not isinstance(found, Mapping):
-        raise ValueError(f"evaluation.record must return numbers by name, got {type(found).__name__}")
-    for name, value in found.items():
+    if not isinstance(returned, Mapping):
+        raise ValueError(f"evaluation.record must return numbers by name, got {type(returned).__name__}")
+    for name, value in returned.items():
         if not isinstance(name, str) or not isinstance(value, Real) or not math.isfinite(value):
             raise ValueError(f"evaluation.record must return finite numbers by name, got {name!r}: {value!r}")
         if is_metric(name):
             raise ValueError(f"evaluation.record must return names of its own, got {name!r}, which is a metric")
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in returned.items()}

@@ -82,8 +82,8 @@ class TableLookup(Evaluator):
         Raises:
             Exception: whatever building the network raises.
         """
-        asked, found = self.config.objective.metrics(), self._row(job) or {}
-        known = {name: value for name in CHEAP_METRICS if (value := found.get(name)) is not None}
+        asked, stored = self.config.objective.metrics(), self._row(job) or {}
+        known = {name: value for name in CHEAP_METRICS if (value := stored.get(name)) is not None}
         if any(name in asked and name not in known for name in CHEAP_METRICS):
             row = tuple(job.architecture.values())
             if row not in self.counted:
@@ -94,13 +94,13 @@ class TableLookup(Evaluator):
     def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
         """Yields nothing, and returns what the table holds."""
         yield from ()
-        found = self._row(job)
-        if found is None:
+        row = self._row(job)
+        if row is None:
             return TrialResult(reason="the table does not hold this architecture")
-        missing = [name for name in self._looked_up() if found.get(name) is None]
+        missing = [name for name in self._looked_up() if row.get(name) is None]
         if missing:
             return TrialResult(reason=f"the table holds no {', '.join(missing)} for this architecture")
-        return TrialResult(metrics={name: value for name, value in found.items() if value is not None})
+        return TrialResult(metrics={name: value for name, value in row.items() if value is not None})
 
     def _looked_up(self) -> list[str]:
         """Returns the metrics that the objective names, but for those that are counted where the table lacks them."""
@@ -115,9 +115,9 @@ class TableLookup(Evaluator):
     def _row(self, job: Job) -> Mapping[str, float | None] | None:
         """Returns the row of the architecture as it was proposed, or else of its canonical form, which computes the same."""
         for architecture in (job.proposed, job.architecture):
-            found = self.rows.get(tuple(architecture.values()))
-            if found is not None:
-                return found
+            row = self.rows.get(tuple(architecture.values()))
+            if row is not None:
+                return row
         return None
 
 
@@ -203,11 +203,11 @@ def _architecture_reader(header: Sequence[str], space: SearchSpace, path: Path) 
 
 def _of_nasbench201(cell: str) -> Architecture:
     """Returns the architecture of cell201 that NAS-Bench-201 writes as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
-    found = {}
+    architecture = {}
     for end, node in enumerate(cell.split("+"), start=1):
         for edge in node.strip("|").split("|"):
             operation, tilde, start = edge.partition("~")
             if not tilde or operation not in _NASBENCH201:
                 raise ValueError(f"arch must be written as |nor_conv_3x3~0|+|skip_connect~0|none~1|+..., got {cell!r}")
-            found[f"edge{start}{end}"] = _NASBENCH201[operation]
-    return found
+            architecture[f"edge{start}{end}"] = _NASBENCH201[operation]
+    return architecture

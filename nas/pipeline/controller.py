@@ -183,9 +183,9 @@ class Controller:
 
     def _tell(self, job: Job, outcome: TrialResult) -> Trial:
         trial, known = self._open.pop(job.number)
-        told = tell_outcome(self._study, trial, self._config.objective, known, outcome)
+        finished = tell_outcome(self._study, trial, self._config.objective, known, outcome)
         trial_file(self._folder, job.number).unlink(missing_ok=True)
-        return told
+        return finished
 
     def _announce(self) -> Iterator[TrialFinished]:
         while self._ended:

@@ -82,11 +82,11 @@ class FinalistsLacking:
 
     Attributes:
         asked: How many were asked for.
-        found: How many there are.
+        available: How many there are.
     """
 
     asked: int
-    found: int
+    available: int
 
 
 @final

@@ -130,15 +130,15 @@ def export_events(path: Path, top: int) -> Iterator[Event]:
     Raises:
         HardcellError: the folder holds no run, or no trial is complete.
     """
-    found = read_run(path)
-    check_some_complete(list(found.trials))
-    evaluate = prepare(found.config)
+    run = read_run(path)
+    check_some_complete(list(run.trials))
+    evaluate = prepare(run.config)
     if not isinstance(evaluate, TrainAndAttack):
         raise RunError(f"{path}: its trials were answered from a table, so there is nothing to train and export")
-    _check_same_images(found.folder, evaluate)
-    candidates = choose_finalists(found.trials, found.config, top)
+    _check_same_images(run.folder, evaluate)
+    candidates = choose_finalists(run.trials, run.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
-    return chain(lacking, make_bundles(found.folder, candidates, evaluate))
+    return chain(lacking, make_bundles(run.folder, candidates, evaluate))
 
 
 def prepare(config: Config) -> Evaluator:
@@ -176,8 +176,8 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
         raise RunError(
             f"{folder.environment}: damaged, so the images cannot be checked; remove it to go on without the check"
         ) from error
-    for name, found in evaluate.hashes.items():
-        if recorded.get(name) != found:
+    for name, digest in evaluate.hashes.items():
+        if recorded.get(name) != digest:
             what = "table is not the one" if name == "table" else f"{name} images are not those"
             raise RunError(f"{folder.path}: the {what} that the run began with; start a new run")
 

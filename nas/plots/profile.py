@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from evaluators import RobustnessProfile
 
 
-def profile_figures(found: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> dict[str, str]:
+def profile_figures(profile: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> dict[str, str]:
     """Returns every picture that a profile has the numbers for, by name: `error_curves`, and what else was measured.
 
     Args:
-        found: The profile.
+        profile: The profile.
         norm: That of the search, if one made the network.
         epsilon: The one that it was searched for, marked in the panel of that norm.
     """
-    drawn = {"error_curves": error_curves_figure(found, norm, epsilon)}
-    if found.record["margins"]["densities"] is not None:
-        drawn["margins"] = margins_figure(found)
-    if "corruptions" in found.record:
-        drawn["corruptions"] = corruptions_figure(found)
-    if "certificates" in found.record:
-        drawn["certificates"] = certificates_figure(found)
+    drawn = {"error_curves": error_curves_figure(profile, norm, epsilon)}
+    if profile.record["margins"]["densities"] is not None:
+        drawn["margins"] = margins_figure(profile)
+    if "corruptions" in profile.record:
+        drawn["corruptions"] = corruptions_figure(profile)
+    if "certificates" in profile.record:
+        drawn["certificates"] = certificates_figure(profile)
     return drawn
 
 
-def error_curves_figure(found: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> str:
+def error_curves_figure(profile: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> str:
     """Returns the flip rate under each attack, on log axes, one panel a norm, with power laws and first-order theory."""
-    entries: dict[str, dict[str, Any]] = found.record["attacks"]
+    entries: dict[str, dict[str, Any]] = profile.record["attacks"]
     norms = list(dict.fromkeys(entry["config"]["norm"] for entry in entries.values()))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4 * len(norms), 4), layout="constrained")
@@ -48,7 +48,7 @@ def error_curves_figure(found: RobustnessProfile, norm: str | None = None, epsil
             for colour, (key, entry) in zip(cycle(COLOURS), shown.items(), strict=False):
                 _attack_curve(axes, key, entry, colour)
             if axes.get_lines():
-                _theory_curves(axes, found, name)
+                _theory_curves(axes, profile, name)
                 axes.legend(loc="lower right", fontsize=8)
             epsilon_axis(axes, name, epsilon if name == norm else None)
         return to_svg(figure)
@@ -70,9 +70,9 @@ def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> 
         axes.plot(window, law(window), color=colour, linewidth=3.5, alpha=0.3)
 
 
-def _theory_curves(axes: Axes, found: RobustnessProfile, norm: str) -> None:
+def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
     """Draws the flip rates that gradients at the clean images predict: each image's own, and their mean."""
-    entry, clean = found.record["margins"]["first_order"][norm], found.record["clean_error"]
+    entry, clean = profile.record["margins"]["first_order"][norm], profile.record["clean_error"]
     grid, parting = np.array(entry["epsilons"]), entry["parting_epsilon"]
     curves: tuple[tuple[str, str, Any], ...] = (
         ("predicted_error", "first order" if parting is None else f"first order, parts at {parting:.2g}", (0, (4, 2))),
@@ -87,9 +87,9 @@ def _theory_curves(axes: Axes, found: RobustnessProfile, norm: str) -> None:
             axes.plot(grid[positive], rate[positive], color=INK, linestyle=dash, linewidth=1.1, label=label)
 
 
-def margins_figure(found: RobustnessProfile) -> str:
+def margins_figure(profile: RobustnessProfile) -> str:
     """Returns the densities of the rightly classified images' logit differences to their nearest rivals."""
-    densities = {**found.record["margins"]["densities"]}
+    densities = {**profile.record["margins"]["densities"]}
     at: list[float] = densities.pop("at")
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.4, 3.2)
@@ -102,9 +102,9 @@ def margins_figure(found: RobustnessProfile) -> str:
         return to_svg(figure)
 
 
-def corruptions_figure(found: RobustnessProfile) -> str:
+def corruptions_figure(profile: RobustnessProfile) -> str:
     """Returns the error under each common corruption over its severity."""
-    measured = found.record["corruptions"]
+    measured = profile.record["corruptions"]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.4, 3.2)
         for colour, (name, errors) in zip(cycle(COLOURS), measured["errors"].items(), strict=False):
@@ -115,9 +115,9 @@ def corruptions_figure(found: RobustnessProfile) -> str:
         return to_svg(figure)
 
 
-def certificates_figure(found: RobustnessProfile) -> str:
+def certificates_figure(profile: RobustnessProfile) -> str:
     """Returns the certified error of the smoothed network over the L2 radius."""
-    entry = found.record["certificates"]
+    entry = profile.record["certificates"]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.4, 3.2)
         axes.plot(entry["epsilons"], entry["certified_error"], marker=".", color=COLOURS[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 import matplotlib as mpl
 
 from evaluators import NORMS, PGD, transfer_matrix
-from evaluators.regions import disagreement
+from evaluators.regions import Sampling, disagreement
 from evaluators.regions.sampling import affordable_samples
 from evaluators.transferability.matrix import LEAST, asymmetry
 from evaluators.transferability.universal import transfer_reach
@@ -123,13 +123,13 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     if affordable < 1:
         raise _TooLongError
     points = affordable_samples(ball, centres[0].numel(), balls, min(POINTS, affordable))
-    found = disagreement([one.network for one in opened.values()], centres, ball, sizes, samples=points)
+    result = disagreement([one.network for one in opened.values()], centres, ball, sizes, sampling=Sampling(samples=points))
     where = [f"within {format_epsilon(size)}" if size else "at the image itself" for size in sizes]
     shares = ", ".join(
         f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) {place}"
-        for place, share, (low, high) in zip(where, found.mean_share, found.mean_share_interval, strict=True)
+        for place, share, (low, high) in zip(where, result.mean_share, result.mean_share_interval, strict=True)
     )
     with mpl.rc_context(STYLE):
-        picture = to_svg(disagreement_figure(found, norm))
-    told = f"Around {len(centres)} clean images the networks do not all give one class to so many points: {shares}."
-    return NetworkPairs((picture,), (told,))
+        picture = to_svg(disagreement_figure(result, norm))
+    summary = f"Around {len(centres)} clean images the networks do not all give one class to so many points: {shares}."
+    return NetworkPairs((picture,), (summary,))

@@ -63,24 +63,24 @@ def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, LoadedBundle], di
         bundles: Those of one run or of several.
     """
     splits: dict[DataConfig, Split] = {}
-    found, reasons = {}, {}
+    opened, reasons = {}, {}
     for bundle in bundles:
         try:
-            found[bundle.name] = _open(bundle, splits)
+            opened[bundle.name] = _open(bundle, splits)
         except Exception as error:  # Whatever became of the images, of the network, or of the space that builds it.
             reasons[bundle.name] = first_line(error)
-    return found, reasons
+    return opened, reasons
 
 
 def duplicates(bundles: Iterable[Bundle]) -> dict[str, str]:
     """Returns which bundles hold the very network of an earlier one: that one's name, by theirs."""
     first: dict[str, str] = {}
-    found = {}
+    originals = {}
     for bundle in bundles:
         weights = bundle.manifest["files"].get(WEIGHTS)
         if weights is not None and first.setdefault(weights, bundle.name) != bundle.name:
-            found[bundle.name] = first[weights]
-    return found
+            originals[bundle.name] = first[weights]
+    return originals
 
 
 def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> LoadedBundle:

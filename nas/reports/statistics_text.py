@@ -26,16 +26,16 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     """
     fitted = [law for law in laws.values() if isinstance(law, PowerLaw)]
     # Of very few radii, all of a bootstrap's exponents may be the same, and say nothing of how sure they are.
-    found = [law for law in fitted if 0 < law.exponent_interval[0] < law.exponent_interval[1] < math.inf]
-    if len(found) < 2:
+    determined = [law for law in fitted if 0 < law.exponent_interval[0] < law.exponent_interval[1] < math.inf]
+    if len(determined) < 2:
         return None
-    spread = heterogeneity([Observation(law.exponent, law.exponent_interval, {}) for law in found])
+    spread = heterogeneity([Observation(law.exponent, law.exponent_interval, {}) for law in determined])
     low, high = spread.range
     verdict = "are not all equal" if spread.heterogeneity_p < 0.05 else "may all be equal"
     without = len(laws) - len(fitted)
     rest = f"; {without} {'has' if without == 1 else 'have'} no power law" if without else ""
     return (
-        f"The exponents of {len(found)} networks lie between {low:.2f} and {high:.2f} and {verdict} (Cochran's Q, "
+        f"The exponents of {len(determined)} networks lie between {low:.2f} and {high:.2f} and {verdict} (Cochran's Q, "
         f"p = {spread.heterogeneity_p:.2g}){rest}."
     )
 
@@ -46,14 +46,14 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     Args:
         margins: The profile's entry of that name.
     """
-    found = margins.get("nearest")
-    if found is None:
+    gaps = margins.get("nearest")
+    if gaps is None:
         return None
-    near = found["near_zero"]
+    near = gaps["near_zero"]
     low, high = near["interval"]
     return (
         f"Differences between the two largest logits: density near zero {near['density']:.2f} ({low:.2f} to {high:.2f}) in "
-        f"units of one over their mean (an exponential distribution has 1), and {found['distance_to_independent']:.2f} from "
+        f"units of one over their mean (an exponential distribution has 1), and {gaps['distance_to_independent']:.2f} from "
         "those of independent logits (Kolmogorov-Smirnov, each over its mean)."
     )
 
@@ -66,7 +66,7 @@ def correlations_sentences(trials: Sequence[Trial]) -> list[str]:
     trained = [t for t in trials if t.state == "complete" and t.duplicate_of is None and "adversarial_error" in t.metrics]
     drawn = [trial for trial in trained if trial.random]
     groups = {"measured": trained} | ({"drawn at random": drawn} if len(drawn) < len(trained) else {})
-    return [told for name, group in groups.items() if (told := _correlations(name, group))]
+    return [text for name, group in groups.items() if (text := _correlations(name, group))]
 
 
 def _correlations(name: str, trials: Sequence[Trial]) -> str | None:
@@ -76,10 +76,10 @@ def _correlations(name: str, trials: Sequence[Trial]) -> str | None:
     if not known:
         return None
     errors = [trial.metrics["adversarial_error"] for trial in trials]
-    told = [
+    correlations = [
         f"with {word} {rank_correlation([trial.metrics[key] for trial in trials], errors)}" for key, word in known.items()
     ]
     return (
         f"Rank correlations of a candidate's adversarial error over the {len(trials)} {name} (95 % intervals): "
-        f"{', '.join(told)}."
+        f"{', '.join(correlations)}."
     )

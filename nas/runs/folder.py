@@ -129,6 +129,6 @@ def is_locked(run: RunFolder) -> bool:
     return False
 
 
-def write_environment(run: RunFolder, found: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+def write_environment(run: RunFolder, environment: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
     """Records versions, machine and the hashes of the splits that have been opened."""
-    write_atomic(run.environment, json.dumps({**found, "data": dict(hashes)}, indent=2) + "\n")
+    write_atomic(run.environment, json.dumps({**environment, "data": dict(hashes)}, indent=2) + "\n")

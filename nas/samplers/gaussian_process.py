@@ -107,8 +107,8 @@ def fit(distances: Floats, values: Floats) -> AdditiveGP:
 
     start = np.full(len(flat) + 1, -np.log(len(flat)))
     bounds = [LOG_WEIGHTS] * len(start)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
-    weights = np.exp(found.x)
+    optimum = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
+    weights = np.exp(optimum.x)
     factor = _factor(flat, weights)
     return AdditiveGP(mean, spread, weights, units, factor, lapack.dpotrs(factor, target, lower=1)[0])
 
@@ -181,20 +181,20 @@ def _live(graph: CellGraph) -> list[Edge]:
 
 def _wiring(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edge]]) -> Counter[tuple[Hashable, ...]]:
     """Returns how often each operation (cell, operation), and each node with what feeds it (cell, depth, ...), occurs."""
-    found: Counter[tuple[Hashable, ...]] = Counter()
+    counts: Counter[tuple[Hashable, ...]] = Counter()
     for cell, graph in cells.items():
         feeding: dict[int, list[tuple[str, int]]] = {}
         for source, node, operation in live[cell]:
             feeding.setdefault(node, []).append((operation, source))
-            found[cell, operation] += 1
+            counts[cell, operation] += 1
         seen: dict[int, Hashable] = {node: f"input {node}" for node in range(graph.inputs)}
         for depth in range(WIRING_DEPTH):
             # Text has an order that tells alike what is alike, whatever is nested in it.
             new = {n: str(sorted((o, str(seen.get(s))) for o, s in summands)) for n, summands in feeding.items()}
             seen = {**seen, **new}
-            found.update((cell, depth, label) for label in new.values())
-        found.update((cell, "output", seen.get(node)) for node in graph.outputs)
-    return found
+            counts.update((cell, depth, label) for label in new.values())
+        counts.update((cell, "output", seen.get(node)) for node in graph.outputs)
+    return counts
 
 
 def _table(rows: Sequence[Counter[tuple[Hashable, ...]]]) -> Floats:

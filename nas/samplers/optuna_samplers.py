@@ -33,10 +33,10 @@ class OptunaSampler(Sampler):
             warnings.simplefilter("ignore", ExperimentalWarning)
             sampler = self.make(history, seed)
             together = sampler.infer_relative_search_space(study, trial)
-            found = sampler.sample_relative(study, trial, together)
+            suggested = sampler.sample_relative(study, trial, together)
             return {
-                name: found[name]
-                if name in found
+                name: suggested[name]
+                if name in suggested
                 else sampler.sample_independent(study, trial, name, CategoricalDistribution(choice.values))
                 for name, choice in history.space.choices.items()
             }

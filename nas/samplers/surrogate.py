@@ -84,7 +84,7 @@ class Surrogate(Sampler):
         """Returns candidates, all different; fewer than asked for where the space has hardly as many."""
         space, parents = history.space, [trial.architecture for trial in known[: self.parents]]
         free = [name for name, choice in space.choices.items() if len(choice.values) > 1]
-        found: dict[str, dict[str, Value]] = {}
+        pool: dict[str, dict[str, Value]] = {}
         for _ in range(2 * self.candidates):
             kind = generator.random()
             if kind < UNIFORM:
@@ -99,10 +99,10 @@ class Surrogate(Sampler):
                     changes += 1
                 for name in generator.sample(free, min(changes, len(free))):
                     child[name] = generator.choice([v for v in space.choices[name].values if repr(v) != repr(child[name])])
-            found.setdefault(repr([*child.values()]), child)
-            if len(found) == self.candidates:
+            pool.setdefault(repr([*child.values()]), child)
+            if len(pool) == self.candidates:
                 break
-        return list(found.values())
+        return list(pool.values())
 
 
 def _first_new(history: History, candidates: Sequence[dict[str, Value]]) -> dict[str, Value]:

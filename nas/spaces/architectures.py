@@ -44,13 +44,13 @@ def read_architectures(reference: Any, folder: Path | None) -> list[Start]:
         try:
             reference = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            said = error.strerror if isinstance(error, OSError) else first_line(error)
-            raise ValueError(f"{path}: {said}") from error
+            message = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise ValueError(f"{path}: {message}") from error
         if isinstance(reference, dict) and isinstance(reference.get("architecture"), dict):
             reference = reference["architecture"]
         if isinstance(reference, list):
             try:
-                return [found for entry in reference for found in read_architectures(entry, path.parent)]
+                return [architecture for entry in reference for architecture in read_architectures(entry, path.parent)]
             except RecursionError as error:
                 raise ValueError(f"{path}: must not hold itself") from error
         if not isinstance(reference, dict):

@@ -29,8 +29,8 @@ def open_space(config: SpaceConfig) -> SearchSpace:
     Raises:
         ValueError: there is no such space, or it refuses its options.
     """
-    found = resolve(config.name, SPACES)
-    space = found(**with_functions(found, config.options)) if callable(found) else found
+    resolved = resolve(config.name, SPACES)
+    space = resolved(**with_functions(resolved, config.options)) if callable(resolved) else resolved
     if not isinstance(space, SearchSpace):
         raise ValueError(f"{config.name} must be a SearchSpace, or a function that returns one, got {space!r}")
     return space
@@ -82,9 +82,9 @@ def check_operation(value: Any, folder: Path | None) -> str:
         return value
     if value.partition("+")[0] in OPERATIONS:
         raise ValueError(f"cannot add a function of your own to other operations: let the function add them, got {value!r}")
-    found, name = resolve(value, OPERATIONS, folder), operation_name(value)
-    if not callable(found):
-        raise ValueError(f"must name a function of (channels, stride) that returns a module, got {found!r}")
+    function, name = resolve(value, OPERATIONS, folder), operation_name(value)
+    if not callable(function):
+        raise ValueError(f"must name a function of (channels, stride) that returns a module, got {function!r}")
     if name in OPERATIONS:
         raise ValueError(f"is called {name!r} like an operation that ships; give the function another name")
     return absolute(value, OPERATIONS, folder)
@@ -110,11 +110,11 @@ def _opened(value: Any) -> Any:
         return [_opened(entry) for entry in value]
     if not isinstance(value, str) or ":" not in value:
         return value
-    found, name = resolve(value, OPERATIONS), operation_name(value)
-    if not callable(found) or getattr(found, "__name__", None) == name:
-        return found
+    function, name = resolve(value, OPERATIONS), operation_name(value)
+    if not callable(function) or getattr(function, "__name__", None) == name:
+        return function
     # A partial, or what another function has made: architectures know it by the name under which YAML finds it.
-    return _named(found, name)
+    return _named(function, name)
 
 
 def _named(function: Callable[[int, int], nn.Module], name: str) -> Operation:

@@ -40,15 +40,15 @@ def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
     if not feasible:
         return []
     points = np.array([_values(trial, objective) for trial in feasible])
-    found = [feasible[i] for i in np.flatnonzero(front_ranks(points) == 0)]
-    found = sorted(found, key=lambda trial: sort_key(trial, objective))
+    members = [feasible[i] for i in np.flatnonzero(front_ranks(points) == 0)]
+    members = sorted(members, key=lambda trial: sort_key(trial, objective))
     if not 1 < points.shape[1] <= MOST_OBJECTIVES:
-        return found
+        return members
     # A little beyond the worst, so that the ends of the front add something, too.
     reference = points.max(0) + 0.1 * np.ptp(points, axis=0)
-    chosen = hypervolume_subset([_values(trial, objective) for trial in found], MOST_SPREAD, reference.tolist())
-    rest = [i for i in range(len(found)) if i not in {*chosen}]
-    return [found[i] for i in [*chosen, *rest]]
+    chosen = hypervolume_subset([_values(trial, objective) for trial in members], MOST_SPREAD, reference.tolist())
+    rest = [i for i in range(len(members)) if i not in {*chosen}]
+    return [members[i] for i in [*chosen, *rest]]
 
 
 def ranked(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:

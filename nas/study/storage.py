@@ -58,12 +58,12 @@ def storage_errors(place: StudyLocation) -> Iterator[None]:
         raise RunError(f"{place}: was made by another version of Optuna: {first_line(error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = getattr(error, "orig", None) or error.__cause__ or error
-        told = first_line(getattr(cause, "orig", None) or cause)
-        raise RunError(f"{place}: {told}; {_remedy(place, told)}") from error
+        message = first_line(getattr(cause, "orig", None) or cause)
+        raise RunError(f"{place}: {message}; {_remedy(place, message)}") from error
 
 
-def _remedy(place: StudyLocation, told: str) -> str:
-    damaged = place.url is None and any(word in told for word in ("malformed", "not a database", "corrupt"))
+def _remedy(place: StudyLocation, message: str) -> str:
+    damaged = place.url is None and any(word in message for word in ("malformed", "not a database", "corrupt"))
     if not damaged:
         return "the trials told so far are kept, and `hardcell resume` goes on"
     if place.backup.exists():
@@ -110,9 +110,9 @@ def open_storage(place: StudyLocation, *, write: bool = False) -> RDBStorage:
             return RDBStorage(expand_variables(place.url), engine_kwargs={"pool_pre_ping": True})
         except (ArgumentError, ValueError, ImportError) as error:
             # Not what a ValueError says of the port: it may be a part of the password.
-            told = "is no URL" if isinstance(error, ValueError) else first_line(error)
+            message = "is no URL" if isinstance(error, ValueError) else first_line(error)
             raise RunError(
-                f"{place}: {told}; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME "
+                f"{place}: {message}; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME "
                 "whose driver is installed (pip install psycopg2-binary)"
             ) from error
 
@@ -127,8 +127,8 @@ def check_database(url: str) -> None:
         release(open_storage(StudyLocation(Path("study.db"), url, "of the run")))
     except RunError as error:
         cause = error.__cause__ or error
-        told = first_line(getattr(cause, "orig", None) or getattr(cause.__cause__, "orig", None) or cause)
-        raise RunError(f"search.storage: {hide_password(url)}: {told}") from error
+        message = first_line(getattr(cause, "orig", None) or getattr(cause.__cause__, "orig", None) or cause)
+        raise RunError(f"search.storage: {hide_password(url)}: {message}") from error
 
 
 def _write_ahead(storage: RDBStorage) -> None:
@@ -173,9 +173,9 @@ def backup(place: StudyLocation) -> None:
     partial = place.backup.with_name(f".{place.backup.name}.partial")
     try:
         with closing(sqlite3.connect(place.path)) as database:
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(f"malformed: {found}")
+            integrity = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if integrity != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {integrity}")
             # An empty file is a whole database to SQLite. Without a study the run had only begun, unless there is a copy.
             if not database.execute("select count(*) from sqlite_master where name = 'trials'").fetchone()[0]:
                 if place.backup.exists():
@@ -187,5 +187,5 @@ def backup(place: StudyLocation) -> None:
         partial.replace(place.backup)
     except sqlite3.Error as error:
         partial.unlink(missing_ok=True)
-        told = first_line(error)
-        raise RunError(f"{place}: {told}; {_remedy(place, told)}") from error
+        message = first_line(error)
+        raise RunError(f"{place}: {message}; {_remedy(place, message)}") from error
