@@ -28,7 +28,6 @@ from evaluators.attacks import (
     UniformNoise,
     describe,
 )
-from evaluators.bounds import ProvableRadii, provable_radii
 from evaluators.checks import CheckResult, check_attacks, check_network, sentence
 from evaluators.corruptions import corruption_errors
 from evaluators.cost import latency, macs, parameters
@@ -40,9 +39,10 @@ from evaluators.logits.margin import Margins, margins
 from evaluators.norms import L2, NORMS, Linf, Norm
 from evaluators.profiles.headline_text import summary_line
 from evaluators.profiles.measure import profile
+from evaluators.profiles.options import ProfileOptions
 from evaluators.profiles.record import RobustnessProfile, load_profile, save_profile
-from evaluators.radius import radii
-from evaluators.smoothing import Certificates, certify
+from evaluators.radius import EpsilonGrid, radii
+from evaluators.smoothing import Certificates, Smoothing, certify
 from evaluators.statistics.correlation import RankCorrelation, rank_correlation
 from evaluators.statistics.multiple_testing import holm
 from evaluators.statistics.paired_tests import Comparison, RadiiComparison, compare, compare_radii
@@ -68,6 +68,7 @@ __all__ = [
     "Comparison",
     "DeepFool",
     "Ensemble",
+    "EpsilonGrid",
     "ErrorCurve",
     "HopSkipJump",
     "IterativeLL",
@@ -78,11 +79,12 @@ __all__ = [
     "NoPowerLaw",
     "Norm",
     "PowerLaw",
-    "ProvableRadii",
+    "ProfileOptions",
     "RadiiComparison",
     "RankCorrelation",
     "RobustnessProfile",
     "SingleStep",
+    "Smoothing",
     "Square",
     "StepLL",
     "TargetedAPGD",
@@ -110,7 +112,6 @@ __all__ = [
     "median_radius",
     "parameters",
     "profile",
-    "provable_radii",
     "radii",
     "rank_correlation",
     "response_surface",

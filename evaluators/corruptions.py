@@ -150,7 +150,7 @@ def corruption_errors(
 
         clean = 1 - float(prepared.right().double().mean())
         errors = {name: [error(name, severity) for severity in range(1, 6)] for name in CORRUPTIONS}
-    mean = sum(sum(found) for found in errors.values()) / (5 * len(errors))
+    mean = sum(sum(by_severity) for by_severity in errors.values()) / (5 * len(errors))
     return CorruptionErrors(n=len(x), clean=clean, errors=errors, mean=mean)
 
 

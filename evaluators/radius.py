@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import torch
+from torch import Tensor
 
-from evaluators.attacks.base import Ensemble, MinimumNorm, SingleStep, check_attack
+from evaluators.attacks.base import Attack, Ensemble, MinimumNorm, SingleStep, check_attack
 from evaluators.attacks.gradient_oracle import CleanGradientCache, GradientOracle, misclassified
 from evaluators.engine.batches import forward
-from evaluators.engine.input_checks import as_grid, check_epsilons
+from evaluators.engine.input_checks import as_grid, check_epsilons, check_increasing
 from evaluators.engine.noise import ImageNoise, stream_of
 from evaluators.engine.prepared import PreparedNetwork, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from torch import nn
 
-    from torch import Tensor, nn
-
-    from evaluators.attacks.base import Attack
-
-    Progress = Callable[[float], None]
+Progress = Callable[[float], None]
 
 # Sizes are sums of rounded pixels: a point this little outside a ball of the grid lies on it.
 SLACK = 1e-5
@@ -29,14 +28,44 @@ SLACK = 1e-5
 MOST_ROUNDS = 40
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGrid:
+    """The epsilons at which radii are measured, and whether to bisect between them.
+
+    Attributes:
+        epsilons: Strictly increasing, in pixel units.
+        tolerance: Bisects between the grid's points until a radius is known within this share of itself (0.01 for 1 %).
+            The radius is then the size of the smallest perturbation seen to fool. A minimum-norm attack is not bisected:
+            its radius is the size of what it found, however near to the boundary that lies. None to stay on the grid.
+    """
+
+    epsilons: Sequence[float]
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilons", tuple(as_grid(self.epsilons)))
+        check_increasing(self.epsilons)
+        check_tolerance(self.tolerance)
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Checks the tolerance of a bisection.
+
+    Raises:
+        ValueError: it is neither None nor between 0 and 1.
+    """
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, a share of the radius, got {tolerance:g}")
+
+
 def radii(
     network: nn.Module,
     x: Tensor,
     y: Tensor,
     attack: Attack,
-    epsilons: Sequence[float],
+    epsilons: Sequence[float] | EpsilonGrid,
     *,
-    tolerance: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -53,30 +82,30 @@ def radii(
         x: Clean images, (N, ...).
         y: True labels, (N,) int64.
         attack: Any attack.
-        epsilons: The grid, strictly increasing, in pixel units.
-        tolerance: Bisects between the grid's points until a radius is known within this share of itself (0.01 for 1 %).
-            The radius is then the size of the smallest perturbation seen to fool. A minimum-norm attack is not bisected:
-            its radius is the size of what it found, however near to the boundary that lies.
+        epsilons: The grid, strictly increasing, in pixel units; an `EpsilonGrid` to bisect between its points, too.
         seed: Seed of whatever the attack draws. Results do not depend on the batch size.
         batch_size: Images in one pass through the network; found from the memory that one image needs if None.
         progress: Called with the share of the work that is done, between 0 and 1.
 
     Raises:
         TypeError: x or y has the wrong type.
-        ValueError: x, y, epsilons or tolerance are out of range, or the network's output is not (N, K) logits.
+        ValueError: x, y or epsilons are out of range, or the network's output is not (N, K) logits.
     """
     check_attack(attack)
-    grid = as_grid(epsilons)
-    with prepare(network, x, y, batch_size, attempts=len(grid)) as prepared:
-        return measure(prepared, attack, grid, tolerance=tolerance, seed=seed, progress=progress)
+    grid = _as_epsilon_grid(epsilons)
+    with prepare(network, x, y, batch_size, attempts=len(grid.epsilons)) as prepared:
+        return measure(prepared, attack, grid, seed=seed, progress=progress)
+
+
+def _as_epsilon_grid(epsilons: Sequence[float] | EpsilonGrid) -> EpsilonGrid:
+    return epsilons if isinstance(epsilons, EpsilonGrid) else EpsilonGrid(epsilons=epsilons)
 
 
 def measure(
     prepared: PreparedNetwork,
     attack: Attack,
-    epsilons: Sequence[float],
+    epsilons: Sequence[float] | EpsilonGrid,
     *,
-    tolerance: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     known: Tensor | None = None,
@@ -87,41 +116,37 @@ def measure(
         prepared: The network and its images.
         attack: As for `radii`.
         epsilons: As for `radii`.
-        tolerance: As for `radii`.
         seed: As for `radii`.
         progress: As for `radii`.
         known: Radii that other attacks have shown, (N,) float64: an image is attacked only at epsilons below its own, and
             keeps it where it is not fooled there.
     """
     check_attack(attack)
-    grid = as_grid(epsilons)
-    check_epsilons(grid, attack.norm.largest(prepared.x[0].numel()))
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must be between 0 and 1, a share of the radius, got {tolerance:g}")
+    grid = _as_epsilon_grid(epsilons)
+    check_epsilons(grid.epsilons, attack.norm.largest(prepared.x[0].numel()))
     report = progress or (lambda share: None)
-    found = torch.where(prepared.right().cpu(), math.inf, 0.0).double()
+    image_radii = torch.where(prepared.right().cpu(), math.inf, 0.0).double()
     if known is not None:
-        found = torch.minimum(found, known)
+        image_radii = torch.minimum(image_radii, known)
     if isinstance(attack, Ensemble):
         members = attack.taking(prepared.x)
         for number, member in enumerate(members):
-            found = measure(
+            image_radii = measure(
                 prepared,
                 member,
                 grid,
-                tolerance=tolerance,
                 seed=seed + number,
-                known=found,
+                known=image_radii,
                 progress=_part(report, number, len(members)),
             )
-        return found
-    grid = [epsilon for epsilon in grid if epsilon > 0]
+        return image_radii
+    positive = [epsilon for epsilon in grid.epsilons if epsilon > 0]
     if isinstance(attack, MinimumNorm):
-        found = _nearest(prepared, attack, grid, found, seed, report, snap=tolerance is None)
+        image_radii = _nearest(prepared, attack, positive, image_radii, seed, report, snap=grid.tolerance is None)
     else:
-        found = _ascend(prepared, attack, grid, found, seed, report, tolerance)
+        image_radii = _ascend(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
     report(1.0)
-    return found
+    return image_radii
 
 
 def _part(report: Progress, number: int, of: int) -> Progress:
@@ -133,7 +158,7 @@ def _nearest(
     prepared: PreparedNetwork,
     attack: MinimumNorm,
     grid: Sequence[float],
-    found: Tensor,
+    image_radii: Tensor,
     seed: int,
     report: Progress,
     *,
@@ -141,8 +166,8 @@ def _nearest(
 ) -> Tensor:
     """Returns the radii under a minimum-norm attack, which runs once: rounded up to the grid if `snap`."""
     if not grid:
-        return found
-    open_ = (found > grid[0] if snap else found > 0).nonzero().squeeze(1)
+        return image_radii
+    open_ = (image_radii > grid[0] if snap else image_radii > 0).nonzero().squeeze(1)
     largest = attack.norm.largest(prepared.x[0].numel())
 
     def work(batch: Tensor) -> Tensor:
@@ -160,63 +185,79 @@ def _nearest(
         shrunk = radius / (1 + SLACK)
         radius = edges[torch.searchsorted(edges, shrunk)] if snap else torch.where(shrunk <= grid[-1], radius, math.inf)
         images = batch.cpu()
-        found[images] = torch.minimum(found[images], radius)
+        image_radii[images] = torch.minimum(image_radii[images], radius)
         done += len(batch)
         report(done / len(open_))
-    return found
+    return image_radii
 
 
 def _ascend(
     prepared: PreparedNetwork,
     attack: Attack,
     grid: Sequence[float],
-    found: Tensor,
+    image_radii: Tensor,
     seed: int,
     report: Progress,
     tolerance: float | None,
 ) -> Tensor:
     """Returns the radii under an attack that is given epsilons, from the smallest of the grid up."""
-    directions = _directions(prepared, attack, found > 0) if isinstance(attack, SingleStep) else None
-    clean = CleanGradientCache(prepared.x, torch.arange(len(found)))
-    below = torch.zeros_like(found)  # The largest epsilon at which each image was not fooled.
+    attempt = _Attempt(
+        prepared=prepared,
+        attack=attack,
+        directions=_directions(prepared, attack, image_radii > 0) if isinstance(attack, SingleStep) else None,
+        clean=CleanGradientCache(prepared.x, torch.arange(len(image_radii))),
+        seed=seed,
+    )
+    below = torch.zeros_like(image_radii)  # The largest epsilon at which each image was not fooled.
     for number, epsilon in enumerate(grid):
-        open_ = (found > epsilon).nonzero().squeeze(1)
+        open_ = (image_radii > epsilon).nonzero().squeeze(1)
         if len(open_) == 0:
             break
         sizes = torch.full((len(open_),), epsilon, dtype=torch.float64)
-        fooled = _fooled(
-            prepared, attack, directions, clean, open_, sizes, seed, stream_of(epsilon), _part(report, number, len(grid))
-        )
+        fooled = _fooled(attempt, open_, sizes, stream_of(epsilon), _part(report, number, len(grid)))
         hit = torch.isfinite(fooled)
-        found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit]) if tolerance is not None else epsilon
+        image_radii[open_[hit]] = torch.minimum(fooled[hit], sizes[hit]) if tolerance is not None else epsilon
         below[open_[~hit]] = epsilon
     if tolerance is None:
-        return found
+        return image_radii
     for turn in range(MOST_ROUNDS):
-        open_ = (torch.isfinite(found) & (found > 0) & (below < found / (1 + tolerance))).nonzero().squeeze(1)
+        open_ = (
+            (torch.isfinite(image_radii) & (image_radii > 0) & (below < image_radii / (1 + tolerance))).nonzero().squeeze(1)
+        )
         if len(open_) == 0:
             break
-        low, high = below[open_], found[open_]
+        low, high = below[open_], image_radii[open_]
         sizes = torch.where(low > 0, (low * high).sqrt(), high / 4)
-        fooled = _fooled(prepared, attack, directions, clean, open_, sizes, seed, turn)
+        fooled = _fooled(attempt, open_, sizes, turn)
         hit = torch.isfinite(fooled)
-        found[open_[hit]] = torch.minimum(fooled[hit], sizes[hit])
+        image_radii[open_[hit]] = torch.minimum(fooled[hit], sizes[hit])
         below[open_[~hit]] = sizes[~hit]
-    return found
+    return image_radii
 
 
-def _fooled(
-    prepared: PreparedNetwork,
-    attack: Attack,
-    directions: Tensor | None,
-    clean: CleanGradientCache,
-    images: Tensor,
-    epsilons: Tensor,
-    seed: int,
-    stream: int,
-    report: Progress | None = None,
-) -> Tensor:
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """What every attempt of an attack on some of the images, at some epsilons, has in common.
+
+    Attributes:
+        prepared: The network and its N images.
+        attack: Any attack that is given epsilons.
+        directions: The attack's step of size 1 for each image, shaped like x; None unless it takes a single step.
+        clean: Gradients at the clean images, which all attempts share.
+        seed: Seed of whatever the attack draws.
+    """
+
+    prepared: PreparedNetwork
+    attack: Attack
+    directions: Tensor | None
+    clean: CleanGradientCache
+    seed: int
+
+
+def _fooled(attempt: _Attempt, images: Tensor, epsilons: Tensor, stream: int, report: Progress | None = None) -> Tensor:
     """Returns the size of the perturbation that fools each of some images within epsilons (M,), infinite where none does."""
+    prepared, attack, directions = attempt.prepared, attempt.attack, attempt.directions
     sizes = torch.full((len(images),), math.inf, dtype=torch.float64)
     device = prepared.x.device
 
@@ -227,7 +268,7 @@ def _fooled(
             points = (x + epsilon.view(-1, *[1] * (x.ndim - 1)) * directions[batch]).clamp(0, 1)
             fooled = torch.zeros(len(batch), dtype=torch.bool, device=device)
         else:
-            noise = ImageNoise.of(seed, batch, stream)
+            noise = ImageNoise.of(attempt.seed, batch, stream)
             points, fooled = attack.craft(
                 prepared.network,
                 x,
@@ -236,7 +277,7 @@ def _fooled(
                 noise,
                 stop_when_fooled=True,
                 one_pass=prepared.batches.size,
-                clean=clean.select(batch),
+                clean=attempt.clean.select(batch),
             )
         open_ = (~fooled).nonzero().squeeze(1)
         if len(open_):
@@ -244,8 +285,8 @@ def _fooled(
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
     done = 0
-    for chosen, found in prepared.batches.over(torch.arange(len(images)), work, loops=True):
-        sizes[chosen] = found.double().cpu()
+    for chosen, batch_sizes in prepared.batches.over(torch.arange(len(images)), work, loops=True):
+        sizes[chosen] = batch_sizes.double().cpu()
         done += len(chosen)
         if report is not None:
             report(done / len(images))
@@ -263,6 +304,6 @@ def _directions(prepared: PreparedNetwork, attack: SingleStep, wanted: Tensor) -
         # Projected once here, as `craft` projects every perturbation: scaling by epsilon keeps it in the ball.
         return attack.norm.project(attack.direction(target, x), size.view(-1, *[1] * (x.ndim - 1)))
 
-    for batch, found in prepared.batches.over(wanted.nonzero().squeeze(1).to(prepared.x.device), work):
-        directions[batch] = found
+    for batch, steps in prepared.batches.over(wanted.nonzero().squeeze(1).to(prepared.x.device), work):
+        directions[batch] = steps
     return directions

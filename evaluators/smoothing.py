@@ -51,64 +51,82 @@ class Certificates:
     lower: Floats
 
 
-def check_sigma(sigma: float) -> None:
-    """Checks the standard deviation of the noise.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Smoothing:
+    """How a network is smoothed, and from how many draws its radii are certified.
 
-    Raises:
-        ValueError: it is not positive.
+    No radius exceeds sigma * Phi^-1(alpha ** (1 / n)): 2.46 sigma by default, 3.8 sigma with the paper's n of 100,000.
+
+    Attributes:
+        sigma: Standard deviation of the noise, in pixel units.
+        n0: Draws from which the class is chosen.
+        n: Draws from which the probability of that class is bounded.
+        alpha: Chance, for each image, that its radius is too large.
     """
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be positive, in pixel units: 0.25 rather than 64, got {sigma:g}")
+
+    sigma: float
+    n0: int = 100
+    n: int = 1000
+    alpha: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma must be positive, in pixel units: 0.25 rather than 64, got {self.sigma:g}")
+        if not 0 < self.alpha < 0.5:
+            raise ValueError(f"alpha must be between 0 and 0.5, the chance that a radius is too large, got {self.alpha:g}")
+        needed = math.floor(-math.log2(self.alpha)) + 1
+        for name, draws, least in (("n0", self.n0, 1), ("n", self.n, needed)):
+            if not isinstance(draws, int) or draws < least:
+                why = f", or every image abstains at alpha {self.alpha:g}" if name == "n" else ""
+                raise ValueError(f"{name} must be a whole number of at least {least}{why}, got {draws!r}")
 
 
 def certify(
     network: nn.Module,
     x: Tensor,
     y: Tensor,
+    smoothing: Smoothing,
     *,
-    sigma: float,
-    n0: int = 100,
-    n: int = 1000,
-    alpha: float = 0.001,
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Certificates:
     """Returns the certified L2 radii of images x (N, ...) with labels y (N,).
 
-    Costs n0 + n forward passes an image. No radius exceeds sigma * Phi^-1(alpha ** (1 / n)): 2.46 sigma by default, 3.8
-    sigma with the paper's n of 100,000.
+    Costs n0 + n forward passes an image.
 
     Args:
         network: Maps images to logits (N, K), also where noise has taken pixels out of [0, 1]. It is left as it was.
         x: Clean images.
         y: True labels, int64.
-        sigma: Standard deviation of the noise, in pixel units.
-        n0: Draws from which the class is chosen.
-        n: Draws from which the probability of that class is bounded.
-        alpha: Chance, for each image, that its radius is too large.
+        smoothing: The noise and the number of draws.
         seed: Seed of the noise. Results do not depend on the batch size.
         batch_size: Noisy images in one pass; found from the memory that one image needs if None.
 
     Raises:
-        TypeError: x or y has the wrong type.
-        ValueError: x, y or a setting is out of range, or the network's output is not (N, K) logits.
+        TypeError: x, y or smoothing has the wrong type.
+        ValueError: x or y is out of range, or the network's output is not (N, K) logits.
     """
-    check_sigma(sigma)
-    if not 0 < alpha < 0.5:
-        raise ValueError(f"alpha must be between 0 and 0.5, the chance that a radius is too large, got {alpha:g}")
-    needed = math.floor(-math.log2(alpha)) + 1
-    for name, draws, least in (("n0", n0, 1), ("n", n, needed)):
-        if not isinstance(draws, int) or draws < least:
-            why = f", or every image abstains at alpha {alpha:g}" if name == "n" else ""
-            raise ValueError(f"{name} must be a whole number of at least {least}{why}, got {draws!r}")
+    check_smoothing(smoothing)
+    sigma, n = smoothing.sigma, smoothing.n
     with prepare(network, x, y, batch_size) as prepared:
-        chosen = _counts(prepared, sigma, n0, seed, stream=0).argmax(1)
+        chosen = _counts(prepared, sigma, smoothing.n0, seed, stream=0).argmax(1)
         hits = _counts(prepared, sigma, n, seed, stream=1)[torch.arange(len(x)), chosen].numpy()
     # Two-sided at twice alpha: its lower end is the one-sided bound at alpha.
-    lower = binomial_interval(hits.astype(np.float64), n, confidence=1 - 2 * alpha)[:, 0]
+    lower = binomial_interval(hits.astype(np.float64), n, confidence=1 - 2 * smoothing.alpha)[:, 0]
     predictions = np.where(lower > 0.5, chosen.numpy(), -1)
     right = predictions == y.cpu().numpy()
     return Certificates(predictions, radii=np.where(right, sigma * norm.ppf(lower), 0.0), lower=lower)
+
+
+def check_smoothing(smoothing: Smoothing) -> None:
+    """Checks that smoothing is given as what it is.
+
+    Raises:
+        TypeError: it is no `Smoothing`.
+    """
+    if not isinstance(smoothing, Smoothing):
+        raise TypeError(f"smoothing must be such as Smoothing(sigma=0.25), got {smoothing!r}")
 
 
 def _counts(prepared: PreparedNetwork, sigma: float, draws: int, seed: int, *, stream: int) -> Tensor:
@@ -128,6 +146,6 @@ def _counts(prepared: PreparedNetwork, sigma: float, draws: int, seed: int, *, s
     total = len(x) * draws
     for start in range(0, total, _HELD):
         held = torch.arange(start, min(start + _HELD, total), device=x.device)
-        for pairs, found in prepared.batches.over(held, classes):
-            counts.index_put_((pairs // draws, found), torch.ones_like(found), accumulate=True)
+        for pairs, predictions in prepared.batches.over(held, classes):
+            counts.index_put_((pairs // draws, predictions), torch.ones_like(predictions), accumulate=True)
     return counts.cpu()

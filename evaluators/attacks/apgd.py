@@ -155,12 +155,12 @@ def checkpoints(steps: int) -> dict[int, int]:
 
     In whole steps as in the authors' code, which for 100 steps are those of the paper: 22, 41, 57, 70, 80, 87, 93, 99.
     """
-    found, number, period = {}, 0, max(22 * steps // 100, 1)
+    periods, number, period = {}, 0, max(22 * steps // 100, 1)
     while number + period <= steps:
         number += period
-        found[number] = period
+        periods[number] = period
         period = max(period - max(3 * steps // 100, 1), 6 * steps // 100, 1)
-    return found
+    return periods
 
 
 def _surface(norm: Norm, x: Tensor, noise: ImageNoise) -> Tensor:

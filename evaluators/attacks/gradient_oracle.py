@@ -124,11 +124,11 @@ class GradientOracle:
         left = self._left()
         if points is self._x and self._clean is not None and not classes:
             # Attacked images are classified rightly: there is nothing to remember.
-            found, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
+            losses, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
         else:
-            found, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
+            losses, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
             self._remember(left, points[left], logits)
-        values = points.new_full((len(points),), math.inf).index_copy_(0, left, found.to(points.dtype))
+        values = points.new_full((len(points),), math.inf).index_copy_(0, left, losses.to(points.dtype))
         return values, torch.zeros_like(points).index_copy_(0, left, gradient)
 
     def value(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:

@@ -71,15 +71,15 @@ class HopSkipJump(MinimumNorm):
 
     def _start(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> Tensor:
         """Returns a misclassified point for each image, (N, ...); the image itself where it is wrong, or none is found."""
-        points, found = x, target.wrong(x)
+        points, misclassified = x, target.wrong(x)
         for draw in range(STARTS - 1):
-            if found.all():
+            if misclassified.all():
                 break
             # To many networks all noise is of one class: after it come black and white pixels, and a plain grey, in turn.
             pixels = noise.uniform(x, draw)
             tried = (pixels, pixels.round(), broadcast_per_image(pixels.flatten(1)[:, 0], x).expand_as(x))[draw % 3]
-            wrong = target.wrong(tried) & ~found
-            points, found = torch.where(broadcast_per_image(wrong, x), tried, points), found | wrong
+            wrong = target.wrong(tried) & ~misclassified
+            points, misclassified = torch.where(broadcast_per_image(wrong, x), tried, points), misclassified | wrong
         return points
 
     def _direction(self, target: GradientOracle, points: Tensor, width: Tensor, probes: int, noise: ImageNoise) -> Tensor:

@@ -67,8 +67,8 @@ def conv(layer: nn.Conv2d, bound: Bound, balls: Balls, step: str) -> Bound:
     def gain() -> float:
         probe = torch.ones_like(bound.centre[:1])
         rows, columns = sums(absolute, probe)
-        found = min(math.sqrt(rows * columns), circular_norm(layer, probe.shape[2:])) if balls.euclidean else rows
-        return ABOVE * found
+        operator_norm = min(math.sqrt(rows * columns), circular_norm(layer, probe.shape[2:])) if balls.euclidean else rows
+        return ABOVE * operator_norm
 
     rows = weight.flatten(1).norm(dim=1).view(-1, 1, 1)
     return affine(layer, absolute, rows, gain, bound, balls, step)
@@ -113,8 +113,10 @@ def max_pool(layer: nn.MaxPool2d, bound: Bound, balls: Balls, step: str) -> Boun
     # Of windows with gaps, a stride of any length may leave all that can hold a pixel.
     steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
     windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, steps, strict=True))
-    found = rising(layer, bound)
-    return Bound(found.centre, found.lower, found.upper, bound.reach * (math.sqrt(windows) if balls.euclidean else 1.0))
+    maximum = rising(layer, bound)
+    return Bound(
+        maximum.centre, maximum.lower, maximum.upper, bound.reach * (math.sqrt(windows) if balls.euclidean else 1.0)
+    )
 
 
 def _leaky(layer: nn.LeakyReLU, bound: Bound, balls: Balls, step: str) -> Bound:
@@ -187,9 +189,9 @@ def operation(target: GradientOracle, args: tuple[Any, ...], kwargs: dict[str, A
         if target in AVERAGING:
             return averaging(lambda value: _callable(target)(value, *args[1:], **kwargs), args[0], balls, step)
     if len(args) == 2 and not kwargs and target in ARITHMETIC:
-        found = _arithmetic(ARITHMETIC[target], args[0], args[1], balls, step)
-        if found is not None:
-            return found
+        result = _arithmetic(ARITHMETIC[target], args[0], args[1], balls, step)
+        if result is not None:
+            return result
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
     raise NoRuleError(f"there is no rule for the operation {name} on what it is given")
 

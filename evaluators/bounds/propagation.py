@@ -108,7 +108,7 @@ def provable_radii(network: nn.Module, x: Tensor, norm: Norm, *, batch_size: int
 
     index = torch.arange(len(x), device=x.device)
     try:
-        parts = [found for _, found in Batches(batch_size).over(index, prove)]
+        parts = [radii for _, radii in Batches(batch_size).over(index, prove)]
     except NoRuleError as error:
         return NoBound(str(error))
     largest, lipschitz = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
@@ -223,10 +223,10 @@ def _prove(
         around = broadcast_per_image(radius, x)
         start = Bound(x, (x - around).clamp(min=0), (x + around).clamp(max=1), 1.0)
         with torch.no_grad():
-            found = _Propagation(traced.steps, balls).run(start)
-        if not isinstance(found, Bound) or found.centre.ndim != 2 or len(found.centre) != len(x):
+            output = _Propagation(traced.steps, balls).run(start)
+        if not isinstance(output, Bound) or output.centre.ndim != 2 or len(output.centre) != len(x):
             raise NoRuleError("what goes into the last layer is no matrix of one row an image")
-        return found
+        return output
 
     at_centre = bound(torch.zeros_like(x[:, :1].flatten(1)[:, 0]))
     weight = torch.eye(logits.shape[1]).to(x) if traced.weight is None else traced.weight.detach()
@@ -242,9 +242,9 @@ def _prove(
     slope = slope * at_centre.reach
     others = torch.ones_like(own, dtype=torch.bool).scatter(1, label[:, None], value=False)
 
-    def spare(found: Bound) -> Tensor:
+    def spare(output: Bound) -> Tensor:
         """Returns what rounding may take from a margin, (N, 1)."""
-        size = torch.maximum(found.lower.abs(), found.upper.abs()) @ weight.abs().T + bias.abs()
+        size = torch.maximum(output.lower.abs(), output.upper.abs()) @ weight.abs().T + bias.abs()
         return (_UNITS * precision * size.amax(1) + 2 * deviation)[:, None]
 
     margin = own.gather(1, label[:, None]) - own
@@ -257,11 +257,11 @@ def _prove(
     lipschitz = by_slope(spare(bound(by_slope(spare(at_centre)))))
 
     def proved(radius: Tensor) -> Tensor:
-        found = bound(radius)
-        middle, half = (found.upper + found.lower) / 2, (found.upper - found.lower) / 2
+        output = bound(radius)
+        middle, half = (output.upper + output.lower) / 2, (output.upper - output.lower) / 2
         lowest = torch.einsum("nkf,nf->nk", difference, middle) - torch.einsum("nkf,nf->nk", difference.abs(), half) + offset
         straight = margin - slope * radius[:, None]
-        return ((torch.maximum(lowest, straight) > spare(found)) | ~others).all(1)
+        return ((torch.maximum(lowest, straight) > spare(output)) | ~others).all(1)
 
     # The largest radius first: where that is proved, there is nothing to look for.
     low, high = lipschitz.clamp(min=precision), torch.full_like(lipschitz, most)

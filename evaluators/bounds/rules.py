@@ -111,8 +111,8 @@ def rising(f: Map, bound: Bound) -> Bound:
 
 def shifted(bound: Bound, shift: Tensor | float, sign: int = 1) -> Bound:
     """Returns the bound on a value plus a constant, or minus it."""
-    found = rising(lambda value: value + sign * shift, bound)
-    return _same_shape(found, bound)
+    result = rising(lambda value: value + sign * shift, bound)
+    return _same_shape(result, bound)
 
 
 def scaled(bound: Bound, factor: Tensor | float, balls: Balls, step: str) -> Bound:
@@ -130,8 +130,8 @@ def added(first: Bound, second: Bound, sign: int = 1) -> Bound:
     """Returns the bound on the sum of two values, or on their difference."""
     low, high = (second.lower, second.upper) if sign > 0 else (-second.upper, -second.lower)
     centre = first.centre + sign * second.centre
-    found = Bound(centre, first.lower + low, first.upper + high, first.reach + second.reach)
-    return _same_shape(_same_shape(found, first), second)
+    total = Bound(centre, first.lower + low, first.upper + high, first.reach + second.reach)
+    return _same_shape(_same_shape(total, first), second)
 
 
 def concatenated(bounds: list[Bound], dim: int, balls: Balls) -> Bound:
@@ -145,13 +145,13 @@ def concatenated(bounds: list[Bound], dim: int, balls: Balls) -> Bound:
     )
 
 
-def _same_shape(found: Bound, bound: Bound) -> Bound:
+def _same_shape(result: Bound, bound: Bound) -> Bound:
     # Entries that are repeated to fit would count several times in a norm.
-    if found.centre.shape != bound.centre.shape:
+    if result.centre.shape != bound.centre.shape:
         raise NoRuleError(
-            f"shapes {tuple(bound.centre.shape[1:])} and {tuple(found.centre.shape[1:])} do not match in a sum"
+            f"shapes {tuple(bound.centre.shape[1:])} and {tuple(result.centre.shape[1:])} do not match in a sum"
         )
-    return found
+    return result
 
 
 def sums(f: Map, probe: Tensor) -> tuple[float, float]:

@@ -74,18 +74,18 @@ def enough_steps(prepared: PreparedNetwork, name: str, attack: Attack, worst: Fl
     steps: int = attack.steps  # type: ignore[attr-defined]  # promised
     longer = 4 * steps if steps <= 25 else 2 * steps
     lengthened: Attack = replace(attack, steps=longer)  # type: ignore[type-var]  # every attack is a dataclass
-    found = binomial_excess(int(_besides(prepared, lengthened, worst, epsilon).sum()), len(worst))
+    newly_fooled = binomial_excess(int(_besides(prepared, lengthened, worst, epsilon).sum()), len(worst))
     return CheckResult(
         f"enough_steps_{attack.norm.name}",
-        not found.is_finding(),
+        not newly_fooled.is_finding(),
         {
             "attack": name,
             "steps": steps,
             "longer": longer,
             "error": float((worst <= epsilon).mean()),
-            "newly_fooled": found.share,
+            "newly_fooled": newly_fooled.share,
             "epsilon": epsilon,
-            "p_value": found.p_value,
+            "p_value": newly_fooled.p_value,
         },
     )
 
@@ -100,8 +100,8 @@ def square_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsil
         epsilon: At which to attack.
     """
     fooled = _besides(prepared, Square(norm=norm, queries=QUERIES), worst, epsilon)
-    found = black_box_is_weaker(norm, worst, np.where(fooled, epsilon, np.inf), [epsilon])
-    return replace(found, name=f"square_is_weaker_{norm.name}")
+    check = black_box_is_weaker(norm, worst, np.where(fooled, epsilon, np.inf), [epsilon])
+    return replace(check, name=f"square_is_weaker_{norm.name}")
 
 
 def white_box_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilon: float) -> CheckResult:
@@ -118,20 +118,22 @@ def white_box_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, ep
         worst: Smallest radius of each image over all attacks, (N,).
         epsilon: At which to attack.
     """
-    found = binomial_excess(int(_besides(prepared, PGD(norm=norm, loss=margin, steps=20), worst, epsilon).sum()), len(worst))
+    newly_fooled = binomial_excess(
+        int(_besides(prepared, PGD(norm=norm, loss=margin, steps=20), worst, epsilon).sum()), len(worst)
+    )
     return CheckResult(
         f"white_box_is_weaker_{norm.name}",
-        not found.is_finding(),
+        not newly_fooled.is_finding(),
         {
             "error": float((worst <= epsilon).mean()),
-            "newly_fooled": found.share,
+            "newly_fooled": newly_fooled.share,
             "epsilon": epsilon,
-            "p_value": found.p_value,
+            "p_value": newly_fooled.p_value,
         },
     )
 
 
 def _besides(prepared: PreparedNetwork, attack: Attack, worst: Floats, epsilon: float) -> NDArray[np.bool_]:
     """Returns which images an attack fools at epsilon whose worst radius so far is larger, (N,); no other is attacked."""
-    found = measure(prepared, attack, [epsilon], known=torch.from_numpy(worst)).numpy()
-    return np.asarray((found <= epsilon) & (worst > epsilon))
+    radii = measure(prepared, attack, [epsilon], known=torch.from_numpy(worst)).numpy()
+    return np.asarray((radii <= epsilon) & (worst > epsilon))

@@ -28,13 +28,13 @@ CHANGE = 1e-4
 MEDIAN_MARGIN = 6.0
 
 
-def gradients_alive(found: Margins) -> CheckResult:
+def gradients_alive(margins: Margins) -> CheckResult:
     """Passes if hardly any right image has a margin without any gradient: at most 1 % of them, or not more beyond chance.
 
     Source: Carlini et al., arXiv:1902.06705, section 4.2: gradients of zero are no sign of robustness.
     """
-    right = int(found.right.sum())
-    dead = binomial_excess(round(found.zero_gradient_share * right), right, expected=0.01, tolerance=0.01)
+    right = int(margins.right.sum())
+    dead = binomial_excess(round(margins.zero_gradient_share * right), right, expected=0.01, tolerance=0.01)
     return CheckResult(
         "gradients_alive", not dead.is_finding(), {"share_without_gradient": dead.share, "right_images": right}
     )
@@ -59,7 +59,7 @@ def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
         network, x, prepared.y, Linf(), x.new_zeros(len(x)), keep="nothing", one_pass=prepared.batches.size
     )
     # Towards the rival, so with the other sign.
-    gaps, gradient = (-found for found in target.value_and_gradient(x, targeted_margin, rival))
+    gaps, gradient = (-value for value in target.value_and_gradient(x, targeted_margin, rival))
     wanted = CHANGE * logits.abs().amax(1)
     # Only pixels that have room, so that the step stays within their range.
     room = torch.where(gradient > 0, x, 1 - x) > 1e-3
@@ -109,10 +109,10 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
         (measure(subject, kind, [epsilon]) <= epsilon).numpy()
         for subject, kind in ((prepared, attack), (rescaled, attack), (prepared, by_margin))
     )
-    found = [excess(other, as_given) for other in (scaled, blind)]
+    excesses = [excess(other, as_given) for other in (scaled, blind)]
     return CheckResult(
         f"scale_does_not_matter_{norm.name}",
-        not any(other.is_finding(len(found)) for other in found),
+        not any(other.is_finding(len(excesses)) for other in excesses),
         {
             "median_margin": median,
             "error_as_given": float(as_given.mean()),
@@ -120,7 +120,7 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
             "error_by_margin": float(blind.mean()),
             "share_without_cross_entropy_gradient": float((~starved.flatten(1).any(1)).double().mean()),
             "epsilon": epsilon,
-            "p_value": min(other.p_value for other in found),
+            "p_value": min(other.p_value for other in excesses),
         },
     )
 

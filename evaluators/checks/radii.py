@@ -44,7 +44,7 @@ def is_many_step(attack: Attack) -> bool:
 
 
 def many_steps_beat_one(
-    norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
+    norm: Norm, attacks: Mapping[str, Attack], radii: Mapping[str, Floats], epsilons: Sequence[float]
 ) -> CheckResult:
     """Passes if no single-step attack finds more than all many-step attacks of one norm together.
 
@@ -52,8 +52,8 @@ def many_steps_beat_one(
 
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: one-step attacks perform better than iterative attacks.
     """
-    singles = {name: r for name, r in found.items() if is_single_step(attacks[name])}
-    worst = np.min(np.stack([r for name, r in found.items() if is_many_step(attacks[name])]), axis=0)
+    singles = {name: r for name, r in radii.items() if is_single_step(attacks[name])}
+    worst = np.min(np.stack([r for name, r in radii.items() if is_many_step(attacks[name])]), axis=0)
     # Each is held against the many-step attacks alone: the most telling one is shown.
     outcomes = {
         name: largest([excess(single <= e, worst <= e) for e in epsilons], epsilons) for name, single in singles.items()
@@ -131,11 +131,16 @@ def comparison_resolved(first: Floats, second: Floats, epsilon: float) -> CheckR
     Raises:
         ValueError: the two have different numbers of images.
     """
-    found = compare(first, second, epsilon)
+    comparison = compare(first, second, epsilon)
     differing = float(((first <= epsilon) != (second <= epsilon)).mean())
-    needed = math.ceil(1.96**2 * differing / found.difference**2) if found.difference else "more than any number"
+    needed = math.ceil(1.96**2 * differing / comparison.difference**2) if comparison.difference else "more than any number"
     return CheckResult(
         "comparison_resolved",
-        found.p_value < 0.05,
-        {"difference": found.difference, "p_value": found.p_value, "images": found.n, "images_needed": needed},
+        comparison.p_value < 0.05,
+        {
+            "difference": comparison.difference,
+            "p_value": comparison.p_value,
+            "images": comparison.n,
+            "images_needed": needed,
+        },
     )

@@ -78,7 +78,7 @@ def binomial_excess(count: int, n: int, expected: float = MORE_EXPECTED, toleran
 
 def largest(excesses: Sequence[Excess], epsilons: Sequence[float]) -> tuple[bool, dict[str, float | str]]:
     """Returns whether none of the excesses, one an epsilon, is a finding, and the largest of them as evidence."""
-    findings = [found.is_finding(len(excesses)) for found in excesses]
+    findings = [share_excess.is_finding(len(excesses)) for share_excess in excesses]
     worst = max(range(len(excesses)), key=lambda i: (findings[i], excesses[i].share))
     return not any(findings), {
         "largest_excess": max(excesses[worst].share, 0.0),

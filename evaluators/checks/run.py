@@ -59,7 +59,7 @@ def subset(n: int) -> Tensor:
 
 
 def check_network(
-    network: nn.Module, x: Tensor, y: Tensor, found: Margins | None = None, *, batch_size: int | None = None
+    network: nn.Module, x: Tensor, y: Tensor, known_margins: Margins | None = None, *, batch_size: int | None = None
 ) -> list[CheckResult]:
     """Returns the outcome of the checks that need no measured radii: cheap enough for the trials of a search.
 
@@ -67,7 +67,7 @@ def check_network(
         network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); left as it was.
         x: Clean images, of which at most 256 are used.
         y: True labels, (N,) int64.
-        found: The network's margins, where they are known already.
+        known_margins: The network's margins, where they are known already.
         batch_size: Images in one pass; found from the memory that one image needs if None.
 
     Raises:
@@ -86,7 +86,7 @@ def check_network(
         logits_not_probabilities(network, x, batches),
         batch_independent(network, x, batches),
         normalised_inside(network, x, y, batches),
-        gradients_alive(found or margins(network, x, y, [Linf()], batch_size)),
+        gradients_alive(known_margins or margins(network, x, y, [Linf()], batch_size)),
         *of_gradients,
     ]
 
@@ -127,17 +127,17 @@ def check_attacks(
     with prepare(network, x[chosen.to(x.device)], y[chosen.to(x.device)], batch_size) as prepared:
         for name, norm in {attack.norm.name: attack.norm for attack in attacks.values()}.items():
             own = {key: attack for key, attack in attacks.items() if attack.norm == norm}
-            found = {key: measured[key] for key in own}
+            radii = {key: measured[key] for key in own}
             epsilons = [epsilon for epsilon in grids[name] if epsilon > 0]
-            outcomes += _of_radii(norm, own, found, epsilons)
-            outcomes += _of_attacking(prepared, norm, own, {key: r[chosen.numpy()] for key, r in found.items()}, epsilons)
-            widths.append(enough_images(worst_case(list(found.values())), grids[name]))
+            outcomes += _of_radii(norm, own, radii, epsilons)
+            outcomes += _of_attacking(prepared, norm, own, {key: r[chosen.numpy()] for key, r in radii.items()}, epsilons)
+            widths.append(enough_images(worst_case(list(radii.values())), grids[name]))
     # Of several norms the one whose error is known worst.
     return [*outcomes, *sorted(widths, key=lambda check: check.evidence["half_width"])[-1:]]
 
 
 def _of_radii(
-    norm: Norm, attacks: Mapping[str, Attack], found: Mapping[str, Floats], epsilons: Sequence[float]
+    norm: Norm, attacks: Mapping[str, Attack], radii: Mapping[str, Floats], epsilons: Sequence[float]
 ) -> list[CheckResult]:
     """Returns the outcome of the checks of one norm that need radii alone."""
     outcomes = []
@@ -146,16 +146,16 @@ def _of_radii(
         for belongs in (is_single_step, is_many_step, is_black_box)
     )
     if single and many:
-        outcomes.append(many_steps_beat_one(norm, attacks, found, epsilons))
+        outcomes.append(many_steps_beat_one(norm, attacks, radii, epsilons))
     by_loss = {
-        loss: [found[key] for key, attack in attacks.items() if isinstance(attack, PGD) and attack.loss is loss]
+        loss: [radii[key] for key, attack in attacks.items() if isinstance(attack, PGD) and attack.loss is loss]
         for loss in (cross_entropy, margin)
     }
     if all(by_loss.values()):
         by_cross_entropy, by_margin = (worst_case(radii) for radii in by_loss.values())
         outcomes.append(cross_entropy_not_masked(norm, by_cross_entropy, by_margin, epsilons))
     if black and (single or many):
-        white, boxed = (worst_case([found[key] for key in keys]) for keys in (single + many, black))
+        white, boxed = (worst_case([radii[key] for key in keys]) for keys in (single + many, black))
         outcomes.append(black_box_is_weaker(norm, white, boxed, epsilons))
     return outcomes
 
@@ -164,13 +164,13 @@ def _of_attacking(
     prepared: PreparedNetwork,
     norm: Norm,
     attacks: Mapping[str, Attack],
-    found: Mapping[str, Floats],
+    radii: Mapping[str, Floats],
     epsilons: Sequence[float],
 ) -> list[CheckResult]:
     """Returns the outcome of the checks of one norm that attack the network again, from radii of the subject's images."""
     guided = {key: attack for key, attack in attacks.items() if not isinstance(attack, UniformNoise)}
     # Noise alone is the control of an attack, not one.
-    worst = worst_case([found[key] for key in guided or attacks])
+    worst = worst_case([radii[key] for key in guided or attacks])
     epsilon = most_informative_epsilon(worst, epsilons)
     outcomes = [noise_is_weaker(prepared, norm, worst, epsilons)] if guided else []
     outcomes.append(scale_does_not_matter(prepared, norm, epsilon))
@@ -179,7 +179,7 @@ def _of_attacking(
     # Only the strongest: a claim rests on the worst case.
     stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, Ensemble)]
     if stepping:
-        key = max(stepping, key=lambda key: (found[key] <= epsilon).sum())
+        key = max(stepping, key=lambda key: (radii[key] <= epsilon).sum())
         outcomes.append(enough_steps(prepared, key, attacks[key], worst, epsilon))
     if prepared.x.ndim == 4 and not any(_enough_queries(attack) for attack in guided.values()):
         outcomes.append(square_is_weaker(prepared, norm, worst, epsilon))

@@ -108,11 +108,11 @@ def _fit(form: Callable[[Floats], Floats], counts: Floats, log_grid: Floats) -> 
         (ceiling, middle, shape + 0.3),
     ]
     # Not by gradients: SciPy's routines for these call a threaded BLAS on 3 x 3 matrices, which then waits for its threads.
-    found = minimize(
+    optimum = minimize(
         loss,
         corners[0],
         method="Nelder-Mead",
         bounds=bounds,
         options={"initial_simplex": corners, "xatol": 1e-5, "fatol": 1e-9, "maxiter": 1000},
     ).x
-    return float(found[0]), float(found[1]), float(found[2])
+    return float(optimum[0]), float(optimum[1]), float(optimum[2])

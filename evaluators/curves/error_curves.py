@@ -79,11 +79,11 @@ def check_radii(radii: Floats, *, empty: bool = False) -> Floats:
     Raises:
         ValueError: they are not a vector, there are none, or one is negative or NaN.
     """
-    found = np.asarray(radii, dtype=np.float64)
-    if found.ndim != 1 or not (empty or len(found)) or np.isnan(found).any() or (found < 0).any():
+    vector = np.asarray(radii, dtype=np.float64)
+    if vector.ndim != 1 or not (empty or len(vector)) or np.isnan(vector).any() or (vector < 0).any():
         wanted = "numbers" if empty else "at least one number"
         raise ValueError(f"radii must be a vector of {wanted}, none of them negative or NaN")
-    return found
+    return vector
 
 
 def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.95) -> ErrorCurve:

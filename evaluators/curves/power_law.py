@@ -115,8 +115,8 @@ def fit_power_law(
     grid = _own_grid(flips) if epsilons is None else np.unique(np.asarray(epsilons, dtype=np.float64))
     grid = grid[grid > 0]
     counts, log_grid = _count(right, grid), np.log(grid)
-    found = choose_windows(counts[None, :-1], log_grid)
-    last, exponent, n = int(found.last[0]), float(found.exponent[0]), float(found.n[0])
+    windows = choose_windows(counts[None, :-1], log_grid)
+    last, exponent, n = int(windows.last[0]), float(windows.exponent[0]), float(windows.n[0])
     if last < 0:
         return NoPowerLaw(
             f"{len(flips)} flips fall in {np.count_nonzero(counts[:-1])} cells of the grid; "
@@ -128,7 +128,7 @@ def fit_power_law(
         return NoPowerLaw(f"the radii rise too steeply for a power law (exponent {exponent:.3g}): all are about {top:.3g}")
     generator = np.random.default_rng(seed)
     law = log_shares(exponent, log_grid[: last + 1])
-    p_value = _p_value(counts, log_grid, law, float(found.distance[0]), resamples, generator)
+    p_value = _p_value(counts, log_grid, law, float(windows.distance[0]), resamples, generator)
     if p_value < ACCEPTED_P:
         return NoPowerLaw(
             f"a power law does not fit, not even in its best window, up to {top:.3g} (p = {p_value:.2g}, "
@@ -167,8 +167,8 @@ def _p_value(
     inside, shares = len(law), counts / counts.sum()
     shares[:inside] = shares[:inside].sum() * np.exp(law)
     drawn = generator.multinomial(int(counts.sum()), shares / shares.sum(), size=resamples)
-    found = choose_windows(drawn[:, :-1].astype(np.float64), log_grid)
-    return float((found.distance[found.last >= 0] >= distance * (1 - 1e-9)).mean())
+    windows = choose_windows(drawn[:, :-1].astype(np.float64), log_grid)
+    return float((windows.distance[windows.last >= 0] >= distance * (1 - 1e-9)).mean())
 
 
 def _bootstrap(
@@ -176,11 +176,11 @@ def _bootstrap(
 ) -> tuple[tuple[float, float], bool]:
     """Returns the exponent's percentile interval, and whether the curve ends below the law, both over resampled images."""
     drawn = generator.multinomial(int(counts.sum()), counts / counts.sum(), size=resamples)[:, :-1].astype(np.float64)
-    found = choose_windows(drawn, log_grid)
-    usable = found.last >= 0
-    exponents, tail = found.exponent[usable], (1 - confidence) / 2
+    windows = choose_windows(drawn, log_grid)
+    usable = windows.last >= 0
+    exponents, tail = windows.exponent[usable], (1 - confidence) / 2
     low, high = np.quantile(exponents, [tail, 1 - tail])
     # ln of the law's flips at the largest epsilon over those seen there: 0 where the window is the whole curve.
-    to_the_end = log_grid[-1] - log_grid[found.last[usable]]
-    excess = np.log(found.n[usable]) + exponents * to_the_end - np.log(drawn[usable].sum(axis=1))
+    to_the_end = log_grid[-1] - log_grid[windows.last[usable]]
+    excess = np.log(windows.n[usable]) + exponents * to_the_end - np.log(drawn[usable].sum(axis=1))
     return (min(float(low), exponent), max(float(high), exponent)), bool(np.quantile(excess, 1 - confidence) > 1e-9)

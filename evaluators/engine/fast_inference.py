@@ -57,13 +57,13 @@ def _agree(network: nn.Module, folded: nn.Module, probes: Tensor) -> bool:
         with torch.no_grad():
             batches = (probes, probes[:1])
             # Copies, for a first layer may work in place.
-            found = torch.cat([folded(batch.clone()) for batch in batches])
-            wanted = torch.cat([network(batch.clone()) for batch in batches])
+            folded_logits = torch.cat([folded(batch.clone()) for batch in batches])
+            logits = torch.cat([network(batch.clone()) for batch in batches])
     except Exception:  # As above: the network itself says what is wrong with its input.
         return False
-    if wanted.shape != found.shape:
+    if logits.shape != folded_logits.shape:
         return False
-    return bool((wanted - found).abs().max() <= TOLERANCE * wanted.abs().max().clamp(min=1e-6))
+    return bool((logits - folded_logits).abs().max() <= TOLERANCE * logits.abs().max().clamp(min=1e-6))
 
 
 @final

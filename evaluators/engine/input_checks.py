@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -29,7 +29,7 @@ def check_module(network: nn.Module) -> None:
         raise ValueError("attacks need gradients, which torch.inference_mode() forbids; leave it, or use torch.no_grad()")
 
 
-def as_grid(epsilons: Sequence[float]) -> list[float]:
+def as_grid(epsilons: Iterable[float]) -> list[float]:
     """Returns epsilons as a list of floats.
 
     Raises:
@@ -91,14 +91,23 @@ def check_epsilons(epsilons: Sequence[float], largest: float) -> None:
     Raises:
         ValueError: one of them is not.
     """
-    if len(epsilons) == 0:
-        raise ValueError("epsilons must hold at least one value")
+    check_increasing(epsilons)
     for epsilon in epsilons:
         if not (math.isfinite(epsilon) and 0 <= epsilon <= largest * (1 + 1e-6)):
             raise ValueError(
                 f"epsilon must be between 0 and {largest:.4g}, the size of the pixel range in this norm, got {epsilon:g}; "
                 "pixels are in [0, 1], so write 8/255 rather than 8"
             )
+
+
+def check_increasing(epsilons: Sequence[float]) -> None:
+    """Checks that epsilons are strictly increasing, and at least one.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if len(epsilons) == 0:
+        raise ValueError("epsilons must hold at least one value")
     if any(b <= a for a, b in pairwise(epsilons)):
         raise ValueError(f"epsilons must be strictly increasing, got {list(epsilons)}")
 
@@ -123,5 +132,5 @@ def check_logits(logits: Tensor, n: int) -> None:
             f"the network must return logits of floating point, got {logits.dtype}; return the scores before argmax"
         )
     if not bool(torch.isfinite(logits).all()):
-        found = "NaN" if bool(torch.isnan(logits).any()) else "infinity"
-        raise ValueError(f"the network must return finite logits, got {found}; did its training diverge?")
+        value = "NaN" if bool(torch.isnan(logits).any()) else "infinity"
+        raise ValueError(f"the network must return finite logits, got {value}; did its training diverge?")

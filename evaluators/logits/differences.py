@@ -75,8 +75,8 @@ def logit_differences(logits: Floats) -> Floats:
     Raises:
         ValueError: the logits are not (N, K) finite numbers of at least one image and two classes.
     """
-    found = _checked(logits)
-    ordered = -np.sort(-found, axis=1)
+    checked = _checked(logits)
+    ordered = -np.sort(-checked, axis=1)
     return np.asarray(ordered[:, :1] - ordered[:, 1:])
 
 
@@ -102,12 +102,12 @@ def near_zero(differences: Floats, *, within: float = 0.1, confidence: float = 0
     Raises:
         ValueError: a difference is negative or not finite, there is none above 0, or `within` is not above 0.
     """
-    found = _scaled(differences)
+    scaled = _scaled(differences)
     if not 0 < within < math.inf:
         raise ValueError(f"within must be above 0, a share of the mean, got {within:g}")
-    count = int((found <= within).sum())
-    low, high = binomial_interval(np.array(float(count)), len(found), confidence) / within
-    return NearZero(count / len(found) / within, (float(low), float(high)), count, len(found))
+    count = int((scaled <= within).sum())
+    low, high = binomial_interval(np.array(float(count)), len(scaled), confidence) / within
+    return NearZero(count / len(scaled) / within, (float(low), float(high)), count, len(scaled))
 
 
 def shape_distance(first: Floats, second: Floats) -> float:
@@ -126,41 +126,41 @@ def shape_distance(first: Floats, second: Floats) -> float:
     return float(abs(np.subtract(*below)).max())
 
 
-def mean_field_radii(found: Margins, norm: str) -> Floats:
+def mean_field_radii(margins: Margins, norm: str) -> Floats:
     """Returns each image's radius if all images had the mean steepness of those that are right, rank by rank, (N,).
 
     The smallest over the rivals of D_j / mean(g_j); 0 where misclassified, infinite where nothing is steep. Their error
     curve follows from the distribution of logit differences and one number a rank.
 
     Args:
-        found: Logit differences and their steepness.
+        margins: Logit differences and their steepness.
         norm: Name of a norm in which the steepness was measured.
 
     Raises:
         ValueError: the steepness was not measured in that norm.
     """
-    if norm not in found.steepness:
-        raise ValueError(f"norm must be one that was measured ({', '.join(found.steepness)}), got {norm!r}")
-    if not found.right.any():
-        return np.zeros(len(found.right))
-    mean = found.steepness[norm][found.right].mean(0)
+    if norm not in margins.steepness:
+        raise ValueError(f"norm must be one that was measured ({', '.join(margins.steepness)}), got {norm!r}")
+    if not margins.right.any():
+        return np.zeros(len(margins.right))
+    mean = margins.steepness[norm][margins.right].mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        radii = np.where(mean > 0, found.differences / mean, math.inf).min(1)
-    return np.where(found.right, radii, 0.0)
+        radii = np.where(mean > 0, margins.differences / mean, math.inf).min(1)
+    return np.where(margins.right, radii, 0.0)
 
 
 def _checked(logits: Floats) -> Floats:
-    found = np.asarray(logits, dtype=np.float64)
-    if found.ndim != 2 or len(found) < 1 or found.shape[1] < 2:
-        raise ValueError(f"logits must be (N, K) numbers of at least two classes, got shape {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError(f"logits must be finite, got {found[~np.isfinite(found)][0]:g}")
-    return found
+    array = np.asarray(logits, dtype=np.float64)
+    if array.ndim != 2 or len(array) < 1 or array.shape[1] < 2:
+        raise ValueError(f"logits must be (N, K) numbers of at least two classes, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"logits must be finite, got {array[~np.isfinite(array)][0]:g}")
+    return array
 
 
 def _scaled(differences: Floats) -> Floats:
-    found = np.asarray(differences, dtype=np.float64)
-    if found.ndim != 1 or not np.isfinite(found).all() or (found < 0).any() or not (found > 0).any():
-        got = f"shape {found.shape}" if found.ndim != 1 else f"{found.min():g} to {found.max():g}" if len(found) else "none"
+    array = np.asarray(differences, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all() or (array < 0).any() or not (array > 0).any():
+        got = f"shape {array.shape}" if array.ndim != 1 else f"{array.min():g} to {array.max():g}" if len(array) else "none"
         raise ValueError(f"differences must be a vector of finite numbers, none negative and not all 0, got {got}")
-    return np.asarray(found / found.mean())
+    return np.asarray(array / array.mean())

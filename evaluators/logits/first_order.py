@@ -82,8 +82,8 @@ def gradient_norms(
             )
             return norm.dual(target.gradient(images, loss).double())
 
-        found = [norms for _, norms in prepared.batches.over(torch.arange(len(x), device=x.device), work)]
-    return torch.cat(found).cpu().numpy()
+        norms_by_batch = [norms for _, norms in prepared.batches.over(torch.arange(len(x), device=x.device), work)]
+    return torch.cat(norms_by_batch).cpu().numpy()
 
 
 def first_order_breakdown(

@@ -23,39 +23,41 @@ RIVALS_DRAWN = 3
 
 
 def margins_record(
-    found: Margins, logits: Floats, grids: Mapping[str, Sequence[float]], worst: Mapping[str, Floats]
+    margins: Margins, logits: Floats, grids: Mapping[str, Sequence[float]], worst: Mapping[str, Floats]
 ) -> dict[str, Any]:
     """Returns the entry `margins` of a profile, as plain data.
 
     Args:
-        found: The logit differences of the clean images.
+        margins: The logit differences of the clean images.
         logits: Of these, (N, K).
         grids: The epsilons of each norm, by its name.
         worst: Radii under the worst case of the norm's attacks, (N,), by the norm's name.
     """
     return {
-        "median": float(np.median(found.margin)),
-        "density_at_zero": density_at_zero(found.margin),
-        "densities": _densities(found),
-        "mean_entropy": float(found.entropy.mean()),
+        "median": float(np.median(margins.margin)),
+        "density_at_zero": density_at_zero(margins.margin),
+        "densities": _densities(margins),
+        "mean_entropy": float(margins.entropy.mean()),
         "nearest": _nearest(logits),
         "first_order": {
             name: {
-                "median_radius": _finite_median(radii[found.right]),
-                "median_gradient": _finite_median(found.steepness[name][found.right, 0]),
+                "median_radius": _finite_median(radii[margins.right]),
+                "median_gradient": _finite_median(margins.steepness[name][margins.right, 0]),
                 "epsilons": list(grids[name]),
                 "predicted_error": error_curve(radii, grids[name]).error.tolist(),
-                "mean_field_error": error_curve(mean_field_radii(found, name), grids[name]).error.tolist(),
+                "mean_field_error": error_curve(mean_field_radii(margins, name), grids[name]).error.tolist(),
                 "parting_epsilon": first_order_breakdown(radii, worst[name], grids[name]),
             }
-            for name, radii in found.radii.items()
+            for name, radii in margins.radii.items()
         },
     }
 
 
 def _nearest(logits: Floats) -> dict[str, Any] | None:
     """Returns how the differences between the two largest logits are distributed; None where all of them are 0."""
-    differences, independent = (logit_differences(found)[:, 0] for found in (logits, independent_logits(logits)))
+    differences, independent = (
+        logit_differences(class_logits)[:, 0] for class_logits in (logits, independent_logits(logits))
+    )
     if not (differences > 0).any() or not (independent > 0).any():
         return None
     return {
@@ -71,9 +73,9 @@ def _finite_median(values: Floats) -> float | None:
     return median if math.isfinite(median) else None
 
 
-def _densities(found: Margins) -> dict[str, list[float]] | None:
+def _densities(margins: Margins) -> dict[str, list[float]] | None:
     """Returns the densities of the differences to the three nearest rivals, on one grid from 0 to where most lie."""
-    right = found.differences[found.right][:, :RIVALS_DRAWN]
+    right = margins.differences[margins.right][:, :RIVALS_DRAWN]
     if len(right) < 10:
         return None
     at = np.linspace(0, max(float(np.quantile(right, 0.99)), 1e-6), 60)

@@ -22,10 +22,10 @@ from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
 from evaluators.engine.prepared import prepare
 from evaluators.logits.margin import adaptive_epsilons, margins_of
 from evaluators.profiles.margins_record import margins_record
+from evaluators.profiles.options import ProfileOptions, check_by_norm
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
-from evaluators.radius import measure
-from evaluators.smoothing import Certificates, check_sigma
-from evaluators.smoothing import certify as run_certify
+from evaluators.radius import EpsilonGrid, measure
+from evaluators.smoothing import Certificates, certify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,16 +41,10 @@ def profile(
     x: Tensor,
     y: Tensor,
     attacks: Mapping[str, Attack],
-    *,
     epsilons: Mapping[str, Sequence[float]] | None = None,
-    include: Mapping[str, Iterable[float]] | None = None,
-    tolerance: float | None = None,
-    corruptions: bool = False,
-    certify: float | None = None,
-    dataset: str = "unnamed",
-    split: str = "test",
+    *,
+    options: ProfileOptions = ProfileOptions(),
     seed: int = 0,
-    batch_size: int | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> RobustnessProfile:
     """Returns the robustness profile of a network on images x (N, C, H, W) with labels y (N,).
@@ -61,14 +55,8 @@ def profile(
         y: True labels, int64.
         attacks: Attacks by the name that they get in the profile.
         epsilons: The grid of each norm by its name; where one is missing it is chosen from the first-order radii.
-        include: Epsilons by norm that the grid must hold besides, for comparisons at one epsilon.
-        tolerance: Bisects between the grid's points until each radius is known within this share of itself.
-        corruptions: Measure the errors under common corruptions, too; images need one or three channels.
-        certify: Certify L2 radii by randomised smoothing with noise of this standard deviation, too; None to leave it.
-        dataset: Name for the record.
-        split: Name for the record.
+        options: What else to measure, and how.
         seed: Seed of whatever the attacks draw.
-        batch_size: Images in one pass; found from the memory that one image needs if None.
         progress: Called with what is being done and the share of the whole that is done, between 0 and 1.
 
     Raises:
@@ -76,8 +64,11 @@ def profile(
         ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or an attack's name
             cannot be used.
     """
-    norms = _check_settings(x, attacks, epsilons, include, corruptions=corruptions, certify=certify)
-    stages = ["margins", *attacks, "checks", *["corruptions"] * corruptions, *["certificates"] * (certify is not None)]
+    epsilons = {} if epsilons is None else epsilons
+    norms = _check_inputs(x, attacks, epsilons, options)
+    smoothing, batch_size = options.smoothing, options.batch_size
+    extras = {"corruptions": options.corruptions, "certificates": smoothing is not None}
+    stages = ["margins", *attacks, "checks", *(stage for stage, wanted in extras.items() if wanted)]
 
     def part(stage: str) -> Callable[[float], None]:
         before = stages.index(stage)
@@ -85,67 +76,64 @@ def profile(
 
     with prepare(network, x, y, batch_size) as prepared:
         part("margins")(0.0)
-        found, logits = margins_of(prepared, list(norms.values())), prepared.logits.double().cpu().numpy()
+        margins, logits = margins_of(prepared, list(norms.values())), prepared.logits.double().cpu().numpy()
         grids = {
-            name: _grid(norm, found.radii[name], x[0].numel(), (epsilons or {}).get(name), (include or {}).get(name, ()))
+            name: _grid(norm, margins.radii[name], x[0].numel(), epsilons.get(name), options.include.get(name, ()))
             for name, norm in norms.items()
         }
-        measured = {
+        radii = {
             name: measure(
-                prepared, attack, grids[attack.norm.name], tolerance=tolerance, seed=seed, progress=part(name)
+                prepared,
+                attack,
+                EpsilonGrid(epsilons=grids[attack.norm.name], tolerance=options.tolerance),
+                seed=seed,
+                progress=part(name),
             ).numpy()
             for name, attack in attacks.items()
         }
-    # Out of the subject, which freezes the network: a check says in which mode it was handed over.
+    # After `prepare`, which freezes the network: a check reports the mode in which it was handed over.
     part("checks")(0.0)
-    outcomes = [
-        *check_network(network, x, y, found, batch_size=batch_size),
-        *check_attacks(network, x, y, attacks, measured, grids, batch_size=batch_size),
+    checks = [
+        *check_network(network, x, y, margins, batch_size=batch_size),
+        *check_attacks(network, x, y, attacks, radii, grids, batch_size=batch_size),
     ]
     part("checks")(1.0)
-    worst = {name: worst_case([r for key, r in measured.items() if attacks[key].norm.name == name]) for name in norms}
+    worst = {name: worst_case([r for key, r in radii.items() if attacks[key].norm.name == name]) for name in norms}
     record: dict[str, Any] = {
         "schema": SCHEMA,
-        "dataset": dataset,
-        "split": split,
+        "dataset": options.dataset,
+        "split": options.split,
         "n": len(x),
-        "clean_error": float((next(iter(measured.values())) == 0).mean()),
+        "clean_error": float((next(iter(radii.values())) == 0).mean()),
         "attacks": {
-            name: _entry(attack, measured[name], grids[attack.norm.name], exact=tolerance is not None)
+            name: _entry(attack, radii[name], grids[attack.norm.name], exact=options.tolerance is not None)
             for name, attack in attacks.items()
         },
-        "margins": margins_record(found, logits, grids, worst),
-        "checks": [asdict(outcome) for outcome in outcomes],
+        "margins": margins_record(margins, logits, grids, worst),
+        "checks": [asdict(check) for check in checks],
         "cost": {"parameters": parameters(network), "macs": macs(network, tuple(x.shape[1:]))},
         "seed": seed,
-        "tolerance": tolerance,
+        "tolerance": options.tolerance,
     }
-    if corruptions:
+    if options.corruptions:
         record["corruptions"] = asdict(corruption_errors(network, x, y, seed=seed, batch_size=batch_size))
         part("corruptions")(1.0)
-    if certify is not None:
-        record["certificates"] = _certificates_entry(
-            run_certify(network, x, y, sigma=certify, seed=seed, batch_size=batch_size), certify
-        )
+    if smoothing is not None:
+        certificates = certify(network, x, y, smoothing, seed=seed, batch_size=batch_size)
+        record["certificates"] = _certificates_entry(certificates, smoothing.sigma)
         part("certificates")(1.0)
     # Through JSON, so that a profile is equal to itself saved and loaded, and nothing in it can fail to be saved.
-    return RobustnessProfile(json.loads(json.dumps(record, allow_nan=False)), measured)
+    return RobustnessProfile(json.loads(json.dumps(record, allow_nan=False)), radii)
 
 
-def _check_settings(
-    x: Tensor,
-    attacks: Mapping[str, Attack],
-    epsilons: Mapping[str, Sequence[float]] | None,
-    include: Mapping[str, Iterable[float]] | None,
-    *,
-    corruptions: bool,
-    certify: float | None,
+def _check_inputs(
+    x: Tensor, attacks: Mapping[str, Attack], epsilons: Mapping[str, Sequence[float]], options: ProfileOptions
 ) -> dict[str, Norm]:
     """Returns the norms of the attacks by name, having checked before any work what else would fail after it.
 
     Raises:
         TypeError: attacks, epsilons or x has the wrong type.
-        ValueError: a name, an epsilon's norm, sigma or the images' shape cannot be used.
+        ValueError: a name, an epsilon's norm or the images' shape cannot be used.
     """
     check_images(x)
     if not isinstance(attacks, Mapping):
@@ -154,20 +142,17 @@ def _check_settings(
     for attack in attacks.values():
         check_attack(attack)
     norms = {attack.norm.name: attack.norm for attack in attacks.values()}
-    for name, given in (("epsilons", epsilons), ("include", include)):
-        if given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{name} must be a mapping such as {{'linf': [8 / 255]}}, got {type(given).__name__}")
-        for norm in given or {}:
+    check_by_norm("epsilons", epsilons)
+    for name, by_norm in (("epsilons", epsilons), ("include", options.include)):
+        for norm in by_norm:
             if norm not in norms:
                 raise ValueError(f"{name} names the norm {norm!r}, but the attacks' norms are {', '.join(norms)}")
-    for norm, grid in (epsilons or {}).items():
+    for norm, grid in epsilons.items():
         check_epsilons(sorted(set(as_grid(grid))), norms[norm].largest(x[0].numel()))
         if max(grid) <= 0:
             raise ValueError(f"epsilons of {norm} must hold at least one above 0, got {list(grid)}")
-    if corruptions:
+    if options.corruptions:
         check_pictures(x)
-    if certify is not None:
-        check_sigma(certify)
     return norms
 
 
@@ -185,9 +170,9 @@ def _grid(
     return sorted({*wanted, *(e for e in suited if not any(math.isclose(e, w, rel_tol=0.05) for w in wanted))})
 
 
-def _entry(attack: Attack, found: Floats, epsilons: Sequence[float], *, exact: bool) -> dict[str, Any]:
-    curve = error_curve(found, epsilons)
-    median = median_radius(found)
+def _entry(attack: Attack, radii: Floats, epsilons: Sequence[float], *, exact: bool) -> dict[str, Any]:
+    curve = error_curve(radii, epsilons)
+    median = median_radius(radii)
     finite = curve.right > 0
     return {
         "config": describe(attack),
@@ -197,9 +182,9 @@ def _entry(attack: Attack, found: Floats, epsilons: Sequence[float], *, exact: b
         "flip_rate": curve.flip_rate.tolist() if finite else None,
         "flip_interval": curve.flip_interval.tolist() if finite else None,
         "median_radius": median if math.isfinite(median) else None,
-        "error_area": error_area(found, [e for e in epsilons if e > 0]) if _spans(epsilons) else None,
-        "power_law": asdict(fit_power_law(found, None if exact else epsilons)),
-        "success_rate": float(np.isfinite(found).mean()),
+        "error_area": error_area(radii, [e for e in epsilons if e > 0]) if _spans(epsilons) else None,
+        "power_law": asdict(fit_power_law(radii, None if exact else epsilons)),
+        "success_rate": float(np.isfinite(radii).mean()),
     }
 
 
@@ -207,14 +192,14 @@ def _spans(epsilons: Sequence[float]) -> bool:
     return len([epsilon for epsilon in epsilons if epsilon > 0]) > 1
 
 
-def _certificates_entry(found: Certificates, sigma: float) -> dict[str, Any]:
+def _certificates_entry(certificates: Certificates, sigma: float) -> dict[str, Any]:
     """Returns the certified error curve of the smoothed network up to the largest radius that its draws could certify."""
-    largest = float(found.radii.max())
+    largest = float(certificates.radii.max())
     epsilons = np.linspace(0, largest, 12).tolist() if largest > 0 else [0.0]
     return {
         "sigma": sigma,
-        "abstained": float((found.predictions < 0).mean()),
+        "abstained": float((certificates.predictions < 0).mean()),
         "epsilons": epsilons,
-        "certified_error": [float((found.radii <= epsilon).mean()) for epsilon in epsilons],
-        "median_radius": float(np.median(found.radii)),
+        "certified_error": [float((certificates.radii <= epsilon).mean()) for epsilon in epsilons],
+        "median_radius": float(np.median(certificates.radii)),
     }

@@ -83,10 +83,10 @@ def check_names(attacks: Mapping[str, Attack]) -> None:
             )
 
 
-def save_profile(found: RobustnessProfile, folder: Path) -> None:
+def save_profile(profile: RobustnessProfile, folder: Path) -> None:
     """Writes profile.json and radii.npz into a folder that exists."""
-    (folder / "profile.json").write_text(json.dumps(found.record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    np.savez_compressed(folder / "radii.npz", **found.radii)  # type: ignore[arg-type]  # numpy's stub takes no mapping
+    (folder / "profile.json").write_text(json.dumps(profile.record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    np.savez_compressed(folder / "radii.npz", **profile.radii)  # type: ignore[arg-type]  # numpy's stub takes no mapping
 
 
 def load_profile(folder: Path) -> RobustnessProfile:

@@ -1,6 +1,7 @@
 """Balls of images: what share of them is adversarial, how adversarial images hang together, where networks disagree."""
 
-from evaluators.regions.connectivity import AdversarialSet, Connections, adversarial_set, connections
+from evaluators.regions.connectivity import AdversarialSet, Connections, Starts, adversarial_set, connections
+from evaluators.regions.sampling import Sampling
 from evaluators.regions.shares import BallShares, ball_shares
 from evaluators.regions.voting import Disagreement, disagreement, low_margin_share
 from evaluators.regions.voting_lines import BoundaryEntropy, LineVotes, boundary_entropy, vote_along_line
@@ -12,6 +13,8 @@ __all__ = [
     "Connections",
     "Disagreement",
     "LineVotes",
+    "Sampling",
+    "Starts",
     "adversarial_set",
     "ball_shares",
     "boundary_entropy",

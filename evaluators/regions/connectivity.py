@@ -44,6 +44,26 @@ TOLERANCE = 0.01
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class Starts:
+    """How an attack is run several times on one image, each time with other random numbers.
+
+    Attributes:
+        count: How often.
+        seed: Seed of the attack. The first images do not depend on the count.
+        stop_when_fooled: End each run at the first adversarial image, near the boundary, instead of where it ends.
+    """
+
+    count: int = 32
+    seed: int = 0
+    stop_when_fooled: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.count, int) or self.count < 1:
+            raise ValueError(f"count must be a whole number of at least 1, got {self.count!r}")
+
+
+@final
 @dataclass(frozen=True)
 class AdversarialSet:
     """Distinct adversarial images of one clean image, M of them, within epsilon of it.
@@ -54,8 +74,8 @@ class AdversarialSet:
         norm: Shape of the ball.
         epsilon: Radius of the ball, in pixel units.
         starts: How often the attack was run.
-        found: How many of its runs ended at an adversarial image.
-        images: The distinct ones, (M, ...), in the order in which they were found: each farther than a tolerance from those
+        successes: How many of its runs ended at an adversarial image.
+        images: The distinct ones, (M, ...), in the order of the runs: each farther than a tolerance from those
             before it.
         predictions: Their classes, (M,) int64, all wrong.
         distances: Between any two of them, in the norm, as shares of epsilon, (M, M): at most 2.
@@ -67,7 +87,7 @@ class AdversarialSet:
     norm: Norm
     epsilon: float
     starts: int
-    found: int
+    successes: int
     images: Tensor
     predictions: NDArray[np.int64]
     distances: Floats
@@ -114,10 +134,8 @@ def adversarial_set(
     attack: Attack,
     epsilon: float,
     *,
-    starts: int = 32,
+    starts: Starts = Starts(),
     tolerance: float = TOLERANCE,
-    seed: int = 0,
-    stop_when_fooled: bool = False,
     batch_size: int = FORWARD_ONLY,
 ) -> AdversarialSet:
     """Returns the distinct adversarial images that an attack finds around one clean image x (1, ...) with label y (1,).
@@ -128,30 +146,26 @@ def adversarial_set(
         y: Its true label, int64.
         attack: Any attack; one without a random start finds one image at most.
         epsilon: Radius of the ball, in pixel units, above 0.
-        starts: How often to run the attack, each time with other random numbers.
+        starts: How often to run the attack, and how.
         tolerance: How far apart two images are that count as two, as a share of epsilon, in the attack's norm. Two that are
             nearer may be one local maximum, not quite reached.
-        seed: Seed of the attack. The first images do not depend on the number of starts.
-        stop_when_fooled: End each run at the first adversarial image, near the boundary, instead of where it ends.
         batch_size: Images in one pass without gradients.
 
     Raises:
         TypeError: network, x, y or attack has the wrong type.
-        ValueError: x, y or a setting is out of range, or the network's output is not (N, K) logits.
+        ValueError: x, y, epsilon or tolerance is out of range, or the network's output is not (N, K) logits.
     """
     check_attack(attack)
     check_images(x)
     if len(x) != 1:
         raise ValueError(f"x must hold one image, with shape (1, ...), got {len(x)} of them")
     check_labels(y, 1)
-    if not isinstance(starts, int) or starts < 1:
-        raise ValueError(f"starts must be a whole number of at least 1, got {starts!r}")
     if not 0 <= tolerance <= 2:
         raise ValueError(f"tolerance must be between 0 and 2, a share of epsilon, got {tolerance:g}")
     if not epsilon > 0:
         raise ValueError(f"epsilon must be above 0, got {epsilon:g}: a point has no other images in it")
-    many = x.repeat(starts, *[1] * (x.ndim - 1))
-    ended = attack(network, many, y.repeat(starts), epsilon, seed=seed, stop_when_fooled=stop_when_fooled)
+    many, labels = x.repeat(starts.count, *[1] * (x.ndim - 1)), y.repeat(starts.count)
+    ended = attack(network, many, labels, epsilon, seed=starts.seed, stop_when_fooled=starts.stop_when_fooled)
     with frozen(network):
         predictions = predict(network, ended, Batches(batch_size)).argmax(1)
     wrong = predictions != y
@@ -166,8 +180,8 @@ def adversarial_set(
         label=int(y),
         norm=attack.norm,
         epsilon=float(epsilon),
-        starts=starts,
-        found=len(images),
+        starts=starts.count,
+        successes=len(images),
         images=images[kept],
         predictions=predictions[kept].cpu().numpy(),
         distances=distances[np.ix_(kept, kept)],
@@ -183,7 +197,7 @@ def _distances(images: Tensor, norm: Norm) -> Floats:
 
 def connections(
     network: nn.Module,
-    found: AdversarialSet,
+    adversarial: AdversarialSet,
     *,
     points: int = 16,
     steps: int = 10,
@@ -196,7 +210,7 @@ def connections(
 
     Args:
         network: That for which they were found. It is left as it was.
-        found: At least one image.
+        adversarial: At least one image.
         points: How many points to look at on a straight path, evenly spaced; a bent path has as many on each half.
         steps: Of gradient ascent on the margin loss, from the middle of a straight path that fails.
         step_size: Length of a step, as a fraction of epsilon.
@@ -205,13 +219,13 @@ def connections(
     Raises:
         ValueError: there is no image, or a setting is out of range.
     """
-    if len(found.images) == 0:
+    if len(adversarial.images) == 0:
         raise ValueError("there is no adversarial image to connect; none was found")
     for name, number in (("points", points), ("steps", steps)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
     check_steps(steps, step_size)
-    images, count = found.images, len(found.images)
+    images, count = adversarial.images, len(adversarial.images)
     first, second = np.triu_indices(count, 1)
     straight, same, bent = (np.eye(count, dtype=bool) for _ in range(3))
     bent[:] = False
@@ -219,15 +233,17 @@ def connections(
         batches = Batches(batch_size)
         for i, j in zip(first.tolist(), second.tolist(), strict=True):
             seen = _along(network, images[i], images[j], points, batches)
-            straight[i, j] = straight[j, i] = bool((seen != found.label).all())
-            ends = found.predictions[i] == found.predictions[j]
-            same[i, j] = same[j, i] = bool(ends and (seen == found.predictions[i]).all())
+            straight[i, j] = straight[j, i] = bool((seen != adversarial.label).all())
+            ends = adversarial.predictions[i] == adversarial.predictions[j]
+            same[i, j] = same[j, i] = bool(ends and (seen == adversarial.predictions[i]).all())
         failed = [(i, j) for i, j in zip(first.tolist(), second.tolist(), strict=True) if not straight[i, j]]
         if failed:
             middles = torch.stack([(images[i] + images[j]) / 2 for i, j in failed])
-            for (i, j), through in zip(failed, _pushed(network, found, middles, steps, step_size, batch_size), strict=True):
+            for (i, j), through in zip(
+                failed, _pushed(network, adversarial, middles, steps, step_size, batch_size), strict=True
+            ):
                 halves = (_along(network, images[end], through, points, batches, last=True) for end in (i, j))
-                bent[i, j] = bent[j, i] = all(bool((seen != found.label).all()) for seen in halves)
+                bent[i, j] = bent[j, i] = all(bool((seen != adversarial.label).all()) for seen in halves)
     return Connections(points, straight, same, bent, _components(straight), _components(straight | bent))
 
 
@@ -242,16 +258,16 @@ def _along(
 
 
 def _pushed(
-    network: nn.Module, found: AdversarialSet, middles: Tensor, steps: int, step_size: float, one_pass: int
+    network: nn.Module, adversarial: AdversarialSet, middles: Tensor, steps: int, step_size: float, one_pass: int
 ) -> Tensor:
     """Returns where gradient steps lead from middles (P, ...), in the ball, (P, ...)."""
-    x = found.x.expand_as(middles)
-    size = middles.new_full((len(middles),), found.epsilon)
-    y = torch.full((len(middles),), found.label, dtype=torch.int64, device=middles.device)
+    x = adversarial.x.expand_as(middles)
+    size = middles.new_full((len(middles),), adversarial.epsilon)
+    y = torch.full((len(middles),), adversarial.label, dtype=torch.int64, device=middles.device)
     # All the way, not just over the boundary: halves of a path that only grazes it would soon cross it again.
-    target = GradientOracle(network, x, y, found.norm, size, keep="nothing", one_pass=one_pass)
+    target = GradientOracle(network, x, y, adversarial.norm, size, keep="nothing", one_pass=one_pass)
     ball = size.view(-1, *[1] * (x.ndim - 1))
-    return x + gradient_steps(target, found.norm, x, middles, ball, margin, steps=steps, step_size=step_size)
+    return x + gradient_steps(target, adversarial.norm, x, middles, ball, margin, steps=steps, step_size=step_size)
 
 
 def _components(connected: NDArray[np.bool_]) -> NDArray[np.int64]:

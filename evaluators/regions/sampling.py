@@ -12,10 +12,13 @@ wherever in the range the centre is.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import torch
 
+from evaluators.curves.error_curves import check_confidence
+from evaluators.engine.batches import FORWARD_ONLY, Batches
 from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
 from evaluators.engine.noise import ImageNoise
 from evaluators.norms import L2, Linf, Norm
@@ -35,6 +38,30 @@ _AFFORDABLE = 5e7
 _HALVINGS = 60
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How balls are sampled.
+
+    Attributes:
+        samples: Points drawn from each ball.
+        seed: Seed of the draws. Results do not depend on the batch size.
+        batch_size: Points in one pass through a network.
+        confidence: Of each interval.
+    """
+
+    samples: int = 200
+    seed: int = 0
+    batch_size: int = FORWARD_ONLY
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.samples, int) or self.samples < 1:
+            raise ValueError(f"samples must be a whole number of at least 1, got {self.samples!r}")
+        Batches(self.batch_size)  # Checks it.
+        check_confidence(self.confidence)
+
+
 def check_norm(norm: Norm) -> None:
     """Checks that a norm is one whose ball is known here.
 
@@ -45,19 +72,17 @@ def check_norm(norm: Norm) -> None:
         raise TypeError(f"norm must be Linf() or L2(), got {norm!r}")
 
 
-def check_balls(centres: Tensor, norm: Norm, radii: Sequence[float], samples: int) -> list[float]:
+def check_balls(centres: Tensor, norm: Norm, radii: Sequence[float]) -> list[float]:
     """Returns the radii as a list of floats, after a look at what is to be drawn.
 
     Raises:
         TypeError: centres, norm or radii have the wrong type.
-        ValueError: centres or radii are out of range, or samples is below 1.
+        ValueError: centres or radii are out of range.
     """
     check_images(centres)
     check_norm(norm)
     grid = as_grid(radii)
     check_epsilons(grid, norm.largest(centres[0].numel()))
-    if not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}")
     return grid
 
 
@@ -74,9 +99,7 @@ def affordable_samples(norm: Norm, pixels: int, balls: int, most: int) -> int:
     return max(1, min(most, int(_AFFORDABLE / (balls * pixels * proposals))))
 
 
-def ball_points(
-    centres: Tensor, norm: Norm, radii: Sequence[float], samples: int, seed: int, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def ball_points(centres: Tensor, norm: Norm, radii: Sequence[float], sampling: Sampling) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields batches of points drawn from the balls, all independent: their ball, (B,) int64, and the points, (B, ...).
 
     Ball n * R + r is that of centre n and radius r. The points do not depend on the batch size.
@@ -85,10 +108,9 @@ def ball_points(
         centres: Images, (N, ...).
         norm: Linf() or L2().
         radii: Of the balls around each centre, (R,), in pixel units.
-        samples: Points drawn from each ball.
-        seed: Seed of the draws.
-        batch_size: The largest B.
+        sampling: How many points of each ball, from which seed, and at most how many at once, B.
     """
+    samples, seed, batch_size = sampling.samples, sampling.seed, sampling.batch_size
     flat = centres.flatten(1).double()
     sizes = torch.tensor(radii, dtype=torch.float64, device=centres.device)
     scales = torch.stack([_standard_deviation(flat, radius) for radius in radii], 1) if isinstance(norm, L2) else None
@@ -111,7 +133,7 @@ def _box(centres: Tensor, radius: Tensor, noise: ImageNoise) -> Tensor:
 
 def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: int) -> Tensor:
     """Returns a point of the L2 ball around each of the centres (B, D), all of radius (B,) and proposals' scale (B,)."""
-    found = centres.clone()
+    points = centres.clone()
     left = (radius > 0).nonzero().squeeze(1)
     first = 0
     while len(left):
@@ -131,10 +153,10 @@ def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: 
         done = accepted.any(1)
         # The index of the first True: argmax of a tensor of bool names no particular one.
         which = accepted.to(torch.int8).cumsum(1).eq(0).sum(1)[done]
-        found[left[done]] += delta.view(len(left), tries, -1)[done.nonzero().squeeze(1), which]
+        points[left[done]] += delta.view(len(left), tries, -1)[done.nonzero().squeeze(1), which]
         left = left[~done]
         first += tries
-    return found.clamp(0, 1)
+    return points.clamp(0, 1)
 
 
 def _truncated_normal(centres: Tensor, scale: Tensor, uniform: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluators.curves.error_curves import Floats, binomial_interval, check_confidence
-from evaluators.engine.batches import FORWARD_ONLY, Batches
+from evaluators.curves.error_curves import Floats, binomial_interval
+from evaluators.engine.batches import Batches
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_labels, check_module
 from evaluators.engine.prepared import predict
-from evaluators.regions.sampling import ball_points, check_balls
+from evaluators.regions.sampling import Sampling, ball_points, check_balls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,10 +59,7 @@ def ball_shares(
     norm: Norm,
     radii: Sequence[float],
     *,
-    samples: int = 1000,
-    seed: int = 0,
-    batch_size: int = FORWARD_ONLY,
-    confidence: float = 0.95,
+    sampling: Sampling = Sampling(samples=1000),
 ) -> BallShares:
     """Returns the share of each ball around centres (N, ...) to which the network does not give the labels (N,).
 
@@ -77,26 +74,23 @@ def ball_shares(
         labels: The class that does not count, int64: the true one.
         norm: Linf() or L2().
         radii: Of the balls, strictly increasing, in pixel units, (R,).
-        samples: Points drawn from each ball.
-        seed: Seed of the draws. Results do not depend on the batch size.
-        batch_size: Points in one pass through the network.
-        confidence: Of each interval.
+        sampling: How many points are drawn from each ball, and how.
 
     Raises:
         TypeError: network, centres, labels or norm has the wrong type.
-        ValueError: centres, labels, radii or a setting is out of range, or the network's output is not (N, K) logits.
+        ValueError: centres, labels or radii are out of range, or the network's output is not (N, K) logits.
     """
     check_module(network)
-    grid = check_balls(centres, norm, radii, samples)
+    grid = check_balls(centres, norm, radii)
     check_labels(labels, len(centres))
     with frozen(network):
         check_labels(labels, len(centres), predict(network, centres[:1]).shape[1])
         given = labels.repeat_interleave(len(grid))
 
         def adversarial(balls: Tensor, points: Tensor) -> Tensor:
-            return predict(network, points, Batches(batch_size)).argmax(1) != given[balls]
+            return predict(network, points, Batches(sampling.batch_size)).argmax(1) != given[balls]
 
-        return count_in_balls(adversarial, centres, norm, grid, samples, seed, batch_size, confidence)
+        return count_in_balls(adversarial, centres, norm, grid, sampling)
 
 
 def count_in_balls(
@@ -104,10 +98,7 @@ def count_in_balls(
     centres: Tensor,
     norm: Norm,
     radii: Sequence[float],
-    samples: int,
-    seed: int,
-    batch_size: int,
-    confidence: float,
+    sampling: Sampling,
 ) -> BallShares:
     """Returns the share of each ball around centres (N, ...) that has a property, with inputs that have been checked.
 
@@ -116,14 +107,11 @@ def count_in_balls(
         centres: As for `ball_shares`, and so are the other arguments.
         norm: As there.
         radii: As there.
-        samples: As there.
-        seed: As there.
-        batch_size: As there.
-        confidence: As there.
+        sampling: As there.
     """
-    check_confidence(confidence)
+    samples = sampling.samples
     counts = torch.zeros(len(centres) * len(radii), dtype=torch.int64, device=centres.device)
-    for balls, points in ball_points(centres, norm, radii, samples, seed, Batches(batch_size).size):
+    for balls, points in ball_points(centres, norm, radii, sampling):
         counts.index_add_(0, balls, property_of(balls, points).long())
     hits = counts.view(len(centres), len(radii)).cpu().numpy()
     return BallShares(
@@ -131,5 +119,5 @@ def count_in_balls(
         samples=samples,
         counts=hits,
         share=hits / samples,
-        interval=binomial_interval(hits.astype(np.float64), samples, confidence),
+        interval=binomial_interval(hits.astype(np.float64), samples, sampling.confidence),
     )

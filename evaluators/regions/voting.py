@@ -28,11 +28,11 @@ from scipy.optimize import brentq
 from scipy.special import rel_entr
 
 from evaluators.curves.error_curves import Floats, binomial_interval, check_confidence
-from evaluators.engine.batches import FORWARD_ONLY, Batches
+from evaluators.engine.batches import Batches
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_module
 from evaluators.engine.prepared import predict
-from evaluators.regions.sampling import ball_points, check_balls
+from evaluators.regions.sampling import Sampling, ball_points, check_balls
 from evaluators.regions.shares import BallShares, count_in_balls
 
 if TYPE_CHECKING:
@@ -80,10 +80,7 @@ def disagreement(
     norm: Norm,
     epsilons: Sequence[float],
     *,
-    samples: int = 200,
-    seed: int = 0,
-    batch_size: int = FORWARD_ONLY,
-    confidence: float = 0.95,
+    sampling: Sampling = Sampling(samples=200),
 ) -> Disagreement:
     """Returns how much networks disagree in the balls around centres (N, ...), in points drawn uniformly.
 
@@ -92,23 +89,20 @@ def disagreement(
         centres: Images with pixels in [0, 1], drawn independently of each other if the intervals are to mean anything.
         norm: Linf() or L2().
         epsilons: Strictly increasing, in pixel units; at 0 the centre itself is looked at.
-        samples: Points drawn from each ball.
-        seed: Seed of the draws. Results do not depend on the batch size.
-        batch_size: Points in one pass.
-        confidence: Of each interval.
+        sampling: How many points are drawn from each ball, and how.
 
     Raises:
         TypeError: a network, centres or norm has the wrong type.
         ValueError: there are fewer than two networks, their numbers of classes differ, or another input is out of range.
     """
-    grid = check_balls(centres, norm, epsilons, samples)
-    check_confidence(confidence)
+    grid = check_balls(centres, norm, epsilons)
+    samples, confidence = sampling.samples, sampling.confidence
     with ensemble_eval(networks, centres) as classes:
         most = math.log(min(len(networks), classes))
         counts = torch.zeros(len(centres) * len(grid), dtype=torch.int64, device=centres.device)
         total = torch.zeros(len(counts), dtype=torch.float64, device=centres.device)
-        for balls, points in ball_points(centres, norm, grid, samples, seed, Batches(batch_size).size):
-            votes = votes_of(networks, points, batch_size)
+        for balls, points in ball_points(centres, norm, grid, sampling):
+            votes = votes_of(networks, points, sampling.batch_size)
             counts.index_add_(0, balls, (votes != votes[0]).any(0).long())
             total.index_add_(0, balls, vote_entropy(votes, classes))
     shape = (len(centres), len(grid))
@@ -197,10 +191,7 @@ def low_margin_share(
     epsilons: Sequence[float],
     threshold: float,
     *,
-    samples: int = 200,
-    seed: int = 0,
-    batch_size: int = FORWARD_ONLY,
-    confidence: float = 0.95,
+    sampling: Sampling = Sampling(samples=200),
 ) -> BallShares:
     """Returns the share of each ball around centres (N, ...) where a network's margin is below a threshold.
 
@@ -212,23 +203,20 @@ def low_margin_share(
         norm: Linf() or L2().
         epsilons: Strictly increasing, in pixel units.
         threshold: Of the largest logit minus the next, in logits, above 0. The median margin of clean images is a measure.
-        samples: Points drawn from each ball.
-        seed: Seed of the draws. Results do not depend on the batch size.
-        batch_size: Points in one pass.
-        confidence: Of each interval.
+        sampling: How many points are drawn from each ball, and how.
 
     Raises:
         TypeError: network, centres or norm has the wrong type.
         ValueError: an input is out of range, or the network's output is not (N, K) logits.
     """
     check_module(network)
-    grid = check_balls(centres, norm, epsilons, samples)
+    grid = check_balls(centres, norm, epsilons)
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0, in logits, got {threshold:g}: no margin is below 0")
 
     def undecided(balls: Tensor, points: Tensor) -> Tensor:
-        largest = predict(network, points, Batches(batch_size)).topk(2).values
+        largest = predict(network, points, Batches(sampling.batch_size)).topk(2).values
         return largest[:, 0] - largest[:, 1] < threshold
 
     with frozen(network):
-        return count_in_balls(undecided, centres, norm, grid, samples, seed, batch_size, confidence)
+        return count_in_balls(undecided, centres, norm, grid, sampling)

@@ -198,14 +198,14 @@ def _at(
 def _crossing(network: nn.Module, start: Tensor, end: Tensor, positions: Tensor, votes: Tensor, batch_size: int) -> Tensor:
     """Returns where the network's class first differs from that at the start, (N,), given its classes (N, P)."""
     changed = (votes != votes[:, :1]) & (votes >= 0)
-    found = changed.any(1)
+    crosses = changed.any(1)
     # The index of the first True; 1 where there is none, to have a step to bisect.
     first = changed.to(torch.int8).cumsum(1).eq(0).sum(1)
-    first = torch.where(found, first, 1)
+    first = torch.where(crosses, first, 1)
     low, high = positions[first - 1], positions[first]
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         points, _ = _points(start, end, middle)
         same = predict(network, points, Batches(batch_size)).argmax(1) == votes[:, 0]
         low, high = torch.where(same, middle, low), torch.where(same, high, middle)
-    return torch.where(found, high, math.inf)
+    return torch.where(crosses, high, math.inf)

@@ -89,28 +89,28 @@ def stronger_correlation(
 
 
 def _checked(*vectors: Sequence[float]) -> Floats:
-    found = [np.asarray(vector, dtype=np.float64) for vector in vectors]
-    shapes = [vector.shape for vector in found]
+    arrays = [np.asarray(vector, dtype=np.float64) for vector in vectors]
+    shapes = [vector.shape for vector in arrays]
     if any(len(shape) != 1 or shape != shapes[0] or not shape[0] for shape in shapes):
         raise ValueError(f"ranks are correlated over vectors of one length, one number a network; got shapes {shapes}")
-    if not all(np.isfinite(vector).all() for vector in found):
+    if not all(np.isfinite(vector).all() for vector in arrays):
         raise ValueError("ranks are correlated of finite numbers; leave out the networks of which one is not")
-    return np.stack(found)
+    return np.stack(arrays)
 
 
 def _with_interval(statistic: Callable[[Floats], Floats], values: Floats, confidence: float, seed: int) -> RankCorrelation:
     """Returns a statistic of values (V, S, N), (S,), of one sample (V, N) with an interval over the N."""
     check_confidence(confidence)
     count = values.shape[1]
-    found = float(statistic(values[:, None])[0])
-    if np.isnan(found):
+    correlation = float(statistic(values[:, None])[0])
+    if np.isnan(correlation):
         return RankCorrelation(count, None, None)
     apart = min(count - int(np.unique(row, return_counts=True)[1].max()) for row in values)
-    if count < ENOUGH or apart < APART or abs(found) > 1 - 1e-9:
-        return RankCorrelation(count, found, None)
+    if count < ENOUGH or apart < APART or abs(correlation) > 1 - 1e-9:
+        return RankCorrelation(count, correlation, None)
     again = statistic(values[:, np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))])
     low, high = np.quantile(again[~np.isnan(again)], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return RankCorrelation(count, found, (float(low), float(high)))
+    return RankCorrelation(count, correlation, (float(low), float(high)))
 
 
 def _spearman(samples: Floats) -> Floats:

@@ -206,12 +206,12 @@ def _split(logs: Floats, subjects: Sequence[str], factors: Mapping[str, Sequence
     if len(names) < len(subjects):
         means = _means(logs, names, subjects, within)
         if within:
-            found, _ = _effects(logs, {"": subjects, **within})
-            effects = {name: found[name] for name in within}
-    found, residual = _effects(means, across)
+            estimates, _ = _effects(logs, {"": subjects, **within})
+            effects = {name: estimates[name] for name in within}
+    estimates, residual = _effects(means, across)
     # Levels are told by the observations as they are, also where subjects are judged.
-    told = {name: replace(effect, **_told(logs, factors[name])) for name, effect in found.items()}
-    return _Split(names, means, effects | told, residual)
+    across_effects = {name: replace(effect, **_told(logs, factors[name])) for name, effect in estimates.items()}
+    return _Split(names, means, effects | across_effects, residual)
 
 
 def _means(logs: Floats, names: Sequence[str], subjects: Sequence[str], within: Mapping[str, Sequence[str]]) -> Floats:

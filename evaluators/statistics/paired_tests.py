@@ -155,9 +155,9 @@ def paired_interval(only_first: int, only_second: int, n: int, confidence: float
         variance = n * max(2 * second + difference * (1 - difference), 1e-12)
         return (only_first - only_second - n * difference) / math.sqrt(variance)
 
-    found = (only_first - only_second) / n
-    low = -1.0 if only_second == n else brentq(lambda difference: score(difference) - z, -1.0, found)
-    high = 1.0 if only_first == n else brentq(lambda difference: score(difference) + z, found, 1.0)
+    observed = (only_first - only_second) / n
+    low = -1.0 if only_second == n else brentq(lambda difference: score(difference) - z, -1.0, observed)
+    high = 1.0 if only_first == n else brentq(lambda difference: score(difference) + z, observed, 1.0)
     return float(low), float(high)
 
 

@@ -66,8 +66,8 @@ def adversarial_direction(
     for early in (False, True):
         point = attack(network, x, y, epsilon, seed=seed, stop_when_fooled=early)
         with prepare(network, point, y, attempts=1) as prepared:
-            found = int(prepared.logits.argmax(1))
-        if found == towards if towards is not None else found != label:
+            prediction = int(prepared.logits.argmax(1))
+        if prediction == towards if towards is not None else prediction != label:
             return (point - x)[0]
     return None
 

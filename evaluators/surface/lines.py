@@ -22,6 +22,40 @@ if TYPE_CHECKING:
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """The part of a line on which a network is evaluated, at equally spaced positions.
+
+    Attributes:
+        start: First position, in L2 distance from the image.
+        stop: Last position; twice the direction's length if None.
+        points: Number of positions.
+    """
+
+    start: float = 0.0
+    stop: float | None = None
+    points: int = 201
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and (self.stop is None or math.isfinite(self.stop))):
+            raise ValueError(f"start and stop must be finite, got {self.start} and {self.stop}")
+        if self.stop is not None:
+            check_order(self.start, self.stop)
+        if self.points < 2:
+            raise ValueError(f"points must be at least 2, got {self.points}")
+
+
+def check_order(start: float, stop: float) -> None:
+    """Checks that the last position is beyond the first.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not start < stop:
+        raise ValueError(f"stop must be beyond start, {start:g}, got {stop:g}")
+
+
+@final
 @dataclass(frozen=True)
 class Crossing:
     """A place where the network's class changes along a line.
@@ -67,9 +101,7 @@ def boundary_line(
     label: int,
     direction: Tensor,
     *,
-    start: float = 0.0,
-    stop: float | None = None,
-    points: int = 201,
+    segment: Segment = Segment(),
     tolerance: float = 1e-5,
     batch_size: int | None = None,
 ) -> Line:
@@ -84,49 +116,50 @@ def boundary_line(
         image: Clean image, (C, H, W).
         label: The true label, to which margins refer.
         direction: Such as an adversarial perturbation, (C, H, W).
-        start: First position, in L2 distance from the image.
-        stop: Last position; twice the direction's length if None.
-        points: Number of positions.
+        segment: The part of the line to look at, and in how many points.
         tolerance: How exactly crossings are located, in L2 distance.
         batch_size: Points in one pass; found from the memory that one image needs if None.
 
     Raises:
         TypeError: network or image has the wrong type.
-        ValueError: image or label is out of range, direction is zero or has another shape, start, stop, points or
-            tolerance make no line, or the network's output is not (N, K) finite logits.
+        ValueError: image, label or tolerance is out of range, direction is zero or has another shape, its double is not
+            beyond the segment's start, or the network's output is not (N, K) finite logits.
     """
     length = float(direction.detach().cpu().double().norm())
     if not 0 < length < math.inf:
         raise ValueError(f"direction must be finite and not zero, got one of length {length:g}: it leads nowhere")
-    last = 2 * length if stop is None else stop
-    if not (math.isfinite(start) and math.isfinite(last)):
-        raise ValueError(f"start and stop must be finite, got {start:g} and {last:g}")
-    if not start < last:
-        raise ValueError(f"stop must be beyond start, {start:g}, got {last:g}")
-    if points < 2:
-        raise ValueError(f"points must be at least 2, got {points}")
+    stop = 2 * length if segment.stop is None else segment.stop
+    check_order(segment.start, stop)
     if not tolerance > 0:
         raise ValueError(f"tolerance must be above 0, got {tolerance:g}")
-    positions = np.linspace(start, last, points)
+    positions = np.linspace(segment.start, stop, segment.points)
     unit = (direction.detach().cpu().double() / length)[None]
     with responses(network, image, label, unit, batch_size) as at:
-        found = at(positions[:, None])
+        line_responses = at(positions[:, None])
 
         def class_at(position: float) -> int:
             return int(at(np.array([[position]])).label[0])
 
         crossings: list[Crossing] = []
-        for i in np.flatnonzero(np.diff(found.label)):
-            (low, high), (before, after) = positions[i : i + 2].tolist(), found.label[i : i + 2].tolist()
+        for i in np.flatnonzero(np.diff(line_responses.label)):
+            (low, high), (before, after) = positions[i : i + 2].tolist(), line_responses.label[i : i + 2].tolist()
             crossings += _between(class_at, low, high, before, after, tolerance)
-    return Line(positions, found.label, found.margin, found.confidence, found.inside, tuple(crossings), length)
+    return Line(
+        positions,
+        line_responses.label,
+        line_responses.margin,
+        line_responses.confidence,
+        line_responses.inside,
+        tuple(crossings),
+        length,
+    )
 
 
 def _between(
     class_at: Callable[[float], int], low: float, high: float, before: int, after: int, tolerance: float
 ) -> list[Crossing]:
     """Returns crossings between two positions of different classes that lead from the one class to the other."""
-    found = []
+    crossings = []
     while before != after:
         near, far, beyond = low, high, after
         # The second condition ends it where the middle can no longer be told from the ends.
@@ -136,6 +169,6 @@ def _between(
                 near = middle
             else:
                 far, beyond = middle, here
-        found.append(Crossing((near + far) / 2, before, beyond))
+        crossings.append(Crossing((near + far) / 2, before, beyond))
         low, before = far, beyond
-    return found
+    return crossings

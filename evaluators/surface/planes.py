@@ -199,15 +199,15 @@ def response_surface(
             raise ValueError(f"{name} must be finite, got {coordinates[~np.isfinite(coordinates)][0]:g}")
     grid = np.stack(np.meshgrid(columns, rows, indexing="ij"), axis=-1).reshape(-1, 2)
     with responses(network, plane.origin, label, torch.stack([plane.across, plane.up]), batch_size) as at:
-        found = at(grid)
+        grid_responses = at(grid)
     shape = (len(columns), len(rows))
     return Surface(
         across=columns,
         up=rows,
-        label=found.label.reshape(shape),
-        margin=found.margin.reshape(shape),
-        confidence=found.confidence.reshape(shape),
-        inside=found.inside.reshape(shape),
+        label=grid_responses.label.reshape(shape),
+        margin=grid_responses.margin.reshape(shape),
+        confidence=grid_responses.confidence.reshape(shape),
+        inside=grid_responses.inside.reshape(shape),
         marks=plane.marks,
         axes=plane.axes,
     )

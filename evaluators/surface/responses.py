@@ -84,8 +84,8 @@ def responses(
                 check_logits(logits, len(batch))
                 return logits.argmax(1), -margin(logits, y.expand(len(batch))), logits.softmax(1).amax(1), inside
 
-            found = [part for _, part in prepared.batches.over(torch.arange(len(places), device=x.device), work)]
-            told, gap, sure, inside = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
-            return Responses(told.numpy(), gap.double().numpy(), sure.double().numpy(), inside.numpy())
+            by_batch = [part for _, part in prepared.batches.over(torch.arange(len(places), device=x.device), work)]
+            predicted, gap, sure, inside = (torch.cat(parts).cpu() for parts in zip(*by_batch, strict=True))
+            return Responses(predicted.numpy(), gap.double().numpy(), sure.double().numpy(), inside.numpy())
 
         yield at

@@ -99,9 +99,9 @@ class _Table:
         places = (p for p in range(6) if np.allclose(values * 10**p, np.round(values * 10**p), rtol=0, atol=1e-4))
         return float(10.0 ** -next(places, 6)) / self.unit
 
-    def rows(self, found: NDArray[np.bool_]) -> str:
-        shown = [self.labels[i] for i in np.flatnonzero(found)[:SHOWN]]
-        return "; ".join(shown) + ("; ..." if found.sum() > SHOWN else "")
+    def rows(self, selected: NDArray[np.bool_]) -> str:
+        shown = [self.labels[i] for i in np.flatnonzero(selected)[:SHOWN]]
+        return "; ".join(shown) + ("; ..." if selected.sum() > SHOWN else "")
 
 
 def _labels(columns: Mapping[str, NDArray[Any]]) -> list[str]:
@@ -227,25 +227,25 @@ def _verdict(
     evidence: Mapping[str, float | str],
 ) -> CheckResult:
     """Returns a check that fails where any gap (N,), by the columns that it lies between, exceeds its tolerance."""
-    found = {pair: gap > tolerance(pair) for pair, gap in gaps.items()}
-    rows = np.any(list(found.values()), axis=0)
-    worst = max(gaps, key=lambda pair: np.nanmax(np.where(found[pair], gaps[pair], -np.inf), initial=-np.inf))
+    exceeding = {pair: gap > tolerance(pair) for pair, gap in gaps.items()}
+    rows = np.any(list(exceeding.values()), axis=0)
+    worst = max(gaps, key=lambda pair: np.nanmax(np.where(exceeding[pair], gaps[pair], -np.inf), initial=-np.inf))
     outcome: dict[str, float | str] = {**evidence, "rows": int(rows.sum()), "of": len(rows)}
     if rows.any():
-        row = int(np.nanargmax(np.where(found[worst], gaps[worst], -np.inf)))
+        row = int(np.nanargmax(np.where(exceeding[worst], gaps[worst], -np.inf)))
         outcome |= {
             "largest_points": round(100 * float(gaps[worst][row]), 4),
             "largest_at": worst,
             "largest_in": table.labels[row],
-            "counts": _counts(found),
+            "counts": _counts(exceeding),
             "first_rows": table.rows(rows),
         }
     return CheckResult(name, not rows.any(), outcome)
 
 
-def _counts(found: Mapping[str, NDArray[np.bool_]]) -> str:
+def _counts(exceeding: Mapping[str, NDArray[np.bool_]]) -> str:
     """Returns how many rows were found at each of them."""
-    counted: Iterable[tuple[str, int]] = ((pair, int(rows.sum())) for pair, rows in found.items())
+    counted: Iterable[tuple[str, int]] = ((pair, int(rows.sum())) for pair, rows in exceeding.items())
     return "; ".join(f"{pair}: {count:,}" for pair, count in counted if count)
 
 

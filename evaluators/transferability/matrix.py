@@ -168,9 +168,9 @@ def transfer_matrix(
         for e, epsilon in enumerate(grid):
             for s, source in enumerate(prepared):
                 done = 0
-                for found in _tried(source, prepared, attack, epsilon, kept, seed):
-                    fooled[e, s, :, done : done + found.shape[1]] = found.cpu().numpy()
-                    done += found.shape[1]
+                for batch_fooled in _tried(source, prepared, attack, epsilon, kept, seed):
+                    fooled[e, s, :, done : done + batch_fooled.shape[1]] = batch_fooled.cpu().numpy()
+                    done += batch_fooled.shape[1]
                     if progress is not None:
                         progress((e * len(prepared) + s + done / len(kept)) / rounds)
     return TransferMatrix(tuple(networks), tuple(grid), fooled, kept.cpu().numpy(), len(x))
@@ -189,8 +189,8 @@ def _check_classes(networks: Mapping[str, nn.Module], x: Tensor) -> None:
         with frozen(network):
             classes[name] = predict(network, x[:1]).shape[1]
     if len(set(classes.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in classes.items())
-        raise ValueError(f"the networks must have the same classes, got different numbers of logits: {told}")
+        counts = ", ".join(f"{name} {count}" for name, count in classes.items())
+        raise ValueError(f"the networks must have the same classes, got different numbers of logits: {counts}")
 
 
 def right_under_all(right: Mapping[str, Tensor]) -> Tensor:
@@ -202,10 +202,10 @@ def right_under_all(right: Mapping[str, Tensor]) -> Tensor:
     kept = torch.stack(list(right.values())).all(0).nonzero().squeeze(1)
     if len(kept) < LEAST:
         n = len(next(iter(right.values())))
-        told = ", ".join(f"{name} {int(found.sum())}" for name, found in right.items())
+        counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in right.items())
         raise TooFewImagesError(
             f"only {len(kept)} of {n} images are classified rightly by all networks, where transfer needs at least {LEAST}; "
-            f"give more images, or leave out the network that is right on fewest: {told}"
+            f"give more images, or leave out the network that is right on fewest: {counts}"
         )
     return kept
 
@@ -223,8 +223,8 @@ def _tried(
         points, _ = attack.craft(source.network, x, y, size, noise, stop_when_fooled=False, one_pass=most)
         return torch.stack([misclassified(forward(one.network, points, one.batches.size), y) for one in targets])
 
-    for _, found in source.batches.over(kept, work, loops=True):
-        yield found
+    for _, fooled in source.batches.over(kept, work, loops=True):
+        yield fooled
 
 
 def transfer_rates(matrix: TransferMatrix, *, conditional: bool = False, confidence: float = 0.95) -> Shares:
@@ -259,13 +259,13 @@ def asymmetry(matrix: TransferMatrix, confidence: float = 0.95) -> list[Asymmetr
     cells = [(e, a, b) for e in range(len(matrix.epsilons)) for a, b in pairs]
     # As radii at which 0 stands for an image that carries over: then the error at 0 is the transfer.
     radius = np.where(matrix.fooled, 0.0, np.inf)
-    found = [compare(radius[e, a, b], radius[e, b, a], 0.0, confidence) for e, a, b in cells]
-    corrected = holm([one.p_value for one in found])
+    comparisons = [compare(radius[e, a, b], radius[e, b, a], 0.0, confidence) for e, a, b in cells]
+    corrected = holm([one.p_value for one in comparisons])
     return [
         Asymmetry(
             matrix.names[a], matrix.names[b], matrix.epsilons[e], one.difference, one.interval, one.p_value, float(p_value)
         )
-        for (e, a, b), one, p_value in zip(cells, found, corrected, strict=True)
+        for (e, a, b), one, p_value in zip(cells, comparisons, corrected, strict=True)
     ]
 
 

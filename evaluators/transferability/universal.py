@@ -70,7 +70,7 @@ def transfer_reach(matrix: TransferMatrix, confidence: float = 0.95) -> list[Uni
     """
     rates = transfer_rates(matrix, conditional=True).share
     own = fools_source(matrix)
-    found = []
+    reaches = []
     for e, epsilon in enumerate(matrix.epsilons):
         for s, source in enumerate(matrix.names):
             others = [t for t in range(len(matrix.names)) if t != s]
@@ -82,13 +82,13 @@ def transfer_reach(matrix: TransferMatrix, confidence: float = 0.95) -> list[Uni
             chances = (all_, max(0.0, 1 - all_ - none) if hit.any() else np.nan, none)
             groups = (to_all, hit & ~to_all & ~to_none, to_none)
             all_some_none = [_group(matrix, g, hit, c, confidence) for g, c in zip(groups, chances, strict=True)]
-            found.append(UniversalTransfer(source, epsilon, int(hit.sum()), *all_some_none))
-    return found
+            reaches.append(UniversalTransfer(source, epsilon, int(hit.sum()), *all_some_none))
+    return reaches
 
 
 def _group(
     matrix: TransferMatrix, members: NDArray[np.bool_], hit: NDArray[np.bool_], chance: float, confidence: float
 ) -> TransferGroup:
-    found = shares_of(members.sum(keepdims=True), hit.sum(keepdims=True), confidence)
-    low, high = found.interval[0]
-    return TransferGroup(matrix.index[members], float(found.share[0]), (float(low), float(high)), chance)
+    shares = shares_of(members.sum(keepdims=True), hit.sum(keepdims=True), confidence)
+    low, high = shares.interval[0]
+    return TransferGroup(matrix.index[members], float(shares.share[0]), (float(low), float(high)), chance)

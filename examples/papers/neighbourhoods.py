@@ -145,7 +145,7 @@ def _adversarial_set_row(
     distinct = len(adversarial.images)
     row = {
         "starts": starts,
-        "found": adversarial.found,
+        "found": adversarial.successes,
         "distinct": distinct,
         "classes": adversarial.classes if distinct else 0,
     }

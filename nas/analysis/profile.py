@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from evaluators import PGD, RobustnessProfile, profile
+from evaluators import PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
 from evaluators.attacks import Attack, Transfer
 from evaluators.engine.input_checks import check_epsilons
 from nas.analysis.fit import check_compatible
-from nas.analysis.networks import open_network
+from nas.analysis.network_source import NetworkSource, open_source
 from nas.config.reader import read_settings
 from nas.config.schema import FinalistsConfig
 from nas.data import open_test
@@ -22,6 +22,8 @@ from nas.validation import ValidationError, bounded, check_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch import nn
 
     from nas.data import Split
 
@@ -77,12 +79,14 @@ def parse_profile_config(data: Mapping[str, Any]) -> ProfileConfig:
 
 
 def profile_network(
-    source: str, config: ProfileConfig, progress: Callable[[str, float], None] | None = None
+    network: str | Path | nn.Module | NetworkSource,
+    config: ProfileConfig,
+    progress: Callable[[str, float], None] | None = None,
 ) -> RobustnessProfile:
     """Returns the robustness profile of a network on the test split of some data.
 
     Args:
-        source: The network, as `open_network` takes it.
+        network: The network, as `open_source` takes it.
         config: The settings.
         progress: Called with what is being done and the share of the whole that is done, between 0 and 1.
 
@@ -92,34 +96,37 @@ def profile_network(
         DataError: the images cannot be used.
         RunError: there is no such device.
     """
-    network = open_network(source)
-    others = [open_network(other) for other in config.transfer]
+    source = open_source(network)
+    others = [open_source(other) for other in config.transfer]
     device = open_device(config.device)
     data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
     test = open_test(data).first(config.images).to(device)
     set_threads(config.threads, test.x[0, 0].numel())
     _check_epsilons(config, test)
-    for name, opened in zip([source, *config.transfer], [network, *others], strict=True):
-        check_compatible(name, opened.to(device), test, data.path or data.name)
+    for opened in (source, *others):
+        check_compatible(opened.name, opened.network.to(device), test, data.path or data.name)
     norm = next(iter(config.attacks.values())).norm
-    crafted = {f"transfer_{i}": Transfer(source=other, attack=PGD(norm=norm)) for i, other in enumerate(others, start=1)}
+    pgd = PGD(norm=norm)
+    transfers = {f"transfer_{i}": Transfer(source=other.network, attack=pgd) for i, other in enumerate(others, start=1)}
     try:
         return profile(
-            network,
+            source.network,
             test.x,
             test.y,
-            {**config.attacks, **crafted},
+            {**config.attacks, **transfers},
             epsilons=config.epsilons,
-            tolerance=config.tolerance,
-            corruptions=config.corruptions,
-            certify=config.certify,
-            dataset=data.name,
+            options=ProfileOptions(
+                tolerance=config.tolerance,
+                corruptions=config.corruptions,
+                smoothing=None if config.certify is None else Smoothing(sigma=config.certify),
+                dataset=data.name,
+            ),
             seed=config.seed,
             progress=progress,
         )
     except Exception as error:
         # A network of someone else's may raise anything, on any image, and in a backward pass only.
-        raise NetworkError(f"{source}: cannot be profiled: {first_line(error)}") from error
+        raise NetworkError(f"{source.name}: cannot be profiled: {first_line(error)}") from error
 
 
 def _check_epsilons(config: ProfileConfig, test: Split) -> None:

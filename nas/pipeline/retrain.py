@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators import profile
+from evaluators import ProfileOptions, profile
 from nas.bundle.export import export_bundle
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import Provenance, is_bundle
@@ -78,8 +78,7 @@ def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, tes
     kept, least = 0, float("inf")
     for epoch in train(
         network,
-        data.train,
-        data.validation,
+        data,
         config.training,
         epsilon=config.evaluation.epsilon,
         epochs=config.finalists.epochs,
@@ -92,15 +91,13 @@ def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, tes
     yield StageStarted(candidate.name, "profile")
     norm = config.norm
     on_device = test.to(device)
-    found = profile(
+    robustness = profile(
         network,
         on_device.x,
         on_device.y,
         config.finalists.attacks,
         epsilons=config.finalists.epsilons,
-        include={norm: [config.evaluation.epsilon]},
-        dataset=config.data.name,
-        split="test",
+        options=ProfileOptions(include={norm: [config.evaluation.epsilon]}, dataset=config.data.name, split="test"),
         seed=seed_of(seed, "profile"),
     )
     yield StageStarted(candidate.name, "export")
@@ -116,8 +113,8 @@ def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, tes
         environment=environment(device),
     )
     target = folder.bundles / candidate.name
-    export_bundle(target, candidate, space, network, found, test.x[:64], provenance)
+    export_bundle(target, candidate, space, network, robustness, test.x[:64], provenance)
     checkpoint.path.unlink(missing_ok=True)
     yield BundleFinished(
-        candidate.name, target, found.record["clean_error"], found.error_at(config.evaluation.epsilon, norm)
+        candidate.name, target, robustness.record["clean_error"], robustness.error_at(config.evaluation.epsilon, norm)
     )

@@ -26,7 +26,21 @@ import torch
 from cifar_networks import CACHE, RECIPES, images, network
 from torch import nn
 
-from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, AutoAttack, DeepFool, Linf, MinimumNormEnsemble, StepLL, radii
+from evaluators import (
+    BIM,
+    DDN,
+    FGSM,
+    FMN,
+    L2,
+    PGD,
+    AutoAttack,
+    DeepFool,
+    EpsilonGrid,
+    Linf,
+    MinimumNormEnsemble,
+    StepLL,
+    radii,
+)
 
 # The range that papers on CIFAR-10 report, for both networks.
 CURVE = [k / 255 for k in range(1, 9)]
@@ -240,7 +254,9 @@ def nearest(kind, net, x, y, rounds):
         } | ({"ddn": DDN()} if isinstance(norm, L2) else {})
         medians, seconds = {}, {}
         for name, attack in own.items():
-            found, seconds[f"ours: {name}"] = timed(lambda a=attack, g=grid: radii(net, x, y, a, g, tolerance=0.01))
+            found, seconds[f"ours: {name}"] = timed(
+                lambda a=attack, g=grid: radii(net, x, y, a, EpsilonGrid(epsilons=g, tolerance=0.01))
+            )
             medians[f"ours: {name}"] = float(found.quantile(0.5, interpolation="higher"))
         for name, attack in peers[norm.name].items():
             parts, spent = timed(

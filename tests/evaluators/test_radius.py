@@ -7,7 +7,22 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import BIM, FGSM, FMN, L2, MIFGSM, PGD, Linf, Norm, StepLL, UniformNoise, describe, error_curve, radii
+from evaluators import (
+    BIM,
+    FGSM,
+    FMN,
+    L2,
+    MIFGSM,
+    PGD,
+    EpsilonGrid,
+    Linf,
+    Norm,
+    StepLL,
+    UniformNoise,
+    describe,
+    error_curve,
+    radii,
+)
 from evaluators.attacks import Attack, Ensemble, MinimumNorm, cross_entropy, margin
 from evaluators.engine.batches import Batches
 from evaluators.engine.prepared import predict, prepare
@@ -383,7 +398,9 @@ def test_bisection_finds_the_exact_radii_of_a_linear_network(linear, images, dev
     exact = distances(network, x, y, order)
     grid = [0.001, 0.01, 0.1, 0.3] if order == 1 else [0.01, 0.1, 1, 2]
     assert (exact < grid[0]).sum() > 10
-    found = radii(network.to(device), x.to(device), y.to(device), attack, grid, tolerance=tolerance).numpy()
+    found = radii(
+        network.to(device), x.to(device), y.to(device), attack, EpsilonGrid(epsilons=grid, tolerance=tolerance)
+    ).numpy()
     assert (found[exact == 0] == 0).all()
     right = exact > 0
     # A point that fools lies on or beyond the boundary, but for rounding.
@@ -396,7 +413,7 @@ def test_bisection_never_raises_a_radius_of_the_grid_and_stays_in_its_range(conv
     y = right_labels(network, x)
     grid = [0.01, 0.03, 0.1]
     coarse = radii(network, x, y, PGD(steps=5), grid)
-    fine = radii(network, x, y, PGD(steps=5), grid, tolerance=0.05)
+    fine = radii(network, x, y, PGD(steps=5), EpsilonGrid(epsilons=grid, tolerance=0.05))
     assert (fine <= coarse).all()
     assert coarse.isfinite().sum() > 10
     assert (fine < coarse)[coarse.isfinite()].double().mean() > 0.8
@@ -407,7 +424,7 @@ def test_bisection_never_raises_a_radius_of_the_grid_and_stays_in_its_range(conv
 def test_tolerances_that_are_refused(conv, images, tolerance):
     x = images(2)
     with pytest.raises(ValueError, match=r"^tolerance must be between 0 and 1, a share of the radius, got "):
-        radii(conv(), x, torch.zeros(2).long(), PGD(), [0.1], tolerance=tolerance)
+        radii(conv(), x, torch.zeros(2).long(), PGD(), EpsilonGrid(epsilons=[0.1], tolerance=tolerance))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,7 +453,7 @@ def test_a_minimum_norm_attack_runs_once_for_the_whole_grid(linear, images, norm
     found = radii(network, x, y, Halving(norm=norm), grid, batch_size=100)
     assert passes == [60, 54, 54, 54, 54]
     np.testing.assert_array_equal(found.numpy(), rounded_up(exact * 1.001, grid))
-    sizes = radii(network, x, y, Halving(norm=norm), grid, tolerance=0.01).numpy()
+    sizes = radii(network, x, y, Halving(norm=norm), EpsilonGrid(epsilons=grid, tolerance=0.01)).numpy()
     np.testing.assert_allclose(sizes, exact * 1.001, rtol=1e-3)
 
 

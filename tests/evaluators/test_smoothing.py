@@ -6,7 +6,7 @@ import torch
 from scipy.stats import beta, binom, binomtest, norm
 from torch import nn
 
-from evaluators import FGSM, L2, certify, error_curve, radii
+from evaluators import FGSM, L2, Smoothing, certify, error_curve, radii
 from evaluators.attacks import margin
 from evaluators.engine.noise import ImageNoise
 
@@ -24,7 +24,7 @@ def test_radii_of_a_linear_network_are_just_below_its_distances(linear, images, 
     network, x = linear(), images(300)
     distance = distances(network, x)
     y = torch.from_numpy((distance < 0).astype(np.int64))
-    found = certify(network.to(device), x.to(device), y.to(device), sigma=0.5, n0=1000, n=2000, alpha=0.05)
+    found = certify(network.to(device), x.to(device), y.to(device), Smoothing(sigma=0.5, n0=1000, n=2000, alpha=0.05))
     distance = np.abs(distance)
     assert set(found.predictions[found.predictions != y.numpy()]) <= {-1}
     too_large = (found.radii > distance).sum()
@@ -48,7 +48,7 @@ def test_no_attack_beats_the_certified_error_of_a_linear_network(linear, images)
     y = torch.from_numpy((distances(network, x) < 0).astype(np.int64))
     y[::10] = 1 - y[::10]
     epsilons = np.geomspace(0.001, 0.6, 30).tolist()
-    certified = error_curve(certify(network, x, y, sigma=0.25).radii, epsilons).error
+    certified = error_curve(certify(network, x, y, Smoothing(sigma=0.25)).radii, epsilons).error
     attacked = error_curve(radii(network, x, y, FGSM(norm=L2(), loss=margin), epsilons).numpy(), epsilons).error
     assert (certified >= attacked).all()
     assert (certified < attacked + 0.25).all()
@@ -63,7 +63,7 @@ class Constant(nn.Module):
 @pytest.mark.parametrize(("sigma", "n", "alpha"), [(0.25, 1000, 0.001), (1.0, 50, 0.05), (0.1, 10, 0.001)])
 def test_a_constant_network_has_the_largest_radius_there_is(images, sigma, n, alpha):
     y = torch.tensor([1, 0, 1, 2])
-    found = certify(Constant(), images(4), y, sigma=sigma, n0=5, n=n, alpha=alpha)
+    found = certify(Constant(), images(4), y, Smoothing(sigma=sigma, n0=5, n=n, alpha=alpha))
     assert found.predictions.tolist() == [1, 1, 1, 1]
     np.testing.assert_allclose(found.lower, alpha ** (1 / n))
     largest = sigma * norm.ppf(alpha ** (1 / n))
@@ -72,7 +72,7 @@ def test_a_constant_network_has_the_largest_radius_there_is(images, sigma, n, al
 
 def test_images_on_the_boundary_are_not_certified(linear):
     x = torch.full((100, 1, 8, 8), 0.5)
-    found = certify(linear(), x, torch.zeros(100, dtype=torch.int64), sigma=0.5, n0=10, n=200)
+    found = certify(linear(), x, torch.zeros(100, dtype=torch.int64), Smoothing(sigma=0.5, n0=10, n=200))
     assert (found.predictions == -1).sum() >= 99
     assert (found.radii > 0).sum() <= 1
 
@@ -80,7 +80,7 @@ def test_images_on_the_boundary_are_not_certified(linear):
 def test_bounds_are_scipys_for_a_plain_count_of_draws(linear, images):
     network, x = linear(4).double(), images(6, dtype=torch.float64)
     y = torch.tensor([0, 0, 1, 1, 3, 3])
-    found = certify(network, x, y, sigma=0.15, n0=20, n=100, alpha=0.01, seed=3)
+    found = certify(network, x, y, Smoothing(sigma=0.15, n0=20, n=100, alpha=0.01), seed=3)
     for i in range(6):
         counts = []
         for stream, draws in ((0, 20), (1, 100)):
@@ -101,20 +101,23 @@ def test_bounds_are_scipys_for_a_plain_count_of_draws(linear, images):
 def test_batches_change_nothing_and_seeds_do(conv, images):
     network, x = conv().double(), images(10, dtype=torch.float64)
     y = torch.zeros(10, dtype=torch.int64)
-    found = [certify(network, x, y, sigma=0.5, n0=10, n=60, seed=s, batch_size=b) for s, b in [(0, None), (0, 7), (1, None)]]
+    found = [
+        certify(network, x, y, Smoothing(sigma=0.5, n0=10, n=60), seed=s, batch_size=b)
+        for s, b in [(0, None), (0, 7), (1, None)]
+    ]
     np.testing.assert_array_equal(found[0].lower, found[1].lower)
     np.testing.assert_array_equal(found[0].predictions, found[1].predictions)
     assert (found[0].lower != found[2].lower).any()
-    part = certify(network, x[:4], y[:4], sigma=0.5, n0=10, n=60)
+    part = certify(network, x[:4], y[:4], Smoothing(sigma=0.5, n0=10, n=60))
     np.testing.assert_array_equal(part.lower, found[0].lower[:4])
 
 
 def test_many_draws_are_counted_in_parts(monkeypatch, linear, images):
     network, x = linear(), images(5)
     y = torch.zeros(5, dtype=torch.int64)
-    whole = certify(network, x, y, sigma=0.5, n=300)
+    whole = certify(network, x, y, Smoothing(sigma=0.5, n=300))
     monkeypatch.setattr("evaluators.smoothing._HELD", 64)
-    np.testing.assert_array_equal(certify(network, x, y, sigma=0.5, n=300).lower, whole.lower)
+    np.testing.assert_array_equal(certify(network, x, y, Smoothing(sigma=0.5, n=300)).lower, whole.lower)
 
 
 def test_noise_leaves_the_pixel_range():
@@ -127,7 +130,7 @@ def test_noise_leaves_the_pixel_range():
 
     x = torch.zeros(3, 1, 8, 8)
     x[..., :4] = 1
-    found = certify(Outside(), x, torch.ones(3, dtype=torch.int64), sigma=0.25)
+    found = certify(Outside(), x, torch.ones(3, dtype=torch.int64), Smoothing(sigma=0.25))
     assert (found.predictions == 1).all()
 
 
@@ -135,7 +138,7 @@ def test_network_is_left_as_it_was(conv, images):
     network, x = conv(), images(2)
     network.train()
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    certify(network, x, torch.zeros(2, dtype=torch.int64), sigma=0.5, n0=2, n=20)
+    certify(network, x, torch.zeros(2, dtype=torch.int64), Smoothing(sigma=0.5, n0=2, n=20))
     assert all(module.training for module in network.modules())
     assert all(p.requires_grad and p.grad is None for p in network.parameters())
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
@@ -152,22 +155,37 @@ def test_network_is_left_as_it_was(conv, images):
         ({"n0": 2.5}, "n0 must be a whole number of at least 1, got 2.5"),
         ({"n": 9}, "n must be a whole number of at least 10, or every image abstains at alpha 0.001, got 9"),
         ({"n": 1e4}, "n must be a whole number of at least 10, or every image abstains at alpha 0.001, got 10000.0"),
+    ],
+)
+def test_settings_that_are_refused(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Smoothing(**({"sigma": 0.25} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"x": torch.full((4, 1, 8, 8), 2.0)}, "x must have pixels in [0, 1], got [2, 2]"),
         ({"y": torch.arange(1, 5)}, "y must hold labels from 0 to 3"),
         ({"y": torch.arange(3)}, "y must have shape (4,) to go with x, got (3,)"),
     ],
 )
 def test_inputs_that_are_refused(conv, change, message):
-    asked = {"x": torch.zeros(4, 1, 8, 8), "y": torch.arange(4), "sigma": 0.25} | change
+    case = {"x": torch.zeros(4, 1, 8, 8), "y": torch.arange(4)} | change
     with pytest.raises(ValueError, match=re.escape(message)):
-        certify(conv(), **asked)
+        certify(conv(), **case, smoothing=Smoothing(sigma=0.25))
+
+
+def test_a_number_is_no_smoothing(conv, images):
+    with pytest.raises(TypeError, match=r"Smoothing\(sigma=0\.25\), got 0\.5"):
+        certify(conv(), images(2), torch.zeros(2, dtype=torch.int64), 0.5)
 
 
 def test_images_and_labels_of_another_type_are_refused(conv):
     with pytest.raises(TypeError, match="divide uint8 images by 255"):
-        certify(conv(), torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4), sigma=0.25)
+        certify(conv(), torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4), Smoothing(sigma=0.25))
     with pytest.raises(TypeError, match="y must be an int64 tensor of class indices, got list"):
-        certify(conv(), torch.zeros(4, 1, 8, 8), [0, 1, 2, 3], sigma=0.25)
+        certify(conv(), torch.zeros(4, 1, 8, 8), [0, 1, 2, 3], Smoothing(sigma=0.25))
 
 
 def test_logits_must_be_finite_under_noise_too(images):
@@ -178,4 +196,4 @@ def test_logits_must_be_finite_under_noise_too(images):
             return x.flatten(1)[:, :2].sqrt()
 
     with pytest.raises(ValueError, match="the network must return finite logits, got NaN"):
-        certify(Root(), images(4), torch.zeros(4, dtype=torch.int64), sigma=1.0)
+        certify(Root(), images(4), torch.zeros(4, dtype=torch.int64), Smoothing(sigma=1.0))

@@ -17,14 +17,13 @@ from evaluators.engine.input_checks import check_epsilons
 from evaluators.engine.prepared import predict, prepare
 from evaluators.logits.margin import adaptive_epsilons
 from evaluators.radius import measure
-from evaluators.regions import disagreement
+from evaluators.regions import Sampling, disagreement
 from evaluators.regions.sampling import affordable_samples
 from evaluators.statistics.multiple_testing import holm
 from evaluators.transferability.matrix import TooFewImagesError, TransferMatrix, right_under_all, transfer_matrix
 from nas.analysis.compare.result import NetworkComparison, NoTransfer, PairTest
 from nas.analysis.fit import check_compatible
-from nas.analysis.network_source import name_networks, searched_epsilons
-from nas.analysis.networks import open_network
+from nas.analysis.network_source import check_distinct, name_networks, open_source, searched_epsilons
 from nas.data import open_test
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, HardcellError, NetworkError, first_line
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from evaluators import Attack
     from evaluators.curves.error_curves import Floats
     from nas.analysis.compare.config import CompareConfig
+    from nas.analysis.network_source import NetworkSource
     from nas.data import Split
 
     Progress = Callable[[str, float], None]
@@ -49,7 +49,7 @@ CENTRES, POINTS, MULTIPLES = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 
 def compare_networks(
-    sources: Sequence[str],
+    sources: Sequence[str | Path | nn.Module | NetworkSource],
     config: CompareConfig,
     *,
     names: Sequence[str] = (),
@@ -61,7 +61,7 @@ def compare_networks(
     shorter grid than the other's a network would look more robust than it is.
 
     Args:
-        sources: The networks, at least two, as `open_network` takes them.
+        sources: The networks, at least two, as `open_source` takes them.
         config: The settings.
         names: Of the networks, in their order; where there are none, the bundles' own names and those of the files.
         progress: Called with what is being done and the share of the whole that is done, between 0 and 1.
@@ -73,8 +73,10 @@ def compare_networks(
         DataError: the images cannot be used.
         RunError: there is no such device.
     """
-    named = name_networks(sources, names)
-    networks = {name: open_network(source) for name, source in named.items()}
+    check_distinct(sources, names)
+    opened = name_networks([open_source(source) for source in sources], names)
+    networks = {name: source.network for name, source in opened.items()}
+    named = {name: source.name for name, source in opened.items()}
     device = open_device(config.device)
     data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
     test = open_test(data).first(config.images).to(device)
@@ -100,7 +102,7 @@ def compare_networks(
         with error_context(named[name]):
             first_order[name] = margins(network, test.x, test.y, [norm]).radii[norm.name]
     largest = norm.largest(test.x[0].numel())
-    chosen = config.epsilons or _suited(first_order, searched_epsilons(sources, norm.name), largest)
+    chosen = config.epsilons or _suited(first_order, searched_epsilons(list(opened.values()), norm.name), largest)
     epsilons = sorted(set(chosen))
     grid = common_grid(first_order, largest, epsilons)
     radii = {}
@@ -114,7 +116,9 @@ def compare_networks(
     with error_context("disagreement"):
         centres, sizes = test.x[:CENTRES], sorted({min(multiple * chosen[0], largest) for multiple in MULTIPLES})
         points = affordable_samples(norm, centres[0].numel(), len(centres) * len(sizes), POINTS)
-        parted = disagreement(list(networks.values()), centres, norm, sizes, samples=points, seed=config.seed)
+        parted = disagreement(
+            list(networks.values()), centres, norm, sizes, sampling=Sampling(samples=points, seed=config.seed)
+        )
     return NetworkComparison(
         sources=named,
         data=data.name,
@@ -123,7 +127,7 @@ def compare_networks(
         epsilons=tuple(epsilons),
         grid=tuple(grid),
         radii=radii,
-        laws={name: fit_power_law(found, grid) for name, found in radii.items()},
+        laws={name: fit_power_law(of_network, grid) for name, of_network in radii.items()},
         at_epsilon=tests_at_epsilon(radii, epsilons),
         over_all=tests_over_all(radii),
         transfers=transfers,
@@ -150,12 +154,12 @@ def _clean_pass(named: Mapping[str, str], networks: Mapping[str, nn.Module], tes
     for name, network in networks.items():
         with error_context(named[name]), frozen(network):
             logits[name] = predict(network, test.x)
-    classes = {name: found.shape[1] for name, found in logits.items()}
+    classes = {name: outputs.shape[1] for name, outputs in logits.items()}
     if len(set(classes.values())) > 1:
-        told = ", ".join(f"{name} has {count}" for name, count in classes.items())
-        raise NetworkError(f"the networks were made for different classes, by their numbers of logits: {told}")
+        counts = ", ".join(f"{name} has {count}" for name, count in classes.items())
+        raise NetworkError(f"the networks were made for different classes, by their numbers of logits: {counts}")
     try:
-        right_under_all({name: found.argmax(1) == test.y for name, found in logits.items()})
+        right_under_all({name: outputs.argmax(1) == test.y for name, outputs in logits.items()})
     except TooFewImagesError as error:
         return NoTransfer(str(error))
     return None
@@ -188,8 +192,8 @@ def error_context(source: str) -> Iterator[None]:
 
 def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
     """Returns the attacks that run to their end instead of stopping where they fool; PGD where there is none."""
-    found = {name: attack for name, attack in attacks.items() if not isinstance(attack, Ensemble | MinimumNorm)}
-    return found or {"pgd": PGD(norm=next(iter(attacks.values())).norm)}
+    crafting = {name: attack for name, attack in attacks.items() if not isinstance(attack, Ensemble | MinimumNorm)}
+    return crafting or {"pgd": PGD(norm=next(iter(attacks.values())).norm)}
 
 
 def _suited(first_order: Mapping[str, Floats], wanted: Sequence[float], largest: float) -> list[float]:
@@ -239,14 +243,14 @@ def _worst_case(
 def tests_at_epsilon(radii: Mapping[str, Floats], epsilons: Sequence[float]) -> tuple[PairTest, ...]:
     """Returns the paired tests of all pairs of networks at each epsilon, corrected for their number."""
     cells = [(a, b, epsilon) for epsilon in epsilons for a, b in combinations(radii, 2)]
-    found = [compare(radii[a], radii[b], epsilon) for a, b, epsilon in cells]
-    corrected = holm([one.p_value for one in found])
-    return tuple(PairTest(*cell, one, float(p)) for cell, one, p in zip(cells, found, corrected, strict=True))
+    tests = [compare(radii[a], radii[b], epsilon) for a, b, epsilon in cells]
+    corrected = holm([one.p_value for one in tests])
+    return tuple(PairTest(*cell, one, float(p)) for cell, one, p in zip(cells, tests, corrected, strict=True))
 
 
 def tests_over_all(radii: Mapping[str, Floats]) -> tuple[PairTest, ...]:
     """Returns the paired tests of the radii of all pairs of networks, corrected for their number."""
     pairs = list(combinations(radii, 2))
-    found = [compare_radii(radii[a], radii[b]) for a, b in pairs]
-    corrected = holm([one.p_value for one in found])
-    return tuple(PairTest(a, b, None, one, float(p)) for (a, b), one, p in zip(pairs, found, corrected, strict=True))
+    tests = [compare_radii(radii[a], radii[b]) for a, b in pairs]
+    corrected = holm([one.p_value for one in tests])
+    return tuple(PairTest(a, b, None, one, float(p)) for (a, b), one, p in zip(pairs, tests, corrected, strict=True))

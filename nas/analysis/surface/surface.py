@@ -12,14 +12,13 @@ from evaluators.bounds import NoBound, provable_radii
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons
 from evaluators.engine.prepared import predict
-from evaluators.regions import ball_shares
+from evaluators.regions import Sampling, ball_shares
 from evaluators.regions.sampling import affordable_samples
 from evaluators.surface.directions import adversarial_direction, aimed, random_direction
-from evaluators.surface.lines import boundary_line
+from evaluators.surface.lines import Segment, boundary_line
 from evaluators.surface.planes import Plane, plane_along, plane_through, response_surface, window
 from nas.analysis.fit import check_compatible
-from nas.analysis.network_source import _classes
-from nas.analysis.networks import open_network
+from nas.analysis.network_source import open_source
 from nas.analysis.surface.result import Endpoint, ImageSurfaces, Neighbourhood
 from nas.data import open_test
 from nas.device import open_device, set_threads
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from nas.analysis.network_source import NetworkSource
     from nas.analysis.surface.config import SurfaceConfig
     from nas.data import Split
 
@@ -49,11 +49,11 @@ _PLANES = {
 }
 
 
-def image_surfaces(source: str, config: SurfaceConfig) -> ImageSurfaces:
+def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: SurfaceConfig) -> ImageSurfaces:
     """Returns the planes and lines through one test image.
 
     Args:
-        source: The network, as `open_network` takes it.
+        network: The network, as `open_source` takes it.
         config: The settings.
 
     Raises:
@@ -62,24 +62,24 @@ def image_surfaces(source: str, config: SurfaceConfig) -> ImageSurfaces:
         DataError: the images cannot be used.
         RunError: there is no such device.
     """
-    network, device = open_network(source), open_device(config.device)
+    source, device = open_source(network), open_device(config.device)
     data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
     test, name = open_test(data), data.path or data.name
     _check_numbers_of(config, test, name)
     test = test.to(device)
     set_threads(config.threads, test.x[0, 0].numel())
-    check_compatible(source, network.to(device), test, name)
-    classes = _classes(source, data)
+    check_compatible(source.name, source.network.to(device), test, name)
+    classes = source.class_names(data)
     try:
-        with frozen(network):
-            ahead = predict(network, test.x[config.image : config.image + AHEAD]).argmax(1)
+        with frozen(source.network):
+            ahead = predict(source.network, test.x[config.image : config.image + AHEAD]).argmax(1)
         _check_right(config.image, test, ahead, classes)
-        return surfaces_of(network, test, config, network_name=source, data_name=name, classes=classes)
+        return surfaces_of(source.network, test, config, network_name=source.name, data_name=name, classes=classes)
     except HardcellError:
         raise
     except Exception as error:
         # A network of someone else's may raise anything, on any image, and in a backward pass only.
-        raise NetworkError(f"{source}: its surfaces cannot be drawn: {first_line(error)}") from error
+        raise NetworkError(f"{source.name}: its surfaces cannot be drawn: {first_line(error)}") from error
 
 
 def surfaces_of(
@@ -136,7 +136,8 @@ def surfaces_of(
         confidence=float(logits.softmax(0).max()),
         leads={name: _lead(network, x, step) for name, step in directions.items()},
         lines={
-            name: boundary_line(network, x, label, step, stop=reach, points=LINE_POINTS) for name, step in directions.items()
+            name: boundary_line(network, x, label, step, segment=Segment(stop=reach, points=LINE_POINTS))
+            for name, step in directions.items()
         },
         surfaces={
             name: response_surface(network, plane, label, *window(plane, config.extent, config.points))
@@ -156,8 +157,8 @@ def _directions(
     network: nn.Module, x: Tensor, label: int, logits: Tensor, config: SurfaceConfig, *, second: bool
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Returns the directions in which to look, by name, and notes on what was not found."""
-    found = adversarial_direction(network, x, label, config.attack, config.epsilon, seed=config.seed)
-    if found is None:
+    adversarial = adversarial_direction(network, x, label, config.attack, config.epsilon, seed=config.seed)
+    if adversarial is None:
         # As long as the longest perturbation of the ball: L-infinity has corners.
         corner = config.attack.norm.project(torch.ones_like(x)[None], torch.tensor(config.epsilon).to(x))
         length = _length(corner)
@@ -166,14 +167,14 @@ def _directions(
             f"the attack does not fool the network on image {config.image} within epsilon {format_epsilon(config.epsilon)}: "
             "the plane is that of two random directions; a larger --epsilon may find an adversarial one"
         ]
-    random = random_direction(x, _length(found), seed=config.seed)
+    random = random_direction(x, _length(adversarial), seed=config.seed)
     if not second:
-        return {"adversarial": found, "random": random}, []
-    other = _second(network, x, label, logits, found, config)
+        return {"adversarial": adversarial, "random": random}, []
+    other = _second(network, x, label, logits, adversarial, config)
     if other is None:
         missing = "no second adversarial direction was found: there is no plane of two adversarial ones"
-        return {"adversarial": found, "random": random}, [missing]
-    return {"adversarial": found, "second adversarial": other, "random": random}, []
+        return {"adversarial": adversarial, "random": random}, [missing]
+    return {"adversarial": adversarial, "second adversarial": other, "random": random}, []
 
 
 def _second(
@@ -187,14 +188,14 @@ def _second(
     except ValueError:  # It has no loss that could be aimed.
         rivals = []
     for towards, seed in [*((j, config.seed) for j in rivals), (None, config.seed + 1)]:
-        found = adversarial_direction(network, x, label, config.attack, config.epsilon, towards=towards, seed=seed)
-        if found is None:
+        step = adversarial_direction(network, x, label, config.attack, config.epsilon, towards=towards, seed=seed)
+        if step is None:
             continue
         try:
-            plane_along(x, first, found)
+            plane_along(x, first, step)
         except ValueError:  # Of an attack that draws nothing, every seed finds the same.
             continue
-        return found
+        return step
     return None
 
 
@@ -212,9 +213,11 @@ def _neighbourhood(
             raise ValueError("it lies so near to the boundary that rounding takes it back")
     size = float(norm.size(step[None]))
     samples = affordable_samples(norm, x.numel(), len(SHARES), samples)
-    balls = ball_shares(network, point, y, norm, [share * size for share in SHARES], samples=samples, seed=config.seed)
-    found = provable_radii(network, point, norm)
-    return Neighbourhood(norm.name, size, balls, found if isinstance(found, NoBound) else float(found.radii[0]))
+    balls = ball_shares(
+        network, point, y, norm, [share * size for share in SHARES], sampling=Sampling(samples=samples, seed=config.seed)
+    )
+    proved = provable_radii(network, point, norm)
+    return Neighbourhood(norm.name, size, balls, proved if isinstance(proved, NoBound) else float(proved.radii[0]))
 
 
 def _lead(network: nn.Module, x: Tensor, step: Tensor) -> Endpoint:
@@ -246,14 +249,14 @@ def _check_numbers_of(config: SurfaceConfig, test: Split, name: str) -> None:
 
 def _check_right(image: int, test: Split, ahead: Tensor, classes: tuple[str, ...]) -> None:
     """Checks that an image is classified rightly, given the network's classes from that image on."""
-    label, told = int(test.y[image]), int(ahead[0])
-    if told == label:
+    label, predicted = int(test.y[image]), int(ahead[0])
+    if predicted == label:
         return
     right = (ahead == test.y[image : image + len(ahead)]).nonzero().flatten().tolist()
     remedy = f"; take image {image + right[0]}, which is classified rightly" if right else ""
     raise ConfigError(
         [
-            f"surface: image {image} is of class {classes[label]}, and the network says {classes[told]} without any attack: "
-            f"there is no adversarial direction to look along{remedy}"
+            f"surface: image {image} is of class {classes[label]}, and the network says {classes[predicted]} without any "
+            f"attack: there is no adversarial direction to look along{remedy}"
         ]
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import FMN, L2, PGD, AutoAttack, Linf, MinimumNormEnsemble, radii
+from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, Linf, MinimumNormEnsemble, radii
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def test_autoattack_does_not_mind_the_scale_of_the_logits(trained):
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
 def test_nearest_is_at_most_the_radius_of_every_member(trained, norm):
     grid = GRIDS[norm.name]
-    found = radii(*trained, MinimumNormEnsemble(norm=norm, steps=30), grid, tolerance=0.02)
+    found = radii(*trained, MinimumNormEnsemble(norm=norm, steps=30), EpsilonGrid(epsilons=grid, tolerance=0.02))
     members = MinimumNormEnsemble(norm=norm, steps=30).members()
     assert len(members) == (4 if norm == L2() else 3)
     for member in members:
-        alone = radii(*trained, member, grid, tolerance=0.02)
+        alone = radii(*trained, member, EpsilonGrid(epsilons=grid, tolerance=0.02))
         # Where a member draws or bisects, it does so anew.
         assert (found <= alone * 1.05).double().mean() >= 0.95
         assert found.quantile(0.5, interpolation="higher") <= alone.quantile(0.5, interpolation="higher") * 1.01
@@ -82,7 +82,9 @@ def test_nearest_finds_the_distance_from_a_linear_boundary(linear, images, norm,
     weight, bias = (p.detach().double() for p in network[1].parameters())
     normal = weight[0] - weight[1]
     exact = (x.flatten(1).double() @ normal + bias[0] - bias[1]).abs() / normal.norm(order)
-    found = radii(network, x, y, MinimumNormEnsemble(norm=norm, steps=50), [0.01, 0.1, 1.0], tolerance=0.01)
+    found = radii(
+        network, x, y, MinimumNormEnsemble(norm=norm, steps=50), EpsilonGrid(epsilons=[0.01, 0.1, 1.0], tolerance=0.01)
+    )
     np.testing.assert_allclose(found, exact, rtol=0.02, atol=1e-5)
     assert (found >= exact * (1 - 1e-4)).all()
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
 
-from evaluators import L2, PGD, Linf, radii
+from evaluators import L2, PGD, EpsilonGrid, Linf, radii
 from evaluators.attacks import margin
 from evaluators.bounds.propagation import NoBound, ProvableRadii, provable_radii
+from evaluators.regions import Sampling
 from evaluators.regions.shares import ball_shares
 
 NORMS = [Linf(), L2()]
@@ -146,7 +147,9 @@ def test_trained_networks_are_not_fooled_and_their_radii_not_far_too_small(norm)
     found = provable_radii(network, x[:30], norm)
     assert (found.predictions == y[:30].numpy()).mean() > 0.9
     attacked(network, x[:30], found, norm)
-    reached = radii(network, x[:30], y[:30], PGD(norm=norm, loss=margin), [norm.largest(64) / 2], tolerance=0.1).numpy()
+    reached = radii(
+        network, x[:30], y[:30], PGD(norm=norm, loss=margin), EpsilonGrid(epsilons=[norm.largest(64) / 2], tolerance=0.1)
+    ).numpy()
     assert np.median(found.radii / reached) > 0.1
 
 
@@ -245,7 +248,9 @@ def test_around_an_adversarial_image_there_is_an_open_set_of_them(images):
     wrong = found.predictions != y.numpy()
     assert wrong.sum() > 3
     for image, label, radius in zip(adversarial[wrong], y[wrong], found.radii[wrong], strict=True):
-        assert ball_shares(network, image[None], label[None], Linf(), [radius], samples=100).share[0, 0] == 1
+        assert (
+            ball_shares(network, image[None], label[None], Linf(), [radius], sampling=Sampling(samples=100)).share[0, 0] == 1
+        )
 
 
 def test_a_network_that_always_says_the_same_is_proved_on_the_whole_range(linear, images):

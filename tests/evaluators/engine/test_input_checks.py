@@ -12,6 +12,8 @@ from evaluators import (
     PGD,
     Attack,
     Linf,
+    ProfileOptions,
+    Smoothing,
     certify,
     check_attacks,
     check_network,
@@ -179,7 +181,7 @@ FUNCTIONS = {
     "first_order_error": lambda network, x, y: first_order_error(network, x, y, Linf(), 0.05),
     "gradient_norms": lambda network, x, y: gradient_norms(network, x, y, Linf()),
     "corruption_errors": corruption_errors,
-    "certify": lambda network, x, y: certify(network, x, y, sigma=0.1, n0=10, n=20),
+    "certify": lambda network, x, y: certify(network, x, y, Smoothing(sigma=0.1, n0=10, n=20)),
 }
 
 
@@ -254,7 +256,7 @@ def test_users_mistakes_have_a_remedy_in_every_public_function(case, function, m
         lambda *case: radii(*case, FGSM(), [8]),
         lambda *case: radii(*case, FGSM(norm=L2()), [80]),
         lambda *case: profile(*case, {"fgsm": FGSM()}, epsilons={"linf": [8]}),
-        lambda *case: profile(*case, {"fgsm": FGSM()}, include={"linf": [8]}),
+        lambda *case: profile(*case, {"fgsm": FGSM()}, options=ProfileOptions(include={"linf": [8]})),
         lambda *case: FGSM()(*case, 8),
         lambda *case: first_order_error(*case, Linf(), 8),
     ],
@@ -314,7 +316,7 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
             "epsilons names the norm 'Linf', but the attacks' norms are linf",
         ),
         (
-            lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, include={"l2": [0.1]}),
+            lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, options=ProfileOptions(include={"l2": [0.1]})),
             ValueError,
             "include names the norm 'l2', but the attacks' norms are linf",
         ),
@@ -323,7 +325,11 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
             ValueError,
             "epsilons of linf must hold at least one above 0",
         ),
-        (lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, certify=-1.0), ValueError, "sigma must be positive"),
+        (
+            lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, options=ProfileOptions(smoothing=Smoothing(sigma=-1.0))),
+            ValueError,
+            "sigma must be positive",
+        ),
     ],
 )
 def test_misuse_is_told_before_any_work(case, call, kind, message):
@@ -414,7 +420,7 @@ def test_no_pass_of_a_profile_is_larger_than_asked(case):
     network, x, y = case
     seen = []
     network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    profile(network, x, y, {"pgd": PGD()}, batch_size=4)
+    profile(network, x, y, {"pgd": PGD()}, options=ProfileOptions(batch_size=4))
     assert max(seen) == 4
 
 

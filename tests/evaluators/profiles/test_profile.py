@@ -16,7 +16,9 @@ from evaluators import (
     Linf,
     NoPowerLaw,
     PowerLaw,
+    ProfileOptions,
     RobustnessProfile,
+    Smoothing,
     StepLL,
     UniformNoise,
     error_curve,
@@ -62,7 +64,7 @@ def case(linear, images):
 
 @pytest.fixture
 def found(case):
-    return profile(*case, ATTACKS, dataset="stripes", split="valid", seed=4)
+    return profile(*case, ATTACKS, options=ProfileOptions(dataset="stripes", split="valid"), seed=4)
 
 
 def strict(text):
@@ -170,7 +172,7 @@ def test_error_where_nothing_was_measured_is_refused(found):
 
 
 def test_grids_of_the_users_own_hold_what_must_be_compared(case):
-    found = profile(*case, {"fgsm": FGSM()}, epsilons={"linf": [0.2]}, include={"linf": [0.05]})
+    found = profile(*case, {"fgsm": FGSM()}, epsilons={"linf": [0.2]}, options=ProfileOptions(include={"linf": [0.05]}))
     assert found.record["attacks"]["fgsm"]["epsilons"] == [0.05, 0.2]
 
 
@@ -250,7 +252,7 @@ def test_grids_may_be_given_or_hold_what_is_asked(case):
     given = profile(*case, ATTACKS, epsilons={"linf": [0.2, 0.1, 0.1]})
     assert given.record["attacks"]["fgsm"]["epsilons"] == [0.1, 0.2]
     assert len(given.record["attacks"]["fgsm_l2"]["epsilons"]) > 10
-    chosen = profile(*case, ATTACKS, include={"linf": [8 / 255]}).record["attacks"]
+    chosen = profile(*case, ATTACKS, options=ProfileOptions(include={"linf": [8 / 255]})).record["attacks"]
     assert 8 / 255 in chosen["pgd"]["epsilons"]
     assert 8 / 255 not in chosen["fgsm_l2"]["epsilons"]
     assert chosen["pgd"]["epsilons"] == sorted(chosen["pgd"]["epsilons"])
@@ -260,7 +262,7 @@ def test_a_seed_makes_a_profile_reproducible(case):
     attacks = {"pgd": PGD(steps=1, step_size=0.5), "noise": UniformNoise()}
     first = profile(*case, attacks, seed=1)
     torch.manual_seed(77)
-    again = profile(*case, attacks, seed=1, batch_size=64)
+    again = profile(*case, attacks, seed=1, options=ProfileOptions(batch_size=64))
     assert json.dumps(first.record) == json.dumps(again.record)
     for name in attacks:
         np.testing.assert_array_equal(first.radii[name], again.radii[name])
@@ -386,13 +388,32 @@ def test_network_is_left_as_it_was(conv, images):
         ({"y": torch.tensor([0, 1, 2, 4])}, ValueError, "y must hold labels from 0 to 3"),
         ({"y": [0, 1, 2, 3]}, TypeError, "y must be an int64 tensor of class indices, got list"),
         ({"epsilons": {"linf": [1, 8]}}, ValueError, "pixels are in [0, 1], so write 8/255 rather than 8"),
-        ({"include": {"linf": [8]}}, ValueError, "pixels are in [0, 1], so write 8/255 rather than 8"),
+        (
+            {"options": ProfileOptions(include={"linf": [8]})},
+            ValueError,
+            "pixels are in [0, 1], so write 8/255 rather than 8",
+        ),
     ],
 )
 def test_inputs_that_are_refused(conv, change, kind, message):
     given = {"network": conv(), "x": torch.zeros(4, 1, 8, 8), "y": torch.arange(4), "attacks": {"fgsm": FGSM()}}
     with pytest.raises(kind, match=re.escape(message)):
         profile(**(given | change))
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind", "message"),
+    [
+        ({"include": [0.1]}, TypeError, "include must be a mapping such as {'linf': [8 / 255]}, got list"),
+        ({"include": {"linf": 0.1}}, TypeError, "epsilons must be a list, got one number; write [0.1]"),
+        ({"tolerance": 1.5}, ValueError, "tolerance must be between 0 and 1, a share of the radius, got 1.5"),
+        ({"smoothing": 0.1}, TypeError, "got 0.1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+    ],
+)
+def test_options_that_are_refused(setting, kind, message):
+    with pytest.raises(kind, match=re.escape(message)):
+        ProfileOptions(**setting)
 
 
 def test_no_number_outside_json_is_written(tmp_path):
@@ -427,7 +448,7 @@ def test_a_missing_file_is_an_os_error(found, tmp_path):
 def test_exact_radii_refine_those_of_the_grid(case):
     attacks = {"fgsm": FGSM(), "pgd": PGD(loss=margin)}
     coarse = profile(*case, attacks, epsilons={"linf": LINF_GRID})
-    exact = profile(*case, attacks, epsilons={"linf": LINF_GRID}, tolerance=0.02)
+    exact = profile(*case, attacks, epsilons={"linf": LINF_GRID}, options=ProfileOptions(tolerance=0.02))
     assert (coarse.record["tolerance"], exact.record["tolerance"]) == (None, 0.02)
     for name in attacks:
         assert (exact.radii[name] <= coarse.radii[name]).all()
@@ -447,7 +468,7 @@ def test_theory_stands_beside_what_was_measured(found):
 
 def test_corruptions_and_certificates_are_measured_on_request(case, found):
     assert not {"corruptions", "certificates"} & set(found.record)
-    more = profile(*case, {"fgsm": FGSM()}, corruptions=True, certify=0.1).record
+    more = profile(*case, {"fgsm": FGSM()}, options=ProfileOptions(corruptions=True, smoothing=Smoothing(sigma=0.1))).record
     assert set(more["corruptions"]["errors"]) == set(CORRUPTIONS)
     certified = more["certificates"]
     assert certified["sigma"] == 0.1
@@ -459,7 +480,12 @@ def test_corruptions_and_certificates_are_measured_on_request(case, found):
 def test_progress_names_every_stage_and_ends_at_1(case):
     seen = []
     attacks = {"fgsm": FGSM(), "pgd": PGD(steps=2)}
-    profile(*case, attacks, corruptions=True, certify=0.1, progress=lambda stage, share: seen.append((stage, share)))
+    profile(
+        *case,
+        attacks,
+        options=ProfileOptions(corruptions=True, smoothing=Smoothing(sigma=0.1)),
+        progress=lambda stage, share: seen.append((stage, share)),
+    )
     assert list(dict.fromkeys(stage for stage, _ in seen)) == [
         "margins", "fgsm", "pgd", "checks", "corruptions", "certificates",
     ]  # fmt: skip
@@ -474,5 +500,5 @@ def test_an_epsilon_of_the_grid_gives_way_to_one_beside_it_that_is_asked_for(con
     alone = profile(network, x, y, {"fgsm": FGSM()}).record["attacks"]["fgsm"]["epsilons"]
     beside, apart = 1.01 * alone[3], math.sqrt(alone[3] * alone[4])
     for wanted, expected in ((beside, {*alone, beside} - {alone[3]}), (apart, {*alone, apart})):
-        found = profile(network, x, y, {"fgsm": FGSM()}, include={"linf": [wanted]})
+        found = profile(network, x, y, {"fgsm": FGSM()}, options=ProfileOptions(include={"linf": [wanted]}))
         assert found.record["attacks"]["fgsm"]["epsilons"] == sorted(expected)

@@ -8,6 +8,7 @@ from torch import nn
 
 from evaluators import FGSM, L2, PGD, Linf, UniformNoise
 from evaluators.attacks import margin
+from evaluators.regions import Starts
 from evaluators.regions.connectivity import AdversarialSet, adversarial_set, connections
 
 
@@ -40,7 +41,7 @@ def given(images):
         norm=L2(),
         epsilon=0.4,
         starts=len(images),
-        found=len(images),
+        successes=len(images),
         images=images,
         predictions=Strips(0.1)(images).argmax(1).numpy(),
         distances=np.zeros((len(images), len(images))),
@@ -55,15 +56,17 @@ def at(*places):
 
 
 def test_noise_finds_the_wedges_in_their_proportions():
-    found = adversarial_set(Strips(0.1), grey(2), ZERO, UniformNoise(norm=Linf()), 0.3, starts=800, tolerance=0)
+    found = adversarial_set(
+        Strips(0.1), grey(2), ZERO, UniformNoise(norm=Linf()), 0.3, starts=Starts(count=800), tolerance=0
+    )
     # Of a square of side 0.6, strips of width 0.2 along both axes leave (0.4 / 0.6)^2.
-    assert abs(found.found / 800 - 4 / 9) < 4 * math.sqrt(20 / 81 / 800)
-    assert len(found.images) == found.found
+    assert abs(found.successes / 800 - 4 / 9) < 4 * math.sqrt(20 / 81 / 800)
+    assert len(found.images) == found.successes
     assert found.classes == 4
     assert sorted(np.unique(found.predictions)) == [1, 2, 3, 4]
     brute = (found.images[:, None] - found.images).flatten(2).abs().amax(2).double().numpy() / 0.3
     np.testing.assert_allclose(found.distances, brute, atol=1e-6)
-    assert found.spread == pytest.approx(brute.sum() / found.found / (found.found - 1), rel=1e-6)
+    assert found.spread == pytest.approx(brute.sum() / found.successes / (found.successes - 1), rel=1e-6)
     straight = (found.images[:, None] - found.images).flatten(2).norm(dim=2)
     np.testing.assert_allclose(found.distances_l2, straight, atol=1e-6)
 
@@ -71,9 +74,9 @@ def test_noise_finds_the_wedges_in_their_proportions():
 @pytest.mark.parametrize("tolerance", [0.0, 0.3, 1.0])
 def test_distinct_images_are_farther_apart_than_the_tolerance_and_cover_the_others(tolerance):
     attack = UniformNoise(norm=L2())
-    every = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=100, tolerance=0)
-    found = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=100, tolerance=tolerance)
-    assert found.found == every.found
+    every = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=Starts(count=100), tolerance=0)
+    found = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=Starts(count=100), tolerance=tolerance)
+    assert found.successes == every.successes
     apart = found.distances[~np.eye(len(found.images), dtype=bool)]
     assert (apart > tolerance).all()
     nearest = (every.images[:, None] - found.images).flatten(2).norm(dim=2).amin(1) / 0.3
@@ -84,9 +87,9 @@ def test_distinct_images_are_farther_apart_than_the_tolerance_and_cover_the_othe
 def test_an_attack_without_a_random_start_finds_one_image(conv, images):
     network, x = conv(), images(1)
     y = network(x).argmax(1)
-    found = adversarial_set(network, x, y, FGSM(), 0.5, starts=10)
-    assert found.found in (0, 10)
-    assert found.found == 10
+    found = adversarial_set(network, x, y, FGSM(), 0.5, starts=Starts(count=10))
+    assert found.successes in (0, 10)
+    assert found.successes == 10
     assert len(found.images) == 1
     assert math.isnan(found.spread)
 
@@ -95,8 +98,8 @@ def test_images_are_wrong_inside_the_ball_and_the_same_for_more_starts(conv, ima
     network, x = conv(), images(1)
     y = network(x).argmax(1)
     attack = PGD(norm=L2(), loss=margin)
-    found = adversarial_set(network, x, y, attack, 1.5, starts=8, tolerance=0)
-    more = adversarial_set(network, x, y, attack, 1.5, starts=12, tolerance=0)
+    found = adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8), tolerance=0)
+    more = adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=12), tolerance=0)
     assert 2 <= len(found.images) <= 8
     assert torch.equal(more.images[: len(found.images)], found.images)
     with torch.no_grad():
@@ -104,15 +107,15 @@ def test_images_are_wrong_inside_the_ball_and_the_same_for_more_starts(conv, ima
     assert (found.predictions != int(y)).all()
     assert (L2().size(found.images - x) <= 1.5 * (1 + 1e-5)).all()
     assert (found.distances <= 2 * (1 + 1e-5)).all()
-    assert not torch.equal(adversarial_set(network, x, y, attack, 1.5, starts=8, seed=1).images, found.images)
-    near = adversarial_set(network, x, y, attack, 1.5, starts=8, stop_when_fooled=True)
+    assert not torch.equal(adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8, seed=1)).images, found.images)
+    near = adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8, stop_when_fooled=True))
     assert L2().size(near.images - x).mean() < L2().size(found.images - x).mean()
 
 
 def test_none_found(conv, images):
     network, x = conv(), images(1)
-    found = adversarial_set(network, x, network(x).argmax(1), PGD(), 1e-6, starts=3)
-    assert (found.found, len(found.images), found.classes) == (0, 0, 0)
+    found = adversarial_set(network, x, network(x).argmax(1), PGD(), 1e-6, starts=Starts(count=3))
+    assert (found.successes, len(found.images), found.classes) == (0, 0, 0)
     assert found.distances.shape == (0, 0)
     with pytest.raises(ValueError, match="there is no adversarial image to connect; none was found"):
         connections(network, found)
@@ -211,7 +214,6 @@ def test_how_many_points_are_looked_at():
     ("change", "kind", "message"),
     [
         ({"x": grey().expand(2, -1, -1, -1)}, ValueError, "x must hold one image, with shape (1, ...), got 2 of them"),
-        ({"starts": 0}, ValueError, "starts must be a whole number of at least 1, got 0"),
         ({"tolerance": 3.0}, ValueError, "tolerance must be between 0 and 2, a share of epsilon, got 3"),
         ({"epsilon": 0.0}, ValueError, "epsilon must be above 0, got 0: a point has no other images in it"),
         ({"epsilon": 8}, ValueError, "epsilon must be between 0 and 1, the size of the pixel range in this norm, got 8"),
@@ -222,6 +224,12 @@ def test_inputs_that_are_refused(change, kind, message):
     arguments = {"network": Strips(0.1), "x": grey(), "y": ZERO, "attack": PGD(), "epsilon": 0.1} | change
     with pytest.raises(kind, match=re.escape(message)):
         adversarial_set(**arguments)
+
+
+@pytest.mark.parametrize("count", [0, 2.5])
+def test_numbers_of_starts_that_are_refused(count):
+    with pytest.raises(ValueError, match=f"count must be a whole number of at least 1, got {count}"):
+        Starts(count=count)
 
 
 @pytest.mark.parametrize("size", [-1.0, math.nan, math.inf])

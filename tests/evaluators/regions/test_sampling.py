@@ -7,11 +7,17 @@ import torch
 from scipy.stats import kstest
 
 from evaluators import L2, Linf
+from evaluators.regions import Sampling
 from evaluators.regions.sampling import affordable_samples, ball_points, check_balls
 
 
 def drawn(centre, norm, radius, samples, *, seed=0, batch_size=512):
-    return torch.cat([points for _, points in ball_points(centre, norm, [radius], samples, seed, batch_size)])
+    return torch.cat(
+        [
+            points
+            for _, points in ball_points(centre, norm, [radius], Sampling(samples=samples, seed=seed, batch_size=batch_size))
+        ]
+    )
 
 
 def test_fewer_points_are_afforded_where_they_take_long_to_draw():
@@ -63,17 +69,20 @@ def test_a_ball_that_holds_the_whole_range_is_the_range():
 @pytest.mark.parametrize("norm", [Linf(), L2()])
 def test_points_depend_on_neither_batches_nor_other_images(norm, images, device):
     centres = images(3).to(device)
-    whole = next(ball_points(centres, norm, [0.1, 0.3], 20, 5, 1000))
-    parts = list(ball_points(centres, norm, [0.1, 0.3], 20, 5, 7))
+    whole = next(ball_points(centres, norm, [0.1, 0.3], Sampling(samples=20, seed=5, batch_size=1000)))
+    parts = list(ball_points(centres, norm, [0.1, 0.3], Sampling(samples=20, seed=5, batch_size=7)))
     assert torch.equal(whole[0], torch.cat([balls for balls, _ in parts]))
     torch.testing.assert_close(whole[1], torch.cat([points for _, points in parts]))
     torch.testing.assert_close(
-        whole[1][:40], torch.cat([p for _, p in ball_points(centres[:1], norm, [0.1, 0.3], 20, 5, 64)])
+        whole[1][:40],
+        torch.cat([p for _, p in ball_points(centres[:1], norm, [0.1, 0.3], Sampling(samples=20, seed=5, batch_size=64))]),
     )
     sizes = norm.size(whole[1] - centres[whole[0] // 2])
     assert (sizes <= torch.tensor([0.1, 0.3], device=device)[whole[0] % 2] * (1 + 1e-5)).all()
     assert len(torch.unique(whole[1].flatten(1), dim=0)) == 120
-    assert not torch.equal(whole[1], next(ball_points(centres, norm, [0.1, 0.3], 20, 6, 1000))[1])
+    assert not torch.equal(
+        whole[1], next(ball_points(centres, norm, [0.1, 0.3], Sampling(samples=20, seed=6, batch_size=1000)))[1]
+    )
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()])
@@ -88,16 +97,29 @@ def test_a_radius_of_0_is_the_centre(norm, images):
         ({"norm": Linf}, TypeError, "norm must be Linf() or L2(), got <class"),
         ({"radii": 0.1}, TypeError, "epsilons must be a list, got one number; write [0.1]"),
         ({"radii": [8.0]}, ValueError, "epsilon must be between 0 and 1, the size of the pixel range in this norm, got 8"),
-        ({"samples": 0}, ValueError, "samples must be a whole number of at least 1, got 0"),
         ({"centres": torch.full((1, 4), 2.0)}, ValueError, "x must have pixels in [0, 1], got [2, 2]"),
     ],
 )
 def test_inputs_that_are_refused(change, kind, message):
-    given = {"centres": torch.zeros(1, 4), "norm": Linf(), "radii": [0.1], "samples": 10} | change
+    given = {"centres": torch.zeros(1, 4), "norm": Linf(), "radii": [0.1]} | change
     with pytest.raises(kind, match=re.escape(message)):
         check_balls(**given)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"samples": 0}, "samples must be a whole number of at least 1, got 0"),
+        ({"samples": 2.5}, "samples must be a whole number of at least 1, got 2.5"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"confidence": 95.0}, "confidence must be between 0 and 1: 0.95 rather than 95, got 95"),
+    ],
+)
+def test_settings_that_are_refused(setting, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Sampling(**setting)
+
+
 def test_the_largest_radius_is_the_diagonal():
-    assert check_balls(torch.zeros(1, 4), L2(), [0, 2], 1) == [0, 2]
+    assert check_balls(torch.zeros(1, 4), L2(), [0, 2]) == [0, 2]
     assert math.isclose(L2().largest(4), 2)

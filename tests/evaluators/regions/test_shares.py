@@ -7,6 +7,7 @@ from scipy.stats import beta
 
 from evaluators import L2, Linf
 from evaluators.curves.error_curves import binomial_interval
+from evaluators.regions import Sampling
 from evaluators.regions.shares import ball_shares
 
 
@@ -32,7 +33,7 @@ def test_share_of_an_l2_ball_beyond_a_hyperplane_is_a_cap(linear, offset, device
         torch.zeros(1, dtype=torch.int64, device=device),
         L2(),
         [0.2, 0.4],
-        samples=4000,
+        sampling=Sampling(samples=4000),
     )
     for r, radius in enumerate((0.2, 0.4)):
         wanted = cap(offset / radius, 16)
@@ -46,7 +47,7 @@ def test_share_of_a_linf_ball_beyond_a_pixels_value(linear):
     centres = torch.full((2, 1, 4, 4), 0.5)
     centres[1] = 0.9
     labels = torch.tensor([0, 1])
-    found = ball_shares(network, centres, labels, Linf(), [0.05, 0.2, 0.5], samples=4000)
+    found = ball_shares(network, centres, labels, Linf(), [0.05, 0.2, 0.5], sampling=Sampling(samples=4000))
     # The second ball is cut to [0.9 - radius, 1].
     wanted = np.array([[0, 0.25, 0.4], [0, 0, 0.2 / 0.6]])
     np.testing.assert_allclose(found.share, wanted, atol=0.03)
@@ -56,7 +57,7 @@ def test_share_of_a_linf_ball_beyond_a_pixels_value(linear):
 def test_counts_shares_and_intervals_go_together(conv, images):
     network, x = conv(), images(3)
     labels = torch.tensor([0, 1, 2])
-    found = ball_shares(network, x, labels, L2(), [0.5, 4.0], samples=50, confidence=0.9)
+    found = ball_shares(network, x, labels, L2(), [0.5, 4.0], sampling=Sampling(samples=50, confidence=0.9))
     assert found.counts.shape == (3, 2)
     np.testing.assert_array_equal(found.share, found.counts / 50)
     np.testing.assert_allclose(found.interval, binomial_interval(found.counts.astype(float), 50, 0.9))
@@ -65,14 +66,14 @@ def test_counts_shares_and_intervals_go_together(conv, images):
 
 def test_batches_change_nothing(conv, images):
     network, x, labels = conv(), images(3), torch.tensor([0, 1, 2])
-    whole = ball_shares(network, x, labels, L2(), [0.5, 4.0], samples=40)
-    parts = ball_shares(network, x, labels, L2(), [0.5, 4.0], samples=40, batch_size=7)
+    whole = ball_shares(network, x, labels, L2(), [0.5, 4.0], sampling=Sampling(samples=40))
+    parts = ball_shares(network, x, labels, L2(), [0.5, 4.0], sampling=Sampling(samples=40, batch_size=7))
     np.testing.assert_array_equal(whole.counts, parts.counts)
 
 
 def test_network_is_left_as_it_was(conv, images):
     network = conv().train()
-    ball_shares(network, images(1), torch.zeros(1, dtype=torch.int64), Linf(), [0.1], samples=5)
+    ball_shares(network, images(1), torch.zeros(1, dtype=torch.int64), Linf(), [0.1], sampling=Sampling(samples=5))
     assert all(module.training for module in network.modules())
     assert all(parameter.requires_grad for parameter in network.parameters())
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from evaluators import L2, Linf
 from evaluators.curves.error_curves import binomial_interval
+from evaluators.regions import Sampling
 from evaluators.regions.sampling import ball_points
 from evaluators.regions.voting import disagreement, low_margin_share, mean_interval, vote_entropy
 
@@ -31,7 +32,7 @@ def grey(n=1):
 @pytest.mark.parametrize("angle", [0.3, 1.0, 2.5])
 def test_two_hyperplanes_disagree_in_a_double_wedge(linear, angle, device):
     networks = [half_plane(linear, a).to(device) for a in (0.4, 0.4 + angle)]
-    found = disagreement(networks, grey().to(device), L2(), [0.1, 0.3], samples=4000)
+    found = disagreement(networks, grey().to(device), L2(), [0.1, 0.3], sampling=Sampling(samples=4000))
     wanted = angle / math.pi
     assert (abs(found.share - wanted) <= 4 * math.sqrt(wanted * (1 - wanted) / 4000)).all()
     np.testing.assert_allclose(found.entropy, found.share * math.log(2), rtol=1e-9)
@@ -40,16 +41,20 @@ def test_two_hyperplanes_disagree_in_a_double_wedge(linear, angle, device):
 def test_two_hyperplanes_in_a_linf_ball(linear):
     # In a square, the wedge between the first axis and its diagonal is an eighth, and there are two.
     networks = [half_plane(linear, math.pi / 2), half_plane(linear, 3 * math.pi / 4)]
-    found = disagreement(networks, grey(), Linf(), [0.2], samples=4000)
+    found = disagreement(networks, grey(), Linf(), [0.2], sampling=Sampling(samples=4000))
     assert found.share[0, 0] == pytest.approx(0.25, abs=0.03)
     moved = disagreement(
-        [half_plane(linear, 0.0, offset) for offset in (0.0, 0.1)], grey(), Linf(), [0.05, 0.2], samples=4000
+        [half_plane(linear, 0.0, offset) for offset in (0.0, 0.1)],
+        grey(),
+        Linf(),
+        [0.05, 0.2],
+        sampling=Sampling(samples=4000),
     )
     np.testing.assert_allclose(moved.share, [[0.5, 0.25]], atol=0.03)
 
 
 def test_networks_that_are_one_disagree_nowhere(conv, images):
-    found = disagreement([conv(), conv(), conv()], images(3), Linf(), [0, 0.1, 1.0], samples=20)
+    found = disagreement([conv(), conv(), conv()], images(3), Linf(), [0, 0.1, 1.0], sampling=Sampling(samples=20))
     assert (found.counts == 0).all()
     assert (found.entropy == 0).all()
     assert (found.mean_share_interval[:, 0] == 0).all()
@@ -58,7 +63,7 @@ def test_networks_that_are_one_disagree_nowhere(conv, images):
 
 def test_at_epsilon_0_the_images_themselves_are_asked(conv, images):
     networks, x = [conv(seed=seed) for seed in range(4)], images(20)
-    found = disagreement(networks, x, L2(), [0.0], samples=3)
+    found = disagreement(networks, x, L2(), [0.0], sampling=Sampling(samples=3))
     with torch.no_grad():
         votes = torch.stack([network(x).argmax(1) for network in networks])
     np.testing.assert_array_equal(found.share[:, 0], (votes != votes[0]).any(0))
@@ -69,14 +74,14 @@ def test_at_epsilon_0_the_images_themselves_are_asked(conv, images):
 
 def test_parts_of_a_disagreement_go_together(conv, images):
     networks, x = [conv(seed=seed) for seed in range(3)], images(5)
-    found = disagreement(networks, x, Linf(), [0.1, 0.5], samples=30, confidence=0.9)
+    found = disagreement(networks, x, Linf(), [0.1, 0.5], sampling=Sampling(samples=30, confidence=0.9))
     np.testing.assert_array_equal(found.share, found.counts / 30)
     np.testing.assert_allclose(found.interval, binomial_interval(found.counts.astype(float), 30, 0.9))
     np.testing.assert_allclose(found.mean_share, found.share.mean(0))
     np.testing.assert_allclose(found.mean_share_interval, mean_interval(found.share, 0.9))
     np.testing.assert_allclose(found.mean_entropy, found.entropy.mean(0))
     np.testing.assert_allclose(found.mean_entropy_interval, math.log(3) * mean_interval(found.entropy / math.log(3), 0.9))
-    parts = disagreement(networks, x, Linf(), [0.1, 0.5], samples=30, batch_size=7)
+    parts = disagreement(networks, x, Linf(), [0.1, 0.5], sampling=Sampling(samples=30, batch_size=7))
     np.testing.assert_array_equal(parts.counts, found.counts)
     np.testing.assert_allclose(parts.entropy, found.entropy)
 
@@ -89,15 +94,15 @@ def test_vote_entropy_of_known_votes():
 def test_low_margin_is_a_slab(linear):
     # The margin is twice the scale times the distance from the hyperplane: a slab of half-width 0.05.
     network = half_plane(linear, 0.0, scale=3.0)
-    found = low_margin_share(network, grey(), Linf(), [0.04, 0.1, 0.5], threshold=0.3, samples=4000)
+    found = low_margin_share(network, grey(), Linf(), [0.04, 0.1, 0.5], threshold=0.3, sampling=Sampling(samples=4000))
     np.testing.assert_allclose(found.share, [[1.0, 0.5, 0.1]], atol=0.03)
     assert found.share[0, 0] == 1
 
 
 def test_low_margin_is_asked_at_the_same_points(conv, images):
     network, x = conv(), images(2)
-    found = low_margin_share(network, x, L2(), [1.0], 0.1, samples=40, seed=3, batch_size=9)
-    points = torch.cat([points for _, points in ball_points(x, L2(), [1.0], 40, 3, 100)])
+    found = low_margin_share(network, x, L2(), [1.0], 0.1, sampling=Sampling(samples=40, seed=3, batch_size=9))
+    points = torch.cat([points for _, points in ball_points(x, L2(), [1.0], Sampling(samples=40, seed=3, batch_size=100))])
     with torch.no_grad():
         largest = network(points).topk(2).values
     np.testing.assert_array_equal(found.counts[:, 0], (largest[:, 0] - largest[:, 1] < 0.1).view(2, 40).sum(1))
@@ -129,7 +134,7 @@ def test_mean_interval_at_its_ends_and_near_them():
 
 def test_networks_are_left_as_they_were(conv, images):
     networks = [conv(seed=seed).train() for seed in range(2)]
-    disagreement(networks, images(1), Linf(), [0.1], samples=3)
+    disagreement(networks, images(1), Linf(), [0.1], sampling=Sampling(samples=3))
     assert all(module.training for network in networks for module in network.modules())
 
 
@@ -143,26 +148,12 @@ def test_networks_are_left_as_they_were(conv, images):
             ValueError,
             "networks must have one number of classes, got 16, 3",
         ),
-        ({"samples": 0}, ValueError, "samples must be a whole number of at least 1, got 0"),
-        ({"confidence": 95.0}, ValueError, "confidence must be between 0 and 1: 0.95 rather than 95, got 95"),
     ],
 )
 def test_inputs_that_are_refused(change, kind, message):
     arguments = {"networks": [nn.Flatten()] * 2, "centres": grey(), "norm": Linf(), "epsilons": [0.1]} | change
     with pytest.raises(kind, match=re.escape(message)):
         disagreement(**arguments)
-
-
-def test_confidence_is_checked_before_the_work(monkeypatch):
-    def never(*arguments):
-        raise AssertionError("points are drawn")
-
-    for name in ("voting", "shares"):
-        monkeypatch.setattr(f"evaluators.regions.{name}.ball_points", never)
-    with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
-        disagreement([nn.Flatten()] * 2, grey(), Linf(), [0.1], confidence=95)
-    with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
-        low_margin_share(nn.Flatten(), grey(), Linf(), [0.1], 0.1, confidence=95)
 
 
 def test_confidence_of_a_mean_is_checked():

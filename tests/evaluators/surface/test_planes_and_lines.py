@@ -9,6 +9,7 @@ from torch import nn
 
 from evaluators import BIM, DDN, FGSM, FMN, L2, PGD, IterativeLL, Linf, StepLL
 from evaluators.attacks import margin
+from evaluators.surface import Segment
 from evaluators.surface.directions import adversarial_direction, aimed, random_direction
 from evaluators.surface.lines import Crossing, boundary_line
 from evaluators.surface.planes import plane_along, plane_through, response_surface, window
@@ -60,7 +61,7 @@ def test_crossing_of_a_linear_network_is_at_margin_over_slope(linear, image, cla
         # The class after the nearest boundary, and where that is, in closed form.
         ways = {j: (logits[label] - logits[j]) / (rise[j] - rise[label]) for j in range(classes) if rise[j] > rise[label]}
         rival = min(ways, key=ways.get, default=None)
-        found = boundary_line(network, x, label, direction, stop=6, points=301)
+        found = boundary_line(network, x, label, direction, segment=Segment(stop=6, points=301))
         if rival is None or ways[rival] > 6:
             assert found.crossings == ()
         else:
@@ -77,7 +78,9 @@ def test_crossing_of_a_linear_network_is_at_margin_over_slope(linear, image, cla
 def test_the_class_is_the_same_between_neighbouring_crossings(conv, image):
     network, x = conv(4).double(), image()
     for seed in range(5):
-        found = boundary_line(network, x, answer(network, x), random_direction(x, 20.0, seed=seed), start=-30, stop=30)
+        found = boundary_line(
+            network, x, answer(network, x), random_direction(x, 20.0, seed=seed), segment=Segment(start=-30, stop=30)
+        )
         edges = np.array([crossing.position for crossing in found.crossings])
         assert (np.diff(edges) > 0).all()
         told = [found.label[0], *(crossing.after for crossing in found.crossings)]
@@ -89,7 +92,7 @@ def test_all_crossings_of_three_stripes_are_found(image):
     x = image().mul(0).add(0.5)
     network = Stripes([0.5103, 0.5412, 0.6131], [0, 1, 2, 1])
     direction = torch.full_like(x, 0.25)  # The mean pixel rises by 1/8 per unit of L2 distance.
-    found = boundary_line(network, x, 0, direction, points=21, tolerance=1e-7)
+    found = boundary_line(network, x, 0, direction, segment=Segment(points=21), tolerance=1e-7)
     assert [(c.before, c.after) for c in found.crossings] == [(0, 1), (1, 2), (2, 1)]
     assert [c.position for c in found.crossings] == pytest.approx([8 * 0.0103, 8 * 0.0412, 8 * 0.1131], abs=1e-7)
     assert found.length == pytest.approx(2)
@@ -101,7 +104,7 @@ def test_all_crossings_of_three_stripes_are_found(image):
 def test_several_crossings_between_two_positions_are_all_located(image):
     x = image().mul(0).add(0.5)
     network = Stripes([0.51, 0.5175, 0.525], [0, 2, 1, 3])
-    found = boundary_line(network, x, 0, torch.ones_like(x), stop=1, points=2, tolerance=1e-6)
+    found = boundary_line(network, x, 0, torch.ones_like(x), segment=Segment(stop=1, points=2), tolerance=1e-6)
     assert found.label.tolist() == [0, 3]
     assert [(c.before, c.after) for c in found.crossings] == [(0, 2), (2, 1), (1, 3)]
     assert [c.position for c in found.crossings] == pytest.approx([0.08, 0.14, 0.2], abs=1e-6)
@@ -110,13 +113,15 @@ def test_several_crossings_between_two_positions_are_all_located(image):
 def test_a_stripe_narrower_than_the_step_is_missed_as_documented(image):
     x = image().mul(0).add(0.5)
     network = Stripes([0.51, 0.512], [0, 1, 0])
-    assert boundary_line(network, x, 0, torch.ones_like(x), stop=1, points=3).crossings == ()
-    assert len(boundary_line(network, x, 0, torch.ones_like(x), stop=1, points=101).crossings) == 2
+    assert boundary_line(network, x, 0, torch.ones_like(x), segment=Segment(stop=1, points=3)).crossings == ()
+    assert len(boundary_line(network, x, 0, torch.ones_like(x), segment=Segment(stop=1, points=101)).crossings) == 2
 
 
 def test_a_tolerance_below_rounding_ends(image):
     x = image().mul(0).add(0.5)
-    found = boundary_line(Stripes([0.6], [0, 1]), x, 0, torch.ones_like(x), stop=1, points=3, tolerance=1e-300)
+    found = boundary_line(
+        Stripes([0.6], [0, 1]), x, 0, torch.ones_like(x), segment=Segment(stop=1, points=3), tolerance=1e-300
+    )
     assert found.crossings == (Crossing(pytest.approx(0.8, abs=1e-12), 0, 1),)
 
 
@@ -355,10 +360,21 @@ def test_what_is_not_finite_is_refused_before_the_network_is_asked(linear, image
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"stop": float("inf")}, "start and stop must be finite, got 0 and inf"),
-        ({"start": float("nan")}, "start and stop must be finite, got nan and 16"),
+        ({"stop": float("inf")}, "start and stop must be finite, got 0.0 and inf"),
+        ({"start": float("nan")}, "start and stop must be finite, got nan and None"),
         ({"stop": 0.0}, "stop must be beyond start, 0, got 0"),
         ({"points": 1}, "points must be at least 2, got 1"),
+    ],
+)
+def test_wrong_segments(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Segment(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"segment": Segment(start=17.0)}, "stop must be beyond start, 17, got 16"),
         ({"tolerance": 0}, "tolerance must be above 0, got 0"),
         (
             {"direction": torch.zeros(1, 8, 8)},

@@ -18,16 +18,15 @@ import yaml
 from torch import nn
 
 from evaluators import FGSM, FMN, L2, PGD, AutoAttack, Linf, compare, compare_radii, fit_power_law, radii, worst_case
-from evaluators.regions import disagreement
+from evaluators.regions import Sampling, disagreement
 from evaluators.transferability.matrix import TooFewImagesError, transfer_matrix
 from nas.analysis.compare.compare import common_grid, compare_networks, crafting_attacks
 from nas.analysis.compare.config import CompareConfig, default_attacks, parse_compare_config
 from nas.analysis.compare.figures import compare_figures
 from nas.analysis.compare.result import NoTransfer, as_record
-from nas.analysis.network_source import name_networks
+from nas.analysis.network_source import open_source
 from nas.analysis.networks import open_network
-from nas.bundle.manifest import read_manifest
-from nas.cli.compare_options import settings_of
+from nas.cli.compare_options import compare_config
 from nas.data import open_data, open_test
 from nas.data.config import DataConfig
 
@@ -186,8 +185,8 @@ def test_radii_are_the_worst_case_over_the_attacks_on_one_grid(compared, nets):
     assert {0.02, 0.05} <= set(compared.grid)
     for name, source in compared.sources.items():
         network = open_network(source)
-        found = [radii(network, test.x, test.y, attack, compared.grid).numpy() for attack in compared.attacks.values()]
-        assert np.array_equal(compared.radii[name], worst_case(found))
+        of_attacks = [radii(network, test.x, test.y, attack, compared.grid).numpy() for attack in compared.attacks.values()]
+        assert np.array_equal(compared.radii[name], worst_case(of_attacks))
 
 
 def test_tests_are_those_of_every_pair_and_corrected_for_their_number(compared):
@@ -235,7 +234,7 @@ def test_attacks_that_stop_where_they_fool_craft_nothing():
 def test_disagreement_is_measured_around_the_first_images_at_multiples_of_the_first_epsilon(compared, nets):
     test = open_test(DataConfig()).first(120)
     networks = [open_network(source) for source in compared.sources.values()]
-    again = disagreement(networks, test.x[:50], Linf(), [0, 0.025, 0.05, 0.1], samples=40)
+    again = disagreement(networks, test.x[:50], Linf(), [0, 0.025, 0.05, 0.1], sampling=Sampling(samples=40))
     assert compared.disagreement.counts.shape == (50, 4)
     assert vars(compared.disagreement).keys() == vars(again).keys()
     assert all(np.array_equal(value, vars(again)[name]) for name, value in vars(compared.disagreement).items())
@@ -247,9 +246,9 @@ def test_disagreement_is_measured_around_the_first_images_at_multiples_of_the_fi
 
 def test_balls_are_no_larger_than_the_pixel_range(here):
     config = CompareConfig(attacks={"fgsm": FGSM()}, epsilons=(0.7,), images=20, seed=5, device="cpu")
-    found = compare_networks(THREE[:2], config).disagreement
-    assert found.epsilons.tolist() == [0, 0.35, 0.7, 1]
-    assert found.counts.shape == (20, 4)
+    measured = compare_networks(THREE[:2], config).disagreement
+    assert measured.epsilons.tolist() == [0, 0.35, 0.7, 1]
+    assert measured.counts.shape == (20, 4)
 
 
 def test_the_grid_suits_every_network_and_holds_the_epsilons_asked_for():
@@ -265,13 +264,13 @@ def test_the_grid_suits_every_network_and_holds_the_epsilons_asked_for():
 def test_without_epsilons_they_are_those_of_the_searches_and_such_as_suit(finished_run, nets):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     config = CompareConfig(attacks={"fgsm": FGSM()}, images=60, device="cpu")
-    found = compare_networks([str(bundle), f"{nets}/nets.py:a"], config)
-    assert 0.05 in found.epsilons
-    assert 1 < len(found.epsilons) <= 4
-    assert set(found.epsilons) <= set(found.grid)
+    comparison = compare_networks([str(bundle), f"{nets}/nets.py:a"], config)
+    assert 0.05 in comparison.epsilons
+    assert 1 < len(comparison.epsilons) <= 4
+    assert set(comparison.epsilons) <= set(comparison.grid)
     # In another norm the search's epsilon means nothing.
-    found = compare_networks([str(bundle), f"{nets}/nets.py:a"], replace(config, attacks={"fgsm": FGSM(norm=L2())}))
-    assert min(found.epsilons) > 0.05
+    comparison = compare_networks([str(bundle), f"{nets}/nets.py:a"], replace(config, attacks={"fgsm": FGSM(norm=L2())}))
+    assert min(comparison.epsilons) > 0.05
 
 
 def test_the_record_is_json_and_holds_what_was_found(compared):
@@ -286,10 +285,12 @@ def test_the_record_is_json_and_holds_what_was_found(compared):
     assert (parted["images"], parted["samples"], parted["epsilons"]) == (50, 40, [0, 0.025, 0.05, 0.1])
     assert parted["counts"] == compared.disagreement.counts.tolist()
     assert parted["mean_entropy_interval"] == compared.disagreement.mean_entropy_interval.tolist()
-    matrix, told = compared.transfers["pgd"], record["transfer"]["pgd"]
-    assert told["among_all"]["counts"] == matrix.fooled.sum(-1).tolist()
-    assert told["images"] == matrix.index.tolist()
-    assert {(one["source"], one["epsilon"]) for one in told["reach"]} == {(n, e) for n in matrix.names for e in (0.02, 0.05)}
+    matrix, recorded = compared.transfers["pgd"], record["transfer"]["pgd"]
+    assert recorded["among_all"]["counts"] == matrix.fooled.sum(-1).tolist()
+    assert recorded["images"] == matrix.index.tolist()
+    assert {(one["source"], one["epsilon"]) for one in recorded["reach"]} == {
+        (n, e) for n in matrix.names for e in (0.02, 0.05)
+    }
     assert record["tests_over_all"][0]["corrected_p_value"] == compared.over_all[0].corrected
     assert record["attacks"]["pgd"]["steps"] == 3
     for name, law in record["power_laws"].items():
@@ -361,9 +362,9 @@ def test_too_few_right_images_by_rounding_alone_lose_nothing_else(here, monkeypa
 
     monkeypatch.setattr("nas.analysis.compare.compare.transfer_matrix", few)
     config = CompareConfig(attacks={"fgsm": FGSM()}, epsilons=(0.05,), images=60, device="cpu")
-    found = compare_networks(THREE[:2], config)
-    assert found.transfers == {"fgsm": NoTransfer("only 9 of 60 images")}
-    assert len(found.over_all) == 1
+    comparison = compare_networks(THREE[:2], config)
+    assert comparison.transfers == {"fgsm": NoTransfer("only 9 of 60 images")}
+    assert len(comparison.over_all) == 1
 
 
 def test_out_holds_the_record_and_pictures_and_is_never_overwritten(here, cli, refused, tmp_path):
@@ -392,13 +393,13 @@ def test_pictures_are_whole(compared):
     long = dict(zip(("n" * 90, "1-05d4740bf3b4", "a $x_1$ name"), compared.sources.values(), strict=True))
     matrix = compared.transfers["pgd"]
     rename = dict(zip(compared.names, long, strict=True))
-    found = replace(
+    comparison = replace(
         compared,
         sources=long,
         radii={rename[name]: r for name, r in compared.radii.items()},
         transfers={"pgd": replace(matrix, names=tuple(long), epsilons=matrix.epsilons[:1], fooled=matrix.fooled[:1])},
     )
-    drawn = compare_figures(found)
+    drawn = compare_figures(comparison)
     assert {Path(name).stem for name in drawn} == {"error_curves", "transfer_pgd", "reach_pgd", "disagreement"}
     for name, picture in drawn.items():
         if name.endswith(".svg"):
@@ -417,9 +418,9 @@ def test_the_reason_in_the_place_of_a_picture_holds_any_name(compared):
 
 
 def test_pictures_are_the_same_each_time(compared):
-    found = replace(compared, transfers={})
-    drawn = compare_figures(found)
-    assert compare_figures(found) == drawn
+    comparison = replace(compared, transfers={})
+    drawn = compare_figures(comparison)
+    assert compare_figures(comparison) == drawn
     assert {Path(name).stem for name in drawn} == {"error_curves", "disagreement"}
 
 
@@ -504,16 +505,6 @@ def test_the_folder_of_a_run(finished_run, refused):
     assert f"{finished_run}: is a folder, but no bundle (no manifest.json): a run; name one of its bundles, such as" in said
 
 
-# Names.
-
-
-def test_names_are_the_bundles_own_and_those_of_the_files(finished_run, bundle_copy, tmp_path):
-    (bundle,) = (finished_run / "bundles").glob("1-*")
-    assert list(name_networks([str(bundle), "folder/nets.py:a", "x/net.pt2"])) == [bundle.name, "nets.py:a", "net.pt2"]
-    # Two that are alike are told apart by their places.
-    assert list(name_networks([str(bundle), str(bundle_copy), "c.pt"])) == [str(bundle), str(bundle_copy), "c.pt"]
-
-
 # What people really give.
 
 
@@ -558,21 +549,17 @@ def test_settings_are_plain_data_too():
     assert (config.epsilons, config.images, config.attacks) == ((8 / 255,), 5, {"a": FGSM()})
 
 
-def test_the_usual_attacks_are_of_the_norm_of_the_searches(bundle_copy, tmp_path, monkeypatch):
-    other = shutil.copytree(bundle_copy, tmp_path / "other")
+def test_default_attacks_are_of_the_norm_of_the_searches(bundle_copy):
+    options = {"data": None, "attacks": (), "epsilons": (), "images": None, "seed": None, "device": None}
+    source = open_source(bundle_copy)
 
-    def attack_norms(*sources):
-        config = settings_of([*map(str, sources)], data=None, attacks=(), epsilons=(), others={})
-        return {name: attack.norm.name for name, attack in config.attacks.items()}
+    def attack_norms(*norms):
+        sources = [replace(source, norm=norm) for norm in norms]
+        return {name: attack.norm.name for name, attack in compare_config(sources, options).attacks.items()}
 
-    assert attack_norms(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
-    searched = {bundle_copy: "l2", other: "l2"}
-    monkeypatch.setattr("nas.analysis.network_source.epsilon_and_norm", lambda record: (0.5, searched[record["folder"]]))
-    read = read_manifest
-    monkeypatch.setattr("nas.analysis.network_source.read_manifest", lambda folder: {**read(folder), "folder": folder})
-    assert attack_norms(bundle_copy, other) == {"fgsm": "l2", "pgd": "l2", "fmn": "l2"}
-    searched[other] = "linf"
-    assert attack_norms(bundle_copy, other) == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    assert attack_norms("linf", "linf") == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
+    assert attack_norms("l2", "l2") == {"fgsm": "l2", "pgd": "l2", "fmn": "l2"}
+    assert attack_norms("l2", "linf") == {"fgsm": "linf", "pgd": "linf", "fmn": "linf"}
     assert default_attacks("linf") == CompareConfig().attacks
 
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from evaluators import FGSM, L2, PGD, load_profile, profile
-from nas.analysis.network_source import data_of
+from evaluators import FGSM, L2, PGD, ProfileOptions, load_profile, profile
+from nas.analysis.network_source import open_source
 from nas.analysis.networks import open_network
 from nas.analysis.profile import ProfileConfig, parse_profile_config, profile_network
 from nas.config.schema import FinalistsConfig
@@ -36,7 +36,7 @@ def test_defaults_are_those_of_finalists():
 
 
 def test_settings_are_read():
-    found = parse_profile_config(
+    config = parse_profile_config(
         {
             "data": {"name": "npz", "path": "images.npz"},
             "attacks": {"strong": {"name": "pgd", "steps": 40, "norm": "l2"}},
@@ -46,10 +46,10 @@ def test_settings_are_read():
             "transfer": ["a.pt2", "b.py:net"],
         }
     )
-    assert found.attacks == {"strong": PGD(steps=40, norm=L2())}
-    assert found.epsilons == {"l2": (8 / 255, 0.5)}
-    assert found.certify == 64 / 255
-    assert found.transfer == ("a.pt2", "b.py:net")
+    assert config.attacks == {"strong": PGD(steps=40, norm=L2())}
+    assert config.epsilons == {"l2": (8 / 255, 0.5)}
+    assert config.certify == 64 / 255
+    assert config.transfer == ("a.pt2", "b.py:net")
 
 
 def test_all_faults_are_told_at_once():
@@ -101,39 +101,39 @@ def test_settings_that_make_no_sense(settings, said):
 
 
 def test_it_is_the_profile_of_the_evaluators_on_the_first_test_images(measured, network_folder):
-    found = measured(attacks={"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 3}}, seed=5)
+    result = measured(attacks={"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 3}}, seed=5)
     test = open_test(DataConfig()).first(40)
     network = open_network(f"{network_folder}/own.py:network")
     attacks = {"fgsm": FGSM(), "pgd": PGD(steps=3)}
-    expected = profile(network, test.x, test.y, attacks, dataset="digits", seed=5)
-    assert {**found.record, "checks": None} == {**expected.record, "checks": None}
-    assert [(c["name"], c["passed"]) for c in found.record["checks"]] == [
+    expected = profile(network, test.x, test.y, attacks, options=ProfileOptions(dataset="digits"), seed=5)
+    assert {**result.record, "checks": None} == {**expected.record, "checks": None}
+    assert [(c["name"], c["passed"]) for c in result.record["checks"]] == [
         (c["name"], c["passed"]) for c in expected.record["checks"]
     ]
-    assert {name: r.tolist() for name, r in found.radii.items()} == {name: r.tolist() for name, r in expected.radii.items()}
-    assert (found.record["n"], found.record["dataset"], found.record["split"]) == (40, "digits", "test")
+    assert {name: r.tolist() for name, r in result.radii.items()} == {name: r.tolist() for name, r in expected.radii.items()}
+    assert (result.record["n"], result.record["dataset"], result.record["split"]) == (40, "digits", "test")
 
 
 def test_images_that_it_crafts_on_another_network_carry_over_as_far_as_the_networks_agree(measured):
     pgd = {"name": "pgd"}
-    found = measured(
+    result = measured(
         attacks={"pgd": pgd}, epsilons={"linf": [0.05, 0.1]}, transfer=["own.py:softmax", "graph.pt2", "own.py:blank"]
     )
-    errors = {name: entry["error"][-1] for name, entry in found.record["attacks"].items()}
+    errors = {name: entry["error"][-1] for name, entry in result.record["attacks"].items()}
     assert list(errors) == ["pgd", "transfer_1", "transfer_2", "transfer_3"]
     # The graph is the network itself; one with random weights knows nothing of it.
     assert errors["transfer_2"] == pytest.approx(errors["pgd"], abs=0.08)
     assert errors["transfer_3"] < errors["pgd"] - 0.2
-    assert found.record["attacks"]["transfer_1"]["config"]["attack"]["name"] == "pgd"
+    assert result.record["attacks"]["transfer_1"]["config"]["attack"]["name"] == "pgd"
 
 
 def test_settings_reach_the_measurement(measured):
-    found = measured(tolerance=0.01, corruptions=True, certify=0.25, epsilons={"linf": [0.05, 0.2]})
-    assert found.record["attacks"]["fgsm"]["epsilons"] == [0.05, 0.2]
-    finite = found.radii["fgsm"][np.isfinite(found.radii["fgsm"]) & (found.radii["fgsm"] > 0)]
+    result = measured(tolerance=0.01, corruptions=True, certify=0.25, epsilons={"linf": [0.05, 0.2]})
+    assert result.record["attacks"]["fgsm"]["epsilons"] == [0.05, 0.2]
+    finite = result.radii["fgsm"][np.isfinite(result.radii["fgsm"]) & (result.radii["fgsm"] > 0)]
     assert len(np.unique(finite)) > 10
-    assert len(found.record["corruptions"]["errors"]) == 5
-    assert found.record["certificates"]["sigma"] == 0.25
+    assert len(result.record["corruptions"]["errors"]) == 5
+    assert result.record["certificates"]["sigma"] == 0.25
 
 
 def test_progress_goes_from_nothing_to_all_and_names_what_is_done(measured):
@@ -199,30 +199,22 @@ def test_what_is_not_there(measured, tmp_path):
 def test_images_of_the_users_own(measured, tmp_path):
     test = open_test(DataConfig())
     np.savez(tmp_path / "own.npz", x=test.x.numpy(), y=test.y.numpy())
-    found = measured(data={"name": "npz", "path": str(tmp_path / "own.npz"), "test": 0.9}, images=400)
-    assert (found.record["n"], found.record["dataset"]) == (400, "npz")
-    assert found.record["clean_error"] < 0.1
-
-
-def test_the_data_of_a_bundle_are_those_of_its_search(finished_run, network_folder):
-    (bundle,) = (finished_run / "bundles").glob("1-*")
-    assert data_of(str(bundle))["name"] == "digits"
-    assert data_of(str(bundle))["limit"] == 400
-    assert data_of(f"{network_folder}/graph.pt2") is None
-    assert data_of("package.module:network") is None
+    result = measured(data={"name": "npz", "path": str(tmp_path / "own.npz"), "test": 0.9}, images=400)
+    assert (result.record["n"], result.record["dataset"]) == (400, "npz")
+    assert result.record["clean_error"] < 0.1
 
 
 def test_a_bundle_measured_anew_has_the_profile_that_it_carries(finished_run):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     stored = load_profile(bundle)
     grid = stored.record["attacks"]["fgsm"]["epsilons"]
-    settings = {"data": data_of(str(bundle)), "images": 60, "attacks": {"fgsm": {"name": "fgsm"}}, "threads": 1}
-    found = profile_network(str(bundle), parse_profile_config({**settings, "epsilons": {"linf": grid}}))
-    assert found.record["clean_error"] == stored.record["clean_error"]
+    settings = {"data": open_source(bundle).data, "images": 60, "attacks": {"fgsm": {"name": "fgsm"}}, "threads": 1}
+    result = profile_network(str(bundle), parse_profile_config({**settings, "epsilons": {"linf": grid}}))
+    assert result.record["clean_error"] == stored.record["clean_error"]
     # Folded and stored weights round differently: an image on a boundary may turn over.
-    assert np.allclose(found.record["attacks"]["fgsm"]["error"], stored.record["attacks"]["fgsm"]["error"], atol=0.02)
+    assert np.allclose(result.record["attacks"]["fgsm"]["error"], stored.record["attacks"]["fgsm"]["error"], atol=0.02)
 
 
 def test_the_network_moves_to_the_device(measured, device):
-    on_cpu, found = measured(device="cpu"), measured(device=str(device))
-    assert found.record["clean_error"] == on_cpu.record["clean_error"]
+    on_cpu, on_device = measured(device="cpu"), measured(device=str(device))
+    assert on_device.record["clean_error"] == on_cpu.record["clean_error"]

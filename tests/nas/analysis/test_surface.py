@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import L2, PGD, Linf, ProvableRadii
-from evaluators.bounds import NoBound
-from evaluators.regions import ball_shares
+from evaluators import L2, PGD, Linf
+from evaluators.bounds import NoBound, ProvableRadii
+from evaluators.regions import Sampling, ball_shares
 from nas.analysis.networks import open_network
 from nas.analysis.surface.config import SurfaceConfig
 from nas.analysis.surface.figures import class_colours, draw_lines, draw_summary, draw_surface
@@ -88,7 +88,7 @@ def test_pictures_numbers_and_a_table(run, tmp_path):
 
     # What lies around it, by the evaluators themselves.
     around, y = record["neighbourhood"], test.y[3:4]
-    balls = ball_shares(network, point[None], y, Linf(), around["radii"], samples=500)
+    balls = ball_shares(network, point[None], y, Linf(), around["radii"], sampling=Sampling(samples=500))
     assert (around["norm"], around["samples"], around["no_bound"]) == ("linf", 500, None)
     assert around["radii"] == pytest.approx([0.025, 0.05, 0.1, 0.2], rel=1e-4)
     assert around["adversarial"] == balls.counts[0].tolist()
@@ -150,9 +150,9 @@ def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_p
 def test_an_attack_that_cannot_find_a_second_direction_is_told(drawn):
     from evaluators import DeepFool
 
-    found = drawn(attack=DeepFool(), epsilon=0.5)
-    assert list(found.surfaces) == ["adversarial_random"]
-    assert found.notes == ("no second adversarial direction was found: there is no plane of two adversarial ones",)
+    surfaces = drawn(attack=DeepFool(), epsilon=0.5)
+    assert list(surfaces.surfaces) == ["adversarial_random"]
+    assert surfaces.notes == ("no second adversarial direction was found: there is no plane of two adversarial ones",)
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -160,10 +160,10 @@ def test_why_no_radius_is_proved_is_told(as_json, run, tmp_path, undrawn):
     code, out, err = run("scripted.pt", "--image", 3, *QUICK, "--out", tmp_path, *["--json"] * as_json)
     assert (code, err) == (0, "")
     if as_json:
-        found = json.loads(out)["neighbourhood"]
-        assert found["proved_radius"] is None
-        assert found["no_bound"].startswith("the network cannot be traced")
-        assert found["share"][0] > 0
+        neighbourhood = json.loads(out)["neighbourhood"]
+        assert neighbourhood["proved_radius"] is None
+        assert neighbourhood["no_bound"].startswith("the network cannot be traced")
+        assert neighbourhood["share"][0] > 0
     else:
         assert "no radius is proved around the adversarial image: the network cannot be traced by torch.fx: " in out
 
@@ -178,9 +178,9 @@ def test_a_proved_radius_of_zero_promises_nothing(run, tmp_path, monkeypatch, un
 
 
 def test_balls_are_of_the_norm_of_the_attack(drawn):
-    found = drawn(attack=PGD(norm=L2()), epsilon=1.5)
-    around = found.neighbourhood
-    assert (around.norm, around.size) == ("l2", pytest.approx(found.leads["adversarial"].l2, rel=1e-5))
+    surfaces = drawn(attack=PGD(norm=L2()), epsilon=1.5)
+    around = surfaces.neighbourhood
+    assert (around.norm, around.size) == ("l2", pytest.approx(surfaces.leads["adversarial"].l2, rel=1e-5))
     assert around.balls.radii.tolist() == pytest.approx([around.size * share for share in (0.125, 0.25, 0.5, 1)])
     assert 0 < around.proved < around.size
 
@@ -192,21 +192,21 @@ def test_pictures_are_not_lost_where_the_neighbourhood_cannot_be_measured(drawn,
             "nas.analysis.surface.surface.adversarial_direction",
             lambda network, x, *args, **kwargs: torch.full_like(x, 1e-6),
         )
-        found = drawn()
+        surfaces = drawn()
     said = (
         "what lies around the adversarial image cannot be measured: it lies so near to the boundary that rounding takes it"
     )
-    assert found.neighbourhood is None
-    assert found.notes[-1].startswith(said)
-    assert draw_lines(found)
+    assert surfaces.neighbourhood is None
+    assert surfaces.notes[-1].startswith(said)
+    assert draw_lines(surfaces)
 
 
 def test_the_same_seed_draws_the_same(drawn):
     one, other, third = (surface_record(drawn(seed=seed)) for seed in (1, 1, 2))
     assert json.dumps(one) == json.dumps(other)
     assert json.dumps(one) != json.dumps(third)
-    found = drawn()
-    assert draw_lines(found) == draw_lines(found)
+    surfaces = drawn()
+    assert draw_lines(surfaces) == draw_lines(surfaces)
 
 
 @pytest.mark.parametrize(
@@ -267,14 +267,15 @@ def test_a_network_that_cannot_be_opened_is_told_before_the_missing_epsilon(netw
 
 def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_path):
     network, test = open_network("own.py:network"), open_test(DataConfig())
-    told = network(test.x).argmax(1)
-    wrong = int((told != test.y).nonzero()[0])
-    right = next(i for i in range(wrong, len(test.y)) if told[i] == test.y[i])
+    predicted = network(test.x).argmax(1)
+    wrong = int((predicted != test.y).nonzero()[0])
+    right = next(i for i in range(wrong, len(test.y)) if predicted[i] == test.y[i])
     code, _, err = run("own.py:network", "--image", wrong, *QUICK, "--out", tmp_path)
     assert code == 2
     said = " ".join(err.split())
     assert (
-        f"image {wrong} is of class {int(test.y[wrong])}, and the network says {int(told[wrong])} without any attack" in said
+        f"image {wrong} is of class {int(test.y[wrong])}, and the network says {int(predicted[wrong])} without any attack"
+        in said
     )
     assert f"take image {right}, which is classified rightly" in said
     assert tmp_path.is_dir()  # It was there before.
@@ -334,36 +335,36 @@ def texts(picture):
 
 
 def test_every_class_has_a_colour_and_a_place_in_the_legend(drawn):
-    found = drawn()
-    plane = found.surfaces["adversarial_random"]
+    surfaces = drawn()
+    plane = surfaces.surfaces["adversarial_random"]
     many = np.arange(plane.label.size).reshape(plane.label.shape) % 30
-    found = dataclasses.replace(
-        found,
+    surfaces = dataclasses.replace(
+        surfaces,
         classes=tuple(f"$_{i}$ is a name far too long" for i in range(30)),
         surfaces={"adversarial_random": dataclasses.replace(plane, label=many)},
     )
-    colours = class_colours(found)
+    colours = class_colours(surfaces)
     assert set(colours) == set(range(30))
-    assert next(iter(colours)) == found.label
-    for picture in (draw_surface(found, "adversarial_random"), draw_summary(found)):
-        told = texts(picture)
+    assert next(iter(colours)) == surfaces.label
+    for picture in (draw_surface(surfaces, "adversarial_random"), draw_summary(surfaces)):
+        shown = texts(picture)
         # Twelve colours, and grey for the others.
-        assert [text.endswith("(true)") for text in told if text.startswith("$_")] == [True] + 11 * [False]
-        assert f"$_{found.label}$ is a name… (true)" in told
-        assert "other classes" in told
-        assert told.count("outside the pixel range") == 1
+        assert [text.endswith("(true)") for text in shown if text.startswith("$_")] == [True] + 11 * [False]
+        assert f"$_{surfaces.label}$ is a name… (true)" in shown
+        assert "other classes" in shown
+        assert shown.count("outside the pixel range") == 1
 
 
 def test_pictures_say_what_they_show(drawn):
-    found = drawn(others=(5, 8))
-    told = texts(draw_surface(found, "two_adversarial"))
+    surfaces = drawn(others=(5, 8))
+    shown = texts(draw_surface(surfaces, "two_adversarial"))
     for text in ("along the adversarial direction", "towards the second adversarial one", "L2 distance at right angles,"):
-        assert text in told
-    assert {"clean", "adversarial", "second adversarial", "class", "confidence: largest softmax"} <= {*told}
-    assert {"image 0", "image 5", "image 8", "from image 0 to image 5"} <= {*texts(draw_surface(found, "three_images"))}
-    told = texts(draw_lines(found))
-    assert {f"along the {name} direction" for name in ("adversarial", "second adversarial", "random")} <= {*told}
-    assert "crossing" in told
+        assert text in shown
+    assert {"clean", "adversarial", "second adversarial", "class", "confidence: largest softmax"} <= {*shown}
+    assert {"image 0", "image 5", "image 8", "from image 0 to image 5"} <= {*texts(draw_surface(surfaces, "three_images"))}
+    shown = texts(draw_lines(surfaces))
+    assert {f"along the {name} direction" for name in ("adversarial", "second adversarial", "random")} <= {*shown}
+    assert "crossing" in shown
 
 
 def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
@@ -374,9 +375,9 @@ def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
     test = open_test(DataConfig())
     image = int((test.y == 4).nonzero()[0])
     config = SurfaceConfig(image=image, epsilon=0.1, points=5, device="cpu")
-    found = surfaces_of(Constant(), test, config, network_name="", data_name="", classes=DIGITS)
-    assert list(found.surfaces) == ["two_random"]
-    for picture in (draw_surface(found, "two_random"), draw_lines(found), draw_summary(found)):
+    surfaces = surfaces_of(Constant(), test, config, network_name="", data_name="", classes=DIGITS)
+    assert list(surfaces.surfaces) == ["two_random"]
+    for picture in (draw_surface(surfaces, "two_random"), draw_lines(surfaces), draw_summary(surfaces)):
         ElementTree.fromstring(picture)
 
 
@@ -385,22 +386,22 @@ def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
 
 def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
     opened, _ = open_bundles(read_run(finished_run).bundles)
-    found = report_surfaces(opened, images=1)
-    assert list(found) == list(opened)
-    for ((picture, caption),) in found.values():
+    pictures = report_surfaces(opened, images=1)
+    assert list(pictures) == list(opened)
+    for ((picture, caption),) in pictures.values():
         ElementTree.fromstring(picture)
         assert re.match(r"Around test image \d+ \(\d\), in the plane of the clean image, ", caption)
         assert ("random points around the adversarial image" in caption) == ("the one that PGD finds" in caption)
     name, one = next(iter(opened.items()))
-    assert report_surfaces({name: one}, images=1) == {name: found[name]}
+    assert report_surfaces({name: one}, images=1) == {name: pictures[name]}
 
 
 def test_what_lies_around_an_adversarial_image_in_words(drawn):
     around = drawn().neighbourhood
-    told = neighbourhood_sentence(around)
-    assert told.startswith("Of 500 random points around the adversarial image, so many are adversarial, too (L∞): ")
+    text = neighbourhood_sentence(around)
+    assert text.startswith("Of 500 random points around the adversarial image, so many are adversarial, too (L∞): ")
     for radius, share, (low, high) in zip(around.balls.radii, around.balls.share[0], around.balls.interval[0], strict=True):
-        assert f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}" in told
+        assert f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}" in text
     proved = neighbourhood_sentence(dataclasses.replace(around, proved=0.0125))
     assert proved.endswith(". It is proved that every image within 0.013 is.")
     for none in (0.0, NoBound("a layer that it does not know")):

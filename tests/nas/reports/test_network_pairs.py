@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from evaluators import PGD, Linf, NoPowerLaw, PowerLaw, fit_power_law, rank_correlation, transfer_matrix
-from evaluators.regions import disagreement
+from evaluators.regions import Sampling, disagreement
 from evaluators.statistics.heterogeneity import Observation, heterogeneity
 from evaluators.transferability.matrix import asymmetry
 from evaluators.transferability.universal import transfer_reach
@@ -35,9 +35,9 @@ def run(finished_run):
 
 @pytest.fixture(scope="module")
 def opened(run):
-    found, left_out = open_bundles(run.bundles)
+    bundles, left_out = open_bundles(run.bundles)
     assert left_out == {}
-    return found
+    return bundles
 
 
 # What is opened.
@@ -107,20 +107,22 @@ def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
 
 
 def test_transfer_and_disagreement_are_those_of_the_evaluators(opened):
-    found = report_network_pairs(opened, 0.2, "linf")
+    pairs = report_network_pairs(opened, 0.2, "linf")
     networks, test = {name: one.network for name, one in opened.items()}, next(iter(opened.values())).test
     matrix = transfer_matrix(networks, test.x[:200], test.y[:200], PGD(), [0.1, 0.2, 0.4])
-    carried, uneven, parted = found.sentences
+    carried, uneven, parted = pairs.sentences
     reach = [[one for one in transfer_reach(matrix) if one.epsilon == epsilon] for epsilon in (0.1, 0.2, 0.4)]
-    told = "; ".join(map(universal_sentence, reach))
-    assert carried == f"Adversarial images crafted by PGD, by epsilon (L∞): {told}."
-    pairs = asymmetry(matrix)
-    count = sum(one.corrected < 0.05 for one in pairs)
-    assert uneven.startswith(f"Of {len(pairs)} pairs of networks and epsilons {count} carry over more one way than back")
-    assert len(found.pictures) == 3
-    for picture in found.pictures:
+    transfers = "; ".join(map(universal_sentence, reach))
+    assert carried == f"Adversarial images crafted by PGD, by epsilon (L∞): {transfers}."
+    asymmetries = asymmetry(matrix)
+    count = sum(one.corrected < 0.05 for one in asymmetries)
+    assert uneven.startswith(
+        f"Of {len(asymmetries)} pairs of networks and epsilons {count} carry over more one way than back"
+    )
+    assert len(pairs.pictures) == 3
+    for picture in pairs.pictures:
         ElementTree.fromstring(picture)
-    votes = disagreement(list(networks.values()), test.x[:50], Linf(), [0.0, 0.1, 0.2, 0.4], samples=40)
+    votes = disagreement(list(networks.values()), test.x[:50], Linf(), [0.0, 0.1, 0.2, 0.4], sampling=Sampling(samples=40))
     places = ("at the image itself", "within 0.1", "within 0.2", "within 0.4")
     for place, share, (low, high) in zip(places, votes.mean_share, votes.mean_share_interval, strict=True):
         assert f" {100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) {place}" in parted
@@ -142,9 +144,9 @@ def test_what_cannot_be_measured_is_told(opened):
 
     (first, one), (second, other) = list(opened.items())[:2]
     broken = {first: one, second: dataclasses.replace(other, network=Broken())}
-    found = report_network_pairs(broken, 0.1, "linf")
-    assert found.pictures == ()
-    assert found.sentences == (
+    pairs = report_network_pairs(broken, 0.1, "linf")
+    assert pairs.pictures == ()
+    assert pairs.sentences == (
         "How adversarial images carry over was not measured: no such layer.",
         "Where the networks disagree was not measured: no such layer.",
     )
@@ -158,11 +160,12 @@ def test_what_would_take_long_is_left_out(opened):
             bundle=dataclasses.replace(one.bundle, profile=dataclasses.replace(one.bundle.profile, record=record)),
         )
 
-    found = report_network_pairs({name: heavier(one, 10**11) for name, one in opened.items()}, 0.1, "linf")
-    assert found.pictures == ()
-    assert len(found.sentences) == 2
+    pairs = report_network_pairs({name: heavier(one, 10**11) for name, one in opened.items()}, 0.1, "linf")
+    assert pairs.pictures == ()
+    assert len(pairs.sentences) == 2
     assert all(
-        told.endswith("was not measured, for it would take long: `hardcell compare` does.") for told in found.sentences
+        sentence.endswith("was not measured, for it would take long: `hardcell compare` does.")
+        for sentence in pairs.sentences
     )
 
 
@@ -173,9 +176,9 @@ def test_few_images_that_all_are_right_on_are_told(opened):
         def forward(self, x):
             return -one.network(x)
 
-    found = report_network_pairs({first: one, second: dataclasses.replace(other, network=Wrong())}, 0.1, "linf")
-    assert found.sentences[0].startswith("How adversarial images carry over was not measured: only 0 of ")
-    assert "so many points: 100 % (" in found.sentences[1]
+    pairs = report_network_pairs({first: one, second: dataclasses.replace(other, network=Wrong())}, 0.1, "linf")
+    assert pairs.sentences[0].startswith("How adversarial images carry over was not measured: only 0 of ")
+    assert "so many points: 100 % (" in pairs.sentences[1]
 
 
 # Exponents.
@@ -183,9 +186,9 @@ def test_few_images_that_all_are_right_on_are_told(opened):
 
 def law(exponent):
     radii = torch.distributions.Beta(exponent, 1.0).sample((400,)).double().numpy()
-    found = fit_power_law(radii)
-    assert isinstance(found, PowerLaw)
-    return found
+    fitted = fit_power_law(radii)
+    assert isinstance(fitted, PowerLaw)
+    return fitted
 
 
 def test_exponents_that_differ_and_those_that_may_be_equal():
@@ -197,9 +200,9 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
         f"The exponents of 2 networks lie between {low:.2f} and {high:.2f} and are not all equal (Cochran's Q, "
         f"p = {spread.heterogeneity_p:.2g})."
     )
-    told = exponents_sentence({"a": one, "b": other, "c": NoPowerLaw("too steep")})
-    assert "and may all be equal" in told
-    assert told.endswith("; 1 has no power law.")
+    sentence = exponents_sentence({"a": one, "b": other, "c": NoPowerLaw("too steep")})
+    assert "and may all be equal" in sentence
+    assert sentence.endswith("; 1 has no power law.")
     assert exponents_sentence({"a": one, "c": NoPowerLaw("too steep")}) is None
     certain = dataclasses.replace(other, exponent_interval=(1.0, 1.0))
     assert exponents_sentence({"a": one, "b": certain}) is None
@@ -211,9 +214,9 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
 
 def test_nearest_differences_in_words():
     nearest = {"near_zero": {"density": 0.3786, "interval": [0.222, 0.599]}, "distance_to_independent": 0.2316}
-    told = nearest_sentence({"nearest": nearest})
-    assert "density near zero 0.38 (0.22 to 0.60)" in told
-    assert "0.23 from those of independent logits" in told
+    sentence = nearest_sentence({"nearest": nearest})
+    assert "density near zero 0.38 (0.22 to 0.60)" in sentence
+    assert "0.23 from those of independent logits" in sentence
     assert nearest_sentence({"nearest": None}) is None
     assert nearest_sentence({}) is None  # A profile of before it was measured.
 
@@ -234,15 +237,15 @@ def test_correlations_over_all_and_over_random_candidates():
     errors = [0.3, 0.5, 0.4, 0.6, 0.35, 0.45, 0.55, 0.2, 0.25, 0.7]
     clean = [0.1, 0.3, 0.15, 0.2, 0.12, 0.11, 0.4, 0.05, 0.06, 0.35]
     trials = [trial(n, e, c, random=n < 8) for n, (e, c) in enumerate(zip(errors, clean, strict=True))]
-    told = correlations_sentences(trials)
-    assert len(told) == 2
-    for sentence, count, name in zip(told, (10, 8), ("measured", "drawn at random"), strict=True):
+    sentences = correlations_sentences(trials)
+    assert len(sentences) == 2
+    for sentence, count, name in zip(sentences, (10, 8), ("measured", "drawn at random"), strict=True):
         assert f"over the {count} {name} (95 % intervals): " in sentence
         assert f"with its clean error {rank_correlation(clean[:count], errors[:count])}" in sentence
         assert f"with its parameters {rank_correlation(range(count), errors[:count])}." in sentence
     assert len(correlations_sentences(trials[:8])) == 1  # All of them are random.
     others = [trial(20, 0.9, state="failed"), trial(21, 0.9, duplicate_of=1)]
-    assert correlations_sentences([*trials, *others]) == told
+    assert correlations_sentences([*trials, *others]) == sentences
     assert correlations_sentences(trials[:2]) == []
 
 

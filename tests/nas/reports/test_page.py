@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from evaluators import FGSM, L2, PGD, RobustnessProfile, profile
+from evaluators import FGSM, L2, PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
 from nas.errors import SearchFailedError
 from nas.pipeline.search import search, search_events
 from nas.plots.profile import error_curves_figure, profile_figures
@@ -139,20 +139,20 @@ def test_run_with_finalists_and_no_references(finished):
 def test_damaged_bundle_is_told_before_the_others(run_copy):
     (best,) = (run_copy / "bundles").glob("1-*")
     (best / "radii.npz").write_bytes(b"damage")
-    found = read_run(run_copy)
-    assert [bundle.role for bundle in found.bundles] == ["random", "residual"]
-    text = shown(render_report(found))
-    told = text.index(f"The bundle {best.name} is damaged and left out of this page: ")
+    run = read_run(run_copy)
+    assert [bundle.role for bundle in run.bundles] == ["random", "residual"]
+    text = shown(render_report(run))
+    damage = text.index(f"The bundle {best.name} is damaged and left out of this page: ")
     assert "radii.npz is not what was exported" in text
-    assert told < text.index(found.bundles[0].name)
+    assert damage < text.index(run.bundles[0].name)
 
 
 def test_run_of_which_all_bundles_are_damaged(run_copy):
     for bundle in (run_copy / "bundles").iterdir():
         (bundle / "manifest.json").write_text("{}")
-    found = read_run(run_copy)
-    assert found.bundles == ()
-    text = shown(render_report(found))
+    run = read_run(run_copy)
+    assert run.bundles == ()
+    text = shown(render_report(run))
     assert text.count("is damaged and left out of this page") == 3
     assert "Leaderboard" in text
 
@@ -183,17 +183,17 @@ def test_reasons_are_text_and_not_markup(own, tmp_path, finished):
 
 def test_space_of_the_users_own_whose_file_is_gone(own, tmp_path, cli):
     config = own("works", "search.trials=2", "search.random_trials=2", "finalists.epochs=1")
-    found = search(config, tmp_path / "run")
+    run = search(config, tmp_path / "run")
     (tmp_path / "own.py").unlink()
     # As in a new process: the module is not there any more, either.
     for name in [name for name in sys.modules if name.startswith("hardcell_user_own")]:
         del sys.modules[name]
     code, out, err = cli("report", tmp_path / "run")
     assert (code, err) == (0, "")
-    assert found.bundles[0].name in shown(found.folder.report.read_text())
+    assert run.bundles[0].name in shown(run.folder.report.read_text())
     code, out, _ = cli("status", tmp_path / "run")
     assert code == 0
-    assert found.bundles[0].name[:12] in out
+    assert run.bundles[0].name[:12] in out
 
 
 def figures(run):
@@ -217,7 +217,7 @@ def test_figures_are_xml_and_hold_what_they_plot(finished, finished_run):
 @pytest.mark.parametrize("value", [0.0, np.inf], ids=["always fooled", "never fooled"])
 def test_figures_of_a_network_with_nothing_to_plot(value, finished):
     """Every image wrong, or none ever fooled, is an answer; the page shows it."""
-    radii = {name: np.full_like(found, value) for name, found in finished.bundles[0].profile.radii.items()}
+    radii = {name: np.full_like(measured, value) for name, measured in finished.bundles[0].profile.radii.items()}
 
     def change(record):
         for entry in record["attacks"].values():
@@ -248,7 +248,9 @@ def test_pictures_of_a_profile_are_those_that_it_has_numbers_for(conv, images):
     assert len([label for label in labels_of(plain["error_curves"]) if label.startswith("first order")]) == 2
     assert labels_of(plain["error_curves"]).count("mean field") == 2
     assert {"nearest rival", "second rival", "third rival"} <= set(labels_of(plain["margins"]))
-    more = profile_figures(profile(network, x, y, attacks=attacks, corruptions=True, certify=0.1))
+    more = profile_figures(
+        profile(network, x, y, attacks=attacks, options=ProfileOptions(corruptions=True, smoothing=Smoothing(sigma=0.1)))
+    )
     assert list(more) == ["error_curves", "margins", "corruptions", "certificates"]
     assert {"gaussian noise", "jpeg", "severity", "clean"} <= set(labels_of(more["corruptions"]))
     assert "certified error, noise of 0.1" in labels_of(more["certificates"])
@@ -270,11 +272,11 @@ def test_first_order_curve_of_a_linear_network_lies_on_the_measured_one():
     x = 0.3 + 0.4 * torch.rand(200, 1, 4, 4, generator=generator, dtype=torch.float64)
     with torch.no_grad():
         y = network(x).argmax(1)
-    found = profile(network, x, y, attacks={"fgsm": FGSM()}, epsilons={"linf": [0.01, 0.03, 0.1, 0.2, 0.29]})
-    (entry,) = found.record["attacks"].values()
-    theory = found.record["margins"]["first_order"]["linf"]
+    measured = profile(network, x, y, attacks={"fgsm": FGSM()}, epsilons={"linf": [0.01, 0.03, 0.1, 0.2, 0.29]})
+    (entry,) = measured.record["attacks"].values()
+    theory = measured.record["margins"]["first_order"]["linf"]
     assert theory["predicted_error"] == entry["error"]
-    assert "first order" in labels_of(error_curves_figure(found))
+    assert "first order" in labels_of(error_curves_figure(measured))
 
 
 def with_radii(bundle, values):
@@ -342,7 +344,7 @@ def test_no_verdict_over_all_epsilons_where_grids_share_but_one(finished):
 
 def test_verdict_on_one_and_the_same_architecture(finished):
     best, random, _ = finished.bundles
-    same = dataclasses.replace(random, stored={**random.stored, "key": best.stored["key"]})
+    same = dataclasses.replace(random, stored=dataclasses.replace(random.stored, key=best.stored.key))
     (verdict,) = verdicts(dataclasses.replace(finished, bundles=(best, with_profile(same, radii=best.profile.radii))))
     assert str(verdict) == (
         f"The search did not beat the median random candidate ({random.name}): its best finalist is that very architecture."
