@@ -29,14 +29,14 @@ _OPERATORS: dict[type[ast.AST], Any] = {
 
 @final
 @dataclass(frozen=True)
-class _Formula:
+class Formula:
     """What is computed from a row: a tree, and the column that each of its names stands for."""
 
     tree: ast.expr
     columns: Mapping[str, str]
 
 
-def _formula(text: str, header: Sequence[str], place: str) -> _Formula:
+def parse_formula(text: str, header: Sequence[str], place: str) -> Formula:
     """Returns the formula that is written, in which a column stands by its name, whatever characters that has."""
     # A number is a number, even where a column is called 1.
     named = [name for name in header if name and not re.fullmatch(r"[\d.]+", name)]
@@ -61,10 +61,10 @@ def _formula(text: str, header: Sequence[str], place: str) -> _Formula:
     except (SyntaxError, ValueError) as error:
         message = f"is no formula of the columns {', '.join(header)}" if isinstance(error, SyntaxError) else str(error)
         raise DataError(f"{place}: {text!r}: {message}") from error
-    return _Formula(tree, columns)
+    return Formula(tree, columns)
 
 
-def _value(formula: _Formula, cells: Mapping[str, str], path: Path, line: int) -> float | None:
+def evaluate_formula(formula: Formula, cells: Mapping[str, str], path: Path, line: int) -> float | None:
     """Returns the value of a formula in a row; None where a cell that it needs is empty, or it is not finite."""
     numbers: dict[str, float] = {}
     for name, column in formula.columns.items():

@@ -18,7 +18,7 @@ from nas.config.metrics import CHEAP_METRICS
 from nas.config.schema import Config
 from nas.errors import DataError
 from nas.evaluation.base import Evaluator, Precheck
-from nas.evaluation.formula import _formula, _value
+from nas.evaluation.formula import evaluate_formula, parse_formula
 from nas.executors.base import TrialResult
 from search_spaces import SearchSpace
 
@@ -130,7 +130,7 @@ def open_table(config: Config, space: SearchSpace) -> TableLookup:
     settings = _settings(config)
     path = Path(settings.path)
     header, body, digest = _read(path)
-    formulas = {name: _formula(text, header, f"{path}: column of {name}") for name, text in settings.columns.items()}
+    formulas = {name: parse_formula(text, header, f"{path}: column of {name}") for name, text in settings.columns.items()}
     architecture_of = _architecture_reader(header, space, path)
     rows: dict[Row, Mapping[str, float | None]] = {}
     for number, cells in body:
@@ -138,7 +138,7 @@ def open_table(config: Config, space: SearchSpace) -> TableLookup:
             architecture = space.validate(architecture_of(cells))
         except (ValueError, KeyError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-        values = {name: _value(formula, cells, path, number) for name, formula in formulas.items()}
+        values = {name: evaluate_formula(formula, cells, path, number) for name, formula in formulas.items()}
         for name, value in values.items():
             if name.endswith("_error") and value is not None and not 0 <= value <= 1:
                 raise DataError(

@@ -28,7 +28,7 @@ class Grid(Sampler):
     def propose(self, history: History, seed: int) -> dict[str, Value]:
         """Returns the next new architecture after the last one proposed that has ended, or any once all are known."""
         space, own = history.space, [ended for ended in history.ended if ended.number >= history.start]
-        size, stride = space.size, _stride(space.size)
+        size, stride = space.size, golden_stride(space.size)
         # The walk starts in the middle: the first index is where every choice has its first value.
         middle = size // 2
         start = 0
@@ -41,8 +41,11 @@ class Grid(Sampler):
         return architecture
 
 
-def _stride(size: int) -> int:
-    """Returns the number nearest below the golden section of a size that has no divisor in common with it."""
+def golden_stride(size: int) -> int:
+    """Returns the largest number up to the golden section of a size, 0.618 of it, that has no divisor in common with it.
+
+    Its multiples modulo the size meet every index from 0 to size - 1 once.
+    """
     stride = (math.isqrt(5 * size * size) - size) // 2
     while math.gcd(stride, size) > 1:
         stride -= 1

@@ -151,7 +151,7 @@ class Policy:
 
     def learn(self, batch: Sequence[FinishedTrial], before: Sequence[FinishedTrial]) -> None:
         """Takes the gradient steps of one batch, B trials; the ratios are to the probabilities before these steps."""
-        rewards = _rewards([*before, *batch])[len(before) :]
+        rewards = rank_rewards([*before, *batch])[len(before) :]
         advantages = torch.tensor(rewards - self.baseline, dtype=torch.float32, device="cpu")[:, None]
         places = torch.tensor(
             [
@@ -190,7 +190,7 @@ Learnt = tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ...], 
 def _learnt(settings: PolicyGradient, history: History) -> Policy:
     """Returns the policy that has learnt from all whole batches, continuing the one that has learnt from most of them."""
     kept: list[Learnt] = history.cache.setdefault(PolicyGradient, [])
-    batches, choices = list(_batches(len(history.ended), settings.batch)), history.space.choices
+    batches, choices = list(batch_slices(len(history.ended), settings.batch)), history.space.choices
     trials = history.ended[: batches[-1].stop] if batches else ()
     fitting = [
         entry for entry in kept if entry[:2] == (settings, choices) and entry[2] == trials[: len(entry[2])] and entry[2]
@@ -211,7 +211,7 @@ def _learnt(settings: PolicyGradient, history: History) -> Policy:
     return policy
 
 
-def _batches(trials: int, size: int) -> Iterator[slice]:
+def batch_slices(trials: int, size: int) -> Iterator[slice]:
     """Yields the whole batches of so many trials. Which they are does not change as trials are added."""
     start, alike = 0, BATCHES * size
     while start + size <= trials:
@@ -221,7 +221,7 @@ def _batches(trials: int, size: int) -> Iterator[slice]:
             size = max(size, int(SHARE * start))
 
 
-def _rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
+def rank_rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
     """Returns for each trial the share of the others that it surpasses minus the share that surpass it (N,)."""
     points = [ended.values or (math.inf,) for ended in trials]
     most = max(map(len, points))

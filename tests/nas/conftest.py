@@ -200,12 +200,12 @@ def study_content(stored):
     """Returns everything that a run's study says of its trials but times, the machine, and how often each was started."""
 
     def read(path):
-        found = []
+        trials = []
         for trial in stored(path):
             attributes = {k: v for k, v in trial.user_attrs.items() if k not in ("seconds", "worker", "attempts")}
             epochs = attributes.pop("epochs", [])
             attributes["epochs"] = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in epochs]
-            found.append(
+            trials.append(
                 {
                     "number": trial.number,
                     "state": trial.state.name,
@@ -215,7 +215,7 @@ def study_content(stored):
                     "attributes": attributes,
                 }
             )
-        return found
+        return trials
 
     return read
 

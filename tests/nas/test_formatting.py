@@ -1,4 +1,4 @@
-"""How an epsilon is told."""
+"""Formatting of epsilons."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from nas.formatting import format_epsilon
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "told"),
+    ("epsilon", "text"),
     [
         (8 / 255, "8/255"),
         (0.5 / 255, "0.5/255"),
@@ -21,5 +21,5 @@ from nas.formatting import format_epsilon
         (4.1e-07, "4.1e-07"),
     ],
 )
-def test_is_told_as_the_field_says_it(epsilon, told):
-    assert format_epsilon(epsilon) == told
+def test_format_epsilon(epsilon, text):
+    assert format_epsilon(epsilon) == text

@@ -33,9 +33,9 @@ def test_a_module_and_a_name_are_what_it_holds():
 
 
 def test_a_file_is_relative_to_the_folder(folder):
-    found = resolve("mine.py:thing", TABLE, folder)
-    assert found is resolve(f"{folder}/mine.py:thing", TABLE)
-    assert found is resolve(f"{folder}/../{folder.name}/mine.py:thing", TABLE)
+    thing = resolve("mine.py:thing", TABLE, folder)
+    assert thing is resolve(f"{folder}/mine.py:thing", TABLE)
+    assert thing is resolve(f"{folder}/../{folder.name}/mine.py:thing", TABLE)
 
 
 def test_a_file_is_relative_to_the_working_directory_without_a_folder(folder, monkeypatch):

@@ -14,16 +14,16 @@ def test_the_same_three_give_the_same_seed():
 
 
 def test_seeds_of_other_runs_purposes_and_numbers_differ():
-    found = {seed_of(run, purpose, n) for run in range(20) for purpose in ("a", "b", "weights") for n in range(20)}
+    seeds = {seed_of(run, purpose, n) for run in range(20) for purpose in ("a", "b", "weights") for n in range(20)}
     # 1,200 of 2**31: two equal by chance are less likely than 1 in 2,900.
-    assert len(found) == 1200
+    assert len(seeds) == 1200
 
 
 def test_seeds_are_31_bits_spread_over_their_range():
-    found = [seed_of(0, "architecture", n) for n in range(2000)]
-    assert all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in found)
+    seeds = [seed_of(0, "architecture", n) for n in range(2000)]
+    assert all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds)
     # The mean of 2,000 uniform numbers is within 5 of its standard errors, 0.2887 / sqrt(2000), of a half.
-    assert abs(sum(found) / 2000 / 2**31 - 0.5) < 5 * 0.2887 / 2000**0.5
+    assert abs(sum(seeds) / 2000 / 2**31 - 0.5) < 5 * 0.2887 / 2000**0.5
 
 
 def test_seeds_do_not_depend_on_the_process():

@@ -189,9 +189,9 @@ class TestWriting:
     def test_comments_are_those_of_the_docstrings(self):
         text = commented_config(Config())
         for kind in ALL_SECTIONS:
-            for name, said in documented(kind).items():
+            for name, description in documented(kind).items():
                 if name != "options":
-                    assert f"# {said}\n" in text, (kind, name)
+                    assert f"# {description}\n" in text, (kind, name)
 
     @pytest.mark.parametrize(
         "data",
@@ -660,9 +660,9 @@ class TestFaults:
         ],
     )
     def test_faults_of_attacks_in_a_mapping(self, section, attack, message):
-        found = faults({section: {"attacks": {"mine": attack, "other": "pgd"}}})
-        assert [fault for fault in found if fault.startswith(f"{section}.attacks.mine") and fault.endswith(message)]
-        assert len(found) == 1
+        messages = faults({section: {"attacks": {"mine": attack, "other": "pgd"}}})
+        assert [fault for fault in messages if fault.startswith(f"{section}.attacks.mine") and fault.endswith(message)]
+        assert len(messages) == 1
 
     @pytest.mark.parametrize(
         ("path", "value"),
@@ -686,7 +686,7 @@ class TestFaults:
         assert faults({"finalists": {"attacks": {name: "pgd"}}})
 
     def test_all_faults_are_listed_at_once_and_each_once(self):
-        found = faults(
+        messages = faults(
             {
                 "sead": 1,
                 "device": 3,
@@ -704,8 +704,8 @@ class TestFaults:
             "objective.minimise", "objective.constraints", "unknown key search.trails", "search.sampler",
         )  # fmt: skip
         for start in starts:
-            assert sum(fault.startswith(start) for fault in found) == 1, (start, found)
-        assert len(found) == len(starts)
+            assert sum(fault.startswith(start) for fault in messages) == 1, (start, messages)
+        assert len(messages) == len(starts)
 
     def test_a_fault_causes_no_others(self):
         assert len(faults({"objective": {"minimise": [1]}})) == 1

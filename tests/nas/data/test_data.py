@@ -83,9 +83,9 @@ class TestSplits:
         x = pixels(60, 6, 5)  # random, so no two are equal, unlike the digits, of which a few are
         config = DataConfig(name="npz", path=str(npz(x=x, y=np.arange(60) % 3)))
         data, test = open_data(config), open_test(config)
-        found = rows(data.train) + rows(data.validation) + rows(test)
-        assert len(set(found)) == 60
-        assert set(found) == {(image[None] / np.float32(255)).tobytes() for image in x}
+        images = rows(data.train) + rows(data.validation) + rows(test)
+        assert len(set(images)) == 60
+        assert set(images) == {(image[None] / np.float32(255)).tobytes() for image in x}
 
     def test_images_keep_their_labels(self, npz):
         y = np.random.default_rng(1).integers(0, 3, 60)
@@ -105,9 +105,9 @@ class TestSplits:
         x, y = pixels(40, 6, 4), np.arange(40) % 2
         changed = x.copy()
         changed[:, 3, 2] ^= 1
-        found = {opened("npz", npz(x=a, y=b)).train.hash for a, b in ((x, y), (x, 1 - y), (changed, y))}
-        found.add(opened("npz", npz(x=x.reshape(40, 4, 6), y=y)).train.hash)
-        assert len(found) == 4
+        hashes = {opened("npz", npz(x=a, y=b)).train.hash for a, b in ((x, y), (x, 1 - y), (changed, y))}
+        hashes.add(opened("npz", npz(x=x.reshape(40, 4, 6), y=y)).train.hash)
+        assert len(hashes) == 4
 
     def test_limit_bounds_training_and_validation_but_not_test(self):
         data = opened("digits", limit=100)
@@ -303,16 +303,16 @@ class TestFolder:
             assert round(float(image[0, 0, 0]) * 255) == shades[classes[label]]
 
     @pytest.mark.parametrize(
-        ("classes", "said"),
+        ("classes", "difference"),
         [
             (("cat",), "at least 2 classes, found 1: cat"),
             (("cat", "dog", "eel"), "the classes of .*train; only one of them holds eel"),
             (("cat", "dgo"), "the classes of .*train; only one of them holds dgo, dog"),
         ],
     )
-    def test_other_classes_in_the_test_folder_are_refused_before_any_work(self, folder, classes, said):
+    def test_other_classes_in_the_test_folder_are_refused_before_any_work(self, folder, classes, difference):
         x = pixels(40, 6, 5)
-        with pytest.raises(DataError, match=f"test: must hold {said}$"):
+        with pytest.raises(DataError, match=f"test: must hold {difference}$"):
             opened("folder", folder(classes_of(x, "train/") | classes_of(x, "test/", classes)))
 
     @pytest.mark.parametrize("suffix", [None, ".txt"])

@@ -58,8 +58,8 @@ def test_curve_metrics_come_from_the_radii(conv, validation):
 
 def test_a_median_beyond_the_grid_counts_as_its_end(conv, validation):
     config = EvaluationConfig(epsilon=0.1, epsilons=(0.3,), attacks={"pgd": PGD()})
-    found = np.full(5, math.inf)
-    assert measured_metrics(["negative_median_radius"], found, conv(), validation, config)["negative_median_radius"] == -0.3
+    radii = np.full(5, math.inf)
+    assert measured_metrics(["negative_median_radius"], radii, conv(), validation, config)["negative_median_radius"] == -0.3
 
 
 def test_first_order_error_and_failed_checks_come_from_the_network(conv, validation):

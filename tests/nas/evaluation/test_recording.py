@@ -53,8 +53,8 @@ def test_numbers_are_kept_with_the_trial_and_in_the_leaderboard(file, tiny, tria
 
 
 def test_an_error_of_the_function_is_the_trials_reason(file, tiny, trials_only, tmp_path):
-    said = rf"3 x evaluation\.record, {re.escape(str(file))}:broken: ZeroDivisionError: division by zero"
-    with pytest.raises(SearchFailedError, match=said):
+    reason = rf"3 x evaluation\.record, {re.escape(str(file))}:broken: ZeroDivisionError: division by zero"
+    with pytest.raises(SearchFailedError, match=reason):
         trials_only(tmp_path / "run", tiny(f"evaluation.record={file}:broken", "search.trials=3"))
 
 
@@ -83,7 +83,7 @@ def test_numbers_of_other_libraries_are_numbers():
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("returned", "message"),
     [
         (None, "evaluation.record must return numbers by name, got NoneType"),
         ({"a": float("nan")}, "evaluation.record must return finite numbers by name, got 'a': nan"),
@@ -93,6 +93,6 @@ def test_numbers_of_other_libraries_are_numbers():
         ({"adversarial_error@0.1": 1}, "evaluation.record must return names of its own, got 'adversarial_error@0.1'"),
     ],
 )
-def test_other_returns_are_refused(found, message):
+def test_other_returns_are_refused(returned, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        recorded(found)
+        recorded(returned)

@@ -130,16 +130,25 @@ def test_settings_that_cannot_be(settings, message):
     ],
 )
 def test_a_job_is_pulled_when_there_is_room(monkeypatch, workers, slots, free, given, running, idle, room):
-    monkeypatch.setattr("nas.executors.ray_tune.cluster._available", lambda: {"CPU": free * 0.5})
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": free * 0.5})
     monkeypatch.setattr(Cluster, "slots", lambda self: slots)
     assert Cluster(workers=workers, cpus=0.5).has_room(given=given, running=running, idle=idle) is room
 
 
-def test_a_fraction_of_a_gpu_counts_its_slots():
-    fits = Cluster(cpus=0.5, gpus=0.2)._fits
-    assert fits({"CPU": 8.0, "GPU": 2.0}) == 10
-    assert fits({"CPU": 2.0, "GPU": 2.0}) == 4
-    assert fits({"CPU": 2.0}) == 0
+@pytest.mark.parametrize(
+    ("nodes", "slots"),
+    [
+        ([{"CPU": 8.0, "GPU": 2.0}], 10),
+        ([{"CPU": 2.0, "GPU": 2.0}], 4),
+        ([{"CPU": 2.0}], 0),
+        # A job runs on one node: what two of them have left is not added up.
+        ([{"CPU": 0.9, "GPU": 1.0}, {"CPU": 0.9, "GPU": 1.0}], 2),
+    ],
+)
+def test_a_fraction_of_a_gpu_counts_its_slots(monkeypatch, nodes, slots):
+    lost = {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [lost, *({"Alive": True, "Resources": node} for node in nodes)])
+    assert Cluster(cpus=0.5, gpus=0.2).slots() == slots
 
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch):
@@ -192,11 +201,11 @@ def test_a_split_pickles_without_copies():
     frozen = [memoryview(bytes(buffer.raw())) for buffer in buffers]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = pickle.loads(content, buffers=frozen)
-    assert torch.equal(found.x, split.x)
-    assert torch.equal(found.y, split.y)
-    assert found.hash == split.hash
-    assert found.x.data_ptr() == np.frombuffer(frozen[0], np.float32).ctypes.data
+        restored = pickle.loads(content, buffers=frozen)
+    assert torch.equal(restored.x, split.x)
+    assert torch.equal(restored.y, split.y)
+    assert restored.hash == split.hash
+    assert restored.x.data_ptr() == np.frombuffer(frozen[0], np.float32).ctypes.data
     assert torch.equal(copy.deepcopy(split).x, split.x)
 
 
@@ -349,14 +358,14 @@ def test_no_cluster_at_the_address(address, tmp_path):
 
 def processes(mark):
     """Returns the processes that have this in their environment, or that of their parents."""
-    found = []
+    pids = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (place / "environ").read_bytes() and b"\nState:\tZ" not in (place / "status").read_bytes():
-                found.append(int(place.name))
+                pids.append(int(place.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 INTERRUPTED = """

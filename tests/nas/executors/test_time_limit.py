@@ -140,11 +140,11 @@ def test_outside_the_main_thread_what_begins_too_late_is_broken_off(tmp_path, ha
             time.sleep(0.2)
             yield epoch(number)
 
-    found = []
-    thread = threading.Thread(target=lambda: found.extend(run(evaluate, tmp_path, 0.3)))
+    events = []
+    thread = threading.Thread(target=lambda: events.extend(run(evaluate, tmp_path, 0.3)))
     thread.start()
     thread.join()
-    *news, outcome = found
+    *news, outcome = events
     assert 1 <= len(news) <= 2
     assert outcome.reason == MESSAGE
     assert outcome.epochs == tuple(news)

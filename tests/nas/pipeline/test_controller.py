@@ -31,10 +31,10 @@ def trained(events):
 
 
 def by_kind(run):
-    found = {}
+    trials = {}
     for trial in run.trials:
-        found.setdefault(trial.architecture["kind"], []).append(trial)
-    return found
+        trials.setdefault(trial.architecture["kind"], []).append(trial)
+    return trials
 
 
 def test_duplicates_are_answered_from_the_cache_without_training(own, searched, stored):
@@ -137,12 +137,12 @@ def test_disconnected_cell_of_cell201_is_rejected(tiny, searched, monkeypatch):
 )
 def test_broken_candidate_is_a_failed_trial_with_its_reason_and_the_search_goes_on(kind, reason, own, searched, stored):
     run, _ = searched(own(f"{kind},works", "search.trials=6", "search.random_trials=6"))
-    found = by_kind(run)
-    assert found[kind]
-    assert all((trial.state, trial.reason) == ("failed", reason) for trial in found[kind])
-    assert all(trial.state == "complete" for trial in found["works"])
-    assert max(t.number for t in found["works"]) > min(t.number for t in found[kind])
-    assert {stored(run.folder.path)[trial.number].state for trial in found[kind]} == {TrialState.FAIL}
+    trials = by_kind(run)
+    assert trials[kind]
+    assert all((trial.state, trial.reason) == ("failed", reason) for trial in trials[kind])
+    assert all(trial.state == "complete" for trial in trials["works"])
+    assert max(t.number for t in trials["works"]) > min(t.number for t in trials[kind])
+    assert {stored(run.folder.path)[trial.number].state for trial in trials[kind]} == {TrialState.FAIL}
     assert len(run.trials) == 6
 
 
@@ -188,7 +188,7 @@ def test_space_of_which_nothing_can_be_built_is_told_without_a_traceback(kind, o
     config.write_text(dump_config(own(kind, "search.trials=2")))
     code, _, err = cli("search", config, "--run", tmp_path / "run")
     assert code in (1, 2)
-    assert any(said in err for said in ("a broken layer", "cannot be built", "8 GiB wanted"))
+    assert any(text in err for text in ("a broken layer", "cannot be built", "8 GiB wanted"))
 
 
 def test_space_too_deep_for_the_images_is_refused_before_anything_is_written(tiny, tmp_path):
@@ -204,13 +204,13 @@ def test_two_objectives_end_to_end(own, tmp_path, stored):
         "search.random_trials=3",
         "objective.minimise=[adversarial_error, parameters]",
     )
-    found = search(config, tmp_path / "run")
-    for trial, in_study in zip(found.trials, stored(found.folder.path), strict=True):
+    run = search(config, tmp_path / "run")
+    for trial, in_study in zip(run.trials, stored(run.folder.path), strict=True):
         assert in_study.values == [trial.metrics["adversarial_error"], trial.metrics["parameters"]]
-    assert found.folder.report.exists()
-    (bundle,) = found.bundles
-    points = {t.key: (t.metrics["adversarial_error"], t.metrics["parameters"]) for t in found.trials}
-    assert points[bundle.stored["key"]] == min(points.values())
+    assert run.folder.report.exists()
+    (bundle,) = run.bundles
+    points = {t.key: (t.metrics["adversarial_error"], t.metrics["parameters"]) for t in run.trials}
+    assert points[bundle.stored.key] == min(points.values())
 
 
 def test_first_trials_are_drawn_at_random_and_say_so(finished_run):

@@ -402,8 +402,8 @@ def test_study_of_another_config_is_refused_with_the_difference(run_copy):
 def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_run, study_content):
     (run_copy / "report.html").unlink()
     before = {path: path.stat().st_mtime_ns for path in run_copy.glob("bundles/*/*")}
-    found = nas.resume(run_copy)
-    assert found.folder.report.exists()
+    run = nas.resume(run_copy)
+    assert run.folder.report.exists()
     assert {path: path.stat().st_mtime_ns for path in run_copy.glob("bundles/*/*")} == before
     assert study_content(run_copy) == study_content(finished_run)
 

@@ -85,7 +85,7 @@ def test_a_run_is_not_lost_for_the_want_of_a_drawing(tiny, tmp_path, drawing, me
     smallest = ["search.trials=1", "search.random_trials=1", "training.epochs=1", "finalists.epochs=1"]
     run = search(tiny(space, "finalists.references=false", *smallest), tmp_path / "run")
     (bundle,) = run.bundles
-    assert len(bundle.stored["architecture"]) == 6
+    assert len(bundle.stored.architecture) == 6
     assert all(outcome.passed for outcome in verify(bundle.folder))
     assert not (bundle.folder / "plots" / "cell.svg").exists()
     card = (bundle.folder / "README.md").read_text(encoding="utf-8")

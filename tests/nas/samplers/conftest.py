@@ -66,17 +66,17 @@ def search():
             study = optuna.create_study(directions=["minimize"] * objectives, sampler=chosen)
         else:
             study.sampler = chosen
-        found = []
+        architectures = []
         for _ in range(trials):
             trial = study.ask()
-            found.append(space.suggest(trial))
-            values, constraints = measure(found[-1])
+            architectures.append(space.suggest(trial))
+            values, constraints = measure(architectures[-1])
             for name, excess in constraints.items():
                 trial.set_constraint(name, excess)
             if values is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 study.tell(trial, values)
-        return found
+        return architectures
 
     return run

@@ -45,8 +45,8 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_nothing_ended_yet_gives_any_architecture(toy, history_of):
     space = toy(3, 3)
-    found = children(Evolution(), history_of(space))
-    assert {tuple(architecture.values()) for architecture in found} == {(a, b) for a in range(3) for b in range(3)}
+    architectures = children(Evolution(), history_of(space))
+    assert {tuple(architecture.values()) for architecture in architectures} == {(a, b) for a in range(3) for b in range(3)}
 
 
 def test_same_history_and_seed_same_proposal(toy, history_of):
@@ -147,8 +147,8 @@ def test_a_space_without_anything_new_is_no_trap(toy, history_of):
 def test_values_of_mixed_types(toy, history_of):
     space = toy((1, 1.0, True, None, "1"), (7,))
     history = history_of(space, [({"a": True, "b": 7}, (0.0,), {})])
-    found = {(type(child["a"]), child["a"]) for child in children(Evolution(), history)}
-    assert found == {(int, 1), (float, 1.0), (type(None), None), (str, "1")}
+    values = {(type(child["a"]), child["a"]) for child in children(Evolution(), history)}
+    assert values == {(int, 1), (float, 1.0), (type(None), None), (str, "1")}
 
 
 def test_crossover_takes_choices_from_two_parents(toy, history_of):
@@ -162,13 +162,13 @@ def test_crossover_takes_choices_from_two_parents(toy, history_of):
 
 @pytest.mark.parametrize("stops", [(3,), (6, 11)])
 def test_resumed_equals_uninterrupted(toy, search, tmp_path, stops):
-    space, sampler, found = toy(4, 4, 4, 4), Evolution(crossover=0.5), []
+    space, sampler, architectures = toy(4, 4, 4, 4), Evolution(crossover=0.5), []
     for start, stop in zip((0, *stops), (*stops, 16), strict=True):
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
         study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
-        found += search(sampler, space, distance, stop - start, study=study)
+        architectures += search(sampler, space, distance, stop - start, study=study)
         storage.engine.dispose()
-    assert found == search(sampler, space, distance, 16)
+    assert architectures == search(sampler, space, distance, 16)
 
 
 def test_it_finds_the_optimum_sooner_than_chance(toy, search):
@@ -197,8 +197,8 @@ def test_it_finds_a_front(toy, search):
         return (float(sum(values)), float(sum((4 - value) * (i % 3 > 0) for i, value in enumerate(values)))), {}
 
     def covered(sampler):
-        found = [search(sampler, toy(*[5] * 6), measure, 60, seed=seed, objectives=2) for seed in range(3)]
-        return statistics.median(hypervolume([measure(a)[0] for a in run], (24.0, 16.0)) for run in found)
+        runs = [search(sampler, toy(*[5] * 6), measure, 60, seed=seed, objectives=2) for seed in range(3)]
+        return statistics.median(hypervolume([measure(a)[0] for a in run], (24.0, 16.0)) for run in runs)
 
     assert covered(Evolution()) > 1.1 * covered(Random())
 
@@ -207,8 +207,8 @@ def test_failures_do_not_stop_it(toy, search):
     def measure(architecture):
         return (None, {}) if architecture["a"] == 1 else distance(architecture)
 
-    found = search(Evolution(), toy(*[3] * 6), measure, 50)
-    assert min(map(distance, found))[0] <= 1
+    architectures = search(Evolution(), toy(*[3] * 6), measure, 50)
+    assert min(map(distance, architectures))[0] <= 1
 
 
 def test_a_large_space(history_of):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.samplers import SAMPLERS, Grid
-from nas.samplers.grid import _stride
+from nas.samplers.grid import golden_stride
 from search_spaces import darts
 
 
@@ -27,7 +27,7 @@ def test_name():
 
 @given(st.integers(1, 10**40))
 def test_stride_meets_every_index_and_is_near_the_golden_section(size):
-    stride = _stride(size)
+    stride = golden_stride(size)
     assert stride == 1 or pow(stride, -1, size) * stride % size == 1
     # Numbers without a common divisor are dense: 60 in a row always hold one at this size.
     assert abs(stride - (5**0.5 - 1) / 2 * size) < 60 + 1e-9 * size
@@ -41,15 +41,15 @@ def test_every_architecture_once(toy, search, choices):
 
 def test_what_is_known_is_passed_over(toy, search):
     space = toy(3, 4, 5)
-    found = flat(search(Grid(), space, measure, space.size, random_trials=7))
-    assert len(set(found)) == space.size
+    visited = flat(search(Grid(), space, measure, space.size, random_trials=7))
+    assert len(set(visited)) == space.size
 
 
 def test_of_equal_functions_one_is_visited(toy, search):
     # The last choice has no effect where the first is 0.
     space = toy(3, 4, canonical=lambda a: {**a, "b": 0} if a["a"] == 0 else dict(a))
-    found = search(Grid(), space, measure, 9, random_trials=0)
-    assert len({space.key(architecture) for architecture in found}) == 9
+    visited = search(Grid(), space, measure, 9, random_trials=0)
+    assert len({space.key(architecture) for architecture in visited}) == 9
 
 
 def test_it_goes_on_once_all_are_known(toy, search):
@@ -90,13 +90,13 @@ def test_first_visits_spread_over_the_indices(toy, search):
 @pytest.mark.parametrize("stops", [(1,), (4, 9)])
 def test_resumed_equals_uninterrupted(toy, search, tmp_path, stops):
     space = toy(3, 4, 5)
-    found = []
+    visited = []
     for start, stop in zip((0, *stops), (*stops, 14), strict=True):
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
         study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
-        found += search(Grid(), space, measure, stop - start, study=study, random_trials=3)
+        visited += search(Grid(), space, measure, stop - start, study=study, random_trials=3)
         storage.engine.dispose()
-    assert found == search(Grid(), space, measure, 14, random_trials=3)
+    assert visited == search(Grid(), space, measure, 14, random_trials=3)
 
 
 def test_a_space_of_any_size_is_walked_without_listing_it(history_of):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas.samplers import SAMPLERS, FinishedTrial, History, PolicyGradient, Random
-from nas.samplers.policy_gradient import PolicyNetwork, _batches, _rewards
+from nas.samplers.policy_gradient import PolicyNetwork, batch_slices, rank_rewards
 from search_spaces import cell201, darts
 
 # What one study's sampler keeps from proposal to proposal.
@@ -95,7 +95,7 @@ def test_reward_is_the_share_surpassed_minus_the_share_that_surpass(toy, history
     space = toy(9)
     cases = [((3.0,), {}), ((1.0,), {}), ((math.inf,), {}), ((3.0,), {}), (None, {})]
     ended = history_of(space, [({"a": i}, values, constraints) for i, (values, constraints) in enumerate(cases)]).ended
-    np.testing.assert_allclose(_rewards(ended), [0.25, 1.0, -0.5, 0.25, -1.0])
+    np.testing.assert_allclose(rank_rewards(ended), [0.25, 1.0, -0.5, 0.25, -1.0])
 
 
 def test_reward_ranks_by_violation_then_value_and_failures_last(toy, history_of):
@@ -108,7 +108,7 @@ def test_reward_ranks_by_violation_then_value_and_failures_last(toy, history_of)
         ((4.0,), {"size": -3.0}),
     ]
     ended = history_of(toy(9), [({"a": i}, values, constraints) for i, (values, constraints) in enumerate(cases)]).ended
-    np.testing.assert_allclose(_rewards(ended), [0.6, -0.2, -0.6, -1.0, 0.2, 1.0])
+    np.testing.assert_allclose(rank_rewards(ended), [0.6, -0.2, -0.6, -1.0, 0.2, 1.0])
 
 
 def test_reward_does_not_change_with_the_scale(toy, history_of):
@@ -117,19 +117,19 @@ def test_reward_does_not_change_with_the_scale(toy, history_of):
         history_of(toy(9), [({"a": i}, (scale(v),), {}) for i, (v,) in enumerate(values)]).ended
         for scale in (float, lambda v: math.exp(9 * v) - 1e5)
     )
-    np.testing.assert_array_equal(_rewards(one), _rewards(other))
+    np.testing.assert_array_equal(rank_rewards(one), rank_rewards(other))
 
 
 def test_reward_of_several_objectives_is_by_front(toy, history_of):
     points = [(0.0, 1.0), (1.0, 0.0), (2.0, 2.0), None]
     ended = history_of(toy(9), [({"a": i}, p, {}) for i, p in enumerate(points)], objectives=2).ended
-    np.testing.assert_allclose(_rewards(ended), [2 / 3, 2 / 3, -1 / 3, -1])
+    np.testing.assert_allclose(rank_rewards(ended), [2 / 3, 2 / 3, -1 / 3, -1])
 
 
 def test_batches_do_not_change_as_trials_are_added_and_grow_slowly():
-    long = list(_batches(10_000, 8))
+    long = list(batch_slices(10_000, 8))
     for trials in (0, 7, 8, 511, 512, 530, 4000):
-        shorter = list(_batches(trials, 8))
+        shorter = list(batch_slices(trials, 8))
         assert shorter == long[: len(shorter)]
         assert trials - (shorter[-1].stop if shorter else 0) < max(8, trials / 16)
     assert [batch.start for batch in long[1:]] == [batch.stop for batch in long[:-1]]
@@ -178,15 +178,15 @@ def test_an_interrupted_update_leaves_no_half_trained_policy(toy, history_of, mo
 
 @pytest.mark.parametrize("stops", [(3,), (8, 21)])
 def test_resumed_equals_uninterrupted(toy, search, tmp_path, stops):
-    space, sampler, found = toy(4, 4, 4, 4), PolicyGradient(batch=4), []
+    space, sampler, architectures = toy(4, 4, 4, 4), PolicyGradient(batch=4), []
     for start, stop in zip((0, *stops), (*stops, 26), strict=True):
         forget()
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
         study = optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
-        found += search(sampler, space, distance, stop - start, study=study)
+        architectures += search(sampler, space, distance, stop - start, study=study)
         storage.engine.dispose()
     forget()
-    assert found == search(sampler, space, distance, 26)
+    assert architectures == search(sampler, space, distance, 26)
 
 
 def test_torch_is_left_as_it_was(toy, history_of):
@@ -217,8 +217,8 @@ def test_what_torch_was_does_not_matter(toy, history_of):
 
 def test_nothing_ended_yet(toy, history_of):
     space = toy(3, 1, 2)
-    found = {tuple(PolicyGradient().propose(history_of(space), seed).values()) for seed in range(60)}
-    assert found == {tuple(architecture.values()) for architecture in space.enumerate()}
+    proposals = {tuple(PolicyGradient().propose(history_of(space), seed).values()) for seed in range(60)}
+    assert proposals == {tuple(architecture.values()) for architecture in space.enumerate()}
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,8 @@ def test_nothing_ended_yet(toy, history_of):
 def test_all_alike_teaches_nothing_but_is_no_error(toy, history_of, values, constraints):
     space = toy(3, 3, 3)
     history = history_of(space, [(a, values, constraints) for a, *_ in sampled(space, 24)])
-    found = {tuple(PolicyGradient().propose(history, seed).values()) for seed in range(40)}
-    assert len(found) > 8
+    proposals = {tuple(PolicyGradient().propose(history, seed).values()) for seed in range(40)}
+    assert len(proposals) > 8
 
 
 def test_values_of_mixed_types_and_choices_of_one_value(toy, history_of):
@@ -245,16 +245,16 @@ def test_values_of_mixed_types_and_choices_of_one_value(toy, history_of):
         return float(not isinstance(architecture["a"], bool)), {}
 
     policy = PolicyGradient(batch=8, steps=8)
-    found = [policy.propose(history_of(space, sampled(space, 64, measure)), seed)["a"] for seed in range(20)]
+    values = [policy.propose(history_of(space, sampled(space, 64, measure)), seed)["a"] for seed in range(20)]
     # Everything is known, so what is proposed is what was drawn.
-    assert sum(value is True for value in found) > 8
+    assert sum(value is True for value in values) > 8
 
 
 def test_new_ones_are_preferred(toy, history_of):
     space = toy(4, 4)
     trials = [(a, (0.0,), {}) for a in space.enumerate() if tuple(a.values()) != (2, 3)]
-    found = [tuple(PolicyGradient().propose(history_of(space, trials), seed).values()) for seed in range(30)]
-    assert found.count((2, 3)) > 10  # drawn 16 times each, and not once where all are equal
+    proposals = [tuple(PolicyGradient().propose(history_of(space, trials), seed).values()) for seed in range(30)]
+    assert proposals.count((2, 3)) > 10  # drawn 16 times each, and not once where all are equal
 
 
 def test_it_finds_the_optimum_sooner_than_chance(toy, search):

@@ -121,14 +121,14 @@ def test_tpe_finds_better_ones_than_chance():
 
 
 def test_tpe_keeps_to_the_constraints():
-    def violations(*, told):
+    def violations(*, constrained):
         count = 0
         for seed in range(3):
             study = fresh(seed=seed, random_trials=8)
             for number in range(40):
                 trial = study.ask()
                 convolutions = sum(o.startswith("conv") for o in SPACE.suggest(trial).values())
-                if told:
+                if constrained:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                         trial.set_constraint("convolutions", convolutions - 1.0)
@@ -136,7 +136,7 @@ def test_tpe_keeps_to_the_constraints():
                 count += number >= 20 and convolutions > 1
         return count
 
-    assert violations(told=True) < 0.75 * violations(told=False)
+    assert violations(constrained=True) < 0.75 * violations(constrained=False)
 
 
 def test_failed_and_pruned_trials_are_seen():

@@ -145,27 +145,27 @@ def test_resumed_equals_uninterrupted(toy, search):
 def test_finds_the_best_far_sooner_than_chance(toy, search):
     """Of 4**6 = 4,096 architectures one is the best: chance has tried 60 of them."""
     space = toy(*[4] * 6)
-    found = [min(map(steps, search(Surrogate(start=0), space, steps, 60, seed=seed)))[0] for seed in range(3)]
+    best = [min(map(steps, search(Surrogate(start=0), space, steps, 60, seed=seed)))[0] for seed in range(3)]
     chance = [min(map(steps, search(Random(), space, steps, 60, seed=seed)))[0] for seed in range(3)]
-    assert found == [0, 0, 0]
+    assert best == [0, 0, 0]
     assert min(chance) > 1
 
 
 def test_finds_what_matters_in_a_vast_space(search):
     space = darts()
     convolutions = lambda a: (-float(sum("sepconv" in str(value) for value in a.values())), {})  # noqa: E731
-    found = min(map(convolutions, search(Surrogate(start=0, candidates=100), space, convolutions, 30)))[0]
+    best = min(map(convolutions, search(Surrogate(start=0, candidates=100), space, convolutions, 30)))[0]
     chance = min(map(convolutions, search(Random(), space, convolutions, 30)))[0]
-    assert found <= -12 < -9 <= chance
+    assert best <= -12 < -9 <= chance
 
 
 def test_keeps_to_the_constraints(toy, search):
     """The least sum that is 14 at least, as one in 20 is: the objective pulls the other way, so the best is at the edge."""
     space = toy(*[4] * 6)
     measure = lambda a: (steps(a)[0], {"least": 14 - steps(a)[0]})  # noqa: E731
-    found = [steps(each)[0] for each in search(Surrogate(start=0), space, measure, 40)]
-    assert min(value for value in found if value >= 14) == 14
-    assert statistics.fmean(value >= 14 for value in found[10:]) > 0.15
+    sums = [steps(each)[0] for each in search(Surrogate(start=0), space, measure, 40)]
+    assert min(value for value in sums if value >= 14) == 14
+    assert statistics.fmean(value >= 14 for value in sums[10:]) > 0.15
 
 
 def test_learns_constraints_from_rejected_trials(toy, history_of):
@@ -197,8 +197,8 @@ def test_several_objectives_are_traded_off(toy, search):
         return [float(pull) for pull in pulls], {}
 
     def volume(sampler, seed):
-        found = search(sampler, space, measure, 25, seed=seed, objectives=3)
-        return hypervolume([tuple(measure(each)[0]) for each in found], (4, 4, 4))
+        architectures = search(sampler, space, measure, 25, seed=seed, objectives=3)
+        return hypervolume([tuple(measure(each)[0]) for each in architectures], (4, 4, 4))
 
     assert min(volume(Surrogate(start=0), seed) for seed in range(3)) > max(volume(Random(), seed) for seed in range(3))
 

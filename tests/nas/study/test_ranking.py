@@ -112,12 +112,12 @@ def test_front_is_what_no_feasible_trial_dominates(points, objective):
     ]
     feasible = [t for t in trials if t.violation == 0]
     wanted = [t for t in feasible if not any(dominated(t, other, objective.minimise) for other in feasible)]
-    found = front(trials, objective)
-    assert sorted(t.number for t in found) == [t.number for t in wanted]
-    assert ranked(trials, objective)[: len(found)] == found
+    members = front(trials, objective)
+    assert sorted(t.number for t in members) == [t.number for t in wanted]
+    assert ranked(trials, objective)[: len(members)] == members
     assert sorted(t.number for t in ranked(trials, objective)) == list(range(len(trials)))
-    if found:
-        assert found[0] == min(feasible, key=lambda t: sort_key(t, objective))
+    if members:
+        assert members[0] == min(feasible, key=lambda t: sort_key(t, objective))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=10, unique=True))
@@ -133,9 +133,9 @@ def test_each_next_of_the_front_adds_the_most_hypervolume(points):
 
 def test_large_front_is_whole_with_the_rest_in_order_of_the_first_objective():
     count = MOST_SPREAD + 20
-    found = front([trial(i, adversarial=i, parameters=count - i) for i in range(count)], BOTH)
-    assert sorted(t.number for t in found) == list(range(count))
-    rest = [t.number for t in found[MOST_SPREAD:]]
+    members = front([trial(i, adversarial=i, parameters=count - i) for i in range(count)], BOTH)
+    assert sorted(t.number for t in members) == list(range(count))
+    rest = [t.number for t in members[MOST_SPREAD:]]
     assert len(rest) == 20
     assert rest == sorted(rest)
 

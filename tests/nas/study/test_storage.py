@@ -233,9 +233,9 @@ class TestElsewhere:
             begin(settings, tmp_path / name, 1)
         for name in seeds:
             trials_only(tmp_path / name)
-        found = {name: read_run(tmp_path / name).trials for name in seeds}
-        assert [len(trials) for trials in found.values()] == [3, 3, 3]
-        assert [t.metrics for t in found["a/run"]] != [t.metrics for t in found["b/run"]]
+        trials_by_run = {name: read_run(tmp_path / name).trials for name in seeds}
+        assert [len(trials) for trials in trials_by_run.values()] == [3, 3, 3]
+        assert [t.metrics for t in trials_by_run["a/run"]] != [t.metrics for t in trials_by_run["b/run"]]
         with closing(sqlite3.connect(tmp_path / "all.db")) as database:
             names = sorted(name.rpartition("-")[0] for (name,) in database.execute("SELECT study_name FROM studies"))
         assert names == ["other", "run", "run"]
@@ -375,8 +375,8 @@ def postgres():
     """The port of a PostgreSQL server of the test's own, whose password is odd, and a function that ends and starts it."""
     pytest.importorskip("psycopg2", reason="needs psycopg2, the driver")
     programs = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
-    found = programs[-1] if programs else Path(shutil.which("initdb") or "").parent
-    if not (found / "postgres").exists():
+    binaries = programs[-1] if programs else Path(shutil.which("initdb") or "").parent
+    if not (binaries / "postgres").exists():
         pytest.skip("needs initdb and postgres")
     root = os.geteuid() == 0
     if root and subprocess.run(["su", "postgres", "-c", "true"], capture_output=True, check=False).returncode:
@@ -391,7 +391,7 @@ def postgres():
     port = free_port()
 
     def run(command):
-        command = f"cd {folder} && {found}/{command}"
+        command = f"cd {folder} && {binaries}/{command}"
         subprocess.run(
             ["su", "postgres", "-c", command] if root else command, shell=not root, check=True, capture_output=True
         )

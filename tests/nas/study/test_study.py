@@ -32,9 +32,9 @@ def test_violation_is_the_sum_of_relative_excesses(study):
     asked = study.ask()
     set_constraints(asked, objective, {"parameters": 300.0, "clean_error": 0.05, "adversarial_error": 0.25})
     study.tell(asked, [0.25])
-    (found,) = read_trials(study)
+    (trial,) = read_trials(study)
     # Half of the bound too many parameters; a bound of zero is not divided by; a met constraint makes up for nothing.
-    assert found.violation == pytest.approx(0.5 + 0.25)
+    assert trial.violation == pytest.approx(0.5 + 0.25)
 
 
 def test_metric_at_its_bound_is_feasible(study):

@@ -206,8 +206,8 @@ def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, spli
     store = Memory()
     _, before, _ = training(store, until=broken)
     assert len(store.written) == broken
-    found, after, drawn_after = training(store)
-    assert_same(found, weights)
+    resumed, after, drawn_after = training(store)
+    assert_same(resumed, weights)
     assert after[:broken] == before  # As they were, times included.
     assert timeless(after) == timeless(epochs)
     steps = 96 // 24
@@ -222,12 +222,12 @@ def test_rungs_judge_the_same_after_a_break(broken, split, monkeypatch):
     weights, epochs, _ = training()
     store = Memory()
     training(store, until=broken)
-    found, after, _ = training(store)
-    assert_same(found, weights)
+    resumed, after, _ = training(store)
+    assert_same(resumed, weights)
     assert timeless(after) == timeless(epochs)
     assert [epoch.adversarial_error is not None for epoch in after] == [False, True, False, True, True]
     # Being judged on the way changes nothing in the training.
-    assert_same(found, Training(split, monkeypatch, late)()[0])
+    assert_same(resumed, Training(split, monkeypatch, late)()[0])
 
 
 def test_broken_off_after_every_epoch(split, monkeypatch):
@@ -236,8 +236,8 @@ def test_broken_off_after_every_epoch(split, monkeypatch):
     store = Memory()
     for until in range(1, EPOCHS):
         training(store, until=until)
-    found, after, _ = training(store)
-    assert_same(found, weights)
+    resumed, after, _ = training(store)
+    assert_same(resumed, weights)
     assert timeless(after) == timeless(epochs)
 
 
@@ -258,13 +258,13 @@ def test_weights_of_the_best_epoch_are_kept_on_either_side_of_the_break(best, br
     store = Memory()
     errors[:] = script
     training(store, until=broken)
-    found, epochs, _ = training(store)
+    resumed, epochs, _ = training(store)
     assert errors == []
-    assert_same(found, weights)
+    assert_same(resumed, weights)
     assert min(epochs, key=lambda epoch: epoch.adversarial_error).epoch == best + 1
     # Trained to that epoch and no further, the network is the same.
-    last = dict(torch.load(io.BytesIO(store.written[best]), weights_only=True))["network"] if best < EPOCHS - 1 else found
-    assert_same(found, last)
+    last = dict(torch.load(io.BytesIO(store.written[best]), weights_only=True))["network"] if best < EPOCHS - 1 else resumed
+    assert_same(resumed, last)
 
 
 @pytest.mark.parametrize("stored", ["another seed", "damaged", "no training"])
@@ -279,8 +279,8 @@ def test_what_is_none_of_this_training_is_ignored(stored, split, monkeypatch):
         store.write(store.read()[:-100])
     else:
         Checkpoint(store, 0).save(lambda: {"something": "else"})
-    found, after, drawn = training(store)
-    assert_same(found, weights)
+    resumed, after, drawn = training(store)
+    assert_same(resumed, weights)
     assert timeless(after) == timeless(epochs)
     assert len(drawn) == EPOCHS * 4
 

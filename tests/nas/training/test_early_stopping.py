@@ -60,8 +60,8 @@ class TestRungs:
 
     def test_effort_grows_with_the_logarithm_of_the_epochs(self):
         # Of 1, 2, 4, 8 and 16 epochs each is a quarter of the way.
-        found = Halving(first=1 / 16, reduction=2, images=1 / 16, steps=1 / 81).rungs(16)
-        assert {epoch: (e.images, e.steps) for epoch, e in found.items()} == {
+        budgets = Halving(first=1 / 16, reduction=2, images=1 / 16, steps=1 / 81).rungs(16)
+        assert {epoch: (e.images, e.steps) for epoch, e in budgets.items()} == {
             1: (1 / 16, 1 / 81),
             2: (pytest.approx(1 / 8), pytest.approx(1 / 27)),
             4: (pytest.approx(1 / 4), pytest.approx(1 / 9)),

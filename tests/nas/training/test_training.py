@@ -146,12 +146,12 @@ class TestKeptEpoch:
         network = Scripted(errors, y, steps=5)
         config = TrainingConfig(recipe=Standard(), batch_size=4, selection=FGSM(), selection_from=selection_from)
         data = Dataset("toy", tuple("0123456789"), split, split)
-        found = list(train(network, data, config, epsilon=1e-5, epochs=len(errors), seed=0))
+        epochs = list(train(network, data, config, epsilon=1e-5, epochs=len(errors), seed=0))
         assert network.batches == kept * 5
         assert not network.training
         first = min(math.floor(len(errors) * selection_from), len(errors) - 1)
-        assert [e.clean_error for e in found] == [None] * first + [pytest.approx(e) for e in errors[first:]]
-        assert [(e.epoch, e.epochs) for e in found] == [(i + 1, len(errors)) for i in range(len(errors))]
+        assert [e.clean_error for e in epochs] == [None] * first + [pytest.approx(e) for e in errors[first:]]
+        assert [(e.epoch, e.epochs) for e in epochs] == [(i + 1, len(errors)) for i in range(len(errors))]
 
     @pytest.mark.parametrize("selection", [FGSM(), PGD(steps=2, loss=margin), FGSM(norm=L2())])
     def test_weights_are_those_of_the_kept_epoch(self, data, selection):
@@ -159,9 +159,9 @@ class TestKeptEpoch:
         epsilon = 0.05 if selection.norm == Linf() else 0.5
         network, epochs = trained(small(data), data, config, seed=3, epsilon=epsilon)
         best = min(epochs, key=lambda e: (e.adversarial_error, -e.epoch))
-        found = radii(network, data.validation.x, data.validation.y, selection, [epsilon], seed=3)
-        assert float((found <= epsilon).double().mean()) == best.adversarial_error
-        assert float((found == 0).double().mean()) == best.clean_error
+        image_radii = radii(network, data.validation.x, data.validation.y, selection, [epsilon], seed=3)
+        assert float((image_radii <= epsilon).double().mean()) == best.adversarial_error
+        assert float((image_radii == 0).double().mean()) == best.clean_error
         assert best.clean_error < best.adversarial_error
 
     def test_the_judge_is_the_adversarial_error_not_the_clean_one(self, data, monkeypatch):
@@ -414,13 +414,13 @@ class TestRecipes:
 
 def shifted(image, down, right):
     """Moves an image (C, H, W) pixel by pixel."""
-    found = torch.zeros_like(image)
+    moved = torch.zeros_like(image)
     _, height, width = image.shape
     for row in range(height):
         for column in range(width):
             if 0 <= row - down < height and 0 <= column - right < width:
-                found[:, row, column] = image[:, row - down, column - right]
-    return found
+                moved[:, row, column] = image[:, row - down, column - right]
+    return moved
 
 
 class TestAugment:
@@ -429,10 +429,10 @@ class TestAugment:
     @pytest.mark.parametrize("flip", [False, True])
     def test_images_are_shifted_and_mirrored_ones(self, shape, shift, flip):
         x = torch.rand(60, *shape, generator=torch.Generator().manual_seed(0)) + 0.1
-        found = augment(x, shift=shift, flip=flip, generator=torch.Generator().manual_seed(1))
-        assert found.shape == x.shape
+        augmented = augment(x, shift=shift, flip=flip, generator=torch.Generator().manual_seed(1))
+        assert augmented.shape == x.shape
         moves = []
-        for image, result in zip(x, found, strict=True):
+        for image, result in zip(x, augmented, strict=True):
             candidates = [
                 (down, right, mirrored)
                 for down in range(-shift, shift + 1)
@@ -450,8 +450,8 @@ class TestAugment:
 
     def test_half_of_the_images_are_mirrored(self):
         x = torch.rand(2000, 1, 2, 3)
-        found = augment(x, shift=0, flip=True, generator=torch.Generator().manual_seed(0))
-        mirrored = (found != x).flatten(1).any(1).float().mean()
+        augmented = augment(x, shift=0, flip=True, generator=torch.Generator().manual_seed(0))
+        mirrored = (augmented != x).flatten(1).any(1).float().mean()
         assert 0.45 < mirrored < 0.55  # 4.5 standard errors
 
     def test_nothing_asked_is_the_identity_and_draws_nothing(self):
@@ -471,8 +471,8 @@ class TestAugment:
         assert torch.equal(x, copy)
 
     def test_shift_beyond_the_image_empties_some(self):
-        found = augment(torch.ones(50, 1, 2, 2), shift=4, flip=False, generator=torch.Generator().manual_seed(0))
-        assert set(found.unique().tolist()) == {0.0, 1.0}
+        augmented = augment(torch.ones(50, 1, 2, 2), shift=4, flip=False, generator=torch.Generator().manual_seed(0))
+        assert set(augmented.unique().tolist()) == {0.0, 1.0}
 
     def test_devices_agree(self, device):
         x = torch.rand(16, 1, 8, 8)

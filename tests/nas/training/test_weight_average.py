@@ -17,10 +17,10 @@ from nas.training.weight_average import ETA, average_of
 
 
 def layer(value):
-    found = nn.Linear(1, 1, bias=False)
+    linear = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
-        found.weight.fill_(value)
-    return found
+        linear.weight.fill_(value)
+    return linear
 
 
 def test_is_the_polynomial_decay_average_of_the_paper():
@@ -88,10 +88,10 @@ def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(dat
     original = torch.optim.SGD.step
 
     def step(self, *args, **kwargs):
-        found = original(self, *args, **kwargs)
+        result = original(self, *args, **kwargs)
         followed.update_parameters(network)
         states.append({name: value.clone() for name, value in followed.module.state_dict().items()})
-        return found
+        return result
 
     states = []
     monkeypatch.setattr(torch.optim.SGD, "step", step)
