@@ -13,9 +13,9 @@ from evaluators.attacks import (
     MIFGSM,
     PGD,
     Attack,
+    AttackEnsemble,
     AutoAttack,
     DeepFool,
-    Ensemble,
     HopSkipJump,
     IterativeLL,
     MinimumNorm,
@@ -28,7 +28,7 @@ from evaluators.attacks import (
     UniformNoise,
     describe,
 )
-from evaluators.checks import CheckResult, check_attacks, check_network, sentence
+from evaluators.checks import CheckResult, check_attacks, check_network, explain
 from evaluators.corruptions import corruption_errors
 from evaluators.cost import latency, macs, parameters
 from evaluators.curves.error_curves import ErrorCurve, error_curve, worst_case
@@ -37,10 +37,10 @@ from evaluators.curves.scalars import error_area, error_at, median_radius
 from evaluators.logits.first_order import first_order_error
 from evaluators.logits.margin import Margins, margins
 from evaluators.norms import L2, NORMS, Linf, Norm
-from evaluators.profiles.headline_text import summary_line
 from evaluators.profiles.measure import profile
 from evaluators.profiles.options import ProfileOptions
 from evaluators.profiles.record import RobustnessProfile, load_profile, save_profile
+from evaluators.profiles.summary import summary_line
 from evaluators.radius import EpsilonGrid, radii
 from evaluators.smoothing import Certificates, Smoothing, certify
 from evaluators.statistics.correlation import RankCorrelation, rank_correlation
@@ -62,12 +62,12 @@ __all__ = [
     "NORMS",
     "PGD",
     "Attack",
+    "AttackEnsemble",
     "AutoAttack",
     "Certificates",
     "CheckResult",
     "Comparison",
     "DeepFool",
-    "Ensemble",
     "EpsilonGrid",
     "ErrorCurve",
     "HopSkipJump",
@@ -102,6 +102,7 @@ __all__ = [
     "error_area",
     "error_at",
     "error_curve",
+    "explain",
     "first_order_error",
     "fit_power_law",
     "holm",
@@ -116,7 +117,6 @@ __all__ = [
     "rank_correlation",
     "response_surface",
     "save_profile",
-    "sentence",
     "summary_line",
     "transfer_matrix",
     "transfer_rates",

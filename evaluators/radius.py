@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from evaluators.attacks.base import Attack, Ensemble, MinimumNorm, SingleStep, check_attack
+from evaluators.attacks.base import Attack, AttackEnsemble, MinimumNorm, SingleStep, check_attack
 from evaluators.attacks.gradient_oracle import CleanGradientCache, GradientOracle, misclassified
 from evaluators.engine.batches import forward
 from evaluators.engine.input_checks import as_grid, check_epsilons, check_increasing
@@ -128,8 +128,8 @@ def measure(
     image_radii = torch.where(prepared.right().cpu(), math.inf, 0.0).double()
     if known is not None:
         image_radii = torch.minimum(image_radii, known)
-    if isinstance(attack, Ensemble):
-        members = attack.taking(prepared.x)
+    if isinstance(attack, AttackEnsemble):
+        members = attack.supported_members(prepared.x)
         for number, member in enumerate(members):
             image_radii = measure(
                 prepared,
@@ -173,7 +173,7 @@ def _nearest(
     def work(batch: Tensor) -> Tensor:
         x, y = prepared.x[batch], prepared.y[batch]
         size = torch.full((len(batch),), largest, dtype=x.dtype, device=x.device)
-        points, fooled = attack.craft(
+        points, fooled = attack.generate(
             prepared.network, x, y, size, ImageNoise.of(seed, batch), stop_when_fooled=True, one_pass=prepared.batches.size
         )
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
@@ -269,7 +269,7 @@ def _fooled(attempt: _Attempt, images: Tensor, epsilons: Tensor, stream: int, re
             fooled = torch.zeros(len(batch), dtype=torch.bool, device=device)
         else:
             noise = ImageNoise.of(attempt.seed, batch, stream)
-            points, fooled = attack.craft(
+            points, fooled = attack.generate(
                 prepared.network,
                 x,
                 y,
@@ -301,7 +301,7 @@ def _directions(prepared: PreparedNetwork, attack: SingleStep, wanted: Tensor) -
         x = prepared.x[batch]
         size = torch.ones(len(batch), dtype=x.dtype, device=x.device)
         target = GradientOracle(prepared.network, x, prepared.y[batch], attack.norm, size, keep="nothing")
-        # Projected once here, as `craft` projects every perturbation: scaling by epsilon keeps it in the ball.
+        # Projected once here, as `generate` projects every perturbation: scaling by epsilon keeps it in the ball.
         return attack.norm.project(attack.direction(target, x), size.view(-1, *[1] * (x.ndim - 1)))
 
     for batch, steps in prepared.batches.over(wanted.nonzero().squeeze(1).to(prepared.x.device), work):

@@ -11,7 +11,7 @@ from torch import nn
 
 from evaluators.attacks.apgd import APGD, TargetedAPGD
 from evaluators.attacks.autoattack import AutoAttack
-from evaluators.attacks.base import Attack, Ensemble, MinimumNorm, SingleStep
+from evaluators.attacks.base import Attack, AttackEnsemble, MinimumNorm, SingleStep
 from evaluators.attacks.bim import BIM
 from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
@@ -99,9 +99,9 @@ __all__ = [
     "MIFGSM",
     "PGD",
     "Attack",
+    "AttackEnsemble",
     "AutoAttack",
     "DeepFool",
-    "Ensemble",
     "GradientOracle",
     "HopSkipJump",
     "IterativeLL",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import final
 
 from evaluators.attacks.apgd import APGD, TargetedAPGD
-from evaluators.attacks.base import Attack, Ensemble
+from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.square import Square
 from evaluators.norms import Linf, Norm
@@ -21,7 +21,7 @@ from evaluators.norms import Linf, Norm
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack(Ensemble):
+class AutoAttack(AttackEnsemble):
     """APGD on cross-entropy, FMN, targeted APGD and, on pictures, Square: no settings to tune but the budget.
 
     Attributes:

@@ -42,7 +42,7 @@ class Attack(ABC):
             noise: Random numbers, reproducible for each image.
         """
 
-    def takes(self, x: Tensor) -> bool:
+    def supports(self, x: Tensor) -> bool:
         """Returns whether the attack can be made on images shaped like x (N, ...): an ensemble leaves out what cannot."""
         return True
 
@@ -88,7 +88,7 @@ class Attack(ABC):
             check_labels(y, len(x), logits.shape[1])
 
             def work(batch: Tensor) -> Tensor:
-                return self.craft(
+                return self.generate(
                     network,
                     x[batch],
                     y[batch],
@@ -102,7 +102,7 @@ class Attack(ABC):
             return torch.cat([points for _, points in batches.over(index, work, loops=True)])
 
     @final
-    def craft(
+    def generate(
         self,
         network: nn.Module,
         x: Tensor,
@@ -121,7 +121,7 @@ class Attack(ABC):
         knows is not asked again.
         """
         ball = epsilon.view(-1, *[1] * (x.ndim - 1))
-        keep: Keep = "first" if stop_when_fooled or isinstance(self, Ensemble) else "nothing"
+        keep: Keep = "first" if stop_when_fooled or isinstance(self, AttackEnsemble) else "nothing"
         if isinstance(self, MinimumNorm):
             keep = "nearest"
         target = GradientOracle(network, x, y, self.norm, epsilon, keep=keep, one_pass=one_pass, clean=clean)
@@ -186,7 +186,7 @@ class MinimumNorm(Attack):
         return target.points - x
 
 
-class Ensemble(Attack):
+class AttackEnsemble(Attack):
     """Several attacks of one norm, of which each image's worst case counts.
 
     An attack is given only the images that those before it did not fool, or not at so small an epsilon.
@@ -197,15 +197,15 @@ class Ensemble(Attack):
         """Returns the attacks, in the order in which to run them: cheap ones first."""
 
     @final
-    def taking(self, x: Tensor) -> tuple[Attack, ...]:
+    def supported_members(self, x: Tensor) -> tuple[Attack, ...]:
         """Returns the members that can be made on images shaped like x (N, ...)."""
-        return tuple(member for member in self.members() if member.takes(x))
+        return tuple(member for member in self.members() if member.supports(x))
 
     @final
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the perturbation of the last member; what the others found, the target has kept."""
         delta = torch.zeros_like(x)
-        for number, member in enumerate(self.taking(x)):
+        for number, member in enumerate(self.supported_members(x)):
             if number:
                 target.wrong(self.norm.inside(x, delta, epsilon))
             delta = member.perturb(target, x, epsilon, noise.fork(number))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from evaluators.attacks.base import Attack, Ensemble
+from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
 from evaluators.attacks.fmn import FMN
@@ -20,7 +20,7 @@ from evaluators.norms import L2, Linf, Norm
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MinimumNormEnsemble(Ensemble):
+class MinimumNormEnsemble(AttackEnsemble):
     """DeepFool, FMN, in L2 also DDN, then PGD on the margin: give `radii` a tolerance, and it bisects the last.
 
     Attributes:

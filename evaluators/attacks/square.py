@@ -56,7 +56,7 @@ class Square(Attack):
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init must be above 0 and at most 1, a share of the pixels, got {self.p_init}")
 
-    def takes(self, x: Tensor) -> bool:
+    def supports(self, x: Tensor) -> bool:
         """Returns whether x holds pictures, (N, C, H, W)."""
         return x.ndim == 4
 
@@ -66,7 +66,7 @@ class Square(Attack):
         Raises:
             ValueError: x is not (N, C, H, W).
         """
-        if not self.takes(x):
+        if not self.supports(x):
             raise ValueError(
                 f"the square attack needs images (N, C, H, W), got {tuple(x.shape)}; flatten inside the network"
             )

@@ -64,5 +64,5 @@ class Transfer(Attack):
             logits = forward(self.source, x[:1], 1)
             check_logits(logits, 1)
             check_labels(target.labels, len(x), logits.shape[1])
-            points, _ = self.attack.craft(self.source, x, target.labels, epsilon.flatten(), noise, stop_when_fooled=False)
+            points, _ = self.attack.generate(self.source, x, target.labels, epsilon.flatten(), noise, stop_when_fooled=False)
         return points - x

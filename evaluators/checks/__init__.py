@@ -27,7 +27,7 @@ Sources: Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.0670
 
 from evaluators.checks.attacks import enough_steps, noise_is_weaker, reaches_chance, square_is_weaker
 from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
-from evaluators.checks.messages import sentence
+from evaluators.checks.messages import explain
 from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
 from evaluators.checks.radii import (
     black_box_is_weaker,
@@ -53,6 +53,7 @@ __all__ = [
     "deterministic",
     "enough_images",
     "enough_steps",
+    "explain",
     "gradients_alive",
     "gradients_predict",
     "logits_not_probabilities",
@@ -61,7 +62,6 @@ __all__ = [
     "normalised_inside",
     "reaches_chance",
     "scale_does_not_matter",
-    "sentence",
     "square_is_weaker",
     "subset",
 ]

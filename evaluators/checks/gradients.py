@@ -106,8 +106,8 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
     )
     starved = target.gradient(prepared.x, cross_entropy)
     as_given, scaled, blind = (
-        (measure(subject, kind, [epsilon]) <= epsilon).numpy()
-        for subject, kind in ((prepared, attack), (rescaled, attack), (prepared, by_margin))
+        (measure(variant, kind, [epsilon]) <= epsilon).numpy()
+        for variant, kind in ((prepared, attack), (rescaled, attack), (prepared, by_margin))
     )
     excesses = [excess(other, as_given) for other in (scaled, blind)]
     return CheckResult(

@@ -144,7 +144,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
 }
 
 
-def sentence(check: CheckResult) -> str:
+def explain(check: CheckResult) -> str:
     """Returns what a check's outcome means, in a sentence with its numbers."""
     names = [name for name in SENTENCES if check.name == name or check.name.startswith(f"{name}_")]
     if names:

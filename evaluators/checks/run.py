@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.attacks.base import Ensemble
+from evaluators.attacks.base import AttackEnsemble
 from evaluators.attacks.hop_skip_jump import HopSkipJump
 from evaluators.attacks.losses import cross_entropy, margin
 from evaluators.attacks.pgd import PGD
@@ -177,7 +177,7 @@ def _of_attacking(
     if all(isinstance(attack, UniformNoise) or is_black_box(attack) for attack in attacks.values()):
         outcomes.append(white_box_is_weaker(prepared, norm, worst, epsilon))
     # Only the strongest: a claim rests on the worst case.
-    stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, Ensemble)]
+    stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, AttackEnsemble)]
     if stepping:
         key = max(stepping, key=lambda key: (radii[key] <= epsilon).sum())
         outcomes.append(enough_steps(prepared, key, attacks[key], worst, epsilon))

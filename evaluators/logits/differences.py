@@ -139,11 +139,11 @@ def mean_field_radii(margins: Margins, norm: str) -> Floats:
     Raises:
         ValueError: the steepness was not measured in that norm.
     """
-    if norm not in margins.steepness:
-        raise ValueError(f"norm must be one that was measured ({', '.join(margins.steepness)}), got {norm!r}")
+    if norm not in margins.gradient_norms:
+        raise ValueError(f"norm must be one that was measured ({', '.join(margins.gradient_norms)}), got {norm!r}")
     if not margins.right.any():
         return np.zeros(len(margins.right))
-    mean = margins.steepness[norm][margins.right].mean(0)
+    mean = margins.gradient_norms[norm][margins.right].mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         radii = np.where(mean > 0, margins.differences / mean, math.inf).min(1)
     return np.where(margins.right, radii, 0.0)

@@ -67,7 +67,7 @@ def gradient_norms(
     """Returns the dual norm of the loss's input gradient at each image, (N,): how fast it rises per unit of epsilon.
 
     Of cross-entropy it vanishes where the logits are far apart, which starves attacks of gradients without any
-    robustness: beside `Margins.steepness`, which only grows with the logits, it shows that.
+    robustness: beside `Margins.gradient_norms`, which only grows with the logits, it shows that.
 
     Raises:
         TypeError: x or y has the wrong type.

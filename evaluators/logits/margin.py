@@ -44,7 +44,7 @@ class Margins:
         right: Whether the image is classified rightly, (N,) bool.
         entropy: Entropy of the softmax, in nats, (N,).
         differences: True logit minus those of the rivals kept, nearest first, (N, J): ascending, from the margin on.
-        steepness: Dual norm of each difference's input gradient by norm name, (N, J) each, in logits per unit of epsilon.
+        gradient_norms: Dual norms of the differences' input gradients by norm name, (N, J) each, in logits per unit of epsilon.
         radii: First-order radius of each image by norm name, (N,) each: 0 where misclassified, infinite where no gradient.
         zero_gradient_share: Share of the right images of which no difference kept has a gradient, finite and not zero.
     """
@@ -53,7 +53,7 @@ class Margins:
     right: NDArray[np.bool_]
     entropy: Floats
     differences: Floats
-    steepness: dict[str, Floats]
+    gradient_norms: dict[str, Floats]
     radii: dict[str, Floats]
     zero_gradient_share: float
 
@@ -105,14 +105,14 @@ def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int
     parts = [part for _, part in batches]
     right = prepared.right()
     moving = torch.cat([moves for moves, _ in parts])
-    steepness = {norm.name: torch.cat([slopes[n] for _, slopes in parts]) for n, norm in enumerate(norms)}
+    gradient_norms = {norm.name: torch.cat([slopes[n] for _, slopes in parts]) for n, norm in enumerate(norms)}
     return Margins(
         margin=_array(differences[:, 0]),
         right=right.cpu().numpy(),
         entropy=_array(torch.distributions.Categorical(logits=logits).entropy()),
         differences=_array(differences),
-        steepness={name: _array(slope) for name, slope in steepness.items()},
-        radii={name: _array(_first_order(differences, slope, right)) for name, slope in steepness.items()},
+        gradient_norms={name: _array(slope) for name, slope in gradient_norms.items()},
+        radii={name: _array(_first_order(differences, slope, right)) for name, slope in gradient_norms.items()},
         zero_gradient_share=float((~moving & right).sum() / right.sum().clamp(min=1)),
     )
 
@@ -153,9 +153,9 @@ def _gradient(total: Tensor, points: Tensor, *, last: bool) -> Tensor:
     return torch.zeros_like(points) if gradient is None else gradient
 
 
-def _first_order(differences: Tensor, steepness: Tensor, right: Tensor) -> Tensor:
-    """Returns the smallest difference over its steepness, (N,): 0 where not right, infinite where nothing is steep."""
-    return torch.where(right, torch.where(steepness > 0, differences / steepness, math.inf).amin(1), 0.0)
+def _first_order(differences: Tensor, gradient_norms: Tensor, right: Tensor) -> Tensor:
+    """Returns the smallest difference over its gradient norm, (N,): 0 where not right, infinite where nothing is steep."""
+    return torch.where(right, torch.where(gradient_norms > 0, differences / gradient_norms, math.inf).amin(1), 0.0)
 
 
 def _array(values: Tensor) -> Floats:

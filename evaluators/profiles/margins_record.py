@@ -42,7 +42,7 @@ def margins_record(
         "first_order": {
             name: {
                 "median_radius": _finite_median(radii[margins.right]),
-                "median_gradient": _finite_median(margins.steepness[name][margins.right, 0]),
+                "median_gradient": _finite_median(margins.gradient_norms[name][margins.right, 0]),
                 "epsilons": list(grids[name]),
                 "predicted_error": error_curve(radii, grids[name]).error.tolist(),
                 "mean_field_error": error_curve(mean_field_radii(margins, name), grids[name]).error.tolist(),

@@ -210,7 +210,7 @@ def _split(logs: Floats, subjects: Sequence[str], factors: Mapping[str, Sequence
             effects = {name: estimates[name] for name in within}
     estimates, residual = _effects(means, across)
     # Levels are told by the observations as they are, also where subjects are judged.
-    across_effects = {name: replace(effect, **_told(logs, factors[name])) for name, effect in estimates.items()}
+    across_effects = {name: replace(effect, **_level_statistics(logs, factors[name])) for name, effect in estimates.items()}
     return _Split(names, means, effects | across_effects, residual)
 
 
@@ -255,7 +255,7 @@ def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[s
         # Hays's: what chance alone would explain is taken away.
         share = (explained - degrees * square) / (total + square) if known and total + square > 0 else math.nan
         effects[name] = Effect(
-            **_told(logs, levels),
+            **_level_statistics(logs, levels),
             share=max(0.0, share) if not math.isnan(share) else share,
             f_value=f_value,
             freedom=(degrees, free),
@@ -264,7 +264,7 @@ def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[s
     return effects, math.sqrt(square) if free > 0 else math.nan
 
 
-def _told(logs: Floats, levels: Sequence[str]) -> dict[str, Any]:
+def _level_statistics(logs: Floats, levels: Sequence[str]) -> dict[str, Any]:
     """Returns the geometric mean and the number of observations at each level."""
     at = {level: logs[[other == level for other in levels]] for level in dict.fromkeys(levels)}
     return {

@@ -1,12 +1,12 @@
 """The response surface: what a network says in planes and along lines through an image."""
 
 from evaluators.surface.directions import adversarial_direction, random_direction
-from evaluators.surface.lines import Crossing, Line, Segment, boundary_line
+from evaluators.surface.lines import BoundaryLine, Crossing, Segment, boundary_line
 from evaluators.surface.planes import Plane, Surface, plane_along, plane_through, response_surface, window
 
 __all__ = [
+    "BoundaryLine",
     "Crossing",
-    "Line",
     "Plane",
     "Segment",
     "Surface",

@@ -73,7 +73,7 @@ class Crossing:
 
 @final
 @dataclass(frozen=True)
-class Line:
+class BoundaryLine:
     """A network's answers along a line. Arrays are (P,).
 
     Attributes:
@@ -104,7 +104,7 @@ def boundary_line(
     segment: Segment = Segment(),
     tolerance: float = 1e-5,
     batch_size: int | None = None,
-) -> Line:
+) -> BoundaryLine:
     """Returns what a network answers from an image along a direction, with every crossing of a decision boundary.
 
     The class is asked at equally spaced positions; where it changes from one to the next, the crossing is bisected, and of
@@ -144,7 +144,7 @@ def boundary_line(
         for i in np.flatnonzero(np.diff(line_responses.label)):
             (low, high), (before, after) = positions[i : i + 2].tolist(), line_responses.label[i : i + 2].tolist()
             crossings += _between(class_at, low, high, before, after, tolerance)
-    return Line(
+    return BoundaryLine(
         positions,
         line_responses.label,
         line_responses.margin,

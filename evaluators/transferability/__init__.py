@@ -1,7 +1,7 @@
 """Transfer of adversarial images between networks."""
 
 from evaluators.transferability.matrix import Asymmetry, TransferMatrix, asymmetry, transfer_matrix, transfer_rates
-from evaluators.transferability.universal import TransferGroup, UniversalTransfer, transfer_reach
+from evaluators.transferability.universal import TransferGroup, UniversalTransfer, universal_transfer
 
 __all__ = [
     "Asymmetry",
@@ -11,5 +11,5 @@ __all__ = [
     "asymmetry",
     "transfer_matrix",
     "transfer_rates",
-    "transfer_reach",
+    "universal_transfer",
 ]

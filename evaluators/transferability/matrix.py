@@ -220,7 +220,7 @@ def _tried(
         size = torch.full((len(batch),), epsilon, dtype=x.dtype, device=x.device)
         # As `radii` draws for an image at this epsilon: the two agree on an attack that draws.
         noise, most = ImageNoise.of(seed, batch, stream_of(epsilon)), source.batches.size
-        points, _ = attack.craft(source.network, x, y, size, noise, stop_when_fooled=False, one_pass=most)
+        points, _ = attack.generate(source.network, x, y, size, noise, stop_when_fooled=False, one_pass=most)
         return torch.stack([misclassified(forward(one.network, points, one.batches.size), y) for one in targets])
 
     for _, fooled in source.batches.over(kept, work, loops=True):

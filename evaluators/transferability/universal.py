@@ -62,7 +62,7 @@ class UniversalTransfer:
     to_none: TransferGroup
 
 
-def transfer_reach(matrix: TransferMatrix, confidence: float = 0.95) -> list[UniversalTransfer]:
+def universal_transfer(matrix: TransferMatrix, confidence: float = 0.95) -> list[UniversalTransfer]:
     """Returns, for each epsilon and each source, which of the images that fool it transfer to all others, some or none.
 
     Raises:

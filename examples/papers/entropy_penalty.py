@@ -93,7 +93,7 @@ def _measure(name: str, spec: NetworkSpec, strength: float, work: Path) -> dict:
         "images": len(split.x),
         "entropy": float(logit_margins.entropy.mean()),
         "logit_difference": float(np.median(logit_margins.margin)),
-        "steepness": float(np.median(logit_margins.steepness["linf"][:, 0])),
+        "steepness": float(np.median(logit_margins.gradient_norms["linf"][:, 0])),
         "first_order_radius": float(np.median(logit_margins.radii["linf"])),
         "clean_error": float(1 - logit_margins.right.mean()),
         "errors": {title: error_at(size_of, epsilon) for title, size_of in sizes.items()},

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from evaluators.surface import Line
+    from evaluators.surface import BoundaryLine
     from nas.analysis.surface.result import ImageSurfaces
     from nas.data import Split
 
@@ -142,7 +142,7 @@ def line_statistics(
     }
 
 
-def _pixel_range_exit(line: Line) -> float:
+def _pixel_range_exit(line: BoundaryLine) -> float:
     outside = np.flatnonzero(~line.inside)
     return float(line.positions[outside[0]]) if len(outside) else math.inf
 

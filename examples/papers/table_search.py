@@ -47,7 +47,7 @@ from measured import (
 )
 from scipy.stats import wilcoxon
 
-from evaluators import check_table, holm, sentence
+from evaluators import check_table, explain, holm
 from evaluators.table import read_table
 from nas.pipeline.controller import Controller
 from nas.pipeline.events import TrialFinished
@@ -369,7 +369,7 @@ def main() -> None:
     }
     result = {
         "table": measured.describe_table(all_cells, rows["networks"]),
-        "failed_checks": [sentence(check) for check in check_table(read_table(TABLE)) if not check.passed],
+        "failed_checks": [explain(check) for check in check_table(read_table(TABLE)) if not check.passed],
         "correlations": {name: measured.correlations(values) for name, values in rows.items()},
         "search": {"seeds": seeds, "trials": trials, "test": "Wilcoxon, two-sided, Holm for all tasks and numbers"},
         "progress": [

@@ -29,7 +29,7 @@ from evaluators import FGSM, PGD, TransferMatrix, transfer_matrix, transfer_rate
 from evaluators.attacks import margin
 from evaluators.logits.differences import logits_of
 from evaluators.transferability.matrix import asymmetry
-from evaluators.transferability.universal import transfer_reach
+from evaluators.transferability.universal import universal_transfer
 from nas.plots.style import COLOURS, STYLE
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def universal_transfer_rows(matrix: TransferMatrix | None) -> list[dict]:
                 for key, group in (("to_all", one.to_all), ("to_some", one.to_some), ("to_none", one.to_none))
             },
         }
-        for one in (transfer_reach(matrix) if matrix is not None else [])
+        for one in (universal_transfer(matrix) if matrix is not None else [])
     ]
 
 
@@ -386,7 +386,7 @@ def main() -> None:
     lab.write_json(options.out / "transfer.json", {"matrices": results})
     draw_matrices(results, options.out / "transfer_matrices.png")
     draw_groups(results, options.out / "transfer_groups.png")
-    draw_universal_transfer(results, options.out / "transfer_reach.png")
+    draw_universal_transfer(results, options.out / "universal_transfer.png")
     print(report_text(results))
 
 

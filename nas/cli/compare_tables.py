@@ -10,7 +10,7 @@ from rich.table import Table
 
 from evaluators import Comparison, error_curve, median_radius
 from evaluators.transferability.matrix import asymmetry, transfer_rates
-from evaluators.transferability.universal import transfer_reach
+from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.result import NoTransfer, universal_sentence
 from nas.cli.tables import law_cell, open_console
 from nas.formatting import format_epsilon
@@ -25,50 +25,50 @@ if TYPE_CHECKING:
     from nas.analysis.compare.result import NetworkComparison, PairTest
 
 
-def print_comparison(found: NetworkComparison) -> None:
+def print_comparison(comparison: NetworkComparison) -> None:
     """Prints the error curves, the paired tests, for each attack that crafts images how they transfer, and disagreement."""
     out = open_console()
-    _print_errors(out, found)
-    _print_tests(out, found)
-    for attack, matrix in found.transfers.items():
+    _print_errors(out, comparison)
+    _print_tests(out, comparison)
+    for attack, matrix in comparison.transfers.items():
         if isinstance(matrix, NoTransfer):
-            told = f"transfer by {attack}: not measured: {matrix.reason}"
-            out.print(told, markup=False, highlight=False, soft_wrap=True)
+            line = f"transfer by {attack}: not measured: {matrix.reason}"
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
             continue
         _print_matrix(out, attack, matrix)
         _print_asymmetry(out, attack, matrix)
         _print_reach(out, attack, matrix)
-    _print_disagreement(out, found)
+    _print_disagreement(out, comparison)
 
 
-def _print_errors(out: Console, found: NetworkComparison) -> None:
-    norm = NORM_NAMES.get(found.norm, found.norm)
+def _print_errors(out: Console, comparison: NetworkComparison) -> None:
+    norm = NORM_NAMES.get(comparison.norm, comparison.norm)
     table = Table(
         "network",
         "clean error",
-        *(f"error at {format_epsilon(epsilon)}" for epsilon in found.epsilons),
+        *(f"error at {format_epsilon(epsilon)}" for epsilon in comparison.epsilons),
         "median radius",
         "exponent of the power law",
-        title=f"{norm}, worst case over {escape(', '.join(found.attacks))}, {found.n} images of {escape(found.data)}, "
-        "95 % intervals",
+        title=f"{norm}, worst case over {escape(', '.join(comparison.attacks))}, {comparison.n} images of "
+        f"{escape(comparison.data)}, 95 % intervals",
         title_justify="left",
     )
-    for name, radii in found.radii.items():
-        curve = error_curve(radii, [0.0, *found.epsilons])
+    for name, radii in comparison.radii.items():
+        curve = error_curve(radii, [0.0, *comparison.epsilons])
         cells = [_interval(e, low, high) for e, (low, high) in zip(curve.error, curve.error_interval, strict=True)]
         median = median_radius(radii)
-        end = f"{median:.3g}" if math.isfinite(median) else f"above {found.grid[-1]:.3g}"
-        table.add_row(escape(name), *cells, end, law_cell(found.laws[name]))
+        end = f"{median:.3g}" if math.isfinite(median) else f"above {comparison.grid[-1]:.3g}"
+        table.add_row(escape(name), *cells, end, law_cell(comparison.laws[name]))
     out.print(table)
-    if (told := exponents_sentence(found.laws)) is not None:
-        out.print(told, markup=False, highlight=False, soft_wrap=True)
+    if (exponents := exponents_sentence(comparison.laws)) is not None:
+        out.print(exponents, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_tests(out: Console, found: NetworkComparison) -> None:
+def _print_tests(out: Console, comparison: NetworkComparison) -> None:
     """Prints the paired tests, those over all epsilons last."""
     title = "paired tests on the same images, p-values corrected for their number (Holm), 95 % intervals"
     table = Table("first", "second", "epsilon", "difference", "p", "the first is", title=title, title_justify="left")
-    for one in (*found.at_epsilon, *found.over_all):
+    for one in (*comparison.at_epsilon, *comparison.over_all):
         epsilon = "all" if one.epsilon is None else format_epsilon(one.epsilon)
         table.add_row(escape(one.first), escape(one.second), epsilon, _difference(one), f"{one.corrected:.2g}", one.verdict)
     out.print(table)
@@ -81,8 +81,8 @@ def _print_tests(out: Console, found: NetworkComparison) -> None:
 
 
 def _difference(one: PairTest) -> str:
-    found = one.test.difference if isinstance(one.test, Comparison) else one.test.effect
-    return _interval(found, *one.test.interval, sign="+")
+    difference = one.test.difference if isinstance(one.test, Comparison) else one.test.effect
+    return _interval(difference, *one.test.interval, sign="+")
 
 
 def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
@@ -125,18 +125,18 @@ def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
     title = f"reach, {escape(attack)}: of the images that fool the source, those that fool all others, some, or none"
     columns = ("source", "epsilon", "fool the source", "all others", "all others by chance", "some", "none")
     table = Table(*columns, title=title, title_justify="left")
-    found = transfer_reach(matrix)
-    for one in found:
+    transfers = universal_transfer(matrix)
+    for one in transfers:
         chance = "" if one.fooled == 0 else f"{one.to_all.chance:.3f}"
         parts = _part(one.to_all), chance, _part(one.to_some), _part(one.to_none)
         table.add_row(escape(one.source), format_epsilon(one.epsilon), str(one.fooled), *parts)
     out.print(table)
     for epsilon in matrix.epsilons:
-        out.print(universal_sentence([one for one in found if one.epsilon == epsilon]), highlight=False, soft_wrap=True)
+        out.print(universal_sentence([one for one in transfers if one.epsilon == epsilon]), highlight=False, soft_wrap=True)
 
 
-def _print_disagreement(out: Console, found: NetworkComparison) -> None:
-    one, norm = found.disagreement, NORM_NAMES.get(found.norm, found.norm)
+def _print_disagreement(out: Console, comparison: NetworkComparison) -> None:
+    one, norm = comparison.disagreement, NORM_NAMES.get(comparison.norm, comparison.norm)
     out.print(
         f"disagreement: in {norm} balls around {len(one.counts)} clean images, {one.samples} random points in each, the "
         "share of points that the networks do not all give one class, and the entropy of their votes, with 95 % intervals",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -14,8 +14,7 @@ from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
-
-EXACT = 0.01
+    from nas.cli.profile_options import ProfileOptions
 
 
 @click.command()
@@ -60,66 +59,44 @@ EXACT = 0.01
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
-def profile(
-    network: str,
-    data: str | None,
-    attacks: tuple[str, ...],
-    norm: str | None,
-    epsilons: tuple[str, ...],
-    images: int | None,
-    exact: bool,
-    corruptions: bool,
-    certify: str | None,
-    transfer: tuple[str, ...],
-    seed: int | None,
-    device: str | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[ProfileOptions]) -> None:
     """Measure the robustness profile of NETWORK on test images.
 
     NETWORK is a bundle's folder, a .pt2 file, a TorchScript file, or FILE.py:NAME or package.module:NAME, a function without
     arguments that returns the network (or the network itself). It maps images with pixels in [0, 1] to logits.
     """
-    others = {
-        "images": images,
-        "tolerance": EXACT if exact else None,
-        "corruptions": corruptions,
-        "certify": certify,
-        "transfer": list(transfer),
-        "seed": seed,
-        "device": device,
-    }
     try:
         # Within, for the imports take seconds, too.
+        from nas.analysis.network_source import open_source
         from nas.analysis.profile import profile_network
-        from nas.cli.profile_options import settings_of
+        from nas.cli.profile_options import profile_config
         from nas.cli.profile_tables import print_profile
 
-        config = settings_of(network, data=data, attacks=attacks, norm=norm, epsilons=epsilons, others=others)
+        source = open_source(network)
+        config = profile_config(source, options)
         with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
-            found = profile_network(network, config, progress)
+            measured = profile_network(source, config, progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a profile is made in one go, and nothing of this one was kept", err=True)
         sys.exit(INTERRUPTED)
     if out is not None:
-        _write(found, out)
+        _write(measured, out)
     if as_json:
-        click.echo(json.dumps(found.record, indent=2))
+        click.echo(json.dumps(measured.record, indent=2))
     else:
-        print_profile(found, config.epsilons or {})
+        print_profile(measured, config.epsilons or {})
         if out is not None:
             click.echo(f"profile: {out}")
 
 
-def _write(found: RobustnessProfile, folder: Path) -> None:
+def _write(measured: RobustnessProfile, folder: Path) -> None:
     """Writes a profile and its pictures."""
     from evaluators import save_profile
     from nas.plots.profile import profile_figures
 
     with writing(folder):
-        save_profile(found, folder)
-        for name, figure in profile_figures(found).items():
+        save_profile(measured, folder)
+        for name, figure in profile_figures(measured).items():
             (folder / f"{name}.svg").write_text(figure, encoding="utf-8")
 
 
@@ -133,7 +110,7 @@ def check_table(file: Path, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from evaluators.checks import sentence
+    from evaluators.checks import explain
     from evaluators.table import check_table as run_checks
     from evaluators.table import read_table
     from nas.errors import DataError
@@ -144,8 +121,8 @@ def check_table(file: Path, as_json: bool) -> None:
         raise DataError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from error
     failed = [outcome for outcome in outcomes if not outcome.passed]
     if as_json:
-        told = [{**asdict(outcome), "sentence": sentence(outcome)} for outcome in outcomes]
-        click.echo(json.dumps({"passed": not failed, "checks": told}, indent=2))
+        records = [{**asdict(outcome), "sentence": explain(outcome)} for outcome in outcomes]
+        click.echo(json.dumps({"passed": not failed, "checks": records}, indent=2))
     else:
         from nas.cli.profile_tables import print_checks
 

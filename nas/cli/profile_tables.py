@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators import error_curve, fit_power_law, median_radius
-from evaluators.checks import CheckResult, sentence
+from evaluators.checks import CheckResult, explain
 from evaluators.curves.power_law import NoPowerLaw
-from evaluators.profiles.headline_text import summary_line
 from evaluators.profiles.record import fitted
+from evaluators.profiles.summary import summary_line
 from nas.cli.tables import law_cell, open_console
 from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
@@ -30,38 +30,38 @@ if TYPE_CHECKING:
 SHOWN = 3
 
 
-def print_profile(found: RobustnessProfile, claimed: Mapping[str, Sequence[float]]) -> None:
+def print_profile(profile: RobustnessProfile, claimed: Mapping[str, Sequence[float]]) -> None:
     """Prints a profile: its headline, a table for each norm, what else was measured, and the checks that failed.
 
     Args:
-        found: The profile.
+        profile: The profile.
         claimed: Epsilons to show, by norm; a few of the grid where there are none.
     """
     out = open_console()
     out.print(
-        summary_line(found, {norm: max(epsilons) for norm, epsilons in claimed.items()}),
+        summary_line(profile, {norm: max(epsilons) for norm, epsilons in claimed.items()}),
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-    for norm in dict.fromkeys(entry["config"]["norm"] for entry in found.record["attacks"].values()):
-        _print_errors(out, found, norm, claimed.get(norm, ()))
-    if (told := nearest_sentence(found.record["margins"])) is not None:
-        out.print(told, markup=False, highlight=False, soft_wrap=True)
-    _print_corruptions(out, found.record)
-    _print_certificates(out, found.record)
-    print_checks([CheckResult(check["name"], check["passed"], check["evidence"]) for check in found.record["checks"]])
+    for norm in dict.fromkeys(entry["config"]["norm"] for entry in profile.record["attacks"].values()):
+        _print_errors(out, profile, norm, claimed.get(norm, ()))
+    if (nearest := nearest_sentence(profile.record["margins"])) is not None:
+        out.print(nearest, markup=False, highlight=False, soft_wrap=True)
+    _print_corruptions(out, profile.record)
+    _print_certificates(out, profile.record)
+    print_checks([CheckResult(check["name"], check["passed"], check["evidence"]) for check in profile.record["checks"]])
 
 
-def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Sequence[float]) -> None:
+def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: Sequence[float]) -> None:
     """Prints the table of one norm, a row an attack and one for the worst case over them, and why a law is missing."""
-    record = found.record
+    record = profile.record
     entries = {name: entry for name, entry in record["attacks"].items() if entry["config"]["norm"] == norm}
-    grid = found.epsilons(norm)
-    radii = {name: found.radii[name] for name in entries}
+    grid = profile.epsilons(norm)
+    radii = {name: profile.radii[name] for name in entries}
     laws = {name: fitted(entry) or NoPowerLaw(entry["power_law"]["reason"]) for name, entry in entries.items()}
     if len(radii) > 1:
-        radii["worst case"] = found.worst_case(norm)
+        radii["worst case"] = profile.worst_case(norm)
         laws["worst case"] = fit_power_law(radii["worst case"], grid if record["tolerance"] is None else None)
     shown = [epsilon for epsilon in grid if epsilon in wanted] or _spread(grid)
     table = Table(
@@ -83,15 +83,15 @@ def _print_errors(out: Console, found: RobustnessProfile, norm: str, wanted: Seq
 
 def _theory(margins: dict[str, Any], norm: str) -> str:
     """Returns what the clean images alone say: margins, gradients, and how far first-order theory holds."""
-    found = margins["first_order"][norm]
-    told = [f"clean images: median margin {margins['median']:.3g}, mean entropy {margins['mean_entropy']:.3g} nats"]
-    if found["median_gradient"] is not None:
-        told.append(f"median gradient of the margin {found['median_gradient']:.3g}")
-    if found["median_radius"] is not None:
-        told.append(f"median first-order radius {found['median_radius']:.3g}")
-    parting = found["parting_epsilon"]
-    told.append("theory and attacks do not part" if parting is None else f"theory and attacks part at {parting:.3g}")
-    return ", ".join(told)
+    agreement = margins["first_order"][norm]
+    lines = [f"clean images: median margin {margins['median']:.3g}, mean entropy {margins['mean_entropy']:.3g} nats"]
+    if agreement["median_gradient"] is not None:
+        lines.append(f"median gradient of the margin {agreement['median_gradient']:.3g}")
+    if agreement["median_radius"] is not None:
+        lines.append(f"median first-order radius {agreement['median_radius']:.3g}")
+    parting = agreement["parting_epsilon"]
+    lines.append("theory and attacks do not part" if parting is None else f"theory and attacks part at {parting:.3g}")
+    return ", ".join(lines)
 
 
 def _spread(grid: Sequence[float]) -> list[float]:
@@ -113,10 +113,10 @@ def _median(radii: Floats, grid: Sequence[float]) -> str:
 def _print_corruptions(out: Console, record: dict[str, Any]) -> None:
     if "corruptions" not in record:
         return
-    found = record["corruptions"]
-    title = f"error under common corruptions, {found['mean']:.3f} in the mean ({found['clean']:.3f} clean)"
+    corruptions = record["corruptions"]
+    title = f"error under common corruptions, {corruptions['mean']:.3f} in the mean ({corruptions['clean']:.3f} clean)"
     table = Table("corruption", *(f"severity {severity}" for severity in range(1, 6)), title=title, title_justify="left")
-    for name, errors in found["errors"].items():
+    for name, errors in corruptions["errors"].items():
         table.add_row(name, *(f"{error:.3f}" for error in errors))
     out.print(table)
 
@@ -124,11 +124,11 @@ def _print_corruptions(out: Console, record: dict[str, Any]) -> None:
 def _print_certificates(out: Console, record: dict[str, Any]) -> None:
     if "certificates" not in record:
         return
-    found = record["certificates"]
+    certificates = record["certificates"]
     out.print(
-        f"certified under noise of {found['sigma']:g}: median L2 radius {found['median_radius']:.3g}; the smoothed network "
-        f"abstains on {found['abstained']:.1%} of the images and is wrong on or abstains from "
-        f"{found['certified_error'][0]:.1%}",
+        f"certified under noise of {certificates['sigma']:g}: median L2 radius {certificates['median_radius']:.3g}; the "
+        f"smoothed network abstains on {certificates['abstained']:.1%} of the images and is wrong on or abstains from "
+        f"{certificates['certified_error'][0]:.1%}",
         highlight=False,
         soft_wrap=True,
     )
@@ -141,6 +141,6 @@ def print_checks(checks: Sequence[CheckResult], *, all_of_them: bool = False) ->
     passed = [check for check in checks if check.passed]
     for check in [*failed, *(passed if all_of_them else [])]:
         out.print("[green]passed[/]" if check.passed else "[red]FAILED[/]", end=" ")
-        out.print(f"{check.name}: {sentence(check)}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{check.name}: {explain(check)}", markup=False, highlight=False, soft_wrap=True)
     if not all_of_them:
         out.print(f"{len(passed)} of {len(checks)} checks passed", highlight=False)

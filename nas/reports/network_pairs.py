@@ -12,7 +12,7 @@ from evaluators import NORMS, PGD, transfer_matrix
 from evaluators.regions import Sampling, disagreement
 from evaluators.regions.sampling import affordable_samples
 from evaluators.transferability.matrix import LEAST, asymmetry
-from evaluators.transferability.universal import transfer_reach
+from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.figures import disagreement_figure, reach_figure, transfer_figure
 from nas.analysis.compare.result import universal_sentence
 from nas.errors import first_line
@@ -94,7 +94,7 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
         raise _TooLongError
     networks = {name: one.network for name, one in opened.items()}
     matrix = transfer_matrix(networks, first.test.x[:count], first.test.y[:count], attack, epsilons)
-    reach, pairs = transfer_reach(matrix), asymmetry(matrix)
+    reach, pairs = universal_transfer(matrix), asymmetry(matrix)
     carried = [universal_sentence([one for one in reach if one.epsilon == epsilon]) for epsilon in matrix.epsilons]
     uneven = sum(one.corrected < 0.05 for one in pairs)
     with mpl.rc_context(STYLE):

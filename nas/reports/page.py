@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluators import CheckResult, sentence
+from evaluators import CheckResult, explain
 from evaluators.profiles.record import fitted
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS
@@ -155,7 +155,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> di
     record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
     drawing, undrawn = None, None
     try:
-        drawn = draw(open_space(bundle.space), bundle.stored["architecture"])
+        drawn = draw(open_space(bundle.stored.space), bundle.stored.architecture)
         drawing = None if drawn is None else Markup(drawn.decode())
     except Exception as error:
         # The file of a user's own space may be gone, or draw nothing; the report can do without the drawing.
@@ -169,7 +169,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> di
         "parameters": record["cost"]["parameters"],
         "macs": record["cost"]["macs"],
         "failed_checks": bundle.profile.failed_checks(),
-        "checks": {check["name"]: {**check, "sentence": sentence(CheckResult(**check))} for check in record["checks"]},
+        "checks": {check["name"]: {**check, "sentence": explain(CheckResult(**check))} for check in record["checks"]},
         "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
         "margins": record["margins"],
         "nearest": nearest_sentence(record["margins"]),

@@ -130,7 +130,7 @@ class Adversarial(Recipe):
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns adversarial images."""
         size = torch.full((len(x),), self.epsilon, dtype=x.dtype, device=x.device)
-        return self.attack.craft(network, x, y, size, noise, stop_when_fooled=False)[0]
+        return self.attack.generate(network, x, y, size, noise, stop_when_fooled=False)[0]
 
     def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
         """Returns the cross-entropy on the adversarial images, and the penalty."""

@@ -23,7 +23,7 @@ from evaluators import (
     error_curve,
     radii,
 )
-from evaluators.attacks import Attack, Ensemble, MinimumNorm, cross_entropy, margin
+from evaluators.attacks import Attack, AttackEnsemble, MinimumNorm, cross_entropy, margin
 from evaluators.engine.batches import Batches
 from evaluators.engine.prepared import predict, prepare
 from evaluators.radius import measure
@@ -458,7 +458,7 @@ def test_a_minimum_norm_attack_runs_once_for_the_whole_grid(linear, images, norm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Both(Ensemble):
+class Both(AttackEnsemble):
     first: Attack
     second: Attack
     norm: Norm = Linf()

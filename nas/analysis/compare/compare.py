@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluators import PGD, Ensemble, MinimumNorm, compare, compare_radii, fit_power_law, margins
+from evaluators import PGD, AttackEnsemble, MinimumNorm, compare, compare_radii, fit_power_law, margins
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons
 from evaluators.engine.prepared import predict, prepare
@@ -192,7 +192,7 @@ def error_context(source: str) -> Iterator[None]:
 
 def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
     """Returns the attacks that run to their end instead of stopping where they fool; PGD where there is none."""
-    crafting = {name: attack for name, attack in attacks.items() if not isinstance(attack, Ensemble | MinimumNorm)}
+    crafting = {name: attack for name, attack in attacks.items() if not isinstance(attack, AttackEnsemble | MinimumNorm)}
     return crafting or {"pgd": PGD(norm=next(iter(attacks.values())).norm)}
 
 

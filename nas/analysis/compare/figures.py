@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from evaluators import error_curve
 from evaluators.transferability.matrix import transfer_rates
-from evaluators.transferability.universal import transfer_reach
+from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.result import NoTransfer
 from nas.formatting import format_epsilon
 from nas.plots.style import COLOURS, GREY, INK, NORM_NAMES, STYLE, new_figure, to_svg
@@ -39,17 +39,17 @@ LINES = ("-", "--", ":", "-.")
 TO_ALL, TO_SOME, TO_NONE = COLOURS[1], "#f0c5a4", "#d5d8dc"
 
 
-def compare_figures(found: NetworkComparison) -> dict[str, bytes]:
+def compare_figures(comparison: NetworkComparison) -> dict[str, bytes]:
     """Returns every picture of a comparison, by the name of its file: each as SVG and as PNG."""
     with mpl.rc_context(STYLE):
-        figures = {"error_curves": error_curves_figure(found)}
-        for attack, matrix in found.transfers.items():
+        figures = {"error_curves": error_curves_figure(comparison)}
+        for attack, matrix in comparison.transfers.items():
             if isinstance(matrix, NoTransfer):
                 figures[f"transfer_{attack}"] = _reason_figure(f"transfer by {attack}: not measured: {matrix.reason}")
                 continue
-            figures[f"transfer_{attack}"] = transfer_figure(matrix, attack, found.norm)
-            figures[f"reach_{attack}"] = reach_figure(matrix, attack, found.norm)
-        figures["disagreement"] = disagreement_figure(found.disagreement, found.norm)
+            figures[f"transfer_{attack}"] = transfer_figure(matrix, attack, comparison.norm)
+            figures[f"reach_{attack}"] = reach_figure(matrix, attack, comparison.norm)
+        figures["disagreement"] = disagreement_figure(comparison.disagreement, comparison.norm)
         drawn = {}
         for name, figure in figures.items():
             drawn[f"{name}.svg"] = to_svg(figure).encode()
@@ -70,27 +70,27 @@ def _reason_figure(reason: str) -> Figure:
     return figure
 
 
-def error_curves_figure(found: NetworkComparison) -> Figure:
+def error_curves_figure(comparison: NetworkComparison) -> Figure:
     """Returns the adversarial error of all networks over epsilon, with intervals; the epsilons of the tests are marked."""
-    figure, axes = new_figure(7.2, 4.2 + 0.2 * len(found.names))
-    grid = [epsilon for epsilon in found.grid if epsilon > 0]
-    for place, (name, colour) in enumerate(zip(found.names, cycle(COLOURS), strict=False)):
-        curve = error_curve(found.radii[name], grid)
-        clean = (found.radii[name] == 0).mean()
+    figure, axes = new_figure(7.2, 4.2 + 0.2 * len(comparison.names))
+    grid = [epsilon for epsilon in comparison.grid if epsilon > 0]
+    for place, (name, colour) in enumerate(zip(comparison.names, cycle(COLOURS), strict=False)):
+        curve = error_curve(comparison.radii[name], grid)
+        clean = (comparison.radii[name] == 0).mean()
         low, high = curve.error_interval.T
         axes.fill_between(grid, low, high, color=colour, alpha=0.12, linewidth=0)
         style, label = LINES[place // len(COLOURS) % len(LINES)], f"{_short(name)}, clean {clean:.3f}"
         axes.plot(grid, curve.error, style, marker=".", color=colour, linewidth=1.3, label=label)
-    norm = NORM_NAMES.get(found.norm, found.norm)
+    norm = NORM_NAMES.get(comparison.norm, comparison.norm)
     axes.set(xscale="log", xlabel=f"epsilon ({norm}, pixels in [0, 1])", ylabel="adversarial error", ylim=(0, 1.02))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    for epsilon in found.epsilons:
+    for epsilon in comparison.epsilons:
         axes.axvline(epsilon, color=GREY, linestyle=":", linewidth=1.2)
-        told, edge = format_epsilon(epsilon), ("data", "axes fraction")
-        axes.annotate(told, (epsilon, 1), xycoords=edge, rotation=45, ha="left", va="bottom", color=INK, fontsize=8)
-    title = f"worst case over {', '.join(found.attacks)}, {found.n} images, 95 % intervals"
+        label, edge = format_epsilon(epsilon), ("data", "axes fraction")
+        axes.annotate(label, (epsilon, 1), xycoords=edge, rotation=45, ha="left", va="bottom", color=INK, fontsize=8)
+    title = f"worst case over {', '.join(comparison.attacks)}, {comparison.n} images, 95 % intervals"
     figure.legend(loc="outside lower center", fontsize=8, title=title, title_fontsize=8)
     return figure
 
@@ -111,8 +111,8 @@ def transfer_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
             axes.set_ylabel("source")
         for s, t in np.ndindex(size, size):
             share = rates.share[e, s, t]
-            told = f"{share:.2f}\n{rates.counts[e, s, t]}"
-            axes.text(t, s, told, ha="center", va="center", fontsize=8, color="white" if share > 0.7 else "black")
+            text = f"{share:.2f}\n{rates.counts[e, s, t]}"
+            axes.text(t, s, text, ha="center", va="center", fontsize=8, color="white" if share > 0.7 else "black")
         for i in range(size):
             axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=INK, linewidth=1))
     figure.suptitle(
@@ -125,11 +125,11 @@ def transfer_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
 
 def reach_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
     """Returns, of the images that fool each source, which shares fool all others, some and none; a panel an epsilon."""
-    found, size = transfer_reach(matrix), len(matrix.names)
+    transfers, size = universal_transfer(matrix), len(matrix.names)
     width, height = 2.9, 0.8 + 0.42 * size
     figure, panels = _panels(len(matrix.epsilons), width, height, labels=0.4 + 0.075 * _longest(matrix))
     for e, axes in enumerate(panels):
-        for place, one in enumerate(found[e * size : (e + 1) * size]):
+        for place, one in enumerate(transfers[e * size : (e + 1) * size]):
             _bar(axes, place, one)
         axes.grid(visible=False, axis="y")
         axes.set_title(_panel_title(matrix, e, norm), fontsize=9)
@@ -143,22 +143,24 @@ def reach_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
     return figure
 
 
-def disagreement_figure(found: Disagreement, norm: str) -> Figure:
+def disagreement_figure(disagreement: Disagreement, norm: str) -> Figure:
     """Returns the share of balls around clean images where the networks disagree, and the vote entropy, over epsilon."""
     figure = Figure(figsize=(6.4, 3.1), layout="constrained")
     panels = figure.subplots(1, 2)
     shown = (
-        ("share where not all agree", found.mean_share, found.mean_share_interval),
-        ("vote entropy, nats", found.mean_entropy, found.mean_entropy_interval),
+        ("share where not all agree", disagreement.mean_share, disagreement.mean_share_interval),
+        ("vote entropy, nats", disagreement.mean_entropy, disagreement.mean_entropy_interval),
     )
     for axes, (title, mean, interval) in zip(panels, shown, strict=True):
-        axes.errorbar(found.epsilons, mean, abs(interval.T - mean), color=COLOURS[0], marker=".", capsize=3, linewidth=1.3)
-        axes.set(xlabel=f"epsilon ({NORM_NAMES.get(norm, norm)}, pixels in [0, 1])", xticks=found.epsilons)
+        axes.errorbar(
+            disagreement.epsilons, mean, abs(interval.T - mean), color=COLOURS[0], marker=".", capsize=3, linewidth=1.3
+        )
+        axes.set(xlabel=f"epsilon ({NORM_NAMES.get(norm, norm)}, pixels in [0, 1])", xticks=disagreement.epsilons)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.set_title(title, fontsize=9)
         axes.set_ylim(bottom=0)
-    told = f"{found.samples} random points in each ball around {len(found.counts)} clean images"
-    figure.suptitle(f"where the networks disagree:\n{told}, 95 % intervals", fontsize=9)
+    samples = f"{disagreement.samples} random points in each ball around {len(disagreement.counts)} clean images"
+    figure.suptitle(f"where the networks disagree:\n{samples}, 95 % intervals", fontsize=9)
     return figure
 
 

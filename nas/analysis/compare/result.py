@@ -13,7 +13,7 @@ from evaluators import Attack, Comparison, NoPowerLaw, PowerLaw, RadiiComparison
 from evaluators.curves.error_curves import Floats
 from evaluators.regions import Disagreement
 from evaluators.transferability.matrix import TransferMatrix, asymmetry, transfer_rates
-from evaluators.transferability.universal import transfer_reach
+from evaluators.transferability.universal import universal_transfer
 from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
@@ -117,36 +117,36 @@ def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
     epsilon, others, fooled = reach[0].epsilon, len(reach) - 1, sum(one.fooled for one in reach)
     if fooled == 0:
         return f"at {format_epsilon(epsilon)} no image fools its source"
-    told = (
+    text = (
         f"at {format_epsilon(epsilon)}, {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
     )
     if others == 1:
-        return f"{told}the other network, too"
+        return f"{text}the other network, too"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)
     whom = "both other networks" if others == 2 else f"all {others} other networks"
-    return f"{told}{whom}, too; were the targets independent, {expected:.1f} would"
+    return f"{text}{whom}, too; were the targets independent, {expected:.1f} would"
 
 
-def as_record(found: NetworkComparison) -> dict[str, Any]:
+def as_record(comparison: NetworkComparison) -> dict[str, Any]:
     """Returns the content of compare.json: plain data, with null for infinite radii and for shares of nothing."""
     record = {
         "schema": SCHEMA,
-        "networks": dict(found.sources),
-        "data": found.data,
-        "data_hash": found.data_hash,
-        "n": found.n,
-        "attacks": {name: describe(attack) for name, attack in found.attacks.items()},
-        "norm": found.norm,
-        "epsilons": found.epsilons,
-        "grid": found.grid,
-        "seed": found.seed,
-        "curves": {name: _curve(radii, found.grid) for name, radii in found.radii.items()},
-        "power_laws": {name: asdict(law) for name, law in found.laws.items()},
-        "tests_at_epsilon": [_test(one) for one in found.at_epsilon],
-        "tests_over_all": [_test(one) for one in found.over_all],
-        "transfer": {name: _transfer(matrix) for name, matrix in found.transfers.items()},
-        "disagreement": _disagreement(found.disagreement),
-        "radii": {name: radii.tolist() for name, radii in found.radii.items()},
+        "networks": dict(comparison.sources),
+        "data": comparison.data,
+        "data_hash": comparison.data_hash,
+        "n": comparison.n,
+        "attacks": {name: describe(attack) for name, attack in comparison.attacks.items()},
+        "norm": comparison.norm,
+        "epsilons": comparison.epsilons,
+        "grid": comparison.grid,
+        "seed": comparison.seed,
+        "curves": {name: _curve(radii, comparison.grid) for name, radii in comparison.radii.items()},
+        "power_laws": {name: asdict(law) for name, law in comparison.laws.items()},
+        "tests_at_epsilon": [_test(one) for one in comparison.at_epsilon],
+        "tests_over_all": [_test(one) for one in comparison.over_all],
+        "transfer": {name: _transfer(matrix) for name, matrix in comparison.transfers.items()},
+        "disagreement": _disagreement(comparison.disagreement),
+        "radii": {name: radii.tolist() for name, radii in comparison.radii.items()},
     }
     # Through JSON, so that nothing in it can fail to be saved.
     plain: dict[str, Any] = json.loads(json.dumps(_finite(record), allow_nan=False))
@@ -182,7 +182,7 @@ def _transfer(matrix: TransferMatrix | NoTransfer) -> dict[str, Any]:
         "among_all": _shares(transfer_rates(matrix)),
         "among_those_that_fool_the_source": _shares(transfer_rates(matrix, conditional=True)),
         "asymmetry": [asdict(one) for one in asymmetry(matrix)],
-        "reach": [asdict(one) for one in transfer_reach(matrix)],
+        "reach": [asdict(one) for one in universal_transfer(matrix)],
     }
 
 
@@ -190,10 +190,12 @@ def _shares(shares: Shares) -> dict[str, Any]:
     return {name: values.tolist() for name, values in vars(shares).items()}
 
 
-def _disagreement(found: Disagreement) -> dict[str, Any]:
+def _disagreement(disagreement: Disagreement) -> dict[str, Any]:
     """Returns disagreement as plain data; the arrays of counts and entropies are by image and epsilon."""
     left_out = ("share", "interval")  # They follow from the counts.
-    return {"images": len(found.counts)} | {name: value for name, value in vars(found).items() if name not in left_out}
+    return {"images": len(disagreement.counts)} | {
+        name: value for name, value in vars(disagreement).items() if name not in left_out
+    }
 
 
 def _finite(value: Any) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-    from evaluators.surface.lines import Line
+    from evaluators.surface.lines import BoundaryLine
     from evaluators.surface.planes import Surface
     from nas.analysis.surface.result import ImageSurfaces
 
@@ -35,49 +35,49 @@ MARKERS = ("o", "X", "P", "D")
 PALE = 0.45
 
 
-def draw_surface(found: ImageSurfaces, name: str, form: Form = "svg") -> bytes:
+def draw_surface(surfaces: ImageSurfaces, name: str, form: Form = "svg") -> bytes:
     """Returns the picture of one plane: maps of the class, the margin and the confidence, side by side."""
-    surface = found.surfaces[name]
+    surface = surfaces.surfaces[name]
 
     def draw(figure: Figure) -> None:
-        colours = class_colours(found)
+        colours = class_colours(surfaces)
         panels = figure.subplots(1, 3, sharex=True, sharey=True)
         _label_map(panels[0], surface, colours)
         _margin_map(figure, panels[1], surface)
-        _confidence_map(figure, panels[2], surface, len(found.classes))
+        _confidence_map(figure, panels[2], surface, len(surfaces.classes))
         for axes in panels:
             _finish_map(axes, surface)
         panels[0].set_ylabel(_along(surface.axes[1]))
-        handles = _class_handles(found, np.unique(surface.label), colours) + _mark_handles(surface)
+        handles = _class_handles(surfaces, np.unique(surface.label), colours) + _mark_handles(surface)
         _legend(figure, handles)
 
     return _drawn(draw, (11.5, 4.5), form)
 
 
-def draw_lines(found: ImageSurfaces, form: Form = "svg") -> bytes:
+def draw_lines(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
     """Returns the picture of the lines: the margin over the distance, with the classes as bands and every crossing."""
 
     def draw(figure: Figure) -> None:
-        colours = class_colours(found)
-        panels = figure.subplots(len(found.lines), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
-        for axes, (name, line) in zip(panels, found.lines.items(), strict=True):
+        colours = class_colours(surfaces)
+        panels = figure.subplots(len(surfaces.lines), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        for axes, (name, line) in zip(panels, surfaces.lines.items(), strict=True):
             _margin_line(axes, line, name, colours)
             axes.set_title(f"along the {name} direction", fontsize=10, loc="left")
         panels[-1].set_xlabel("L2 distance from the clean image (pixels in [0, 1])")
-        labels = np.unique(np.concatenate([line.label for line in found.lines.values()]))
-        handles = _class_handles(found, labels, colours) + _line_handles(found.lines.values())
+        labels = np.unique(np.concatenate([line.label for line in surfaces.lines.values()]))
+        handles = _class_handles(surfaces, labels, colours) + _line_handles(surfaces.lines.values())
         _legend(figure, handles)
 
-    return _drawn(draw, (8.4, 1.1 + 2.0 * len(found.lines)), form)
+    return _drawn(draw, (8.4, 1.1 + 2.0 * len(surfaces.lines)), form)
 
 
-def draw_summary(found: ImageSurfaces, form: Form = "svg") -> bytes:
+def draw_summary(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
     """Returns one picture for a report: the first plane's classes and margins, and the first line."""
-    surface = next(iter(found.surfaces.values()))
-    name, line = next(iter(found.lines.items()))
+    surface = next(iter(surfaces.surfaces.values()))
+    name, line = next(iter(surfaces.lines.items()))
 
     def draw(figure: Figure) -> None:
-        colours = class_colours(found)
+        colours = class_colours(surfaces)
         panels = figure.subplots(1, 3)
         _label_map(panels[0], surface, colours)
         _margin_map(figure, panels[1], surface)
@@ -90,19 +90,21 @@ def draw_summary(found: ImageSurfaces, form: Form = "svg") -> bytes:
         panels[2].set_xlabel(_along(f"along the {name} direction"))
         labels = np.unique(np.concatenate([surface.label.ravel(), line.label]))
         marks = _mark_handles(surface)
-        told = {handle.get_label() for handle in marks}
-        further = [handle for handle in _line_handles([line]) if handle.get_label() not in told]
-        _legend(figure, _class_handles(found, labels, colours) + marks + further)
+        marked = {handle.get_label() for handle in marks}
+        further = [handle for handle in _line_handles([line]) if handle.get_label() not in marked]
+        _legend(figure, _class_handles(surfaces, labels, colours) + marks + further)
 
     return _drawn(draw, (11.5, 4.3), form)
 
 
-def class_colours(found: ImageSurfaces) -> dict[int, str]:
+def class_colours(surfaces: ImageSurfaces) -> dict[int, str]:
     """Returns a colour for each class that occurs: first the true one's, then by how much of the maps a class fills."""
-    labels = [surface.label.ravel() for surface in found.surfaces.values()]
-    labels += [line.label for line in found.lines.values()]
+    labels = [surface.label.ravel() for surface in surfaces.surfaces.values()]
+    labels += [line.label for line in surfaces.lines.values()]
     seen, counts = np.unique(np.concatenate(labels), return_counts=True)
-    order = sorted(zip(seen.tolist(), counts.tolist(), strict=True), key=lambda entry: (entry[0] != found.label, -entry[1]))
+    order = sorted(
+        zip(seen.tolist(), counts.tolist(), strict=True), key=lambda entry: (entry[0] != surfaces.label, -entry[1])
+    )
     palette = (*COLOURS, *MORE_COLOURS)
     return {label: palette[i] if i < len(palette) else GREY for i, (label, _) in enumerate(order)}
 
@@ -160,7 +162,7 @@ def _finish_map(axes: Axes, surface: Surface) -> None:
         axis.set_major_locator(MaxNLocator(5))
 
 
-def _margin_line(axes: Axes, line: Line, name: str, colours: Mapping[int, str]) -> None:
+def _margin_line(axes: Axes, line: BoundaryLine, name: str, colours: Mapping[int, str]) -> None:
     edges = [line.positions[0], *(crossing.position for crossing in line.crossings), line.positions[-1]]
     labels = [int(line.label[0]), *(crossing.after for crossing in line.crossings)]
     for left, right, label in zip(edges[:-1], edges[1:], labels, strict=True):
@@ -188,10 +190,10 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(columns), fontsize=9)
 
 
-def _class_handles(found: ImageSurfaces, labels: Sequence[int] | Any, colours: Mapping[int, str]) -> list[Any]:
+def _class_handles(surfaces: ImageSurfaces, labels: Sequence[int] | Any, colours: Mapping[int, str]) -> list[Any]:
     """Returns the entries of a legend for some classes, the true one first; those that share the grey are one entry."""
     own = [label for label in colours if label in labels and colours[label] != GREY]
-    names = {label: _name(found.classes[label]) + (" (true)" if label == found.label else "") for label in own}
+    names = {label: _name(surfaces.classes[label]) + (" (true)" if label == surfaces.label else "") for label in own}
     handles = [Patch(facecolor=_paler(colours[label]), edgecolor=INK, linewidth=0.4, label=names[label]) for label in own]
     if any(colours[int(label)] == GREY for label in labels):
         handles.append(Patch(facecolor=_paler(GREY), edgecolor=INK, linewidth=0.4, label="other classes"))

@@ -9,7 +9,7 @@ from typing import Any, final
 from evaluators import describe
 from evaluators.bounds import NoBound
 from evaluators.regions import BallShares
-from evaluators.surface.lines import Line
+from evaluators.surface.lines import BoundaryLine
 from evaluators.surface.planes import Surface
 from nas.analysis.surface.config import SurfaceConfig
 
@@ -80,54 +80,54 @@ class ImageSurfaces:
     margin: float
     confidence: float
     leads: Mapping[str, Endpoint]
-    lines: Mapping[str, Line]
+    lines: Mapping[str, BoundaryLine]
     surfaces: Mapping[str, Surface]
     neighbourhood: Neighbourhood | None
     notes: tuple[str, ...]
 
 
-def surface_record(found: ImageSurfaces) -> dict[str, Any]:
+def surface_record(surfaces: ImageSurfaces) -> dict[str, Any]:
     """Returns the content of surface.json: plain data, numbers to six digits."""
     return {
         "schema": SCHEMA,
-        "network": found.network,
-        "data": found.data,
-        "image": found.config.image,
-        "label": found.label,
-        "classes": list(found.classes),
-        "margin": _rounded(found.margin),
-        "confidence": _rounded(found.confidence),
-        "attack": describe(found.config.attack),
-        "epsilon": found.config.epsilon,
-        "others": found.config.others and list(found.config.others),
-        "seed": found.config.seed,
+        "network": surfaces.network,
+        "data": surfaces.data,
+        "image": surfaces.config.image,
+        "label": surfaces.label,
+        "classes": list(surfaces.classes),
+        "margin": _rounded(surfaces.margin),
+        "confidence": _rounded(surfaces.confidence),
+        "attack": describe(surfaces.config.attack),
+        "epsilon": surfaces.config.epsilon,
+        "others": surfaces.config.others and list(surfaces.config.others),
+        "seed": surfaces.config.seed,
         "unit": "L2 distance, pixels in [0, 1]",
-        "leads": {name: _plain(lead) for name, lead in found.leads.items()},
-        "lines": {name: _plain(line) for name, line in found.lines.items()},
-        "surfaces": {name: _plain(surface) for name, surface in found.surfaces.items()},
-        "neighbourhood": found.neighbourhood and _around(found.neighbourhood),
-        "notes": list(found.notes),
+        "leads": {name: _plain(lead) for name, lead in surfaces.leads.items()},
+        "lines": {name: _plain(line) for name, line in surfaces.lines.items()},
+        "surfaces": {name: _plain(surface) for name, surface in surfaces.surfaces.items()},
+        "neighbourhood": surfaces.neighbourhood and _around(surfaces.neighbourhood),
+        "notes": list(surfaces.notes),
     }
 
 
-def _around(found: Neighbourhood) -> dict[str, Any]:
+def _around(neighbourhood: Neighbourhood) -> dict[str, Any]:
     """Returns what lies around the adversarial image as plain data; of one image, hence the first row of each array."""
-    balls, unproved = found.balls, isinstance(found.proved, NoBound)
+    balls, unproved = neighbourhood.balls, isinstance(neighbourhood.proved, NoBound)
     return {
-        "norm": found.norm,
-        "size": _rounded(found.size),
+        "norm": neighbourhood.norm,
+        "size": _rounded(neighbourhood.size),
         "radii": _rounded(balls.radii),
         "samples": balls.samples,
         "adversarial": balls.counts[0].tolist(),
         "share": _rounded(balls.share[0]),
         "interval": _rounded(balls.interval[0]),
-        "proved_radius": None if unproved else _rounded(found.proved),
-        "no_bound": found.proved.reason if isinstance(found.proved, NoBound) else None,
+        "proved_radius": None if unproved else _rounded(neighbourhood.proved),
+        "no_bound": neighbourhood.proved.reason if isinstance(neighbourhood.proved, NoBound) else None,
     }
 
 
-def _plain(found: Endpoint | Line | Surface) -> dict[str, Any]:
-    return {name: _rounded(value) for name, value in asdict(found).items()}
+def _plain(part: Endpoint | BoundaryLine | Surface) -> dict[str, Any]:
+    return {name: _rounded(value) for name, value in asdict(part).items()}
 
 
 def _rounded(value: Any) -> Any:

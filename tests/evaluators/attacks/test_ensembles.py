@@ -118,7 +118,7 @@ def test_autoattack_leaves_square_out_on_flat_images(linear):
     with torch.no_grad():
         y = network(x).argmax(1)
     attack = AutoAttack(steps=5, targets=1)
-    assert [type(member).__name__ for member in attack.taking(x)] == ["APGD", "FMN", "TargetedAPGD"]
-    assert [type(member).__name__ for member in attack.taking(x.view(20, 1, 2, 3))][-1] == "Square"
+    assert [type(member).__name__ for member in attack.supported_members(x)] == ["APGD", "FMN", "TargetedAPGD"]
+    assert [type(member).__name__ for member in attack.supported_members(x.view(20, 1, 2, 3))][-1] == "Square"
     assert radii(network, x, y, attack, [0.05, 0.1, 0.3]).isfinite().any()
     assert attack(network, x, y, 0.1).shape == x.shape

@@ -157,7 +157,7 @@ class TestRestarts:
         once = PGD(norm=norm, loss=loss, steps=1, step_size=0.5)
         with torch.no_grad():
             walks = [
-                once.craft(network, x, y, size, stream, stop_when_fooled=False)[0]
+                once.generate(network, x, y, size, stream, stop_when_fooled=False)[0]
                 for stream in (noise, noise.fork(1), noise.fork(2))
             ]
             best = torch.stack([loss(network(walk), y) for walk in walks]).argmax(0)

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from evaluators import DDN, FMN, L2, MIFGSM, PGD, Attack, DeepFool, HopSkipJump, Linf, radii
-from evaluators.attacks import Ensemble, GradientOracle, margin
+from evaluators.attacks import AttackEnsemble, GradientOracle, margin
 from evaluators.attacks.bisection import bisect
 from evaluators.engine.frozen import frozen
 from evaluators.engine.noise import ImageNoise
@@ -198,7 +198,7 @@ def test_bisection_halves_the_distance_to_the_boundary(linear):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Together(Ensemble):
+class Together(AttackEnsemble):
     """One quick walk that drops some of the images, then all attacks that look for the nearest point."""
 
     norm: object = Linf()

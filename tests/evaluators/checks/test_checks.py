@@ -28,9 +28,9 @@ from evaluators import (
     check_attacks,
     check_network,
     compare,
+    explain,
     margins,
     radii,
-    sentence,
 )
 from evaluators.attacks import cross_entropy, margin
 from evaluators.checks import (
@@ -281,7 +281,7 @@ class TestOutputs:
         random = torch.get_rng_state()
         found = batch_independent(network, x[:32])
         assert not found.passed
-        assert "Call network.eval()" in sentence(found)
+        assert "Call network.eval()" in explain(found)
         assert found.evidence["handed_over_in"] == "training mode"
         assert found.evidence["difference_in_training_mode"] > 0.1
         assert all(module.training for module in network.modules())
@@ -651,8 +651,8 @@ class TestAll:
             "square_is_weaker_linf",
             "enough_images",
         ]
-        failed = [sentence(check) for check in outcomes if not check.passed]
-        assert failed == ([] if n == 450 else [sentence(outcomes[-1])])
+        failed = [explain(check) for check in outcomes if not check.passed]
+        assert failed == ([] if n == 450 else [explain(outcomes[-1])])
 
     def test_what_was_measured_decides_what_is_checked(self, networks, tested):
         network, x, y = networks["usual"], *(t[:60] for t in tested)
@@ -684,7 +684,7 @@ class TestAll:
         found = {"it": radii(network, x, y, attack, FEW).numpy()}
         outcomes = {c.name: c for c in check_attacks(network, x, y, {"it": attack}, found, {"linf": FEW})}
         assert not outcomes["white_box_is_weaker_linf"].passed
-        assert "Run one that does." in sentence(outcomes["white_box_is_weaker_linf"])
+        assert "Run one that does." in explain(outcomes["white_box_is_weaker_linf"])
 
     def test_no_attack_no_check(self, networks, tested):
         assert check_attacks(networks["usual"], *tested, {}, {}, {}) == []
@@ -733,7 +733,7 @@ class TestSentence:
         assert kinds == set(SENTENCES) - {*of_tables} | {"comparison_resolved"}
         for check in outcomes:
             for passed in (True, False):
-                said = sentence(CheckResult(check.name, passed, check.evidence))
+                said = explain(CheckResult(check.name, passed, check.evidence))
                 assert said.endswith(".")
                 assert "{" not in said
 
@@ -748,7 +748,7 @@ class TestSentence:
                 assert all(field is None or field.isidentifier() for _, field, _, _ in string.Formatter().parse(text))
 
     def test_a_check_of_ones_own_is_told_too(self):
-        assert sentence(CheckResult("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
+        assert explain(CheckResult("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
 
 
 def test_evidence_of_training_mode_is_the_same_each_time(conv, images):

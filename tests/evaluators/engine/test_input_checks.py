@@ -23,7 +23,7 @@ from evaluators import (
     profile,
     radii,
 )
-from evaluators.checks import CheckResult, sentence
+from evaluators.checks import CheckResult, explain
 from evaluators.engine.input_checks import check_epsilons, check_images, check_labels, check_logits
 from evaluators.logits.first_order import gradient_norms
 
@@ -289,7 +289,7 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
         before = expected.record["checks"] if function == "profile" else [vars(check) for check in expected]
         (failed,) = [c for c, b in zip(checks, before, strict=True) if c["passed"] != b["passed"]]
         assert failed["name"] == "batch_independent"
-        assert "Call network.eval()" in sentence(CheckResult(**failed))
+        assert "Call network.eval()" in explain(CheckResult(**failed))
     elif isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected)
     else:
@@ -375,7 +375,7 @@ def test_gradients_that_are_not_finite_are_no_robustness(case):
     (alive,) = [check for check in check_network(rooted, x, y) if check.name == "gradients_alive"]
     assert not alive.passed
     assert alive.evidence["share_without_gradient"] == 1
-    assert "zero or not finite" in sentence(alive)
+    assert "zero or not finite" in explain(alive)
     found = profile(rooted, x, y, {"pgd": PGD()})
     assert "gradients_alive" in found.failed_checks()
 

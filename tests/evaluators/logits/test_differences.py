@@ -153,7 +153,7 @@ class TestMeanField:
         found = margins(network, x, y, [Linf()])
         radii = mean_field_radii(found, "linf")
         assert (radii[:20] == 0).all()
-        steepness = found.steepness["linf"][20:].mean(0)
+        steepness = found.gradient_norms["linf"][20:].mean(0)
         assert radii[20:] == pytest.approx((found.differences[20:] / steepness).min(1))
         # For small epsilons the curve is as steep as the density at zero times the mean gradient says.
         assert (radii[20:] > 0).all()

@@ -87,7 +87,7 @@ def test_gradient_norms_are_those_of_numpy(linear, images):
         expected = np.linalg.norm(by_hand, order, axis=1)
         np.testing.assert_allclose(gradient_norms(network, x, y, norm), expected, rtol=1e-3, atol=1e-5)
     # Of the margin loss, for one rival, it is the steepness of the margin.
-    steepness = margins(network, x, y, [L2()], classes=1).steepness["l2"][:, 0]
+    steepness = margins(network, x, y, [L2()], classes=1).gradient_norms["l2"][:, 0]
     np.testing.assert_allclose(gradient_norms(network, x, y, L2(), margin, batch_size=3), steepness, rtol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_gradients_of_cross_entropy_vanish_where_logits_are_far_apart(linear, im
         y = network(x).argmax(1)
     loud = nn.Sequential(network, Times(1000))
     assert np.median(gradient_norms(loud, x, y, Linf())) < 1e-6 < np.median(gradient_norms(network, x, y, Linf()))
-    assert (margins(loud, x, y, [Linf()]).steepness["linf"] > 1000).all()
+    assert (margins(loud, x, y, [Linf()]).gradient_norms["linf"] > 1000).all()
 
 
 def test_gradient_norms_of_bad_input_are_refused(conv):

@@ -57,7 +57,7 @@ def test_the_nearest_rivals_are_kept(linear, images, classes):
         np.testing.assert_allclose(found.differences[i], gaps, atol=1e-5)
         for name, order in (("linf", 1), ("l2", 2)):
             steepness = [np.linalg.norm(weight[label] - weight[j], order) for j in rivals]
-            np.testing.assert_allclose(found.steepness[name][i], steepness, rtol=1e-5)
+            np.testing.assert_allclose(found.gradient_norms[name][i], steepness, rtol=1e-5)
             assert found.radii[name][i] == pytest.approx(max(min(np.divide(gaps, steepness)), 0), rel=1e-4, abs=1e-6)
     np.testing.assert_array_equal(found.margin, found.differences[:, 0])
 
@@ -76,7 +76,7 @@ def test_a_curved_boundary_is_taken_for_its_tangent(images):
     found = margins(Ball(), x, torch.zeros(50, dtype=torch.int64), [L2()])
     assert found.right.all()
     np.testing.assert_allclose(found.differences[:, 0], 9 - distance**2)
-    np.testing.assert_allclose(found.steepness["l2"][:, 0], 2 * distance)
+    np.testing.assert_allclose(found.gradient_norms["l2"][:, 0], 2 * distance)
     # The exact radius is 3 - distance.
     np.testing.assert_allclose(found.radii["l2"], (3 - distance) * (3 + distance) / (2 * distance))
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from evaluators import check_table, sentence
+from evaluators import check_table, explain
 from evaluators.table import parse_column, read_table
 
 
@@ -203,9 +203,9 @@ class TestFaults:
         check = by_name(columns)["adversarial_below_clean"]
         assert check.passed
         said = "Not decided: the table has no clean accuracy on the images attacked, for val_acc is of another split; "
-        assert sentence(check) == said + "40 of 40 rows have an adversarial accuracy above it."
+        assert explain(check) == said + "40 of 40 rows have an adversarial accuracy above it."
         del columns["val_acc"]
-        assert sentence(by_name(columns)["adversarial_below_clean"]).endswith("on the images attacked.")
+        assert explain(by_name(columns)["adversarial_below_clean"]).endswith("on the images attacked.")
 
     def test_repeated_rows_and_names(self):
         columns = clean()
@@ -264,7 +264,7 @@ class TestFaults:
         broken["name"][1] = "net0"
         for columns in (clean(), clean() | {"noise_8.0": clean()["clean"]}, broken):
             for check in check_table(columns):
-                said = sentence(check)
+                said = explain(check)
                 assert said.endswith(".")
                 assert "{" not in said
                 assert not said.startswith(check.name)
@@ -365,4 +365,4 @@ def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
     assert outcomes["accuracies_in_range"].passed
     assert outcomes["nothing_missing"].passed
     # The clean accuracy is not in it.
-    assert "val_acc is of another split" in sentence(outcomes["adversarial_below_clean"])
+    assert "val_acc is of another split" in explain(outcomes["adversarial_below_clean"])

@@ -15,7 +15,7 @@ from evaluators import FGSM, FMN, L2, PGD, Transfer, radii
 from evaluators.attacks import margin
 from evaluators.statistics.multiple_testing import holm
 from evaluators.transferability.matrix import TransferMatrix, asymmetry, transfer_matrix, transfer_rates
-from evaluators.transferability.universal import transfer_reach
+from evaluators.transferability.universal import universal_transfer
 
 
 def labels(*networks, x):
@@ -90,7 +90,7 @@ def test_identical_networks_transfer_entirely(linear, images):
     found = transfer_matrix({"a": linear(), "b": linear()}, x, y, FGSM(), [0.005, 0.02, 0.2])
     assert 0 < found.fooled[0].mean() < 1
     assert (found.fooled == found.fooled[:, :1, :1]).all()
-    own = [one for one in transfer_reach(found) if one.fooled]
+    own = [one for one in universal_transfer(found) if one.fooled]
     assert all(one.to_all.share == 1 == one.to_all.chance and len(one.to_some.images) == 0 for one in own)
     assert all(one.p_value == one.corrected == 1 and one.difference == 0 for one in asymmetry(found))
 
@@ -121,7 +121,7 @@ def test_what_lowers_one_margin_raises_that_of_the_opposite_network(images):
     assert found.n > 30
     assert found.fooled[0].any(-1).tolist() == [[True, False], [False, True]]
     assert found.fooled[0, 0, 0].all()
-    assert all(one.to_none.share == 1 for one in transfer_reach(found))
+    assert all(one.to_none.share == 1 for one in universal_transfer(found))
 
 
 @pytest.mark.parametrize("attack", [FGSM(loss=margin), PGD(loss=margin, steps=4)], ids=["fgsm", "pgd"])
@@ -234,7 +234,7 @@ def test_reach_by_hand():
     # Five images used, the places of which among those given are 10, 11, ...; the last does not fool its source a.
     crafted_on_a = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 1], [1, 0, 0, 1, 1]]
     nothing = [[0] * 5] * 3
-    first, second, third = transfer_reach(matrix([[crafted_on_a, nothing, nothing]], index=np.arange(10, 15)))
+    first, second, third = universal_transfer(matrix([[crafted_on_a, nothing, nothing]], index=np.arange(10, 15)))
     assert (first.source, first.epsilon, first.fooled) == ("a", 0.1, 4)
     groups = (first.to_all, first.to_some, first.to_none)
     assert [group.images.tolist() for group in groups] == [[10], [11, 13], [12]]
@@ -254,7 +254,7 @@ def test_chance_is_the_mean_over_all_ways_in_which_targets_could_share_their_ima
     random = np.random.default_rng(3)
     fooled = random.random((1, 4, 4, 30)) < 0.6
     fooled[0, 0, 0] = True
-    found = transfer_reach(matrix(fooled))[0]
+    found = universal_transfer(matrix(fooled))[0]
     shares = []
     for _ in range(4000):
         victims = sum(random.permutation(fooled[0, 0, t]).astype(int) for t in (1, 2, 3))
@@ -270,7 +270,7 @@ def test_chance_is_the_mean_over_all_ways_in_which_targets_could_share_their_ima
 @given(some_matrices)
 def test_the_groups_part_the_images_that_fool_the_source(found):
     among = transfer_rates(found, conditional=True)
-    for place, one in enumerate(transfer_reach(found)):
+    for place, one in enumerate(universal_transfer(found)):
         e, s = divmod(place, len(found.names))
         groups = [one.to_all, one.to_some, one.to_none]
         together = np.sort(np.concatenate([group.images for group in groups]))
