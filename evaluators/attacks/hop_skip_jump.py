@@ -64,8 +64,8 @@ class HopSkipJump(MinimumNorm):
         left, turn = self.queries - STARTS - halvings, 1
         while (probes := min(round(self.probes * math.sqrt(turn)), left - LENGTHS - halvings)) > 0:
             size = self.norm.size(points - x)
-            direction = self._direction(target, points, size / pixels, probes, noise.fork(turn))
-            points = self._step(target, points, direction, size / math.sqrt(turn))
+            direction = estimate_direction(target, self.norm, points, size / pixels, probes, noise.fork(turn))
+            points = search_step(target, points, direction, size / math.sqrt(turn))
             points = bisect(target, self.norm, x, points, halvings)
             left, turn = left - probes - LENGTHS - halvings, turn + 1
 
@@ -82,29 +82,33 @@ class HopSkipJump(MinimumNorm):
             points, misclassified = torch.where(broadcast_per_image(wrong, x), tried, points), misclassified | wrong
         return points
 
-    def _direction(self, target: GradientOracle, points: Tensor, width: Tensor, probes: int, noise: ImageNoise) -> Tensor:
-        """Returns the step of size 1 towards misclassified points, from random probes at a distance width (N,)."""
-        moves, gains, mean = torch.zeros_like(points), torch.zeros_like(points), torch.zeros_like(width)
-        for draw in range(probes):
-            probe = (points + broadcast_per_image(width, points) * L2().ascent(noise.normal(points, draw))).clamp(0, 1)
-            move = probe - points
-            answer = torch.where(target.wrong(probe), 1.0, -1.0).to(points.dtype)
-            moves, gains, mean = moves + move, gains + broadcast_per_image(answer, points) * move, mean + answer / probes
-        # The mean answer is the baseline that lowers the variance, except where all answers are the same.
-        baseline = torch.where(mean.abs() > 1 - 0.5 / probes, 0, mean)
-        return self.norm.ascent(gains - broadcast_per_image(baseline, points) * moves)
 
-    def _step(self, target: GradientOracle, points: Tensor, direction: Tensor, length: Tensor) -> Tensor:
-        """Returns misclassified points along the direction, at the first of length, length / 2, ... that has one."""
-        arrived = torch.zeros_like(length, dtype=torch.bool)
-        for _ in range(LENGTHS):
-            ahead = (points + broadcast_per_image(length, points) * direction).clamp(0, 1)
-            wrong = target.wrong(ahead) & ~arrived
-            points, arrived, length = (
-                torch.where(broadcast_per_image(wrong, points), ahead, points),
-                arrived | wrong,
-                length / 2,
-            )
-            if arrived.all():
-                break
-        return points
+def estimate_direction(
+    target: GradientOracle, norm: Norm, points: Tensor, width: Tensor, probes: int, noise: ImageNoise
+) -> Tensor:
+    """Returns the step of size 1 towards misclassified points, from random probes at a distance width (N,)."""
+    moves, gains, mean = torch.zeros_like(points), torch.zeros_like(points), torch.zeros_like(width)
+    for draw in range(probes):
+        probe = (points + broadcast_per_image(width, points) * L2().ascent(noise.normal(points, draw))).clamp(0, 1)
+        move = probe - points
+        answer = torch.where(target.wrong(probe), 1.0, -1.0).to(points.dtype)
+        moves, gains, mean = moves + move, gains + broadcast_per_image(answer, points) * move, mean + answer / probes
+    # The mean answer is the baseline that lowers the variance, except where all answers are the same.
+    baseline = torch.where(mean.abs() > 1 - 0.5 / probes, 0, mean)
+    return norm.ascent(gains - broadcast_per_image(baseline, points) * moves)
+
+
+def search_step(target: GradientOracle, points: Tensor, direction: Tensor, length: Tensor) -> Tensor:
+    """Returns misclassified points along the direction, at the first of length, length / 2, ... that has one."""
+    arrived = torch.zeros_like(length, dtype=torch.bool)
+    for _ in range(LENGTHS):
+        ahead = (points + broadcast_per_image(length, points) * direction).clamp(0, 1)
+        wrong = target.wrong(ahead) & ~arrived
+        points, arrived, length = (
+            torch.where(broadcast_per_image(wrong, points), ahead, points),
+            arrived | wrong,
+            length / 2,
+        )
+        if arrived.all():
+            break
+    return points

@@ -44,7 +44,7 @@ class Margins:
         right: Whether the image is classified rightly, (N,) bool.
         entropy: Entropy of the softmax, in nats, (N,).
         differences: True logit minus those of the rivals kept, nearest first, (N, J): ascending, from the margin on.
-        gradient_norms: Dual norms of the differences' input gradients by norm name, (N, J) each, in logits per unit of epsilon.
+        gradient_norms: Dual norm of each difference's input gradient by norm name, (N, J) each, in logits per pixel unit.
         radii: First-order radius of each image by norm name, (N,) each: 0 where misclassified, infinite where no gradient.
         zero_gradient_share: Share of the right images of which no difference kept has a gradient, finite and not zero.
     """

@@ -60,8 +60,10 @@ def test_blur_is_scipys(severity, sigma, channels):
 def test_brightness_raises_the_value_of_hsv(severity, rise):
     x = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[0, :, 0, 0], x[0, :, 0, 1], x[0, 0, 0, 2] = 0, 1, 0
-    found = corrupt(x, "brightness", severity)
-    for before, after in zip(x.permute(0, 2, 3, 1).reshape(-1, 3), found.permute(0, 2, 3, 1).reshape(-1, 3), strict=True):
+    corrupted = corrupt(x, "brightness", severity)
+    for before, after in zip(
+        x.permute(0, 2, 3, 1).reshape(-1, 3), corrupted.permute(0, 2, 3, 1).reshape(-1, 3), strict=True
+    ):
         hue, saturation, value = colorsys.rgb_to_hsv(*before.tolist())
         assert after.tolist() == pytest.approx(colorsys.hsv_to_rgb(hue, saturation, min(value + rise, 1)), abs=1e-12)
 
@@ -76,9 +78,9 @@ def test_brightness_is_added_to_grey_pixels(severity, rise):
 @pytest.mark.parametrize(("severity", "factor"), list(enumerate([0.75, 0.5, 0.4, 0.3, 0.15], 1)))
 def test_contrast_shrinks_the_spread_of_each_channel(severity, factor, pictures):
     x = pictures(dtype=torch.float64)
-    found = corrupt(x, "contrast", severity)
-    torch.testing.assert_close(found.mean((2, 3)), x.mean((2, 3)))
-    torch.testing.assert_close(found.std((2, 3)), factor * x.std((2, 3)))
+    corrupted = corrupt(x, "contrast", severity)
+    torch.testing.assert_close(corrupted.mean((2, 3)), x.mean((2, 3)))
+    torch.testing.assert_close(corrupted.std((2, 3)), factor * x.std((2, 3)))
 
 
 # The luminance table of the JPEG standard, ITU-T T.81, annex K.1.
@@ -108,10 +110,10 @@ def grey_jpeg(levels, quality):
 def test_jpeg_of_grey_blocks_is_the_standards(severity, quality, pictures):
     x = pictures(20, 1)
     x[10:] = torch.rand(10, 1, 16, 24, generator=torch.Generator().manual_seed(1))
-    levels, found = (x * 255).round().numpy(), corrupt(x, "jpeg", severity).numpy() * 255
-    np.testing.assert_allclose(found, found.round(), atol=1e-4)
+    levels, corrupted = (x * 255).round().numpy(), corrupt(x, "jpeg", severity).numpy() * 255
+    np.testing.assert_allclose(corrupted, corrupted.round(), atol=1e-4)
     blocks = [np.s_[n, 0, r : r + 8, c : c + 8] for n in range(20) for r in (0, 8) for c in (0, 8, 16)]
-    same = [np.abs(found[block] - grey_jpeg(levels[block], quality)).max() <= 1.01 for block in blocks]
+    same = [np.abs(corrupted[block] - grey_jpeg(levels[block], quality)).max() <= 1.01 for block in blocks]
     # Coders differ by how they round the transform, where it falls half-way between two steps. With a quality that is off
     # by one, half of the blocks or fewer agree.
     assert np.mean(same) > 0.75
@@ -141,10 +143,10 @@ def test_corrupted_images_are_images(name, severity, shape, dtype, seed):
     # Many pixels at the ends of the range.
     x = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 0.5).clamp(0, 1).to(dtype)
     before = x.clone()
-    found = corrupt(x, name, severity)
-    assert (found.shape, found.dtype) == (x.shape, x.dtype)
-    assert found.min() >= 0
-    assert found.max() <= 1
+    corrupted = corrupt(x, name, severity)
+    assert (corrupted.shape, corrupted.dtype) == (x.shape, x.dtype)
+    assert corrupted.min() >= 0
+    assert corrupted.max() <= 1
     assert torch.equal(x, before)
 
 
@@ -175,12 +177,12 @@ def test_errors_of_a_network_that_sees_brightness():
     means = torch.linspace(0.2, 0.69, 98)
     x = means.view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     y = (means > 0.6).long()
-    found = corruption_errors(Bright(), x, y)
-    assert (found.n, found.clean) == (98, 0)
+    errors = corruption_errors(Bright(), x, y)
+    assert (errors.n, errors.clean) == (98, 0)
     rises = [0.05, 0.1, 0.15, 0.2, 0.3]
-    assert found.errors["brightness"] == [float(((means <= 0.6) & (means + rise > 0.6)).double().mean()) for rise in rises]
-    assert found.errors["contrast"] == [0, 0, 0, 0, 0]
-    assert found.errors["gaussian_blur"] == [0, 0, 0, 0, 0]
+    assert errors.errors["brightness"] == [float(((means <= 0.6) & (means + rise > 0.6)).double().mean()) for rise in rises]
+    assert errors.errors["contrast"] == [0, 0, 0, 0, 0]
+    assert errors.errors["gaussian_blur"] == [0, 0, 0, 0, 0]
 
 
 def test_errors_of_a_network_that_sees_contrast(pictures):
@@ -190,28 +192,28 @@ def test_errors_of_a_network_that_sees_contrast(pictures):
     spread = x.flatten(1).std(1)
     y = (spread > 0.1).long()
     y[::6] = 1 - y[::6]
-    found = corruption_errors(Spread(), x, y)
-    assert found.clean == pytest.approx(1 / 6)
+    errors = corruption_errors(Spread(), x, y)
+    assert errors.clean == pytest.approx(1 / 6)
     factors = [0.75, 0.5, 0.4, 0.3, 0.15]
-    assert found.errors["contrast"] == [float(((factor * spread > 0.1).long() != y).double().mean()) for factor in factors]
-    assert len(set(found.errors["contrast"])) == 5
+    assert errors.errors["contrast"] == [float(((factor * spread > 0.1).long() != y).double().mean()) for factor in factors]
+    assert len(set(errors.errors["contrast"])) == 5
 
 
 def test_errors_are_those_of_the_corrupted_images(conv, images):
     network, x = conv(channels=3), images(50, 3)
     with torch.no_grad():
         y = network(x).argmax(1)
-    found = corruption_errors(network, x, y, seed=5)
-    assert list(found.errors) == list(CORRUPTIONS)
-    for name, errors in found.errors.items():
+    corruption = corruption_errors(network, x, y, seed=5)
+    assert list(corruption.errors) == list(CORRUPTIONS)
+    for name, errors in corruption.errors.items():
         with torch.no_grad():
             logits = [network(corrupt(x, name, severity, seed=5)) for severity in SEVERITIES]
         assert errors == [float((each.argmax(1) != y).double().mean()) for each in logits]
-    assert max(found.errors["gaussian_noise"]) > 0
-    assert found.mean == pytest.approx(np.mean(list(found.errors.values())))
-    assert corruption_errors(network, x, y, seed=5, batch_size=7) == found
-    assert corruption_errors(network, x, y, seed=6) != found
-    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    assert max(corruption.errors["gaussian_noise"]) > 0
+    assert corruption.mean == pytest.approx(np.mean(list(corruption.errors.values())))
+    assert corruption_errors(network, x, y, seed=5, batch_size=7) == corruption
+    assert corruption_errors(network, x, y, seed=6) != corruption
+    assert json.loads(json.dumps(asdict(corruption))) == asdict(corruption)
 
 
 def test_network_is_left_as_it_was(conv, images):

@@ -69,8 +69,8 @@ def test_projection_is_the_nearest_point_of_the_ball(norm, delta, other, epsilon
 @pytest.mark.parametrize("norm", BOTH)
 def test_projection_takes_one_epsilon_an_image(norm):
     epsilon = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1, 1)
-    found = norm.size(norm.project(torch.full((3, 1, 4, 4), 9.0), epsilon))
-    torch.testing.assert_close(found, epsilon.flatten())
+    projected_sizes = norm.size(norm.project(torch.full((3, 1, 4, 4), 9.0), epsilon))
+    torch.testing.assert_close(projected_sizes, epsilon.flatten())
 
 
 @pytest.mark.parametrize("norm", BOTH)

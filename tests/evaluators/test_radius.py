@@ -73,12 +73,12 @@ def test_radii_of_a_linear_network_are_margin_over_the_l1_norm(linear, images, d
     y = right_labels(network, x)
     y[::10] = 1 - y[::10]
     expected = rounded_up(distances(network, x, y, 1), LINF_GRID)
-    found = radii(network.to(device), x.to(device), y.to(device), attack, LINF_GRID)
-    assert found.dtype == torch.float64
-    assert found.device.type == "cpu"
+    image_radii = radii(network.to(device), x.to(device), y.to(device), attack, LINF_GRID)
+    assert image_radii.dtype == torch.float64
+    assert image_radii.device.type == "cpu"
     assert (expected == 0).sum() == 20
     assert len(np.unique(expected)) > 20
-    np.testing.assert_array_equal(found.numpy(), expected)
+    np.testing.assert_array_equal(image_radii.numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_radii_of_a_linear_network_are_margin_over_the_l2_norm(linear, images, d
     y = right_labels(network, x)
     y[::10] = 1 - y[::10]
     expected = rounded_up(distances(network, x, y, 2), L2_GRID)
-    found = radii(network.to(device), x.to(device), y.to(device), attack, L2_GRID)
+    image_radii = radii(network.to(device), x.to(device), y.to(device), attack, L2_GRID)
     assert len(np.unique(expected)) > 20
-    np.testing.assert_array_equal(found.numpy(), expected)
+    np.testing.assert_array_equal(image_radii.numpy(), expected)
 
 
 @pytest.mark.parametrize(("norm", "order", "grid"), [(Linf(), 1, LINF_GRID), (L2(), 2, L2_GRID)], ids=["linf", "l2"])
@@ -117,8 +117,8 @@ def test_radii_do_not_depend_on_the_scale_of_the_gradient(linear, images, norm, 
     loss(network(points), y).sum().backward()
     alive = points.grad.flatten(1).abs().amin(1) > 1e-37
     assert alive.sum() > 150
-    found = radii(network, x, y, FGSM(norm=norm, loss=loss), grid).numpy()
-    np.testing.assert_array_equal(found[alive], expected[alive])
+    image_radii = radii(network, x, y, FGSM(norm=norm, loss=loss), grid).numpy()
+    np.testing.assert_array_equal(image_radii[alive], expected[alive])
 
 
 def test_clamping_to_the_pixel_range_counts(linear):
@@ -135,13 +135,13 @@ def brute_force_fgsm(network, x, y, grid):
     """Returns FGSM's radii, one epsilon after the other, with the code of a textbook."""
     points = x.clone().requires_grad_()
     nn.functional.cross_entropy(network(points), y).backward()
-    found = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    smallest = torch.full((len(x),), torch.inf, dtype=torch.float64)
     with torch.no_grad():
         for epsilon in reversed(grid):
             adversarial = (x + epsilon * points.grad.sign()).clamp(0, 1)
-            found[network(adversarial).argmax(1) != y] = epsilon
-        found[network(x).argmax(1) != y] = 0
-    return found
+            smallest[network(adversarial).argmax(1) != y] = epsilon
+        smallest[network(x).argmax(1) != y] = 0
+    return smallest
 
 
 def test_radii_equal_a_brute_force_over_the_grid(conv, images):
@@ -171,11 +171,11 @@ def test_dropping_fooled_images_never_lowers_the_error(conv, images):
     y = right_labels(network, x)
     y[:20] = (y[:20] + 1) % 4
     grid = np.geomspace(0.005, 0.2, 8).tolist()
-    found = radii(network, x, y, PGD(steps=6, random_start=False), grid)
+    image_radii = radii(network, x, y, PGD(steps=6, random_start=False), grid)
     for epsilon in grid:
         fooled = plain_pgd(network, x, y, epsilon, 6)[-1]
         assert 0.1 < fooled.double().mean() <= 1
-        assert (found[fooled] <= epsilon).all()
+        assert (image_radii[fooled] <= epsilon).all()
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda n: n.name)
@@ -209,9 +209,9 @@ def test_radii_lie_on_the_grid_and_their_error_never_falls(conv, images, attack)
     y = right_labels(network, x)
     y[:7] = (y[:7] + 1) % 4
     grid = [0.0, *np.geomspace(0.005, 1, 12).tolist()]
-    found = radii(network, x, y, attack, grid)
-    assert set(found.tolist()) <= {*grid, np.inf}
-    curve = error_curve(found.numpy(), grid)
+    image_radii = radii(network, x, y, attack, grid)
+    assert set(image_radii.tolist()) <= {*grid, np.inf}
+    curve = error_curve(image_radii.numpy(), grid)
     assert curve.error[0] == 0.07
     assert (np.diff(curve.error) >= 0).all()
     assert curve.error[-1] > 0.1
@@ -247,8 +247,8 @@ def test_a_single_step_attack_takes_one_gradient_an_image_for_the_whole_grid(con
     y = right_labels(network, x)
     y[:13] = (y[:13] + 1) % 4
     grid = np.geomspace(1e-4, 0.02, 16).tolist()
-    found = radii(network, x, y, FGSM(), grid, batch_size=32)
-    assert found.isinf().any()
+    image_radii = radii(network, x, y, FGSM(), grid, batch_size=32)
+    assert image_radii.isinf().any()
     assert sum(network.counts) == 87
 
 
@@ -269,8 +269,8 @@ def test_a_loop_works_on_no_image_whose_answer_is_known(conv, images):
 def test_walks_that_begin_at_the_image_take_its_gradient_once_for_the_whole_grid(conv, images, attack):
     network, x = Counting(conv()), images(100)
     y, grid = right_labels(network, x), [1e-6, 2e-6, 3e-6, 4e-6]
-    found = radii(network, x, y, attack, grid)
-    assert found.isinf().all()
+    image_radii = radii(network, x, y, attack, grid)
+    assert image_radii.isinf().all()
     assert sum(network.counts) == 100 * (1 + len(grid) * 2)
     one_by_one = [radii(network, x, y, attack, [epsilon]) for epsilon in (0.05, 0.1)]
     assert torch.equal(radii(network, x, y, attack, [0.05, 0.1]), torch.minimum(*one_by_one))
@@ -286,16 +286,16 @@ def test_a_loop_splits_its_passes_and_fills_them_as_images_are_dropped(conv, ima
     network, x = Counting(conv()), images(300)
     y, attack = right_labels(network, x), PGD(steps=10, random_start=False)
     with prepare(network, x, y) as prepared:
-        found = {}
+        by_batch = {}
         for size, loop in ((300, 300), (40, 40), (40, 300)):
             network.counts.clear()
-            found[size, loop] = measure(replace(prepared, batches=Batches(size, loop)), attack, [0.15])
+            by_batch[size, loop] = measure(replace(prepared, batches=Batches(size, loop)), attack, [0.15])
             assert max(network.counts) <= size
             passes = len(network.counts)
             if loop == size == 40:
                 more = passes
         assert passes < more
-    assert all(torch.equal(radius, found[300, 300]) for radius in found.values())
+    assert all(torch.equal(radius, by_batch[300, 300]) for radius in by_batch.values())
 
 
 @pytest.mark.parametrize("attack", [FGSM(), FGSM(norm=L2()), PGD(), PGD(norm=L2()), UniformNoise()], ids=identify)
@@ -305,8 +305,8 @@ def test_a_constant_network_is_never_fooled(linear, images, attack):
     detached = nn.Sequential(Detach(), linear(3))
     y = torch.tensor([1, 0] * 5)
     assert radii(constant, x, y, attack, [0.1, 0.2]).tolist() == [torch.inf, 0.0] * 5
-    found = radii(detached, x, right_labels(detached, x), FGSM(norm=attack.norm), [0.1, 0.2])
-    assert found.isinf().all()
+    image_radii = radii(detached, x, right_labels(detached, x), FGSM(norm=attack.norm), [0.1, 0.2])
+    assert image_radii.isinf().all()
 
 
 class Detach(nn.Module):
@@ -370,8 +370,8 @@ def test_a_network_that_breaks_down_under_attack_is_not_robust(attack):
         def forward(self, x):
             return torch.where(x.flatten(1)[:, :2].amax() > 0.52, torch.nan, x.flatten(1)[:, :2])
 
-    found = radii(Breaks(), torch.tensor([[[[0.5, 0.4]]]]), torch.tensor([0]), attack, [0.01, 0.1])
-    assert found.item() == 0.1
+    image_radii = radii(Breaks(), torch.tensor([[[[0.5, 0.4]]]]), torch.tensor([0]), attack, [0.01, 0.1])
+    assert image_radii.item() == 0.1
 
 
 def test_predict_works_in_batches(conv, images):
@@ -398,14 +398,14 @@ def test_bisection_finds_the_exact_radii_of_a_linear_network(linear, images, dev
     exact = distances(network, x, y, order)
     grid = [0.001, 0.01, 0.1, 0.3] if order == 1 else [0.01, 0.1, 1, 2]
     assert (exact < grid[0]).sum() > 10
-    found = radii(
+    image_radii = radii(
         network.to(device), x.to(device), y.to(device), attack, EpsilonGrid(epsilons=grid, tolerance=tolerance)
     ).numpy()
-    assert (found[exact == 0] == 0).all()
+    assert (image_radii[exact == 0] == 0).all()
     right = exact > 0
     # A point that fools lies on or beyond the boundary, but for rounding.
-    assert (found[right] >= exact[right] * (1 - 1e-4) - 1e-6).all()
-    assert (found[right] <= exact[right] * (1 + tolerance) * (1 + 1e-2) + 1e-6).all()
+    assert (image_radii[right] >= exact[right] * (1 - 1e-4) - 1e-6).all()
+    assert (image_radii[right] <= exact[right] * (1 + tolerance) * (1 + 1e-2) + 1e-6).all()
 
 
 def test_bisection_never_raises_a_radius_of_the_grid_and_stays_in_its_range(conv, images):
@@ -450,9 +450,9 @@ def test_a_minimum_norm_attack_runs_once_for_the_whole_grid(linear, images, norm
     exact = distances(network, x, y, order)
     passes.clear()
     grid = LINF_GRID if order == 1 else L2_GRID
-    found = radii(network, x, y, Halving(norm=norm), grid, batch_size=100)
+    image_radii = radii(network, x, y, Halving(norm=norm), grid, batch_size=100)
     assert passes == [60, 54, 54, 54, 54]
-    np.testing.assert_array_equal(found.numpy(), rounded_up(exact * 1.001, grid))
+    np.testing.assert_array_equal(image_radii.numpy(), rounded_up(exact * 1.001, grid))
     sizes = radii(network, x, y, Halving(norm=norm), EpsilonGrid(epsilons=grid, tolerance=0.01)).numpy()
     np.testing.assert_allclose(sizes, exact * 1.001, rtol=1e-3)
 
@@ -474,11 +474,11 @@ def test_an_ensemble_is_the_worst_case_of_its_members(linear, images, second):
     y[:5] = 1 - y[:5]
     grid = np.geomspace(0.001, 0.1, 9).tolist()
     first = PGD(steps=1, step_size=0.5)
-    found = radii(network, x, y, Both(first=first, second=second), grid, seed=3)
+    image_radii = radii(network, x, y, Both(first=first, second=second), grid, seed=3)
     alone = [radii(network, x, y, attack, grid, seed=3 + k) for k, attack in enumerate((first, second))]
-    assert (found == 0).sum() == 5
-    assert torch.equal(found, torch.minimum(*alone))
-    assert not torch.equal(found, alone[0])
+    assert (image_radii == 0).sum() == 5
+    assert torch.equal(image_radii, torch.minimum(*alone))
+    assert not torch.equal(image_radii, alone[0])
 
 
 def test_a_member_is_given_only_images_whose_radius_it_could_lower(linear, images):
@@ -495,8 +495,8 @@ def test_a_member_is_given_only_images_whose_radius_it_could_lower(linear, image
             asked.append((float(epsilon[0]), len(x)))
             return torch.zeros_like(x)
 
-    found = radii(network, x, y, Both(first=FGSM(), second=Idle()), grid, batch_size=100)
-    np.testing.assert_array_equal(found.numpy(), rounded_up(exact, grid))
+    image_radii = radii(network, x, y, Both(first=FGSM(), second=Idle()), grid, batch_size=100)
+    np.testing.assert_array_equal(image_radii.numpy(), rounded_up(exact, grid))
     wanted = [(epsilon, int((exact > epsilon).sum())) for epsilon in grid]
     assert [(pytest.approx(e), n) for e, n in asked] == [(e, n) for e, n in wanted if n]
 

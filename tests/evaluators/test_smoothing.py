@@ -24,23 +24,23 @@ def test_radii_of_a_linear_network_are_just_below_its_distances(linear, images, 
     network, x = linear(), images(300)
     distance = distances(network, x)
     y = torch.from_numpy((distance < 0).astype(np.int64))
-    found = certify(network.to(device), x.to(device), y.to(device), Smoothing(sigma=0.5, n0=1000, n=2000, alpha=0.05))
+    certificates = certify(network.to(device), x.to(device), y.to(device), Smoothing(sigma=0.5, n0=1000, n=2000, alpha=0.05))
     distance = np.abs(distance)
-    assert set(found.predictions[found.predictions != y.numpy()]) <= {-1}
-    too_large = (found.radii > distance).sum()
+    assert set(certificates.predictions[certificates.predictions != y.numpy()]) <= {-1}
+    too_large = (certificates.radii > distance).sum()
     # Of 300 bounds at 5 %, about 15 fail: neither too many nor suspiciously few.
     assert binom.ppf(0.001, 300, 0.05) <= too_large <= binom.ppf(0.999, 300, 0.05)
     chance = norm.cdf(distance / 0.5)
     # What scipy's bound would be for counts at both ends of what the true chance allows. Nearest to the boundary the other
     # class may have come first.
     low, high = (beta.ppf(0.05, k, 2001 - k) for k in binom.ppf([[1e-5], [1 - 1e-5]], 2000, chance))
-    assert ((low - 1e-9 <= found.lower) & (found.lower <= high + 1e-9))[distance > 0.1].all()
+    assert ((low - 1e-9 <= certificates.lower) & (certificates.lower <= high + 1e-9))[distance > 0.1].all()
     assert (distance > 0.1).sum() > 150
-    abstained = found.predictions == -1
+    abstained = certificates.predictions == -1
     assert 0 < abstained.sum() < 30
     assert distance[abstained].max() < 0.07
-    assert (found.radii[abstained] == 0).all()
-    np.testing.assert_allclose(found.radii[~abstained], 0.5 * norm.ppf(found.lower[~abstained]))
+    assert (certificates.radii[abstained] == 0).all()
+    np.testing.assert_allclose(certificates.radii[~abstained], 0.5 * norm.ppf(certificates.lower[~abstained]))
 
 
 def test_no_attack_beats_the_certified_error_of_a_linear_network(linear, images):
@@ -63,24 +63,24 @@ class Constant(nn.Module):
 @pytest.mark.parametrize(("sigma", "n", "alpha"), [(0.25, 1000, 0.001), (1.0, 50, 0.05), (0.1, 10, 0.001)])
 def test_a_constant_network_has_the_largest_radius_there_is(images, sigma, n, alpha):
     y = torch.tensor([1, 0, 1, 2])
-    found = certify(Constant(), images(4), y, Smoothing(sigma=sigma, n0=5, n=n, alpha=alpha))
-    assert found.predictions.tolist() == [1, 1, 1, 1]
-    np.testing.assert_allclose(found.lower, alpha ** (1 / n))
+    certificates = certify(Constant(), images(4), y, Smoothing(sigma=sigma, n0=5, n=n, alpha=alpha))
+    assert certificates.predictions.tolist() == [1, 1, 1, 1]
+    np.testing.assert_allclose(certificates.lower, alpha ** (1 / n))
     largest = sigma * norm.ppf(alpha ** (1 / n))
-    np.testing.assert_allclose(found.radii, [largest, 0, largest, 0])
+    np.testing.assert_allclose(certificates.radii, [largest, 0, largest, 0])
 
 
 def test_images_on_the_boundary_are_not_certified(linear):
     x = torch.full((100, 1, 8, 8), 0.5)
-    found = certify(linear(), x, torch.zeros(100, dtype=torch.int64), Smoothing(sigma=0.5, n0=10, n=200))
-    assert (found.predictions == -1).sum() >= 99
-    assert (found.radii > 0).sum() <= 1
+    certificates = certify(linear(), x, torch.zeros(100, dtype=torch.int64), Smoothing(sigma=0.5, n0=10, n=200))
+    assert (certificates.predictions == -1).sum() >= 99
+    assert (certificates.radii > 0).sum() <= 1
 
 
 def test_bounds_are_scipys_for_a_plain_count_of_draws(linear, images):
     network, x = linear(4).double(), images(6, dtype=torch.float64)
     y = torch.tensor([0, 0, 1, 1, 3, 3])
-    found = certify(network, x, y, Smoothing(sigma=0.15, n0=20, n=100, alpha=0.01), seed=3)
+    certificates = certify(network, x, y, Smoothing(sigma=0.15, n0=20, n=100, alpha=0.01), seed=3)
     for i in range(6):
         counts = []
         for stream, draws in ((0, 20), (1, 100)):
@@ -90,26 +90,26 @@ def test_bounds_are_scipys_for_a_plain_count_of_draws(linear, images):
                 counts.append(np.bincount(network(noisy).argmax(1), minlength=4))
         chosen = counts[0].argmax()
         test = binomtest(int(counts[1][chosen]), 100, alternative="greater")
-        assert found.lower[i] == pytest.approx(test.proportion_ci(0.99).low)
-        assert found.predictions[i] == (chosen if found.lower[i] > 0.5 else -1)
-        expected = 0.15 * norm.ppf(found.lower[i]) if found.predictions[i] == y[i] else 0
-        assert found.radii[i] == pytest.approx(expected)
-    assert len(set(found.predictions)) > 2
-    assert 0 < (found.radii > 0).sum() < 6
+        assert certificates.lower[i] == pytest.approx(test.proportion_ci(0.99).low)
+        assert certificates.predictions[i] == (chosen if certificates.lower[i] > 0.5 else -1)
+        expected = 0.15 * norm.ppf(certificates.lower[i]) if certificates.predictions[i] == y[i] else 0
+        assert certificates.radii[i] == pytest.approx(expected)
+    assert len(set(certificates.predictions)) > 2
+    assert 0 < (certificates.radii > 0).sum() < 6
 
 
 def test_batches_change_nothing_and_seeds_do(conv, images):
     network, x = conv().double(), images(10, dtype=torch.float64)
     y = torch.zeros(10, dtype=torch.int64)
-    found = [
+    runs = [
         certify(network, x, y, Smoothing(sigma=0.5, n0=10, n=60), seed=s, batch_size=b)
         for s, b in [(0, None), (0, 7), (1, None)]
     ]
-    np.testing.assert_array_equal(found[0].lower, found[1].lower)
-    np.testing.assert_array_equal(found[0].predictions, found[1].predictions)
-    assert (found[0].lower != found[2].lower).any()
+    np.testing.assert_array_equal(runs[0].lower, runs[1].lower)
+    np.testing.assert_array_equal(runs[0].predictions, runs[1].predictions)
+    assert (runs[0].lower != runs[2].lower).any()
     part = certify(network, x[:4], y[:4], Smoothing(sigma=0.5, n0=10, n=60))
-    np.testing.assert_array_equal(part.lower, found[0].lower[:4])
+    np.testing.assert_array_equal(part.lower, runs[0].lower[:4])
 
 
 def test_many_draws_are_counted_in_parts(monkeypatch, linear, images):
@@ -130,8 +130,8 @@ def test_noise_leaves_the_pixel_range():
 
     x = torch.zeros(3, 1, 8, 8)
     x[..., :4] = 1
-    found = certify(Outside(), x, torch.ones(3, dtype=torch.int64), Smoothing(sigma=0.25))
-    assert (found.predictions == 1).all()
+    certificates = certify(Outside(), x, torch.ones(3, dtype=torch.int64), Smoothing(sigma=0.25))
+    assert (certificates.predictions == 1).all()
 
 
 def test_network_is_left_as_it_was(conv, images):

@@ -50,8 +50,8 @@ def test_checkpoints_of_the_paper():
     assert list(checkpoints(1000)) == [220, 410, 570, 700, 800, 870, 930, 990]
     assert checkpoints(1) == {1: 1}
     for steps in range(1, 200):
-        found = checkpoints(steps)
-        assert sum(found.values()) == max(found) <= steps
+        periods = checkpoints(steps)
+        assert sum(periods.values()) == max(periods) <= steps
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -68,8 +68,8 @@ def test_it_reaches_the_exact_radii_of_a_linear_network(norm, linear, images):
     assert clear.sum() > 250
     edges = torch.cat([grid.double(), torch.tensor([torch.inf])])
     expected = edges[torch.searchsorted(grid, exact)]
-    found = radii(network, x, y, APGD(norm=norm, loss=margin, steps=20), grid.tolist())
-    assert found[clear].tolist() == expected[clear].tolist()
+    image_radii = radii(network, x, y, APGD(norm=norm, loss=margin, steps=20), grid.tolist())
+    assert image_radii[clear].tolist() == expected[clear].tolist()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -119,10 +119,10 @@ def test_it_returns_the_best_point_it_saw(norm, conv, images):
         seen.append(margin(logits, y).detach())
         return margin(logits, y)
 
-    found = APGD(norm=norm, loss=recorded, steps=25, restarts=2)(network, x, y, 0.02)
+    adversarial = APGD(norm=norm, loss=recorded, steps=25, restarts=2)(network, x, y, 0.02)
     assert len(seen) == 2 * (25 + 1)
     with torch.no_grad():
-        torch.testing.assert_close(margin(network(found), y), torch.stack(seen).amax(0))
+        torch.testing.assert_close(margin(network(adversarial), y), torch.stack(seen).amax(0))
 
 
 def test_more_walks_only_add_fooled_images(conv, images):
@@ -163,10 +163,10 @@ def test_a_fooled_image_costs_nothing_more(conv, images):
     y = right_labels(network, x)
     for attack in (APGD(steps=20), TargetedAPGD(steps=20, targets=3)):
         network.counts.clear()
-        found = attack(network, x, y, 0.02, stop_when_fooled=True)
+        adversarial = attack(network, x, y, 0.02, stop_when_fooled=True)
         walk = network.counts[1:]
         assert walk == sorted(walk, reverse=True)
-        fooled = int((right_labels(network, found) != y).sum())
+        fooled = int((right_labels(network, adversarial) != y).sum())
         assert 0 < fooled < 100
         assert walk[-1] <= 100 - fooled + 5
 
@@ -276,7 +276,7 @@ def test_a_walk_has_autoattacks_pixels(autopgd, digits, norm, epsilon, steps):
 
         sizes = torch.full((100,), epsilon)
         target = GradientOracle(noted, x, y, norm, sizes, keep="nothing")
-        found, _ = climb(
+        adversarial_x, _ = climb(
             target,
             x,
             sizes.view(-1, 1, 1, 1),
@@ -291,7 +291,7 @@ def test_a_walk_has_autoattacks_pixels(autopgd, digits, norm, epsilon, steps):
         torch.set_default_dtype(torch.float32)
         network.float()
     assert norm.size(starts[0] - x).max() > 0.5 * epsilon
-    assert ((found - expected).flatten(1).abs().amax(1) < 1e-6).sum() >= 98
+    assert ((adversarial_x - expected).flatten(1).abs().amax(1) < 1e-6).sum() >= 98
 
 
 @pytest.mark.parametrize("attack", [APGD(), APGD(loss=dlr), TargetedAPGD(targets=3)], ids=["ce", "dlr", "targeted"])
@@ -300,13 +300,13 @@ def test_errors_are_autoattacks(autopgd, digits, attack, norm, epsilon):
     network, x, y = digits
     name = {"linf": "Linf", "l2": "L2"}[norm.name]
     if isinstance(attack, TargetedAPGD):
-        found = TargetedAPGD(norm=norm, targets=3, steps=50)(network, x, y, epsilon, stop_when_fooled=True)
+        adversarial = TargetedAPGD(norm=norm, targets=3, steps=50)(network, x, y, epsilon, stop_when_fooled=True)
         oracle = autopgd.APGDAttack_targeted(network, n_iter=50, norm=name, eps=epsilon, n_target_classes=3)
     else:
-        found = APGD(norm=norm, loss=attack.loss)(network, x, y, epsilon, stop_when_fooled=True)
+        adversarial = APGD(norm=norm, loss=attack.loss)(network, x, y, epsilon, stop_when_fooled=True)
         oracle = autopgd.APGDAttack(network, norm=name, eps=epsilon, loss="dlr" if attack.loss is dlr else "ce")
     with torch.random.fork_rng(devices=[]):
         expected = int((right_labels(network, oracle.perturb(x.clone(), y)) != y).sum())
-    fooled = int((right_labels(network, found) != y).sum())
+    fooled = int((right_labels(network, adversarial) != y).sum())
     assert 20 < expected < 180
     assert expected - 2 <= fooled <= expected + 4

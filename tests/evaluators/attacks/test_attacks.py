@@ -78,17 +78,17 @@ class AttackContract:
         network, x = conv(), images(24)
         y = right_labels(network, x)
         epsilon = torch.linspace(0.2, 2, 24) * budget(attack)
-        found = attack(network, x, y, epsilon, stop_when_fooled=stop)
-        assert found.shape == x.shape
-        assert found.dtype == x.dtype
-        assert not found.requires_grad
-        assert ((found >= 0) & (found <= 1)).all()
-        assert (attack.norm.size(found - x) <= epsilon * (1 + 1e-5) + 1e-7).all()
-        moved = attack.norm.size(found - x) > 0.1 * epsilon
+        adversarial = attack(network, x, y, epsilon, stop_when_fooled=stop)
+        assert adversarial.shape == x.shape
+        assert adversarial.dtype == x.dtype
+        assert not adversarial.requires_grad
+        assert ((adversarial >= 0) & (adversarial <= 1)).all()
+        assert (attack.norm.size(adversarial - x) <= epsilon * (1 + 1e-5) + 1e-7).all()
+        moved = attack.norm.size(adversarial - x) > 0.1 * epsilon
         if isinstance(attack, MinimumNorm):
             # It leaves an image as it was, or moves it to a point that fools.
             assert moved.any()
-            assert ((right_labels(network, found) != y) == (found != x).flatten(1).any(1)).all()
+            assert ((right_labels(network, adversarial) != y) == (adversarial != x).flatten(1).any(1)).all()
         else:
             assert moved.all()
 
@@ -98,8 +98,8 @@ class AttackContract:
 
     def test_epsilon_may_be_the_whole_pixel_range(self, attack, conv, images):
         network, x = conv(), images()
-        found = attack(network, x, right_labels(network, x), attack.norm.largest(64))
-        assert ((found >= 0) & (found <= 1)).all()
+        adversarial = attack(network, x, right_labels(network, x), attack.norm.largest(64))
+        assert ((adversarial >= 0) & (adversarial <= 1)).all()
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_network_and_images_are_left_as_they_were(self, attack, conv, images, fails):
@@ -165,16 +165,16 @@ class AttackContract:
             lambda x: x.detach().flatten(1)[:, :4],
             lambda x: x.round().flatten(1)[:, :4],
         ):
-            found = attack(Broken(answer), x, y, budget(attack))
-            assert found.isfinite().all()
+            adversarial = attack(Broken(answer), x, y, budget(attack))
+            assert adversarial.isfinite().all()
 
     def test_result_is_on_the_device_of_the_images(self, attack, conv, images, device):
         network, x = conv(), images(dtype=torch.float64)
         y = right_labels(network.double(), x)
         expected = attack(network, x, y, budget(attack))
-        found = attack(network.to(device), x.to(device), y.to(device), budget(attack))
-        assert found.device.type == device.type
-        torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-6)
+        adversarial = attack(network.to(device), x.to(device), y.to(device), budget(attack))
+        assert adversarial.device.type == device.type
+        torch.testing.assert_close(adversarial.cpu(), expected, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize(
         ("change", "kind", "message"),
@@ -374,8 +374,8 @@ def test_a_step_that_is_too_long_gives_the_radii_of_the_projected_one(norm, line
     network, x = linear(), images(200, low=0.35, high=0.65)
     y = right_labels(network, x)
     grid = [0.001 * 1.5**k for k in range(12)]
-    found, expected = (radii(network, x, y, attack(norm=norm), grid) for attack in (TooFarInOneStep, FGSM))
-    assert found.tolist() == expected.tolist()
+    image_radii, expected = (radii(network, x, y, attack(norm=norm), grid) for attack in (TooFarInOneStep, FGSM))
+    assert image_radii.tolist() == expected.tolist()
 
 
 def test_a_point_outside_the_ball_proves_nothing(linear, images):
@@ -409,8 +409,8 @@ def test_stopping_returns_the_point_that_fooled_and_not_where_the_walk_went(line
             return torch.zeros_like(x)
 
     assert torch.equal(WalksBack()(network, x, y, 0.2), x)
-    found = WalksBack()(network, x, y, 0.2, stop_when_fooled=True)
-    torch.testing.assert_close(found, FGSM()(network, x, y, 0.2))
+    adversarial = WalksBack()(network, x, y, 0.2, stop_when_fooled=True)
+    torch.testing.assert_close(adversarial, FGSM()(network, x, y, 0.2))
     assert (radii(network, x, y, WalksBack(), [0.2]) == 0.2).all()
 
 
@@ -464,8 +464,8 @@ def test_pgd_has_foolboxs_pixels(foolbox, case, steps, step_size, epsilon):
     network, x, y = case
     attack = foolbox.attacks.LinfPGD(steps=steps, rel_stepsize=step_size, random_start=False)
     expected = pixels_of(foolbox, attack, network, x, y, epsilon)
-    found = PGD(steps=steps, step_size=step_size, random_start=False)(network, x, y, epsilon)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    adversarial = PGD(steps=steps, step_size=step_size, random_start=False)(network, x, y, epsilon)
+    torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("steps", "step_size"), [(1, 1.0), (7, 0.25), (20, 0.1)])
@@ -474,8 +474,8 @@ def test_pgd_in_l2_has_foolboxs_pixels(foolbox, case, steps, step_size, epsilon)
     network, x, y = case
     attack = foolbox.attacks.L2PGD(steps=steps, rel_stepsize=step_size, random_start=False)
     expected = pixels_of(foolbox, attack, network, x, y, epsilon)
-    found = PGD(norm=L2(), steps=steps, step_size=step_size, random_start=False)(network, x, y, epsilon)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    adversarial = PGD(norm=L2(), steps=steps, step_size=step_size, random_start=False)(network, x, y, epsilon)
+    torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -45,11 +45,11 @@ SMALL = {"steps": 20, "targets": 3, "queries": 100}
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
 def test_autoattack_is_no_weaker_than_pgd_on_either_loss(trained, norm):
-    found = radii(*trained, AutoAttack(norm=norm, **SMALL), GRIDS[norm.name])
+    image_radii = radii(*trained, AutoAttack(norm=norm, **SMALL), GRIDS[norm.name])
     pgd = radii(*trained, PGD(norm=norm, steps=40, step_size=0.1), GRIDS[norm.name])
     assert 0.1 < (pgd <= GRIDS[norm.name][1]).double().mean() < 0.9
     for epsilon in GRIDS[norm.name]:
-        assert (found <= epsilon).sum() >= (pgd <= epsilon).sum()
+        assert (image_radii <= epsilon).sum() >= (pgd <= epsilon).sum()
 
 
 def test_autoattack_does_not_mind_the_scale_of_the_logits(trained):
@@ -64,14 +64,14 @@ def test_autoattack_does_not_mind_the_scale_of_the_logits(trained):
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
 def test_nearest_is_at_most_the_radius_of_every_member(trained, norm):
     grid = GRIDS[norm.name]
-    found = radii(*trained, MinimumNormEnsemble(norm=norm, steps=30), EpsilonGrid(epsilons=grid, tolerance=0.02))
+    image_radii = radii(*trained, MinimumNormEnsemble(norm=norm, steps=30), EpsilonGrid(epsilons=grid, tolerance=0.02))
     members = MinimumNormEnsemble(norm=norm, steps=30).members()
     assert len(members) == (4 if norm == L2() else 3)
     for member in members:
         alone = radii(*trained, member, EpsilonGrid(epsilons=grid, tolerance=0.02))
         # Where a member draws or bisects, it does so anew.
-        assert (found <= alone * 1.05).double().mean() >= 0.95
-        assert found.quantile(0.5, interpolation="higher") <= alone.quantile(0.5, interpolation="higher") * 1.01
+        assert (image_radii <= alone * 1.05).double().mean() >= 0.95
+        assert image_radii.quantile(0.5, interpolation="higher") <= alone.quantile(0.5, interpolation="higher") * 1.01
 
 
 @pytest.mark.parametrize(("norm", "order", "low"), [(Linf(), 1, 0.35), (L2(), 2, 0.35)], ids=["linf", "l2"])
@@ -82,11 +82,11 @@ def test_nearest_finds_the_distance_from_a_linear_boundary(linear, images, norm,
     weight, bias = (p.detach().double() for p in network[1].parameters())
     normal = weight[0] - weight[1]
     exact = (x.flatten(1).double() @ normal + bias[0] - bias[1]).abs() / normal.norm(order)
-    found = radii(
+    image_radii = radii(
         network, x, y, MinimumNormEnsemble(norm=norm, steps=50), EpsilonGrid(epsilons=[0.01, 0.1, 1.0], tolerance=0.01)
     )
-    np.testing.assert_allclose(found, exact, rtol=0.02, atol=1e-5)
-    assert (found >= exact * (1 - 1e-4)).all()
+    np.testing.assert_allclose(image_radii, exact, rtol=0.02, atol=1e-5)
+    assert (image_radii >= exact * (1 - 1e-4)).all()
 
 
 def test_one_call_returns_points_that_fool_wherever_a_member_does(trained):

@@ -9,6 +9,7 @@ from torch import nn
 
 from evaluators import L2, HopSkipJump, Linf, radii
 from evaluators.attacks import GradientOracle
+from evaluators.attacks.hop_skip_jump import estimate_direction, search_step
 from evaluators.engine.noise import ImageNoise
 
 BOTH = pytest.mark.parametrize("norm", [Linf(), L2()])
@@ -126,9 +127,9 @@ class Only(nn.Module):
 )
 def test_a_start_is_found_among_noise_and_greys(norm, wrong):
     x = 0.5 + 0.02 * ImageNoise.of(0, torch.arange(12)).normal(torch.zeros(12, 1, 8, 8))
-    found = sizes(HopSkipJump(norm=norm, queries=300), Only(wrong), x, torch.zeros(12, dtype=torch.int64))
-    assert found.isfinite().all()
-    assert (found > 0).all()
+    distances = sizes(HopSkipJump(norm=norm, queries=300), Only(wrong), x, torch.zeros(12, dtype=torch.int64))
+    assert distances.isfinite().all()
+    assert (distances > 0).all()
 
 
 @BOTH
@@ -139,14 +140,14 @@ def test_the_direction_is_the_mean_of_the_probes_weighted_by_their_answers(norm,
     points, noise = torch.full((5, 1, 8, 8), 0.5, dtype=torch.float64), ImageNoise.of(4, torch.arange(5))
     target = GradientOracle(network, points, torch.zeros(5, dtype=torch.int64), norm, torch.ones(5), keep="nothing")
     width = torch.full((5,), 0.1, dtype=torch.float64)
-    found = HopSkipJump(norm=norm)._direction(target, points, width, 50, noise)
+    direction = estimate_direction(target, norm, points, width, 50, noise)
     probes = torch.stack([L2().ascent(noise.normal(points, draw)) for draw in range(50)])
     answers = torch.where((points + 0.1 * probes).flatten(2).mean(2) > 0.5 - offset / 64, 1.0, -1.0).double()
     mean = answers.mean(0)
     assert (mean.abs() < 0.5).all() if offset == 0 else (mean > 0.3).all()
     weights = answers - torch.where(mean == 1, 0, mean)
     expected = norm.ascent((weights[..., None, None, None] * probes).sum(0))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(direction, expected, rtol=0, atol=1e-9)
 
 
 def test_a_step_is_halved_until_it_fools_and_no_further():
@@ -155,8 +156,8 @@ def test_a_step_is_halved_until_it_fools_and_no_further():
     target = GradientOracle(network, points, torch.zeros(3, dtype=torch.int64), Linf(), torch.ones(3), keep="nothing")
     direction = torch.ones_like(points)
     direction[2] = -1  # Never fools.
-    found = HopSkipJump()._step(target, points, direction, torch.tensor([1.28, 0.04, 0.3]))
-    torch.testing.assert_close(found.flatten(1).mean(1), torch.tensor([0.68, 0.64, 0.6]))
+    stepped = search_step(target, points, direction, torch.tensor([1.28, 0.04, 0.3]))
+    torch.testing.assert_close(stepped.flatten(1).mean(1), torch.tensor([0.68, 0.64, 0.6]))
 
 
 @BOTH

@@ -38,28 +38,28 @@ class TestClosedForms:
     def test_a_linear_network_is_walked_straight_to_where_one_step_leads(self, kind, norm, linear, images):
         network, x = linear().double(), images(low=0.35, high=0.65, dtype=torch.float64)
         y = labels(network, x)
-        found = kind(norm=norm, steps=4, step_size=0.25)(network, x, y, 0.02)
-        torch.testing.assert_close(found, FGSM(norm=norm)(network, x, y, 0.02), rtol=0, atol=1e-9)
+        adversarial = kind(norm=norm, steps=4, step_size=0.25)(network, x, y, 0.02)
+        torch.testing.assert_close(adversarial, FGSM(norm=norm)(network, x, y, 0.02), rtol=0, atol=1e-9)
 
     @pytest.mark.parametrize("norm", NORMS)
     def test_of_two_classes_the_least_likely_is_the_other(self, norm, linear, images):
         network, x = linear().double(), images(low=0.35, high=0.65, dtype=torch.float64)
         y = labels(network, x)
-        found = IterativeLL(norm=norm, steps=4, step_size=0.25)(network, x, y, 0.02)
-        torch.testing.assert_close(found, StepLL(norm=norm)(network, x, y, 0.02), rtol=0, atol=1e-9)
+        adversarial = IterativeLL(norm=norm, steps=4, step_size=0.25)(network, x, y, 0.02)
+        torch.testing.assert_close(adversarial, StepLL(norm=norm)(network, x, y, 0.02), rtol=0, atol=1e-9)
 
     @pytest.mark.parametrize("kind", WALKS)
     def test_the_walk_is_as_long_as_its_steps(self, kind, linear, images):
         network, x = linear(), images(low=0.35, high=0.65)
-        found = kind(steps=3, step_size=0.1)(network, x, labels(network, x), 0.1)
-        torch.testing.assert_close(Linf().size(found - x), torch.full((16,), 0.03), rtol=0, atol=1e-6)
+        adversarial = kind(steps=3, step_size=0.1)(network, x, labels(network, x), 0.1)
+        torch.testing.assert_close(Linf().size(adversarial - x), torch.full((16,), 0.03), rtol=0, atol=1e-6)
 
     def test_the_class_that_was_least_likely_at_first_is_kept(self):
         # From 0.5 on upwards the third class is the least likely; towards it the walk would turn back.
         network = OnePixel(lambda p: (0 * p + 5, 10 * (p - 0.5) - 1, -10 * (p - 0.5) - 0.5))
         x = torch.full((1, 1, 1, 1), 0.5)
-        found = IterativeLL(steps=3, step_size=1 / 3)(network, x, torch.tensor([0]), 0.3)
-        assert found.item() == pytest.approx(0.8)
+        adversarial = IterativeLL(steps=3, step_size=1 / 3)(network, x, torch.tensor([0]), 0.3)
+        assert adversarial.item() == pytest.approx(0.8)
 
     @pytest.mark.parametrize(("decay", "way"), [(1.0, [0.6, 0.6, 0.5, 0.5]), (0.0, [0.6, 0.5, 0.6, 0.5])])
     def test_momentum_by_hand(self, decay, way):
@@ -77,8 +77,8 @@ class TestClosedForms:
         y = labels(network, x)
         expected = PGD(norm=norm, loss=loss, steps=5, random_start=False)(network, x, y, 0.1)
         assert torch.equal(BIM(norm=norm, loss=loss, steps=5, step_size=0.25)(network, x, y, 0.1), expected)
-        found = MIFGSM(norm=norm, loss=loss, steps=5, step_size=0.25, decay=0.0)(network, x, y, 0.1)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+        adversarial = MIFGSM(norm=norm, loss=loss, steps=5, step_size=0.25, decay=0.0)(network, x, y, 0.1)
+        torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ class TestOracles:
         epsilon = size * (8 / 255 if norm == Linf() else 1.0)
         attack = kinds[norm.name](steps=steps, rel_stepsize=step_size)
         expected = attack.run(foolbox.PyTorchModel(network, bounds=(0, 1)), x, y, epsilon=epsilon)
-        found = BIM(norm=norm, steps=steps, step_size=step_size)(network, x, y, epsilon)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        adversarial = BIM(norm=norm, steps=steps, step_size=step_size)(network, x, y, epsilon)
+        torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
 
     def test_the_defaults_are_foolboxs(self, foolbox, case):
         network, x, y = case
@@ -129,23 +129,23 @@ class TestOracles:
         attack = kind(steps=7, rel_stepsize=0.25, random_start=False)
         epsilon = 0.05 if norm == Linf() else 1.0
         expected = attack.run(foolbox.PyTorchModel(network, bounds=(0, 1)), x, criterion, epsilon=epsilon)
-        found = IterativeLL(norm=norm, steps=7, step_size=0.25)(network, x, y, epsilon)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        adversarial = IterativeLL(norm=norm, steps=7, step_size=0.25)(network, x, y, epsilon)
+        torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("epsilon", [1 / 255, 8 / 255, 0.3])
     def test_bim_has_torchattackss_pixels(self, torchattacks, case, epsilon):
         network, x, y = case
         expected = torchattacks.BIM(network, eps=epsilon, alpha=epsilon / 4, steps=7)(x, y)
-        found = BIM(steps=7, step_size=0.25)(network, x, y, epsilon)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        adversarial = BIM(steps=7, step_size=0.25)(network, x, y, epsilon)
+        torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("decay", [0.5, 1.0])
     @pytest.mark.parametrize("epsilon", [1 / 255, 8 / 255, 0.3])
     def test_mi_fgsm_has_torchattackss_pixels(self, torchattacks, case, epsilon, decay):
         network, x, y = case
         expected = torchattacks.MIFGSM(network, eps=epsilon, alpha=epsilon / 4, steps=7, decay=decay)(x, y)
-        found = MIFGSM(steps=7, step_size=0.25, decay=decay)(network, x, y, epsilon)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        adversarial = MIFGSM(steps=7, step_size=0.25, decay=decay)(network, x, y, epsilon)
+        torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
 
 
 class TestRestarts:
@@ -162,8 +162,8 @@ class TestRestarts:
             ]
             best = torch.stack([loss(network(walk), y) for walk in walks]).argmax(0)
         assert len(best.unique()) == 3
-        found = PGD(norm=norm, loss=loss, steps=1, step_size=0.5, restarts=3)(network, x, y, 0.3, seed=5)
-        assert torch.equal(found, torch.stack(walks)[best, torch.arange(16)])
+        adversarial = PGD(norm=norm, loss=loss, steps=1, step_size=0.5, restarts=3)(network, x, y, 0.3, seed=5)
+        assert torch.equal(adversarial, torch.stack(walks)[best, torch.arange(16)])
 
     def test_one_walk_is_that_of_the_seed(self, conv, images):
         network, x = conv(), images()
@@ -172,8 +172,8 @@ class TestRestarts:
         points = (x + delta).clamp(0, 1).requires_grad_()
         (gradient,) = torch.autograd.grad(cross_entropy(network(points), y).sum(), points)
         expected = (x + ((points - x) + 0.05 * gradient.sign()).clamp(-0.1, 0.1)).clamp(0, 1)
-        found = PGD(steps=1, step_size=0.5)(network, x, y, 0.1, seed=2)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        adversarial = PGD(steps=1, step_size=0.5)(network, x, y, 0.1, seed=2)
+        torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
 
     def test_more_walks_fool_more_images_and_never_at_a_larger_epsilon(self, conv, images):
         network, x = conv(seed=3), images(200)

@@ -64,24 +64,24 @@ class TestLinearNetworks:
     def test_the_radius_is_the_margin_over_the_dual_norm(self, attack, classes, linear, images):
         network, x = linear(classes), images(40, low=0.35, high=0.65)
         y = labels(network, x)
-        exact, found = linear_radii(network, x, y, attack.norm), sizes(attack, network, x, y)
-        assert (found >= exact * (1 - 1e-4)).all()
+        exact, distances = linear_radii(network, x, y, attack.norm), sizes(attack, network, x, y)
+        assert (distances >= exact * (1 - 1e-4)).all()
         if attack == DDN() and classes > 2:
             # The slope of the cross-entropy is a mixture of those to all rivals, and not that to the nearest.
-            assert found.median() <= exact.median() * 1.25
+            assert distances.median() <= exact.median() * 1.25
         elif isinstance(attack, DeepFool):
-            torch.testing.assert_close(found, 1.02 * exact, rtol=1e-3, atol=0)
+            torch.testing.assert_close(distances, 1.02 * exact, rtol=1e-3, atol=0)
         else:
             # The margin's walk may settle on a rival that is not the nearest.
-            assert (found <= exact * 1.01).float().mean() >= (1 if classes == 2 else 0.8)
+            assert (distances <= exact * 1.01).float().mean() >= (1 if classes == 2 else 0.8)
 
     @pytest.mark.parametrize("norm", BOTH)
     @pytest.mark.parametrize("overshoot", [0.02, 0.3])
     def test_deepfool_ends_beyond_the_boundary_by_the_overshoot(self, norm, overshoot, linear, images):
         network, x = linear(6), images(40, low=0.35, high=0.65)
         y = labels(network, x)
-        found = sizes(DeepFool(norm=norm, overshoot=overshoot), network, x, y)
-        torch.testing.assert_close(found, (1 + overshoot) * linear_radii(network, x, y, norm), rtol=1e-3, atol=0)
+        distances = sizes(DeepFool(norm=norm, overshoot=overshoot), network, x, y)
+        torch.testing.assert_close(distances, (1 + overshoot) * linear_radii(network, x, y, norm), rtol=1e-3, atol=0)
 
     def test_deepfool_looks_at_no_more_classes_than_told(self, linear, images):
         network, x = linear(6), images(100, low=0.35, high=0.65)
@@ -114,8 +114,8 @@ class TestLinearNetworks:
         x = torch.full((1, 1, 8, 8), 0.4)
         x.view(-1)[:32] = 1.0
         exact = 64 * 0.02 / (32 if attack.norm == Linf() else 32**0.5)
-        found = sizes(attack, network, x, torch.tensor([0])).item()
-        assert exact * (1 - 1e-4) <= found <= 1.025 * exact
+        distances = sizes(attack, network, x, torch.tensor([0])).item()
+        assert exact * (1 - 1e-4) <= distances <= 1.025 * exact
 
 
 class Watched(nn.Module):
@@ -144,8 +144,8 @@ def test_logits_without_a_slope_make_no_nan(attack, bias, linear, images):
 def test_fmn_bisects_what_a_short_walk_found(norm, linear, images):
     network, x = linear(), images(40, low=0.35, high=0.65)
     y = labels(network, x)
-    found, exact = sizes(FMN(norm=norm, steps=3), network, x, y), linear_radii(network, x, y, norm)
-    assert (found <= 1.003 * exact).all()
+    distances, exact = sizes(FMN(norm=norm, steps=3), network, x, y), linear_radii(network, x, y, norm)
+    assert (distances <= 1.003 * exact).all()
 
 
 @NEAREST
@@ -161,12 +161,12 @@ def test_an_image_that_is_wrong_has_radius_0_and_stays_as_it_is(attack, conv, im
 def test_a_ball_keeps_the_images_whose_radius_it_holds(attack, linear, images):
     network, x = linear(), images(40, low=0.35, high=0.65)
     y = labels(network, x)
-    found = sizes(attack, network, x, y)
-    epsilon = found.median().item() * 1.001
+    distances = sizes(attack, network, x, y)
+    epsilon = distances.median().item() * 1.001
     points = attack(network, x, y, epsilon)
-    assert torch.equal(labels(network, points) != y, found <= epsilon)
-    assert torch.equal((points != x).flatten(1).any(1), found <= epsilon)
-    torch.testing.assert_close(attack.norm.size(points - x)[found <= epsilon], found[found <= epsilon])
+    assert torch.equal(labels(network, points) != y, distances <= epsilon)
+    assert torch.equal((points != x).flatten(1).any(1), distances <= epsilon)
+    torch.testing.assert_close(attack.norm.size(points - x)[distances <= epsilon], distances[distances <= epsilon])
 
 
 @NEAREST
@@ -188,10 +188,10 @@ def test_bisection_halves_the_distance_to_the_boundary(linear):
     y = torch.zeros(3, dtype=torch.int64)
     for norm, expected in [(Linf(), 0.05), (L2(), 0.05 / 0.3 * L2().size(points - x)[0].item())]:
         for steps in (0, 1, 5, 12):
-            found = bisect(target_of(network, x, y, norm), norm, x, points, steps)
-            size, start = norm.size(found - x), norm.size(points - x)
-            assert torch.equal(found[1], points[1])
-            assert labels(network, found).tolist() == [1, 0, 1]
+            bisected = bisect(target_of(network, x, y, norm), norm, x, points, steps)
+            size, start = norm.size(bisected - x), norm.size(points - x)
+            assert torch.equal(bisected[1], points[1])
+            assert labels(network, bisected).tolist() == [1, 0, 1]
             assert expected <= size[0] * (1 + 1e-5)
             assert size[0] <= expected + start[0] / 2**steps
             assert size[2] <= (0.05 if norm == Linf() else 0.4) + start[2] / 2**steps + 1e-6
@@ -216,10 +216,10 @@ def test_dropped_images_do_no_harm_in_an_ensemble(norm, conv, images):
     y = labels(network, x)
     # So large for some images that the first walk fools them, so small for others that nothing does.
     epsilon = torch.linspace(0.001, 0.2 if norm == Linf() else 1.5, 48)
-    found = Together(norm=norm)(network, x, y, epsilon)
-    assert found.isfinite().all()
-    assert (norm.size(found - x) <= epsilon * (1 + 1e-5) + 1e-7).all()
-    fooled = labels(network, found) != y
+    adversarial = Together(norm=norm)(network, x, y, epsilon)
+    assert adversarial.isfinite().all()
+    assert (norm.size(adversarial - x) <= epsilon * (1 + 1e-5) + 1e-7).all()
+    fooled = labels(network, adversarial) != y
     assert fooled.any()
     assert not fooled.all()
     alone = labels(network, PGD(norm=norm, steps=2)(network, x, y, epsilon)) != y
@@ -270,19 +270,19 @@ class TestTrainedNetwork:
     def test_fmn_stays_near_the_sphere_of_the_nearest_point(self, norm, digits):
         network, x, y = digits
         watched = Watched(network)
-        found = sizes(FMN(norm=norm), watched, x, y)
+        distances = sizes(FMN(norm=norm), watched, x, y)
         asked = torch.stack([norm.size(points - x) for points in watched.points[50:100]])
-        assert (asked.amax(0) <= 1.1 * found).all()
+        assert (asked.amax(0) <= 1.1 * distances).all()
 
     @NEAREST
     def test_logits_a_hundred_times_as_large_hide_nothing(self, attack, digits):
         network, x, y = digits
         scaled = nn.Sequential(network, nn.Linear(10, 10, bias=False)).eval()
         scaled[1].weight.data = 100 * torch.eye(10)
-        before, found = sizes(attack, network, x, y), sizes(attack, scaled, x, y)
-        assert found.isfinite().all()
+        before, distances = sizes(attack, network, x, y), sizes(attack, scaled, x, y)
+        assert distances.isfinite().all()
         # Cross-entropy has no gradient there until DDN has stumbled on a way out.
-        assert found.median() <= before.median() * (1.25 if attack == DDN() else 1.01)
+        assert distances.median() <= before.median() * (1.25 if attack == DDN() else 1.01)
 
     @pytest.mark.parametrize(
         ("attack", "theirs"),
@@ -299,11 +299,11 @@ class TestTrainedNetwork:
         model = foolbox.PyTorchModel(network, bounds=(0, 1))
         points = getattr(foolbox.attacks, theirs)().run(model, x, foolbox.criteria.Misclassification(y))
         expected = torch.where(labels(network, points) != y, attack.norm.size(points - x), math.inf)
-        found = sizes(attack, network, x, y)
-        assert found.median() <= 1.02 * expected.median()
-        assert found.isfinite().sum() >= expected.isfinite().sum()
+        distances = sizes(attack, network, x, y)
+        assert distances.median() <= 1.02 * expected.median()
+        assert distances.isfinite().sum() >= expected.isfinite().sum()
         if theirs != "L2FMNAttack":  # Whose projection in Foolbox 3.3.4 divides a length by itself: it never projects.
-            assert expected.median() <= 1.05 * found.median()
+            assert expected.median() <= 1.05 * distances.median()
 
     @NEAREST
     def test_pgd_does_not_fool_many_more_than_half_in_a_ball_of_the_median_radius(self, attack, digits):

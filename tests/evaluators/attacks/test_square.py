@@ -133,11 +133,11 @@ def test_it_keeps_the_best_point_and_undoes_the_rest(norm, conv, images):
     network, x = conv(10, channels=3), images(60, 3)
     y = right_labels(network, x)
     noting = Noting(network, y)
-    found = Square(norm=norm, queries=120)(noting, x, y, 0.08 if norm == Linf() else 0.8)
+    adversarial = Square(norm=norm, queries=120)(noting, x, y, 0.08 if norm == Linf() else 0.8)
     assert noting.counts == [1] + [60] * 120
     seen = torch.stack(noting.margins)
     with torch.no_grad():
-        reached = margin(network(found), y)
+        reached = margin(network(adversarial), y)
     assert 5 < (seen.amax(0) > 0).sum() < 55
     torch.testing.assert_close(reached, seen.amax(0), atol=1e-5, rtol=0)
     # Once an image is fooled, it stays where it is.
@@ -151,8 +151,8 @@ def test_a_fooled_image_costs_no_query_more(norm, conv, images):
     network, x = conv(10, channels=3), images(60, 3)
     y = right_labels(network, x)
     noting, epsilon = Noting(network, y), 0.12 if norm == Linf() else 1.2
-    found = Square(norm=norm, queries=100)(noting, x, y, epsilon, stop_when_fooled=True)
-    fooled = int((right_labels(network, found) != y).sum())
+    adversarial = Square(norm=norm, queries=100)(noting, x, y, epsilon, stop_when_fooled=True)
+    fooled = int((right_labels(network, adversarial) != y).sum())
     assert noting.counts[:2] == [1, 60]
     assert noting.counts[1:] == sorted(noting.counts[1:], reverse=True)
     assert 60 - fooled <= noting.counts[-1] < 50
@@ -213,10 +213,10 @@ def test_images_of_any_shape(norm, shape):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3))
     y = right_labels(network, x)
-    found = Square(norm=norm, queries=100)(network, x, y, 0.1)
-    assert (norm.size(found - x) <= 0.1 * (1 + 1e-5)).all()
+    adversarial = Square(norm=norm, queries=100)(network, x, y, 0.1)
+    assert (norm.size(adversarial - x) <= 0.1 * (1 + 1e-5)).all()
     with torch.no_grad():
-        assert (margin(network(found), y) > margin(network(x), y)).float().mean() > 0.7
+        assert (margin(network(adversarial), y) > margin(network(x), y)).float().mean() > 0.7
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -225,8 +225,8 @@ def test_memory_format_does_not_matter(norm, conv, images):
     y = right_labels(network, x)
     attack = Square(norm=norm, queries=50)
     expected = attack(network, x, y, 0.03)
-    found = attack(network, x.to(memory_format=torch.channels_last), y, 0.03)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    adversarial = attack(network, x.to(memory_format=torch.channels_last), y, 0.03)
+    torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-9)
 
 
 def test_flat_images_are_refused():
@@ -291,10 +291,10 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
             return super().random_int(low, high + 1, shape)
 
     network, x, y = digits
-    found = expected = 0
+    fooled_here = expected = 0
     for seed in (0, 1):
         points = Square(norm=norm, queries=400)(network, x, y, epsilon, seed=seed, stop_when_fooled=True)
-        found += int((right_labels(network, points) != y).sum())
+        fooled_here += int((right_labels(network, points) != y).sum())
         name = {"linf": "Linf", "l2": "L2"}[norm.name]
         oracle = Whole(network, norm=name, eps=epsilon, n_queries=400, loss="margin", seed=seed)
         oracle.verbose = False
@@ -302,4 +302,4 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
             expected += int((right_labels(network, oracle.perturb(x.clone(), y)) != y).sum())
     assert 160 < expected < 340
     # Two points of a hundred: from one seed to another either differs by as much.
-    assert abs(found - expected) <= 8
+    assert abs(fooled_here - expected) <= 8

@@ -33,13 +33,13 @@ def test_a_step_on_one_linear_network_moves_the_margin_of_another_by_their_angle
     source, target, x = linear(seed=1), linear(seed=2), images(300, low=0.35, high=0.65)
     y = labels(target, x)
     epsilon = 0.02 if norm == Linf() else 0.15
-    found = Transfer(source=source, attack=FGSM(norm=norm, loss=margin))(target, x, y, epsilon)
+    adversarial = Transfer(source=source, attack=FGSM(norm=norm, loss=margin))(target, x, y, epsilon)
     here, there = (network[1].weight[0] - network[1].weight[1] for network in (target, source))
     step = there.sign() if norm == Linf() else there / there.norm()
     sign = (1 - 2 * y).float()
     gap = sign * (target(x)[:, 0] - target(x)[:, 1])
     expected = gap - epsilon * (here @ step)
-    torch.testing.assert_close(sign * (target(found)[:, 0] - target(found)[:, 1]), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(sign * (target(adversarial)[:, 0] - target(adversarial)[:, 1]), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,15 @@ def test_a_step_on_one_linear_network_moves_the_margin_of_another_by_their_angle
 def test_the_points_are_those_of_the_inner_attack_on_the_source(attack, conv, images):
     source, target, x = conv(seed=1), conv(seed=2), images()
     y = labels(source, x)
-    found = Transfer(source=source, attack=attack)(NoGradients(target), x, y, 0.1, seed=3)
-    torch.testing.assert_close(found, attack(source, x, y, 0.1, seed=3), rtol=0, atol=1e-6)
+    adversarial = Transfer(source=source, attack=attack)(NoGradients(target), x, y, 0.1, seed=3)
+    torch.testing.assert_close(adversarial, attack(source, x, y, 0.1, seed=3), rtol=0, atol=1e-6)
 
 
 def test_from_a_network_to_itself_it_is_the_inner_attack(conv, images):
     network, x = conv(), images(100)
     y, grid = labels(network, x), [0.02, 0.05, 0.1, 0.2]
-    found = radii(network, x, y, Transfer(source=network, attack=FGSM()), grid)
-    assert torch.equal(found, radii(network, x, y, FGSM(), grid))
+    image_radii = radii(network, x, y, Transfer(source=network, attack=FGSM()), grid)
+    assert torch.equal(image_radii, radii(network, x, y, FGSM(), grid))
 
 
 def test_from_another_network_it_fools_less(conv, images):

@@ -77,14 +77,14 @@ def around(seed=0, *, euclidean, width=0.3, reach=1.0):
     return Bound(centre, centre - room, centre + room, reach), balls, centre + change * room
 
 
-def check(f, found, bound, points):
+def check(f, output, bound, points):
     """Checks that a bound holds at points, and its norm at the gradients there."""
     for point in points:
         value = f(point)
-        assert (value >= found.lower - 1e-9).all()
-        assert (value <= found.upper + 1e-9).all()
-    torch.testing.assert_close(f(bound.centre), found.centre)
-    assert (found.lower <= found.centre + 1e-12).all()
+        assert (value >= output.lower - 1e-9).all()
+        assert (value <= output.upper + 1e-9).all()
+    torch.testing.assert_close(f(bound.centre), output.centre)
+    assert (output.lower <= output.centre + 1e-12).all()
 
 
 def exact_norm(f, point, *, euclidean):
@@ -100,16 +100,16 @@ def test_bounds_hold_and_norms_are_not_below_the_exact_ones(name, euclidean):
         torch.manual_seed(1)
         layer = MADE[name]().double().eval().requires_grad_(False)
     bound, balls, points = around(euclidean=euclidean)
-    found = LAYERS[type(layer)](layer, bound, balls, "step")
-    check(layer, found, bound, points)
+    output = LAYERS[type(layer)](layer, bound, balls, "step")
+    check(layer, output, bound, points)
     exact = max(exact_norm(layer, point, euclidean=euclidean) for point in (bound.centre, points[0]))
-    assert found.reach >= exact * (1 - 1e-9)
+    assert output.reach >= exact * (1 - 1e-9)
     linear = not isinstance(layer, nn.MaxPool2d | nn.Sigmoid | nn.Tanh)
     loose = 2.0 if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1 else 1.35
     if linear and not name.startswith(("average", "adaptive")):
-        assert found.reach <= exact * (loose if euclidean else 1 + 1e-8)
+        assert output.reach <= exact * (loose if euclidean else 1 + 1e-8)
     # A second image or radius finds the norm again.
-    assert LAYERS[type(layer)](layer, bound, balls, "step").reach == found.reach
+    assert LAYERS[type(layer)](layer, bound, balls, "step").reach == output.reach
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -201,13 +201,13 @@ def test_bounds_of_operations_hold(name, euclidean):
         call = getattr(torch.Tensor, target) if isinstance(target, str) else target
         return call(value, *rest, **kwargs)
 
-    found = operation(target, (bound, *rest), kwargs, balls, "step")
-    check(f, found, bound, points)
+    output = operation(target, (bound, *rest), kwargs, balls, "step")
+    check(f, output, bound, points)
     one = bound.centre.clone()
     matrix = torch.autograd.functional.jacobian(f, one).reshape(-1, one.numel())
     exact = float(torch.linalg.matrix_norm(matrix, ord=2 if euclidean else math.inf)) if matrix.any() else 0.0
-    assert exact * (1 - 1e-9) <= found.reach <= max(exact * (2 if name == "replicate" else 1) * (1 + 1e-8), 1e-30) or (
-        name == "relu" and found.reach == 1
+    assert exact * (1 - 1e-9) <= output.reach <= max(exact * (2 if name == "replicate" else 1) * (1 + 1e-8), 1e-30) or (
+        name == "relu" and output.reach == 1
     )
 
 
@@ -220,15 +220,15 @@ def test_sums_differences_and_concatenations_of_values(euclidean):
         (operator.sub, lambda v: v + 2 * v, 3),
         ("add", lambda v: v - 2 * v, 3),
     ):
-        found = operation(target, (bound, other), {}, balls, "both")
-        check(wanted, found, bound, points)
-        assert found.reach == pytest.approx(reach)
-    for found in (
+        output = operation(target, (bound, other), {}, balls, "both")
+        check(wanted, output, bound, points)
+        assert output.reach == pytest.approx(reach)
+    for output in (
         operation(torch.cat, ([bound, other], 1), {}, balls, "cat"),
         operation(torch.cat, ((bound, other),), {"dim": 1}, balls, "cat"),
     ):
-        check(lambda v: torch.cat([v, -2 * v], 1), found, bound, points)
-        assert found.reach == pytest.approx(math.sqrt(5) if euclidean else 2)
+        check(lambda v: torch.cat([v, -2 * v], 1), output, bound, points)
+        assert output.reach == pytest.approx(math.sqrt(5) if euclidean else 2)
     check(lambda v: 1 - v, operation(operator.sub, (1.0, bound), {}, balls, "from one"), bound, points)
     check(lambda v: 3 + v, operation(operator.add, (3.0, bound), {}, balls, "plus"), bound, points)
     check(lambda v: 3 * v, operation(operator.mul, (3.0, bound), {}, balls, "times"), bound, points)

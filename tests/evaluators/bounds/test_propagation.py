@@ -20,20 +20,20 @@ NORMS = [Linf(), L2()]
 @pytest.mark.parametrize("classes", [2, 5])
 def test_radii_of_a_linear_network_are_margin_over_dual_norm(linear, images, norm, classes, device):
     network, x = linear(classes).double(), images(20, low=0.3, high=0.7, dtype=torch.float64)
-    found = provable_radii(network.to(device), x.to(device), norm)
+    proof = provable_radii(network.to(device), x.to(device), norm)
     weight, bias = (p.detach().cpu().numpy() for p in network[1].parameters())
     logits = x.flatten(1).numpy() @ weight.T + bias
-    np.testing.assert_array_equal(found.predictions, logits.argmax(1))
+    np.testing.assert_array_equal(proof.predictions, logits.argmax(1))
     inside = 0
-    for i, label in enumerate(found.predictions):
+    for i, label in enumerate(proof.predictions):
         steep = np.linalg.norm(weight[label] - np.delete(weight, label, 0), 1 if norm.name == "linf" else 2, axis=1)
         wanted = ((logits[i, label] - np.delete(logits[i], label)) / steep).min()
-        assert found.lipschitz[i] == pytest.approx(wanted, rel=1e-4)
+        assert proof.lipschitz[i] == pytest.approx(wanted, rel=1e-4)
         # What is proved of a ball that the pixel range cuts may reach farther.
-        assert found.radii[i] >= wanted * (1 - 1e-4)
+        assert proof.radii[i] >= wanted * (1 - 1e-4)
         if wanted < 0.3:
             inside += 1
-            assert found.radii[i] == pytest.approx(wanted, rel=1e-4)
+            assert proof.radii[i] == pytest.approx(wanted, rel=1e-4)
     assert inside > 5
 
 
@@ -50,8 +50,8 @@ def test_the_pixel_range_cuts_the_linf_ball(linear):
     network = linear(weight=weight.float()).double().requires_grad_(False)
     x = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64).round(decimals=1)
     x[:, :, :4] = 0
-    found = provable_radii(network, x, Linf())
-    for i, label in enumerate(found.predictions):
+    proof = provable_radii(network, x, Linf())
+    for i, label in enumerate(proof.predictions):
         d = (network[1].weight[label] - network[1].weight[1 - label]).numpy()
         gap = float(d @ x[i].flatten().numpy() + (network[1].bias[label] - network[1].bias[1 - label]))
         room = np.where(d > 0, x[i].flatten().numpy(), 1 - x[i].flatten().numpy())
@@ -60,8 +60,8 @@ def test_the_pixel_range_cuts_the_linf_ball(linear):
             return gap - np.abs(d) @ np.minimum(r, room)
 
         exact = brentq(left, 0, 1) if left(1) < 0 else 1.0
-        assert found.radii[i] == pytest.approx(exact, rel=1e-4)
-        assert found.lipschitz[i] < found.radii[i]
+        assert proof.radii[i] == pytest.approx(exact, rel=1e-4)
+        assert proof.lipschitz[i] < proof.radii[i]
 
 
 class Mixed(nn.Module):
@@ -117,15 +117,15 @@ def conv_net():
 def test_no_attack_fools_within_the_radius(seed, kind, norm):
     network = made(kind, seed)
     x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
-    found = provable_radii(network, x, norm)
-    assert (found.radii >= found.lipschitz).all()
-    assert (found.radii > 0).mean() > 0.9
-    assert (found.radii <= norm.largest(64)).all()
-    attacked(network, x, found, norm)
+    proof = provable_radii(network, x, norm)
+    assert (proof.radii >= proof.lipschitz).all()
+    assert (proof.radii > 0).mean() > 0.9
+    assert (proof.radii <= norm.largest(64)).all()
+    attacked(network, x, proof, norm)
 
 
-def attacked(network, x, found, norm):
-    y, radius = torch.as_tensor(found.predictions), torch.as_tensor(found.radii).to(x.dtype)
+def attacked(network, x, proof, norm):
+    y, radius = torch.as_tensor(proof.predictions), torch.as_tensor(proof.radii).to(x.dtype)
     for attack in (PGD(norm=norm, loss=margin, steps=25), PGD(norm=norm, loss=margin, steps=25, random_start=False)):
         points = attack(network, x, y, radius)
         with torch.no_grad():
@@ -144,13 +144,13 @@ def test_trained_networks_are_not_fooled_and_their_radii_not_far_too_small(norm)
         optimiser.zero_grad()
         F.cross_entropy(network(x), y).backward()
         optimiser.step()
-    found = provable_radii(network, x[:30], norm)
-    assert (found.predictions == y[:30].numpy()).mean() > 0.9
-    attacked(network, x[:30], found, norm)
+    proof = provable_radii(network, x[:30], norm)
+    assert (proof.predictions == y[:30].numpy()).mean() > 0.9
+    attacked(network, x[:30], proof, norm)
     reached = radii(
         network, x[:30], y[:30], PGD(norm=norm, loss=margin), EpsilonGrid(epsilons=[norm.largest(64) / 2], tolerance=0.1)
     ).numpy()
-    assert np.median(found.radii / reached) > 0.1
+    assert np.median(proof.radii / reached) > 0.1
 
 
 class Negated(nn.Module):
@@ -168,10 +168,10 @@ class Negated(nn.Module):
 def test_minus_signs_change_no_radius(linear, images, norm):
     network, x = linear(4).double(), images(12, low=0.3, high=0.7, dtype=torch.float64)
     flipped = linear(weight=-network[1].weight.detach(), bias=network[1].bias.detach()).double()
-    wanted, found = (provable_radii(one, x, norm) for one in (network, Negated(flipped)))
-    np.testing.assert_array_equal(found.predictions, wanted.predictions)
-    np.testing.assert_allclose(found.radii, wanted.radii, rtol=1e-4)
-    attacked(network, x, found, norm)
+    wanted, proof = (provable_radii(one, x, norm) for one in (network, Negated(flipped)))
+    np.testing.assert_array_equal(proof.predictions, wanted.predictions)
+    np.testing.assert_allclose(proof.radii, wanted.radii, rtol=1e-4)
+    attacked(network, x, proof, norm)
 
 
 class TwoPixels(nn.Module):
@@ -193,8 +193,8 @@ def test_two_pixels_by_brute_force(norm, seed):
     with torch.no_grad():
         classes = network(grid).argmax(1)
     x = torch.rand(20, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = provable_radii(network, x, norm)
-    for centre, label, radius in zip(x, found.predictions, found.radii, strict=True):
+    proof = provable_radii(network, x, norm)
+    for centre, label, radius in zip(x, proof.predictions, proof.radii, strict=True):
         distance = norm.size(grid - centre)[classes != int(label)]
         nearest = float(distance.min()) if len(distance) else np.inf
         assert radius <= nearest
@@ -233,10 +233,10 @@ def test_what_is_summed_or_put_side_by_side_stays_exact_where_it_is_linear(norm,
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_kind_of_step_is_bounded(norm, images):
     network, x = made(Mixed, 1), images(8)
-    found = provable_radii(network, x, norm)
-    assert isinstance(found, ProvableRadii)
-    assert (found.radii > 0).all()
-    attacked(network, x, found, norm)
+    proof = provable_radii(network, x, norm)
+    assert isinstance(proof, ProvableRadii)
+    assert (proof.radii > 0).all()
+    attacked(network, x, proof, norm)
 
 
 def test_around_an_adversarial_image_there_is_an_open_set_of_them(images):
@@ -244,10 +244,10 @@ def test_around_an_adversarial_image_there_is_an_open_set_of_them(images):
     with torch.no_grad():
         y = network(x).argmax(1)
     adversarial = PGD(loss=margin, steps=20)(network, x, y, 0.9)
-    found = provable_radii(network, adversarial, Linf())
-    wrong = found.predictions != y.numpy()
+    proof = provable_radii(network, adversarial, Linf())
+    wrong = proof.predictions != y.numpy()
     assert wrong.sum() > 3
-    for image, label, radius in zip(adversarial[wrong], y[wrong], found.radii[wrong], strict=True):
+    for image, label, radius in zip(adversarial[wrong], y[wrong], proof.radii[wrong], strict=True):
         assert (
             ball_shares(network, image[None], label[None], Linf(), [radius], sampling=Sampling(samples=100)).share[0, 0] == 1
         )
@@ -256,9 +256,9 @@ def test_around_an_adversarial_image_there_is_an_open_set_of_them(images):
 def test_a_network_that_always_says_the_same_is_proved_on_the_whole_range(linear, images):
     network = linear(weight=torch.zeros(2, 64), bias=torch.tensor([1.0, 0.0]))
     for norm in NORMS:
-        found = provable_radii(network, images(3), norm)
-        assert (found.radii == norm.largest(64)).all()
-        assert (found.lipschitz == norm.largest(64)).all()
+        proof = provable_radii(network, images(3), norm)
+        assert (proof.radii == norm.largest(64)).all()
+        assert (proof.lipschitz == norm.largest(64)).all()
 
 
 def test_of_a_tie_nothing_is_proved(linear, images):
@@ -325,9 +325,9 @@ class Counting(nn.Module):
     ],
 )
 def test_what_has_no_bound_is_told(network, reason, images):
-    found = provable_radii(network, images(3), Linf())
-    assert isinstance(found, NoBound)
-    assert found.reason.startswith(reason)
+    proof = provable_radii(network, images(3), Linf())
+    assert isinstance(proof, NoBound)
+    assert proof.reason.startswith(reason)
 
 
 def test_a_change_through_a_view_is_seen_where_it_does_not_show():
@@ -350,9 +350,9 @@ def test_a_change_through_a_view_is_seen_where_it_does_not_show():
 
     views = (nn.Flatten(), nn.Identity(), nn.Dropout())
     for network in (Forward(quadrupled), *map(Layered, views)):
-        found = provable_radii(network.eval(), torch.zeros(1, 1, 8, 8), Linf())
-        assert isinstance(found, NoBound)
-        assert found.reason == "mul_ works in place on what is used again"
+        proof = provable_radii(network.eval(), torch.zeros(1, 1, 8, 8), Linf())
+        assert isinstance(proof, NoBound)
+        assert proof.reason == "mul_ works in place on what is used again"
 
 
 def test_parts_may_be_joined_along_an_axis_by_that_name(images):

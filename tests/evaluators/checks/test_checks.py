@@ -128,9 +128,9 @@ def trained(epsilon, seed):
 
 
 def digits(half):
-    found = load_digits()
-    order = np.random.default_rng(0).permutation(len(found.target))[half::2]
-    return torch.tensor(found.images[order] / 16, dtype=torch.float32)[:, None], torch.tensor(found.target[order])
+    dataset = load_digits()
+    order = np.random.default_rng(0).permutation(len(dataset.target))[half::2]
+    return torch.tensor(dataset.images[order] / 16, dtype=torch.float32)[:, None], torch.tensor(dataset.target[order])
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +163,12 @@ class TestOutcome:
     def test_excess_is_the_one_sided_mcnemar_test(self):
         weak, strong = np.zeros(200, dtype=bool), np.zeros(200, dtype=bool)
         weak[:30], strong[20:35] = True, True
-        found = excess(weak, strong)
-        assert found.share == pytest.approx(15 / 200)
-        assert found.p_value == pytest.approx(binomtest(20, 25, alternative="greater").pvalue)
+        share_excess = excess(weak, strong)
+        assert share_excess.share == pytest.approx(15 / 200)
+        assert share_excess.p_value == pytest.approx(binomtest(20, 25, alternative="greater").pvalue)
         # Half of the two-sided p-value of the comparison of two networks, which is the same test.
         both = compare(np.where(weak, 0.1, INF), np.where(strong, 0.1, INF), 0.1)
-        assert found.p_value == pytest.approx(both.p_value / 2)
+        assert share_excess.p_value == pytest.approx(both.p_value / 2)
         assert excess(strong, weak).p_value > 0.5
         assert excess(weak, weak).p_value == 1
 
@@ -180,20 +180,20 @@ class TestOutcome:
             assert excess(weak, np.zeros(n, dtype=bool)).is_finding() is finding
 
     def test_more_tests_ask_for_more(self):
-        found = excess(np.arange(100) < 7, np.zeros(100, dtype=bool))
-        assert found.is_finding()
-        assert not found.is_finding(tests=2)
+        share_excess = excess(np.arange(100) < 7, np.zeros(100, dtype=bool))
+        assert share_excess.is_finding()
+        assert not share_excess.is_finding(tests=2)
 
     def test_attacks_of_equal_strength_are_told_apart_no_oftener_than_promised(self):
         generator = np.random.default_rng(0)
         # Each fools half of the images, independently: the hardest case, far from that of real attacks.
-        found = [excess(*(generator.random((2, 150)) < 0.5)).is_finding() for _ in range(3000)]
-        assert 0 < np.mean(found) < 0.01
+        findings = [excess(*(generator.random((2, 150)) < 0.5)).is_finding() for _ in range(3000)]
+        assert 0 < np.mean(findings) < 0.01
 
     def test_beyond_is_the_exact_binomial_test(self):
-        found = binomial_excess(9, 120)
-        assert found.share == pytest.approx(0.075)
-        assert found.p_value == pytest.approx(binomtest(9, 120, 0.02, alternative="greater").pvalue)
+        share_excess = binomial_excess(9, 120)
+        assert share_excess.share == pytest.approx(0.075)
+        assert share_excess.p_value == pytest.approx(binomtest(9, 120, 0.02, alternative="greater").pvalue)
         assert binomial_excess(0, 0).p_value == 1
         assert not binomial_excess(10, 200).is_finding()  # 5 %, which is tolerated
         assert binomial_excess(14, 200).is_finding()
@@ -227,9 +227,9 @@ class TestOutcome:
 class TestOutputs:
     def test_deterministic(self, case):
         network, x, _ = case
-        found = deterministic(network, x)
-        assert found.passed
-        assert found.evidence["largest_logit_difference"] <= 1e-5 * found.evidence["largest_logit"]
+        check = deterministic(network, x)
+        assert check.passed
+        assert check.evidence["largest_logit_difference"] <= 1e-5 * check.evidence["largest_logit"]
         with torch.random.fork_rng():
             torch.manual_seed(0)
             assert not deterministic(before(noisy, network), x).passed
@@ -254,19 +254,19 @@ class TestOutputs:
         assert logits_not_probabilities(nn.Sequential(network, nn.LogSoftmax(1)), x).passed
         # Positive outputs alone are no fault.
         assert logits_not_probabilities(nn.Sequential(network, nn.ReLU()), x).passed
-        found = logits_not_probabilities(nn.Sequential(network, nn.Softmax(1)), x)
-        assert not found.passed
-        assert found.evidence["smallest_output"] >= 0
-        assert found.evidence["largest_distance_of_sum_from_1"] < 1e-3
+        check = logits_not_probabilities(nn.Sequential(network, nn.Softmax(1)), x)
+        assert not check.passed
+        assert check.evidence["smallest_output"] >= 0
+        assert check.evidence["largest_distance_of_sum_from_1"] < 1e-3
 
     def test_batch_norm_that_uses_its_batch(self, case):
         network, x, _ = case
         clean = batch_independent(network, x)
         assert clean.passed
         assert clean.evidence["handed_over_in"] == "evaluation mode"
-        found = batch_independent(with_batch_statistics(network), x)
-        assert not found.passed
-        assert found.evidence["difference_between_batches"] > 0.1
+        check = batch_independent(with_batch_statistics(network), x)
+        assert not check.passed
+        assert check.evidence["difference_between_batches"] > 0.1
 
     @pytest.mark.parametrize("count", [1, 2])
     def test_batch_norm_is_seen_with_few_images(self, case, count):
@@ -279,19 +279,19 @@ class TestOutputs:
         network = copy.deepcopy(network).train()
         state = {name: value.clone() for name, value in network.state_dict().items()}
         random = torch.get_rng_state()
-        found = batch_independent(network, x[:32])
-        assert not found.passed
-        assert "Call network.eval()" in explain(found)
-        assert found.evidence["handed_over_in"] == "training mode"
-        assert found.evidence["difference_in_training_mode"] > 0.1
+        check = batch_independent(network, x[:32])
+        assert not check.passed
+        assert "Call network.eval()" in explain(check)
+        assert check.evidence["handed_over_in"] == "training mode"
+        assert check.evidence["difference_in_training_mode"] > 0.1
         assert all(module.training for module in network.modules())
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
         assert torch.equal(torch.get_rng_state(), random)
         network.eval()
         network[1].train()
-        found = batch_independent(network, x)
-        assert not found.passed
-        assert found.evidence["handed_over_in"] == "evaluation mode, but for BatchNorm, in training mode"
+        check = batch_independent(network, x)
+        assert not check.passed
+        assert check.evidence["handed_over_in"] == "evaluation mode, but for BatchNorm, in training mode"
         without = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train()
         assert batch_independent(without, x).passed  # Dropout is said, and is no dependence on the batch.
         assert batch_independent(without, x).evidence["handed_over_in"] == "training mode"
@@ -319,9 +319,9 @@ class TestOutputs:
         # A network that undoes what its author does to the images is one that was trained on such images.
         x, y = tested
         assert normalised_inside(networks["usual"], x, y).passed
-        found = normalised_inside(before(undo, networks["usual"]), x, y)
-        assert not found.passed
-        assert found.evidence[name] < found.evidence["clean_error"] / 2
+        check = normalised_inside(before(undo, networks["usual"]), x, y)
+        assert not check.passed
+        assert check.evidence[name] < check.evidence["clean_error"] / 2
 
     def test_a_bad_network_is_not_taken_for_one_that_wants_other_images(self, case, conv):
         _, x, y = case
@@ -330,9 +330,9 @@ class TestOutputs:
 
     def test_inputs_that_overflow_a_network_are_not_what_it_wants(self, case):
         network, x, y = case
-        found = normalised_inside(before(lambda v: torch.where(v > 1, torch.inf, v), network), x, y)
-        assert found.passed
-        assert found.evidence["error_bytes"] == 1
+        check = normalised_inside(before(lambda v: torch.where(v > 1, torch.inf, v), network), x, y)
+        assert check.passed
+        assert check.evidence["error_bytes"] == 1
 
     @pytest.mark.parametrize(("left", "passed"), [(40, True), (30, False)])
     def test_to_want_other_images_is_to_make_half_the_errors_on_them(self, left, passed):
@@ -342,28 +342,28 @@ class TestOutputs:
             wrong = torch.arange(100) < (left if points.min() < 0 else 60)
             return F.one_hot(torch.where(wrong, y + 1, y) % 10, 10).float()
 
-        found = normalised_inside(Function(forgetful), torch.linspace(0, 1, 100)[:, None], y)
-        assert found.passed is passed
-        assert found.evidence["clean_error"] == pytest.approx(0.6)
-        assert found.evidence["error_signed"] == pytest.approx(left / 100)
+        check = normalised_inside(Function(forgetful), torch.linspace(0, 1, 100)[:, None], y)
+        assert check.passed is passed
+        assert check.evidence["clean_error"] == pytest.approx(0.6)
+        assert check.evidence["error_signed"] == pytest.approx(left / 100)
 
 
 class TestGradients:
     def test_alive(self, case):
         network, x, y = case
-        found = gradients_alive(margins(network, x, y, [Linf()]))
-        assert found.passed
-        assert found.evidence["share_without_gradient"] == 0
+        logit_margins = gradients_alive(margins(network, x, y, [Linf()]))
+        assert logit_margins.passed
+        assert logit_margins.evidence["share_without_gradient"] == 0
         for dead in (before(rounded, network), before(torch.Tensor.detach, network)):
-            found = gradients_alive(margins(dead, x, y, [Linf()]))
-            assert not found.passed
-            assert found.evidence["share_without_gradient"] == 1
+            logit_margins = gradients_alive(margins(dead, x, y, [Linf()]))
+            assert not logit_margins.passed
+            assert logit_margins.evidence["share_without_gradient"] == 1
 
     @pytest.mark.parametrize(("right", "dead", "passed"), [(70, 2, True), (300, 4, True), (300, 12, False), (5, 5, False)])
     def test_a_few_dead_images_may_be_chance(self, right, dead, passed):
         none = np.zeros(right)
-        found = Margins(none, none == 0, none, none[:, None], {}, {}, dead / right)
-        assert gradients_alive(found).passed is passed
+        logit_margins = Margins(none, none == 0, none, none[:, None], {}, {}, dead / right)
+        assert gradients_alive(logit_margins).passed is passed
 
     def test_gradients_of_equal_logits_are_not_alive(self, images):
         # What a network whose activations died returns: torch's argmax takes the first class, and the radii call it right.
@@ -378,20 +378,20 @@ class TestGradients:
     def test_predict(self, case):
         network, x, y = case
         with prepare(network, x, y) as prepared:
-            found = gradients_predict(prepared)
-        assert found.passed
-        assert found.evidence["share_off"] < 0.02
-        assert found.evidence["share_without_gradient"] == 0
+            check = gradients_predict(prepared)
+        assert check.passed
+        assert check.evidence["share_off"] < 0.02
+        assert check.evidence["share_without_gradient"] == 0
 
     @pytest.mark.parametrize("function", [rounded, straight_through, bytes_straight_through])
     def test_rounding_is_seen(self, case, function):
         network, x, y = case
         # Half a step off the grid of the digits' sixteenths, as natural pixels are.
         with prepare(before(function, network), (0.9 * x + 0.02), y) as prepared:
-            found = gradients_predict(prepared)
-        assert not found.passed
-        assert found.evidence["share_off"] > 0.5
-        assert found.evidence["share_without_gradient"] == (1 if function is rounded else 0)
+            check = gradients_predict(prepared)
+        assert not check.passed
+        assert check.evidence["share_off"] > 0.5
+        assert check.evidence["share_without_gradient"] == (1 if function is rounded else 0)
 
     def test_rounded_activations_are_seen(self, case):
         network, x, y = case
@@ -414,9 +414,9 @@ class TestGradients:
     def test_a_constant_network_rounds_nothing(self, case):
         _, x, y = case
         with prepare(after(before(lambda v: 0 * v, nn.Flatten()), lambda h: h[:, :10] + torch.arange(10)), x, y) as prepared:
-            found = gradients_predict(prepared)
-        assert found.passed
-        assert found.evidence["share_without_gradient"] == 1
+            check = gradients_predict(prepared)
+        assert check.passed
+        assert check.evidence["share_without_gradient"] == 1
 
     def test_a_step_does_not_leave_the_pixel_range(self, case):
         network, x, y = case
@@ -431,14 +431,14 @@ class TestGradients:
         errors = {}
         for scale in (1, 0.01, 100, 1000):
             with prepare(after(network, lambda h, s=scale: s * h), x, y) as prepared:
-                found = scale_does_not_matter(prepared, norm, epsilon)
-            assert found.name == f"scale_does_not_matter_{norm.name}"
-            errors[scale] = found.evidence
+                check = scale_does_not_matter(prepared, norm, epsilon)
+            assert check.name == f"scale_does_not_matter_{norm.name}"
+            errors[scale] = check.evidence
             # In L2 a direction survives until float32 underflows; small logits harm both.
             if scale == 1:
-                assert found.passed
+                assert check.passed
             if (norm, scale) in ((Linf(), 0.01), (Linf(), 100), (Linf(), 1000), (L2(), 1000)):
-                assert not found.passed, scale
+                assert not check.passed, scale
         assert errors[100]["share_without_cross_entropy_gradient"] > errors[1]["share_without_cross_entropy_gradient"]
         # The margin is blind to the scale, and so is what the rescaled network gives away.
         assert errors[1]["error_by_margin"] == pytest.approx(errors[1000]["error_by_margin"], abs=0.01)
@@ -452,18 +452,18 @@ class TestGradients:
             return torch.where(points.flatten(1).mean(1, keepdim=True) > bright, 1000.0, 1.0) * network(points)
 
         with prepare(Function(uneven), x, y) as prepared:
-            found = scale_does_not_matter(prepared, Linf(), 0.12)
-        assert not found.passed
+            check = scale_does_not_matter(prepared, Linf(), 0.12)
+        assert not check.passed
         # The median is that of the others, and no one factor suits both.
-        assert found.evidence["error_rescaled"] - found.evidence["error_as_given"] < 0.03
-        assert found.evidence["error_by_margin"] - found.evidence["error_as_given"] > 0.1
+        assert check.evidence["error_rescaled"] - check.evidence["error_as_given"] < 0.03
+        assert check.evidence["error_by_margin"] - check.evidence["error_as_given"] > 0.1
 
     def test_logits_all_equal_have_no_scale(self, case):
         _, x, y = case
         with prepare(before(lambda v: 0 * v, nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))), x, y) as prepared:
-            found = scale_does_not_matter(prepared, Linf(), 0.1)
-        assert found.passed
-        assert found.evidence["median_margin"] == 0
+            check = scale_does_not_matter(prepared, Linf(), 0.1)
+        assert check.passed
+        assert check.evidence["median_margin"] == 0
 
 
 class TestAttacks:
@@ -471,13 +471,13 @@ class TestAttacks:
     def test_reaches_chance(self, case, function):
         network, x, y = case
         with prepare(network, x, y) as prepared:
-            found = reaches_chance(prepared)
-        assert found.passed
-        assert found.evidence["chance"] == pytest.approx(0.9)
+            check = reaches_chance(prepared)
+        assert check.passed
+        assert check.evidence["chance"] == pytest.approx(0.9)
         with prepare(before(function, network), x, y) as prepared:
-            found = reaches_chance(prepared)
-        assert not found.passed
-        assert found.evidence["error"] < 0.9
+            check = reaches_chance(prepared)
+        assert not check.passed
+        assert check.evidence["error"] < 0.9
 
     def test_large_logits_alone_do_not_keep_the_error_from_chance(self, case):
         # Cross-entropy has no gradient here; the check must not confuse that with masked gradients.
@@ -489,15 +489,15 @@ class TestAttacks:
     def test_noise_is_weaker(self, case, norm, grid):
         network, x, y = case
         with prepare(network, x, y) as prepared:
-            found = noise_is_weaker(prepared, norm, worst(network, x, y, FGSM(norm=norm), grid=grid), grid)
-        assert found.name == f"noise_is_weaker_{norm.name}"
-        assert found.passed
+            check = noise_is_weaker(prepared, norm, worst(network, x, y, FGSM(norm=norm), grid=grid), grid)
+        assert check.name == f"noise_is_weaker_{norm.name}"
+        assert check.passed
         masked = before(rounded, network)
         with prepare(masked, x, y) as prepared:
-            found = noise_is_weaker(prepared, norm, worst(masked, x, y, FGSM(norm=norm), grid=grid), grid)
-        assert not found.passed
-        assert found.evidence["largest_excess"] > 0.03
-        assert found.evidence["epsilon"] in grid
+            check = noise_is_weaker(prepared, norm, worst(masked, x, y, FGSM(norm=norm), grid=grid), grid)
+        assert not check.passed
+        assert check.evidence["largest_excess"] > 0.03
+        assert check.evidence["epsilon"] in grid
 
     @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)])
     def test_enough_steps(self, case, norm, epsilon):
@@ -511,7 +511,7 @@ class TestAttacks:
             with prepare(network, x, y) as prepared:
                 r = worst(network, x, y, attack, grid=[epsilon])
                 outcomes[name] = enough_steps(prepared, name, attack, r, epsilon)
-        assert {name: found.passed for name, found in outcomes.items()} == {"short": False, "long": True, "apgd": True}
+        assert {name: check.passed for name, check in outcomes.items()} == {"short": False, "long": True, "apgd": True}
         short = outcomes["short"].evidence
         assert (short["attack"], short["steps"], short["longer"]) == ("short", 2, 8)
         assert (outcomes["long"].evidence["longer"], outcomes["apgd"].evidence["longer"]) == (100, 52)
@@ -529,11 +529,11 @@ class TestAttacks:
         for subjected in (network, before(rounded, network)):
             r = worst(subjected, x, y, attack, grid=[epsilon])
             with prepare(subjected, x, y) as prepared:
-                found = square_is_weaker(prepared, norm, r, epsilon)
-            assert found.name == f"square_is_weaker_{norm.name}"
-            verdicts.append(found.passed)
+                check = square_is_weaker(prepared, norm, r, epsilon)
+            assert check.name == f"square_is_weaker_{norm.name}"
+            verdicts.append(check.passed)
         assert verdicts == [True, False]
-        assert found.evidence["fooled_by_black_box_alone"] > 0.1
+        assert check.evidence["fooled_by_black_box_alone"] > 0.1
 
 
 class TestCurves:
@@ -549,16 +549,16 @@ class TestCurves:
     def test_many_steps_beat_one(self, case):
         network, x, y = case
         attacks = {"fgsm": FGSM(), "step_ll": StepLL(), "pgd": PGD(), "short": PGD(steps=1, step_size=0.01)}
-        found = measured(network, x, y, attacks)
-        check = many_steps_beat_one(Linf(), attacks, found, GRID)
+        radii_by_attack = measured(network, x, y, attacks)
+        check = many_steps_beat_one(Linf(), attacks, radii_by_attack, GRID)
         assert check.name == "many_steps_beat_one_linf"
         assert check.passed
         # A loop whose steps cannot reach the end of the ball is the planted fault.
         broken = {name: attacks[name] for name in ("fgsm", "step_ll", "short")}
-        check = many_steps_beat_one(Linf(), broken, {name: found[name] for name in broken}, GRID)
+        check = many_steps_beat_one(Linf(), broken, {name: radii_by_attack[name] for name in broken}, GRID)
         assert not check.passed
         assert check.evidence["attack"] == "fgsm"
-        gaps = [(found["fgsm"] <= e).mean() - (found["short"] <= e).mean() for e in GRID]
+        gaps = [(radii_by_attack["fgsm"] <= e).mean() - (radii_by_attack["short"] <= e).mean() for e in GRID]
         assert check.evidence["largest_excess"] == pytest.approx(max(gaps))
 
     @pytest.mark.parametrize(("fooled", "passed"), [(30, True), (31, False)])
@@ -575,24 +575,24 @@ class TestCurves:
         # At a scale of 100 the softmax of float32 is exactly one-hot on most images, and cross-entropy has no gradient.
         for scale in (1, 100):
             attacks = {loss: PGD(random_start=False, loss=loss) for loss in (cross_entropy, margin)}
-            found = measured(after(network, lambda h, s=scale: s * h), x, y, attacks)
-            check = cross_entropy_not_masked(Linf(), found[cross_entropy], found[margin], GRID)
+            radii_by_attack = measured(after(network, lambda h, s=scale: s * h), x, y, attacks)
+            check = cross_entropy_not_masked(Linf(), radii_by_attack[cross_entropy], radii_by_attack[margin], GRID)
             assert check.name == "cross_entropy_not_masked_linf"
             verdicts.append(check.passed)
         assert verdicts == [True, False]
         # Better by cross-entropy than by the margin is no fault.
-        check = cross_entropy_not_masked(Linf(), found[margin], found[cross_entropy], GRID)
+        check = cross_entropy_not_masked(Linf(), radii_by_attack[margin], radii_by_attack[cross_entropy], GRID)
         assert (check.passed, check.evidence["largest_excess"]) == (True, 0)
 
     def test_black_box_is_weaker(self, case):
         network, x, y = case
         for function, passed in ((lambda v: v, True), (rounded, False)):
-            found = measured(before(function, network), x, y, {"pgd": PGD(), "square": Square(queries=60)}, FEW)
-            check = black_box_is_weaker(Linf(), found["pgd"], found["square"], FEW)
+            radii_by_attack = measured(before(function, network), x, y, {"pgd": PGD(), "square": Square(queries=60)}, FEW)
+            check = black_box_is_weaker(Linf(), radii_by_attack["pgd"], radii_by_attack["square"], FEW)
             assert check.name == "black_box_is_weaker_linf"
             assert check.passed is passed
         epsilon = check.evidence["epsilon"]
-        alone = ((found["square"] <= epsilon) & (found["pgd"] > epsilon)).mean()
+        alone = ((radii_by_attack["square"] <= epsilon) & (radii_by_attack["pgd"] > epsilon)).mean()
         assert check.evidence["fooled_by_black_box_alone"] == pytest.approx(alone)
 
     @pytest.mark.parametrize(("n", "passed"), [(100, False), (400, False), (402, True), (10_000, True)])
@@ -660,8 +660,10 @@ class TestAll:
         grids = {"linf": [0.1], "l2": [0.5]}
 
         def names(attacks, points=x, subjected=network):
-            found = {name: radii(subjected, points, y, a, grids[a.norm.name]).numpy() for name, a in attacks.items()}
-            return {check.name for check in check_attacks(subjected, points, y, attacks, found, grids)}
+            radii_by_attack = {
+                name: radii(subjected, points, y, a, grids[a.norm.name]).numpy() for name, a in attacks.items()
+            }
+            return {check.name for check in check_attacks(subjected, points, y, attacks, radii_by_attack, grids)}
 
         again = {"scale_does_not_matter_linf", "square_is_weaker_linf", "white_box_is_weaker_linf"}
         assert names({"noise": UniformNoise()}) == {"enough_images"} | again
@@ -681,8 +683,8 @@ class TestAll:
     @pytest.mark.parametrize("attack", [UniformNoise(), Square(queries=1), HopSkipJump(queries=100)], ids=repr)
     def test_what_uses_no_gradients_is_no_measure_of_robustness(self, networks, tested, attack):
         network, x, y = networks["usual"], *(t[:150] for t in tested)
-        found = {"it": radii(network, x, y, attack, FEW).numpy()}
-        outcomes = {c.name: c for c in check_attacks(network, x, y, {"it": attack}, found, {"linf": FEW})}
+        radii_by_attack = {"it": radii(network, x, y, attack, FEW).numpy()}
+        outcomes = {c.name: c for c in check_attacks(network, x, y, {"it": attack}, radii_by_attack, {"linf": FEW})}
         assert not outcomes["white_box_is_weaker_linf"].passed
         assert "Run one that does." in explain(outcomes["white_box_is_weaker_linf"])
 
@@ -696,9 +698,11 @@ class TestAll:
     def test_the_widest_interval_of_all_norms_counts(self, networks, tested):
         network, x, y = networks["usual"], *(t[:60] for t in tested)
         attacks = {"fgsm": FGSM(), "fgsm_l2": FGSM(norm=L2())}
-        found = {"fgsm": np.full(60, INF), "fgsm_l2": np.where(np.arange(60) < 30, 0.5, INF)}
+        radii_by_attack = {"fgsm": np.full(60, INF), "fgsm_l2": np.where(np.arange(60) < 30, 0.5, INF)}
         (check,) = [
-            c for c in check_attacks(network, x, y, attacks, found, {"linf": [0.1], "l2": [0.5]}) if "images" in c.name
+            c
+            for c in check_attacks(network, x, y, attacks, radii_by_attack, {"linf": [0.1], "l2": [0.5]})
+            if "images" in c.name
         ]
         assert check.evidence["epsilon"] == 0.5
 
@@ -723,19 +727,19 @@ class TestSentence:
     def test_every_check_has_sentences_for_both_outcomes(self, networks, tested):
         network, x, y = networks["usual"], *(t[:60] for t in tested)
         attacks = LINF | {"square": Square(queries=20), "pgd_l2": PGD(norm=L2())}
-        found = measured(network, x, y, attacks, FEW)
+        radii_by_attack = measured(network, x, y, attacks, FEW)
         outcomes = check_network(network, x, y)
-        outcomes += check_attacks(network, x, y, attacks, found, {"linf": FEW, "l2": FEW})
+        outcomes += check_attacks(network, x, y, attacks, radii_by_attack, {"linf": FEW, "l2": FEW})
         outcomes += check_attacks(network, x, y, {"noise": UniformNoise()}, {"noise": np.full(60, INF)}, {"linf": FEW})
-        outcomes.append(comparison_resolved(found["fgsm"], found["pgd"], 0.1))
+        outcomes.append(comparison_resolved(radii_by_attack["fgsm"], radii_by_attack["pgd"], 0.1))
         kinds = {kind for check in outcomes for kind in SENTENCES if check.name.startswith(kind)}
         of_tables = list(SENTENCES)[list(SENTENCES).index("accuracies_in_range") :]
         assert kinds == set(SENTENCES) - {*of_tables} | {"comparison_resolved"}
         for check in outcomes:
             for passed in (True, False):
-                said = explain(CheckResult(check.name, passed, check.evidence))
-                assert said.endswith(".")
-                assert "{" not in said
+                message = explain(CheckResult(check.name, passed, check.evidence))
+                assert message.endswith(".")
+                assert "{" not in message
 
     def test_no_name_is_the_beginning_of_another(self):
         # The norm comes after an underscore: "noise_is_weaker" must not match "noise_is_weaker_than..." of another check.

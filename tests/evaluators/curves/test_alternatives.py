@@ -35,8 +35,8 @@ def radii_of(counts):
 @pytest.mark.parametrize("parameters", [(1.0, 0.02, 1.0), (0.7, 0.01, 1.5), (0.3, 0.03, 0.8)])
 def test_a_form_without_noise_recovers_its_own_constants(form, parameters):
     law = log_shares(1.0, np.log(GRID[:6]))
-    found = compare_forms(expected(form, 10_000, *parameters), np.log(GRID), law)[form]
-    assert (found.ceiling, found.scale, found.shape) == pytest.approx(parameters, rel=2e-3)
+    forms = compare_forms(expected(form, 10_000, *parameters), np.log(GRID), law)[form]
+    assert (forms.ceiling, forms.scale, forms.shape) == pytest.approx(parameters, rel=2e-3)
 
 
 @pytest.mark.parametrize("form", ORACLES)
@@ -50,21 +50,21 @@ def test_no_parameters_have_a_greater_likelihood(form, seed):
         shares = np.diff(ORACLES[form](GRID, ceiling, math.exp(log_scale), math.exp(log_shape)), prepend=0, append=1)
         return -float(counts @ np.log(np.maximum(shares, 1e-300)))
 
-    found = compare_forms(counts, np.log(GRID), log_shares(1.0, np.log(GRID[:6])))[form]
+    forms = compare_forms(counts, np.log(GRID), log_shares(1.0, np.log(GRID[:6])))[form]
     best = differential_evolution(loss, [(0.05, 1), (-8, 0), (-2, 2)], rng=0, tol=1e-8)
-    assert loss((found.ceiling, math.log(found.scale), math.log(found.shape))) <= best.fun + 1e-3
+    assert loss((forms.ceiling, math.log(forms.scale), math.log(forms.shape))) <= best.fun + 1e-3
 
 
 def test_the_comparison_is_vuongs():
     counts, law = drawn("log_normal", 3000, 0, 0.9, 0.02, 1.0), log_shares(1.9, np.log(GRID[:7]))
-    for form, found in compare_forms(counts, np.log(GRID), law).items():
-        below = ORACLES[form](GRID[:7], found.ceiling, found.scale, found.shape)
+    for form, comparison in compare_forms(counts, np.log(GRID), law).items():
+        below = ORACLES[form](GRID[:7], comparison.ceiling, comparison.scale, comparison.shape)
         shares = np.diff(below, prepend=0) / below[-1]
         # One log-likelihood ratio a flip, written out flip by flip.
         ratios = np.repeat(law - np.log(shares), counts[:7].astype(int))
-        assert found.log_likelihood_ratio == pytest.approx(ratios.sum(), rel=1e-6)
+        assert comparison.log_likelihood_ratio == pytest.approx(ratios.sum(), rel=1e-6)
         statistic = ratios.sum() / (np.sqrt(len(ratios)) * ratios.std())
-        assert found.p_value == pytest.approx(2 * norm.sf(abs(statistic)), rel=1e-6)
+        assert comparison.p_value == pytest.approx(2 * norm.sf(abs(statistic)), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def verdicts(form, *parameters, n=10_000, draws=20):
 
 
 def test_a_saturating_curve_is_told_from_a_log_normal_one_and_not_from_its_own_form():
-    found = verdicts("saturating", 0.9, 0.03, 1.0)
-    assert set(found["saturating"]) == {"not distinguishable"}
-    assert found["log_normal"].count("power law") >= 0.9 * len(found["log_normal"])
+    by_form = verdicts("saturating", 0.9, 0.03, 1.0)
+    assert set(by_form["saturating"]) == {"not distinguishable"}
+    assert by_form["log_normal"].count("power law") >= 0.9 * len(by_form["log_normal"])
 
 
 def test_a_log_normal_curve_is_told_from_a_saturating_one_and_not_from_its_own_form():
-    found = verdicts("log_normal", 0.9, 0.02, 1.0)
-    assert found["log_normal"].count("not distinguishable") >= 0.9 * len(found["log_normal"])
-    assert found["saturating"].count("power law") >= 0.9 * len(found["saturating"])
+    by_form = verdicts("log_normal", 0.9, 0.02, 1.0)
+    assert by_form["log_normal"].count("not distinguishable") >= 0.9 * len(by_form["log_normal"])
+    assert by_form["saturating"].count("power law") >= 0.9 * len(by_form["saturating"])
 
 
 def test_a_pure_law_is_told_from_both():
@@ -111,6 +111,6 @@ def test_a_pure_law_is_told_from_both():
 
 def test_all_images_flipped_is_no_error():
     counts = np.append(drawn("saturating", 500, 0, 1.0, 0.01, 1.0)[:-1], 0.0)
-    for found in compare_forms(counts, np.log(GRID), log_shares(1.0, np.log(GRID[:6]))).values():
-        assert found.ceiling == 1
-        assert math.isfinite(found.log_likelihood_ratio)
+    for comparison in compare_forms(counts, np.log(GRID), log_shares(1.0, np.log(GRID[:6]))).values():
+        assert comparison.ceiling == 1
+        assert math.isfinite(comparison.log_likelihood_ratio)

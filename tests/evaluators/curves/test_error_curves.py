@@ -24,8 +24,8 @@ def test_curve_by_hand():
 def test_interval_is_scipys_clopper_pearson(n, confidence):
     for k in sorted({0, 1, n // 3, n - 1, n}):
         expected = binomtest(k, n).proportion_ci(confidence, method="exact")
-        found = binomial_interval(np.array([float(k)]), n, confidence)[0]
-        np.testing.assert_allclose(found, [expected.low, expected.high], rtol=1e-9, atol=1e-12)
+        interval = binomial_interval(np.array([float(k)]), n, confidence)[0]
+        np.testing.assert_allclose(interval, [expected.low, expected.high], rtol=1e-9, atol=1e-12)
 
 
 @given(radii=some_radii)

@@ -108,8 +108,8 @@ def test_the_interval_is_that_of_resampled_images(confidence):
     counts = (resampled[:, :, None] == GRID).sum(axis=1).astype(float)
     exponents = choose_windows(counts, np.log(GRID)).exponent
     expected = np.nanquantile(exponents, [(1 - confidence) / 2, (1 + confidence) / 2])
-    found = fit_power_law(radii, GRID, confidence=confidence, resamples=4000).exponent_interval
-    np.testing.assert_allclose(np.log(found), np.log(expected), atol=0.05 * np.log(expected[1] / expected[0]))
+    law = fit_power_law(radii, GRID, confidence=confidence, resamples=4000).exponent_interval
+    np.testing.assert_allclose(np.log(law), np.log(expected), atol=0.05 * np.log(expected[1] / expected[0]))
 
 
 def test_the_exact_estimate_is_close_to_hills():
@@ -208,9 +208,9 @@ def test_radii_that_are_refused(radii):
     ],
 )
 def test_a_grid_that_is_too_coarse_is_the_reason(radii, grid, flips, cells):
-    found = fit_power_law(on_grid(radii, grid), grid)
+    law = fit_power_law(on_grid(radii, grid), grid)
     flips = np.isfinite(on_grid(radii, grid)).sum() if flips == 500 else flips
-    assert found == NoPowerLaw(
+    assert law == NoPowerLaw(
         f"{flips} flips fall in {cells} cells of the grid; a fit needs 20 flips in 4 cells: measure at smaller epsilons"
     )
 
@@ -224,12 +224,12 @@ def test_a_law_that_does_not_fit_is_the_reason_however_strong_the_evidence(n):
     # Two clusters of radii: no window over four cells is a power law.
     radii = np.concatenate([np.linspace(0.011, 0.014, n // 2), np.linspace(0.07, 0.1, n // 2)])
     grid = np.linspace(0.01, 0.1, 91)
-    found = fit_power_law(on_grid(radii, grid), grid)
-    assert isinstance(found, NoPowerLaw)
+    law = fit_power_law(on_grid(radii, grid), grid)
+    assert isinstance(law, NoPowerLaw)
     message = (
         r"a power law does not fit, not even in its best window, up to [0-9.]+ \(p = [0-9.e-]+, 0\.1 needed\): measure "
     )
-    assert re.fullmatch(message + "at smaller epsilons", found.reason)
+    assert re.fullmatch(message + "at smaller epsilons", law.reason)
 
 
 def test_images_that_are_wrong_when_clean_play_no_part():

@@ -20,7 +20,7 @@ def tables(grid, rows=5, n=600):
 
 def by_brute_force(counts, grid):
     """Returns the top of the best window of one table, its exponent and its distance."""
-    found = []
+    windows = []
     for last in range(4, len(grid) + 1):
         inside, cells = grid[:last], counts[:last]
         if cells.sum() < np.clip(counts.sum() / 5, 20, 40) or np.count_nonzero(cells) < 4:
@@ -29,33 +29,33 @@ def by_brute_force(counts, grid):
         shares = np.diff((inside / inside[-1]) ** exponents, prepend=0)
         best = exponents[(cells * np.log(np.maximum(shares, 1e-300))).sum(1).argmax(), 0]
         distance = np.abs(np.cumsum(cells) / cells.sum() - (inside / inside[-1]) ** best).max()
-        found.append((distance, inside[-1], best))
-    return min(found)
+        windows.append((distance, inside[-1], best))
+    return min(windows)
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_the_window_is_that_of_least_distance(grid):
     counts = tables(grid)
-    found = choose_windows(counts, np.log(grid))
+    windows = choose_windows(counts, np.log(grid))
     for row, cells in enumerate(counts):
         distance, top, exponent = by_brute_force(cells, grid)
-        assert grid[found.last[row]] == top
-        assert found.exponent[row] == pytest.approx(exponent, rel=1e-3)
-        assert found.distance[row] == pytest.approx(distance, abs=1e-4)
-        assert found.n[row] == cells[grid <= top].sum()
-    assert len(set(found.last)) > 1
+        assert grid[windows.last[row]] == top
+        assert windows.exponent[row] == pytest.approx(exponent, rel=1e-3)
+        assert windows.distance[row] == pytest.approx(distance, abs=1e-4)
+        assert windows.n[row] == cells[grid <= top].sum()
+    assert len(set(windows.last)) > 1
 
 
 def test_each_table_is_fitted_as_if_alone():
     # More tables than are worked on at once.
     grid = GRIDS["irregular"]
     counts = tables(grid, rows=600)
-    found, log_grid = choose_windows(counts, np.log(grid)), np.log(grid)
+    windows, log_grid = choose_windows(counts, np.log(grid)), np.log(grid)
     for row in (0, 255, 256, 599):
         alone = choose_windows(counts[row : row + 1], log_grid)
-        assert found.last[row] == alone.last[0]
-        assert found.exponent[row] == pytest.approx(alone.exponent[0], rel=1e-9)
-    assert len(found.last) == len(found.exponent) == len(found.n) == len(found.distance) == 600
+        assert windows.last[row] == alone.last[0]
+        assert windows.exponent[row] == pytest.approx(alone.exponent[0], rel=1e-9)
+    assert len(windows.last) == len(windows.exponent) == len(windows.n) == len(windows.distance) == 600
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_a_window_holds_a_fifth_of_the_flips_or_40(flips, total, allowed):
     # The first five cells follow a law to the last flip, the others nothing: were it allowed, it would be the best window.
     grid = np.append(np.linspace(0.2, 1, 5), [2, 3, 4])
     counts = np.array([[flips / 5] * 5 + [(total - flips) * share for share in (0.1, 0.2, 0.7)]])
-    found = choose_windows(counts, np.log(grid))
-    assert (found.last[0] <= 4) == allowed
-    assert (found.distance[0] < 1e-6) == allowed
+    windows = choose_windows(counts, np.log(grid))
+    assert (windows.last[0] <= 4) == allowed
+    assert (windows.distance[0] < 1e-6) == allowed
 
 
 @pytest.mark.parametrize(
@@ -81,17 +81,17 @@ def test_a_window_holds_a_fifth_of_the_flips_or_40(flips, total, allowed):
     ],
 )
 def test_no_window_without_20_flips_in_4_cells(counts):
-    found = choose_windows(np.array([counts], dtype=float), np.log(GRIDS["geometric"]))
-    assert found.last[0] == -1
-    assert np.isnan(found.exponent[0])
-    assert found.distance[0] == np.inf
+    windows = choose_windows(np.array([counts], dtype=float), np.log(GRIDS["geometric"]))
+    assert windows.last[0] == -1
+    assert np.isnan(windows.exponent[0])
+    assert windows.distance[0] == np.inf
 
 
 def test_flips_at_one_end_have_an_extreme_exponent_and_no_error():
     counts = np.array([[1000, 1, 1, 1] + [0] * 8, [0] * 8 + [1, 1, 1, 100_000]], dtype=float)
-    found = choose_windows(counts, np.log(GRIDS["geometric"]))
-    assert found.exponent[0] < 0.01
-    assert found.exponent[1] > 15
+    windows = choose_windows(counts, np.log(GRIDS["geometric"]))
+    assert windows.exponent[0] < 0.01
+    assert windows.exponent[1] > 15
 
 
 def test_the_shares_of_a_law_are_those_of_its_power():

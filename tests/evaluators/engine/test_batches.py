@@ -12,7 +12,7 @@ def test_every_index_comes_once_and_in_order():
     index = torch.arange(3, 20)
     parts = list(Batches(5).over(index, len))
     assert torch.equal(torch.cat([batch for batch, _ in parts]), index)
-    assert [found for _, found in parts] == [5, 5, 5, 2]
+    assert [size for _, size in parts] == [5, 5, 5, 2]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_result_is_lost(error):
 
     batches = Batches(32)
     parts = list(batches.over(torch.arange(40), work))
-    assert sum(int(found) for _, found in parts) == sum(range(40))
+    assert sum(int(total) for _, total in parts) == sum(range(40))
     assert batches.size == 4
 
 

@@ -161,9 +161,9 @@ def test_several_outputs_are_no_logits():
         check_logits((torch.zeros(2, 3), torch.zeros(2)), 2)
 
 
-@pytest.mark.parametrize(("value", "found"), [(math.nan, "NaN"), (math.inf, "infinity"), (-math.inf, "infinity")])
-def test_logits_must_be_finite(value, found):
-    with raises(ValueError, f"the network must return finite logits, got {found}; did its training diverge?"):
+@pytest.mark.parametrize(("value", "name"), [(math.nan, "NaN"), (math.inf, "infinity"), (-math.inf, "infinity")])
+def test_logits_must_be_finite(value, name):
+    with raises(ValueError, f"the network must return finite logits, got {name}; did its training diverge?"):
         check_logits(torch.tensor([[0.0, value]]), 1)
 
 
@@ -278,22 +278,22 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
     expected = FUNCTIONS[function](network, x, y)
     network.train()
     averages = network[1].running_mean.clone()
-    found = FUNCTIONS[function](network, x, y)
+    result = FUNCTIONS[function](network, x, y)
     assert all(module.training for module in network.modules())
     assert torch.equal(network[1].running_mean, averages)
     if function in ("profile", "check_network"):
         # They say so, with the remedy, and nothing else differs.
-        checks = found.record["checks"] if function == "profile" else [vars(check) for check in found]
-        (said,) = [check["evidence"] for check in checks if check["name"] == "batch_independent"]
-        assert said["handed_over_in"] == "training mode"
+        checks = result.record["checks"] if function == "profile" else [vars(check) for check in result]
+        (evidence,) = [check["evidence"] for check in checks if check["name"] == "batch_independent"]
+        assert evidence["handed_over_in"] == "training mode"
         before = expected.record["checks"] if function == "profile" else [vars(check) for check in expected]
         (failed,) = [c for c, b in zip(checks, before, strict=True) if c["passed"] != b["passed"]]
         assert failed["name"] == "batch_independent"
         assert "Call network.eval()" in explain(CheckResult(**failed))
     elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected)
+        assert torch.equal(result, expected)
     else:
-        assert repr(found) == repr(expected)
+        assert repr(result) == repr(expected)
 
 
 @pytest.mark.parametrize(
@@ -376,8 +376,8 @@ def test_gradients_that_are_not_finite_are_no_robustness(case):
     assert not alive.passed
     assert alive.evidence["share_without_gradient"] == 1
     assert "zero or not finite" in explain(alive)
-    found = profile(rooted, x, y, {"pgd": PGD()})
-    assert "gradients_alive" in found.failed_checks()
+    network_profile = profile(rooted, x, y, {"pgd": PGD()})
+    assert "gradients_alive" in network_profile.failed_checks()
 
 
 def test_gradients_that_are_not_finite_are_told(case):
@@ -426,10 +426,10 @@ def test_no_pass_of_a_profile_is_larger_than_asked(case):
 
 def test_a_radius_does_not_depend_on_what_else_stands_in_the_grid(case):
     network, x, y = case
-    alone, found = radii(network, x, y, PGD(), [0.2]), radii(network, x, y, PGD(), [0.01, 0.1, 0.2])
-    later = found > 0.1
+    alone, image_radii = radii(network, x, y, PGD(), [0.2]), radii(network, x, y, PGD(), [0.01, 0.1, 0.2])
+    later = image_radii > 0.1
     assert later.any()
-    assert torch.equal(alone[later], found[later])
+    assert torch.equal(alone[later], image_radii[later])
 
 
 class Plain(Attack):
@@ -444,6 +444,6 @@ class Plain(Attack):
 
 def test_an_attack_of_ones_own_need_not_be_a_dataclass(case):
     network, x, y = case
-    found = profile(network, x, y, {"own": Plain()})
-    assert found.record["attacks"]["own"]["config"]["norm"] == "linf"
-    assert found.record["attacks"]["own"]["config"]["name"].endswith(":Plain")
+    network_profile = profile(network, x, y, {"own": Plain()})
+    assert network_profile.record["attacks"]["own"]["config"]["norm"] == "linf"
+    assert network_profile.record["attacks"]["own"]["config"]["name"].endswith(":Plain")

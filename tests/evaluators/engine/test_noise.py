@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from evaluators.engine.noise import ImageNoise, _mix, _step
+from evaluators.engine.noise import ImageNoise
 
 X = torch.zeros(40, 1, 5, 5)
 
@@ -11,11 +11,30 @@ def noise(seed=0, n=40, stream=0):
     return ImageNoise.of(seed, torch.arange(n), stream)
 
 
-def test_the_hash_is_splitmix64():
+GAMMA = 0x9E3779B97F4A7C15
+
+
+def splitmix64(state):
+    """Returns the output of the generator at a state, in Python's whole numbers."""
+    z = state % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def test_the_oracle_is_splitmix64():
     # The first outputs of the reference generator from seed 1234567, as published with its C source.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    state = torch.tensor(1234567) + torch.tensor([_step(count) for count in range(4)])
-    assert [int(value) % 2**64 for value in _mix(state)] == expected
+    assert [splitmix64(1234567 + count * GAMMA) for count in range(1, 5)] == expected
+
+
+@pytest.mark.parametrize(("seed", "stream", "draw"), [(0, 0, 0), (3, 1, 2), (-5, 2**62 + 17, 1)])
+def test_numbers_are_hashes_of_seed_stream_image_draw_and_pixel(seed, stream, draw):
+    start = splitmix64(splitmix64((seed + 1) * GAMMA) + (stream + 1) * GAMMA)
+    keys = [splitmix64(splitmix64(start + image * GAMMA) + (draw + 1) * GAMMA) for image in (0, 7)]
+    expected = [[(splitmix64(key + pixel * GAMMA) >> 40) / 2**24 for pixel in range(25)] for key in keys]
+    numbers = ImageNoise.of(seed, torch.tensor([0, 7]), stream).uniform(X[:2], draw)
+    assert numbers.flatten(1).tolist() == expected
 
 
 def test_the_same_seed_gives_the_same_numbers_and_leaves_torchs_generator_alone():
@@ -40,8 +59,8 @@ def test_seeds_streams_draws_images_and_pixels_are_all_different():
 
 def test_streams_are_not_correlated():
     kinds = [noise(s, 2000, t).uniform(torch.zeros(2000, 1), d) for s, t, d in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
-    found = torch.corrcoef(torch.stack(kinds).flatten(1))
-    assert (found - torch.eye(4)).abs().max() < 0.08
+    correlations = torch.corrcoef(torch.stack(kinds).flatten(1))
+    assert (correlations - torch.eye(4)).abs().max() < 0.08
 
 
 def test_uniform_is_uniform():

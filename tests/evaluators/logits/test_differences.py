@@ -52,8 +52,8 @@ class TestDifferences:
     def test_agree_with_the_margins_of_right_images(self, linear, images):
         network, x = linear(classes=4), images(30)
         logits = logits_of(network, x)
-        found = margins(network, x, torch.tensor(logits.argmax(1)), [Linf()])
-        assert found.differences == pytest.approx(logit_differences(logits), abs=1e-5)
+        logit_margins = margins(network, x, torch.tensor(logits.argmax(1)), [Linf()])
+        assert logit_margins.differences == pytest.approx(logit_differences(logits), abs=1e-5)
 
     @pytest.mark.parametrize("logits", [np.zeros((0, 3)), np.zeros((3, 1)), np.zeros(3)])
     def test_logits_must_be_a_table(self, logits):
@@ -82,11 +82,11 @@ class TestIndependent:
 
 class TestNearZero:
     def test_of_an_exponential_is_one(self):
-        found = near_zero(NUMBERS.exponential(3.0, size=200_000))
+        density = near_zero(NUMBERS.exponential(3.0, size=200_000))
         # The mean density over (0, 0.1).
-        assert found.density == pytest.approx((1 - math.exp(-0.1)) / 0.1, abs=0.02)
-        assert found.interval[0] < found.density < found.interval[1]
-        assert found.count == round(found.density * 0.1 * found.n)
+        assert density.density == pytest.approx((1 - math.exp(-0.1)) / 0.1, abs=0.02)
+        assert density.interval[0] < density.density < density.interval[1]
+        assert density.count == round(density.density * 0.1 * density.n)
 
     def test_of_a_uniform_is_a_half_and_of_a_gap_zero(self):
         assert near_zero(NUMBERS.uniform(size=100_000)).density == pytest.approx(0.5, abs=0.02)
@@ -98,8 +98,8 @@ class TestNearZero:
         assert near_zero(steep, within=0.001).density > 5 * near_zero(steep, within=0.1).density > 10
 
     def test_has_no_unit(self):
-        found = NUMBERS.gamma(1.3, size=500)
-        assert near_zero(found) == near_zero(1000 * found)
+        differences = NUMBERS.gamma(1.3, size=500)
+        assert near_zero(differences) == near_zero(1000 * differences)
 
     @pytest.mark.parametrize(
         ("differences", "got"),
@@ -142,19 +142,19 @@ class TestShapeDistance:
 class TestMeanField:
     def test_is_first_order_theory_where_all_are_equally_steep(self, linear, images):
         network, x = linear(), images(40, low=0.4, high=0.6)
-        found = margins(network, x, torch.arange(40) % 2, [Linf()])
-        assert 0 < found.right.sum() < 40
-        assert mean_field_radii(found, "linf") == pytest.approx(found.radii["linf"], rel=1e-6)
+        logit_margins = margins(network, x, torch.arange(40) % 2, [Linf()])
+        assert 0 < logit_margins.right.sum() < 40
+        assert mean_field_radii(logit_margins, "linf") == pytest.approx(logit_margins.radii["linf"], rel=1e-6)
 
     def test_takes_the_mean_steepness_of_the_right_images(self, conv, images):
         network, x = conv(classes=3), images(60)
         y = torch.tensor(logits_of(network, x).argmax(1))
         y[:20] = (y[:20] + 1) % 3
-        found = margins(network, x, y, [Linf()])
-        radii = mean_field_radii(found, "linf")
+        logit_margins = margins(network, x, y, [Linf()])
+        radii = mean_field_radii(logit_margins, "linf")
         assert (radii[:20] == 0).all()
-        steepness = found.gradient_norms["linf"][20:].mean(0)
-        assert radii[20:] == pytest.approx((found.differences[20:] / steepness).min(1))
+        steepness = logit_margins.gradient_norms["linf"][20:].mean(0)
+        assert radii[20:] == pytest.approx((logit_margins.differences[20:] / steepness).min(1))
         # For small epsilons the curve is as steep as the density at zero times the mean gradient says.
         assert (radii[20:] > 0).all()
 
@@ -167,8 +167,8 @@ class TestMeanField:
                 return torch.stack([total, torch.zeros_like(total)], dim=1)
 
         pixels = torch.tensor(NUMBERS.exponential(0.02, size=(20_000, 1)), dtype=torch.float32).clamp(max=1)
-        found = margins(Scores(), pixels, torch.zeros(len(pixels), dtype=torch.int64), [Linf()])
-        curve = error_curve(mean_field_radii(found, "linf"), [0.0005, 0.001])
+        logit_margins = margins(Scores(), pixels, torch.zeros(len(pixels), dtype=torch.int64), [Linf()])
+        curve = error_curve(mean_field_radii(logit_margins, "linf"), [0.0005, 0.001])
         assert curve.flip_rate == pytest.approx(np.array([0.0005, 0.001]) / 0.02, rel=0.1)
 
     def test_without_a_right_image_all_are_zero(self, linear, images):
@@ -178,10 +178,10 @@ class TestMeanField:
 
     def test_a_constant_network_is_never_flipped(self, linear, images):
         network = linear(weight=torch.zeros(2, 64), bias=torch.tensor([1.0, 0.0]))
-        found = margins(network, images(3), torch.zeros(3, dtype=torch.int64), [Linf()])
-        assert (mean_field_radii(found, "linf") == math.inf).all()
+        logit_margins = margins(network, images(3), torch.zeros(3, dtype=torch.int64), [Linf()])
+        assert (mean_field_radii(logit_margins, "linf") == math.inf).all()
 
     def test_norm_must_have_been_measured(self, linear, images):
-        found = margins(linear(), images(3), torch.zeros(3, dtype=torch.int64), [Linf()])
+        logit_margins = margins(linear(), images(3), torch.zeros(3, dtype=torch.int64), [Linf()])
         with pytest.raises(ValueError, match=r"norm must be one that was measured \(linf\), got 'l2'"):
-            mean_field_radii(found, "l2")
+            mean_field_radii(logit_margins, "l2")

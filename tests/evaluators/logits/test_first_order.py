@@ -40,8 +40,8 @@ def test_rivals_kept_bound_the_error_of_fgsm_on_a_linear_network(linear, images)
     # all of them do.
     network, x = linear(10), images(200, low=0.3, high=0.7)
     y = labels(network, x)
-    found = radii(network, x, y, FGSM(loss=margin), EPSILONS).numpy()
-    for epsilon, measured in zip(EPSILONS, error_curve(found, EPSILONS).error, strict=True):
+    image_radii = radii(network, x, y, FGSM(loss=margin), EPSILONS).numpy()
+    for epsilon, measured in zip(EPSILONS, error_curve(image_radii, EPSILONS).error, strict=True):
         predicted = [first_order_error(network, x, y, Linf(), epsilon, classes) for classes in (1, 2, 3, 9)]
         assert predicted == sorted(predicted)
         assert predicted[0] <= measured <= predicted[-1]

@@ -29,37 +29,37 @@ def labels(network, x):
 def test_radii_of_a_linear_network_are_exact(linear, images, classes, device):
     network, x = linear(classes), images(100)
     y = labels(network, x)
-    found = margins(network.to(device), x.to(device), y.to(device), NORMS)
+    logit_margins = margins(network.to(device), x.to(device), y.to(device), NORMS)
     weight, bias = (p.detach().double().cpu().numpy() for p in network[1].parameters())
     logits = x.flatten(1).double().numpy() @ weight.T + bias
     for i, label in enumerate(y.tolist()):
         others = [j for j in range(classes) if j != label]
         gaps = np.array([logits[i, label] - logits[i, j] for j in others])
-        assert found.margin[i] == pytest.approx(gaps.min(), abs=1e-5)
+        assert logit_margins.margin[i] == pytest.approx(gaps.min(), abs=1e-5)
         for name, order in (("linf", 1), ("l2", 2)):
             steepness = [np.linalg.norm(weight[label] - weight[j], order) for j in others]
-            assert found.radii[name][i] == pytest.approx(max((gaps / steepness).min(), 0), rel=1e-4, abs=1e-6)
-    assert (found.radii["linf"][::10] == 0).all()
-    assert found.zero_gradient_share == 0
+            assert logit_margins.radii[name][i] == pytest.approx(max((gaps / steepness).min(), 0), rel=1e-4, abs=1e-6)
+    assert (logit_margins.radii["linf"][::10] == 0).all()
+    assert logit_margins.zero_gradient_share == 0
 
 
 @pytest.mark.parametrize("classes", [None, 1, 3, 9, 50])
 def test_the_nearest_rivals_are_kept(linear, images, classes):
     network, x = linear(10), images(60)
     y = labels(network, x)
-    found = margins(network, x, y, NORMS, classes=classes)
+    logit_margins = margins(network, x, y, NORMS, classes=classes)
     kept = min(classes or 9, 9)
     weight, bias = (p.detach().double().numpy() for p in network[1].parameters())
     logits = x.flatten(1).double().numpy() @ weight.T + bias
     for i, label in enumerate(y.tolist()):
         rivals = sorted(set(range(10)) - {label}, key=lambda j: -logits[i, j])[:kept]
         gaps = [logits[i, label] - logits[i, j] for j in rivals]
-        np.testing.assert_allclose(found.differences[i], gaps, atol=1e-5)
+        np.testing.assert_allclose(logit_margins.differences[i], gaps, atol=1e-5)
         for name, order in (("linf", 1), ("l2", 2)):
             steepness = [np.linalg.norm(weight[label] - weight[j], order) for j in rivals]
-            np.testing.assert_allclose(found.gradient_norms[name][i], steepness, rtol=1e-5)
-            assert found.radii[name][i] == pytest.approx(max(min(np.divide(gaps, steepness)), 0), rel=1e-4, abs=1e-6)
-    np.testing.assert_array_equal(found.margin, found.differences[:, 0])
+            np.testing.assert_allclose(logit_margins.gradient_norms[name][i], steepness, rtol=1e-5)
+            assert logit_margins.radii[name][i] == pytest.approx(max(min(np.divide(gaps, steepness)), 0), rel=1e-4, abs=1e-6)
+    np.testing.assert_array_equal(logit_margins.margin, logit_margins.differences[:, 0])
 
 
 class Ball(nn.Module):
@@ -73,12 +73,12 @@ class Ball(nn.Module):
 def test_a_curved_boundary_is_taken_for_its_tangent(images):
     x = images(50, dtype=torch.float64)
     distance = (x.flatten(1) - 0.5).norm(dim=1).numpy()
-    found = margins(Ball(), x, torch.zeros(50, dtype=torch.int64), [L2()])
-    assert found.right.all()
-    np.testing.assert_allclose(found.differences[:, 0], 9 - distance**2)
-    np.testing.assert_allclose(found.gradient_norms["l2"][:, 0], 2 * distance)
+    logit_margins = margins(Ball(), x, torch.zeros(50, dtype=torch.int64), [L2()])
+    assert logit_margins.right.all()
+    np.testing.assert_allclose(logit_margins.differences[:, 0], 9 - distance**2)
+    np.testing.assert_allclose(logit_margins.gradient_norms["l2"][:, 0], 2 * distance)
     # The exact radius is 3 - distance.
-    np.testing.assert_allclose(found.radii["l2"], (3 - distance) * (3 + distance) / (2 * distance))
+    np.testing.assert_allclose(logit_margins.radii["l2"], (3 - distance) * (3 + distance) / (2 * distance))
 
 
 class Count(torch.autograd.Function):
@@ -123,9 +123,9 @@ def test_gradients_that_are_small_or_many_keep_their_norms(linear, images):
     signs = 1.0 - 2 * (torch.arange(64) % 2)
     half = linear(weight=torch.stack([1000 * signs, -1000 * signs]), bias=torch.tensor([4.0, 0.0])).half()
     grey = torch.full((2, 1, 8, 8), 0.5, dtype=torch.float16)
-    found = margins(half, grey, torch.zeros(2, dtype=torch.int64), NORMS)
-    np.testing.assert_allclose(found.radii["linf"], 4 / 128_000)
-    np.testing.assert_allclose(found.radii["l2"], 4 / 16_000)
+    logit_margins = margins(half, grey, torch.zeros(2, dtype=torch.int64), NORMS)
+    np.testing.assert_allclose(logit_margins.radii["linf"], 4 / 128_000)
+    np.testing.assert_allclose(logit_margins.radii["l2"], 4 / 16_000)
 
 
 def test_first_order_radii_of_a_linear_network_are_what_fgsm_finds(linear, images):
@@ -133,17 +133,17 @@ def test_first_order_radii_of_a_linear_network_are_what_fgsm_finds(linear, image
     y = labels(network, x)
     grid = np.geomspace(1e-4, 0.3, 40)
     first_order = margins(network, x, y, [Linf()]).radii["linf"]
-    found = radii(network, x, y, FGSM(), grid.tolist()).numpy()
-    assert (first_order <= found * (1 + 1e-4)).all()
-    assert (found <= np.maximum(first_order, grid[0]) * grid[1] / grid[0] * (1 + 1e-4)).all()
+    image_radii = radii(network, x, y, FGSM(), grid.tolist()).numpy()
+    assert (first_order <= image_radii * (1 + 1e-4)).all()
+    assert (image_radii <= np.maximum(first_order, grid[0]) * grid[1] / grid[0] * (1 + 1e-4)).all()
 
 
 def test_entropy_is_scipys(conv, images):
     network, x = conv(), images(20)
     with torch.no_grad():
         logits = 5 * network(x)
-    found = margins(nn.Sequential(network, Times(5)), x, logits.argmax(1), [])
-    np.testing.assert_allclose(found.entropy, entropy(logits.double().softmax(1), axis=1), rtol=1e-4)
+    logit_margins = margins(nn.Sequential(network, Times(5)), x, logits.argmax(1), [])
+    np.testing.assert_allclose(logit_margins.entropy, entropy(logits.double().softmax(1), axis=1), rtol=1e-4)
 
 
 class Times(nn.Module):
@@ -185,11 +185,11 @@ class Detach(nn.Module):
 @pytest.mark.parametrize("kind", [Round, Detach])
 def test_without_gradients_the_radii_are_infinite(linear, images, kind):
     network, x = nn.Sequential(kind(), linear(3)), images(50)
-    found = margins(network, x, labels(network, x), NORMS)
-    assert found.zero_gradient_share == 1
+    logit_margins = margins(network, x, labels(network, x), NORMS)
+    assert logit_margins.zero_gradient_share == 1
     for name in ("linf", "l2"):
-        assert np.isinf(found.radii[name][found.margin > 0]).all()
-        assert (found.radii[name][found.margin <= 0] == 0).all()
+        assert np.isinf(logit_margins.radii[name][logit_margins.margin > 0]).all()
+        assert (logit_margins.radii[name][logit_margins.margin <= 0] == 0).all()
 
 
 def test_gradient_free_counts_among_the_right_images(images):
@@ -214,9 +214,9 @@ def test_one_rival_with_a_gradient_is_enough(images):
             moving = x.flatten(1).mean(1)
             return torch.stack([torch.full_like(moving, 2.0), moving, torch.full_like(moving, -1.0)], dim=1)
 
-    found = margins(OneMoves(), images(10), torch.zeros(10, dtype=torch.int64), NORMS)
-    assert found.zero_gradient_share == 0
-    np.testing.assert_allclose(found.radii["linf"], 2 - images(10).flatten(1).mean(1), rtol=1e-5)
+    logit_margins = margins(OneMoves(), images(10), torch.zeros(10, dtype=torch.int64), NORMS)
+    assert logit_margins.zero_gradient_share == 0
+    np.testing.assert_allclose(logit_margins.radii["linf"], 2 - images(10).flatten(1).mean(1), rtol=1e-5)
 
 
 def test_network_is_left_as_it_was(conv, images):
@@ -350,9 +350,9 @@ def test_gradients_are_measured_where_they_are_switched_off(conv, images):
     y = network(x).argmax(1)
     wanted = margins(network, x, y, [Linf()])
     with torch.no_grad():
-        found = margins(network, x, y, [Linf()])
-    np.testing.assert_array_equal(found.radii["linf"], wanted.radii["linf"])
-    assert np.isfinite(found.radii["linf"]).all()
+        logit_margins = margins(network, x, y, [Linf()])
+    np.testing.assert_array_equal(logit_margins.radii["linf"], wanted.radii["linf"])
+    assert np.isfinite(logit_margins.radii["linf"]).all()
 
 
 def test_gradients_that_are_not_finite_are_told(linear):

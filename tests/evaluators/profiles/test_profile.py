@@ -63,7 +63,7 @@ def case(linear, images):
 
 
 @pytest.fixture
-def found(case):
+def measured_profile(case):
     return profile(*case, ATTACKS, options=ProfileOptions(dataset="stripes", split="valid"), seed=4)
 
 
@@ -85,8 +85,8 @@ def test_exports_match():
     assert public == set(evaluators.__all__)
 
 
-def test_keys_that_are_promised(found):
-    record = found.record
+def test_keys_that_are_promised(measured_profile):
+    record = measured_profile.record
     promised = {"schema", "dataset", "split", "n", "clean_error", "attacks", "margins", "checks", "cost", "seed"}
     assert set(record) >= promised
     assert record["schema"] == "hardcell-profile/2"
@@ -102,15 +102,15 @@ def test_keys_that_are_promised(found):
     assert set(record["cost"]) == {"parameters", "macs"}
 
 
-def test_numbers_are_those_of_the_parts(case, found):
+def test_numbers_are_those_of_the_parts(case, measured_profile):
     network, x, y = case
-    assert found.record["clean_error"] == pytest.approx(0.05)
-    assert found.record["cost"] == {"parameters": parameters(network), "macs": macs(network, (1, 8, 8))}
-    assert found.record["cost"] == {"parameters": 195, "macs": 192}
+    assert measured_profile.record["clean_error"] == pytest.approx(0.05)
+    assert measured_profile.record["cost"] == {"parameters": parameters(network), "macs": macs(network, (1, 8, 8))}
+    assert measured_profile.record["cost"] == {"parameters": 195, "macs": 192}
     for name, attack in ATTACKS.items():
-        entry = found.record["attacks"][name]
+        entry = measured_profile.record["attacks"][name]
         expected = radii(network, x, y, attack, entry["epsilons"], seed=4).numpy()
-        np.testing.assert_array_equal(found.radii[name], expected)
+        np.testing.assert_array_equal(measured_profile.radii[name], expected)
         curve = error_curve(expected, entry["epsilons"])
         assert entry["error"] == curve.error.tolist()
         assert entry["error_interval"] == curve.error_interval.tolist()
@@ -119,21 +119,21 @@ def test_numbers_are_those_of_the_parts(case, found):
         law, fit = fitted(entry), fit_power_law(expected, entry["epsilons"])
         assert law == (None if isinstance(fit, NoPowerLaw) else fit)
     clean = margins(network, x, y, [Linf(), L2()])
-    assert found.record["margins"]["median"] == pytest.approx(np.median(clean.margin))
-    assert found.record["margins"]["mean_entropy"] == pytest.approx(clean.entropy.mean())
+    assert measured_profile.record["margins"]["median"] == pytest.approx(np.median(clean.margin))
+    assert measured_profile.record["margins"]["mean_entropy"] == pytest.approx(clean.entropy.mean())
     for name in ("linf", "l2"):
-        entry = found.record["margins"]["first_order"][name]
+        entry = measured_profile.record["margins"]["first_order"][name]
         assert entry["predicted_error"] == error_curve(clean.radii[name], entry["epsilons"]).error.tolist()
         assert entry["mean_field_error"] == error_curve(mean_field_radii(clean, name), entry["epsilons"]).error.tolist()
         assert entry["mean_field_error"] != entry["predicted_error"]
         assert entry["median_radius"] == pytest.approx(np.median(clean.radii[name][clean.margin > 0]))
 
 
-def test_nearest_differences_are_those_of_the_parts(case, found):
+def test_nearest_differences_are_those_of_the_parts(case, measured_profile):
     network, x, _ = case
     logits = logits_of(network, x)
     nearest = logit_differences(logits)[:, 0]
-    entry = found.record["margins"]["nearest"]
+    entry = measured_profile.record["margins"]["nearest"]
     assert entry["near_zero"] == json.loads(json.dumps(dataclasses.asdict(near_zero(nearest))))
     assert entry["distance_to_independent"] == shape_distance(nearest, logit_differences(independent_logits(logits))[:, 0])
 
@@ -147,51 +147,53 @@ def test_logits_that_are_all_alike_have_no_differences():
     assert record["margins"]["nearest"] is None
 
 
-def test_a_chosen_grid_sees_the_whole_curve(found):
-    for entry in found.record["attacks"].values():
+def test_a_chosen_grid_sees_the_whole_curve(measured_profile):
+    for entry in measured_profile.record["attacks"].values():
         assert entry["error"][0] < 0.15
         assert entry["error"][-1] > 0.9
 
 
-def test_error_at_and_worst_case(found):
-    linf = [found.radii[name] for name in ("fgsm", "step_ll", "pgd", "pgd_margin")]
+def test_error_at_and_worst_case(measured_profile):
+    linf = [measured_profile.radii[name] for name in ("fgsm", "step_ll", "pgd", "pgd_margin")]
     expected = np.min(linf, axis=0)
-    np.testing.assert_array_equal(found.worst_case(), expected)
-    np.testing.assert_array_equal(found.worst_case("l2"), found.radii["fgsm_l2"])
-    assert found.error_at(0) == pytest.approx(0.05)
-    for epsilon in found.record["attacks"]["pgd"]["epsilons"][::4]:
-        assert found.error_at(epsilon) == (expected <= epsilon).mean()
-        assert found.error_at(epsilon) >= max((r <= epsilon).mean() for r in linf)
-    largest = found.record["attacks"]["fgsm_l2"]["epsilons"][-1]
-    assert found.error_at(largest, "l2") == (found.radii["fgsm_l2"] <= largest).mean()
+    np.testing.assert_array_equal(measured_profile.worst_case(), expected)
+    np.testing.assert_array_equal(measured_profile.worst_case("l2"), measured_profile.radii["fgsm_l2"])
+    assert measured_profile.error_at(0) == pytest.approx(0.05)
+    for epsilon in measured_profile.record["attacks"]["pgd"]["epsilons"][::4]:
+        assert measured_profile.error_at(epsilon) == (expected <= epsilon).mean()
+        assert measured_profile.error_at(epsilon) >= max((r <= epsilon).mean() for r in linf)
+    largest = measured_profile.record["attacks"]["fgsm_l2"]["epsilons"][-1]
+    assert measured_profile.error_at(largest, "l2") == (measured_profile.radii["fgsm_l2"] <= largest).mean()
 
 
-def test_error_where_nothing_was_measured_is_refused(found):
+def test_error_where_nothing_was_measured_is_refused(measured_profile):
     with pytest.raises(ValueError, match=r"linf epsilon 0\.0123 was not measured; these were: \["):
-        found.error_at(0.0123)
+        measured_profile.error_at(0.0123)
 
 
 def test_grids_of_the_users_own_hold_what_must_be_compared(case):
-    found = profile(*case, {"fgsm": FGSM()}, epsilons={"linf": [0.2]}, options=ProfileOptions(include={"linf": [0.05]}))
-    assert found.record["attacks"]["fgsm"]["epsilons"] == [0.05, 0.2]
+    network_profile = profile(
+        *case, {"fgsm": FGSM()}, epsilons={"linf": [0.2]}, options=ProfileOptions(include={"linf": [0.05]})
+    )
+    assert network_profile.record["attacks"]["fgsm"]["epsilons"] == [0.05, 0.2]
 
 
 def test_masks_are_looked_for_in_every_norm(case):
     # The worst of several attacks with one loss counts, whatever their order.
     weak = PGD(norm=L2(), steps=1, step_size=0.01, random_start=False)
-    found = profile(*case, {"pgd": PGD(norm=L2()), "margin": PGD(norm=L2(), loss=margin), "weak": weak})
-    assert {"cross_entropy_not_masked_l2"} <= {check["name"] for check in found.record["checks"]}
-    assert "cross_entropy_not_masked_l2" not in found.failed_checks()
+    network_profile = profile(*case, {"pgd": PGD(norm=L2()), "margin": PGD(norm=L2(), loss=margin), "weak": weak})
+    assert {"cross_entropy_not_masked_l2"} <= {check["name"] for check in network_profile.record["checks"]}
+    assert "cross_entropy_not_masked_l2" not in network_profile.failed_checks()
 
 
 def test_a_norm_that_was_not_measured_is_refused(case):
-    found = profile(*case, {"fgsm": FGSM(), "noise": UniformNoise()})
+    network_profile = profile(*case, {"fgsm": FGSM(), "noise": UniformNoise()})
     with pytest.raises(ValueError, match="no l2 attack in this profile; it has fgsm, noise"):
-        found.error_at(0.1, "l2")
+        network_profile.error_at(0.1, "l2")
 
 
-def test_a_clean_network_passes_every_check(found):
-    names = [check["name"] for check in found.record["checks"]]
+def test_a_clean_network_passes_every_check(measured_profile):
+    names = [check["name"] for check in measured_profile.record["checks"]]
     assert len(names) == len(set(names))
     assert {
         "deterministic",
@@ -208,7 +210,7 @@ def test_a_clean_network_passes_every_check(found):
     for check in ("noise_is_weaker", "scale_does_not_matter"):
         assert {f"{check}_linf", f"{check}_l2"} <= set(names)
     # 300 images tell the error to within 5.8 points at worst.
-    assert set(found.failed_checks()) <= {"enough_images"}
+    assert set(measured_profile.failed_checks()) <= {"enough_images"}
 
 
 class Coarse(nn.Module):
@@ -270,28 +272,28 @@ def test_a_seed_makes_a_profile_reproducible(case):
     assert any(not np.array_equal(first.radii[name], other.radii[name]) for name in attacks)
 
 
-def test_saving_and_loading_gives_the_same_profile(found, tmp_path):
-    save_profile(found, tmp_path)
+def test_saving_and_loading_gives_the_same_profile(measured_profile, tmp_path):
+    save_profile(measured_profile, tmp_path)
     loaded = load_profile(tmp_path)
-    assert loaded.record == found.record
-    assert list(loaded.radii) == list(found.radii)
-    for name in found.radii:
-        np.testing.assert_array_equal(loaded.radii[name], found.radii[name])
+    assert loaded.record == measured_profile.record
+    assert list(loaded.radii) == list(measured_profile.radii)
+    for name in measured_profile.radii:
+        np.testing.assert_array_equal(loaded.radii[name], measured_profile.radii[name])
         assert loaded.radii[name].dtype == np.float64
-    assert loaded.error_at(0) == found.error_at(0)
+    assert loaded.error_at(0) == measured_profile.error_at(0)
     laws = [fitted(entry) for entry in loaded.record["attacks"].values()]
     assert any(isinstance(law, PowerLaw) for law in laws)
 
 
-def test_saving_what_was_loaded_writes_the_same_text(found, tmp_path):
-    save_profile(found, tmp_path)
+def test_saving_what_was_loaded_writes_the_same_text(measured_profile, tmp_path):
+    save_profile(measured_profile, tmp_path)
     text = (tmp_path / "profile.json").read_text()
     save_profile(load_profile(tmp_path), tmp_path)
     assert (tmp_path / "profile.json").read_text() == text
 
 
-def test_files_are_plain(found, tmp_path):
-    save_profile(found, tmp_path)
+def test_files_are_plain(measured_profile, tmp_path):
+    save_profile(measured_profile, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["profile.json", "radii.npz"]
     strict((tmp_path / "profile.json").read_text())
     with np.load(tmp_path / "radii.npz", allow_pickle=False) as arrays:
@@ -302,13 +304,13 @@ def test_files_are_plain(found, tmp_path):
 def test_the_name_of_an_attack_survives_the_files_or_is_refused(case, tmp_path, name):
     # The last two are arguments of numpy's writer.
     try:
-        found = profile(*case, {name: FGSM()}, epsilons={"linf": [0.01, 0.02]})
+        network_profile = profile(*case, {name: FGSM()}, epsilons={"linf": [0.01, 0.02]})
     except ValueError as error:
         assert name in ("file", "allow_pickle")
         assert name in str(error)  # noqa: PT017
     else:
-        save_profile(found, tmp_path)
-        np.testing.assert_array_equal(load_profile(tmp_path).radii[name], found.radii[name])
+        save_profile(network_profile, tmp_path)
+        np.testing.assert_array_equal(load_profile(tmp_path).radii[name], network_profile.radii[name])
 
 
 @pytest.mark.parametrize("kind", ["all wrong", "never flipped", "one image", "steep"])
@@ -322,8 +324,8 @@ def test_extreme_networks_give_strict_json(linear, images, tmp_path, kind):
         network, y = linear(weight=torch.zeros(2, 64), bias=torch.tensor([1.0, 0.0])), torch.zeros_like(y)
     if kind == "steep":
         network = linear(2, scale=1e6)
-    found = profile(network, x, y, ATTACKS)
-    save_profile(found, tmp_path)
+    network_profile = profile(network, x, y, ATTACKS)
+    save_profile(network_profile, tmp_path)
     record = strict((tmp_path / "profile.json").read_text())
     assert record["clean_error"] == (1 if kind == "all wrong" else 0)
     entry = record["attacks"]["fgsm"]
@@ -343,26 +345,26 @@ def test_large_images_take_the_chosen_l2_grid():
     nn.init.constant_(network[1].weight[0], 0)
     with torch.no_grad():
         network[1].bias.copy_(torch.tensor([1.0, 0.0]))
-    found = profile(network, x, torch.zeros(30, dtype=torch.int64), {"fgsm_l2": FGSM(norm=L2())})
-    assert max(found.record["attacks"]["fgsm_l2"]["epsilons"]) <= L2().largest(3 * 64 * 64)
+    network_profile = profile(network, x, torch.zeros(30, dtype=torch.int64), {"fgsm_l2": FGSM(norm=L2())})
+    assert max(network_profile.record["attacks"]["fgsm_l2"]["epsilons"]) <= L2().largest(3 * 64 * 64)
 
 
 def test_a_network_in_double_precision(case):
     network, x, y = case
     expected = profile(network, x, y, {"fgsm": FGSM()}, epsilons={"linf": LINF_GRID})
-    found = profile(network.double(), x.double(), y, {"fgsm": FGSM()}, epsilons={"linf": LINF_GRID})
-    assert found.record["cost"] == expected.record["cost"]
+    network_profile = profile(network.double(), x.double(), y, {"fgsm": FGSM()}, epsilons={"linf": LINF_GRID})
+    assert network_profile.record["cost"] == expected.record["cost"]
     np.testing.assert_allclose(
-        found.record["attacks"]["fgsm"]["error"], expected.record["attacks"]["fgsm"]["error"], atol=0.01
+        network_profile.record["attacks"]["fgsm"]["error"], expected.record["attacks"]["fgsm"]["error"], atol=0.01
     )
 
 
 def test_every_device_gives_the_same_profile(case, device):
     network, x, y = case
     expected = profile(network, x, y, ATTACKS, epsilons={"linf": LINF_GRID})
-    found = profile(network.to(device), x.to(device), y.to(device), ATTACKS, epsilons={"linf": LINF_GRID})
+    network_profile = profile(network.to(device), x.to(device), y.to(device), ATTACKS, epsilons={"linf": LINF_GRID})
     for name in ("fgsm", "pgd"):
-        errors = (p.record["attacks"][name]["error"] for p in (found, expected))
+        errors = (p.record["attacks"][name]["error"] for p in (network_profile, expected))
         np.testing.assert_allclose(*errors, atol=0.01)
 
 
@@ -421,8 +423,8 @@ def test_no_number_outside_json_is_written(tmp_path):
         save_profile(RobustnessProfile({"clean_error": float("nan")}, {}), tmp_path)
 
 
-def test_pickled_objects_are_not_loaded(found, tmp_path):
-    save_profile(found, tmp_path)
+def test_pickled_objects_are_not_loaded(measured_profile, tmp_path):
+    save_profile(measured_profile, tmp_path)
     objects = dict.fromkeys(ATTACKS, np.array([{"any": "object"}], dtype=object))
     np.savez_compressed(tmp_path / "radii.npz", allow_pickle=True, **objects)
     with pytest.raises(ValueError, match="allow_pickle=False"):
@@ -436,10 +438,10 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path, text):
         load_profile(tmp_path)
 
 
-def test_a_missing_file_is_an_os_error(found, tmp_path):
+def test_a_missing_file_is_an_os_error(measured_profile, tmp_path):
     with pytest.raises(OSError, match=re.escape("profile.json")):
         load_profile(tmp_path)
-    save_profile(found, tmp_path)
+    save_profile(measured_profile, tmp_path)
     (tmp_path / "radii.npz").unlink()
     with pytest.raises(OSError, match=re.escape("radii.npz")):
         load_profile(tmp_path)
@@ -456,24 +458,24 @@ def test_exact_radii_refine_those_of_the_grid(case):
         assert exact.record["attacks"][name]["error"] == pytest.approx(coarse.record["attacks"][name]["error"], abs=0.02)
 
 
-def test_theory_stands_beside_what_was_measured(found):
-    entry = found.record["margins"]["first_order"]["linf"]
+def test_theory_stands_beside_what_was_measured(measured_profile):
+    entry = measured_profile.record["margins"]["first_order"]["linf"]
     # The network is linear: prediction and measurement part only where the pixel range binds.
     assert entry["parting_epsilon"] is None or entry["parting_epsilon"] > 0.1
-    densities = found.record["margins"]["densities"]
+    densities = measured_profile.record["margins"]["densities"]
     assert set(densities) == {"at", "rival_1", "rival_2"}
     assert densities["rival_1"][0] > densities["rival_2"][0]
     assert np.trapezoid(densities["rival_1"], densities["at"]) == pytest.approx(1, abs=0.05)
 
 
-def test_corruptions_and_certificates_are_measured_on_request(case, found):
-    assert not {"corruptions", "certificates"} & set(found.record)
+def test_corruptions_and_certificates_are_measured_on_request(case, measured_profile):
+    assert not {"corruptions", "certificates"} & set(measured_profile.record)
     more = profile(*case, {"fgsm": FGSM()}, options=ProfileOptions(corruptions=True, smoothing=Smoothing(sigma=0.1))).record
     assert set(more["corruptions"]["errors"]) == set(CORRUPTIONS)
     certified = more["certificates"]
     assert certified["sigma"] == 0.1
     assert certified["certified_error"] == sorted(certified["certified_error"])
-    assert certified["certified_error"][0] >= found.record["clean_error"] - 0.05
+    assert certified["certified_error"][0] >= measured_profile.record["clean_error"] - 0.05
     assert certified["certified_error"][-1] == 1
 
 
@@ -500,5 +502,5 @@ def test_an_epsilon_of_the_grid_gives_way_to_one_beside_it_that_is_asked_for(con
     alone = profile(network, x, y, {"fgsm": FGSM()}).record["attacks"]["fgsm"]["epsilons"]
     beside, apart = 1.01 * alone[3], math.sqrt(alone[3] * alone[4])
     for wanted, expected in ((beside, {*alone, beside} - {alone[3]}), (apart, {*alone, apart})):
-        found = profile(network, x, y, {"fgsm": FGSM()}, options=ProfileOptions(include={"linf": [wanted]}))
-        assert found.record["attacks"]["fgsm"]["epsilons"] == sorted(expected)
+        network_profile = profile(network, x, y, {"fgsm": FGSM()}, options=ProfileOptions(include={"linf": [wanted]}))
+        assert network_profile.record["attacks"]["fgsm"]["epsilons"] == sorted(expected)

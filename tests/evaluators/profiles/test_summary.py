@@ -25,10 +25,10 @@ def test_clean_profile():
 
 
 def test_failed_checks_come_first():
-    said = summary_line(make(failed=["deterministic", "enough_images"]))
-    assert said.startswith("FAILED CHECKS: deterministic, enough_images. ")
-    assert said.endswith(summary_line(make()))
-    assert "\n" not in said
+    line = summary_line(make(failed=["deterministic", "enough_images"]))
+    assert line.startswith("FAILED CHECKS: deterministic, enough_images. ")
+    assert line.endswith(summary_line(make()))
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,14 @@ def test_the_epsilon_is_that_of_the_claim(dataset, claimed, expected):
 
 
 def test_each_norm_has_its_error():
-    said = summary_line(make(norms=("linf", "l2")))
-    assert "adversarial error 37.5% at linf 0.0314, 62.5% at l2 0.5, on" in said
+    line = summary_line(make(norms=("linf", "l2")))
+    assert "adversarial error 37.5% at linf 0.0314, 62.5% at l2 0.5, on" in line
 
 
 def test_the_worst_case_over_the_attacks_counts():
-    found = make()
-    record = found.record | {"attacks": found.record["attacks"] | {"fgsm": found.record["attacks"]["pgd_linf"]}}
-    both = dataclasses.replace(found, record=record, radii=found.radii | {"fgsm": np.full(8, 0.01)})
+    robustness = make()
+    record = robustness.record | {
+        "attacks": robustness.record["attacks"] | {"fgsm": robustness.record["attacks"]["pgd_linf"]}
+    }
+    both = dataclasses.replace(robustness, record=record, radii=robustness.radii | {"fgsm": np.full(8, 0.01)})
     assert "adversarial error 100.0% at linf" in summary_line(both)

@@ -56,74 +56,76 @@ def at(*places):
 
 
 def test_noise_finds_the_wedges_in_their_proportions():
-    found = adversarial_set(
+    adversarial = adversarial_set(
         Strips(0.1), grey(2), ZERO, UniformNoise(norm=Linf()), 0.3, starts=Starts(count=800), tolerance=0
     )
     # Of a square of side 0.6, strips of width 0.2 along both axes leave (0.4 / 0.6)^2.
-    assert abs(found.successes / 800 - 4 / 9) < 4 * math.sqrt(20 / 81 / 800)
-    assert len(found.images) == found.successes
-    assert found.classes == 4
-    assert sorted(np.unique(found.predictions)) == [1, 2, 3, 4]
-    brute = (found.images[:, None] - found.images).flatten(2).abs().amax(2).double().numpy() / 0.3
-    np.testing.assert_allclose(found.distances, brute, atol=1e-6)
-    assert found.spread == pytest.approx(brute.sum() / found.successes / (found.successes - 1), rel=1e-6)
-    straight = (found.images[:, None] - found.images).flatten(2).norm(dim=2)
-    np.testing.assert_allclose(found.distances_l2, straight, atol=1e-6)
+    assert abs(adversarial.successes / 800 - 4 / 9) < 4 * math.sqrt(20 / 81 / 800)
+    assert len(adversarial.images) == adversarial.successes
+    assert adversarial.classes == 4
+    assert sorted(np.unique(adversarial.predictions)) == [1, 2, 3, 4]
+    brute = (adversarial.images[:, None] - adversarial.images).flatten(2).abs().amax(2).double().numpy() / 0.3
+    np.testing.assert_allclose(adversarial.distances, brute, atol=1e-6)
+    assert adversarial.spread == pytest.approx(brute.sum() / adversarial.successes / (adversarial.successes - 1), rel=1e-6)
+    straight = (adversarial.images[:, None] - adversarial.images).flatten(2).norm(dim=2)
+    np.testing.assert_allclose(adversarial.distances_l2, straight, atol=1e-6)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.3, 1.0])
 def test_distinct_images_are_farther_apart_than_the_tolerance_and_cover_the_others(tolerance):
     attack = UniformNoise(norm=L2())
     every = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=Starts(count=100), tolerance=0)
-    found = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=Starts(count=100), tolerance=tolerance)
-    assert found.successes == every.successes
-    apart = found.distances[~np.eye(len(found.images), dtype=bool)]
+    adversarial = adversarial_set(Strips(0.05), grey(), ZERO, attack, 0.3, starts=Starts(count=100), tolerance=tolerance)
+    assert adversarial.successes == every.successes
+    apart = adversarial.distances[~np.eye(len(adversarial.images), dtype=bool)]
     assert (apart > tolerance).all()
-    nearest = (every.images[:, None] - found.images).flatten(2).norm(dim=2).amin(1) / 0.3
+    nearest = (every.images[:, None] - adversarial.images).flatten(2).norm(dim=2).amin(1) / 0.3
     assert (nearest <= tolerance + 1e-6).all()
-    assert tolerance == 0 or len(found.images) < len(every.images)
+    assert tolerance == 0 or len(adversarial.images) < len(every.images)
 
 
 def test_an_attack_without_a_random_start_finds_one_image(conv, images):
     network, x = conv(), images(1)
     y = network(x).argmax(1)
-    found = adversarial_set(network, x, y, FGSM(), 0.5, starts=Starts(count=10))
-    assert found.successes in (0, 10)
-    assert found.successes == 10
-    assert len(found.images) == 1
-    assert math.isnan(found.spread)
+    adversarial = adversarial_set(network, x, y, FGSM(), 0.5, starts=Starts(count=10))
+    assert adversarial.successes in (0, 10)
+    assert adversarial.successes == 10
+    assert len(adversarial.images) == 1
+    assert math.isnan(adversarial.spread)
 
 
 def test_images_are_wrong_inside_the_ball_and_the_same_for_more_starts(conv, images):
     network, x = conv(), images(1)
     y = network(x).argmax(1)
     attack = PGD(norm=L2(), loss=margin)
-    found = adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8), tolerance=0)
+    adversarial = adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8), tolerance=0)
     more = adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=12), tolerance=0)
-    assert 2 <= len(found.images) <= 8
-    assert torch.equal(more.images[: len(found.images)], found.images)
+    assert 2 <= len(adversarial.images) <= 8
+    assert torch.equal(more.images[: len(adversarial.images)], adversarial.images)
     with torch.no_grad():
-        assert (network(found.images).argmax(1).numpy() == found.predictions).all()
-    assert (found.predictions != int(y)).all()
-    assert (L2().size(found.images - x) <= 1.5 * (1 + 1e-5)).all()
-    assert (found.distances <= 2 * (1 + 1e-5)).all()
-    assert not torch.equal(adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8, seed=1)).images, found.images)
+        assert (network(adversarial.images).argmax(1).numpy() == adversarial.predictions).all()
+    assert (adversarial.predictions != int(y)).all()
+    assert (L2().size(adversarial.images - x) <= 1.5 * (1 + 1e-5)).all()
+    assert (adversarial.distances <= 2 * (1 + 1e-5)).all()
+    assert not torch.equal(
+        adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8, seed=1)).images, adversarial.images
+    )
     near = adversarial_set(network, x, y, attack, 1.5, starts=Starts(count=8, stop_when_fooled=True))
-    assert L2().size(near.images - x).mean() < L2().size(found.images - x).mean()
+    assert L2().size(near.images - x).mean() < L2().size(adversarial.images - x).mean()
 
 
 def test_none_found(conv, images):
     network, x = conv(), images(1)
-    found = adversarial_set(network, x, network(x).argmax(1), PGD(), 1e-6, starts=Starts(count=3))
-    assert (found.successes, len(found.images), found.classes) == (0, 0, 0)
-    assert found.distances.shape == (0, 0)
+    adversarial = adversarial_set(network, x, network(x).argmax(1), PGD(), 1e-6, starts=Starts(count=3))
+    assert (adversarial.successes, len(adversarial.images), adversarial.classes) == (0, 0, 0)
+    assert adversarial.distances.shape == (0, 0)
     with pytest.raises(ValueError, match="there is no adversarial image to connect; none was found"):
-        connections(network, found)
+        connections(network, adversarial)
 
 
 def test_wedges_are_parted_by_strips_that_straight_paths_cross():
-    found = given(at((0.2, 0.2), (0.3, 0.15), (0.2, -0.2), (-0.2, -0.2)))
-    joined = connections(Strips(0.1), found, points=20, steps=1, step_size=0.01)
+    adversarial = given(at((0.2, 0.2), (0.3, 0.15), (0.2, -0.2), (-0.2, -0.2)))
+    joined = connections(Strips(0.1), adversarial, points=20, steps=1, step_size=0.01)
     np.testing.assert_array_equal(joined.by_straight, [0, 0, 1, 2])
     np.testing.assert_array_equal(joined.components, [0, 0, 1, 2])
     wanted = np.eye(4, dtype=bool)
@@ -143,16 +145,16 @@ class Disc(nn.Module):
 
 
 def test_a_bent_path_goes_round_a_disc():
-    found = given(at((0.25, 0.02), (-0.25, 0.02), (0.25, 0.1)))
-    found = AdversarialSet(**{**vars(found), "predictions": Disc()(found.images).argmax(1).numpy()})
-    joined = connections(Disc(), found, points=30, steps=20)
+    adversarial = given(at((0.25, 0.02), (-0.25, 0.02), (0.25, 0.1)))
+    adversarial = AdversarialSet(**{**vars(adversarial), "predictions": Disc()(adversarial.images).argmax(1).numpy()})
+    joined = connections(Disc(), adversarial, points=30, steps=20)
     np.testing.assert_array_equal(joined.straight, [[True, False, True], [False, True, False], [True, False, True]])
     assert joined.bent[0, 1]
     assert joined.bent[1, 0]
     np.testing.assert_array_equal(joined.by_straight, [0, 1, 0])
     np.testing.assert_array_equal(joined.components, [0, 0, 0])
     # A step too short to leave the disc.
-    assert not connections(Disc(), found, points=30, steps=1, step_size=0.01).bent.any()
+    assert not connections(Disc(), adversarial, points=30, steps=1, step_size=0.01).bent.any()
 
 
 def test_a_bent_path_is_looked_at_on_both_halves():
@@ -163,8 +165,8 @@ def test_a_bent_path_is_looked_at_on_both_halves():
             a = x.flatten(1)[:, 0] - 0.5
             return torch.stack([((a < 0.2) & (a > 0.05)).float(), 0.5 + 0 * a], 1)
 
-    found = given(at((0.25, 0.0), (-0.25, 0.0)))
-    joined = connections(Narrow(), found, points=9)
+    adversarial = given(at((0.25, 0.0), (-0.25, 0.0)))
+    joined = connections(Narrow(), adversarial, points=9)
     np.testing.assert_array_equal(joined.components, [0, 1])
 
 
@@ -175,8 +177,8 @@ def test_paths_over_two_wrong_classes_are_not_of_one_class():
             return torch.stack([0 * a - 1, a, -a], 1)
 
     images = at((0.25, 0.0), (-0.25, 0.0), (0.1, 0.2))
-    found = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 2, 1])})
-    joined = connections(Halves(), found, points=7)
+    adversarial = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 2, 1])})
+    joined = connections(Halves(), adversarial, points=7)
     assert joined.straight.all()
     np.testing.assert_array_equal(joined.same_class, [[True, False, True], [False, True, False], [True, False, True]])
     assert not joined.bent.any()
@@ -192,8 +194,8 @@ def test_a_path_between_images_of_one_class_may_pass_through_another():
 
     # The third lies just inside of the band: no point on its way from the first does.
     images = at((0.25, 0.0), (-0.25, 0.0), (0.099, 0.0))
-    found = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 1, 2])})
-    joined = connections(Band(), found, points=7)
+    adversarial = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 1, 2])})
+    joined = connections(Band(), adversarial, points=7)
     assert joined.straight.all()
     np.testing.assert_array_equal(joined.same_class, np.eye(3, dtype=bool))
 

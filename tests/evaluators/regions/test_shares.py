@@ -27,7 +27,7 @@ def half_space(linear, offset, pixels=16):
 @pytest.mark.parametrize("offset", [-0.1, 0.0, 0.05, 0.1])
 def test_share_of_an_l2_ball_beyond_a_hyperplane_is_a_cap(linear, offset, device):
     network, centre = half_space(linear, offset), torch.full((1, 1, 4, 4), 0.5)
-    found = ball_shares(
+    shares = ball_shares(
         network.to(device),
         centre.to(device),
         torch.zeros(1, dtype=torch.int64, device=device),
@@ -37,7 +37,7 @@ def test_share_of_an_l2_ball_beyond_a_hyperplane_is_a_cap(linear, offset, device
     )
     for r, radius in enumerate((0.2, 0.4)):
         wanted = cap(offset / radius, 16)
-        assert abs(found.share[0, r] - wanted) <= 4 * np.sqrt(wanted * (1 - wanted) / 4000)
+        assert abs(shares.share[0, r] - wanted) <= 4 * np.sqrt(wanted * (1 - wanted) / 4000)
 
 
 def test_share_of_a_linf_ball_beyond_a_pixels_value(linear):
@@ -47,21 +47,21 @@ def test_share_of_a_linf_ball_beyond_a_pixels_value(linear):
     centres = torch.full((2, 1, 4, 4), 0.5)
     centres[1] = 0.9
     labels = torch.tensor([0, 1])
-    found = ball_shares(network, centres, labels, Linf(), [0.05, 0.2, 0.5], sampling=Sampling(samples=4000))
+    shares = ball_shares(network, centres, labels, Linf(), [0.05, 0.2, 0.5], sampling=Sampling(samples=4000))
     # The second ball is cut to [0.9 - radius, 1].
     wanted = np.array([[0, 0.25, 0.4], [0, 0, 0.2 / 0.6]])
-    np.testing.assert_allclose(found.share, wanted, atol=0.03)
-    assert (found.counts[wanted == 0] == 0).all()
+    np.testing.assert_allclose(shares.share, wanted, atol=0.03)
+    assert (shares.counts[wanted == 0] == 0).all()
 
 
 def test_counts_shares_and_intervals_go_together(conv, images):
     network, x = conv(), images(3)
     labels = torch.tensor([0, 1, 2])
-    found = ball_shares(network, x, labels, L2(), [0.5, 4.0], sampling=Sampling(samples=50, confidence=0.9))
-    assert found.counts.shape == (3, 2)
-    np.testing.assert_array_equal(found.share, found.counts / 50)
-    np.testing.assert_allclose(found.interval, binomial_interval(found.counts.astype(float), 50, 0.9))
-    np.testing.assert_array_equal(found.radii, [0.5, 4.0])
+    shares = ball_shares(network, x, labels, L2(), [0.5, 4.0], sampling=Sampling(samples=50, confidence=0.9))
+    assert shares.counts.shape == (3, 2)
+    np.testing.assert_array_equal(shares.share, shares.counts / 50)
+    np.testing.assert_allclose(shares.interval, binomial_interval(shares.counts.astype(float), 50, 0.9))
+    np.testing.assert_array_equal(shares.radii, [0.5, 4.0])
 
 
 def test_batches_change_nothing(conv, images):

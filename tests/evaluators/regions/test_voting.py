@@ -32,17 +32,17 @@ def grey(n=1):
 @pytest.mark.parametrize("angle", [0.3, 1.0, 2.5])
 def test_two_hyperplanes_disagree_in_a_double_wedge(linear, angle, device):
     networks = [half_plane(linear, a).to(device) for a in (0.4, 0.4 + angle)]
-    found = disagreement(networks, grey().to(device), L2(), [0.1, 0.3], sampling=Sampling(samples=4000))
+    disagreements = disagreement(networks, grey().to(device), L2(), [0.1, 0.3], sampling=Sampling(samples=4000))
     wanted = angle / math.pi
-    assert (abs(found.share - wanted) <= 4 * math.sqrt(wanted * (1 - wanted) / 4000)).all()
-    np.testing.assert_allclose(found.entropy, found.share * math.log(2), rtol=1e-9)
+    assert (abs(disagreements.share - wanted) <= 4 * math.sqrt(wanted * (1 - wanted) / 4000)).all()
+    np.testing.assert_allclose(disagreements.entropy, disagreements.share * math.log(2), rtol=1e-9)
 
 
 def test_two_hyperplanes_in_a_linf_ball(linear):
     # In a square, the wedge between the first axis and its diagonal is an eighth, and there are two.
     networks = [half_plane(linear, math.pi / 2), half_plane(linear, 3 * math.pi / 4)]
-    found = disagreement(networks, grey(), Linf(), [0.2], sampling=Sampling(samples=4000))
-    assert found.share[0, 0] == pytest.approx(0.25, abs=0.03)
+    disagreements = disagreement(networks, grey(), Linf(), [0.2], sampling=Sampling(samples=4000))
+    assert disagreements.share[0, 0] == pytest.approx(0.25, abs=0.03)
     moved = disagreement(
         [half_plane(linear, 0.0, offset) for offset in (0.0, 0.1)],
         grey(),
@@ -54,36 +54,38 @@ def test_two_hyperplanes_in_a_linf_ball(linear):
 
 
 def test_networks_that_are_one_disagree_nowhere(conv, images):
-    found = disagreement([conv(), conv(), conv()], images(3), Linf(), [0, 0.1, 1.0], sampling=Sampling(samples=20))
-    assert (found.counts == 0).all()
-    assert (found.entropy == 0).all()
-    assert (found.mean_share_interval[:, 0] == 0).all()
-    np.testing.assert_allclose(found.mean_share_interval[:, 1], 1 - 0.025 ** (1 / 3))
+    disagreements = disagreement([conv(), conv(), conv()], images(3), Linf(), [0, 0.1, 1.0], sampling=Sampling(samples=20))
+    assert (disagreements.counts == 0).all()
+    assert (disagreements.entropy == 0).all()
+    assert (disagreements.mean_share_interval[:, 0] == 0).all()
+    np.testing.assert_allclose(disagreements.mean_share_interval[:, 1], 1 - 0.025 ** (1 / 3))
 
 
 def test_at_epsilon_0_the_images_themselves_are_asked(conv, images):
     networks, x = [conv(seed=seed) for seed in range(4)], images(20)
-    found = disagreement(networks, x, L2(), [0.0], sampling=Sampling(samples=3))
+    disagreements = disagreement(networks, x, L2(), [0.0], sampling=Sampling(samples=3))
     with torch.no_grad():
         votes = torch.stack([network(x).argmax(1) for network in networks])
-    np.testing.assert_array_equal(found.share[:, 0], (votes != votes[0]).any(0))
+    np.testing.assert_array_equal(disagreements.share[:, 0], (votes != votes[0]).any(0))
     counts = torch.nn.functional.one_hot(votes, 4).sum(0)
-    np.testing.assert_allclose(found.entropy[:, 0], entropy(counts, axis=1), atol=1e-12)
-    assert found.entropy.max() > 0
+    np.testing.assert_allclose(disagreements.entropy[:, 0], entropy(counts, axis=1), atol=1e-12)
+    assert disagreements.entropy.max() > 0
 
 
 def test_parts_of_a_disagreement_go_together(conv, images):
     networks, x = [conv(seed=seed) for seed in range(3)], images(5)
-    found = disagreement(networks, x, Linf(), [0.1, 0.5], sampling=Sampling(samples=30, confidence=0.9))
-    np.testing.assert_array_equal(found.share, found.counts / 30)
-    np.testing.assert_allclose(found.interval, binomial_interval(found.counts.astype(float), 30, 0.9))
-    np.testing.assert_allclose(found.mean_share, found.share.mean(0))
-    np.testing.assert_allclose(found.mean_share_interval, mean_interval(found.share, 0.9))
-    np.testing.assert_allclose(found.mean_entropy, found.entropy.mean(0))
-    np.testing.assert_allclose(found.mean_entropy_interval, math.log(3) * mean_interval(found.entropy / math.log(3), 0.9))
+    disagreements = disagreement(networks, x, Linf(), [0.1, 0.5], sampling=Sampling(samples=30, confidence=0.9))
+    np.testing.assert_array_equal(disagreements.share, disagreements.counts / 30)
+    np.testing.assert_allclose(disagreements.interval, binomial_interval(disagreements.counts.astype(float), 30, 0.9))
+    np.testing.assert_allclose(disagreements.mean_share, disagreements.share.mean(0))
+    np.testing.assert_allclose(disagreements.mean_share_interval, mean_interval(disagreements.share, 0.9))
+    np.testing.assert_allclose(disagreements.mean_entropy, disagreements.entropy.mean(0))
+    np.testing.assert_allclose(
+        disagreements.mean_entropy_interval, math.log(3) * mean_interval(disagreements.entropy / math.log(3), 0.9)
+    )
     parts = disagreement(networks, x, Linf(), [0.1, 0.5], sampling=Sampling(samples=30, batch_size=7))
-    np.testing.assert_array_equal(parts.counts, found.counts)
-    np.testing.assert_allclose(parts.entropy, found.entropy)
+    np.testing.assert_array_equal(parts.counts, disagreements.counts)
+    np.testing.assert_allclose(parts.entropy, disagreements.entropy)
 
 
 def test_vote_entropy_of_known_votes():
@@ -94,18 +96,18 @@ def test_vote_entropy_of_known_votes():
 def test_low_margin_is_a_slab(linear):
     # The margin is twice the scale times the distance from the hyperplane: a slab of half-width 0.05.
     network = half_plane(linear, 0.0, scale=3.0)
-    found = low_margin_share(network, grey(), Linf(), [0.04, 0.1, 0.5], threshold=0.3, sampling=Sampling(samples=4000))
-    np.testing.assert_allclose(found.share, [[1.0, 0.5, 0.1]], atol=0.03)
-    assert found.share[0, 0] == 1
+    low_margin = low_margin_share(network, grey(), Linf(), [0.04, 0.1, 0.5], threshold=0.3, sampling=Sampling(samples=4000))
+    np.testing.assert_allclose(low_margin.share, [[1.0, 0.5, 0.1]], atol=0.03)
+    assert low_margin.share[0, 0] == 1
 
 
 def test_low_margin_is_asked_at_the_same_points(conv, images):
     network, x = conv(), images(2)
-    found = low_margin_share(network, x, L2(), [1.0], 0.1, sampling=Sampling(samples=40, seed=3, batch_size=9))
+    low_margin = low_margin_share(network, x, L2(), [1.0], 0.1, sampling=Sampling(samples=40, seed=3, batch_size=9))
     points = torch.cat([points for _, points in ball_points(x, L2(), [1.0], Sampling(samples=40, seed=3, batch_size=100))])
     with torch.no_grad():
         largest = network(points).topk(2).values
-    np.testing.assert_array_equal(found.counts[:, 0], (largest[:, 0] - largest[:, 1] < 0.1).view(2, 40).sum(1))
+    np.testing.assert_array_equal(low_margin.counts[:, 0], (largest[:, 0] - largest[:, 1] < 0.1).view(2, 40).sum(1))
 
 
 @pytest.mark.parametrize("n", [1, 10, 60])

@@ -27,26 +27,26 @@ def line(n=1):
 
 def test_two_boundaries_are_found_and_the_votes_between_them(linear, device):
     networks = [step(linear, 0.3).to(device), step(linear, 0.37).to(device), step(linear, 0.37).to(device)]
-    found = vote_along_line(networks, *(image.to(device) for image in line()), beyond=1.0, points=21)
-    np.testing.assert_allclose(found.positions, np.linspace(0, 2, 21))
-    pixel = 0.2 + 0.2 * found.positions
-    np.testing.assert_array_equal(found.predictions[0, 0], pixel > 0.3 + 1e-6)
-    np.testing.assert_array_equal(found.predictions[0, 1], pixel > 0.37)
+    line_votes = vote_along_line(networks, *(image.to(device) for image in line()), beyond=1.0, points=21)
+    np.testing.assert_allclose(line_votes.positions, np.linspace(0, 2, 21))
+    pixel = 0.2 + 0.2 * line_votes.positions
+    np.testing.assert_array_equal(line_votes.predictions[0, 0], pixel > 0.3 + 1e-6)
+    np.testing.assert_array_equal(line_votes.predictions[0, 1], pixel > 0.37)
     between = (pixel > 0.3 + 1e-6) & (pixel < 0.37)
     third = -math.log(1 / 3) / 3 - 2 * math.log(2 / 3) / 3
-    np.testing.assert_allclose(found.entropy[0], np.where(between, third, 0), atol=1e-12)
-    assert found.crossing[0] == pytest.approx(0.5, abs=1e-6)
-    assert found.length[0] == pytest.approx(0.2, abs=1e-6)
+    np.testing.assert_allclose(line_votes.entropy[0], np.where(between, third, 0), atol=1e-12)
+    assert line_votes.crossing[0] == pytest.approx(0.5, abs=1e-6)
+    assert line_votes.length[0] == pytest.approx(0.2, abs=1e-6)
     other = vote_along_line(networks, *(image.to(device) for image in line()), crossing_of=1)
     assert other.crossing[0] == pytest.approx(0.85, abs=1e-6)
 
 
 def test_a_line_ends_where_it_leaves_the_pixel_range(linear):
-    found = vote_along_line([step(linear, 0.9), step(linear, 0.3)], *line(), beyond=5.0, points=61)
-    inside = 0.2 + 0.2 * found.positions <= 1 + 1e-6
-    np.testing.assert_array_equal(found.predictions[0] == -1, np.stack([~inside] * 2))
-    np.testing.assert_array_equal(np.isnan(found.entropy[0]), ~inside)
-    assert found.crossing[0] == pytest.approx(3.5, abs=1e-5)
+    line_votes = vote_along_line([step(linear, 0.9), step(linear, 0.3)], *line(), beyond=5.0, points=61)
+    inside = 0.2 + 0.2 * line_votes.positions <= 1 + 1e-6
+    np.testing.assert_array_equal(line_votes.predictions[0] == -1, np.stack([~inside] * 2))
+    np.testing.assert_array_equal(np.isnan(line_votes.entropy[0]), ~inside)
+    assert line_votes.crossing[0] == pytest.approx(3.5, abs=1e-5)
     # A boundary that lies outside is none.
     assert np.isinf(vote_along_line([step(linear, 1.1), step(linear, 0.3)], *line(), beyond=5.0).crossing[0])
 
@@ -56,10 +56,10 @@ def test_entropy_by_distance_from_the_boundary(linear):
     networks = [step(linear, 0.3), step(linear, 0.335)]
     start, end = line(3)
     start[2, 0, 0, 0], end[2, 0, 0, 0] = 0.1, 0.2
-    found = vote_along_line(networks, start, end)
-    assert np.isfinite(found.crossing[:2]).all()
+    line_votes = vote_along_line(networks, start, end)
+    assert np.isfinite(line_votes.crossing[:2]).all()
     # The third line ends at 0.3 but for rounding: it is left out.
-    crossing = np.array([*found.crossing[:2], np.inf])
+    crossing = np.array([*line_votes.crossing[:2], np.inf])
     near = boundary_entropy(networks, start, end, crossing, [-1.0, -0.1, 0.01, 0.3, 0.4, 10.0])
     np.testing.assert_allclose(near.entropy, [0, 0, math.log(2), math.log(2), 0, math.nan])
     np.testing.assert_array_equal(near.n, [2, 2, 2, 2, 2, 0])
@@ -70,9 +70,9 @@ def test_entropy_by_distance_from_the_boundary(linear):
 
 def test_no_line_crosses(linear):
     networks = [step(linear, 0.9), step(linear, 0.9)]
-    found = vote_along_line(networks, *line())
-    assert np.isinf(found.crossing).all()
-    near = boundary_entropy(networks, *line(), found.crossing, [0.0])
+    line_votes = vote_along_line(networks, *line())
+    assert np.isinf(line_votes.crossing).all()
+    near = boundary_entropy(networks, *line(), line_votes.crossing, [0.0])
     assert near.n[0] == 0
     assert np.isnan(near.entropy[0])
 

@@ -40,26 +40,26 @@ def test_whole_agreement_has_no_interval():
 
 
 def test_few_networks_have_no_interval():
-    found = rank_correlation(X[:7], Y[:7])
-    assert (found.n, found.interval) == (7, None)
-    assert str(found).endswith("(of 7, no interval)")
+    correlation = rank_correlation(X[:7], Y[:7])
+    assert (correlation.n, correlation.interval) == (7, None)
+    assert str(correlation).endswith("(of 7, no interval)")
     assert rank_correlation(X[:8], X[1:9]).interval is not None
 
 
 def test_numbers_that_hardly_vary_have_no_interval():
     saturated = np.ones(28)
     saturated[:4] = [0.9, 0.8, 0.95, 0.7]
-    found = rank_correlation(np.arange(28), saturated)
-    assert (found.value is not None, found.interval) == (True, None)
+    correlation = rank_correlation(np.arange(28), saturated)
+    assert (correlation.value is not None, correlation.interval) == (True, None)
     saturated[4] = 0.6
     assert rank_correlation(np.arange(28), saturated).interval is not None
     assert stronger_correlation(X, np.r_[np.zeros(17), Y[:3]], Y).interval is None
 
 
 def test_what_does_not_vary_has_no_correlation():
-    found = rank_correlation(X, np.ones(20))
-    assert found == RankCorrelation(20, None, None)
-    assert str(found) == "none, as one does not vary"
+    correlation = rank_correlation(X, np.ones(20))
+    assert correlation == RankCorrelation(20, None, None)
+    assert str(correlation) == "none, as one does not vary"
 
 
 def test_is_told_with_its_interval():
@@ -88,7 +88,7 @@ def test_interval_holds_the_truth(strength):
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "told"),
+    ("x", "y", "message"),
     [
         ([1.0, 2.0], [1.0], r"vectors of one length, one number a network; got shapes \[\(2,\), \(1,\)\]"),
         ([], [], r"got shapes \[\(0,\), \(0,\)\]"),
@@ -96,8 +96,8 @@ def test_interval_holds_the_truth(strength):
         ([1.0, math.nan], [1.0, 2.0], "finite numbers; leave out the networks of which one is not"),
     ],
 )
-def test_bad_input(x, y, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_input(x, y, message):
+    with pytest.raises(ValueError, match=message):
         rank_correlation(x, y)
 
 

@@ -20,8 +20,8 @@ def observe(log, error=0.1, subject=None, **factors):
 
 def test_one_factor_is_the_analysis_of_scipy():
     groups = [NUMBERS.normal(mean, 0.3, size=n) for mean, n in ((1.0, 8), (1.4, 5), (0.9, 11))]
-    found = heterogeneity([observe(b, attack=str(g)) for g, group in enumerate(groups) for b in group])
-    effect, wanted = found.effects["attack"], f_oneway(*groups)
+    analysis = heterogeneity([observe(b, attack=str(g)) for g, group in enumerate(groups) for b in group])
+    effect, wanted = analysis.effects["attack"], f_oneway(*groups)
     assert effect.f_value == pytest.approx(wanted.statistic)
     assert effect.p_value == pytest.approx(wanted.pvalue)
     assert effect.freedom == (2, 21)
@@ -31,14 +31,14 @@ def test_one_factor_is_the_analysis_of_scipy():
 
 def test_two_balanced_factors_are_the_sums_of_squares_of_the_textbook():
     table = NUMBERS.normal(size=(3, 4))
-    found = heterogeneity([observe(table[i, j], row=str(i), column=str(j)) for i, j in product(range(3), range(4))])
+    analysis = heterogeneity([observe(table[i, j], row=str(i), column=str(j)) for i, j in product(range(3), range(4))])
     rows = 4 * ((table.mean(1) - table.mean()) ** 2).sum()
     columns = 3 * ((table.mean(0) - table.mean()) ** 2).sum()
     rest = ((table - table.mean()) ** 2).sum() - rows - columns
-    assert found.effects["row"].f_value == pytest.approx(rows / 2 / (rest / 6))
-    assert found.effects["column"].f_value == pytest.approx(columns / 3 / (rest / 6))
-    assert found.residual == pytest.approx(math.sqrt(rest / 6))
-    assert found.effects["row"].share == pytest.approx(max(0, (rows - 2 * rest / 6) / (rows + columns + rest + rest / 6)))
+    assert analysis.effects["row"].f_value == pytest.approx(rows / 2 / (rest / 6))
+    assert analysis.effects["column"].f_value == pytest.approx(columns / 3 / (rest / 6))
+    assert analysis.residual == pytest.approx(math.sqrt(rest / 6))
+    assert analysis.effects["row"].share == pytest.approx(max(0, (rows - 2 * rest / 6) / (rows + columns + rest + rest / 6)))
 
 
 def test_unbalanced_factors_are_told_apart():
@@ -47,12 +47,12 @@ def test_unbalanced_factors_are_told_apart():
     for data, architecture, count in (("a", "x", 20), ("a", "y", 3), ("b", "x", 3), ("b", "y", 20)):
         for _ in range(count):
             observations.append(observe(1.0 + (data == "b") + NUMBERS.normal(0, 0.05), data=data, architecture=architecture))
-    found = heterogeneity(observations)
-    assert found.effects["data"].p_value < 1e-20
-    assert 0.2 < found.effects["data"].share < 0.8  # The rest cannot be told from the architecture's.
-    assert found.effects["architecture"].share < 0.01
-    assert found.effects["architecture"].p_value > 0.01
-    means = found.effects["architecture"].means
+    analysis = heterogeneity(observations)
+    assert analysis.effects["data"].p_value < 1e-20
+    assert 0.2 < analysis.effects["data"].share < 0.8  # The rest cannot be told from the architecture's.
+    assert analysis.effects["architecture"].share < 0.01
+    assert analysis.effects["architecture"].p_value > 0.01
+    means = analysis.effects["architecture"].means
     assert math.log(means["y"] / means["x"]) > 0.5  # As they are: confounded.
 
 
@@ -73,10 +73,10 @@ def test_equal_exponents_are_universal_and_others_are_not():
 def test_p_values_are_uniform_where_there_is_nothing():
     p_values = []
     for _ in range(400):
-        found = heterogeneity(
+        analysis = heterogeneity(
             [observe(NUMBERS.normal(1.0, 0.1), data="abc"[n % 3], attack="xy"[n // 3 % 2]) for n in range(12)]
         )
-        p_values.append((found.heterogeneity_p, found.effects["data"].p_value, found.effects["attack"].p_value))
+        p_values.append((analysis.heterogeneity_p, analysis.effects["data"].p_value, analysis.effects["attack"].p_value))
     # Three standard errors of a share of 0.1 among 400.
     assert np.mean(np.array(p_values) < 0.1, axis=0) == pytest.approx([0.1] * 3, abs=0.045)
 
@@ -96,18 +96,18 @@ def laboratory(subjects, *, kinds=4, attacks="xyz", spread=0.3, missing=0.0):
 
 def test_what_sets_networks_apart_is_judged_by_networks():
     observations = laboratory(12, kinds=3)
-    found = heterogeneity(observations)
+    analysis = heterogeneity(observations)
     logs = np.log([o.exponent for o in observations]).reshape(12, 3)
     means = logs.mean(1)
     kinds = f_oneway(*(means[k::3] for k in range(3)))
-    assert found.effects["kind"].f_value == pytest.approx(kinds.statistic)
-    assert found.effects["kind"].freedom == (2, 9)
+    assert analysis.effects["kind"].f_value == pytest.approx(kinds.statistic)
+    assert analysis.effects["kind"].freedom == (2, 9)
     attacks = 12 * ((logs.mean(0) - logs.mean()) ** 2).sum()
     rest = ((logs - logs.mean(0) - means[:, None] + logs.mean()) ** 2).sum()
-    assert found.effects["attack"].f_value == pytest.approx(attacks / 2 / (rest / 22))
-    assert found.effects["attack"].freedom == (2, 22)
-    assert (found.n, found.subjects) == (36, 12)
-    assert found.effects["kind"].counts == {"0": 12, "1": 12, "2": 12}
+    assert analysis.effects["attack"].f_value == pytest.approx(attacks / 2 / (rest / 22))
+    assert analysis.effects["attack"].freedom == (2, 22)
+    assert (analysis.n, analysis.subjects) == (36, 12)
+    assert analysis.effects["kind"].counts == {"0": 12, "1": 12, "2": 12}
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
@@ -115,22 +115,22 @@ def test_attacks_on_one_network_are_no_independent_networks(missing):
     """Where nothing but chance sets networks apart, factors seldom show, and intervals hold the mean."""
     p_values, held = [], []
     for _ in range(300):
-        found = heterogeneity(laboratory(24, missing=missing))
-        p_values.append(found.effects["kind"].p_value)
-        held.append(found.mean_interval[0] < math.exp(1.1) < found.mean_interval[1])
-        assert found.effects["attack"].p_value < 1e-3
+        analysis = heterogeneity(laboratory(24, missing=missing))
+        p_values.append(analysis.effects["kind"].p_value)
+        held.append(analysis.mean_interval[0] < math.exp(1.1) < analysis.mean_interval[1])
+        assert analysis.effects["attack"].p_value < 1e-3
     # Three standard errors of shares of 0.1 and 0.95 among 300.
     assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.052)
     assert np.mean(held) >= 0.9
 
 
 def test_numbers_that_are_known_by_hand():
-    found = heterogeneity([observe(1.0, 0.1, data="a"), observe(2.0, 0.1, data="b"), observe(3.0, 0.1, data="b")])
-    assert found.range == pytest.approx((math.exp(1), math.exp(3)))
-    assert found.deviation == pytest.approx(1.0)
-    assert found.mean == pytest.approx(math.exp(2))
+    analysis = heterogeneity([observe(1.0, 0.1, data="a"), observe(2.0, 0.1, data="b"), observe(3.0, 0.1, data="b")])
+    assert analysis.range == pytest.approx((math.exp(1), math.exp(3)))
+    assert analysis.deviation == pytest.approx(1.0)
+    assert analysis.mean == pytest.approx(math.exp(2))
     # Q = 2 / 0.01; between = (200 - 2) / (300 - 3 * 100**2 / 300).
-    assert found.between == pytest.approx(math.sqrt(198 / 200))
+    assert analysis.between == pytest.approx(math.sqrt(198 / 200))
 
 
 @pytest.mark.parametrize("networks", [3, 6])
@@ -138,58 +138,58 @@ def test_interval_of_the_mean_holds_it_for_few_networks_too(networks):
     held = []
     for _ in range(400):
         errors = NUMBERS.uniform(0.03, 0.1, size=networks)
-        found = heterogeneity([observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e) for e in errors])
-        held.append(found.mean_interval[0] < math.e < found.mean_interval[1])
+        analysis = heterogeneity([observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e) for e in errors])
+        held.append(analysis.mean_interval[0] < math.e < analysis.mean_interval[1])
     # Three standard errors of a share of 0.95 among 400.
     assert np.mean(held) >= 0.95 - 0.033
 
 
 def test_exponents_that_happen_to_agree_are_no_surer_than_they_are():
-    found = heterogeneity([observe(0.7, 0.1), observe(0.7001, 0.1)])
-    assert found.mean_interval[1] / found.mean_interval[0] > math.exp(2 * 1.96 * 0.1 / math.sqrt(2))
+    analysis = heterogeneity([observe(0.7, 0.1), observe(0.7001, 0.1)])
+    assert analysis.mean_interval[1] / analysis.mean_interval[0] > math.exp(2 * 1.96 * 0.1 / math.sqrt(2))
 
 
 def test_the_mean_weighs_networks_by_what_is_known_of_them_and_by_how_they_differ():
     """Three that are known well and one that is not: where all differ, each counts about the same."""
     logs, errors = [0.0, 2.0, 4.0, 6.0], [0.01, 0.01, 0.01, 0.3]
-    found = heterogeneity([observe(log, error) for log, error in zip(logs, errors, strict=True)])
-    assert math.log(found.mean) == pytest.approx(3, abs=0.1)
+    analysis = heterogeneity([observe(log, error) for log, error in zip(logs, errors, strict=True)])
+    assert math.log(analysis.mean) == pytest.approx(3, abs=0.1)
     alike = heterogeneity([observe(log, error) for log, error in zip([1.0, 1.0, 1.0, 1.4], errors, strict=True)])
     assert math.log(alike.mean) == pytest.approx(1, abs=0.01)
 
 
 def test_one_network_has_no_spread():
-    found = heterogeneity([observe(1.0, subject="a", attack="x"), observe(2.0, subject="a", attack="y")])
-    assert (found.subjects, found.mean) == (1, pytest.approx(math.exp(1.5)))
-    assert all(math.isnan(value) for value in (found.between, found.heterogeneity_p, *found.mean_interval))
+    analysis = heterogeneity([observe(1.0, subject="a", attack="x"), observe(2.0, subject="a", attack="y")])
+    assert (analysis.subjects, analysis.mean) == (1, pytest.approx(math.exp(1.5)))
+    assert all(math.isnan(value) for value in (analysis.between, analysis.heterogeneity_p, *analysis.mean_interval))
 
 
 def test_the_order_of_observations_changes_nothing_even_where_no_levels_link_networks():
     rows = [(1.0, "A", "1"), (1.3, "A", "2"), (1.1, "B", "3"), (1.5, "B", "4"), (0.9, "C", "5"), (1.2, "C", "6")]
-    found = [
+    analyses = [
         heterogeneity([observe(log, subject=subject, attack=attack) for log, subject, attack in order])
         for order in (rows, rows[::-1], [rows[n] for n in (1, 3, 5, 4, 2, 0)])
     ]
-    assert found[0].mean == pytest.approx(math.exp(np.mean([1.15, 1.3, 1.05])))
-    for other in found[1:]:
-        assert (other.between, other.heterogeneity_p) == pytest.approx((found[0].between, found[0].heterogeneity_p))
+    assert analyses[0].mean == pytest.approx(math.exp(np.mean([1.15, 1.3, 1.05])))
+    for other in analyses[1:]:
+        assert (other.between, other.heterogeneity_p) == pytest.approx((analyses[0].between, analyses[0].heterogeneity_p))
 
 
 def test_a_factor_that_explains_everything_leaves_the_others_nothing():
     logs = {"a": 0.2, "b": 0.7}
-    found = heterogeneity([observe(logs[data], data=data, attack=attack) for data, attack in product("ab", "xyz")])
-    assert found.effects["data"].share == pytest.approx(1)
-    assert found.effects["data"].share <= 1
-    assert (found.effects["data"].f_value, found.effects["data"].p_value) == (math.inf, 0)
-    assert math.isnan(found.effects["attack"].f_value)
-    assert found.residual == 0
+    analysis = heterogeneity([observe(logs[data], data=data, attack=attack) for data, attack in product("ab", "xyz")])
+    assert analysis.effects["data"].share == pytest.approx(1)
+    assert analysis.effects["data"].share <= 1
+    assert (analysis.effects["data"].f_value, analysis.effects["data"].p_value) == (math.inf, 0)
+    assert math.isnan(analysis.effects["attack"].f_value)
+    assert analysis.residual == 0
 
 
 def test_one_level_and_saturated_designs_have_no_answer():
-    found = heterogeneity([observe(1.0, data="a", attack="x"), observe(1.2, data="a", attack="y")])
-    assert math.isnan(found.effects["data"].p_value)
-    assert math.isnan(found.effects["attack"].p_value)
-    assert math.isnan(found.residual)
+    analysis = heterogeneity([observe(1.0, data="a", attack="x"), observe(1.2, data="a", attack="y")])
+    assert math.isnan(analysis.effects["data"].p_value)
+    assert math.isnan(analysis.effects["attack"].p_value)
+    assert math.isnan(analysis.residual)
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ def pair(only_first, only_second, both=5, neither=5):
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 1), (3, 9), (10, 10), (40, 12), (0, 30)])
 def test_p_value_is_the_exact_mcnemar_test(only_first, only_second):
-    found = compare(*pair(only_first, only_second), 0.1)
+    comparison = compare(*pair(only_first, only_second), 0.1)
     # Twice the smaller tail of a fair coin, from the definition.
     tail = binom.cdf(min(only_first, only_second), only_first + only_second, 0.5)
-    assert found.p_value == pytest.approx(min(1, 2 * tail))
-    assert found.n == only_first + only_second + 10
-    assert found.difference == pytest.approx((only_first - only_second) / found.n)
-    assert found.interval == paired_interval(only_first, only_second, found.n)
+    assert comparison.p_value == pytest.approx(min(1, 2 * tail))
+    assert comparison.n == only_first + only_second + 10
+    assert comparison.difference == pytest.approx((only_first - only_second) / comparison.n)
+    assert comparison.interval == paired_interval(only_first, only_second, comparison.n)
 
 
 def tango_by_likelihood(only_first, only_second, n, confidence):
@@ -46,15 +46,15 @@ def tango_by_likelihood(only_first, only_second, n, confidence):
         second = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
         return (only_first - only_second - n * difference) / np.sqrt(n * (2 * second + difference - difference**2))
 
-    z, found = norm.ppf(0.5 + confidence / 2), (only_first - only_second) / n
-    return brentq(lambda d: score(d) - z, -0.999, found), brentq(lambda d: score(d) + z, found, 0.999)
+    z, observed = norm.ppf(0.5 + confidence / 2), (only_first - only_second) / n
+    return brentq(lambda d: score(d) - z, -0.999, observed), brentq(lambda d: score(d) + z, observed, 0.999)
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 @pytest.mark.parametrize(("only_first", "only_second", "n"), [(40, 20, 160), (3, 9, 44), (1, 0, 50), (12, 12, 30)])
 def test_interval_is_that_of_the_score_of_the_likelihood(only_first, only_second, n, confidence):
-    found = paired_interval(only_first, only_second, n, confidence)
-    assert found == pytest.approx(tango_by_likelihood(only_first, only_second, n, confidence), abs=1e-5)
+    interval = paired_interval(only_first, only_second, n, confidence)
+    assert interval == pytest.approx(tango_by_likelihood(only_first, only_second, n, confidence), abs=1e-5)
 
 
 def test_interval_by_hand():
@@ -97,10 +97,10 @@ def test_verdict(only_first, only_second, verdict):
 
 
 def test_verdict_takes_a_level():
-    found = compare(*pair(2, 10), 0.1)
-    assert found.p_value == pytest.approx(0.0386, abs=1e-4)
-    assert found.verdict() == "more robust"
-    assert found.verdict(0.01) == "not distinguishable"
+    comparison = compare(*pair(2, 10), 0.1)
+    assert comparison.p_value == pytest.approx(0.0386, abs=1e-4)
+    assert comparison.verdict() == "more robust"
+    assert comparison.verdict(0.01) == "not distinguishable"
 
 
 @given(first=some_radii, second=some_radii)
@@ -115,12 +115,12 @@ def test_swapping_the_networks_swaps_the_verdict(first, second):
 def test_radii_by_hand():
     first = np.array([0.0, 0.0, 0.1, 0.2, 0.4, np.inf, np.inf, 0.4])
     second = np.array([0.0, 0.1, 0.1, 0.1, 0.2, 0.4, np.inf, 0.2])
-    found = compare_radii(first, second)
-    assert (found.n, found.ties) == (8, 3)
-    assert found.effect == (4 - 1) / 8
-    assert found.interval == paired_interval(4, 1, 8)
-    assert found.p_value == pytest.approx(2 * binom.cdf(1, 5, 0.5))
-    assert found.median_ratio == pytest.approx(0.3 / 0.15)
+    comparison = compare_radii(first, second)
+    assert (comparison.n, comparison.ties) == (8, 3)
+    assert comparison.effect == (4 - 1) / 8
+    assert comparison.interval == paired_interval(4, 1, 8)
+    assert comparison.p_value == pytest.approx(2 * binom.cdf(1, 5, 0.5))
+    assert comparison.median_ratio == pytest.approx(0.3 / 0.15)
 
 
 @given(first=some_radii, second=some_radii)
@@ -157,14 +157,14 @@ def test_a_coarser_or_shorter_grid_makes_no_network_more_robust():
     assert compare_radii(on(short), on(fine)).verdict() == "more robust"
     for grid in (coarse, short):
         common = np.array([e for e in grid if np.isclose(e, fine).any()])
-        found = compare_radii(on(grid), on(fine), common)
-        assert (found.effect, found.ties, found.p_value) == (0, 2000, 1)
+        comparison = compare_radii(on(grid), on(fine), common)
+        assert (comparison.effect, comparison.ties, comparison.p_value) == (0, 2000, 1)
 
 
 def test_common_epsilons_take_radii_in_single_precision():
     grid = np.array([0.1, 0.2, 0.3])
-    found = compare_radii(grid.astype(np.float32), grid, [0, *grid])
-    assert found.ties == 3
+    comparison = compare_radii(grid.astype(np.float32), grid, [0, *grid])
+    assert comparison.ties == 3
     assert compare_radii(np.zeros(3), grid, grid).effect == -1
 
 

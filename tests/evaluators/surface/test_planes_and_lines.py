@@ -61,16 +61,16 @@ def test_crossing_of_a_linear_network_is_at_margin_over_slope(linear, image, cla
         # The class after the nearest boundary, and where that is, in closed form.
         ways = {j: (logits[label] - logits[j]) / (rise[j] - rise[label]) for j in range(classes) if rise[j] > rise[label]}
         rival = min(ways, key=ways.get, default=None)
-        found = boundary_line(network, x, label, direction, segment=Segment(stop=6, points=301))
+        sampled = boundary_line(network, x, label, direction, segment=Segment(stop=6, points=301))
         if rival is None or ways[rival] > 6:
-            assert found.crossings == ()
+            assert sampled.crossings == ()
         else:
-            first = found.crossings[0]
+            first = sampled.crossings[0]
             assert (first.before, first.after) == (label, rival)
             assert first.position == pytest.approx(ways[rival], abs=1e-5)
         np.testing.assert_allclose(
-            found.margin,
-            [(logits + t * rise)[label] - np.delete(logits + t * rise, label).max() for t in found.positions],
+            sampled.margin,
+            [(logits + t * rise)[label] - np.delete(logits + t * rise, label).max() for t in sampled.positions],
             atol=1e-9,
         )
 
@@ -78,36 +78,36 @@ def test_crossing_of_a_linear_network_is_at_margin_over_slope(linear, image, cla
 def test_the_class_is_the_same_between_neighbouring_crossings(conv, image):
     network, x = conv(4).double(), image()
     for seed in range(5):
-        found = boundary_line(
+        sampled = boundary_line(
             network, x, answer(network, x), random_direction(x, 20.0, seed=seed), segment=Segment(start=-30, stop=30)
         )
-        edges = np.array([crossing.position for crossing in found.crossings])
+        edges = np.array([crossing.position for crossing in sampled.crossings])
         assert (np.diff(edges) > 0).all()
-        told = [found.label[0], *(crossing.after for crossing in found.crossings)]
-        assert [crossing.before for crossing in found.crossings] == told[:-1]
-        np.testing.assert_array_equal(found.label, np.array(told)[np.searchsorted(edges, found.positions)])
+        classes = [sampled.label[0], *(crossing.after for crossing in sampled.crossings)]
+        assert [crossing.before for crossing in sampled.crossings] == classes[:-1]
+        np.testing.assert_array_equal(sampled.label, np.array(classes)[np.searchsorted(edges, sampled.positions)])
 
 
 def test_all_crossings_of_three_stripes_are_found(image):
     x = image().mul(0).add(0.5)
     network = Stripes([0.5103, 0.5412, 0.6131], [0, 1, 2, 1])
     direction = torch.full_like(x, 0.25)  # The mean pixel rises by 1/8 per unit of L2 distance.
-    found = boundary_line(network, x, 0, direction, segment=Segment(points=21), tolerance=1e-7)
-    assert [(c.before, c.after) for c in found.crossings] == [(0, 1), (1, 2), (2, 1)]
-    assert [c.position for c in found.crossings] == pytest.approx([8 * 0.0103, 8 * 0.0412, 8 * 0.1131], abs=1e-7)
-    assert found.length == pytest.approx(2)
-    assert found.positions[[0, -1]].tolist() == [0, 4]
-    np.testing.assert_array_equal(found.margin > 0, found.label == 0)
-    assert (found.margin == np.where(found.label == 0, 1, -1)).all()
+    sampled = boundary_line(network, x, 0, direction, segment=Segment(points=21), tolerance=1e-7)
+    assert [(c.before, c.after) for c in sampled.crossings] == [(0, 1), (1, 2), (2, 1)]
+    assert [c.position for c in sampled.crossings] == pytest.approx([8 * 0.0103, 8 * 0.0412, 8 * 0.1131], abs=1e-7)
+    assert sampled.length == pytest.approx(2)
+    assert sampled.positions[[0, -1]].tolist() == [0, 4]
+    np.testing.assert_array_equal(sampled.margin > 0, sampled.label == 0)
+    assert (sampled.margin == np.where(sampled.label == 0, 1, -1)).all()
 
 
 def test_several_crossings_between_two_positions_are_all_located(image):
     x = image().mul(0).add(0.5)
     network = Stripes([0.51, 0.5175, 0.525], [0, 2, 1, 3])
-    found = boundary_line(network, x, 0, torch.ones_like(x), segment=Segment(stop=1, points=2), tolerance=1e-6)
-    assert found.label.tolist() == [0, 3]
-    assert [(c.before, c.after) for c in found.crossings] == [(0, 2), (2, 1), (1, 3)]
-    assert [c.position for c in found.crossings] == pytest.approx([0.08, 0.14, 0.2], abs=1e-6)
+    sampled = boundary_line(network, x, 0, torch.ones_like(x), segment=Segment(stop=1, points=2), tolerance=1e-6)
+    assert sampled.label.tolist() == [0, 3]
+    assert [(c.before, c.after) for c in sampled.crossings] == [(0, 2), (2, 1), (1, 3)]
+    assert [c.position for c in sampled.crossings] == pytest.approx([0.08, 0.14, 0.2], abs=1e-6)
 
 
 def test_a_stripe_narrower_than_the_step_is_missed_as_documented(image):
@@ -119,10 +119,10 @@ def test_a_stripe_narrower_than_the_step_is_missed_as_documented(image):
 
 def test_a_tolerance_below_rounding_ends(image):
     x = image().mul(0).add(0.5)
-    found = boundary_line(
+    sampled = boundary_line(
         Stripes([0.6], [0, 1]), x, 0, torch.ones_like(x), segment=Segment(stop=1, points=3), tolerance=1e-300
     )
-    assert found.crossings == (Crossing(pytest.approx(0.8, abs=1e-12), 0, 1),)
+    assert sampled.crossings == (Crossing(pytest.approx(0.8, abs=1e-12), 0, 1),)
 
 
 # Surfaces.
@@ -132,14 +132,14 @@ def test_margin_of_a_linear_network_is_affine(linear, image, device):
     network, x = linear(2).double().to(device), image().to(device)
     plane = plane_along(x, random_direction(x, 1.0, seed=1), random_direction(x, 2.0, seed=2))
     across, up = np.linspace(-1, 2, 7), np.linspace(-3, 3, 5)
-    found = response_surface(network, plane, 0, across, up)
+    surface = response_surface(network, plane, 0, across, up)
     weight, bias = (p.detach().double().cpu().numpy() for p in network[1].parameters())
     w = weight[0] - weight[1]
     a, b = (float(w @ d.cpu().flatten().numpy()) for d in (plane.across, plane.up))
     origin = float(w @ x.cpu().flatten().numpy() + bias[0] - bias[1])
-    np.testing.assert_allclose(found.margin, origin + a * across[:, None] + b * up[None, :], atol=1e-9)
-    np.testing.assert_array_equal(found.label, np.where(found.margin > 0, 0, 1))
-    np.testing.assert_allclose(found.confidence, 1 / (1 + np.exp(-abs(found.margin))), atol=1e-9)
+    np.testing.assert_allclose(surface.margin, origin + a * across[:, None] + b * up[None, :], atol=1e-9)
+    np.testing.assert_array_equal(surface.label, np.where(surface.margin > 0, 0, 1))
+    np.testing.assert_allclose(surface.confidence, 1 / (1 + np.exp(-abs(surface.margin))), atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -162,12 +162,12 @@ def test_the_surface_at_a_mark_is_what_the_network_says_of_that_image(conv, imag
     plane = plane_through(images, ("a", "b", "c"))
     assert list(plane.marks) == ["a", "b", "c"]
     for (a, b), x in zip(plane.marks.values(), images, strict=True):
-        found = response_surface(network, plane, 1, [a], [b])
+        surface = response_surface(network, plane, 1, [a], [b])
         logits = network(x[None])[0].detach()
-        assert found.label.item() == int(logits.argmax())
-        assert found.confidence.item() == pytest.approx(float(logits.softmax(0).max()))
+        assert surface.label.item() == int(logits.argmax())
+        assert surface.confidence.item() == pytest.approx(float(logits.softmax(0).max()))
         others = [float(logits[j]) for j in (0, 2, 3)]
-        assert found.margin.item() == pytest.approx(float(logits[1]) - max(others))
+        assert surface.margin.item() == pytest.approx(float(logits[1]) - max(others))
 
 
 def test_a_surface_does_not_depend_on_the_batch_size_and_leaves_the_network_alone(conv, image):
@@ -175,11 +175,11 @@ def test_a_surface_does_not_depend_on_the_batch_size_and_leaves_the_network_alon
     before = {name: value.clone() for name, value in network.state_dict().items()}
     plane = plane_along(x, random_direction(x, 1.0, seed=1), random_direction(x, 1.0, seed=2))
     across, up = window(plane, points=9)
-    found = [response_surface(network, plane, 0, across, up, batch_size=size) for size in (1, 7, None)]
-    for other in found[1:]:
-        np.testing.assert_array_equal(found[0].label, other.label)
-        np.testing.assert_allclose(found[0].margin, other.margin, atol=1e-5)
-        np.testing.assert_array_equal(found[0].inside, other.inside)
+    surfaces = [response_surface(network, plane, 0, across, up, batch_size=size) for size in (1, 7, None)]
+    for other in surfaces[1:]:
+        np.testing.assert_array_equal(surfaces[0].label, other.label)
+        np.testing.assert_allclose(surfaces[0].margin, other.margin, atol=1e-5)
+        np.testing.assert_array_equal(surfaces[0].inside, other.inside)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -189,9 +189,9 @@ def test_inside_is_the_pixel_range(linear):
     one, other = torch.zeros_like(x), torch.zeros_like(x)
     one[0, 0, 0], other[0, 0, 1] = 1, 1  # Each coordinate is one pixel's change.
     grid = np.linspace(-0.6, 0.6, 121)
-    found = response_surface(linear(2).double(), plane_along(x, one, other), 0, grid, grid)
+    surface = response_surface(linear(2).double(), plane_along(x, one, other), 0, grid, grid)
     expected = (abs(grid)[:, None] <= 0.5 + 1e-9) & (abs(grid)[None, :] <= 0.5 + 1e-9)
-    np.testing.assert_array_equal(found.inside, expected)
+    np.testing.assert_array_equal(surface.inside, expected)
 
 
 def test_the_triangle_of_clean_adversarial_and_random_image_is_inside(conv):
@@ -228,10 +228,10 @@ def test_an_adversarial_direction_fools_within_the_ball(linear, image, attack, d
     network, x = linear(3).double().to(device), image().to(device)
     label = answer(network, x)
     epsilon = 0.2 if isinstance(attack.norm, Linf) else 2.0
-    found = adversarial_direction(network, x, label, attack, epsilon)
-    assert found is not None
-    assert answer(network, x + found) != label
-    assert float(attack.norm.size(found[None])) <= epsilon * (1 + 1e-6)
+    direction = adversarial_direction(network, x, label, attack, epsilon)
+    assert direction is not None
+    assert answer(network, x + direction) != label
+    assert float(attack.norm.size(direction[None])) <= epsilon * (1 + 1e-6)
     assert adversarial_direction(network, x, label, attack, 1e-7) is None
 
 
@@ -239,9 +239,9 @@ def test_an_attack_aimed_at_a_class_leads_there(linear, image):
     network, x = linear(5).double(), image()
     label = answer(network, x)
     for towards in set(range(5)) - {label}:
-        found = adversarial_direction(network, x, label, PGD(), 0.3, towards=towards)
-        assert found is not None
-        assert answer(network, x + found) == towards
+        direction = adversarial_direction(network, x, label, PGD(), 0.3, towards=towards)
+        assert direction is not None
+        assert answer(network, x + direction) == towards
         # The closed form of one step: the signs of the difference of the two weights.
         weight = network[1].weight.detach()
         step = aimed(FGSM(loss=margin), towards)(network, x[None], torch.tensor([label]), 0.1)[0] - x
@@ -273,21 +273,21 @@ def test_a_point_that_fools_on_the_way_counts_where_the_last_does_not(image):
             return torch.stack([-mean, mean - 2 + 10 * inside], dim=1)
 
     attack = BIM(steps=10, step_size=0.1)
-    found = adversarial_direction(Band(), x, 0, attack, 0.1)
-    assert found is not None
-    assert 0.02 < float(found.mean()) < 0.06
+    direction = adversarial_direction(Band(), x, 0, attack, 0.1)
+    assert direction is not None
+    assert 0.02 < float(direction.mean()) < 0.06
 
 
 @given(st.floats(0.01, 3), st.integers(0, 1000))
 def test_a_random_direction_has_its_length_and_leads_to_an_image_where_it_can(length, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(1, 8, 8, generator=generator).mul(3).sub(1).clamp(0, 1)
-    found = random_direction(x, length, seed=seed)
-    assert float(found.norm()) == pytest.approx(length, rel=1e-5)
-    if float(found.abs().max()) < 0.5:
-        assert 0 <= float((x + found).min()) <= float((x + found).max()) <= 1
-    assert torch.equal(found, random_direction(x, length, seed=seed))
-    assert not torch.equal(found, random_direction(x, length, seed=seed + 1))
+    direction = random_direction(x, length, seed=seed)
+    assert float(direction.norm()) == pytest.approx(length, rel=1e-5)
+    if float(direction.abs().max()) < 0.5:
+        assert 0 <= float((x + direction).min()) <= float((x + direction).max()) <= 1
+    assert torch.equal(direction, random_direction(x, length, seed=seed))
+    assert not torch.equal(direction, random_direction(x, length, seed=seed + 1))
 
 
 def test_a_random_direction_favours_none():
@@ -338,10 +338,10 @@ def test_wrong_surfaces(linear, image):
 def test_what_is_not_finite_is_refused_before_the_network_is_asked(linear, image):
     network, x, step = linear(3).double(), image(), random_direction(image(), 1.0)
     plane = plane_along(x, step, random_direction(x, 1.0, seed=1))
-    for wrong, found in ((step * float("nan"), "NaN"), (step / 0, "infinity")):
-        with pytest.raises(ValueError, match=f"adversarial must be finite, got {found}"):
+    for wrong, value in ((step * float("nan"), "NaN"), (step / 0, "infinity")):
+        with pytest.raises(ValueError, match=f"adversarial must be finite, got {value}"):
             plane_along(x, wrong, step)
-        with pytest.raises(ValueError, match=f"random must be finite, got {found}"):
+        with pytest.raises(ValueError, match=f"random must be finite, got {value}"):
             plane_along(x, step, wrong)
         with pytest.raises(ValueError, match="direction must be finite and not zero"):
             boundary_line(network, x, 0, wrong)

@@ -60,9 +60,9 @@ class TestColumns:
         ],
     )
     def test_names_that_are_understood(self, name, attack, kind, norm, epsilon):
-        found = parse_column(name)
-        assert (found.name, found.attack, found.kind, found.norm) == (name, attack, kind, norm)
-        assert found.epsilon == (None if epsilon is None else pytest.approx(epsilon))
+        column = parse_column(name)
+        assert (column.name, column.attack, column.kind, column.norm) == (name, attack, kind, norm)
+        assert column.epsilon == (None if epsilon is None else pytest.approx(epsilon))
 
     @pytest.mark.parametrize(
         "name",
@@ -202,8 +202,8 @@ class TestFaults:
         columns["val_acc"] = columns["square_0.5"] - 2
         check = by_name(columns)["adversarial_below_clean"]
         assert check.passed
-        said = "Not decided: the table has no clean accuracy on the images attacked, for val_acc is of another split; "
-        assert explain(check) == said + "40 of 40 rows have an adversarial accuracy above it."
+        message = "Not decided: the table has no clean accuracy on the images attacked, for val_acc is of another split; "
+        assert explain(check) == message + "40 of 40 rows have an adversarial accuracy above it."
         del columns["val_acc"]
         assert explain(by_name(columns)["adversarial_below_clean"]).endswith("on the images attacked.")
 
@@ -264,10 +264,10 @@ class TestFaults:
         broken["name"][1] = "net0"
         for columns in (clean(), clean() | {"noise_8.0": clean()["clean"]}, broken):
             for check in check_table(columns):
-                said = explain(check)
-                assert said.endswith(".")
-                assert "{" not in said
-                assert not said.startswith(check.name)
+                message = explain(check)
+                assert message.endswith(".")
+                assert "{" not in message
+                assert not message.startswith(check.name)
         assert len(failed(broken)) >= 8
 
     def test_a_table_without_accuracies_is_refused(self):
@@ -290,14 +290,14 @@ class TestReading:
     def test_numbers_and_names(self, tmp_path):
         path = tmp_path / "table.csv"
         path.write_text("arch,clean,pgd_8/255,params,note\n a ,91.5,40%,1.5,\nb,,39.5,n/a,fast\n\n")
-        found = read_table(path)
-        assert list(found) == ["arch", "clean", "pgd_8/255", "params", "note"]
-        assert found["arch"].tolist() == ["a", "b"]
-        np.testing.assert_array_equal(found["clean"], [91.5, np.nan])
-        np.testing.assert_array_equal(found["pgd_8/255"], [40, 39.5])
-        np.testing.assert_array_equal(found["params"], [1.5, np.nan])
-        assert found["note"].tolist() == ["", "fast"]
-        assert failed(found) == {"nothing_missing"}
+        table = read_table(path)
+        assert list(table) == ["arch", "clean", "pgd_8/255", "params", "note"]
+        assert table["arch"].tolist() == ["a", "b"]
+        np.testing.assert_array_equal(table["clean"], [91.5, np.nan])
+        np.testing.assert_array_equal(table["pgd_8/255"], [40, 39.5])
+        np.testing.assert_array_equal(table["params"], [1.5, np.nan])
+        assert table["note"].tolist() == ["", "fast"]
+        assert failed(table) == {"nothing_missing"}
 
     @pytest.mark.parametrize("separator", [",", ";", "\t"])
     @pytest.mark.parametrize("zipped", [False, True])
@@ -305,8 +305,8 @@ class TestReading:
         text = 'name,clean\r\n"a, b",90\r\n'.replace(",", separator).replace(f"a{separator} b", "a, b")
         path = tmp_path / ("table.csv.gz" if zipped else "table.csv")
         path.write_bytes(gzip.compress(text.encode("utf-8-sig")) if zipped else text.encode("utf-8-sig"))
-        found = read_table(str(path))
-        assert (found["name"].tolist(), found["clean"].tolist()) == (["a, b"], [90.0])
+        table = read_table(str(path))
+        assert (table["name"].tolist(), table["clean"].tolist()) == (["a, b"], [90.0])
 
     @pytest.mark.parametrize(
         ("content", "message"),

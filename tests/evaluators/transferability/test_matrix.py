@@ -21,8 +21,8 @@ from evaluators.transferability.universal import universal_transfer
 def labels(*networks, x):
     """Returns the labels of the first network, and of how many images all networks give them."""
     with torch.no_grad():
-        found = [network(x).argmax(1) for network in networks]
-    return found[0], int(torch.stack([one == found[0] for one in found]).all(0).sum())
+        predictions = [network(x).argmax(1) for network in networks]
+    return predictions[0], int(torch.stack([one == predictions[0] for one in predictions]).all(0).sum())
 
 
 def matrix(fooled, index=None, given=100):
@@ -38,16 +38,16 @@ def family(conv, images):
     """A factory of networks by name that mostly agree: a random one, each time with a little more noise in its weights."""
 
     def make(names="abc", size=0.01):
-        found = {}
+        networks = {}
         for seed, name in enumerate(names, start=1):
             generator = torch.Generator().manual_seed(seed)
-            found[name] = conv()
+            networks[name] = conv()
             with torch.no_grad():
-                for parameter in found[name].parameters():
+                for parameter in networks[name].parameters():
                     parameter += size * torch.randn(parameter.shape, generator=generator)
                 # Without its bias to one class.
-                found[name][-1].bias -= found[name](images(200, seed=9)).mean(0)
-        return found
+                networks[name][-1].bias -= networks[name](images(200, seed=9)).mean(0)
+        return networks
 
     return make
 
@@ -70,9 +70,9 @@ def test_between_linear_networks_the_margin_falls_by_their_angle(norm, linear, i
     x = images(400, low=0.35, high=0.65)
     y, together = labels(*networks.values(), x=x)
     attack, epsilon = (FGSM(loss=margin), 0.02) if norm == "linf" else (FGSM(loss=margin, norm=L2()), 0.15)
-    found = transfer_matrix(networks, x, y, attack, [epsilon])
-    assert (found.n, found.given) == (together, 400)
-    kept = torch.from_numpy(found.index)
+    transfers = transfer_matrix(networks, x, y, attack, [epsilon])
+    assert (transfers.n, transfers.given) == (together, 400)
+    kept = torch.from_numpy(transfers.index)
     sign = (1 - 2 * y[kept]).float()
     for (s, source), (t, target) in product(enumerate(networks.values()), repeat=2):
         there, here = (network[1].weight[0] - network[1].weight[1] for network in (source, target))
@@ -81,26 +81,26 @@ def test_between_linear_networks_the_margin_falls_by_their_angle(norm, linear, i
         clear = ((gap - epsilon * (here @ step)).abs() > 1e-4).numpy()
         assert clear.mean() > 0.95
         expected = (gap < epsilon * (here @ step)).numpy()
-        assert np.array_equal(found.fooled[0, s, t][clear], expected[clear])
+        assert np.array_equal(transfers.fooled[0, s, t][clear], expected[clear])
 
 
 def test_identical_networks_transfer_entirely(linear, images):
     x = images(60, low=0.4, high=0.6)
     y, _ = labels(linear(), x=x)
-    found = transfer_matrix({"a": linear(), "b": linear()}, x, y, FGSM(), [0.005, 0.02, 0.2])
-    assert 0 < found.fooled[0].mean() < 1
-    assert (found.fooled == found.fooled[:, :1, :1]).all()
-    own = [one for one in universal_transfer(found) if one.fooled]
+    transfers = transfer_matrix({"a": linear(), "b": linear()}, x, y, FGSM(), [0.005, 0.02, 0.2])
+    assert 0 < transfers.fooled[0].mean() < 1
+    assert (transfers.fooled == transfers.fooled[:, :1, :1]).all()
+    own = [one for one in universal_transfer(transfers) if one.fooled]
     assert all(one.to_all.share == 1 == one.to_all.chance and len(one.to_some.images) == 0 for one in own)
-    assert all(one.p_value == one.corrected == 1 and one.difference == 0 for one in asymmetry(found))
+    assert all(one.p_value == one.corrected == 1 and one.difference == 0 for one in asymmetry(transfers))
 
 
 def test_the_same_module_may_stand_under_two_names(linear, images):
     network, x = linear(), images(30)
     network.train()
     y, _ = labels(network, x=x)
-    found = transfer_matrix({"a": network, "b": network}, x, y, FGSM(), [0.05])
-    assert (found.fooled == found.fooled[:, :1, :1]).all()
+    transfers = transfer_matrix({"a": network, "b": network}, x, y, FGSM(), [0.05])
+    assert (transfers.fooled == transfers.fooled[:, :1, :1]).all()
     assert network.training
     assert all(parameter.requires_grad for parameter in network.parameters())
 
@@ -117,11 +117,11 @@ def test_what_lowers_one_margin_raises_that_of_the_opposite_network(images):
         layer.load_state_dict({"weight": torch.stack([slope, 0 * slope]), "bias": torch.tensor([bias, 0.0])})
         return nn.Sequential(nn.Flatten(), layer)
 
-    found = transfer_matrix({"a": network(weight), "b": network(-weight)}, x, y, FGSM(), [0.2])
-    assert found.n > 30
-    assert found.fooled[0].any(-1).tolist() == [[True, False], [False, True]]
-    assert found.fooled[0, 0, 0].all()
-    assert all(one.to_none.share == 1 for one in universal_transfer(found))
+    transfers = transfer_matrix({"a": network(weight), "b": network(-weight)}, x, y, FGSM(), [0.2])
+    assert transfers.n > 30
+    assert transfers.fooled[0].any(-1).tolist() == [[True, False], [False, True]]
+    assert transfers.fooled[0, 0, 0].all()
+    assert all(one.to_none.share == 1 for one in universal_transfer(transfers))
 
 
 @pytest.mark.parametrize("attack", [FGSM(loss=margin), PGD(loss=margin, steps=4)], ids=["fgsm", "pgd"])
@@ -129,9 +129,9 @@ def test_a_network_scaled_by_100_is_itself_under_an_attack_on_the_margin(attack,
     x = images(60)
     networks = {"a": linear(classes=4), "b": linear(classes=4, scale=100)}
     y, _ = labels(*networks.values(), x=x)
-    found = transfer_matrix(networks, x, y, attack, [0.01, 0.03])
-    assert 0 < found.fooled.mean() < 1
-    assert (found.fooled == found.fooled[:, :1, :1]).all()
+    transfers = transfer_matrix(networks, x, y, attack, [0.01, 0.03])
+    assert 0 < transfers.fooled.mean() < 1
+    assert (transfers.fooled == transfers.fooled[:, :1, :1]).all()
 
 
 # Oracles.
@@ -147,32 +147,32 @@ def test_each_cell_is_what_transfer_and_radii_find(attack, family, images, devic
     x = images(50).to(device)
     y, _ = labels(*networks.values(), x=x)
     epsilons = [0.005, 0.02] if attack.norm.name == "linf" else [0.03, 0.1]
-    found = transfer_matrix(networks, x, y, attack, epsilons, seed=3)
-    assert 10 <= found.n < 50
-    assert all(0 < share < 1 for share in found.fooled.mean((0, 3)).flatten())
+    transfers = transfer_matrix(networks, x, y, attack, epsilons, seed=3)
+    assert 10 <= transfers.n < 50
+    assert all(0 < share < 1 for share in transfers.fooled.mean((0, 3)).flatten())
     for (s, source), (t, target) in product(enumerate(networks.values()), repeat=2):
         for e, epsilon in enumerate(epsilons):
             # All images are given, for an image's random numbers go by its place among them.
-            r = radii(target, x, y, Transfer(source=source, attack=attack), [epsilon], seed=3)[found.index]
-            assert torch.equal(r == epsilon, torch.from_numpy(found.fooled[e, s, t]))
+            r = radii(target, x, y, Transfer(source=source, attack=attack), [epsilon], seed=3)[transfers.index]
+            assert torch.equal(r == epsilon, torch.from_numpy(transfers.fooled[e, s, t]))
 
 
 def test_the_images_are_those_that_all_networks_classify_rightly(family, images):
     networks = family()
     x = images(80)
     y, _ = labels(networks["b"], x=x)
-    found = transfer_matrix(networks, x, y, FGSM(), [0.05])
+    transfers = transfer_matrix(networks, x, y, FGSM(), [0.05])
     with torch.no_grad():
         expected = [i for i in range(80) if all(int(one(x[i : i + 1]).argmax()) == int(y[i]) for one in networks.values())]
-    assert found.index.tolist() == expected
-    assert found.fooled.shape == (1, 3, 3, len(expected))
+    assert transfers.index.tolist() == expected
+    assert transfers.fooled.shape == (1, 3, 3, len(expected))
 
 
 def test_rates_are_counted_with_exact_intervals():
-    found = matrix(np.random.default_rng(0).random((2, 3, 3, 40)) < 0.4)
-    plain, among = transfer_rates(found), transfer_rates(found, conditional=True, confidence=0.9)
+    transfers = matrix(np.random.default_rng(0).random((2, 3, 3, 40)) < 0.4)
+    plain, among = transfer_rates(transfers), transfer_rates(transfers, conditional=True, confidence=0.9)
     for e, s, t in product(range(2), range(3), range(3)):
-        hits, own = found.fooled[e, s, t], found.fooled[e, s, s]
+        hits, own = transfers.fooled[e, s, t], transfers.fooled[e, s, s]
         assert (plain.counts[e, s, t], plain.of[e, s, t]) == (hits.sum(), 40)
         exact = binomtest(int(hits.sum()), 40).proportion_ci(method="exact")
         assert plain.interval[e, s, t] == pytest.approx([exact.low, exact.high])
@@ -185,9 +185,9 @@ def test_rates_are_counted_with_exact_intervals():
 
 def test_asymmetry_is_mcnemars_test_of_the_two_directions():
     random = np.random.default_rng(1).random((1, 2, 2, 200))
-    found = matrix(random < np.array([[1.0, 0.5], [0.2, 1.0]])[None, :, :, None])
-    (one,) = asymmetry(found)
-    there, back = found.fooled[0, 0, 1], found.fooled[0, 1, 0]
+    transfers = matrix(random < np.array([[1.0, 0.5], [0.2, 1.0]])[None, :, :, None])
+    (one,) = asymmetry(transfers)
+    there, back = transfers.fooled[0, 0, 1], transfers.fooled[0, 1, 0]
     only = int((there & ~back).sum()), int((back & ~there).sum())
     assert one.difference == pytest.approx((only[0] - only[1]) / 200)
     assert one.p_value == one.corrected == pytest.approx(binomtest(only[0], sum(only)).pvalue)
@@ -202,9 +202,9 @@ def test_holm_by_hand():
     assert holm([]).tolist() == []
 
 
-@pytest.mark.parametrize(("values", "told"), [([2, -1], "2"), ([0.5, -1], "-1"), ([float("nan")], "nan")])
-def test_holm_takes_p_values_alone(values, told):
-    with pytest.raises(ValueError, match=f"p-values must be between 0 and 1, got {told}"):
+@pytest.mark.parametrize(("values", "message"), [([2, -1], "2"), ([0.5, -1], "-1"), ([float("nan")], "nan")])
+def test_holm_takes_p_values_alone(values, message):
+    with pytest.raises(ValueError, match=f"p-values must be between 0 and 1, got {message}"):
         holm(values)
 
 
@@ -220,11 +220,11 @@ def test_holm_lies_between_bonferroni_and_benjamini_and_hochberg(values):
 
 
 def test_asymmetry_is_corrected_for_all_pairs_and_epsilons():
-    found = asymmetry(matrix(np.random.default_rng(2).random((2, 3, 3, 60)) < [[[[0.8]], [[0.5]], [[0.3]]]]))
-    assert [(one.first, one.second) for one in found] == [("a", "b"), ("a", "c"), ("b", "c")] * 2
-    assert [one.epsilon for one in found] == [0.1] * 3 + [0.2] * 3
-    assert [one.corrected for one in found] == holm([one.p_value for one in found]).tolist()
-    assert any(one.corrected > one.p_value for one in found)
+    tests = asymmetry(matrix(np.random.default_rng(2).random((2, 3, 3, 60)) < [[[[0.8]], [[0.5]], [[0.3]]]]))
+    assert [(one.first, one.second) for one in tests] == [("a", "b"), ("a", "c"), ("b", "c")] * 2
+    assert [one.epsilon for one in tests] == [0.1] * 3 + [0.2] * 3
+    assert [one.corrected for one in tests] == holm([one.p_value for one in tests]).tolist()
+    assert any(one.corrected > one.p_value for one in tests)
 
 
 # To all, to some, to none.
@@ -254,12 +254,12 @@ def test_chance_is_the_mean_over_all_ways_in_which_targets_could_share_their_ima
     random = np.random.default_rng(3)
     fooled = random.random((1, 4, 4, 30)) < 0.6
     fooled[0, 0, 0] = True
-    found = universal_transfer(matrix(fooled))[0]
+    reach = universal_transfer(matrix(fooled))[0]
     shares = []
     for _ in range(4000):
         victims = sum(random.permutation(fooled[0, 0, t]).astype(int) for t in (1, 2, 3))
         shares.append([(victims == 3).mean(), ((victims > 0) & (victims < 3)).mean(), (victims == 0).mean()])
-    expected = [found.to_all.chance, found.to_some.chance, found.to_none.chance]
+    expected = [reach.to_all.chance, reach.to_some.chance, reach.to_none.chance]
     assert np.mean(shares, axis=0) == pytest.approx(expected, abs=0.006)
 
 
@@ -268,13 +268,13 @@ def test_chance_is_the_mean_over_all_ways_in_which_targets_could_share_their_ima
 
 @settings(max_examples=40)
 @given(some_matrices)
-def test_the_groups_part_the_images_that_fool_the_source(found):
-    among = transfer_rates(found, conditional=True)
-    for place, one in enumerate(universal_transfer(found)):
-        e, s = divmod(place, len(found.names))
+def test_the_groups_part_the_images_that_fool_the_source(transfers):
+    among = transfer_rates(transfers, conditional=True)
+    for place, one in enumerate(universal_transfer(transfers)):
+        e, s = divmod(place, len(transfers.names))
         groups = [one.to_all, one.to_some, one.to_none]
         together = np.sort(np.concatenate([group.images for group in groups]))
-        assert together.tolist() == found.index[found.fooled[e, s, s]].tolist()
+        assert together.tolist() == transfers.index[transfers.fooled[e, s, s]].tolist()
         assert one.fooled == len(together)
         if one.fooled:
             assert sum(group.share for group in groups) == pytest.approx(1)
@@ -287,10 +287,12 @@ def test_the_groups_part_the_images_that_fool_the_source(found):
 
 @settings(max_examples=40)
 @given(some_matrices)
-def test_asymmetry_is_antisymmetric(found):
-    turned = TransferMatrix(found.names[::-1], found.epsilons, found.fooled[:, ::-1, ::-1], found.index, found.given)
+def test_asymmetry_is_antisymmetric(transfers):
+    turned = TransferMatrix(
+        transfers.names[::-1], transfers.epsilons, transfers.fooled[:, ::-1, ::-1], transfers.index, transfers.given
+    )
     mirrored = {(one.second, one.first, one.epsilon): one for one in asymmetry(turned)}
-    for one in asymmetry(found):
+    for one in asymmetry(transfers):
         other = mirrored[one.first, one.second, one.epsilon]
         assert one.difference == -other.difference
         assert one.interval == pytest.approx([-end for end in other.interval[::-1]], abs=1e-9)
@@ -302,10 +304,10 @@ def test_results_depend_neither_on_the_batch_size_nor_on_the_other_epsilons(fami
     x = images(40)
     y, _ = labels(*networks.values(), x=x)
     attack = PGD(steps=3)
-    found = transfer_matrix(networks, x, y, attack, [0.05, 0.1, 0.2], seed=1)
+    transfers = transfer_matrix(networks, x, y, attack, [0.05, 0.1, 0.2], seed=1)
     again = transfer_matrix(networks, x, y, attack, [0.1], seed=1, batch_size=7)
-    assert np.array_equal(again.fooled[0], found.fooled[1])
-    assert 0 < found.fooled[1].mean() < 1
+    assert np.array_equal(again.fooled[0], transfers.fooled[1])
+    assert 0 < transfers.fooled[1].mean() < 1
 
 
 def test_progress_rises_to_1(family, images):
@@ -339,9 +341,9 @@ def test_what_is_refused(conv, images):
     assert "so write 8/255 rather than 8" in refused(pair, epsilons=[8])
     assert "strictly increasing" in refused(pair, epsilons=[0.2, 0.1])
     assert "attack must be an attack, got the class FGSM" in refused(pair, attack=FGSM, error=TypeError)
-    said = refused({"a": conv(), "same": conv()}, few)
-    assert "only 3 of 30 images are classified rightly by all networks, where transfer needs at least 10" in said
-    assert "leave out the network that is right on fewest: a 3, same 3" in said
+    message = refused({"a": conv(), "same": conv()}, few)
+    assert "only 3 of 30 images are classified rightly by all networks, where transfer needs at least 10" in message
+    assert "leave out the network that is right on fewest: a 3, same 3" in message
     assert re.search(r"only 0 of 30 images .*: a 0, b \d+$", refused(pair, wrong))
     with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
         transfer_rates(matrix(np.ones((1, 2, 2, 3))), confidence=95)
