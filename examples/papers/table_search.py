@@ -53,7 +53,7 @@ from nas.pipeline.controller import Controller
 from nas.pipeline.events import TrialFinished
 from nas.plots.style import COLOURS, GREY, INK, STYLE
 from nas.samplers import SAMPLERS, StudySampler
-from nas.study.storage import quiet
+from nas.study.storage import silence_optuna
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ RESIDUAL = {"edge01": "conv3x3", "edge02": "none", "edge12": "conv3x3", "edge03"
 
 def search(path: Path, folder: Path, task: str, sampler: str, seed: int, trials: int) -> list[int]:
     """Returns the numbers of the cells that a search proposes, one a trial."""
-    quiet()
+    silence_optuna()
     evaluate, keys = measured.open_evaluator(path, task)
     settings = replace(evaluate.config.search, trials=trials, sampler=SAMPLERS[sampler]())
     evaluate = replace(evaluate, config=replace(evaluate.config, search=settings))

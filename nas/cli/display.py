@@ -77,8 +77,8 @@ def _line(event: Event) -> str | None:
             best = f"; best {_score(event.best, event.objective)}" if event.best else ""
             return f"trial {event.trial.number:>3}  {_outcome(event.trial, event.objective)}{best}"
         case FinalistsLacking():
-            asked, available = event.asked, event.available
-            return f"the best {asked} architectures were asked for, and the run has {available}: going on with those"
+            requested, available = event.requested, event.available
+            return f"the best {requested} architectures were asked for, and the run has {available}: going on with those"
         case FinalistsStarted():
             done = f", {event.finished} of them made already" if event.finished else ""
             return f"retraining, profiling and exporting {len(event.names)} networks{done}"
@@ -106,15 +106,19 @@ def _outcome(trial: Trial, objective: ObjectiveConfig) -> str:
     if trial.state != "complete":
         return f"{trial.state}: {trial.reason}"
     names = dict.fromkeys([*objective.minimise, *objective.constraints])
-    told = _told(trial.metrics, names)
+    text = _metrics_text(trial.metrics, names)
     mark = " (outside the constraints)" if trial.violation > 0 else ""
     if trial.duplicate_of is not None:
-        return f"{told}{mark}, the same as trial {trial.duplicate_of}"
-    size = "" if "parameters" in names or "parameters" not in trial.metrics else f", {_told(trial.metrics, ['parameters'])}"
-    return f"{told}{mark}{size}, {trial.seconds:.1f} s"
+        return f"{text}{mark}, the same as trial {trial.duplicate_of}"
+    size = (
+        ""
+        if "parameters" in names or "parameters" not in trial.metrics
+        else f", {_metrics_text(trial.metrics, ['parameters'])}"
+    )
+    return f"{text}{mark}{size}, {trial.seconds:.1f} s"
 
 
-def _told(metrics: Mapping[str, float], names: Iterable[str]) -> str:
+def _metrics_text(metrics: Mapping[str, float], names: Iterable[str]) -> str:
     """Returns metrics in words, as in 'adversarial error 0.190, clean 0.018, 13,458 parameters': 'error' is said once."""
     words = [
         f"{format_metric(name, metrics[name])} {name}"
@@ -145,7 +149,7 @@ class _View:
             TextColumn("{task.fields[speed]}"),
         )
         self._training = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")
         )
         self._best, self._counts = Text("best so far: none yet"), Text("")
         self._task = self._whole.add_task("trials", total=None, speed="")
@@ -164,11 +168,11 @@ class _View:
                 self._line(f"trial {event.number}", f"on {event.worker}" if event.worker != "local" else "")
             case EpochFinished():
                 result = event.result
-                told = f"loss {result.loss:.3f}"
+                text = f"loss {result.loss:.3f}"
                 if result.adversarial_error is not None:
-                    told += f", adversarial error {result.adversarial_error:.3f}"
-                line = self._line(event.name, told)
-                self._training.update(line, completed=result.epoch, total=result.epochs, told=told)
+                    text += f", adversarial error {result.adversarial_error:.3f}"
+                line = self._line(event.name, text)
+                self._training.update(line, completed=result.epoch, total=result.epochs, text=text)
             case TrialFinished():
                 self._drop(f"trial {event.trial.number}")
                 self._trial(event)
@@ -177,7 +181,7 @@ class _View:
                     self._task, total=len(event.names), completed=event.finished, description="bundles", speed=""
                 )
             case StageStarted():
-                self._training.update(self._line(event.name, event.stage), told=event.stage)
+                self._training.update(self._line(event.name, event.stage), text=event.stage)
             case BundleFinished() | BundleFailed():
                 self._drop(event.name)
                 self._whole.advance(self._task)
@@ -198,10 +202,10 @@ class _View:
             self._last = f"; last: {event.trial.reason}"
         self._counts.plain = ", ".join(f"{count} {state}" for state, count in self._ended.items()) + self._last
 
-    def _line(self, name: str, told: str) -> TaskID:
+    def _line(self, name: str, text: str) -> TaskID:
         """Returns the line of what is in hand, added where there is none."""
         if name not in self._lines:
-            self._lines[name] = self._training.add_task(name, total=None, told=told)
+            self._lines[name] = self._training.add_task(name, total=None, text=text)
         return self._lines[name]
 
     def _drop(self, name: str) -> None:

@@ -14,7 +14,7 @@ class EvaluatorConfig(ABC):
     """Says what answers trials. A subclass is a frozen dataclass of settings."""
 
     @abstractmethod
-    def unknown(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
+    def check_metrics(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
         """Returns what is wrong with asking for metrics, given the epsilons of the evaluation: metric and message."""
 
 
@@ -23,7 +23,7 @@ class EvaluatorConfig(ABC):
 class TrainEvaluatorConfig(EvaluatorConfig):
     """Trains every candidate and attacks it."""
 
-    def unknown(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
+    def check_metrics(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
         """Returns the metrics that there are not, and those that need other epsilons."""
         faults = [
             (metric, f"must hold metrics ({', '.join(METRICS)}), got {metric!r}")
@@ -61,7 +61,7 @@ class TableEvaluatorConfig(EvaluatorConfig):
         if min(self.image) < 1 or self.classes < 2:
             raise ValueError("image must hold sizes of at least 1, and classes must be at least 2")
 
-    def unknown(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
+    def check_metrics(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
         """Returns the metrics that neither the columns nor counting can tell."""
         known = [*self.columns, *(name for name in CHEAP_METRICS if name not in self.columns)]
         return [

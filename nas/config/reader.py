@@ -98,7 +98,7 @@ class Reader:
             return self._one_of([a for a in arguments if a is not type(None)], value, path, default)
         if origin is Literal:
             if value not in arguments:
-                self.fault(path, f"must be {_told(kind)}, got {value!r}{_hint(value, arguments)}")
+                self.fault(path, f"must be {_describe_type(kind)}, got {value!r}{_hint(value, arguments)}")
                 return default
             return value
         if kind == Loss:
@@ -135,7 +135,7 @@ class Reader:
                 self.faults += alone.faults
                 return default
         names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
-        self.fault(path, f"must be {' or '.join(map(_told, kinds))}, got {value!r}{_hint(value, names)}")
+        self.fault(path, f"must be {' or '.join(map(_describe_type, kinds))}, got {value!r}{_hint(value, names)}")
         return default
 
     def _list(self, kind: Any, value: Any, path: str, default: Any) -> Any:
@@ -180,8 +180,8 @@ class Reader:
             return default
         return value
 
-    def settings(self, kind: Any, value: Any, path: str, default: Any, own: Mapping[str, Any] | None = None) -> Any:
-        """Returns a dataclass of settings read from a mapping; `own` stands for the defaults of what is left out."""
+    def settings(self, kind: Any, value: Any, path: str, default: Any, defaults: Mapping[str, Any] | None = None) -> Any:
+        """Returns a dataclass of settings read from a mapping; `defaults` hold what is left out."""
         if value is None:
             value = {}
         if not isinstance(value, dict):
@@ -189,9 +189,9 @@ class Reader:
             return default
         hints = get_type_hints(kind)
         known = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
-        self.unknown(value, list(known), path)
+        self.check_keys(value, list(known), path)
         before = len(self.faults)
-        read: dict[str, Any] = dict(own or {})
+        read: dict[str, Any] = dict(defaults or {})
         for f in dataclasses.fields(kind):
             if f.name in value:
                 fallback = read.get(f.name, _default_of(f))
@@ -212,7 +212,7 @@ class Reader:
                 self.fault(path, f"is refused: {error if known else f'{type(error).__name__}: {error}'}")
         return default
 
-    def unknown(self, value: Mapping[str, Any], known: Sequence[str], path: str) -> None:
+    def check_keys(self, value: Mapping[str, Any], known: Sequence[str], path: str) -> None:
         """Notes the keys that do not exist, each with the nearest that does."""
         for key in value:
             if key not in known:
@@ -243,8 +243,8 @@ class Reader:
             if default is _FAULTY:
                 self.fault(path, f"must have a name: one of {', '.join(TABLES[kind])}")
                 return default
-            own = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            return self.settings(type(default), settings, path, default, own)
+            defaults = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+            return self.settings(type(default), settings, path, default, defaults)
         try:
             entry = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"))
         except ValueError as error:
@@ -302,7 +302,7 @@ class Reader:
     def _options(self, factory: Any, options: dict[str, Any], path: str) -> dict[str, Any]:
         """Returns the options of a space, read by the annotations of the function that makes it."""
         if isinstance(factory, SearchSpace) or not callable(factory):
-            self.unknown(options, [], path)
+            self.check_keys(options, [], path)
             return {}
         try:
             parameters = parameters_of(factory)
@@ -310,7 +310,7 @@ class Reader:
             self.fault(path, f"must name a SearchSpace, or a function that returns one, got {factory!r}")
             return {}
         hints = annotations_of(factory)
-        self.unknown(options, list(parameters), path)
+        self.check_keys(options, list(parameters), path)
         # A default that is no plain data, such as a function, stays with the space's own function.
         read = {name: p.default for name, p in parameters.items() if p.default is not p.empty and is_plain(p.default)}
         for name, value in options.items():
@@ -324,7 +324,7 @@ def _within(path: str, whole: str) -> bool:
     return path == whole or path.startswith((f"{whole}.", f"{whole}["))
 
 
-def _told(kind: Any) -> str:
+def _describe_type(kind: Any) -> str:
     """Returns a kind of value as messages say it."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"

@@ -249,6 +249,6 @@ class Config:
         elif stopping is not None and not stopping.rungs(self.training.epochs):
             faults.append(("search.stopping", f"has no rung in {self.training.epochs} epochs; lower first, or train longer"))
         for section, metrics in (("minimise", self.objective.minimise), ("constraints", tuple(self.objective.constraints))):
-            for metric, message in self.evaluator.unknown(metrics, self.evaluation.grid()):
+            for metric, message in self.evaluator.check_metrics(metrics, self.evaluation.grid()):
                 faults.append((f"objective.{section}" if metric else "objective", message))
         raise_if_invalid(faults)

@@ -82,9 +82,9 @@ class TableLookup(Evaluator):
         Raises:
             Exception: whatever building the network raises.
         """
-        asked, stored = self.config.objective.metrics(), self._row(job) or {}
+        metrics, stored = self.config.objective.metrics(), self._row(job) or {}
         known = {name: value for name in CHEAP_METRICS if (value := stored.get(name)) is not None}
-        if any(name in asked and name not in known for name in CHEAP_METRICS):
+        if any(name in metrics and name not in known for name in CHEAP_METRICS):
             row = tuple(job.architecture.values())
             if row not in self.counted:
                 self.counted[row] = self._count(job.architecture)

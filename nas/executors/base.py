@@ -107,7 +107,7 @@ class Executor(ABC):
     """Runs jobs somewhere. A subclass is a frozen dataclass of settings."""
 
     @abstractmethod
-    def run(self, jobs: Iterable[Job], work: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
+    def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields that a job has started, every epoch of it, and, last, its outcome.
 
         A job is pulled when there is room for it and not before: the iterable asks the sampler as it is pulled, so that a

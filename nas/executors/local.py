@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 class Local(Executor):
     """Runs one job after another."""
 
-    def run(self, jobs: Iterable[Job], work: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
+    def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields what becomes of each job in turn."""
         for job in jobs:
             yield job, JobStarted("local")
-            checkpoint = Checkpoint(FileStore(trial_file(work.folder, job.number)), work.checkpoint_seconds)
-            yield from ((job, news) for news in run_job(job, work, checkpoint))
+            checkpoint = Checkpoint(FileStore(trial_file(context.folder, job.number)), context.checkpoint_seconds)
+            yield from ((job, event) for event in run_job(job, context, checkpoint))
 
 
-def run_job(job: Job, work: ExecutionContext, checkpoint: Checkpoint) -> Iterator[EpochResult | TrialResult]:
+def run_job(job: Job, context: ExecutionContext, checkpoint: Checkpoint) -> Iterator[EpochResult | TrialResult]:
     """Yields the epochs and the outcome of a job that runs in this process."""
     started = time.monotonic()
-    steps = work.evaluate(job, checkpoint)
+    steps = context.evaluate(job, checkpoint)
     epochs: list[EpochResult] = []
     while True:
-        left = None if work.time_limit is None else work.time_limit - (time.monotonic() - started)
+        left = None if context.time_limit is None else context.time_limit - (time.monotonic() - started)
         try:
-            with time_limit(left, work.time_limit):
+            with time_limit(left, context.time_limit):
                 epoch = next(steps)
         except StopIteration as stop:
             yield stop.value
@@ -50,7 +50,7 @@ def run_job(job: Job, work: ExecutionContext, checkpoint: Checkpoint) -> Iterato
             yield TrialResult(reason=str(error), seconds=time.monotonic() - started, epochs=tuple(epochs))
             return
         epochs.append(epoch)
-        stopped = epoch.rung and work.stop(job, epoch)
+        stopped = epoch.rung and context.stop(job, epoch)
         yield epoch
         if stopped:
             steps.close()

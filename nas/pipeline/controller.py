@@ -45,7 +45,7 @@ class Controller:
         # Trials that this pass has started, and how often each was started before.
         self._started: dict[int, tuple[optuna.Trial, int]] = {}
         # Trials that ended without the executor (duplicates, rejections), not yet yielded.
-        self._ended: deque[Trial] = deque()
+        self._without_training: deque[Trial] = deque()
         trials = read_trials(study)
         self._count = len(trials)
         self._complete = {t.key: t for t in reversed(trials) if t.state == "complete"}
@@ -59,7 +59,7 @@ class Controller:
     def trials(self) -> Iterator[TrialStarted | EpochFinished | TrialFinished]:
         """Yields what happens until the study holds all its trials."""
         search = self._config.search
-        work = ExecutionContext(
+        context = ExecutionContext(
             evaluate=self._evaluate,
             stop=self._stop,
             folder=self._folder,
@@ -72,20 +72,20 @@ class Controller:
             if self._count >= search.trials and not self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 return  # No executor is started for nothing.
             self._study.set_user_attr(SESSION, time.time())
-            for job, news in search.executor.run(self._jobs(), work):
-                yield from self._announce()
-                match news:
+            for job, event in search.executor.run(self._jobs(), context):
+                yield from self._ended_without_training()
+                match event:
                     case JobStarted():
-                        self._open[job.number][0].set_user_attr("worker", news.worker)
-                        yield TrialStarted(job.number, news.worker)
+                        self._open[job.number][0].set_user_attr("worker", event.worker)
+                        yield TrialStarted(job.number, event.worker)
                     case EpochResult():
-                        yield EpochFinished(f"trial {job.number}", news)
+                        yield EpochFinished(f"trial {job.number}", event)
                     case _:
-                        yield self._finished(self._tell(job, news))
-            yield from self._announce()
+                        yield self._finished(self._finish(job, event))
+            yield from self._ended_without_training()
         except (KeyboardInterrupt, GeneratorExit, RunError):  # None of them is a candidate's doing.
             with suppress(SQLAlchemyError):
-                self._uncount()
+                self._restore_attempts()
             raise
 
     def _jobs(self) -> Iterator[Job]:
@@ -105,7 +105,7 @@ class Controller:
         study_id = self._storage.get_study_id_from_name(self._study.study_name)
         return optuna.Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
-    def _uncount(self) -> None:
+    def _restore_attempts(self) -> None:
         """Takes the attempts of the trials in hand back: the run was broken off, so they may be started as often."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for number in self._started.keys() & {trial.number for trial in running}:
@@ -131,19 +131,19 @@ class Controller:
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         if earlier > search.attempts:
-            self._ended.append(tell_failed(self._study, trial, f"the process was killed in it {earlier} times"))
+            self._without_training.append(tell_failed(self._study, trial, f"the process was killed in it {earlier} times"))
             return
         if key in self._complete:
             first = self._complete[key]
             trial.set_user_attr("metrics", dict(first.metrics))
             trial.set_user_attr("duplicate_of", first.number)
-            self._ended.append(tell_values(self._study, trial, objective, first.metrics))
+            self._without_training.append(tell_values(self._study, trial, objective, first.metrics))
             return
         job = Job(trial.number, architecture, proposed, seed_of(self._config.seed, "trial", trial.number))
         try:
             known = self._evaluate.precheck(job)
         except Exception as error:  # The candidate's layers may raise anything; that is its result.
-            self._ended.append(tell_failed(self._study, trial, reason_of(error)))
+            self._without_training.append(tell_failed(self._study, trial, reason_of(error)))
             return
         faults = [
             f"{name} {known.metrics[name]:g} exceeds {bound:g}"
@@ -156,7 +156,7 @@ class Controller:
         if faults:
             trial.set_user_attr("metrics", known.metrics)
             set_constraints(trial, objective, known.metrics)
-            self._ended.append(tell_pruned(self._study, trial, "; ".join(faults)))
+            self._without_training.append(tell_pruned(self._study, trial, "; ".join(faults)))
             return
         self._open[trial.number] = trial, known.metrics
         yield job
@@ -181,15 +181,15 @@ class Controller:
         trial.set_user_attr("rungs", [*earlier, {"epoch": epoch.epoch, "point": point, "promoted": promoted}])
         return not promoted
 
-    def _tell(self, job: Job, outcome: TrialResult) -> Trial:
+    def _finish(self, job: Job, outcome: TrialResult) -> Trial:
         trial, known = self._open.pop(job.number)
         finished = tell_outcome(self._study, trial, self._config.objective, known, outcome)
         trial_file(self._folder, job.number).unlink(missing_ok=True)
         return finished
 
-    def _announce(self) -> Iterator[TrialFinished]:
-        while self._ended:
-            yield self._finished(self._ended.popleft())
+    def _ended_without_training(self) -> Iterator[TrialFinished]:
+        while self._without_training:
+            yield self._finished(self._without_training.popleft())
 
     def _finished(self, trial: Trial) -> TrialFinished:
         objective = self._config.objective

@@ -81,11 +81,11 @@ class FinalistsLacking:
     """The run has fewer architectures than are to become bundles; all that it has do.
 
     Attributes:
-        asked: How many were asked for.
+        requested: How many were asked for.
         available: How many there are.
     """
 
-    asked: int
+    requested: int
     available: int
 
 

@@ -183,12 +183,12 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
 
 
 def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
-    config, place = evaluate.config, study_location(folder, evaluate.config)
-    with locked(folder), storage_errors(place):
-        backup(place)
-        storage = open_storage(place, write=True)
+    config, location = evaluate.config, study_location(folder, evaluate.config)
+    with locked(folder), storage_errors(location):
+        backup(location)
+        storage = open_storage(location, write=True)
         try:
-            study = create_study(storage, place, config, evaluate.space, begun=folder.environment.exists())
+            study = create_study(storage, location, config, evaluate.space, must_exist=folder.environment.exists())
             write_environment(folder, environment(evaluate.device), evaluate.hashes)
             yield RunStarted(
                 folder=folder.path,

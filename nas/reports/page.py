@@ -110,7 +110,7 @@ def render_report(run: Run) -> str:
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
         bundles=[_bundle(bundle, run, surfaces.get(bundle.name, ())) for bundle in run.bundles],
-        check_names=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
+        check_columns=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
         damaged=run.damaged,
         search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
         scatter_figure=(

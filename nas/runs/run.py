@@ -64,12 +64,12 @@ def read_run(path: Path | str) -> Run:
     folder, config = open_run(Path(path), check_space=False)
     trials: list[Trial] = []
     session = None
-    place = study_location(folder, config)
-    if place.url is not None or place.path.exists():
-        storage = open_storage(place)
+    location = study_location(folder, config)
+    if location.url is not None or location.path.exists():
+        storage = open_storage(location)
         try:
-            with storage_errors(place):
-                study = load_study(storage, place)
+            with storage_errors(location):
+                study = load_study(storage, location)
                 trials, session = read_trials(study), study.user_attrs.get(SESSION)
         finally:
             release(storage)

@@ -53,7 +53,7 @@ class History:
     Attributes:
         space: The search space.
         objectives: Number of objectives.
-        ended: The trials with smaller numbers that have ended, by number.
+        finished: The trials with smaller numbers that have ended, by number.
         keys: Hashes of the canonical architectures of all trials with smaller numbers, those that still run included.
         start: Number of the first trial that the sampler proposes; those before it were given, or drawn uniformly.
         study: The study, for samplers of Optuna.
@@ -64,7 +64,7 @@ class History:
 
     space: SearchSpace
     objectives: int
-    ended: tuple[FinishedTrial, ...]
+    finished: tuple[FinishedTrial, ...]
     keys: Set[str]
     start: int
     study: Study = field(repr=False)
@@ -75,7 +75,7 @@ class History:
     @property
     def measured(self) -> tuple[FinishedTrial, ...]:
         """The trials that have values."""
-        return tuple(ended for ended in self.ended if ended.values is not None)
+        return tuple(trial for trial in self.finished if trial.values is not None)
 
     def is_new(self, architecture: Architecture) -> bool:
         """Returns whether no trial has an architecture of equal function."""

@@ -57,8 +57,8 @@ class Evolution(Sampler):
         population = self._population(history)
         if not population:
             return history.space.sample(generator)
-        points = [ended.values or (np.inf,) * history.objectives for ended in population]
-        places = constrained_rank(points, [ended.violation for ended in population]).tolist()
+        points = [trial.values or (np.inf,) * history.objectives for trial in population]
+        places = constrained_rank(points, [trial.violation for trial in population]).tolist()
 
         def winner() -> FinishedTrial:
             drawn = [generator.randrange(len(population)) for _ in range(self.tournament)]
@@ -75,4 +75,4 @@ class Evolution(Sampler):
 
     def _population(self, history: History) -> Sequence[FinishedTrial]:
         """Returns the newest measured trials; where none was measured, the newest of which the violation is known."""
-        return (history.measured or [ended for ended in history.ended if ended.violation > 0])[-self.population :]
+        return (history.measured or [trial for trial in history.finished if trial.violation > 0])[-self.population :]

@@ -52,103 +52,103 @@ class AdditiveGP:
 
     Attributes:
         mean: Mean of the measurements.
-        spread: Their standard deviation; 1 where they are all the same.
-        weights: Variance of each process (2V,) and of the noise, in units of the spread, 2V + 1 in all.
-        units: The mean distance in each view (V,).
-        factor: Lower triangular factor of the covariance of the measurements (T, T).
-        solved: The covariance's inverse times the standardised measurements (T,).
+        std: Their standard deviation; 1 where they are all the same.
+        variances: Variance of each process (2V,) and of the noise, in units of the std, 2V + 1 in all.
+        lengthscales: The mean distance in each view (V,).
+        cholesky: Lower triangular factor of the covariance of the measurements (T, T).
+        alpha: The covariance's inverse times the standardised measurements (T,).
     """
 
     mean: float
-    spread: float
-    weights: Floats
-    units: Floats
-    factor: Floats
-    solved: Floats
+    std: float
+    variances: Floats
+    lengthscales: Floats
+    cholesky: Floats
+    alpha: Floats
 
     @property
     def noise(self) -> float:
         """Standard deviation of what is measured twice."""
-        return float(self.spread * np.sqrt(self.weights[-1]))
+        return float(self.std * np.sqrt(self.variances[-1]))
 
     def predict(self, distances: Floats) -> tuple[Floats, Floats]:
         """Returns mean and standard deviation, without noise, (A,) each, by the distances to the measured ones (V, A, T)."""
-        covariance = np.tensordot(self.weights[:-1], _kernels(distances, self.units), 1)
-        explained = lapack.dtrtrs(self.factor, covariance.T, lower=1)[0]
-        variance = np.maximum(self.weights[:-1].sum() - (explained**2).sum(0), 1e-10)
-        return self.mean + self.spread * (covariance @ self.solved), self.spread * np.sqrt(variance)
+        covariance = np.tensordot(self.variances[:-1], _kernels(distances, self.lengthscales), 1)
+        explained = lapack.dtrtrs(self.cholesky, covariance.T, lower=1)[0]
+        variance = np.maximum(self.variances[:-1].sum() - (explained**2).sum(0), 1e-10)
+        return self.mean + self.std * (covariance @ self.alpha), self.std * np.sqrt(variance)
 
 
 def fit(distances: Floats, values: Floats) -> AdditiveGP:
-    """Returns the ensemble that explains T measurements best.
+    """Returns the Gaussian process that explains T measurements best.
 
     Args:
         distances: Between the measured architectures, in each view (V, T, T).
         values: What was measured, finite (T,).
     """
-    mean, spread = float(values.mean()), float(values.std()) or 1.0
-    target = (values - mean) / spread
-    units = distances.mean((1, 2))
-    units[units <= 0] = 1.0
-    kernels = _kernels(distances, units)
+    mean, std = float(values.mean()), float(values.std()) or 1.0
+    target = (values - mean) / std
+    lengthscales = distances.mean((1, 2))
+    lengthscales[lengthscales <= 0] = 1.0
+    kernels = _kernels(distances, lengthscales)
     flat = kernels.reshape(len(kernels), -1)
 
     def loss(logs: Floats) -> tuple[float, Floats]:
         """Returns minus the logarithm of the posterior of the weights, up to a constant, and its gradient."""
-        weights = np.exp(logs)
-        factor = _factor(flat, weights)
-        solved = lapack.dpotrs(factor, target, lower=1)[0]
-        inverse = lapack.dpotri(factor, lower=1)[0]
+        variances = np.exp(logs)
+        cholesky = _cholesky(flat, variances)
+        alpha = lapack.dpotrs(cholesky, target, lower=1)[0]
+        inverse = lapack.dpotri(cholesky, lower=1)[0]
         inverse += np.tril(inverse, -1).T
-        slope = 0.5 * (inverse - np.outer(solved, solved))
-        gradient = np.append(flat @ slope.ravel(), np.trace(slope)) * weights + PRIOR_PRECISION * (logs - PRIOR_MEAN)
+        slopes = 0.5 * (inverse - np.outer(alpha, alpha))
+        gradient = np.append(flat @ slopes.ravel(), np.trace(slopes)) * variances + PRIOR_PRECISION * (logs - PRIOR_MEAN)
         prior = 0.5 * PRIOR_PRECISION * ((logs - PRIOR_MEAN) ** 2).sum()
-        return float(0.5 * target @ solved + np.log(np.diag(factor)).sum() + prior), gradient
+        return float(0.5 * target @ alpha + np.log(np.diag(cholesky)).sum() + prior), gradient
 
     start = np.full(len(flat) + 1, -np.log(len(flat)))
     bounds = [LOG_WEIGHTS] * len(start)
     optimum = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
-    weights = np.exp(optimum.x)
-    factor = _factor(flat, weights)
-    return AdditiveGP(mean, spread, weights, units, factor, lapack.dpotrs(factor, target, lower=1)[0])
+    variances = np.exp(optimum.x)
+    cholesky = _cholesky(flat, variances)
+    return AdditiveGP(mean, std, variances, lengthscales, cholesky, lapack.dpotrs(cholesky, target, lower=1)[0])
 
 
-def _kernels(distances: Floats, units: Floats) -> Floats:
+def _kernels(distances: Floats, lengthscales: Floats) -> Floats:
     """Returns the covariance of each process, of variance 1 (2V, A, T)."""
-    relative = distances / units[:, None, None]
+    relative = distances / lengthscales[:, None, None]
     return np.concatenate([np.exp(-rate * relative) for rate in RATES])
 
 
-def _factor(flat: Floats, weights: Floats) -> Floats:
+def _cholesky(flat: Floats, variances: Floats) -> Floats:
     """Returns the lower triangular factor (T, T) of a weighted sum of kernels (2V, T * T), with noise."""
     size = round(flat.shape[1] ** 0.5)
-    covariance = (weights[:-1] @ flat).reshape(size, size)
-    covariance[np.diag_indices(size)] += weights[-1] + JITTER * weights.sum()
-    factor, failed = lapack.dpotrf(covariance, lower=1, clean=1)
+    covariance = (variances[:-1] @ flat).reshape(size, size)
+    covariance[np.diag_indices(size)] += variances[-1] + JITTER * variances.sum()
+    cholesky, failed = lapack.dpotrf(covariance, lower=1, clean=1)
     assert not failed, "sums of positive semidefinite kernels, and the jitter, are positive definite"
-    return np.asarray(factor)
+    return np.asarray(cholesky)
 
 
 def distances_to(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> Floats:
     """Returns how far each of A architectures is from each of the first T of them, in each view (V, A, T)."""
     if space.graphs is None:
         # Without cells, what is never built shows in the canonical form alone.
-        return np.stack(_of_choices(space, [space.canonical(architecture) for architecture in architectures], first))
+        return np.stack(_choice_distances(space, [space.canonical(architecture) for architecture in architectures], first))
     cells = [space.graphs(architecture) for architecture in architectures]
-    live = [{name: _live(graph) for name, graph in row.items()} for row in cells]
-    wiring = [_wiring(*row) for row in zip(cells, live, strict=True)]
+    live = [{name: _live_edges(graph) for name, graph in row.items()} for row in cells]
+    wiring = [_wiring_features(*row) for row in zip(cells, live, strict=True)]
     counts: list[Counter[tuple[Hashable, ...]]] = [
         Counter({feature: count for feature, count in row.items() if len(feature) == 2}) for row in wiring
     ]
-    views = [*_of_choices(space, architectures, first), np.sqrt(_squared(_table(counts), first))]
-    views.append(_dissimilar(_table(wiring), first))
+    views = [*_choice_distances(space, architectures, first), np.sqrt(_squared_distances(_feature_matrix(counts), first))]
+    views.append(_tanimoto_distances(_feature_matrix(wiring), first))
     if space.operations:
         paths = path_encoding(space, architectures, LONGEST_PATH)
-        views.append(_dissimilar(paths[:, paths.any(0)], first))
+        views.append(_tanimoto_distances(paths[:, paths.any(0)], first))
     return np.stack(views)
 
 
-def _of_choices(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> list[Floats]:
+def _choice_distances(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> list[Floats]:
     """Returns in how many choices architectures differ; where some are numbers, also by how many steps of these."""
     nominal, ordinal = [], []
     for name, choice in space.choices.items():
@@ -163,10 +163,10 @@ def _of_choices(space: SearchSpace, architectures: Sequence[Architecture], first
         else:
             ordinal.append(nominal[-1])
     differing = any(a is not b for a, b in zip(nominal, ordinal, strict=True))
-    return [_squared(np.hstack(columns), first) for columns in [nominal] + [ordinal] * differing]
+    return [_squared_distances(np.hstack(columns), first) for columns in [nominal] + [ordinal] * differing]
 
 
-def _live(graph: CellGraph) -> list[Edge]:
+def _live_edges(graph: CellGraph) -> list[Edge]:
     """Returns the edges on a way from an input to the output, by node."""
     edges = [edge for edge in graph.edges() if edge[2] != "none"]
     reached, needed = set(range(graph.inputs)), set(graph.outputs)
@@ -179,7 +179,7 @@ def _live(graph: CellGraph) -> list[Edge]:
     return [edge for edge in edges if edge[0] in reached and edge[1] in needed]
 
 
-def _wiring(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edge]]) -> Counter[tuple[Hashable, ...]]:
+def _wiring_features(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edge]]) -> Counter[tuple[Hashable, ...]]:
     """Returns how often each operation (cell, operation), and each node with what feeds it (cell, depth, ...), occurs."""
     counts: Counter[tuple[Hashable, ...]] = Counter()
     for cell, graph in cells.items():
@@ -197,7 +197,7 @@ def _wiring(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edge]]) -> C
     return counts
 
 
-def _table(rows: Sequence[Counter[tuple[Hashable, ...]]]) -> Floats:
+def _feature_matrix(rows: Sequence[Counter[tuple[Hashable, ...]]]) -> Floats:
     """Returns counts of features as a table (A, F), with a column of zeros at least."""
     columns = {feature: column for column, feature in enumerate(dict.fromkeys(f for row in rows for f in row))}
     table = np.zeros((len(rows), max(1, len(columns))))
@@ -207,13 +207,13 @@ def _table(rows: Sequence[Counter[tuple[Hashable, ...]]]) -> Floats:
     return table
 
 
-def _squared(table: Floats, first: int) -> Floats:
+def _squared_distances(table: Floats, first: int) -> Floats:
     """Returns the squared Euclidean distances (A, T) of rows (A, F) to the first T of them."""
     norms = (table**2).sum(1)
     return np.asarray(np.maximum(norms[:, None] + norms[:first] - 2 * table @ table[:first].T, 0))
 
 
-def _dissimilar(table: Floats, first: int) -> Floats:
+def _tanimoto_distances(table: Floats, first: int) -> Floats:
     """Returns one minus the Tanimoto similarity (A, T) of rows (A, F) to the first T of them."""
     norms, common = (table**2).sum(1), table @ table[:first].T
     union = norms[:, None] + norms[:first] - common

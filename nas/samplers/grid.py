@@ -27,13 +27,13 @@ class Grid(Sampler):
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
         """Returns the next new architecture after the last one proposed that has ended, or any once all are known."""
-        space, own = history.space, [ended for ended in history.ended if ended.number >= history.start]
+        space, proposed = history.space, [trial for trial in history.finished if trial.number >= history.start]
         size, stride = space.size, golden_stride(space.size)
         # The walk starts in the middle: the first index is where every choice has its first value.
         middle = size // 2
         start = 0
-        if own:
-            start = (space.index(own[-1].architecture) - middle) * pow(stride, -1, size) % size + 1
+        if proposed:
+            start = (space.index(proposed[-1].architecture) - middle) * pow(stride, -1, size) % size + 1
         for position in itertools.chain(_count(start, size), _count(0, start)):
             architecture = space.at((middle + position * stride) % size)
             if history.is_new(architecture):

@@ -1,8 +1,8 @@
-"""A recurrent controller that emits one choice after another, trained by proximal policy optimisation.
+"""A recurrent policy network that emits one choice after another, trained by proximal policy optimisation.
 
 Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846 (adversarial accuracy as reward);
 Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018, arXiv:1707.07012 (the
-controller); Schulman et al., "Proximal Policy Optimization Algorithms", 2017, arXiv:1707.06347 (the clipped ratio).
+policy network); Schulman et al., "Proximal Policy Optimization Algorithms", 2017, arXiv:1707.06347 (the clipped ratio).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 # Architectures drawn for one proposal, of which the first new one is taken.
 DRAWS = 16
 # A reward compares a trial with this many before it: more would only cost time.
-COMPARED = 512
+REWARD_WINDOW = 512
 # So many batches have the size asked for; each later one has this share of the trials before it, if that is more.
 BATCHES, SHARE = 32, 1 / 12
 # Most trials of one gradient step; the steps on a larger batch take turns.
-ROWS = 64
+MINIBATCH = 64
 # Policies kept, of the studies that were asked about last.
-KEPT = 4
+CACHED_POLICIES = 4
 
 
 @final
@@ -84,8 +84,8 @@ class PolicyGradient(Sampler):
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
         """Returns the first new one of a few architectures drawn from the policy; of old ones, the last."""
-        with _alone():
-            policy = _learnt(self, history)
+        with _isolated_torch():
+            policy = _trained_policy(self, history)
             drawn = policy.network.draw(DRAWS, torch.Generator("cpu").manual_seed(seed))
         for places in drawn.tolist():
             choices = zip(history.space.choices.items(), places, strict=True)
@@ -135,7 +135,7 @@ class PolicyNetwork(nn.Module):
 
 @final
 class Policy:
-    """A controller in training, and what its training has to remember."""
+    """A policy network in training, and what its training has to remember."""
 
     def __init__(self, settings: PolicyGradient, choices: Mapping[str, Choice], seed: int) -> None:
         self.settings = settings
@@ -157,19 +157,19 @@ class Policy:
             [
                 [
                     of[type(value), value]
-                    for of, value in ((of, ended.architecture[name]) for name, of in self.places.items())
+                    for of, value in ((of, trial.architecture[name]) for name, of in self.places.items())
                 ]
-                for ended in batch
+                for trial in batch
             ],
             device="cpu",
         )
         with torch.no_grad():
-            old = self._chosen(self.network(places), places)
-        turns, clip = math.ceil(len(batch) / ROWS), self.settings.clip
+            old = self._log_probs_of(self.network(places), places)
+        turns, clip = math.ceil(len(batch) / MINIBATCH), self.settings.clip
         for step in range(self.settings.steps):
             rows = slice(step % turns, None, turns)
             probabilities = self.network(places[rows])
-            ratios = (self._chosen(probabilities, places[rows]) - old[rows]).exp()
+            ratios = (self._log_probs_of(probabilities, places[rows]) - old[rows]).exp()
             gains = advantages[rows]
             surrogate = torch.minimum(ratios * gains, ratios.clamp(1 - clip, 1 + clip) * gains).mean()
             entropy = -(probabilities.exp() * probabilities).sum(-1).mean()
@@ -179,35 +179,35 @@ class Policy:
         self.baseline += (1 - self.settings.memory) * (float(rewards.mean()) - self.baseline)
 
     @staticmethod
-    def _chosen(probabilities: Tensor, places: Tensor) -> Tensor:
+    def _log_probs_of(probabilities: Tensor, places: Tensor) -> Tensor:
         return probabilities.gather(-1, places[..., None])[..., 0]
 
 
 # Settings, choices, the trials learnt from, and the policy that follows from these.
-Learnt = tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ...], Policy]
+CacheEntry = tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ...], Policy]
 
 
-def _learnt(settings: PolicyGradient, history: History) -> Policy:
+def _trained_policy(settings: PolicyGradient, history: History) -> Policy:
     """Returns the policy that has learnt from all whole batches, continuing the one that has learnt from most of them."""
-    kept: list[Learnt] = history.cache.setdefault(PolicyGradient, [])
-    batches, choices = list(batch_slices(len(history.ended), settings.batch)), history.space.choices
-    trials = history.ended[: batches[-1].stop] if batches else ()
+    cache: list[CacheEntry] = history.cache.setdefault(PolicyGradient, [])
+    batches, choices = list(batch_slices(len(history.finished), settings.batch)), history.space.choices
+    trials = history.finished[: batches[-1].stop] if batches else ()
     fitting = [
-        entry for entry in kept if entry[:2] == (settings, choices) and entry[2] == trials[: len(entry[2])] and entry[2]
+        entry for entry in cache if entry[:2] == (settings, choices) and entry[2] == trials[: len(entry[2])] and entry[2]
     ]
     if fitting:
         entry = max(fitting, key=lambda entry: len(entry[2]))
         # Taken out while it is changed: an interrupt would leave it half changed.
-        kept[:] = [other for other in kept if other is not entry]
+        cache[:] = [other for other in cache if other is not entry]
         known, policy = entry[2:]
     else:
-        seed = zlib.crc32("".join(ended.key for ended in trials[: settings.batch]).encode())
+        seed = zlib.crc32("".join(trial.key for trial in trials[: settings.batch]).encode())
         known, policy = (), Policy(settings, choices, seed)
     for batch in batches:
         if batch.start >= len(known):
-            policy.learn(trials[batch], trials[max(0, batch.start - COMPARED) : batch.start])
+            policy.learn(trials[batch], trials[max(0, batch.start - REWARD_WINDOW) : batch.start])
     if trials:
-        kept[:] = [*kept[1 - KEPT :], (settings, choices, trials, policy)]
+        cache[:] = [*cache[1 - CACHED_POLICIES :], (settings, choices, trials, policy)]
     return policy
 
 
@@ -223,13 +223,13 @@ def batch_slices(trials: int, size: int) -> Iterator[slice]:
 
 def rank_rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
     """Returns for each trial the share of the others that it surpasses minus the share that surpass it (N,)."""
-    points = [ended.values or (math.inf,) for ended in trials]
+    points = [trial.values or (math.inf,) for trial in trials]
     most = max(map(len, points))
     # What has no values counts as having the worst; of what failed before anything was known, the violation is the worst.
     points = [point if len(point) == most else (math.inf,) * most for point in points]
-    unknown = [ended.values is None and not ended.constraints for ended in trials]
+    unknown = [trial.values is None and not trial.constraints for trial in trials]
     places = constrained_rank(
-        points, [math.inf if none else ended.violation for none, ended in zip(unknown, trials, strict=True)]
+        points, [math.inf if none else trial.violation for none, trial in zip(unknown, trials, strict=True)]
     )
     ordered = np.sort(places)
     better, worse = np.searchsorted(ordered, places), len(places) - np.searchsorted(ordered, places, side="right")
@@ -237,7 +237,7 @@ def rank_rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def _isolated_torch() -> Iterator[None]:
     """Trains whatever the caller's mode; on one thread: more would only wait for each other, and might round otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -51,7 +51,7 @@ class StudySampler(BaseSampler):
         self._start = len(first) + random_trials
         # What is computed once: keys of architectures, and ended trials, neither of which ever changes.
         self._keys = {} if keys is None else keys
-        self._ended: dict[int, tuple[FrozenTrial, FinishedTrial]] = {}
+        self._finished: dict[int, tuple[FrozenTrial, FinishedTrial]] = {}
         self._exhausted = -1
         self._cache: dict[type[Sampler], Any] = {}
 
@@ -66,7 +66,7 @@ class StudySampler(BaseSampler):
             return dict(proposed)
         if trial.number < len(self._first):
             return dict(self._first[trial.number])
-        return self._new(self._history(study, trial))
+        return self._propose_new(self._history(study, trial))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -75,11 +75,11 @@ class StudySampler(BaseSampler):
         raise ValueError(f"{self._space.name} has no choice {param_name!r} with these values")
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
-        ended, keys = [], set()
+        finished, keys = [], set()
         for other in study.get_trials(deepcopy=False):
             if other.number >= trial.number:
                 continue
-            known = self._ended.get(other.number)
+            known = self._finished.get(other.number)
             if known is None or known[0] is not other:
                 architecture = other.user_attrs.get(PROPOSED) or other.params
                 if architecture.keys() != self._space.choices.keys():
@@ -89,14 +89,14 @@ class StudySampler(BaseSampler):
                 values = tuple(other.values) if other.state.name == "COMPLETE" else None
                 known = other, FinishedTrial(other.number, key, architecture, values, constraints)
                 if other.state.is_finished():
-                    self._ended[other.number] = known
+                    self._finished[other.number] = known
             keys.add(known[1].key)
             if other.state.is_finished():
-                ended.append(known[1])
+                finished.append(known[1])
         return History(
             space=self._space,
             objectives=len(study.directions),
-            ended=tuple(ended),
+            finished=tuple(finished),
             keys=keys,
             start=self._start,
             study=study,
@@ -112,22 +112,22 @@ class StudySampler(BaseSampler):
             self._keys[values] = self._space.key(architecture)
         return self._keys[values]
 
-    def _new(self, history: History) -> dict[str, Value]:
+    def _propose_new(self, history: History) -> dict[str, Value]:
         """Returns what the sampler proposes, or what is near it, if that is not new; anything, once all has been tried."""
         number = history.trial.number
         sampler = Random() if number < self._start else self._sampler
         for redraw in range(sampler.max_resamples + 1):
             purpose = "architecture" if redraw == 0 else f"architecture, redraw {redraw}"
-            proposed = self._proposed(sampler, history, seed_of(self._seed, purpose, number))
+            proposed = self._checked_proposal(sampler, history, seed_of(self._seed, purpose, number))
             if history.is_new(proposed) or len(history.keys) == self._exhausted:
                 return proposed
-        for near in self._around(proposed, random.Random(seed_of(self._seed, "neighbour", number))):
+        for near in self._by_distance(proposed, random.Random(seed_of(self._seed, "neighbour", number))):
             if history.is_new(near):
                 return near
         self._exhausted = len(history.keys)
         return proposed
 
-    def _proposed(self, sampler: Sampler, history: History, seed: int) -> dict[str, Value]:
+    def _checked_proposal(self, sampler: Sampler, history: History, seed: int) -> dict[str, Value]:
         """Returns what a sampler proposes, checked: it may be one of the user's own."""
         try:
             return self._space.validate(sampler.propose(history, seed))
@@ -136,7 +136,7 @@ class StudySampler(BaseSampler):
                 f"search.sampler: {type(sampler).__name__} proposes no architecture: {format_error(error)}"
             ) from error
 
-    def _around(self, centre: Mapping[str, Value], generator: random.Random) -> Iterator[dict[str, Value]]:
+    def _by_distance(self, centre: Mapping[str, Value], generator: random.Random) -> Iterator[dict[str, Value]]:
         """Yields all other architectures, those that differ in fewer choices first, at random among these."""
         front, seen = [dict(centre)], {tuple(centre.values())}
         while front:

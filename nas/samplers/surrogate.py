@@ -67,7 +67,7 @@ class Surrogate(Sampler):
         """Returns the most promising new architecture; one drawn uniformly while nothing is known."""
         generator, numbers = random.Random(seed), np.random.default_rng(seed)
         weights = numbers.dirichlet(np.ones(history.objectives))
-        known = _ranked([trial for trial in history.ended if trial.values is not None or trial.constraints], weights)
+        known = _ranked([trial for trial in history.finished if trial.values is not None or trial.constraints], weights)
         if len(known) < max(1, self.start):
             return _first_new(history, [history.space.sample(generator) for _ in range(self.candidates)])
         pool = self._pool(history, known, generator)

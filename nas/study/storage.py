@@ -48,28 +48,28 @@ class StudyLocation:
 
 
 @contextmanager
-def storage_errors(place: StudyLocation) -> Iterator[None]:
+def storage_errors(location: StudyLocation) -> Iterator[None]:
     """Turns what a database raises into a message: a full disk, a damaged file, a server that is gone."""
     try:
         yield
     except RuntimeError as error:
         if "schema" not in str(error):
             raise
-        raise RunError(f"{place}: was made by another version of Optuna: {first_line(error)}") from error
+        raise RunError(f"{location}: was made by another version of Optuna: {first_line(error)}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = getattr(error, "orig", None) or error.__cause__ or error
         message = first_line(getattr(cause, "orig", None) or cause)
-        raise RunError(f"{place}: {message}; {_remedy(place, message)}") from error
+        raise RunError(f"{location}: {message}; {_remedy(location, message)}") from error
 
 
-def _remedy(place: StudyLocation, message: str) -> str:
-    damaged = place.url is None and any(word in message for word in ("malformed", "not a database", "corrupt"))
+def _remedy(location: StudyLocation, message: str) -> str:
+    damaged = location.url is None and any(word in message for word in ("malformed", "not a database", "corrupt"))
     if not damaged:
         return "the trials told so far are kept, and `hardcell resume` goes on"
-    if place.backup.exists():
-        count = _trials_in(place.backup)
+    if location.backup.exists():
+        count = _trials_in(location.backup)
         # What was written ahead belongs to the damaged file: it would damage the copy.
-        remove, copy = f"rm -f {place.path}-wal {place.path}-shm", f"cp {place.backup} {place.path}"
+        remove, copy = f"rm -f {location.path}-wal {location.path}-shm", f"cp {location.backup} {location.path}"
         return f"the file is damaged; `{remove}; {copy}` takes the copy made at the last resume, of {count} trials"
     return "the file is damaged, and there is no copy of it: one is made at every resume"
 
@@ -82,38 +82,38 @@ def _trials_in(path: Path) -> int | str:
         return "no"
 
 
-def quiet() -> None:
+def silence_optuna() -> None:
     """Keeps Optuna's own log lines out of the display; warnings stay."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def open_storage(place: StudyLocation, *, write: bool = False) -> RDBStorage:
+def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
     """Returns the database of a study, made where it is a file and there is none.
 
     Args:
-        place: Where it lies.
+        location: Where it lies.
         write: It will be written much, until `close_storage`.
 
     Raises:
         RunError: the file is damaged or no database, or the URL is none that works here.
     """
-    quiet()
-    with storage_errors(place):
-        if place.url is None:
+    silence_optuna()
+    with storage_errors(location):
+        if location.url is None:
             # Not as text: a path may hold a question mark, which would end it.
-            storage = RDBStorage(URL.create("sqlite", database=str(place.path)).render_as_string())
+            storage = RDBStorage(URL.create("sqlite", database=str(location.path)).render_as_string())
             if write:
                 _write_ahead(storage)
             return storage
         try:
             # A server may drop a connection that is not used for hours.
-            return RDBStorage(expand_variables(place.url), engine_kwargs={"pool_pre_ping": True})
+            return RDBStorage(expand_variables(location.url), engine_kwargs={"pool_pre_ping": True})
         except (ArgumentError, ValueError, ImportError) as error:
             # Not what a ValueError says of the port: it may be a part of the password.
             message = "is no URL" if isinstance(error, ValueError) else first_line(error)
             raise RunError(
-                f"{place}: {message}; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME "
-                "whose driver is installed (pip install psycopg2-binary)"
+                f"{location}: {message}; search.storage must be a URL such as "
+                "postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is installed (pip install psycopg2-binary)"
             ) from error
 
 
@@ -158,34 +158,35 @@ def release(storage: RDBStorage) -> None:
     storage.engine.dispose()
 
 
-def backup(place: StudyLocation) -> None:
+def backup(location: StudyLocation) -> None:
     """Copies a study's file, once it is found whole, to go back to should it be damaged one day.
 
     Raises:
         RunError: it is damaged; the copy made before stays.
     """
-    if place.url is not None:
+    if location.url is not None:
         return
-    if not place.path.exists():
-        if place.backup.exists():
-            raise RunError(f"{place}: is missing; `cp {place.backup} {place.path}` takes the copy made at the last resume")
+    if not location.path.exists():
+        if location.backup.exists():
+            remedy = f"`cp {location.backup} {location.path}` takes the copy made at the last resume"
+            raise RunError(f"{location}: is missing; {remedy}")
         return
-    partial = place.backup.with_name(f".{place.backup.name}.partial")
+    partial = location.backup.with_name(f".{location.backup.name}.partial")
     try:
-        with closing(sqlite3.connect(place.path)) as database:
+        with closing(sqlite3.connect(location.path)) as database:
             integrity = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if integrity != "ok":
                 raise sqlite3.DatabaseError(f"malformed: {integrity}")
             # An empty file is a whole database to SQLite. Without a study the run had only begun, unless there is a copy.
             if not database.execute("select count(*) from sqlite_master where name = 'trials'").fetchone()[0]:
-                if place.backup.exists():
+                if location.backup.exists():
                     raise sqlite3.DatabaseError("malformed: holds no trials")
                 return
             partial.unlink(missing_ok=True)
             with closing(sqlite3.connect(partial)) as copy:
                 database.backup(copy)
-        partial.replace(place.backup)
+        partial.replace(location.backup)
     except sqlite3.Error as error:
         partial.unlink(missing_ok=True)
         message = first_line(error)
-        raise RunError(f"{place}: {message}; {_remedy(place, message)}") from error
+        raise RunError(f"{location}: {message}; {_remedy(location, message)}") from error

@@ -37,30 +37,30 @@ SESSION = "session"
 
 
 def create_study(
-    storage: RDBStorage, place: StudyLocation, config: Config, space: SearchSpace, *, begun: bool = False
+    storage: RDBStorage, location: StudyLocation, config: Config, space: SearchSpace, *, must_exist: bool = False
 ) -> optuna.Study:
     """Returns the study of a run with its sampler, made where there is none.
 
     Args:
         storage: The database.
-        place: Where the study lies.
+        location: Where the study lies.
         config: The run's settings.
         space: The search space.
-        begun: There must be a study already: the run goes on.
+        must_exist: There must be a study already: the run goes on.
 
     Raises:
         RunError: the database is damaged, the study is gone, or it belongs to another config.
     """
-    with storage_errors(place):
-        if begun and place.name not in optuna.get_all_study_names(storage):
-            raise RunError(f"{place}: the run's study is gone from there; put it back, or start a new run")
+    with storage_errors(location):
+        if must_exist and location.name not in optuna.get_all_study_names(storage):
+            raise RunError(f"{location}: the run's study is gone from there; put it back, or start a new run")
         directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
         search = config.search
         sampler = StudySampler(
             search.sampler, space, seed=config.seed, random_trials=search.random_trials, first=search.first_architectures
         )
         study = optuna.create_study(
-            study_name=place.name, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
+            study_name=location.name, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
         )
         stored = study.user_attrs.get("config")
         if stored is None and not study.get_trials(deepcopy=False):
@@ -68,21 +68,21 @@ def create_study(
                 study.set_metric_names(list(config.objective.minimise))
             study.set_user_attr("config", as_data(config))
         elif stored != as_data(config):
-            raise RunError(f"{place}: belongs to another config: {_difference(stored, as_data(config))}")
+            raise RunError(f"{location}: belongs to another config: {_difference(stored, as_data(config))}")
         return study
 
 
-def load_study(storage: RDBStorage, place: StudyLocation) -> optuna.Study:
+def load_study(storage: RDBStorage, location: StudyLocation) -> optuna.Study:
     """Returns the study of a run, only to be read.
 
     Raises:
         RunError: the database holds no study of ours, or is damaged.
     """
-    with storage_errors(place):
+    with storage_errors(location):
         try:
-            return optuna.load_study(study_name=place.name, storage=storage)
+            return optuna.load_study(study_name=location.name, storage=storage)
         except KeyError as error:
-            raise RunError(f"{place}: holds no study of ours") from error
+            raise RunError(f"{location}: holds no study of ours") from error
 
 
 def _difference(stored: Any, wanted: Any, path: str = "") -> str:

@@ -85,14 +85,14 @@ def train(
     # A quarter of the steps up; of very few, so many that the schedule divides by no zero.
     schedule = OneCycleLR(optimiser, config.learning_rate, total_steps=total, pct_start=max(0.25, 1.5 / total))
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
-    lowered, modes = _lowered(config, x.device), _Modes(network)
-    first_kept = min(math.floor(epochs * config.selection_from), epochs - 1)
+    autocast, modes = _uses_bfloat16(config, x.device), _Modes(network)
+    first_selectable = min(math.floor(epochs * config.selection_from), epochs - 1)
     rungs, checkpoint = rungs or {}, checkpoint or Checkpoint()
     average = average_of(network) if rungs else None
-    last_judged = max((epoch for epoch in rungs if epoch <= first_kept), default=0)
+    last_averaged_rung = max((epoch for epoch in rungs if epoch <= first_selectable), default=0)
     # What changes from epoch to epoch, and so what a checkpoint holds.
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
-    ended: list[EpochResult] = []
+    results: list[EpochResult] = []
 
     def state() -> State:
         return {
@@ -103,7 +103,7 @@ def train(
             "average": average.state_dict() if average is not None else None,
             "generator": generator.get_state(),
             "best": best,
-            "epochs": [dataclasses.asdict(epoch) for epoch in ended],
+            "epochs": [dataclasses.asdict(epoch) for epoch in results],
         }
 
     stored = checkpoint.load()
@@ -115,10 +115,10 @@ def train(
         if average is not None:
             average.load_state_dict(stored["average"])
         best = (stored["best"][0], {name: value.to(x.device) for name, value in stored["best"][1].items()})
-        ended += [EpochResult(**epoch) for epoch in stored["epochs"]]
-        yield from ended
-    step = len(ended) * steps
-    for epoch in range(len(ended), epochs):
+        results += [EpochResult(**epoch) for epoch in stored["epochs"]]
+        yield from results
+    step = len(results) * steps
+    for epoch in range(len(results), epochs):
         started = time.perf_counter()
         order = torch.randperm(n, generator=generator).to(x.device)
         losses = torch.zeros((), device=x.device)
@@ -126,7 +126,7 @@ def train(
             for index in order[: steps * batch].split(batch):
                 images = augment(x[index], shift=config.shift, flip=config.flip, generator=generator)
                 noise = ImageNoise.of(seed, torch.arange(batch, device=x.device), stream=step)
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=lowered):
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
                     modes.evaluation()
                     points = config.recipe.points(network, images, y[index], noise)
                     modes.training()
@@ -136,7 +136,7 @@ def train(
                 loss.backward()
                 optimiser.step()
                 schedule.step()
-                if average is not None and epoch < last_judged:
+                if average is not None and epoch < last_averaged_rung:
                     average.update_parameters(network)
                 losses += loss.detach()
                 step += 1
@@ -146,22 +146,22 @@ def train(
         if not all(bool(parameter.isfinite().all()) for parameter in parameters):
             raise DivergedError(f"training diverged: weights are not finite in epoch {epoch + 1} of {epochs}")
         clean, adversarial = None, None
-        if epoch >= first_kept or epoch + 1 in rungs:
+        if epoch >= first_selectable or epoch + 1 in rungs:
             # An epoch that may be kept is measured in full, and with its own weights, whatever the effort of its rung.
-            may_be_kept = epoch >= first_kept
-            effort = AttackBudget() if may_be_kept else rungs[epoch + 1]
-            judged = network if may_be_kept or average is None else average.module
-            count = effort.count(len(validation.x))
-            attack = effort.of(config.selection)
-            image_radii = radii(judged, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
+            selectable = epoch >= first_selectable
+            budget = AttackBudget() if selectable else rungs[epoch + 1]
+            evaluated = network if selectable or average is None else average.module
+            count = budget.count(len(validation.x))
+            attack = budget.of(config.selection)
+            image_radii = radii(evaluated, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
             clean, adversarial = float((image_radii == 0).double().mean()), float((image_radii <= epsilon).double().mean())
-        if epoch >= first_kept and adversarial is not None and adversarial <= best[0]:
+        if epoch >= first_selectable and adversarial is not None and adversarial <= best[0]:
             best = (adversarial, {name: value.clone() for name, value in network.state_dict().items()})
         seconds = time.perf_counter() - started
-        ended.append(EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, seconds, rung=epoch + 1 in rungs))
+        results.append(EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, seconds, rung=epoch + 1 in rungs))
         if epoch + 1 < epochs:
             checkpoint.save(state)
-        yield ended[-1]
+        yield results[-1]
     network.load_state_dict(best[1])
     network.eval()
 
@@ -197,7 +197,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _lowered(config: TrainingConfig, device: torch.device) -> bool:
+def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
     """Returns whether to train in bfloat16."""
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -31,7 +31,7 @@ from nas.pipeline.events import TrialFinished
 from nas.plots.style import COLOURS, STYLE, new_figure
 from nas.samplers import SAMPLERS, StudySampler
 from nas.spaces.options import open_space
-from nas.study.storage import quiet
+from nas.study.storage import silence_optuna
 
 SHARED = Path(os.environ.get("HARDCELL_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 TABLE = SHARED / "nasbench201-robustness.csv.gz"
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    quiet()
+    silence_optuna()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "searches.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

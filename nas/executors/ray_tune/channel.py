@@ -65,11 +65,11 @@ class WorkerDied:
 
     Attributes:
         number: Number of the trial.
-        words: What Ray says of it, on one line.
+        message: What Ray says of it, on one line.
     """
 
     number: int
-    words: str
+    message: str
 
 
 @final
@@ -102,7 +102,7 @@ class Channel:
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._closed = threading.Event()
 
     @property
@@ -113,7 +113,7 @@ class Channel:
     def close(self) -> None:
         """Ends all asking."""
         self._closed.set()
-        self._answers.put(False)
+        self._replies.put(False)
 
     def send(self, message: Message) -> None:
         """Says something that needs no answer. In Tune's thread."""
@@ -124,15 +124,15 @@ class Channel:
         if self.closed:
             return False
         self._messages.put(message)
-        return self._answers.get()
+        return self._replies.get()
 
-    def receive(self, patience: float | None) -> Message | None:
+    def receive(self, timeout: float | None) -> Message | None:
         """Returns what comes next; None if nothing comes for so many seconds. In the study's thread."""
         try:
-            return self._messages.get(timeout=patience)
+            return self._messages.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def reply(self, answer: Reply) -> None:
         """Answers what was asked last. In the study's thread."""
-        self._answers.put(answer)
+        self._replies.put(answer)

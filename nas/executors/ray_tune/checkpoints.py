@@ -40,7 +40,7 @@ class RemoteStore(Store):
 
     def read(self) -> bytes | None:
         """Returns what was written last; None where nothing was."""
-        with defer_alarm(), _alive():
+        with defer_alarm(), _ray_errors_as_checkpoint_errors():
             content: bytes | None = ray.get(self._checkpoint_actor.read.remote(self._number))
         return content
 
@@ -50,15 +50,15 @@ class RemoteStore(Store):
         Raises:
             CheckpointError: the one before could not be written.
         """
-        with defer_alarm(), _alive():
-            refused = ray.get(self._written) if self._written is not None else None
-            if refused is not None:
-                raise CheckpointError(refused)
+        with defer_alarm(), _ray_errors_as_checkpoint_errors():
+            reason = ray.get(self._written) if self._written is not None else None
+            if reason is not None:
+                raise CheckpointError(reason)
             self._written = self._checkpoint_actor.write.remote(self._number, content)
 
 
 @contextlib.contextmanager
-def _alive() -> Iterator[None]:
+def _ray_errors_as_checkpoint_errors() -> Iterator[None]:
     """Has the end of the checkpoint actor told as what it is: not the candidate's doing."""
     try:
         yield
@@ -71,13 +71,13 @@ def _alive() -> Iterator[None]:
 @contextlib.contextmanager
 def defer_alarm() -> Iterator[None]:
     """Puts a time limit's alarm off to the end: an exception raised inside of Ray's own code damages what Ray returns."""
-    rung: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
+    alarms: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: alarms.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGALRM, before)
-        if rung:
+        if alarms:
             signal.raise_signal(signal.SIGALRM)
 
 
@@ -88,12 +88,12 @@ class CheckpointActor:
     It travels by value, and so does not import torch: that would take longer than all else at the start.
     """
 
-    def __init__(self, folder: str, work: list[Any]) -> None:
-        self._folder, self._work = folder, work
+    def __init__(self, folder: str, context: list[Any]) -> None:
+        self._folder, self._context = folder, context
 
-    def work(self) -> Any:
+    def context(self) -> Any:
         """Returns a reference to what is done with every job."""
-        return self._work[0]
+        return self._context[0]
 
     def read(self, number: int) -> bytes | None:
         """Returns the checkpoint of a trial; None where there is none."""
@@ -119,7 +119,7 @@ class CheckpointService:
         name: The checkpoint actor's name.
     """
 
-    def __init__(self, work: ExecutionContext) -> None:
+    def __init__(self, context: ExecutionContext) -> None:
         """Starts the checkpoint actor, and puts what is done with jobs where every node can fetch it once.
 
         Raises:
@@ -129,13 +129,13 @@ class CheckpointService:
         try:
             with code_by_value():
                 # The driver keeps what asks the study.
-                self._work = ray.put(replace(work, stop=_nobody, folder=Path()))
+                self._context = ray.put(replace(context, stop=_never_stop, folder=Path()))
         except Exception as error:
             raise RunError(f"the search cannot be sent to Ray's workers: {format_error(error)}") from error
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(CheckpointActor).options(name=self.name, num_cpus=0, scheduling_strategy=here)
         with code_by_value(__name__, FileStore.__module__):
-            self._actor: Any = actor.remote(str(work.folder.resolve()), [self._work])
+            self._actor: Any = actor.remote(str(context.folder.resolve()), [self._context])
 
     def stop(self) -> None:
         """Ends the checkpoint actor."""
@@ -143,6 +143,6 @@ class CheckpointService:
             ray.kill(self._actor)
 
 
-def _nobody(job: Job, epoch: EpochResult) -> bool:
+def _never_stop(job: Job, epoch: EpochResult) -> bool:
     """Stops no job: that is decided elsewhere."""
     return False

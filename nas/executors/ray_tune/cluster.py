@@ -28,10 +28,10 @@ ENVIRONMENT = {
     # What Ray means to do in time, and warns of until then.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Seconds for which the list of nodes is taken as known.
-NODES_KNOWN = 1.0
-# Seconds in which the machine at an address must answer.
-ANSWERS = 10.0
+# Seconds after which the nodes are counted again.
+NODE_CACHE_SECONDS = 1.0
+# Seconds to wait for a connection to the machine at an address.
+CONNECT_TIMEOUT = 10.0
 
 
 @final
@@ -39,13 +39,13 @@ class Cluster:
     """What jobs run on, and how much of it there is.
 
     Attributes:
-        bundle: What one job takes.
+        job_resources: What one job takes.
     """
 
     def __init__(self, *, workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
-        self.bundle: dict[str, float] = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+        self.job_resources: dict[str, float] = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
         self._workers = workers
-        self._slots, self._known = 0, -math.inf
+        self._slots, self._counted_at = 0, -math.inf
 
     def has_room(self, *, given: int, running: int, idle: int) -> bool:
         """Returns whether one more job is to be given to Tune, beside those given to it, some of which run.
@@ -59,19 +59,19 @@ class Cluster:
         if given >= limit:
             return False
         # Where jobs wait for a worker, though there seemed to be room, others may use the cluster, too.
-        return given == running or idle > 0 or self._fits(_available()) > 0
+        return given == running or idle > 0 or self._jobs_on(_available()) > 0
 
     def slots(self) -> int:
         """Returns how many jobs all nodes together hold."""
         import ray
 
-        if time.monotonic() - self._known > NODES_KNOWN:
-            self._slots = sum([self._fits(node["Resources"]) for node in ray.nodes() if node["Alive"]])
-            self._known = time.monotonic()
+        if time.monotonic() - self._counted_at > NODE_CACHE_SECONDS:
+            self._slots = sum([self._jobs_on(node["Resources"]) for node in ray.nodes() if node["Alive"]])
+            self._counted_at = time.monotonic()
         return self._slots
 
-    def _fits(self, resources: dict[str, float]) -> int:
-        return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in self.bundle.items())
+    def _jobs_on(self, resources: dict[str, float]) -> int:
+        return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in self.job_resources.items())
 
     def check(self) -> None:
         """Refuses a cluster on which no job can ever run.
@@ -81,7 +81,7 @@ class Cluster:
         """
         if self.slots() > 0 or self._workers is not None:
             return
-        wanted = " and ".join(f"{amount:g} {name}" for name, amount in self.bundle.items())
+        wanted = " and ".join(f"{amount:g} {name}" for name, amount in self.job_resources.items())
         raise RunError(
             f"search.executor: no node of the cluster has {wanted}; lower cpus or gpus, "
             "or set workers if the cluster grows by itself"
@@ -118,24 +118,24 @@ def connected(
     from nas.executors.ray_tune import ray_internals
 
     ray_internals.require()
-    ours = not ray.is_initialized()
-    with silenced():
+    connects = not ray.is_initialized()
+    with ray_output_disabled():
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            if ours:
+            if connects:
                 _connect(address, math.ceil((workers or 0) * cpus))
             cluster = Cluster(workers=workers, cpus=cpus, gpus=gpus)
             cluster.check()
             yield cluster
         finally:
-            if ours:
+            if connects:
                 ray.shutdown()
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
-def silenced() -> Iterator[None]:
+def ray_output_disabled() -> Iterator[None]:
     """Keeps Ray from printing: what matters of its words is in outcomes and errors."""
     from nas.executors.ray_tune.ray_internals import worker_logs_disabled
 
@@ -168,7 +168,7 @@ def _connect(address: str | None, cores_needed: int) -> None:
             logging_level=logging.CRITICAL,
         )
     except Exception as error:
-        raise RunError(refusal(address, error)) from error
+        raise RunError(connection_message(address, error)) from error
 
 
 def _check_answers(address: str) -> None:
@@ -179,7 +179,7 @@ def _check_answers(address: str) -> None:
     if not colon or not port.isdigit():
         raise RunError(f"search.executor.address must be HOST:PORT or auto, got {address!r}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise RunError(f"{_no_cluster(address)} ({error})") from error
 
@@ -191,7 +191,7 @@ def _no_cluster(address: str | None) -> str:
     )
 
 
-def refusal(address: str | None, error: BaseException) -> str:
+def connection_message(address: str | None, error: BaseException) -> str:
     """Returns what to do about a connection that failed."""
     import ray
 
@@ -219,7 +219,7 @@ def code_by_value(*more: str) -> Iterator[None]:
     """Lets code travel with what is pickled meanwhile: that of the user's own files, which no other node has, and more."""
     from ray import cloudpickle
 
-    modules = [module for module in list(sys.modules.values()) if is_users_own(module) or module.__name__ in more]
+    modules = [module for module in list(sys.modules.values()) if is_user_module(module) or module.__name__ in more]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -229,8 +229,8 @@ def code_by_value(*more: str) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def is_users_own(module: ModuleType) -> bool:
-    """Returns whether a module is from a file of the user's own: neither installed, nor of Python, nor of ours."""
+def is_user_module(module: ModuleType) -> bool:
+    """Returns whether a module is from a file of the user's own: neither installed, nor of Python, nor of Hardcell."""
     name, file = getattr(module, "__name__", ""), getattr(module, "__file__", None)
     if name.startswith("hardcell_user_"):
         return True

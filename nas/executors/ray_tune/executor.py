@@ -69,7 +69,7 @@ class Ray(Executor):
                 "start it on a machine of the cluster, with address: auto"
             )
 
-    def run(self, jobs: Iterable[Job], work: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
+    def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields what becomes of the jobs, as it happens; a job whose worker died begins again, and says so again.
 
         Raises:
@@ -81,8 +81,8 @@ class Ray(Executor):
         from nas.executors.ray_tune.thread import TuneThread
 
         cluster = connected(self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
-        with cluster as opened, TuneThread(opened, work) as search:
-            yield from Dispatcher(search.channel, work).serve(jobs)
+        with cluster as opened, TuneThread(opened, context) as search:
+            yield from Dispatcher(search.channel, context).serve(jobs)
 
 
 @final
@@ -92,19 +92,19 @@ class RunningJob:
 
     Attributes:
         job: The job.
-        began: When it began, on the worker that it is on.
+        started: When it started, on the worker that it is on.
         deaths: How many workers have died with it.
         epochs: The epochs that were passed on.
     """
 
     job: Job
-    began: WorkerStarted | None = None
+    started: WorkerStarted | None = None
     deaths: int = 0
     epochs: list[EpochResult] = field(default_factory=list)
 
     def outcome(self, **what: Any) -> TrialResult:
         """Returns an outcome that the worker does not tell itself."""
-        seconds = time.monotonic() - self.began.time if self.began is not None else 0.0
+        seconds = time.monotonic() - self.started.time if self.started is not None else 0.0
         return TrialResult(seconds=seconds, epochs=tuple(self.epochs), **what)
 
 
@@ -112,97 +112,97 @@ class RunningJob:
 class Dispatcher:
     """Answers what Tune's thread asks, in the thread of the study, and sees to it that each job has exactly one outcome."""
 
-    def __init__(self, channel: Channel, work: ExecutionContext) -> None:
-        self._channel, self._work = channel, work
-        self._in_hand: dict[int, RunningJob] = {}
+    def __init__(self, channel: Channel, context: ExecutionContext) -> None:
+        self._channel, self._context = channel, context
+        self._running: dict[int, RunningJob] = {}
         # Jobs whose worker died, to begin again.
-        self._again: deque[Job] = deque()
+        self._restarts: deque[Job] = deque()
         self._exhausted = False
 
     def serve(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, JobEvent]]:
         """Yields what becomes of the jobs."""
         jobs = iter(jobs)
         while True:
-            message = self._channel.receive(self._patience())
-            yield from self._overdue()
+            message = self._channel.receive(self._seconds_to_deadline())
+            yield from self._kill_overdue()
             match message:
                 case JobRequest():
-                    self._channel.reply(self._next(jobs))
+                    self._channel.reply(self._next_job(jobs))
                 case TuneFinished(error):
-                    if error is not None or self._in_hand:
+                    if error is not None or self._running:
                         raise RunError(f"Ray Tune ended before the search: {error or 'no reason given'}")
                     return
                 case WorkerStarted() | EpochReported() | JobFinished() | WorkerDied() | FatalError() if (
-                    message.number in self._in_hand
+                    message.number in self._running
                 ):
-                    yield from self._heard(self._in_hand[message.number], message)
+                    yield from self._handle(self._running[message.number], message)
                 case EpochReported():  # Of a job that has its outcome already.
                     self._channel.reply(True)
                 case _:
                     pass
 
-    def _next(self, jobs: Iterator[Job]) -> Reply:
-        """Returns a job for the room that there is; None to wait for what is in hand; False if all is done."""
-        if self._again:
-            return self._again.popleft()
+    def _next_job(self, jobs: Iterator[Job]) -> Reply:
+        """Returns a job for the room that there is; None to wait for the jobs that run; False if all is done."""
+        if self._restarts:
+            return self._restarts.popleft()
         job = None if self._exhausted else next(jobs, None)
         if job is None:
             self._exhausted = True
-            return None if self._in_hand else False
-        self._in_hand[job.number] = RunningJob(job)
+            return None if self._running else False
+        self._running[job.number] = RunningJob(job)
         return job
 
-    def _heard(
-        self, hand: RunningJob, message: WorkerStarted | EpochReported | JobFinished | WorkerDied | FatalError
+    def _handle(
+        self, running: RunningJob, message: WorkerStarted | EpochReported | JobFinished | WorkerDied | FatalError
     ) -> Iterator[tuple[Job, JobEvent]]:
         match message:
             case WorkerStarted():
-                hand.began = message
-                yield hand.job, JobStarted(message.worker)
+                running.started = message
+                yield running.job, JobStarted(message.worker)
             case EpochReported(result=epoch):
-                yield from self._epoch(hand, epoch)
+                yield from self._handle_epoch(running, epoch)
             case JobFinished(outcome=outcome):
-                del self._in_hand[hand.job.number]
-                yield hand.job, outcome
+                del self._running[running.job.number]
+                yield running.job, outcome
             case FatalError(error=error):
                 raise error
-            case WorkerDied(words=words):
-                hand.deaths, hand.began = hand.deaths + 1, None
-                if hand.deaths <= self._work.attempts:
-                    self._again.append(hand.job)
+            case WorkerDied(message=death):
+                running.deaths, running.started = running.deaths + 1, None
+                if running.deaths <= self._context.attempts:
+                    self._restarts.append(running.job)
                     return
-                del self._in_hand[hand.job.number]
-                reason = f"the worker died {hand.deaths} times: killed, out of memory, or its node was lost ({words})"
-                yield hand.job, hand.outcome(reason=reason)
+                del self._running[running.job.number]
+                reason = f"the worker died {running.deaths} times: killed, out of memory, or its node was lost ({death})"
+                yield running.job, running.outcome(reason=reason)
 
-    def _epoch(self, hand: RunningJob, epoch: EpochResult) -> Iterator[tuple[Job, JobEvent]]:
+    def _handle_epoch(self, running: RunningJob, epoch: EpochResult) -> Iterator[tuple[Job, JobEvent]]:
         """Passes an epoch on, unless a worker that has died told of it before, and answers whether the job ends with it."""
-        if epoch.epoch <= len(hand.epochs):
+        if epoch.epoch <= len(running.epochs):
             self._channel.reply(False)
             return
-        hand.epochs.append(epoch)
-        stopped = epoch.rung and self._work.stop(hand.job, epoch)
+        running.epochs.append(epoch)
+        stopped = epoch.rung and self._context.stop(running.job, epoch)
         self._channel.reply(stopped)
         if stopped:
-            del self._in_hand[hand.job.number]
-        yield hand.job, epoch
+            del self._running[running.job.number]
+        yield running.job, epoch
         if stopped:
-            yield hand.job, hand.outcome(stopped=epoch.epoch)
+            yield running.job, running.outcome(stopped=epoch.epoch)
 
-    def _patience(self) -> float | None:
+    def _seconds_to_deadline(self) -> float | None:
         """Returns the seconds until the next job is overdue; None if none ever is."""
-        times = [hand.began.time for hand in self._in_hand.values() if hand.began is not None]
-        if self._work.time_limit is None or not times:
+        times = [running.started.time for running in self._running.values() if running.started is not None]
+        if self._context.time_limit is None or not times:
             return None
-        return max(0.0, min(times) + self._work.time_limit + GRACE - time.monotonic())
+        return max(0.0, min(times) + self._context.time_limit + GRACE - time.monotonic())
 
-    def _overdue(self) -> Iterator[tuple[Job, JobEvent]]:
+    def _kill_overdue(self) -> Iterator[tuple[Job, JobEvent]]:
         """Kills the workers that should have ended their jobs long ago."""
-        limit = self._work.time_limit
+        limit = self._context.time_limit
         if limit is None:
             return
-        for number, hand in list(self._in_hand.items()):
-            if hand.began is not None and time.monotonic() > hand.began.time + limit + GRACE:
-                del self._in_hand[number]
-                hand.began.kill()
-                yield hand.job, hand.outcome(reason=limit_message(limit))
+        for number, running in list(self._running.items()):
+            if running.started is not None and time.monotonic() > running.started.time + limit + GRACE:
+                del self._running[number]
+                running.started.kill()
+                yield running.job, running.outcome(reason=limit_message(limit))

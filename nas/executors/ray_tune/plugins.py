@@ -28,14 +28,14 @@ from nas.executors.ray_tune.channel import (
     WorkerStarted,
 )
 from nas.executors.ray_tune.ray_internals import trial_actor, trial_error
-from nas.executors.ray_tune.worker import NEWS, Fault
+from nas.executors.ray_tune.worker import EVENT, WorkerFailure
 from nas.training.epoch import EpochResult
 
 if TYPE_CHECKING:
     from nas.executors.ray_tune.cluster import Cluster
 
-# Characters of what Ray says of a death.
-MOST_WORDS = 400
+# Characters of the message about a worker that died.
+MAX_MESSAGE = 400
 
 
 @final
@@ -109,9 +109,9 @@ class RungScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Passes an epoch on."""
-        news = result.get(NEWS)
-        if isinstance(news, EpochResult) and self._plugins.channel.request(
-            EpochReported(trial.config["job"]["number"], news)
+        event = result.get(EVENT)
+        if isinstance(event, EpochResult) and self._plugins.channel.request(
+            EpochReported(trial.config["job"]["number"], event)
         ):
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
@@ -142,7 +142,7 @@ class EventCallback(tune.Callback):
         worker = trial_actor(trial)
         self._plugins.running[trial.trial_id] = worker
         try:
-            name = ray.get(worker.where.remote(), timeout=10)
+            name = ray.get(worker.get_worker_name.remote(), timeout=10)
         except Exception:  # It has just died: Tune is about to find out.
             return
         self._plugins.channel.send(
@@ -153,19 +153,19 @@ class EventCallback(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Passes an outcome on."""
-        news = result.pop(NEWS, None)
+        event = result.pop(EVENT, None)
         number = trial.config["job"]["number"]
-        if isinstance(news, TrialResult):
-            self._plugins.channel.send(JobFinished(number, news))
-        elif isinstance(news, Fault):
-            self._plugins.channel.send(FatalError(number, news.error()))
+        if isinstance(event, TrialResult):
+            self._plugins.channel.send(JobFinished(number, event))
+        elif isinstance(event, WorkerFailure):
+            self._plugins.channel.send(FatalError(number, event.error()))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tells that a worker has died, or could not be started."""
         number = trial.config["job"]["number"]
-        died, line = words(trial)
+        died, message = death_message(trial)
         self._plugins.channel.send(
-            WorkerDied(number, line) if died else FatalError(number, RunError(f"no worker can start: {line}"))
+            WorkerDied(number, message) if died else FatalError(number, RunError(f"no worker can start: {message}"))
         )
 
 
@@ -203,7 +203,7 @@ class StopWhenClosed(tune.Stopper):
         return NoopStopper, ()
 
 
-def words(trial: Trial) -> tuple[bool, str]:
+def death_message(trial: Trial) -> tuple[bool, str]:
     """Returns whether a trial ended because its worker died, and what Ray says of it, on one line."""
     try:
         error = trial_error(trial)
@@ -212,6 +212,6 @@ def words(trial: Trial) -> tuple[bool, str]:
     died = isinstance(error, RayActorError) and not error.actor_init_failed
     lines = [line.strip() for line in str(error).splitlines()]
     if died:  # Between the first line, which says that an actor died, and the rest lie its numbers.
-        told_of = [line for line in str(error).splitlines()[1:] if line and not line.startswith("\t")]
-        return True, " ".join(" ".join(told_of).split())[:MOST_WORDS] or first_line(error)
-    return False, next((line for line in reversed(lines) if line), type(error).__name__)[:MOST_WORDS]
+        reasons = [line for line in str(error).splitlines()[1:] if line and not line.startswith("\t")]
+        return True, " ".join(" ".join(reasons).split())[:MAX_MESSAGE] or first_line(error)
+    return False, next((line for line in reversed(lines) if line), type(error).__name__)[:MAX_MESSAGE]

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 # Tune asks the searcher until this many trials wait; ours says itself when there is room.
-MOST_WAITING = 1_000_000
+MAX_PENDING = 1_000_000
 
 
 ENVIRONMENT = {
-    "TUNE_MAX_PENDING_TRIALS_PG": str(MOST_WAITING),
+    "TUNE_MAX_PENDING_TRIALS_PG": str(MAX_PENDING),
     # A trial's error is in its outcome.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # What Tune writes down of its own state, to go on from: nobody reads it, the study is what a run goes on from.
@@ -59,10 +59,10 @@ class TuneThread:
         channel: Its messages to the thread of the study.
     """
 
-    def __init__(self, cluster: Cluster, work: ExecutionContext) -> None:
+    def __init__(self, cluster: Cluster, context: ExecutionContext) -> None:
         self.channel = Channel()
-        self._cluster, self._folder = cluster, work.folder
-        self._checkpoint_service = CheckpointService(work)
+        self._cluster, self._folder = cluster, context.folder
+        self._checkpoint_service = CheckpointService(context)
         self._plugins = PluginState(self.channel, cluster, self._checkpoint_service.name)
         self._thread = threading.Thread(target=self._run, name="ray-tune", daemon=True)
         self._environment = {name: os.environ.get(name) for name in ENVIRONMENT}
@@ -94,7 +94,7 @@ class TuneThread:
                 Worker,
                 name=time.strftime(f"%Y-%m-%d_%H-%M-%S_{os.getpid()}"),
                 storage_path=str((self._folder / "ray").resolve()),
-                resources_per_trial=tune.PlacementGroupFactory([self._cluster.bundle]),
+                resources_per_trial=tune.PlacementGroupFactory([self._cluster.job_resources]),
                 num_samples=-1,
                 search_alg=JobSearcher(self._plugins),
                 scheduler=RungScheduler(self._plugins),

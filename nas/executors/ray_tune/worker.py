@@ -26,13 +26,13 @@ from nas.training.epoch import EpochResult
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Where a result holds the news themselves, beside the numbers that Tune's files show.
-NEWS = "news"
+# Key of the event itself in a result, beside the numbers that Tune writes to its files.
+EVENT = "event"
 
 
 @final
 @dataclass(frozen=True)
-class Fault:
+class WorkerFailure:
     """Why no job can run on a worker: not the candidate's doing.
 
     Attributes:
@@ -61,29 +61,29 @@ class Worker(tune.Trainable):
         self._steps: Iterator[EpochResult | TrialResult] | None = None
         try:
             self._checkpoint_actor = ray.get_actor(config["checkpoint_actor"])
-            self._work = fetch(self._checkpoint_actor)
+            self._context = fetch_context(self._checkpoint_actor)
         except Exception as error:
-            self._fault: Fault | None = fault(error)
+            self._failure: WorkerFailure | None = worker_failure(error)
             return
-        self._fault = None
+        self._failure = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begins another job."""
         self.cleanup()
-        if self._fault is None:
+        if self._failure is None:
             self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Returns the next epoch of the job, or its outcome."""
-        news: EpochResult | TrialResult | Fault | None = self._fault
+        event: EpochResult | TrialResult | WorkerFailure | None = self._failure
         if self._steps is not None:
             try:
-                news = next(self._steps)
+                event = next(self._steps)
             except Exception as error:
-                news = fault(error)
-        return {NEWS: news, "done": not isinstance(news, EpochResult), **_numbers(news)}
+                event = worker_failure(error)
+        return {EVENT: event, "done": not isinstance(event, EpochResult), **_numbers(event)}
 
     def cleanup(self) -> None:
         """Ends the job in hand."""
@@ -92,14 +92,14 @@ class Worker(tune.Trainable):
             with contextlib.suppress(Exception):  # What is thrown away may complain of it; nobody is there to hear.
                 steps.close()  # type: ignore[attr-defined]
 
-    def where(self) -> str:
+    def get_worker_name(self) -> str:
         """Returns the worker's name: host, node, process."""
         return worker_name()
 
     def _begin(self, config: dict[str, Any]) -> None:
         job = Job(**config["job"])
-        checkpoint = Checkpoint(RemoteStore(self._checkpoint_actor, job.number), self._work.checkpoint_seconds)
-        self._steps = run_job(job, self._work, checkpoint)
+        checkpoint = Checkpoint(RemoteStore(self._checkpoint_actor, job.number), self._context.checkpoint_seconds)
+        self._steps = run_job(job, self._context, checkpoint)
 
 
 def worker_name() -> str:
@@ -107,41 +107,41 @@ def worker_name() -> str:
     return f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:6]}:{os.getpid()}"
 
 
-def fetch(checkpoint_actor: Any) -> ExecutionContext:
+def fetch_context(checkpoint_actor: Any) -> ExecutionContext:
     """Returns what is done with every job, ready to do it on this worker's device.
 
     On the CPU the images are not copied: all workers of a node map the same memory.
     """
-    work: ExecutionContext = ray.get(ray.get(checkpoint_actor.work.remote()))
-    data = getattr(work.evaluate, "data", None)
-    if not isinstance(data, Dataset) or not is_dataclass(work.evaluate):
-        return work
-    set_threads(work.threads, data.train.x[0, 0].numel())
+    context: ExecutionContext = ray.get(ray.get(checkpoint_actor.context.remote()))
+    data = getattr(context.evaluate, "data", None)
+    if not isinstance(data, Dataset) or not is_dataclass(context.evaluate):
+        return context
+    set_threads(context.threads, data.train.x[0, 0].numel())
     if not ray.get_gpu_ids():
-        return work
-    evaluate: Evaluate = replace(work.evaluate, data=data.to("cuda"))
-    return replace(work, evaluate=evaluate)
+        return context
+    evaluate: Evaluate = replace(context.evaluate, data=data.to("cuda"))
+    return replace(context, evaluate=evaluate)
 
 
-def fault(error: Exception) -> Fault:
+def worker_failure(error: Exception) -> WorkerFailure:
     """Returns why no job can run on this worker."""
     if isinstance(error, CheckpointError):
-        return Fault(str(error), checkpoint=True)
+        return WorkerFailure(str(error), checkpoint=True)
     error = unpickling_error(error) or error
     if isinstance(error, ModuleNotFoundError):
-        return Fault(f"worker {worker_name()} has no module {error.name!r}; install it on every node of the cluster")
+        return WorkerFailure(f"worker {worker_name()} has no module {error.name!r}; install it on every node of the cluster")
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return Fault(f"no job can run on worker {worker_name()}: {format_error(error)}{place}")
+    return WorkerFailure(f"no job can run on worker {worker_name()}: {format_error(error)}{place}")
 
 
-def _numbers(news: EpochResult | TrialResult | Fault | None) -> dict[str, Any]:
-    """Returns what Tune's files show of the news."""
-    if isinstance(news, EpochResult):
+def _numbers(event: EpochResult | TrialResult | WorkerFailure | None) -> dict[str, Any]:
+    """Returns the numbers of an event that Tune writes to its files."""
+    if isinstance(event, EpochResult):
         return {
-            "epoch": news.epoch,
-            "loss": news.loss,
-            "clean_error": news.clean_error,
-            "adversarial_error": news.adversarial_error,
+            "epoch": event.epoch,
+            "loss": event.loss,
+            "clean_error": event.clean_error,
+            "adversarial_error": event.adversarial_error,
         }
-    return dict(news.metrics) if isinstance(news, TrialResult) else {}
+    return dict(event.metrics) if isinstance(event, TrialResult) else {}

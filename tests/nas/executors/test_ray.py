@@ -36,7 +36,7 @@ from nas.executors.ray_tune.channel import (
     WorkerDied,
     WorkerStarted,
 )
-from nas.executors.ray_tune.cluster import Cluster, connected, is_users_own, refusal
+from nas.executors.ray_tune.cluster import Cluster, connected, connection_message, is_user_module
 from nas.executors.ray_tune.executor import Dispatcher
 from nas.resolve import resolve
 from nas.training.checkpoints import CheckpointError
@@ -103,8 +103,8 @@ def test_settings_import_without_ray():
         ({"cpus": 0}, "cpus must be above 0, got 0"),
         ({"cpus": float("nan")}, "cpus must be above 0, got nan"),
         ({"gpus": -1}, "gpus must be at least 0, got -1"),
-        ({"gpus": 1.5}, "gpus must be a share of one GPU or a whole number of them, got 1.5"),
-        ({"address": "ray://host:10001"}, "address must be HOST:PORT or auto, got 'ray://host:10001'; a search cannot run"),
+        ({"gpus": 1.5}, r"gpus must be .*whole number.*, got 1\.5$"),
+        ({"address": "ray://host:10001"}, "address must be HOST:PORT or auto, got 'ray://host:10001'; .*address: auto"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
@@ -163,9 +163,9 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
         (
             ConnectionError("Failed to connect to Ray cluster"),
             "host:6379",
-            "refuses this process: every node and",
+            "cluster at host:6379 .*RAY_AUTH_TOKEN",
         ),
-        (ConnectionError("Could not find any running"), "auto", "no Ray cluster at auto; start one with"),
+        (ConnectionError("Could not find any running"), "auto", "no Ray cluster at auto; .*`ray start --head"),
         (
             RuntimeError("Version mismatch: The cluster\nwas started with"),
             "host:6379",
@@ -175,17 +175,17 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
     ],
 )
 def test_a_refusal_says_what_to_do(error, address, message):
-    assert re.search(message, refusal(address, error))
+    assert re.search(message, connection_message(address, error))
 
 
 def test_users_own_modules(tmp_path):
     (tmp_path / "own.py").write_text("VALUE = 1\n", encoding="utf-8")
     resolve(f"{tmp_path / 'own.py'}:VALUE", {})
-    own = [name for name, module in sys.modules.items() if is_users_own(module)]
+    own = [name for name, module in sys.modules.items() if is_user_module(module)]
     assert any(name.startswith("hardcell_user_own_") for name in own)
     assert __name__ in own
     for module in (os, np, torch, nn, pytest, sys.modules["nas.resolve"], sys.modules["__main__"], types.ModuleType("new")):
-        assert not is_users_own(module)
+        assert not is_user_module(module)
 
 
 def split_of(x, y=None):
@@ -301,7 +301,8 @@ def test_the_desk_gives_a_job_up_after_its_attempts():
         ),
     )
     outcome = news[-1][1]
-    assert outcome.reason == ("the worker died 2 times: killed, out of memory, or its node was lost (it was the night)")
+    assert " died 2 times" in outcome.reason
+    assert "(it was the night)" in outcome.reason
     assert sum(isinstance(item, TrialResult) for _, item in news) == 1
 
 
@@ -327,9 +328,9 @@ def test_the_desk_kills_a_worker_that_hangs():
 def test_the_desk_raises_what_is_not_the_candidates_doing():
     with pytest.raises(RunError, match="no module"):
         served(work_of(), [0], JobRequest(), FatalError(0, RunError("no module")))
-    with pytest.raises(RunError, match="Ray Tune ended before the search: TuneError: bad"):
+    with pytest.raises(RunError, match=r"Ray Tune ended .*: TuneError: bad$"):
         served(work_of(), [0], JobRequest(), TuneFinished("TuneError: bad"))
-    with pytest.raises(RunError, match="Ray Tune ended before the search: no reason given"):
+    with pytest.raises(RunError, match=r"Ray Tune ended .*no reason"):
         served(work_of(), [0], JobRequest(), TuneFinished(None))
 
 
@@ -352,7 +353,7 @@ def test_no_cluster_at_the_address(address, tmp_path):
     import ray
 
     assert not ray.is_initialized()
-    with pytest.raises(RunError, match=f"no Ray cluster at {address}; start one with `ray start --head"):
+    with pytest.raises(RunError, match=f"no Ray cluster at {address}; .*`ray start --head"):
         list(Ray(address=address).run([job_of(0)], work_of(tmp_path)))
 
 
@@ -572,7 +573,7 @@ def test_a_killed_worker_and_what_takes_too_long(two_cores, tmp_path, monkeypatc
     assert [type(item) for item in news[0]] == [JobStarted, JobStarted, EpochResult, EpochResult, TrialResult]
     assert news[0][-1].reason is None
     assert news[0][0].worker != news[0][1].worker
-    assert news[1][-1].reason.startswith("the worker died 2 times: killed, out of memory, or its node was lost (")
+    assert " died 2 times" in news[1][-1].reason
     assert "worker process has died" in news[1][-1].reason
     assert "\n" not in news[1][-1].reason
     assert len(news[1]) == 3
@@ -608,9 +609,9 @@ class Never:
             RunError,
             r"no job can run on worker \S+/\w{6}:\d+: RuntimeError: boom \(test_ray",
         ),
-        (Script(dict.fromkeys(range(9), writes)), CheckpointError, r"trial-\d.pt: .* `hardcell resume` goes on"),
-        (Elsewhere(), RunError, "has no module 'a_module_of_nobody'; install it on every node"),
-        (Never(), RunError, "the search cannot be sent to Ray's workers: TypeError"),
+        (Script(dict.fromkeys(range(9), writes)), CheckpointError, r"trial-\d.pt: .* `hardcell resume`"),
+        (Elsewhere(), RunError, "has no module 'a_module_of_nobody'; install"),
+        (Never(), RunError, "cannot be sent to Ray's workers: TypeError"),
     ],
 )
 def test_what_is_not_the_candidates_doing_ends_the_run(two_cores, tmp_path, evaluate, kind, message):

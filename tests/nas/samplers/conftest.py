@@ -33,15 +33,15 @@ def history_of():
     """A factory of histories: trials are given as (architecture, values, constraints), numbered from 0."""
 
     def make(space, trials=(), *, objectives=1, start=0, running=(), cache=None):
-        ended = [
+        finished = [
             FinishedTrial(number, space.key(architecture), architecture, values, constraints)
             for number, (architecture, values, constraints) in enumerate(trials)
         ]
-        keys = {each.key for each in ended} | {space.key(architecture) for architecture in running}
+        keys = {each.key for each in finished} | {space.key(architecture) for architecture in running}
         return History(
             space=space,
             objectives=objectives,
-            ended=tuple(ended),
+            finished=tuple(finished),
             keys=keys,
             start=start,
             study=None,

@@ -1,4 +1,4 @@
-"""The policy-gradient controller: it learns, it replays exactly, it leaves torch as it was, and its cost is bounded."""
+"""The policy gradient: it learns, it replays exactly, it leaves torch as it was, and its cost is bounded."""
 
 import math
 import random
@@ -69,8 +69,8 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 def test_untrained_policy_is_uniform_over_the_values_of_each_choice():
-    controller = PolicyNetwork([2, 5, 1, 3], hidden=8)
-    drawn = controller.draw(4000, torch.Generator().manual_seed(0))
+    network = PolicyNetwork([2, 5, 1, 3], hidden=8)
+    drawn = network.draw(4000, torch.Generator().manual_seed(0))
     for column, size in zip(drawn.T, (2, 5, 1, 3), strict=True):
         counts = torch.bincount(column, minlength=5)
         assert counts[size:].sum() == 0
@@ -80,13 +80,13 @@ def test_untrained_policy_is_uniform_over_the_values_of_each_choice():
 def test_probabilities_are_those_of_the_draws():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        controller = PolicyNetwork([2, 3], hidden=8)
-        torch.nn.init.normal_(controller.output)
+        network = PolicyNetwork([2, 3], hidden=8)
+        torch.nn.init.normal_(network.output)
     every = torch.tensor([[a, b] for a in range(2) for b in range(3)])
     with torch.no_grad():
-        expected = controller(every).gather(-1, every[..., None]).sum(dim=(1, 2)).exp()
+        expected = network(every).gather(-1, every[..., None]).sum(dim=(1, 2)).exp()
     assert float(expected.sum()) == pytest.approx(1, abs=1e-5)
-    drawn = controller.draw(20_000, torch.Generator().manual_seed(0))
+    drawn = network.draw(20_000, torch.Generator().manual_seed(0))
     share = torch.bincount(drawn[:, 0] * 3 + drawn[:, 1], minlength=6) / len(drawn)
     assert (share - expected).abs().max() < 5 * 0.5 / len(drawn) ** 0.5
 
@@ -94,8 +94,8 @@ def test_probabilities_are_those_of_the_draws():
 def test_reward_is_the_share_surpassed_minus_the_share_that_surpass(toy, history_of):
     space = toy(9)
     cases = [((3.0,), {}), ((1.0,), {}), ((math.inf,), {}), ((3.0,), {}), (None, {})]
-    ended = history_of(space, [({"a": i}, values, constraints) for i, (values, constraints) in enumerate(cases)]).ended
-    np.testing.assert_allclose(rank_rewards(ended), [0.25, 1.0, -0.5, 0.25, -1.0])
+    trials = history_of(space, [({"a": i}, values, constraints) for i, (values, constraints) in enumerate(cases)]).finished
+    np.testing.assert_allclose(rank_rewards(trials), [0.25, 1.0, -0.5, 0.25, -1.0])
 
 
 def test_reward_ranks_by_violation_then_value_and_failures_last(toy, history_of):
@@ -107,14 +107,14 @@ def test_reward_ranks_by_violation_then_value_and_failures_last(toy, history_of)
         (None, {"size": -1.0}),  # stopped early
         ((4.0,), {"size": -3.0}),
     ]
-    ended = history_of(toy(9), [({"a": i}, values, constraints) for i, (values, constraints) in enumerate(cases)]).ended
-    np.testing.assert_allclose(rank_rewards(ended), [0.6, -0.2, -0.6, -1.0, 0.2, 1.0])
+    trials = history_of(toy(9), [({"a": i}, values, constraints) for i, (values, constraints) in enumerate(cases)]).finished
+    np.testing.assert_allclose(rank_rewards(trials), [0.6, -0.2, -0.6, -1.0, 0.2, 1.0])
 
 
 def test_reward_does_not_change_with_the_scale(toy, history_of):
     values = [(float(v),) for v in (3, -1, 2, 5, 2)]
     one, other = (
-        history_of(toy(9), [({"a": i}, (scale(v),), {}) for i, (v,) in enumerate(values)]).ended
+        history_of(toy(9), [({"a": i}, (scale(v),), {}) for i, (v,) in enumerate(values)]).finished
         for scale in (float, lambda v: math.exp(9 * v) - 1e5)
     )
     np.testing.assert_array_equal(rank_rewards(one), rank_rewards(other))
@@ -122,8 +122,8 @@ def test_reward_does_not_change_with_the_scale(toy, history_of):
 
 def test_reward_of_several_objectives_is_by_front(toy, history_of):
     points = [(0.0, 1.0), (1.0, 0.0), (2.0, 2.0), None]
-    ended = history_of(toy(9), [({"a": i}, p, {}) for i, p in enumerate(points)], objectives=2).ended
-    np.testing.assert_allclose(rank_rewards(ended), [2 / 3, 2 / 3, -1 / 3, -1])
+    trials = history_of(toy(9), [({"a": i}, p, {}) for i, p in enumerate(points)], objectives=2).finished
+    np.testing.assert_allclose(rank_rewards(trials), [2 / 3, 2 / 3, -1 / 3, -1])
 
 
 def test_batches_do_not_change_as_trials_are_added_and_grow_slowly():
@@ -298,10 +298,10 @@ def test_several_objectives(toy, search):
 @pytest.mark.parametrize(("space", "limit"), [(cell201(), 6), (darts(), 12)])
 def test_ten_thousand_trials_are_replayed_in_seconds(space, limit):
     generator = random.Random(0)
-    ended = tuple(
+    finished = tuple(
         FinishedTrial(number, f"{number}", space.sample(generator), (generator.random(),), {}) for number in range(10_000)
     )
-    history = History(space, 1, ended, {e.key for e in ended}, 8, None, None, space.key)
+    history = History(space, 1, finished, {e.key for e in finished}, 8, None, None, space.key)
     started = time.process_time()
     first = PolicyGradient().propose(history, 0)
     assert time.process_time() - started < limit  # of one core, measured: a sixth of this

@@ -39,7 +39,7 @@ def test_settings_below_the_least_are_refused(name, least):
         Surrogate(**{name: least - 1})
 
 
-# The ensemble.
+# The process.
 
 
 def test_likelihood_and_prediction_are_those_of_a_normal_distribution(toy):
@@ -48,13 +48,13 @@ def test_likelihood_and_prediction_are_those_of_a_normal_distribution(toy):
     architectures = [space.sample(random.Random(seed)) for seed in range(12)]
     distances = distances_to(space, architectures, 12)
     values = np.random.default_rng(0).normal(3, 2, 9)
-    ensemble = fit(distances[:, :9, :9], values)
-    mean, deviation = ensemble.predict(distances[:, 9:, :9])
+    process = fit(distances[:, :9, :9], values)
+    mean, deviation = process.predict(distances[:, 9:, :9])
 
-    relative = distances / ensemble.units[:, None, None]
+    relative = distances / process.lengthscales[:, None, None]
     kernels = np.concatenate([np.exp(-0.1 * relative), np.exp(-relative)])
-    covariance = np.tensordot(ensemble.weights[:-1], kernels, 1)
-    noisy = covariance[:9, :9] + ensemble.weights[-1] * np.eye(9)
+    covariance = np.tensordot(process.variances[:-1], kernels, 1)
+    noisy = covariance[:9, :9] + process.variances[-1] * np.eye(9)
     gain = covariance[9:, :9] @ np.linalg.inv(noisy)
     wanted = values.mean() + gain @ (values - values.mean())
     left = covariance[9:, 9:] - gain @ covariance[:9, 9:]
@@ -67,10 +67,10 @@ def test_likelihood_and_prediction_are_those_of_a_normal_distribution(toy):
         prior = 0.02 * ((np.log(weights) + 2) ** 2).sum()
         return multivariate_normal(np.zeros(9), total).logpdf(standard) - prior
 
-    best = evidence(ensemble.weights)
-    for place in range(len(ensemble.weights)):
+    best = evidence(process.variances)
+    for place in range(len(process.variances)):
         for factor in (0.8, 1.25):
-            moved = ensemble.weights.copy()
+            moved = process.variances.copy()
             moved[place] *= factor
             assert evidence(moved) < best + 1e-3
 
@@ -184,7 +184,7 @@ def test_learns_constraints_from_rejected_trials(toy, history_of):
 def test_looks_for_the_feasible_while_nothing_is(toy, history_of, values):
     space = toy(*[4] * 6)
     history = history_of(space, trials_of(space, 40, lambda a: (values, {"c": steps(a)[0]})))
-    least = min(trial.constraints["c"] for trial in history.ended)
+    least = min(trial.constraints["c"] for trial in history.finished)
     proposed = [steps(Surrogate(start=0).propose(history, seed))[0] for seed in range(5)]
     assert statistics.fmean(proposed) < least
 
