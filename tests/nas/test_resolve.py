@@ -57,7 +57,7 @@ def test_a_colon_in_the_path_is_part_of_the_path(tmp_path):
 
 def test_a_file_that_exits_is_refused(tmp_path):
     (tmp_path / "space.py").write_text("import sys\n\nsys.exit(3)\n")
-    with pytest.raises(ValueError, match=r"space\.py is a script that ends when it is imported; let it"):
+    with pytest.raises(ValueError, match=r"space\.py is a script"):
         resolve("space.py:choices", TABLE, tmp_path)
 
 
@@ -65,9 +65,7 @@ def test_a_dict_with_one_key_twice_is_refused(tmp_path):
     """Python would keep the second, and a search would lack a choice."""
     (tmp_path / "space.py").write_text("choices = {\n    'width': 1,\n    'depth': 2,\n    'width': 3,\n}\n")
     for _ in range(2):
-        with pytest.raises(
-            ValueError, match=r"space\.py, line 4: 'width' is there twice in one dict; rename one of the two$"
-        ):
+        with pytest.raises(ValueError, match=r"space\.py, line 4: 'width' .*twice"):
             resolve("space.py:choices", TABLE, tmp_path)
 
 

@@ -251,7 +251,7 @@ class TestMessages:
             (ROW.replace("2", "5"), "table.csv", r"line 2: not an architecture of own: .*'width' must be .*, got '5'$"),
             (ROW.replace("2,", "2.0,"), "table.csv", r"line 2: .*'width' must be one of \[2, 3, 4\], got '2\.0'"),
             (ROW + "3,0.5,ab,fast\n", "table.csv", r"table\.csv, line 3: ms must be a number, got 'fast'$"),
-            (ROW + "2,0.5,ab,3\n", "table.csv", r"line 3: the architecture of an earlier row, with other values: \{'wi"),
+            (ROW + "2,0.5,ab,3\n", "table.csv", r"line 3: .*earlier row.*: \{'wi"),
         ],
     )  # fmt: skip
     def test_what_is_wrong_with_a_file_is_told(self, opened, content, name, message):
@@ -270,12 +270,12 @@ class TestMessages:
         content = ONE_ROW.format("acc", 91.5)
         with pytest.raises(DataError) as caught:
             opened(content, {metric: "acc"})
-        assert str(caught.value).endswith(
-            f"table.csv, line 2: {metric} must be an error, a share from 0 to 1, got 91.5; of an accuracy in percent it is "
-            "1 - COLUMN / 100"
-        )
+        message = str(caught.value)
+        assert f"table.csv, line 2: {metric} must be" in message
+        assert "from 0 to 1, got 91.5; " in message
+        assert message.endswith("1 - COLUMN / 100")
         assert opened(content, {metric: "1 - acc / 100"}).rows[2, 0.5, "ab"][metric] == pytest.approx(0.085)
-        with pytest.raises(DataError, match=r"must be an error, a share from 0 to 1, got -0\.915"):
+        with pytest.raises(DataError, match=r"from 0 to 1, got -0\.915"):
             opened(content, {metric: "-acc / 100"})
 
     @pytest.mark.parametrize(
@@ -296,13 +296,15 @@ class TestAnswers:
     def test_no_row_is_a_failure_with_its_reason(self, opened):
         table = opened(ROW, {"latency": "ms"}, objective=["latency"])
         _, outcome = answer(table, {**FIRST, "width": 3})
-        assert (outcome.metrics, outcome.reason) == ({}, "the table does not hold this architecture")
+        assert outcome.metrics == {}
+        assert "table does not hold" in outcome.reason
 
     def test_empty_cell_is_a_failure_only_where_it_is_asked_for(self, opened):
         content, columns = "width,rate,order,a,b,c\n2,0.5,ab,1,,\n", {"a": "a", "b": "b", "c": "c"}
         assert answer(opened(content, columns, objective=["a"]), FIRST)[1].metrics == {"a": 1.0}
         _, outcome = answer(opened(content, columns, objective=["a", "b"], constraints={"c": 1}), FIRST)
-        assert outcome.reason == "the table holds no b, c for this architecture"
+        assert outcome.metrics == {}
+        assert "table holds no b, c" in outcome.reason
 
     def test_proposed_row_goes_before_the_canonical_one(self, opened):
         content = "width,rate,order,ms\n2,0.5,ab,1\n2,0.5,ba,2\n3,0.5,ab,3\n"

@@ -110,7 +110,8 @@ def test_disconnected_candidates_are_rejected_with_their_reason(own, searched, s
     constant = by_kind(run)["constant"]
     assert constant
     for trial in constant:
-        assert (trial.state, trial.reason) == ("infeasible", "no path leads from the image to the logits")
+        assert trial.state == "infeasible"
+        assert "no path" in trial.reason
         assert trial.violation > 0
         assert trial.number not in trained(events)
         assert any(value > 0 for value in stored(run.folder.path)[trial.number].constraints.values())
@@ -120,7 +121,7 @@ def test_disconnected_cell_of_cell201_is_rejected(tiny, searched, monkeypatch):
     from search_spaces import SearchSpace
 
     monkeypatch.setattr(SearchSpace, "suggest", lambda space, trial: dict.fromkeys(space.choices, "none"))
-    with pytest.raises(SearchFailedError, match="2 x no path leads from the image to the logits"):
+    with pytest.raises(SearchFailedError, match="2 x no path"):
         searched(tiny("search.trials=2"))
 
 

@@ -322,7 +322,7 @@ def test_trial_is_started_again_as_often_as_attempts_says_and_then_fails(tiny, t
     events = trials_only(run)
     first, second = stored(run)
     assert first.state == TrialState.FAIL
-    assert first.user_attrs["reason"] == "the process was killed in it 3 times"
+    assert first.user_attrs["reason"].endswith(" 3 times")
     assert second.state == TrialState.COMPLETE
     assert [event.trial.number for event in events if isinstance(event, TrialFinished)] == [0, 1]
 
@@ -367,7 +367,7 @@ def test_second_driver_is_refused(tiny, tmp_path):
     run = tmp_path / "run"
     first = search_events(tiny(), run)
     assert isinstance(next(first), RunStarted)
-    with pytest.raises(RunError, match="another process is working on this run"):
+    with pytest.raises(RunError, match="run: another process"):
         next(resume_events(run))
     assert isinstance(next(first), TrialStarted)  # The first goes on.
     first.close()
@@ -386,7 +386,7 @@ def test_images_that_changed_are_refused(tiny, tmp_path, break_off):
     run = tmp_path / "run"
     break_off(search_events(tiny(f"data={{name: npz, path: '{tmp_path / 'images.npz'}'}}"), run), 1)
     save_images(tmp_path / "images.npz", 1)
-    with pytest.raises(RunError, match="the train images are not those that the run began with"):
+    with pytest.raises(RunError, match=r"train images .*; start a new run"):
         next(resume_events(run))
     save_images(tmp_path / "images.npz", 0)
     assert isinstance(next(resume_events(run)), RunStarted)
@@ -395,7 +395,7 @@ def test_images_that_changed_are_refused(tiny, tmp_path, break_off):
 def test_study_of_another_config_is_refused_with_the_difference(run_copy):
     config = run_copy / "config.yaml"
     config.write_text(config.read_text().replace("learning_rate: 0.2", "learning_rate: 0.3"))
-    with pytest.raises(RunError, match=r"another config: training\.learning_rate is 0\.2 in the study and 0\.3 here"):
+    with pytest.raises(RunError, match=r"another config: training\.learning_rate .*0\.2.*0\.3"):
         next(resume_events(run_copy))
 
 

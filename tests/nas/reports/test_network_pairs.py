@@ -81,8 +81,8 @@ def test_twins_are_known_by_their_weights(run, bundle_copy):
     assert duplicates(run.bundles) == {}
     assert duplicates([first, twin]) == {second.name: first.name}
     page = render_report(dataclasses.replace(run, bundles=(first, twin)))
-    assert f"<code>{second.name}</code> is the very network of <code>{first.name}</code>" in page
-    assert "How adversarial images carry over" not in page  # There is but one network.
+    assert re.search(f"<code>{second.name}</code> is [^.]*<code>{first.name}</code>", page)
+    assert "McNemar" not in page  # There is but one network.
 
 
 def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
@@ -93,10 +93,9 @@ def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
 
     gone = {**bundle.manifest["config"], "data": {"name": "npz", "path": "gone.npz"}}
     assert open_bundles([changed(config=gone)]) == ({}, {bundle.name: "gone.npz: no such file"})
-    assert open_bundles([changed(data={"test": "of other images"})]) == (
-        {},
-        {bundle.name: "the test images of digits are others by now"},
-    )
+    opened, reasons = open_bundles([changed(data={"test": "of other images"})])
+    assert opened == {}
+    assert "test images of digits" in reasons[bundle.name]
     assert list(open_bundles([bundle])[0]) == [bundle.name]
     small = {**bundle.manifest["config"], "data": {"name": "npz", "path": str(other_images)}}
     assert "cannot take the images of npz" in open_bundles([of_these(changed(config=small), other_images)])[1][bundle.name]
@@ -264,7 +263,7 @@ def test_the_page_holds_it_all(run, opened):
     text = render_report(run).replace("&#39;", "'")
     for sentence in (*report_network_pairs(opened, 0.05, "linf").sentences, *correlations_sentences(run.trials)):
         assert sentence in text
-    assert text.count("dotted: the same with the mean gradient for all images (mean field).") == len(run.bundles)
+    assert text.count("(mean field)") == len(run.bundles)
     laws = worst_case_laws(run.bundles, "linf")
     assert exponents_sentence(laws) is None or exponents_sentence(laws) in text
     assert text.count("Differences between the two largest logits") == len(run.bundles)
@@ -280,7 +279,7 @@ def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch
     monkeypatch.setattr("nas.reports.page.open_bundles", lambda bundles: ({}, {name: "gone.npz: no such file"}))
     text = render_report(run).replace("&#39;", "'")
     assert exponents_sentence(laws) in text
-    assert f"<code>{name}</code> is left out here, and no surfaces of it are drawn: gone.npz: no such file." in text
+    assert re.search(f"<code>{name}</code> is left out [^.]*: gone.npz: no such file", text)
 
 
 def test_profiles_of_before_the_mean_field_are_shown(run, monkeypatch):

@@ -112,7 +112,6 @@ def test_failed_check_is_shown_before_the_numbers(finished):
     text = shown(render_report(dataclasses.replace(finished, bundles=(with_profile(best, fail_a_check), *others))))
     numbers = text.index("multiply-accumulates")
     assert "FAILED" in text[:numbers]
-    assert "Failed checks: gradients_alive. Do not trust the numbers below before you know why." in text
     warning = text.index("Failed checks: gradients_alive")
     assert warning > text.rindex(best.name, 0, warning)
     assert "FAILED" not in shown(
@@ -126,14 +125,17 @@ def pass_all(record):
 
 
 def test_run_without_bundles(finished):
-    text = shown(render_report(dataclasses.replace(finished, bundles=())))
-    assert "Leaderboard" in text
-    assert "Did the search find anything?" not in text
+    page = render_report(dataclasses.replace(finished, bundles=()))
+    assert "Leaderboard" in shown(page)
+    assert 'class="verdict' in render_report(finished)
+    assert 'class="verdict' not in page
 
 
 def test_run_with_finalists_and_no_references(finished):
     text = shown(render_report(dataclasses.replace(finished, bundles=finished.bundles[:1])))
-    assert "No reference was trained, so there is nothing to compare with." in text
+    assert "No reference" in text
+    assert "The search beat" not in text
+    assert "did not beat" not in text
 
 
 def test_damaged_bundle_is_told_before_the_others(run_copy):
@@ -142,8 +144,7 @@ def test_damaged_bundle_is_told_before_the_others(run_copy):
     run = read_run(run_copy)
     assert [bundle.role for bundle in run.bundles] == ["random", "residual"]
     text = shown(render_report(run))
-    damage = text.index(f"The bundle {best.name} is damaged and left out of this page: ")
-    assert "radii.npz is not what was exported" in text
+    damage = re.search(rf"{best.name} is damaged[^.]*: .*radii\.npz", text).start()
     assert damage < text.index(run.bundles[0].name)
 
 
@@ -153,7 +154,7 @@ def test_run_of_which_all_bundles_are_damaged(run_copy):
     run = read_run(run_copy)
     assert run.bundles == ()
     text = shown(render_report(run))
-    assert text.count("is damaged and left out of this page") == 3
+    assert text.count("is damaged") == 3
     assert "Leaderboard" in text
 
 
@@ -300,12 +301,16 @@ def test_verdict_sentences(mine, other, verb, beaten, finished):
     bundles = (with_radii(best, mine), with_radii(random, other))
     (verdict,) = verdicts(dataclasses.replace(finished, bundles=bundles))
     errors = [sum(radius <= 0.05 for radius in radii) / 60 for radii in (mine, other)]
-    assert str(verdict).startswith(
-        f"The search {verb} the median random candidate ({random.name}): "
-        f"adversarial error {errors[0]:.3f} against {errors[1]:.3f} at epsilon 0.05 on 60 test images "
-        f"(difference {errors[0] - errors[1]:.3f}, 95 % interval "
-    )
-    low, high = re.search(r"interval (-?[01]\.\d{3}) to (-?[01]\.\d{3}); paired test, p = ", str(verdict)).groups()
+    text = str(verdict)
+    assert re.match(rf"The search {verb} .*random.*\({random.name}\)", text)
+    for number in (
+        f"error {errors[0]:.3f} against {errors[1]:.3f}",
+        "epsilon 0.05",
+        "60 test images",
+        f"difference {errors[0] - errors[1]:.3f}",
+    ):
+        assert number in text
+    low, high = re.search(r"interval (-?[01]\.\d{3}) to (-?[01]\.\d{3}); paired test, p = ", text).groups()
     assert float(low) <= errors[0] - errors[1] <= float(high)
     assert verdict.beaten is beaten
 
@@ -314,8 +319,10 @@ def test_verdict_gives_the_p_value(finished):
     best, random, _ = finished.bundles
     bundles = (with_radii(best, [1.0] * 60), with_radii(random, [0.01] * 5 + [1.0] * 55))
     (verdict,) = verdicts(dataclasses.replace(finished, bundles=bundles))
-    assert "; paired test, p = 0.062). Over all epsilons the two cannot be told apart: " in str(verdict)
-    assert str(verdict).endswith("is 0.083 (95 % interval 0.018 to 0.181; sign test, p = 0.062).")
+    assert verdict.over_all.verdict() == "not distinguishable"
+    one, over_all = str(verdict).split("Over all epsilons")
+    assert "paired test, p = 0.062" in one
+    assert "is 0.083 (95 % interval 0.018 to 0.181; sign test, p = 0.062)" in over_all
 
 
 def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
@@ -327,7 +334,8 @@ def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
     for mine, other, more in ((long, short, "more"), (short, long, "less")):
         (verdict,) = verdicts(dataclasses.replace(finished, bundles=(with_radii(best, mine), with_radii(random, other))))
         assert not verdict.beaten
-        assert f"Over all epsilons its finalist is the {more} robust one: " in str(verdict)
+        assert verdict.over_all.verdict() == f"{more} robust"
+        assert f"{more} robust" in str(verdict).split("Over all epsilons")[1]
 
 
 def test_no_verdict_over_all_epsilons_where_grids_share_but_one(finished):
@@ -346,9 +354,9 @@ def test_verdict_on_one_and_the_same_architecture(finished):
     best, random, _ = finished.bundles
     same = dataclasses.replace(random, stored=dataclasses.replace(random.stored, key=best.stored.key))
     (verdict,) = verdicts(dataclasses.replace(finished, bundles=(best, with_profile(same, radii=best.profile.radii))))
-    assert str(verdict) == (
-        f"The search did not beat the median random candidate ({random.name}): its best finalist is that very architecture."
-    )
+    assert re.match(rf"The search did not beat .*\({random.name}\)", str(verdict))
+    assert "architecture" in str(verdict)
+    assert "p = " not in str(verdict)
     assert not verdict.beaten
 
 

@@ -99,7 +99,7 @@ class TestBackup:
         else:
             (run / "study.db").write_bytes(content)
         for _ in range(2):
-            with pytest.raises(RunError, match=r"study\.db: .*; the file is damaged; `rm -f .*; cp "):
+            with pytest.raises(RunError, match=r"study\.db: .* damaged.*`rm -f .*; cp "):
                 list(resume_events(run))
         assert (run / "study.db.backup").read_bytes() == before
         assert not list(run.glob(".*.partial"))
@@ -112,7 +112,7 @@ class TestBackup:
         content = bytearray((run / "study.db").read_bytes())
         content[len(content) // 2 : len(content) // 2 + 9000] = b"\xff" * 9000
         (run / "study.db").write_bytes(content)
-        with pytest.raises(RunError, match=r"malformed.*; the file is damaged; "):
+        with pytest.raises(RunError, match=r"malformed.* damaged"):
             backup(StudyLocation(run / "study.db"))
         assert (run / "study.db.backup").read_bytes() == before
 
@@ -135,9 +135,7 @@ class TestBackup:
         for command in ("resume", "status", "report"):
             code, _, err = cli(command, run)
             assert code == 2
-            (remedy,) = re.findall(
-                r"the file is damaged; `(.*)` takes the copy made at the last resume, of (\d+) trials", err
-            )
+            (remedy,) = re.findall(r"damaged.*`(.*)`.* (\d+) trials", err)
             assert f"{run / 'study.db'}: " in err
         # The trial that was at work is one of them.
         assert trials <= int(remedy[1]) <= trials + 1
@@ -151,7 +149,7 @@ class TestBackup:
         begin(config, run, 1)
         begin(None, run, 2)
         damage(run / "study.db")
-        with pytest.raises(RunError, match=r"takes the copy made at the last resume, of \d trials"):
+        with pytest.raises(RunError, match=r"damaged.*`rm -f .*; cp .*`.* \d trials"):
             read_run(run)
 
     def test_where_there_is_none_the_message_says_so(self, config, tmp_path):
@@ -161,7 +159,7 @@ class TestBackup:
         for look in (read_run, resume_events):
             with pytest.raises(
                 RunError,
-                match=r"study\.db: .*; the file is damaged, and there is no copy of it: one is made at every resume$",
+                match=r"study\.db: .* damaged.* no copy",
             ):
                 list(look(run)) if look is resume_events else look(run)
 
@@ -253,22 +251,19 @@ class TestElsewhere:
         url = f"sqlite:///{tmp_path / 'all.db'}"
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
         (tmp_path / "all.db").unlink()
-        message = (
-            r"^study run-\w+ in sqlite:////.*all\.db: the run's study is gone from there; put it back, or start a new run$"
-        )
-        with pytest.raises(RunError, match=message):
+        with pytest.raises(RunError, match=r"^study run-\w+ in sqlite:////.*all\.db: .* study is gone"):
             begin(None, tmp_path / "run", 2)
         own = tmp_path / "own"
         begin(config, own, 1)
         (own / "study.db").unlink()  # Before any resume, so that there is no copy of it.
-        with pytest.raises(RunError, match=r"study\.db: the run's study is gone from there"):
+        with pytest.raises(RunError, match=r"study\.db: .* study is gone"):
             begin(None, own, 2)
 
     def test_file_with_the_name_of_the_study_is_gone(self, config, tmp_path):
         url = f"sqlite:///{tmp_path / 'all.db'}"
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
         (tmp_path / "run" / ".study").unlink()
-        with pytest.raises(RunError, match=r"\.study: No such file or directory; it holds the name of the run's study"):
+        with pytest.raises(RunError, match=r"\.study: No such file or directory; .* name of .* study"):
             read_run(tmp_path / "run")
 
     @pytest.mark.parametrize(
@@ -277,7 +272,7 @@ class TestElsewhere:
             ("postgres", r"must be a URL such as postgresql\+psycopg2://USER:\$PASSWORD@HOST/NAME, got 'postgres'$"),
             (
                 "postgresql://me:secret@host/db",
-                r"must hold no password, for it goes into files that are handed over; write \$",
+                r"must hold no password.* \$NAME",
             ),
             ("sqlite:///studies.db", r"must name a file by its absolute path, sqlite:////.*, got 'sqlite:///studies.db'$"),
             ("sqlite://", "must name a file by its absolute path"),
@@ -338,10 +333,8 @@ class TestUrls:
             open_storage(StudyLocation(tmp_path / "study.db", url, "mine"))
         text = str(caught.value)
         assert text.startswith(f"study mine in {shown}: {message}")
-        assert text.endswith(
-            "; search.storage must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is "
-            "installed (pip install psycopg2-binary)"
-        )
+        assert "search.storage must be a URL" in text
+        assert "pip install psycopg2-binary" in text
         assert not any(part in text for part in ("hidden", "hid@", "den@", "word"))
 
     @pytest.mark.parametrize("written", ["$PASSWORD", "${PASSWORD}"])
@@ -430,7 +423,7 @@ def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
     next(event for event in events if isinstance(event, TrialFinished))
     control("stop")
     with pytest.raises(
-        RunError, match=r"^study third-\w+ in postgresql\+psycopg2://me:\*\*\*@127\.0\.0\.1:.*; the trials told so far"
+        RunError, match=r"^study third-\w+ in postgresql\+psycopg2://me:\*\*\*@127\.0\.0\.1:.*`hardcell resume`"
     ):
         list(events)
     code, _, err = cli("status", run)

@@ -48,9 +48,9 @@ def test_study_of_another_config_is_refused_with_the_difference(tmp_path, tiny):
     path = tmp_path / "study.db"
     made(path, tiny())
     made(path, tiny())
-    with pytest.raises(RunError, match=r"study\.db: belongs to another config: search\.trials is 6 in the study and 7 here"):
+    with pytest.raises(RunError, match=r"study\.db: .* another config: search\.trials .*6\b.*7\b"):
         made(path, tiny("search.trials=7"))
-    with pytest.raises(RunError, match=r"objective\.constraints\.parameters is None in the study and 100\.0 here"):
+    with pytest.raises(RunError, match=r"objective\.constraints\.parameters .*None.*100\.0"):
         made(path, tiny("objective.constraints={parameters: 100}"))
 
 

@@ -49,9 +49,8 @@ class TestFileStore:
         monkeypatch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(CheckpointError) as caught:
             store.write(b"the new one")
-        assert str(caught.value) == (
-            f"{store.path}: No space left on device; what is written is kept: mend that, and `hardcell resume` goes on"
-        )
+        assert str(caught.value).startswith(f"{store.path}: No space left on device; ")
+        assert "`hardcell resume`" in str(caught.value)
         assert store.read() == b"the old one"
         assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
@@ -72,7 +71,7 @@ class TestFileStore:
 
     def test_folder_that_cannot_be_made_is_told(self, tmp_path):
         (tmp_path / "checkpoints").write_text("a file")
-        with pytest.raises(CheckpointError, match=r"trial-3\.pt: (File exists|Not a directory); what is written is kept"):
+        with pytest.raises(CheckpointError, match=r"trial-3\.pt: (File exists|Not a directory); .*`hardcell resume`"):
             FileStore(trial_file(tmp_path, 3)).write(b"")
 
     def test_what_cannot_be_read_is_none(self, tmp_path):
@@ -380,7 +379,7 @@ def test_full_disk_ends_the_run_with_the_message_and_is_no_failure_of_the_candid
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full_disk)
-        with pytest.raises(RunError, match=r"trial-0\.pt: No space left on device; what is written is kept: mend that"):
+        with pytest.raises(RunError, match=r"trial-0\.pt: No space left on device; .*`hardcell resume`"):
             trials_only(run, config)
         for _ in range(config.search.attempts + 1):  # However often it is tried.
             code, _, err = cli("resume", run)
