@@ -33,12 +33,12 @@ def one_hot(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArra
         ValueError: one of them is no architecture of the space.
     """
     # By type, too: 1, 1.0 and True are three values.
-    places = [(name, type(value), value) for name, choice in space.choices.items() for value in choice.values]
-    column = {place: number for number, place in enumerate(places)}
-    encoded = np.zeros((len(architectures), len(places)))
+    columns = [(name, type(value), value) for name, choice in space.choices.items() for value in choice.values]
+    column_of = {key: number for number, key in enumerate(columns)}
+    encoded = np.zeros((len(architectures), len(columns)))
     for row, architecture in enumerate(architectures):
         for name, value in space.validate(architecture).items():
-            encoded[row, column[name, type(value), value]] = 1
+            encoded[row, column_of[name, type(value), value]] = 1
     return encoded
 
 
@@ -47,39 +47,39 @@ def one_hot_names(space: SearchSpace) -> list[str]:
     return [f"{name}={value}" for name, choice in space.choices.items() for value in choice.values]
 
 
-def path_encoding(space: SearchSpace, architectures: Sequence[Architecture], longest: int = 3) -> NDArray[np.float64]:
+def path_encoding(space: SearchSpace, architectures: Sequence[Architecture], max_length: int = 3) -> NDArray[np.float64]:
     """Returns a row for every architecture (A, P): 1 where operations lead from an input of a cell to its output.
 
     Columns are ordered by cell, input, length and sequence, the last operation of which varies fastest. With C cells of I
-    inputs and O operations (`none` is no operation) they number P = C * I * (O + O**2 + ... + O**longest): 1,596 for darts.
+    inputs and O operations (`none` is no operation) there are P = C * I * (O + O**2 + ... + O**max_length): 1,596 for darts.
 
     Args:
         space: A space of cells.
         architectures: A architectures.
-        longest: The longest sequences that have a column; longer ones are left out.
+        max_length: The longest sequences that have a column; longer ones are left out.
 
     Raises:
-        ValueError: the space has no `graphs` or no `operations`, longest is below 1, or one of the architectures is none of
-            the space.
+        ValueError: the space has no `graphs` or no `operations`, max_length is below 1, or one of the architectures is none
+            of the space.
     """
     if space.graphs is None or not space.operations:
         raise ValueError(
             f"{space.name} has no cells with paths: use one_hot, or give its SearchSpace `graphs` and `operations`"
         )
-    if longest < 1:
-        raise ValueError(f"longest must be at least 1, got {longest}")
+    if max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {max_length}")
     digits, base = {operation: digit for digit, operation in enumerate(space.operations)}, len(space.operations)
     # Where the sequences of each length begin, and behind the last of them those of the next input.
-    begins = np.cumsum([0, *(base**length for length in range(1, longest + 1))]).tolist()
+    offsets = np.cumsum([0, *(base**length for length in range(1, max_length + 1))]).tolist()
     # Which cells there are, and their inputs, is the same for all architectures.
     inputs = [(cell, i) for cell, graph in space.graphs(space.at(0)).items() for i in range(graph.inputs)]
-    first = {place: number * begins[-1] for number, place in enumerate(inputs)}
-    encoded = np.zeros((len(architectures), len(inputs) * begins[-1]))
+    first_column = {cell_input: number * offsets[-1] for number, cell_input in enumerate(inputs)}
+    encoded = np.zeros((len(architectures), len(inputs) * offsets[-1]))
     for row, architecture in enumerate(architectures):
         for cell, graph in space.graphs(space.validate(architecture)).items():
-            for source, *operations in graph.paths(longest):
+            for source, *operations in graph.paths(max_length):
                 number = 0
                 for operation in operations:
                     number = number * base + digits[str(operation)]
-                encoded[row, first[cell, int(source)] + begins[len(operations) - 1] + number] = 1
+                encoded[row, first_column[cell, int(source)] + offsets[len(operations) - 1] + number] = 1
     return encoded

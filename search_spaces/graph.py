@@ -40,21 +40,21 @@ class CellGraph:
                 reached.add(node)
         return not reached.isdisjoint(self.outputs)
 
-    def paths(self, longest: int | None = None) -> set[tuple[int | str, ...]]:
+    def paths(self, max_length: int | None = None) -> set[tuple[int | str, ...]]:
         """Returns every way from an input to the output: the input, and the operations passed.
 
         Args:
-            longest: Leaves out the ways that pass more operations than this. Without it their number grows exponentially
+            max_length: Leaves out the ways that pass more operations than this. Without it their number grows exponentially
                 with that of the nodes.
         """
-        arriving: list[set[tuple[int | str, ...]]] = [{(i,)} for i in range(self.inputs)]
+        paths_to: list[set[tuple[int | str, ...]]] = [{(i,)} for i in range(self.inputs)]
         for summands in self.nodes:
-            arriving.append(
+            paths_to.append(
                 {
                     (*path, operation)
                     for operation, source in summands
-                    for path in arriving[source]
-                    if longest is None or len(path) <= longest  # The input, and one operation less.
+                    for path in paths_to[source]
+                    if max_length is None or len(path) <= max_length  # The input, and one operation less.
                 }
             )
-        return set().union(*(arriving[node] for node in self.outputs))
+        return set().union(*(paths_to[node] for node in self.outputs))

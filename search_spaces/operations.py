@@ -22,7 +22,7 @@ Operation = Callable[[int, int], nn.Module]
 
 GROUPS = 8
 # Squeeze-and-excitation squeezes to this share of the channels.
-SQUEEZE = 4
+SQUEEZE_RATIO = 4
 
 
 def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -146,12 +146,16 @@ class SqueezeExcitation(nn.Module):
     Source: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
     """
 
-    def __init__(self, channels: int, activation: nn.Module | None = None, fewest: int = 1) -> None:
+    def __init__(self, channels: int, activation: nn.Module | None = None, min_channels: int = 1) -> None:
         super().__init__()
-        inner = max(fewest, channels // SQUEEZE)
-        act = nn.ReLU() if activation is None else activation
+        inner_channels = max(min_channels, channels // SQUEEZE_RATIO)
+        activation_module = nn.ReLU() if activation is None else activation
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, inner, 1), act, nn.Conv2d(inner, channels, 1), nn.Sigmoid()
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, inner_channels, 1),
+            activation_module,
+            nn.Conv2d(inner_channels, channels, 1),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Value = str | int | float | bool | None
 # Of an architecture of another space, everything is wrong.
-MOST_FAULTS = 8
+MAX_LISTED_ERRORS = 8
 Architecture = Mapping[str, Value]
 
 
@@ -121,19 +121,19 @@ class SearchSpace:
         Raises:
             ValueError: a name is unknown or missing, or a value is not among its choice's; the first faults are listed.
         """
-        faults = []
+        problems = []
         for name in architecture:
             if name not in self.choices:
-                near = difflib.get_close_matches(str(name), self.choices, 1)
-                faults.append(f"unknown choice '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+                similar = difflib.get_close_matches(str(name), self.choices, 1)
+                problems.append(f"unknown choice '{name}'" + (f"; did you mean '{similar[0]}'?" if similar else ""))
         for name, choice in self.choices.items():
             if name not in architecture:
-                faults.append(f"choice '{name}' is missing")
-            elif not any(_same(value, architecture[name]) for value in choice.values):
-                faults.append(f"choice '{name}' must be one of {list(choice.values)}, got {architecture[name]!r}")
-        if faults:
-            rest = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-            raise ValueError(f"not an architecture of {self.name}: " + "; ".join([*faults[:MOST_FAULTS], *rest]))
+                problems.append(f"choice '{name}' is missing")
+            elif not any(_same_value(value, architecture[name]) for value in choice.values):
+                problems.append(f"choice '{name}' must be one of {list(choice.values)}, got {architecture[name]!r}")
+        if problems:
+            rest = [f"and {len(problems) - MAX_LISTED_ERRORS} more"] if len(problems) > MAX_LISTED_ERRORS else []
+            raise ValueError(f"not an architecture of {self.name}: " + "; ".join([*problems[:MAX_LISTED_ERRORS], *rest]))
         return {name: architecture[name] for name in self.choices}
 
     def suggest(self, trial: Suggest) -> dict[str, Value]:
@@ -149,7 +149,7 @@ class SearchSpace:
         architecture = self.validate(architecture)
         for name, choice in self.choices.items():
             for value in choice.values:
-                if not _same(value, architecture[name]):
+                if not _same_value(value, architecture[name]):
                     yield {**architecture, name: value}
 
     def mutate(self, architecture: Architecture, generator: random.Random) -> dict[str, Value]:
@@ -161,19 +161,19 @@ class SearchSpace:
             ValueError: nothing that can be reached in steps of one choice computes anything else.
         """
         key = self.key(architecture)
-        front, seen = [dict(architecture)], {json.dumps([*architecture.values()])}
-        while front:
-            step = [neighbour for start in front for neighbour in self.neighbours(start)]
-            generator.shuffle(step)
-            for neighbour in step:
+        frontier, seen = [dict(architecture)], {json.dumps([*architecture.values()])}
+        while frontier:
+            neighbours = [neighbour for start in frontier for neighbour in self.neighbours(start)]
+            generator.shuffle(neighbours)
+            for neighbour in neighbours:
                 if self.key(neighbour) != key:
                     return neighbour
-            front = []
-            for neighbour in step:
+            frontier = []
+            for neighbour in neighbours:
                 text = json.dumps([*neighbour.values()])
                 if text not in seen:
                     seen.add(text)
-                    front.append(neighbour)
+                    frontier.append(neighbour)
         raise ValueError(f"all architectures of {self.name} compute the same function: there is nothing to mutate to")
 
     def crossover(self, first: Architecture, second: Architecture, generator: random.Random) -> dict[str, Value]:
@@ -186,11 +186,11 @@ class SearchSpace:
         Raises:
             ValueError: it is not an architecture of the space.
         """
-        architecture, found = self.validate(architecture), 0
+        architecture, index = self.validate(architecture), 0
         for name, choice in self.choices.items():
-            place = next(i for i, value in enumerate(choice.values) if _same(value, architecture[name]))
-            found = found * len(choice.values) + place
-        return found
+            position = next(i for i, value in enumerate(choice.values) if _same_value(value, architecture[name]))
+            index = index * len(choice.values) + position
+        return index
 
     def at(self, index: int) -> dict[str, Value]:
         """Returns the architecture of this index, 0 to size - 1; the last choice of the table varies fastest.
@@ -216,6 +216,6 @@ class SearchSpace:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _same(first: Value, second: Value) -> bool:
+def _same_value(first: Value, second: Value) -> bool:
     """Returns whether two values are one, of one type: 1, 1.0 and True are three."""
     return type(first) is type(second) and first == second

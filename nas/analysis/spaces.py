@@ -16,7 +16,7 @@ from nas.config.files import load_config, parse_config
 from nas.errors import ConfigError, RunError, first_line, format_error
 from nas.plots.cells import draw as draw_architecture
 from nas.spaces.options import open_space
-from search_spaces.checks.run import SHAPES, check_space, through_json
+from search_spaces.checks.run import SHAPES, check_space, json_round_trip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ SMALL_IMAGE = 64 * 64
 
 @final
 @dataclass(frozen=True)
-class Summary:
+class SpaceSummary:
     """What was seen of some architectures of a space.
 
     Attributes:
@@ -86,7 +86,7 @@ def summarise(
     seed: int = 0,
     timed: bool = False,
     progress: Callable[[float], None] = lambda share: None,
-) -> Summary:
+) -> SpaceSummary:
     """Returns what networks of a space cost.
 
     Args:
@@ -111,21 +111,21 @@ def summarise(
         except Exception as error:
             raise _refused(space, architecture, "has no canonical form", error) from error
         try:
-            found = _look(space, architecture, shape, num_classes, device)
+            cost = _look(space, architecture, shape, num_classes, device)
         except Exception:
             # Not everything works without numbers; what does not work with them either is at fault.
             try:
-                found = _look(space, architecture, shape, num_classes, "cpu")
+                cost = _look(space, architecture, shape, num_classes, "cpu")
             except Exception as error:
                 raise _refused(space, architecture, f"does not suit images of {_text(shape)}", error) from error
             device = "cpu"
-        costs["parameters"].append(found[0])
-        costs["MACs"].append(found[1])
-        disconnected += not found[2]
+        costs["parameters"].append(cost[0])
+        costs["MACs"].append(cost[1])
+        disconnected += not cost[2]
         if timed:
             costs["latency"].append(latency(_build(space, architecture, shape, num_classes, seed), shape))
     frozen_costs = {name: tuple(values) for name, values in costs.items()}
-    return Summary(len(architectures), frozen_costs, disconnected, len(architectures) - len(keys))
+    return SpaceSummary(len(architectures), frozen_costs, disconnected, len(architectures) - len(keys))
 
 
 def _look(space: SearchSpace, architecture: Architecture, shape: Shape, classes: int, device: str) -> tuple[int, int, bool]:
@@ -180,7 +180,7 @@ def check(
         seed=seed,
         input_shapes=SHAPES if shape is None else (shape,),
         num_classes=7 if classes is None else classes,
-        formats={"JSON": through_json, "YAML": _through_yaml},
+        formats={"JSON": json_round_trip, "YAML": _through_yaml},
     )
 
 

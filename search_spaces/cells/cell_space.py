@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from search_spaces.graph import CellGraph
 
-Cells = Literal["shared", "normal_reduction", "each"]
-Kind = Literal["all_pairs", "two_inputs"]
+CellSharing = Literal["shared", "normal_reduction", "each"]
+TopologyKind = Literal["all_pairs", "two_inputs"]
 # The name of a cell, whether it halves the resolution, and None for a residual block that does. Cells of one name have one
 # architecture; the name comes before those of its choices.
 Layer = tuple[str, bool] | None
@@ -36,10 +36,10 @@ def cell_space(
     *,
     nodes: int = 4,
     inputs: int = 1,
-    topology: Kind | list[tuple[int, int]] = "all_pairs",
+    topology: TopologyKind | list[tuple[int, int]] = "all_pairs",
     output: Output = "last",
     operations: list[str | Operation] = ["none", "skip", "avgpool3x3", "conv1x1", "conv3x3"],  # noqa: B006 (only read)
-    cells: Cells = "shared",
+    cells: CellSharing = "shared",
     channels: int = 16,
     cells_per_stage: int = 2,
     stages: int = 3,
@@ -73,27 +73,27 @@ def cell_space(
     }.items():
         if value < 1:
             raise ValueError(f"{setting} must be at least 1, got {value}")
-    if cells not in get_args(Cells):
-        raise ValueError(f"cells must be one of {', '.join(get_args(Cells))}, got {cells!r}")
-    names, own = read_operations(operations)
+    if cells not in get_args(CellSharing):
+        raise ValueError(f"cells must be one of {', '.join(get_args(CellSharing))}, got {cells!r}")
+    names, custom = read_operations(operations)
     if not set(names) - {"none"}:
         raise ValueError(f"operations must hold one that lets something through, got {names}")
     return assemble(
         name,
         topology=_topology(topology, nodes, inputs, output),
         operations=names,
-        own=own,
+        custom=custom,
         layers=staged_layers([cells_per_stage] * stages, cells, blocks=inputs == 1 and cells == "shared"),
         channels=channels,
     )
 
 
-def staged_layers(cells: Sequence[int], searched: Cells, *, blocks: bool = False) -> list[Layer]:
+def staged_layers(cells: Sequence[int], sharing: CellSharing, *, blocks: bool = False) -> list[Layer]:
     """Returns the layers of stages of cells, with one that halves the resolution between two stages.
 
     Args:
         cells: Number of cells in each stage.
-        searched: As for `cell_space`.
+        sharing: `cells` of `cell_space`.
         blocks: What halves the resolution is a residual block, None among the layers, instead of a cell.
 
     Raises:
@@ -104,10 +104,10 @@ def staged_layers(cells: Sequence[int], searched: Cells, *, blocks: bool = False
     strides: list[bool | None] = []
     for stage, count in enumerate(cells):
         strides += ([None if blocks else True] if stage else []) + [False] * count
-    return [None if s is None else (_name(searched, number, s), s) for number, s in enumerate(strides, start=1)]
+    return [None if s is None else (_cell_name(sharing, number, s), s) for number, s in enumerate(strides, start=1)]
 
 
-def layers_of(count: int, searched: Cells) -> list[Layer]:
+def layers_with_reductions(count: int, sharing: CellSharing) -> list[Layer]:
     """Returns so many cells, of which those after a third and two thirds of them halve the resolution.
 
     Raises:
@@ -115,14 +115,14 @@ def layers_of(count: int, searched: Cells) -> list[Layer]:
     """
     if count < 3:
         raise ValueError(f"layers must be at least 3, for two of them halve the resolution, got {count}")
-    halvings = (count // 3, 2 * count // 3)
-    return [(_name(searched, number + 1, number in halvings), number in halvings) for number in range(count)]
+    reductions = (count // 3, 2 * count // 3)
+    return [(_cell_name(sharing, number + 1, number in reductions), number in reductions) for number in range(count)]
 
 
-def _name(searched: Cells, number: int, halves: bool) -> str:
-    if searched == "each":
+def _cell_name(sharing: CellSharing, number: int, halves: bool) -> str:
+    if sharing == "each":
         return f"cell{number:02d}"
-    if searched == "normal_reduction":
+    if sharing == "normal_reduction":
         return "reduction" if halves else "normal"
     return ""
 
@@ -134,7 +134,7 @@ def assemble(
     operations: Sequence[str],
     layers: Sequence[Layer],
     channels: int,
-    own: Mapping[str, Operation] | None = None,
+    custom: Mapping[str, Operation] | None = None,
     affine: bool = True,
     remedy: str = "use fewer stages",
 ) -> SearchSpace:
@@ -146,64 +146,68 @@ def assemble(
         operations: What an edge may carry, by name; of `a+b`, both a and b.
         layers: The cells and residual blocks.
         channels: Of the first cell's nodes.
-        own: Operations by name that do not ship.
+        custom: Operations by name that do not ship.
         remedy: What is told of images too small to be halved so often.
         affine: Batch norm in cells scales and shifts by what it learns, after it has normalised.
 
     Raises:
-        ValueError: channels is below 1, or an own operation cannot be used.
+        ValueError: channels is below 1, or a custom operation cannot be used.
     """
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     # Batch norm that only normalises makes nothing of nothing, and with it all convolutions that ship.
     vanishing = VANISHING if affine else VANISHING | (OPERATIONS.keys() - {"skip"})
-    names, made = tuple(operations), {**OPERATIONS, **(own or {})}
+    names, operations_by_name = tuple(operations), {**OPERATIONS, **(custom or {})}
     # A cell that stands in both places is told apart by what is different in either: the one with a stride.
     strided: dict[str, bool] = {}
     for layer in layers:
         if layer is not None:
             strided[layer[0]] = strided.get(layer[0], False) or layer[1]
-    for key, operation in (own or {}).items():
+    for operation_name, operation in (custom or {}).items():
         # A cell that halves the resolution has twice as many channels as those before it.
         for stride in (1, 2) if any(strided.values()) else (1,):
-            try_operation(key, operation, stride * channels, stride)
+            try_operation(operation_name, operation, stride * channels, stride)
     table = topology.choices(names)
-    choices = {_joined(cell, key): choice for cell in strided for key, choice in table.items()}
-    halvings = sum(layer is None or layer[1] for layer in layers)
+    choices = {_choice_name(cell, operation_name): choice for cell in strided for operation_name, choice in table.items()}
+    reductions = sum(layer is None or layer[1] for layer in layers)
 
-    def of(architecture: Architecture, cell: str) -> dict[str, Value]:
-        return {key: architecture[_joined(cell, key)] for key in table}
+    def cell_values(architecture: Architecture, cell: str) -> dict[str, Value]:
+        return {operation_name: architecture[_choice_name(cell, operation_name)] for operation_name in table}
 
     def graphs(architecture: Architecture) -> dict[str, CellGraph]:
-        return {cell: topology.graph(of(architecture, cell), strided=stride) for cell, stride in strided.items()}
+        return {cell: topology.graph(cell_values(architecture, cell), strided=stride) for cell, stride in strided.items()}
 
     def canonical(architecture: Architecture) -> dict[str, Value]:
         form = dict(architecture)
         for cell, graph in graphs(architecture).items():
-            writing = canonical_cell(topology, names, graph, vanishing)
-            if writing is not None:
-                form |= {_joined(cell, key): value for key, value in topology.written(writing).items()}
+            node_choices = canonical_cell(topology, names, graph, vanishing)
+            if node_choices is not None:
+                form |= {
+                    _choice_name(cell, operation_name): value
+                    for operation_name, value in topology.choice_values(node_choices).items()
+                }
         return {name: form[name] for name in choices}
 
     def build(architecture: Architecture, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        smallest = 2**halvings
+        smallest = 2**reductions
         if min(input_shape[1:]) < smallest:
             raise ValueError(
-                f"images must be at least {smallest} x {smallest} pixels to be halved {halvings} times, "
+                f"images must be at least {smallest} x {smallest} pixels to be halved {reductions} times, "
                 f"got {input_shape[1]} x {input_shape[2]}; {remedy}"
             )
         network = [
-            None if layer is None else topology.graph(of(architecture, layer[0]), strided=layer[1]) for layer in layers
+            None if layer is None else topology.graph(cell_values(architecture, layer[0]), strided=layer[1])
+            for layer in layers
         ]
-        built: nn.Module
+        module: nn.Module
         if topology.inputs == 1:
-            built = single_input_network(network, made, channels, input_shape, num_classes)
+            module = single_input_network(network, operations_by_name, channels, input_shape, num_classes)
         else:
             cells = [cell for cell in network if cell is not None]
-            built = TwoInputNetwork(cells, made, channels, input_shape, num_classes)
+            module = TwoInputNetwork(cells, operations_by_name, channels, input_shape, num_classes)
         if not affine:
-            _only_normalise(built)
-        return built
+            _only_normalise(module)
+        return module
 
     return SearchSpace(
         name=name,
@@ -226,11 +230,11 @@ def _only_normalise(network: nn.Module) -> None:
                 module.register_parameter("bias", None)
 
 
-def _joined(cell: str, key: str) -> str:
+def _choice_name(cell: str, key: str) -> str:
     return f"{cell}_{key}" if cell else key
 
 
-def _topology(topology: Kind | list[tuple[int, int]], nodes: int, inputs: int, output: Output) -> Topology:
+def _topology(topology: TopologyKind | list[tuple[int, int]], nodes: int, inputs: int, output: Output) -> Topology:
     kinds: dict[str, Callable[[int, int, Output], Topology]] = {"all_pairs": all_pairs, "two_inputs": two_inputs}
     if isinstance(topology, str):
         if topology not in kinds:

@@ -1,6 +1,6 @@
 """Operations by name and as functions of a user's own; the latter are tried, for what they break shows far from them.
 
-An own operation is a function of the number of channels and the stride that returns a module, as those of operations.py are.
+A custom operation is a function of the number of channels and the stride that returns a module, as in operations.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # An odd side tells ceil(H / 2) from floor(H / 2); images of two lengths tell height from width.
-TRIED = (9, 6)
+TEST_SIZE = (9, 6)
 
 
 def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], dict[str, Operation]]:
@@ -28,7 +28,7 @@ def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], d
     """
     names: list[str] = []
     sets: list[list[str]] = []
-    own: dict[str, Operation] = {}
+    custom: dict[str, Operation] = {}
     for operation in operations:
         if isinstance(operation, str):
             name, parts = operation, operation.split("+")
@@ -37,8 +37,8 @@ def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], d
             sets.append(parts)
             for part in parts:
                 if part not in OPERATIONS:
-                    near = difflib.get_close_matches(part, OPERATIONS, 1)
-                    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(OPERATIONS)}"
+                    similar = difflib.get_close_matches(part, OPERATIONS, 1)
+                    hint = f"did you mean '{similar[0]}'?" if similar else f"there are {', '.join(OPERATIONS)}"
                     raise ValueError(f"unknown operation '{part}'; {hint}")
         else:
             name = getattr(operation, "__name__", "")
@@ -47,11 +47,11 @@ def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], d
                     "an operation must be one of OPERATIONS by name, or a function of (channels, stride) of another name, "
                     f"got {operation!r}"
                 )
-            own[name] = operation
+            custom[name] = operation
         if name in names:
             raise ValueError(f"each operation must have a name of its own, got '{name}' twice")
         names.append(name)
-    return names, own
+    return names, custom
 
 
 def try_operation(name: str, operation: Operation, channels: int, stride: int) -> None:
@@ -66,22 +66,22 @@ def try_operation(name: str, operation: Operation, channels: int, stride: int) -
     Raises:
         ValueError: it does not map (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), or it changes its input.
     """
-    what = f"operation '{name}' at stride {stride}"
-    x = torch.linspace(-1, 1, 2 * channels * TRIED[0] * TRIED[1]).view(2, channels, *TRIED)
-    given = x.clone()
+    label = f"operation '{name}' at stride {stride}"
+    original = torch.linspace(-1, 1, 2 * channels * TEST_SIZE[0] * TEST_SIZE[1]).view(2, channels, *TEST_SIZE)
+    x = original.clone()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            made = operation(channels, stride)
-            if not isinstance(made, nn.Module):
-                raise TypeError(f"a function of (channels, stride) must return a torch.nn.Module, got {made!r}")
-            found = made.eval()(given)
+            module = operation(channels, stride)
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"a function of (channels, stride) must return a torch.nn.Module, got {module!r}")
+            output = module.eval()(x)
     except Exception as error:  # Of the user's code.
         line = next(iter(str(error).strip().splitlines()), "")
-        raise ValueError(f"{what} cannot be used with {channels} channels: {type(error).__name__}: {line}") from error
-    wanted = (2, channels, *(-(-side // stride) for side in TRIED))
-    if not isinstance(found, torch.Tensor) or found.shape != wanted:
+        raise ValueError(f"{label} cannot be used with {channels} channels: {type(error).__name__}: {line}") from error
+    expected = (2, channels, *(-(-side // stride) for side in TEST_SIZE))
+    if not isinstance(output, torch.Tensor) or output.shape != expected:
         sides = "H, W" if stride == 1 else f"ceil(H/{stride}), ceil(W/{stride})"
-        got = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-        raise ValueError(f"{what} must map (N, C, H, W) to (N, C, {sides}), got {got} for {tuple(x.shape)}")
-    if not torch.equal(given, x):
-        raise ValueError(f"{what} changes its input, which other edges read, too; look for inplace=True and +=")
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ValueError(f"{label} must map (N, C, H, W) to (N, C, {sides}), got {got} for {tuple(original.shape)}")
+    if not torch.equal(x, original):
+        raise ValueError(f"{label} changes its input, which other edges read, too; look for inplace=True and +=")

@@ -42,7 +42,7 @@ class Cell(nn.Module):
         self.preprocess = nn.ModuleList(preprocess)
         self.edges = nn.ModuleDict()
         # The edges that arrive at each node that is no input: their name, and where they come from.
-        self.arriving: list[list[tuple[str, int]]] = [[] for _ in graph.nodes]
+        self.incoming: list[list[tuple[str, int]]] = [[] for _ in graph.nodes]
         nodes = graph.inputs + len(graph.nodes)
         for source, node, operation in graph.edges():
             name = edge_name(source, node, nodes)
@@ -50,14 +50,14 @@ class Cell(nn.Module):
             name = f"{name}_{parallel + 1}" if parallel else name
             stride = 2 if graph.strided and source < graph.inputs else 1
             self.edges[name] = operations[operation](channels, stride)
-            self.arriving[node - graph.inputs].append((name, source))
+            self.incoming[node - graph.inputs].append((name, source))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Returns the output."""
         nodes = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)] if self.preprocess else list(inputs)
         stride = 2 if self.graph.strided else 1
-        for arriving in self.arriving:
-            terms = [self.edges[name](nodes[source]) for name, source in arriving]
+        for incoming in self.incoming:
+            terms = [self.edges[name](nodes[source]) for name, source in incoming]
             nodes.append(
                 functools.reduce(operator.add, terms) if terms else torch.zeros_like(nodes[0][:, :, ::stride, ::stride])
             )
@@ -112,8 +112,8 @@ def single_input_network(
             body.append(Reduction(width, channels))
             width = channels
             continue
-        fit = [] if width == channels else [relu_conv_bn(width, channels, 1)]
-        body.append(Cell(graph, operations, channels, fit))
+        preprocess = [] if width == channels else [relu_conv_bn(width, channels, 1)]
+        body.append(Cell(graph, operations, channels, preprocess))
         width = channels * len(graph.outputs)
     head = nn.Sequential(
         nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
@@ -147,20 +147,20 @@ class TwoInputNetwork(nn.Module):
         stem_multiplier: int = 3,
     ) -> None:
         super().__init__()
-        before = last = stem_multiplier * channels
+        previous = last = stem_multiplier * channels
         self.stem = stem(input_shape[0], last)
         self.cells = nn.ModuleList()
         halved = False
         for graph in cells:
             channels *= 2 if graph.strided else 1
-            older = FactorisedReduce(before, channels) if halved else relu_conv_bn(before, channels, 1)
-            self.cells.append(Cell(graph, operations, channels, [older, relu_conv_bn(last, channels, 1)]))
-            before, last, halved = last, channels * len(graph.outputs), graph.strided
+            reduce_previous = FactorisedReduce(previous, channels) if halved else relu_conv_bn(previous, channels, 1)
+            self.cells.append(Cell(graph, operations, channels, [reduce_previous, relu_conv_bn(last, channels, 1)]))
+            previous, last, halved = last, channels * len(graph.outputs), graph.strided
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the logits (N, K)."""
-        before = last = self.stem(x)
+        previous = last = self.stem(x)
         for cell in self.cells:
-            before, last = last, cell(before, last)
+            previous, last = last, cell(previous, last)
         return self.head(last)  # type: ignore[no-any-return]

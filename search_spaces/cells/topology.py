@@ -62,7 +62,7 @@ class Topology:
         )
 
     @property
-    def any_order(self) -> bool:
+    def interchangeable(self) -> bool:
         """Whether every node may take any of those before it, so that it does not matter which of them is which."""
         return all(
             alternatives == (tuple(range(node)),)
@@ -82,7 +82,7 @@ class Topology:
         choices = {}
         for node, alternatives in enumerate(self.sources, start=self.inputs):
             if len(alternatives) > 1:
-                choices[f"node{node}_inputs"] = Choice(*(_written(sources) for sources in alternatives))
+                choices[f"node{node}_inputs"] = Choice(*(_format_sources(sources) for sources in alternatives))
             for name in self.names(node, 0):
                 choices[name] = Choice(*operations)
         return choices
@@ -93,7 +93,7 @@ class Topology:
         for node, alternatives in enumerate(self.sources, start=self.inputs):
             chosen = 0
             if len(alternatives) > 1:
-                chosen = [_written(sources) for sources in alternatives].index(str(values[f"node{node}_inputs"]))
+                chosen = [_format_sources(sources) for sources in alternatives].index(str(values[f"node{node}_inputs"]))
             nodes.append(
                 tuple(
                     (operation, source)
@@ -106,19 +106,19 @@ class Topology:
 
     def outputs(self, nodes: Sequence[Iterable[tuple[str, int]]]) -> tuple[int, ...]:
         """Returns which nodes are concatenated into the output of a cell that has these nodes."""
-        own = range(self.inputs, self.nodes)
+        inner_nodes = range(self.inputs, self.nodes)
         if self.output == "last":
-            return (own[-1],)
+            return (inner_nodes[-1],)
         used = {source for summands in nodes for _, source in summands} if self.output == "unused" else set()
-        return tuple(node for node in own if node not in used)
+        return tuple(node for node in inner_nodes if node not in used)
 
-    def written(self, writings: Sequence[tuple[int, tuple[str, ...]]]) -> dict[str, Value]:
+    def choice_values(self, node_choices: Sequence[tuple[int, tuple[str, ...]]]) -> dict[str, Value]:
         """Returns the values of the choices, from the alternative and the operations of each node."""
         values: dict[str, Value] = {}
-        for node, (alternative, operations) in enumerate(writings, start=self.inputs):
+        for node, (alternative, operations) in enumerate(node_choices, start=self.inputs):
             alternatives = self.sources[node - self.inputs]
             if len(alternatives) > 1:
-                values[f"node{node}_inputs"] = _written(alternatives[alternative])
+                values[f"node{node}_inputs"] = _format_sources(alternatives[alternative])
             values |= zip(self.names(node, alternative), operations, strict=True)
         return values
 
@@ -128,7 +128,7 @@ def edge_name(source: int, node: int, nodes: int) -> str:
     return f"edge{source}{node}" if nodes <= 10 else f"edge{source}_{node}"
 
 
-def _written(sources: tuple[int, ...]) -> str:
+def _format_sources(sources: tuple[int, ...]) -> str:
     return ",".join(map(str, sources))
 
 

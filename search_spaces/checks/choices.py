@@ -7,147 +7,152 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, written
+from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, as_text
 from search_spaces.space import Architecture, Value
 
 # Architectures in which a choice is tried, before it is said that it never matters: it may be inactive in most.
-TRIES = 50
-BUILDS = 25
+CANONICAL_TRIES = 50
+BUILD_TRIES = 25
 # Returns a text for each of some architectures; None where nothing can be said.
-Tell = Callable[[list[Architecture]], list[str | None]]
+Fingerprints = Callable[[list[Architecture]], list[str | None]]
 
 
-def round_trip(subject: SpaceUnderTest) -> str:
+def round_trip(under_test: SpaceUnderTest) -> str:
     """Architectures, with every value of every choice, can be stored as text and read again."""
-    start = subject.samples[0]
-    values = [{**start, name: value} for name, choice in subject.space.choices.items() for value in choice.values]
-    for kind, trip in subject.formats.items():
-        for architecture in (*subject.samples, *values):
+    start = under_test.samples[0]
+    varied = [{**start, name: value} for name, choice in under_test.space.choices.items() for value in choice.values]
+    for format_name, write_and_read in under_test.formats.items():
+        for architecture in (*under_test.samples, *varied):
             try:
-                found = trip(dict(architecture))
-                if not isinstance(found, Mapping):
-                    raise TypeError(f"a mapping was written, and {type(found).__name__} read")
-                same = written(subject.space.validate(found)) == written(architecture)
+                restored = write_and_read(dict(architecture))
+                if not isinstance(restored, Mapping):
+                    raise TypeError(f"a mapping was written, and {type(restored).__name__} read")
+                same = as_text(under_test.space.validate(restored)) == as_text(architecture)
             except Exception as error:
                 line = next(iter(str(error).splitlines()), type(error).__name__)
-                raise CheckFailure(f"an architecture does not survive {kind}: {line}", architecture) from error
+                raise CheckFailure(f"an architecture does not survive {format_name}: {line}", architecture) from error
             if not same:
-                raise CheckFailure(f"an architecture comes out of {kind} as another one: {found}", architecture)
-    return f"{', '.join(subject.formats)}; {len(subject.samples)} architectures and each of {len(values)} values"
+                raise CheckFailure(f"an architecture comes out of {format_name} as another one: {restored}", architecture)
+    return f"{', '.join(under_test.formats)}; {len(under_test.samples)} architectures and each of {len(varied)} values"
 
 
-def reachable(subject: SpaceUnderTest) -> str:
+def reachable(under_test: SpaceUnderTest) -> str:
     """For every value of a choice there is an architecture whose canonical form no other value gives."""
-    return _every_value(
-        subject,
-        lambda architectures: _forms(subject, architectures),
-        TRIES,
+    return _check_every_value(
+        under_test,
+        lambda architectures: _canonical_texts(under_test, architectures),
+        CANONICAL_TRIES,
         "never changes the canonical form; leave it out, or mend canonical",
         "has the canonical form of another value, always; leave it out, or mend canonical",
     )
 
 
-def used(subject: SpaceUnderTest) -> str:
+def used(under_test: SpaceUnderTest) -> str:
     """For every value of a choice there is an architecture in which it gives another network than all other values do.
 
     Only architectures are tried in which the canonical form tells the values apart.
     """
-    return _every_value(
-        subject,
-        lambda architectures: _networks(subject, architectures),
-        BUILDS,
+    return _check_every_value(
+        under_test,
+        lambda architectures: _network_texts(under_test, architectures),
+        BUILD_TRIES,
         "is not used by build: modules, weights and logits stay the same",
         "builds the same network as another value, always; leave it out, or let canonical replace it",
-        lambda architectures: _forms(subject, architectures),
+        lambda architectures: _canonical_texts(under_test, architectures),
     )
 
 
-def _every_value(
-    subject: SpaceUnderTest,
-    tell: Tell,
+def _check_every_value(
+    under_test: SpaceUnderTest,
+    fingerprints_of: Fingerprints,
     tries: int,
-    whole: str,
-    one: str,
-    precondition: Tell | None = None,
+    choice_message: str,
+    value_message: str,
+    precondition: Fingerprints | None = None,
 ) -> str:
     """Looks for an architecture for each value of each choice in which what is told of it differs from all other values.
 
     Args:
-        subject: The space.
-        tell: Returns what is compared, of the architectures that differ in one choice.
+        under_test: The space.
+        fingerprints_of: Returns what is compared, of the architectures that differ in one choice.
         tries: In how many architectures.
-        whole: What is said of a choice of which no value makes a difference.
-        one: What is said of a value that makes none.
+        choice_message: What is said of a choice of which no value makes a difference.
+        value_message: What is said of a value that makes none.
         precondition: Likewise; only values for which this differs are judged.
     """
-    faults, example = [], None
-    for name, choice in subject.space.choices.items():
-        left, judged_in = _left(subject, name, tell, tries, precondition)
-        if left:
-            example = example or judged_in
-        if len(left) == len(choice.values):
-            faults.append(f"choice {name!r} {whole}")
+    messages, example = [], None
+    for name, choice in under_test.space.choices.items():
+        indistinct, compared_in = _indistinct_values(under_test, name, fingerprints_of, tries, precondition)
+        if indistinct:
+            example = example or compared_in
+        if len(indistinct) == len(choice.values):
+            messages.append(f"choice {name!r} {choice_message}")
         else:
-            faults += [f"value {value!r} of choice {name!r} {one}" for value in left]
-    if faults:
-        raise CheckFailure("; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else ""), example)
-    values = sum(len(choice.values) for choice in subject.space.choices.values())
-    return f"{values} values of {len(subject.space.choices)} choices"
+            messages += [f"value {value!r} of choice {name!r} {value_message}" for value in indistinct]
+    if messages:
+        raise CheckFailure(
+            "; ".join(messages[:5]) + (f"; and {len(messages) - 5} more" if len(messages) > 5 else ""), example
+        )
+    values = sum(len(choice.values) for choice in under_test.space.choices.values())
+    return f"{values} values of {len(under_test.space.choices)} choices"
 
 
-def _left(
-    subject: SpaceUnderTest, name: str, tell: Tell, tries: int, precondition: Tell | None
+def _indistinct_values(
+    under_test: SpaceUnderTest, name: str, fingerprints_of: Fingerprints, tries: int, precondition: Fingerprints | None
 ) -> tuple[list[Value], Architecture | None]:
     """Returns the values of a choice that never make a difference, and an architecture in which they were judged."""
-    values = subject.space.choices[name].values
-    left, judged, example = set(range(len(values))), set[int](), None
+    values = under_test.space.choices[name].values
+    indistinct, compared, example = set(range(len(values))), set[int](), None
     if len(values) == 1:  # It is fixed: there is no other.
         return [], None
-    generator = random.Random(subject.seed)
+    generator = random.Random(under_test.seed)
     for _ in range(tries):
-        architecture = subject.space.sample(generator)
+        architecture = under_test.space.sample(generator)
         varied: list[Architecture] = [{**architecture, name: value} for value in values]
-        able = _unique(precondition(varied)) if precondition else set(range(len(values)))
-        if left & able:
-            told = tell(varied)
-            if None not in told:
-                judged |= able
+        eligible = _unique(precondition(varied)) if precondition else set(range(len(values)))
+        if indistinct & eligible:
+            fingerprints = fingerprints_of(varied)
+            if None not in fingerprints:
+                compared |= eligible
                 example = example or architecture
-            left -= _unique(told) & able
-        if not left:
+            indistinct -= _unique(fingerprints) & eligible
+        if not indistinct:
             break
-    return [values[index] for index in sorted(left & judged)], example
+    return [values[index] for index in sorted(indistinct & compared)], example
 
 
-def _unique(told: list[str | None]) -> set[int]:
+def _unique(fingerprints: list[str | None]) -> set[int]:
     """Returns the places of what is told once only."""
-    return {index for index, text in enumerate(told) if text is not None and told.count(text) == 1}
+    return {index for index, text in enumerate(fingerprints) if text is not None and fingerprints.count(text) == 1}
 
 
-def _forms(subject: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
+def _canonical_texts(under_test: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
     """Returns the canonical form of each architecture, as text."""
-    return [subject.key(architecture) for architecture in architectures]
+    return [under_test.canonical_key(architecture) for architecture in architectures]
 
 
-def _networks(subject: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
+def _network_texts(under_test: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
     """Returns a text for each network: its modules and shapes, and where these are those of another, its logits, too."""
-    shape = subject.shapes[0]
-    told: list[str | None] = []
+    shape = under_test.input_shapes[0]
+    fingerprints: list[str | None] = []
     for architecture in architectures:
         try:
-            network = subject.build(architecture, shape)
-            told.append(repr(network) + str([(name, tuple(t.shape)) for name, t in network.state_dict().items()]))
+            network = under_test.build(architecture, shape)
+            fingerprints.append(repr(network) + str([(name, tuple(t.shape)) for name, t in network.state_dict().items()]))
         except Exception:  # `builds` tells of it.
-            told.append(None)
-    x, alike = subject.images(3, shape), [i for i, text in enumerate(told) if text is not None and told.count(text) > 1]
-    for index in alike:
+            fingerprints.append(None)
+    x, duplicates = (
+        under_test.images(3, shape),
+        [i for i, text in enumerate(fingerprints) if text is not None and fingerprints.count(text) > 1],
+    )
+    for index in duplicates:
         try:
             # The seed is that of the others: what is not used makes no difference, not even to what is drawn.
-            network = subject.build(architectures[index], shape)
+            network = under_test.build(architectures[index], shape)
             with torch.no_grad():
                 outputs = torch.cat([network.train(mode)(x.clone()) for mode in (False, True)])
         except Exception:  # `shapes` tells of it, and of what is not finite.
-            told[index] = None
+            fingerprints[index] = None
         else:
-            told[index] = f"{told[index]}{outputs.tolist()}" if bool(outputs.isfinite().all()) else None
-    return told
+            fingerprints[index] = f"{fingerprints[index]}{outputs.tolist()}" if bool(outputs.isfinite().all()) else None
+    return fingerprints

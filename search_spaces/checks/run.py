@@ -63,7 +63,7 @@ class CheckResult:
     architecture: Architecture | None = None
 
 
-def through_json(architecture: Architecture) -> object:
+def json_round_trip(architecture: Architecture) -> object:
     """Returns an architecture written as JSON and read again."""
     return json.loads(json.dumps(dict(architecture)))
 
@@ -75,7 +75,7 @@ def check_space(
     seed: int = 0,
     input_shapes: Sequence[Shape] = SHAPES,
     num_classes: int = 7,
-    formats: Mapping[str, Callable[[Architecture], object]] = {"JSON": through_json},
+    formats: Mapping[str, Callable[[Architecture], object]] = {"JSON": json_round_trip},
 ) -> list[CheckResult]:
     """Returns what the checks find, one finding each, in the order of `CHECKS`; errors of the space are findings, too.
 
@@ -94,19 +94,19 @@ def check_space(
         raise ValueError(f"samples and num_classes must be at least 1, got {samples} and {num_classes}")
     if not input_shapes or any(len(shape) != 3 or min(shape) < 1 for shape in input_shapes):
         raise ValueError(f"input_shapes must hold (C, H, W), of at least 1 each, got {input_shapes}")
-    subject = SpaceUnderTest(space, samples, seed, input_shapes, num_classes, formats)
-    findings = []
+    under_test = SpaceUnderTest(space, samples, seed, input_shapes, num_classes, formats)
+    results = []
     for name, check in CHECKS.items():
-        with _untouched():
-            findings.append(_finding(name, check, subject))
-    return findings
+        with _preserve_global_state():
+            results.append(_run_check(name, check, under_test))
+    return results
 
 
-def _finding(name: str, check: Callable[[SpaceUnderTest], str], subject: SpaceUnderTest) -> CheckResult:
+def _run_check(name: str, check: Callable[[SpaceUnderTest], str], under_test: SpaceUnderTest) -> CheckResult:
     try:
-        return CheckResult(name, True, check(subject))
-    except CheckFailure as fault:
-        return CheckResult(name, False, str(fault), fault.architecture)
+        return CheckResult(name, True, check(under_test))
+    except CheckFailure as failure:
+        return CheckResult(name, False, str(failure), failure.architecture)
     except CheckSkipped as reason:
         return CheckResult(name, None, f"not tried: {reason}")
     except Exception as error:  # Of the user's code, at a place where no check expects one.
@@ -114,7 +114,7 @@ def _finding(name: str, check: Callable[[SpaceUnderTest], str], subject: SpaceUn
 
 
 @contextmanager
-def _untouched() -> Iterator[None]:
+def _preserve_global_state() -> Iterator[None]:
     """Puts back what the code of a space may change, for the caller and for the next check."""
     state, numpy_state = random.getstate(), np.random.get_state()
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()

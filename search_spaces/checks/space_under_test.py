@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int, int]
 # Sides of images that most spaces can take and that cost little, for what needs many passes.
-SMALL = (8, 16)
+SMALL_SIDES = (8, 16)
 # How many architectures are drawn for what costs little, for each sample.
-MANY = 10
+MANY_FACTOR = 10
 
 
 class CheckFailure(Exception):  # noqa: N818 (it is what a check has found, not an error of the check)
@@ -43,14 +43,14 @@ def format_error(error: BaseException) -> str:
 
 
 @contextmanager
-def during(what: str, architecture: Architecture | None) -> Iterator[None]:
+def error_context(action: str, architecture: Architecture | None) -> Iterator[None]:
     """Makes an error of the user's code the fault that it raises while `what` is done with an architecture."""
     try:
         yield
     except (CheckFailure, CheckSkipped):
         raise
     except Exception as error:
-        raise CheckFailure(f"{what} raises {format_error(error)}", architecture) from error
+        raise CheckFailure(f"{action} raises {format_error(error)}", architecture) from error
 
 
 @final
@@ -60,8 +60,8 @@ class SpaceUnderTest:
     Attributes:
         space: The space.
         samples: Architectures drawn at random, without duplicates; all of them where there are so few.
-        many: More of them, the samples first.
-        shapes: Of the images (C, H, W) for which networks are built; the first is that of the checks that need one only.
+        many_samples: More of them, the samples first.
+        input_shapes: Of the images (C, H, W) for which networks are built; checks that need only one take the first.
         num_classes: K.
         seed: Of all that is drawn.
         formats: What an architecture must survive, by name.
@@ -72,14 +72,14 @@ class SpaceUnderTest:
         space: SearchSpace,
         samples: int,
         seed: int,
-        shapes: Sequence[Shape],
+        input_shapes: Sequence[Shape],
         num_classes: int,
         formats: Mapping[str, Callable[[Architecture], object]],
     ) -> None:
         self.space, self.seed, self.num_classes, self.formats = space, seed, num_classes, formats
-        self.shapes: list[Shape] = [(channels, height, width) for channels, height, width in shapes]
-        self.many = draw(space, MANY * samples, random.Random(seed))
-        self.samples = self.many[:samples]
+        self.input_shapes: list[Shape] = [(channels, height, width) for channels, height, width in input_shapes]
+        self.many_samples = sample_distinct(space, MANY_FACTOR * samples, random.Random(seed))
+        self.samples = self.many_samples[:samples]
         self._forms: dict[str, dict[str, Value] | None] = {}
 
     def build(self, architecture: Architecture, shape: Shape, seed: int = 0) -> nn.Module:
@@ -104,68 +104,68 @@ class SpaceUnderTest:
             return False
 
     @cached_property
-    def working(self) -> list[dict[str, Value]]:
+    def working_samples(self) -> list[dict[str, Value]]:
         """The samples that run on images of the first shape: what is wrong with the others is told once.
 
         Raises:
             CheckSkipped: there is none.
         """
-        found = [architecture for architecture in self.samples if self.runs(architecture, self.shapes[0])]
-        if not found:
+        working = [architecture for architecture in self.samples if self.runs(architecture, self.input_shapes[0])]
+        if not working:
             raise CheckSkipped("no sample builds and maps images to logits")
-        return found
+        return working
 
     @cached_property
-    def small(self) -> Shape:
+    def small_shape(self) -> Shape:
         """The smallest shape, of those that are tried, on which all that works works still.
 
         Raises:
             CheckSkipped: nothing works.
         """
-        channels, *sides = self.shapes[0]
-        for side in SMALL:
+        channels, *sides = self.input_shapes[0]
+        for side in SMALL_SIDES:
             shape = (channels, side, side)
-            if side < min(sides) and all(self.runs(architecture, shape) for architecture in self.working):
+            if side < min(sides) and all(self.runs(architecture, shape) for architecture in self.working_samples):
                 return shape
-        return self.shapes[0]
+        return self.input_shapes[0]
 
-    def form(self, architecture: Architecture) -> dict[str, Value] | None:
+    def canonical_form(self, architecture: Architecture) -> dict[str, Value] | None:
         """Returns the canonical form, or None where it is no architecture of the space: `canonical_valid` tells of that."""
-        text = written(architecture)
+        text = as_text(architecture)
         if text not in self._forms:
             try:
-                found = dict(self.space.canonical(dict(architecture)))
-                self.space.validate(found)
-                self._forms[text] = found
+                form = dict(self.space.canonical(dict(architecture)))
+                self.space.validate(form)
+                self._forms[text] = form
             except Exception:
                 self._forms[text] = None
         return self._forms[text]
 
-    def key(self, architecture: Architecture) -> str | None:
+    def canonical_key(self, architecture: Architecture) -> str | None:
         """Returns the canonical form as text, or None where it is no architecture of the space."""
-        form = self.form(architecture)
-        return None if form is None else written(form)
+        form = self.canonical_form(architecture)
+        return None if form is None else as_text(form)
 
     def representative(self, architecture: Architecture) -> dict[str, Value]:
         """Returns the canonical form where it runs on small images, or else the architecture itself."""
-        form = self.form(architecture)
-        return form if form is not None and self.runs(form, self.small) else dict(architecture)
+        form = self.canonical_form(architecture)
+        return form if form is not None and self.runs(form, self.small_shape) else dict(architecture)
 
 
-def draw(space: SearchSpace, count: int, generator: random.Random) -> list[dict[str, Value]]:
+def sample_distinct(space: SearchSpace, count: int, generator: random.Random) -> list[dict[str, Value]]:
     """Returns so many architectures of a space, drawn without duplicates; all of them where there are no more."""
     if space.size <= count:
-        found = list(space.enumerate())
-        generator.shuffle(found)
-        return found
+        architectures = list(space.enumerate())
+        generator.shuffle(architectures)
+        return architectures
     unique: dict[str, dict[str, Value]] = {}
     while len(unique) < count:
         architecture = space.sample(generator)
-        unique.setdefault(written(architecture), architecture)
+        unique.setdefault(as_text(architecture), architecture)
     return list(unique.values())
 
 
-def written(architecture: Architecture) -> str:
+def as_text(architecture: Architecture) -> str:
     """Returns an architecture as text: one text, one architecture."""
     return json.dumps([*architecture.items()], default=repr)
 
@@ -176,7 +176,7 @@ def logits(network: nn.Module, x: Tensor) -> Tensor:
         return network.eval()(x.clone())  # type: ignore[no-any-return]
 
 
-def differ(first: Tensor, second: Tensor) -> bool:
+def logits_differ(first: Tensor, second: Tensor) -> bool:
     """Returns whether logits (N, K) differ by more than rounding explains.
 
     That is by a thousandth of how much they vary from image to image: most of a logit may be the same for all images.

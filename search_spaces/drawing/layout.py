@@ -38,9 +38,9 @@ COLOURS = (
     ),
     *("#7e22ce", "#581c87", "#1d4ed8", "#1e3a8a", "#172554", "#a21caf", "#701a75", "#15803d", "#166534", "#14532d"),
 )
-SKIP, GREY = "#5f6670", "#a3a9b1"
-LABEL, NUMBER = 8.0, 9.0
-RADIUS, GAP = 12.0, 6.0
+SKIP_COLOUR, OUTPUT_COLOUR = "#5f6670", "#a3a9b1"
+LABEL_FONT_SIZE, NODE_FONT_SIZE = 8.0, 9.0
+NODE_RADIUS, MIN_GAP = 12.0, 6.0
 
 
 @final
@@ -51,7 +51,7 @@ class Line:
     source: int
     target: int
     label: str = ""
-    colour: str = GREY
+    colour: str = OUTPUT_COLOUR
     dashed: bool = False
     width: float = 0.8
 
@@ -70,7 +70,7 @@ class Slot:
     @property
     def round(self) -> bool:
         """Whether it is a circle, and not a box."""
-        return self.node is not None and self.width == self.height == 2 * RADIUS
+        return self.node is not None and self.width == self.height == 2 * NODE_RADIUS
 
 
 @final
@@ -97,7 +97,7 @@ class CellLayout:
     connected: bool
 
 
-def layout_of(graph: CellGraph) -> CellLayout:
+def layout_cell(graph: CellGraph) -> CellLayout:
     """Returns where the parts of a cell's drawing go."""
     names = _names(graph)
     boxed = len(names) > graph.inputs + len(graph.nodes)
@@ -108,7 +108,7 @@ def layout_of(graph: CellGraph) -> CellLayout:
     ]
     routes = _routes(lines, nodes)
     order = _order(nodes, routes)
-    y = _heights(order, routes)
+    y = _slot_heights(order, routes)
     widths = [max((slot.width for slot in column), default=0.0) for column in order]
     x = [widths[0] / 2]
     for column in range(1, len(widths)):
@@ -134,8 +134,14 @@ def _lines(graph: CellGraph, output: int | None) -> list[Line]:
     for source, node, operation in graph.edges():
         joined.setdefault((source, node), []).append(operation)
     arrows = [
-        Line(*ends, " +\n".join(found), _colour(found), set(found) == {"skip"}, 1.3 if len(found) == 1 else 2.2)
-        for ends, found in joined.items()
+        Line(
+            *ends,
+            " +\n".join(operations),
+            _colour(operations),
+            set(operations) == {"skip"},
+            1.3 if len(operations) == 1 else 2.2,
+        )
+        for ends, operations in joined.items()
     ]
     return arrows if output is None else arrows + [Line(node, output) for node in graph.outputs]
 
@@ -145,7 +151,7 @@ def _colour(operations: list[str]) -> str:
     table = [name for name in OPERATIONS if name not in ("none", "skip")]
     # Nothing is known of an operation of one's own but its name.
     places = [table.index(name) if name in table else zlib.crc32(name.encode()) for name in operations if name != "skip"]
-    return COLOURS[max(places) % len(COLOURS)] if places else SKIP
+    return COLOURS[max(places) % len(COLOURS)] if places else SKIP_COLOUR
 
 
 def _layers(graph: CellGraph, lines: list[Line], names: list[str]) -> list[int]:
@@ -191,11 +197,13 @@ def _order(nodes: list[Slot], routes: list[list[Slot]]) -> list[list[Slot]]:
         # Ties are turned round in half of the sweeps: either way may be the better one.
         columns = [column[::-1] if sweep % 4 >= 2 else list(column) for column in columns]
         for number in range(len(columns)) if forward else reversed(range(len(columns))):
-            place = {slot: i for column in columns for i, slot in enumerate(column)}
-            near: dict[Slot, list[int]] = {}
+            position = {slot: i for column in columns for i, slot in enumerate(column)}
+            neighbours: dict[Slot, list[int]] = {}
             for a, b in links:
-                near.setdefault(b if forward else a, []).append(place[a if forward else b])
-            columns[number].sort(key=lambda slot: sum(near[slot]) / len(near[slot]) if slot in near else place[slot])
+                neighbours.setdefault(b if forward else a, []).append(position[a if forward else b])
+            columns[number].sort(
+                key=lambda slot: sum(neighbours[slot]) / len(neighbours[slot]) if slot in neighbours else position[slot]
+            )
         crossings = _crossings(columns, links)
         if crossings < fewest:
             best, fewest = columns, crossings
@@ -203,14 +211,14 @@ def _order(nodes: list[Slot], routes: list[list[Slot]]) -> list[list[Slot]]:
 
 
 def _crossings(columns: list[list[Slot]], links: list[tuple[Slot, Slot]]) -> int:
-    place = {slot: i for column in columns for i, slot in enumerate(column)}
+    position = {slot: i for column in columns for i, slot in enumerate(column)}
     by_column: dict[int, list[tuple[int, int]]] = {}
     for a, b in links:
-        by_column.setdefault(a.column, []).append((place[a], place[b]))
+        by_column.setdefault(a.column, []).append((position[a], position[b]))
     return sum((a - c) * (b - d) < 0 for pairs in by_column.values() for (a, b), (c, d) in itertools.combinations(pairs, 2))
 
 
-def _heights(order: list[list[Slot]], routes: list[list[Slot]]) -> dict[Slot, float]:
+def _slot_heights(order: list[list[Slot]], routes: list[list[Slot]]) -> dict[Slot, float]:
     """Returns y of every slot: lines are as straight as orders and sizes allow."""
     links: dict[Slot, list[tuple[Slot, float]]] = {}
     for a, b in dict.fromkeys(pair for route in routes for pair in itertools.pairwise(route)):
@@ -221,13 +229,13 @@ def _heights(order: list[list[Slot]], routes: list[list[Slot]]) -> dict[Slot, fl
     y = {slot: -20.0 * (place - len(column) / 2) for column in order for place, slot in enumerate(column)}
     for _ in range(30):
         for column in filter(None, itertools.chain(order, reversed(order))):
-            wishes, weights = [], []
+            targets, weights = [], []
             for slot in column:
-                near = links.get(slot, [(slot, 1.0)])
-                weights.append(sum(weight for _, weight in near))
-                wishes.append(sum(y[other] * weight for other, weight in near) / weights[-1])
-            gaps = [(a.height + b.height) / 2 + GAP for a, b in itertools.pairwise(column)]
-            y.update(zip(column, _apart(wishes, weights, gaps), strict=True))
+                neighbours = links.get(slot, [(slot, 1.0)])
+                weights.append(sum(weight for _, weight in neighbours))
+                targets.append(sum(y[other] * weight for other, weight in neighbours) / weights[-1])
+            gaps = [(a.height + b.height) / 2 + MIN_GAP for a, b in itertools.pairwise(column)]
+            y.update(zip(column, separate(targets, weights, gaps), strict=True))
     for _ in range(4):
         for route in routes:
             _straighten(route[1:-1], order, y)
@@ -241,9 +249,9 @@ def _straighten(slots: list[Slot], order: list[list[Slot]], y: dict[Slot, float]
     for slot in [*slots, None]:
         if slot is not None:
             column = order[slot.column]
-            place = column.index(slot)
-            above = min((y[s] - (s.height + slot.height) / 2 - GAP for s in column[:place]), default=math.inf)
-            below = max((y[s] + (s.height + slot.height) / 2 + GAP for s in column[place + 1 :]), default=-math.inf)
+            position = column.index(slot)
+            above = min((y[s] - (s.height + slot.height) / 2 - MIN_GAP for s in column[:position]), default=math.inf)
+            below = max((y[s] + (s.height + slot.height) / 2 + MIN_GAP for s in column[position + 1 :]), default=-math.inf)
             if not run or max(low, below) <= min(high, above):
                 run, low, high = [*run, slot], max(low, below), min(high, above)
                 continue
@@ -253,12 +261,18 @@ def _straighten(slots: list[Slot], order: list[list[Slot]], y: dict[Slot, float]
             run, low, high = [slot], below, above
 
 
-def _apart(wishes: list[float], weights: list[float], gaps: list[float]) -> list[float]:
-    """Returns the numbers nearest to the wishes, in least squares, of which each is below the one before by its gap."""
+def separate(targets: list[float], weights: list[float], gaps: list[float]) -> list[float]:
+    """Returns the positions nearest to some targets, each below the one before it by at least a gap.
+
+    Args:
+        targets: Wanted positions, (N,), from the top.
+        weights: Weight of each squared distance to its target, (N,).
+        gaps: Least distance between two neighbours, (N - 1,).
+    """
     offsets = [0.0, *itertools.accumulate(gaps)]
     # Without the gaps it is a falling regression: neighbours that are in the wrong order are pooled.
     pools: list[tuple[float, float, int]] = []
-    for wish, weight, offset in zip(wishes, weights, offsets, strict=True):
+    for wish, weight, offset in zip(targets, weights, offsets, strict=True):
         mean, total, count = wish + offset, weight, 1
         while pools and pools[-1][0] < mean:
             other, more, members = pools.pop()
@@ -270,11 +284,11 @@ def _apart(wishes: list[float], weights: list[float], gaps: list[float]) -> list
 
 
 def _box_size(name: str) -> tuple[float, float]:
-    return (2 * RADIUS, 2 * RADIUS) if name.isdigit() else (text_width(name, NUMBER) + 14, 22.0)
+    return (2 * NODE_RADIUS, 2 * NODE_RADIUS) if name.isdigit() else (text_width(name, NODE_FONT_SIZE) + 14, 22.0)
 
 
 def _label_size(label: str) -> tuple[float, float]:
-    return text_width(label, LABEL) + 6, 1.2 * LABEL * (label.count("\n") + 1) + 3
+    return text_width(label, LABEL_FONT_SIZE) + 6, 1.2 * LABEL_FONT_SIZE * (label.count("\n") + 1) + 3
 
 
 def text_width(text: str, size: float) -> float:

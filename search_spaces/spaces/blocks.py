@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # A bottleneck has a quarter of the block's channels inside (He et al.), but no fewer than 4.
-BOTTLENECK, FEWEST_INSIDE = 4, 4
+BOTTLENECK_RATIO, MIN_INNER_CHANNELS = 4, 4
 # An inverted bottleneck has six times the block's channels inside (Sandler et al.).
-EXPANSION = 6
+EXPANSION_RATIO = 6
 # Group normalisation has at most 32 groups (Wu and He), and no group of fewer than 4 channels.
-GROUPS, FEWEST_IN_GROUP = 32, 4
+MAX_GROUPS, MIN_GROUP_CHANNELS = 32, 4
 # A gate has a quarter of the channels inside, but no fewer than 8: one or two rectifiers are too often dead from the start.
-FEWEST_SQUEEZED = 8
+MIN_SQUEEZED_CHANNELS = 8
 
 # The smooth ones are those of Xie et al., "Smooth Adversarial Training", arXiv:2006.14536.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -47,7 +47,9 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
     Source: Wu and He, "Group Normalization", ECCV 2018, arXiv:1803.08494.
     """
-    fitting = (groups for groups in range(GROUPS, 1, -1) if channels % groups == 0 and channels // groups >= FEWEST_IN_GROUP)
+    fitting = (
+        groups for groups in range(MAX_GROUPS, 1, -1) if channels % groups == 0 and channels // groups >= MIN_GROUP_CHANNELS
+    )
     return nn.GroupNorm(next(fitting, 1), channels)
 
 
@@ -120,11 +122,11 @@ def bottleneck(in_channels: int, out_channels: int, stride: int, style: Style) -
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
     """
-    inside = max(out_channels // BOTTLENECK, FEWEST_INSIDE)
+    inner_channels = max(out_channels // BOTTLENECK_RATIO, MIN_INNER_CHANNELS)
     return [
-        style.conv(in_channels, inside, 1),
-        style.conv(inside, inside, style.kernel, stride),
-        style.conv(inside, out_channels, 1),
+        style.conv(in_channels, inner_channels, 1),
+        style.conv(inner_channels, inner_channels, style.kernel, stride),
+        style.conv(inner_channels, out_channels, 1),
     ]
 
 
@@ -133,11 +135,11 @@ def inverted(in_channels: int, out_channels: int, stride: int, style: Style) -> 
 
     Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381.
     """
-    inside = in_channels * EXPANSION
+    inner_channels = in_channels * EXPANSION_RATIO
     return [
-        style.conv(in_channels, inside, 1),
-        style.conv(inside, inside, style.kernel, stride, groups=inside),
-        style.conv(inside, out_channels, 1),
+        style.conv(in_channels, inner_channels, 1),
+        style.conv(inner_channels, inner_channels, style.kernel, stride, groups=inner_channels),
+        style.conv(inner_channels, out_channels, 1),
     ]
 
 
@@ -171,7 +173,7 @@ class ResidualBlock(nn.Module):
             if style.block != "inverted":
                 self.after = style.act()
         if style.squeeze_excitation:
-            layers.append(SqueezeExcitation(out_channels, style.act(), FEWEST_SQUEEZED))
+            layers.append(SqueezeExcitation(out_channels, style.act(), MIN_SQUEEZED_CHANNELS))
         self.branch = nn.Sequential(*layers)
         self.projects = stride != 1 or in_channels != out_channels
         self.shortcut: nn.Module = nn.Identity()

@@ -10,7 +10,7 @@ and 20 layers it is their CIFAR-10 network, parameter for parameter, without the
 
 from __future__ import annotations
 
-from search_spaces.cells.cell_space import assemble, layers_of
+from search_spaces.cells.cell_space import assemble, layers_with_reductions
 from search_spaces.cells.topology import two_inputs
 from search_spaces.space import SearchSpace  # noqa: TC001 (its settings are read from YAML by their annotations)
 
@@ -40,7 +40,7 @@ def darts(channels: int = 16, layers: int = 8) -> SearchSpace:
         "darts",
         topology=two_inputs(nodes=6, output="all"),
         operations=NODE_OPERATIONS,
-        layers=layers_of(layers, "normal_reduction"),
+        layers=layers_with_reductions(layers, "normal_reduction"),
         channels=channels,
         remedy="use larger images",
     )

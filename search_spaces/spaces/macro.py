@@ -41,7 +41,7 @@ AXES = {
     "normalisation": Choice(*NORMALISATIONS),
     "squeeze_excitation": Choice(False, True),
 }
-PLAIN: dict[str, Value] = {name: axis.values[0] for name, axis in AXES.items()}
+PLAIN_AXES: dict[str, Value] = {name: axis.values[0] for name, axis in AXES.items()}
 CHOICES = {
     **{f"depth{stage}": Choice(*DEPTHS) for stage in STAGES},
     **{f"width{stage}": Choice(*WIDTHS) for stage in STAGES},
@@ -68,31 +68,31 @@ def macro(stages: int = 3) -> SearchSpace:
         if not style.preactivates:
             layers += [style.norm(width), style.act()]
         for stage in STAGES[:stages]:
-            for block in range(_integer(architecture, f"depth{stage}")):
+            for block in range(_int_value(architecture, f"depth{stage}")):
                 stride = 2 if stage > 1 and block == 0 else 1
-                layers.append(ResidualBlock(width, _integer(architecture, f"width{stage}"), stride, style))
-                width = _integer(architecture, f"width{stage}")
+                layers.append(ResidualBlock(width, _int_value(architecture, f"width{stage}"), stride, style))
+                width = _int_value(architecture, f"width{stage}")
         if style.preactivates:
             layers += [style.norm(width), style.act()]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
 
     def canonical(architecture: Architecture) -> dict[str, Value]:
-        found = {name: architecture[name] for name in choices}
-        width1 = found["width1"]
-        if found["stem_width"] == width1:
-            found["stem_width"] = "width1"
+        form = {name: architecture[name] for name in choices}
+        width1 = form["width1"]
+        if form["stem_width"] == width1:
+            form["stem_width"] = "width1"
         # Where every block projects, a block passes on nothing but what is activated: with no normalisation, it is all the
         # same whether that is done after each block or before the next. Inverted blocks do not activate their sum.
-        projects = found["stem_width"] != "width1" and all(found[f"depth{stage}"] == 1 for stage in STAGES[:stages])
-        if projects and found["normalisation"] == "none" and found["block"] != "inverted":
-            found["order"] = "post_activation"
-        return found
+        projects = form["stem_width"] != "width1" and all(form[f"depth{stage}"] == 1 for stage in STAGES[:stages])
+        if projects and form["normalisation"] == "none" and form["block"] != "inverted":
+            form["order"] = "post_activation"
+        return form
 
     def draw(architecture: Architecture) -> Figure:
         block = f"{architecture['block']}{architecture['kernel']}x{architecture['kernel']}"
         boxes = [f"{architecture['stem']}, {_stem_width(architecture)}"]
         boxes += [f"{architecture[f'depth{s}']} {block}, {architecture[f'width{s}']}" for s in STAGES[:stages]]
-        return draw_chain([*boxes, _said(architecture)])
+        return draw_chain([*boxes, _style_label(architecture)])
 
     return SearchSpace(name="macro", choices=choices, build=build, canonical=canonical, draw=draw)
 
@@ -109,7 +109,7 @@ def _stem(kind: str, in_channels: int, width: int, style: Style) -> list[nn.Modu
 def _style(architecture: Architecture) -> Style:
     return Style(
         block=str(architecture["block"]),
-        kernel=_integer(architecture, "kernel"),
+        kernel=_int_value(architecture, "kernel"),
         order=str(architecture["order"]),
         activation=str(architecture["activation"]),
         normalisation=str(architecture["normalisation"]),
@@ -118,14 +118,14 @@ def _style(architecture: Architecture) -> Style:
 
 
 def _stem_width(architecture: Architecture) -> int:
-    return _integer(architecture, "width1" if architecture["stem_width"] == "width1" else "stem_width")
+    return _int_value(architecture, "width1" if architecture["stem_width"] == "width1" else "stem_width")
 
 
-def _integer(architecture: Architecture, name: str) -> int:
+def _int_value(architecture: Architecture, name: str) -> int:
     return int(str(architecture[name]))
 
 
-def _said(architecture: Architecture) -> str:
+def _style_label(architecture: Architecture) -> str:
     """Returns what the blocks have in common, as a drawing says it."""
     words = [str(architecture["order"]).removesuffix("_activation"), str(architecture["activation"])]
     if architecture["normalisation"] != "none":
@@ -140,17 +140,17 @@ def plain_architectures(stages: int = 3) -> list[dict[str, Value]]:
         for width in WIDTHS:
             widths = [width * 2**stage for stage in range(stages)]
             if all(w in WIDTHS for w in widths):
-                plain.append(_of_stages([depth] * stages, widths))
+                plain.append(_from_stages([depth] * stages, widths))
     return plain
 
 
-def _of_stages(depths: list[int], widths: list[int]) -> dict[str, Value]:
+def _from_stages(depths: list[int], widths: list[int]) -> dict[str, Value]:
     by_stage = [(f"depth{s}", depth) for s, depth in enumerate(depths, start=1)]
     by_stage += [(f"width{s}", width) for s, width in enumerate(widths, start=1)]
-    return dict(by_stage) | PLAIN
+    return dict(by_stage) | PLAIN_AXES
 
 
 # ResNet-18 for images of 32x32 pixels: no stride and no pooling in the stem. Of macro(stages=4); 11,173,962 parameters.
-RESNET18 = _of_stages([2, 2, 2, 2], [64, 128, 256, 512])
+RESNET18 = _from_stages([2, 2, 2, 2], [64, 128, 256, 512])
 # The wide ResNet of 28 layers and 10 times the width. Of macro(stages=3); 36,479,194 parameters.
-WRN_28_10 = _of_stages([4, 4, 4], [160, 320, 640]) | {"stem_width": 16, "order": "pre_activation"}
+WRN_28_10 = _from_stages([4, 4, 4], [160, 320, 640]) | {"stem_width": 16, "order": "pre_activation"}

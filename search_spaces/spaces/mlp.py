@@ -68,10 +68,10 @@ def mlp(layers: int = 3) -> SearchSpace:
         return {name: architecture[name] if name in used else choice.values[0] for name, choice in choices.items()}
 
     def draw(architecture: Architecture) -> Figure:
-        said = str(architecture["activation"])
+        label = str(architecture["activation"])
         if architecture["normalisation"] != "none":
-            said = f"{architecture['normalisation']}, {said}"
-        return draw_chain([*(f"linear {width}, {said}" for width in _widths(architecture)), "linear"])
+            label = f"{architecture['normalisation']}, {label}"
+        return draw_chain([*(f"linear {width}, {label}" for width in _widths(architecture)), "linear"])
 
     return SearchSpace(name="mlp", choices=choices, build=build, canonical=canonical, draw=draw)
 

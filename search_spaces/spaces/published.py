@@ -40,38 +40,38 @@ class Published:
         return self.make(**self.options)
 
 
-def _two_inputs(**cells: str) -> dict[str, Value]:
+def _two_input_architecture(**cells: str) -> dict[str, Value]:
     """Returns the architecture of cells written node by node: `0 skip + 1 sepconv3x3; ...`, with inputs ascending."""
     values: dict[str, Value] = {}
     for cell, text in cells.items():
         for node, terms in enumerate(text.split(";"), start=2):
-            (first, one), (second, other) = (term.split() for term in terms.split("+"))
-            values |= {f"{cell}_node{node}_inputs": f"{first},{second}", f"{cell}_node{node}_op1": one}
-            values[f"{cell}_node{node}_op2"] = other
+            (first, first_operation), (second, second_operation) = (term.split() for term in terms.split("+"))
+            values |= {f"{cell}_node{node}_inputs": f"{first},{second}", f"{cell}_node{node}_op1": first_operation}
+            values[f"{cell}_node{node}_op2"] = second_operation
     return values
 
 
-def _darts(**cells: str) -> dict[str, Value]:
+def _darts_architecture(**cells: str) -> dict[str, Value]:
     """Returns an architecture of darts, whose first node has no choice of inputs."""
-    return {name: value for name, value in _two_inputs(**cells).items() if not name.endswith("node2_inputs")}
+    return {name: value for name, value in _two_input_architecture(**cells).items() if not name.endswith("node2_inputs")}
 
 
-_SETS = {".": "none", "i": "skip", "s": "sepconv3x3", "b": "skip+sepconv3x3"}
+_OPERATION_OF_LETTER = {".": "none", "i": "skip", "s": "sepconv3x3", "b": "skip+sepconv3x3"}
 
 
-def _robnet(*cells: str) -> dict[str, Value]:
+def _robnet_architecture(*cells: str) -> dict[str, Value]:
     """Returns an architecture of robnet from a word a node and a letter an edge: nothing, identity, separable or both."""
     values: dict[str, Value] = {}
     for number, cell in enumerate(cells, start=1):
         prefix = f"cell{number:02d}_" if len(cells) > 1 else ""
         for node, word in enumerate(cell.split(), start=2):
-            values |= {f"{prefix}edge{source}{node}": _SETS[letter] for source, letter in enumerate(word)}
+            values |= {f"{prefix}edge{source}{node}": _OPERATION_OF_LETTER[letter] for source, letter in enumerate(word)}
     return values
 
 
 PUBLISHED: dict[str, Published] = {
     "darts_v1": Published(
-        _darts(
+        _darts_architecture(
             normal="0 sepconv3x3 + 1 sepconv3x3; 0 skip + 1 sepconv3x3; 0 skip + 1 sepconv3x3; 0 sepconv3x3 + 2 skip",
             reduction="0 maxpool3x3 + 1 maxpool3x3; 0 maxpool3x3 + 2 skip; 0 maxpool3x3 + 2 skip; 0 avgpool3x3 + 2 skip",
         ),
@@ -80,7 +80,7 @@ PUBLISHED: dict[str, Published] = {
         "Liu, Simonyan and Yang, DARTS, first order, arXiv:1806.09055",
     ),
     "darts_v2": Published(
-        _darts(
+        _darts_architecture(
             normal="0 sepconv3x3 + 1 sepconv3x3; 0 sepconv3x3 + 1 sepconv3x3; 0 skip + 1 sepconv3x3; 0 skip + 2 dilconv3x3",
             reduction="0 maxpool3x3 + 1 maxpool3x3; 1 maxpool3x3 + 2 skip; 0 maxpool3x3 + 2 skip; 1 maxpool3x3 + 2 skip",
         ),
@@ -89,7 +89,7 @@ PUBLISHED: dict[str, Published] = {
         "Liu, Simonyan and Yang, DARTS, second order, arXiv:1806.09055",
     ),
     "pdarts": Published(
-        _darts(
+        _darts_architecture(
             normal="0 skip + 1 dilconv3x3; 0 skip + 1 sepconv3x3; 1 sepconv3x3 + 3 sepconv3x3; 0 sepconv3x3 + 4 dilconv5x5",
             reduction="0 avgpool3x3 + 1 sepconv5x5; 0 sepconv3x3 + 2 dilconv5x5; 0 maxpool3x3 + 1 dilconv3x3; "
             "1 dilconv3x3 + 3 dilconv5x5",
@@ -99,7 +99,7 @@ PUBLISHED: dict[str, Published] = {
         "Chen et al., P-DARTS, arXiv:1904.12760",
     ),
     "advrush": Published(
-        _darts(
+        _darts_architecture(
             normal="0 sepconv3x3 + 1 sepconv3x3; 0 sepconv5x5 + 1 sepconv3x3; 0 sepconv3x3 + 1 sepconv3x3; "
             "0 skip + 1 sepconv3x3",
             reduction="0 sepconv3x3 + 1 sepconv3x3; 0 skip + 2 dilconv3x3; 0 skip + 1 avgpool3x3; 0 skip + 2 skip",
@@ -109,7 +109,7 @@ PUBLISHED: dict[str, Published] = {
         "Mok et al., AdvRush, arXiv:2108.01289",
     ),
     "racl": Published(
-        _darts(
+        _darts_architecture(
             normal="0 sepconv3x3 + 1 sepconv3x3; 0 sepconv5x5 + 1 skip; 0 sepconv3x3 + 3 skip; 3 sepconv3x3 + 4 skip",
             reduction="0 sepconv3x3 + 1 sepconv5x5; 0 avgpool3x3 + 1 dilconv3x3; 0 sepconv3x3 + 1 sepconv5x5; "
             "2 sepconv3x3 + 3 dilconv3x3",
@@ -119,7 +119,7 @@ PUBLISHED: dict[str, Published] = {
         "Dong et al., RACL, arXiv:2009.00902",
     ),
     "nasnet_a": Published(
-        _two_inputs(
+        _two_input_architecture(
             normal="0 sepconv3x3 + 1 sepconv5x5; 0 sepconv5x5 + 0 sepconv3x3; 0 skip + 1 avgpool3x3; "
             "0 avgpool3x3 + 0 avgpool3x3; 1 sepconv3x3 + 1 skip",
             reduction="0 sepconv7x7 + 1 sepconv5x5; 0 sepconv7x7 + 1 maxpool3x3; 0 sepconv5x5 + 1 avgpool3x3; "
@@ -130,13 +130,13 @@ PUBLISHED: dict[str, Published] = {
         "Zoph et al., NASNet-A, arXiv:1707.07012",
     ),
     "robnet_large": Published(
-        _robnet("bb bbb sbsi bsssb"),
+        _robnet_architecture("bb bbb sbsi bsssb"),
         robnet,
         {"channels": 36, "layers": 20},
         "Guo et al., RobNet-large, arXiv:1911.10695",
     ),
     "robnet_free": Published(
-        _robnet(
+        _robnet_architecture(
             *("bi bbi bssi bb.bs", "b. sis .ii. sbib.", "bb bss bs.i .ii.b", "ib iss iisi b..si", "bb s.i iisi s.isb"),
             *("bi bbb sib. isbsb", "bb bii sbis iiisi", "sb bbs bbbs bsbi.", "bb bbb ssbi s.isb", "ib s.b bibs bbbb."),
             *("bi b.. .b.s i.sib", "sb sbb iibi bsbi.", "bb iis .ibb sii.s", "sb bbs sbss bbsii", "sb bbb s.si ibiib"),

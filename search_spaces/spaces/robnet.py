@@ -11,7 +11,7 @@ cells only normalises.
 
 from __future__ import annotations
 
-from search_spaces.cells.cell_space import assemble, layers_of
+from search_spaces.cells.cell_space import assemble, layers_with_reductions
 from search_spaces.cells.topology import all_pairs
 from search_spaces.space import SearchSpace  # noqa: TC001 (its settings are read from YAML by their annotations)
 
@@ -33,7 +33,7 @@ def robnet(channels: int = 16, layers: int = 8, shared: bool = True) -> SearchSp
         "robnet",
         topology=all_pairs(nodes=6, inputs=2, output="all"),
         operations=EDGE_OPERATIONS,
-        layers=layers_of(layers, "shared" if shared else "each"),
+        layers=layers_with_reductions(layers, "shared" if shared else "each"),
         channels=channels,
         remedy="use larger images",
         affine=False,

@@ -67,9 +67,9 @@ def in_turn(functions, rounds):
     return results, {name: statistics.median(spent) for name, spent in seconds.items()}
 
 
-def errors(found, epsilons):
+def errors(image_radii, epsilons):
     """Returns the adversarial error at each epsilon, of radii (N,)."""
-    return [float((found <= epsilon * (1 + 1e-6)).double().mean()) for epsilon in epsilons]
+    return [float((image_radii <= epsilon * (1 + 1e-6)).double().mean()) for epsilon in epsilons]
 
 
 def error_of(net, points, y):
@@ -98,8 +98,8 @@ def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons, rounds)
         rounds,
     )
     by_peer = {
-        name: errors(found, epsilons) if name == "ours" else [error_of(net, points, y) for points in found]
-        for name, found in results.items()
+        name: errors(outcome, epsilons) if name == "ours" else [error_of(net, points, y) for points in outcome]
+        for name, outcome in results.items()
     }
     least = min(o - max(f, t) for o, f, t in zip(by_peer["ours"], by_peer["foolbox"], by_peer["torchattacks"], strict=True))
     largest = max(max(abs(o - f), abs(o - t)) for o, f, t in zip(*by_peer.values(), strict=True))
@@ -163,8 +163,8 @@ def single(kind, net, x, y, rounds):
     model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
     with torch.no_grad():
         least_likely = torch.cat([net(batch) for batch in x.split(256)]).argmin(1)
-    towards = torchattacks.FGSM(net, eps=epsilon)
-    towards.set_mode_targeted_by_label(quiet=True)
+    targeted_fgsm = torchattacks.FGSM(net, eps=epsilon)
+    targeted_fgsm.set_mode_targeted_by_label(quiet=True)
     step = {"steps": 20, "rel_stepsize": 0.125}
     peer = {"eps": epsilon, "alpha": epsilon / 8, "steps": 20}
     same, targeted = (lambda labels: labels), foolbox.criteria.TargetedMisclassification
@@ -173,7 +173,7 @@ def single(kind, net, x, y, rounds):
         "step_ll": (
             StepLL(),
             attacks.LinfBasicIterativeAttack(steps=1, rel_stepsize=1.0),
-            towards,
+            targeted_fgsm,
             least_likely,
             targeted,
         ),
@@ -192,7 +192,7 @@ def single(kind, net, x, y, rounds):
             same,
         ),
     }
-    found = {}
+    comparisons = {}
     for name, (attack, of_foolbox, of_torchattacks, labels, criterion) in trios.items():
         points, seconds = in_turn(
             {
@@ -206,8 +206,8 @@ def single(kind, net, x, y, rounds):
         )
         ours = points.pop("ours")
         difference = {peer: float((ours - theirs).abs().max()) for peer, theirs in points.items()}
-        found[name] = {"largest_pixel_difference": difference, **compared(seconds)}
-    return found
+        comparisons[name] = {"largest_pixel_difference": difference, **compared(seconds)}
+    return comparisons
 
 
 def autoattack(kind, net, x, y, rounds):
@@ -215,7 +215,7 @@ def autoattack(kind, net, x, y, rounds):
     from pyautoattack import AutoAttack as Theirs
 
     epsilons = AUTOATTACK
-    found, ours = timed(lambda: radii(net, x, y, AutoAttack(), epsilons))
+    image_radii, ours = timed(lambda: radii(net, x, y, AutoAttack(), epsilons))
     by_epsilon, seconds = [], 0.0
     for epsilon in epsilons:
         attack = Theirs(net, norm="Linf", eps=epsilon, version="standard", seed=0)
@@ -223,10 +223,10 @@ def autoattack(kind, net, x, y, rounds):
         points = result if isinstance(result, torch.Tensor) else result[0]
         by_epsilon.append(error_of(net, points, y))
         seconds += spent
-    mine = errors(found, epsilons)
+    our_errors = errors(image_radii, epsilons)
     return {
-        "errors": {"ours": mine, "pyautoattack": by_epsilon},
-        "least_excess_of_our_error": min(a - b for a, b in zip(mine, by_epsilon, strict=True)),
+        "errors": {"ours": our_errors, "pyautoattack": by_epsilon},
+        "least_excess_of_our_error": min(a - b for a, b in zip(our_errors, by_epsilon, strict=True)),
         **compared({"ours": ours, "pyautoattack": seconds}),
     }
 
@@ -246,18 +246,18 @@ def nearest(kind, net, x, y, rounds):
     }
     results = {}
     for norm, grid in ((Linf(), [1 / 255, 4 / 255, 16 / 255, 64 / 255, 1.0]), (L2(), [0.05, 0.2, 0.8, 3.2, 12.8])):
-        own = {
+        our_attacks = {
             "nearest": MinimumNormEnsemble(norm=norm),
             "deepfool": DeepFool(norm=norm),
             "fmn": FMN(norm=norm),
             "bisected_pgd": PGD(norm=norm, steps=100, step_size=0.1),
         } | ({"ddn": DDN()} if isinstance(norm, L2) else {})
         medians, seconds = {}, {}
-        for name, attack in own.items():
-            found, seconds[f"ours: {name}"] = timed(
+        for name, attack in our_attacks.items():
+            image_radii, seconds[f"ours: {name}"] = timed(
                 lambda a=attack, g=grid: radii(net, x, y, a, EpsilonGrid(epsilons=g, tolerance=0.01))
             )
-            medians[f"ours: {name}"] = float(found.quantile(0.5, interpolation="higher"))
+            medians[f"ours: {name}"] = float(image_radii.quantile(0.5, interpolation="higher"))
         for name, attack in peers[norm.name].items():
             parts, spent = timed(
                 lambda a=attack: [a(model, p, q, epsilons=None) for p, q in zip(x.split(256), y.split(256), strict=True)]

@@ -20,12 +20,12 @@ from nas.training.config import TrainingConfig
 from nas.training.network import build_network
 from nas.training.recipes import Adversarial, Standard
 from nas.training.train import train
-from search_spaces.spaces.macro import PLAIN, macro
+from search_spaces.spaces.macro import PLAIN_AXES, macro
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hardcell" / "benchmarks"
 TRAINING_IMAGES = 12_000
 TEST_IMAGES = 1_000
-ARCHITECTURE = {"depth1": 1, "width1": 16, "depth2": 1, "width2": 32, "depth3": 1, "width3": 64, **PLAIN}
+ARCHITECTURE = {"depth1": 1, "width1": 16, "depth2": 1, "width2": 32, "depth3": 1, "width3": 64, **PLAIN_AXES}
 EPOCHS = 10
 RECIPES = {"normal": Standard(), "adversarial": Adversarial(epsilon=8 / 255)}
 
@@ -45,20 +45,20 @@ def images(archive: Path, cache: Path = CACHE) -> tuple[Split, Split]:
 
 
 def _read(archive: Path) -> dict[str, np.ndarray]:
-    wanted = {"train": TRAINING_IMAGES // 10, "test": TEST_IMAGES // 10}
-    found: dict[str, dict[str, list[np.ndarray]]] = {part: {} for part in wanted}
+    counts = {"train": TRAINING_IMAGES // 10, "test": TEST_IMAGES // 10}
+    images_by_class: dict[str, dict[str, list[np.ndarray]]] = {part: {} for part in counts}
     with tarfile.open(archive, "r|xz") as members:
         for member in members:
             if not member.isfile():
                 continue
             part, name = member.name.split("/")[:2]
-            of_class = found[part].setdefault(name, [])
-            if len(of_class) < wanted[part]:
+            of_class = images_by_class[part].setdefault(name, [])
+            if len(of_class) < counts[part]:
                 of_class.append(np.asarray(Image.open(io.BytesIO(members.extractfile(member).read())).convert("RGB")))
     arrays = {}
-    for part, by_class in found.items():
+    for part, by_class in images_by_class.items():
         x = np.concatenate([np.stack(by_class[name]) for name in sorted(by_class)])
-        y = np.repeat(np.arange(len(by_class)), wanted[part])
+        y = np.repeat(np.arange(len(by_class)), counts[part])
         order = np.random.default_rng(0).permutation(len(x))
         arrays |= {f"{part}_x": x[order].transpose(0, 3, 1, 2), f"{part}_y": y[order]}
     return arrays

@@ -74,8 +74,8 @@ def on_grid(radii: np.ndarray, grid: np.ndarray) -> np.ndarray:
 def nearest_exponent(curve: Curve, inside: np.ndarray) -> float:
     """Returns the exponent of the law nearest to the curve (Kullback-Leibler) over the cells of a window's grid (W,)."""
     shares, steps = np.diff(curve.rate(inside)), np.diff(np.log(inside))
-    wanted = float(np.diff(curve.rate(inside), prepend=0) @ np.log(inside[-1] / inside))
-    return float(brentq(lambda b: shares @ (steps / np.expm1(b * steps)) - wanted, 1e-3, 100))
+    target = float(np.diff(curve.rate(inside), prepend=0) @ np.log(inside[-1] / inside))
+    return float(brentq(lambda b: shares @ (steps / np.expm1(b * steps)) - target, 1e-3, 100))
 
 
 def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
@@ -99,7 +99,7 @@ def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000
             return nearest_exponent(curve, np.geomspace(*fit.window, 200))
         return nearest_exponent(curve, grid[grid <= fit.window[1] * (1 + 1e-9)])
 
-    def format_error(form: str, verdict: str) -> float:
+    def verdict_share(form: str, verdict: str) -> float:
         return float(np.mean([fit.alternatives[form].verdict() == verdict for fit in fits]))
 
     return {
@@ -110,7 +110,7 @@ def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000
         "in window": float(np.mean([holds(fit, nearest(fit)) for fit in fits])),
         "saturated": float(np.mean([fit.saturated for fit in fits])),
         **{
-            f"{form} {verdict}": format_error(form, verdict)
+            f"{form} {verdict}": verdict_share(form, verdict)
             for form in fits[0].alternatives
             for verdict in ("power law", "alternative")
         },

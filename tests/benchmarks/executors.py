@@ -75,18 +75,18 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=16, help="jobs that keep a core busy")
     parser.add_argument("--seconds", type=float, default=1.5, help="seconds of one of these")
     options = parser.parse_args()
-    found: dict[str, dict[str, float]] = {}
+    measurements: dict[str, dict[str, float]] = {}
     executors = {"local": (Local(), 1), "ray, 1 worker": (Ray(workers=1), 1), "ray, 2 workers": (Ray(workers=2), 2)}
     for name, (executor, workers) in executors.items():
         start, nothing = measure(executor, Busy(0.0), options.trials, workers)
         _, busy = measure(executor, Busy(options.seconds), options.jobs, workers)
-        found[name] = {
+        measurements[name] = {
             "start_seconds": round(start, 2),
             "seconds_a_trial_that_does_nothing": round(nothing, 4),
             "busy_trials_a_minute": round(60 / busy, 1),
         }
-    one, two = (found[f"ray, {count}"]["busy_trials_a_minute"] for count in ("1 worker", "2 workers"))
-    print(json.dumps({**found, "two_workers_over_one": round(two / one, 2)}, indent=2))
+    one, two = (measurements[f"ray, {count}"]["busy_trials_a_minute"] for count in ("1 worker", "2 workers"))
+    print(json.dumps({**measurements, "two_workers_over_one": round(two / one, 2)}, indent=2))
 
 
 if __name__ == "__main__":

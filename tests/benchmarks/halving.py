@@ -116,12 +116,14 @@ def compare(data: str, seeds: int, trials: int, sampler: str, stopping: Halving)
     """Returns the comparison on one data set, and prints every search of it."""
     rows = []
     for seed in range(seeds):
-        plain = configure(data, seed, trials, sampler)
-        stopped = replace(plain, search=replace(plain.search, trials=2 * trials, stopping=stopping))
-        row = {"all epochs": run(plain), "halving": run(stopped)}
-        for name, found in row.items():
-            told = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
-            print(f"{data} seed {seed} {name}: {told}", flush=True)
+        without_stopping = configure(data, seed, trials, sampler)
+        with_stopping = replace(
+            without_stopping, search=replace(without_stopping.search, trials=2 * trials, stopping=stopping)
+        )
+        row = {"all epochs": run(without_stopping), "halving": run(with_stopping)}
+        for name, metrics in row.items():
+            text = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+            print(f"{data} seed {seed} {name}: {text}", flush=True)
         rows.append(row)
     ratios = [row["halving"]["per_minute"] / row["all epochs"]["per_minute"] for row in rows]
     median = {
@@ -150,8 +152,8 @@ def main() -> None:
     parser.add_argument("--stopping", type=lambda text: Halving(**yaml.safe_load(text)), default=Halving())
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = [compare(d, options.seeds, options.trials, options.sampler, options.stopping) for d in options.data]
-    print(json.dumps({"stopping": str(options.stopping), "results": found}, indent=2))
+    comparisons = [compare(d, options.seeds, options.trials, options.sampler, options.stopping) for d in options.data]
+    print(json.dumps({"stopping": str(options.stopping), "results": comparisons}, indent=2))
 
 
 if __name__ == "__main__":

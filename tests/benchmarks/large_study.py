@@ -29,7 +29,7 @@ from nas.config.schema import ObjectiveConfig
 from nas.reports.page import write_report
 from nas.runs.folder import RunFolder, create_run
 from nas.runs.run import read_run, study_location
-from nas.runs.status import status_of
+from nas.runs.status import run_status
 from nas.samplers import SAMPLERS, StudySampler
 from nas.spaces.config import SpaceConfig
 from nas.spaces.options import open_space
@@ -90,7 +90,7 @@ def fill(path: Path, config: Config, trials: int) -> None:
 
 def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
     """Returns the seconds of a first and a second suggestion by each sampler, each over a study opened anew."""
-    found = {}
+    seconds_by_sampler = {}
     for name, kind in SAMPLERS.items():
         place = study_location(RunFolder(path), config)
         storage = open_storage(place)
@@ -105,9 +105,9 @@ def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
             space.suggest(trial)
             seconds.append(round(time.perf_counter() - started, 3))
             study.tell(trial, state=TrialState.FAIL)
-        found[name] = {"cold": seconds[0], "warm": seconds[1]}
+        seconds_by_sampler[name] = {"cold": seconds[0], "warm": seconds[1]}
         close_storage(storage)
-    return found
+    return seconds_by_sampler
 
 
 def measure(config: Config, trials: int) -> dict[str, object]:
@@ -126,7 +126,7 @@ def measure(config: Config, trials: int) -> dict[str, object]:
         write_report(read_run(path))
         reported = time.perf_counter() - started
         started = time.perf_counter()
-        status_of(path)
+        run_status(path)
         shown = time.perf_counter() - started
     return {
         "trials": trials,

@@ -106,23 +106,23 @@ def search(evaluate: TableLookup, sampler: str, seed: int, trials: int, keys: di
     settings = config.search
     proposing = StudySampler(settings.sampler, evaluate.space, seed=seed, random_trials=settings.random_trials, keys=keys)
     study = optuna.create_study(storage=storage, sampler=proposing, directions=["minimize"] * len(config.objective.minimise))
-    started, found, seen = time.perf_counter(), [], set()
+    started, feasible, seen = time.perf_counter(), [], set()
     for event in Controller(study, storage, evaluate, Path()).trials():
         if isinstance(event, TrialFinished):
             assert event.trial.key not in seen, "an architecture of equal function was proposed"
             seen.add(event.trial.key)
             if event.trial.state == "complete" and event.trial.violation == 0:
-                found.append([event.trial.number, *(event.trial.metrics[name] for name in config.objective.minimise)])
-    return found, (time.perf_counter() - started) / trials
+                feasible.append([event.trial.number, *(event.trial.metrics[name] for name in config.objective.minimise)])
+    return feasible, (time.perf_counter() - started) / trials
 
 
-def progress(found: list[list[float]], trials: int, task: Task, worst: list[float]) -> np.ndarray:
+def progress(feasible: list[list[float]], trials: int, task: Task, worst: list[float]) -> np.ndarray:
     """Returns what the search has reached after each trial (trials,): accuracy in percent, latency, or hypervolume."""
     reached = np.full(trials, np.nan)
-    if not found:
+    if not feasible:
         return reached
-    numbers = np.array([row[0] for row in found], dtype=int)
-    values = np.array([row[1:] for row in found])
+    numbers = np.array([row[0] for row in feasible], dtype=int)
+    values = np.array([row[1:] for row in feasible])
     if values.shape[1] == 1:
         best = np.minimum.accumulate(values[:, 0])
         best = best if task.minimise[0] == "latency" else 100 * (1 - best)
@@ -195,16 +195,16 @@ def main() -> None:
             for seed in range(options.seeds):
                 if (name, sampler, seed) in done:
                     continue
-                found, seconds = search(evaluate, sampler, seed, options.trials, keys)
+                feasible, seconds = search(evaluate, sampler, seed, options.trials, keys)
                 row = {"task": name, "sampler": sampler, "seed": seed, "trials": options.trials}
-                row |= {"seconds_per_trial": round(seconds, 4), "found": found}
+                row |= {"seconds_per_trial": round(seconds, 4), "found": feasible}
                 rows.append(row)
                 with file.open("a") as out:
                     out.write(json.dumps(row) + "\n")
             print(f"{name}: {sampler} done", flush=True)
         measured = [row for row in rows if row["task"] == name and row["trials"] >= options.trials]
         # Over all rows, so that searches share their unit.
-        largest = max(found["parameters"] for found in evaluate.counted.values())
+        largest = max(feasible["parameters"] for feasible in evaluate.counted.values())
         worst = [
             max((row[metric] for row in evaluate.rows.values() if row.get(metric) is not None), default=largest)
             for metric in task.minimise

@@ -46,21 +46,21 @@ SPACES: dict[str, SearchSpace] = {
 
 def drawn(space: SearchSpace, count: int) -> list[dict]:
     """Returns different architectures, fewer where a space has fewer."""
-    generator, found = random.Random(0), {}
-    while len(found) < min(count, space.size // 2):
+    generator, architectures = random.Random(0), {}
+    while len(architectures) < min(count, space.size // 2):
         architecture = space.sample(generator)
-        found[json.dumps(architecture)] = architecture
-    return list(found.values())
+        architectures[json.dumps(architecture)] = architecture
+    return list(architectures.values())
 
 
 def timed(function: Callable, items: Sequence) -> tuple[list[float], list]:
     """Returns how long a function takes for each of some items, in seconds, and what it returns."""
-    seconds, found = [], []
+    seconds, results = [], []
     for item in items:
         started = time.perf_counter()
-        found.append(function(item))
+        results.append(function(item))
         seconds.append(time.perf_counter() - started)
-    return seconds, found
+    return seconds, results
 
 
 def rates(count: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -89,19 +89,19 @@ def rates_of(space: SearchSpace, count: int) -> dict[str, float]:
 
 def canonical(count: int, rounds: int) -> dict[str, dict[str, float]]:
     """Returns milliseconds for the canonical form, by space."""
-    found = {}
+    milliseconds = {}
     for name, space in SPACES.items():
         architectures = drawn(space, 10 * count)
         canonical_cell.cache_clear()
         spent = [1000 * s for s in timed(space.canonical, architectures)[0]]
-        found[name] = {
+        milliseconds[name] = {
             "mean": round(statistics.mean(spent), 3),
             "median": round(statistics.median(spent), 3),
             "99 %": round(statistics.quantiles(spent, n=100)[-1], 3),
             "most": round(max(spent), 3),
             "architectures": len(spent),
         }
-    return found
+    return milliseconds
 
 
 def large(count: int, rounds: int) -> dict[str, float]:

@@ -75,7 +75,7 @@ class TestOneHot:
         assert one_hot(cell201(), []).shape == (0, 30)
 
     def test_what_is_no_architecture_is_refused(self):
-        with pytest.raises(ValueError, match=r"^not an architecture of cell201: choice 'edge03' must be one of .*'conv9x9'"):
+        with pytest.raises(ValueError, match=r"cell201: .*'edge03' must be one of .*'conv9x9'"):
             one_hot(cell201(), [cell(edge03="conv9x9")])
 
 
@@ -158,12 +158,12 @@ class TestPathEncoding:
 
     @pytest.mark.parametrize("space", [macro(), mlp(), MIXED], ids=lambda s: s.name)
     def test_other_spaces_are_refused_with_the_remedy(self, space):
-        with pytest.raises(ValueError, match=rf"^{space.name} has no cells with paths: use one_hot, or give "):
+        with pytest.raises(ValueError, match=rf"^{space.name} has no cells.*one_hot"):
             path_encoding(space, samples(space))
 
     @pytest.mark.parametrize("longest", [0, -1])
     def test_longest_below_one_is_refused(self, longest):
-        with pytest.raises(ValueError, match=rf"^longest must be at least 1, got {longest}$"):
+        with pytest.raises(ValueError, match=rf"^max_length must be at least 1, got {longest}$"):
             path_encoding(cell201(), [], longest)
 
     def test_what_is_no_architecture_is_refused(self):

@@ -223,14 +223,14 @@ def test_of_nothing_those_that_vanish_make_nothing_and_others_something(name, st
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_pointwise_operations_keep_constant_images_constant(name, stride):
     x = torch.randn(2, 4, 1, 1).abs().expand(2, 4, 9, 8).contiguous()
-    found = made(name, 4, stride)(x)
-    constant = torch.allclose(found, found[:, :, :1, :1].expand_as(found), atol=1e-6)
+    output = made(name, 4, stride)(x)
+    constant = torch.allclose(output, output[:, :, :1, :1].expand_as(output), atol=1e-6)
     if name in ("none", "skip"):
         assert constant == (name == "none" or stride == 1)
         return
     assert constant == (name in POINTWISE)
     if name in POINTWISE & WEIGHTLESS:
-        assert torch.allclose(found, x[:, :, ::stride, ::stride], atol=1e-6)
+        assert torch.allclose(output, x[:, :, ::stride, ::stride], atol=1e-6)
 
 
 # Closed forms.
@@ -240,13 +240,13 @@ def test_pointwise_operations_keep_constant_images_constant(name, stride):
 @pytest.mark.parametrize(("name", "kernel"), [("avgpool3x3", 3), ("maxpool3x3", 3), ("maxpool5x5", 5), ("maxpool7x7", 7)])
 def test_pooling_is_over_the_pixels_of_the_window_that_lie_in_the_image(name, kernel, stride):
     x, half = torch.randn(2, 3, 6, 9), kernel // 2
-    found = OPERATIONS[name](3, stride)(x)
-    for row in range(found.shape[2]):
-        for column in range(found.shape[3]):
+    pooled = OPERATIONS[name](3, stride)(x)
+    for row in range(pooled.shape[2]):
+        for column in range(pooled.shape[3]):
             i, j = stride * row, stride * column
             seen = x[:, :, max(i - half, 0) : i + half + 1, max(j - half, 0) : j + half + 1]
             wanted = seen.mean((2, 3)) if name.startswith("avg") else seen.amax((2, 3))
-            assert torch.allclose(found[:, :, row, column], wanted, atol=1e-6)
+            assert torch.allclose(pooled[:, :, row, column], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -278,15 +278,15 @@ def test_blur_is_binomial_keeps_constants_and_lets_no_checkerboard_pass():
 def test_factorised_reduction_is_of_even_and_of_odd_pixels(in_channels, out_channels, sides):
     reduce, x = FactorisedReduce(in_channels, out_channels).eval(), torch.randn(2, in_channels, *sides)
     half, rectified = out_channels // 2, x.clamp(min=0)
-    found = reduce(x) * math.sqrt(1 + 1e-5)
+    reduced = reduce(x) * math.sqrt(1 + 1e-5)
     for row in range(math.ceil(sides[0] / 2)):
         for column in range(math.ceil(sides[1] / 2)):
             even = rectified[:, :, 2 * row, 2 * column] @ reduce.even.weight[:, :, 0, 0].T
-            assert torch.allclose(found[:, :half, row, column], even, atol=1e-5)
+            assert torch.allclose(reduced[:, :half, row, column], even, atol=1e-5)
             odd = torch.zeros(2, out_channels - half)
             if 2 * row + 1 < sides[0] and 2 * column + 1 < sides[1]:
                 odd = rectified[:, :, 2 * row + 1, 2 * column + 1] @ reduce.odd.weight[:, :, 0, 0].T
-            assert torch.allclose(found[:, half:, row, column], odd, atol=1e-5)
+            assert torch.allclose(reduced[:, half:, row, column], odd, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 8])
@@ -309,21 +309,21 @@ def test_separable_convolutions_are_what_their_paper_says(stride):
     """ReLU, depthwise, pointwise, batch norm, twice; summed pixel by pixel."""
     module, x = made("sepconv3x3", 3, stride), torch.randn(1, 3, 5, 6)
     tensors = list(module.state_dict().values())
-    found = x
+    output = x
     for depthwise, pointwise, scale, shift, mean, var, step in (
         (*tensors[:6], stride),
         (*tensors[7:13], 1),
     ):
-        padded = torch.zeros(1, 3, found.shape[2] + 2, found.shape[3] + 2)
-        padded[:, :, 1:-1, 1:-1] = found.clamp(min=0)
-        out = torch.zeros(1, 3, math.ceil(found.shape[2] / step), math.ceil(found.shape[3] / step))
+        padded = torch.zeros(1, 3, output.shape[2] + 2, output.shape[3] + 2)
+        padded[:, :, 1:-1, 1:-1] = output.clamp(min=0)
+        out = torch.zeros(1, 3, math.ceil(output.shape[2] / step), math.ceil(output.shape[3] / step))
         for row in range(out.shape[2]):
             for column in range(out.shape[3]):
                 seen = padded[0, :, step * row : step * row + 3, step * column : step * column + 3]
                 mixed = pointwise[:, :, 0, 0] @ (seen * depthwise[:, 0]).sum((1, 2))
                 out[0, :, row, column] = (mixed - mean) / (var + 1e-5).sqrt() * scale + shift
-        found = out
-    assert torch.allclose(module(x), found, rtol=1e-4, atol=1e-5)
+        output = out
+    assert torch.allclose(module(x), output, rtol=1e-4, atol=1e-5)
 
 
 def test_groups_are_eight_or_as_many_of_them_as_divide_the_channels():

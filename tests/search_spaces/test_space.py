@@ -76,8 +76,8 @@ def parts(name, cell):
     """Yields the node that each layer of a cell acts on, and what the names of its parameters begin with."""
     for i in range(len(cell.preprocess)):
         yield i, f"{name}.preprocess.{i}."
-    for arriving in cell.arriving:
-        for edge, source in arriving:
+    for incoming in cell.incoming:
+        for edge, source in incoming:
             yield source, f"{name}.edges.{edge}."
 
 
@@ -107,8 +107,8 @@ class SpaceContract:
         for name, choice in space.choices.items():
             share = 1 / len(choice.values)
             for value in choice.values:
-                found = sum(a[name] == value for a in drawn) / 2000
-                assert abs(found - share) < 5 * math.sqrt(share * (1 - share) / 2000)
+                frequency = sum(a[name] == value for a in drawn) / 2000
+                assert abs(frequency - share) < 5 * math.sqrt(share * (1 - share) / 2000)
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_networks_map_images_to_logits(self, space, samples, shape):
@@ -196,10 +196,10 @@ class SpaceContract:
 
     def test_neighbours_are_all_that_differ_in_one_choice(self, space, samples):
         for architecture in samples[:3]:
-            found = list(space.neighbours(architecture))
-            assert len(found) == sum(len(choice.values) - 1 for choice in space.choices.values())
-            assert len({json.dumps(neighbour) for neighbour in found}) == len(found)
-            for neighbour in found:
+            neighbours = list(space.neighbours(architecture))
+            assert len(neighbours) == sum(len(choice.values) - 1 for choice in space.choices.values())
+            assert len({json.dumps(neighbour) for neighbour in neighbours}) == len(neighbours)
+            for neighbour in neighbours:
                 assert space.validate(neighbour) == neighbour
                 assert len(differing(neighbour, architecture)) == 1
 
@@ -253,9 +253,9 @@ class SpaceContract:
             asked[name] = choices
             return choices[-1]
 
-        found = space.suggest(SimpleNamespace(suggest_categorical=suggest_categorical))
+        architecture = space.suggest(SimpleNamespace(suggest_categorical=suggest_categorical))
         assert asked == {name: choice.values for name, choice in space.choices.items()}
-        assert list(found.values()) == [choice.values[-1] for choice in space.choices.values()]
+        assert list(architecture.values()) == [choice.values[-1] for choice in space.choices.values()]
 
     def test_drawing_is_a_figure_that_can_be_saved(self, space, samples, tmp_path):
         for number, architecture in enumerate(samples[:2]):
@@ -380,8 +380,8 @@ class TestMutate:
     def test_where_no_neighbour_computes_anything_else_it_goes_on_from_these(self):
         for seed in range(20):
             assert switches().mutate({"a": 0, "b": 0}, random.Random(seed)) == {"a": 1, "b": 1}
-        found = {switches().index(switches().mutate({"a": 1, "b": 1}, random.Random(seed))) for seed in range(40)}
-        assert found == {1, 2}
+        indices = {switches().index(switches().mutate({"a": 1, "b": 1}, random.Random(seed))) for seed in range(40)}
+        assert indices == {1, 2}
 
     def test_neighbours_that_compute_something_else_are_drawn_uniformly(self):
         # Of four choices, the last one says nothing: five of six neighbours are left.
@@ -401,7 +401,7 @@ class TestMutate:
 
     def test_a_space_of_one_function_has_nothing_to_mutate_to(self):
         space = switches(canonical=lambda a: {"a": 0, "b": 0})
-        message = "^all architectures of switches compute the same function: there is nothing to mutate to$"
+        message = "switches.* same function.* mutate"
         for architecture in space.enumerate():
             with pytest.raises(ValueError, match=message):
                 space.mutate(architecture, random.Random(0))
@@ -436,17 +436,17 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("values", "error", "message"),
         [
-            ((), ValueError, "^a choice must hold at least one value$"),
-            ((1, 2, 1), ValueError, r"^a choice must hold each value once, got \(1, 2, 1\)$"),
-            ((None, None), ValueError, "each value once"),
+            ((), ValueError, "choice.* at least one value"),
+            ((1, 2, 1), ValueError, r"choice.* once, got \(1, 2, 1\)$"),
+            ((None, None), ValueError, "choice.* once"),
             (
                 ([1],),
                 TypeError,
-                r"^a choice must hold plain values \(str, int, float, bool, None\), got \[1\]; give it a name",
+                r"plain values \(str, int, float, bool, None\), got \[1\]",
             ),
-            (((1, 2),), TypeError, r"plain values .*, got \(1, 2\); give it a name, and look that up in build$"),
+            (((1, 2),), TypeError, r"plain values .*, got \(1, 2\); .*build$"),
             ((b"a",), TypeError, "plain values"),
-            ((1.0, float("nan")), ValueError, "^a choice cannot hold nan, which equals nothing, itself included$"),
+            ((1.0, float("nan")), ValueError, "choice.* nan"),
             ((torch.tensor(1),), TypeError, "plain values"),
         ],
     )
@@ -459,10 +459,10 @@ class TestTable:
     @pytest.mark.parametrize(
         ("choices", "error", "message"),
         [
-            ({}, ValueError, "^s must have at least one choice$"),
-            ({"a": (1, 2)}, TypeError, r"^choice 'a' of s must be a Choice\(value, value, \.\.\.\), got \(1, 2\)$"),
+            ({}, ValueError, "^s .*at least one choice"),
+            ({"a": (1, 2)}, TypeError, r"^choice 'a' of s must be a Choice.*, got \(1, 2\)$"),
             ({3: Choice(1)}, TypeError, r"^choice 3 of s must be a Choice"),
-            ([("a", Choice(1))], TypeError, "^the choices of s must be a mapping of names to Choice, got"),
+            ([("a", Choice(1))], TypeError, "choices of s must be a mapping .*got"),
         ],
     )
     def test_what_is_no_table_is_refused(self, choices, error, message):
@@ -471,7 +471,7 @@ class TestTable:
 
     @pytest.mark.parametrize("method", ["index", "neighbours"])
     def test_what_is_no_architecture_is_refused(self, method):
-        with pytest.raises(ValueError, match=r"^not an architecture of cell201: choice 'edge01' is missing"):
+        with pytest.raises(ValueError, match=r"cell201: choice 'edge01' is missing"):
             list(getattr(cell201(), method)({}))
 
     def test_not_all_faults_of_an_architecture_of_another_space_are_listed(self):
@@ -485,26 +485,27 @@ class TestValidate:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"dept1": 1}, "unknown choice 'dept1'; did you mean 'depth1'?"),
-            ({"zzz": 1}, "unknown choice 'zzz'"),
-            ({"depth1": 9}, "choice 'depth1' must be one of [1, 2, 3, 4], got 9"),
-            ({"depth1": "1"}, "choice 'depth1' must be one of [1, 2, 3, 4], got '1'"),
-            ({"depth1": 1.0}, "choice 'depth1' must be one of [1, 2, 3, 4], got 1.0"),
-            ({"depth1": True}, "choice 'depth1' must be one of [1, 2, 3, 4], got True"),
-            ({"depth1": None}, "choice 'depth1' must be one of [1, 2, 3, 4], got None"),
-            ({"depth1": [1]}, "choice 'depth1' must be one of [1, 2, 3, 4], got [1]"),
+            ({"dept1": 1}, r"unknown choice 'dept1'.* 'depth1'\?$"),
+            ({"zzz": 1}, r"unknown choice 'zzz'$"),
+            ({"depth1": 9}, r"'depth1' must be one of \[1, 2, 3, 4\], got 9$"),
+            ({"depth1": "1"}, r"'depth1' must be one of \[1, 2, 3, 4\], got '1'$"),
+            ({"depth1": 1.0}, r"'depth1' must be one of \[1, 2, 3, 4\], got 1\.0$"),
+            ({"depth1": True}, r"'depth1' must be one of \[1, 2, 3, 4\], got True$"),
+            ({"depth1": None}, r"'depth1' must be one of \[1, 2, 3, 4\], got None$"),
+            ({"depth1": [1]}, r"'depth1' must be one of \[1, 2, 3, 4\], got \[1\]$"),
         ],
     )
     def test_faults_are_named(self, change, message):
-        with pytest.raises(ValueError, match="^" + re.escape(f"not an architecture of macro: {message}") + "$"):
+        with pytest.raises(ValueError, match=f"macro: [^;]*{message}"):
             macro(1).validate(self.good | change)
 
     def test_all_faults_are_listed(self):
-        with pytest.raises(ValueError, match=r"^not an architecture of cell201: ") as error:
+        with pytest.raises(ValueError, match="cell201") as error:
             cell201().validate({"edge01": "conv5x5", "edg02": "skip", "edge12": "none"})
         for part in (
-            "unknown choice 'edg02'; did you mean 'edge02'?",
-            "choice 'edge01' must be one of ['none', 'skip', 'avgpool3x3', 'conv1x1', 'conv3x3'], got 'conv5x5'",
+            "unknown choice 'edg02'",
+            "'edge02'?",
+            "'edge01' must be one of ['none', 'skip', 'avgpool3x3', 'conv1x1', 'conv3x3'], got 'conv5x5'",
             "choice 'edge02' is missing",
             "choice 'edge03' is missing",
             "choice 'edge13' is missing",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.cells.canonical import canonical_cell
-from search_spaces.cells.expression import Expression, once, terms_of
+from search_spaces.cells.expression import Expression, single_term, terms_in
 from search_spaces.cells.skeleton import Cell
 from search_spaces.cells.topology import all_pairs, edge_list, two_inputs
 from search_spaces.graph import CellGraph
@@ -109,7 +109,7 @@ def test_form_is_the_first_of_its_class(name, strided):
     sample = every if len(every) < 300 else random.Random(0).sample(every, 300)
     for values in sample:
         graph = topology.graph(values, strided=strided)
-        form = topology.written(canonical_cell(topology, operations, graph))
+        form = topology.choice_values(canonical_cell(topology, operations, graph))
         assert form == seen[json.dumps(values)], values
 
 
@@ -122,7 +122,7 @@ def test_classes_of_cell201_are_those_of_another_algorithm():
         graph = topology.graph(values)
         forms.setdefault(fingerprint(graph), set()).add(canonical_cell(topology, operations, graph))
     assert len(forms) == 5554
-    assert all(len(found) == 1 for found in forms.values())
+    assert all(len(forms_of_class) == 1 for forms_of_class in forms.values())
 
 
 def tied(cell):
@@ -141,9 +141,9 @@ def tied(cell):
 def outputs_of(graph, channels=4):
     x = [torch.randn(1, channels, 6, 6, generator=torch.Generator().manual_seed(i)) for i in range(graph.inputs)]
     with torch.no_grad():
-        found = tied(Cell(graph, OPERATIONS, channels))(*x)
+        outputs = tied(Cell(graph, OPERATIONS, channels))(*x)
     # Concatenated nodes have no order.
-    return sorted(found.split(channels, 1), key=lambda part: [round(v, 3) for v in part.flatten()[:8].tolist()])
+    return sorted(outputs.split(channels, 1), key=lambda part: [round(v, 3) for v in part.flatten()[:8].tolist()])
 
 
 SPACES = {
@@ -166,9 +166,9 @@ def test_form_computes_the_same(name, strided, seed):
     generator = random.Random(seed)
     values = {key: generator.choice(choice.values) for key, choice in topology.choices(operations).items()}
     graph = topology.graph(values, strided=strided)
-    form = topology.written(canonical_cell(topology, operations, graph))
+    form = topology.choice_values(canonical_cell(topology, operations, graph))
     again = topology.graph(form, strided=strided)
-    assert topology.written(canonical_cell(topology, operations, again)) == form
+    assert topology.choice_values(canonical_cell(topology, operations, again)) == form
     for a, b in zip(outputs_of(graph), outputs_of(again), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max().clamp(min=1)))
 
@@ -222,8 +222,10 @@ class TestRules:
 
     def form(self, **edges):
         values = dict.fromkeys(self.topology.choices(self.operations), "none") | edges
-        written = self.topology.written(canonical_cell(self.topology, self.operations, self.topology.graph(values)))
-        return {edge: operation for edge, operation in written.items() if operation != "none"}
+        values_of_form = self.topology.choice_values(
+            canonical_cell(self.topology, self.operations, self.topology.graph(values))
+        )
+        return {edge: operation for edge, operation in values_of_form.items() if operation != "none"}
 
     def test_what_reaches_no_output_is_not_there(self):
         assert self.form(edge01="conv1x1", edge12="conv1x1", edge03="skip") == {"edge03": "skip"}
@@ -265,8 +267,8 @@ class TestRules:
     def test_a_sum_can_hold_a_term_many_times(self):
         nodes = 12
         chain = CellGraph(1, tuple((("skip", n), ("skip", n)) for n in range(nodes)), (nodes,))
-        assert Expression(chain).outputs == {2**nodes * once(0): 1}
-        assert terms_of(2**nodes * once(0) + once(3)) == [0, 3]
+        assert Expression(chain).outputs == {2**nodes * single_term(0): 1}
+        assert terms_in(2**nodes * single_term(0) + single_term(3)) == [0, 3]
 
 
 @functools.cache

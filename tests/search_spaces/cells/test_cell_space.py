@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from search_spaces import OPERATIONS, cell_space, darts, robnet
-from search_spaces.cells.cell_space import assemble, layers_of, staged_layers
+from search_spaces.cells.cell_space import assemble, layers_with_reductions, staged_layers
 from search_spaces.cells.skeleton import Cell, Reduction
 from search_spaces.cells.topology import all_pairs
 
@@ -190,75 +190,74 @@ class TestLayers:
         assert staged_layers([3], "normal_reduction") == [("normal", False)] * 3
 
     def test_cells_after_a_third_and_two_thirds_halve_the_resolution(self):
-        assert layers_of(3, "shared") == [("", False), ("", True), ("", True)]
-        assert layers_of(5, "normal_reduction") == [
+        assert layers_with_reductions(3, "shared") == [("", False), ("", True), ("", True)]
+        assert layers_with_reductions(5, "normal_reduction") == [
             ("normal", False),
             ("reduction", True),
             ("normal", False),
             ("reduction", True),
             ("normal", False),
         ]
-        assert layers_of(4, "each") == [("cell01", False), ("cell02", True), ("cell03", True), ("cell04", False)]
-        assert [i for i, (_, halves) in enumerate(layers_of(8, "shared")) if halves] == [2, 5]
-        assert [i for i, (_, halves) in enumerate(layers_of(20, "shared")) if halves] == [6, 13]
+        assert layers_with_reductions(4, "each") == [
+            ("cell01", False),
+            ("cell02", True),
+            ("cell03", True),
+            ("cell04", False),
+        ]
+        assert [i for i, (_, halves) in enumerate(layers_with_reductions(8, "shared")) if halves] == [2, 5]
+        assert [i for i, (_, halves) in enumerate(layers_with_reductions(20, "shared")) if halves] == [6, 13]
 
     @pytest.mark.parametrize("count", [2, 0, -1])
     def test_too_few_layers_are_refused(self, count):
-        with pytest.raises(
-            ValueError, match=f"^layers must be at least 3, for two of them halve the resolution, got {count}$"
-        ):
-            layers_of(count, "shared")
+        with pytest.raises(ValueError, match=f"^layers must be at least 3.*, got {count}$"):
+            layers_with_reductions(count, "shared")
 
     @pytest.mark.parametrize("stages", [[], [0], [2, 0, 1], [-1]])
     def test_stages_without_cells_are_refused(self, stages):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=f"stage.* cell .*got {re.escape(str(stages))}$"):
             staged_layers(stages, "shared")
-        assert str(error.value) == f"there must be at least one stage, of at least one cell each, got {stages}"
 
 
 def conv3x3(channels, stride):
     return nn.Conv2d(channels, channels, 3, stride, 1)
 
 
-OWN = "an operation must be one of OPERATIONS by name, or a function of (channels, stride) of another name, got "
-
-
 class TestRefused:
     @pytest.mark.parametrize(
-        ("settings", "message"),
+        ("settings", "parts"),
         [
-            ({"operations": ["skip", "sepconv3"]}, "unknown operation 'sepconv3'; did you mean 'sepconv3x3'?"),
-            ({"operations": ["skip+conv2x2"]}, "unknown operation 'conv2x2'; did you mean 'conv7x7'?"),
-            ({"operations": ["wavelet"]}, f"unknown operation 'wavelet'; there are {', '.join(OPERATIONS)}"),
-            ({"operations": ["skip+"]}, f"unknown operation ''; there are {', '.join(OPERATIONS)}"),
-            ({"operations": [conv3x3]}, f"{OWN}{conv3x3!r}"),
-            ({"operations": [3]}, f"{OWN}3"),
-            ({"operations": [nn.Conv2d(1, 1, 1)]}, f"{OWN}{nn.Conv2d(1, 1, 1)!r}"),
-            ({"operations": ["skip", "skip"]}, "each operation must have a name of its own, got 'skip' twice"),
-            ({"operations": [scaled, scaled]}, "each operation must have a name of its own, got 'scaled' twice"),
-            ({"nodes": 0}, "nodes must be at least 1, got 0"),
-            ({"channels": 0}, "channels must be at least 1, got 0"),
-            ({"cells_per_stage": -1}, "cells_per_stage must be at least 1, got -1"),
-            ({"stages": 0}, "stages must be at least 1, got 0"),
-            ({"nodes": 1}, "a cell must have at least one node that is no input"),
-            ({"nodes": 2, "inputs": 2}, "a cell must have at least one node that is no input"),
-            ({"inputs": 3}, "a cell must have 1 or 2 inputs, the outputs of the cells before it, got 3"),
-            ({"cells": "all"}, "cells must be one of shared, normal_reduction, each, got 'all'"),
-            ({"output": "first"}, "output must be one of last, all, unused, got 'first'"),
-            ({"topology": "ring"}, "topology must be all_pairs, two_inputs or a list of edges, got 'ring'"),
-            ({"topology": [[1, 0]]}, "an edge must lead from a node to a later one that is no input, got [1, 0]"),
-            ({"topology": [[0, 1], [0, 1]]}, "edge [0, 1] is there twice"),
-            ({"topology": [[0, 1], [1, 3]]}, "nothing feeds node 2: give it an edge, or leave it out"),
-            ({"topology": []}, "a cell must have at least one node that is no input"),
+            ({"operations": ["skip", "sepconv3"]}, ("unknown operation 'sepconv3'", "'sepconv3x3'?")),
+            ({"operations": ["skip+conv2x2"]}, ("unknown operation 'conv2x2'", "'conv7x7'?")),
+            ({"operations": ["wavelet"]}, ("unknown operation 'wavelet'", ", ".join(OPERATIONS))),
+            ({"operations": ["skip+"]}, ("unknown operation ''", ", ".join(OPERATIONS))),
+            ({"operations": [conv3x3]}, ("(channels, stride)", f"got {conv3x3!r}")),
+            ({"operations": [3]}, ("(channels, stride)", "got 3")),
+            ({"operations": [nn.Conv2d(1, 1, 1)]}, ("(channels, stride)", f"got {nn.Conv2d(1, 1, 1)!r}")),
+            ({"operations": ["skip", "skip"]}, ("name", "'skip' twice")),
+            ({"operations": [scaled, scaled]}, ("name", "'scaled' twice")),
+            ({"nodes": 0}, ("nodes must be at least 1", "got 0")),
+            ({"channels": 0}, ("channels must be at least 1", "got 0")),
+            ({"cells_per_stage": -1}, ("cells_per_stage must be at least 1", "got -1")),
+            ({"stages": 0}, ("stages must be at least 1", "got 0")),
+            ({"nodes": 1}, ("at least one node",)),
+            ({"nodes": 2, "inputs": 2}, ("at least one node",)),
+            ({"inputs": 3}, ("1 or 2 inputs", "got 3")),
+            ({"cells": "all"}, ("cells", "shared, normal_reduction, each", "got 'all'")),
+            ({"output": "first"}, ("output", "last, all, unused", "got 'first'")),
+            ({"topology": "ring"}, ("topology", "all_pairs, two_inputs", "got 'ring'")),
+            ({"topology": [[1, 0]]}, ("edge", "to a later", "got [1, 0]")),
+            ({"topology": [[0, 1], [0, 1]]}, ("[0, 1]", "twice")),
+            ({"topology": [[0, 1], [1, 3]]}, ("nothing feeds", "node 2")),
+            ({"topology": []}, ("at least one node",)),
         ],
     )
-    def test_settings(self, settings, message):
+    def test_settings(self, settings, parts):
         with pytest.raises(ValueError) as error:
             cell_space(**settings)
-        assert str(error.value) == message
+        assert all(part in str(error.value) for part in parts), str(error.value)
 
     def test_functions_without_a_name(self):
-        with pytest.raises(ValueError, match=r"^an operation must be one of OPERATIONS by name, .*<lambda> at 0x"):
+        with pytest.raises(ValueError, match=r"operation .*OPERATIONS.*<lambda> at 0x"):
             cell_space(operations=["skip", lambda channels, stride: nn.Identity()])
 
     @pytest.mark.parametrize("inputs", [1, 2])
@@ -267,9 +266,8 @@ class TestRefused:
         space = cell_space(inputs=inputs, channels=2, cells_per_stage=1, stages=3)
         with pytest.raises(ValueError) as error:
             space.build(space.at(0), shape, 5)
-        assert str(error.value) == (
-            f"images must be at least 4 x 4 pixels to be halved 2 times, got {shape[1]} x {shape[2]}; use fewer stages"
-        )
+        parts = ("4 x 4 pixels", "2 times", f"got {shape[1]} x {shape[2]}", "stages")
+        assert all(part in str(error.value) for part in parts), str(error.value)
         assert space.build(space.at(1), (3, 4, 5), 5)(torch.rand(2, 3, 4, 5)).shape == (2, 5)
 
     def test_no_channels_at_all(self):
@@ -302,44 +300,26 @@ def in_place(channels, stride):
 
 
 @pytest.mark.parametrize(
-    ("operation", "message"),
+    ("operation", "parts"),
     [
-        (
-            no_module,
-            "operation 'no_module' at stride 1 cannot be used with 4 channels: TypeError: a function of (channels, stride) "
-            f"must return a torch.nn.Module, got {torch.relu!r}",
-        ),
-        (
-            needs_many,
-            "operation 'needs_many' at stride 1 cannot be used with 4 channels: RuntimeError: at least 99 channels",
-        ),
-        (
-            passes_stride_over,
-            "operation 'passes_stride_over' at stride 2 must map (N, C, H, W) to (N, C, ceil(H/2), ceil(W/2)), "
-            "got (2, 8, 9, 6) for (2, 8, 9, 6)",
-        ),
-        (
-            rounds_down,
-            "operation 'rounds_down' at stride 2 must map (N, C, H, W) to (N, C, ceil(H/2), ceil(W/2)), "
-            "got (2, 8, 4, 3) for (2, 8, 9, 6)",
-        ),
-        (
-            widens,
-            "operation 'widens' at stride 1 must map (N, C, H, W) to (N, C, H, W), got (2, 5, 9, 6) for (2, 4, 9, 6)",
-        ),
-        (
-            in_place,
-            "operation 'in_place' at stride 1 changes its input, which other edges read, too; look for inplace=True and +=",
-        ),
+        (no_module, ("at stride 1", "4 channels", "TypeError", "torch.nn.Module", f"got {torch.relu!r}")),
+        (needs_many, ("at stride 1", "4 channels", "RuntimeError: at least 99 channels")),
+        (passes_stride_over, ("at stride 2", "(N, C, ceil(H/2), ceil(W/2))", "got (2, 8, 9, 6) for (2, 8, 9, 6)")),
+        (rounds_down, ("at stride 2", "(N, C, ceil(H/2), ceil(W/2))", "got (2, 8, 4, 3) for (2, 8, 9, 6)")),
+        (widens, ("at stride 1", "to (N, C, H, W)", "got (2, 5, 9, 6) for (2, 4, 9, 6)")),
+        (in_place, ("at stride 1", "changes its input", "inplace=True")),
     ],
 )
-def test_own_operations_that_break_a_cell_are_refused(operation, message):
+def test_custom_operations_that_break_a_cell_are_refused(operation, parts):
     with pytest.raises(ValueError) as error:
         cell_space(operations=["skip", operation], channels=4, cells="normal_reduction")
-    assert str(error.value) == message
+    assert f"operation '{operation.__name__}'" in str(error.value)
+    # Only the first line of an operation's own error.
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in parts), str(error.value)
 
 
-def test_own_operations_are_tried_at_a_stride_only_where_cells_have_one():
+def test_custom_operations_are_tried_at_a_stride_only_where_cells_have_one():
     cell_space(operations=["skip", passes_stride_over, rounds_down], channels=4)
     state = torch.random.get_rng_state()
     cell_space(operations=["skip", scaled], channels=4, inputs=2)
@@ -348,12 +328,12 @@ def test_own_operations_are_tried_at_a_stride_only_where_cells_have_one():
 
 @pytest.mark.parametrize("operations", [["skip", "skip+none"], ["skip+skip"], ["conv1x1+skip", "skip+conv1x1"]])
 def test_sets_that_say_one_thing_twice_are_refused(operations):
-    message = f"^a set of operations must hold each once, no none, and be listed once, got '{re.escape(operations[-1])}'$"
+    message = f"set of operations .*once.*, got '{re.escape(operations[-1])}'$"
     with pytest.raises(ValueError, match=message):
         cell_space(operations=operations)
 
 
-def test_remedy_for_small_images_is_one_that_the_space_has():
+def test_the_remedy_for_small_images_suits_the_space():
     for make in (darts, robnet):
-        with pytest.raises(ValueError, match=r"to be halved 2 times, got 3 x 3; use larger images$"):
+        with pytest.raises(ValueError, match=r"2 times, got 3 x 3; .*larger images"):
             make(4, 3).build(make(4, 3).at(0), (3, 3, 3), 5)

@@ -32,24 +32,24 @@ def topologies(draw):
 
 
 @st.composite
-def writings(draw):
-    topology, written = draw(topologies()), []
+def node_choices(draw):
+    topology, choices_of_nodes = draw(topologies()), []
     for alternatives in topology.sources:
         chosen = draw(st.integers(0, len(alternatives) - 1))
         operations = [draw(st.sampled_from(OPERATIONS)) for _ in alternatives[chosen]]
-        written.append((chosen, tuple(operations)))
-    return topology, written
+        choices_of_nodes.append((chosen, tuple(operations)))
+    return topology, choices_of_nodes
 
 
-@given(writings())
+@given(node_choices())
 def test_what_is_written_is_read_back(case):
-    topology, written = case
-    values, choices = topology.written(written), topology.choices(OPERATIONS)
+    topology, choices_of_nodes = case
+    values, choices = topology.choice_values(choices_of_nodes), topology.choices(OPERATIONS)
     assert list(values) == list(choices)
     assert all(value in choices[name].values for name, value in values.items())
     graph = topology.graph(values)
     assert (graph.inputs, len(graph.nodes)) == (topology.inputs, topology.nodes - topology.inputs)
-    for summands, alternatives, (chosen, operations) in zip(graph.nodes, topology.sources, written, strict=True):
+    for summands, alternatives, (chosen, operations) in zip(graph.nodes, topology.sources, choices_of_nodes, strict=True):
         assert list(summands) == [
             (part, source)
             for source, operation in zip(alternatives[chosen], operations, strict=True)
@@ -63,18 +63,18 @@ def test_values_are_written_as_they_were_read(topology, seed):
     """Over random values: each writing of a node is read off the choices by its names, and gives the values again."""
     choices, generator = topology.choices(OPERATIONS), random.Random(seed)
     values = {name: generator.choice(choice.values) for name, choice in choices.items()}
-    written = []
+    choices_of_nodes = []
     for node, alternatives in enumerate(topology.sources, start=topology.inputs):
         texts = [",".join(map(str, sources)) for sources in alternatives]
         chosen = texts.index(values[f"node{node}_inputs"]) if len(texts) > 1 else 0
-        written.append((chosen, tuple(values[name] for name in topology.names(node, chosen))))
-    assert topology.written(written) == values
+        choices_of_nodes.append((chosen, tuple(values[name] for name in topology.names(node, chosen))))
+    assert topology.choice_values(choices_of_nodes) == values
 
 
-@given(writings(), st.booleans())
+@given(node_choices(), st.booleans())
 def test_outputs(case, strided):
-    topology, written = case
-    graph = topology.graph(topology.written(written), strided=strided)
+    topology, choices_of_nodes = case
+    graph = topology.graph(topology.choice_values(choices_of_nodes), strided=strided)
     assert graph.strided == strided
     own = list(range(topology.inputs, topology.nodes))
     feeding = {source for source, _, _ in graph.edges()}
@@ -148,8 +148,8 @@ def test_values_of_two_inputs():
 
 def test_edges_may_come_in_any_order():
     edges = [(0, 1), (1, 2), (0, 3), (2, 3)]
-    found = {edge_list(order) for order in itertools.permutations(edges)}
-    assert found == {Topology(1, (((0,),), ((1,),), ((0, 2),)))}
+    all_orders = {edge_list(order) for order in itertools.permutations(edges)}
+    assert all_orders == {Topology(1, (((0,),), ((1,),), ((0, 2),)))}
     assert list(edge_list(edges).choices(("a",))) == ["edge01", "edge12", "edge03", "edge23"]
 
 
@@ -192,37 +192,31 @@ def test_names_of_edges():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "parts"),
     [
-        (lambda: all_pairs(4, 3), "a cell must have 1 or 2 inputs, the outputs of the cells before it, got 3"),
-        (lambda: all_pairs(4, 0), "a cell must have 1 or 2 inputs, the outputs of the cells before it, got 0"),
-        (lambda: all_pairs(1), "a cell must have at least one node that is no input"),
-        (lambda: all_pairs(2, 2), "a cell must have at least one node that is no input"),
-        (lambda: two_inputs(2), "a cell must have at least one node that is no input"),
-        (lambda: edge_list([]), "a cell must have at least one node that is no input"),
-        (lambda: all_pairs(4, output="first"), "output must be one of last, all, unused, got 'first'"),
-        (lambda: edge_list([(1, 1)]), "an edge must lead from a node to a later one that is no input, got [1, 1]"),
-        (lambda: edge_list([(0, 1), (2, 1)]), "an edge must lead from a node to a later one that is no input, got [2, 1]"),
-        (lambda: edge_list([(0, 1)], 2), "an edge must lead from a node to a later one that is no input, got [0, 1]"),
-        (lambda: edge_list([(-1, 1)]), "an edge must lead from a node to a later one that is no input, got [-1, 1]"),
-        (lambda: edge_list([(0, 1), (0, 1)]), "edge [0, 1] is there twice"),
-        (lambda: edge_list([(0, 1), (1, 3)]), "nothing feeds node 2: give it an edge, or leave it out"),
-        (lambda: edge_list([(0, 3)], 2), "nothing feeds node 2: give it an edge, or leave it out"),
-        (
-            lambda: edge_list([(0, 1), (0, 2)]),
-            "node 1 feeds no other, so nothing of it reaches the output: give it an edge",
-        ),
-        (
-            lambda: edge_list([(0, 2), (2, 3)], 2, "unused"),
-            "node 1 feeds no other, so nothing of it reaches the output: give it an edge",
-        ),
-        (lambda: Topology(1, ((),)), "nothing feeds node 1: give it an edge, or leave it out"),
-        (lambda: Topology(1, (((),),)), "nothing feeds node 1: give it an edge, or leave it out"),
-        (lambda: Topology(1, (((0,),), ((2,),))), "node 2 can be fed by the nodes before it, 0 to 1, got 2"),
-        (lambda: Topology(2, (((0, -1),),)), "node 2 can be fed by the nodes before it, 0 to 1, got -1"),
+        (lambda: all_pairs(4, 3), ("1 or 2 inputs", "got 3")),
+        (lambda: all_pairs(4, 0), ("1 or 2 inputs", "got 0")),
+        (lambda: all_pairs(1), ("at least one node",)),
+        (lambda: all_pairs(2, 2), ("at least one node",)),
+        (lambda: two_inputs(2), ("at least one node",)),
+        (lambda: edge_list([]), ("at least one node",)),
+        (lambda: all_pairs(4, output="first"), ("output", "last, all, unused", "got 'first'")),
+        (lambda: edge_list([(1, 1)]), ("edge", "to a later", "got [1, 1]")),
+        (lambda: edge_list([(0, 1), (2, 1)]), ("edge", "to a later", "got [2, 1]")),
+        (lambda: edge_list([(0, 1)], 2), ("edge", "no input", "got [0, 1]")),
+        (lambda: edge_list([(-1, 1)]), ("edge", "got [-1, 1]")),
+        (lambda: edge_list([(0, 1), (0, 1)]), ("[0, 1]", "twice")),
+        (lambda: edge_list([(0, 1), (1, 3)]), ("nothing feeds", "node 2")),
+        (lambda: edge_list([(0, 3)], 2), ("nothing feeds", "node 2")),
+        (lambda: edge_list([(0, 1), (0, 2)]), ("node 1", "feeds no other")),
+        (lambda: edge_list([(0, 2), (2, 3)], 2, "unused"), ("node 1", "feeds no other")),
+        (lambda: Topology(1, ((),)), ("nothing feeds", "node 1")),
+        (lambda: Topology(1, (((),),)), ("nothing feeds", "node 1")),
+        (lambda: Topology(1, (((0,),), ((2,),))), ("node 2", "0 to 1", "got 2")),
+        (lambda: Topology(2, (((0, -1),),)), ("node 2", "0 to 1", "got -1")),
     ],
 )
-def test_impossible_topologies_are_refused(make, message):
+def test_impossible_topologies_are_refused(make, parts):
     with pytest.raises(ValueError) as error:
         make()
-    assert str(error.value) == message
+    assert all(part in str(error.value) for part in parts), str(error.value)

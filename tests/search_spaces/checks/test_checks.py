@@ -103,7 +103,7 @@ COUNTER = iter(range(1_000_000))
 
 
 def space(bug="", **changes):
-    found = SearchSpace(
+    tested = SearchSpace(
         name="small",
         choices={
             "first": Choice(*OPERATIONS),
@@ -114,67 +114,66 @@ def space(bug="", **changes):
         build=build_with(bug),
         canonical=canonical,
     )
-    return dataclasses.replace(found, **changes)
+    return dataclasses.replace(tested, **changes)
 
 
-def failed(findings):
-    return {finding.check: finding for finding in findings if finding.passed is not True}
+def failed(results):
+    return {result.check: result for result in results if result.passed is not True}
 
 
-def the_one(check, found):
+def the_one(check, tested):
     """Returns the one finding that did not pass, which must be of this check and name an architecture of the space."""
-    findings = check_space(found, samples=12)
-    assert [finding.check for finding in findings] == list(CHECKS)
-    bad = failed(findings)
+    results = check_space(tested, samples=12)
+    assert [result.check for result in results] == list(CHECKS)
+    bad = failed(results)
     assert list(bad) == [check], bad
     assert bad[check].passed is False
     if bad[check].architecture is not None:
-        found.validate(bad[check].architecture)
+        tested.validate(bad[check].architecture)
     return bad[check]
 
 
-def test_a_sound_space_passes_and_it_is_told_what_was_seen():
-    findings = {finding.check: finding for finding in check_space(space(), samples=12)}
-    assert failed(findings.values()) == {}
-    assert all(isinstance(f, CheckResult) and f.message and f.architecture is None for f in findings.values())
-    assert findings["builds"].message == "12 architectures, for images (3, 32, 32), (1, 28, 28), (3, 24, 40)"
-    assert findings["reachable"].message == "11 values of 4 choices"
+def test_a_sound_space_passes_and_reports_what_was_checked():
+    results = {result.check: result for result in check_space(space(), samples=12)}
+    assert failed(results.values()) == {}
+    assert all(isinstance(f, CheckResult) and f.message and f.architecture is None for f in results.values())
+    assert all(part in results["builds"].message for part in ("12 ", "(3, 32, 32)", "(1, 28, 28)", "(3, 24, 40)"))
+    assert all(part in results["reachable"].message for part in ("11 values", "4 choices"))
     # All 54 architectures of the space. Nine pairs of operations, of which three are out of order and four, of these one,
     # have no convolution: 3 * 2 * 3 that are out of order, and 3 * 3 more that are in order with a kernel of 5 for nothing.
-    assert findings["canonical_equal_functions"].message == "27 architectures compared with their canonical forms, of 54"
-    assert "without a way from the image" in findings["gradients"].message
+    assert re.findall(r"\d+", results["canonical_equal_functions"].message) == ["27", "54"]
+    # Of 12 networks, those that nothing leads through.
+    counts = re.findall(r"\d+", results["gradients"].message)
+    assert counts[0] == "12"
+    assert 0 < int(counts[1]) < 12
 
 
 @pytest.mark.parametrize(
-    ("bug", "check", "message"),
+    ("bug", "check", "parts"),
     [
-        ("not built", "builds", "build for images (3, 32, 32) raises ValueError: there is no such convolution"),
-        (
-            "square images only",
-            "builds",
-            "build for images (3, 24, 40) raises ValueError: images must be square, got (24, 40)",
-        ),
-        ("changes what it is given", "builds", "changes the architecture that it is given"),
-        ("a broken layer", "shapes", "evaluation mode raises RuntimeError: two convolutions at once"),
-        ("not finite", "shapes", "images (1, 3, 32, 32) in evaluation mode give logits that are not finite"),
-        ("a layer is not used", "gradients", "no gradient reaches 2.idle.bias, 2.idle.weight, here or in"),
-        ("a layer is detached", "gradients", "no gradient reaches 2.detached.bias, 2.detached.weight, here or in"),
-        ("rounding", "gradients", "no gradient reaches the image in any of 12 architectures"),
-        ("in place", "gradients", "the backward pass raises RuntimeError: one of the variables needed for gradient"),
-        ("the batch's mean", "batch_independent", "the logits of an image depend on the others of its batch"),
-        ("dropout in evaluation mode", "deterministic", "the same images give different logits"),
-        ("weights from elsewhere", "deterministic", "one seed of torch gives different weights: 5.bias"),
-        ("a seed of its own", "deterministic", "all seeds of torch give the same weights"),
-        ("a generator of numpy", "global_state", "changes the state of numpy.random"),
-        ("a generator of Python", "global_state", "changes the state of random"),
-        ("width is not used", "used", "choice 'width' is not used by build"),
+        ("not built", "builds", ("build", "(3, 32, 32)", "ValueError: there is no such convolution")),
+        ("square images only", "builds", ("build", "(3, 24, 40)", "ValueError: images must be square, got (24, 40)")),
+        ("changes what it is given", "builds", ("build", "changes the architecture")),
+        ("a broken layer", "shapes", ("evaluation mode", "RuntimeError: two convolutions at once")),
+        ("not finite", "shapes", ("(1, 3, 32, 32)", "evaluation mode", "not finite")),
+        ("a layer is not used", "gradients", ("no gradient", "2.idle.bias, 2.idle.weight")),
+        ("a layer is detached", "gradients", ("no gradient", "2.detached.bias, 2.detached.weight")),
+        ("rounding", "gradients", ("no gradient", "image", "12 architectures")),
+        ("in place", "gradients", ("backward", "RuntimeError")),
+        ("the batch's mean", "batch_independent", ("logits", "batch")),
+        ("dropout in evaluation mode", "deterministic", ("evaluation mode", "different logits")),
+        ("weights from elsewhere", "deterministic", ("seed", "different weights", "5.bias")),
+        ("a seed of its own", "deterministic", ("seed", "same weights")),
+        ("a generator of numpy", "global_state", ("state of numpy.random",)),
+        ("a generator of Python", "global_state", ("state of random",)),
+        ("width is not used", "used", ("'width'", "build")),
     ],
 )
-def test_a_bug_in_build_is_found_by_its_check_alone(bug, check, message):
-    finding = the_one(check, space(bug))
-    assert message in finding.message
-    assert "\n" not in finding.message
-    assert finding.architecture is not None
+def test_a_bug_in_build_is_found_by_its_check_alone(bug, check, parts):
+    result = the_one(check, space(bug))
+    assert all(part in result.message for part in parts), result.message
+    assert "\n" not in result.message
+    assert result.architecture is not None
 
 
 def test_the_architecture_is_one_that_shows_the_bug():
@@ -185,26 +184,28 @@ def test_the_architecture_is_one_that_shows_the_bug():
 
 def test_values_that_build_one_network_are_named():
     message = the_one("used", space("two widths are one")).message
-    assert "value 6 of choice 'width' builds the same network as another value, always" in message
+    assert "value 6 of choice 'width'" in message
+    assert "same network" in message
     assert "value 8 of choice 'width'" in message
     assert "value 4" not in message
 
 
 @pytest.mark.parametrize(
-    ("bug", "check", "message"),
+    ("bug", "check", "parts"),
     [
-        ("no network", "builds", "build must return a torch.nn.Module, got function"),
-        ("ten classes", "shapes", "images (1, 3, 32, 32) in evaluation mode must give logits (N, K) = (1, 7), got (1, 10)"),
-        ("no batch of one", "shapes", "images (1, 3, 32, 32) in evaluation mode"),
+        ("no network", "builds", ("build", "torch.nn.Module", "got function")),
+        ("ten classes", "shapes", ("(1, 3, 32, 32)", "evaluation mode", "(N, K) = (1, 7)", "got (1, 10)")),
+        ("no batch of one", "shapes", ("(1, 3, 32, 32)", "evaluation mode")),
     ],
 )
-def test_what_fails_for_all_leaves_nothing_to_try(bug, check, message):
-    findings = failed(check_space(space(bug), samples=6))
-    assert message in findings[check].message
-    others = {finding.passed for name, finding in findings.items() if name != check}
+def test_what_fails_for_all_leaves_nothing_to_try(bug, check, parts):
+    results = failed(check_space(space(bug), samples=6))
+    assert all(part in results[check].message for part in parts), results[check].message
+    others = {result.passed for name, result in results.items() if name != check}
     assert others <= {None}
     if bug != "no batch of one":
-        assert findings["gradients"].message == "not tried: no sample builds and maps images to logits"
+        assert results["gradients"].passed is None
+        assert "not tried" in results["gradients"].message
 
 
 def without_kernel(architecture):
@@ -223,24 +224,24 @@ def raises(architecture):
 
 
 @pytest.mark.parametrize(
-    ("faulty", "message"),
+    ("faulty", "parts"),
     [
-        (without_kernel, "validate raises ValueError: not an architecture of small: choice 'kernel' is missing"),
-        (lambda a: {**canonical(a), "width": 5}, "choice 'width' must be one of [4, 6, 8], got 5"),
-        (lambda a: {**canonical(a), "more": 1}, "unknown choice 'more'"),
-        (lambda a: [*a], "canonical must return a dict, got list"),
-        (spoils, "canonical changes the architecture that it is given"),
-        (raises, "canonical raises KeyError: 'conv'"),
+        (without_kernel, ("ValueError", "small", "'kernel'", "missing")),
+        (lambda a: {**canonical(a), "width": 5}, ("'width'", "[4, 6, 8]", "got 5")),
+        (lambda a: {**canonical(a), "more": 1}, ("unknown", "'more'")),
+        (lambda a: [*a], ("dict", "got list")),
+        (spoils, ("canonical", "changes the architecture")),
+        (raises, ("canonical", "KeyError: 'conv'")),
     ],
 )
-def test_a_canonical_form_that_is_no_architecture(faulty, message):
-    finding = failed(check_space(space(canonical=faulty), samples=12))["canonical_valid"]
-    assert finding.passed is False
-    assert message in finding.message
-    space().validate(finding.architecture)
+def test_a_canonical_form_that_is_no_architecture(faulty, parts):
+    result = failed(check_space(space(canonical=faulty), samples=12))["canonical_valid"]
+    assert result.passed is False
+    assert all(part in result.message for part in parts), result.message
+    space().validate(result.architecture)
 
 
-def test_a_canonical_form_that_is_invalid_is_told_once():
+def test_an_invalid_canonical_form_fails_one_check():
     the_one("canonical_valid", space(canonical=raises))
 
 
@@ -248,16 +249,17 @@ def test_a_canonical_form_that_is_not_its_own():
     def swaps(architecture):
         return {**architecture, "first": architecture["second"], "second": architecture["first"]}
 
-    finding = the_one("canonical_idempotent", space(canonical=swaps))
-    first, second = finding.architecture["first"], finding.architecture["second"]
-    assert finding.message.endswith(f"'first' first {second!r}, then {first!r}")
+    result = the_one("canonical_idempotent", space(canonical=swaps))
+    first, second = result.architecture["first"], result.architecture["second"]
+    assert "'first'" in result.message
+    assert result.message.index(repr(second)) < result.message.rindex(repr(first))
 
 
 def test_a_canonical_form_whose_names_change_places():
     def turns(architecture):
         return dict(reversed(architecture.items()))
 
-    assert "the order of its names" in the_one("canonical_idempotent", space(canonical=turns)).message
+    assert "order" in the_one("canonical_idempotent", space(canonical=turns)).message
 
 
 def test_a_canonical_form_of_another_function():
@@ -265,12 +267,10 @@ def test_a_canonical_form_of_another_function():
         form = canonical(architecture)
         return {**form, "first": "none"} if form["first"] == form["second"] == "conv" else form
 
-    finding = the_one("canonical_equal_functions", space(canonical=merges))
-    assert (
-        finding.message
-        == "the canonical form computes another function, at equal weights; it changes first: 'conv' to 'none'"
-    )
-    assert (finding.architecture["first"], finding.architecture["second"]) == ("conv", "conv")
+    result = the_one("canonical_equal_functions", space(canonical=merges))
+    assert "another function" in result.message
+    assert "first: 'conv' to 'none'" in result.message
+    assert (result.architecture["first"], result.architecture["second"]) == ("conv", "conv")
 
 
 def test_a_canonical_form_that_does_not_run():
@@ -279,10 +279,8 @@ def test_a_canonical_form_that_does_not_run():
             raise ValueError("there is nothing")
         return build_with("")(architecture, input_shape, num_classes)
 
-    findings = failed(check_space(space(build=build), samples=12))
-    assert "does not run, but the architecture does: it raises ValueError: there is nothing" in (
-        findings["canonical_equal_functions"].message
-    )
+    results = failed(check_space(space(build=build), samples=12))
+    assert "ValueError: there is nothing" in results["canonical_equal_functions"].message
 
 
 def test_outputs_that_are_concatenated_may_change_places():
@@ -307,8 +305,8 @@ def test_outputs_that_are_concatenated_may_change_places():
     choices = {"a": Choice(1, 3, 5), "b": Choice(1, 3, 5)}
     shapes = ((3, 16, 16), (3, 12, 20))
     right = SearchSpace(name="both", choices=choices, build=build, canonical=ordered)
-    findings = check_space(right, samples=4, input_shapes=shapes)
-    assert failed(findings) == {}
+    results = check_space(right, samples=4, input_shapes=shapes)
+    assert failed(results) == {}
     wrong = dataclasses.replace(right, canonical=lambda a: {**ordered(a), "b": 5})
     assert "canonical_equal_functions" in failed(check_space(wrong, samples=4, input_shapes=shapes))
 
@@ -336,9 +334,9 @@ def test_filters_are_left_as_they_are_in_comparisons():
     masked = SearchSpace(
         name="masked", choices={"mask": Choice("off", "on"), "on": Choice(False, True)}, build=build, canonical=canonical
     )
-    findings = check_space(masked, samples=4, input_shapes=((3, 9, 9),))
-    assert failed(findings) == {}
-    assert findings[list(CHECKS).index("canonical_equal_functions")].message.startswith("2 architectures compared")
+    results = check_space(masked, samples=4, input_shapes=((3, 9, 9),))
+    assert failed(results) == {}
+    assert results[list(CHECKS).index("canonical_equal_functions")].message.startswith("2 ")
 
 
 class Kind(enum.StrEnum):
@@ -348,22 +346,22 @@ class Kind(enum.StrEnum):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.float64(0.5), "an architecture comes out of JSON as another one|does not survive JSON"),
-        (Kind.plain, "an architecture does not survive JSON: .* must be one of"),
+        (np.float64(0.5), "JSON"),
+        (Kind.plain, "JSON: .* must be one of"),
     ],
 )
 def test_values_that_text_cannot_hold(value, message):
     choices = {**space().choices, "kernel": Choice(3, 5), "extra": Choice(value)}
-    found = failed(check_space(space(choices=choices, canonical=dict), samples=4))["round_trip"]
-    assert found.passed is False
-    assert re.search(message, found.message)
+    result = failed(check_space(space(choices=choices, canonical=dict), samples=4))["round_trip"]
+    assert result.passed is False
+    assert re.search(message, result.message)
 
 
 def test_formats_are_tried_by_name():
-    findings = check_space(space(), samples=4, formats={"JSON": dict, "lines": lambda a: "\n".join(a)})
-    assert failed(findings)["round_trip"].message == (
-        "an architecture does not survive lines: a mapping was written, and str read"
-    )
+    results = check_space(space(), samples=4, formats={"JSON": dict, "lines": lambda a: "\n".join(a)})
+    message = failed(results)["round_trip"].message
+    assert "lines" in message
+    assert "str" in message
 
 
 def test_a_value_that_never_matters_by_the_canonical_form():
@@ -373,17 +371,18 @@ def test_a_value_that_never_matters_by_the_canonical_form():
     def form(architecture):
         return {**canonical(architecture), "width": min(architecture["width"], 6)}
 
-    finding = the_one("reachable", space(build=build, canonical=form))
-    assert "value 8 of choice 'width' has the canonical form of another value, always" in finding.message
-    assert "value 4" not in finding.message
+    result = the_one("reachable", space(build=build, canonical=form))
+    assert "value 8 of choice 'width'" in result.message
+    assert "value 4" not in result.message
 
 
 def test_a_choice_that_never_matters_by_the_canonical_form():
     def build(architecture, input_shape, num_classes):
         return build_with("")({**architecture, "width": 4}, input_shape, num_classes)
 
-    finding = the_one("reachable", space(build=build, canonical=lambda a: {**canonical(a), "width": 4}))
-    assert finding.message.startswith("choice 'width' never changes the canonical form")
+    result = the_one("reachable", space(build=build, canonical=lambda a: {**canonical(a), "width": 4}))
+    assert result.message.startswith("choice 'width'")
+    assert "value" not in result.message
 
 
 def test_choices_that_change_neither_modules_nor_shapes_may_be_used_all_the_same():
@@ -425,18 +424,18 @@ def test_layers_that_start_at_zero_and_lazy_ones_are_no_fault():
         layers = (nn.LazyConv2d(width, 3), Residual(width), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return nn.Sequential(*layers, nn.LazyLinear(num_classes))
 
-    found = SearchSpace(name="zero", choices={"width": Choice(4, 5, 6)}, build=build)
-    assert failed(check_space(found, samples=3)) == {}
+    zero_space = SearchSpace(name="zero", choices={"width": Choice(4, 5, 6)}, build=build)
+    assert failed(check_space(zero_space, samples=3)) == {}
 
 
-def test_a_space_whose_every_function_raises_is_told_of_and_nothing_escapes():
+def test_a_space_whose_every_function_raises_fails_checks_and_raises_nothing():
     def broken(*arguments):
         raise RuntimeError("broken")
 
-    findings = {f.check: f for f in check_space(space(build=broken, canonical=broken), samples=2)}
-    assert list(findings) == list(CHECKS)
-    assert findings["builds"].message == "build for images (3, 32, 32) raises RuntimeError: broken"
-    assert findings["canonical_valid"].message == "canonical raises RuntimeError: broken"
+    results = {f.check: f for f in check_space(space(build=broken, canonical=broken), samples=2)}
+    assert list(results) == list(CHECKS)
+    assert all(part in results["builds"].message for part in ("(3, 32, 32)", "RuntimeError: broken"))
+    assert all(part in results["canonical_valid"].message for part in ("canonical", "RuntimeError: broken"))
 
 
 def test_generators_are_left_as_they_were():
@@ -450,8 +449,8 @@ def test_generators_are_left_as_they_were():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "samples and num_classes must be at least 1, got 0 and 7"),
-        ({"num_classes": 0}, "got 20 and 0"),
+        ({"samples": 0}, "samples .* at least 1, got 0 and 7"),
+        ({"num_classes": 0}, "num_classes .* at least 1, got 20 and 0"),
         ({"input_shapes": ()}, r"input_shapes must hold \(C, H, W\)"),
         ({"input_shapes": ((3, 0, 8),)}, r"input_shapes must hold \(C, H, W\)"),
         ({"input_shapes": ((32, 32),)}, r"input_shapes must hold \(C, H, W\)"),

@@ -17,8 +17,8 @@ from matplotlib.text import Text
 
 from nas.plots.style import STYLE, to_svg
 from search_spaces import OPERATIONS, CellGraph, cell201, cell_space, darts, nasnet, robnet
-from search_spaces.drawing.figures import DEAD, RED, draw_cells, draw_chain
-from search_spaces.drawing.layout import COLOURS, SKIP, _apart
+from search_spaces.drawing.figures import NO_PATH, WARNING_COLOUR, draw_cells, draw_chain
+from search_spaces.drawing.layout import COLOURS, SKIP_COLOUR, separate
 
 SPACES = [cell201(), darts(), nasnet(), robnet()]
 
@@ -72,17 +72,17 @@ def test_a_cell_is_drawn_whole(space):
         graphs, figure = space.graphs(architecture), space.draw(architecture)
         assert len(figure.axes) == len(graphs)
         for graph, axes in zip(graphs.values(), figure.axes, strict=True):
-            labels, found = labels_of(graph), texts(axes)
+            labels, drawn_texts = labels_of(graph), texts(axes)
             inputs = ["input"] if graph.inputs == 1 else ["input 0", "input 1"]
             inner = [str(i) for i in range(graph.inputs, graph.inputs + len(graph.nodes)) if graph.outputs != (i,)]
-            rest = [text for text in found if text not in (DEAD, "normal", "reduction (halves the resolution)")]
+            rest = [text for text in drawn_texts if text not in (NO_PATH, "normal", "reduction (halves the resolution)")]
             assert sorted(rest) == sorted([*labels, *inputs, *inner, "output"])
             assert len(of(FancyArrowPatch, axes)) == len(labels)
             assert len(of(Circle, axes)) == len(inner)
             assert len(of(FancyBboxPatch, axes)) == len(inputs) + 1
             # Where several nodes are the output, a line leads from each of them to its box.
             assert len(of(PathPatch, axes)) == (len(graph.outputs) if len(graph.outputs) > 1 else 0)
-            assert (DEAD in found) == (not graph.paths())
+            assert (NO_PATH in drawn_texts) == (not graph.paths())
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
@@ -140,9 +140,9 @@ def test_lines_run_round_nodes_and_round_labels_of_others(space):
 def test_empty_cell_says_so_in_red():
     space = cell201()
     axes = space.draw(dict.fromkeys(space.choices, "none")).axes[0]
-    assert sorted(texts(axes)) == sorted(["input", "1", "2", "output", DEAD])
-    assert next(text for text in axes.texts if text.get_text() == DEAD).get_color() == RED
-    assert DEAD == "no path from input to output"
+    assert sorted(texts(axes)) == sorted(["input", "1", "2", "output", NO_PATH])
+    assert next(text for text in axes.texts if text.get_text() == NO_PATH).get_color() == WARNING_COLOUR
+    assert NO_PATH == "no path from input to output"
     assert not of(FancyArrowPatch, axes)
 
 
@@ -159,7 +159,7 @@ def test_empty_cell_says_so_in_red():
     ],
 )
 def test_cell_without_a_path_to_the_output_says_so(graph, dead):
-    assert (DEAD in texts(draw_cells({"": graph}).axes[0])) == dead
+    assert (NO_PATH in texts(draw_cells({"": graph}).axes[0])) == dead
 
 
 def test_operations_on_one_edge_share_an_arrow():
@@ -211,10 +211,10 @@ def test_an_operation_has_one_colour_in_all_drawings():
 def test_skips_are_dashed_and_grey():
     axes = draw_cells({"": cell((("skip", 0), ("skip", 0)), (("skip", 1), ("conv3x3", 1)), (("se", 2),))}).axes[0]
     assert [arrow.get_linestyle() != "solid" for arrow in of(FancyArrowPatch, axes)] == [True, False, False]
-    assert colours_of("skip") == [SKIP]
+    assert colours_of("skip") == [SKIP_COLOUR]
 
 
-@pytest.mark.parametrize("colour", [*COLOURS, SKIP, RED])
+@pytest.mark.parametrize("colour", [*COLOURS, SKIP_COLOUR, WARNING_COLOUR])
 def test_colours_are_readable_on_white(colour):
     """The contrast that WCAG 2.1 asks of text, 4.5 to 1."""
     linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in mpl.colors.to_rgb(colour)]
@@ -228,8 +228,8 @@ def test_text_is_of_seven_points_at_least():
 
 
 def test_several_cells_have_their_names_as_titles():
-    found = texts(darts().draw(samples(darts(), 1)[0]).axes[1])
-    assert "reduction (halves the resolution)" in found
+    drawn_texts = texts(darts().draw(samples(darts(), 1)[0]).axes[1])
+    assert "reduction (halves the resolution)" in drawn_texts
     one = cell((("skip", 0),), strided=True)
     assert not {"only", "only (halves the resolution)"} & set(texts(draw_cells({"only": one}).axes[0]))
 
@@ -335,22 +335,22 @@ class TestChain:
         assert lines.get_text() == "two\nlines"
 
 
-def test_places_are_those_nearest_to_the_wishes():
+def test_separated_positions_are_nearest_to_their_targets():
     """The least squares of heights that are a gap apart at least, against a solver for any such problem."""
     from scipy.optimize import minimize
 
     generator = random.Random(0)
     for count in (1, 2, 5, 9):
-        wishes = [generator.uniform(-30, 30) for _ in range(count)]
+        targets = [generator.uniform(-30, 30) for _ in range(count)]
         weights = [generator.uniform(0.5, 8) for _ in range(count)]
         gaps = [generator.uniform(1, 12) for _ in range(count - 1)]
-        found = _apart(wishes, weights, gaps)
-        assert all(a - b >= gap - 1e-9 for (a, b), gap in zip(itertools.pairwise(found), gaps, strict=True))
+        positions = separate(targets, weights, gaps)
+        assert all(a - b >= gap - 1e-9 for (a, b), gap in zip(itertools.pairwise(positions), gaps, strict=True))
 
-        def cost(y, wishes=wishes, weights=weights):
-            return sum(w * (a - b) ** 2 for w, a, b in zip(weights, y, wishes, strict=True))
+        def cost(y, targets=targets, weights=weights):
+            return sum(w * (a - b) ** 2 for w, a, b in zip(weights, y, targets, strict=True))
 
         apart = [{"type": "ineq", "fun": lambda y, i=i, gaps=gaps: y[i] - y[i + 1] - gaps[i]} for i in range(count - 1)]
         start = [-20.0 * i for i in range(count)]
         best = minimize(cost, start, constraints=apart, method="SLSQP", options={"ftol": 1e-12, "maxiter": 500})
-        assert found == pytest.approx(list(best.x), abs=1e-3)
+        assert positions == pytest.approx(list(best.x), abs=1e-3)

@@ -171,10 +171,7 @@ class TestNetwork:
         ("stages", "shape", "smallest"), [(3, (1, 3, 8), 4), (3, (1, 8, 3), 4), (2, (3, 1, 1), 2), (4, (1, 7, 7), 8)]
     )
     def test_images_too_small_are_refused(self, stages, shape, smallest):
-        message = (
-            f"^images must be at least {smallest} x {smallest} pixels to be halved {stages - 1} times, "
-            f"got {shape[1]} x {shape[2]}; use fewer stages$"
-        )
+        message = f"{smallest} x {smallest} pixels.* {stages - 1} times, got {shape[1]} x {shape[2]}; .*stages"
         with pytest.raises(ValueError, match=message):
             cell201(4, 1, stages).build(EMPTY, shape, 10)
 
@@ -224,7 +221,7 @@ class TestCanonical:
 
     def test_cells_that_differ_in_dead_edges_compute_the_same(self):
         x = torch.randn(2, 4, 6, 6)
-        found = 0
+        pairs = 0
         for architecture in random.Random(1).sample(cells(), 400):
             alive = live(architecture)
             erased = {e: operation if e in alive else "none" for e, operation in architecture.items()}
@@ -233,8 +230,8 @@ class TestCanonical:
             first, second = random_cell(architecture), random_cell(erased, seed=1)
             share(first, second, {e: e for e in alive})
             assert torch.allclose(first(x), second(x), rtol=1e-4, atol=1e-4), architecture
-            found += 1
-        assert found > 50
+            pairs += 1
+        assert pairs > 50
 
     def test_cells_that_differ_in_the_order_of_nodes_compute_the_same(self):
         turn = {"edge01": "edge02", "edge02": "edge01", "edge13": "edge23", "edge23": "edge13", "edge03": "edge03"}
@@ -273,7 +270,7 @@ class TestCanonical:
         for they only differ in which convolutions are one, are told apart by weights of their own.
         """
         x = torch.randn(1, 4, 5, 5)
-        found = {}
+        by_output = {}
         for form in sorted(set(forms.values())):
             architecture = dict(zip(EDGES, form, strict=True))
             cell = random_cell(architecture)
@@ -282,9 +279,9 @@ class TestCanonical:
                     module.load_state_dict(tied(architecture[edge]))
             with torch.no_grad():
                 output = cell(x)
-            found.setdefault(tuple((output / 10).round(decimals=2).flatten().tolist()[:40]), []).append(architecture)
-        assert len(found) > 4000
-        alike = [pair for group in found.values() for pair in itertools.combinations(group, 2)]
+            by_output.setdefault(tuple((output / 10).round(decimals=2).flatten().tolist()[:40]), []).append(architecture)
+        assert len(by_output) > 4000
+        alike = [pair for group in by_output.values() for pair in itertools.combinations(group, 2)]
         assert alike
         for first, second in random.Random(5).sample(alike, 250):
             assert not any_assignment_agrees(first, second, x), (first, second)

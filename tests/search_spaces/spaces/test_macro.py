@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.models import mobilenetv2, resnet
 
 from search_spaces.spaces.blocks import ACTIVATIONS, ResidualBlock, Style, group_norm
-from search_spaces.spaces.macro import DEPTHS, PLAIN, RESNET18, WIDTHS, WRN_28_10, macro, plain_architectures
+from search_spaces.spaces.macro import DEPTHS, PLAIN_AXES, RESNET18, WIDTHS, WRN_28_10, macro, plain_architectures
 
 STEMS = ["conv3x3", "conv7x7", "conv3x3_stride2", "patch2"]
 STYLES = [
@@ -38,15 +38,15 @@ def architecture(depths, widths, **style):
     return {
         **{f"depth{s}": depths[s - 1] for s in stages},
         **{f"width{s}": widths[s - 1] for s in stages},
-        **PLAIN,
+        **PLAIN_AXES,
         **style,
     }
 
 
 def network(depths, widths, shape=(3, 8, 8), classes=5, **style):
-    found = architecture(depths, widths, **style)
-    assert macro(len(depths)).validate(found) == found
-    return macro(len(depths)).build(found, shape, classes)
+    candidate = architecture(depths, widths, **style)
+    assert macro(len(depths)).validate(candidate) == candidate
+    return macro(len(depths)).build(candidate, shape, classes)
 
 
 def carry(source, target):
@@ -160,9 +160,9 @@ def test_a_wide_resnet_is_what_its_paper_says():
     tensors = iter(randomise(ours).state_dict().items())
 
     def take(*names):
-        found = list(itertools.islice(tensors, len(names)))
-        assert all(key.endswith(name) for (key, _), name in zip(found, names, strict=True))
-        return [tensor for _, tensor in found]
+        taken = list(itertools.islice(tensors, len(names)))
+        assert all(key.endswith(name) for (key, _), name in zip(taken, names, strict=True))
+        return [tensor for _, tensor in taken]
 
     def activated(x):
         scale, shift, mean, var, _ = take("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -284,10 +284,10 @@ def test_patches_are_two_by_two_pixels_each_seen_once(sides):
 def test_the_activation_is_the_only_one(name, order):
     built = network([1, 1], [4, 8], activation=name, order=order, squeeze_excitation=True)
     kind = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn.Softplus}[name]
-    found = [m for m in built.modules() if type(m) in (nn.ReLU, nn.SiLU, nn.GELU, nn.Softplus)]
+    activations = [m for m in built.modules() if type(m) in (nn.ReLU, nn.SiLU, nn.GELU, nn.Softplus)]
     # Of the stem or the end, two of each block, and one of its gate.
-    assert len(found) == 1 + 2 * 3
-    assert all(type(m) is kind for m in found)
+    assert len(activations) == 1 + 2 * 3
+    assert all(type(m) is kind for m in activations)
 
 
 def test_a_block_adds_its_input_and_activates():
@@ -374,19 +374,19 @@ def test_logits_of_an_image_do_not_depend_on_the_others(shape, stem):
 # The canonical form.
 
 
-def merges(found, other):
-    space = macro(sum(name.startswith("depth") for name in found))
-    return space.key(found) == space.key(other)
+def merges(first, other):
+    space = macro(sum(name.startswith("depth") for name in first))
+    return space.key(first) == space.key(other)
 
 
 @pytest.mark.parametrize("width", [16, 64])
 def test_a_stem_of_the_first_width_is_one_however_it_is_written(width):
-    told, meant = (architecture([1, 1], [width, 8], stem_width=w) for w in (width, "width1"))
-    assert macro(2).canonical(told) == meant
+    as_number, as_name = (architecture([1, 1], [width, 8], stem_width=w) for w in (width, "width1"))
+    assert macro(2).canonical(as_number) == as_name
     torch.manual_seed(1)
-    first = macro(2).build(told, (1, 8, 8), 5).eval()
+    first = macro(2).build(as_number, (1, 8, 8), 5).eval()
     torch.manual_seed(1)
-    second, x = macro(2).build(meant, (1, 8, 8), 5).eval(), torch.rand(2, 1, 8, 8)
+    second, x = macro(2).build(as_name, (1, 8, 8), 5).eval(), torch.rand(2, 1, 8, 8)
     assert torch.equal(first(x), second(x))
 
 
@@ -450,19 +450,19 @@ def test_other_numbers_of_stages_are_refused(stages):
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 def test_plain_networks_have_one_depth_and_doubling_widths(stages):
-    space, found = macro(stages), plain_architectures(stages)
-    assert len({space.key(a) for a in found}) == len(found)
-    for a in found:
+    space, plain = macro(stages), plain_architectures(stages)
+    assert len({space.key(a) for a in plain}) == len(plain)
+    for a in plain:
         assert space.validate(a) == space.canonical(a) == a
         assert list(a) == list(space.choices)
         assert len({a[f"depth{s + 1}"] for s in range(stages)}) == 1
         assert all(a[f"width{s + 1}"] == a["width1"] * 2**s for s in range(stages))
-        assert {name: a[name] for name in PLAIN} == PLAIN
+        assert {name: a[name] for name in PLAIN_AXES} == PLAIN_AXES
     # Every plain network of the space is there.
     first = [width for width in WIDTHS if all(width * 2**s in WIDTHS for s in range(stages))]
-    assert sorted((a["depth1"], a["width1"]) for a in found) == list(itertools.product(DEPTHS, first))
-    assert architecture([1] * stages, [4 * 2**s for s in range(stages)]) in found
-    assert (RESNET18 in found) == (stages == 4)
+    assert sorted((a["depth1"], a["width1"]) for a in plain) == list(itertools.product(DEPTHS, first))
+    assert architecture([1] * stages, [4 * 2**s for s in range(stages)]) in plain
+    assert (RESNET18 in plain) == (stages == 4)
 
 
 def texts(figure):

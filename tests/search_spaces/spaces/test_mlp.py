@@ -89,27 +89,27 @@ def test_networks_are_matrix_products_with_activations_between(activation, norma
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.5) if "var" in name else tensor.add_(0.3 * torch.randn_like(tensor))
         tensors, x = list(network.state_dict().values()), torch.rand(6, 1, 3, 4)
-        found = x.reshape(6, 12)
+        hidden = x.reshape(6, 12)
         for _ in range(2):
-            found = found @ tensors.pop(0).T
+            hidden = hidden @ tensors.pop(0).T
             if normalisation == "none":
-                found = found + tensors.pop(0)
+                hidden = hidden + tensors.pop(0)
             elif normalisation == "layer":
-                centred = found - found.mean(1, keepdim=True)
-                found = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * tensors.pop(0) + tensors.pop(0)
+                centred = hidden - hidden.mean(1, keepdim=True)
+                hidden = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * tensors.pop(0) + tensors.pop(0)
             else:
                 scale, shift, mean, var, _ = (tensors.pop(0) for _ in range(5))
-                found = (found - mean) / (var + 1e-5).sqrt() * scale + shift
-            found = getattr(F, activation)(found)
-        expected = found @ tensors.pop(0).T + tensors.pop(0)
+                hidden = (hidden - mean) / (var + 1e-5).sqrt() * scale + shift
+            hidden = getattr(F, activation)(hidden)
+        expected = hidden @ tensors.pop(0).T + tensors.pop(0)
         assert not tensors
         assert torch.allclose(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_not_built_is_erased():
-    said = {"depth": 1, "width1": 64, "width2": 128, "width3": 2048, "activation": "gelu", "normalisation": "none"}
-    assert mlp().canonical(said) == architecture([64], activation="gelu", normalisation="none")
-    assert mlp().canonical(said | {"depth": 0}) == architecture([])
+    proposed = {"depth": 1, "width1": 64, "width2": 128, "width3": 2048, "activation": "gelu", "normalisation": "none"}
+    assert mlp().canonical(proposed) == architecture([64], activation="gelu", normalisation="none")
+    assert mlp().canonical(proposed | {"depth": 0}) == architecture([])
 
 
 def test_architectures_are_merged_where_and_only_where_they_compute_the_same():

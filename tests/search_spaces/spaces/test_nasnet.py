@@ -48,11 +48,13 @@ def test_blocks_that_feed_no_other_are_the_output():
     for _ in range(12):
         architecture = space.sample(generator)
         network = space.build(architecture, (3, 8, 8), 10)
-        found = []
+        channel_counts = []
         for cell in network.cells:
-            cell.register_forward_hook(lambda module, inputs, output, found=found: found.append(output.shape[1]))
+            cell.register_forward_hook(
+                lambda module, inputs, output, channel_counts=channel_counts: channel_counts.append(output.shape[1])
+            )
         assert network(torch.rand(2, 3, 8, 8)).shape == (2, 10)
-        for cell, name, width in zip(network.cells, ("normal", "reduction", "normal"), found, strict=True):
+        for cell, name, width in zip(network.cells, ("normal", "reduction", "normal"), channel_counts, strict=True):
             picked = [architecture[f"{name}_node{node}_inputs"].split(",") for node in range(2, 7)]
             unused = [node for node in range(2, 7) if str(node) not in itertools.chain(*picked)]
             assert list(cell.graph.outputs) == unused

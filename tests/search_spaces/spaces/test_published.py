@@ -85,8 +85,8 @@ def test_robnet_cells_are_those_of_the_table(genotypes, name):
     graphs = list(published.space.graphs(published.architecture).values())
     assert len(graphs) == len(codes)
     for graph, code in zip(graphs, codes, strict=True):
-        found = {edge: {o for s, n, o in graph.edges() if (s, n) == edge} for edge in edges}
-        assert found == {edge: sets[bits] for edge, bits in zip(edges, code, strict=True)}
+        operations = {edge: {o for s, n, o in graph.edges() if (s, n) == edge} for edge in edges}
+        assert operations == {edge: sets[bits] for edge, bits in zip(edges, code, strict=True)}
 
 
 @pytest.mark.parametrize(
