@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from nas.config.metrics import CHEAP_METRICS, METRICS, is_metric, unmeasured
+from nas.config.metrics import CHEAP_METRICS, METRICS, is_metric, missing_epsilons
 
 
 class EvaluatorConfig(ABC):
@@ -30,7 +30,7 @@ class TrainEvaluatorConfig(EvaluatorConfig):
             for metric in metrics
             if not is_metric(metric)
         ]
-        return faults or [("", fault) for fault in unmeasured(metrics, grid)]
+        return faults or [("", fault) for fault in missing_epsilons(metrics, grid)]
 
 
 @final

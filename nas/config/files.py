@@ -28,7 +28,7 @@ def parse_config(
     source: str = "config",
     folder: Path | None = None,
     overrides: Sequence[str] = (),
-    check_space: bool = True,
+    build_space: bool = True,
 ) -> Config:
     """Returns the config that plain data stands for; what it leaves out has its default.
 
@@ -38,7 +38,7 @@ def parse_config(
         folder: What relative paths are relative to.
         overrides: `section.key=value`, each value in YAML, its paths relative to the working directory. They are applied
             before anything is checked, so that they may mend what is faulty.
-        check_space: Make the space, to see that it can be made; not where a run is only looked at.
+        build_space: Make the space, to see that it can be made; not where a run is only looked at.
 
     Raises:
         ConfigError: with every fault that was found.
@@ -49,12 +49,12 @@ def parse_config(
     # Names first: settings belong to the thing that is named, in whatever order they were typed.
     for keys, value in sorted(typed, key=lambda entry: entry[0][-1] != "name"):
         data = _replaced(data, Config(), keys, value)
-    reader = Reader(source, folder, check_space, typed=[".".join(keys) for keys, _ in typed])
+    reader = Reader(source, folder, build_space, typed=[".".join(keys) for keys, _ in typed])
     config = reader.settings(Config, data, "", Config())
     if reader.faults:
         raise ConfigError(list(dict.fromkeys(reader.faults)))
     assert isinstance(config, Config)
-    if check_space and config.search.first:
+    if build_space and config.search.first:
         space = open_space(config.space)
         for number, architecture in enumerate(config.search.first):
             fault = None if isinstance(architecture, Path) else validate_initial(architecture, space)
@@ -137,7 +137,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = (), *, check_space: bool = True) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = (), *, build_space: bool = True) -> Config:
     """Returns the config in a YAML file.
 
     Raises:
@@ -152,4 +152,4 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, check_space:
         raise ConfigError([f"{path}: must be text in UTF-8"]) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from error
-    return parse_config(data, source=str(path), folder=path.resolve().parent, overrides=overrides, check_space=check_space)
+    return parse_config(data, source=str(path), folder=path.resolve().parent, overrides=overrides, build_space=build_space)

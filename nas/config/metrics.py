@@ -44,7 +44,7 @@ def is_metric(name: str) -> bool:
     return name in METRICS or math.isfinite(epsilon_of(name) or math.nan)
 
 
-def unmeasured(names: Iterable[str], grid: Sequence[float]) -> list[str]:
+def missing_epsilons(names: Iterable[str], grid: Sequence[float]) -> list[str]:
     """Returns what is wrong with asking for metrics that need epsilons beyond this grid, in one sentence each."""
     faults = []
     for name in names:

@@ -25,7 +25,7 @@ from nas.errors import ConfigError
 from nas.executors import EXECUTORS, Executor
 from nas.resolve import absolute, resolve
 from nas.samplers import SAMPLERS, Sampler
-from nas.spaces.architectures import Start, read_architectures
+from nas.spaces.architectures import InitialArchitecture, read_architectures
 from nas.spaces.config import SpaceConfig
 from nas.spaces.options import (
     annotations_of,
@@ -64,14 +64,14 @@ class Reader:
     Attributes:
         source: The name of the data in messages.
         folder: What relative paths in the data are relative to; the working directory if None.
-        check_space: Make the space, to see that it can be made.
+        build_space: Make the space, to see that it can be made.
         typed: Dotted keys of what was typed in a shell, where paths are relative to the working directory.
         faults: The messages.
     """
 
     source: str
     folder: Path | None
-    check_space: bool = True
+    build_space: bool = True
     typed: Sequence[str] = ()
     faults: list[str] = field(default_factory=list)
 
@@ -143,7 +143,7 @@ class Reader:
         if not isinstance(value, list):
             self.fault(path, f"must be a list, got {value!r}")
             return default
-        if arguments[0] == Start:
+        if arguments[0] == InitialArchitecture:
             return tuple(a for i, entry in enumerate(value) for a in self._architectures(entry, f"{path}[{i}]"))
         if origin is not tuple or arguments[-1:] == (Ellipsis,):
             arguments = (arguments[0],) * len(value)
@@ -269,7 +269,7 @@ class Reader:
             return default
         return function
 
-    def _architectures(self, value: Any, path: str) -> Sequence[Start]:
+    def _architectures(self, value: Any, path: str) -> Sequence[InitialArchitecture]:
         try:
             return read_architectures(value, self.folder_of(path))
         except ValueError as error:
@@ -283,7 +283,7 @@ class Reader:
         name, options = section
         if name is None:
             name, options = default.name, {**default.options, **options}
-        if not self.check_space:
+        if not self.build_space:
             return SpaceConfig(name=name, options=options)
         folder = self.folder_of(f"{path}.name")
         try:

@@ -18,7 +18,7 @@ from nas.config.storage_url import validate_url
 from nas.data.config import DataConfig
 from nas.executors import Executor, Local
 from nas.samplers import TPE, Sampler
-from nas.spaces.architectures import Start
+from nas.spaces.architectures import InitialArchitecture
 from nas.spaces.config import SpaceConfig
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import Halving
@@ -123,7 +123,7 @@ class SearchConfig:
     """
 
     trials: int = bounded(20, 1)
-    first: tuple[Start, ...] = ()
+    first: tuple[InitialArchitecture, ...] = ()
     random_trials: int = bounded(8, 1)
     sampler: Sampler = TPE()
     executor: Executor = Local()

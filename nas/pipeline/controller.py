@@ -220,7 +220,7 @@ def check_some_complete(trials: list[Trial]) -> None:
     raise SearchFailedError(f"none of the {len(trials)} trials is complete: {listed}")
 
 
-def check_space(evaluate: Evaluator) -> None:
+def check_some_buildable(evaluate: Evaluator) -> None:
     """Builds some architectures of the space for the run's images, to find before any work what no candidate can survive.
 
     Raises:

@@ -18,7 +18,7 @@ from nas.device import open_device, set_threads
 from nas.errors import RunError, SearchFailedError
 from nas.evaluation.table import open_table
 from nas.evaluation.train_and_attack import TrainAndAttack
-from nas.pipeline.controller import Controller, check_some_complete, check_space
+from nas.pipeline.controller import Controller, check_some_buildable, check_some_complete
 from nas.pipeline.earlier_run import resolve_earlier_runs
 from nas.pipeline.events import EpochFinished, FinalistsLacking, RunFinished, RunStarted
 from nas.pipeline.retrain import make_bundles
@@ -155,7 +155,7 @@ def prepare(config: Config) -> Evaluator:
     data = replace(data, validation=data.validation.first(config.evaluation.images))
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, space, data.to(device))
-    check_space(evaluate)
+    check_some_buildable(evaluate)
     pixels = data.train.x[0].numel()
     grids = {**(config.finalists.epsilons or {}), f"{config.norm} ": (config.evaluation.epsilon,)}
     for norm, grid in grids.items():

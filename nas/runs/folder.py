@@ -87,8 +87,8 @@ def create_run(path: Path, config: Config) -> RunFolder:
     return run
 
 
-def open_run(path: Path, *, check_space: bool = True) -> tuple[RunFolder, Config]:
-    """Returns a run that exists, and its config; its space is not made if `check_space` is off.
+def open_run(path: Path, *, build_space: bool = True) -> tuple[RunFolder, Config]:
+    """Returns a run that exists, and its config; its space is not made if `build_space` is off.
 
     Raises:
         RunError: there is no run in the folder.
@@ -97,7 +97,7 @@ def open_run(path: Path, *, check_space: bool = True) -> tuple[RunFolder, Config
     run = RunFolder(path.expanduser().resolve())
     if not run.config.is_file():
         raise RunError(f"{path}: holds no run (no config.yaml); `hardcell search --run {path}` starts one")
-    return run, load_config(run.config, check_space=check_space)
+    return run, load_config(run.config, build_space=build_space)
 
 
 @contextmanager

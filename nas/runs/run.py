@@ -61,7 +61,7 @@ def read_run(path: Path | str) -> Run:
     Raises:
         HardcellError: there is no run in the folder, or its config or study is damaged.
     """
-    folder, config = open_run(Path(path), check_space=False)
+    folder, config = open_run(Path(path), build_space=False)
     trials: list[Trial] = []
     session = None
     location = study_location(folder, config)

@@ -1,7 +1,7 @@
 """The test of a space: whatever a search takes for granted, tried on random architectures.
 
-    for finding in check_space(SPACE):
-        print(finding.check, finding.passed, finding.message)
+    for result in check_space(SPACE):
+        print(result.check, result.passed, result.message)
 
 On the command line: `hardcell space path/to/file.py:SPACE --check`.
 """
@@ -77,7 +77,7 @@ def check_space(
     num_classes: int = 7,
     formats: Mapping[str, Callable[[Architecture], object]] = {"JSON": json_round_trip},
 ) -> list[CheckResult]:
-    """Returns what the checks find, one finding each, in the order of `CHECKS`; errors of the space are findings, too.
+    """Returns what the checks find, one result each, in the order of `CHECKS`; errors of the space are results, too.
 
     Args:
         space: The space.
