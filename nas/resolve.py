@@ -69,7 +69,7 @@ def _from_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
         _check_keys(path)
-    except _TwiceError:
+    except _DuplicateKeyError:
         del sys.modules[module_name]
         raise
     except SystemExit as error:
@@ -84,7 +84,7 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-class _TwiceError(ValueError):
+class _DuplicateKeyError(ValueError):
     """A key stands twice in one dict."""
 
 
@@ -95,7 +95,9 @@ def _check_keys(path: Path) -> None:
             keys = [(key.value, key.lineno) for key in node.keys if isinstance(key, ast.Constant)]
             for number, (key, line) in enumerate(keys):
                 if key in [earlier for earlier, _ in keys[:number]]:
-                    raise _TwiceError(f"{path}, line {line}: {key!r} is there twice in one dict; rename one of the two")
+                    raise _DuplicateKeyError(
+                        f"{path}, line {line}: {key!r} is there twice in one dict; rename one of the two"
+                    )
 
 
 def _from_module(place: str) -> ModuleType:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data.sources import SOURCES, Part, Raw
+from nas.data.sources import SOURCES, Part, RawImages
 from nas.errors import DataError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def open_test(config: DataConfig) -> Split:
     return _select(raw, test)
 
 
-def _open(config: DataConfig, part: Part) -> tuple[Raw, NDArray[np.int64], NDArray[np.int64]]:
+def _open(config: DataConfig, part: Part) -> tuple[RawImages, NDArray[np.int64], NDArray[np.int64]]:
     """Returns the raw images of a part, and the order of those for training and validation, and of those for testing."""
     raw = SOURCES[config.name](None if config.path is None else Path(config.path), part)
     labels = np.unique(raw.y)
@@ -135,7 +135,7 @@ def _where(config: DataConfig) -> str:
     return config.path or config.name
 
 
-def _select(raw: Raw, index: NDArray[np.int64]) -> Split:
+def _select(raw: RawImages, index: NDArray[np.int64]) -> Split:
     x = raw.x[index]
     return _split(x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32), raw.y[index])
 

@@ -1,6 +1,6 @@
 """Where images come from: each source is a function from a path to raw arrays.
 
-To add one: write a function `(path, part) -> Raw`, and name it in `SOURCES`.
+To add one: write a function `(path, part) -> RawImages`, and name it in `SOURCES`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CACHE = Path("~/.cache/hardcell")
 
 @final
 @dataclass(frozen=True)
-class Raw:
+class RawImages:
     """Images as they were found.
 
     Attributes:
@@ -42,31 +42,31 @@ class Raw:
     whole: bool
 
 
-def digits(path: Path | None, part: Part) -> Raw:
+def digits(path: Path | None, part: Part) -> RawImages:
     """Returns scikit-learn's handwritten digits: 1,797 real images, 8 x 8, 10 classes, shipped with the package."""
     from sklearn.datasets import load_digits
 
     dataset = load_digits()
     x = (dataset.images / 16).astype(np.float32)[:, None]
-    return Raw(x, dataset.target.astype(np.int64), tuple(str(c) for c in range(10)), whole=True)
+    return RawImages(x, dataset.target.astype(np.int64), tuple(str(c) for c in range(10)), whole=True)
 
 
-def mnist(path: Path | None, part: Part) -> Raw:
+def mnist(path: Path | None, part: Part) -> RawImages:
     """Returns MNIST, 28 x 28, 10 classes, downloaded at first use."""
     return _torchvision("MNIST", path, part)
 
 
-def fashion_mnist(path: Path | None, part: Part) -> Raw:
+def fashion_mnist(path: Path | None, part: Part) -> RawImages:
     """Returns Fashion-MNIST, 28 x 28, 10 classes, downloaded at first use."""
     return _torchvision("FashionMNIST", path, part)
 
 
-def cifar10(path: Path | None, part: Part) -> Raw:
+def cifar10(path: Path | None, part: Part) -> RawImages:
     """Returns CIFAR-10, 32 x 32 in colour, 10 classes, downloaded at first use."""
     return _torchvision("CIFAR10", path, part)
 
 
-def _torchvision(name: str, path: Path | None, part: Part) -> Raw:
+def _torchvision(name: str, path: Path | None, part: Part) -> RawImages:
     from torchvision import datasets
 
     kind, root = getattr(datasets, name), str((path or CACHE).expanduser())
@@ -87,10 +87,10 @@ def _torchvision(name: str, path: Path | None, part: Part) -> Raw:
         ) from error
     x = np.asarray(dataset.data)
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
-    return Raw(x, np.asarray(dataset.targets, dtype=np.int64), tuple(str(c) for c in dataset.classes), whole=False)
+    return RawImages(x, np.asarray(dataset.targets, dtype=np.int64), tuple(str(c) for c in dataset.classes), whole=False)
 
 
-def folder(path: Path | None, part: Part) -> Raw:
+def folder(path: Path | None, part: Part) -> RawImages:
     """Returns the images of a folder: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE."""
     assert path is not None
     if not path.is_dir():
@@ -109,7 +109,7 @@ def folder(path: Path | None, part: Part) -> Raw:
     mode = "L" if all(_header(Path(file))[1] in _GREY for file, _ in first.samples) else "RGB"
     x = np.stack([_read_image(Path(file), size, mode) for file, _ in listing.samples])
     y = np.array([label for _, label in listing.samples], dtype=np.int64)
-    return Raw(x, y, tuple(first.classes), whole=not split)
+    return RawImages(x, y, tuple(first.classes), whole=not split)
 
 
 _GREY = ("1", "L", "I", "I;16", "I;16B")
@@ -163,7 +163,7 @@ def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def npz(path: Path | None, part: Part) -> Raw:
+def npz(path: Path | None, part: Part) -> RawImages:
     """Returns the images x and labels y of an .npz file, or its x_train, y_train, x_test, y_test.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point in [0, 1]; labels are integers, (N,).
@@ -200,7 +200,7 @@ def npz(path: Path | None, part: Part) -> Raw:
     count = int(trained.max()) + 1
     if y.max() >= count:
         raise DataError(f"{path}: test labels must be classes of the training images, 0 to {count - 1}, got {y.max()}")
-    return Raw(_channels_first(x, path), y.astype(np.int64), tuple(str(c) for c in range(count)), whole=not split)
+    return RawImages(_channels_first(x, path), y.astype(np.int64), tuple(str(c) for c in range(count)), whole=not split)
 
 
 def _channels_first(x: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -213,7 +213,7 @@ def _channels_first(x: NDArray[Any], path: Path) -> NDArray[Any]:
     return x
 
 
-SOURCES: dict[str, Callable[[Path | None, Part], Raw]] = {
+SOURCES: dict[str, Callable[[Path | None, Part], RawImages]] = {
     "digits": digits,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,

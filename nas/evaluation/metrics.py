@@ -61,7 +61,7 @@ def measured_metrics(
     return metrics
 
 
-def recorded(returned: object) -> dict[str, float]:
+def parse_record(returned: object) -> dict[str, float]:
     """Returns what a user's function recorded of a network.
 
     Raises:

@@ -16,7 +16,7 @@ from nas.config.writer import as_data
 from nas.data import Dataset
 from nas.errors import RecordError, TimeLimitError, first_line, format_error
 from nas.evaluation.base import Evaluator, Precheck
-from nas.evaluation.metrics import measured_metrics, recorded
+from nas.evaluation.metrics import measured_metrics, parse_record
 from nas.executors.base import Job, TrialResult
 from nas.seeds import seed_of
 from nas.training.checkpoints import Checkpoint, CheckpointError
@@ -145,7 +145,7 @@ class TrainAndAttack(Evaluator):
             raise
         except Exception as error:
             raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error
-        return recorded(returned)
+        return parse_record(returned)
 
 
 def validation_radii(network: Normalised, validation: Split, config: EvaluationConfig, seed: int) -> Floats:

@@ -12,10 +12,10 @@ from nas.errors import first_line
 from search_spaces import PUBLISHED, Architecture, SearchSpace
 
 # An architecture, or the folder of an earlier run, which stands for its finalists.
-Start = Architecture | Path
+InitialArchitecture = Architecture | Path
 
 
-def read_architectures(reference: Any, folder: Path | None) -> list[Start]:
+def read_architectures(reference: Any, folder: Path | None) -> list[InitialArchitecture]:
     """Returns the architectures, unchecked, that an entry of YAML stands for.
 
     Args:
@@ -65,14 +65,14 @@ def validate_initial(architecture: Architecture, space: SearchSpace) -> str | No
     try:
         architecture = space.validate(architecture)
     except ValueError as error:
-        return f"is {_home_of(architecture) or error}"
+        return f"is {_other_space_of(architecture) or error}"
     graphs = space.graphs(architecture) if space.graphs is not None else {}
     if graphs and not any(graph.connected for graph in graphs.values()):
         return f"lets nothing through: no path leads from input to output of a cell of {space.name}; give one an operation"
     return None
 
 
-def _home_of(architecture: Architecture) -> str | None:
+def _other_space_of(architecture: Architecture) -> str | None:
     """Returns what to say of a published architecture where another space is searched; None of any other architecture."""
     for name, published in PUBLISHED.items():
         if architecture == published.architecture:

@@ -109,7 +109,7 @@ def tiny_file(tmp_path_factory):
 
 
 @pytest.fixture
-def own(tmp_path, tiny):
+def custom_space(tmp_path, tiny):
     """A factory of tiny configs whose space is in a file of the user's own; kinds are separated by commas."""
     path = tmp_path / "own.py"
     path.write_text(OWN_SPACE, encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 from nas.config.files import parse_config
 from nas.config.writer import dump_config
 from nas.errors import ConfigError, SearchFailedError
-from nas.evaluation.metrics import recorded
+from nas.evaluation.metrics import parse_record
 from nas.runs.run import read_run
 
 RECORD = """
@@ -79,7 +79,7 @@ def test_what_is_no_function_is_refused(file, value, message):
 
 
 def test_numbers_of_other_libraries_are_numbers():
-    assert recorded({"a": np.float32(0.5), "b": 1, "c": True}) == {"a": 0.5, "b": 1.0, "c": 1.0}
+    assert parse_record({"a": np.float32(0.5), "b": 1, "c": True}) == {"a": 0.5, "b": 1.0, "c": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_numbers_of_other_libraries_are_numbers():
 )
 def test_other_returns_are_refused(returned, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        recorded(returned)
+        parse_record(returned)

@@ -181,9 +181,9 @@ def test_a_refusal_says_what_to_do(error, address, message):
 def test_users_own_modules(tmp_path):
     (tmp_path / "own.py").write_text("VALUE = 1\n", encoding="utf-8")
     resolve(f"{tmp_path / 'own.py'}:VALUE", {})
-    own = [name for name, module in sys.modules.items() if is_user_module(module)]
-    assert any(name.startswith("hardcell_user_own_") for name in own)
-    assert __name__ in own
+    user_modules = [name for name, module in sys.modules.items() if is_user_module(module)]
+    assert any(name.startswith("hardcell_user_own_") for name in user_modules)
+    assert __name__ in user_modules
     for module in (os, np, torch, nn, pytest, sys.modules["nas.resolve"], sys.modules["__main__"], types.ModuleType("new")):
         assert not is_user_module(module)
 

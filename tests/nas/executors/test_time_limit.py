@@ -155,7 +155,7 @@ def test_what_is_no_limit_is_refused():
         nas.parse_config({"search": {"time_limit": 0}})
 
 
-def test_search_goes_on_after_a_trial_that_hangs(own, tmp_path, trials_only, stored):
+def test_search_goes_on_after_a_trial_that_hangs(custom_space, tmp_path, trials_only, stored):
     space = tmp_path / "own.py"
     # 14 batches an epoch: it hangs in the second.
     space.write_text(
@@ -168,7 +168,7 @@ def test_search_goes_on_after_a_trial_that_hangs(own, tmp_path, trials_only, sto
             "        return 0 * x if",
         )
     )
-    config = own("hangs,works", "search.trials=4", "search.random_trials=4", "search.time_limit=3", "seed=1")
+    config = custom_space("hangs,works", "search.trials=4", "search.random_trials=4", "search.time_limit=3", "seed=1")
     events = trials_only(tmp_path / "run", config)
     trials = read_run(tmp_path / "run").trials
     hung = [trial for trial in trials if trial.architecture["kind"] == "hangs"]

@@ -37,8 +37,8 @@ def by_kind(run):
     return trials
 
 
-def test_duplicates_are_answered_from_the_cache_without_training(own, searched, stored):
-    run, events = searched(own("works", "search.trials=9", "search.random_trials=9"))
+def test_duplicates_are_answered_from_the_cache_without_training(custom_space, searched, stored):
+    run, events = searched(custom_space("works", "search.trials=9", "search.random_trials=9"))
     first = {}
     for trial in run.trials:
         assert trial.state == "complete"
@@ -55,8 +55,8 @@ def test_duplicates_are_answered_from_the_cache_without_training(own, searched, 
     assert all(values[trial.number] == values[first[trial.key].number] for trial in run.trials)
 
 
-def test_every_trial_is_told_once_and_in_order(own, searched):
-    _, events = searched(own("raises,constant,works", "search.trials=9", "search.random_trials=9"))
+def test_every_trial_is_told_once_and_in_order(custom_space, searched):
+    _, events = searched(custom_space("raises,constant,works", "search.trials=9", "search.random_trials=9"))
     finished = [event for event in events if isinstance(event, TrialFinished)]
     assert [event.trial.number for event in finished] == list(range(9))
     best = [event.best for event in finished]
@@ -70,9 +70,9 @@ def test_every_trial_is_told_once_and_in_order(own, searched):
     assert best[-1] is not None
 
 
-def test_too_many_parameters_are_rejected_before_training(own, searched, stored):
+def test_too_many_parameters_are_rejected_before_training(custom_space, searched, stored):
     run, events = searched(
-        own("works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400}")
+        custom_space("works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400}")
     )
     infeasible = [trial for trial in run.trials if trial.state == "infeasible"]
     assert {trial.architecture["width"] for trial in infeasible} == {8, 16}
@@ -91,22 +91,24 @@ def test_too_many_parameters_are_rejected_before_training(own, searched, stored)
             assert stored(run.folder.path)[trial.number].constraints["parameters"] <= 0
 
 
-def test_all_broken_bounds_are_named(own, searched):
+def test_all_broken_bounds_are_named(custom_space, searched):
     run, _ = searched(
-        own("works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400, macs: 320}")
+        custom_space(
+            "works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400, macs: 320}"
+        )
     )
     widest = {trial.reason for trial in run.trials if trial.architecture["width"] == 16}
     assert widest == {"parameters 1210 exceeds 400; macs 1200 exceeds 320"}
 
 
-def test_bound_on_the_clean_error_ranks_and_does_not_reject(own, searched):
-    run, events = searched(own("works", "search.trials=2", "objective.constraints={clean_error: 0.0001}"))
+def test_bound_on_the_clean_error_ranks_and_does_not_reject(custom_space, searched):
+    run, events = searched(custom_space("works", "search.trials=2", "objective.constraints={clean_error: 0.0001}"))
     assert all(trial.state == "complete" and trial.violation > 0 for trial in run.trials)
     assert trained(events)
 
 
-def test_disconnected_candidates_are_rejected_with_their_reason(own, searched, stored):
-    run, events = searched(own("constant,works", "search.trials=6", "search.random_trials=6"))
+def test_disconnected_candidates_are_rejected_with_their_reason(custom_space, searched, stored):
+    run, events = searched(custom_space("constant,works", "search.trials=6", "search.random_trials=6"))
     constant = by_kind(run)["constant"]
     assert constant
     for trial in constant:
@@ -136,8 +138,10 @@ def test_disconnected_cell_of_cell201_is_rejected(tiny, searched, monkeypatch):
         ("nan", "training diverged: the loss is nan in epoch 1 of 2"),
     ],
 )
-def test_broken_candidate_is_a_failed_trial_with_its_reason_and_the_search_goes_on(kind, reason, own, searched, stored):
-    run, _ = searched(own(f"{kind},works", "search.trials=6", "search.random_trials=6"))
+def test_broken_candidate_is_a_failed_trial_with_its_reason_and_the_search_goes_on(
+    kind, reason, custom_space, searched, stored
+):
+    run, _ = searched(custom_space(f"{kind},works", "search.trials=6", "search.random_trials=6"))
     trials = by_kind(run)
     assert trials[kind]
     assert all((trial.state, trial.reason) == ("failed", reason) for trial in trials[kind])
@@ -155,7 +159,7 @@ def test_learning_rate_that_diverges_fails_with_its_reason(tiny, tmp_path):
     assert caught.value.exit_code == 1
 
 
-def test_failed_candidate_keeps_the_epochs_before_it_failed(own, tmp_path, monkeypatch):
+def test_failed_candidate_keeps_the_epochs_before_it_failed(custom_space, tmp_path, monkeypatch):
     import nas.evaluation.train_and_attack
 
     def fails(*args):
@@ -163,17 +167,17 @@ def test_failed_candidate_keeps_the_epochs_before_it_failed(own, tmp_path, monke
 
     monkeypatch.setattr(nas.evaluation.train_and_attack, "validation_radii", fails)
     with pytest.raises(SearchFailedError):
-        search(own("works", "search.trials=1"), tmp_path / "run")
+        search(custom_space("works", "search.trials=1"), tmp_path / "run")
     (trial,) = read_run(tmp_path / "run").trials
     assert trial.reason == "RuntimeError: in the scoring"
     assert [epoch["epoch"] for epoch in trial.epochs] == [1, 2]
     assert trial.metrics["parameters"] > 0
 
 
-def test_search_in_which_all_trials_fail_says_why(own, tmp_path, cli):
+def test_search_in_which_all_trials_fail_says_why(custom_space, tmp_path, cli):
     run = tmp_path / "run"
     with pytest.raises(SearchFailedError, match="none of the 4 trials is complete: ") as caught:
-        search(own("raises in training,nan", "search.trials=4"), run)
+        search(custom_space("raises in training,nan", "search.trials=4"), run)
     assert caught.value.exit_code == 1
     assert "x RuntimeError: broken in training" in str(caught.value)
     code, _, err = cli("resume", run)
@@ -182,11 +186,11 @@ def test_search_in_which_all_trials_fail_says_why(own, tmp_path, cli):
 
 
 @pytest.mark.parametrize("kind", ["raises", "raises in build", "memory in build"])
-def test_space_of_which_nothing_can_be_built_is_told_without_a_traceback(kind, own, tmp_path, cli):
+def test_space_of_which_nothing_can_be_built_is_told_without_a_traceback(kind, custom_space, tmp_path, cli):
     from nas.config.writer import dump_config
 
     config = tmp_path / "own.yaml"
-    config.write_text(dump_config(own(kind, "search.trials=2")))
+    config.write_text(dump_config(custom_space(kind, "search.trials=2")))
     code, _, err = cli("search", config, "--run", tmp_path / "run")
     assert code in (1, 2)
     assert any(text in err for text in ("a broken layer", "cannot be built", "8 GiB wanted"))
@@ -198,8 +202,8 @@ def test_space_too_deep_for_the_images_is_refused_before_anything_is_written(tin
     assert not (tmp_path / "run").exists()
 
 
-def test_two_objectives_end_to_end(own, tmp_path, stored):
-    config = own(
+def test_two_objectives_end_to_end(custom_space, tmp_path, stored):
+    config = custom_space(
         "works",
         "search.trials=6",
         "search.random_trials=3",
@@ -218,9 +222,9 @@ def test_first_trials_are_drawn_at_random_and_say_so(finished_run):
     assert [trial.random for trial in read_run(finished_run).trials] == [True, True, False, False, False, False]
 
 
-def test_seed_decides_the_trials(own, tmp_path, trials_only, study_content):
+def test_seed_decides_the_trials(custom_space, tmp_path, trials_only, study_content):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        trials_only(tmp_path / name, own("works", "search.trials=4", f"seed={seed}"))
+        trials_only(tmp_path / name, custom_space("works", "search.trials=4", f"seed={seed}"))
     assert study_content(tmp_path / "a") == study_content(tmp_path / "b")
     assert study_content(tmp_path / "a") != study_content(tmp_path / "c")
 
@@ -339,8 +343,8 @@ class TestLocal(ExecutorContract):
             assert isinstance(news, JobStarted | EpochResult | TrialResult)
 
 
-def test_search_asks_for_finalists_once_all_trials_are_told(own, tmp_path):
-    events = search_events(own("works", "search.trials=3"), tmp_path / "run")
+def test_search_asks_for_finalists_once_all_trials_are_told(custom_space, tmp_path):
+    events = search_events(custom_space("works", "search.trials=3"), tmp_path / "run")
     kinds = []
     for event in events:
         kinds.append(type(event))

@@ -131,9 +131,9 @@ def test_interrupts_before_the_training_use_up_no_attempts(place, tiny, tmp_path
     assert [(trial.state, trial.user_attrs["attempts"]) for trial in stored(run)] == [(TrialState.COMPLETE, 1)]
 
 
-def mixed(own):
+def mixed(custom_space):
     """A config of which trials are complete, duplicate, rejected for either reason, and failed."""
-    return own(
+    return custom_space(
         "raises in training,constant,works",
         # More than there are architectures: the last ones are duplicates.
         "search.trials=16",
@@ -160,11 +160,11 @@ def kill_at(monkeypatch, write, before):
     return number
 
 
-def check_killed_at(writes, own, study_content, tmp_path, monkeypatch, trials_only):
+def check_killed_at(writes, custom_space, study_content, tmp_path, monkeypatch, trials_only):
     whole = tmp_path / "whole"
     with monkeypatch.context() as patch:
         number = kill_at(patch, -1, before=True)
-        trials_only(whole, mixed(own))
+        trials_only(whole, mixed(custom_space))
         total = next(number)
     states = {trial["state"] for trial in study_content(whole)}
     assert states == {"COMPLETE", "PRUNED", "FAIL"}
@@ -180,27 +180,34 @@ def check_killed_at(writes, own, study_content, tmp_path, monkeypatch, trials_on
         with monkeypatch.context() as patch:
             kill_at(patch, write, before=write % 2 == 0)
             with pytest.raises(KilledError):
-                trials_only(run, mixed(own))
+                trials_only(run, mixed(custom_space))
         trials_only(run)
         assert study_content(run) == study_content(whole), f"killed at write {write} of {total}"
         shutil.rmtree(run)
 
 
-def test_killed_at_some_writes_into_the_study(own, study_content, tmp_path, monkeypatch, trials_only):
+def test_killed_at_some_writes_into_the_study(custom_space, study_content, tmp_path, monkeypatch, trials_only):
     check_killed_at(
-        lambda total: random.Random(0).sample(range(total), 3), own, study_content, tmp_path, monkeypatch, trials_only
+        lambda total: random.Random(0).sample(range(total), 3),
+        custom_space,
+        study_content,
+        tmp_path,
+        monkeypatch,
+        trials_only,
     )
 
 
 @pytest.mark.slow
-def test_killed_at_every_fifth_write_into_the_study(own, study_content, tmp_path, monkeypatch, trials_only):
+def test_killed_at_every_fifth_write_into_the_study(custom_space, study_content, tmp_path, monkeypatch, trials_only):
     # With an odd step, so that kills before and after a write alternate.
-    check_killed_at(lambda total: range(1, total, 5), own, study_content, tmp_path, monkeypatch, trials_only)
+    check_killed_at(lambda total: range(1, total, 5), custom_space, study_content, tmp_path, monkeypatch, trials_only)
 
 
-def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cache(own, tmp_path, break_off, trials_only):
+def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cache(
+    custom_space, tmp_path, break_off, trials_only
+):
     run = tmp_path / "run"
-    config = own("works", "search.trials=10", "search.random_trials=10")
+    config = custom_space("works", "search.trials=10", "search.random_trials=10")
     break_off(search_events(config, run), 0)
     events = trials_only(run)
     trained = {event.name for event in events if isinstance(event, EpochFinished)}

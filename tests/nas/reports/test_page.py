@@ -167,23 +167,23 @@ def test_run_that_has_not_begun(tiny, tmp_path):
     assert "No trial is complete yet." in text
 
 
-def test_run_with_no_complete_trial_tells_the_failures(own, tmp_path):
+def test_run_with_no_complete_trial_tells_the_failures(custom_space, tmp_path):
     with pytest.raises(SearchFailedError):
-        search(own("raises in training", "search.trials=3"), tmp_path / "run")
+        search(custom_space("raises in training", "search.trials=3"), tmp_path / "run")
     text = shown(render_report(read_run(tmp_path / "run")))
     assert "No trial is complete yet." in text
     assert "trial 0: RuntimeError: broken in training" in text
 
 
-def test_reasons_are_text_and_not_markup(own, tmp_path, finished):
+def test_reasons_are_text_and_not_markup(custom_space, tmp_path, finished):
     nasty = dataclasses.replace(finished.trials[0], state="failed", reason="<script>alert(1)</script>")
     text = render_report(dataclasses.replace(finished, trials=(*finished.trials, nasty)))
     assert "script" not in Page(text).tags
     assert "<script>alert(1)</script>" in shown(text)
 
 
-def test_space_of_the_users_own_whose_file_is_gone(own, tmp_path, cli):
-    config = own("works", "search.trials=2", "search.random_trials=2", "finalists.epochs=1")
+def test_space_of_the_users_own_whose_file_is_gone(custom_space, tmp_path, cli):
+    config = custom_space("works", "search.trials=2", "search.random_trials=2", "finalists.epochs=1")
     run = search(config, tmp_path / "run")
     (tmp_path / "own.py").unlink()
     # As in a new process: the module is not there any more, either.

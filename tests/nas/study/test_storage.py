@@ -24,8 +24,8 @@ from nas.study.storage import StudyLocation, backup, close_storage, open_storage
 
 
 @pytest.fixture
-def config(own):
-    return own("works,other", "search.trials=4", "search.random_trials=3", "training.epochs=1", "data.limit=200")
+def config(custom_space):
+    return custom_space("works,other", "search.trials=4", "search.random_trials=3", "training.epochs=1", "data.limit=200")
 
 
 def begin(config, run, trials):

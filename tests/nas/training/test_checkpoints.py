@@ -294,8 +294,8 @@ SEARCH = ("search.checkpoint_seconds=0", "search.trials=3", "training.epochs=4",
 
 
 @pytest.fixture
-def config(own):
-    return own(
+def config(custom_space):
+    return custom_space(
         "works,other", *SEARCH, "finalists.epochs=3", "finalists.images=20", "finalists.attacks={pgd: {name: pgd, steps: 1}}"
     )
 
@@ -320,7 +320,7 @@ def test_killed_trial_goes_on_from_its_checkpoint(
     assert list((run / "checkpoints").iterdir()) == []
 
 
-def test_checkpoint_is_removed_however_a_trial_ends(own, tmp_path, trials_only):
+def test_checkpoint_is_removed_however_a_trial_ends(custom_space, tmp_path, trials_only):
     # The network breaks in its second epoch, after a checkpoint was written.
     space = tmp_path / "own.py"
     text = space.read_text()
@@ -333,7 +333,7 @@ def test_checkpoint_is_removed_however_a_trial_ends(own, tmp_path, trials_only):
             "        return 0 * x if",
         )
     )
-    config = own("breaks,works", *SEARCH, "search.trials=6", "search.random_trials=6")
+    config = custom_space("breaks,works", *SEARCH, "search.trials=6", "search.random_trials=6")
     trials_only(tmp_path / "run", config)
     trials = nas.read_run(tmp_path / "run").trials
     broken = [trial for trial in trials if trial.architecture["kind"] == "breaks"]

@@ -289,8 +289,8 @@ def test_leaderboard_and_report_show_the_rungs(halved, tmp_path, cli):
     assert f"<b>{pruned}</b>pruned" in page
 
 
-def test_report_of_a_search_without_stopping_shows_none(own, tmp_path, trials_only, cli):
-    trials_only(tmp_path / "run", own("works", "search.trials=1"))
+def test_report_of_a_search_without_stopping_shows_none(custom_space, tmp_path, trials_only, cli):
+    trials_only(tmp_path / "run", custom_space("works", "search.trials=1"))
     assert cli("report", tmp_path / "run")[0] == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "rungs of early stopping" not in page
