@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from nas.pipeline.search import export, resume, resume_events, search, search_events
     from nas.reports.page import report
     from nas.runs.run import Run, read_run
-    from nas.runs.status import status_of as status
+    from nas.runs.status import RunStatus
+    from nas.runs.status import run_status as status
     from nas.spaces.build import build
 
 # Module and name of each export.
@@ -35,6 +36,7 @@ _EXPORTS = {
     "DataConfig": ("nas.data.config", "DataConfig"),
     "ProfileConfig": ("nas.analysis.profile", "ProfileConfig"),
     "Run": ("nas.runs.run", "Run"),
+    "RunStatus": ("nas.runs.status", "RunStatus"),
     "SurfaceConfig": ("nas.analysis.surface.config", "SurfaceConfig"),
     "build": ("nas.spaces.build", "build"),
     "compare": ("nas.analysis.compare.compare", "compare_networks"),
@@ -49,7 +51,7 @@ _EXPORTS = {
     "resume_events": ("nas.pipeline.search", "resume_events"),
     "search": ("nas.pipeline.search", "search"),
     "search_events": ("nas.pipeline.search", "search_events"),
-    "status": ("nas.runs.status", "status_of"),
+    "status": ("nas.runs.status", "run_status"),
     "surface": ("nas.analysis.surface.surface", "image_surfaces"),
     "verify": ("nas.bundle.verify", "verify"),
 }
@@ -60,6 +62,7 @@ __all__ = [
     "DataConfig",
     "ProfileConfig",
     "Run",
+    "RunStatus",
     "SurfaceConfig",
     "build",
     "compare",

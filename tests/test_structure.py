@@ -1,8 +1,9 @@
 """The structure of the packages: what import-linter cannot see."""
 
 import importlib
+import inspect
 import pkgutil
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -12,6 +13,9 @@ import search_spaces
 
 PACKAGES = [evaluators, nas, search_spaces]
 MODULES = sorted(m.name for package in PACKAGES for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))
+MAX_PARAMETERS = 8
+# Its parameters are the keys of `space: {name: cells, ...}` in YAML, which are not nested.
+MORE_PARAMETERS = {"search_spaces.cells.cell_space.cell_space"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -27,3 +31,26 @@ def test_exports_are_there_and_are_no_modules(package):
     assert len(package.__all__) == len(set(package.__all__)) <= 70
     for name in package.__all__:
         assert not isinstance(getattr(package, name), ModuleType), name
+
+
+def functions_of(module):
+    """The public functions of a module, and the public methods of its public classes, by name."""
+    for name, member in vars(module).items():
+        if name.startswith("_") or getattr(member, "__module__", None) != module.__name__:
+            continue
+        if isinstance(member, FunctionType):
+            yield f"{module.__name__}.{name}", member
+        elif inspect.isclass(member):
+            for method, function in vars(member).items():
+                if isinstance(function, FunctionType) and not method.startswith("_"):
+                    yield f"{module.__name__}.{name}.{method}", function
+
+
+def test_public_functions_have_few_parameters():
+    many = {
+        name
+        for module in map(importlib.import_module, MODULES)
+        for name, function in functions_of(module)
+        if len([p for p in inspect.signature(function).parameters if p not in ("self", "cls")]) > MAX_PARAMETERS
+    }
+    assert many == MORE_PARAMETERS

@@ -43,7 +43,7 @@ def open_network(source: str) -> nn.Module:
         NetworkError: there is no such thing, or it is no network.
         BundleError: the bundle is damaged.
     """
-    path = _expanded(source)
+    path = expand_path(source)
     if path.is_dir():
         return _bundle(path)
     if path.is_file():
@@ -59,7 +59,12 @@ def open_network(source: str) -> nn.Module:
     return network
 
 
-def _expanded(source: str) -> Path:
+def expand_path(source: str) -> Path:
+    """Returns a path with the user's folder in the place of ~.
+
+    Raises:
+        NetworkError: there is no such user.
+    """
     try:
         return Path(source).expanduser()
     except RuntimeError as error:
@@ -82,8 +87,8 @@ def _from_file(path: Path) -> nn.Module:
         return _scripted(path)
     if path.suffix == ".py":
         raise NetworkError(f"{path}: which of its functions? Write {path}:NAME, of one that returns the network")
-    found = "a pickle, of weights or of a whole module" if _is_pickle(path, names) else "neither"
-    raise NetworkError(f"{path}: must hold a graph of torch.export or TorchScript, found {found}; {_REMEDY}")
+    kind = "a pickle, of weights or of a whole module" if _is_pickle(path, names) else "neither"
+    raise NetworkError(f"{path}: must hold a graph of torch.export or TorchScript, found {kind}; {_REMEDY}")
 
 
 def _names(path: Path) -> set[str]:
@@ -144,17 +149,17 @@ def _quiet() -> Iterator[None]:
 def _named(source: str) -> nn.Module:
     """Returns the network that `FILE.py:NAME` or `package.module:NAME` stands for."""
     place, _, name = source.rpartition(":")
-    file = _expanded(place) if place.endswith(".py") else None
+    file = expand_path(place) if place.endswith(".py") else None
     with _importable([*([] if file is None else [file.resolve().parent]), Path.cwd()]):
         try:
-            found = resolve(f"{file or place}:{name}", {})
+            network = resolve(f"{file or place}:{name}", {})
         except ValueError as error:
             raise NetworkError(f"{source}: {error}") from error
-        if not isinstance(found, nn.Module):
-            found = _called(source, found)
-    if not isinstance(found, nn.Module):
-        raise NetworkError(f"{source}: must return a network, an nn.Module, got {type(found).__name__}; {_REMEDY}")
-    return found
+        if not isinstance(network, nn.Module):
+            network = _called(source, network)
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"{source}: must return a network, an nn.Module, got {type(network).__name__}; {_REMEDY}")
+    return network
 
 
 def _called(source: str, function: Any) -> object:

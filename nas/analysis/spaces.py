@@ -111,11 +111,11 @@ def summarise(
         except Exception as error:
             raise _refused(space, architecture, "has no canonical form", error) from error
         try:
-            cost = _look(space, architecture, shape, num_classes, device)
+            cost = _cost(space, architecture, shape, num_classes, device)
         except Exception:
             # Not everything works without numbers; what does not work with them either is at fault.
             try:
-                cost = _look(space, architecture, shape, num_classes, "cpu")
+                cost = _cost(space, architecture, shape, num_classes, "cpu")
             except Exception as error:
                 raise _refused(space, architecture, f"does not suit images of {_text(shape)}", error) from error
             device = "cpu"
@@ -128,7 +128,9 @@ def summarise(
     return SpaceSummary(len(architectures), frozen_costs, disconnected, len(architectures) - len(keys))
 
 
-def _look(space: SearchSpace, architecture: Architecture, shape: Shape, classes: int, device: str) -> tuple[int, int, bool]:
+def _cost(
+    space: SearchSpace, architecture: Architecture, shape: Shape, classes: int, device: str
+) -> tuple[int, int, bool]:
     """Returns parameters, MACs, and whether the logits depend on the image; on the meta device without any numbers."""
     with torch.device(device):
         network = _build(space, architecture, shape, classes, 0)

@@ -19,10 +19,10 @@ _ROLES = {
 }
 
 
-def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Provenance, cell: str) -> str:
+def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Provenance, cell: str) -> str:
     """Returns the card as Markdown; `cell` is what it holds of the architecture's drawing, '' for nothing."""
-    record, epsilon = found.record, provenance.epsilon
-    failed = found.failed_checks()
+    record, epsilon = profile.record, provenance.epsilon
+    failed = profile.failed_checks()
     norm = provenance.norm
     rows = [_row(name, entry) for name, entry in record["attacks"].items()]
     return "\n".join(
@@ -37,7 +37,7 @@ def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Prove
             f"- Data: {record['dataset']}, {record['split']} split, {record['n']} images",
             f"- Clean error: {record['clean_error']:.3f}",
             f"- Adversarial error at {norm} epsilon {format_epsilon(epsilon)} (pixels in [0, 1]), worst case over the "
-            f"{norm} attacks: {found.error_at(epsilon, norm):.3f}",
+            f"{norm} attacks: {profile.error_at(epsilon, norm):.3f}",
             f"- Cost: {record['cost']['parameters']:,} parameters, {record['cost']['macs']:,} multiply-accumulates an image",
             f"- Weights: epoch {provenance.kept_epoch}, chosen on the validation split",
             "",
@@ -78,12 +78,14 @@ def model_card(candidate: Candidate, found: RobustnessProfile, provenance: Prove
 def _row(name: str, entry: dict[str, Any]) -> str:
     law = fitted(entry)
     if law is None:
-        told = f"none: {entry['power_law']['reason']}"
+        law_text = f"none: {entry['power_law']['reason']}"
     else:
         low, high = law.exponent_interval
         bent = ", saturated beyond" if law.saturated else ""
-        beaten = [form.replace("_", "-") for form, found in law.alternatives.items() if found.verdict() == "power law"]
+        beaten = [
+            form.replace("_", "-") for form, comparison in law.alternatives.items() if comparison.verdict() == "power law"
+        ]
         better = f", better than a {' or '.join(beaten)} form" if beaten else ""
-        told = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{bent}{better}"
+        law_text = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{bent}{better}"
     median = "not reached" if entry["median_radius"] is None else f"{entry['median_radius']:.3g}"
-    return f"| {name} | {entry['config']['norm']} | {entry['success_rate']:.3f} | {median} | {told} |"
+    return f"| {name} | {entry['config']['norm']} | {entry['success_rate']:.3f} | {median} | {law_text} |"

@@ -18,6 +18,7 @@ from nas.config.writer import as_data
 from nas.errors import BundleError, RunError
 from nas.plots.cells import draw
 from nas.plots.profile import error_curves_figure
+from nas.spaces.stored import FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ def export_bundle(
     candidate: Candidate,
     space: SearchSpace,
     network: Normalised,
-    found: RobustnessProfile,
+    profile: RobustnessProfile,
     images: Tensor,
     provenance: Provenance,
 ) -> None:
@@ -52,7 +53,7 @@ def export_bundle(
         candidate: The architecture and its name.
         space: The space that it comes from.
         network: The trained network, in evaluation mode on the CPU.
-        found: Its profile on the test split.
+        profile: Its profile on the test split.
         images: Some images (N, C, H, W) on the CPU, at least 2, on which the forms must agree.
         provenance: What made the network.
 
@@ -62,7 +63,7 @@ def export_bundle(
     # Named by the process: another one may be making the same bundle.
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        _write(partial, candidate, space, network, found, images, provenance)
+        _write(partial, candidate, space, network, profile, images, provenance)
         partial.rename(folder)
     except OSError:
         if not is_bundle(folder):
@@ -76,7 +77,7 @@ def _write(
     candidate: Candidate,
     space: SearchSpace,
     network: Normalised,
-    found: RobustnessProfile,
+    profile: RobustnessProfile,
     images: Tensor,
     provenance: Provenance,
 ) -> None:
@@ -90,15 +91,15 @@ def _write(
         "num_classes": len(provenance.classes),
         "classes": list(provenance.classes),
     }
-    (folder / "architecture.yaml").write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
+    (folder / FILE).write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
     write_formats(network, images[:2], folder)
     differences = _differences(network, images, folder)
-    save_profile(found, folder)
+    save_profile(profile, folder)
     (folder / "plots" / "error_curves.svg").write_text(
-        error_curves_figure(found, provenance.norm, provenance.epsilon), encoding="utf-8"
+        error_curves_figure(profile, provenance.norm, provenance.epsilon), encoding="utf-8"
     )
     cell = _draw(folder, candidate, space)
-    (folder / "README.md").write_text(model_card(candidate, found, provenance, cell), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(candidate, profile, provenance, cell), encoding="utf-8")
     write_manifest(
         folder,
         {

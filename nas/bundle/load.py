@@ -5,23 +5,36 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from evaluators import RobustnessProfile, load_profile
 from nas.bundle.export_formats import WEIGHTS
-from nas.bundle.manifest import check_files, is_bundle, read_manifest
+from nas.bundle.manifest import check_files, epsilon_and_norm, is_bundle, read_manifest
 from nas.errors import BundleError, first_line
-from nas.spaces.config import SpaceConfig
 from nas.spaces.options import open_space
+from nas.spaces.stored import FILE, StoredArchitecture, read_stored
 from nas.training.network import Normalised
 
-if TYPE_CHECKING:
-    from torch import nn
+
+@final
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A bundle's network, with what the bundle records of it.
+
+    Attributes:
+        network: In evaluation mode on the CPU: images (N, C, H, W) in [0, 1] to logits (N, K).
+        manifest: The content of manifest.json.
+        stored: The content of architecture.yaml.
+    """
+
+    network: nn.Module
+    manifest: dict[str, Any] = field(repr=False)
+    stored: StoredArchitecture = field(repr=False)
 
 
 def load(folder: Path | str) -> nn.Module:
@@ -30,15 +43,32 @@ def load(folder: Path | str) -> nn.Module:
     Raises:
         BundleError: the bundle is damaged or tampered with, or its space cannot be found.
     """
-    folder = Path(folder).expanduser()
-    check_files(folder, read_manifest(folder))
+    return load_network(Path(folder).expanduser()).network
+
+
+def load_network(folder: Path) -> LoadedNetwork:
+    """Returns the network of a bundle with its records, each file read once.
+
+    Raises:
+        BundleError: the bundle is damaged or tampered with, or its space cannot be found.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
     stored = read_architecture(folder)
+    return LoadedNetwork(rebuild(folder, stored), manifest, stored)
+
+
+def rebuild(folder: Path, stored: StoredArchitecture) -> nn.Module:
+    """Returns the network that a bundle's architecture and weights make; no checksum is compared.
+
+    Raises:
+        BundleError: the space cannot be found, or the weights do not fit.
+    """
+    channels = stored.input_shape[0]
     try:
-        space = open_space(SpaceConfig(name=stored["space"]["name"], options=stored["space"]["options"]))
-        architecture = space.validate(stored["architecture"])
-        shape = stored["input_shape"]
-        body = space.build(architecture, (shape[0], shape[1], shape[2]), stored["num_classes"])
-        network = Normalised(body, torch.zeros(shape[0]), torch.ones(shape[0]))
+        space = open_space(stored.space)
+        body = space.build(space.validate(stored.architecture), stored.input_shape, stored.num_classes)
+        network = Normalised(body, torch.zeros(channels), torch.ones(channels))
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
@@ -48,8 +78,8 @@ def load(folder: Path | str) -> nn.Module:
     return network.eval()
 
 
-# What is read of a bundle without loading its network.
-_TOLD = ("architecture.yaml", "profile.json", "radii.npz")
+# Files that are read without loading the network.
+_RECORDS = (FILE, "profile.json", "radii.npz")
 
 
 @final
@@ -70,13 +100,18 @@ class Bundle:
     name: str
     role: str
     manifest: dict[str, Any] = field(repr=False)
-    stored: dict[str, Any] = field(repr=False)
+    stored: StoredArchitecture = field(repr=False)
     profile: RobustnessProfile = field(repr=False)
 
     @property
-    def space(self) -> SpaceConfig:
-        """The space of its architecture."""
-        return SpaceConfig(name=self.stored["space"]["name"], options=self.stored["space"]["options"])
+    def epsilon(self) -> float:
+        """The epsilon of the search."""
+        return epsilon_and_norm(self.manifest)[0]
+
+    @property
+    def norm(self) -> str:
+        """The name of the norm of the search."""
+        return epsilon_and_norm(self.manifest)[1]
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -86,7 +121,7 @@ def open_bundle(folder: Path) -> Bundle:
         BundleError: there is no bundle, or it is damaged or tampered with.
     """
     record = read_manifest(folder)
-    check_files(folder, record, _TOLD)
+    check_files(folder, record, _RECORDS)
     return Bundle(folder, record["name"], record["role"], record, read_architecture(folder), read_profile(folder))
 
 
@@ -124,19 +159,16 @@ def open_bundles(folder: Path) -> tuple[list[Bundle], list[DamagedBundle]]:
     return sorted(bundles, key=order), damaged
 
 
-def read_architecture(folder: Path) -> dict[str, Any]:
-    """Returns the content of architecture.yaml.
+def read_architecture(folder: Path) -> StoredArchitecture:
+    """Returns the content of a bundle's architecture.yaml.
 
     Raises:
         BundleError: it is missing or damaged.
     """
     try:
-        stored = yaml.safe_load((folder / "architecture.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BundleError(f"{folder}: architecture.yaml is damaged: {error}") from error
-    if not isinstance(stored, dict) or not {"space", "architecture", "input_shape", "num_classes"} <= set(stored):
-        raise BundleError(f"{folder}: architecture.yaml is damaged")
-    return stored
+        return read_stored(folder / FILE)
+    except ValueError as error:
+        raise BundleError(f"{folder}: {FILE} is damaged: {error}") from error
 
 
 def read_profile(folder: Path) -> RobustnessProfile:

@@ -55,8 +55,8 @@ def is_bundle(folder: Path) -> bool:
 def checksums(folder: Path, names: Collection[str] | None = None) -> dict[str, str]:
     """Returns the SHA-256 of all files of a bundle but the manifest, or of those of some names, by path relative to it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    found = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: _sha256(path) for name, path in found.items() if names is None or name in names}
+    by_name = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: _sha256(path) for name, path in by_name.items() if names is None or name in names}
 
 
 def _sha256(path: Path) -> str:
@@ -104,16 +104,16 @@ def _faults(record: dict[str, Any]) -> list[str]:
         faults.append(f"epsilon must be a number above 0, got {epsilon!r}")
     attacks = _at(record, _ATTACKS)
     places = [*_MAPPINGS, _ATTACKS, *(f"{_ATTACKS}.{name}" for name in (attacks if isinstance(attacks, dict) else ()))]
-    found = {place: _at(record, place) for place in places}
-    return faults + [f"{place} must be a mapping, got {at!r}" for place, at in found.items() if not isinstance(at, dict)]
+    entries = {place: _at(record, place) for place in places}
+    return faults + [f"{place} must be a mapping, got {at!r}" for place, at in entries.items() if not isinstance(at, dict)]
 
 
 def _at(record: dict[str, Any], place: str) -> Any:
     """Returns what is at a place in nested mappings; an empty mapping where nothing is."""
-    found: Any = record
+    value: Any = record
     for key in place.split("."):
-        found = found.get(key, {}) if isinstance(found, dict) else {}
-    return found
+        value = value.get(key, {}) if isinstance(value, dict) else {}
+    return value
 
 
 def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | None = None) -> None:
@@ -122,11 +122,11 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
     Raises:
         BundleError: a file is missing or differs; all of them are named.
     """
-    found = checksums(folder, names)
+    present = checksums(folder, names)
     exported = {name: sha for name, sha in record["files"].items() if names is None or name in names}
-    faults = [f"{name} is missing" for name in exported if name not in found]
-    faults += [f"{name} is not what was exported" for name, sha in exported.items() if found.get(name, sha) != sha]
-    faults += [f"{name} was not exported" for name in found if name not in exported]
+    faults = [f"{name} is missing" for name in exported if name not in present]
+    faults += [f"{name} is not what was exported" for name, sha in exported.items() if present.get(name, sha) != sha]
+    faults += [f"{name} was not exported" for name in present if name not in exported]
     if faults:
         raise BundleError(f"{folder}: damaged or tampered with: " + "; ".join(faults))
 

@@ -14,7 +14,7 @@ from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
 from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.export_formats import FORMATS, logits_of
-from nas.bundle.load import load, read_architecture, read_profile
+from nas.bundle.load import read_architecture, read_profile, rebuild
 from nas.bundle.manifest import check_files, read_manifest
 from nas.config.files import parse_config
 from nas.data import open_test
@@ -61,12 +61,13 @@ def verify(folder: Path | str) -> list[CheckResult]:
         # Files that are not the exported ones are not loaded, let alone measured.
         return [CheckResult("checksums", False, str(error))]
     outcomes = [CheckResult("checksums", True, f"{len(record['files'])} files")]
-    found, network = read_profile(folder), load(folder)
+    profile, stored = read_profile(folder), read_architecture(folder)
+    network = rebuild(folder, stored)
     config = parse_config(record["config"], source=f"{folder}/manifest.json")
     try:
-        test = open_test(config.data).first(found.record["n"])
+        test = open_test(config.data).first(profile.record["n"])
     except DataError as error:
-        shape = read_architecture(folder)["input_shape"]
+        shape = stored.input_shape
         images = torch.rand(16, *shape, generator=torch.Generator().manual_seed(0))
         return [
             *outcomes,
@@ -78,8 +79,8 @@ def verify(folder: Path | str) -> list[CheckResult]:
     if test.hash != record["data"]["test"]:
         detail = f"the test split here has hash {test.hash}, the profile's was {record['data']['test']}"
         return [*outcomes, CheckResult("error curves", None, detail)]
-    outcomes.append(_clean_error(network, test, found))
-    return outcomes + [_curve(name, network, test, found, config) for name in found.record["attacks"]]
+    outcomes.append(_clean_error(network, test, profile))
+    return outcomes + [_curve(name, network, test, profile, config) for name in profile.record["attacks"]]
 
 
 def _forms(folder: Path, network: nn.Module, images: torch.Tensor) -> list[CheckResult]:
@@ -96,27 +97,28 @@ def _forms(folder: Path, network: nn.Module, images: torch.Tensor) -> list[Check
     return outcomes
 
 
-def _clean_error(network: nn.Module, test: Split, found: RobustnessProfile) -> CheckResult:
+def _clean_error(network: nn.Module, test: Split, profile: RobustnessProfile) -> CheckResult:
     with frozen(network):
         error = float((predict(network, test.x).argmax(1) != test.y).double().mean())
-    stored = found.record["clean_error"]
+    stored = profile.record["clean_error"]
     # Rounding may turn an image over that lies on a boundary, hence the one image.
     passed = abs(error - stored) <= 1.5 / len(test.x)
     return CheckResult("clean error", passed, f"{error:.4f} measured again, {stored:.4f} stored")
 
 
-def _curve(name: str, network: nn.Module, test: Split, found: RobustnessProfile, config: Config) -> CheckResult:
+def _curve(name: str, network: nn.Module, test: Split, profile: RobustnessProfile, config: Config) -> CheckResult:
     """Returns whether an attack's stored errors, and its stored radii, lie in the intervals of those measured again."""
-    entry, what = found.record["attacks"][name], f"error curve, {name}"
+    entry, what = profile.record["attacks"][name], f"error curve, {name}"
     attack = config.finalists.attacks.get(name)
     if attack is None:
         return CheckResult(what, None, "the attack is not in the bundle's config")
     if entry["config"] != json.loads(json.dumps(describe(attack))):
         return CheckResult(what, False, "the attack's settings are not those of the bundle's config")
     epsilons = entry["epsilons"]
-    measured = error_curve(radii(network, test.x, test.y, attack, epsilons, seed=found.record["seed"]).numpy(), epsilons)
+    measured = error_curve(radii(network, test.x, test.y, attack, epsilons, seed=profile.record["seed"]).numpy(), epsilons)
     largest, outside = 0.0, []
-    for source, stored in (("profile.json", entry["error"]), ("radii.npz", error_curve(found.radii[name], epsilons).error)):
+    by_radii = error_curve(profile.radii[name], epsilons).error
+    for source, stored in (("profile.json", entry["error"]), ("radii.npz", by_radii)):
         for error, again, (low, high), epsilon in zip(
             stored, measured.error, measured.error_interval, epsilons, strict=True
         ):

@@ -116,16 +116,16 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
     """Show how far the run in folder RUN is, its workers, and its best candidates so far."""
     from nas.cli.tables import print_status
     from nas.cli.watch import watch_status
-    from nas.runs.status import status_of
+    from nas.runs.status import run_status
 
     if watch:
         watch_status(run, every, as_json=as_json)
         return
-    found = status_of(run)
+    current = run_status(run)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(current.as_record(), indent=2))
     else:
-        print_status(found)
+        print_status(current)
 
 
 @commands.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -14,6 +14,7 @@ from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
     from nas.analysis.compare.result import NetworkComparison
+    from nas.cli.compare_options import CompareArguments
 
 
 @click.command()
@@ -47,16 +48,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for compare.json and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json.")
 def compare(
-    networks: tuple[str, ...],
-    names: tuple[str, ...],
-    data: str | None,
-    attacks: tuple[str, ...],
-    epsilons: tuple[str, ...],
-    images: int | None,
-    seed: int | None,
-    device: str | None,
-    out: Path | None,
-    as_json: bool,
+    networks: tuple[str, ...], names: tuple[str, ...], out: Path | None, as_json: bool, **options: Unpack[CompareArguments]
 ) -> None:
     """Compare NETWORKs on the same images: error curves, paired tests, transfer, and where the networks disagree.
 
@@ -67,35 +59,35 @@ def compare(
         # Within, for the imports take seconds, too.
         from nas.analysis.compare.compare import compare_networks
         from nas.analysis.compare.result import as_record
-        from nas.analysis.network_source import name_networks
-        from nas.cli.compare_options import settings_of
+        from nas.analysis.network_source import check_distinct, open_source
+        from nas.cli.compare_options import compare_config
         from nas.cli.compare_tables import print_comparison
 
-        name_networks(networks, names)  # What is wrong with them comes before what is wrong with their data.
-        others = {"images": images, "seed": seed, "device": device}
-        config = settings_of(networks, data=data, attacks=attacks, epsilons=epsilons, others=others)
+        check_distinct(networks, names)
+        sources = [open_source(network) for network in networks]
+        config = compare_config(sources, options)
         with output_folder(out, "a comparison", "compare.json"), progress_bar() as progress:
-            found = compare_networks(networks, config, names=names, progress=progress)
+            comparison = compare_networks(sources, config, names=names, progress=progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a comparison is made in one go, and nothing of this one was kept", err=True)
         sys.exit(INTERRUPTED)
     if out is not None:
-        _write(found, out)
+        _write(comparison, out)
     if as_json:
-        click.echo(json.dumps(as_record(found), indent=2))
+        click.echo(json.dumps(as_record(comparison), indent=2))
     else:
-        print_comparison(found)
+        print_comparison(comparison)
         if out is not None:
             click.echo(f"comparison: {out}")
 
 
-def _write(found: NetworkComparison, folder: Path) -> None:
+def _write(comparison: NetworkComparison, folder: Path) -> None:
     """Writes a comparison and its pictures."""
     from nas.analysis.compare.figures import compare_figures
     from nas.analysis.compare.result import as_record
 
     with writing(folder):
-        for name, picture in compare_figures(found).items():
+        for name, picture in compare_figures(comparison).items():
             (folder / name).write_bytes(picture)
         # Last, for it is what says that the folder holds a comparison.
-        (folder / "compare.json").write_text(json.dumps(as_record(found), indent=2) + "\n", encoding="utf-8")
+        (folder / "compare.json").write_text(json.dumps(as_record(comparison), indent=2) + "\n", encoding="utf-8")

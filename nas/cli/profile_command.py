@@ -14,7 +14,7 @@ from nas.cli.progress import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
-    from nas.cli.profile_options import ProfileOptions
+    from nas.cli.profile_options import ProfileArguments
 
 
 @click.command()
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
-def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[ProfileOptions]) -> None:
+def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[ProfileArguments]) -> None:
     """Measure the robustness profile of NETWORK on test images.
 
     NETWORK is a bundle's folder, a .pt2 file, a TorchScript file, or FILE.py:NAME or package.module:NAME, a function without

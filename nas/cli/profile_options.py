@@ -1,15 +1,15 @@
-"""What is typed behind `hardcell profile`, as settings."""
+"""Parses the options of `hardcell profile`, and those that other commands share with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, final
 
 import yaml
 
 from evaluators.attacks import Attack
-from nas.analysis.network_source import data_of
+from nas.analysis.network_source import common_bundle_data
 from nas.analysis.profile import ProfileConfig, parse_profile_config
 from nas.config.reader import Reader
 from nas.config.writer import as_data
@@ -19,52 +19,90 @@ from nas.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nas.analysis.network_source import NetworkSource
 
-def settings_of(
-    network: str,
-    *,
-    data: str | None,
-    attacks: Sequence[str],
-    norm: str | None,
-    epsilons: Sequence[str],
-    others: Mapping[str, Any],
-) -> ProfileConfig:
-    """Returns the settings that the options of `hardcell profile` stand for.
+# The tolerance of --exact.
+EXACT = 0.01
 
-    Args:
-        network: The network's name: a bundle says itself what its data are.
+
+@final
+class ProfileArguments(TypedDict):
+    """The options of `hardcell profile` that set what is measured, as they are typed; None where one is left out.
+
+    Attributes:
         data: A source's name, a path, or YAML.
         attacks: Names, or YAML, each with `NAME=` before it or not.
-        norm: Of attacks given by name alone; None for their own.
+        norm: Norm of attacks given by name alone.
         epsilons: Numbers or fractions.
-        others: Further settings by name; None is left out.
+        images: The setting of that name of `ProfileConfig`, as are those that follow.
+        exact: Sets `tolerance` to 1 %.
+        corruptions: A setting.
+        certify: A setting, as a number or a fraction.
+        transfer: A setting.
+        seed: A setting.
+        device: A setting.
+    """
+
+    data: str | None
+    attacks: tuple[str, ...]
+    norm: str | None
+    epsilons: tuple[str, ...]
+    images: int | None
+    exact: bool
+    corruptions: bool
+    certify: str | None
+    transfer: tuple[str, ...]
+    seed: int | None
+    device: str | None
+
+
+def profile_config(source: NetworkSource, options: ProfileArguments) -> ProfileConfig:
+    """Returns the settings that the options of `hardcell profile` stand for; a bundle's data are the default.
 
     Raises:
         ConfigError: with every fault that was found.
-        BundleError: the bundle is damaged.
     """
-    given = {name: parsed(f"--{name}", value) if name == "certify" else value for name, value in others.items()}
-    settings = {name: value for name, value in given.items() if value is not None}
-    settings["data"] = data_of_option(data) if data is not None else data_of(network)
-    if settings["data"] is None:
-        named = ", ".join(name for name in SOURCES if name not in ("folder", "npz"))
-        raise ConfigError(
-            [f"--data must be given for a network that is no bundle: {named}, a folder of images or an .npz file"]
-        )
-    if attacks:
-        settings["attacks"] = attacks_of(attacks, norm)
+    settings: dict[str, Any] = {
+        "data": data_setting([source], options["data"]),
+        "images": options["images"],
+        "tolerance": EXACT if options["exact"] else None,
+        "corruptions": options["corruptions"],
+        "certify": parse_option("--certify", options["certify"]),
+        "transfer": list(options["transfer"]),
+        "seed": options["seed"],
+        "device": options["device"],
+    }
+    norm = options["norm"]
+    if options["attacks"]:
+        settings["attacks"] = parse_attacks(options["attacks"], norm)
     elif norm is not None:
         settings["attacks"] = _default_attacks(norm)
-    if epsilons:
+    if options["epsilons"]:
         of = _norm_of(settings.get("attacks"), norm)
-        settings["epsilons"] = {of: [parsed("--epsilon", epsilon) for epsilon in epsilons]}
-    return parse_profile_config(settings)
+        settings["epsilons"] = {of: [parse_option("--epsilon", epsilon) for epsilon in options["epsilons"]]}
+    return parse_profile_config({name: value for name, value in settings.items() if value is not None})
 
 
-def data_of_option(text: str) -> Any:
+def data_setting(sources: Sequence[NetworkSource], option: str | None) -> Any:
+    """Returns the setting `data` that `--data` stands for, or else that of the bundles among the networks.
+
+    Raises:
+        ConfigError: there is neither, or the bundles were made for different data.
+    """
+    if option is not None:
+        return parse_data(option)
+    data = common_bundle_data(sources)
+    if data is None:
+        which = "for a network that is no bundle" if len(sources) == 1 else "where no network is a bundle"
+        named = ", ".join(name for name in SOURCES if name not in ("folder", "npz"))
+        raise ConfigError([f"--data must be given {which}: {named}, a folder of images or an .npz file"])
+    return data
+
+
+def parse_data(text: str) -> Any:
     """Returns what `--data` says, as the config does."""
     if text.startswith("{"):
-        return parsed("--data", text)
+        return parse_option("--data", text)
     if text.endswith(".npz"):
         return {"name": "npz", "path": text}
     if text not in SOURCES and ("/" in text or Path(text).exists()):
@@ -72,25 +110,25 @@ def data_of_option(text: str) -> Any:
     return {"name": text}
 
 
-def attacks_of(texts: Sequence[str], norm: str | None) -> dict[str, Any]:
+def parse_attacks(texts: Sequence[str], norm: str | None) -> dict[str, Any]:
     """Returns attacks by name, as the config holds them."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or "{" in name:
             name, value = "", text
-        attack = parsed("--attack", value)
+        attack = parse_option("--attack", value)
         if isinstance(attack, str):
             name = name or attack.rpartition(":")[2]
             attack = {"name": attack, "norm": norm} if norm else attack
         elif not name:
             name = str(attack.get("name", "attack") if isinstance(attack, dict) else attack).rpartition(":")[2]
-        if name in found and not equals:
-            name = next(f"{name}_{n}" for n in range(2, len(texts) + 2) if f"{name}_{n}" not in found)
-        if name in found:
+        if name in by_name and not equals:
+            name = next(f"{name}_{n}" for n in range(2, len(texts) + 2) if f"{name}_{n}" not in by_name)
+        if name in by_name:
             raise ConfigError([f"--attack {text}: there is another attack named {name!r}"])
-        found[name] = attack
-    return found
+        by_name[name] = attack
+    return by_name
 
 
 def _default_attacks(norm: str) -> dict[str, Any]:
@@ -107,7 +145,7 @@ def _norm_of(attacks: Mapping[str, Any] | None, norm: str | None) -> str:
     return names.pop() if len(names) == 1 else norm or "linf"
 
 
-def parsed(option: str, text: Any) -> Any:
+def parse_option(option: str, text: Any) -> Any:
     """Returns the value of an option in YAML."""
     if not isinstance(text, str):
         return text

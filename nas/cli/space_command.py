@@ -6,16 +6,49 @@ import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, final
 
 import click
 
 from nas.cli.progress import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from search_spaces import SearchSpace
+
+    Shape = tuple[int, int, int]
 
 SAMPLES, SHAPE, CLASSES = 100, (3, 32, 32), 10
+
+
+@final
+class SpaceArguments(TypedDict):
+    """The options of `hardcell space`, as they are typed; None where one is left out.
+
+    Attributes:
+        options: The space's own, each as KEY=VALUE.
+        samples: Number of random architectures.
+        shape: Shape of an image, as C,H,W.
+        classes: Number of classes.
+        seed: Seed of all that is drawn.
+        timed: Measure the time of one image, too.
+        drawing: File of the drawing, .svg or .png.
+        count: Number of drawings.
+        checked: Check the space instead of showing it.
+        as_json: Print JSON.
+    """
+
+    options: tuple[str, ...]
+    samples: int | None
+    shape: str | None
+    classes: int | None
+    seed: int
+    timed: bool
+    drawing: Path | None
+    count: int
+    checked: bool
+    as_json: bool
 
 
 @click.command()
@@ -36,21 +69,9 @@ SAMPLES, SHAPE, CLASSES = 100, (3, 32, 32), 10
 @click.option(
     "--count", type=click.IntRange(1), default=1, show_default=True, help="Draw so many: FILE-1.svg, FILE-2.svg, ..."
 )
-@click.option("--check", "checked", is_flag=True, help="CheckResult that the space holds what a search takes for granted.")
+@click.option("--check", "checked", is_flag=True, help="Check that the space holds what a search takes for granted.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def space(
-    space: str,
-    options: tuple[str, ...],
-    samples: int | None,
-    shape: str | None,
-    classes: int | None,
-    seed: int,
-    timed: bool,
-    drawing: Path | None,
-    count: int,
-    checked: bool,
-    as_json: bool,
-) -> None:
+def space(space: str, **options: Unpack[SpaceArguments]) -> None:
     """Show, draw or check the search space SPACE: its size, its choices, and what its networks cost.
 
     SPACE is a name (cell201, darts, ...), path/to/file.py:NAME, package.module:NAME, or a YAML file, for the space of that
@@ -58,7 +79,7 @@ def space(
     """
     try:
         # Within, for the imports take seconds, too.
-        passed = _run(space, options, samples, shape, classes, seed, timed, drawing, count, checked, as_json)
+        passed = _run(space, options)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; nothing but drawings was written", err=True)
         sys.exit(INTERRUPTED)
@@ -66,56 +87,63 @@ def space(
         sys.exit(2)
 
 
-def _run(
-    reference: str,
-    options: tuple[str, ...],
-    samples: int | None,
-    shape: str | None,
-    classes: int | None,
-    seed: int,
-    timed: bool,
-    drawing: Path | None,
-    count: int,
-    checked: bool,
-    as_json: bool,
-) -> bool:
+def _run(reference: str, options: SpaceArguments) -> bool:
     """Does what the options say; returns False where checks were made and one did not pass."""
-    from nas.analysis.spaces import check, draw, drawing_paths, find_space, random_architectures, summarise
-    from nas.cli.space_tables import findings_record, print_findings, print_summary, summary_record
+    from nas.analysis.spaces import draw, drawing_paths, find_space, random_architectures
     from nas.errors import ConfigError
 
-    given = None if shape is None else _shape(shape)
+    shape = None if options["shape"] is None else _shape(options["shape"])
+    drawing, count = options["drawing"], options["count"]
     if count > 1 and drawing is None:
         raise ConfigError(["--count is the number of drawings: give --draw FILE, too"])
-    found = find_space(reference, options)
-    paths = [] if drawing is None else drawing_paths(found, drawing, count)
+    space = find_space(reference, options["options"])
+    paths = [] if drawing is None else drawing_paths(space, drawing, count)
     if paths:
-        draw(found, random_architectures(found, len(paths), seed), paths)
-    if checked:
-        with _progress("checking the space"):
-            findings = check(found, samples=samples, seed=seed, shape=given, classes=classes)
-        passed = all(finding.passed for finding in findings)
-        record = {"name": found.name, "passed": passed, "checks": findings_record(findings)}
-    else:
-        passed = True
-        images, outputs = given or SHAPE, classes or CLASSES
-        architectures = random_architectures(found, samples or SAMPLES, seed)
-        with _progress("building networks") as progress:
-            summary = summarise(found, architectures, images, outputs, seed=seed, timed=timed, progress=progress)
-        record = {**summary_record(found, summary), "input": images, "classes": outputs, "seed": seed}
-    if as_json:
-        click.echo(json.dumps({**record, "drawings": list(map(str, paths))}, indent=2))
-        return passed
-    if checked:
-        print_findings(found, findings)
-    else:
-        print_summary(found, summary, images, outputs)
-    for path in paths:
-        click.echo(f"drawing: {path}")
+        draw(space, random_architectures(space, len(paths), options["seed"]), paths)
+    passed = _check(space, shape, paths, options) if options["checked"] else _summarise(space, shape, paths, options)
+    if not options["as_json"]:
+        for path in paths:
+            click.echo(f"drawing: {path}")
     return passed
 
 
-def _shape(text: str) -> tuple[int, int, int]:
+def _check(space: SearchSpace, shape: Shape | None, drawings: Sequence[Path], options: SpaceArguments) -> bool:
+    """Prints the outcomes of the checks of a space; returns whether all passed."""
+    from nas.analysis.spaces import check
+    from nas.cli.space_tables import check_records, print_checks
+
+    samples, seed, classes = options["samples"], options["seed"], options["classes"]
+    with _progress("checking the space"):
+        outcomes = check(space, samples=samples, seed=seed, shape=shape, classes=classes)
+    passed = all(outcome.passed for outcome in outcomes)
+    if options["as_json"]:
+        _print_json({"name": space.name, "passed": passed, "checks": check_records(outcomes)}, drawings)
+    else:
+        print_checks(space, outcomes)
+    return passed
+
+
+def _summarise(space: SearchSpace, shape: Shape | None, drawings: Sequence[Path], options: SpaceArguments) -> bool:
+    """Prints the size, the choices and the cost of a space; returns True, for nothing was checked."""
+    from nas.analysis.spaces import random_architectures, summarise
+    from nas.cli.space_tables import print_summary, summary_record
+
+    images, classes, seed = shape or SHAPE, options["classes"] or CLASSES, options["seed"]
+    architectures = random_architectures(space, options["samples"] or SAMPLES, seed)
+    with _progress("building networks") as progress:
+        summary = summarise(space, architectures, images, classes, seed=seed, timed=options["timed"], progress=progress)
+    if options["as_json"]:
+        _print_json({**summary_record(space, summary), "input": images, "classes": classes, "seed": seed}, drawings)
+    else:
+        print_summary(space, summary, images, classes)
+    return True
+
+
+def _print_json(record: dict[str, Any], drawings: Sequence[Path]) -> None:
+    click.echo(json.dumps({**record, "drawings": list(map(str, drawings))}, indent=2))
+
+
+def _shape(text: str) -> Shape:
     """Returns C,H,W as numbers.
 
     Raises:

@@ -15,7 +15,7 @@ from nas.cli.tables import open_console
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from nas.analysis.spaces import Summary
+    from nas.analysis.spaces import SpaceSummary
     from search_spaces import Architecture, Choice, SearchSpace
     from search_spaces.checks.run import CheckResult
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 LARGE, HUGE = 10**9, 10**24
 
 
-def print_summary(space: SearchSpace, summary: Summary, shape: tuple[int, int, int], classes: int) -> None:
+def print_summary(space: SearchSpace, summary: SpaceSummary, shape: tuple[int, int, int], classes: int) -> None:
     """Prints the size of a space, its choices, and what the networks of some architectures cost."""
     out = open_console()
-    out.print(f"{space.name}: {told_size(space.size)}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{space.name}: {format_size(space.size)}", markup=False, highlight=False, soft_wrap=True)
     choices = Table("choice", "values")
     for names, values in grouped(space.choices):
         choices.add_row(escape(names), escape(values))
@@ -50,8 +50,8 @@ def print_summary(space: SearchSpace, summary: Summary, shape: tuple[int, int, i
         )
 
 
-def summary_record(space: SearchSpace, summary: Summary) -> dict[str, Any]:
-    """Returns the same as plain data."""
+def summary_record(space: SearchSpace, summary: SpaceSummary) -> dict[str, Any]:
+    """Returns the outcomes of checks as plain data."""
     return {
         "name": space.name,
         "size": space.size,
@@ -63,7 +63,7 @@ def summary_record(space: SearchSpace, summary: Summary) -> dict[str, Any]:
     }
 
 
-def told_size(size: int) -> str:
+def format_size(size: int) -> str:
     """Returns a number of architectures as words: 15,625 architectures."""
     noun = "architecture" if size == 1 else "architectures"
     if size < LARGE:
@@ -90,18 +90,18 @@ def _value(value: object) -> str:
     return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("...\n").strip()
 
 
-def print_findings(space: SearchSpace, findings: Sequence[CheckResult]) -> None:
+def print_checks(space: SearchSpace, outcomes: Sequence[CheckResult]) -> None:
     """Prints a table of checks, and under it the architectures that show what is wrong, as YAML."""
     out = open_console()
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}
     table = Table("", "check", "what was found", title=escape(space.name))
-    for finding in findings:
-        table.add_row(marks[finding.passed], finding.check.replace("_", " "), escape(finding.message))
+    for outcome in outcomes:
+        table.add_row(marks[outcome.passed], outcome.check.replace("_", " "), escape(outcome.message))
     out.print(table)
-    for finding in findings:
-        if finding.passed is False and finding.architecture is not None:
-            out.print(f"\n{finding.check.replace('_', ' ')} fails with this architecture:", highlight=False)
-            out.print(_yaml(finding.architecture), markup=False, highlight=False, soft_wrap=True)
+    for outcome in outcomes:
+        if outcome.passed is False and outcome.architecture is not None:
+            out.print(f"\n{outcome.check.replace('_', ' ')} fails with this architecture:", highlight=False)
+            out.print(_yaml(outcome.architecture), markup=False, highlight=False, soft_wrap=True)
 
 
 def _yaml(architecture: Architecture) -> str:
@@ -112,14 +112,14 @@ def _yaml(architecture: Architecture) -> str:
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 
-def findings_record(findings: Sequence[CheckResult]) -> list[dict[str, Any]]:
-    """Returns the same as plain data."""
+def check_records(outcomes: Sequence[CheckResult]) -> list[dict[str, Any]]:
+    """Returns the outcomes of checks as plain data."""
     return [
         {
-            "check": finding.check,
-            "passed": finding.passed,
-            "message": finding.message,
-            "architecture": None if finding.architecture is None else dict(finding.architecture),
+            "check": outcome.check,
+            "passed": outcome.passed,
+            "message": outcome.message,
+            "architecture": None if outcome.architecture is None else dict(outcome.architecture),
         }
-        for finding in findings
+        for outcome in outcomes
     ]

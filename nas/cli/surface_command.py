@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -15,8 +15,8 @@ from nas.cli.progress import INTERRUPTED
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nas.analysis.surface.config import SurfaceConfig
     from nas.analysis.surface.result import ImageSurfaces, Neighbourhood
+    from nas.cli.surface_options import SurfaceArguments
 
 
 @click.command()
@@ -54,20 +54,7 @@ if TYPE_CHECKING:
     help="New folder for the pictures, as SVG and PNG, and surface.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print surface.json.")
-def surface(
-    network: str,
-    image: int,
-    data: str | None,
-    attack: str | None,
-    epsilon: str | None,
-    extent: float | None,
-    points: int | None,
-    others: tuple[int, int] | None,
-    seed: int | None,
-    device: str | None,
-    out: Path,
-    as_json: bool,
-) -> None:
+def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArguments]) -> None:
     """Draw what NETWORK says of the images around a test image.
 
     Planes through the image, spanned by an adversarial and a random direction, by two adversarial ones, and through three
@@ -75,83 +62,43 @@ def surface(
     every crossing of a decision boundary. Also tells which share of balls around the adversarial image stays adversarial,
     and a radius within which its class is proved. NETWORK is named as for `hardcell profile`.
     """
-    further = {"extent": extent, "points": points, "others": others, "seed": seed, "device": device}
     try:
         # Within, for the imports take seconds, too.
+        from nas.analysis.network_source import open_source
         from nas.analysis.surface.result import surface_record
         from nas.analysis.surface.surface import image_surfaces
+        from nas.cli.surface_options import surface_config
 
-        config = _settings(network, image, data, attack, epsilon, {k: v for k, v in further.items() if v is not None})
+        source = open_source(network)
+        config = surface_config(source, options)
         with output_folder(out, "surfaces", "surface.json"):
-            found = image_surfaces(network, config)
+            surfaces = image_surfaces(source, config)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; surfaces are made in one go, and nothing of these was kept", err=True)
         sys.exit(INTERRUPTED)
-    record = json.dumps(surface_record(found), allow_nan=False)
-    _write(found, record, out)
+    record = json.dumps(surface_record(surfaces), allow_nan=False)
+    _write(surfaces, record, out)
     if as_json:
         click.echo(record)
     else:
-        _print(found)
+        _print(surfaces)
         click.echo(f"surfaces: {out}")
 
 
-def _settings(
-    network: str, image: int, data: str | None, attack: str | None, epsilon: str | None, further: dict[str, object]
-) -> SurfaceConfig:
-    """Returns the settings that the options stand for; data, attack and epsilon are read as those of `hardcell profile`.
-
-    Raises:
-        ConfigError: with every fault that was found.
-        BundleError: the bundle is damaged.
-        NetworkError: the network cannot be opened, and is no bundle that would say the epsilon.
-    """
-    from nas.analysis.network_source import search_of
-    from nas.analysis.networks import open_network
-    from nas.analysis.surface.config import SurfaceConfig
-    from nas.cli.profile_options import settings_of
-    from nas.errors import ConfigError
-    from nas.validation import ValidationError
-
-    search = search_of(network)
-    size, norm = search or (None, "linf")
-    if epsilon is None and size is None:
-        open_network(network)  # What is wrong with it comes first.
-        raise ConfigError(["--epsilon must be given for a network that is no bundle, in pixel units: 8/255, not 8"])
-    try:
-        read = settings_of(
-            network,
-            data=data,
-            attacks=(attack or f"{{name: pgd, norm: {norm}}}",),
-            norm=None,
-            epsilons=(str(size) if epsilon is None else epsilon,),
-            others={},
-        )
-    except ConfigError as error:
-        raise ConfigError([fault.replace("profile: ", "surface: ", 1) for fault in error.faults]) from error
-    (used,), (grid,) = read.attacks.values(), (read.epsilons or {}).values()
-    if epsilon is None and used.norm.name != norm:
-        raise ConfigError([f"--epsilon must be given for an attack in {used.norm.name}: the bundle's search was in {norm}"])
-    try:
-        return SurfaceConfig(data=read.data, image=image, attack=used, epsilon=grid[0], **further)  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise ConfigError([f"surface: {key} {message}" for key, message in error.faults]) from error
-
-
-def _write(found: ImageSurfaces, record: str, folder: Path) -> None:
+def _write(surfaces: ImageSurfaces, record: str, folder: Path) -> None:
     """Writes the numbers and the pictures."""
     from nas.analysis.surface.figures import FORMS, draw_lines, draw_surface
 
     with writing(folder):
         for form in FORMS:
-            for name in found.surfaces:
-                (folder / f"{name}.{form}").write_bytes(draw_surface(found, name, form))
-            (folder / f"lines.{form}").write_bytes(draw_lines(found, form))
+            for name in surfaces.surfaces:
+                (folder / f"{name}.{form}").write_bytes(draw_surface(surfaces, name, form))
+            (folder / f"lines.{form}").write_bytes(draw_lines(surfaces, form))
         # Last, for it is what says that the folder holds surfaces.
         (folder / "surface.json").write_text(record + "\n", encoding="utf-8")
 
 
-def _print(found: ImageSurfaces) -> None:
+def _print(surfaces: ImageSurfaces) -> None:
     """Prints the image, a table with a row a direction, what lies around the adversarial image, and what is missing."""
     from rich.markup import escape
     from rich.table import Table
@@ -159,49 +106,50 @@ def _print(found: ImageSurfaces) -> None:
     from nas.cli.tables import open_console
 
     out = open_console()
-    names = found.classes
+    names = surfaces.classes
+    label = names[surfaces.label]
     out.print(
-        f"image {found.config.image} of {found.data}: class {names[found.label]}, prediction {names[found.label]}, "
-        f"margin {found.margin:.3g} logits, confidence {found.confidence:.3f}",
+        f"image {surfaces.config.image} of {surfaces.data}: class {label}, prediction {label}, "
+        f"margin {surfaces.margin:.3g} logits, confidence {surfaces.confidence:.3f}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
     table = Table("direction", "leads to", "L2 size", "L∞ size", "first crossing, L2", "into")
-    for name, lead in found.leads.items():
-        crossings = found.lines[name].crossings
-        end = f"none up to {found.lines[name].positions[-1]:.3g}"
+    for name, endpoint in surfaces.endpoints.items():
+        crossings = surfaces.lines[name].crossings
+        end = f"none up to {surfaces.lines[name].positions[-1]:.3g}"
         first = (f"{crossings[0].position:.4g}", names[crossings[0].after]) if crossings else (end, "")
-        cells = (name, names[lead.label], f"{lead.l2:.4g}", f"{lead.linf:.4g}", *first)
+        cells = (name, names[endpoint.label], f"{endpoint.l2:.4g}", f"{endpoint.linf:.4g}", *first)
         table.add_row(*map(escape, cells))
     out.print(table)
-    if found.neighbourhood is not None:
-        _print_around(out, found.neighbourhood, names[found.leads["adversarial"].label])
-    for note in found.notes:
+    if surfaces.neighbourhood is not None:
+        _print_around(out, surfaces.neighbourhood, names[surfaces.endpoints["adversarial"].label])
+    for note in surfaces.notes:
         out.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_around(out: Console, found: Neighbourhood, wrong: str) -> None:
+def _print_around(out: Console, around: Neighbourhood, wrong: str) -> None:
     """Prints the shares of balls around the adversarial image that stay adversarial, and what is proved of its class."""
     from rich.table import Table
 
     from evaluators.bounds import NoBound
     from nas.plots.style import NORM_NAMES
 
-    norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
-    said = f"of {balls.samples} random points in each the share that stays adversarial, with 95 % intervals"
-    out.print(f"{norm} balls around the adversarial image: {said}", markup=False, highlight=False, soft_wrap=True)
+    norm, balls = NORM_NAMES.get(around.norm, around.norm), around.balls
+    meaning = f"of {balls.samples} random points in each the share that stays adversarial, with 95 % intervals"
+    out.print(f"{norm} balls around the adversarial image: {meaning}", markup=False, highlight=False, soft_wrap=True)
     table = Table("radius", "of the perturbation's size", "share")
     for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True):
-        table.add_row(f"{radius:.3g}", f"{radius / found.size:.3g}", f"{share:.3f} [{low:.3f}, {high:.3f}]")
+        table.add_row(f"{radius:.3g}", f"{radius / around.size:.3g}", f"{share:.3f} [{low:.3f}, {high:.3f}]")
     out.print(table)
-    if isinstance(found.proved, NoBound):
-        told = f"no radius is proved around the adversarial image: {found.proved.reason.partition(chr(10))[0]}"
-    elif found.proved == 0:
-        told = "no radius is proved around the adversarial image: the bounds part its class from the others at none above 0"
+    if isinstance(around.proved, NoBound):
+        proof = f"no radius is proved around the adversarial image: {around.proved.reason.partition(chr(10))[0]}"
+    elif around.proved == 0:
+        proof = "no radius is proved around the adversarial image: the bounds part its class from the others at none above 0"
     else:
-        told = (
-            f"proved: within {norm} distance {found.proved:.3g} of the adversarial image every image is of class {wrong}, "
+        proof = (
+            f"proved: within {norm} distance {around.proved:.3g} of the adversarial image every image is of class {wrong}, "
             "too: infinitely many adversarial images"
         )
-    out.print(told, markup=False, highlight=False, soft_wrap=True)
+    out.print(proof, markup=False, highlight=False, soft_wrap=True)

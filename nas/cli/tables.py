@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -16,53 +16,56 @@ if TYPE_CHECKING:
 
     from evaluators import PowerLaw
     from nas.bundle.verify import CheckResult
+    from nas.runs.status import RunStatus
 
 
-def print_status(found: dict[str, Any], console: Console | None = None) -> None:
+def print_status(status: RunStatus, console: Console | None = None) -> None:
     """Prints the state of a run."""
     console = console or open_console()
-    trials = found["trials"]
+    trials = status.trials
     ended = sum(trials[name] for name in ENDED)
-    console.print(f"{found['run']}: {found['state']}", soft_wrap=True, markup=False)
+    console.print(f"{status.run}: {status.state}", soft_wrap=True, markup=False)
     console.print(
-        f"{ended} of {trials['total']} trials: {trials['complete']} complete ({found['duplicates']} from the cache), "
+        f"{ended} of {trials['total']} trials: {trials['complete']} complete ({status.duplicates} from the cache), "
         f"{trials['infeasible']} infeasible, {trials['pruned']} pruned, {trials['failed']} failed, "
         f"{trials['running']} running"
     )
-    if found["trials_per_minute"] is not None:
-        left = found["seconds_left"]
+    if status.trials_per_minute is not None:
+        left = status.seconds_left
         rest = "" if left is None else f", about {duration(left)} left"
-        console.print(f"{found['trials_per_minute']:g} trials a minute{rest}")
-    if found["last_failure"]:
-        console.print(f"last failure: {found['last_failure']}", markup=False)
-    if found["workers"]:
+        console.print(f"{status.trials_per_minute:g} trials a minute{rest}")
+    if status.last_failure:
+        console.print(f"last failure: {status.last_failure}", markup=False)
+    if status.workers:
         table = Table("worker", "trial", "for", "rungs passed", title="at work")
-        for row in found["workers"]:
-            seconds = "" if row["seconds"] is None else duration(row["seconds"])
-            rungs = ", ".join(f"epoch {epoch}" for epoch in row["rungs"])
-            table.add_row(row["worker"], str(row["trial"]), seconds, rungs)
+        for worker in status.workers:
+            seconds = "" if worker.seconds is None else duration(worker.seconds)
+            rungs = ", ".join(f"epoch {epoch}" for epoch in worker.rungs)
+            table.add_row(worker.worker, str(worker.trial), seconds, rungs)
         console.print(table)
-    if found["best"]:
-        metrics = list(dict.fromkeys(name for row in found["best"] for name in row["metrics"] if name in found["shown"]))
+    if status.best:
+        metrics = list(
+            dict.fromkeys(name for candidate in status.best for name in candidate.metrics if name in status.shown)
+        )
         table = Table("rank", "trial", "architecture", *(name.replace("_", " ") for name in metrics), title="validation")
-        for row in found["best"]:
-            told = [told_metric(name, row["metrics"][name]) if name in row["metrics"] else "" for name in metrics]
-            mark = "" if row["feasible"] else " (outside the constraints)"
-            table.add_row(str(row["rank"]), str(row["trial"]), row["architecture"] + mark, *told)
+        for candidate in status.best:
+            cells = [format_metric(name, candidate.metrics[name]) if name in candidate.metrics else "" for name in metrics]
+            mark = "" if candidate.feasible else " (outside the constraints)"
+            table.add_row(str(candidate.rank), str(candidate.trial), candidate.architecture + mark, *cells)
         console.print(table)
-    if found["bundles"]:
+    if status.bundles:
         table = Table("bundle", "role", "clean error", "adversarial error", "checks", title="test")
-        for row in found["bundles"]:
-            checks = ", ".join(row["failed_checks"]) + " failed" if row["failed_checks"] else "all passed"
-            table.add_row(row["name"], row["role"], f"{row['clean_error']:.3f}", f"{row['adversarial_error']:.3f}", checks)
+        for bundle in status.bundles:
+            checks = ", ".join(bundle.failed_checks) + " failed" if bundle.failed_checks else "all passed"
+            table.add_row(bundle.name, bundle.role, f"{bundle.clean_error:.3f}", f"{bundle.adversarial_error:.3f}", checks)
         console.print(table)
-    for bundle in found["damaged"]:
-        console.print(f"damaged bundle: {bundle['reason']}", soft_wrap=True, markup=False)
-    if found["report"]:
-        console.print(f"report: {found['report']}", soft_wrap=True, markup=False)
+    for damaged in status.damaged:
+        console.print(f"damaged bundle: {damaged.reason}", soft_wrap=True, markup=False)
+    if status.report:
+        console.print(f"report: {status.report}", soft_wrap=True, markup=False)
 
 
-def told_metric(name: str, value: float) -> str:
+def format_metric(name: str, value: float) -> str:
     """Returns the value of a metric as people read it: counts whole, shares in three decimals."""
     return f"{value:,.0f}" if name in CHEAP_METRICS else f"{value:.3f}"
 

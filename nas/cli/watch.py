@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from nas.cli.tables import open_console, print_status
-from nas.runs.status import status_of
+from nas.runs.status import run_status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,21 +27,21 @@ def watch_status(run: Path, every: float, *, as_json: bool = False) -> None:
     console = open_console()
     if as_json or not console.is_terminal:
         while True:
-            found = status_of(run)
+            status = run_status(run)
             if as_json:
-                click.echo(json.dumps(found))
+                click.echo(json.dumps(status.as_record()))
             else:
-                print_status(found, console)
-            if found["state"] != "running":
+                print_status(status, console)
+            if status.state != "running":
                 return
             time.sleep(every)
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            found = status_of(run)
+            status = run_status(run)
             page = Console(width=console.width, height=console.height, force_terminal=True)
             with page.capture() as text:
-                print_status(found, page)
+                print_status(status, page)
             live.update(Text.from_ansi(text.get()), refresh=True)
-            if found["state"] != "running":
+            if status.state != "running":
                 return
             time.sleep(every)

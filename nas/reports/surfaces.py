@@ -8,7 +8,6 @@ from evaluators import NORMS, PGD
 from evaluators.bounds import NoBound
 from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
-from nas.analysis.network_source import search_of
 from nas.analysis.surface.config import SurfaceConfig
 from nas.analysis.surface.figures import draw_summary
 from nas.analysis.surface.surface import SHARES, surfaces_of
@@ -42,13 +41,13 @@ def report_surfaces(opened: Mapping[str, LoadedBundle], images: int = 2) -> dict
         opened: The networks.
         images: Pictures of each.
     """
-    found = {}
+    pictures = {}
     for name, one in opened.items():
         try:
-            found[name] = _pictures(one, images)
+            pictures[name] = _pictures(one, images)
         except Exception:  # A network of someone else's may raise anything, on any image.
-            found[name] = []
-    return found
+            pictures[name] = []
+    return pictures
 
 
 def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
@@ -57,8 +56,7 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
     if points < FEWEST_POINTS:
         return []
     test = Split(one.test.x[:CANDIDATES], one.test.y[:CANDIDATES], one.test.hash)
-    epsilon, norm = search_of(str(bundle.folder)) or (0.0, "linf")
-    attack = PGD(norm=NORMS[norm]())
+    epsilon, attack = bundle.epsilon, PGD(norm=NORMS[bundle.norm]())
     with frozen(network):
         right = (predict(network, test.x).argmax(1) == test.y).nonzero().flatten()
         points_found = attack(network, test.x[right], test.y[right], epsilon)
@@ -69,7 +67,7 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
     pictures = []
     for image in chosen:
         config = SurfaceConfig(data=one.data, image=image, attack=attack, epsilon=epsilon, points=points)
-        classes = tuple(map(str, bundle.stored["classes"]))
+        classes = bundle.stored.classes
         drawn = surfaces_of(
             network,
             test,
@@ -81,7 +79,7 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
             samples=samples,
         )
         around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
-        if "adversarial" in drawn.leads:
+        if "adversarial" in drawn.endpoints:
             plane = f"the one that PGD finds at epsilon {format_epsilon(epsilon)}, and noise of the same L2 size"
         else:
             plane = f"and two images of noise: PGD finds nothing within epsilon {format_epsilon(epsilon)}"
@@ -92,14 +90,14 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
     return pictures
 
 
-def neighbourhood_sentence(found: Neighbourhood) -> str:
+def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
     """Returns what lies around an adversarial image, in words."""
-    norm, balls = NORM_NAMES.get(found.norm, found.norm), found.balls
+    norm, balls = NORM_NAMES.get(neighbourhood.norm, neighbourhood.norm), neighbourhood.balls
     shares = ", ".join(
         f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}"
         for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True)
     )
-    told = f"Of {balls.samples} random points around the adversarial image, so many are adversarial, too ({norm}): {shares}."
-    if isinstance(found.proved, NoBound) or found.proved == 0:
-        return f"{told} No radius is proved."
-    return f"{told} It is proved that every image within {found.proved:.2g} is."
+    text = f"Of {balls.samples} random points around the adversarial image, so many are adversarial, too ({norm}): {shares}."
+    if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
+        return f"{text} No radius is proved."
+    return f"{text} It is proved that every image within {neighbourhood.proved:.2g} is."

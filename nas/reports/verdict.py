@@ -83,14 +83,14 @@ def verdicts(run: Run) -> list[Verdict]:
         return []
     best, epsilon, norm = finalists[0], run.config.evaluation.epsilon, run.config.norm
     mine = best.profile.worst_case(norm)
-    found = []
+    comparisons = []
     for reference in run.bundles:
         if reference.role not in _NAMES:
             continue
         other = reference.profile.worst_case(norm)
         measured = reference.profile.epsilons(norm)
         common = [epsilon for epsilon in best.profile.epsilons(norm) if epsilon > 0 and in_grid(epsilon, measured)]
-        found.append(
+        comparisons.append(
             Verdict(
                 finalist=best.name,
                 reference=reference.name,
@@ -99,7 +99,7 @@ def verdicts(run: Run) -> list[Verdict]:
                 over_all=compare_radii(mine, other, common) if len(common) > 1 else None,
                 errors=(best.profile.error_at(epsilon, norm), reference.profile.error_at(epsilon, norm)),
                 epsilon=epsilon,
-                same=best.stored["key"] == reference.stored["key"],
+                same=best.stored.key == reference.stored.key,
             )
         )
-    return found
+    return comparisons

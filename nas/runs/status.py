@@ -1,10 +1,15 @@
-"""How far a run is: plain data, for the command line and for other programs."""
+"""The state of a run: how many trials have ended, who is at work, the best candidates and the bundles."""
 
 from __future__ import annotations
 
+import json
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
 
+from nas.bundle.load import DamagedBundle
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import STANDARD_METRICS
 from nas.runs.folder import is_locked
@@ -15,8 +20,10 @@ from nas.study.trial import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    from nas.bundle.load import Bundle
+    from nas.config.schema import Config
+    from nas.runs.run import Run
     from nas.study.trial import Trial
 
 SHOWN = 5
@@ -33,65 +40,171 @@ def speed_of(trials: Sequence[Trial], since: float = 0.0) -> float | None:
     return 60 * len(ended) / seconds if len(ended) > 1 and seconds > 0 else None
 
 
-def status_of(path: Path | str) -> dict[str, Any]:
-    """Returns the state of a run: counts, speed, workers, its best candidates, its bundles and those that are damaged.
+@final
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker and its trial.
 
-    `state` is running, finished, or interrupted: not finished, and no process is working on it.
+    Attributes:
+        worker: Name of the worker.
+        trial: Number of the trial.
+        seconds: Time since the trial began, or since the run was resumed if that is later; None if unknown.
+        rungs: Epochs of the rungs of successive halving that the trial has passed.
+    """
+
+    worker: str
+    trial: int
+    seconds: int | None
+    rungs: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class CandidateStatus:
+    """One of the best trials.
+
+    Attributes:
+        rank: From 1.
+        trial: Number of the trial.
+        architecture: Key of the architecture.
+        metrics: Metrics on the validation split, by name.
+        feasible: Whether the constraints of the objective hold.
+    """
+
+    rank: int
+    trial: int
+    architecture: str
+    metrics: Mapping[str, float]
+    feasible: bool
+
+
+@final
+@dataclass(frozen=True)
+class BundleStatus:
+    """An exported bundle.
+
+    Attributes:
+        name: Rank and hash, or role and hash.
+        role: finalist, random or residual.
+        folder: Where it is.
+        clean_error: On the test split.
+        adversarial_error: On the test split, at the search's epsilon, worst case over the attacks in its norm.
+        failed_checks: Names of the checks of its profile that failed.
+    """
+
+    name: str
+    role: str
+    folder: Path
+    clean_error: float
+    adversarial_error: float
+    failed_checks: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run.
+
+    Attributes:
+        run: Its folder.
+        state: running, finished, or interrupted: not finished, and no process is working on it.
+        trials: Number of trials: `total` to do, and those in each state.
+        trials_per_minute: Of the last trials; None before two have ended.
+        seconds_left: Estimate for the trials that are left; None if the run is not running.
+        workers: Those at work.
+        duplicates: Number of trials answered by an earlier trial of an equivalent architecture.
+        last_failure: Reason of the last failed trial; None without one.
+        shown: Names of the metrics that tables show.
+        best: The best trials.
+        bundles: Finalists, best first, then references.
+        damaged: Bundles that cannot be read.
+        report: The report; None before it is written.
+    """
+
+    run: Path
+    state: Literal["running", "finished", "interrupted"]
+    trials: Mapping[str, int]
+    trials_per_minute: float | None
+    seconds_left: int | None
+    workers: tuple[WorkerStatus, ...]
+    duplicates: int
+    last_failure: str | None
+    shown: tuple[str, ...]
+    best: tuple[CandidateStatus, ...]
+    bundles: tuple[BundleStatus, ...]
+    damaged: tuple[DamagedBundle, ...]
+    report: Path | None
+
+    def as_record(self) -> dict[str, Any]:
+        """Returns the status as plain data, as `hardcell status --json` prints it."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return plain
+
+
+def run_status(path: Path | str) -> RunStatus:
+    """Returns the state of a run: counts, speed, workers, its best candidates, its bundles and those that are damaged.
 
     Raises:
         HardcellError: there is no run in the folder, or its config or study is damaged.
     """
     run = read_run(path)
     counts = {name: sum(t.state == name for t in run.trials) for name in (*ENDED, "running")}
+    ended = sum(counts[name] for name in ENDED)
+    left = run.config.search.trials - ended
+    state = _state(run, ended)
+    speed = speed_of(run.trials, run.session or 0.0)
+    failures = [trial for trial in run.trials if trial.state == "failed"]
+    return RunStatus(
+        run=run.folder.path,
+        state=state,
+        trials={"total": run.config.search.trials, **counts},
+        trials_per_minute=None if speed is None else round(speed, 2),
+        seconds_left=round(60 * left / speed) if speed and state == "running" else None,
+        workers=_workers(run) if state == "running" else (),
+        duplicates=sum(trial.duplicate_of is not None for trial in run.trials),
+        last_failure=failures[-1].reason if failures else None,
+        shown=tuple(dict.fromkeys([*run.config.objective.metrics(), *STANDARD_METRICS])),
+        best=tuple(
+            CandidateStatus(rank, trial.number, trial.key, dict(trial.metrics), trial.violation == 0)
+            for rank, trial in enumerate(ranked(run.trials, run.config.objective)[:SHOWN], start=1)
+        ),
+        bundles=tuple(_bundle(bundle, run.config) for bundle in run.bundles),
+        damaged=run.damaged,
+        report=run.folder.report if run.folder.report.exists() else None,
+    )
+
+
+def _state(run: Run, ended: int) -> Literal["running", "finished", "interrupted"]:
+    if is_locked(run.folder):
+        return "running"
     count = 0 if isinstance(run.config.evaluator, TableEvaluatorConfig) else run.config.finalists.count
     wanted = {candidate.name for candidate in choose_finalists(run.trials, run.config, count)}
     made = {bundle.name for bundle in run.bundles} | {bundle.folder.name for bundle in run.damaged}
-    ended = len(run.trials) - counts["running"] >= run.config.search.trials
-    finished = ended and made >= wanted and run.folder.report.exists()
-    failures = [trial for trial in run.trials if trial.state == "failed"]
-    state = "running" if is_locked(run.folder) else "finished" if finished and (made or not count) else "interrupted"
-    speed, left = speed_of(run.trials, run.session or 0.0), run.config.search.trials - sum(counts[name] for name in ENDED)
-    # A trial that a killed process left running has no worker until it is started again.
-    at_work = [t for t in run.trials if t.state == "running" and t.worker] if state == "running" else []
-    return {
-        "run": str(run.folder.path),
-        "state": state,
-        "trials": {"total": run.config.search.trials, **counts},
-        "trials_per_minute": None if speed is None else round(speed, 2),
-        "seconds_left": round(60 * left / speed) if speed and state == "running" else None,
-        "workers": [
-            {
-                "worker": trial.worker,
-                "trial": trial.number,
-                "seconds": None if trial.started is None else round(time.time() - max(trial.started, run.session or 0.0)),
-                "rungs": [rung["epoch"] for rung in trial.rungs],
-            }
-            for trial in at_work
-        ],
-        "duplicates": sum(trial.duplicate_of is not None for trial in run.trials),
-        "last_failure": failures[-1].reason if failures else None,
-        "shown": list(dict.fromkeys([*run.config.objective.metrics(), *STANDARD_METRICS])),
-        "best": [
-            {
-                "rank": rank,
-                "trial": trial.number,
-                "architecture": trial.key,
-                "metrics": dict(trial.metrics),
-                "feasible": trial.violation == 0,
-            }
-            for rank, trial in enumerate(ranked(run.trials, run.config.objective)[:SHOWN], start=1)
-        ],
-        "bundles": [
-            {
-                "name": bundle.name,
-                "role": bundle.role,
-                "folder": str(bundle.folder),
-                "clean_error": bundle.profile.record["clean_error"],
-                "adversarial_error": bundle.profile.error_at(run.config.evaluation.epsilon, run.config.norm),
-                "failed_checks": bundle.profile.failed_checks(),
-            }
-            for bundle in run.bundles
-        ],
-        "damaged": [{"folder": str(bundle.folder), "reason": bundle.reason} for bundle in run.damaged],
-        "report": str(run.folder.report) if run.folder.report.exists() else None,
-    }
+    complete = ended >= run.config.search.trials and made >= wanted and run.folder.report.exists()
+    return "finished" if complete and (made or not count) else "interrupted"
+
+
+def _workers(run: Run) -> tuple[WorkerStatus, ...]:
+    """Returns the workers at work; a trial that a killed process left running has none until it is started again."""
+    now, session = time.time(), run.session or 0.0
+    return tuple(
+        WorkerStatus(
+            worker=trial.worker,
+            trial=trial.number,
+            seconds=None if trial.started is None else round(now - max(trial.started, session)),
+            rungs=tuple(rung["epoch"] for rung in trial.rungs),
+        )
+        for trial in run.trials
+        if trial.state == "running" and trial.worker
+    )
+
+
+def _bundle(bundle: Bundle, config: Config) -> BundleStatus:
+    return BundleStatus(
+        name=bundle.name,
+        role=bundle.role,
+        folder=bundle.folder,
+        clean_error=bundle.profile.record["clean_error"],
+        adversarial_error=bundle.profile.error_at(config.evaluation.epsilon, config.norm),
+        failed_checks=tuple(bundle.profile.failed_checks()),
+    )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import yaml
 
-from nas.errors import NetworkError, first_line, format_error
-from nas.spaces.config import SpaceConfig
+from nas.errors import NetworkError, format_error
 from nas.spaces.options import open_space
+from nas.spaces.stored import FILE, read_stored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,35 +42,24 @@ def build(
         >>> network = nas.build("bundles/1-05d4740bf3b4", input_shape=(3, 32, 32), channels=16)  # doctest: +SKIP
     """
     path = Path(architecture).expanduser()
-    path = path / "architecture.yaml" if path.is_dir() else path
-    stored = _read(path)
-    config = SpaceConfig(name=stored["space"]["name"], options=stored["space"]["options"])
+    path = path / FILE if path.is_dir() else path
+    try:
+        stored = read_stored(path)
+    except ValueError as error:
+        raise NetworkError(f"{path}: {error}") from error
+    config = stored.space
     if channels is not None:
         config = replace(config, options={**config.options, "channels": channels})
-    shape = tuple(stored["input_shape"]) if input_shape is None else input_shape
-    classes = stored["num_classes"] if num_classes is None else num_classes
+    shape = stored.input_shape if input_shape is None else input_shape
+    classes = stored.num_classes if num_classes is None else num_classes
     if len(shape) != 3:
         raise NetworkError(f"{path}: input_shape must be (channels, height, width), got {shape}")
     try:
         space = open_space(config)
-        choices = space.validate(stored["architecture"])
+        choices = space.validate(stored.architecture)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             return space.build(choices, shape, classes)
     except Exception as error:  # A custom space may raise anything.
         raise NetworkError(f"{path}: no network can be built: {format_error(error)}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Returns the content of an architecture.yaml."""
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise NetworkError(f"{path}: {reason}") from error
-    missing = {"space", "architecture", "input_shape", "num_classes"} - set(stored if isinstance(stored, dict) else ())
-    if missing or not isinstance(stored["space"], dict) or not {"name", "options"} <= set(stored["space"]):
-        raise NetworkError(f"{path}: must hold space, architecture, input_shape and num_classes, as in a bundle")
-    found: dict[str, Any] = stored
-    return found

@@ -38,28 +38,28 @@ def test_no_module_takes_the_place_of_a_name():
 @pytest.mark.slow
 def test_search_in_python_gives_the_trials_of_the_command_line(tiny, tmp_path, cli, study_content, tiny_file):
     overrides = ["search.trials=3", "finalists.references=false", "finalists.epochs=1"]
-    found = nas.search(tiny(*overrides), run=tmp_path / "python")
+    run = nas.search(tiny(*overrides), run=tmp_path / "python")
     code, _, err = cli(
         "search", tiny_file, "--run", tmp_path / "shell", *(part for key in overrides for part in ("--set", key))
     )
     assert code == 0, err
     assert study_content(tmp_path / "python") == study_content(tmp_path / "shell")
-    assert [trial.number for trial in found.trials] == [0, 1, 2]
+    assert [trial.number for trial in run.trials] == [0, 1, 2]
     again = nas.read_run(tmp_path / "shell")
-    assert [b.name for b in again.bundles] == [b.name for b in found.bundles]
-    weights = [(b.folder / "weights.safetensors").read_bytes() for b in (*found.bundles, *again.bundles)]
+    assert [b.name for b in again.bundles] == [b.name for b in run.bundles]
+    weights = [(b.folder / "weights.safetensors").read_bytes() for b in (*run.bundles, *again.bundles)]
     assert len(weights) == 2
     assert weights[0] == weights[1]
-    assert all(outcome.passed for outcome in nas.verify(found.bundles[0].folder))
+    assert all(outcome.passed for outcome in nas.verify(run.bundles[0].folder))
 
 
 def test_finished_run_reads_back(finished_run, tiny):
-    found = nas.read_run(finished_run)
-    assert isinstance(found, nas.Run)
-    assert found.config == tiny()
-    assert len(found.trials) == 6
-    assert [bundle.role for bundle in found.bundles] == ["finalist", "random", "residual"]
-    assert nas.load_config(finished_run / "config.yaml") == found.config
+    run = nas.read_run(finished_run)
+    assert isinstance(run, nas.Run)
+    assert run.config == tiny()
+    assert len(run.trials) == 6
+    assert [bundle.role for bundle in run.bundles] == ["finalist", "random", "residual"]
+    assert nas.load_config(finished_run / "config.yaml") == run.config
 
 
 def test_events_are_passed_on_and_logged(run_copy, caplog):
@@ -73,7 +73,7 @@ def test_events_are_passed_on_and_logged(run_copy, caplog):
 
 
 def test_library_is_silent_by_default(capfd, finished_run):
-    assert nas.status(finished_run)["state"] == "finished"
+    assert nas.status(finished_run).state == "finished"
     assert capfd.readouterr() == ("", "")
 
 

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     Progress = Callable[[str, float], None]
 
 # An epsilon that was chosen gives way to one that was named, or to another that was chosen, this near to it.
-NEAR, APART = 0.05, 0.3
+SAME_EPSILON, DISTINCT_EPSILON = 0.05, 0.3
 # Disagreement is looked for around so many images, at so many points of each ball, or fewer of large images, which take long
 # to draw; the balls are of so many times an epsilon.
-CENTRES, POINTS, MULTIPLES = 50, 40, (0.0, 0.5, 1.0, 2.0)
+BALLS, BALL_SAMPLES, BALL_RADII = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 
 def compare_networks(
@@ -102,7 +102,7 @@ def compare_networks(
         with error_context(named[name]):
             first_order[name] = margins(network, test.x, test.y, [norm]).radii[norm.name]
     largest = norm.largest(test.x[0].numel())
-    chosen = config.epsilons or _suited(first_order, searched_epsilons(list(opened.values()), norm.name), largest)
+    chosen = config.epsilons or _choose_epsilons(first_order, searched_epsilons(list(opened.values()), norm.name), largest)
     epsilons = sorted(set(chosen))
     grid = common_grid(first_order, largest, epsilons)
     radii = {}
@@ -114,8 +114,8 @@ def compare_networks(
             transfers[name] = _transfer(networks, test, crafting[name], epsilons, config.seed, part(f"transfer by {name}"))
     part("disagreement")(0.0)
     with error_context("disagreement"):
-        centres, sizes = test.x[:CENTRES], sorted({min(multiple * chosen[0], largest) for multiple in MULTIPLES})
-        points = affordable_samples(norm, centres[0].numel(), len(centres) * len(sizes), POINTS)
+        centres, sizes = test.x[:BALLS], sorted({min(multiple * chosen[0], largest) for multiple in BALL_RADII})
+        points = affordable_samples(norm, centres[0].numel(), len(centres) * len(sizes), BALL_SAMPLES)
         parted = disagreement(
             list(networks.values()), centres, norm, sizes, sampling=Sampling(samples=points, seed=config.seed)
         )
@@ -196,14 +196,14 @@ def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
     return crafting or {"pgd": PGD(norm=next(iter(attacks.values())).norm)}
 
 
-def _suited(first_order: Mapping[str, Floats], wanted: Sequence[float], largest: float) -> list[float]:
+def _choose_epsilons(first_order: Mapping[str, Floats], wanted: Sequence[float], largest: float) -> list[float]:
     """Returns a few epsilons: those wanted, and about where the quartiles of all first-order radii lie."""
     pooled = np.concatenate(list(first_order.values()))
     usable = pooled[(pooled > 0) & np.isfinite(pooled)]
     chosen = list(wanted)
     for share in (0.5, 0.25, 0.75) if len(usable) else ():
         epsilon = min(float(f"{np.quantile(usable, share):.1g}"), largest)
-        if not any(math.isclose(epsilon, other, rel_tol=APART) for other in chosen):
+        if not any(math.isclose(epsilon, other, rel_tol=DISTINCT_EPSILON) for other in chosen):
             chosen.append(epsilon)
     return chosen or [largest]  # Where no network has gradients.
 
@@ -217,7 +217,7 @@ def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Seq
         epsilons: Those wanted; what lies near to one gives way to it.
     """
     suited = {epsilon for radii in first_order.values() for epsilon in adaptive_epsilons(radii, largest)}
-    apart = {e for e in suited if not any(math.isclose(e, wanted, rel_tol=NEAR) for wanted in epsilons)}
+    apart = {e for e in suited if not any(math.isclose(e, wanted, rel_tol=SAME_EPSILON) for wanted in epsilons)}
     return sorted({*apart, *epsilons})
 
 

@@ -64,7 +64,7 @@ class ImageSurfaces:
         label: The image's true label, which the network gives it.
         margin: Of the clean image: its logit minus the largest other.
         confidence: Of the clean image.
-        leads: Where each direction leads, by its name: adversarial, second adversarial, random, second random.
+        endpoints: Where each direction leads, by its name: adversarial, second adversarial, random, second random.
         lines: The line along each direction, by its name.
         surfaces: The planes, by name: adversarial_random or two_random, two_adversarial, three_images.
         neighbourhood: What lies around the image to which the adversarial direction leads; None where there is none, or it
@@ -79,7 +79,7 @@ class ImageSurfaces:
     label: int
     margin: float
     confidence: float
-    leads: Mapping[str, Endpoint]
+    endpoints: Mapping[str, Endpoint]
     lines: Mapping[str, BoundaryLine]
     surfaces: Mapping[str, Surface]
     neighbourhood: Neighbourhood | None
@@ -102,7 +102,7 @@ def surface_record(surfaces: ImageSurfaces) -> dict[str, Any]:
         "others": surfaces.config.others and list(surfaces.config.others),
         "seed": surfaces.config.seed,
         "unit": "L2 distance, pixels in [0, 1]",
-        "leads": {name: _plain(lead) for name, lead in surfaces.leads.items()},
+        "leads": {name: _plain(endpoint) for name, endpoint in surfaces.endpoints.items()},
         "lines": {name: _plain(line) for name, line in surfaces.lines.items()},
         "surfaces": {name: _plain(surface) for name, surface in surfaces.surfaces.items()},
         "neighbourhood": surfaces.neighbourhood and _around(surfaces.neighbourhood),

@@ -134,7 +134,7 @@ def surfaces_of(
         label=label,
         margin=float(logits[label] - others.max()),
         confidence=float(logits.softmax(0).max()),
-        leads={name: _lead(network, x, step) for name, step in directions.items()},
+        endpoints={name: _endpoint(network, x, step) for name, step in directions.items()},
         lines={
             name: boundary_line(network, x, label, step, segment=Segment(stop=reach, points=LINE_POINTS))
             for name, step in directions.items()
@@ -181,7 +181,7 @@ def _second(
     network: nn.Module, x: Tensor, label: int, logits: Tensor, first: Tensor, config: SurfaceConfig
 ) -> Tensor | None:
     """Returns a second adversarial direction: to another class, or else from another seed; None if there is neither."""
-    taken = {label, _lead(network, x, first).label}
+    taken = {label, _endpoint(network, x, first).label}
     rivals = [j for j in logits.argsort(descending=True).tolist() if j not in taken][:RIVALS]
     try:
         aimed(config.attack, label)
@@ -220,7 +220,7 @@ def _neighbourhood(
     return Neighbourhood(norm.name, size, balls, proved if isinstance(proved, NoBound) else float(proved.radii[0]))
 
 
-def _lead(network: nn.Module, x: Tensor, step: Tensor) -> Endpoint:
+def _endpoint(network: nn.Module, x: Tensor, step: Tensor) -> Endpoint:
     with frozen(network):
         label = int(predict(network, (x + step)[None]).argmax())
     return Endpoint(label, _length(step), float(step.abs().max()))

@@ -323,8 +323,8 @@ def test_tables_of_errors_tests_and_transfer(here, cli):
     own = r"\d+: \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]"
     assert sum(bool(re.fullmatch(own, cell)) for cell in cells) == 6
     assert sum(bool(re.fullmatch(own + r" \(\d+ of \d+\)", cell)) for cell in cells) == 12
-    assert re.search(r"^at 0.05, \d+ of \d+ adversarial images fool both other networks, too; were the targets", out, re.M)
-    assert "disagreement: in L∞ balls around 50 clean images, 40 random points in each, the share of points" in out
+    assert re.search(r"^at 0\.05, \d+ of \d+ adversarial images fool both\b", out, re.M)
+    assert re.search(r"^disagreement: .*L∞.* 50 clean images, 40 random points", out, re.M)
     table = rows[rows.index(["epsilon", "share", "vote entropy, nats"]) + 1 :]
     assert [row[0] for row in table] == ["0", "0.01", "0.02", "0.04"]
     assert all(re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", cell) for row in table for cell in row[1:])
@@ -437,7 +437,7 @@ def test_disk_full_is_told(here, refused, monkeypatch, tmp_path):
 def test_ctrl_c_says_that_nothing_is_kept(here, cli, tmp_path):
     code, out, err = cli("compare", "nets.py:a", "nets.py:interrupted", *QUICK, "--out", tmp_path / "compared")
     assert (code, out) == (130, "")
-    assert "interrupted; a comparison is made in one go, and nothing of this one was kept" in err
+    assert "interrupted" in err
     assert list((tmp_path / "compared").iterdir()) == []
 
 
@@ -480,7 +480,7 @@ def test_bundles_are_compared_on_the_images_of_their_searches(finished_run, here
 def test_bundles_of_different_data(bundle_copy, tmp_path, refused):
     other = changed(bundle_copy, tmp_path, name="cifar10")
     said = refused(bundle_copy, other, "--attack", "fgsm")
-    assert "the bundles were made for different data, or different test splits of them; name the images with --data" in said
+    assert re.search(r"different data.*--data", said)
     assert f"{other}: name cifar10, test 0.25, split_seed 0" in said
     shutil.rmtree(other)
     other = changed(bundle_copy, tmp_path, split_seed=7)
@@ -502,7 +502,7 @@ def test_the_same_bundle_twice(bundle_copy, refused, monkeypatch):
 def test_the_folder_of_a_run(finished_run, refused):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     said = refused(finished_run, bundle)
-    assert f"{finished_run}: is a folder, but no bundle (no manifest.json): a run; name one of its bundles, such as" in said
+    assert re.search(rf"{finished_run}: .*no bundle \(no manifest\.json\).*{finished_run}/bundles/", said)
 
 
 # What people really give.

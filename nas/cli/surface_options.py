@@ -1,0 +1,63 @@
+"""Parses the options of `hardcell surface`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict, final
+
+from nas.analysis.surface.config import SurfaceConfig
+from nas.cli.profile_options import data_setting, parse_attacks, parse_option
+from nas.config.reader import read_settings
+from nas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nas.analysis.network_source import NetworkSource
+
+
+@final
+class SurfaceArguments(TypedDict):
+    """The options of `hardcell surface` that set what is drawn, as they are typed; None where one is left out.
+
+    Attributes:
+        image: The setting of that name of `SurfaceConfig`.
+        data: A source's name, a path, or YAML.
+        attack: A name, or YAML.
+        epsilon: A number or a fraction.
+        extent: A setting, as are those that follow.
+        points: A setting.
+        others: A setting.
+        seed: A setting.
+        device: A setting.
+    """
+
+    image: int
+    data: str | None
+    attack: str | None
+    epsilon: str | None
+    extent: float | None
+    points: int | None
+    others: tuple[int, int] | None
+    seed: int | None
+    device: str | None
+
+
+def surface_config(source: NetworkSource, options: SurfaceArguments) -> SurfaceConfig:
+    """Returns the settings that the options of `hardcell surface` stand for; data and epsilon of a bundle are the default.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    norm, epsilon = source.norm or "linf", options["epsilon"]
+    if epsilon is None and source.epsilon is None:
+        raise ConfigError(["--epsilon must be given for a network that is no bundle, in pixel units: 8/255, not 8"])
+    (attack,) = parse_attacks((options["attack"] or f"{{name: pgd, norm: {norm}}}",), None).values()
+    settings: dict[str, Any] = {
+        **options,
+        "data": data_setting([source], options["data"]),
+        "attack": attack,
+        "epsilon": source.epsilon if epsilon is None else parse_option("--epsilon", epsilon),
+    }
+    config = read_settings(SurfaceConfig, {key: value for key, value in settings.items() if value is not None}, "surface")
+    used = config.attack.norm.name
+    if epsilon is None and used != norm:
+        raise ConfigError([f"--epsilon must be given for an attack in {used}: the bundle's search was in {norm}"])
+    return config

@@ -1,0 +1,67 @@
+"""The file architecture.yaml: an architecture with its space and the size that its network has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import yaml
+
+from nas.errors import first_line
+from nas.spaces.config import SpaceConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE = "architecture.yaml"
+
+
+@final
+@dataclass(frozen=True)
+class StoredArchitecture:
+    """The content of an architecture.yaml.
+
+    Attributes:
+        space: The search space that builds the network.
+        architecture: The choices, unchecked.
+        input_shape: Channels, height and width of the images.
+        num_classes: K, the number of logits.
+        key: Hash of the canonical architecture; empty if the file has none.
+        classes: Names of the K classes; empty if the file has none.
+    """
+
+    space: SpaceConfig
+    architecture: Mapping[str, Any] = field(repr=False)
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    key: str = ""
+    classes: tuple[str, ...] = ()
+
+
+def read_stored(path: Path) -> StoredArchitecture:
+    """Returns the content of an architecture.yaml; the architecture is not checked against the space.
+
+    Raises:
+        ValueError: the file cannot be read, or holds no architecture.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(str(error.strerror if isinstance(error, OSError) else first_line(error))) from error
+    required = {"space": dict, "architecture": dict, "input_shape": list, "num_classes": int}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in required.items()):
+        raise ValueError("must hold space, architecture, input_shape and num_classes, as in a bundle")
+    space, shape = content["space"], content["input_shape"]
+    if not isinstance(space.get("name"), str) or not isinstance(space.get("options"), dict):
+        raise ValueError("space must hold a name and options")
+    if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
+        raise ValueError(f"input_shape must be [channels, height, width], got {shape}")
+    return StoredArchitecture(
+        space=SpaceConfig(name=space["name"], options=space["options"]),
+        architecture=content["architecture"],
+        input_shape=(shape[0], shape[1], shape[2]),
+        num_classes=content["num_classes"],
+        key=str(content.get("key", "")),
+        classes=tuple(map(str, content.get("classes") or ())),
+    )
