@@ -147,32 +147,32 @@ def test_network_is_left_as_it_was(conv, images):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sigma": 0}, "sigma must be positive, in pixel units: 0.25 rather than 64, got 0"),
-        ({"sigma": float("inf")}, "sigma must be positive, in pixel units: 0.25 rather than 64, got inf"),
-        ({"alpha": 0.5}, "alpha must be between 0 and 0.5, the chance that a radius is too large, got 0.5"),
-        ({"alpha": 0}, "alpha must be between 0 and 0.5, the chance that a radius is too large, got 0"),
-        ({"n0": 0}, "n0 must be a whole number of at least 1, got 0"),
-        ({"n0": 2.5}, "n0 must be a whole number of at least 1, got 2.5"),
-        ({"n": 9}, "n must be a whole number of at least 10, or every image abstains at alpha 0.001, got 9"),
-        ({"n": 1e4}, "n must be a whole number of at least 10, or every image abstains at alpha 0.001, got 10000.0"),
+        ({"sigma": 0}, "sigma must ... positive ... got 0"),
+        ({"sigma": float("inf")}, "sigma must ... positive ... got inf"),
+        ({"alpha": 0.5}, "alpha must ... between 0 and 0.5 ... got 0.5"),
+        ({"alpha": 0}, "alpha must ... between 0 and 0.5 ... got 0"),
+        ({"n0": 0}, "n0 must ... at least 1 ... got 0"),
+        ({"n0": 2.5}, "n0 must ... at least 1 ... got 2.5"),
+        ({"n": 9}, "n must ... at least 10 ... got 9"),
+        ({"n": 1e4}, "n must ... at least 10 ... got 10000.0"),
     ],
 )
 def test_settings_that_are_refused(change, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=r".*".join(map(re.escape, message.split(" ... ")))):
         Smoothing(**({"sigma": 0.25} | change))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": torch.full((4, 1, 8, 8), 2.0)}, "x must have pixels in [0, 1], got [2, 2]"),
+        ({"x": torch.full((4, 1, 8, 8), 2.0)}, "x must ... [0, 1] ... got [2, 2]"),
         ({"y": torch.arange(1, 5)}, "y must hold labels from 0 to 3"),
-        ({"y": torch.arange(3)}, "y must have shape (4,) to go with x, got (3,)"),
+        ({"y": torch.arange(3)}, "y must ... (4,) ... got (3,)"),
     ],
 )
 def test_inputs_that_are_refused(conv, change, message):
     case = {"x": torch.zeros(4, 1, 8, 8), "y": torch.arange(4)} | change
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=r".*".join(map(re.escape, message.split(" ... ")))):
         certify(conv(), **case, smoothing=Smoothing(sigma=0.25))
 
 

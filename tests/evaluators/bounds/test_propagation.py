@@ -378,7 +378,7 @@ def test_classes_are_no_logits(images):
         def forward(self, x):
             return (x.flatten(1)[:, :2] > 0.5).long()
 
-    with pytest.raises(TypeError, match=r"logits of floating point, got torch.int64; return the scores before argmax"):
+    with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):
         provable_radii(Classes(), images(2), Linf())
 
 

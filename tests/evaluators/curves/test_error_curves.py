@@ -71,6 +71,6 @@ def test_no_right_image_leaves_no_flip_rate():
 
 @pytest.mark.parametrize("radii", [[], [[0.1, 0.2]], [0.1, -0.1], [0.1, np.nan]])
 def test_radii_that_are_refused(radii):
-    message = "radii must be a vector of at least one number, none of them negative or NaN"
+    message = r"radii must be a vector .*at least one"
     with pytest.raises(ValueError, match=message):
         error_curve(np.array(radii), GRID)

@@ -194,7 +194,7 @@ def test_nothing_to_fit_is_no_error(radii):
 
 @pytest.mark.parametrize("radii", [[[0.1, 0.2]], [0.1, -0.1], [0.1, np.nan]])
 def test_radii_that_are_refused(radii):
-    with pytest.raises(ValueError, match="radii must be a vector of numbers, none of them negative or NaN"):
+    with pytest.raises(ValueError, match=r"radii must be a vector .*negative"):
         fit_power_law(np.array(radii), GRID)
 
 

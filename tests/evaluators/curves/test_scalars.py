@@ -70,7 +70,7 @@ def test_a_more_robust_network_has_the_better_metrics(first, larger):
     "metric", [lambda radii: error_at(radii, 0.1), median_radius, lambda radii: error_area(radii, [0.1, 1])]
 )
 def test_radii_that_are_refused(radii, metric):
-    with pytest.raises(ValueError, match="radii must be a vector of at least one number, none of them negative or NaN"):
+    with pytest.raises(ValueError, match=r"radii must be a vector .*at least one"):
         metric(np.array(radii))
 
 

@@ -29,41 +29,41 @@ from evaluators.logits.first_order import gradient_norms
 
 
 def raises(kind, message):
-    return pytest.raises(kind, match=re.escape(message))
+    return pytest.raises(kind, match=r".*".join(map(re.escape, message.split(" ... "))))
 
 
 @pytest.mark.parametrize(
     ("x", "kind", "message"),
     [
-        (np.zeros((2, 1, 4, 4)), TypeError, "x must be a tensor of images, got ndarray; use torch.from_numpy(x)"),
-        ([0.5], TypeError, "x must be a tensor of images, got list"),
+        (np.zeros((2, 1, 4, 4)), TypeError, "x must ... tensor of images ... got ndarray ... torch.from_numpy(x)"),
+        ([0.5], TypeError, "x must ... tensor of images ... got list"),
         (
             torch.zeros(2, 1, 4, 4, dtype=torch.uint8),
             TypeError,
-            "x must be floating point with pixels in [0, 1], got torch.uint8; divide uint8 images by 255",
+            "x must ... floating point ... got torch.uint8 ... by 255",
         ),
         (
             torch.zeros(0, 1, 4, 4),
             ValueError,
-            "x must hold at least one image, with shape (N, ...), got shape (0, 1, 4, 4)",
+            "x must ... at least one ... got shape (0, 1, 4, 4)",
         ),
-        (torch.zeros(4), ValueError, "x must hold at least one image, with shape (N, ...), got shape (4,)"),
-        (torch.tensor([[0.5, math.nan]]), ValueError, "x must be finite, got NaN or infinite pixels"),
-        (torch.tensor([[0.5, math.inf]]), ValueError, "x must be finite, got NaN or infinite pixels"),
+        (torch.zeros(4), ValueError, "x must ... at least one ... got shape (4,)"),
+        (torch.tensor([[0.5, math.nan]]), ValueError, "x must ... finite ... got NaN or infinite pixels"),
+        (torch.tensor([[0.5, math.inf]]), ValueError, "x must ... finite ... got NaN or infinite pixels"),
         (
             torch.tensor([[-2.1, 2.6]]),
             ValueError,
-            "x must have pixels in [0, 1], got [-2.1, 2.6]; put normalisation inside the network",
+            "x must ... [0, 1] ... got [-2.1, 2.6] ... normalisation",
         ),
         (
             torch.tensor([[0.0, 1.5]]),
             ValueError,
-            "x must have pixels in [0, 1], got [0, 1.5]; put normalisation inside the network",
+            "x must ... [0, 1] ... got [0, 1.5] ... normalisation",
         ),
         (
             torch.tensor([[0.0, 255.0]]),
             ValueError,
-            "x must have pixels in [0, 1], got [0, 255]; divide images of 0 to 255 by 255",
+            "x must ... [0, 1] ... got [0, 255] ... by 255",
         ),
     ],
 )
@@ -80,32 +80,32 @@ def test_images_that_are_taken():
 @pytest.mark.parametrize(
     ("y", "kind", "message"),
     [
-        ([0, 1], TypeError, "y must be an int64 tensor of class indices, got list; use torch.as_tensor(y)"),
+        ([0, 1], TypeError, "y must ... int64 ... got list ... torch.as_tensor(y)"),
         (
             torch.tensor([0, 1], dtype=torch.int32),
             TypeError,
-            "y must be an int64 tensor of class indices, got torch.int32; use y.long()",
+            "y must ... int64 ... got torch.int32 ... y.long()",
         ),
         (
             torch.tensor([0.0, 1.0]),
             TypeError,
-            "y must be an int64 tensor of class indices, got torch.float32; use y.long()",
+            "y must ... int64 ... got torch.float32 ... y.long()",
         ),
         (
             torch.eye(2, 3),
             TypeError,
-            "y must be an int64 tensor of class indices, got torch.float32; use y.argmax(1) for one-hot rows",
+            "y must ... int64 ... got torch.float32 ... y.argmax(1)",
         ),
-        (torch.tensor([0, 1, 2]), ValueError, "y must have shape (2,) to go with x, got (3,)"),
+        (torch.tensor([0, 1, 2]), ValueError, "y must ... (2,) ... got (3,)"),
         (
             torch.eye(2, 3, dtype=torch.int64),
             ValueError,
-            "y must have shape (2,) to go with x, got (2, 3); pass class indices, not one-hot rows: y.argmax(1)",
+            "y must ... (2,) ... got (2, 3) ... y.argmax(1)",
         ),
         (
             torch.tensor([0, 3]),
             ValueError,
-            "y must hold labels from 0 to 2, the last of the network's logits, got labels from 0 to 3",
+            "y must ... got labels from 0 to 3",
         ),
         (torch.tensor([-1, 2]), ValueError, "got labels from -1 to 2"),
     ],
@@ -117,7 +117,7 @@ def test_labels_that_are_refused(y, kind, message):
 
 def test_labels_need_no_number_of_classes():
     check_labels(torch.tensor([0, 99]), 2)
-    with raises(ValueError, "y must hold labels from 0, got labels from -1 to 9"):
+    with raises(ValueError, "y must ... got labels from -1 to 9"):
         check_labels(torch.tensor([-1, 9]), 2)
 
 
@@ -125,7 +125,7 @@ def test_labels_need_no_number_of_classes():
     ("epsilons", "message"),
     [
         ([], "epsilons must hold at least one value"),
-        ([0.1, 8], "epsilon must be between 0 and 1, the size of the pixel range in this norm, got 8; "),
+        ([0.1, 8], "epsilon must ... between 0 and 1 ... got 8"),
         ([8], "pixels are in [0, 1], so write 8/255 rather than 8"),
         ([-0.1], "got -0.1"),
         ([math.nan], "got nan"),
@@ -157,7 +157,7 @@ def test_a_single_logit_has_a_remedy(shape):
 
 
 def test_several_outputs_are_no_logits():
-    with raises(TypeError, "the network must return a tensor of logits, got tuple; wrap it to return only those"):
+    with raises(TypeError, "the network must ... tensor of logits ... got tuple"):
         check_logits((torch.zeros(2, 3), torch.zeros(2)), 2)
 
 
@@ -218,16 +218,16 @@ MISTAKES = {
     "one-hot labels": (ok(y=lambda y: nn.functional.one_hot(y, 4)), ValueError, "pass class indices, not one-hot rows"),
     "one-hot floats": (ok(y=lambda y: nn.functional.one_hot(y, 4).float()), TypeError, "use y.argmax(1) for one-hot rows"),
     "labels in a list": (ok(y=lambda y: y.tolist()), TypeError, "got list; use torch.as_tensor(y)"),
-    "labels of other images": (ok(y=lambda y: y[:-1]), ValueError, "y must have shape (12,) to go with x, got (11,)"),
+    "labels of other images": (ok(y=lambda y: y[:-1]), ValueError, "y must ... (12,) ... got (11,)"),
     "NaN logits": (
         ok(network=lambda network: Broken(network, lambda logits: logits * math.nan)),
         ValueError,
-        "the network must return finite logits, got NaN; did its training diverge?",
+        "the network must ... finite ... got NaN ... training",
     ),
     "two outputs": (
         ok(network=lambda network: Broken(network, lambda logits: (logits, logits))),
         TypeError,
-        "the network must return a tensor of logits, got tuple; wrap it to return only those",
+        "the network must ... tensor of logits ... got tuple",
     ),
     "one logit": (
         ok(network=lambda network: Broken(network, lambda logits: logits[:, :1])),
@@ -305,9 +305,9 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
         (lambda n, x, y: radii(n, x, y, "pgd", [0.1]), TypeError, "a subclass of evaluators.Attack, got str"),
         (lambda n, x, y: radii(n, x, y, PGD(norm="l2"), [0.1]), TypeError, "norm must be a norm, such as Linf()"),
         (lambda n, x, y: PGD(loss="margin")(n, x, y, 0.1), TypeError, "loss must be a function, such as cross_entropy"),
-        (lambda n, x, y: radii(n, x, y, PGD(), 0.1), TypeError, "epsilons must be a list, got one number; write [0.1]"),
+        (lambda n, x, y: radii(n, x, y, PGD(), 0.1), TypeError, "epsilons must ... got one number"),
         (lambda n, x, y: radii(n, x, y, PGD(), [0.1], batch_size=0), ValueError, "batch_size must be at least 1"),
-        (lambda n, x, y: profile(n, x, y, [PGD()]), TypeError, "attacks must be a mapping from names to attacks, got list"),
+        (lambda n, x, y: profile(n, x, y, [PGD()]), TypeError, "attacks must ... got list"),
         (lambda n, x, y: profile(n, x, y, {"pgd": PGD}), TypeError, "got the class PGD; write PGD()"),
         (lambda n, x, y: profile(n, x, y, {"pgd": PGD()}, epsilons=[0.1]), TypeError, "epsilons must be a mapping such as"),
         (

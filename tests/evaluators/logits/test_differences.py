@@ -57,7 +57,7 @@ class TestDifferences:
 
     @pytest.mark.parametrize("logits", [np.zeros((0, 3)), np.zeros((3, 1)), np.zeros(3)])
     def test_logits_must_be_a_table(self, logits):
-        with pytest.raises(ValueError, match=r"logits must be \(N, K\) numbers of at least two classes, got shape"):
+        with pytest.raises(ValueError, match=r"logits must be \(N, K\).* got shape"):
             logit_differences(logits)
 
     def test_logits_must_be_finite(self):

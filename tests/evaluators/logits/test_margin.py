@@ -254,7 +254,7 @@ def test_labels_of_another_number_of_images_are_refused_whatever_the_batch_size(
 
 
 def test_no_rival_is_refused(conv, images):
-    with pytest.raises(ValueError, match="classes must be at least 1, or None to keep all rivals of an image, got 0"):
+    with pytest.raises(ValueError, match=r"classes must be at least 1.* got 0"):
         margins(conv(), images(4), torch.arange(4), NORMS, classes=0)
 
 
@@ -366,7 +366,7 @@ def test_gradients_that_are_not_finite_are_told(linear):
 
     x = torch.full((2, 1, 8, 8), 0.5)
     x[0, 0, 0, 0] = 0
-    with pytest.warns(UserWarning, match="the network's gradient is not finite at 1 of 2 points, and taken as zero there"):
+    with pytest.warns(UserWarning, match="gradient is not finite at 1 of 2 points"):
         margins(Root(), x, Root()(x).argmax(1), [Linf()])
 
 

@@ -386,9 +386,9 @@ def test_network_is_left_as_it_was(conv, images):
     ("change", "kind", "message"),
     [
         ({"attacks": {}}, ValueError, "attacks must name at least one attack"),
-        ({"x": torch.full((4, 1, 8, 8), 2.0)}, ValueError, "x must have pixels in [0, 1], got [2, 2]"),
+        ({"x": torch.full((4, 1, 8, 8), 2.0)}, ValueError, "x must ... [0, 1] ... got [2, 2]"),
         ({"y": torch.tensor([0, 1, 2, 4])}, ValueError, "y must hold labels from 0 to 3"),
-        ({"y": [0, 1, 2, 3]}, TypeError, "y must be an int64 tensor of class indices, got list"),
+        ({"y": [0, 1, 2, 3]}, TypeError, "y must ... int64 ... got list"),
         ({"epsilons": {"linf": [1, 8]}}, ValueError, "pixels are in [0, 1], so write 8/255 rather than 8"),
         (
             {"options": ProfileOptions(include={"linf": [8]})},
@@ -399,22 +399,22 @@ def test_network_is_left_as_it_was(conv, images):
 )
 def test_inputs_that_are_refused(conv, change, kind, message):
     given = {"network": conv(), "x": torch.zeros(4, 1, 8, 8), "y": torch.arange(4), "attacks": {"fgsm": FGSM()}}
-    with pytest.raises(kind, match=re.escape(message)):
+    with pytest.raises(kind, match=r".*".join(map(re.escape, message.split(" ... ")))):
         profile(**(given | change))
 
 
 @pytest.mark.parametrize(
     ("setting", "kind", "message"),
     [
-        ({"include": [0.1]}, TypeError, "include must be a mapping such as {'linf': [8 / 255]}, got list"),
-        ({"include": {"linf": 0.1}}, TypeError, "epsilons must be a list, got one number; write [0.1]"),
-        ({"tolerance": 1.5}, ValueError, "tolerance must be between 0 and 1, a share of the radius, got 1.5"),
+        ({"include": [0.1]}, TypeError, "include must ... got list"),
+        ({"include": {"linf": 0.1}}, TypeError, "epsilons must ... got one number"),
+        ({"tolerance": 1.5}, ValueError, "tolerance must ... between 0 and 1 ... got 1.5"),
         ({"smoothing": 0.1}, TypeError, "got 0.1"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ],
 )
 def test_options_that_are_refused(setting, kind, message):
-    with pytest.raises(kind, match=re.escape(message)):
+    with pytest.raises(kind, match=r".*".join(map(re.escape, message.split(" ... ")))):
         ProfileOptions(**setting)
 
 

@@ -215,16 +215,16 @@ def test_how_many_points_are_looked_at():
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"x": grey().expand(2, -1, -1, -1)}, ValueError, "x must hold one image, with shape (1, ...), got 2 of them"),
-        ({"tolerance": 3.0}, ValueError, "tolerance must be between 0 and 2, a share of epsilon, got 3"),
-        ({"epsilon": 0.0}, ValueError, "epsilon must be above 0, got 0: a point has no other images in it"),
-        ({"epsilon": 8}, ValueError, "epsilon must be between 0 and 1, the size of the pixel range in this norm, got 8"),
-        ({"attack": PGD}, TypeError, "attack must be an attack, got the class PGD; write PGD()"),
+        ({"x": grey().expand(2, -1, -1, -1)}, ValueError, "x must ... got 2 of them"),
+        ({"tolerance": 3.0}, ValueError, "tolerance must ... between 0 and 2 ... got 3"),
+        ({"epsilon": 0.0}, ValueError, "epsilon must ... above 0 ... got 0"),
+        ({"epsilon": 8}, ValueError, "epsilon must ... between 0 and 1 ... got 8"),
+        ({"attack": PGD}, TypeError, "attack must ... got the class PGD ... PGD()"),
     ],
 )
 def test_inputs_that_are_refused(change, kind, message):
     arguments = {"network": Strips(0.1), "x": grey(), "y": ZERO, "attack": PGD(), "epsilon": 0.1} | change
-    with pytest.raises(kind, match=re.escape(message)):
+    with pytest.raises(kind, match=r".*".join(map(re.escape, message.split(" ... ")))):
         adversarial_set(**arguments)
 
 
@@ -236,7 +236,7 @@ def test_numbers_of_starts_that_are_refused(count):
 
 @pytest.mark.parametrize("size", [-1.0, math.nan, math.inf])
 def test_steps_of_paths_must_have_a_length(size):
-    with pytest.raises(ValueError, match=f"step_size must be positive, a fraction of epsilon, got {size}"):
+    with pytest.raises(ValueError, match=rf"step_size must be positive.* got {size}"):
         connections(Strips(0.1), given(at((0.2, 0.2))), step_size=size)
 
 

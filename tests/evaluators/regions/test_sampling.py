@@ -95,28 +95,28 @@ def test_a_radius_of_0_is_the_centre(norm, images):
     ("change", "kind", "message"),
     [
         ({"norm": Linf}, TypeError, "norm must be Linf() or L2(), got <class"),
-        ({"radii": 0.1}, TypeError, "epsilons must be a list, got one number; write [0.1]"),
-        ({"radii": [8.0]}, ValueError, "epsilon must be between 0 and 1, the size of the pixel range in this norm, got 8"),
-        ({"centres": torch.full((1, 4), 2.0)}, ValueError, "x must have pixels in [0, 1], got [2, 2]"),
+        ({"radii": 0.1}, TypeError, "epsilons must ... got one number"),
+        ({"radii": [8.0]}, ValueError, "epsilon must ... between 0 and 1 ... got 8"),
+        ({"centres": torch.full((1, 4), 2.0)}, ValueError, "x must ... [0, 1] ... got [2, 2]"),
     ],
 )
 def test_inputs_that_are_refused(change, kind, message):
     given = {"centres": torch.zeros(1, 4), "norm": Linf(), "radii": [0.1]} | change
-    with pytest.raises(kind, match=re.escape(message)):
+    with pytest.raises(kind, match=r".*".join(map(re.escape, message.split(" ... ")))):
         check_balls(**given)
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"samples": 0}, "samples must be a whole number of at least 1, got 0"),
-        ({"samples": 2.5}, "samples must be a whole number of at least 1, got 2.5"),
+        ({"samples": 0}, "samples must ... at least 1 ... got 0"),
+        ({"samples": 2.5}, "samples must ... at least 1 ... got 2.5"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"confidence": 95.0}, "confidence must be between 0 and 1: 0.95 rather than 95, got 95"),
+        ({"confidence": 95.0}, "confidence must ... between 0 and 1 ... got 95"),
     ],
 )
 def test_settings_that_are_refused(setting, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=r".*".join(map(re.escape, message.split(" ... ")))):
         Sampling(**setting)
 
 

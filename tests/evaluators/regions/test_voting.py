@@ -159,10 +159,10 @@ def test_inputs_that_are_refused(change, kind, message):
 
 
 def test_confidence_of_a_mean_is_checked():
-    with pytest.raises(ValueError, match=r"confidence must be between 0 and 1: 0\.95 rather than 95, got 95"):
+    with pytest.raises(ValueError, match=r"confidence must be between 0 and 1.* got 95"):
         mean_interval(np.zeros(3), 95)
 
 
 def test_a_threshold_below_every_margin_is_refused(linear):
-    with pytest.raises(ValueError, match="threshold must be above 0, in logits, got 0: no margin is below 0"):
+    with pytest.raises(ValueError, match=r"threshold must be above 0.* got 0"):
         low_margin_share(linear(pixels=16), grey(), Linf(), [0.1], 0.0)

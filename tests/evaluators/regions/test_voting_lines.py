@@ -90,28 +90,28 @@ def test_batches_change_nothing(conv, images):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"end": torch.zeros(2, 1, 2, 2)}, "start and end must have one shape, got (1, 1, 2, 2) and (2, 1, 2, 2)"),
-        ({"crossing_of": 2}, "crossing_of must be the index of one of 2 networks, got 2"),
-        ({"beyond": -0.5}, "beyond must be at least 0, a share of the way from start to end, got -0.5"),
-        ({"points": 1}, "points must be a whole number of at least 2, got 1"),
+        ({"end": torch.zeros(2, 1, 2, 2)}, "start and end must ... got (1, 1, 2, 2) and (2, 1, 2, 2)"),
+        ({"crossing_of": 2}, "crossing_of must ... one of 2 networks ... got 2"),
+        ({"beyond": -0.5}, "beyond must ... at least 0 ... got -0.5"),
+        ({"points": 1}, "points must ... at least 2 ... got 1"),
     ],
 )
 def test_inputs_that_are_refused(linear, change, message):
     start, end = line()
     arguments = {"networks": [step(linear, 0.3)] * 2, "start": start, "end": end} | change
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=r".*".join(map(re.escape, message.split(" ... ")))):
         vote_along_line(**arguments)
 
 
 @pytest.mark.parametrize(
     ("crossing", "offsets", "message"),
     [
-        (np.ones(2), [0.0], "crossing must have shape (1,) to go with start, got (2,)"),
-        (np.ones(1), [-1.5], "offsets must be at least -1, the clean image, got -1.5"),
+        (np.ones(2), [0.0], "crossing must ... (1,) ... got (2,)"),
+        (np.ones(1), [-1.5], "offsets must ... at least -1 ... got -1.5"),
     ],
 )
 def test_crossings_and_offsets_that_are_refused(linear, crossing, offsets, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=r".*".join(map(re.escape, message.split(" ... ")))):
         boundary_entropy([step(linear, 0.3)] * 2, *line(), crossing, offsets)
 
 

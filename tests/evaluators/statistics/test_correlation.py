@@ -90,10 +90,10 @@ def test_interval_holds_the_truth(strength):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        ([1.0, 2.0], [1.0], r"vectors of one length, one number a network; got shapes \[\(2,\), \(1,\)\]"),
+        ([1.0, 2.0], [1.0], r"one length.* got shapes \[\(2,\), \(1,\)\]"),
         ([], [], r"got shapes \[\(0,\), \(0,\)\]"),
         ([[1.0]], [[1.0]], r"got shapes \[\(1, 1\), \(1, 1\)\]"),
-        ([1.0, math.nan], [1.0, 2.0], "finite numbers; leave out the networks of which one is not"),
+        ([1.0, math.nan], [1.0, 2.0], "finite"),
     ],
 )
 def test_bad_input(x, y, message):
@@ -102,5 +102,5 @@ def test_bad_input(x, y, message):
 
 
 def test_confidence_is_a_share():
-    with pytest.raises(ValueError, match=r"confidence must be between 0 and 1: 0.95 rather than 95, got 95"):
+    with pytest.raises(ValueError, match=r"confidence must be between 0 and 1.* got 95"):
         rank_correlation(X, Y, confidence=95)

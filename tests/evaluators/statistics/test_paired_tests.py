@@ -196,7 +196,7 @@ def test_radii_of_different_images_are_refused():
 
 
 def test_common_epsilons_must_be_there():
-    with pytest.raises(ValueError, match="epsilons must hold at least one above 0, at which both networks were measured"):
+    with pytest.raises(ValueError, match=r"epsilons must .*above 0"):
         compare_radii(np.ones(3), np.ones(3), [0.0])
 
 
@@ -218,7 +218,7 @@ def test_a_confidence_in_percent_is_refused():
 
 @pytest.mark.parametrize("confidence", [95, 1.0, 0.0, -1])
 def test_confidence_is_a_share(confidence):
-    with pytest.raises(ValueError, match=f"confidence must be between 0 and 1: 0.95 rather than 95, got {confidence:g}"):
+    with pytest.raises(ValueError, match=rf"confidence must be between 0 and 1.* got {confidence:g}"):
         compare(np.array([0.1, 0.2]), np.array([0.2, 0.1]), 0.1, confidence)
 
 

@@ -304,9 +304,9 @@ def test_a_random_direction_favours_none():
 def test_what_spans_no_plane(image):
     x, other = image(dtype=torch.float32), image(1, dtype=torch.float32)
     step = other - x
-    with pytest.raises(ValueError, match="clean, adversarial, random lie on one line, which spans no plane"):
+    with pytest.raises(ValueError, match="clean, adversarial, random lie on one line"):
         plane_along(x, step, -0.5 * step)
-    with pytest.raises(ValueError, match="random must differ from clean: the same image spans no plane"):
+    with pytest.raises(ValueError, match="random must differ from clean"):
         plane_along(x, step, torch.zeros_like(x))
     with pytest.raises(ValueError, match=re.escape("adversarial must have the shape of the image, (1, 8, 8), got (64,)")):
         plane_along(x, step.flatten(), step)
@@ -329,7 +329,7 @@ def test_wrong_surfaces(linear, image):
         response_surface(network, plane, 0, [], [0.0])
     with pytest.raises(ValueError, match="y must hold labels from 0 to 2"):
         response_surface(network, plane, 3, [0.0], [0.0])
-    with pytest.raises(ValueError, match=r"extent must be at least 1, for all marks to lie in the window, got 0\.5"):
+    with pytest.raises(ValueError, match=r"extent must be at least 1.* got 0\.5"):
         window(plane, 0.5)
     with pytest.raises(ValueError, match="points must be at least 2, got 1"):
         window(plane, points=1)
@@ -347,7 +347,7 @@ def test_what_is_not_finite_is_refused_before_the_network_is_asked(linear, image
             boundary_line(network, x, 0, wrong)
     with pytest.raises(ValueError, match="extent must be finite, got inf"):
         window(plane, float("inf"))
-    with pytest.raises(ValueError, match="extent must be at least 1, for all marks to lie in the window, got nan"):
+    with pytest.raises(ValueError, match=r"extent must be at least 1.* got nan"):
         window(plane, float("nan"))
     with pytest.raises(ValueError, match="up must be finite, got inf"):
         response_surface(network, plane, 0, [0.0], [1.0, float("inf")])
@@ -394,7 +394,7 @@ def test_wrong_directions(linear, image):
     network, x = linear(3).double(), image()
     label = answer(network, x)
     wrong = (label + 1) % 3
-    with pytest.raises(ValueError, match=f"classified rightly, got class {label} for label {wrong}; take another one"):
+    with pytest.raises(ValueError, match=f"got class {label} for label {wrong}"):
         adversarial_direction(network, x, wrong, PGD(), 0.1)
     with pytest.raises(ValueError, match="towards must be a class from 0 to 2 other than the label"):
         adversarial_direction(network, x, label, PGD(), 0.1, towards=label)

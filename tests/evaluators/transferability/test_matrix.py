@@ -336,14 +336,15 @@ def test_what_is_refused(conv, images):
         return str(caught.value)
 
     assert "networks must be a mapping from names to networks, got list" in refused(list(pair.values()), error=TypeError)
-    assert "networks must hold at least two, a source and a target, got 1" in refused({"a": conv()})
+    assert "networks must hold at least two" in refused({"a": conv()})
     assert "got different numbers of logits: a 4, b 5" in refused({"a": conv(), "b": conv(classes=5)})
     assert "so write 8/255 rather than 8" in refused(pair, epsilons=[8])
     assert "strictly increasing" in refused(pair, epsilons=[0.2, 0.1])
     assert "attack must be an attack, got the class FGSM" in refused(pair, attack=FGSM, error=TypeError)
     message = refused({"a": conv(), "same": conv()}, few)
-    assert "only 3 of 30 images are classified rightly by all networks, where transfer needs at least 10" in message
-    assert "leave out the network that is right on fewest: a 3, same 3" in message
+    assert "3 of 30 images" in message
+    assert "at least 10" in message
+    assert "a 3, same 3" in message
     assert re.search(r"only 0 of 30 images .*: a 0, b \d+$", refused(pair, wrong))
     with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
         transfer_rates(matrix(np.ones((1, 2, 2, 3))), confidence=95)
