@@ -64,9 +64,9 @@ def compare(
         from nas.cli.compare_tables import print_comparison
 
         check_distinct(networks, names)
-        sources = [open_source(network) for network in networks]
-        config = compare_config(sources, options)
         with output_folder(out, "a comparison", "compare.json"), progress_bar() as progress:
+            sources = [open_source(network) for network in networks]
+            config = compare_config(sources, options)
             comparison = compare_networks(sources, config, names=names, progress=progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a comparison is made in one go, and nothing of this one was kept", err=True)

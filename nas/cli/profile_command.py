@@ -72,9 +72,9 @@ def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[Pro
         from nas.cli.profile_options import profile_config
         from nas.cli.profile_tables import print_profile
 
-        source = open_source(network)
-        config = profile_config(source, options)
         with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
+            source = open_source(network)
+            config = profile_config(source, options)
             measured = profile_network(source, config, progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; a profile is made in one go, and nothing of this one was kept", err=True)

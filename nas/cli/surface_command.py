@@ -69,9 +69,9 @@ def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArg
         from nas.analysis.surface.surface import image_surfaces
         from nas.cli.surface_options import surface_config
 
-        source = open_source(network)
-        config = surface_config(source, options)
         with output_folder(out, "surfaces", "surface.json"):
+            source = open_source(network)
+            config = surface_config(source, options)
             surfaces = image_surfaces(source, config)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; surfaces are made in one go, and nothing of these was kept", err=True)

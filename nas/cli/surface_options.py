@@ -55,6 +55,7 @@ def surface_config(source: NetworkSource, options: SurfaceArguments) -> SurfaceC
         "data": data_setting([source], options["data"]),
         "attack": attack,
         "epsilon": source.epsilon if epsilon is None else parse_option("--epsilon", epsilon),
+        "others": options["others"] and list(options["others"]),
     }
     config = read_settings(SurfaceConfig, {key: value for key, value in settings.items() if value is not None}, "surface")
     used = config.attack.norm.name
