@@ -17,7 +17,7 @@ from evaluators.attacks.losses import Loss, cross_entropy, targeted_dlr, targete
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -56,8 +56,12 @@ class APGD(Attack):
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the point of largest loss of all walks, minus x."""
+
+        def ascend(points: Tensor) -> tuple[Tensor, Tensor]:
+            return target.value_and_gradient(points, self.loss)
+
         walks = (
-            climb(target, x, epsilon, noise.fork(walk), self.norm, self.loss, steps=self.steps, rho=self.rho)
+            climb(ascend, x, epsilon, noise.fork(walk), self.norm, steps=self.steps, rho=self.rho)
             for walk in range(self.restarts)
         )
         return _largest(walks) - x
@@ -95,34 +99,50 @@ class TargetedAPGD(Attack):
         logits = target.logits(x).scatter(1, target.labels[:, None], -math.inf)
         classes = logits.topk(min(self.targets, logits.shape[1] - 1)).indices
         loss = targeted_dlr if logits.shape[1] >= 4 else targeted_margin
-        walks = (
-            climb(target, x, epsilon, noise.fork(walk), self.norm, loss, towards, steps=self.steps, rho=self.rho)
-            for walk, towards in enumerate(classes.unbind(1))
-        )
-        return _largest(walks) - x
+
+        def walk(number: int, towards: Tensor) -> tuple[Tensor, Tensor]:
+            return climb(
+                lambda points: target.value_and_gradient(points, loss, towards),
+                x,
+                epsilon,
+                noise.fork(number),
+                self.norm,
+                steps=self.steps,
+                rho=self.rho,
+            )
+
+        return _largest(walk(number, towards) for number, towards in enumerate(classes.unbind(1))) - x
 
 
 def climb(
-    target: GradientOracle,
+    ascend: Callable[[Tensor], tuple[Tensor, Tensor]],
     x: Tensor,
     epsilon: Tensor,
     noise: ImageNoise,
     norm: Norm,
-    loss: Loss,
-    *classes: Tensor,
+    *,
     steps: int,
     rho: float,
 ) -> tuple[Tensor, Tensor]:
     """Returns the point of largest loss of one walk, (N, ...), and that loss, (N,): the paper's algorithm 1.
 
-    An image that the target has dropped has an infinite loss and no gradient: where it stays no longer matters.
+    An image that is dropped has an infinite loss and no gradient: where it stays no longer matters.
+
+    Args:
+        ascend: Returns the loss (N,) at points (N, ...), and its gradient, shaped like them.
+        x: Clean images, (N, ...).
+        epsilon: Radius of each image's ball, (N, 1, ...).
+        noise: Draws the start.
+        norm: Shape of the ball.
+        steps: Number of gradient steps.
+        rho: Share of the steps that must raise the loss, or else the step size is halved.
     """
 
     def inside(points: Tensor) -> Tensor:
         return norm.inside(x, points - x, epsilon)
 
     points = previous = inside(x + epsilon * _surface(norm, x, noise))
-    value, gradient = target.value_and_gradient(points, loss, *classes)
+    value, gradient = ascend(points)
     best, best_points, best_gradient = value, points, gradient
     step, rises = 2 * epsilon, torch.zeros_like(value)
     # The authors let the first checkpoint judge by the rises alone, as if the step had just been halved.
@@ -133,7 +153,7 @@ def climb(
         stepped = inside(points + step * norm.ascent(gradient))
         moved = inside(points + momentum * (stepped - points) + (1 - momentum) * (points - previous))
         points, previous, value_before = moved, points, value
-        value, gradient = target.value_and_gradient(points, loss, *classes)
+        value, gradient = ascend(points)
 
         rises = rises + (value > value_before)
         better = value > best

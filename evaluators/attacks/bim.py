@@ -48,4 +48,12 @@ class BIM(Attack):
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the last point of the walk, minus x."""
-        return gradient_steps(target, self.norm, x, x, epsilon, self.loss, steps=self.steps, step_size=self.step_size)
+        return gradient_steps(
+            lambda points: target.gradient(points, self.loss),
+            self.norm,
+            x,
+            x,
+            epsilon,
+            steps=self.steps,
+            step_size=self.step_size,
+        )

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from evaluators.attacks.gradient_oracle import GradientOracle
-    from evaluators.attacks.losses import Loss
     from evaluators.norms import Norm
 
 
@@ -26,13 +26,12 @@ def check_steps(steps: int, step_size: float) -> None:
 
 
 def gradient_steps(
-    target: GradientOracle,
+    gradient: Callable[[Tensor], Tensor],
     norm: Norm,
     x: Tensor,
     start: Tensor,
     epsilon: Tensor,
-    loss: Loss,
-    *classes: Tensor,
+    *,
     steps: int,
     step_size: float,
 ) -> Tensor:
@@ -42,18 +41,16 @@ def gradient_steps(
     rounds otherwise, which turns the sign of gradients that all but vanish.
 
     Args:
-        target: Answers with gradients.
+        gradient: Returns the gradient of the loss that the steps increase at points (N, ...), shaped alike.
         norm: Shape of the ball.
         x: Clean images, (N, ...).
         start: Where to begin, shaped like x, in the ball and the pixel range.
         epsilon: Radius of each image's ball, (N, 1, ...).
-        loss: What the steps increase.
-        classes: Further class indices for the loss, (N,) each.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
     """
     points, step = start, step_size * epsilon
     for _ in range(steps):
-        moved = points + step * norm.ascent(target.gradient(points, loss, *classes))
+        moved = points + step * norm.ascent(gradient(points))
         points = norm.inside(x, moved - x, epsilon)
     return points - x

@@ -48,15 +48,13 @@ class IterativeLL(Attack):
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the last point of the walk, minus x."""
-        least_likely = target.logits(x).argmin(1)
+        least_likely, loss = target.logits(x).argmin(1), targeted(self.loss)
         return gradient_steps(
-            target,
+            lambda points: target.gradient(points, loss, least_likely),
             self.norm,
             x,
             x,
             epsilon,
-            targeted(self.loss),
-            least_likely,
             steps=self.steps,
             step_size=self.step_size,
         )

@@ -71,4 +71,12 @@ class PGD(Attack):
 
     def _walk(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         start = (x + self.norm.sample(x, epsilon, noise)).clamp(0, 1) if self.random_start else x
-        return gradient_steps(target, self.norm, x, start, epsilon, self.loss, steps=self.steps, step_size=self.step_size)
+        return gradient_steps(
+            lambda points: target.gradient(points, self.loss),
+            self.norm,
+            x,
+            start,
+            epsilon,
+            steps=self.steps,
+            step_size=self.step_size,
+        )

@@ -267,7 +267,15 @@ def _pushed(
     # All the way, not just over the boundary: halves of a path that only grazes it would soon cross it again.
     target = GradientOracle(network, x, y, adversarial.norm, size, keep="nothing", one_pass=one_pass)
     ball = size.view(-1, *[1] * (x.ndim - 1))
-    return x + gradient_steps(target, adversarial.norm, x, middles, ball, margin, steps=steps, step_size=step_size)
+    return x + gradient_steps(
+        lambda points: target.gradient(points, margin),
+        adversarial.norm,
+        x,
+        middles,
+        ball,
+        steps=steps,
+        step_size=step_size,
+    )
 
 
 def _components(connected: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -277,12 +277,11 @@ def test_a_walk_has_autoattacks_pixels(autopgd, digits, norm, epsilon, steps):
         sizes = torch.full((100,), epsilon)
         target = GradientOracle(noted, x, y, norm, sizes, keep="nothing")
         adversarial_x, _ = climb(
-            target,
+            lambda points: target.value_and_gradient(points, cross_entropy),
             x,
             sizes.view(-1, 1, 1, 1),
             ImageNoise.of(0, torch.arange(100)),
             norm,
-            cross_entropy,
             steps=steps,
             rho=0.75,
         )
