@@ -165,7 +165,7 @@ def compared(nets):
 
 @pytest.fixture
 def refused(here, cli):
-    """Runs a command that must be refused: exit code 2, all that is said on stderr, no traceback. Returns stderr."""
+    """Runs a command that must be refused: exit code 2, all that is printed on stderr, no traceback. Returns stderr."""
 
     def run(*arguments):
         code, out, err = cli("compare", *arguments)
@@ -378,8 +378,8 @@ def test_out_holds_the_record_and_pictures_and_is_never_overwritten(here, cli, r
     assert (record["n"], record["seed"], record["epsilons"]) == (60, 3, [0.05])
     assert list(record["networks"]) == list(THREE)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    said = refused(*THREE, *QUICK, "--out", folder)
-    assert "holds a comparison already; name another folder, or remove this one" in said
+    message = refused(*THREE, *QUICK, "--out", folder)
+    assert "holds a comparison already; name another folder, or remove this one" in message
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -429,8 +429,8 @@ def test_disk_full_is_told(here, refused, monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    said = refused(*THREE[:2], *QUICK, "--epsilon", "0.05", "--out", tmp_path / "full")
-    assert "error_curves.svg: cannot be written: No space left on device" in said
+    message = refused(*THREE[:2], *QUICK, "--epsilon", "0.05", "--out", tmp_path / "full")
+    assert "error_curves.svg: cannot be written: No space left on device" in message
     assert not (tmp_path / "full" / "compare.json").exists()
 
 
@@ -479,9 +479,9 @@ def test_bundles_are_compared_on_the_images_of_their_searches(finished_run, here
 
 def test_bundles_of_different_data(bundle_copy, tmp_path, refused):
     other = changed(bundle_copy, tmp_path, name="cifar10")
-    said = refused(bundle_copy, other, "--attack", "fgsm")
-    assert re.search(r"different data.*--data", said)
-    assert f"{other}: name cifar10, test 0.25, split_seed 0" in said
+    message = refused(bundle_copy, other, "--attack", "fgsm")
+    assert re.search(r"different data.*--data", message)
+    assert f"{other}: name cifar10, test 0.25, split_seed 0" in message
     shutil.rmtree(other)
     other = changed(bundle_copy, tmp_path, split_seed=7)
     assert f"{other}: name digits, test 0.25, split_seed 7" in refused(bundle_copy, other, "--attack", "fgsm")
@@ -501,15 +501,15 @@ def test_the_same_bundle_twice(bundle_copy, refused, monkeypatch):
 
 def test_the_folder_of_a_run(finished_run, refused):
     (bundle,) = (finished_run / "bundles").glob("1-*")
-    said = refused(finished_run, bundle)
-    assert re.search(rf"{finished_run}: .*no bundle \(no manifest\.json\).*{finished_run}/bundles/", said)
+    message = refused(finished_run, bundle)
+    assert re.search(rf"{finished_run}: .*no bundle \(no manifest\.json\).*{finished_run}/bundles/", message)
 
 
 # What people really give.
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "Missing argument 'NETWORK NETWORK...'"),
         (["nets.py:a", *QUICK], "nets.py:a: one network alone cannot be compared; name another, or `hardcell profile` it"),
@@ -539,8 +539,8 @@ def test_the_folder_of_a_run(finished_run, refused):
         ([*THREE, *QUICK, "--data", "digts"], "data.name must be one of digits"),
     ],
 )
-def test_wrong_input(arguments, said, refused, tmp_path):
-    assert said in refused(*arguments, "--out", tmp_path / "new" / "out")
+def test_wrong_input(arguments, message, refused, tmp_path):
+    assert message in refused(*arguments, "--out", tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()
 
 

@@ -113,7 +113,7 @@ FUNCTION = "write a function without arguments that builds the network, loads th
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("none.pt", "none.pt: no such file or folder; a network is a bundle's folder, a .pt2 file, a TorchScript file"),
         ("resnet18", "resnet18: no such file or folder; a network is .* FILE.py:NAME or package.module:NAME"),
@@ -141,12 +141,12 @@ FUNCTION = "write a function without arguments that builds the network, loads th
         ("~nobody-here/net.pt", "~nobody-here/net.pt: "),
     ],
 )
-def test_what_is_no_network_is_told_with_a_remedy(source, said, open_here):
+def test_what_is_no_network_is_told_with_a_remedy(source, message, open_here):
     with pytest.raises(HardcellError) as caught:
         open_here(source)
     assert isinstance(caught.value, NetworkError)
     assert caught.value.exit_code == 2
-    assert re.search(said, str(caught.value)), str(caught.value)
+    assert re.search(message, str(caught.value)), str(caught.value)
 
 
 def test_a_run_is_told_apart_from_its_bundles(finished_run):

@@ -66,7 +66,7 @@ def test_all_faults_are_told_at_once():
                 "corruptions": "yes",
             }
         )
-    said = "\n".join(caught.value.faults)
+    message = "\n".join(caught.value.faults)
     for fault in (
         "profile: data.name must be one of digits",
         "profile: attacks.a must be one of fgsm, .* got 'fgms'; did you mean 'fgsm'?",
@@ -78,11 +78,11 @@ def test_all_faults_are_told_at_once():
         "profile: seed must be int, got 'x'",
         "profile: corruptions must be true or false, got 'yes'",
     ):
-        assert re.search(fault, said), fault
+        assert re.search(fault, message), fault
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (
             {"epsilons": {"linf": [8]}},
@@ -95,8 +95,8 @@ def test_all_faults_are_told_at_once():
         ({"data": {"name": "folder"}}, "data.path must be given for folder"),
     ],
 )
-def test_settings_that_make_no_sense(settings, said):
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ConfigError, match=message):
         parse_profile_config(settings)
 
 
@@ -146,7 +146,7 @@ def test_progress_goes_from_nothing_to_all_and_names_what_is_done(measured):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         (
             "own.py:colour",
@@ -160,8 +160,8 @@ def test_progress_goes_from_nothing_to_all_and_names_what_is_done(measured):
         ("fixed.pt2", r"fixed.pt2: cannot take .*; if it was exported for a fixed number of images, let dynamic_shapes"),
     ],
 )
-def test_networks_that_do_not_go_together_with_the_images(name, said, measured):
-    with pytest.raises(NetworkError, match=said):
+def test_networks_that_do_not_go_together_with_the_images(name, message, measured):
+    with pytest.raises(NetworkError, match=message):
         measured(name)
 
 
@@ -171,14 +171,14 @@ def test_a_source_of_transfer_must_take_the_images_too(measured):
 
 
 @pytest.mark.parametrize(
-    ("epsilons", "said"),
+    ("epsilons", "message"),
     [
         ({"l2": [0.5]}, "profile: epsilons.l2 has no attack of that norm; there are linf"),
         ({"linf": [0.1], "l2": [9]}, "profile: epsilons.l2 has no attack of that norm"),
     ],
 )
-def test_epsilons_without_an_attack(epsilons, said, measured):
-    with pytest.raises(ConfigError, match=said):
+def test_epsilons_without_an_attack(epsilons, message, measured):
+    with pytest.raises(ConfigError, match=message):
         measured(epsilons=epsilons)
 
 

@@ -126,9 +126,9 @@ def test_a_bundle_brings_its_images_its_epsilon_and_its_classes(finished_run, ru
     assert (record["epsilon"], record["data"], record["attack"]["name"]) == (0.05, "digits", "pgd")
     assert record["attack"]["norm"] == "linf"
     assert record == json.loads((out / "surface.json").read_text(encoding="utf-8"))
-    said = run(bundle, "--image", image, "--attack", "ddn", "--out", tmp_path / "l2")
-    assert said[0] == 2
-    assert "--epsilon must be given for an attack in l2: the bundle's search was in linf" in said[2]
+    message = run(bundle, "--image", image, "--attack", "ddn", "--out", tmp_path / "l2")
+    assert message[0] == 2
+    assert "--epsilon must be given for an attack in l2: the bundle's search was in linf" in message[2]
 
 
 def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_path):
@@ -195,11 +195,11 @@ def test_pictures_are_not_lost_where_the_neighbourhood_cannot_be_measured(drawn,
             lambda network, x, *args, **kwargs: torch.full_like(x, 1e-6),
         )
         surfaces = drawn()
-    said = (
+    message = (
         "what lies around the adversarial image cannot be measured: it lies so near to the boundary that rounding takes it"
     )
     assert surfaces.neighbourhood is None
-    assert surfaces.notes[-1].startswith(said)
+    assert surfaces.notes[-1].startswith(message)
     assert draw_lines(surfaces)
 
 
@@ -212,7 +212,7 @@ def test_the_same_seed_draws_the_same(drawn):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--image", 449, *QUICK], "image must be the number of a test image of digits, 0 to 448, got 449"),
         (["--image", -1, *QUICK], "surface: image must be at least 0, got -1"),
@@ -238,33 +238,33 @@ def test_the_same_seed_draws_the_same(drawn):
         ([*QUICK], "Missing option '--image'"),
     ],
 )
-def test_wrong_input(arguments, said, run, tmp_path):
+def test_wrong_input(arguments, message, run, tmp_path):
     code, out, err = run("own.py:network", *arguments, "--out", tmp_path / "new" / "out")
     assert (code, out) == (2, "")
-    assert said in " ".join(err.split())
+    assert message in " ".join(err.split())
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    ("network", "message"),
     [
         ("own.py:five", "own.py:five: has 5 logits, but the labels of digits go from 0 to 9"),
         ("own.py:one_way", "own.py:one_way: its surfaces cannot be drawn: no way back"),
         ("none.pt", "none.pt: no such file or folder"),
     ],
 )
-def test_wrong_networks(network, said, run, tmp_path):
+def test_wrong_networks(network, message, run, tmp_path):
     code, out, err = run(network, "--image", 3, *QUICK, "--out", tmp_path)
     assert (code, out) == (2, "")
-    assert said in " ".join(err.split())
+    assert message in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
-    ("network", "said"), [("none.pt", "none.pt: no such file or folder"), ("own.py:none", "has no 'none'")]
+    ("network", "message"), [("none.pt", "none.pt: no such file or folder"), ("own.py:none", "has no 'none'")]
 )
-def test_a_network_that_cannot_be_opened_is_told_before_the_missing_epsilon(network, said, run, tmp_path):
+def test_a_network_that_cannot_be_opened_is_told_before_the_missing_epsilon(network, message, run, tmp_path):
     code, _, err = run(network, "--image", 3, "--data", "digits", "--out", tmp_path)
-    assert (code, said in " ".join(err.split()), "--epsilon" in err) == (2, True, False)
+    assert (code, message in " ".join(err.split()), "--epsilon" in err) == (2, True, False)
 
 
 def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_path):
@@ -274,9 +274,9 @@ def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_
     right = next(i for i in range(wrong, len(test.y)) if predicted[i] == test.y[i])
     code, _, err = run("own.py:network", "--image", wrong, *QUICK, "--out", tmp_path)
     assert code == 2
-    said = " ".join(err.split())
+    message = " ".join(err.split())
     true, given = int(test.y[wrong]), int(predicted[wrong])
-    assert re.search(rf"image {wrong} is of class {true}\b.* says {given}\b.*take image {right}\b", said)
+    assert re.search(rf"image {wrong} is of class {true}\b.* says {given}\b.*take image {right}\b", message)
     assert tmp_path.is_dir()  # It was there before.
 
 

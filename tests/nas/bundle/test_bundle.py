@@ -199,8 +199,8 @@ def empty(path):
 @pytest.mark.parametrize("name", sorted(FILES - {"manifest.json"}))
 def test_harmed_file_is_named(harm, name, bundle_copy):
     harm(bundle_copy / name)
-    said = "is missing" if harm is Path.unlink else "is not what was exported"
-    with pytest.raises(BundleError, match=f"tampered with: {name} {said}$"):
+    message = "is missing" if harm is Path.unlink else "is not what was exported"
+    with pytest.raises(BundleError, match=f"tampered with: {name} {message}$"):
         load(bundle_copy)
     (outcome,) = verify(bundle_copy)
     assert outcome.passed is False
@@ -223,7 +223,7 @@ def test_all_harmed_files_are_named_at_once(bundle_copy):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "is no bundle"),
         (b"", "manifest.json: damaged"),
@@ -234,17 +234,17 @@ def test_all_harmed_files_are_named_at_once(bundle_copy):
         (b'{"schema": "hardcell-bundle/1", "files": {}}', "damaged: name, role, config, data, seed, epsilon missing"),
     ],
 )
-def test_harmed_manifest(content, said, bundle_copy):
+def test_harmed_manifest(content, message, bundle_copy):
     if content is None:
         (bundle_copy / "manifest.json").unlink()
     else:
         (bundle_copy / "manifest.json").write_bytes(content)
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         load(bundle_copy)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("place", "value", "message"),
     [
         (("config",), [], "config must be a mapping, got []"),
         (("config", "data"), "digits", "config.data must be a mapping, got 'digits'"),
@@ -259,7 +259,7 @@ def test_harmed_manifest(content, said, bundle_copy):
         (("name",), 1, "name must be str, got 1"),
     ],
 )
-def test_a_manifest_whose_entries_are_of_another_kind(place, value, said, bundle_copy, cli, tmp_path):
+def test_a_manifest_whose_entries_are_of_another_kind(place, value, message, bundle_copy, cli, tmp_path):
     path = bundle_copy / "manifest.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     within = record
@@ -267,7 +267,7 @@ def test_a_manifest_whose_entries_are_of_another_kind(place, value, said, bundle
         within = within[key]
     within[place[-1]] = value
     path.write_text(json.dumps(record), encoding="utf-8")
-    wanted = f"{path}: damaged: {said}"
+    wanted = f"{path}: damaged: {message}"
     with pytest.raises(BundleError, match=re.escape(wanted)):
         load(bundle_copy)
     out = tmp_path / "out"

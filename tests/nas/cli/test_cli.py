@@ -31,7 +31,7 @@ from nas.study.trial import Trial
 
 @pytest.fixture
 def refused(cli):
-    """Runs a command that must be refused: exit code 2, all that is said on stderr, no traceback. Returns stderr."""
+    """Runs a command that must be refused: exit code 2, all that is printed on stderr, no traceback. Returns stderr."""
 
     def run(*arguments):
         code, out, err = cli(*arguments)
@@ -223,7 +223,7 @@ METRICS = {"parameters": 13458.0, "macs": 100764.0, "clean_error": 0.018, "adver
 
 
 @pytest.mark.parametrize(
-    ("minimise", "constraints", "told", "best"),
+    ("minimise", "constraints", "line", "best"),
     [
         # As the README has it.
         (
@@ -243,12 +243,12 @@ METRICS = {"parameters": 13458.0, "macs": 100764.0, "clean_error": 0.018, "adver
     ],
     ids=["the default", "one", "cheap", "several"],
 )
-def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, told, best):
+def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, line, best):
     objective = ObjectiveConfig(minimise=tuple(minimise), constraints=constraints)
     trial = Trial(0, "complete", "key", {}, METRICS, violation=0, seconds=3.0, reason=None, duplicate_of=None)
     console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
     show(iter([TrialFinished(trial, trial, objective)]), console)
-    assert console.file.getvalue() == f"trial   0  {told}; {best} in trial 0\n"
+    assert console.file.getvalue() == f"trial   0  {line}; {best} in trial 0\n"
     live = Console(force_terminal=True, file=io.StringIO(), width=200, highlight=False, soft_wrap=True)
     show(iter([TrialFinished(trial, trial, objective)]), live)
     label = minimise[0].replace("_", " ")
@@ -282,8 +282,14 @@ def test_live_display_on_a_terminal(custom_space, tmp_path):
     shown = console.file.getvalue()
     assert "The search beat nobody." in shown
     assert "\x1b[" in shown
-    for said in ("trials", "best so far: adversarial error", "infeasible", "failed", "last: RuntimeError: a broken layer"):
-        assert said in shown
+    for message in (
+        "trials",
+        "best so far: adversarial error",
+        "infeasible",
+        "failed",
+        "last: RuntimeError: a broken layer",
+    ):
+        assert message in shown
     assert f"report: {tmp_path / 'run' / 'report.html'}" in shown.replace("\n", "")
 
 
@@ -300,7 +306,7 @@ def test_plain_display_says_the_same_lines_without_escapes(run_copy):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("search: {trails: 3}", "unknown key search.trails; did you mean 'trials'?"),
         ("serach: {trials: 3}", "unknown key serach; did you mean 'search'?"),
@@ -322,15 +328,15 @@ def test_plain_display_says_the_same_lines_without_escapes(run_copy):
         ("\t- x: {", "is not YAML"),
     ],
 )
-def test_bad_config_file(text, said, tmp_path, refused):
+def test_bad_config_file(text, message, tmp_path, refused):
     err = refused("search", write(tmp_path / "bad.yaml", text), "--run", tmp_path / "run")
-    assert said in err
+    assert message in err
     assert not (tmp_path / "run").exists()
 
 
 def test_all_faults_are_told_at_once(tmp_path, refused):
     err = refused("search", write(tmp_path / "bad.yaml", "search: {trails: 3, attempts: many}\nevaluation: {epsilon: 8}"))
-    assert all(said in err for said in ("search.trails", "search.attempts", "evaluation.epsilon"))
+    assert all(message in err for message in ("search.trails", "search.attempts", "evaluation.epsilon"))
 
 
 def test_config_file_that_cannot_be_read(tmp_path, refused):
@@ -351,19 +357,19 @@ def picture(path, size, value):
 
 
 def test_images_that_cannot_be_used(tmp_path, refused):
-    def said(name, path):
+    def message(name, path):
         return refused("search", "--run", tmp_path / "run", "--set", f"data={{name: {name}, path: '{path}'}}")
 
-    assert "none.npz: no such file" in said("npz", tmp_path / "none.npz")
-    assert "none: no such folder" in said("folder", tmp_path / "none")
+    assert "none.npz: no such file" in message("npz", tmp_path / "none.npz")
+    assert "none: no such folder" in message("folder", tmp_path / "none")
     (tmp_path / "text.npz").write_text("text")
-    assert "text.npz: cannot be read as .npz" in said("npz", tmp_path / "text.npz")
+    assert "text.npz: cannot be read as .npz" in message("npz", tmp_path / "text.npz")
     for number in range(4):
         picture(tmp_path / "one" / "cats" / f"{number}.png", 8, number)
         picture(tmp_path / "sizes" / "cats" / f"{number}.png", 8, number)
         picture(tmp_path / "sizes" / "dogs" / f"{number}.png", 12 if number == 2 else 8, number)
-    assert "must hold at least 2 classes, found 1: cats" in said("folder", tmp_path / "one")
-    err = said("folder", tmp_path / "sizes")
+    assert "must hold at least 2 classes, found 1: cats" in message("folder", tmp_path / "one")
+    err = message("folder", tmp_path / "sizes")
     assert "2.png: must be 8 x 8 like most training images" in err
     assert "got 12 x 12; resize the images to one size" in err
     assert not (tmp_path / "run").exists()
@@ -474,7 +480,7 @@ def test_study_of_another_config(run_copy, cli):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["serach"], "No such command 'serach'"),
         (["search", "--trails", "3"], "--trails"),
@@ -492,9 +498,9 @@ def test_study_of_another_config(run_copy, cli):
         (["export", "run", "--top", "0"], "0 is not in the range"),
     ],
 )
-def test_bad_arguments(arguments, said, refused, tmp_path, monkeypatch):
+def test_bad_arguments(arguments, message, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert said in refused(*arguments)
+    assert message in refused(*arguments)
     assert list(tmp_path.iterdir()) == []
 
 

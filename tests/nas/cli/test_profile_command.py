@@ -38,7 +38,7 @@ def profiled(here, cli):
 
 @pytest.fixture
 def refused(here, cli):
-    """Runs a command that must be refused: exit code 2, all that is said on stderr, no traceback. Returns stderr."""
+    """Runs a command that must be refused: exit code 2, all that is printed on stderr, no traceback. Returns stderr."""
 
     def run(*arguments):
         code, out, err = cli(*arguments)
@@ -170,8 +170,8 @@ def test_a_progress_bar_is_shown_on_a_terminal_alone(here, cli, monkeypatch):
     code, out, err = cli("profile", "own.py:network", *QUICK, "--json")
     assert code == 0
     assert json.loads(out)["n"] == 60
-    for said in ("opening the network", "checks", "100%"):  # What is over within a tenth of a second is not drawn.
-        assert said in err
+    for message in ("opening the network", "checks", "100%"):  # What is over within a tenth of a second is not drawn.
+        assert message in err
 
 
 def test_ctrl_c_says_that_nothing_is_kept_and_speaks_of_no_run(here, cli, tmp_path):
@@ -269,7 +269,7 @@ def test_images_of_ones_own_are_profiled(profiled, tmp_path):
 def test_all_faults_of_the_options_are_told_at_once():
     with pytest.raises(ConfigError) as caught:
         options("fgms", "{name: pgd, stpes: 40}", images=0, seed=-1, certify="lots")
-    said = str(caught.value)
+    message = str(caught.value)
     for fault in (
         "did you mean 'fgsm'",
         "did you mean 'steps'",
@@ -277,14 +277,14 @@ def test_all_faults_of_the_options_are_told_at_once():
         "seed must be",
         "certify must be",
     ):
-        assert fault in said
+        assert fault in message
 
 
 # What people really give.
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["none.pt", *QUICK], "hardcell: none.pt: no such file or folder; a network is a bundle's folder"),
         (["weights.pt", *QUICK], "found a pickle, of weights or of a whole module; write a function without arguments"),
@@ -321,8 +321,8 @@ def test_all_faults_of_the_options_are_told_at_once():
         ([], "Missing argument 'NETWORK'"),
     ],
 )
-def test_wrong_input(arguments, said, refused):
-    assert said in refused("profile", *arguments)
+def test_wrong_input(arguments, message, refused):
+    assert message in refused("profile", *arguments)
 
 
 def test_every_source_that_needs_no_path_is_named_where_data_are_missing(refused):
@@ -360,7 +360,7 @@ def test_a_table_with_a_finding_tells_it_first_and_exits_1(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "table.csv: no such file"),
         ("", "table.csv: must hold a header and at least one row, got an empty file"),
@@ -369,10 +369,10 @@ def test_a_table_with_a_finding_tells_it_first_and_exits_1(cli, tmp_path):
         ("clean,pgd_1\n90,x\n", "table.csv, line 2: pgd_1 must be a number, got 'x'"),
     ],
 )
-def test_what_is_no_table(content, said, refused, tmp_path):
+def test_what_is_no_table(content, message, refused, tmp_path):
     if content is not None:
         (tmp_path / "table.csv").write_text(content, encoding="utf-8")
-    assert said in refused("check-table", tmp_path / "table.csv")
+    assert message in refused("check-table", tmp_path / "table.csv")
 
 
 def test_a_folder_is_no_table(refused, tmp_path):
