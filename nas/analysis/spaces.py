@@ -128,9 +128,7 @@ def summarise(
     return SpaceSummary(len(architectures), frozen_costs, disconnected, len(architectures) - len(keys))
 
 
-def _cost(
-    space: SearchSpace, architecture: Architecture, shape: Shape, classes: int, device: str
-) -> tuple[int, int, bool]:
+def _cost(space: SearchSpace, architecture: Architecture, shape: Shape, classes: int, device: str) -> tuple[int, int, bool]:
     """Returns parameters, MACs, and whether the logits depend on the image; on the meta device without any numbers."""
     with torch.device(device):
         network = _build(space, architecture, shape, classes, 0)
