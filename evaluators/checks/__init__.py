@@ -1,25 +1,27 @@
-"""Ways in which a robustness claim fools its author, each looked for, each with its evidence.
+"""Checks for common pitfalls of robustness evaluations. Each check returns its outcome and the evidence.
 
 | check | needs | finds |
 | --- | --- | --- |
 | `deterministic` | network | added noise |
-| `logits_not_probabilities` | network | a softmax at the end |
-| `batch_independent` | network | BatchNorm that uses the batch's statistics |
-| `normalised_inside` | network | images that the network expects otherwise: normalisation outside, -1 to 1, 0 to 255 |
-| `gradients_alive` | margins | dead gradients |
-| `gradients_predict` | network | rounding, with or without a made-up gradient |
-| `scale_does_not_matter` | network | logits so large or small that they hold cross-entropy off |
-| `reaches_chance` | network | an attack that cannot break what must break |
-| `noise_is_weaker` | network, radii | an attack that is worse than none |
-| `enough_steps` | network, radii | an attack that was stopped early |
-| `square_is_weaker` | network, radii | masked gradients, by a black box run for it |
-| `black_box_is_weaker` | radii | the same, by a black box that was run anyway |
-| `many_steps_beat_one` | radii | masked gradients, or steps that do not arrive |
-| `cross_entropy_not_masked` | radii | as `scale_does_not_matter`, by attacks that were run anyway |
-| `enough_images`, `comparison_resolved` | radii | a claim finer than its images allow |
+| `logits_not_probabilities` | network | a final softmax |
+| `batch_independent` | network | BatchNorm that uses the statistics of the batch |
+| `normalised_inside` | network | another input range: normalisation outside the network, -1 to 1, 0 to 255 |
+| `gradients_alive` | margins | gradients that are zero or not finite |
+| `gradients_predict` | network | rounding, with or without a straight-through gradient |
+| `scale_does_not_matter` | network | logits too large or too small for attacks on cross-entropy |
+| `reaches_chance` | network | an unbounded attack that does not reach chance level |
+| `noise_is_weaker` | network, radii | attacks that are weaker than random noise |
+| `enough_steps` | network, radii | an attack with too few steps |
+| `square_is_weaker` | network, radii | masked gradients, with a Square attack run by the check |
+| `white_box_is_weaker` | network, radii | an evaluation without gradient-based attacks |
+| `black_box_is_weaker` | radii | masked gradients, from black-box attacks of the evaluation |
+| `many_steps_beat_one` | radii | masked gradients, or steps that are too short |
+| `cross_entropy_not_masked` | radii | the fault of `scale_does_not_matter`, from attacks of the evaluation |
+| `enough_images`, `comparison_resolved` | radii | too few images for the claim |
 
-Those that need radii alone run on anyone's; `evaluators.table` looks for the same in a table of accuracies. The network is
-looked at on at most 256 images, so that the checks cost less than an error curve under PGD on twice as many.
+Checks that need only radii also run on radii measured elsewhere. `evaluators.table` runs similar checks on a table of
+accuracies. Checks that need the network use at most 256 images. They cost less than an error curve under PGD on twice as
+many images.
 
 Sources: Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.06705, and Athalye, Carlini and Wagner,
 "Obfuscated Gradients Give a False Sense of Security", ICML 2018, arXiv:1802.00420.

@@ -1,6 +1,6 @@
-"""Checks that attack again: where an attack that should find no more, or all there is, does otherwise.
+"""Checks that run an additional attack and compare it with the measured radii, or with chance.
 
-All of them work on a `PreparedNetwork` of a few hundred images, and on radii (N,) that were measured on the same images.
+All of them take a `PreparedNetwork` with a few hundred images and radii (N,) measured on the same images.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ QUERIES = 200
 
 
 def reaches_chance(prepared: PreparedNetwork) -> CheckResult:
-    """Passes if an unbounded attack (L-infinity, epsilon 0.5, PGD-40 on the margin) brings the error to chance or above.
+    """Checks that an unbounded attack (PGD-40 on the margin, L-infinity, epsilon 0.5) brings the error to chance or above.
 
-    A grey image is within 0.5 of every image, so a working attack must get there.
+    A grey image lies within 0.5 of every image, so a working attack reaches chance.
+
+    Args:
+        prepared: The network and N images.
 
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: unbounded attacks reach 100 %.
     """
@@ -46,9 +49,15 @@ def reaches_chance(prepared: PreparedNetwork) -> CheckResult:
 
 
 def noise_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilons: Sequence[float]) -> CheckResult:
-    """Passes if random noise finds no more than the attacks, whose worst radii are given, at any epsilon.
+    """Checks that random noise fools no more images than the attacks at any epsilon.
 
-    The rule: no excess beyond chance (McNemar's test) and a tolerance of 0.03.
+    The check fails if the excess is above 0.03 and beyond chance (McNemar's test).
+
+    Args:
+        prepared: The network and N images.
+        norm: Shape of the ball.
+        worst: Smallest radius of each image over all attacks of the norm, (N,).
+        epsilons: Epsilons to compare at, in pixel units.
 
     Source: Carlini et al., arXiv:1902.06705, section 4.3; Athalye et al., ICML 2018, section 3.2, random sampling.
     """
@@ -58,20 +67,21 @@ def noise_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilo
 
 
 def enough_steps(prepared: PreparedNetwork, name: str, attack: Attack, worst: Floats, epsilon: float) -> CheckResult:
-    """Passes if an attack given four times its steps (twice from 26 on) fools hardly any image that none fooled before.
+    """Checks that an attack with four times its steps (twice from 26 steps on) fools hardly any additional image.
 
-    The rule: at epsilon at most 5 % of all images are newly fooled, or not more than 2 % beyond chance: some always are.
-
-    Source: Carlini et al., arXiv:1902.06705, section 4.4: attacks must be run until they have converged.
+    The check fails if the attack newly fools more than 5 % of all images, and significantly more than 2 % (exact binomial
+    test). A few additional images are normal for any second attack.
 
     Args:
         prepared: The network and N images.
-        name: The attack's name, for the evidence.
-        attack: One with a setting `steps`.
+        name: Name of the attack, for the evidence.
+        attack: An attack with a setting `steps`.
         worst: Smallest radius of each image over all attacks of the norm, (N,).
-        epsilon: At which to attack.
+        epsilon: Epsilon of the longer attack, in pixel units.
+
+    Source: Carlini et al., arXiv:1902.06705, section 4.4: attacks must be run until they have converged.
     """
-    steps: int = attack.steps  # type: ignore[attr-defined]  # promised
+    steps: int = attack.steps  # type: ignore[attr-defined]  # see Args
     longer = 4 * steps if steps <= 25 else 2 * steps
     lengthened: Attack = replace(attack, steps=longer)  # type: ignore[type-var]  # every attack is a dataclass
     newly_fooled = binomial_excess(int(_besides(prepared, lengthened, worst, epsilon).sum()), len(worst))
@@ -91,13 +101,15 @@ def enough_steps(prepared: PreparedNetwork, name: str, attack: Attack, worst: Fl
 
 
 def square_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilon: float) -> CheckResult:
-    """Passes if a Square attack of 200 queries fools hardly any image that no other attack did: `black_box_is_weaker`.
+    """Checks that a Square attack with 200 queries fools hardly any image that no other attack fools.
+
+    The rule is that of `black_box_is_weaker`.
 
     Args:
         prepared: The network and N images (N, C, H, W).
         norm: Shape of the ball.
-        worst: Smallest radius of each image over the other attacks, (N,): what they fooled is not attacked.
-        epsilon: At which to attack.
+        worst: Smallest radius of each image over the other attacks, (N,). Images that they fool are not attacked.
+        epsilon: Epsilon of the Square attack, in pixel units.
     """
     fooled = _besides(prepared, Square(norm=norm, queries=QUERIES), worst, epsilon)
     check = black_box_is_weaker(norm, worst, np.where(fooled, epsilon, np.inf), [epsilon])
@@ -105,18 +117,19 @@ def square_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsil
 
 
 def white_box_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilon: float) -> CheckResult:
-    """Passes if PGD-20 on the margin fools hardly any image that noise and black-box attacks, all that was run, did not.
+    """Checks that PGD-20 on the margin fools hardly any image that noise and black-box attacks do not fool.
 
-    An attack that may use gradients knows more: where it finds more, the others were no measure of robustness. The rule: at
-    epsilon at most 5 % of all images are newly fooled, or not more than 2 % beyond chance.
-
-    Source: Carlini et al., arXiv:1902.06705, section 4.3: evaluate with the strongest attacks the threat model allows.
+    The check is for evaluations without gradient-based attacks. If PGD fools more images, such an evaluation does not
+    measure robustness. The check fails if PGD newly fools more than 5 % of all images, and significantly more than 2 %
+    (exact binomial test).
 
     Args:
         prepared: The network and N images.
         norm: Shape of the ball.
         worst: Smallest radius of each image over all attacks, (N,).
-        epsilon: At which to attack.
+        epsilon: Epsilon of PGD, in pixel units.
+
+    Source: Carlini et al., arXiv:1902.06705, section 4.3: evaluate with the strongest attacks the threat model allows.
     """
     newly_fooled = binomial_excess(
         int(_besides(prepared, PGD(norm=norm, loss=margin, steps=20), worst, epsilon).sum()), len(worst)
@@ -134,6 +147,6 @@ def white_box_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, ep
 
 
 def _besides(prepared: PreparedNetwork, attack: Attack, worst: Floats, epsilon: float) -> NDArray[np.bool_]:
-    """Returns which images an attack fools at epsilon whose worst radius so far is larger, (N,); no other is attacked."""
+    """Returns which images are newly fooled at epsilon, (N,). Images already fooled at epsilon are not attacked again."""
     radii = measure(prepared, attack, [epsilon], known=torch.from_numpy(worst)).numpy()
     return np.asarray((radii <= epsilon) & (worst > epsilon))

@@ -1,4 +1,4 @@
-"""Checks of the gradients by which white-box attacks find their way."""
+"""Checks of the input gradients that white-box attacks use."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from evaluators.logits.margin import Margins
     from evaluators.norms import Norm
 
-# The step of the finite differences changes the margin by this share of the largest logit, as far as the gradient goes.
+# Predicted change of the margin in one step of the finite differences, as a share of the largest logit.
 CHANGE = 1e-4
-# The median margin, in logits, at which cross-entropy neither saturates nor pulls towards all classes alike.
+# At this median margin, in logits, cross-entropy does not saturate and its gradient favours the nearest class.
 MEDIAN_MARGIN = 6.0
 
 
 def gradients_alive(margins: Margins) -> CheckResult:
-    """Passes if hardly any right image has a margin without any gradient: at most 1 % of them, or not more beyond chance.
+    """Checks that the margin has a gradient on nearly all correctly classified images.
+
+    The check fails if the gradient is zero or not finite on more than 1 % of them, beyond chance (exact binomial test).
+
+    Args:
+        margins: Margins of N images.
 
     Source: Carlini et al., arXiv:1902.06705, section 4.2: gradients of zero are no sign of robustness.
     """
@@ -41,27 +46,31 @@ def gradients_alive(margins: Margins) -> CheckResult:
 
 
 def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
-    """Passes if gradients say what a small step does to the margin: they do not where something rounds.
+    """Checks that gradients predict how a small step changes the margin. They do not where an operation rounds.
 
-    Rounding has no gradient, or is given one that it does not have ("straight through"). The rule: after a step along the
-    gradient's sign that should change the difference to the nearest rival by 1e-4 of the largest logit, the change is off
-    by more than half; where there is no gradient at all, a random step of 0.02 changes it nevertheless. Fails if that holds
-    for more than 5 % of the images, beyond chance. In double precision where the network can be run in it.
+    Rounding has no gradient, or has an artificial "straight-through" gradient. The step follows the sign of the gradient. It
+    should change the logit difference to the nearest rival by 1e-4 of the largest logit. An image counts as off if the
+    change differs from the predicted change by more than half. Where the gradient is zero, the image counts as off if a
+    random step of 0.02 changes the difference. The check fails if more than 5 % of the images are off, beyond chance (exact
+    binomial test). It runs in double precision if the network supports it.
+
+    Args:
+        prepared: The network and N images.
 
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.1, shattered gradients.
     """
     network, x = _precisely(prepared)
     logits = predict(network, x, prepared.batches)
-    # The rival stays the same along the step, whichever class comes nearest meanwhile.
+    # The rival is fixed before the step, even if another class becomes nearer.
     rival = logits.scatter(1, prepared.y[:, None], -torch.inf).argmax(1)
 
     target = GradientOracle(
         network, x, prepared.y, Linf(), x.new_zeros(len(x)), keep="nothing", one_pass=prepared.batches.size
     )
-    # Towards the rival, so with the other sign.
+    # The targeted loss rises towards the rival, so the difference to the rival has the opposite sign.
     gaps, gradient = (-value for value in target.value_and_gradient(x, targeted_margin, rival))
     wanted = CHANGE * logits.abs().amax(1)
-    # Only pixels that have room, so that the step stays within their range.
+    # Only pixels away from the bound move, so that the step stays within [0, 1].
     room = torch.where(gradient > 0, x, 1 - x) > 1e-3
     slope = (gradient.abs() * room).flatten(1).sum(1)
     step = (wanted / slope.clamp(min=1e-300)).clamp(max=1e-3)
@@ -86,12 +95,18 @@ def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
 
 
 def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float) -> CheckResult:
-    """Passes if PGD on cross-entropy finds no more on rescaled logits, which change no decision, nor on the margin.
+    """Checks that PGD on cross-entropy is not weakened by the scale of the logits, which changes no decision.
 
-    Logits far apart starve cross-entropy of gradients; logits close together make it pull towards all wrong classes alike
-    instead of the nearest. Either holds the attack off without any robustness. The rule: neither the same PGD-10, from the
-    clean image, on logits scaled to a median margin of 6, nor one on the margin, which is blind to the scale, finds more at
-    epsilon, beyond chance (McNemar's test) and a tolerance of 0.03.
+    If logits are far apart, the gradient of cross-entropy vanishes. If they are close together, it points towards all wrong
+    classes equally instead of the nearest. Both stop the attack without any robustness. The check runs PGD-10 from the clean
+    image three times: on cross-entropy, on cross-entropy of logits rescaled to a median margin of 6, and on the margin,
+    which does not depend on the scale. It fails if the second or third run has an error at epsilon that is higher than the
+    first by more than 0.03, beyond chance (McNemar's test).
+
+    Args:
+        prepared: The network and N images.
+        norm: Shape of the ball.
+        epsilon: Epsilon of the attacks, in pixel units.
 
     Source: Carlini and Wagner, "Defensive Distillation is Not Robust to Adversarial Examples", arXiv:1607.04311.
     """
@@ -126,19 +141,19 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
 
 
 def _precisely(prepared: PreparedNetwork) -> tuple[nn.Module, Tensor]:
-    """Returns the network and its images in double precision; as they are where the network cannot be run in it."""
+    """Returns the network and its images in double precision, or unchanged if the network does not run in it."""
     try:
         network, x = copy.deepcopy(prepared.network).double(), prepared.x.double()
         with torch.no_grad():
             network(x[:1])
-    except Exception:  # Whatever stops it: a layer that casts to float32, a device without doubles.
+    except Exception:  # For example a layer that casts to float32, or a device without float64.
         return prepared.network, prepared.x
     return network, x
 
 
 @final
 class _Scaled(nn.Module):
-    """A network whose logits are multiplied by a number."""
+    """A network with logits multiplied by a constant factor."""
 
     def __init__(self, body: nn.Module, factor: float) -> None:
         super().__init__()

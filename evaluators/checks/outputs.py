@@ -1,4 +1,4 @@
-"""Checks of what comes out of a network: forward passes over clean images, and nothing else."""
+"""Checks of the outputs of a network, by forward passes over clean images only."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-# Relative to the largest logit: what rounding may do, on any device.
+# Largest change by rounding on any device, relative to the largest logit.
 ROUNDING = 1e-4
 
 
 def deterministic(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
-    """Passes if two passes over images x (N, ...) give the same logits: a randomised network hides its gradients.
+    """Checks that two passes over the same images give the same logits. A randomised network hides its gradients.
 
-    The rule: they differ by at most 1e-4 of the largest logit.
+    The check passes if the logits differ by at most 1e-4 of the largest logit.
+
+    Args:
+        network: Maps images to logits (N, K); unchanged by the check.
+        x: Clean images (N, ...) with pixels in [0, 1].
+        batches: Batch sizes; passes of 256 images if None.
 
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.1, stochastic gradients.
     """
@@ -42,9 +47,14 @@ def deterministic(network: nn.Module, x: Tensor, batches: Batches | None = None)
 
 
 def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
-    """Passes unless the outputs look like probabilities: a softmax at the end starves cross-entropy of gradients.
+    """Checks that the outputs are logits, not probabilities. After a softmax the gradient of cross-entropy vanishes.
 
-    The rule: for all images x (N, ...) no output is negative and the outputs sum to 1 within 0.001.
+    The check fails if no output is negative and the outputs of every image sum to 1 within 0.001.
+
+    Args:
+        network: Maps images to logits (N, K); unchanged by the check.
+        x: Clean images (N, ...) with pixels in [0, 1].
+        batches: Batch sizes; passes of 256 images if None.
 
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", arXiv:1608.04644, section IV.
     """
@@ -60,12 +70,17 @@ def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | N
 
 
 def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
-    """Passes if the logits of images x (N, ...) do not depend on the other images of their batch: BatchNorm's fault.
+    """Checks that the logits of an image do not depend on the other images of its batch, as with BatchNorm.
 
-    The rule: with black images as companions, and with themselves, they differ by at most 1e-4 of the largest logit in
-    evaluation mode, in which everything here is measured; and no BatchNorm was handed over in training mode, if logits
-    differ by more than that in it: what its owner measured or deploys is another network than this one. So call this before
-    anything sets the mode. As many images are used as make half a batch.
+    The check fails in two cases. In evaluation mode, the logits of the images differ by more than 1e-4 of the largest logit
+    between a batch with copies of the images and a batch with black images. Or a BatchNorm module is passed in training
+    mode, and the logits in training mode differ by more than that: the deployed network may not be the measured one.
+    Call this function before anything sets the mode. It uses at most half a batch of images.
+
+    Args:
+        network: Maps images to logits (N, K), in the mode in which it is used; unchanged by the check.
+        x: Clean images (N, ...) with pixels in [0, 1].
+        batches: Batch sizes; passes of 256 images if None.
 
     Source: Carlini et al., arXiv:1902.06705, section 5: the network attacked must be the one that is deployed.
     """
@@ -73,15 +88,15 @@ def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = N
     normalising = any(module.training for module in network.modules() if isinstance(module, _BatchNorm))
     x = x[: max(1, (batches or Batches(FORWARD_ONLY)).size // 2)]
     with frozen(network):
-        # Both draw the same random numbers, so that only the companions differ.
+        # Both passes draw the same random numbers, so that only the other half of the batch differs.
         alone, companions = (_logits(network, torch.cat([x, others])) for others in (x, torch.zeros_like(x)))
         difference = float((alone[: len(x)] - companions[: len(x)]).abs().max())
         size = float(alone.abs().max())
         mode = _training_mode(network, x, alone[: len(x)])
     handed = "training mode" if training else "evaluation mode"
     if normalising and not training:
-        handed += ", but for BatchNorm, in training mode"
-    # What cannot be run in training mode is not used in it.
+        handed += ", with BatchNorm in training mode"
+    # A network that fails in training mode is not used in training mode.
     changed = float(mode.get("difference_in_training_mode", 0.0)) > ROUNDING * size
     return CheckResult(
         "batch_independent",
@@ -92,29 +107,29 @@ def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = N
 
 def _logits(network: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad(), _own_random_numbers(x):
-        logits: Tensor = network(x.clone())  # A first layer may work in place.
+        logits: Tensor = network(x.clone())  # The first layer may change its input in place.
     return logits
 
 
 @contextmanager
 def _own_random_numbers(x: Tensor) -> Iterator[None]:
-    """Draws the same numbers each time, and leaves torch's as they were, on the CPU and on the device of x."""
+    """Seeds torch's generators of the CPU and the device of x with 0, and restores their state at the end."""
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         torch.manual_seed(0)
         yield
 
 
 def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, float | str]:
-    """Returns what training mode does to the logits (N, K), and leaves running averages and random numbers as they were."""
+    """Returns how training mode changes the logits (N, K). Running averages and random states stay unchanged."""
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
         with _own_random_numbers(x), torch.no_grad():
             network.train()
             other: Tensor = functional_call(network, buffers, (x.clone(),))
-    except Exception as error:  # BatchNorm refuses one image; a network of someone else's may do anything.
+    except Exception as error:  # BatchNorm rejects a single image; a custom network may raise any error.
         return {"training_mode": f"cannot be run: {type(error).__name__}"}
     finally:
-        with suppress(NotImplementedError):  # As `frozen` does.
+        with suppress(NotImplementedError):  # An exported network may have no eval(); `frozen` does the same.
             network.eval()
     return {
         "difference_in_training_mode": float((other - logits).abs().max().nan_to_num(posinf=3e38)),
@@ -123,11 +138,16 @@ def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, f
 
 
 def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches | None = None) -> CheckResult:
-    """Passes unless the network is right about images (N, C, ...) only when something is done to them first.
+    """Checks that the network expects pixels in [0, 1], with any normalisation inside the network.
 
-    It was trained on other inputs than pixels in [0, 1], then, and what is measured is not what it was made for. The rule:
-    shifting and scaling each channel to mean 0 and standard deviation 1, the range -1 to 1, or the range 0 to 255, at least
-    halves the clean error, and beyond chance (McNemar's test on the same images).
+    The check fails if another input range at least halves the clean error, beyond chance (McNemar's test). The ranges are
+    channels with mean 0 and standard deviation 1, pixels in [-1, 1], and pixels in [0, 255].
+
+    Args:
+        network: Maps images to logits (N, K); unchanged by the check.
+        x: Clean images (N, C, ...) with pixels in [0, 1].
+        y: True labels, (N,) int64.
+        batches: Batch sizes; passes of 256 images if None.
     """
     mean, spread = _moments(x)
     ways = {"standardised": (x - mean) / spread, "signed": 2 * x - 1, "bytes": 255 * x}
@@ -136,7 +156,7 @@ def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches
         others = {}
         for name, points in ways.items():
             logits = torch.cat([_logits(network, part) for part in points.split((batches or Batches(FORWARD_ONLY)).size)])
-            # Inputs that the network was not made for may well overflow it: then they are not what it wants.
+            # Another input range may overflow the network. Such an image counts as misclassified.
             decided = torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
             others[name] = (decided != y).cpu().numpy()
     halved = {
@@ -151,7 +171,7 @@ def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean and the standard deviation of each channel of images (N, C, ...), to broadcast against them."""
+    """Returns the mean and standard deviation of each channel of images (N, C, ...), in shapes that broadcast to x."""
     axes = [axis for axis in range(x.ndim) if axis != 1] if x.ndim > 2 else list(range(x.ndim))
     spread = (x - x.mean(axes, keepdim=True)).square().mean(axes, keepdim=True).sqrt()
     return x.mean(axes, keepdim=True), spread.clamp(min=1e-6)

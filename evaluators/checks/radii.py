@@ -1,4 +1,4 @@
-"""Checks of numbers alone: radii (N,) of several attacks on the same images, whatever network they come from."""
+"""Checks of radii (N,) of several attacks on the same images. They do not need the network."""
 
 from __future__ import annotations
 
@@ -24,37 +24,43 @@ if TYPE_CHECKING:
     from evaluators.curves.error_curves import Floats
     from evaluators.norms import Norm
 
-# Half of the 95 % interval of an error must not be wider than this.
+# Largest accepted half-width of the 95 % interval of an error.
 HALF_WIDTH = 0.05
 
 
 def is_black_box(attack: Attack) -> bool:
-    """Returns whether an attack asks the network for logits or decisions, or nothing, but for no gradient."""
+    """Returns whether an attack uses no gradient of the network: only logits, only decisions, or nothing."""
     return isinstance(attack, Square | HopSkipJump | Transfer)
 
 
 def is_single_step(attack: Attack) -> bool:
-    """Returns whether an attack follows one gradient for one step."""
+    """Returns whether an attack takes a single gradient step."""
     return isinstance(attack, SingleStep)
 
 
 def is_many_step(attack: Attack) -> bool:
-    """Returns whether an attack follows gradients for many steps, to any class: what should beat a single step."""
+    """Returns whether an attack is untargeted and takes many gradient steps, so that it should beat a single step."""
     return not (is_black_box(attack) or isinstance(attack, SingleStep | UniformNoise | IterativeLL))
 
 
 def many_steps_beat_one(
     norm: Norm, attacks: Mapping[str, Attack], radii: Mapping[str, Floats], epsilons: Sequence[float]
 ) -> CheckResult:
-    """Passes if no single-step attack finds more than all many-step attacks of one norm together.
+    """Checks that no single-step attack fools more images than all many-step attacks of the norm together.
 
-    The rule: no excess at any epsilon beyond chance (McNemar's test) and a tolerance of 0.03.
+    The check fails if the excess at any epsilon is above 0.03 and beyond chance (McNemar's test).
+
+    Args:
+        norm: Norm of the attacks, for the name of the check.
+        attacks: Attacks by name, at least one single-step attack and one many-step attack.
+        radii: Radii of the images under each attack, (N,) each, by name of the attack.
+        epsilons: Epsilons to compare at, in pixel units.
 
     Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: one-step attacks perform better than iterative attacks.
     """
     singles = {name: r for name, r in radii.items() if is_single_step(attacks[name])}
     worst = np.min(np.stack([r for name, r in radii.items() if is_many_step(attacks[name])]), axis=0)
-    # Each is held against the many-step attacks alone: the most telling one is shown.
+    # Each single-step attack is compared alone; the evidence is that of the largest excess.
     outcomes = {
         name: largest([excess(single <= e, worst <= e) for e in epsilons], epsilons) for name, single in singles.items()
     }
@@ -66,11 +72,17 @@ def many_steps_beat_one(
 def cross_entropy_not_masked(
     norm: Norm, by_cross_entropy: Floats, by_margin: Floats, epsilons: Sequence[float]
 ) -> CheckResult:
-    """Passes if PGD on the margin loss finds no more than PGD on cross-entropy.
+    """Checks that PGD on the margin loss fools no more images than PGD on cross-entropy.
 
-    Cross-entropy depends on the scale of the logits and the margin does not: a difference says that the scale, not
-    robustness, holds the cross-entropy attack off. The rule: no excess at any epsilon beyond chance (McNemar's test) and a
-    tolerance of 0.03.
+    Cross-entropy depends on the scale of the logits, and the margin does not. If PGD on the margin fools more images, the
+    scale of the logits stops PGD on cross-entropy, not robustness. The check fails if the excess at any epsilon is above
+    0.03 and beyond chance (McNemar's test).
+
+    Args:
+        norm: Norm of the attacks, for the name of the check.
+        by_cross_entropy: Smallest radius of each image under PGD on cross-entropy, (N,).
+        by_margin: Smallest radius of each image under PGD on the margin, (N,).
+        epsilons: Epsilons to compare at, in pixel units.
 
     Source: Carlini and Wagner, "Defensive Distillation is Not Robust to Adversarial Examples", arXiv:1607.04311.
     """
@@ -79,17 +91,18 @@ def cross_entropy_not_masked(
 
 
 def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequence[float]) -> CheckResult:
-    """Passes if a black-box attack fools hardly any image that the white-box attacks did not: they know more.
+    """Checks that black-box attacks fool hardly any image that the white-box attacks do not fool.
 
-    The rule: at no epsilon has it fooled more than 5 % of all images besides those, and more than 2 % beyond chance.
-
-    Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: black-box attacks are better than white-box attacks.
+    White-box attacks have more information, so they should be stronger. The check fails if at any epsilon more than 5 % of
+    all images are fooled by black-box attacks alone, and significantly more than 2 % (exact binomial test).
 
     Args:
-        norm: Shape of the ball.
+        norm: Norm of the attacks, for the name of the check.
         white: Smallest radius of each image over the white-box attacks, (N,).
-        black: The same over the black-box attacks, (N,).
-        epsilons: At which to compare.
+        black: Smallest radius of each image over the black-box attacks, (N,).
+        epsilons: Epsilons to compare at, in pixel units.
+
+    Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: black-box attacks are better than white-box attacks.
     """
     counts = [int(((black <= e) & (white > e)).sum()) for e in epsilons]
     passed, evidence = largest([binomial_excess(count, len(white)) for count in counts], epsilons)
@@ -107,9 +120,18 @@ def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequ
 
 
 def enough_images(worst: Floats, epsilons: Sequence[float], limit: float = HALF_WIDTH) -> CheckResult:
-    """Passes if the errors are known well: half of the exact 95 % interval is at most `limit`, at every epsilon.
+    """Checks that the images are enough for the error at every epsilon.
 
-    With the limit of 0.05 that takes about 400 images where the error is near one half.
+    The check fails if the half-width of the exact 95 % interval is above `limit` at any epsilon. A limit of 0.05 needs about
+    400 images where the error is near 0.5.
+
+    Args:
+        worst: Smallest radius of each image over all attacks of a norm, (N,).
+        epsilons: Epsilons of the errors, in pixel units.
+        limit: Largest accepted half-width, as a share between 0 and 1.
+
+    Raises:
+        ValueError: there are no radii, or a radius or an epsilon is negative or NaN.
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
     """
@@ -124,16 +146,21 @@ def enough_images(worst: Floats, epsilons: Sequence[float], limit: float = HALF_
 
 
 def comparison_resolved(first: Floats, second: Floats, epsilon: float) -> CheckResult:
-    """Passes if the images suffice to tell two networks' errors at epsilon apart, at the level 0.05 (McNemar's test).
+    """Checks that the errors of two networks at epsilon differ significantly, at the level 0.05 (McNemar's test).
 
-    The evidence says how many would be needed were the shares of images those found, by the test's normal approximation.
+    The evidence holds the number of images needed for the measured difference, by the normal approximation of the test.
+
+    Args:
+        first: Radii of the first network, (N,).
+        second: Radii of the second network on the same images, (N,).
+        epsilon: Epsilon of the errors, in pixel units.
 
     Raises:
-        ValueError: the two have different numbers of images.
+        ValueError: the numbers of images differ or are 0, or a radius or epsilon is negative or NaN.
     """
     comparison = compare(first, second, epsilon)
     differing = float(((first <= epsilon) != (second <= epsilon)).mean())
-    needed = math.ceil(1.96**2 * differing / comparison.difference**2) if comparison.difference else "more than any number"
+    needed = math.ceil(1.96**2 * differing / comparison.difference**2) if comparison.difference else "infinitely many"
     return CheckResult(
         "comparison_resolved",
         comparison.p_value < 0.05,

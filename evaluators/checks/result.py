@@ -1,4 +1,4 @@
-"""What a check returns, and when a difference between two attacks counts as a finding."""
+"""The outcome of a check, and the rule for a significant difference between two attacks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from evaluators.curves.error_curves import Floats
 
-# A difference of errors is a finding where it is larger than the first and, were there none, as rare as the second.
+# A difference of errors is a finding if it is larger than TOLERANCE and significant at LEVEL.
 TOLERANCE = 0.03
 LEVEL = 0.01
-# The same for what an attack fools besides all that others fooled, which is never nothing: a second attack always finds
-# some. On small clean networks it was up to 3 % of the images for Square after PGD-10.
+# Tolerance and expected share of images that only a second attack fools. It always fools a few more: on small clean
+# networks up to 3 % of the images for Square after PGD-10.
 MORE_TOLERANCE = 0.05
 MORE_EXPECTED = 0.02
 
@@ -30,9 +30,9 @@ class CheckResult:
     """The outcome of one check.
 
     Attributes:
-        name: What was looked for, as it should be: `deterministic` fails where the network is not.
-        passed: Whether nothing was found.
-        evidence: The numbers on which the answer rests, by name; all finite.
+        name: The property that is checked: `deterministic` fails if the network is not deterministic.
+        passed: Whether the property holds.
+        evidence: Numbers and texts behind the outcome, by name. All numbers are finite.
     """
 
     name: str
@@ -43,12 +43,12 @@ class CheckResult:
 @final
 @dataclass(frozen=True)
 class Excess:
-    """By how much an attack finds more than it should.
+    """Share of images that an attack fools beyond the expected share.
 
     Attributes:
-        share: Of the images.
-        p_value: One-sided: how often chance alone would give as much.
-        tolerance: The share from which on it matters.
+        share: Excess, as a share of the images.
+        p_value: One-sided p-value of the excess.
+        tolerance: Largest share that is not a finding.
     """
 
     share: float
@@ -56,28 +56,30 @@ class Excess:
     tolerance: float
 
     def is_finding(self, tests: int = 1) -> bool:
-        """Returns whether the excess matters and, as one of several tests, is beyond chance (Bonferroni's correction)."""
+        """Returns whether the excess is above the tolerance and significant, with Bonferroni's correction for the tests."""
         return self.share > self.tolerance and self.p_value < LEVEL / tests
 
 
 def excess(weak: NDArray[np.bool_], strong: NDArray[np.bool_]) -> Excess:
-    """Returns by how much the error of a weak attack exceeds a strong one's, from what each fooled of the same images, (N,).
+    """Returns how far the error of a weak attack exceeds that of a strong attack, with a one-sided exact McNemar test.
 
-    The exact McNemar test, as in `compare`, but one-sided.
+    Args:
+        weak: Whether the weak attack fools each image, (N,).
+        strong: Whether the strong attack fools each of the same images, (N,).
     """
     only_weak, only_strong = int((weak & ~strong).sum()), int((strong & ~weak).sum())
-    # How often a fair coin, thrown for each image on which they differ, falls to the weak one's side as often or oftener.
+    # Probability of at least `only_weak` heads when a fair coin is thrown for each image with different outcomes.
     p_value = float(binom.sf(only_weak - 1, only_weak + only_strong, 0.5))
     return Excess((only_weak - only_strong) / len(weak), p_value, TOLERANCE)
 
 
 def binomial_excess(count: int, n: int, expected: float = MORE_EXPECTED, tolerance: float = MORE_TOLERANCE) -> Excess:
-    """Returns the share count/n, tested against the share that is expected where nothing is wrong (exact binomial test)."""
+    """Returns the share count/n with an exact binomial test against the share expected of a correct evaluation."""
     return Excess(count / n if n else 0.0, float(binom.sf(count - 1, n, expected)), tolerance)
 
 
 def largest(excesses: Sequence[Excess], epsilons: Sequence[float]) -> tuple[bool, dict[str, float | str]]:
-    """Returns whether none of the excesses, one an epsilon, is a finding, and the largest of them as evidence."""
+    """Returns whether no excess is a finding, and the evidence of the largest excess. There is one excess per epsilon."""
     findings = [share_excess.is_finding(len(excesses)) for share_excess in excesses]
     worst = max(range(len(excesses)), key=lambda i: (findings[i], excesses[i].share))
     return not any(findings), {
@@ -88,9 +90,10 @@ def largest(excesses: Sequence[Excess], epsilons: Sequence[float]) -> tuple[bool
 
 
 def most_informative_epsilon(radii: Floats, epsilons: Sequence[float]) -> float:
-    """Returns the epsilon at which an attack with these radii (N,) fools nearest to half of the right images.
+    """Returns the epsilon at which radii (N,) are closest to fooling half of the correctly classified images.
 
-    There both a stronger attack and a weaker one would show. The largest such epsilon: where nothing is fooled, the last.
+    There the error can both rise and fall, so both a stronger and a weaker attack change it. Of equally good epsilons, the
+    largest is returned; it is the last epsilon if no image is fooled.
     """
     half = (1 + np.mean(radii <= 0)) / 2
     distances = [abs(np.mean(radii <= epsilon) - half) for epsilon in epsilons]

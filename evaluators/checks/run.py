@@ -1,4 +1,4 @@
-"""All checks for which there is what they need."""
+"""Runs all applicable checks."""
 
 from __future__ import annotations
 
@@ -54,21 +54,24 @@ SUBSET = 256
 
 
 def subset(n: int) -> Tensor:
-    """Returns the indices of at most 256 of n images, evenly spread: images may be sorted by class."""
+    """Returns the indices of at most 256 of n images, (min(n, 256),) int64.
+
+    The indices are evenly spaced, because images may be sorted by class.
+    """
     return torch.linspace(0, n - 1, min(n, SUBSET)).round().long()
 
 
 def check_network(
     network: nn.Module, x: Tensor, y: Tensor, known_margins: Margins | None = None, *, batch_size: int | None = None
 ) -> list[CheckResult]:
-    """Returns the outcome of the checks that need no measured radii: cheap enough for the trials of a search.
+    """Returns the outcomes of the checks that need no measured radii. They are cheap enough for the trials of a search.
 
     Args:
-        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); left as it was.
-        x: Clean images, of which at most 256 are used.
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); unchanged by the checks.
+        x: Clean images (N, ...) with pixels in [0, 1]; at most 256 of them are used.
         y: True labels, (N,) int64.
-        known_margins: The network's margins, where they are known already.
-        batch_size: Images in one pass; found from the memory that one image needs if None.
+        known_margins: Margins of the network, if already measured; None to measure them.
+        batch_size: Images in one pass; None to choose it from the memory that one image needs.
 
     Raises:
         TypeError: x or y has the wrong type.
@@ -101,26 +104,27 @@ def check_attacks(
     *,
     batch_size: int | None = None,
 ) -> list[CheckResult]:
-    """Returns the outcome of the checks of what attacks found, each of which needs other attacks to be there.
+    """Returns the outcomes of the checks of measured radii. A check runs if the attacks that it compares were measured.
 
     Args:
-        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); left as it was.
-        x: Clean images. Where a check attacks, it uses at most 256.
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); unchanged by the checks.
+        x: Clean images (N, ...) with pixels in [0, 1]. Checks that run an attack use at most 256 of them.
         y: True labels, (N,) int64.
-        attacks: By name.
+        attacks: Attacks by name.
         measured: Radii of the images by name of the attack, (N,) each.
-        grids: The epsilons at which they were measured, by name of the norm.
-        batch_size: Images in one pass; found from the memory that one image needs if None.
+        grids: Epsilons at which the radii were measured, in pixel units, by name of the norm.
+        batch_size: Images in one pass; None to choose it from the memory that one image needs.
 
     Raises:
         TypeError: x or y has the wrong type.
-        ValueError: x or y is out of range, the network's output is not (N, K) finite logits, or radii are of other images.
+        ValueError: x or y is out of range, the network's output is not (N, K) finite logits, or the radii of an attack are
+            not N.
     """
     check_images(x)
     check_labels(y, len(x))
     for name in attacks:
         if len(measured[name]) != len(x):
-            raise ValueError(f"measured must hold {len(x)} radii of {name}, one an image, got {len(measured[name])}")
+            raise ValueError(f"measured must hold {len(x)} radii of {name}, one per image, got {len(measured[name])}")
     chosen = subset(len(x))
     outcomes: list[CheckResult] = []
     widths: list[CheckResult] = []
@@ -132,14 +136,14 @@ def check_attacks(
             outcomes += _of_radii(norm, own, radii, epsilons)
             outcomes += _of_attacking(prepared, norm, own, {key: r[chosen.numpy()] for key, r in radii.items()}, epsilons)
             widths.append(enough_images(worst_case(list(radii.values())), grids[name]))
-    # Of several norms the one whose error is known worst.
+    # Of several norms, only the one with the widest interval is reported.
     return [*outcomes, *sorted(widths, key=lambda check: check.evidence["half_width"])[-1:]]
 
 
 def _of_radii(
     norm: Norm, attacks: Mapping[str, Attack], radii: Mapping[str, Floats], epsilons: Sequence[float]
 ) -> list[CheckResult]:
-    """Returns the outcome of the checks of one norm that need radii alone."""
+    """Returns the outcomes of the checks of one norm that need only radii."""
     outcomes = []
     single, many, black = (
         [key for key, attack in attacks.items() if belongs(attack)]
@@ -167,16 +171,16 @@ def _of_attacking(
     radii: Mapping[str, Floats],
     epsilons: Sequence[float],
 ) -> list[CheckResult]:
-    """Returns the outcome of the checks of one norm that attack the network again, from radii of the subject's images."""
+    """Returns the outcomes of the checks of one norm that run another attack; `radii` are those of the prepared images."""
     guided = {key: attack for key, attack in attacks.items() if not isinstance(attack, UniformNoise)}
-    # Noise alone is the control of an attack, not one.
+    # Noise is a control and not an attack, unless nothing else was measured.
     worst = worst_case([radii[key] for key in guided or attacks])
     epsilon = most_informative_epsilon(worst, epsilons)
     outcomes = [noise_is_weaker(prepared, norm, worst, epsilons)] if guided else []
     outcomes.append(scale_does_not_matter(prepared, norm, epsilon))
     if all(isinstance(attack, UniformNoise) or is_black_box(attack) for attack in attacks.values()):
         outcomes.append(white_box_is_weaker(prepared, norm, worst, epsilon))
-    # Only the strongest: a claim rests on the worst case.
+    # Only the strongest attack is lengthened, because a claim rests on the worst case.
     stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, AttackEnsemble)]
     if stepping:
         key = max(stepping, key=lambda key: (radii[key] <= epsilon).sum())
@@ -187,5 +191,5 @@ def _of_attacking(
 
 
 def _enough_queries(attack: Attack) -> bool:
-    """Returns whether an attack asks as much of a black box as Square does in its check."""
+    """Returns whether a black-box attack uses at least as many queries as `square_is_weaker`."""
     return isinstance(attack, Square | HopSkipJump) and attack.queries >= QUERIES

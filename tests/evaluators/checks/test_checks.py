@@ -291,7 +291,7 @@ class TestOutputs:
         network[1].train()
         check = batch_independent(network, x)
         assert not check.passed
-        assert check.evidence["handed_over_in"] == "evaluation mode, but for BatchNorm, in training mode"
+        assert check.evidence["handed_over_in"] == "evaluation mode, with BatchNorm in training mode"
         without = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train()
         assert batch_independent(without, x).passed  # Dropout is said, and is no dependence on the batch.
         assert batch_independent(without, x).evidence["handed_over_in"] == "training mode"
@@ -614,7 +614,7 @@ class TestCurves:
             check = comparison_resolved(first, second, 0.1)
             assert check.passed is passed
             assert check.evidence["difference"] == pytest.approx(-more / 400)
-        assert comparison_resolved(first, first, 0.1).evidence["images_needed"] == "more than any number"
+        assert comparison_resolved(first, first, 0.1).evidence["images_needed"] == "infinitely many"
 
     def test_the_images_needed_suffice(self):
         generator = np.random.default_rng(0)
@@ -686,13 +686,13 @@ class TestAll:
         radii_by_attack = {"it": radii(network, x, y, attack, FEW).numpy()}
         outcomes = {c.name: c for c in check_attacks(network, x, y, {"it": attack}, radii_by_attack, {"linf": FEW})}
         assert not outcomes["white_box_is_weaker_linf"].passed
-        assert "Run one that does." in explain(outcomes["white_box_is_weaker_linf"])
+        assert "uses gradients" in explain(outcomes["white_box_is_weaker_linf"])
 
     def test_no_attack_no_check(self, networks, tested):
         assert check_attacks(networks["usual"], *tested, {}, {}, {}) == []
 
     def test_radii_of_other_images_are_refused(self, networks, tested):
-        with pytest.raises(ValueError, match="measured must hold 450 radii of fgsm, one an image, got 3"):
+        with pytest.raises(ValueError, match=r"measured must hold 450 radii of fgsm.* got 3"):
             check_attacks(networks["usual"], *tested, {"fgsm": FGSM()}, {"fgsm": np.zeros(3)}, {"linf": GRID})
 
     def test_the_widest_interval_of_all_norms_counts(self, networks, tested):
