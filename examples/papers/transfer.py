@@ -386,7 +386,7 @@ def main() -> None:
     lab.write_json(options.out / "transfer.json", {"matrices": results})
     draw_matrices(results, options.out / "transfer_matrices.png")
     draw_groups(results, options.out / "transfer_groups.png")
-    draw_universal_transfer(results, options.out / "universal_transfer.png")
+    draw_universal_transfer(results, options.out / "transfer_reach.png")
     print(report_text(results))
 
 
