@@ -49,7 +49,7 @@ def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
     """Checks that gradients predict how a small step changes the margin. They do not where an operation rounds.
 
     Rounding has no gradient, or has an artificial "straight-through" gradient. The step follows the sign of the gradient. It
-    should change the logit difference to the nearest rival by 1e-4 of the largest logit. An image counts as off if the
+    should change the logit difference to the nearest wrong class by 1e-4 of the largest logit. An image counts as off if the
     change differs from the predicted change by more than half. Where the gradient is zero, the image counts as off if a
     random step of 0.02 changes the difference. The check fails if more than 5 % of the images are off, beyond chance (exact
     binomial test). It runs in double precision if the network supports it.
@@ -61,13 +61,13 @@ def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
     """
     network, x = _precisely(prepared)
     logits = predict(network, x, prepared.batches)
-    # The rival is fixed before the step, even if another class becomes nearer.
+    # The wrong class is fixed before the step, even if another class becomes nearer.
     rival = logits.scatter(1, prepared.y[:, None], -torch.inf).argmax(1)
 
     target = GradientOracle(
         network, x, prepared.y, Linf(), x.new_zeros(len(x)), keep="nothing", one_pass=prepared.batches.size
     )
-    # The targeted loss rises towards the rival, so the difference to the rival has the opposite sign.
+    # The targeted margin has the opposite sign of the difference to the wrong class.
     gaps, gradient = (-value for value in target.value_and_gradient(x, targeted_margin, rival))
     wanted = CHANGE * logits.abs().amax(1)
     # Only pixels away from the bound move, so that the step stays within [0, 1].

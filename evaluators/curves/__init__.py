@@ -1,1 +1,1 @@
-"""Error curves and power laws, computed from stored radii."""
+"""Error curves, scalar metrics and power laws, computed from stored radii."""

@@ -1,17 +1,19 @@
-"""Is it a power law, or the lower end of another form? Two rivals of the law, fitted to the whole curve.
+"""Compares a power law with two alternative forms of the whole flip-rate curve.
 
-A form is F(epsilon) = ceiling * G(shape * ln(epsilon / scale)), with 0 < ceiling <= 1 for the share of images that can be
-flipped at all. The saturating form takes G(z) = 1 - exp(-exp(z)), a Weibull distribution of the radii, whose lower tail is a
-power law of exponent `shape`; the log-normal form takes the normal distribution function, and has no power-law tail.
+A form is F(epsilon) = ceiling * G(shape * ln(epsilon / scale)). The ceiling, 0 < ceiling <= 1, is the share of images that
+can be flipped at any epsilon. The saturating form uses G(z) = 1 - exp(-exp(z)), a Weibull distribution of the radii with a
+power law of exponent `shape` as its lower tail. The log-normal form uses the normal distribution function. It has no
+power-law tail.
 
-A form is fitted by interval-censored maximum likelihood to all images: the flips in every cell of the grid and those never
-flipped. The law is fitted to its window alone. They are compared where both speak, on the flips inside the window, by the
-likelihood of each flip given that it lies there. That is the test of Vuong, "Likelihood ratio tests for model selection and
-non-nested hypotheses", Econometrica 57, 1989, which Clauset, Shalizi and Newman (SIAM Review 51, 2009) use on power laws.
+A form is fitted by interval-censored maximum likelihood to all images: the flips in each cell of the grid, and the images
+that are never flipped. The law is fitted only in its window. Law and form are compared on the flips inside the window, by
+the likelihood of each flip given that it lies in the window. This is the test of Vuong, "Likelihood ratio tests for model
+selection and non-nested hypotheses", Econometrica 57, 1989, which Clauset, Shalizi and Newman (SIAM Review 51, 2009) use for
+power laws.
 
-So a form answers for the whole curve, and the law for a window that was chosen to suit it: the form is hardly ever favoured.
-Where the law is, the form does not describe the lower end of the curve; where nothing can be told, the law may be the lower
-end of the form. In `tests/benchmarks/coverage.py` neither form is ever rejected where it is the truth.
+The comparison favours the law, because its window is chosen to suit it, whereas a form is fitted to the whole curve. If the
+verdict is 'power law', the form does not describe the lower end of the curve. If the two are not distinguishable, the law
+may be the lower end of the form. In `tests/benchmarks/coverage.py` a form is never rejected on data drawn from it.
 """
 
 from __future__ import annotations
@@ -40,14 +42,15 @@ FORMS: dict[str, Callable[[Floats], Floats]] = {"saturating": _weibull, "log_nor
 @final
 @dataclass(frozen=True)
 class Alternative:
-    """Another form of the curve, F(epsilon) = ceiling * G(shape * ln(epsilon / scale)), against the power law.
+    """An alternative form of the curve, F(epsilon) = ceiling * G(shape * ln(epsilon / scale)), compared with the power law.
 
     Attributes:
-        ceiling: Share of the images that the form lets be flipped at any epsilon.
-        scale: The epsilon at z = 0: where a share 1 - 1/e (saturating) or one half (log-normal) of the ceiling is reached.
-        shape: The saturating form's exponent at zero; one over the standard deviation of the log-normal form's ln(radius).
+        ceiling: Share of the images that can be flipped at any epsilon, between 0 and 1.
+        scale: Epsilon at z = 0, in pixel units. There the curve reaches a share 1 - 1/e (saturating) or 1/2 (log-normal) of
+            the ceiling.
+        shape: Exponent at zero (saturating), or one over the standard deviation of ln(radius) (log-normal).
         log_likelihood_ratio: Log-likelihood of the flips in the window under the law, minus that under the form.
-        p_value: Vuong's, two-sided: how often two equally good forms would differ as much.
+        p_value: Two-sided p-value of Vuong's test that law and form are equally good.
     """
 
     ceiling: float
@@ -57,19 +60,19 @@ class Alternative:
     p_value: float
 
     def verdict(self, level: float = 0.05) -> str:
-        """Returns 'power law', 'alternative' or 'not distinguishable': which describes the flips in the window better."""
+        """Returns the better description of the flips in the window: 'power law', 'alternative' or 'not distinguishable'."""
         if self.p_value >= level or self.log_likelihood_ratio == 0:
             return "not distinguishable"
         return "power law" if self.log_likelihood_ratio > 0 else "alternative"
 
 
 def compare_forms(counts: Floats, log_grid: Floats, law: Floats) -> dict[str, Alternative]:
-    """Returns each form's fit and its comparison with the power law.
+    """Returns the fit of each form and its comparison with the power law, by name of the form.
 
     Args:
-        counts: Flips in each cell of the grid, then the images that were not flipped, (E + 1,).
-        log_grid: Logarithms of the grid, (E,).
-        law: The law's log-probability of each cell of its window, given a flip there, (W,).
+        counts: Number of flips in each cell of the grid, then number of images that are not flipped, (E + 1,).
+        log_grid: Natural logarithms of the grid, (E,).
+        law: Log-probability of each cell of the window under the law, given a flip in the window, (W,).
     """
     return {name: _compare(form, counts, log_grid, law) for name, form in FORMS.items()}
 
@@ -87,7 +90,7 @@ def _compare(form: Callable[[Floats], Floats], counts: Floats, log_grid: Floats,
 
 
 def _fit(form: Callable[[Floats], Floats], counts: Floats, log_grid: Floats) -> tuple[float, float, float]:
-    """Returns the ceiling, ln(scale) and ln(shape) of greatest likelihood."""
+    """Returns the maximum-likelihood ceiling, ln(scale) and ln(shape)."""
 
     def loss(parameters: Floats) -> float:
         ceiling, log_scale, log_shape = parameters
@@ -107,7 +110,7 @@ def _fit(form: Callable[[Floats], Floats], counts: Floats, log_grid: Floats) -> 
         (ceiling, middle + spread / 2, shape),
         (ceiling, middle, shape + 0.3),
     ]
-    # Not by gradients: SciPy's routines for these call a threaded BLAS on 3 x 3 matrices, which then waits for its threads.
+    # No gradient method: SciPy's call a threaded BLAS on 3 x 3 matrices, which spends its time on waiting for threads.
     optimum = minimize(
         loss,
         corners[0],

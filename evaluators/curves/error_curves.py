@@ -14,28 +14,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Floats = NDArray[np.float64]
-# An epsilon counts as reached by radii that rounding has put this little above it: 0.1 + 0.2 is 0.3.
+# A radius is within epsilon if it is at most epsilon times this factor: 0.1 + 0.2 must be within 0.3.
 ROUNDING = 1 + 1e-9
 
 
 def in_grid(epsilon: float, grid: Iterable[float]) -> bool:
-    """Returns whether an epsilon is one of a grid, but for rounding."""
+    """Returns whether a grid holds an epsilon, up to rounding."""
     return any(math.isclose(epsilon, other, rel_tol=1e-9) for other in grid)
 
 
 @final
 @dataclass(frozen=True)
 class ErrorCurve:
-    """The error of one network under one attack. Arrays are (E,), one entry an epsilon; intervals are (E, 2).
+    """The error of one network under one attack, at E epsilons.
 
     Attributes:
-        epsilons: The grid, in pixel units.
+        epsilons: Grid of epsilons, in pixel units, (E,).
         n: Number of images.
-        right: Number of images that are classified rightly when clean.
-        error: Share of the images that are misclassified within epsilon.
-        error_interval: Clopper-Pearson interval of the error.
-        flip_rate: The same share among the images that are right when clean; NaN if there are none.
-        flip_interval: Clopper-Pearson interval of the flip rate.
+        right: Number of images that are correctly classified when clean.
+        error: Share of all images that are misclassified within epsilon, (E,), between 0 and 1.
+        error_interval: Clopper-Pearson interval of the error, (E, 2).
+        flip_rate: Share of the images correctly classified when clean that are misclassified within epsilon, (E,); NaN if
+            no image is correctly classified.
+        flip_interval: Clopper-Pearson interval of the flip rate, (E, 2); NaN if no image is correctly classified.
     """
 
     epsilons: Floats
@@ -48,22 +49,27 @@ class ErrorCurve:
 
 
 def check_confidence(confidence: float) -> None:
-    """Checks that a confidence is a share.
-
-    Raises:
-        ValueError: it is not between 0 and 1.
-    """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1: 0.95 rather than 95, got {confidence:g}")
-
-
-def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Floats:
-    """Returns the exact (Clopper-Pearson) interval of shares successes/n, shaped (..., 2).
-
-    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
+    """Checks that a confidence level is between 0 and 1.
 
     Raises:
         ValueError: confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence:g}; use 0.95 rather than 95")
+
+
+def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Floats:
+    """Returns the exact (Clopper-Pearson) interval of the shares successes/n, (..., 2).
+
+    Args:
+        successes: Counts between 0 and n, (...).
+        n: Number of trials of each count.
+        confidence: Confidence level, between 0 and 1.
+
+    Raises:
+        ValueError: confidence is not between 0 and 1.
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
     """
     check_confidence(confidence)
     tail = (1 - confidence) / 2
@@ -74,10 +80,14 @@ def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Fl
 
 
 def check_radii(radii: Floats, *, empty: bool = False) -> Floats:
-    """Returns radii, one an image, as a vector of float64, (N,), after a look at them; `empty` lets there be none.
+    """Checks radii and returns them as float64, (N,).
+
+    Args:
+        radii: One radius per image, (N,).
+        empty: Accept N = 0.
 
     Raises:
-        ValueError: they are not a vector, there are none, or one is negative or NaN.
+        ValueError: radii is not a vector, is empty although `empty` is False, or holds a negative number or NaN.
     """
     vector = np.asarray(radii, dtype=np.float64)
     if vector.ndim != 1 or not (empty or len(vector)) or np.isnan(vector).any() or (vector < 0).any():
@@ -87,12 +97,17 @@ def check_radii(radii: Floats, *, empty: bool = False) -> Floats:
 
 
 def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.95) -> ErrorCurve:
-    """Returns the error curve of radii (N,) on a grid of epsilons (E,).
+    """Returns the error curve of radii on a grid of epsilons.
 
-    The error is the share of radii at most epsilon: it starts at the clean error and never falls.
+    The error at epsilon is the share of radii of at most epsilon. At epsilon 0 it is the clean error, and it never falls.
+
+    Args:
+        radii: One radius per image, in pixel units, (N,): 0 if misclassified when clean, infinite if never fooled.
+        epsilons: Grid of epsilons, in pixel units, (E,).
+        confidence: Confidence level of the intervals, between 0 and 1.
 
     Raises:
-        ValueError: there are no radii, or one of them or of the epsilons is negative or NaN.
+        ValueError: radii is empty, a radius or an epsilon is negative or NaN, or confidence is not between 0 and 1.
     """
     radii = check_radii(radii)
     grid = np.asarray(epsilons, dtype=np.float64)
@@ -114,6 +129,13 @@ def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.
 
 
 def worst_case(radii: Sequence[Floats]) -> Floats:
-    """Returns the pointwise worst case over attacks: each image's smallest radius, (N,)."""
+    """Returns the smallest radius of each image over several attacks, (N,).
+
+    Args:
+        radii: Radii of the same images under each attack, (N,) each.
+
+    Raises:
+        ValueError: radii is empty, or the attacks have different numbers of images.
+    """
     smallest: Floats = np.stack([np.asarray(r, dtype=np.float64) for r in radii]).min(axis=0)
     return smallest

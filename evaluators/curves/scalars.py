@@ -1,4 +1,4 @@
-"""Scalar metrics of radii: one number an error curve, for searches and tables."""
+"""Scalar metrics of radii: one number per error curve, for searches and tables."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 
 def error_at(radii: Floats, epsilon: float) -> float:
-    """Returns the adversarial error at epsilon: the share of radii (N,) at most epsilon.
+    """Returns the adversarial error at epsilon, between 0 and 1: the share of radii of at most epsilon.
+
+    Args:
+        radii: One radius per image, in pixel units, (N,): 0 if misclassified when clean, infinite if never fooled.
+        epsilon: Size of the perturbation, in pixel units.
 
     Raises:
-        ValueError: there are no radii, one is negative or NaN, or epsilon is negative or not finite.
+        ValueError: radii is empty, a radius is negative or NaN, or epsilon is negative or not finite.
     """
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon must be at least 0 and finite, got {epsilon:g}")
@@ -25,21 +29,30 @@ def error_at(radii: Floats, epsilon: float) -> float:
 
 
 def median_radius(radii: Floats) -> float:
-    """Returns the median of radii (N,), the upper one of two: infinite where fewer than half of the images are fooled.
+    """Returns the median radius, in pixel units; infinite if fewer than half of the images are fooled.
+
+    For an even number of images it is the larger of the two middle radii.
+
+    Args:
+        radii: One radius per image, (N,).
 
     Raises:
-        ValueError: there are no radii, or one is negative or NaN.
+        ValueError: radii is empty, or a radius is negative or NaN.
     """
     return float(np.quantile(check_radii(radii), 0.5, method="higher"))
 
 
 def error_area(radii: Floats, epsilons: Sequence[float]) -> float:
-    """Returns the area under the error curve of radii (N,) over log epsilon, as a share of the largest possible: 0 to 1.
+    """Returns the mean adversarial error over log epsilon, between 0 and 1: the normalised area under the error curve.
 
-    Exact for the step function between the smallest and the largest of the epsilons.
+    The area is exact for the step function between the smallest and the largest epsilon.
+
+    Args:
+        radii: One radius per image, in pixel units, (N,).
+        epsilons: Epsilons above 0; only the smallest and the largest are used.
 
     Raises:
-        ValueError: there are no radii, one is negative or NaN, or the epsilons do not span a range above 0.
+        ValueError: radii is empty, a radius is negative or NaN, or the epsilons do not span a finite range above 0.
     """
     radii = check_radii(radii)
     low, high = min(epsilons, default=0.0), max(epsilons, default=0.0)

@@ -226,10 +226,8 @@ def test_a_law_that_does_not_fit_is_the_reason_however_strong_the_evidence(n):
     grid = np.linspace(0.01, 0.1, 91)
     law = fit_power_law(on_grid(radii, grid), grid)
     assert isinstance(law, NoPowerLaw)
-    message = (
-        r"a power law does not fit, not even in its best window, up to [0-9.]+ \(p = [0-9.e-]+, 0\.1 needed\): measure "
-    )
-    assert re.fullmatch(message + "at smaller epsilons", law.reason)
+    message = r"no power law fits.* up to [0-9.]+ \(p = [0-9.e-]+, .*0\.1 needed\): measure at smaller epsilons"
+    assert re.fullmatch(message, law.reason)
 
 
 def test_images_that_are_wrong_when_clean_play_no_part():
