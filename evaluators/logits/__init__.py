@@ -1,4 +1,4 @@
-"""Margins, logit differences and first-order radii: what the logits at clean images say about the error curve."""
+"""Margins, logit differences and first-order radii: predictions of the error curve from clean images."""
 
 from evaluators.logits.differences import (
     NearZero,

@@ -1,13 +1,14 @@
 """The distribution of logit differences, and the error curve that it predicts.
 
-Of an image's logits h, sorted downwards, D_j = h_1 - h_(j+1) is how far the j-th rival lies behind the prediction. A small
-perturbation of size e lowers D_j by at most e * g_j, g_j the dual norm of its gradient. Where g does not depend on D, the
-share of images that are flipped within e is the share of D_1 below e * g: as long as the density of D_1 at zero, rho, is
-finite and not zero, that is e * g * rho for small e, a power law with exponent 1, whatever the network and its images are.
+Let h be the logits of an image in descending order, and D_j = h_1 - h_(j+1). To first order, a perturbation of size e
+lowers D_j by at most e * g_j, where g_j is the dual norm of the gradient of D_j. If g does not depend on D, the share of
+images flipped within e is the share of images with D_1 below e * g. Let rho be the density of D_1 at zero. If rho is finite
+and not zero, this share is e * g * rho for small e: a power law with exponent 1, for any network and images.
 
-The paper's own definitions could not be read, so these are ours: the mean field gives every image the mean steepness of its
-rank, where `Margins.radii` gives each image its own; independent logits are those of the same classes, each of another
-image; and two distributions have the same shape where they agree once each is divided by its mean.
+The full definitions of the paper were not available, so the following are Hardcell's. The mean field gives every image the
+mean gradient norm of each rank, whereas `Margins.radii` uses the gradient norms of the image. Independent logits combine the
+logits of different images, one image per class. Two distributions have the same shape if they agree after division by their
+means.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846.
 """
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class NearZero:
-    """How many differences are next to zero, relative to an even spread from 0 to their mean.
+    """The density of logit differences near zero, relative to a uniform distribution from 0 to their mean.
 
     Attributes:
-        density: The density near zero, times the mean: a number without unit. 1 for an exponential distribution, 0 where a
-            gap is left at zero, and without bound where the density diverges there.
-        interval: Its Clopper-Pearson interval, exact if the mean is taken as given.
-        count: Number of differences that are near zero.
+        density: Density near zero times the mean, without unit. It is 1 for an exponential distribution and 0 if there is a
+            gap at zero. It has no upper bound if the density diverges at zero.
+        interval: Clopper-Pearson interval of the density, exact for a fixed mean.
+        count: Number of differences near zero.
         n: Number of differences.
     """
 
@@ -52,12 +53,12 @@ class NearZero:
 
 
 def logits_of(network: nn.Module, x: Tensor, batch_size: int | None = None) -> Floats:
-    """Returns the logits (N, K) of images x (N, ...), in float64.
+    """Returns the logits of images, (N, K) float64.
 
     Args:
-        network: Maps images with pixels in [0, 1] to logits; left as it was.
-        x: Images.
-        batch_size: Images in one pass through the network; found by itself if None.
+        network: Maps images with pixels in [0, 1] to logits (N, K); unchanged.
+        x: Images with pixels in [0, 1], (N, ...).
+        batch_size: Images in one pass; 256 if None.
 
     Raises:
         TypeError: network or x has the wrong type.
@@ -70,10 +71,13 @@ def logits_of(network: nn.Module, x: Tensor, batch_size: int | None = None) -> F
 
 
 def logit_differences(logits: Floats) -> Floats:
-    """Returns the largest logit minus each of the others, (N, K - 1), ascending along each row, from logits (N, K).
+    """Returns the largest logit minus each of the other logits, (N, K - 1), ascending along each row.
+
+    Args:
+        logits: Logits of N images and K classes, (N, K).
 
     Raises:
-        ValueError: the logits are not (N, K) finite numbers of at least one image and two classes.
+        ValueError: logits is not an (N, K) array of finite numbers with N >= 1 and K >= 2.
     """
     checked = _checked(logits)
     ordered = -np.sort(-checked, axis=1)
@@ -81,63 +85,75 @@ def logit_differences(logits: Floats) -> Floats:
 
 
 def independent_logits(logits: Floats, *, seed: int = 0) -> Floats:
-    """Returns logits (N, K) of which each class has those of `logits` in an order of its own: none knows of the others.
+    """Returns logits with the images of each class permuted independently, (N, K).
 
-    What their differences have in common with those of the network is due to the distributions of the single logits.
+    The distribution of each single logit is unchanged, but the classes become independent. Properties of the differences
+    that remain are due to the distributions of the single logits.
+
+    Args:
+        logits: Logits of N images and K classes, (N, K).
+        seed: Seed of the permutations.
 
     Raises:
-        ValueError: the logits are not (N, K) finite numbers of at least one image and two classes.
+        ValueError: logits is not an (N, K) array of finite numbers with N >= 1 and K >= 2.
     """
     return np.asarray(np.random.default_rng(seed).permuted(_checked(logits), axis=0))
 
 
 def near_zero(differences: Floats, *, within: float = 0.1, confidence: float = 0.95) -> NearZero:
-    """Returns the density of differences (N,) near zero, in units of one over their mean.
+    """Returns the density of logit differences near zero, in units of one over their mean.
 
     Args:
-        differences: To the nearest rival, or to another, none negative.
-        within: How near, as a share of their mean. Smaller is less biased, and less certain.
-        confidence: Of the interval, which is exact for the share of differences that near, taking their mean as given.
+        differences: Non-negative differences to one rank of wrong classes, for example the nearest, (N,).
+        within: Largest difference that counts as near zero, as a share of the mean. A smaller value gives less bias and a
+            wider interval.
+        confidence: Confidence level of the interval, between 0 and 1.
 
     Raises:
-        ValueError: a difference is negative or not finite, there is none above 0, or `within` is not above 0.
+        ValueError: a difference is negative or not finite, all are 0, `within` is not above 0, or confidence is not between
+            0 and 1.
     """
     scaled = _scaled(differences)
     if not 0 < within < math.inf:
-        raise ValueError(f"within must be above 0, a share of the mean, got {within:g}")
+        raise ValueError(f"within must be a finite share of the mean above 0, got {within:g}")
     count = int((scaled <= within).sum())
     low, high = binomial_interval(np.array(float(count)), len(scaled), confidence) / within
     return NearZero(count / len(scaled) / within, (float(low), float(high)), count, len(scaled))
 
 
 def shape_distance(first: Floats, second: Floats) -> float:
-    """Returns how far apart the shapes of two distributions of differences, (N,) and (M,), are: from 0 to 1.
+    """Returns the distance between the shapes of two distributions of logit differences, between 0 and 1.
 
-    The Kolmogorov-Smirnov distance between them once each is divided by its mean. What two samples from one distribution
-    would give depends on it, as each is divided by a mean of its own: draw samples again to know.
+    It is the Kolmogorov-Smirnov distance after each sample is divided by its mean. The distance of two samples from the same
+    distribution depends on the distribution, so the usual critical values do not apply. Resample to get them.
+
+    Args:
+        first: Non-negative differences, (N,).
+        second: Non-negative differences, (M,).
 
     Raises:
-        ValueError: a difference is negative or not finite, or there is none above 0.
+        ValueError: a difference is negative or not finite, or all differences of a sample are 0.
     """
     one, other = np.sort(_scaled(first)), np.sort(_scaled(second))
-    # The steps of both distributions; without the p-value that a library's test reckons, too, which fails for one image.
+    # Not scipy.stats.ks_2samp: it also computes a p-value, which may fail for a single image.
     places = np.concatenate([one, other])
     below = (np.searchsorted(sample, places, side="right") / len(sample) for sample in (one, other))
     return float(abs(np.subtract(*below)).max())
 
 
 def mean_field_radii(margins: Margins, norm: str) -> Floats:
-    """Returns each image's radius if all images had the mean steepness of those that are right, rank by rank, (N,).
+    """Returns the mean-field radius of each image, in pixel units, (N,).
 
-    The smallest over the rivals of D_j / mean(g_j); 0 where misclassified, infinite where nothing is steep. Their error
-    curve follows from the distribution of logit differences and one number a rank.
+    The radius is the smallest ratio D_j / mean(g_j) over the J nearest wrong classes, where the mean is over the correctly
+    classified images. It is 0 if the image is misclassified, and infinite if all means are 0. The error curve of these radii
+    depends only on the distribution of logit differences and one gradient norm per rank.
 
     Args:
-        margins: Logit differences and their steepness.
-        norm: Name of a norm in which the steepness was measured.
+        margins: Logit differences and gradient norms of N images.
+        norm: Name of a norm of `margins.gradient_norms`.
 
     Raises:
-        ValueError: the steepness was not measured in that norm.
+        ValueError: the gradient norms were not measured in that norm.
     """
     if norm not in margins.gradient_norms:
         raise ValueError(f"norm must be one that was measured ({', '.join(margins.gradient_norms)}), got {norm!r}")

@@ -1,7 +1,8 @@
-"""What gradients at the clean images predict of the error curve, and up to which epsilon the prediction holds.
+"""First-order prediction of the error curve from gradients at clean images, and the epsilon up to which it holds.
 
-The predicted curve is `error_curve(margins(...).radii["linf"], epsilons)`: no attack is run. It holds where the network is
-linear as far as the attack goes and the pixel range does not bind; elsewhere the two curves part.
+The predicted curve is `error_curve(margins(...).radii["linf"], epsilons)`. No attack is run. The prediction holds where the
+network is linear within the perturbation and the pixel range does not bind. At larger epsilons the predicted and the
+measured curve diverge.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the first-order argument.
 """
@@ -38,19 +39,19 @@ def first_order_error(
     classes: int | None = 3,
     batch_size: int | None = None,
 ) -> float:
-    """Returns the adversarial error at epsilon that the first-order radii predict: a cheap metric for a search.
+    """Returns the adversarial error at epsilon that the first-order radii predict, between 0 and 1.
 
-    Costs one backward pass an image and rival kept, whatever the epsilon. It is blind to gradient masking: a network
-    without gradients looks perfectly robust to it.
+    It is a cheap metric for a search: it costs one backward pass per image and wrong class, for any epsilon. It does not
+    detect gradient masking. A network with zero gradients gets only its clean error.
 
     Args:
-        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); left as it was.
-        x: Clean images.
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); unchanged.
+        x: Clean images with pixels in [0, 1], (N, ...).
         y: True labels, (N,) int64.
         norm: Shape of the ball.
-        epsilon: Radius of the ball in pixel units: 8/255, not 8.
-        classes: How many rivals to keep of each image at most, the nearest ones; None for all.
-        batch_size: Images in one pass; found from the memory that one image needs if None.
+        epsilon: Radius of the ball, in pixel units: 8/255, not 8.
+        classes: Number of nearest wrong classes per image; None for all.
+        batch_size: Images in one pass; None to choose it from the memory that one image needs.
 
     Raises:
         TypeError: x or y has the wrong type.
@@ -64,10 +65,18 @@ def first_order_error(
 def gradient_norms(
     network: nn.Module, x: Tensor, y: Tensor, norm: Norm, loss: Loss = cross_entropy, batch_size: int | None = None
 ) -> Floats:
-    """Returns the dual norm of the loss's input gradient at each image, (N,): how fast it rises per unit of epsilon.
+    """Returns the dual norm of the input gradient of the loss at each image, in units of loss per pixel unit, (N,).
 
-    Of cross-entropy it vanishes where the logits are far apart, which starves attacks of gradients without any
-    robustness: beside `Margins.gradient_norms`, which only grows with the logits, it shows that.
+    The gradient of cross-entropy vanishes where the logits are far apart, which stops attacks without any robustness.
+    `Margins.gradient_norms` grows with the logits instead. A comparison of the two shows this form of gradient masking.
+
+    Args:
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); unchanged.
+        x: Clean images with pixels in [0, 1], (N, ...).
+        y: True labels, (N,) int64.
+        norm: Norm of the perturbation; the gradient is measured in its dual norm.
+        loss: Loss per image.
+        batch_size: Images in one pass; None to choose it from the memory that one image needs.
 
     Raises:
         TypeError: x or y has the wrong type.
@@ -89,27 +98,27 @@ def gradient_norms(
 def first_order_breakdown(
     first_order: Floats, measured: Floats, epsilons: Sequence[float], *, level: float = 0.01
 ) -> float | None:
-    """Returns the epsilon at which the measured error curve parts from the predicted one; None if they never part.
+    """Returns the smallest epsilon at which the measured error differs from the predicted error; None if it never does.
 
-    The rule: the smallest epsilon of the grid at which the two errors differ, on the same images, by the exact McNemar
-    test with a p-value below level / E, for E epsilons. Curves that agree are so called parted with a chance of at most
-    `level` over the whole grid. That they meet again later, once both have saturated, changes nothing. They may part
-    either way: below the prediction the attack is too weak or the network bends in the defender's favour.
+    The two errors are compared on the same images at each epsilon, with the exact McNemar test at level / E for E epsilons.
+    So for curves that agree, the probability of a false result is at most `level` over the whole grid. The measured error
+    can be above or below the prediction. If it is below, the attack is too weak, or the network is more robust than its
+    linear approximation. The curves may meet again at larger epsilons, where both saturate.
 
     Args:
-        first_order: First-order radii, (N,).
-        measured: Radii under an attack of the same norm, on the same images, (N,).
-        epsilons: The grid on which the radii were measured, (E,), strictly increasing.
-        level: Of the test.
+        first_order: First-order radii, in pixel units, (N,).
+        measured: Radii of the same images under an attack of the same norm, in pixel units, (N,).
+        epsilons: Grid on which the radii were measured, in pixel units, strictly increasing, (E,).
+        level: Significance level over the whole grid, between 0 and 1.
 
     Raises:
-        ValueError: the radii are not two vectors of one length, none negative or NaN; the epsilons are not strictly
-            increasing; or the level is not between 0 and 1.
+        ValueError: the radii are not vectors of equal length, a radius is negative or NaN, the epsilons are not strictly
+            increasing, or level is not between 0 and 1.
     """
     grid = [float(epsilon) for epsilon in epsilons]
     check_epsilons(grid, math.inf)
     if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, the chance of a false parting, got {level:g}")
+        raise ValueError(f"level must be a probability between 0 and 1, got {level:g}")
     for radii in (first_order, measured):
         check_radii(radii)
     parted = (epsilon for epsilon in grid if compare(first_order, measured, epsilon).p_value < level / len(grid))

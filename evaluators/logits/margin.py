@@ -1,9 +1,9 @@
-"""Logit differences and the first-order radius: what the clean image alone says of the error curve.
+"""Logit differences and first-order radii of clean images.
 
-For an image that is right, with logits h and true class 1, the difference to class j is h_1 - h_j. A perturbation of size
-epsilon lowers it, to first order, by at most epsilon times the dual norm of its gradient. So the first-order radius is the
-smallest, over j, of the difference over the dual norm of its gradient: exact for a linear network, ignoring the pixel range.
-The wrong classes are called rivals here, the nearest one being that of the largest logit.
+Let h be the logits of a correctly classified image with true class 1. The difference to class j is h_1 - h_j. To first
+order, a perturbation of size epsilon lowers the difference by at most epsilon times the dual norm of its gradient. The
+first-order radius is the smallest ratio, over j, of the difference to the dual norm of its gradient. It is exact for a
+linear network if the pixel range does not bind. The nearest wrong class is the one with the largest logit.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the role of logit differences.
 """
@@ -30,23 +30,26 @@ if TYPE_CHECKING:
 
     from evaluators.norms import Norm
 
-# Points of a grid in each decade: each number is twice the one before, so that a coarse grid lies in a fine one.
+# Grid points per decade. Each number is twice the previous one, so that a coarse grid is a subset of a fine grid.
 PER_DECADE = (0.75, 1.5, 3, 6, 12, 24, 48)
 
 
 @final
 @dataclass(frozen=True)
 class Margins:
-    """Logit differences of N images to their J nearest rivals.
+    """Logit differences of N images to their J nearest wrong classes.
 
     Attributes:
-        margin: True logit minus the largest other, (N,): negative where the image is misclassified.
-        right: Whether the image is classified rightly, (N,) bool.
+        margin: True logit minus the largest other logit, (N,). It is negative if the image is misclassified.
+        right: Whether the image is correctly classified, (N,) bool.
         entropy: Entropy of the softmax, in nats, (N,).
-        differences: True logit minus those of the rivals kept, nearest first, (N, J): ascending, from the margin on.
-        gradient_norms: Dual norm of each difference's input gradient by norm name, (N, J) each, in logits per pixel unit.
-        radii: First-order radius of each image by norm name, (N,) each: 0 where misclassified, infinite where no gradient.
-        zero_gradient_share: Share of the right images of which no difference kept has a gradient, finite and not zero.
+        differences: True logit minus the logits of the J nearest wrong classes, (N, J), ascending. The first is the margin.
+        gradient_norms: Dual norm of the input gradient of each difference, in logits per pixel unit, (N, J) each, by name of
+            the norm.
+        radii: First-order radius of each image, in pixel units, (N,) each, by name of the norm: 0 if misclassified, infinite
+            if all gradients are zero.
+        zero_gradient_share: Share of the correctly classified images on which the gradients of all J differences are zero or
+            not finite.
     """
 
     margin: Floats
@@ -67,18 +70,18 @@ def margins(
     *,
     classes: int | None = None,
 ) -> Margins:
-    """Returns the logit differences and first-order radii of images x (N, ...) with labels y (N,).
+    """Returns the logit differences and first-order radii of images.
 
-    Costs one backward pass an image and rival kept.
+    The cost is one backward pass per image and wrong class.
 
     Args:
-        network: Maps images with pixels in [0, 1] to logits (N, K); left as it was.
-        x: Clean images.
-        y: True labels, int64.
-        norms: In which to measure gradients and radii.
-        batch_size: Images in one pass; found from the memory that one image needs if None.
-        classes: How many rivals to keep of each image at most, the nearest ones; None for all K - 1. A radius is then the
-            smallest over those kept: too large where a rival left out is steeper by more than it is farther.
+        network: Maps images with pixels in [0, 1] to logits (N, K); unchanged.
+        x: Clean images with pixels in [0, 1], (N, ...).
+        y: True labels, (N,) int64.
+        norms: Norms of the gradients and radii.
+        batch_size: Images in one pass; None to choose it from the memory that one image needs.
+        classes: Number of nearest wrong classes per image; None for all K - 1. With fewer classes a radius can be too large:
+            a class that is left out may be reached first, because its difference has a larger gradient.
 
     Raises:
         TypeError: x or y has the wrong type.
@@ -89,13 +92,20 @@ def margins(
 
 
 def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int | None = None) -> Margins:
-    """Returns what `margins` does, for a network made ready by `prepare`, so that attacks share its clean pass.
+    """Returns the margins of a network prepared by `prepare`, as `margins` does.
+
+    Attacks on the same prepared network share its clean forward pass.
+
+    Args:
+        prepared: The network and N images.
+        norms: Norms of the gradients and radii.
+        classes: Number of nearest wrong classes per image; None for all K - 1.
 
     Raises:
-        ValueError: classes is out of range.
+        ValueError: classes is below 1.
     """
     if classes is not None and classes < 1:
-        raise ValueError(f"classes must be at least 1, or None to keep all rivals of an image, got {classes}")
+        raise ValueError(f"classes must be at least 1, or None for all wrong classes, got {classes}")
     logits, label = prepared.logits, prepared.y[:, None]
     others = logits.shape[1] - 1
     nearest = logits.scatter(1, label, -math.inf).topk(min(classes or others, others))
@@ -120,13 +130,13 @@ def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int
 def _gradient_norms(
     prepared: PreparedNetwork, index: Tensor, rivals: Tensor, norms: Sequence[Norm]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Returns whether each image (B,) has a finite gradient that is not zero, (B,), and the dual norms, (B, J) each.
+    """Returns whether each image has a finite, non-zero gradient, (B,), and the dual norms, (B, J) for each norm.
 
     Args:
-        prepared: The network and its images.
-        index: Which images.
-        rivals: Classes whose differences to the true one are followed, (B, J).
-        norms: As for `margins`.
+        prepared: The network and N images.
+        index: Indices of B images, (B,).
+        rivals: Wrong classes of the differences, (B, J).
+        norms: Norms of the gradients.
     """
     points = prepared.x[index].detach().requires_grad_()
     with torch.enable_grad():
@@ -136,7 +146,7 @@ def _gradient_norms(
     moves = torch.zeros_like(index, dtype=torch.bool)
     columns: list[list[Tensor]] = [[] for _ in norms]
     for total in totals:
-        # In double precision, for sums over many pixels and squares of small gradients.
+        # In double precision, because squares of small gradients are summed over many pixels.
         gradient = _gradient(total, points, last=total is totals[-1]).double()
         finite = gradient.flatten(1).isfinite().all(1)
         gradient = usable(gradient)
@@ -147,14 +157,14 @@ def _gradient_norms(
 
 
 def _gradient(total: Tensor, points: Tensor, *, last: bool) -> Tensor:
-    if not total.requires_grad:  # No path leads from the pixels to the logits.
+    if not total.requires_grad:  # The logits do not depend on the pixels through autograd.
         return torch.zeros_like(points)
     (gradient,) = torch.autograd.grad(total, points, retain_graph=not last, allow_unused=True)
     return torch.zeros_like(points) if gradient is None else gradient
 
 
 def _first_order(differences: Tensor, gradient_norms: Tensor, right: Tensor) -> Tensor:
-    """Returns the smallest difference over its gradient norm, (N,): 0 where not right, infinite where nothing is steep."""
+    """Returns the smallest ratio of difference to gradient norm, (N,): 0 if misclassified, infinite if all norms are 0."""
     return torch.where(right, torch.where(gradient_norms > 0, differences / gradient_norms, math.inf).amin(1), 0.0)
 
 
@@ -163,12 +173,18 @@ def _array(values: Tensor) -> Floats:
 
 
 def margin_density(margin: Floats, at: Floats) -> Floats | None:
-    """Returns the density of the right images' margins at points `at` (G,), per unit of logit, (G,).
+    """Returns the density of the margins of correctly classified images, per unit of logit, (G,).
 
-    None with fewer than 10 of them. The differences to farther rivals have densities, too: `differences[right, j]`.
+    Returns None if there are fewer than 10 such images or their margins are all equal. For the j-th nearest wrong class,
+    pass `differences[right, j]` instead of the margins.
 
-    A Gaussian kernel estimate, with Scott's bandwidth of the margins, on them and their mirror image, which keeps mass
-    from leaking below 0. The mirror makes the estimate flat at 0: there it is off by 0.8 bandwidths times the true slope.
+    The estimate is a Gaussian kernel estimate with Scott's bandwidth, on the margins and their mirror images. The mirror
+    images keep mass from leaking below 0. They make the estimate flat at 0: its error there is 0.8 bandwidths times the true
+    slope.
+
+    Args:
+        margin: Margins of N images, (N,). Those of at most 0 are left out.
+        at: Points of the density, in logits, (G,). The density is 0 below 0.
 
     Source: Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 2.10.
     """
@@ -177,30 +193,34 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
         return None
     points = np.asarray(at, dtype=np.float64)
     both = np.concatenate([right, -right])
-    # A bandwidth is given in standard deviations of what is estimated, which for both together is far larger.
+    # gaussian_kde takes the bandwidth in standard deviations of its data; that of the mirrored data is far larger.
     bandwidth = len(right) ** -0.2 * right.std(ddof=1) / both.std(ddof=1)
     density: Floats = np.where(points >= 0, 2 * gaussian_kde(both, bandwidth)(points), 0.0)
     return density
 
 
 def density_at_zero(margin: Floats) -> float | None:
-    """Returns the density of the right images' margins at 0, per unit of logit; None with fewer than 10 of them."""
+    """Returns the density at 0 of the margins of correctly classified images, per unit of logit, as `margin_density` does.
+
+    Args:
+        margin: Margins of N images, (N,). Those of at most 0 are left out.
+    """
     density = margin_density(margin, np.zeros(1))
     return None if density is None else float(density[0])
 
 
 def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> list[float]:
-    """Returns a geometric grid of epsilons that suits a network, from its first-order radii (N,).
+    """Returns a geometric grid of epsilons that suits a network, in pixel units, ascending.
 
-    From the radius below which ten images lie (at least one in 500) to 1.5 times the 90 % quantile, over the images that
-    are right: from where the curve leaves the clean error, far enough to be counted, to where it has saturated. All values
-    are 10^(k / m) for a whole k, to three digits, with m as suits the number of points: so the grids of any two networks
-    share values where they overlap, and whole curves can be compared.
+    The grid starts at the radius below which ten images lie, and at least 0.2 % of them. It ends at 1.5 times the 90 %
+    quantile of the radii. So it covers the curve from just above the clean error to saturation. All values are 10^(k / m)
+    for integers k, rounded to three digits, where m depends on the number of points. Grids of different networks share
+    values where they overlap, so whole curves can be compared.
 
     Args:
-        first_order: Radii, (N,); those of 0 and infinity count for nothing.
-        largest: The largest epsilon that makes sense.
-        points: About how many to return.
+        first_order: First-order radii, in pixel units, (N,). Radii of 0 and infinity are ignored.
+        largest: Largest epsilon of the grid, in pixel units.
+        points: Approximate number of epsilons.
 
     Raises:
         ValueError: points is below 1.

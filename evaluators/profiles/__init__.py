@@ -1,1 +1,1 @@
-"""The robustness profile of one network: measuring it, its record, its summary line."""
+"""The robustness profile of one network: its measurement, its record and its summary line."""

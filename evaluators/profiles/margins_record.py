@@ -1,4 +1,4 @@
-"""What a profile keeps of logit differences: how they are distributed, and the error curves that theory makes of them."""
+"""The entry `margins` of a profile: the distribution of logit differences and the error curves that they predict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from evaluators.logits.margin import Margins
 
-# Densities are kept of the differences to this many of the nearest rivals.
+# Number of nearest wrong classes with a recorded density of differences.
 RIVALS_DRAWN = 3
 
 
@@ -28,10 +28,10 @@ def margins_record(
     """Returns the entry `margins` of a profile, as plain data.
 
     Args:
-        margins: The logit differences of the clean images.
-        logits: Of these, (N, K).
-        grids: The epsilons of each norm, by its name.
-        worst: Radii under the worst case of the norm's attacks, (N,), by the norm's name.
+        margins: Margins of N clean images.
+        logits: Logits of the same images, (N, K).
+        grids: Grid of epsilons, in pixel units, by name of the norm.
+        worst: Smallest radius of each image over the attacks of a norm, (N,), by name of the norm.
     """
     return {
         "median": float(np.median(margins.margin)),
@@ -54,27 +54,30 @@ def margins_record(
 
 
 def _nearest(logits: Floats) -> dict[str, Any] | None:
-    """Returns how the differences between the two largest logits are distributed; None where all of them are 0."""
+    """Returns statistics of the differences between the two largest logits; None if all differences are 0."""
     differences, independent = (
         logit_differences(class_logits)[:, 0] for class_logits in (logits, independent_logits(logits))
     )
     if not (differences > 0).any() or not (independent > 0).any():
         return None
     return {
-        # In units of one over their mean.
+        # In units of one over the mean difference.
         "near_zero": asdict(near_zero(differences)),
         "distance_to_independent": shape_distance(differences, independent),
     }
 
 
 def _finite_median(values: Floats) -> float | None:
-    """Returns the median, or None where there is none or it is infinite."""
+    """Returns the median, or None if it is infinite or there are no values."""
     median = float(np.median(values)) if len(values) else math.inf
     return median if math.isfinite(median) else None
 
 
 def _densities(margins: Margins) -> dict[str, list[float]] | None:
-    """Returns the densities of the differences to the three nearest rivals, on one grid from 0 to where most lie."""
+    """Returns the densities of the differences to the three nearest wrong classes, on one grid up to the 99 % quantile.
+
+    Returns None if fewer than 10 images are correctly classified.
+    """
     right = margins.differences[margins.right][:, :RIVALS_DRAWN]
     if len(right) < 10:
         return None

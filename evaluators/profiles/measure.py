@@ -1,4 +1,4 @@
-"""Measuring a robustness profile."""
+"""Measurement of a robustness profile."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ def profile(
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> RobustnessProfile:
-    """Returns the robustness profile of a network on images x (N, C, H, W) with labels y (N,).
+    """Measures the robustness profile of a network: error curves, power laws, margins, checks and costs.
 
     Args:
-        network: Maps images with pixels in [0, 1] to logits (N, K); left as it was.
-        x: Clean images.
-        y: True labels, int64.
-        attacks: Attacks by the name that they get in the profile.
-        epsilons: The grid of each norm by its name; where one is missing it is chosen from the first-order radii.
-        options: What else to measure, and how.
-        seed: Seed of whatever the attacks draw.
-        progress: Called with what is being done and the share of the whole that is done, between 0 and 1.
+        network: Maps images with pixels in [0, 1] to logits (N, K); unchanged.
+        x: Clean images with pixels in [0, 1], (N, C, H, W).
+        y: True labels, (N,) int64.
+        attacks: Attacks, by their name in the profile.
+        epsilons: Grid of epsilons, in pixel units, by name of the norm. A missing grid is chosen from the first-order radii.
+        options: Additional measurements, and how the radii are measured.
+        seed: Seed of the random numbers of the attacks.
+        progress: Called with the current stage and the completed share of the work, between 0 and 1.
 
     Raises:
-        TypeError: x or y has the wrong type.
-        ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or an attack's name
-            cannot be used.
+        TypeError: x, y, attacks or epsilons has the wrong type.
+        ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or the name of an attack
+            or a norm cannot be used.
     """
     epsilons = {} if epsilons is None else epsilons
     norms = _check_inputs(x, attacks, epsilons, options)
@@ -91,7 +91,7 @@ def profile(
             ).numpy()
             for name, attack in attacks.items()
         }
-    # After `prepare`, which freezes the network: a check reports the mode in which it was handed over.
+    # Outside `prepare`, which sets evaluation mode: a check reports the mode in which the network was passed.
     part("checks")(0.0)
     checks = [
         *check_network(network, x, y, margins, batch_size=batch_size),
@@ -122,22 +122,22 @@ def profile(
         certificates = certify(network, x, y, smoothing, seed=seed, batch_size=batch_size)
         record["certificates"] = _certificates_entry(certificates, smoothing.sigma)
         part("certificates")(1.0)
-    # Through JSON, so that a profile is equal to itself saved and loaded, and nothing in it can fail to be saved.
+    # Through JSON, so that a saved and loaded profile is equal to this one, and a value that cannot be saved raises here.
     return RobustnessProfile(json.loads(json.dumps(record, allow_nan=False)), radii)
 
 
 def _check_inputs(
     x: Tensor, attacks: Mapping[str, Attack], epsilons: Mapping[str, Sequence[float]], options: ProfileOptions
 ) -> dict[str, Norm]:
-    """Returns the norms of the attacks by name, having checked before any work what else would fail after it.
+    """Checks all inputs before any work, and returns the norms of the attacks by name.
 
     Raises:
         TypeError: attacks, epsilons or x has the wrong type.
-        ValueError: a name, an epsilon's norm or the images' shape cannot be used.
+        ValueError: the name of an attack, a norm, an epsilon or the shape of the images cannot be used.
     """
     check_images(x)
     if not isinstance(attacks, Mapping):
-        raise TypeError(f"attacks must be a mapping from names to attacks, got {type(attacks).__name__}; {{'pgd': PGD()}}")
+        raise TypeError(f"attacks must be a mapping such as {{'pgd': PGD()}}, got {type(attacks).__name__}")
     check_names(attacks)
     for attack in attacks.values():
         check_attack(attack)
@@ -159,9 +159,9 @@ def _check_inputs(
 def _grid(
     norm: Norm, first_order: Floats, pixels: int, given: Sequence[float] | None, include: Iterable[float]
 ) -> list[float]:
-    """Returns the epsilons of one norm: those given, or such as suit the first-order radii, and those to include.
+    """Returns the epsilons of one norm: the given or adaptive grid, together with the epsilons to include.
 
-    Of those that suit, one that lies within 5 % of one to include gives way to it.
+    An epsilon of the adaptive grid is left out if it lies within 5 % of an epsilon to include.
     """
     wanted = [float(epsilon) for epsilon in include]
     if given is not None:
@@ -193,7 +193,7 @@ def _spans(epsilons: Sequence[float]) -> bool:
 
 
 def _certificates_entry(certificates: Certificates, sigma: float) -> dict[str, Any]:
-    """Returns the certified error curve of the smoothed network up to the largest radius that its draws could certify."""
+    """Returns the certified error curve of the smoothed network, up to the largest certified radius."""
     largest = float(certificates.radii.max())
     epsilons = np.linspace(0, largest, 12).tolist() if largest > 0 else [0.0]
     return {

@@ -1,4 +1,4 @@
-"""The settings of a robustness profile."""
+"""Settings of a robustness profile."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from evaluators.smoothing import Smoothing, check_smoothing
 @final
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions:
-    """What a robustness profile holds besides the error curves of its attacks, and how those are measured.
+    """Settings of a robustness profile: additional measurements and the measurement of radii.
 
     Attributes:
-        include: Epsilons by norm that the grid must hold besides, for comparisons at one epsilon.
-        tolerance: Bisects between the grid's points until each radius is known within this share of itself.
-        corruptions: Measure the errors under common corruptions, too; images need one or three channels.
-        smoothing: Certify L2 radii by randomised smoothing, too; None to leave it.
-        dataset: Name of the images' data set, for the record.
-        split: Name of their split, for the record.
-        batch_size: Images in one pass; found from the memory that one image needs if None.
+        include: Epsilons to add to the grids, in pixel units, by name of the norm.
+        tolerance: Largest relative error of a radius, reached by bisection between grid points; None for radii on the grid.
+        corruptions: Also measure the errors under common corruptions. The images need one or three channels.
+        smoothing: Settings of randomised smoothing, to certify L2 radii too; None to leave it out.
+        dataset: Name of the data set, for the record.
+        split: Name of the split of the data set, for the record.
+        batch_size: Images in one pass; None to choose it from the memory that one image needs.
+
+    Raises:
+        TypeError: include is not a mapping, or a setting has the wrong type.
+        ValueError: a setting is out of range.
     """
 
     include: Mapping[str, Iterable[float]] = field(default_factory=dict)
@@ -42,14 +46,14 @@ class ProfileOptions:
         if self.smoothing is not None:
             check_smoothing(self.smoothing)
         if self.batch_size is not None:
-            Batches(self.batch_size)  # Checks it.
+            Batches(self.batch_size)  # The constructor checks the size.
 
 
 def check_by_norm(name: str, epsilons: Mapping[str, Iterable[float]]) -> None:
-    """Checks that epsilons are given by norm.
+    """Checks that epsilons are a mapping by name of the norm.
 
     Raises:
-        TypeError: they are no mapping.
+        TypeError: epsilons is not a mapping.
     """
     if not isinstance(epsilons, Mapping):
         raise TypeError(f"{name} must be a mapping such as {{'linf': [8 / 255]}}, got {type(epsilons).__name__}")

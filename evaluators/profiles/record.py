@@ -1,4 +1,4 @@
-"""The robustness profile: every measurement of one network on one split, as plain data, and its files."""
+"""The robustness profile: all measurements of one network on one split as plain data, and its files."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ SCHEMA = "hardcell-profile/2"
 @final
 @dataclass(frozen=True)
 class RobustnessProfile:
-    """Everything measured of one network on one split.
+    """All measurements of one network on one split.
 
     Attributes:
-        record: The content of profile.json: `schema`, `dataset`, `split`, `n`, `clean_error`, `attacks`, `margins`,
-            `checks`, `cost`, `seed`.
-        radii: One radius an image, (N,), by attack name: the content of radii.npz.
+        record: Content of profile.json: `schema`, `dataset`, `split`, `n`, `clean_error`, `attacks`, `margins`, `checks`,
+            `cost`, `seed`, `tolerance`, and `corruptions` and `certificates` if measured.
+        radii: Content of radii.npz: one radius per image, in pixel units, (N,), by name of the attack.
     """
 
     record: dict[str, Any]
     radii: dict[str, Floats] = field(repr=False)
 
     def error_at(self, epsilon: float, norm: str = "linf") -> float:
-        """Returns the adversarial error at epsilon under the worst case over the attacks of one norm.
+        """Returns the worst-case adversarial error at epsilon over the attacks of one norm, between 0 and 1.
+
+        Args:
+            epsilon: An epsilon of the grid, in pixel units, or 0 for the clean error.
+            norm: Name of the norm.
 
         Raises:
-            ValueError: no attack of that norm was run, or none was run at that epsilon.
+            ValueError: no attack of that norm was run, or no attack of that norm was run at that epsilon.
         """
         worst, grid = self.worst_case(norm), self.epsilons(norm)
         if epsilon != 0 and not in_grid(epsilon, grid):
@@ -48,12 +52,12 @@ class RobustnessProfile:
         return error_at(worst, epsilon)
 
     def epsilons(self, norm: str = "linf") -> list[float]:
-        """Returns the epsilons at which the attacks of one norm were run, ascending; none without such an attack."""
+        """Returns the epsilons at which the attacks of one norm were run, ascending; empty if there is no such attack."""
         entries = self.record["attacks"].values()
         return sorted({epsilon for e in entries if e["config"]["norm"] == norm for epsilon in e["epsilons"]})
 
     def worst_case(self, norm: str = "linf") -> Floats:
-        """Returns each image's smallest radius over the attacks of one norm, (N,).
+        """Returns the smallest radius of each image over the attacks of one norm, in pixel units, (N,).
 
         Raises:
             ValueError: no attack of that norm was run.
@@ -69,32 +73,36 @@ class RobustnessProfile:
 
 
 def check_names(attacks: Mapping[str, Attack]) -> None:
-    """Checks that there are attacks and that their names can name arrays in a file.
+    """Checks that there are attacks and that their names can name arrays in an npz file.
 
     Raises:
-        ValueError: there is none, or a name is taken by numpy's writer.
+        ValueError: attacks is empty, or a name is reserved by numpy.savez_compressed.
     """
     if not attacks:
         raise ValueError("attacks must name at least one attack")
     for name in attacks:
         if name in ("file", "args", "kwds", "allow_pickle"):
             raise ValueError(
-                f"attacks must not be named {name!r}, which numpy's writer keeps for itself; choose another name"
+                f"attacks must not be named {name!r}, an argument of numpy.savez_compressed; choose another name"
             )
 
 
 def save_profile(profile: RobustnessProfile, folder: Path) -> None:
-    """Writes profile.json and radii.npz into a folder that exists."""
+    """Writes profile.json and radii.npz into an existing folder.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     (folder / "profile.json").write_text(json.dumps(profile.record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     np.savez_compressed(folder / "radii.npz", **profile.radii)  # type: ignore[arg-type]  # numpy's stub takes no mapping
 
 
 def load_profile(folder: Path) -> RobustnessProfile:
-    """Returns the profile that was saved into a folder.
+    """Returns the profile saved in a folder by `save_profile`.
 
     Raises:
-        OSError: a file is missing.
-        ValueError: profile.json is not one of ours.
+        OSError: a file is missing or cannot be read.
+        ValueError: profile.json is not JSON or has another schema, or radii.npz is not an npz file of plain arrays.
     """
     record = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
@@ -104,7 +112,7 @@ def load_profile(folder: Path) -> RobustnessProfile:
 
 
 def fitted(entry: Mapping[str, Any]) -> PowerLaw | None:
-    """Returns the power law of one attack's entry in a record, or None where it holds a reason instead."""
+    """Returns the power law of an entry of `record["attacks"]`, or None if the entry holds a reason instead."""
     law = entry["power_law"]
     if "reason" in law:
         return None

@@ -1,4 +1,4 @@
-"""The first line of whatever shows a profile."""
+"""The summary line of a profile."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
     from evaluators.profiles.record import RobustnessProfile
 
-# The epsilons at which robustness is usually claimed, by norm: for small grey images, and for all others.
+# Usual epsilons of robustness claims by norm, in pixel units: for small grey images, and for all other images.
 GREY, OTHERS = {"linf": 0.3, "l2": 2.0}, {"linf": 8 / 255, "l2": 0.5}
 GREY_DATASETS = ("digits", "mnist", "fashion_mnist")
 
 
 def summary_line(profile: RobustnessProfile, epsilons: Mapping[str, float] | None = None) -> str:
-    """Returns one line that says how far a profile's numbers can be trusted, and which they are.
+    """Returns one line with the failed checks, if any, the clean error and the adversarial error of each norm.
 
-    It begins with the failed checks where there are any. The adversarial error is the worst case over the attacks of each
-    norm, at the largest measured epsilon that is not larger than the one claimed.
+    The adversarial error is the worst case over the attacks of the norm, at the largest measured epsilon that is not above
+    the claimed epsilon.
 
     Args:
-        profile: Of one network on one split.
-        epsilons: The epsilon claimed, by name of the norm; where one is missing, that of the usual claims: 8/255 in linf
-            and 0.5 in l2, for digits, MNIST and Fashion-MNIST 0.3 and 2.
+        profile: Profile of one network on one split.
+        epsilons: Claimed epsilon, in pixel units, by name of the norm. The default is 8/255 for linf and 0.5 for l2; for
+            digits, MNIST and Fashion-MNIST it is 0.3 for linf and 2 for l2.
     """
     record, failed = profile.record, profile.failed_checks()
     claimed = {**(GREY if record["dataset"] in GREY_DATASETS else OTHERS), **(epsilons or {})}
@@ -36,4 +36,4 @@ def summary_line(profile: RobustnessProfile, epsilons: Mapping[str, float] | Non
         epsilon = usual[-1] if usual else grid[0]
         errors.append(f"{profile.error_at(epsilon, norm):.1%} at {norm} {epsilon:.3g}")
     numbers = f"clean error {record['clean_error']:.1%}, adversarial error {', '.join(errors)}, on {record['n']:,} images"
-    return f"FAILED CHECKS: {', '.join(failed)}. Measured all the same: {numbers}" if failed else numbers
+    return f"FAILED CHECKS: {', '.join(failed)}. Measurements: {numbers}" if failed else numbers
