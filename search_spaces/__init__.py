@@ -1,8 +1,8 @@
-"""Spaces of architectures: what may vary, how an architecture becomes a network, canonical form, drawing.
+"""Search spaces: choices, network builders, canonical forms and drawings.
 
-To add a space of cells: a few lines with `cell_space` (cell201.py is the model), or `space: {name: cells, ...}` in YAML. To
-add any other: write a table of choices and a `build` (mlp.py is the model). Name it in `SPACES`; a space of your own in a
-file of your own needs no entry here: YAML names it as `path/to/file.py:NAME`.
+To add a space of cells, call `cell_space` (see cell201.py), or write `space: {name: cells, ...}` in YAML. To add any other
+space, write a table of choices and a `build` function (see mlp.py). Then add it to `SPACES`. A space in your own file needs
+no entry in `SPACES`: refer to it in YAML as `path/to/file.py:NAME`.
 """
 
 from collections.abc import Callable

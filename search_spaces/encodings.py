@@ -1,11 +1,11 @@
-"""Architectures as numbers, for what predicts from numbers: surrogate models.
+"""Encodings of architectures as numeric vectors, for surrogate models.
 
-`one_hot` says of every choice which value it has; `path_encoding` says which sequences of operations lead through a cell, so
-that it is the same for cells which differ only in operations that lead nowhere, or in the order of their nodes.
+`one_hot` encodes the value of every choice. `path_encoding` encodes the sequences of operations on the paths through a cell.
+Cells have the same path encoding if they differ only in unused operations or in the order of their nodes.
 
-Source: White et al., "A Study on Encodings for Neural Architecture Search", NeurIPS 2020, arXiv:2007.04965; White,
-Neiswanger and Savani, "BANANAS: Bayesian Optimization with Neural Architectures for Neural Architecture Search", AAAI 2021,
-arXiv:1910.11858, for paths, and for leaving out the long ones.
+Source: White et al., "A Study on Encodings for Neural Architecture Search", NeurIPS 2020, arXiv:2007.04965. The path
+encoding and its truncation to short paths: White, Neiswanger and Savani, "BANANAS: Bayesian Optimization with Neural
+Architectures for Neural Architecture Search", AAAI 2021, arXiv:1910.11858.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 
 
 def one_hot(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-    """Returns a row for every architecture (A, V): 1 in the column of the value that a choice has, 0 in those of its others.
+    """Returns the one-hot encoding of architectures, an array (A, V) of 0 and 1.
+
+    Each row has a 1 in the column of the value of each choice, and 0 elsewhere. V is the number of values of all choices
+    together. The columns are in the order of the choices and their values.
 
     Args:
-        space: The space; V is the number of values of all its choices together, in the order of the table.
-        architectures: A architectures.
+        space: The search space.
+        architectures: A architectures of the space.
 
     Raises:
-        ValueError: one of them is no architecture of the space.
+        ValueError: An architecture is not in the space.
     """
-    # By type, too: 1, 1.0 and True are three values.
+    # The type is part of the key because 1, 1.0 and True are equal in Python.
     columns = [(name, type(value), value) for name, choice in space.choices.items() for value in choice.values]
     column_of = {key: number for number, key in enumerate(columns)}
     encoded = np.zeros((len(architectures), len(columns)))
@@ -43,35 +46,37 @@ def one_hot(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArra
 
 
 def one_hot_names(space: SearchSpace) -> list[str]:
-    """Returns what each column of `one_hot` stands for, such as edge01=conv3x3."""
+    """Returns the names of the V columns of `one_hot`, such as edge01=conv3x3."""
     return [f"{name}={value}" for name, choice in space.choices.items() for value in choice.values]
 
 
 def path_encoding(space: SearchSpace, architectures: Sequence[Architecture], max_length: int = 3) -> NDArray[np.float64]:
-    """Returns a row for every architecture (A, P): 1 where operations lead from an input of a cell to its output.
+    """Returns the path encoding of architectures, an array (A, P) of 0 and 1.
 
-    Columns are ordered by cell, input, length and sequence, the last operation of which varies fastest. With C cells of I
-    inputs and O operations (`none` is no operation) there are P = C * I * (O + O**2 + ... + O**max_length): 1,596 for darts.
+    Each column is a sequence of operations from one input of a cell to the output. It is 1 if the cell has such a path.
+    The columns are ordered by cell, input, length and sequence. The last operation of a sequence varies fastest.
+    A space of C cells with I inputs and O operations (without `none`) has P = C * I * (O + O**2 + ... + O**max_length)
+    columns, 1,596 for darts.
 
     Args:
-        space: A space of cells.
-        architectures: A architectures.
-        max_length: The longest sequences that have a column; longer ones are left out.
+        space: Search space with cells.
+        architectures: A architectures of the space.
+        max_length: Number of operations of the longest encoded paths, at least 1. Longer paths are left out.
 
     Raises:
-        ValueError: the space has no `graphs` or no `operations`, max_length is below 1, or one of the architectures is none
-            of the space.
+        ValueError: The space has no `graphs` or no `operations`, max_length is below 1, or an architecture is not in the
+            space.
     """
     if space.graphs is None or not space.operations:
         raise ValueError(
-            f"{space.name} has no cells with paths: use one_hot, or give its SearchSpace `graphs` and `operations`"
+            f"{space.name} has no cells with paths; use one_hot, or set `graphs` and `operations` of its SearchSpace"
         )
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
     digits, base = {operation: digit for digit, operation in enumerate(space.operations)}, len(space.operations)
-    # Where the sequences of each length begin, and behind the last of them those of the next input.
+    # First column of each path length, relative to the input. The last entry is the number of columns of one input.
     offsets = np.cumsum([0, *(base**length for length in range(1, max_length + 1))]).tolist()
-    # Which cells there are, and their inputs, is the same for all architectures.
+    # All architectures have the same cells and the same inputs.
     inputs = [(cell, i) for cell, graph in space.graphs(space.at(0)).items() for i in range(graph.inputs)]
     first_column = {cell_input: number * offsets[-1] for number, cell_input in enumerate(inputs)}
     encoded = np.zeros((len(architectures), len(inputs) * offsets[-1]))

@@ -1,4 +1,4 @@
-"""A cell as data: nodes, and the operations that are added up in each."""
+"""Graph of a cell: its nodes, and the operations whose sum each node is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class CellGraph:
-    """What a cell computes. Nodes are numbered, the cell's inputs first.
+    """The computation graph of one cell. Nodes are numbered from 0, and the inputs come first.
 
     Attributes:
         inputs: Number of inputs, nodes 0 to inputs - 1.
-        nodes: For each further node, the (operation, source node) pairs that are added up in it; zeros if there are none.
-        outputs: The nodes that are concatenated into the output, in order.
-        strided: The cell halves the resolution: operations on its inputs have a stride of 2.
+        nodes: For each further node, its (operation, source node) pairs. The node is their sum, or zeros without a pair.
+        outputs: Numbers of the nodes that are concatenated into the output, in order.
+        strided: Whether the cell halves the resolution. Operations on its inputs then have a stride of 2.
     """
 
     inputs: int
@@ -24,7 +24,7 @@ class CellGraph:
     strided: bool = False
 
     def edges(self) -> list[tuple[int, int, str]]:
-        """Returns (source, node, operation) of every operation, by node."""
+        """Returns a tuple (source, node, operation) for every operation, ordered by node."""
         return [
             (source, node, operation)
             for node, summands in enumerate(self.nodes, start=self.inputs)
@@ -33,7 +33,7 @@ class CellGraph:
 
     @property
     def connected(self) -> bool:
-        """Whether some way leads from an input to the output."""
+        """Whether there is a path from an input to the output."""
         reached = set(range(self.inputs))
         for node, summands in enumerate(self.nodes, start=self.inputs):
             if any(source in reached for _, source in summands):
@@ -41,11 +41,11 @@ class CellGraph:
         return not reached.isdisjoint(self.outputs)
 
     def paths(self, max_length: int | None = None) -> set[tuple[int | str, ...]]:
-        """Returns every way from an input to the output: the input, and the operations passed.
+        """Returns every path from an input to the output, as a tuple of the input's number and the operations.
 
         Args:
-            max_length: Leaves out the ways that pass more operations than this. Without it their number grows exponentially
-                with that of the nodes.
+            max_length: Largest number of operations of a path; None for no limit. Without a limit, the number of paths
+                grows exponentially with the number of nodes.
         """
         paths_to: list[set[tuple[int | str, ...]]] = [{(i,)} for i in range(self.inputs)]
         for summands in self.nodes:
@@ -54,7 +54,7 @@ class CellGraph:
                     (*path, operation)
                     for operation, source in summands
                     for path in paths_to[source]
-                    if max_length is None or len(path) <= max_length  # The input, and one operation less.
+                    if max_length is None or len(path) <= max_length  # `path` holds the input as well.
                 }
             )
         return set().union(*(paths_to[node] for node in self.outputs))

@@ -1,11 +1,11 @@
-"""Operations that cells are made of: a table of functions of the number of channels and the stride.
+"""Operations of cells: a table of functions of (channels, stride) that return a module.
 
-Every one maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), whatever C, H and W are. The order inside a
-convolution is ReLU, convolution, batch norm, as in the cell spaces of the literature. An operation of your own is such a
-function too.
+Every module maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for every C, H and W. A convolution consists of
+ReLU, convolution and batch norm, in this order, as in the cell spaces of the literature. A custom operation is a function of
+the same form.
 
 Source: Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018, arXiv:1707.07012, and
-Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, for what the names stand for.
+Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, define the operations.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.nn import functional as F
 Operation = Callable[[int, int], nn.Module]
 
 GROUPS = 8
-# Squeeze-and-excitation squeezes to this share of the channels.
+# Squeeze-and-excitation reduces C channels to C // SQUEEZE_RATIO inside.
 SQUEEZE_RATIO = 4
 
 
 def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Returns ReLU, a convolution without bias, batch norm; (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride))."""
+    """Returns ReLU, convolution without bias and batch norm: (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride))."""
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
@@ -35,27 +35,27 @@ def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int =
 
 
 def conv(kernel: int) -> Operation:
-    """Returns the operation of an ordinary convolution."""
+    """Returns the operation for a convolution."""
     return lambda channels, stride: relu_conv_bn(channels, channels, kernel, stride)
 
 
 def group_conv(kernel: int) -> Operation:
-    """Returns the operation of a convolution in 8 groups, or as many of them as divide the channels."""
+    """Returns the operation for a convolution with gcd(channels, 8) groups."""
     return lambda channels, stride: relu_conv_bn(channels, channels, kernel, stride, math.gcd(channels, GROUPS))
 
 
 def depthwise_conv(kernel: int) -> Operation:
-    """Returns the operation of a convolution of each channel by itself."""
+    """Returns the operation for a depthwise convolution, with one group per channel."""
     return lambda channels, stride: relu_conv_bn(channels, channels, kernel, stride, channels)
 
 
 def dilated_conv(kernel: int) -> Operation:
-    """Returns the operation of a depthwise convolution whose kernel skips every second pixel, and a 1x1 convolution."""
+    """Returns the operation for a depthwise convolution with dilation 2, followed by a 1x1 convolution."""
     return lambda channels, stride: nn.Sequential(nn.ReLU(), *_depthwise_pointwise(channels, kernel, stride, dilation=2))
 
 
 def separable_conv(kernel: int) -> Operation:
-    """Returns the operation of a depthwise and a 1x1 convolution, twice; the first one has the stride."""
+    """Returns the operation for two separable convolutions (depthwise, then 1x1). The first one has the stride."""
     return lambda channels, stride: nn.Sequential(
         nn.ReLU(),
         *_depthwise_pointwise(channels, kernel, stride),
@@ -74,7 +74,7 @@ def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int 
 
 
 def factorised_conv(kernel: int) -> Operation:
-    """Returns the operation of a convolution one pixel high, then one as high one pixel wide."""
+    """Returns the operation for a convolution of 1 x kernel pixels, followed by one of kernel x 1 pixels."""
     half = kernel // 2
     return lambda channels, stride: nn.Sequential(
         nn.ReLU(),
@@ -85,29 +85,29 @@ def factorised_conv(kernel: int) -> Operation:
 
 
 def max_pool(kernel: int) -> Operation:
-    """Returns the operation of max pooling."""
+    """Returns the operation for max pooling."""
     return lambda channels, stride: nn.MaxPool2d(kernel, stride, kernel // 2)
 
 
 def avg_pool(kernel: int) -> Operation:
-    """Returns the operation of average pooling, over the pixels of the window that lie in the image."""
+    """Returns the operation for average pooling. Padding does not count in the mean."""
     return lambda channels, stride: nn.AvgPool2d(kernel, stride, kernel // 2, count_include_pad=False)
 
 
 def skip(channels: int, stride: int) -> nn.Module:
-    """Returns the identity, or at a stride of 2 what halves the resolution with the least change."""
+    """Returns the identity, or a `FactorisedReduce` if the stride is 2."""
     return nn.Identity() if stride == 1 else FactorisedReduce(channels, channels, stride)
 
 
 def squeeze_excitation(channels: int, stride: int) -> nn.Module:
-    """Returns a gate on each channel, computed from the means of all; average pooling halves the resolution."""
+    """Returns a squeeze-and-excitation gate, followed by average pooling if the stride is 2."""
     gate = SqueezeExcitation(channels)
     return gate if stride == 1 else nn.Sequential(gate, nn.AvgPool2d(stride, stride, ceil_mode=True))
 
 
 @final
 class Zero(nn.Module):
-    """Cuts an edge: zeros, whatever comes in."""
+    """Returns zeros for every input. It removes an edge."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -120,11 +120,11 @@ class Zero(nn.Module):
 
 @final
 class FactorisedReduce(nn.Module):
-    """Two 1x1 convolutions with a stride, one of the even and one of the odd pixels, concatenated: none is passed over."""
+    """Two strided 1x1 convolutions, one on the even and one on the odd pixels, whose outputs are concatenated."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
         super().__init__()
-        half = max(1, out_channels // 2)  # A single channel sees the even pixels only.
+        half = max(1, out_channels // 2)  # A single output channel uses the even pixels only.
         self.even = nn.Conv2d(in_channels, half, 1, stride, bias=False)
         self.odd = nn.Conv2d(in_channels, out_channels - half, 1, stride, bias=False) if out_channels > half else None
         self.norm = nn.BatchNorm2d(out_channels)
@@ -134,14 +134,14 @@ class FactorisedReduce(nn.Module):
         x = F.relu(x)
         if self.odd is None:
             return self.norm(self.even(x))  # type: ignore[no-any-return]
-        # Of a side of odd length the last pixel has no successor: black stands for it.
+        # If a side has odd length, the last pixel has no successor. It is padded with zeros.
         shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
         return self.norm(torch.cat([self.even(x), self.odd(shifted)], 1))  # type: ignore[no-any-return]
 
 
 @final
 class SqueezeExcitation(nn.Module):
-    """Scales each channel by a gate between 0 and 1 that sees the means of all channels.
+    """Scales each channel by a gate in (0, 1), computed from the means of all channels.
 
     Source: Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
     """
@@ -159,13 +159,13 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the gated (N, C, H, W)."""
+        """Returns the scaled input (N, C, H, W)."""
         return x * self.gate(x)  # type: ignore[no-any-return]
 
 
 @final
 class BlurPool(nn.Module):
-    """A 3x3 binomial filter of each channel, then the stride: no frequency is folded onto another.
+    """A 3x3 binomial filter on each channel with a stride. The filter reduces aliasing.
 
     Source: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv:1904.11486.
     """
@@ -180,12 +180,12 @@ class BlurPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, C, ceil(H/stride), ceil(W/stride))."""
-        # Edges are repeated, so that a constant image stays one.
+        # Replicate padding keeps a constant image constant.
         kernel = self.kernel.expand(self.channels, 1, 3, 3)
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=self.stride, groups=self.channels)
 
 
-# By name, from the least to the most that an edge can do.
+# Ordered from the weakest to the strongest operation: the canonical form of a cell depends on this order.
 OPERATIONS: dict[str, Operation] = {
     "none": lambda channels, stride: Zero(stride),
     "skip": skip,
@@ -211,12 +211,12 @@ OPERATIONS: dict[str, Operation] = {
     "conv5x5": conv(5),
     "conv7x7": conv(7),
 }
-# What is known of the operations that ship; of a function of one's own nothing is. Two of these on one input are one; a skip
-# at a stride of 2 has weights.
+# These sets describe the built-in operations. No property is assumed for a custom operation.
+# Operations without weights: two of them on the same input are equal. A skip with stride 2 has weights.
 WEIGHTLESS = frozenset({"none", "skip", "avgpool3x3", "maxpool3x3", "maxpool5x5", "maxpool7x7", "blurpool3x3"})
-# Of a sum these are the sum of theirs.
+# Linear operations: the output for a sum is the sum of the outputs.
 LINEAR = frozenset({"avgpool3x3", "blurpool3x3"})
-# Of nothing these make nothing. A convolution does not: its batch norm adds what it has learned, the same at every pixel.
+# Operations that map zeros to zeros. A convolution does not, because its batch norm adds a learned shift.
 VANISHING = (WEIGHTLESS - {"skip"}) | {"se"}
-# Of what is the same at every pixel these make what is the same at every pixel; those without weights leave it as it is.
+# Operations that map a spatially constant input to a spatially constant output. Those without weights do not change it.
 POINTWISE = (WEIGHTLESS - {"none", "skip"}) | {"conv1x1", "se"}

@@ -1,4 +1,4 @@
-"""A search space: a table of named choices, a function that builds the network, and one that canonicalises."""
+"""Search space: a table of named choices, a function that builds the network, and a function for the canonical form."""
 
 from __future__ import annotations
 
@@ -13,57 +13,63 @@ from typing import TYPE_CHECKING, Protocol, final
 if TYPE_CHECKING:
     import random
 
-    from matplotlib.figure import Figure  # noqa: TC004 (imported at run time it would cost a second)
+    from matplotlib.figure import Figure  # noqa: TC004 (the import takes about a second at run time)
     from torch import nn
 
     from search_spaces.graph import CellGraph  # noqa: TC004 (as above)
 
 Value = str | int | float | bool | None
-# Of an architecture of another space, everything is wrong.
+# An architecture of another space violates every rule, so the list of errors is cut.
 MAX_LISTED_ERRORS = 8
 Architecture = Mapping[str, Value]
 
 
 class Suggest(Protocol):
-    """Whatever can be asked for one value of several: an Optuna trial, for one."""
+    """An object that suggests one value of several, such as an Optuna trial."""
 
     def suggest_categorical(self, name: str, choices: tuple[Value, ...], /) -> Value:
-        """Returns one of the choices."""
+        """Returns one of the choices of the parameter with this name."""
 
 
 class Build(Protocol):
     """Builds the network of an architecture."""
 
     def __call__(self, architecture: Architecture, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Returns a module that maps images (N, C, H, W) to logits (N, K), with random weights."""
+        """Returns a module that maps images (N, C, H, W) to logits (N, K), with random weights.
+
+        Args:
+            architecture: Value of each choice, by name.
+            input_shape: Shape (C, H, W) of one image.
+            num_classes: Number of classes K.
+        """
 
 
 @final
 @dataclass(frozen=True, init=False)
 class Choice:
-    """One thing that may vary, and the values that it may take.
+    """One categorical choice of a search space.
 
     Attributes:
-        values: Plain, distinct values, at least one.
+        values: Distinct values of type str, int, float, bool or None, at least one. 1, 1.0 and True are distinct.
     """
 
     values: tuple[Value, ...]
 
     def __init__(self, *values: Value) -> None:
-        """Takes the values.
+        """Checks and stores the values.
 
         Raises:
-            TypeError: a value is not str, int, float, bool or None.
-            ValueError: there is no value, or one comes twice.
+            TypeError: A value is not str, int, float, bool or None.
+            ValueError: There is no value, a value is nan, or a value occurs twice.
         """
         for value in values:
             if not isinstance(value, str | int | float | bool | None):
                 raise TypeError(
                     f"a choice must hold plain values (str, int, float, bool, None), got {value!r}; "
-                    "give it a name, and look that up in build"
+                    "give the object a name and look it up in build"
                 )
             if value != value:
-                raise ValueError("a choice cannot hold nan, which equals nothing, itself included")
+                raise ValueError("a choice must not hold nan, because nan is not equal to itself")
         if not values:
             raise ValueError("a choice must hold at least one value")
         if len({(type(value), value) for value in values}) < len(values):
@@ -74,17 +80,18 @@ class Choice:
 @final
 @dataclass(frozen=True)
 class SearchSpace:
-    """A space of architectures. The same names exist in every one of them.
+    """A search space. Every architecture has one value for each choice.
 
     Attributes:
         name: Name of the space.
-        choices: What may vary, by name, in order.
-        build: Makes an ordinary module of ordinary layers; its weights are random, seeded by the caller.
-        canonical: Maps architectures that compute the same functions to one of them, and that one to itself.
-        draw: Returns a drawing of the architecture; None if the space has none.
-        graphs: Returns an architecture's cells, by name; None if the space is not one of cells.
-        operations: What the edges of its cells may carry, single operations, `none` left out; empty if the space is not one
-            of cells.
+        choices: Choices by name. The order is kept.
+        build: Function that returns a network with random weights. The caller sets the seed of torch.
+        canonical: Function that maps all architectures with the same set of functions to one of them, the canonical form.
+            The canonical form maps to itself.
+        draw: Function that returns a drawing of an architecture; None if the space has none.
+        graphs: Function that returns the cells of an architecture, by name; None if the space has no cells.
+        operations: Names of the single operations on the edges of the cells, without `none`; empty if the space has no
+            cells.
     """
 
     name: str
@@ -96,11 +103,11 @@ class SearchSpace:
     operations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks what Python does not.
+        """Checks the types of the choices, which Python does not check.
 
         Raises:
-            TypeError: the choices are no mapping of names to Choice.
-            ValueError: there is no choice.
+            TypeError: The choices are not a mapping of names to Choice.
+            ValueError: There is no choice.
         """
         if not isinstance(self.choices, Mapping):
             raise TypeError(f"the choices of {self.name} must be a mapping of names to Choice, got {self.choices!r}")
@@ -112,14 +119,15 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """The number of architectures, duplicates included."""
+        """Number of architectures. Equivalent architectures are counted separately."""
         return math.prod(len(choice.values) for choice in self.choices.values())
 
     def validate(self, architecture: Architecture) -> dict[str, Value]:
-        """Returns a stored architecture in the order of the table, checked against it.
+        """Checks an architecture and returns it with the choices in the order of the space.
 
         Raises:
-            ValueError: a name is unknown or missing, or a value is not among its choice's; the first faults are listed.
+            ValueError: A name is unknown or missing, or a value is not one of the values of its choice. The message lists
+                the first 8 errors.
         """
         problems = []
         for name in architecture:
@@ -137,15 +145,19 @@ class SearchSpace:
         return {name: architecture[name] for name in self.choices}
 
     def suggest(self, trial: Suggest) -> dict[str, Value]:
-        """Returns the architecture that a trial suggests."""
+        """Returns the architecture with the values that a trial suggests."""
         return {name: trial.suggest_categorical(name, choice.values) for name, choice in self.choices.items()}
 
     def sample(self, generator: random.Random) -> dict[str, Value]:
-        """Returns an architecture drawn uniformly."""
+        """Returns an architecture drawn uniformly at random."""
         return {name: generator.choice(choice.values) for name, choice in self.choices.items()}
 
     def neighbours(self, architecture: Architecture) -> Iterator[dict[str, Value]]:
-        """Yields every architecture that differs in the value of one choice, in the order of the table."""
+        """Yields every architecture that differs in the value of exactly one choice, in the order of the choices.
+
+        Raises:
+            ValueError: The architecture is not in the space.
+        """
         architecture = self.validate(architecture)
         for name, choice in self.choices.items():
             for value in choice.values:
@@ -153,12 +165,12 @@ class SearchSpace:
                     yield {**architecture, name: value}
 
     def mutate(self, architecture: Architecture, generator: random.Random) -> dict[str, Value]:
-        """Returns an architecture drawn uniformly among the neighbours that compute other functions.
+        """Returns a random neighbour with another canonical form, drawn uniformly.
 
-        Where all neighbours compute the same, one of these is mutated in turn.
+        If all neighbours have the same canonical form, the search continues with the neighbours of the neighbours.
 
         Raises:
-            ValueError: nothing that can be reached in steps of one choice computes anything else.
+            ValueError: The architecture is not in the space, or all architectures have the same canonical form.
         """
         key = self.key(architecture)
         frontier, seen = [dict(architecture)], {json.dumps([*architecture.values()])}
@@ -174,17 +186,17 @@ class SearchSpace:
                 if text not in seen:
                     seen.add(text)
                     frontier.append(neighbour)
-        raise ValueError(f"all architectures of {self.name} compute the same function: there is nothing to mutate to")
+        raise ValueError(f"all architectures of {self.name} compute the same function; mutate needs at least two functions")
 
     def crossover(self, first: Architecture, second: Architecture, generator: random.Random) -> dict[str, Value]:
-        """Returns an architecture that takes the value of each choice from one of two, drawn evenly."""
+        """Returns an architecture that takes each value from one of two parents, with equal probability."""
         return {name: generator.choice((first, second))[name] for name in self.choices}
 
     def index(self, architecture: Architecture) -> int:
-        """Returns the number of an architecture, from 0; the last choice of the table varies fastest.
+        """Returns the index of an architecture, from 0 to size - 1. The last choice varies fastest.
 
         Raises:
-            ValueError: it is not an architecture of the space.
+            ValueError: The architecture is not in the space.
         """
         architecture, index = self.validate(architecture), 0
         for name, choice in self.choices.items():
@@ -193,10 +205,10 @@ class SearchSpace:
         return index
 
     def at(self, index: int) -> dict[str, Value]:
-        """Returns the architecture of this index, 0 to size - 1; the last choice of the table varies fastest.
+        """Returns the architecture with this index, from 0 to size - 1. The last choice varies fastest.
 
         Raises:
-            IndexError: there is no such architecture.
+            IndexError: The index is below 0, or not below size.
         """
         if not 0 <= index < self.size:
             raise IndexError(f"index must be from 0 to {self.size - 1}, got {index}")
@@ -207,15 +219,15 @@ class SearchSpace:
         return {name: values[name] for name in self.choices}
 
     def enumerate(self) -> Iterator[dict[str, Value]]:
-        """Yields every architecture, in the order of its index."""
+        """Yields every architecture, in the order of the indices."""
         return (self.at(index) for index in range(self.size))
 
     def key(self, architecture: Architecture) -> str:
-        """Returns the hash of the canonical form, 12 hexadecimal digits: equal for architectures of equal function."""
+        """Returns a hash of the canonical form, 12 hexadecimal digits. Equivalent architectures have equal keys."""
         text = json.dumps([self.name, list(self.canonical(architecture).items())])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _same_value(first: Value, second: Value) -> bool:
-    """Returns whether two values are one, of one type: 1, 1.0 and True are three."""
+    """Returns whether two values have the same type and are equal: 1, 1.0 and True are different."""
     return type(first) is type(second) and first == second

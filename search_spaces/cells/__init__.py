@@ -1,1 +1,1 @@
-"""Cell spaces: topologies, operations, canonical form, and the network around the cells."""
+"""Cell-based search spaces: topologies, custom operations, canonical forms and network skeletons."""

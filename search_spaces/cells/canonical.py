@@ -1,8 +1,9 @@
-"""The canonical form of a cell: the first of all cells, in the order of their choices, that compute the same by structure.
+"""Canonical form of a cell: the first equivalent cell in the order of the choices.
 
-What a cell computes is written as an expression (expression.py); then cells are written node by node, always the first that
-the expression still allows, until one has the whole of it. That this is the first of its class, and the same for all of it,
-needs no more proof than that the search passes nothing over. A cell for which it would take too long stays as it is.
+Two cells are equivalent if they have the same expression (expression.py). A depth-first search assigns the nodes in order
+and takes the first assignment that the expression allows. The search covers all cells, so its result is the first
+equivalent cell, and it is the same for all equivalent cells. The search has a limit; beyond it, a cell has no canonical form
+and stays unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from search_spaces.graph import CellGraph
 
 MAX_STATES = 3000
-# Of each node: which alternative feeds it, and its operations.
+# Assignment of one node: the index of its alternative in `Topology.sources`, and its operations.
 NodeChoice = tuple[int, tuple[str, ...]]
 
 
@@ -30,33 +31,38 @@ NodeChoice = tuple[int, tuple[str, ...]]
 def canonical_cell(
     topology: Topology, operations: tuple[str, ...], graph: CellGraph, vanishing: frozenset[str] = VANISHING
 ) -> tuple[NodeChoice, ...] | None:
-    """Returns the alternative and the operations of each node of the first cell that computes what a graph does.
+    """Returns the alternative and the operations of each node of the first cell that is equivalent to a graph.
 
-    None where the search for it is given up, after MOST_STATES: of cells of many poolings and identities, which can be
-    written in very many ways.
+    Returns None if the search exceeds MAX_STATES. This happens for cells with many poolings and skips, because they have
+    very many equivalent forms.
 
     Args:
-        topology: Of the cell.
-        operations: What its edges may carry, in order.
+        topology: Topology of the cell.
+        operations: Values of an edge, in order.
         graph: The cell.
-        vanishing: The operations that make nothing of nothing.
+        vanishing: Operations that map zeros to zeros.
     """
     try:
         cell = _Search(topology, operations, Expression(graph, vanishing)).run()
     except _SearchLimitError:
         return None
-    assert cell is not None, "the graph itself is one of those that are looked through"
+    assert cell is not None, "the search covers the graph itself"
     return tuple(cell)
 
 
 class _SearchLimitError(Exception):
-    """The search has seen more states than it may."""
+    """The search exceeds MAX_STATES."""
 
 
 @final
 @dataclass(frozen=True)
 class _State:
-    """The nodes of a cell so far: what each is (None: nothing that is needed), and which terms are written."""
+    """State of the search: the nodes that are already assigned.
+
+    Attributes:
+        sums: Sum of each node; None for a node that does not reach the output.
+        placed: Terms that already have an edge.
+    """
 
     sums: tuple[Sum | None, ...]
     placed: frozenset[int]
@@ -65,7 +71,14 @@ class _State:
 @final
 @dataclass(frozen=True)
 class _Candidate:
-    """What an operation on a node can stand for: terms, of which some are written by it."""
+    """One interpretation of an edge value on a source node.
+
+    Attributes:
+        rank: Index of the edge value.
+        sum: Sum that the edge adds to its target node.
+        weighted_terms: Terms with weights that the edge places.
+        weightless_terms: Terms without weights that the edge places.
+    """
 
     rank: int
     sum: Sum
@@ -74,26 +87,26 @@ class _Candidate:
 
 
 class _Search:
-    """Looks for the first cell with an expression, node by node."""
+    """Depth-first search for the first cell with an expression, node by node."""
 
     def __init__(self, topology: Topology, operations: tuple[str, ...], expression: Expression) -> None:
         self.topology, self.operations, self.expression = topology, operations, expression
         self.operation_parts = [operation.split("+") for operation in operations]
-        # How many terms the nodes after each can hold.
+        # Largest number of terms that the nodes after each node can hold.
         max_terms = max(map(len, self.operation_parts))
         capacities = [max_terms * max(map(len, alternatives)) for alternatives in topology.sources]
         self.remaining_capacity = [sum(capacities[number + 1 :]) for number in range(len(capacities))]
-        # States from which no cell can be completed, and whether it matters which node is which.
+        # States from which no cell can be completed.
         self.dead_ends: set[_State] = set()
         self.states_seen = 0
         self.interchangeable = topology.interchangeable
 
     def run(self) -> list[NodeChoice] | None:
-        """Returns the alternative and the operations of each node, or None if no cell has the expression."""
+        """Returns the alternative and the operations of each node; None if no cell has the expression."""
         return self._search(0, [_State(tuple(single_term(i) for i in range(self.topology.inputs)), frozenset())], [])
 
     def _search(self, number: int, states: Sequence[_State], choices: list[NodeChoice]) -> list[NodeChoice] | None:
-        """Returns the first way to go on from any of some states, which are all written alike, or None if there is none."""
+        """Returns the first completion of any of these states, which share `choices`; None if there is none."""
         if number == len(self.topology.sources):
             return choices if any(self._is_complete(state, choices) for state in states) else None
         states = [state for state in states if self._equivalent_state(state) not in self.dead_ends]
@@ -113,12 +126,12 @@ class _Search:
                 cell = self._search(number + 1, list(states_by_ranks[ranks]), [*choices, choice])
                 if cell is not None:
                     return cell
-        if self.topology.output != "unused":  # There it also matters what is used already.
+        if self.topology.output != "unused":  # With `unused`, a completion also depends on the nodes that are already used.
             self.dead_ends.update(map(self._equivalent_state, states))
         return None
 
     def _equivalent_state(self, state: _State) -> _State:
-        """Returns one state for all from which the same can be completed: where any node may feed any, for any order."""
+        """Returns a representative of the states with the same completions. It sorts interchangeable nodes."""
         if not self.interchangeable:
             return state
         sums = state.sums[self.topology.inputs :]
@@ -126,9 +139,11 @@ class _Search:
         return _State((*state.sums[: self.topology.inputs], *ordered), state.placed)
 
     def _options(self, state: _State, number: int) -> tuple[bool, set[Sum], list[list[_Candidate]]]:
-        """Returns whether the next node must be one of its targets, or part of one; these; and what can be added to it.
+        """Returns the targets of the next node and the candidates of each source node.
 
-        The last is what operations on each node so far have to offer.
+        Returns:
+            Whether the next node must equal a target (otherwise it may be a part of one), the targets, and the list of
+            candidates for each node that is already assigned.
         """
         exact, targets = self._targets(state, number)
         candidates = []
@@ -147,19 +162,19 @@ class _Search:
         return exact, targets, candidates
 
     def _targets(self, state: _State, number: int) -> tuple[bool, set[Sum]]:
-        """Returns whether the next node must be one of some sums, or part of one, and these."""
+        """Returns whether the next node must equal a target (otherwise it may be a part of one), and the targets."""
         if self.topology.output == "all":
             sums = state.sums[self.topology.inputs :]
             return True, {sum_ for sum_, count in self.expression.outputs.items() if sums.count(sum_) < count}
         missing = self.expression.needed.difference(state.sums)
-        # Where as many are missing as nodes are left, none of these may be anything else.
+        # If the number of missing sums equals the number of remaining nodes, every remaining node must be a missing sum.
         exact = len(missing) == len(self.topology.sources) - number
         return exact, missing if exact else self.expression.useful
 
     def _candidates(
         self, rank: int, parts: Sequence[str], source: int, argument: Sum | None, state: _State
     ) -> list[_Candidate]:
-        """Returns what the sum of some operations on one node can stand for."""
+        """Returns the candidates of an edge value with one or more operations."""
         if len(parts) == 1:
             return self._single_candidates(rank, parts[0], source, argument, state.placed)
         candidates = [_Candidate(rank, 0)]
@@ -195,7 +210,7 @@ class _Search:
     def _extensions(
         self, state: _State, number: int, candidates: Sequence[Sequence[_Candidate]], targets: Collection[Sum], exact: bool
     ) -> Iterator[tuple[tuple[int, ...], _State]]:
-        """Yields the ranks of a node's operations and what follows, for whatever is needed or does no harm."""
+        """Yields the ranks of the next node's operations and the next state, for every feasible assignment."""
         last = number + 1 == len(self.topology.sources)
         partial: list[tuple[tuple[int, ...], Sum, frozenset[int], frozenset[int]]] = [((), 0, frozenset(), frozenset())]
         for candidates_of_source, remaining in zip(candidates, self._remaining_terms(candidates), strict=True):
@@ -216,14 +231,14 @@ class _Search:
             if self._is_feasible(after, number, last):
                 yield ranks, after
         if self.topology.output == "last" and not last:
-            # A node that reaches no output: the first way to write it is as good as any.
+            # A node that does not reach the output takes the first assignment.
             after = _State((*state.sums, None), state.placed)
             if self._is_feasible(after, number, last):
                 yield (0,) * len(candidates), after
 
     @staticmethod
     def _remaining_terms(candidates: Sequence[Sequence[_Candidate]]) -> list[Sum]:
-        """Returns, for each slot, at least as much of each term as those after it can add."""
+        """Returns, for each source, an upper bound on the terms that the later sources can add."""
         remaining = [0]
         for candidates_of_source in reversed(candidates[1:]):
             available = 0
@@ -233,14 +248,14 @@ class _Search:
         return remaining[::-1]
 
     def _can_reach_target(self, sum_: Sum, targets: Collection[Sum], remaining: Sum | None) -> bool:
-        """Returns whether a sum is part of one that is wanted, of which `more`, if given, holds what it lacks."""
+        """Returns whether a sum is part of a target and, if `remaining` is given, whether this holds the missing terms."""
         is_part = self.expression.is_part
         if remaining is None:
             return is_part(sum_, targets)
         return any(is_part(sum_, (target,)) and is_part(target - sum_, (remaining,)) for target in targets)
 
     def _is_feasible(self, state: _State, number: int, last: bool) -> bool:
-        """Returns whether the nodes that are left can still hold what is missing."""
+        """Returns whether the remaining nodes can still hold the missing terms and sums."""
         expression, sum_ = self.expression, state.sums[-1]
         if len(expression.one_per_operation) - len(state.placed) > self.remaining_capacity[number]:
             return False

@@ -1,8 +1,8 @@
-"""Cell spaces from a few lines: nodes, what may feed them, operations, which cells are searched, the network around them.
+"""Builder for cell-based search spaces: topology, operations, shared or separate cells, and the network around the cells.
 
     SPACE = cell_space(nodes=4, operations=["none", "skip", "sepconv3x3", my_operation], channels=16)
 
-The spaces of the literature are made of the same (cell201.py, darts.py, nasnet.py, robnet.py).
+The spaces of the literature use the same functions (cell201.py, darts.py, nasnet.py, robnet.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 CellSharing = Literal["shared", "normal_reduction", "each"]
 TopologyKind = Literal["all_pairs", "two_inputs"]
-# The name of a cell, whether it halves the resolution, and None for a residual block that does. Cells of one name have one
-# architecture; the name comes before those of its choices.
+# A cell is a pair: its name, and whether it halves the resolution. None is a residual block that halves the resolution.
+# Cells with the same name share one architecture. The name is the prefix of the names of the choices.
 Layer = tuple[str, bool] | None
 
 
@@ -44,26 +44,27 @@ def cell_space(
     cells_per_stage: int = 2,
     stages: int = 3,
 ) -> SearchSpace:
-    """Returns a space of cells, all of one table of choices, and the network that is built of them.
+    """Returns a cell-based search space.
 
     Args:
         name: Name of the space.
-        nodes: Number of a cell's nodes, inputs included.
-        inputs: 1, the output of the cell before; or 2, the outputs of the two cells before.
-        topology: all_pairs, an edge from every node to every later one; two_inputs, every node picks two of those before it;
-            or a list of edges, [from, to] each, with the inputs as the first nodes.
-        output: What is concatenated into the output: the last node, all nodes, or the unused ones, which feed no other.
-        operations: What an edge may carry, from the least to the most: names of OPERATIONS, several joined by + to be added,
-            or functions of (channels, stride) that return a module.
-        cells: What is searched: shared, one cell for the whole network; normal_reduction, one cell that keeps the resolution
-            and one that halves it; each, every cell by itself.
-        channels: Channels of the first stage; each later stage has twice as many at half the resolution.
-        cells_per_stage: Cells in each stage.
-        stages: Number of stages. Between two of them stands a residual block where cells have one input and share their
-            architecture, and a cell that halves the resolution otherwise.
+        nodes: Number of nodes of a cell, inputs included.
+        inputs: Number of inputs of a cell: 1 (the output of the previous cell) or 2 (the outputs of the previous two).
+        topology: all_pairs (an edge from every node to every later one), two_inputs (every node picks two earlier nodes),
+            or a list of edges [from, to], where the inputs are the first nodes.
+        output: Nodes that are concatenated into the output: last (the last node), all (all nodes except the inputs), or
+            unused (all nodes that feed no other node).
+        operations: Possible values of an edge, from the weakest to the strongest: names of OPERATIONS, several names joined
+            by + (their sum), or functions of (channels, stride) that return a module.
+        cells: Cells that are searched: shared (one cell for the whole network), normal_reduction (one cell that keeps the
+            resolution and one that halves it), or each (every cell separately).
+        channels: Number of channels of the first stage. Each later stage has twice as many at half the resolution.
+        cells_per_stage: Number of cells in each stage.
+        stages: Number of stages. Between two stages is a residual block if cells have one input and share their
+            architecture, otherwise a cell that halves the resolution.
 
     Raises:
-        ValueError: a setting is out of range, an operation unknown, or an edge impossible.
+        ValueError: A setting is out of range, an operation is unknown, or an edge is impossible.
     """
     for setting, value in {
         "nodes": nodes,
@@ -77,7 +78,7 @@ def cell_space(
         raise ValueError(f"cells must be one of {', '.join(get_args(CellSharing))}, got {cells!r}")
     names, custom = read_operations(operations)
     if not set(names) - {"none"}:
-        raise ValueError(f"operations must hold one that lets something through, got {names}")
+        raise ValueError(f"operations must hold at least one other than 'none', got {names}")
     return assemble(
         name,
         topology=_topology(topology, nodes, inputs, output),
@@ -89,18 +90,18 @@ def cell_space(
 
 
 def staged_layers(cells: Sequence[int], sharing: CellSharing, *, blocks: bool = False) -> list[Layer]:
-    """Returns the layers of stages of cells, with one that halves the resolution between two stages.
+    """Returns the layers of a network in stages, with a layer that halves the resolution between two stages.
 
     Args:
         cells: Number of cells in each stage.
-        sharing: `cells` of `cell_space`.
-        blocks: What halves the resolution is a residual block, None among the layers, instead of a cell.
+        sharing: Cells that are searched, as in `cell_space`.
+        blocks: Whether a residual block halves the resolution (None in the result) instead of a cell.
 
     Raises:
-        ValueError: a stage has no cell, or there is no stage.
+        ValueError: A stage has no cell, or there is no stage.
     """
     if not cells or min(cells) < 1:
-        raise ValueError(f"there must be at least one stage, of at least one cell each, got {list(cells)}")
+        raise ValueError(f"there must be at least one stage, and at least one cell in each, got {list(cells)}")
     strides: list[bool | None] = []
     for stage, count in enumerate(cells):
         strides += ([None if blocks else True] if stage else []) + [False] * count
@@ -108,13 +109,13 @@ def staged_layers(cells: Sequence[int], sharing: CellSharing, *, blocks: bool = 
 
 
 def layers_with_reductions(count: int, sharing: CellSharing) -> list[Layer]:
-    """Returns so many cells, of which those after a third and two thirds of them halve the resolution.
+    """Returns `count` cells. The cells at one third and at two thirds of the depth halve the resolution.
 
     Raises:
-        ValueError: there are fewer than 3.
+        ValueError: The count is below 3.
     """
     if count < 3:
-        raise ValueError(f"layers must be at least 3, for two of them halve the resolution, got {count}")
+        raise ValueError(f"layers must be at least 3, because two of them halve the resolution, got {count}")
     reductions = (count // 3, 2 * count // 3)
     return [(_cell_name(sharing, number + 1, number in reductions), number in reductions) for number in range(count)]
 
@@ -138,33 +139,33 @@ def assemble(
     affine: bool = True,
     remedy: str = "use fewer stages",
 ) -> SearchSpace:
-    """Returns the space of networks whose layers are cells.
+    """Returns the search space of the networks with these layers.
 
     Args:
         name: Name of the space.
-        topology: Of every cell.
-        operations: What an edge may carry, by name; of `a+b`, both a and b.
-        layers: The cells and residual blocks.
-        channels: Of the first cell's nodes.
-        custom: Operations by name that do not ship.
-        remedy: What is told of images too small to be halved so often.
-        affine: Batch norm in cells scales and shifts by what it learns, after it has normalised.
+        topology: Topology of every cell.
+        operations: Possible values of an edge: names of operations, or `a+b` for the sum of the operations a and b.
+        layers: Cells and residual blocks, in order.
+        channels: Number of channels of the nodes of the first cell.
+        custom: Custom operations, by name.
+        remedy: End of the error message for images that are too small for the number of halvings.
+        affine: Whether batch norm in cells has a learned scale and shift.
 
     Raises:
         ValueError: channels is below 1, or a custom operation cannot be used.
     """
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
-    # Batch norm that only normalises makes nothing of nothing, and with it all convolutions that ship.
+    # Batch norm without a learned shift maps zeros to zeros, and so do all built-in convolutions with it.
     vanishing = VANISHING if affine else VANISHING | (OPERATIONS.keys() - {"skip"})
     names, operations_by_name = tuple(operations), {**OPERATIONS, **(custom or {})}
-    # A cell that stands in both places is told apart by what is different in either: the one with a stride.
+    # A shared cell is used with and without a stride. Its graph has the stride, because this separates more cells.
     strided: dict[str, bool] = {}
     for layer in layers:
         if layer is not None:
             strided[layer[0]] = strided.get(layer[0], False) or layer[1]
     for operation_name, operation in (custom or {}).items():
-        # A cell that halves the resolution has twice as many channels as those before it.
+        # A cell that halves the resolution has twice as many channels as the cells before it.
         for stride in (1, 2) if any(strided.values()) else (1,):
             try_operation(operation_name, operation, stride * channels, stride)
     table = topology.choices(names)
@@ -221,7 +222,7 @@ def assemble(
 
 
 def _only_normalise(network: nn.Module) -> None:
-    """Takes from batch norm in cells what it scales and shifts by."""
+    """Removes the learned scale and shift of batch norm in the cells of a network."""
     for cell in network.modules():
         for module in cell.modules() if isinstance(cell, Cell) else ():
             if isinstance(module, nn.BatchNorm2d):

@@ -1,6 +1,7 @@
-"""Operations by name and as functions of a user's own; the latter are tried, for what they break shows far from them.
+"""Validation of operations: names of built-in operations and custom functions.
 
-A custom operation is a function of the number of channels and the stride that returns a module, as in operations.py.
+A custom operation is a function of (channels, stride) that returns a module, as in operations.py. It is tested on a small
+image, because an error inside a network is hard to trace back to the operation.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from search_spaces.operations import OPERATIONS, Operation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# An odd side tells ceil(H / 2) from floor(H / 2); images of two lengths tell height from width.
+# An odd side distinguishes ceil(H / 2) from floor(H / 2). Different sides distinguish height from width.
 TEST_SIZE = (9, 6)
 
 
 def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], dict[str, Operation]]:
-    """Returns the names of operations, and those given as functions, which are named as the functions are.
+    """Returns the names of all operations, and the custom operations by the names of their functions.
 
     Raises:
-        ValueError: a name is unknown or comes twice, or what should be a function is none.
+        ValueError: A name is unknown or occurs twice, or an operation is neither a name nor a named function.
     """
     names: list[str] = []
     sets: list[list[str]] = []
@@ -33,38 +34,41 @@ def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], d
         if isinstance(operation, str):
             name, parts = operation, operation.split("+")
             if len(parts) > 1 and ("none" in parts or len({*parts}) < len(parts) or {*parts} in map(set, sets)):
-                raise ValueError(f"a set of operations must hold each once, no none, and be listed once, got '{operation}'")
+                raise ValueError(
+                    f"a set of operations must hold each once, without none, and be listed once, got '{operation}'"
+                )
             sets.append(parts)
             for part in parts:
                 if part not in OPERATIONS:
                     similar = difflib.get_close_matches(part, OPERATIONS, 1)
-                    hint = f"did you mean '{similar[0]}'?" if similar else f"there are {', '.join(OPERATIONS)}"
+                    hint = f"did you mean '{similar[0]}'?" if similar else f"the operations are {', '.join(OPERATIONS)}"
                     raise ValueError(f"unknown operation '{part}'; {hint}")
         else:
             name = getattr(operation, "__name__", "")
             if not callable(operation) or not name.isidentifier() or name in OPERATIONS:
                 raise ValueError(
-                    "an operation must be one of OPERATIONS by name, or a function of (channels, stride) of another name, "
+                    "an operation must be a name in OPERATIONS, or a function of (channels, stride) with another name, "
                     f"got {operation!r}"
                 )
             custom[name] = operation
         if name in names:
-            raise ValueError(f"each operation must have a name of its own, got '{name}' twice")
+            raise ValueError(f"each operation must have a different name, got '{name}' twice")
         names.append(name)
     return names, custom
 
 
 def try_operation(name: str, operation: Operation, channels: int, stride: int) -> None:
-    """Makes an operation and passes a small image through it.
+    """Builds the module of an operation and runs it on a small image.
 
     Args:
-        name: What it is called in architectures, for the messages.
-        operation: What makes it.
-        channels: C.
-        stride: 1 or 2.
+        name: Name of the operation, for error messages.
+        operation: Function that builds the module.
+        channels: Number of channels C.
+        stride: Stride, 1 or 2.
 
     Raises:
-        ValueError: it does not map (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), or it changes its input.
+        ValueError: The module does not build or run, does not map (N, C, H, W) to
+            (N, C, ceil(H / stride), ceil(W / stride)), or changes its input.
     """
     label = f"operation '{name}' at stride {stride}"
     original = torch.linspace(-1, 1, 2 * channels * TEST_SIZE[0] * TEST_SIZE[1]).view(2, channels, *TEST_SIZE)
@@ -75,7 +79,7 @@ def try_operation(name: str, operation: Operation, channels: int, stride: int) -
             if not isinstance(module, nn.Module):
                 raise TypeError(f"a function of (channels, stride) must return a torch.nn.Module, got {module!r}")
             output = module.eval()(x)
-    except Exception as error:  # Of the user's code.
+    except Exception as error:  # The custom function may raise any error.
         line = next(iter(str(error).strip().splitlines()), "")
         raise ValueError(f"{label} cannot be used with {channels} channels: {type(error).__name__}: {line}") from error
     expected = (2, channels, *(-(-side // stride) for side in TEST_SIZE))
@@ -84,4 +88,4 @@ def try_operation(name: str, operation: Operation, channels: int, stride: int) -
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ValueError(f"{label} must map (N, C, H, W) to (N, C, {sides}), got {got} for {tuple(original.shape)}")
     if not torch.equal(x, original):
-        raise ValueError(f"{label} changes its input, which other edges read, too; look for inplace=True and +=")
+        raise ValueError(f"{label} changes its input, which other edges also read; look for inplace=True and +=")

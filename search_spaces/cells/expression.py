@@ -1,12 +1,16 @@
-"""What a cell computes, as an expression: every node a sum of terms, every term an operation on a sum.
+"""Algebraic expression of a cell. Every node is a sum of terms, and every term is an operation on a sum.
 
-An operation with weights is a term by itself; one without weights is the same term wherever it has the same argument. Skips
-pass their sum on, average pooling of a sum is the sum of average poolings, operations that vanish on nothing vanish, a
-convolution of nothing is a constant, which pooling leaves alone, and what reaches no output is not there. Sums have no
-order, and neither has the output: weights after it can be permuted. The inputs keep their places.
+Rules of equivalence:
 
-What goes further than structure is not used: that max pooling of a doubled sum is the doubled max pooling, that two max
-poolings are a larger one, and that constants add up to a constant. The kernel of a convolution of nothing still counts.
+- Each operation with weights is a separate term. Operations without weights on the same sum are the same term.
+- A skip returns its input sum. Average pooling of a sum is the sum of the average poolings.
+- Operations in `vanishing` map the empty sum to the empty sum.
+- A convolution of the empty sum is a spatial constant. Pooling does not change constants.
+- Terms that do not reach the output are removed.
+- Sums and outputs are unordered, because the weights of the next layer can be permuted. The inputs are ordered.
+
+Other identities are not used: max pooling of a doubled sum, two max poolings as one larger pooling, and the sum of two
+constants as one constant. Convolutions of the empty sum with different kernels stay different.
 """
 
 from __future__ import annotations
@@ -21,54 +25,55 @@ if TYPE_CHECKING:
 
     from search_spaces.graph import CellGraph
 
-# A sum of terms: how often each is added, packed into one number of so many bits a term. So sums are added as numbers are.
+# A sum of terms, packed into one integer: the count of each term has BITS bits. Adding two integers adds the sums.
 Sum = int
 BITS = 24
-# An operation, and whether it has a stride.
+# Name of an operation, and whether it has a stride.
 OperationKind = tuple[str, bool]
 
 
 class Expression:
-    """What a cell computes: its live terms, each with its kind and argument, and the sums that leave it."""
+    """The expression of a cell: the live terms, each with its kind and argument, and the sums of the output nodes."""
 
     def __init__(self, graph: CellGraph, vanishing: frozenset[str] = VANISHING) -> None:
         self.vanishing = vanishing
         self.inputs, self.strided = graph.inputs, graph.strided
         self.kinds: dict[int, OperationKind] = {}
         self.arguments: dict[int, Sum] = {}
-        # The terms without weights, by what they are; and those that are the same at every pixel.
+        # Terms without weights, by kind and argument; and terms that are spatially constant.
         self.weightless_terms: dict[tuple[OperationKind, Sum], int] = {}
         self.constants: set[int] = set()
         sums: list[Sum] = [single_term(i) for i in range(graph.inputs)]
         for summands in graph.nodes:
             sums.append(sum(self._add_operation(operation, source, sums[source]) for operation, source in summands))
-        # One guard bit a term, which tells a sum that is part of another.
+        # One guard bit for each term. `is_part` uses them to detect a borrow.
         self.guards = sum(single_term(term) << (BITS - 1) for term in range(graph.inputs + len(self.kinds)))
         self.outputs = Counter(sums[node] for node in graph.outputs)
         live = self._live()
         self.kinds = {term: kind for term, kind in self.kinds.items() if term in live}
-        # The live terms with weights, by what they are: each is written exactly once.
+        # Live terms with weights, by kind and argument. Each has exactly one edge.
         self.weighted_terms: dict[tuple[OperationKind, Sum], list[int]] = {}
         for term, kind in self.kinds.items():
             if not weightless(kind):
                 self.weighted_terms.setdefault((kind, self.arguments[term]), []).append(term)
-        # The terms of which an operation writes one only, and what some node must be: it leaves the cell, or one of them is
-        # of it. Of pooling that is not certain where there are constants, which a node may hold besides.
+        # `one_per_operation`: terms of which an edge adds exactly one. `needed`: sums that some node must equal: each is an
+        # output or the argument of a term. With constants, the argument of a pooling term is not certain, because a
+        # node may also hold constants.
         self.one_per_operation = {term for term, kind in self.kinds.items() if kind[0] not in LINEAR}
         certain = [term for term in self.one_per_operation if not self.constants or not weightless(self.kinds[term])]
         self.needed = {*self.outputs, *(self.arguments[term] for term in certain)}
         self.useful = self._useful()
 
     def kind(self, operation: str, source: int) -> OperationKind:
-        """Returns the kind of an operation on a node; on the inputs of a cell that halves the resolution it has a stride."""
+        """Returns the kind of an operation on a node. It has a stride on the inputs of a strided cell."""
         return operation, self.strided and source < self.inputs
 
     def is_part(self, sum_: Sum, targets: Iterable[Sum]) -> bool:
-        """Returns whether all of a sum is part of one of others."""
+        """Returns whether at least one target contains all terms of a sum."""
         return any(((target | self.guards) - sum_) & self.guards == self.guards for target in targets)
 
     def apply(self, kind: OperationKind, argument: Sum) -> Sum | None:
-        """Returns what an operation without weights makes of a sum, or None if that holds terms which are not there."""
+        """Returns the result of an operation without weights on a sum; None if the result has a term that is not live."""
         if kind == ("skip", False):
             return argument
         constant = sum(count * single_term(term) for term, count in term_counts(argument) if term in self.constants)
@@ -83,7 +88,7 @@ class Expression:
         return result
 
     def _add_operation(self, operation: str, source: int, argument: Sum) -> Sum:
-        """Returns what an operation makes of a sum, after its terms were added to those there are."""
+        """Adds the terms of an operation on a sum to the expression, and returns the result of the operation."""
         kind = self.kind(operation, source)
         if operation == "none" or (not argument and operation in self.vanishing):
             return 0
@@ -117,7 +122,7 @@ class Expression:
         return live
 
     def _useful(self) -> set[Sum]:
-        """Returns what is needed, and what is before pooling that is needed: every node must be a part of one of these."""
+        """Returns the needed sums and the sums before pooling of needed sums. Every node must be a part of one of these."""
         useful, pending = set(self.needed), list(self.needed)
         pooled = {kind for kind in self.kinds.values() if weightless(kind)}
         while pending:
@@ -133,17 +138,17 @@ class Expression:
 
 
 def term_counts(sum_: Sum) -> list[tuple[int, int]]:
-    """Returns the terms of a sum, and how often each is added."""
+    """Returns the (term, count) pairs of a sum."""
     return [(term, sum_ >> BITS * term & (1 << BITS) - 1) for term in terms_in(sum_)]
 
 
 def single_term(term: int) -> Sum:
-    """Returns the sum of one term."""
+    """Returns the sum that contains one term once."""
     return 1 << BITS * term
 
 
 def terms_in(sum_: Sum) -> list[int]:
-    """Returns the terms of a sum, each once."""
+    """Returns the distinct terms of a sum."""
     terms, term = [], 0
     while sum_:
         if sum_ % (1 << BITS):
@@ -153,5 +158,5 @@ def terms_in(sum_: Sum) -> list[int]:
 
 
 def weightless(kind: OperationKind) -> bool:
-    """Returns whether two operations of a kind on one input are one; at a stride of 2 a skip has weights."""
+    """Returns whether a kind of operation has no weights. A skip with a stride has weights."""
     return kind[0] in WEIGHTLESS and kind != ("skip", True)

@@ -1,7 +1,7 @@
-"""Networks around cells: stem, cells with halvings of the resolution, head.
+"""Network skeletons: stem, cells and head.
 
-Two skeletons: cells of one input in stages with a residual block between them (Dong and Yang, NAS-Bench-201,
-arXiv:2001.00326), and cells that see the outputs of the two before them, some of which halve the resolution themselves
+There are two skeletons. Cells with one input form stages with a residual block between them (Dong and Yang, NAS-Bench-201,
+arXiv:2001.00326). Cells with two inputs take the outputs of the previous two cells, and some of them halve the resolution
 (Zoph et al., NASNet, arXiv:1707.07012, in the form of Liu et al., DARTS, arXiv:1806.09055).
 """
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @final
 class Cell(nn.Module):
-    """One cell: its inputs, (N, C, H, W) each, to its output nodes, concatenated.
+    """Module of one cell. It maps the inputs (N, C, H, W) to the concatenated output nodes.
 
     Args:
-        graph: What it computes.
-        operations: The operations, by name.
-        channels: Of every node.
-        preprocess: What is done to each input first, so that it has that many channels.
+        graph: Computation graph of the cell.
+        operations: Operations by name.
+        channels: Number of channels of every node.
+        preprocess: One module for each input that changes its number of channels to `channels`; empty for none.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Cell(nn.Module):
         self.graph, self.channels = graph, channels
         self.preprocess = nn.ModuleList(preprocess)
         self.edges = nn.ModuleDict()
-        # The edges that arrive at each node that is no input: their name, and where they come from.
+        # For each node except the inputs: the (name, source node) pairs of its edges.
         self.incoming: list[list[tuple[str, int]]] = [[] for _ in graph.nodes]
         nodes = graph.inputs + len(graph.nodes)
         for source, node, operation in graph.edges():
@@ -53,7 +53,7 @@ class Cell(nn.Module):
             self.incoming[node - graph.inputs].append((name, source))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Returns the output."""
+        """Returns the output (N, channels * output nodes, H, W), or half of H and W, rounded up, if the cell is strided."""
         nodes = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)] if self.preprocess else list(inputs)
         stride = 2 if self.graph.strided else 1
         for incoming in self.incoming:
@@ -67,7 +67,7 @@ class Cell(nn.Module):
 
 @final
 class Reduction(nn.Module):
-    """The residual block between stages: (N, C, H, W) to (N, 2C, H/2, W/2)."""
+    """Residual block between stages. It maps (N, in, H, W) to (N, out, ceil(H/2), ceil(W/2))."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Reduction(nn.Module):
 
 
 def stem(in_channels: int, channels: int) -> nn.Sequential:
-    """Returns what turns images (N, in, H, W) into (N, C, H, W)."""
+    """Returns the stem, which maps images (N, in, H, W) to (N, channels, H, W)."""
     return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
 
 
@@ -93,15 +93,15 @@ def single_input_network(
     input_shape: tuple[int, int, int],
     num_classes: int,
 ) -> nn.Sequential:
-    """Returns a chain of cells of one input each.
+    """Returns a chain of cells with one input each, which maps images (N, C, H, W) to logits (N, K).
 
     Args:
-        cells: The cells in order; None is a residual block that halves the resolution. From it, or from a cell that halves
-            the resolution, on there are twice as many channels.
-        operations: The operations, by name.
-        channels: Of the first cell's nodes.
-        input_shape: Of the images, (C, H, W).
-        num_classes: K.
+        cells: Cells in order; None is a residual block that halves the resolution. Each layer that halves the resolution
+            doubles the number of channels.
+        operations: Operations by name.
+        channels: Number of channels of the nodes of the first cell.
+        input_shape: Shape (C, H, W) of one image.
+        num_classes: Number of classes K.
     """
     body: list[nn.Module] = [stem(input_shape[0], channels)]
     width = channels
@@ -123,18 +123,18 @@ def single_input_network(
 
 @final
 class TwoInputNetwork(nn.Module):
-    """Cells that see the outputs of the two before them; images (N, C, H, W) to logits (N, K).
+    """Network of cells that take the outputs of the previous two cells. It maps images (N, C, H, W) to logits (N, K).
 
-    A cell that halves the resolution has twice as many channels as those before it. As both inputs of a cell must have its
-    number of channels and one resolution, each passes a 1x1 convolution first, or what halves it too.
+    A cell that halves the resolution has twice as many channels as the cells before it. Both inputs of a cell need the same
+    resolution and the channels of the cell. So each input passes a 1x1 convolution or a `FactorisedReduce` first.
 
     Args:
-        cells: The cells in order.
-        operations: The operations, by name.
-        channels: Of the first cell's nodes.
-        input_shape: Of the images, (C, H, W).
-        num_classes: K.
-        stem_multiplier: The stem has so many times the channels of the first cell's nodes.
+        cells: Cells in order.
+        operations: Operations by name.
+        channels: Number of channels of the nodes of the first cell.
+        input_shape: Shape (C, H, W) of one image.
+        num_classes: Number of classes K.
+        stem_multiplier: Channels of the stem, as a multiple of `channels`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Topologies: which nodes of a cell may feed which, and the choices that this leaves."""
+"""Topologies of cells: the possible edges between nodes, and the choices that they define."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Output = Literal["last", "all", "unused"]
 @final
 @dataclass(frozen=True)
 class Topology:
-    """What a node may add up, and what leaves the cell.
+    """The possible source nodes of each node of a cell, and the output nodes.
 
     Attributes:
-        inputs: Number of the cell's inputs, nodes 0 to inputs - 1.
-        sources: For each further node, the alternatives that it has: each names the nodes of which it takes one operation
-            each. With one alternative nothing is chosen but the operations.
-        output: Of the nodes that are no inputs, what is concatenated: the last one, all, or those which nothing uses.
+        inputs: Number of inputs, nodes 0 to inputs - 1.
+        sources: For each further node, its alternatives. An alternative is a tuple of source nodes, with one operation on
+            each. If a node has one alternative, only its operations are chosen.
+        output: Nodes that are concatenated into the output, without the inputs: the last one, all, or the unused ones.
     """
 
     inputs: int
@@ -33,37 +33,37 @@ class Topology:
 
     def __post_init__(self) -> None:
         if self.inputs not in (1, 2):
-            raise ValueError(f"a cell must have 1 or 2 inputs, the outputs of the cells before it, got {self.inputs}")
+            raise ValueError(f"a cell must have 1 or 2 inputs (the outputs of the previous cells), got {self.inputs}")
         if not self.sources:
-            raise ValueError("a cell must have at least one node that is no input")
+            raise ValueError("a cell must have at least one node that is not an input")
         if self.output not in get_args(Output):
             raise ValueError(f"output must be one of {', '.join(get_args(Output))}, got {self.output!r}")
         for node, alternatives in enumerate(self.sources, start=self.inputs):
             for source in itertools.chain(*alternatives):
                 if not 0 <= source < node:
-                    raise ValueError(f"node {node} can be fed by the nodes before it, 0 to {node - 1}, got {source}")
+                    raise ValueError(f"the sources of node {node} must be earlier nodes, 0 to {node - 1}, got {source}")
             if not any(alternatives):
-                raise ValueError(f"nothing feeds node {node}: give it an edge, or leave it out")
+                raise ValueError(f"nothing feeds node {node}; add an edge to it or remove the node")
         feeding = {source for alternatives in self.sources for sources in alternatives for source in sources}
         for node in range(self.nodes - 1):
             if node not in feeding and (node < self.inputs or self.output == "last"):
-                raise ValueError(f"node {node} feeds no other, so nothing of it reaches the output: give it an edge")
+                raise ValueError(f"node {node} feeds no other node and does not reach the output; add an edge from it")
 
     @property
     def nodes(self) -> int:
-        """The number of nodes, inputs included."""
+        """Number of nodes, inputs included."""
         return self.inputs + len(self.sources)
 
     @property
     def picks(self) -> bool:
-        """Whether it is chosen what feeds some node, or one feeds it twice: then operations are not named after edges."""
+        """Whether a node has several alternatives or the same source twice. The choices then have no edge names."""
         return any(
             len(alternatives) > 1 or len({*first}) < len(first) for alternatives in self.sources for first in alternatives
         )
 
     @property
     def interchangeable(self) -> bool:
-        """Whether every node may take any of those before it, so that it does not matter which of them is which."""
+        """Whether every node may have any earlier node as source, so that the order of the nodes does not matter."""
         return all(
             alternatives == (tuple(range(node)),)
             or {frozenset(pair) for pair in alternatives} >= {frozenset(p) for p in itertools.combinations(range(node), 2)}
@@ -71,14 +71,14 @@ class Topology:
         )
 
     def names(self, node: int, alternative: int) -> list[str]:
-        """Returns the names of the choices of a node's operations, one for each of its sources."""
+        """Returns the names of the operation choices of a node, one for each source of the alternative."""
         sources = self.sources[node - self.inputs][alternative]
         if self.picks:
             return [f"node{node}_op{number}" for number in range(1, len(sources) + 1)]
         return [edge_name(source, node, self.nodes) for source in sources]
 
     def choices(self, operations: Sequence[str]) -> dict[str, Choice]:
-        """Returns what may vary in a cell, node by node: what feeds it, where that is chosen, then its operations."""
+        """Returns the choices of a cell, node by node: first the sources, if there are alternatives, then the operations."""
         choices = {}
         for node, alternatives in enumerate(self.sources, start=self.inputs):
             if len(alternatives) > 1:
@@ -88,7 +88,14 @@ class Topology:
         return choices
 
     def graph(self, values: Mapping[str, Value], *, strided: bool = False) -> CellGraph:
-        """Returns the cell that values of its choices stand for: of `a+b`, both are added, and `none` is left out."""
+        """Returns the graph of the cell with these values of its choices.
+
+        A value `a+b` gives two operations, a and b. A value `none` gives no operation.
+
+        Args:
+            values: Value of each choice of the cell, by name.
+            strided: Whether the cell halves the resolution.
+        """
         nodes = []
         for node, alternatives in enumerate(self.sources, start=self.inputs):
             chosen = 0
@@ -105,7 +112,11 @@ class Topology:
         return CellGraph(self.inputs, tuple(nodes), self.outputs(nodes), strided)
 
     def outputs(self, nodes: Sequence[Iterable[tuple[str, int]]]) -> tuple[int, ...]:
-        """Returns which nodes are concatenated into the output of a cell that has these nodes."""
+        """Returns the numbers of the nodes that are concatenated into the output.
+
+        Args:
+            nodes: (operation, source node) pairs of each node except the inputs.
+        """
         inner_nodes = range(self.inputs, self.nodes)
         if self.output == "last":
             return (inner_nodes[-1],)
@@ -113,7 +124,7 @@ class Topology:
         return tuple(node for node in inner_nodes if node not in used)
 
     def choice_values(self, node_choices: Sequence[tuple[int, tuple[str, ...]]]) -> dict[str, Value]:
-        """Returns the values of the choices, from the alternative and the operations of each node."""
+        """Returns the values of the choices, given the alternative and the operations of each node."""
         values: dict[str, Value] = {}
         for node, (alternative, operations) in enumerate(node_choices, start=self.inputs):
             alternatives = self.sources[node - self.inputs]
@@ -124,7 +135,7 @@ class Topology:
 
 
 def edge_name(source: int, node: int, nodes: int) -> str:
-    """Returns edge01, or edge0_1 where a cell has more than ten nodes."""
+    """Returns the name of an edge: edge01, or edge0_1 if the cell has more than ten nodes."""
     return f"edge{source}{node}" if nodes <= 10 else f"edge{source}_{node}"
 
 
@@ -133,24 +144,30 @@ def _format_sources(sources: tuple[int, ...]) -> str:
 
 
 def all_pairs(nodes: int, inputs: int = 1, output: Output = "last") -> Topology:
-    """Returns the topology in which an edge leads from every node to every later one that is no input.
+    """Returns the topology with an edge from every node to every later node that is not an input.
 
     Args:
         nodes: Number of nodes, inputs included.
-        inputs: Number of the cell's inputs.
-        output: What is concatenated into the output.
+        inputs: Number of inputs, 1 or 2.
+        output: Nodes that are concatenated into the output.
+
+    Raises:
+        ValueError: The numbers of nodes and inputs are impossible, or the output is unknown.
     """
     return Topology(inputs, tuple((tuple(range(node)),) for node in range(inputs, nodes)), output)
 
 
 def two_inputs(nodes: int, inputs: int = 2, output: Output = "all", *, distinct: bool = True) -> Topology:
-    """Returns the topology in which every node picks two of those before it.
+    """Returns the topology in which every node picks two earlier nodes.
 
     Args:
         nodes: Number of nodes, inputs included.
-        inputs: Number of the cell's inputs.
-        output: What is concatenated into the output.
-        distinct: The two differ. With one input only, the first node takes it twice all the same.
+        inputs: Number of inputs, 1 or 2.
+        output: Nodes that are concatenated into the output.
+        distinct: Whether the two nodes must differ. With one input, the first node uses it twice in any case.
+
+    Raises:
+        ValueError: The numbers of nodes and inputs are impossible, or the output is unknown.
     """
     sources = []
     for node in range(inputs, nodes):
@@ -160,17 +177,22 @@ def two_inputs(nodes: int, inputs: int = 2, output: Output = "all", *, distinct:
 
 
 def edge_list(edges: Iterable[tuple[int, int]], inputs: int = 1, output: Output = "last") -> Topology:
-    """Returns the topology of these edges, (from, to) each; nodes are numbered, the cell's inputs first.
+    """Returns the topology with these edges.
+
+    Args:
+        edges: (from, to) pairs of node numbers. The inputs are the first nodes.
+        inputs: Number of inputs, 1 or 2.
+        output: Nodes that are concatenated into the output.
 
     Raises:
-        ValueError: an edge comes twice, leads backwards or into an input, or a node has none that leads to it.
+        ValueError: An edge occurs twice, leads backwards or into an input, or a node has no edge that leads to it.
     """
     pairs = [(int(i), int(j)) for i, j in edges]
     for i, j in pairs:
         if not i < j or j < inputs or i < 0:
-            raise ValueError(f"an edge must lead from a node to a later one that is no input, got [{i}, {j}]")
+            raise ValueError(f"an edge must lead from a node to a later node that is not an input, got [{i}, {j}]")
         if pairs.count((i, j)) > 1:
-            raise ValueError(f"edge [{i}, {j}] is there twice")
+            raise ValueError(f"edge [{i}, {j}] occurs twice; remove one")
     last = max((j for _, j in pairs), default=inputs - 1)
     sources = tuple((tuple(sorted(i for i, j in pairs if j == node)),) for node in range(inputs, last + 1))
     return Topology(inputs, sources, output)

@@ -1,4 +1,4 @@
-"""Checks of a space's choices: architectures can be stored, every value matters, and `build` heeds every choice."""
+"""Checks of the choices: architectures can be stored, every value matters, and `build` uses every choice."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, as_text
 from search_spaces.space import Architecture, Value
 
-# Architectures in which a choice is tried, before it is said that it never matters: it may be inactive in most.
+# Number of architectures in which a choice is tested before it counts as unused. A choice may be inactive in most of them.
 CANONICAL_TRIES = 50
 BUILD_TRIES = 25
-# Returns a text for each of some architectures; None where nothing can be said.
+# Returns a text for each architecture; None if the architecture has none.
 Fingerprints = Callable[[list[Architecture]], list[str | None]]
 
 
 def round_trip(under_test: SpaceUnderTest) -> str:
-    """Architectures, with every value of every choice, can be stored as text and read again."""
+    """Checks that architectures with every value of every choice survive writing and reading in each format."""
     start = under_test.samples[0]
     varied = [{**start, name: value} for name, choice in under_test.space.choices.items() for value in choice.values]
     for format_name, write_and_read in under_test.formats.items():
@@ -26,38 +26,38 @@ def round_trip(under_test: SpaceUnderTest) -> str:
             try:
                 restored = write_and_read(dict(architecture))
                 if not isinstance(restored, Mapping):
-                    raise TypeError(f"a mapping was written, and {type(restored).__name__} read")
+                    raise TypeError(f"the value written is a mapping, the value read is {type(restored).__name__}")
                 same = as_text(under_test.space.validate(restored)) == as_text(architecture)
             except Exception as error:
                 line = next(iter(str(error).splitlines()), type(error).__name__)
                 raise CheckFailure(f"an architecture does not survive {format_name}: {line}", architecture) from error
             if not same:
-                raise CheckFailure(f"an architecture comes out of {format_name} as another one: {restored}", architecture)
+                raise CheckFailure(f"an architecture changes in {format_name}: {restored}", architecture)
     return f"{', '.join(under_test.formats)}; {len(under_test.samples)} architectures and each of {len(varied)} values"
 
 
 def reachable(under_test: SpaceUnderTest) -> str:
-    """For every value of a choice there is an architecture whose canonical form no other value gives."""
+    """Checks that every value of a choice changes the canonical form in at least one architecture."""
     return _check_every_value(
         under_test,
         lambda architectures: _canonical_texts(under_test, architectures),
         CANONICAL_TRIES,
-        "never changes the canonical form; leave it out, or mend canonical",
-        "has the canonical form of another value, always; leave it out, or mend canonical",
+        "never changes the canonical form; remove it or correct canonical",
+        "always has the canonical form of another value; remove it or correct canonical",
     )
 
 
 def used(under_test: SpaceUnderTest) -> str:
-    """For every value of a choice there is an architecture in which it gives another network than all other values do.
+    """Checks that every value of a choice gives a different network in at least one architecture.
 
-    Only architectures are tried in which the canonical form tells the values apart.
+    Only architectures in which the canonical forms of the values differ are tested.
     """
     return _check_every_value(
         under_test,
         lambda architectures: _network_texts(under_test, architectures),
         BUILD_TRIES,
         "is not used by build: modules, weights and logits stay the same",
-        "builds the same network as another value, always; leave it out, or let canonical replace it",
+        "always builds the same network as another value; remove it or map it to that value in canonical",
         lambda architectures: _canonical_texts(under_test, architectures),
     )
 
@@ -70,15 +70,18 @@ def _check_every_value(
     value_message: str,
     precondition: Fingerprints | None = None,
 ) -> str:
-    """Looks for an architecture for each value of each choice in which what is told of it differs from all other values.
+    """Searches, for each value of each choice, an architecture in which its fingerprint differs from all other values.
 
     Args:
         under_test: The space.
-        fingerprints_of: Returns what is compared, of the architectures that differ in one choice.
-        tries: In how many architectures.
-        choice_message: What is said of a choice of which no value makes a difference.
-        value_message: What is said of a value that makes none.
-        precondition: Likewise; only values for which this differs are judged.
+        fingerprints_of: Function that returns the fingerprints of architectures that differ in one choice.
+        tries: Number of random architectures for each choice.
+        choice_message: Message for a choice of which no value makes a difference.
+        value_message: Message for a value that makes no difference.
+        precondition: Function that returns other fingerprints. Values for which these do not differ are skipped.
+
+    Raises:
+        CheckFailure: A value never makes a difference.
     """
     messages, example = [], None
     for name, choice in under_test.space.choices.items():
@@ -100,10 +103,10 @@ def _check_every_value(
 def _indistinct_values(
     under_test: SpaceUnderTest, name: str, fingerprints_of: Fingerprints, tries: int, precondition: Fingerprints | None
 ) -> tuple[list[Value], Architecture | None]:
-    """Returns the values of a choice that never make a difference, and an architecture in which they were judged."""
+    """Returns the values of a choice that never make a difference, and an architecture in which they were compared."""
     values = under_test.space.choices[name].values
     indistinct, compared, example = set(range(len(values))), set[int](), None
-    if len(values) == 1:  # It is fixed: there is no other.
+    if len(values) == 1:  # A choice with one value has nothing to compare.
         return [], None
     generator = random.Random(under_test.seed)
     for _ in range(tries):
@@ -122,24 +125,24 @@ def _indistinct_values(
 
 
 def _unique(fingerprints: list[str | None]) -> set[int]:
-    """Returns the places of what is told once only."""
+    """Returns the indices of the fingerprints that occur exactly once."""
     return {index for index, text in enumerate(fingerprints) if text is not None and fingerprints.count(text) == 1}
 
 
 def _canonical_texts(under_test: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
-    """Returns the canonical form of each architecture, as text."""
+    """Returns the canonical form of each architecture as text; None if it is invalid."""
     return [under_test.canonical_key(architecture) for architecture in architectures]
 
 
 def _network_texts(under_test: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
-    """Returns a text for each network: its modules and shapes, and where these are those of another, its logits, too."""
+    """Returns the modules and shapes of each network as text, with the logits if these are equal for two networks."""
     shape = under_test.input_shapes[0]
     fingerprints: list[str | None] = []
     for architecture in architectures:
         try:
             network = under_test.build(architecture, shape)
             fingerprints.append(repr(network) + str([(name, tuple(t.shape)) for name, t in network.state_dict().items()]))
-        except Exception:  # `builds` tells of it.
+        except Exception:  # `builds` reports it.
             fingerprints.append(None)
     x, duplicates = (
         under_test.images(3, shape),
@@ -147,11 +150,11 @@ def _network_texts(under_test: SpaceUnderTest, architectures: list[Architecture]
     )
     for index in duplicates:
         try:
-            # The seed is that of the others: what is not used makes no difference, not even to what is drawn.
+            # All networks have the same seed, so an unused choice does not change the random weights.
             network = under_test.build(architectures[index], shape)
             with torch.no_grad():
                 outputs = torch.cat([network.train(mode)(x.clone()) for mode in (False, True)])
-        except Exception:  # `shapes` tells of it, and of what is not finite.
+        except Exception:  # `shapes` reports it, and logits that are not finite.
             fingerprints[index] = None
         else:
             fingerprints[index] = f"{fingerprints[index]}{outputs.tolist()}" if bool(outputs.isfinite().all()) else None

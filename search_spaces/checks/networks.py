@@ -1,4 +1,4 @@
-"""Checks of a space's networks: they build, map images to logits, pass gradients on, and depend on nothing else."""
+"""Checks of the networks: construction, output shapes, gradients, determinism and side effects."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from search_spaces.space import Architecture, Value
 
-# Images of a pass for gradients, and passes, with new weights each: no ReLU is dead in all of them by chance.
+# Batch size and number of gradient passes. Each pass has new weights, so that no ReLU is dead in all passes by chance.
 BATCH_SIZE = 32
 WEIGHT_DRAWS = 4
-# Architectures like one that has a parameter without a gradient, to see whether it has one there.
+# Number of similar architectures that are tested if a parameter has no gradient.
 NEIGHBOURS = 40
 
 
 def builds(under_test: SpaceUnderTest) -> str:
-    """Random architectures build, for every shape of images."""
+    """Checks that random architectures build for every image shape."""
     for architecture in under_test.samples:
         for shape in under_test.input_shapes:
             architecture_copy = dict(architecture)
@@ -34,18 +34,18 @@ def builds(under_test: SpaceUnderTest) -> str:
             if not isinstance(network, nn.Module):
                 raise CheckFailure(f"build must return a torch.nn.Module, got {type(network).__name__}", architecture)
             if architecture_copy != architecture:
-                raise CheckFailure("build changes the architecture that it is given; let it work on a copy", architecture)
+                raise CheckFailure("build changes the architecture in its argument; change a copy instead", architecture)
     return f"{len(under_test.samples)} architectures, for images {', '.join(map(str, under_test.input_shapes))}"
 
 
 def shapes(under_test: SpaceUnderTest) -> str:
-    """Networks map images (N, C, H, W) to finite logits (N, K), one image included, in both modes."""
+    """Checks that networks map images (N, C, H, W) to finite logits (N, K), in both modes and also for N = 1."""
     networks = 0
     for architecture in under_test.samples:
         for shape in under_test.input_shapes:
             try:
                 network = under_test.build(architecture, shape)
-            except Exception:  # `builds` tells of it.
+            except Exception:  # `builds` reports it.
                 continue
             networks += 1
             for n, training in ((1, False), (3, False), (3, True)):
@@ -63,21 +63,21 @@ def shapes(under_test: SpaceUnderTest) -> str:
 
 
 def batch_independent(under_test: SpaceUnderTest) -> str:
-    """In evaluation mode the logits of an image do not depend on the others of its batch."""
+    """Checks that in evaluation mode the logits of an image do not depend on the other images of the batch."""
     shape = under_test.small_shape
     x = under_test.images(4, shape)
     others = torch.cat([x[:1], 1 - x[1:] ** 2])
     for architecture in under_test.working_samples:
         network = under_test.build(architecture, shape)
         with error_context("training mode", architecture), torch.no_grad():
-            for step in range(3):  # So that batch norm has statistics.
+            for step in range(3):  # Sets the running statistics of batch norm.
                 network(under_test.images(BATCH_SIZE, shape, seed=1 + step))
         first, second = logits(network, x), logits(network, others)
-        if logits_differ(first, logits(network, x)):  # By chance, not by the batch: `deterministic` tells of it.
+        if logits_differ(first, logits(network, x)):  # The logits are random, which `deterministic` reports.
             continue
         if logits_differ(first, torch.cat([second[:1], first[1:]])):
             raise CheckFailure(
-                "in evaluation mode the logits of an image depend on the others of its batch; "
+                "in evaluation mode the logits of an image depend on the other images of its batch; "
                 "look for statistics taken over the batch",
                 architecture,
             )
@@ -85,7 +85,7 @@ def batch_independent(under_test: SpaceUnderTest) -> str:
 
 
 def deterministic(under_test: SpaceUnderTest) -> str:
-    """One seed gives the same weights, another seed others; one image the same logits."""
+    """Checks that weights depend on the seed alone, and logits on the image alone."""
     seed_independent = 0
     for architecture in under_test.working_samples:
         shape = under_test.small_shape
@@ -93,14 +93,12 @@ def deterministic(under_test: SpaceUnderTest) -> str:
         name = next(_differing_tensors(first, again), None)
         if name is not None:
             raise CheckFailure(
-                f"one seed of torch gives different weights: {name}; draw them from torch alone", architecture
+                f"the same seed of torch gives different weights: {name}; use only the random numbers of torch", architecture
             )
         seed_independent += next(_differing_tensors(first, other), None) is None
         x = under_test.images(4, shape)
         if logits_differ(logits(first, x), logits(first, x)):
-            raise CheckFailure(
-                "in evaluation mode the same images give different logits, one pass after the other", architecture
-            )
+            raise CheckFailure("in evaluation mode the same images give different logits in two passes", architecture)
     if seed_independent == len(under_test.working_samples):
         raise CheckFailure(
             "all seeds of torch give the same weights: build must not seed torch", under_test.working_samples[0]
@@ -109,7 +107,7 @@ def deterministic(under_test: SpaceUnderTest) -> str:
 
 
 def _differing_tensors(first: nn.Module, second: nn.Module) -> Iterator[str]:
-    """Yields the names of the tensors that two networks do not share."""
+    """Yields the names of the tensors that differ between two networks."""
     tensors, others = first.state_dict(), second.state_dict()
     yield from tensors.keys() ^ others.keys()
     for name in (name for name in tensors if name in others):
@@ -119,7 +117,7 @@ def _differing_tensors(first: nn.Module, second: nn.Module) -> Iterator[str]:
 
 
 def global_state(under_test: SpaceUnderTest) -> str:
-    """Building and running a network leaves alone what others share: only torch's own generator moves."""
+    """Checks that building and running a network changes no global state except the random generator of torch."""
     for architecture in under_test.working_samples[:3]:
         before = _global_state()
         logits(under_test.build(architecture, under_test.small_shape), under_test.images(2, under_test.small_shape))
@@ -127,7 +125,7 @@ def global_state(under_test: SpaceUnderTest) -> str:
         changed = [name for name in before if before[name] != after[name]]
         if changed:
             raise CheckFailure(f"building or running a network changes {', '.join(changed)}", architecture)
-    return f"left as they were: {', '.join(_global_state())}"
+    return f"unchanged: {', '.join(_global_state())}"
 
 
 def _global_state() -> dict[str, Any]:
@@ -142,7 +140,7 @@ def _global_state() -> dict[str, Any]:
 
 
 class _GradientFlow(NamedTuple):
-    """What gradients reach: whether the image, and which parameters, told apart by what `_parameter_identity` says."""
+    """Whether the image has a gradient, and the parameters with and without one, as `_parameter_identity` tuples."""
 
     image: bool
     with_gradient: set[tuple[str, ...]]
@@ -150,12 +148,12 @@ class _GradientFlow(NamedTuple):
 
 
 def gradients(under_test: SpaceUnderTest) -> str:
-    """Gradients reach the image and every parameter.
+    """Checks that gradients reach the image and every parameter.
 
-    Taken of canonical forms, for others may hold operations that lead nowhere. Even so a layer may be without a gradient in
-    some networks by their architecture (what feeds it is empty, or nothing uses its output): it is at fault if it has none
-    in architectures like that one either, as far as they have this layer too. Networks without a way from the image to the
-    logits are degenerate, not at fault, unless all are.
+    The check uses canonical forms, because other forms may hold operations that do not reach the output. A layer may still
+    have no gradient because of the architecture: its input is empty, or no layer uses its output. So the check fails only if
+    the layer also has no gradient in similar architectures. A network without a path from the image to the logits is
+    degenerate and passes, unless all networks are degenerate.
     """
     without_image_gradient = 0
     for architecture in under_test.working_samples:
@@ -169,7 +167,7 @@ def gradients(under_test: SpaceUnderTest) -> str:
                 names = sorted(identity[0] for identity in always_dead)
                 raise CheckFailure(
                     f"no gradient reaches {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, "
-                    "here or in architectures like this one; look for layers that are not used, detach() or no_grad()",
+                    "in this and in similar architectures; look for unused layers, detach() or no_grad()",
                     form,
                 )
     count = len(under_test.working_samples)
@@ -179,17 +177,17 @@ def gradients(under_test: SpaceUnderTest) -> str:
             under_test.representative(under_test.working_samples[0]),
         )
     return f"{count} networks" + (
-        f", {without_image_gradient} of them without a way from the image to the logits" if without_image_gradient else ""
+        f", {without_image_gradient} of them without a path from the image to the logits" if without_image_gradient else ""
     )
 
 
 def _gradient_flow(under_test: SpaceUnderTest, architecture: Architecture, shape: Shape) -> _GradientFlow:
-    """Returns what gradients reach in some of a few draws of weights and images."""
+    """Returns the gradients that are nonzero in at least one draw of weights and images."""
     image, with_gradient, without_gradient = False, set[tuple[str, ...]](), set[tuple[str, ...]]()
     for draw in range(WEIGHT_DRAWS):
         network = under_test.build(architecture, shape, seed=draw)
         with torch.no_grad():
-            # A layer that starts at zero passes no gradient on.
+            # A layer that is initialised to zero blocks gradients.
             for parameter in network.parameters():
                 if parameter.is_floating_point():
                     parameter.add_(0.1 * torch.randn_like(parameter))
@@ -200,7 +198,7 @@ def _gradient_flow(under_test: SpaceUnderTest, architecture: Architecture, shape
                 (outputs * torch.randn_like(outputs)).sum().backward()
         image = image or _has_gradient(x)
         for name, parameter in network.named_parameters():
-            if parameter.requires_grad:  # A frozen one is meant to have none.
+            if parameter.requires_grad:  # A frozen parameter has no gradient by design.
                 (with_gradient if _has_gradient(parameter) else without_gradient).add(_parameter_identity(network, name))
         without_gradient -= with_gradient
         if image and not without_gradient:
@@ -213,7 +211,7 @@ def _has_gradient(tensor: torch.Tensor) -> bool:
 
 
 def _parameter_identity(network: nn.Module, name: str) -> tuple[str, ...]:
-    """Returns what tells a parameter's place apart: its name, its shape, and what its layer stands among."""
+    """Returns an identifier of a parameter across architectures: name, shape and the modules around its layer."""
     owner = name.rpartition(".")[0]
     around = owner.rpartition(".")[0]
     return name, str(tuple(network.get_parameter(name).shape)), repr(network.get_submodule(around or owner))
@@ -222,7 +220,7 @@ def _parameter_identity(network: nn.Module, name: str) -> tuple[str, ...]:
 def _always_without_gradient(
     under_test: SpaceUnderTest, architecture: Architecture, without_gradient: set[tuple[str, ...]]
 ) -> set[tuple[str, ...]]:
-    """Returns those of some parameters that get no gradient on larger images nor in architectures like this one."""
+    """Returns the parameters that have no gradient on larger images or in similar architectures."""
     remaining = without_gradient - _gradient_flow(under_test, architecture, under_test.input_shapes[0]).with_gradient
     generator = random.Random(under_test.seed)
     for number in range(NEIGHBOURS):

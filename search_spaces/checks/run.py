@@ -1,4 +1,4 @@
-"""The test of a space: whatever a search takes for granted, tried on random architectures.
+"""Runs checks of a search space on random architectures. A search relies on the properties that they test.
 
     for result in check_space(SPACE):
         print(result.check, result.passed, result.message)
@@ -26,8 +26,7 @@ from search_spaces.space import Architecture, SearchSpace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# Each takes the space with its samples, returns what it has seen, and raises what is wrong. What one tells of, the others
-# pass over.
+# Each check returns a summary or raises CheckFailure. A fault is reported by one check, and the other checks skip it.
 CHECKS: dict[str, Callable[[SpaceUnderTest], str]] = {
     "builds": builds,
     "shapes": shapes,
@@ -48,13 +47,13 @@ SHAPES: tuple[Shape, ...] = ((3, 32, 32), (1, 28, 28), (3, 24, 40))
 @final
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check has found.
+    """Result of one check.
 
     Attributes:
-        check: Its name.
-        passed: Whether it passed; None if it could not be made.
-        message: What is wrong, where, and the remedy where it is not obvious; or what was seen.
-        architecture: The one that shows what is wrong.
+        check: Name of the check.
+        passed: Whether the check passed; None if it could not run.
+        message: The fault with its place and remedy, or a summary if the check passed.
+        architecture: Architecture that shows the fault; None if there is none.
     """
 
     check: str
@@ -64,7 +63,7 @@ class CheckResult:
 
 
 def json_round_trip(architecture: Architecture) -> object:
-    """Returns an architecture written as JSON and read again."""
+    """Writes an architecture as JSON and returns the value that is read back."""
     return json.loads(json.dumps(dict(architecture)))
 
 
@@ -77,23 +76,23 @@ def check_space(
     num_classes: int = 7,
     formats: Mapping[str, Callable[[Architecture], object]] = {"JSON": json_round_trip},
 ) -> list[CheckResult]:
-    """Returns what the checks find, one result each, in the order of `CHECKS`; errors of the space are results, too.
+    """Runs all checks and returns one result for each, in the order of `CHECKS`. Errors in the space are results, too.
 
     Args:
-        space: The space.
-        samples: Number of architectures drawn; the cheap checks take ten times as many.
-        seed: Of all that is drawn.
-        input_shapes: Of the images, (C, H, W) each, for which networks must build; one that is not square tells sides apart.
-        num_classes: K.
-        formats: What an architecture must survive, by name: functions that write it as text and read it again.
+        space: Search space.
+        samples: Number of random architectures, at least 1. Fast checks use ten times as many.
+        seed: Random seed.
+        input_shapes: Image shapes (C, H, W) for which networks must build. A shape that is not square finds swapped sides.
+        num_classes: Number of classes K, at least 1.
+        formats: Functions by name. Each writes an architecture as text and reads it back.
 
     Raises:
-        ValueError: there are no samples or no shapes, or one has no pixels.
+        ValueError: samples or num_classes is below 1, there is no shape, or a shape is not three numbers of at least 1.
     """
     if samples < 1 or num_classes < 1:
         raise ValueError(f"samples and num_classes must be at least 1, got {samples} and {num_classes}")
     if not input_shapes or any(len(shape) != 3 or min(shape) < 1 for shape in input_shapes):
-        raise ValueError(f"input_shapes must hold (C, H, W), of at least 1 each, got {input_shapes}")
+        raise ValueError(f"input_shapes must hold (C, H, W) with values of at least 1, got {input_shapes}")
     under_test = SpaceUnderTest(space, samples, seed, input_shapes, num_classes, formats)
     results = []
     for name, check in CHECKS.items():
@@ -109,13 +108,13 @@ def _run_check(name: str, check: Callable[[SpaceUnderTest], str], under_test: Sp
         return CheckResult(name, False, str(failure), failure.architecture)
     except CheckSkipped as reason:
         return CheckResult(name, None, f"not tried: {reason}")
-    except Exception as error:  # Of the user's code, at a place where no check expects one.
+    except Exception as error:  # The code of the space may raise an error where no check expects one.
         return CheckResult(name, False, f"raises {format_error(error)}")
 
 
 @contextmanager
 def _preserve_global_state() -> Iterator[None]:
-    """Puts back what the code of a space may change, for the caller and for the next check."""
+    """Restores the global state that the code of a space may change."""
     state, numpy_state = random.getstate(), np.random.get_state()
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
     try:

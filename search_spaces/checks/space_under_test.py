@@ -1,4 +1,4 @@
-"""What the checks of a space share: random architectures, their networks, and what is said when something goes wrong."""
+"""Shared parts of the checks: random architectures, their networks, and errors with their context."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from search_spaces.space import Architecture, SearchSpace, Value
 
 Shape = tuple[int, int, int]
-# Sides of images that most spaces can take and that cost little, for what needs many passes.
+# Image sides that most spaces accept. Small images make checks with many passes fast.
 SMALL_SIDES = (8, 16)
-# How many architectures are drawn for what costs little, for each sample.
+# Number of architectures of fast checks for each sample.
 MANY_FACTOR = 10
 
 
-class CheckFailure(Exception):  # noqa: N818 (it is what a check has found, not an error of the check)
-    """What a check has found to be wrong, and the architecture that shows it."""
+class CheckFailure(Exception):  # noqa: N818 (it is the result of a check, not an error of the check)
+    """A fault that a check found, with the architecture that shows it."""
 
     def __init__(self, message: str, architecture: Architecture | None = None) -> None:
         super().__init__(message)
@@ -33,18 +33,18 @@ class CheckFailure(Exception):  # noqa: N818 (it is what a check has found, not 
 
 
 class CheckSkipped(Exception):  # noqa: N818 (as above)
-    """Says why a check could not be made."""
+    """The reason why a check could not run."""
 
 
 def format_error(error: BaseException) -> str:
-    """Returns an error on one line: its kind, and the first line of what it says."""
+    """Returns an error on one line: its type and the first line of its message."""
     line = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 @contextmanager
 def error_context(action: str, architecture: Architecture | None) -> Iterator[None]:
-    """Makes an error of the user's code the fault that it raises while `what` is done with an architecture."""
+    """Converts an error of the space into a CheckFailure that names the action and the architecture."""
     try:
         yield
     except (CheckFailure, CheckSkipped):
@@ -55,16 +55,16 @@ def error_context(action: str, architecture: Architecture | None) -> Iterator[No
 
 @final
 class SpaceUnderTest:
-    """A space under test, with the architectures on which it is tried.
+    """A search space with the random architectures on which it is tested.
 
     Attributes:
-        space: The space.
-        samples: Architectures drawn at random, without duplicates; all of them where there are so few.
-        many_samples: More of them, the samples first.
-        input_shapes: Of the images (C, H, W) for which networks are built; checks that need only one take the first.
-        num_classes: K.
-        seed: Of all that is drawn.
-        formats: What an architecture must survive, by name.
+        space: Search space.
+        samples: Distinct random architectures; all architectures if the space is small.
+        many_samples: The samples and further distinct architectures, for fast checks.
+        input_shapes: Image shapes (C, H, W) for which networks are built. Checks that need one shape use the first.
+        num_classes: Number of classes K.
+        seed: Random seed.
+        formats: Functions by name. Each writes an architecture as text and reads it back.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class SpaceUnderTest:
         self._forms: dict[str, dict[str, Value] | None] = {}
 
     def build(self, architecture: Architecture, shape: Shape, seed: int = 0) -> nn.Module:
-        """Returns a network for images of this shape; one seed, one set of weights."""
+        """Returns a network in training mode for images of this shape (C, H, W), with the weights of this seed."""
         torch.manual_seed(self.seed + seed)
         network = self.space.build(dict(architecture), shape, self.num_classes)
         if isinstance(network, nn.Module) and any(is_lazy(parameter) for parameter in network.parameters()):
@@ -100,15 +100,15 @@ class SpaceUnderTest:
             network, x = self.build(architecture, shape), self.images(3, shape)
             with torch.no_grad():
                 return all(network.train(mode)(x.clone()).shape == (3, self.num_classes) for mode in (False, True))
-        except Exception:  # What it is, `builds` and `shapes` tell.
+        except Exception:  # `builds` and `shapes` report the error.
             return False
 
     @cached_property
     def working_samples(self) -> list[dict[str, Value]]:
-        """The samples that run on images of the first shape: what is wrong with the others is told once.
+        """The samples that run on images of the first shape. `builds` and `shapes` report the others.
 
         Raises:
-            CheckSkipped: there is none.
+            CheckSkipped: No sample runs.
         """
         working = [architecture for architecture in self.samples if self.runs(architecture, self.input_shapes[0])]
         if not working:
@@ -117,10 +117,10 @@ class SpaceUnderTest:
 
     @cached_property
     def small_shape(self) -> Shape:
-        """The smallest shape, of those that are tried, on which all that works works still.
+        """The smallest tested shape (C, H, W) on which all working samples run.
 
         Raises:
-            CheckSkipped: nothing works.
+            CheckSkipped: No sample runs.
         """
         channels, *sides = self.input_shapes[0]
         for side in SMALL_SIDES:
@@ -130,7 +130,7 @@ class SpaceUnderTest:
         return self.input_shapes[0]
 
     def canonical_form(self, architecture: Architecture) -> dict[str, Value] | None:
-        """Returns the canonical form, or None where it is no architecture of the space: `canonical_valid` tells of that."""
+        """Returns the canonical form; None if it is invalid, which `canonical_valid` reports."""
         text = as_text(architecture)
         if text not in self._forms:
             try:
@@ -142,18 +142,18 @@ class SpaceUnderTest:
         return self._forms[text]
 
     def canonical_key(self, architecture: Architecture) -> str | None:
-        """Returns the canonical form as text, or None where it is no architecture of the space."""
+        """Returns the canonical form as text; None if it is invalid."""
         form = self.canonical_form(architecture)
         return None if form is None else as_text(form)
 
     def representative(self, architecture: Architecture) -> dict[str, Value]:
-        """Returns the canonical form where it runs on small images, or else the architecture itself."""
+        """Returns the canonical form if it runs on small images, otherwise the architecture itself."""
         form = self.canonical_form(architecture)
         return form if form is not None and self.runs(form, self.small_shape) else dict(architecture)
 
 
 def sample_distinct(space: SearchSpace, count: int, generator: random.Random) -> list[dict[str, Value]]:
-    """Returns so many architectures of a space, drawn without duplicates; all of them where there are no more."""
+    """Returns `count` distinct random architectures, or all architectures if the space has at most `count`."""
     if space.size <= count:
         architectures = list(space.enumerate())
         generator.shuffle(architectures)
@@ -166,7 +166,7 @@ def sample_distinct(space: SearchSpace, count: int, generator: random.Random) ->
 
 
 def as_text(architecture: Architecture) -> str:
-    """Returns an architecture as text: one text, one architecture."""
+    """Returns an architecture as text. Different architectures have different texts."""
     return json.dumps([*architecture.items()], default=repr)
 
 
@@ -177,9 +177,10 @@ def logits(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def logits_differ(first: Tensor, second: Tensor) -> bool:
-    """Returns whether logits (N, K) differ by more than rounding explains.
+    """Returns whether logits (N, K) differ by more than rounding errors.
 
-    That is by a thousandth of how much they vary from image to image: most of a logit may be the same for all images.
+    The tolerance is 1e-3 of the variation between images, plus 1e-5 of the largest logit. The variation is the scale because
+    most of a logit may be the same for all images.
     """
     if not torch.equal(first.isfinite(), second.isfinite()):
         return True

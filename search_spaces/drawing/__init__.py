@@ -1,1 +1,1 @@
-"""Drawings of cells and chains."""
+"""Drawings of cells and of chains of layers."""

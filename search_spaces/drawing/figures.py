@@ -1,4 +1,4 @@
-"""Drawings of cells and chains, as matplotlib figures. Lengths are in points, 1/72 inch."""
+"""Drawings of cells and chains as matplotlib figures. Lengths are in points (1/72 inch)."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 NO_PATH = "no path from input to output"
 INK_COLOUR, WARNING_COLOUR = "#333a42", "#b2394b"
 TITLE_FONT_SIZE, MARGIN = 10.0, 14.0
-# A few panels stand side by side only if they are not wider than this.
+# Panels are side by side only if their total width is at most this.
 MAX_WIDTH = 1000.0
 
 
 def draw_cells(graphs: Mapping[str, CellGraph]) -> Figure:
-    """Returns a picture of cells, a panel each; several have their names as titles.
+    """Returns a figure with one panel per cell. If there are several cells, their names are the titles.
 
-    A dashed arrow is a skip, a thick one several operations that are added up; grey lines lead to the output.
+    A dashed arrow is a skip. A thick arrow is the sum of several operations. A grey line leads to the output.
+
+    Args:
+        graphs: Graphs of the cells, by name.
     """
     from matplotlib.figure import Figure
 
@@ -58,7 +61,7 @@ def draw_cells(graphs: Mapping[str, CellGraph]) -> Figure:
 
 
 def draw_chain(boxes: Sequence[str]) -> Figure:
-    """Returns a picture of a chain of labelled boxes, five in a row, with arrows between them."""
+    """Returns a figure of a chain of labelled boxes with arrows between them, five boxes in a row."""
     from matplotlib.figure import Figure
     from matplotlib.path import Path
 
@@ -92,7 +95,7 @@ def _title(name: str, graph: CellGraph) -> str:
 
 
 def _panel_size(title: str, layout: CellLayout) -> tuple[float, float]:
-    """Returns width and height of a panel."""
+    """Returns the width and height of a panel, in points."""
     width = layout.x[-1] + layout.widths[-1] / 2
     if title:
         width = max(width, text_width(title, TITLE_FONT_SIZE) * 1.15)
@@ -110,7 +113,7 @@ def _extent(layout: CellLayout) -> tuple[float, float]:
 
 
 def _draw_cell(axes: Axes, title: str, layout: CellLayout) -> None:
-    """Draws a cell into a panel: lines, then labels upon them, then nodes."""
+    """Draws a cell into a panel: first the lines, then the labels on them and the nodes."""
     height = axes.get_ylim()[1]
     low, high = _extent(layout)
     top = height - MARGIN - (TITLE_FONT_SIZE + 8 if title else 0)
@@ -138,7 +141,7 @@ def _draw_cell(axes: Axes, title: str, layout: CellLayout) -> None:
 
 
 def _paths(layout: CellLayout, x: list[float], y: dict[Slot, float]) -> list[Path]:
-    """Returns the curve of each line: level within a column, bent between them."""
+    """Returns the curve of each line. It is horizontal within a column and bends between columns."""
     from matplotlib.path import Path
 
     starts, ends = _ports(layout.routes, y, 0), _ports(layout.routes, y, -1)
@@ -160,7 +163,15 @@ def _paths(layout: CellLayout, x: list[float], y: dict[Slot, float]) -> list[Pat
 
 
 def _ports(routes: list[list[Slot]], y: dict[Slot, float], end: int) -> dict[int, tuple[float, float]]:
-    """Returns where each line touches the node at its end, 0 or -1, as distances from the centre: spread along its side."""
+    """Returns the point at which each line meets the node at one end, as (x, y) distances from the centre of the node.
+
+    The lines are spread along the side of the node.
+
+    Args:
+        routes: Slots that each line passes.
+        y: Centre of each slot.
+        end: 0 for the source of each line, -1 for its target.
+    """
     inner = 1 if end == 0 else -2
     touching: dict[Slot, list[int]] = {}
     for number, route in enumerate(routes):
@@ -176,7 +187,7 @@ def _ports(routes: list[list[Slot]], y: dict[Slot, float], end: int) -> dict[int
 
 
 def _add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Returns axes at a place in the figure, in whose coordinates a unit is a point."""
+    """Returns axes at a position in the figure. One unit of their coordinates is one point."""
     whole_width, whole_height = (72 * inches for inches in figure.get_size_inches())
     axes = figure.add_axes((left / whole_width, bottom / whole_height, width / whole_width, height / whole_height))
     axes.set(xlim=(0, width), ylim=(0, height))

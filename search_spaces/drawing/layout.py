@@ -1,11 +1,11 @@
-"""Where the parts of a cell's drawing go. Lengths are in points, 1/72 inch.
+"""Layout of the drawing of a cell. Lengths are in points (1/72 inch).
 
-A cell is laid out in columns, from left to right: the inputs, then each node in the column of nodes after the last that
-feeds it. Between two columns of nodes is one of labels. A line has a place of its own in every column that it passes and
-bends only between columns, so it runs through no node, and through no label but its own.
+The layout has columns from left to right. The inputs are in the first column, and each other node is in the column after its
+last source. Between two columns of nodes is a column of labels. A line has a separate slot in every column that it passes,
+and it bends only between columns. So it crosses no node and no label of another line.
 
 Source: Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures", IEEE Transactions on
-Systems, Man, and Cybernetics 11(2), 1981: first the columns, then orders with few crossings, then places.
+Systems, Man, and Cybernetics 11(2), 1981: it assigns columns, then orders with few crossings, then positions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from search_spaces.operations import OPERATIONS
 if TYPE_CHECKING:
     from search_spaces.graph import CellGraph
 
-# In the order of OPERATIONS, without none and skip: a hue for a kind of operation, darker for larger ones.
+# One colour per operation, in the order of OPERATIONS without none and skip. A kind has one hue, darker for larger kernels.
 COLOURS = (
     *(
         "#a15c00",
@@ -46,7 +46,7 @@ NODE_RADIUS, MIN_GAP = 12.0, 6.0
 @final
 @dataclass(frozen=True)
 class Line:
-    """What leads from one node to another: an arrow with its label, or a plain line to the output."""
+    """A line between two nodes: an arrow with a label for operations, or a line without a label to the output."""
 
     source: int
     target: int
@@ -59,7 +59,7 @@ class Line:
 @final
 @dataclass(frozen=True)
 class Slot:
-    """A place in a column: a node's, or that of a line which passes and may have its label there."""
+    """A position in a column. It holds a node, or a line that passes and may have its label there."""
 
     column: int
     node: int | None
@@ -69,23 +69,23 @@ class Slot:
 
     @property
     def round(self) -> bool:
-        """Whether it is a circle, and not a box."""
+        """Whether the slot is a circle instead of a box."""
         return self.node is not None and self.width == self.height == 2 * NODE_RADIUS
 
 
 @final
 @dataclass(frozen=True)
 class CellLayout:
-    """A cell's drawing.
+    """Layout of a cell.
 
     Attributes:
-        names: What stands in each node, and in the box of the output, the last, unless the output is one node.
-        lines: Between the nodes.
-        routes: The slots that each line passes, from its source to its target.
-        x: Centre of each column.
-        widths: Of each column.
-        y: Centre of each slot, upwards.
-        connected: A path leads from an input to the output.
+        names: Text in each node. The last one is the box of the output, unless the output is a single node.
+        lines: Lines between the nodes.
+        routes: Slots that each line passes, from its source to its target.
+        x: Horizontal centre of each column.
+        widths: Width of each column.
+        y: Vertical centre of each slot; larger is higher.
+        connected: Whether there is a path from an input to the output.
     """
 
     names: list[str]
@@ -98,7 +98,7 @@ class CellLayout:
 
 
 def layout_cell(graph: CellGraph) -> CellLayout:
-    """Returns where the parts of a cell's drawing go."""
+    """Returns the layout of a cell."""
     names = _names(graph)
     boxed = len(names) > graph.inputs + len(graph.nodes)
     lines = _lines(graph, len(names) - 1 if boxed else None)
@@ -129,7 +129,7 @@ def _names(graph: CellGraph) -> list[str]:
 
 
 def _lines(graph: CellGraph, output: int | None) -> list[Line]:
-    """Returns an arrow for each pair of nodes that operations join, then the lines to the box of the output."""
+    """Returns an arrow for each pair of connected nodes, followed by the lines to the box of the output."""
     joined: dict[tuple[int, int], list[str]] = {}
     for source, node, operation in graph.edges():
         joined.setdefault((source, node), []).append(operation)
@@ -147,15 +147,15 @@ def _lines(graph: CellGraph, output: int | None) -> list[Line]:
 
 
 def _colour(operations: list[str]) -> str:
-    """Returns the colour of an arrow: of its operation that does most, whichever the drawing."""
+    """Returns the colour of an arrow: the colour of its strongest operation, the same in all drawings."""
     table = [name for name in OPERATIONS if name not in ("none", "skip")]
-    # Nothing is known of an operation of one's own but its name.
+    # A custom operation gets a colour from the hash of its name.
     places = [table.index(name) if name in table else zlib.crc32(name.encode()) for name in operations if name != "skip"]
     return COLOURS[max(places) % len(COLOURS)] if places else SKIP_COLOUR
 
 
 def _layers(graph: CellGraph, lines: list[Line], names: list[str]) -> list[int]:
-    """Returns the layer of each node: 0 of inputs, one more than that of the last source of others; the output is last."""
+    """Returns the layer of each node: 0 for inputs, otherwise one more than its last source. The output is last."""
     layers = [0] * len(names)
     for node in range(graph.inputs, len(names)):
         layers[node] = 1 + max((layers[line.source] for line in lines if line.target == node), default=0)
@@ -166,10 +166,10 @@ def _layers(graph: CellGraph, lines: list[Line], names: list[str]) -> list[int]:
 
 
 def _routes(lines: list[Line], nodes: list[Slot]) -> list[list[Slot]]:
-    """Returns the slots of every line. Its label is in the column of those passed which has the fewest yet."""
+    """Returns the slots of every line. Its label is in the passed column that has the fewest labels so far."""
     crowd: dict[int, int] = {}
     routes: list[list[Slot]] = [[] for _ in lines]
-    # Those that have the least choice come first.
+    # The shortest lines have the fewest columns for their label, so they come first.
     for number in sorted(range(len(lines)), key=lambda n: nodes[lines[n].target].column - nodes[lines[n].source].column):
         line = lines[number]
         start, end = nodes[line.source], nodes[line.target]
@@ -186,7 +186,7 @@ def _routes(lines: list[Line], nodes: list[Slot]) -> list[list[Slot]]:
 
 
 def _order(nodes: list[Slot], routes: list[list[Slot]]) -> list[list[Slot]]:
-    """Returns the slots of each column, in an order with few crossings: that of the barycentres of their neighbours."""
+    """Returns the slots of each column, ordered by the barycentres of their neighbours to have few crossings."""
     columns: list[list[Slot]] = [[] for _ in range(1 + max(slot.column for slot in nodes))]
     for slot in dict.fromkeys([*nodes, *itertools.chain(*routes)]):
         columns[slot.column].append(slot)
@@ -194,7 +194,7 @@ def _order(nodes: list[Slot], routes: list[list[Slot]]) -> list[list[Slot]]:
     best, fewest = columns, _crossings(columns, links)
     for sweep in range(24):
         forward = sweep % 2 == 0
-        # Ties are turned round in half of the sweeps: either way may be the better one.
+        # Half of the sweeps reverse ties, because either order may have fewer crossings.
         columns = [column[::-1] if sweep % 4 >= 2 else list(column) for column in columns]
         for number in range(len(columns)) if forward else reversed(range(len(columns))):
             position = {slot: i for column in columns for i, slot in enumerate(column)}
@@ -219,10 +219,10 @@ def _crossings(columns: list[list[Slot]], links: list[tuple[Slot, Slot]]) -> int
 
 
 def _slot_heights(order: list[list[Slot]], routes: list[list[Slot]]) -> dict[Slot, float]:
-    """Returns y of every slot: lines are as straight as orders and sizes allow."""
+    """Returns the vertical centre of every slot. Lines are as straight as the orders and sizes allow."""
     links: dict[Slot, list[tuple[Slot, float]]] = {}
     for a, b in dict.fromkeys(pair for route in routes for pair in itertools.pairwise(route)):
-        # A bend far from both ends looks worst.
+        # A bend far from both ends of a line has the largest weight, because it is the most visible.
         weight = 2.0 ** (3 * ((a.line is not None) and (b.line is not None)))
         links.setdefault(a, []).append((b, weight))
         links.setdefault(b, []).append((a, weight))
@@ -243,7 +243,7 @@ def _slot_heights(order: list[list[Slot]], routes: list[list[Slot]]) -> dict[Slo
 
 
 def _straighten(slots: list[Slot], order: list[list[Slot]], y: dict[Slot, float]) -> None:
-    """Moves the slots of a line, in runs as long as possible, to one height each, between those above and below them."""
+    """Moves runs of slots of a line to one height. Each run is as long as the neighbouring slots allow."""
     run: list[Slot] = []
     low, high = -math.inf, math.inf
     for slot in [*slots, None]:
@@ -262,15 +262,15 @@ def _straighten(slots: list[Slot], order: list[list[Slot]], y: dict[Slot, float]
 
 
 def separate(targets: list[float], weights: list[float], gaps: list[float]) -> list[float]:
-    """Returns the positions nearest to some targets, each below the one before it by at least a gap.
+    """Returns the positions (N,) with the least weighted squared distance to the targets and with minimum gaps.
 
     Args:
-        targets: Wanted positions, (N,), from the top.
-        weights: Weight of each squared distance to its target, (N,).
-        gaps: Least distance between two neighbours, (N - 1,).
+        targets: Target positions (N,), from the top.
+        weights: Weight of each squared distance (N,).
+        gaps: Minimum distance between two neighbours (N - 1,).
     """
     offsets = [0.0, *itertools.accumulate(gaps)]
-    # Without the gaps it is a falling regression: neighbours that are in the wrong order are pooled.
+    # With the gaps removed, this is a decreasing isotonic regression: neighbours in the wrong order are pooled.
     pools: list[tuple[float, float, int]] = []
     for wish, weight, offset in zip(targets, weights, offsets, strict=True):
         mean, total, count = wish + offset, weight, 1
@@ -292,7 +292,7 @@ def _label_size(label: str) -> tuple[float, float]:
 
 
 def text_width(text: str, size: float) -> float:
-    """Returns the width of the longest line."""
+    """Returns the width of the longest line of a text, in points."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 

@@ -1,1 +1,1 @@
-"""The spaces that ship, a file each, and published architectures."""
+"""Built-in search spaces, one in each file, and published architectures."""

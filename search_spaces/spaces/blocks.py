@@ -1,13 +1,14 @@
-"""Residual blocks: three kinds of branch, two orders of operations, and the layers that they are made of.
+"""Residual blocks: three kinds of branch, two orders of operations, activations and normalisations.
 
-A branch is a few convolutions, one of which is spatial and has the stride; between them stand a normalisation and an
-activation. Where the other ones of these stand is the order of operations:
+A branch consists of convolutions with a normalisation and an activation between them. One spatial convolution has the
+stride. The order of operations sets the position of the other normalisations and activations:
 
-    post_activation:  after(branch(x) + shortcut(x)), the branch ending on a normalisation       He et al., arXiv:1512.03385
-    pre_activation:   branch(before(x)) + x, where `before` is a normalisation and an activation He et al., arXiv:1603.05027
+    post_activation:  after(branch(x) + shortcut(x)); the branch ends with a normalisation       He et al., arXiv:1512.03385
+    pre_activation:   branch(before(x)) + x; `before` is a normalisation and an activation       He et al., arXiv:1603.05027
 
-A block that changes the shape has a 1x1 convolution for a shortcut: of x and with a normalisation in the first order, of
-before(x) and without one in the second, as in wide ResNets (Zagoruyko and Komodakis, BMVC 2016, arXiv:1605.07146).
+A block that changes the shape has a 1x1 convolution as shortcut. With post_activation, its input is x and a normalisation
+follows. With pre_activation, its input is before(x) and no normalisation follows, as in wide ResNets (Zagoruyko and
+Komodakis, BMVC 2016, arXiv:1605.07146).
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# A bottleneck has a quarter of the block's channels inside (He et al.), but no fewer than 4.
+# The inner width of a bottleneck is a quarter of the output channels (He et al.), at least 4.
 BOTTLENECK_RATIO, MIN_INNER_CHANNELS = 4, 4
-# An inverted bottleneck has six times the block's channels inside (Sandler et al.).
+# The inner width of an inverted bottleneck is six times the input channels (Sandler et al.).
 EXPANSION_RATIO = 6
-# Group normalisation has at most 32 groups (Wu and He), and no group of fewer than 4 channels.
+# Group normalisation has at most 32 groups (Wu and He), each with at least 4 channels.
 MAX_GROUPS, MIN_GROUP_CHANNELS = 32, 4
-# A gate has a quarter of the channels inside, but no fewer than 8: one or two rectifiers are too often dead from the start.
+# The inner width of a gate is a quarter of the channels, at least 8: one or two ReLUs are often dead at initialisation.
 MIN_SQUEEZED_CHANNELS = 8
 
-# The smooth ones are those of Xie et al., "Smooth Adversarial Training", arXiv:2006.14536.
+# The smooth activations are from Xie et al., "Smooth Adversarial Training", arXiv:2006.14536.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "silu": nn.SiLU,
@@ -43,7 +44,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Returns the normalisation over groups of at least 4 channels, so that an image of one pixel is not all zeros.
+    """Returns group normalisation. A group has at least 4 channels, so that an image of one pixel is not all zeros.
 
     Source: Wu and He, "Group Normalization", ECCV 2018, arXiv:1803.08494.
     """
@@ -53,7 +54,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(fitting, 1), channels)
 
 
-# None of them lets an image depend on the others of its batch in evaluation mode.
+# In evaluation mode, the output for an image does not depend on the other images of the batch.
 NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": group_norm,
@@ -64,15 +65,15 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """What all blocks of a network have in common.
+    """Settings that all blocks of a network share.
 
     Attributes:
         block: basic, bottleneck or inverted.
         kernel: Side of the spatial convolutions.
         order: post_activation or pre_activation.
         activation: A name of ACTIVATIONS.
-        normalisation: A name of NORMALISATIONS; without one the convolutions have a bias.
-        squeeze_excitation: Whether the branch ends on a gate of its channels.
+        normalisation: A name of NORMALISATIONS. With none, the convolutions have a bias.
+        squeeze_excitation: Whether the branch ends with a squeeze-and-excitation gate.
     """
 
     block: str
@@ -84,21 +85,21 @@ class Style:
 
     @property
     def preactivates(self) -> bool:
-        """Whether blocks normalise and activate what comes in, rather than their sum."""
+        """Whether blocks normalise and activate their input instead of their sum."""
         return self.order == "pre_activation"
 
     def act(self) -> nn.Module:
-        """Returns an activation."""
+        """Returns a new activation module."""
         return ACTIVATIONS[self.activation]()
 
     def norm(self, channels: int) -> nn.Module:
-        """Returns a normalisation of (N, C, H, W)."""
+        """Returns a new normalisation module for (N, C, H, W)."""
         return NORMALISATIONS[self.normalisation](channels)
 
     def conv(
         self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, padding: int | None = None
     ) -> nn.Conv2d:
-        """Returns a convolution; (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)) unless padding is given."""
+        """Returns a convolution: (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)) with the default padding."""
         padding = kernel // 2 if padding is None else padding
         bias = self.normalisation == "none"
         return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
@@ -116,9 +117,9 @@ def basic(in_channels: int, out_channels: int, stride: int, style: Style) -> lis
 
 
 def bottleneck(in_channels: int, out_channels: int, stride: int, style: Style) -> list[nn.Conv2d]:
-    """Returns a spatial convolution of a quarter of the channels, between 1x1 convolutions.
+    """Returns a spatial convolution with a quarter of the channels, between two 1x1 convolutions.
 
-    The stride is that of the spatial convolution, as everywhere since the paper, in which the first one has it.
+    The spatial convolution has the stride, as in current implementations. In the paper, the first convolution has it.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
     """
@@ -131,7 +132,7 @@ def bottleneck(in_channels: int, out_channels: int, stride: int, style: Style) -
 
 
 def inverted(in_channels: int, out_channels: int, stride: int, style: Style) -> list[nn.Conv2d]:
-    """Returns a depthwise spatial convolution of six times the channels, between 1x1 convolutions.
+    """Returns a depthwise spatial convolution with six times the channels, between two 1x1 convolutions.
 
     Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381.
     """
@@ -152,10 +153,10 @@ BLOCKS: dict[str, Callable[[int, int, int, Style], list[nn.Conv2d]]] = {
 
 @final
 class ResidualBlock(nn.Module):
-    """A branch and a shortcut: (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)).
+    """Sum of a branch and a shortcut. It maps (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)).
 
-    The sum of an inverted block is not activated, as in its paper; where it changes the shape it has a shortcut nonetheless,
-    as the other kinds have.
+    The sum of an inverted block is not activated, as in its paper. An inverted block that changes the shape has a shortcut,
+    unlike in its paper, as the other kinds have.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
@@ -178,13 +179,13 @@ class ResidualBlock(nn.Module):
         self.projects = stride != 1 or in_channels != out_channels
         self.shortcut: nn.Module = nn.Identity()
         if self.projects:
-            # Without a bias even where there is no normalisation: the branch has one.
+            # The projection never needs a bias, because the branch has a bias or a normalisation.
             projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(projection)
             if not style.preactivates:
                 self.shortcut.append(style.norm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the sum of branch and shortcut."""
+        """Returns the sum of branch and shortcut, activated unless the order or the block excludes it."""
         activated = self.before(x)
         return self.after(self.branch(activated) + self.shortcut(activated if self.projects else x))  # type: ignore[no-any-return]

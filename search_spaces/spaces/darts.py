@@ -1,11 +1,13 @@
-"""darts: a normal and a reduction cell of four nodes, each of which adds two operations on two earlier nodes.
+"""darts: the DARTS space with a normal cell and a reduction cell.
 
-Nodes 0 and 1 are the outputs of the two cells before; nodes 2 to 5 are concatenated into the output. There are
-1 * 3 * 6 * 10 = 180 ways to pick the inputs and 8**8 to pick the operations, for each of the two cells:
-(180 * 8**8)**2 = 9.12e18 architectures; without `none`, which the derived cells of the paper leave out, 1.08e18.
+Nodes 0 and 1 are the outputs of the previous two cells. Each of the nodes 2 to 5 is the sum of two operations on two earlier
+nodes. These four nodes are concatenated into the output. Each of the two cells has 1 * 3 * 6 * 10 = 180 ways to pick the
+inputs and 8**8 ways to pick the operations. There are (180 * 8**8)**2 = 9.12e18 architectures. Without `none`, which the
+derived cells of the paper exclude, there are 1.08e18.
 
 Source: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055. With 36 channels
-and 20 layers it is their CIFAR-10 network, parameter for parameter, without the auxiliary head and drop path of training.
+and 20 layers, the network has the same parameters as the CIFAR-10 network of the paper, without the auxiliary head. There is
+no drop path in training.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ NODE_OPERATIONS = (
 
 
 def darts(channels: int = 16, layers: int = 8) -> SearchSpace:
-    """Returns the space of DARTS cells.
+    """Returns the search space of DARTS cells.
 
     Args:
-        channels: Of the first cell's nodes; a reduction cell doubles them.
-        layers: Number of cells; those after a third and two thirds of them are reduction cells.
+        channels: Number of channels of the nodes of the first cell. Each reduction cell doubles it.
+        layers: Number of cells. The cells at one third and at two thirds of the depth are reduction cells.
 
     Raises:
-        ValueError: channels is below 1, or layers below 3.
+        ValueError: channels is below 1, or layers is below 3.
     """
     return assemble(
         "darts",

@@ -1,13 +1,13 @@
-"""macro: residual networks, on the axes on which those that were made by hand differ.
+"""macro: residual networks that vary along the axes of hand-designed networks.
 
-One to four stages of residual blocks. Depth and width vary by stage, the rest is the same throughout the network:
-(4 * 27)**stages * 4 * 3 * 3 * 3 * 2 * 4 * 3 * 2 architectures, 559,872 to 7.05e11, of which 6.53e9 have three stages.
-The first value of each axis is that of a plain ResNet for small images. ResNet-18 and WRN-28-10 are architectures of this
-space, parameter for parameter.
+A network has one to four stages of residual blocks. Depth and width vary by stage, and all other choices apply to the whole
+network. There are (4 * 27)**stages * 4 * 3 * 3 * 3 * 2 * 4 * 3 * 2 architectures: 559,872 with one stage, 6.53e9 with three,
+and 7.05e11 with four. The first value of each axis is the value of a plain ResNet for small images. ResNet-18 and WRN-28-10
+are architectures of this space and have the same parameters as in their papers.
 
 Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385; Zagoruyko and Komodakis,
 "Wide Residual Networks", BMVC 2016, arXiv:1605.07146; Sandler et al., "MobileNetV2", CVPR 2018, arXiv:1801.04381; Hu et al.,
-"Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507. What these axes do to adversarial error: Xie et al., "Smooth
+"Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507. Effects of the axes on adversarial error: Xie et al., "Smooth
 Adversarial Training", arXiv:2006.14536; Peng et al., "Robust Principles", BMVC 2023, arXiv:2308.16258.
 """
 
@@ -30,7 +30,7 @@ WIDTHS = (
     *(4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256),
     *(320, 512, 640),
 )  # fmt: skip
-# What is the same in all stages. The width of the stem is a number, or that of the first stage.
+# Choices that apply to all stages. The stem has a fixed width or, with width1, the width of the first stage.
 AXES = {
     "stem": Choice("conv3x3", "conv7x7", "conv3x3_stride2", "patch2"),
     "stem_width": Choice("width1", 16, 64),
@@ -50,10 +50,10 @@ CHOICES = {
 
 
 def macro(stages: int = 3) -> SearchSpace:
-    """Returns the space of residual networks.
+    """Returns the search space of residual networks.
 
     Args:
-        stages: Number of stages, 1 to 4, each but the first at half the resolution of the one before, rounded up.
+        stages: Number of stages, 1 to 4. Each later stage halves the resolution, rounded up.
 
     Raises:
         ValueError: stages is not 1, 2, 3 or 4.
@@ -81,8 +81,8 @@ def macro(stages: int = 3) -> SearchSpace:
         width1 = form["width1"]
         if form["stem_width"] == width1:
             form["stem_width"] = "width1"
-        # Where every block projects, a block passes on nothing but what is activated: with no normalisation, it is all the
-        # same whether that is done after each block or before the next. Inverted blocks do not activate their sum.
+        # If every block has a projection shortcut and there is no normalisation, an activation after a block is equivalent
+        # to an activation before the next block. Inverted blocks are excluded, because they do not activate their sum.
         projects = form["stem_width"] != "width1" and all(form[f"depth{stage}"] == 1 for stage in STAGES[:stages])
         if projects and form["normalisation"] == "none" and form["block"] != "inverted":
             form["order"] = "post_activation"
@@ -98,9 +98,9 @@ def macro(stages: int = 3) -> SearchSpace:
 
 
 def _stem(kind: str, in_channels: int, width: int, style: Style) -> list[nn.Module]:
-    """Returns what turns images (N, in, H, W) into (N, width, H, W), or at a stride of 2 into half that, rounded up."""
+    """Returns the stem: (N, in, H, W) to (N, width, H, W), or to half of H and W, rounded up, if its stride is 2."""
     if kind == "patch2":
-        # On a side of odd length the last pixel has no neighbour: zeros stand for it. On an even one, no patch has them.
+        # Zeros pad the last pixel of a side of odd length. On a side of even length, no patch contains the padding.
         return [nn.ZeroPad2d((0, 1, 0, 1)), style.conv(in_channels, width, 2, stride=2, padding=0)]
     kernel, stride = {"conv3x3": (3, 1), "conv7x7": (7, 1), "conv3x3_stride2": (3, 2)}[kind]
     return [style.conv(in_channels, width, kernel, stride)]
@@ -126,7 +126,7 @@ def _int_value(architecture: Architecture, name: str) -> int:
 
 
 def _style_label(architecture: Architecture) -> str:
-    """Returns what the blocks have in common, as a drawing says it."""
+    """Returns the label of the settings that all blocks share, for drawings."""
     words = [str(architecture["order"]).removesuffix("_activation"), str(architecture["activation"])]
     if architecture["normalisation"] != "none":
         words.append(str(architecture["normalisation"]))
@@ -134,7 +134,11 @@ def _style_label(architecture: Architecture) -> str:
 
 
 def plain_architectures(stages: int = 3) -> list[dict[str, Value]]:
-    """Returns the residual networks that one would write by hand: one depth, and a width that doubles by stage."""
+    """Returns all residual networks with the same depth in each stage, doubled widths and the first value of each axis.
+
+    Args:
+        stages: Number of stages, 1 to 4.
+    """
     plain: list[dict[str, Value]] = []
     for depth in DEPTHS:
         for width in WIDTHS:
@@ -150,7 +154,7 @@ def _from_stages(depths: list[int], widths: list[int]) -> dict[str, Value]:
     return dict(by_stage) | PLAIN_AXES
 
 
-# ResNet-18 for images of 32x32 pixels: no stride and no pooling in the stem. Of macro(stages=4); 11,173,962 parameters.
+# ResNet-18 for images of 32x32 pixels, without stride and pooling in the stem. In macro(stages=4); 11,173,962 parameters.
 RESNET18 = _from_stages([2, 2, 2, 2], [64, 128, 256, 512])
-# The wide ResNet of 28 layers and 10 times the width. Of macro(stages=3); 36,479,194 parameters.
+# Wide ResNet with 28 layers and 10 times the width. In macro(stages=3); 36,479,194 parameters.
 WRN_28_10 = _from_stages([4, 4, 4], [160, 320, 640]) | {"stem_width": 16, "order": "pre_activation"}

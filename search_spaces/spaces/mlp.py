@@ -1,11 +1,11 @@
-"""mlp: multi-layer perceptrons on flattened pixels, down to the linear classifier.
+"""mlp: multi-layer perceptrons on flattened pixels, including the linear classifier.
 
-The depth is from none to all of the hidden layers, and each of these has its own width; what the layers that are not built
-would be is erased by `canonical`. (layers + 1) * 8**layers * 4 * 3 architectures, 24,576 of three layers, which compute
-1 + 12 * (8 + 8**2 + ... + 8**layers) different functions, 7,009 of three layers.
+The depth is 0 to `layers` hidden layers, and each hidden layer has a separate width. `canonical` resets the choices of
+layers that are not built. There are (layers + 1) * 8**layers * 4 * 3 architectures (24,576 for three layers), with
+1 + 12 * (8 + 8**2 + ... + 8**layers) canonical forms (7,009 for three layers).
 
 Source: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature 323, 1986. The linear
-classifier is a yardstick: what perturbs it most is known in closed form (Goodfellow, Shlens and Szegedy, "Explaining and
+classifier is a reference: its optimal perturbation has a closed form (Goodfellow, Shlens and Szegedy, "Explaining and
 Harnessing Adversarial Examples", ICLR 2015, arXiv:1412.6572).
 """
 
@@ -34,10 +34,10 @@ NORMALISATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def mlp(layers: int = 3) -> SearchSpace:
-    """Returns the space of multi-layer perceptrons.
+    """Returns the search space of multi-layer perceptrons.
 
     Args:
-        layers: The most hidden layers that a network has.
+        layers: Largest number of hidden layers, at least 1.
 
     Raises:
         ValueError: layers is below 1.

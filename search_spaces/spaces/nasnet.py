@@ -1,13 +1,12 @@
-"""nasnet: the NASNet cell, a normal and a reduction cell of five blocks.
+"""nasnet: the NASNet space with a normal cell and a reduction cell of five blocks each.
 
-Nodes 0 and 1 are the outputs of the two cells before; each of the blocks, nodes 2 to 6, adds two operations on two earlier
-nodes, which may be the same one; blocks that feed no other are concatenated into the output. Two pairs of an input and an
-operation that change places are one, so of k earlier nodes there are k (k + 1) / 2 ways to pick two:
-3 * 6 * 10 * 15 * 21 = 56,700 for a cell, and 13**10 ways to pick the operations: (56,700 * 13**10)**2 = 6.11e31
-architectures.
+Nodes 0 and 1 are the outputs of the previous two cells. Each block, nodes 2 to 6, is the sum of two operations on two
+earlier nodes, which may be equal. The output concatenates the blocks that feed no other block. The two inputs of a block are
+unordered, so k earlier nodes give k (k + 1) / 2 pairs. A cell has 3 * 6 * 10 * 15 * 21 = 56,700 ways to pick the inputs and
+13**10 ways to pick the operations. There are (56,700 * 13**10)**2 = 6.11e31 architectures.
 
 Source: Zoph, Vasudevan, Shlens and Le, "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018,
-arXiv:1707.07012; searched for robustness by Cubuk et al., arXiv:1711.02846. The network around the cells is that of DARTS.
+arXiv:1707.07012. Cubuk et al., arXiv:1711.02846, search it for robustness. The network around the cells is that of DARTS.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ BLOCK_OPERATIONS = (
 
 
 def nasnet(channels: int = 16, cells_per_stage: int = 2, stages: int = 3) -> SearchSpace:
-    """Returns the space of NASNet cells.
+    """Returns the search space of NASNet cells.
 
     Args:
-        channels: Of the first cell's nodes; a reduction cell doubles them.
-        cells_per_stage: Normal cells in each stage, N in the paper.
-        stages: Number of stages; between two of them stands a reduction cell.
+        channels: Number of channels of the nodes of the first cell. Each reduction cell doubles it.
+        cells_per_stage: Number of normal cells in each stage, N in the paper.
+        stages: Number of stages. A reduction cell is between two stages.
 
     Raises:
-        ValueError: one of them is below 1.
+        ValueError: A setting is below 1.
     """
     return assemble(
         "nasnet",

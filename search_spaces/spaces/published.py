@@ -1,4 +1,4 @@
-"""Architectures of the literature, by name: to train and profile under a protocol of one's own, or to begin a search with.
+"""Published architectures, by name, to train and profile with your own protocol or to start a search.
 
 space = darts(channels=36, layers=20)
 network = space.build(PUBLISHED["advrush"].architecture, (3, 32, 32), 10)
@@ -20,13 +20,14 @@ from search_spaces.spaces.robnet import robnet
 @final
 @dataclass(frozen=True)
 class Published:
-    """An architecture of a paper.
+    """A published architecture.
 
     Attributes:
-        architecture: Of `space`, and of every space of the same choices: cells may be fewer and narrower.
-        make: The function that returns its space.
-        options: The settings of the space with which the paper reports on CIFAR-10.
-        source: The paper.
+        architecture: Value of each choice. It is valid in `space` and in every space with the same choices, for example with
+            fewer and narrower cells.
+        make: Function that returns the search space.
+        options: Arguments of `make` for the CIFAR-10 network of the paper.
+        source: Paper.
     """
 
     architecture: Architecture
@@ -36,12 +37,12 @@ class Published:
 
     @property
     def space(self) -> SearchSpace:
-        """The space with the settings of the paper."""
+        """Search space with the settings of the paper."""
         return self.make(**self.options)
 
 
 def _two_input_architecture(**cells: str) -> dict[str, Value]:
-    """Returns the architecture of cells written node by node: `0 skip + 1 sepconv3x3; ...`, with inputs ascending."""
+    """Returns the architecture of cells in the notation `0 skip + 1 sepconv3x3; ...`, one node after the other."""
     values: dict[str, Value] = {}
     for cell, text in cells.items():
         for node, terms in enumerate(text.split(";"), start=2):
@@ -52,7 +53,7 @@ def _two_input_architecture(**cells: str) -> dict[str, Value]:
 
 
 def _darts_architecture(**cells: str) -> dict[str, Value]:
-    """Returns an architecture of darts, whose first node has no choice of inputs."""
+    """Returns an architecture of darts. Its first node has no choice of inputs."""
     return {name: value for name, value in _two_input_architecture(**cells).items() if not name.endswith("node2_inputs")}
 
 
@@ -60,7 +61,7 @@ _OPERATION_OF_LETTER = {".": "none", "i": "skip", "s": "sepconv3x3", "b": "skip+
 
 
 def _robnet_architecture(*cells: str) -> dict[str, Value]:
-    """Returns an architecture of robnet from a word a node and a letter an edge: nothing, identity, separable or both."""
+    """Returns an architecture of robnet. Each word is a node, and each letter is an edge (see `_OPERATION_OF_LETTER`)."""
     values: dict[str, Value] = {}
     for number, cell in enumerate(cells, start=1):
         prefix = f"cell{number:02d}_" if len(cells) > 1 else ""

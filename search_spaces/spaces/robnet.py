@@ -1,12 +1,12 @@
-"""robnet: cells in which every edge carries a set of operations, one set for all cells or one for each.
+"""robnet: the RobNet space, in which every edge has a set of operations.
 
-Nodes 0 and 1 are the outputs of the two cells before; nodes 2 to 5 are concatenated into the output. Each of the 14 edges
-from an earlier node to one of these four carries nothing, the identity, a separable convolution, or both, added:
-4**14 = 268,435,456 cells, and to the power of the number of layers where each is searched by itself.
+Nodes 0 and 1 are the outputs of the previous two cells. Nodes 2 to 5 are concatenated into the output. Each of the 14 edges
+to these four nodes has no operation, the identity, a separable convolution, or the sum of the two. There are
+4**14 = 268,435,456 cells. If each cell is searched separately, there are (4**14)**layers architectures.
 
 Source: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial Attacks", CVPR 2020,
-arXiv:1911.10695. With 36 channels and 20 layers it is their CIFAR-10 network, parameter for parameter: batch norm within
-cells only normalises.
+arXiv:1911.10695. With 36 channels and 20 layers, the network has the same parameters as the CIFAR-10 network of the paper.
+Batch norm in the cells has no learned scale and shift.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ EDGE_OPERATIONS = ("none", "skip", "sepconv3x3", "skip+sepconv3x3")
 
 
 def robnet(channels: int = 16, layers: int = 8, shared: bool = True) -> SearchSpace:
-    """Returns the space of RobNet cells.
+    """Returns the search space of RobNet cells.
 
     Args:
-        channels: Of the first cell's nodes; a cell that halves the resolution doubles them.
-        layers: Number of cells; those after a third and two thirds of them halve the resolution.
-        shared: All cells have one architecture; otherwise each has its own, as in the paper's `free` networks.
+        channels: Number of channels of the nodes of the first cell. Each cell that halves the resolution doubles it.
+        layers: Number of cells. The cells at one third and at two thirds of the depth halve the resolution.
+        shared: Whether all cells share one architecture. Otherwise each cell is searched separately, as in RobNet-free.
 
     Raises:
-        ValueError: channels is below 1, or layers below 3.
+        ValueError: channels is below 1, or layers is below 3.
     """
     return assemble(
         "robnet",

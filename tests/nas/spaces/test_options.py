@@ -188,13 +188,13 @@ def test_a_process_of_its_own_opens_the_same_space(folder):
         ([["skip"]], 1, "must be the name of an operation, or FILE.py:NAME, got ['skip']$"),
         (["skip", "skip"], 2, "is called 'skip' like space.operations[1]; operations must differ in name$"),
         (["ops.py:wave", "again.py:wave"], 2, "is called 'wave' like space.operations[1]; operations must differ"),
-        (["ops.py:skip"], 1, "is called 'skip' like an operation that ships; give the function another name$"),
+        (["ops.py:skip"], 1, "is called 'skip' like a built-in operation; "),
         (["gone.py:wave"], 1, "/.*/gone.py does not exist$"),
         (["more.py:wave"], 1, "/.*/more.py, line 1, does not import: ModuleNotFoundError: No module named 'ops_of_mine'$"),
         (["no_such_module:wave"], 1, "module 'no_such_module' does not import: ModuleNotFoundError: "),
         (["ops.py:waves"], 1, "ops.py has no 'waves'$"),
         (["ops.py:COUNT"], 1, "must name a function of (channels, stride) that returns a module, got 3$"),
-        (["skip+ops.py:wave"], 1, "cannot add a function of your own to other operations: let the function add them, got "),
+        (["skip+ops.py:wave"], 1, "cannot add a custom function to other operations; .*, got "),
     ],
 )
 def test_entries_that_will_not_do_are_refused(folder, operations, place, message):
@@ -265,19 +265,17 @@ def test_options_that_will_not_do_are_refused(key, value, message):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "parts"),
     [
-        (
-            {"topology": [[0, 1], [1, 0]]},
-            "space is refused: an edge must lead from a node to a later one that is no input, got [1, 0]",
-        ),
-        ({"nodes": 0}, "space is refused: nodes must be at least 1, got 0"),
-        ({"chanels": 4}, "unknown key space.chanels; did you mean 'channels'?"),
-        ({"operations": ["none"]}, "space is refused: operations must hold one that lets something through, got ['none']"),
+        ({"topology": [[0, 1], [1, 0]]}, ("space", "edge must lead", "not an input", "got [1, 0]")),
+        ({"nodes": 0}, ("space", "nodes must be at least 1, got 0")),
+        ({"chanels": 4}, ("unknown key space.chanels; did you mean 'channels'?",)),
+        ({"operations": ["none"]}, ("space", "operations must hold at least one", "'none'", "got ['none']")),
     ],
 )
-def test_what_the_space_refuses_is_told(options, message):
-    assert faults(cells("skip", **options)) == [message]
+def test_what_the_space_refuses_is_told(options, parts):
+    (fault,) = faults(cells("skip", **options))
+    assert all(part in fault for part in parts), fault
 
 
 def test_the_file_is_named(folder):

@@ -203,7 +203,7 @@ def test_names_of_edges():
         (lambda: all_pairs(4, output="first"), ("output", "last, all, unused", "got 'first'")),
         (lambda: edge_list([(1, 1)]), ("edge", "to a later", "got [1, 1]")),
         (lambda: edge_list([(0, 1), (2, 1)]), ("edge", "to a later", "got [2, 1]")),
-        (lambda: edge_list([(0, 1)], 2), ("edge", "no input", "got [0, 1]")),
+        (lambda: edge_list([(0, 1)], 2), ("edge", "not an input", "got [0, 1]")),
         (lambda: edge_list([(-1, 1)]), ("edge", "got [-1, 1]")),
         (lambda: edge_list([(0, 1), (0, 1)]), ("[0, 1]", "twice")),
         (lambda: edge_list([(0, 1), (1, 3)]), ("nothing feeds", "node 2")),
