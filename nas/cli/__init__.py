@@ -1,4 +1,4 @@
-"""The command line. Everything heavy is imported inside the commands, so that --help answers at once."""
+"""The command line. Heavy modules are imported inside the commands, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Runs a command; shows the message of an error, never a traceback, and exits with its code."""
+    """Runs a command. For an expected error, prints the message without a traceback and exits with the error's code."""
     try:
         commands.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -33,7 +33,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted; at most the trial in hand is lost, and `hardcell resume DIR` goes on", err=True)
+        click.echo("\ninterrupted; at most the running trials are lost; `hardcell resume DIR` resumes the run", err=True)
         sys.exit(INTERRUPTED)
     except OSError as error:
         _fail(_system_message(error), 2)
@@ -53,7 +53,7 @@ def _fail(message: str, code: int) -> None:
 def _system_message(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{place}no space left to write; what is written is kept: free some and run `hardcell resume DIR`"
+        return f"{place}no space left to write; files already written are kept: free space and run `hardcell resume DIR`"
     return f"{place}{error.strerror or error}"
 
 
@@ -66,7 +66,7 @@ def commands() -> None:
 @commands.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-DATE-TIME]")
-@click.option("--seed", type=int, help="Seed of everything; the same as --set seed=N.")
+@click.option("--seed", type=int, help="Seed of all random numbers; the same as --set seed=N.")
 @click.option("--trials", type=int, help="Number of trials; the same as --set search.trials=N.")
 @click.option("--executor", help="Where trials run, local or ray; the same as --set search.executor.name=NAME.")
 @click.option(
@@ -74,7 +74,7 @@ def commands() -> None:
     "overrides",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
-    help="Override one setting, with paths relative to the working directory; repeatable.",
+    help="Override one setting; repeatable. Relative paths start at the working directory.",
 )
 def search(
     config: Path | None,
@@ -84,7 +84,10 @@ def search(
     executor: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Search, retrain, measure, export and report, as the YAML file CONFIG says; digits and cell201 without one."""
+    """Run the search of the YAML file CONFIG, export the best networks and write the report.
+
+    Without CONFIG, the search is of the space cell201 on the digits data.
+    """
     from datetime import datetime
 
     from nas.pipeline.search import search_events
@@ -101,7 +104,7 @@ def search(
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def resume(run: Path) -> None:
-    """Go on with the run in folder RUN, from where it was interrupted or killed."""
+    """Resume the run in folder RUN after an interruption."""
     from nas.pipeline.search import resume_events
 
     _show(resume_events(run))
@@ -110,10 +113,10 @@ def resume(run: Path) -> None:
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--watch", is_flag=True, help="Show it anew every few seconds, until the run has ended.")
-@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option("--watch", is_flag=True, help="Refresh every few seconds until the run has ended.")
+@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two refreshes.")
 def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
-    """Show how far the run in folder RUN is, its workers, and its best candidates so far."""
+    """Show the progress, the workers and the best candidates of the run in folder RUN."""
     from nas.cli.tables import print_status
     from nas.cli.watch import watch_status
     from nas.runs.status import run_status
@@ -131,7 +134,7 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
-    """Write report.html and leaderboard.csv of the run in folder RUN, finished or not."""
+    """Write report.html and leaderboard.csv for the run in folder RUN, finished or not."""
     from nas.reports.page import report as write
 
     click.echo(write(run))
@@ -151,7 +154,7 @@ def export(run: Path, top: int) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(bundle: Path, as_json: bool) -> None:
-    """Check a bundle's files, compare its forms, and measure its error curves again; exits 2 if anything fails."""
+    """Check the files of a bundle, compare its formats, and measure its error curves again. Exits 2 if a check fails."""
     from dataclasses import asdict
 
     from nas.bundle.verify import verify as verify_bundle

@@ -19,44 +19,50 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("networks", nargs=-1, required=True, metavar="NETWORK NETWORK...")
-@click.option("--name", "names", multiple=True, help="Name of a network, in their order; repeatable.  [default: its own]")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Display name of a network; repeatable, in the order of NETWORKs.  [default: from the path or bundle]",
+)
 @click.option(
     "--data",
     metavar="NAME|PATH",
     help="digits, mnist, fashion_mnist, cifar10, a folder of images, an .npz file, or YAML such as "
-    "'{name: mnist, path: DIR}'.  [default: the images of the bundles' searches, where they agree]",
+    "'{name: mnist, path: DIR}'.  [default: the images of the bundles' searches, if these are the same]",
 )
 @click.option(
     "--attack",
     "attacks",
     multiple=True,
     metavar="NAME|YAML",
-    help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}', with NAME= before it to name it; "
-    "repeatable, in one norm; the worst case counts.  [default: fgsm, pgd and fmn, in the norm of the bundles' searches]",
+    help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}'; NAME= in front sets its name. Repeatable; "
+    "all attacks need one norm. Radii are the worst case over the attacks.  [default: fgsm, pgd and fmn, in the norm of the "
+    "bundles' searches]",
 )
 @click.option(
     "--epsilon",
     "epsilons",
     multiple=True,
     metavar="E",
-    help="Test and transfer at this epsilon, in pixel units: 8/255, not 8; repeatable.  [default: those of the bundles' "
-    "searches, and some that suit the networks]",
+    help="Epsilon of the paired tests and of transfer, in pixel units: 8/255, not 8; repeatable.  [default: the epsilons of "
+    "the bundles' searches, and further ones chosen for the networks]",
 )
-@click.option("--images", type=int, help="At most this many test images.  [default: 1000]")
-@click.option("--seed", type=int, help="Seed of all that is drawn.  [default: 0]")
+@click.option("--images", type=int, help="Maximum number of test images.  [default: 1000]")
+@click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]")
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for compare.json and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json.")
 def compare(
     networks: tuple[str, ...], names: tuple[str, ...], out: Path | None, as_json: bool, **options: Unpack[CompareArguments]
 ) -> None:
-    """Compare NETWORKs on the same images: error curves, paired tests, transfer, and where the networks disagree.
+    """Compare NETWORKs on the same images: error curves, paired tests, transferability and disagreement.
 
-    A NETWORK is a bundle's folder, a .pt2 file, a TorchScript file, or FILE.py:NAME or package.module:NAME, a function
-    without arguments that returns the network (or the network itself).
+    A NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or
+    a function without arguments that returns one.
     """
     try:
-        # Within, for the imports take seconds, too.
+        # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.compare.compare import compare_networks
         from nas.analysis.compare.result import as_record
         from nas.analysis.network_source import check_distinct, open_source
@@ -69,7 +75,7 @@ def compare(
             config = compare_config(sources, options)
             comparison = compare_networks(sources, config, names=names, progress=progress)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; a comparison is made in one go, and nothing of this one was kept", err=True)
+        click.echo("\ninterrupted; nothing was kept, because a comparison cannot be resumed", err=True)
         sys.exit(INTERRUPTED)
     if out is not None:
         _write(comparison, out)
@@ -89,5 +95,5 @@ def _write(comparison: NetworkComparison, folder: Path) -> None:
     with writing(folder):
         for name, picture in compare_figures(comparison).items():
             (folder / name).write_bytes(picture)
-        # Last, for it is what says that the folder holds a comparison.
+        # Written last: this file marks the folder as a complete comparison.
         (folder / "compare.json").write_text(json.dumps(as_record(comparison), indent=2) + "\n", encoding="utf-8")

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @final
 class CompareArguments(TypedDict):
-    """The options of `hardcell compare` that set what is compared, as they are typed; None where one is left out.
+    """Unparsed options of `hardcell compare` that become settings of `CompareConfig`; None for an option that is not given.
 
     Attributes:
-        data: A source's name, a path, or YAML.
-        attacks: Names, or YAML, each with `NAME=` before it or not.
-        epsilons: Numbers or fractions.
-        images: The setting of that name of `CompareConfig`, as are those that follow.
-        seed: A setting.
-        device: A setting.
+        data: Name of a data source, a path, or YAML.
+        attacks: Names of attacks or YAML, each optionally with `NAME=` in front.
+        epsilons: Numbers or fractions such as 8/255, in pixel units.
+        images: `CompareConfig.images`.
+        seed: `CompareConfig.seed`.
+        device: `CompareConfig.device`.
     """
 
     data: str | None
@@ -37,10 +37,10 @@ class CompareArguments(TypedDict):
 
 
 def compare_config(sources: Sequence[NetworkSource], options: CompareArguments) -> CompareConfig:
-    """Returns the settings that the options of `hardcell compare` stand for; data and norm of the bundles are the default.
+    """Returns the settings of `hardcell compare` from its options; data and norm default to those of the bundles.
 
     Raises:
-        ConfigError: with every fault that was found.
+        ConfigError: an option is invalid; the message lists every fault.
     """
     attacks = options["attacks"]
     settings: dict[str, Any] = {

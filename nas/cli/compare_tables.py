@@ -1,4 +1,4 @@
-"""What `hardcell compare` prints."""
+"""Text output of `hardcell compare`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def print_comparison(comparison: NetworkComparison) -> None:
-    """Prints the error curves, the paired tests, for each attack that crafts images how they transfer, and disagreement."""
+    """Prints error curves, paired tests, transferability for each attack, and disagreement."""
     out = open_console()
     _print_errors(out, comparison)
     _print_tests(out, comparison)
@@ -65,7 +65,7 @@ def _print_errors(out: Console, comparison: NetworkComparison) -> None:
 
 
 def _print_tests(out: Console, comparison: NetworkComparison) -> None:
-    """Prints the paired tests, those over all epsilons last."""
+    """Prints the paired tests; those over all epsilons come last."""
     title = "paired tests on the same images, p-values corrected for their number (Holm), 95 % intervals"
     table = Table("first", "second", "epsilon", "difference", "p", "the first is", title=title, title_justify="left")
     for one in (*comparison.at_epsilon, *comparison.over_all):
@@ -73,8 +73,8 @@ def _print_tests(out: Console, comparison: NetworkComparison) -> None:
         table.add_row(escape(one.first), escape(one.second), epsilon, _difference(one), f"{one.corrected:.2g}", one.verdict)
     out.print(table)
     out.print(
-        "difference at one epsilon: the first's error minus the second's; at all: the share of images of which the first's "
-        "radius is larger, minus the share of which the second's is",
+        "difference at one epsilon: error of the first network minus error of the second; over all epsilons: share of "
+        "images with the larger radius on the first network, minus share with the larger radius on the second",
         highlight=False,
         soft_wrap=True,
     )
@@ -86,11 +86,11 @@ def _difference(one: PairTest) -> str:
 
 
 def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
-    """Prints the matrix at each epsilon: of all images in front, of those that fool the source in brackets."""
+    """Prints one table for each epsilon: shares of all images, and in brackets shares of the images that fool the source."""
     plain, among = transfer_rates(matrix), transfer_rates(matrix, conditional=True)
     out.print(
-        f"transfer by {attack}: number and share of {matrix.n} of {matrix.given} images, which all networks classify "
-        "rightly, with 95 % intervals; in brackets, of those that fool the source",
+        f"transfer by {attack}: number and share of the {matrix.n} of {matrix.given} images that all networks classify "
+        "correctly, with 95 % intervals; in brackets, of the images that fool the source",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -113,7 +113,7 @@ def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
 
 
 def _print_asymmetry(out: Console, attack: str, matrix: TransferMatrix) -> None:
-    title = f"asymmetry, {escape(attack)}: share carried to the second, minus the share back"
+    title = f"asymmetry, {escape(attack)}: transfer rate from first to second, minus the rate from second to first"
     table = Table("first", "second", "epsilon", "difference", "p (Holm)", title=title, title_justify="left")
     for one in asymmetry(matrix):
         difference = _interval(one.difference, *one.interval, sign="+")
@@ -122,7 +122,7 @@ def _print_asymmetry(out: Console, attack: str, matrix: TransferMatrix) -> None:
 
 
 def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
-    title = f"reach, {escape(attack)}: of the images that fool the source, those that fool all others, some, or none"
+    title = f"reach, {escape(attack)}: images that fool the source, by whether they fool all other networks, some, or none"
     columns = ("source", "epsilon", "fool the source", "all others", "all others by chance", "some", "none")
     table = Table(*columns, title=title, title_justify="left")
     transfers = universal_transfer(matrix)
@@ -138,8 +138,8 @@ def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
 def _print_disagreement(out: Console, comparison: NetworkComparison) -> None:
     one, norm = comparison.disagreement, NORM_NAMES.get(comparison.norm, comparison.norm)
     out.print(
-        f"disagreement: in {norm} balls around {len(one.counts)} clean images, {one.samples} random points in each, the "
-        "share of points that the networks do not all give one class, and the entropy of their votes, with 95 % intervals",
+        f"disagreement: share of points to which the networks assign different classes, and entropy of their votes, with "
+        f"95 % intervals; {one.samples} random points in each {norm} ball around {len(one.counts)} clean images",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -1,4 +1,4 @@
-"""Shows a run as it happens: live on a terminal, in plain lines elsewhere."""
+"""Progress display of a run: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def show(events: Iterator[Event], console: Console | None = None) -> None:
-    """Consumes the events of a run and shows each: lines that stay, and on a terminal a live view below them."""
+    """Consumes the events of a run and prints a permanent line for most; a terminal has a live view below the lines."""
     console = console or Console(highlight=False, soft_wrap=True)
     with _live(console) as view:
         for event in events:
@@ -65,7 +65,7 @@ def _live(console: Console) -> Iterator[_View | None]:
 
 
 def _line(event: Event) -> str | None:
-    """Returns the line that stays of an event; None where none does."""
+    """Returns the permanent line of an event; None for an event without one."""
     match event:
         case RunStarted():
             seen = f", {event.finished} finished already" if event.finished else ""
@@ -78,9 +78,9 @@ def _line(event: Event) -> str | None:
             return f"trial {event.trial.number:>3}  {_outcome(event.trial, event.objective)}{best}"
         case FinalistsLacking():
             requested, available = event.requested, event.available
-            return f"the best {requested} architectures were asked for, and the run has {available}: going on with those"
+            return f"the best {requested} architectures were requested, but the run has {available}: exporting those"
         case FinalistsStarted():
-            done = f", {event.finished} of them made already" if event.finished else ""
+            done = f", {event.finished} of them already exported" if event.finished else ""
             return f"retraining, profiling and exporting {len(event.names)} networks{done}"
         case BundleFinished():
             return (
@@ -96,7 +96,7 @@ def _line(event: Event) -> str | None:
 
 
 def _score(trial: Trial, objective: ObjectiveConfig) -> str:
-    """Returns what the trial is ranked by."""
+    """Returns the first objective of a trial as text, with the trial's number."""
     metric = objective.minimise[0]
     mark = "" if trial.violation == 0 else " (outside the constraints)"
     return f"{format_metric(metric, trial.metrics[metric])}{mark} in trial {trial.number}"
@@ -119,7 +119,7 @@ def _outcome(trial: Trial, objective: ObjectiveConfig) -> str:
 
 
 def _metrics_text(metrics: Mapping[str, float], names: Iterable[str]) -> str:
-    """Returns metrics in words, as in 'adversarial error 0.190, clean 0.018, 13,458 parameters': 'error' is said once."""
+    """Returns metrics as text: 'adversarial error 0.190, clean 0.018, 13,458 parameters'. 'error' appears only once."""
     words = [
         f"{format_metric(name, metrics[name])} {name}"
         if name in CHEAP_METRICS
@@ -136,7 +136,7 @@ def _label(metric: str) -> str:
 
 @final
 class _View:
-    """The live view: progress of the whole, the trials in hand and their workers, speed, the best so far, failures."""
+    """The live view: total progress, speed, running trials and their workers, the best trial so far, failures."""
 
     def __init__(self) -> None:
         self._whole = Progress(
@@ -153,14 +153,14 @@ class _View:
         )
         self._best, self._counts = Text("best so far: none yet"), Text("")
         self._task = self._whole.add_task("trials", total=None, speed="")
-        # A line for each trial in hand, and for the bundle in hand, by name.
+        # Progress line of each running trial or bundle, by name.
         self._lines: dict[str, TaskID] = {}
         self._ended = dict.fromkeys(("infeasible", "pruned", "failed"), 0)
         self._last, self._since, self._seen = "", time.monotonic(), 0
         self.group = Group(self._whole, self._training, self._best, self._counts)
 
     def update(self, event: Event) -> None:
-        """Takes one event in."""
+        """Updates the view with one event."""
         match event:
             case RunStarted():
                 self._whole.reset(self._task, total=event.trials, completed=event.finished)
@@ -189,7 +189,7 @@ class _View:
                 pass
 
     def _trial(self, event: TrialFinished) -> None:
-        """Takes in that a trial has ended."""
+        """Updates speed, best trial and counts after the end of a trial."""
         self._seen += 1
         minutes = (time.monotonic() - self._since) / 60
         self._whole.update(self._task, advance=1, speed=f"{self._seen / minutes:.1f} trials a minute" if minutes else "")
@@ -203,7 +203,7 @@ class _View:
         self._counts.plain = ", ".join(f"{count} {state}" for state, count in self._ended.items()) + self._last
 
     def _line(self, name: str, text: str) -> TaskID:
-        """Returns the line of what is in hand, added where there is none."""
+        """Returns the progress line of a running trial or bundle; adds it if it does not exist."""
         if name not in self._lines:
             self._lines[name] = self._training.add_task(name, total=None, text=text)
         return self._lines[name]

@@ -1,4 +1,4 @@
-"""The folder into which a command writes numbers and pictures."""
+"""Output folder of a command that writes numbers and pictures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None]:
-    """Makes the folder before the work within; where that is refused, takes away again what it made.
+    """Creates the output folder before the work inside the context; after a `HardcellError`, removes the folders it created.
 
     Args:
-        folder: The folder; None for none.
-        holds: What it must not hold yet, such as `a profile`.
-        names: Files that show that it does.
+        folder: Output folder; None to write no files.
+        holds: Kind of content for the error message, such as `a profile`.
+        names: Names of files that must not exist in the folder.
 
     Raises:
-        RunError: it is a file, or one of the files is in it.
+        RunError: the path is a file, or one of the named files exists in the folder.
     """
     from nas.errors import HardcellError, RunError
 
@@ -44,10 +44,10 @@ def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Tells what keeps files from being written into the folder.
+    """Converts an OSError inside the context to a RunError with the path and the reason.
 
     Raises:
-        RunError: there is no space left, or the folder cannot be written any more.
+        RunError: a file cannot be written.
     """
     from nas.errors import RunError
 

@@ -1,4 +1,4 @@
-"""`hardcell profile` and `hardcell check-table`: networks and numbers of one's own."""
+"""`hardcell profile` and `hardcell check-table`: robustness profile of any network, and checks of published numbers."""
 
 from __future__ import annotations
 
@@ -23,50 +23,55 @@ if TYPE_CHECKING:
     "--data",
     metavar="NAME|PATH",
     help="digits, mnist, fashion_mnist, cifar10, a folder of images, an .npz file, or YAML such as "
-    "'{name: mnist, path: DIR}'.  [default: the images of a bundle's search; for other networks required]",
+    "'{name: mnist, path: DIR}'.  [default: for a bundle the images of its search; required for other networks]",
 )
 @click.option(
     "--attack",
     "attacks",
     multiple=True,
     metavar="NAME|YAML",
-    help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}', with NAME= before it to name it; "
-    "repeatable.  [default: those of a search's finalists]",
+    help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}'; NAME= in front sets its name. Repeatable.  "
+    "[default: the attacks that a search runs on its finalists]",
 )
 @click.option(
     "--norm",
     type=click.Choice(["linf", "l2"]),
-    help="Norm of attacks given by name alone.  [default: their own, mostly linf]",
+    help="Norm of the attacks that are given by name only.  [default: the default norm of each attack, mostly linf]",
 )
 @click.option(
     "--epsilon",
     "epsilons",
     multiple=True,
     metavar="E",
-    help="Attack at this epsilon, in pixel units: 8/255, not 8; repeatable.  [default: a grid that suits the network]",
+    help="Epsilon of the attacks, in pixel units: 8/255, not 8; repeatable.  [default: a grid chosen for the network]",
 )
-@click.option("--images", type=int, help="At most this many test images.  [default: 1000]")
-@click.option("--exact", is_flag=True, help="Find each radius within 1 % instead of on the grid.")
-@click.option("--corruptions", is_flag=True, help="Measure the errors under common corruptions, too.")
-@click.option("--certify", metavar="SIGMA", help="Certify L2 radii under noise of this standard deviation, too.")
+@click.option("--images", type=int, help="Maximum number of test images.  [default: 1000]")
+@click.option("--exact", is_flag=True, help="Bisect each radius to a relative tolerance of 1 %, instead of the grid.")
+@click.option("--corruptions", is_flag=True, help="Also measure the errors under common corruptions.")
+@click.option(
+    "--certify",
+    metavar="SIGMA",
+    help="Also certify L2 radii by randomized smoothing, with Gaussian noise of this standard deviation in pixel units.",
+)
 @click.option(
     "--transfer",
     multiple=True,
     metavar="NETWORK",
-    help="Another network, on which PGD crafts images to try on this one, as attack transfer_1, ...; repeatable.",
+    help="Source network of a transfer attack; repeatable. PGD crafts images on it, which are tested on NETWORK as attack "
+    "transfer_1, ...",
 )
-@click.option("--seed", type=int, help="Seed of all that is drawn.  [default: 0]")
+@click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]")
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
 def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[ProfileArguments]) -> None:
     """Measure the robustness profile of NETWORK on test images.
 
-    NETWORK is a bundle's folder, a .pt2 file, a TorchScript file, or FILE.py:NAME or package.module:NAME, a function without
-    arguments that returns the network (or the network itself). It maps images with pixels in [0, 1] to logits.
+    NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or a
+    function without arguments that returns one. The network maps images with pixels in [0, 1] to logits.
     """
     try:
-        # Within, for the imports take seconds, too.
+        # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.network_source import open_source
         from nas.analysis.profile import profile_network
         from nas.cli.profile_options import profile_config
@@ -77,7 +82,7 @@ def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[Pro
             config = profile_config(source, options)
             measured = profile_network(source, config, progress)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; a profile is made in one go, and nothing of this one was kept", err=True)
+        click.echo("\ninterrupted; nothing was kept, because a profile cannot be resumed", err=True)
         sys.exit(INTERRUPTED)
     if out is not None:
         _write(measured, out)
@@ -104,9 +109,9 @@ def _write(measured: RobustnessProfile, folder: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check_table(file: Path, as_json: bool) -> None:
-    """Check a CSV file of published accuracies, a row a network, as far as numbers alone allow; exits 1 if a check fails.
+    """Check a CSV file of published accuracies, one row a network. Exits 1 if a check fails.
 
-    Columns are named ATTACK_EPSILON, such as pgd_1.0 or fgsm_8/255, or clean, test_acc, val_acc; others are left aside.
+    Columns are ATTACK_EPSILON, such as pgd_1.0 or fgsm_8/255, and clean, test_acc or val_acc; other columns are ignored.
     """
     from dataclasses import asdict
 

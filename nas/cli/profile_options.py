@@ -1,4 +1,4 @@
-"""Parses the options of `hardcell profile`, and those that other commands share with it."""
+"""Parses the options of `hardcell profile`, some of which other commands share."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
     from nas.analysis.network_source import NetworkSource
 
-# The tolerance of --exact.
+# Relative tolerance of radii under `--exact`.
 EXACT = 0.01
 
 
 @final
 class ProfileArguments(TypedDict):
-    """The options of `hardcell profile` that set what is measured, as they are typed; None where one is left out.
+    """Unparsed options of `hardcell profile` that become settings of `ProfileConfig`; None for an option that is not given.
 
     Attributes:
-        data: A source's name, a path, or YAML.
-        attacks: Names, or YAML, each with `NAME=` before it or not.
-        norm: Norm of attacks given by name alone.
-        epsilons: Numbers or fractions.
-        images: The setting of that name of `ProfileConfig`, as are those that follow.
-        exact: Sets `tolerance` to 1 %.
-        corruptions: A setting.
-        certify: A setting, as a number or a fraction.
-        transfer: A setting.
-        seed: A setting.
-        device: A setting.
+        data: Name of a data source, a path, or YAML.
+        attacks: Names of attacks or YAML, each optionally with `NAME=` in front.
+        norm: Norm of the attacks that are given by name only.
+        epsilons: Numbers or fractions such as 8/255, in pixel units.
+        images: `ProfileConfig.images`.
+        exact: Sets `ProfileConfig.tolerance` to 1 %.
+        corruptions: `ProfileConfig.corruptions`.
+        certify: `ProfileConfig.certify`, as a number or a fraction.
+        transfer: `ProfileConfig.transfer`.
+        seed: `ProfileConfig.seed`.
+        device: `ProfileConfig.device`.
     """
 
     data: str | None
@@ -57,10 +57,10 @@ class ProfileArguments(TypedDict):
 
 
 def profile_config(source: NetworkSource, options: ProfileArguments) -> ProfileConfig:
-    """Returns the settings that the options of `hardcell profile` stand for; a bundle's data are the default.
+    """Returns the settings of `hardcell profile` from its options; for a bundle, data defaults to that of its search.
 
     Raises:
-        ConfigError: with every fault that was found.
+        ConfigError: an option is invalid; the message lists every fault.
     """
     settings: dict[str, Any] = {
         "data": data_setting([source], options["data"]),
@@ -84,10 +84,10 @@ def profile_config(source: NetworkSource, options: ProfileArguments) -> ProfileC
 
 
 def data_setting(sources: Sequence[NetworkSource], option: str | None) -> Any:
-    """Returns the setting `data` that `--data` stands for, or else that of the bundles among the networks.
+    """Returns the setting `data` from `--data`; without the option, the data of the bundles among the networks.
 
     Raises:
-        ConfigError: there is neither, or the bundles were made for different data.
+        ConfigError: the option is missing and no network is a bundle, or the bundles were made for different data.
     """
     if option is not None:
         return parse_data(option)
@@ -100,7 +100,7 @@ def data_setting(sources: Sequence[NetworkSource], option: str | None) -> Any:
 
 
 def parse_data(text: str) -> Any:
-    """Returns what `--data` says, as the config does."""
+    """Returns the value of `--data` in the form of the config's section `data`."""
     if text.startswith("{"):
         return parse_option("--data", text)
     if text.endswith(".npz"):
@@ -111,7 +111,7 @@ def parse_data(text: str) -> Any:
 
 
 def parse_attacks(texts: Sequence[str], norm: str | None) -> dict[str, Any]:
-    """Returns attacks by name, as the config holds them."""
+    """Returns attacks by name, in the form of the config's section `attacks`."""
     by_name: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -132,21 +132,21 @@ def parse_attacks(texts: Sequence[str], norm: str | None) -> dict[str, Any]:
 
 
 def _default_attacks(norm: str) -> dict[str, Any]:
-    """Returns the default attacks in one norm: those of that norm, and those of linf put into it."""
+    """Returns the default attacks in one norm: the attacks of that norm, and the linf attacks converted to it."""
     attacks = ProfileConfig().attacks
     return {name: {**as_data(a), "norm": norm} for name, a in attacks.items() if a.norm.name in (norm, "linf")}
 
 
 def _norm_of(attacks: Mapping[str, Any] | None, norm: str | None) -> str:
-    """Returns the norm that epsilons belong to: that of all attacks if they share one, else that of the option, or linf."""
-    # Faults are noted, and told, when all settings are read.
+    """Returns the norm of the epsilons: the common norm of all attacks, else the norm of the option, else linf."""
+    # This reader collects faults and drops them; the later read of all settings reports them.
     read = Reader("", None).read(Mapping[str, Attack], attacks, "attacks", {}) if attacks else ProfileConfig().attacks
     names = {attack.norm.name for attack in read.values()}
     return names.pop() if len(names) == 1 else norm or "linf"
 
 
 def parse_option(option: str, text: Any) -> Any:
-    """Returns the value of an option in YAML."""
+    """Returns the value of an option, parsed as YAML if it is text."""
     if not isinstance(text, str):
         return text
     try:

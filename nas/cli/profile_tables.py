@@ -1,4 +1,4 @@
-"""What `hardcell profile` and `hardcell check-table` print."""
+"""Text output of `hardcell profile` and `hardcell check-table`."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from evaluators import RobustnessProfile
     from evaluators.curves.error_curves import Floats
 
-# Epsilons of a grid in the columns of a table.
+# Number of epsilons of a grid that a table shows.
 SHOWN = 3
 
 
 def print_profile(profile: RobustnessProfile, claimed: Mapping[str, Sequence[float]]) -> None:
-    """Prints a profile: its headline, a table for each norm, what else was measured, and the checks that failed.
+    """Prints a profile: summary line, a table for each norm, further measurements, and the failed checks.
 
     Args:
         profile: The profile.
-        claimed: Epsilons to show, by norm; a few of the grid where there are none.
+        claimed: Epsilons to show in pixel units, by norm; for a norm without an entry, a few epsilons of the grid.
     """
     out = open_console()
     out.print(
@@ -54,7 +54,7 @@ def print_profile(profile: RobustnessProfile, claimed: Mapping[str, Sequence[flo
 
 
 def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: Sequence[float]) -> None:
-    """Prints the table of one norm, a row an attack and one for the worst case over them, and why a law is missing."""
+    """Prints the table of one norm, with a row for each attack and for the worst case, and the reasons for missing laws."""
     record = profile.record
     entries = {name: entry for name, entry in record["attacks"].items() if entry["config"]["norm"] == norm}
     grid = profile.epsilons(norm)
@@ -82,7 +82,7 @@ def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: S
 
 
 def _theory(margins: dict[str, Any], norm: str) -> str:
-    """Returns what the clean images alone say: margins, gradients, and how far first-order theory holds."""
+    """Returns a line on the clean images: margins, gradients, and the epsilon up to which first-order theory holds."""
     agreement = margins["first_order"][norm]
     lines = [f"clean images: median margin {margins['median']:.3g}, mean entropy {margins['mean_entropy']:.3g} nats"]
     if agreement["median_gradient"] is not None:
@@ -90,12 +90,16 @@ def _theory(margins: dict[str, Any], norm: str) -> str:
     if agreement["median_radius"] is not None:
         lines.append(f"median first-order radius {agreement['median_radius']:.3g}")
     parting = agreement["parting_epsilon"]
-    lines.append("theory and attacks do not part" if parting is None else f"theory and attacks part at {parting:.3g}")
+    lines.append(
+        "first-order theory and attacks do not diverge"
+        if parting is None
+        else f"first-order theory and attacks diverge at {parting:.3g}"
+    )
     return ", ".join(lines)
 
 
 def _spread(grid: Sequence[float]) -> list[float]:
-    """Returns a few epsilons, evenly over the grid, the largest among them."""
+    """Returns a few epsilons that are spread evenly over the grid and include the largest."""
     count = min(SHOWN, len(grid))
     return [grid[math.ceil((i + 1) * len(grid) / count) - 1] for i in range(count)]
 
@@ -114,7 +118,7 @@ def _print_corruptions(out: Console, record: dict[str, Any]) -> None:
     if "corruptions" not in record:
         return
     corruptions = record["corruptions"]
-    title = f"error under common corruptions, {corruptions['mean']:.3f} in the mean ({corruptions['clean']:.3f} clean)"
+    title = f"error under common corruptions, mean {corruptions['mean']:.3f} (clean error {corruptions['clean']:.3f})"
     table = Table("corruption", *(f"severity {severity}" for severity in range(1, 6)), title=title, title_justify="left")
     for name, errors in corruptions["errors"].items():
         table.add_row(name, *(f"{error:.3f}" for error in errors))
@@ -127,15 +131,15 @@ def _print_certificates(out: Console, record: dict[str, Any]) -> None:
     certificates = record["certificates"]
     out.print(
         f"certified under noise of {certificates['sigma']:g}: median L2 radius {certificates['median_radius']:.3g}; the "
-        f"smoothed network abstains on {certificates['abstained']:.1%} of the images and is wrong on or abstains from "
-        f"{certificates['certified_error'][0]:.1%}",
+        f"smoothed network abstains on {certificates['abstained']:.1%} of the images, and its error, abstentions included, "
+        f"is {certificates['certified_error'][0]:.1%}",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def print_checks(checks: Sequence[CheckResult], *, all_of_them: bool = False) -> None:
-    """Prints what checks found, in sentences, those that failed first; those that passed are counted, or told as well."""
+    """Prints a sentence for each failed check, then the number of passed checks, or a sentence for each of them."""
     out = open_console()
     failed = [check for check in checks if not check.passed]
     passed = [check for check in checks if check.passed]

@@ -1,4 +1,4 @@
-"""What commands that take minutes share: a bar on stderr, and the exit code of Ctrl-C."""
+"""Progress bar on stderr, and exit code of Ctrl-C, for commands that take minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INTERRUPTED = 130
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
-    """Yields what shows the progress on stderr; None where that is no terminal."""
+    """Yields a function of (stage, completed share in [0, 1]) that updates a bar on stderr; None without a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""`hardcell space`: a search space looked at, drawn and checked before a search."""
+"""`hardcell space`: shows, draws and checks a search space before a search."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SAMPLES, SHAPE, CLASSES = 100, (3, 32, 32), 10
 
 @final
 class SpaceArguments(TypedDict):
-    """The options of `hardcell space`, as they are typed; None where one is left out.
+    """Unparsed options of `hardcell space`; None for an option that is not given.
 
     Attributes:
-        options: The space's own, each as KEY=VALUE.
+        options: Options of the space, each as KEY=VALUE.
         samples: Number of random architectures.
         shape: Shape of an image, as C,H,W.
         classes: Number of classes.
-        seed: Seed of all that is drawn.
-        timed: Measure the time of one image, too.
+        seed: Seed of all random numbers.
+        timed: Also measure the latency of one image.
         drawing: File of the drawing, .svg or .png.
         count: Number of drawings.
         checked: Check the space instead of showing it.
@@ -58,44 +58,50 @@ class SpaceArguments(TypedDict):
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Set an option of the space, such as channels=8, as --set space.channels=8 does in a search; repeatable.",
+    help="Set an option of the space, such as channels=8; repeatable. In a search, this is --set space.channels=8.",
 )
-@click.option("--samples", type=click.IntRange(1), help="Number of random architectures.  [default: 100; with --check 20]")
-@click.option("--input", "shape", metavar="C,H,W", help="Shape of an image.  [default: 3,32,32; with --check three shapes]")
-@click.option("--classes", type=click.IntRange(1), help="Number of classes.  [default: 10; with --check 7]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all that is drawn.")
-@click.option("--latency", "timed", is_flag=True, help="Measure the time of one image on this machine's CPU, too.")
-@click.option("--draw", "drawing", type=click.Path(path_type=Path), metavar="FILE", help="Draw a random one: .svg or .png.")
+@click.option("--samples", type=click.IntRange(1), help="Number of random architectures.  [default: 100; with --check, 20]")
+@click.option("--input", "shape", metavar="C,H,W", help="Shape of an image.  [default: 3,32,32; with --check, three shapes]")
+@click.option("--classes", type=click.IntRange(1), help="Number of classes.  [default: 10; with --check, 7]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random numbers.")
+@click.option("--latency", "timed", is_flag=True, help="Also measure the latency of one image on this machine's CPU.")
 @click.option(
-    "--count", type=click.IntRange(1), default=1, show_default=True, help="Draw so many: FILE-1.svg, FILE-2.svg, ..."
+    "--draw",
+    "drawing",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw a random architecture to FILE, .svg or .png.",
 )
-@click.option("--check", "checked", is_flag=True, help="Check that the space holds what a search takes for granted.")
+@click.option(
+    "--count", type=click.IntRange(1), default=1, show_default=True, help="Number of drawings: FILE-1.svg, FILE-2.svg, ..."
+)
+@click.option("--check", "checked", is_flag=True, help="Check that the space meets the requirements of a search.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def space(space: str, **options: Unpack[SpaceArguments]) -> None:
-    """Show, draw or check the search space SPACE: its size, its choices, and what its networks cost.
+    """Show, draw or check the search space SPACE: its size, its choices, and the cost of its networks.
 
-    SPACE is a name (cell201, darts, ...), path/to/file.py:NAME, package.module:NAME, or a YAML file, for the space of that
-    config. With --check, exits 2 if a check fails.
+    SPACE is a name (cell201, darts, ...), path/to/file.py:NAME, package.module:NAME, or a YAML config, whose space is used.
+    With --check, exits 2 if a check fails.
     """
     try:
-        # Within, for the imports take seconds, too.
+        # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         passed = _run(space, options)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; nothing but drawings was written", err=True)
+        click.echo("\ninterrupted; only drawings may have been written", err=True)
         sys.exit(INTERRUPTED)
     if not passed:
         sys.exit(2)
 
 
 def _run(reference: str, options: SpaceArguments) -> bool:
-    """Does what the options say; returns False where checks were made and one did not pass."""
+    """Draws, checks or summarises the space; returns False if a check did not pass."""
     from nas.analysis.spaces import draw, drawing_paths, find_space, random_architectures
     from nas.errors import ConfigError
 
     shape = None if options["shape"] is None else _shape(options["shape"])
     drawing, count = options["drawing"], options["count"]
     if count > 1 and drawing is None:
-        raise ConfigError(["--count is the number of drawings: give --draw FILE, too"])
+        raise ConfigError(["--count is the number of drawings; give --draw FILE as well"])
     space = find_space(reference, options["options"])
     paths = [] if drawing is None else drawing_paths(space, drawing, count)
     if paths:
@@ -108,7 +114,7 @@ def _run(reference: str, options: SpaceArguments) -> bool:
 
 
 def _check(space: SearchSpace, shape: Shape | None, drawings: Sequence[Path], options: SpaceArguments) -> bool:
-    """Prints the outcomes of the checks of a space; returns whether all passed."""
+    """Checks a space and prints the results; returns whether all checks passed."""
     from nas.analysis.spaces import check
     from nas.cli.space_tables import check_records, print_checks
 
@@ -124,7 +130,7 @@ def _check(space: SearchSpace, shape: Shape | None, drawings: Sequence[Path], op
 
 
 def _summarise(space: SearchSpace, shape: Shape | None, drawings: Sequence[Path], options: SpaceArguments) -> bool:
-    """Prints the size, the choices and the cost of a space; returns True, for nothing was checked."""
+    """Prints the size, the choices and the cost of a space; returns True, because no check is made."""
     from nas.analysis.spaces import random_architectures, summarise
     from nas.cli.space_tables import print_summary, summary_record
 
@@ -144,23 +150,23 @@ def _print_json(record: dict[str, Any], drawings: Sequence[Path]) -> None:
 
 
 def _shape(text: str) -> Shape:
-    """Returns C,H,W as numbers.
+    """Returns the shape (C, H, W) from the text C,H,W.
 
     Raises:
-        ConfigError: it is not that.
+        ConfigError: the text is not three positive integers.
     """
     from nas.errors import ConfigError
 
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError([f"--input must be C,H,W, three whole numbers from 1 on such as 3,32,32, got {text!r}"])
+        raise ConfigError([f"--input must be C,H,W, three positive integers such as 3,32,32, got {text!r}"])
     channels, height, width = map(int, parts)
     return channels, height, width
 
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[float], None]]:
-    """Yields what shows the share that is done on stderr; shows nothing where that is no terminal."""
+    """Yields a function that shows the completed share, in [0, 1], on stderr; without a terminal it shows nothing."""
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""What `hardcell space` prints."""
+"""Text output of `hardcell space`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from search_spaces import Architecture, Choice, SearchSpace
     from search_spaces.checks.run import CheckResult
 
-# From here on a number of architectures is told in powers of ten, too, and from there on in nothing else.
+# From LARGE on, the number of architectures is also given as a power of ten; from HUGE on, only as a power of ten.
 LARGE, HUGE = 10**9, 10**24
 
 
 def print_summary(space: SearchSpace, summary: SpaceSummary, shape: tuple[int, int, int], classes: int) -> None:
-    """Prints the size of a space, its choices, and what the networks of some architectures cost."""
+    """Prints the size of a space, its choices, and the cost of its sampled networks."""
     out = open_console()
     out.print(f"{space.name}: {format_size(space.size)}", markup=False, highlight=False, soft_wrap=True)
     choices = Table("choice", "values")
@@ -42,7 +42,7 @@ def print_summary(space: SearchSpace, summary: SpaceSummary, shape: tuple[int, i
     out.print(costs)
     for count, what in (
         (summary.disconnected, "have no path from the image to the logits"),
-        (summary.duplicates, "compute what another one of these computes, by the canonical form"),
+        (summary.duplicates, "are equivalent to another sampled architecture, by the canonical form"),
     ):
         share = count / summary.architectures
         out.print(
@@ -51,7 +51,7 @@ def print_summary(space: SearchSpace, summary: SpaceSummary, shape: tuple[int, i
 
 
 def summary_record(space: SearchSpace, summary: SpaceSummary) -> dict[str, Any]:
-    """Returns the outcomes of checks as plain data."""
+    """Returns the summary of a space as plain data."""
     return {
         "name": space.name,
         "size": space.size,
@@ -64,16 +64,16 @@ def summary_record(space: SearchSpace, summary: SpaceSummary) -> dict[str, Any]:
 
 
 def format_size(size: int) -> str:
-    """Returns a number of architectures as words: 15,625 architectures."""
+    """Returns a number of architectures as text: 15,625 architectures."""
     noun = "architecture" if size == 1 else "architectures"
     if size < LARGE:
         return f"{size:,} {noun}"
-    digits = f"{Decimal(size):.2e}".replace("e+", "e")  # A float does not hold the largest.
+    digits = f"{Decimal(size):.2e}".replace("e+", "e")  # The largest sizes overflow a float.
     return f"{digits} {noun}" if size >= HUGE else f"{size:,} {noun} ({digits})"
 
 
 def grouped(choices: Mapping[str, Choice]) -> list[tuple[str, str]]:
-    """Returns the choices and their values as text, those of the same values in one row."""
+    """Returns rows of (names of choices, values) as text; choices with the same values share a row."""
     groups: dict[str, list[str]] = {}
     for name, choice in choices.items():
         values = [_value(value) for value in choice.values]
@@ -86,15 +86,15 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _value(value: object) -> str:
-    """Returns a value as YAML has it: true, null, 0.5, and '1' in quotes where it is text."""
+    """Returns a value as YAML: true, null, 0.5, and '1' in quotes for text."""
     return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("...\n").strip()
 
 
 def print_checks(space: SearchSpace, outcomes: Sequence[CheckResult]) -> None:
-    """Prints a table of checks, and under it the architectures that show what is wrong, as YAML."""
+    """Prints a table of checks, then as YAML an architecture for each failed check."""
     out = open_console()
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}
-    table = Table("", "check", "what was found", title=escape(space.name))
+    table = Table("", "check", "result", title=escape(space.name))
     for outcome in outcomes:
         table.add_row(marks[outcome.passed], outcome.check.replace("_", " "), escape(outcome.message))
     out.print(table)
@@ -107,13 +107,13 @@ def print_checks(space: SearchSpace, outcomes: Sequence[CheckResult]) -> None:
 def _yaml(architecture: Architecture) -> str:
     try:
         text = yaml.safe_dump(dict(architecture), sort_keys=False)
-    except yaml.YAMLError:  # That of a space whose values are not plain.
+    except yaml.YAMLError:  # A custom space may have values that YAML cannot represent.
         text = "\n".join(f"{name}: {value!r}" for name, value in architecture.items())
     return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def check_records(outcomes: Sequence[CheckResult]) -> list[dict[str, Any]]:
-    """Returns the outcomes of checks as plain data."""
+    """Returns check results as plain data."""
     return [
         {
             "check": outcome.check,

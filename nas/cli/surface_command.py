@@ -26,25 +26,28 @@ if TYPE_CHECKING:
     "--data",
     metavar="NAME|PATH",
     help="digits, mnist, fashion_mnist, cifar10, a folder of images, an .npz file, or YAML such as "
-    "'{name: mnist, path: DIR}'.  [default: the images of a bundle's search; for other networks required]",
+    "'{name: mnist, path: DIR}'.  [default: for a bundle the images of its search; required for other networks]",
 )
 @click.option(
     "--attack",
     metavar="NAME|YAML",
-    help="What finds adversarial directions, by name, or YAML such as '{name: pgd, steps: 40, norm: l2}'.  [default: pgd, "
-    "in the norm of a bundle's search]",
+    help="Attack that finds the adversarial directions: a name, or YAML such as '{name: pgd, steps: 40, norm: l2}'.  "
+    "[default: pgd; for a bundle in the norm of its search]",
 )
 @click.option(
     "--epsilon",
     metavar="E",
-    help="Size of its ball, in pixel units: 8/255, not 8.  [default: that of a bundle's search; for others required]",
+    help="Radius of the attack's ball, in pixel units: 8/255, not 8.  [default: for a bundle the epsilon of its search; "
+    "required for other networks]",
 )
 @click.option(
-    "--extent", type=float, help="Pictures are so many times as wide as what spans them.  [default: 2]", metavar="X"
+    "--extent", type=float, help="Width of each plane, in multiples of its spanning directions.  [default: 2]", metavar="X"
 )
 @click.option("--points", type=int, help="Points along each side of a plane.  [default: 61]")
-@click.option("--others", type=int, nargs=2, metavar="J K", help="Draw the plane through these two test images, too.")
-@click.option("--seed", type=int, help="Seed of all that is drawn at random.  [default: 0]")
+@click.option(
+    "--others", type=int, nargs=2, metavar="J K", help="Also draw the plane through the image and the test images J and K."
+)
+@click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]")
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option(
     "--out",
@@ -55,15 +58,15 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print surface.json.")
 def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArguments]) -> None:
-    """Draw what NETWORK says of the images around a test image.
+    """Draw the response surfaces of NETWORK around a test image.
 
-    Planes through the image, spanned by an adversarial and a random direction, by two adversarial ones, and through three
-    images, each as maps of the class, the margin and the confidence; and lines from the image along each direction, with
-    every crossing of a decision boundary. Also tells which share of balls around the adversarial image stays adversarial,
-    and a radius within which its class is proved. NETWORK is named as for `hardcell profile`.
+    Each plane goes through the image and is drawn as maps of class, margin and confidence. Planes are spanned by an
+    adversarial and a random direction, by two adversarial directions, or by two further images. Lines follow each direction
+    and mark every crossing of a decision boundary. The output also has the share of balls around the adversarial image that
+    stays adversarial, and a radius within which the class is proved. NETWORK is as for `hardcell profile`.
     """
     try:
-        # Within, for the imports take seconds, too.
+        # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.network_source import open_source
         from nas.analysis.surface.result import surface_record
         from nas.analysis.surface.surface import image_surfaces
@@ -74,7 +77,7 @@ def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArg
             config = surface_config(source, options)
             surfaces = image_surfaces(source, config)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; surfaces are made in one go, and nothing of these was kept", err=True)
+        click.echo("\ninterrupted; nothing was kept, because surfaces cannot be resumed", err=True)
         sys.exit(INTERRUPTED)
     record = json.dumps(surface_record(surfaces), allow_nan=False)
     _write(surfaces, record, out)
@@ -94,12 +97,12 @@ def _write(surfaces: ImageSurfaces, record: str, folder: Path) -> None:
             for name in surfaces.surfaces:
                 (folder / f"{name}.{form}").write_bytes(draw_surface(surfaces, name, form))
             (folder / f"lines.{form}").write_bytes(draw_lines(surfaces, form))
-        # Last, for it is what says that the folder holds surfaces.
+        # Written last: this file marks the folder as complete.
         (folder / "surface.json").write_text(record + "\n", encoding="utf-8")
 
 
 def _print(surfaces: ImageSurfaces) -> None:
-    """Prints the image, a table with a row a direction, what lies around the adversarial image, and what is missing."""
+    """Prints the image, a table of directions, the balls around the adversarial image, and notes on missing parts."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -115,7 +118,7 @@ def _print(surfaces: ImageSurfaces) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    table = Table("direction", "leads to", "L2 size", "L∞ size", "first crossing, L2", "into")
+    table = Table("direction", "class at the end", "L2 size", "L∞ size", "first crossing, L2", "class after it")
     for name, endpoint in surfaces.endpoints.items():
         crossings = surfaces.lines[name].crossings
         end = f"none up to {surfaces.lines[name].positions[-1]:.3g}"
@@ -130,26 +133,26 @@ def _print(surfaces: ImageSurfaces) -> None:
 
 
 def _print_around(out: Console, around: Neighbourhood, wrong: str) -> None:
-    """Prints the shares of balls around the adversarial image that stay adversarial, and what is proved of its class."""
+    """Prints the shares of balls around the adversarial image that stay adversarial, and the proved radius of its class."""
     from rich.table import Table
 
     from evaluators.bounds import NoBound
     from nas.plots.style import NORM_NAMES
 
     norm, balls = NORM_NAMES.get(around.norm, around.norm), around.balls
-    meaning = f"of {balls.samples} random points in each the share that stays adversarial, with 95 % intervals"
+    meaning = f"share of {balls.samples} random points in each that stays adversarial, with 95 % intervals"
     out.print(f"{norm} balls around the adversarial image: {meaning}", markup=False, highlight=False, soft_wrap=True)
-    table = Table("radius", "of the perturbation's size", "share")
+    table = Table("radius", "radius / perturbation size", "share")
     for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True):
         table.add_row(f"{radius:.3g}", f"{radius / around.size:.3g}", f"{share:.3f} [{low:.3f}, {high:.3f}]")
     out.print(table)
     if isinstance(around.proved, NoBound):
         proof = f"no radius is proved around the adversarial image: {around.proved.reason.partition(chr(10))[0]}"
     elif around.proved == 0:
-        proof = "no radius is proved around the adversarial image: the bounds part its class from the others at none above 0"
+        proof = "no radius is proved around the adversarial image: the bounds are too loose to certify any radius"
     else:
         proof = (
-            f"proved: within {norm} distance {around.proved:.3g} of the adversarial image every image is of class {wrong}, "
-            "too: infinitely many adversarial images"
+            f"proved: all images within {norm} distance {around.proved:.3g} of the adversarial image are of class {wrong}: "
+            "infinitely many adversarial images"
         )
     out.print(proof, markup=False, highlight=False, soft_wrap=True)

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 @final
 class SurfaceArguments(TypedDict):
-    """The options of `hardcell surface` that set what is drawn, as they are typed; None where one is left out.
+    """Unparsed options of `hardcell surface` that become settings of `SurfaceConfig`; None for an option that is not given.
 
     Attributes:
-        image: The setting of that name of `SurfaceConfig`.
-        data: A source's name, a path, or YAML.
-        attack: A name, or YAML.
-        epsilon: A number or a fraction.
-        extent: A setting, as are those that follow.
-        points: A setting.
-        others: A setting.
-        seed: A setting.
-        device: A setting.
+        image: `SurfaceConfig.image`.
+        data: Name of a data source, a path, or YAML.
+        attack: Name of an attack, or YAML.
+        epsilon: Number or fraction such as 8/255, in pixel units.
+        extent: `SurfaceConfig.extent`.
+        points: `SurfaceConfig.points`.
+        others: `SurfaceConfig.others`.
+        seed: `SurfaceConfig.seed`.
+        device: `SurfaceConfig.device`.
     """
 
     image: int
@@ -41,10 +41,10 @@ class SurfaceArguments(TypedDict):
 
 
 def surface_config(source: NetworkSource, options: SurfaceArguments) -> SurfaceConfig:
-    """Returns the settings that the options of `hardcell surface` stand for; data and epsilon of a bundle are the default.
+    """Returns the settings of `hardcell surface` from its options; for a bundle, data and epsilon default to its search's.
 
     Raises:
-        ConfigError: with every fault that was found.
+        ConfigError: an option is invalid; the message lists every fault.
     """
     norm, epsilon = source.norm or "linf", options["epsilon"]
     if epsilon is None and source.epsilon is None:

@@ -1,4 +1,4 @@
-"""What the commands print in tables."""
+"""Tables that commands print, and formats of their cells."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
 
 
 def format_metric(name: str, value: float) -> str:
-    """Returns the value of a metric as people read it: counts whole, shares in three decimals."""
+    """Returns the value of a metric as text: counts as integers, shares with three decimals."""
     return f"{value:,.0f}" if name in CHEAP_METRICS else f"{value:.3f}"
 
 
 def law_cell(law: PowerLaw | NoPowerLaw) -> str:
-    """Returns the exponent of a power law with its 95 % interval, as a table shows it."""
+    """Returns the table cell of a power law: its exponent, 95 % interval and window."""
     if isinstance(law, NoPowerLaw):
         return "none"
     low, high = law.exponent_interval
@@ -79,7 +79,7 @@ def law_cell(law: PowerLaw | NoPowerLaw) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds as people say them: 45 s, 12 min, 3 h 20 min."""
+    """Returns a duration as text: 45 s, 12 min, 3 h 20 min."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -87,7 +87,7 @@ def duration(seconds: float) -> str:
 
 
 def print_verifications(outcomes: Sequence[CheckResult]) -> None:
-    """Prints what was verified of a bundle, a line each."""
+    """Prints a line for each check of a bundle."""
     console = open_console()
     words = {True: "[green]passed[/]", False: "[red]FAILED[/]", None: "[yellow]not tried[/]"}
     for outcome in outcomes:
@@ -96,6 +96,6 @@ def print_verifications(outcomes: Sequence[CheckResult]) -> None:
 
 
 def open_console() -> Console:
-    """Returns the console: as wide as the terminal, or where there is none as wide as what is printed."""
+    """Returns a console of the terminal's width; without a terminal, it is wide enough that no line wraps."""
     console = Console()
     return console if console.is_terminal else Console(width=100_000)

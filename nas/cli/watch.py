@@ -1,4 +1,4 @@
-"""`hardcell status --watch`: the state of a run, looked at again and again from another terminal."""
+"""`hardcell status --watch`: the state of a run, refreshed until the run ends."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 
 
 def watch_status(run: Path, every: float, *, as_json: bool = False) -> None:
-    """Shows a run's state every so many seconds until no process works on it: on a terminal, each in the last one's place.
+    """Shows the state of a run repeatedly until no process works on the run; on a terminal, each view replaces the last.
+
+    Args:
+        run: Folder of the run.
+        every: Seconds between two refreshes.
+        as_json: Print one JSON object a line instead of tables.
 
     Raises:
-        HardcellError: there is no run in the folder, or its config or study is damaged.
+        HardcellError: the folder holds no run, or its config or study is damaged.
     """
     console = open_console()
     if as_json or not console.is_terminal:

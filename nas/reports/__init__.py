@@ -1,1 +1,1 @@
-"""Reports: one self-contained page, and the pictures in it."""
+"""Reports: one self-contained HTML page with its pictures."""

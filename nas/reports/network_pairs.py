@@ -1,4 +1,4 @@
-"""What the networks of a report have to do with each other: do adversarial images carry over, and where do they disagree?"""
+"""Transferability of adversarial images between the networks of a report, and disagreement of their predictions."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
     from nas.reports.networks import LoadedBundle
 
-# Of the search's epsilon.
+# Epsilons that are measured, in multiples of the search's epsilon.
 MULTIPLES = (0.5, 1.0, 2.0)
-# Images that are crafted on each network, and seconds that these may take.
+# Number of images that are crafted on each network, and time limit of each measurement in seconds.
 IMAGES, SECONDS = 200, 5.0
-# Clean images around which points are drawn, and points of each ball.
+# Number of clean images around which points are drawn, and of points in each ball.
 CENTRES, POINTS = 50, 40
-TOO_LONG = "was not measured, for it would take long: `hardcell compare` does."
+TOO_LONG = "was not measured, because it would take too long; run `hardcell compare`."
 
 
 @final
 @dataclass(frozen=True)
 class NetworkPairs:
-    """What is told of several networks at once.
+    """Measurements that involve several networks.
 
     Attributes:
-        pictures: As SVG text.
-        sentences: What they say, and what else was measured; or why nothing was.
+        pictures: SVG text of the pictures.
+        sentences: Results in words, or the reasons why nothing was measured.
     """
 
     pictures: tuple[str, ...] = ()
@@ -49,44 +49,45 @@ class NetworkPairs:
 
 
 def report_network_pairs(opened: Mapping[str, LoadedBundle], epsilon: float, norm: str) -> NetworkPairs:
-    """Returns how adversarial images carry over between networks, and where these disagree, by epsilon.
+    """Returns transferability between networks, and their disagreement, at several epsilons.
 
-    What would take longer than seconds is left out, and told. Nothing is told of fewer than two networks.
+    A measurement that would exceed the time limit is skipped, and a sentence says so. The result is empty for fewer than
+    two networks.
 
     Args:
-        opened: The networks, by name, of the same images.
-        epsilon: That of the search, in pixel units; half and twice as much is looked at, too.
-        norm: Name of the norm.
+        opened: Networks by name, all for the same images.
+        epsilon: Epsilon of the search, in pixel units; half and twice this epsilon are measured as well.
+        norm: Name of the norm, linf or l2.
     """
     if len(opened) < 2:
         return NetworkPairs()
     largest = NORMS[norm]().largest(next(iter(opened.values())).test.x[0].numel())
     epsilons = sorted({min(multiple * epsilon, largest) for multiple in MULTIPLES})
     parts = []
-    for what, measure in (("How adversarial images carry over", _transfer), ("Where the networks disagree", _disagreement)):
+    for what, measure in (("Transfer of adversarial images", _transfer), ("Disagreement of the networks", _disagreement)):
         try:
             parts.append(measure(opened, epsilons, norm))
         except _TooLongError:
             parts.append(NetworkPairs(sentences=(f"{what} {TOO_LONG}",)))
-        except Exception as error:  # Too few images that all are right on; or whatever a network of someone else's raises.
+        except Exception as error:  # Too few images that all networks classify correctly, or any error of a custom network.
             parts.append(NetworkPairs(sentences=(f"{what} was not measured: {first_line(error)}.",)))
     return NetworkPairs(*(tuple(chain.from_iterable(group)) for group in zip(*map(astuple, parts), strict=True)))
 
 
 class _TooLongError(Exception):
-    """It would take longer than seconds."""
+    """A measurement would exceed its time limit."""
 
 
 def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
-    """Returns the matrix, how far images carry, and how uneven that is.
+    """Returns the transfer matrix, the reach of adversarial images, and the asymmetry of transfer.
 
     Raises:
-        _TooLongError: it would take longer than seconds.
-        ValueError: there are too few images that all networks classify rightly.
-        Exception: whatever a network raises.
+        _TooLongError: the measurement would exceed the time limit.
+        ValueError: too few images are classified correctly by all networks.
+        Exception: a network raises it.
     """
     first, attack = next(iter(opened.values())), PGD(norm=NORMS[norm]())
-    # Each image is crafted on every network, by forward and backward passes, and then tried on all of them.
+    # Each image is crafted on every network, by forward and backward passes, and then tested on all of them.
     passes = len(epsilons) * (3 * attack.steps + len(opened))
     affordable = int(SECONDS * passes_per_second(first.test) / (passes * sum(one.macs for one in opened.values())))
     count = min(IMAGES, affordable, len(first.test.x))
@@ -103,18 +104,18 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
         pictures,
         (
             f"Adversarial images crafted by PGD, by epsilon ({NORM_NAMES.get(norm, norm)}): {'; '.join(carried)}.",
-            f"Of {len(pairs)} pairs of networks and epsilons {uneven} carry over more one way than back (exact McNemar "
-            "tests, corrected by Holm).",
+            f"Transfer is asymmetric for {uneven} of {len(pairs)} pairs of networks and epsilons (exact McNemar tests, "
+            "corrected by Holm).",
         ),
     )
 
 
 def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
-    """Returns in which share of the balls around clean images the networks do not all give one class.
+    """Returns the share of points in balls around clean images to which the networks assign different classes.
 
     Raises:
-        _TooLongError: it would take longer than seconds.
-        Exception: whatever a network raises.
+        _TooLongError: the measurement would exceed the time limit.
+        Exception: a network raises it.
     """
     first, ball, sizes = next(iter(opened.values())), NORMS[norm](), [0.0, *epsilons]
     centres = first.test.x[:CENTRES]
@@ -131,5 +132,5 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     )
     with mpl.rc_context(STYLE):
         picture = to_svg(disagreement_figure(result, norm))
-    summary = f"Around {len(centres)} clean images the networks do not all give one class to so many points: {shares}."
+    summary = f"Share of points around {len(centres)} clean images to which the networks assign different classes: {shares}."
     return NetworkPairs((picture,), (summary,))

@@ -1,4 +1,4 @@
-"""The networks of a report's bundles with their test images, opened once for all pictures that ask the networks again."""
+"""Networks of a report's bundles with their test images, opened once for all pictures that need forward passes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-# Multiply-accumulates of about a second: on one core of a CPU, or on a GPU.
+# Approximate multiply-accumulates a second, on one core of a CPU or on a GPU.
 _SECOND = {"cpu": 3e10, "cuda": 3e12, "mps": 3e11}
 
 
 @final
 @dataclass(frozen=True)
 class LoadedBundle:
-    """A bundle's network, ready to be asked.
+    """A bundle with its network and test images on one device.
 
     Attributes:
         bundle: The bundle.
-        network: On the device of the images.
-        data: Where the images are from.
-        test: Those that its profile was measured on.
+        network: The network, on the device of the images.
+        data: Settings of the data source.
+        test: The test images that the bundle's profile was measured on.
     """
 
     bundle: Bundle
@@ -47,33 +47,33 @@ class LoadedBundle:
         return max(1, int(self.bundle.profile.record["cost"]["macs"]))
 
     def passes(self, seconds: float) -> int:
-        """Returns how many images pass through the network in about so many seconds."""
+        """Returns the approximate number of images that pass through the network in a time in seconds."""
         return int(seconds * passes_per_second(self.test) / self.macs)
 
 
 def passes_per_second(images: Split) -> float:
-    """Returns how many multiply-accumulates the device of some images does in about a second."""
+    """Returns the approximate multiply-accumulates a second of the device that holds the images."""
     return _SECOND.get(images.x.device.type, _SECOND["cpu"])
 
 
 def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, LoadedBundle], dict[str, str]]:
-    """Returns the bundles that can be opened, by name, and why the others cannot: a report can do without.
+    """Returns the bundles that can be opened, and the reasons why the others cannot, both by name.
 
     Args:
-        bundles: Those of one run or of several.
+        bundles: Bundles of one run or of several runs.
     """
     splits: dict[DataConfig, Split] = {}
     opened, reasons = {}, {}
     for bundle in bundles:
         try:
             opened[bundle.name] = _open(bundle, splits)
-        except Exception as error:  # Whatever became of the images, of the network, or of the space that builds it.
+        except Exception as error:  # The images, the network or a custom space may raise any error.
             reasons[bundle.name] = first_line(error)
     return opened, reasons
 
 
 def duplicates(bundles: Iterable[Bundle]) -> dict[str, str]:
-    """Returns which bundles hold the very network of an earlier one: that one's name, by theirs."""
+    """Returns the bundles with the same weights as an earlier bundle: the earlier bundle's name, by the later one's."""
     first: dict[str, str] = {}
     originals = {}
     for bundle in bundles:
@@ -88,11 +88,11 @@ def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> LoadedBundle:
 
     Args:
         bundle: The bundle.
-        splits: Test splits that are open already; added to.
+        splits: Open test splits; a new one is added.
 
     Raises:
-        DataError: the images are others by now.
-        Exception: whatever opening the images or the network raises.
+        DataError: the test images have changed since the bundle was made.
+        Exception: the images or the network cannot be opened.
     """
     device = open_device("auto")
     data = parse_profile_config({"data": bundle.manifest["config"]["data"]}).data
@@ -100,7 +100,7 @@ def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> LoadedBundle:
         splits[data] = open_test(data)
     test = splits[data].first(bundle.profile.record["n"])
     if test.hash != bundle.manifest["data"]["test"]:
-        raise DataError(f"the test images of {data.path or data.name} are others by now")
+        raise DataError(f"the test images of {data.path or data.name} have changed")
     network, test = load(bundle.folder).to(device), test.to(device)
     check_compatible(bundle.name, network, test, data.name)
     return LoadedBundle(bundle, network, data, test)

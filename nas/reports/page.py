@@ -1,4 +1,4 @@
-"""The report: one page of HTML with its pictures inside, readable without a network."""
+"""Report of a run: one HTML page with embedded pictures, which needs no internet connection."""
 
 from __future__ import annotations
 
@@ -47,17 +47,20 @@ if TYPE_CHECKING:
 
 SHOWN_TRIALS = 20
 CAPTIONS = {
-    "margins": "Densities of the differences between the true logit and those of its nearest rivals.",
+    "margins": "Densities of the differences between the true logit and the logits of its nearest rivals.",
     "corruptions": "Error under common corruptions.",
-    "certificates": "Certified error of the network smoothed by noise.",
+    "certificates": "Certified error of the randomized-smoothing classifier.",
 }
 
 
 def report(path: Path | str) -> Path:
-    """Writes report.html and leaderboard.csv of a run, finished or not, and returns the page's path.
+    """Writes report.html and leaderboard.csv for a run, finished or not, and returns the path of report.html.
+
+    Args:
+        path: Folder of the run.
 
     Raises:
-        HardcellError: there is no run in the folder, or its config or study is damaged.
+        HardcellError: the folder holds no run, or its config or study is damaged.
     """
     run = read_run(path)
     write_leaderboard(run.folder, run.trials, run.config.objective)
@@ -66,12 +69,12 @@ def report(path: Path | str) -> Path:
 
 
 def write_report(run: Run) -> None:
-    """Writes report.html into a run's folder, whole or not at all."""
+    """Writes report.html into the folder of a run, atomically."""
     write_atomic(run.folder.report, render_report(run))
 
 
 def render_report(run: Run) -> str:
-    """Returns the page of a run, finished or not, as text."""
+    """Returns the HTML text of the report of a run, finished or not."""
     config, trials = run.config, list(run.trials)
     board = ranked(trials, config.objective)
     states = {s: sum(t.state == s for t in trials) for s in (*ENDED, "running")}
@@ -151,14 +154,14 @@ def _row(rank: int, trial: Trial, fronts: set[int]) -> dict[str, Any]:
 
 
 def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Returns what the page shows of one bundle, `surfaces` as pictures with their captions."""
+    """Returns the template's entries for one bundle; `surfaces` are pictures with captions."""
     record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
     drawing, undrawn = None, None
     try:
         drawn = draw(open_space(bundle.stored.space), bundle.stored.architecture)
         drawing = None if drawn is None else Markup(drawn.decode())
     except Exception as error:
-        # The file of a user's own space may be gone, or draw nothing; the report can do without the drawing.
+        # The file of a custom space may be missing, or its `draw` may fail; the report then has no drawing.
         undrawn = first_line(error)
     at, figures = record["attacks"], profile_figures(bundle.profile, norm, epsilon)
     return {
@@ -180,6 +183,6 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> di
         "surfaces": [(Markup(figure), caption) for figure, caption in surfaces],
         "n": record["n"],
         "first_order": record["margins"]["first_order"],
-        # Profiles of before it was measured have none.
+        # Older profiles lack the mean field.
         "mean_field": all("mean_field_error" in entry for entry in record["margins"]["first_order"].values()),
     }

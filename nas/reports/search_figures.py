@@ -1,4 +1,4 @@
-"""The pictures of a search and of its networks side by side, as SVG text."""
+"""Pictures of a search and of its networks, as SVG text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def best_so_far(trials: Sequence[Trial], objective: ObjectiveConfig) -> str:
-    """Returns the first objective of every complete trial, and the best feasible one so far."""
+    """Returns a picture of the first objective of all complete trials, with the best feasible value so far."""
     metric = objective.minimise[0]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6.4, 3.6)
@@ -60,11 +60,11 @@ def best_so_far(trials: Sequence[Trial], objective: ObjectiveConfig) -> str:
 
 
 def clean_against_adversarial(trials: Sequence[Trial], objective: ObjectiveConfig) -> str:
-    """Returns clean against adversarial validation error over all trained candidates."""
+    """Returns a picture of clean against adversarial validation error of all trained candidates."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6.4, 3.6)
         trained = [t for t in trials if t.state == "complete" and t.duplicate_of is None]
-        for random, label, marker in ((True, "drawn at random", "s"), (False, "proposed by the sampler", "o")):
+        for random, label, marker in ((True, "random", "s"), (False, "proposed by the sampler", "o")):
             group = [t for t in trained if t.random is random]
             if group:
                 axes.scatter(
@@ -87,7 +87,10 @@ def clean_against_adversarial(trials: Sequence[Trial], objective: ObjectiveConfi
 
 
 def front_figures(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[str]:
-    """Returns, of several objectives, the Pareto front by each pair with the first of them, and the hypervolume."""
+    """Returns pictures of the Pareto front, one for the first objective with each other one, and of the hypervolume.
+
+    The list is empty for a single objective.
+    """
     if len(objective.minimise) < 2:
         return []
     figures = [_front(trials, objective, other) for other in objective.minimise[1:]]
@@ -134,7 +137,7 @@ def _hypervolume(trials: Sequence[Trial], objective: ObjectiveConfig) -> str:
 
 
 def rungs_reached(trials: Sequence[Trial]) -> str:
-    """Returns the adversarial errors of the trials at the rungs of early stopping, a line a trial."""
+    """Returns a picture of the adversarial errors at the rungs of early stopping, with a line for each trial."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(6.4, 3.6)
         for trial in trials:
@@ -150,12 +153,12 @@ def rungs_reached(trials: Sequence[Trial]) -> str:
 
 
 def worst_case_laws(bundles: Sequence[Bundle], norm: str) -> dict[str, PowerLaw | NoPowerLaw]:
-    """Returns the power laws of the worst-case flip rates of several networks, by the bundle's name."""
+    """Returns the power law of the worst-case flip rate of each bundle, by its name."""
     return {b.name: fit_power_law(b.profile.worst_case(norm), b.profile.epsilons(norm)) for b in bundles}
 
 
 def error_curves(bundles: Sequence[Bundle], laws: Mapping[str, PowerLaw | NoPowerLaw], norm: str, epsilon: float) -> str:
-    """Returns the worst-case flip rate of several networks over epsilon, on log axes, each with its power law."""
+    """Returns a picture of the worst-case flip rates of several networks over epsilon, on log axes, with power laws."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(9.6, 4.6)
         for colour, bundle in zip(cycle(COLOURS), bundles, strict=False):

@@ -1,4 +1,4 @@
-"""What the pictures of a report say, as numbers: how exponents and logits vary, and what adversarial error goes with."""
+"""Sentences with statistics of a report: exponents, logit differences, and rank correlations of adversarial error."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from evaluators import NoPowerLaw
     from nas.study.trial import Trial
 
-# What a candidate's adversarial error may go with, and its name.
+# Metrics whose rank correlation with adversarial error is reported, and their names in the sentence.
 _PREDICTORS = {"clean_error": "its clean error", "parameters": "its parameters", "macs": "its multiply-accumulates"}
 
 
 def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
-    """Returns how far the exponents of several networks vary; None where fewer than two have one.
+    """Returns a sentence on the spread of power-law exponents over networks; None if fewer than two have an exponent.
 
     Args:
-        laws: Their power laws, by name.
+        laws: Power law of each network, by name.
     """
     fitted = [law for law in laws.values() if isinstance(law, PowerLaw)]
-    # Of very few radii, all of a bootstrap's exponents may be the same, and say nothing of how sure they are.
+    # With very few radii, all bootstrap exponents may be equal; such an interval has zero width and no meaning.
     determined = [law for law in fitted if 0 < law.exponent_interval[0] < law.exponent_interval[1] < math.inf]
     if len(determined) < 2:
         return None
@@ -41,10 +41,10 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
 
 
 def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
-    """Returns how the differences between the two largest logits are distributed; None where a profile does not hold it.
+    """Returns a sentence on the differences between the two largest logits; None if the profile lacks them.
 
     Args:
-        margins: The profile's entry of that name.
+        margins: Entry `margins` of a profile.
     """
     gaps = margins.get("nearest")
     if gaps is None:
@@ -53,19 +53,19 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     low, high = near["interval"]
     return (
         f"Differences between the two largest logits: density near zero {near['density']:.2f} ({low:.2f} to {high:.2f}) in "
-        f"units of one over their mean (an exponential distribution has 1), and {gaps['distance_to_independent']:.2f} from "
-        "those of independent logits (Kolmogorov-Smirnov, each over its mean)."
+        "units of 1 / mean (1 for an exponential distribution); Kolmogorov-Smirnov distance "
+        f"{gaps['distance_to_independent']:.2f} from the differences of independent logits, both divided by their mean."
     )
 
 
 def correlations_sentences(trials: Sequence[Trial]) -> list[str]:
-    """Returns what adversarial error goes with over the candidates that were trained, and over the random ones alone.
+    """Returns sentences with the rank correlations of adversarial error: over all trained candidates, and over random ones.
 
-    What a sampler proposes is no fair sample of a space, so random candidates are told apart where there are others.
+    A sampler's proposals are a biased sample of the space, so random candidates have their own sentence.
     """
     trained = [t for t in trials if t.state == "complete" and t.duplicate_of is None and "adversarial_error" in t.metrics]
     drawn = [trial for trial in trained if trial.random]
-    groups = {"measured": trained} | ({"drawn at random": drawn} if len(drawn) < len(trained) else {})
+    groups = {"measured": trained} | ({"random": drawn} if len(drawn) < len(trained) else {})
     return [text for name, group in groups.items() if (text := _correlations(name, group))]
 
 
@@ -80,6 +80,6 @@ def _correlations(name: str, trials: Sequence[Trial]) -> str | None:
         f"with {word} {rank_correlation([trial.metrics[key] for trial in trials], errors)}" for key, word in known.items()
     ]
     return (
-        f"Rank correlations of a candidate's adversarial error over the {len(trials)} {name} (95 % intervals): "
+        f"Rank correlations of a candidate's adversarial error over the {len(trials)} {name} candidates (95 % intervals): "
         f"{', '.join(correlations)}."
     )

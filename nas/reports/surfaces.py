@@ -1,4 +1,4 @@
-"""The response surfaces in a report: a few images of each bundle, as long as that takes seconds."""
+"""Response surfaces in a report: a few images of each bundle, within a time limit."""
 
 from __future__ import annotations
 
@@ -21,31 +21,30 @@ if TYPE_CHECKING:
     from nas.analysis.surface.result import Neighbourhood
     from nas.reports.networks import LoadedBundle
 
-# Test images among which those to show are chosen.
+# Number of test images from which the shown ones are chosen.
 CANDIDATES = 16
 POINTS, FEWEST_POINTS = 41, 21
-# Points drawn from each ball around the adversarial image.
+# Number of points drawn from each ball around the adversarial image.
 SAMPLES = 200
-# Seconds that one plane may take, and what lies around the adversarial image, with some hundred passes of a proof.
+# Time limit of a plane, and of the balls around the adversarial image, in seconds; approximate passes of a proof.
 SECONDS, PROOF = 1.0, 500
 
 
 def report_surfaces(opened: Mapping[str, LoadedBundle], images: int = 2) -> dict[str, list[tuple[str, str]]]:
-    """Returns pictures of networks around some test images, as (SVG text, caption), by the bundle's name.
+    """Returns pictures of networks around test images, as (SVG text, caption), by the bundle's name.
 
-    Of the first test images those are shown that the network classifies rightly and PGD fools at the search's epsilon; where
-    there are too few of them, others that are right. None are shown of a network that is too large for it, or that fails on
-    the way: the report can do without.
+    The images are among the first test images that the network classifies correctly. Images that PGD fools at the search's
+    epsilon come first. A network that is too slow, or that raises an error, has no pictures.
 
     Args:
-        opened: The networks.
-        images: Pictures of each.
+        opened: Networks by name.
+        images: Number of pictures of each network.
     """
     pictures = {}
     for name, one in opened.items():
         try:
             pictures[name] = _pictures(one, images)
-        except Exception:  # A network of someone else's may raise anything, on any image.
+        except Exception:  # A custom network may raise any error on any image.
             pictures[name] = []
     return pictures
 
@@ -62,7 +61,7 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         points_found = attack(network, test.x[right], test.y[right], epsilon)
         fooled = predict(network, points_found).argmax(1) != test.y[right]
     chosen = [*right[fooled].tolist(), *right[~fooled].tolist()][:images]
-    # The surroundings cost more passes than the plane, and those of the proof are of twice the precision.
+    # The balls cost more passes than the plane; the proof's passes count twice, because they use double precision.
     samples = SAMPLES if one.passes(SECONDS) > len(SHARES) * SAMPLES + 2 * PROOF else 0
     pictures = []
     for image in chosen:
@@ -80,9 +79,11 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         )
         around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
         if "adversarial" in drawn.endpoints:
-            plane = f"the one that PGD finds at epsilon {format_epsilon(epsilon)}, and noise of the same L2 size"
+            plane = (
+                f"the adversarial image that PGD finds at epsilon {format_epsilon(epsilon)}, and noise of the same L2 size"
+            )
         else:
-            plane = f"and two images of noise: PGD finds nothing within epsilon {format_epsilon(epsilon)}"
+            plane = f"and two noisy images: PGD finds no adversarial image within epsilon {format_epsilon(epsilon)}"
         caption = f"{around} {plane}. Hatched and dotted: outside the pixel range."
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"
@@ -91,13 +92,13 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
 
 
 def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
-    """Returns what lies around an adversarial image, in words."""
+    """Returns a sentence on the balls around an adversarial image: shares that are adversarial, and the proved radius."""
     norm, balls = NORM_NAMES.get(neighbourhood.norm, neighbourhood.norm), neighbourhood.balls
     shares = ", ".join(
         f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}"
         for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True)
     )
-    text = f"Of {balls.samples} random points around the adversarial image, so many are adversarial, too ({norm}): {shares}."
+    text = f"Share of {balls.samples} random points around the adversarial image that are adversarial ({norm}): {shares}."
     if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
         return f"{text} No radius is proved."
-    return f"{text} It is proved that every image within {neighbourhood.proved:.2g} is."
+    return f"{text} All images within {neighbourhood.proved:.2g} are proved adversarial."

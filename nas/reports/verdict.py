@@ -1,4 +1,4 @@
-"""Did the search beat its references? Paired tests on the test images, in sentences."""
+"""Paired tests of the best finalist against the references on the test images, as sentences."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Verdict:
         reference: Name of the reference's bundle.
         role: Role of the reference: random or residual.
         comparison: The paired test, at the epsilon of the search.
-        over_all: The paired test of the radii, over all epsilons at which both were measured; None where that is but one.
+        over_all: The paired test of the radii over all epsilons at which both were measured; None if there is only one.
         errors: Adversarial error of the finalist and of the reference.
         epsilon: The epsilon of the search.
-        same: Both are one architecture.
+        same: Whether both have the same architecture.
     """
 
     finalist: str
@@ -49,7 +49,7 @@ class Verdict:
         """Returns the verdict as a sentence."""
         against = f"{_NAMES[self.role]} ({self.reference})"
         if self.same:
-            return f"The search did not beat {against}: its best finalist is that very architecture."
+            return f"The search did not beat {against}: its best finalist has the same architecture."
         verb = {"more robust": "beat", "less robust": "lost to", "not distinguishable": "did not beat"}
         mine, other = self.errors
         low, high = self.comparison.interval
@@ -65,13 +65,13 @@ class Verdict:
         if self.over_all is None:
             return ""
         outcome = {
-            "more robust": "its finalist is the more robust one",
-            "less robust": "its finalist is the less robust one",
+            "more robust": "the finalist is more robust",
+            "less robust": "the finalist is less robust",
         }
         low, high = self.over_all.interval
         return (
-            f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two cannot be told apart')}: the share of "
-            f"images of which its radius is larger, minus that of which it is smaller, is {self.over_all.effect:.3f} "
+            f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two are not distinguishable')}: the share of "
+            f"images with a larger radius, minus the share with a smaller one, is {self.over_all.effect:.3f} "
             f"(95 % interval {low:.3f} to {high:.3f}; sign test, p = {self.over_all.p_value:.2g})."
         )
 

@@ -102,11 +102,11 @@ def test_pictures_numbers_and_a_table(run, tmp_path):
     assert nearest * 0.999 <= around["proved_radius"] <= 0.2
 
     lines = out.splitlines()
-    assert f"every image is of class {lead['label']}, too: infinitely many adversarial images" in out
+    assert f"of class {lead['label']}: infinitely many adversarial images" in out
     assert lines[0].startswith(f"image 3 of digits: class {label}, prediction {label}, margin ")
     rows = {row[1].strip(): [cell.strip() for cell in row[2:-1]] for row in (re.split("[│┃]", x) for x in lines) if row[1:]}
-    assert rows["direction"] == ["leads to", "L2 size", "L∞ size", "first crossing, L2", "into"]
-    assert rows["radius"] == ["of the perturbation's size", "share"]
+    assert rows["direction"] == ["class at the end", "L2 size", "L∞ size", "first crossing, L2", "class after it"]
+    assert rows["radius"] == ["radius / perturbation size", "share"]
     share, (low, high) = around["share"][3], around["interval"][3]
     assert rows["0.2"] == ["1", f"{share:.3f} [{low:.3f}, {high:.3f}]"]
     assert rows["adversarial"][0] == str(lead["label"])
@@ -390,7 +390,7 @@ def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
     for ((picture, caption),) in pictures.values():
         ElementTree.fromstring(picture)
         assert re.match(r".*test image \d+ \(\d\)", caption)
-        assert ("random points around the adversarial image" in caption) == ("the one that PGD finds" in caption)
+        assert ("random points around the adversarial image" in caption) == ("image that PGD finds" in caption)
     name, one = next(iter(opened.items()))
     assert report_surfaces({name: one}, images=1) == {name: pictures[name]}
 

@@ -113,7 +113,7 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
 
     code, out, _ = cli("export", run, "--top", 2)
     assert code == 0
-    assert "2 networks, 1 of them made already" in out
+    assert re.search(r"2 networks, 1 .*already", out)
     bundles = sorted((run / "bundles").iterdir())
     assert [path.name[:2] for path in bundles] == ["1-", "2-"]
 
@@ -264,7 +264,7 @@ def test_export_of_more_architectures_than_there_are_says_so(custom_space, tmp_p
     assert lines[1] == "retraining, profiling and exporting 1 networks"
     assert len(list((tmp_path / "run" / "bundles").glob("1-*"))) == 1
     _, out, _ = cli("export", tmp_path / "run", "--top", 1)
-    assert "asked for" not in out
+    assert "requested" not in out
 
 
 def test_live_display_on_a_terminal(custom_space, tmp_path):
@@ -456,7 +456,7 @@ def test_damaged_bundle_is_told_on_the_way_and_made_again_once_it_is_removed(run
     (bundle / "profile.json").write_text("{}")
     code, out, _ = cli("resume", run_copy)
     assert code == 0
-    assert "3 networks, 2 of them made already" in out
+    assert re.search(r"3 networks, 2 .*already", out)
     assert re.search(rf"{bundle.name}: no bundle: {bundle}: .*profile\.json", out)
     shutil.rmtree(bundle)
     code, out, _ = cli("resume", run_copy)
