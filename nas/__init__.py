@@ -1,7 +1,7 @@
 """Hardcell: architecture search for adversarial robustness, from a config to exported networks with measured profiles.
 
-Everything that a command does is one call here. Names are imported at first use, so that the command line answers at once.
-Progress is logged to the logger `hardcell`, which is silent unless the program configures it.
+Each command of the command line has a function here. Names are imported at first use, so that `import nas` is fast.
+Progress goes to the logger `hardcell`, which is silent unless the program configures it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nas.runs.status import run_status as status
     from nas.spaces.build import build
 
-# Module and name of each export.
+# Module and attribute of each exported name.
 _EXPORTS = {
     "CompareConfig": ("nas.analysis.compare.config", "CompareConfig"),
     "Config": ("nas.config.schema", "Config"),
@@ -86,7 +86,7 @@ logging.getLogger("hardcell").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:
-    """Imports an export at first use."""
+    """Imports an exported name at first use."""
     if name in _EXPORTS:
         module, attribute = _EXPORTS[name]
         return getattr(importlib.import_module(module), attribute)

@@ -1,1 +1,1 @@
-"""A run from its config to its report, as a generator of events."""
+"""Stages of a run, from its config to its report, as a generator of events."""

@@ -1,4 +1,4 @@
-"""The controller: asks the sampler, hands work to the executor, tells the study."""
+"""Trial loop of a search: sampler, executor and study."""
 
 from __future__ import annotations
 
@@ -36,28 +36,31 @@ if TYPE_CHECKING:
 
 @final
 class Controller:
-    """One pass over the trials that a study still lacks."""
+    """Runs the trials that a study still lacks.
+
+    The controller requests an architecture from the sampler, passes it to the executor, and writes the result to the study.
+    """
 
     def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, evaluate: Evaluator, folder: Path) -> None:
         self._study, self._storage, self._evaluate, self._folder = study, storage, evaluate, folder
         self._config: Config = evaluate.config
         self._open: dict[int, tuple[optuna.Trial, dict[str, float]]] = {}
-        # Trials that this pass has started, and how often each was started before.
+        # Trials that this controller has started, with the number of earlier attempts.
         self._started: dict[int, tuple[optuna.Trial, int]] = {}
-        # Trials that ended without the executor (duplicates, rejections), not yet yielded.
+        # Trials that ended without the executor (duplicates, infeasible trials) and are not yet yielded.
         self._without_training: deque[Trial] = deque()
         trials = read_trials(study)
         self._count = len(trials)
         self._complete = {t.key: t for t in reversed(trials) if t.state == "complete"}
         self._best = min(self._complete.values(), key=lambda t: sort_key(t, self._config.objective), default=None)
-        # What the trials that have reached a rung were judged by there, by epoch and number.
+        # Values that early stopping compares at a rung (`rung_point`), by epoch and trial number.
         self._rungs: dict[int, dict[int, Sequence[float]]] = {}
         for trial in trials:
             for rung in trial.rungs:
                 self._rungs.setdefault(rung["epoch"], {})[trial.number] = rung["point"]
 
     def trials(self) -> Iterator[TrialStarted | EpochFinished | TrialFinished]:
-        """Yields what happens until the study holds all its trials."""
+        """Yields the events of the remaining trials until the study has all trials."""
         search = self._config.search
         context = ExecutionContext(
             evaluate=self._evaluate,
@@ -70,7 +73,7 @@ class Controller:
         )
         try:
             if self._count >= search.trials and not self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                return  # No executor is started for nothing.
+                return  # Do not start an executor without trials to run.
             self._study.set_user_attr(SESSION, time.time())
             for job, event in search.executor.run(self._jobs(), context):
                 yield from self._ended_without_training()
@@ -83,16 +86,16 @@ class Controller:
                     case _:
                         yield self._finished(self._finish(job, event))
             yield from self._ended_without_training()
-        except (KeyboardInterrupt, GeneratorExit, RunError):  # None of them is a candidate's doing.
+        except (KeyboardInterrupt, GeneratorExit, RunError):  # Not caused by a candidate.
             with suppress(SQLAlchemyError):
                 self._restore_attempts()
             raise
 
     def _jobs(self) -> Iterator[Job]:
-        """Yields the jobs that need the executor: first the trials in which the process was killed, then new ones."""
+        """Yields the jobs that need the executor: first trials that an earlier process left running, then new trials."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in running:
-            # Where it ran is no more.
+            # The earlier worker no longer exists.
             self._reopened(trial.number).set_user_attr("worker", "")
         for trial in running:
             yield from self._job(self._reopened(trial.number), earlier=read_trial(trial).attempts)
@@ -101,23 +104,28 @@ class Controller:
             yield from self._job(self._study.ask(), earlier=0)
 
     def _reopened(self, number: int) -> optuna.Trial:
-        """Returns a trial that an earlier process left running, under its own number."""
+        """Returns a trial that an earlier process left running, with its original number."""
         study_id = self._storage.get_study_id_from_name(self._study.study_name)
         return optuna.Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _restore_attempts(self) -> None:
-        """Takes the attempts of the trials in hand back: the run was broken off, so they may be started as often."""
+        """Resets the attempts of running trials to their values before this run; an interruption is not a failed attempt."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for number in self._started.keys() & {trial.number for trial in running}:
             trial, earlier = self._started[number]
             trial.set_user_attr("attempts", earlier)
 
     def _job(self, trial: optuna.Trial, earlier: int) -> Iterator[Job]:
-        """Yields the job of a trial that was started some times earlier, unless it ends before any training."""
+        """Yields the job of a trial; yields nothing if the trial ends without training.
+
+        Args:
+            trial: The trial.
+            earlier: Number of earlier attempts.
+        """
         self._started[trial.number] = trial, earlier
         space, objective, search = self._evaluate.space, self._config.objective, self._config.search
         if PROPOSED not in trial.user_attrs:
-            # First and in one piece: a process that is killed on its way through the choices leaves some of them only.
+            # Written first, in one step: a process that dies between two choices would leave an incomplete proposal.
             trial.set_user_attr(PROPOSED, trial.relative_params)
         proposed = space.suggest(trial)
         architecture = space.canonical(proposed)
@@ -131,7 +139,7 @@ class Controller:
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         if earlier > search.attempts:
-            self._without_training.append(tell_failed(self._study, trial, f"the process was killed in it {earlier} times"))
+            self._without_training.append(tell_failed(self._study, trial, f"the worker process died {earlier} times"))
             return
         if key in self._complete:
             first = self._complete[key]
@@ -142,7 +150,7 @@ class Controller:
         job = Job(trial.number, architecture, proposed, seed_of(self._config.seed, "trial", trial.number))
         try:
             known = self._evaluate.precheck(job)
-        except Exception as error:  # The candidate's layers may raise anything; that is its result.
+        except Exception as error:  # The candidate's layers may raise any error; the trial then fails.
             self._without_training.append(tell_failed(self._study, trial, reason_of(error)))
             return
         faults = [
@@ -162,19 +170,20 @@ class Controller:
         yield job
 
     def _stop(self, job: Job, epoch: EpochResult) -> bool:
-        """Judges a trial at a rung by early stopping's rule, writes that into the study, and returns whether to stop it."""
+        """Applies early stopping to a trial at a rung, records the decision in the study, and returns whether to stop."""
         trial, known = self._open[job.number]
         stopping = self._config.search.stopping
         assert stopping is not None
         earlier = read_rungs(trial.user_attrs)
-        for rung in earlier:  # Told again by a trial that goes on from its checkpoint.
+        for rung in earlier:  # A trial that resumes from a checkpoint reports passed rungs again.
             if rung["epoch"] == epoch.epoch:
                 return not rung["promoted"]
         point = rung_point(epoch, known, self._config.objective.minimise)
         others = self._rungs.setdefault(epoch.epoch, {})
         promoted = stopping.should_continue(point, [other for number, other in others.items() if number != job.number])
         others[job.number] = point
-        # Optuna takes these for one objective alone; a process that was killed before the last line has told it already.
+        # Optuna accepts intermediate values for one objective only. A process that died before the last line of this method
+        # has already reported this one.
         reported = self._study.get_trials(deepcopy=False)[job.number].intermediate_values
         if len(self._config.objective.minimise) == 1 and epoch.epoch not in reported:
             trial.report(point[0], epoch.epoch)
@@ -200,7 +209,13 @@ class Controller:
 
 
 def rung_point(epoch: EpochResult, known: Mapping[str, float], minimise: Sequence[str]) -> list[float]:
-    """Returns what early stopping judges a trial by: its adversarial error, then what else is minimised and known then."""
+    """Returns the values that early stopping compares: adversarial error, then the objectives known at the rung.
+
+    Args:
+        epoch: Result of the rung's epoch, with clean and adversarial error.
+        known: Metrics known before training, by name.
+        minimise: Names of the objectives.
+    """
     assert epoch.adversarial_error is not None
     assert epoch.clean_error is not None
     at_rung = {**known, "clean_error": epoch.clean_error}
@@ -208,10 +223,10 @@ def rung_point(epoch: EpochResult, known: Mapping[str, float], minimise: Sequenc
 
 
 def check_some_complete(trials: list[Trial]) -> None:
-    """Raises if no trial is complete, saying why they are not.
+    """Checks that at least one trial is complete.
 
     Raises:
-        SearchFailedError: with the commonest reasons.
+        SearchFailedError: no trial is complete; the message lists the most frequent reasons.
     """
     if any(trial.state == "complete" for trial in trials):
         return
@@ -221,10 +236,10 @@ def check_some_complete(trials: list[Trial]) -> None:
 
 
 def check_some_buildable(evaluate: Evaluator) -> None:
-    """Builds some architectures of the space for the run's images, to find before any work what no candidate can survive.
+    """Checks before the search that the space has an architecture that can be built for the run's images.
 
     Raises:
-        RunError: none of them can be built for images of this size.
+        RunError: none of up to 10 architectures can be built.
     """
     space, generator = evaluate.space, random.Random(0)
     last = {name: choice.values[-1] for name, choice in space.choices.items()}
@@ -234,6 +249,6 @@ def check_some_buildable(evaluate: Evaluator) -> None:
             canonical = space.canonical(architecture)
             evaluate.precheck(Job(number=-1, architecture=canonical, proposed=canonical, seed=0))
             return
-        except Exception as error:  # A user's own space may raise anything.
+        except Exception as error:  # A custom space may raise any error.
             reason = reason or (str(error) if isinstance(error, ValueError) else reason_of(error))
     raise RunError(f"space {space.name}: no network can be built: {reason}")

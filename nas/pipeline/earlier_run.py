@@ -1,4 +1,4 @@
-"""Architectures of an earlier run, with which a search begins."""
+"""Initial architectures of a search from an earlier run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def resolve_earlier_runs(config: Config) -> Config:
-    """Returns the config with the finalists of earlier runs in the place of the runs' folders in `search.first`.
+    """Returns the config after replacing each run folder in `search.first` by the finalists of that run.
 
     Raises:
-        ConfigError: an earlier run cannot be read, holds no complete trial, or its architectures are of another space.
+        ConfigError: an earlier run cannot be read, has no complete trial, or has architectures of another space.
     """
     if not any(isinstance(entry, Path) for entry in config.search.first):
         return config
@@ -45,12 +45,16 @@ def resolve_earlier_runs(config: Config) -> Config:
 
 
 def finalists_of(path: Path) -> list[Architecture]:
-    """Returns the best architectures of an earlier run, as many as it has finalists."""
+    """Returns the best architectures of an earlier run, at most `finalists.count` of its config.
+
+    Raises:
+        ValueError: the run cannot be read or has no complete trial.
+    """
     try:
         run = read_run(path)
     except HardcellError as error:
         raise ValueError(str(error)) from error
     best = [trial.architecture for trial in ranked(run.trials, run.config.objective)[: run.config.finalists.count]]
     if not best:
-        raise ValueError(f"{path}: has no complete trial yet, so there is nothing to begin with")
+        raise ValueError(f"{path}: has no complete trial yet; name a run with complete trials")
     return best

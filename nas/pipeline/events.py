@@ -1,4 +1,4 @@
-"""What happens in a run, as plain data: the search is a generator of these, and whoever displays it consumes them."""
+"""Events of a run, as frozen dataclasses. The generators of the pipeline yield them, and displays consume them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from nas.training.epoch import EpochResult
 @final
 @dataclass(frozen=True)
 class RunStarted:
-    """The search begins, or goes on.
+    """The search begins or resumes.
 
     Attributes:
-        folder: The run's folder.
-        trials: Number of trials in all.
-        finished: Number of trials that are finished already.
+        folder: Folder of the run.
+        trials: Total number of trials.
+        finished: Number of trials that have already ended.
         space_size: Number of architectures in the space.
-        source: What answers the trials, in words.
+        source: Description of the evaluator: data and device, or table.
     """
 
     folder: Path
@@ -34,11 +34,11 @@ class RunStarted:
 @final
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial's training begins, or begins again.
+    """The training of a trial begins or restarts.
 
     Attributes:
-        number: Its number.
-        worker: Where it runs.
+        number: Number of the trial.
+        worker: Name of the worker.
     """
 
     number: int
@@ -48,11 +48,11 @@ class TrialStarted:
 @final
 @dataclass(frozen=True)
 class EpochFinished:
-    """An epoch of a trial, or of a finalist, has ended.
+    """An epoch of a trial or of a finalist has ended.
 
     Attributes:
-        name: 'trial 7', or the name of a bundle.
-        result: The epoch.
+        name: Name of the trial, such as 'trial 7', or of the bundle.
+        result: Result of the epoch.
     """
 
     name: str
@@ -62,12 +62,12 @@ class EpochFinished:
 @final
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial has ended, in whatever state.
+    """A trial has ended, in any state.
 
     Attributes:
-        trial: What the study holds of it.
-        best: The best trial so far; None while there is none.
-        objective: What the search is after.
+        trial: The trial.
+        best: The best complete trial so far; None if there is none.
+        objective: Objective of the search.
     """
 
     trial: Trial
@@ -78,11 +78,11 @@ class TrialFinished:
 @final
 @dataclass(frozen=True)
 class FinalistsLacking:
-    """The run has fewer architectures than are to become bundles; all that it has do.
+    """The run has fewer architectures than were requested for export; all of them are exported.
 
     Attributes:
-        requested: How many were asked for.
-        available: How many there are.
+        requested: Requested number of architectures.
+        available: Available number of architectures.
     """
 
     requested: int
@@ -92,11 +92,11 @@ class FinalistsLacking:
 @final
 @dataclass(frozen=True)
 class FinalistsStarted:
-    """The search has ended; these bundles are to be made.
+    """The trials have ended, and the export of the finalists begins.
 
     Attributes:
         names: Names of the bundles.
-        finished: How many of them exist already.
+        finished: Number of bundles that already exist.
     """
 
     names: tuple[str, ...]
@@ -106,7 +106,7 @@ class FinalistsStarted:
 @final
 @dataclass(frozen=True)
 class StageStarted:
-    """A finalist enters a stage that has no epochs.
+    """A finalist begins a stage without epochs.
 
     Attributes:
         name: Name of the bundle.
@@ -123,10 +123,10 @@ class BundleFinished:
     """A bundle is complete.
 
     Attributes:
-        name: Its name.
-        folder: Where it is.
-        clean_error: On the test split.
-        adversarial_error: On the test split, at the epsilon of the search.
+        name: Name of the bundle.
+        folder: Folder of the bundle.
+        clean_error: Clean error on the test split, in [0, 1].
+        adversarial_error: Worst-case error on the test split at the epsilon of the search, in [0, 1].
     """
 
     name: str
@@ -138,11 +138,11 @@ class BundleFinished:
 @final
 @dataclass(frozen=True)
 class BundleFailed:
-    """A candidate has no bundle that can be used.
+    """A candidate has no usable bundle.
 
     Attributes:
         name: Name of the bundle.
-        reason: Why not.
+        reason: Reason why the bundle is missing or damaged.
     """
 
     name: str
@@ -155,8 +155,8 @@ class RunFinished:
     """The run is complete.
 
     Attributes:
-        report: The report's file.
-        verdicts: How the best finalist compares with each reference, a sentence each.
+        report: Path of report.html.
+        verdicts: A sentence for each reference, which compares the best finalist with it.
     """
 
     report: Path

@@ -1,4 +1,4 @@
-"""From a candidate to a bundle: retrained longer, profiled on the test split, exported."""
+"""Makes bundles from candidates: longer training, a profile on the test split, and export."""
 
 from __future__ import annotations
 
@@ -34,9 +34,13 @@ if TYPE_CHECKING:
 
 
 def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: TrainAndAttack) -> Iterator[Event]:
-    """Yields what happens as candidates become bundles; those that are bundles already are left as they are.
+    """Makes a bundle of each candidate and yields the events; existing bundles are not changed.
 
-    A candidate whose training fails, or whose bundle is damaged, is told and passed over.
+    A candidate whose training fails, or whose existing bundle is damaged, gives a `BundleFailed` event and is skipped.
+
+    Raises:
+        OSError: a file cannot be written.
+        CheckpointError: a checkpoint cannot be written or read.
     """
     names = [candidate.name for candidate in candidates]
     missing = [candidate for candidate in candidates if not is_bundle(folder.bundles / candidate.name)]
@@ -56,12 +60,12 @@ def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: T
             raise
         except BundleError as error:
             yield BundleFailed(candidate.name, str(error))
-        except Exception as error:  # Whatever the network raises in its training is this candidate's result.
+        except Exception as error:  # The network may raise any error in training; only this candidate fails.
             yield BundleFailed(candidate.name, reason_of(error))
 
 
 def _clear_partial(folder: RunFolder) -> None:
-    """Removes what processes that are no more have left of bundles that they did not finish."""
+    """Removes partial bundles of processes that no longer exist."""
     for partial in folder.bundles.glob(".*.partial"):
         process = partial.name.split(".")[-3]
         if not (process.isdigit() and Path("/proc", process).exists()):

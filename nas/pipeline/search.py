@@ -1,4 +1,4 @@
-"""A run, from its config to its report: a generator of events."""
+"""Public functions that start, resume and export a run, and the generators of its events."""
 
 from __future__ import annotations
 
@@ -48,26 +48,27 @@ def search(config: Config | None = None, run: Path | str = "runs/search", *, on_
     """Runs a search in a new folder and returns the finished run.
 
     Args:
-        config: The settings; None for the defaults.
-        run: The folder, which must not exist or be empty.
-        on_event: Called with each event of the run, in the thread of the caller.
+        config: Settings of the search; None for the defaults.
+        run: Folder of the run; it must be empty or must not exist.
+        on_event: Called with each event of the run, in the caller's thread.
 
     Raises:
-        HardcellError: the config, the data or the folder cannot be used, or every trial failed.
+        HardcellError: the config, the data, the device or the folder is unusable, no trial is complete, or no finalist has a
+            usable bundle.
     """
     _consume(search_events(config or Config(), Path(run)), on_event)
     return read_run(run)
 
 
 def resume(run: Path | str, *, on_event: OnEvent | None = None) -> Run:
-    """Resumes a run and returns it finished; a finished run gets a fresh report.
+    """Resumes a run and returns the finished run; for a run that is already finished, writes a new report.
 
     Args:
-        run: The run's folder.
-        on_event: Called with each event of the run, in the thread of the caller.
+        run: Folder of the run.
+        on_event: Called with each event of the run, in the caller's thread.
 
     Raises:
-        HardcellError: the folder holds no run that can be resumed, or every trial failed.
+        HardcellError: the folder holds no run that can be resumed, no trial is complete, or no finalist has a usable bundle.
     """
     _consume(resume_events(Path(run)), on_event)
     return read_run(run)
@@ -77,19 +78,19 @@ def export(run: Path | str, top: int = 1, *, on_event: OnEvent | None = None) ->
     """Retrains, profiles and exports the best architectures of a run, finished or not, and returns the run.
 
     Args:
-        run: The run's folder.
-        top: Number of architectures.
-        on_event: Called with each event, in the thread of the caller.
+        run: Folder of the run.
+        top: Number of architectures, at least 1.
+        on_event: Called with each event, in the caller's thread.
 
     Raises:
-        HardcellError: the folder holds no run, or no trial is complete.
+        HardcellError: the folder holds no run, no trial is complete, or the trials come from a table.
     """
     _consume(export_events(Path(run), top), on_event)
     return read_run(run)
 
 
 def _consume(events: Iterator[Event], on_event: OnEvent | None) -> None:
-    """Runs through events; each is logged, and passed to `on_event`."""
+    """Consumes events; logs each event and passes it to `on_event`."""
     logger = logging.getLogger("hardcell")
     for event in events:
         logger.log(logging.DEBUG if isinstance(event, EpochFinished) else logging.INFO, "%s", event)
@@ -98,9 +99,13 @@ def _consume(events: Iterator[Event], on_event: OnEvent | None) -> None:
 
 
 def search_events(config: Config, path: Path) -> Iterator[Event]:
-    """Yields what happens in a new run, from the first trial to the report.
+    """Starts a new run and returns a generator of its events, from the first trial to the report.
 
-    Nothing is written before data, space and device have been found usable.
+    Config, data, space and device are checked before the folder is created.
+
+    Args:
+        config: Settings of the search.
+        path: Folder of the run; it must be empty or must not exist.
 
     Raises:
         HardcellError: as for `search`.
@@ -113,7 +118,10 @@ def search_events(config: Config, path: Path) -> Iterator[Event]:
 
 
 def resume_events(path: Path) -> Iterator[Event]:
-    """Yields what happens as a run goes on.
+    """Resumes a run and returns a generator of its events.
+
+    Args:
+        path: Folder of the run.
 
     Raises:
         HardcellError: as for `resume`.
@@ -125,10 +133,12 @@ def resume_events(path: Path) -> Iterator[Event]:
 
 
 def export_events(path: Path, top: int) -> Iterator[Event]:
-    """Yields what happens as the best architectures of a run, finished or not, become bundles; those that are, stay.
+    """Exports the best architectures of a run, finished or not, and returns a generator of the events.
+
+    Existing bundles are not changed.
 
     Raises:
-        HardcellError: the folder holds no run, or no trial is complete.
+        HardcellError: the folder holds no run, no trial is complete, or the trials come from a table.
     """
     run = read_run(path)
     check_some_complete(list(run.trials))
@@ -142,10 +152,10 @@ def export_events(path: Path, top: int) -> Iterator[Event]:
 
 
 def prepare(config: Config) -> Evaluator:
-    """Returns what evaluates the candidates of a config, with the images on the device.
+    """Returns the evaluator of a config, with the images on the device.
 
     Raises:
-        HardcellError: the device, the data, the table or the space cannot be used.
+        HardcellError: the device, the data, the table or the space is unusable, or an epsilon is too large for the images.
     """
     space = open_space(config.space)
     if isinstance(config.evaluator, TableEvaluatorConfig):
@@ -174,12 +184,12 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
         recorded = dict(json.loads(folder.environment.read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{folder.environment}: damaged, so the images cannot be checked; remove it to go on without the check"
+            f"{folder.environment}: damaged, so the images cannot be checked; remove it to resume without the check"
         ) from error
     for name, digest in evaluate.hashes.items():
         if recorded.get(name) != digest:
-            what = "table is not the one" if name == "table" else f"{name} images are not those"
-            raise RunError(f"{folder.path}: the {what} that the run began with; start a new run")
+            what = "table has" if name == "table" else f"{name} images have"
+            raise RunError(f"{folder.path}: the {what} changed since the run began; start a new run")
 
 
 def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
@@ -214,5 +224,5 @@ def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
         finished = read_run(folder.path)
         write_report(finished)
         if isinstance(evaluate, TrainAndAttack) and not any(bundle.role == "finalist" for bundle in finished.bundles):
-            raise SearchFailedError(f"none of the finalists has a usable bundle; {folder.report} has the search")
+            raise SearchFailedError(f"none of the finalists has a usable bundle; {folder.report} shows the search")
         yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))

@@ -1,1 +1,1 @@
-"""Figures that several folders share, and their style."""
+"""Figures that several packages share, and their style."""

@@ -1,4 +1,4 @@
-"""Drawings of architectures, as the content of a file."""
+"""Drawings of architectures, as SVG or PNG bytes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def draw(space: SearchSpace, architecture: Architecture, form: Literal["svg", "png"] = "svg") -> bytes | None:
-    """Returns a drawing of an architecture, the same each time, or None where the space has none.
+    """Returns the drawing of an architecture as the bytes of a file, deterministic; None if the space has no `draw`.
 
     Raises:
-        RunError: the space's `draw` raises, or returns no figure, or one that cannot be drawn.
+        RunError: the space's `draw` raises an error, or returns no matplotlib figure or one that cannot be saved.
     """
     if space.draw is None:
         return None
@@ -33,5 +33,5 @@ def draw(space: SearchSpace, architecture: Architecture, form: Literal["svg", "p
             file = io.BytesIO()
             figure.savefig(file, format=form)
             return file.getvalue()
-    except Exception as error:  # Of the user's code.
-        raise RunError(f"{space.name} cannot be drawn: {format_error(error)}; mend the `draw` of its SearchSpace") from error
+    except Exception as error:  # A custom `draw` may raise any error.
+        raise RunError(f"{space.name} cannot be drawn: {format_error(error)}; fix the `draw` of its SearchSpace") from error

@@ -1,4 +1,4 @@
-"""The pictures of one network's robustness profile, as SVG text."""
+"""Pictures of one network's robustness profile, as SVG text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 
 def profile_figures(profile: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> dict[str, str]:
-    """Returns every picture that a profile has the numbers for, by name: `error_curves`, and what else was measured.
+    """Returns all pictures of a profile as SVG text, by name.
+
+    `error_curves` is always there; `margins`, `corruptions` and `certificates` depend on the measurements in the profile.
 
     Args:
         profile: The profile.
-        norm: That of the search, if one made the network.
-        epsilon: The one that it was searched for, marked in the panel of that norm.
+        norm: Name of the search's norm; None for a network that no search made.
+        epsilon: Epsilon of the search, in pixel units, which is marked in the panel of that norm.
     """
     drawn = {"error_curves": error_curves_figure(profile, norm, epsilon)}
     if profile.record["margins"]["densities"] is not None:
@@ -37,7 +39,10 @@ def profile_figures(profile: RobustnessProfile, norm: str | None = None, epsilon
 
 
 def error_curves_figure(profile: RobustnessProfile, norm: str | None = None, epsilon: float | None = None) -> str:
-    """Returns the flip rate under each attack, on log axes, one panel a norm, with power laws and first-order theory."""
+    """Returns a picture of the flip rate under each attack, on log axes, with power laws and first-order predictions.
+
+    There is a panel for each norm.
+    """
     entries: dict[str, dict[str, Any]] = profile.record["attacks"]
     norms = list(dict.fromkeys(entry["config"]["norm"] for entry in entries.values()))
     with mpl.rc_context(STYLE):
@@ -71,24 +76,24 @@ def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> 
 
 
 def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
-    """Draws the flip rates that gradients at the clean images predict: each image's own, and their mean."""
+    """Draws the flip rates predicted from gradients at the clean images: per image, and with the mean gradient."""
     entry, clean = profile.record["margins"]["first_order"][norm], profile.record["clean_error"]
     grid, parting = np.array(entry["epsilons"]), entry["parting_epsilon"]
     curves: tuple[tuple[str, str, Any], ...] = (
-        ("predicted_error", "first order" if parting is None else f"first order, parts at {parting:.2g}", (0, (4, 2))),
+        ("predicted_error", "first order" if parting is None else f"first order, diverges at {parting:.2g}", (0, (4, 2))),
         ("mean_field_error", "mean field", (0, (1, 1.5))),
     )
     for key, label, dash in curves:
-        if key not in entry:  # Profiles of before the mean field was drawn.
+        if key not in entry:  # Older profiles lack the mean field.
             continue
-        rate = (np.array(entry[key]) - clean) / (1 - clean)  # Some flip rate is drawn, so not all are wrong.
+        rate = (np.array(entry[key]) - clean) / (1 - clean)  # A flip rate is drawn, so clean < 1.
         positive = (rate > 0) & (grid > 0)
         if positive.any():
             axes.plot(grid[positive], rate[positive], color=INK, linestyle=dash, linewidth=1.1, label=label)
 
 
 def margins_figure(profile: RobustnessProfile) -> str:
-    """Returns the densities of the rightly classified images' logit differences to their nearest rivals."""
+    """Returns a picture of the densities of logit differences to the nearest rivals, over correctly classified images."""
     densities = {**profile.record["margins"]["densities"]}
     at: list[float] = densities.pop("at")
     with mpl.rc_context(STYLE):
@@ -103,7 +108,7 @@ def margins_figure(profile: RobustnessProfile) -> str:
 
 
 def corruptions_figure(profile: RobustnessProfile) -> str:
-    """Returns the error under each common corruption over its severity."""
+    """Returns a picture of the error under each common corruption over its severity."""
     measured = profile.record["corruptions"]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.4, 3.2)
@@ -116,7 +121,7 @@ def corruptions_figure(profile: RobustnessProfile) -> str:
 
 
 def certificates_figure(profile: RobustnessProfile) -> str:
-    """Returns the certified error of the smoothed network over the L2 radius."""
+    """Returns a picture of the certified error of the smoothed network over the L2 radius."""
     entry = profile.record["certificates"]
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.4, 3.2)

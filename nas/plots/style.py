@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, the axis of epsilon, and SVG that is the same each time."""
+"""Shared style of all pictures: colours, fonts, the axis of epsilon, and deterministic SVG."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ STYLE: Any = {
     "grid.color": "#e4e6e9",
     "axes.axisbelow": True,
     "legend.frameon": False,
-    # Without these two, the same numbers would give another file each time.
+    # These two make the SVG deterministic.
     "svg.hashsalt": "hardcell",
     "svg.fonttype": "path",
 }
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Returns a figure of this size in inches, and its axes."""
+    """Returns a figure and its axes; the size is in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def to_svg(figure: Figure) -> str:
-    """Returns a figure as SVG text, to stand in a page or in a file."""
+    """Returns a figure as SVG text, without XML header, for an HTML page or a file."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
-    """Labels the axes of flip rates over epsilon, both logarithmic, and marks one epsilon."""
+    """Labels logarithmic axes of flip rate over epsilon, and marks one epsilon."""
     if not axes.get_lines():
         axes.text(0.5, 0.5, "no image was flipped", transform=axes.transAxes, ha="center", color=INK)
         axes.set_axis_off()

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, lock, status and leaderboard."""
+"""Runs on disk: folder, lock, status and leaderboard."""

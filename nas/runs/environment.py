@@ -1,4 +1,4 @@
-"""Versions and machine, as far as results may depend on them."""
+"""Versions and machine properties that may affect results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RECORDED = ("hardcell", "torch", "torchvision", "optuna", "numpy", "scipy", "on
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Returns versions and machine, as far as results may depend on them."""
+    """Returns versions and machine properties that may affect results, as plain data."""
     versions = {}
     for name in _RECORDED:
         try:

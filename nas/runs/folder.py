@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, who may write to it."""
+"""Folder of a run: paths of its files, and the lock of the writing process."""
 
 from __future__ import annotations
 
@@ -25,59 +25,59 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run.
+    """Paths of the files of one run.
 
     Attributes:
-        path: The folder, absolute.
+        path: Absolute path of the folder.
     """
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The complete config."""
+        """Path of the complete config."""
         return self.path / "config.yaml"
 
     @property
     def study(self) -> Path:
-        """The study's database."""
+        """Path of the study's SQLite database."""
         return self.path / "study.db"
 
     @property
     def study_name(self) -> Path:
-        """The name of the study, where it lies in a database that runs share."""
+        """Path of the file with the study's name in a shared database."""
         return self.path / ".study"
 
     @property
     def bundles(self) -> Path:
-        """The folder of the bundles."""
+        """Path of the folder of bundles."""
         return self.path / "bundles"
 
     @property
     def report(self) -> Path:
-        """The report's page."""
+        """Path of the report."""
         return self.path / "report.html"
 
     @property
     def leaderboard(self) -> Path:
-        """The table of all trials."""
+        """Path of the table of all trials."""
         return self.path / "leaderboard.csv"
 
     @property
     def environment(self) -> Path:
-        """Versions, machine and hashes of the data."""
+        """Path of the file with versions, machine properties and hashes of the data."""
         return self.path / "environment.json"
 
 
 def create_run(path: Path, config: Config) -> RunFolder:
-    """Makes the folder of a new run and writes its config.
+    """Creates the folder of a new run and writes its config.
 
     Raises:
-        RunError: the folder holds a run already, or other files.
+        RunError: the folder already holds a run or other files.
     """
     run = RunFolder(path.expanduser().resolve())
     if run.config.exists() or run.study.exists():
-        raise RunError(f"{path}: holds a run already; `hardcell resume {path}` goes on with it, or choose another folder")
+        raise RunError(f"{path}: holds a run already; `hardcell resume {path}` resumes it, or choose another folder")
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise RunError(f"{path}: must be a new or empty folder")
     run.path.mkdir(parents=True, exist_ok=True)
@@ -88,11 +88,15 @@ def create_run(path: Path, config: Config) -> RunFolder:
 
 
 def open_run(path: Path, *, build_space: bool = True) -> tuple[RunFolder, Config]:
-    """Returns a run that exists, and its config; its space is not made if `build_space` is off.
+    """Returns the folder of an existing run, and its config.
+
+    Args:
+        path: Folder of the run.
+        build_space: Whether to build the search space, which checks its options.
 
     Raises:
-        RunError: there is no run in the folder.
-        ConfigError: its config was damaged.
+        RunError: the folder holds no run.
+        ConfigError: the config is damaged.
     """
     run = RunFolder(path.expanduser().resolve())
     if not run.config.is_file():
@@ -102,10 +106,10 @@ def open_run(path: Path, *, build_space: bool = True) -> tuple[RunFolder, Config
 
 @contextmanager
 def locked(run: RunFolder) -> Iterator[None]:
-    """Holds the run for this process alone; the lock goes with the process, however it ends.
+    """Locks the run for this process; the operating system releases the lock when the process ends, even after a crash.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds the lock.
     """
     with (run.path / ".lock").open("w") as file:
         for wait in (0.1, 0.2, 0.4, None):
@@ -115,12 +119,12 @@ def locked(run: RunFolder) -> Iterator[None]:
             except OSError as error:
                 if wait is None:
                     raise RunError(f"{run.path}: another process is working on this run") from error
-                time.sleep(wait)  # `is_locked` of another process holds it for an instant.
+                time.sleep(wait)  # `is_locked` of another process holds the lock for an instant.
         yield
 
 
 def is_locked(run: RunFolder) -> bool:
-    """Returns whether a process is working on the run."""
+    """Returns whether a process holds the lock of the run."""
     with (run.path / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -130,5 +134,5 @@ def is_locked(run: RunFolder) -> bool:
 
 
 def write_environment(run: RunFolder, environment: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
-    """Records versions, machine and the hashes of the splits that have been opened."""
+    """Writes environment.json: versions, machine properties and hashes of the opened splits."""
     write_atomic(run.environment, json.dumps({**environment, "data": dict(hashes)}, indent=2) + "\n")

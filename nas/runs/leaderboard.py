@@ -1,4 +1,4 @@
-"""The table of all trials of a run."""
+"""Table of all trials of a run, leaderboard.csv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: ObjectiveConfig) -> None:
-    """Writes one row a trial, in the order of their numbers; `front` says which are on the Pareto front."""
+    """Writes leaderboard.csv: a row for each trial, by number; column `front` marks the Pareto front."""
     best = {trial.number for trial in front(trials, objective)}
     metrics = list(dict.fromkeys([*STANDARD_METRICS, *(name for trial in trials for name in trial.metrics)]))
     columns = ["number", "state", "architecture", *metrics, "seconds", "violation", "front", "duplicate_of", "random"]

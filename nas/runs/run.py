@@ -1,4 +1,4 @@
-"""A run as it lies on disk, finished or not: what a report, a status or a program of one's own starts from."""
+"""Reads a run from disk, finished or not."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nas.study.trial import Trial, read_trials
 @final
 @dataclass(frozen=True)
 class Run:
-    """A run on disk.
+    """Content of a run on disk.
 
     Attributes:
-        folder: Its folder.
-        config: Its config.
-        trials: What the study holds, by number.
-        bundles: Its bundles: the finalists, best first, then the references.
-        damaged: Those of its bundles that cannot be read.
-        session: When the last process began that worked on its trials, in seconds since 1970.
+        folder: Paths of the run's files.
+        config: Config of the run.
+        trials: Trials of the study, by number.
+        bundles: Readable bundles: finalists, best first, then references.
+        damaged: Bundles that cannot be read.
+        session: Start of the last process that ran trials, in seconds since 1970; None if there was none.
     """
 
     folder: RunFolder
@@ -39,10 +39,10 @@ class Run:
 
 
 def study_location(folder: RunFolder, config: Config) -> StudyLocation:
-    """Returns where the study of a run lies.
+    """Returns the location of a run's study.
 
     Raises:
-        RunError: it is in a database that runs share, and the file that has its name there is gone.
+        RunError: the study is in a shared database, and the file with the study's name cannot be read.
     """
     url = config.search.storage
     if url is None:
@@ -56,10 +56,13 @@ def study_location(folder: RunFolder, config: Config) -> StudyLocation:
 
 
 def read_run(path: Path | str) -> Run:
-    """Returns what a run's folder holds, finished or not.
+    """Returns the content of a run's folder, finished or not. The search space is not built.
+
+    Args:
+        path: Folder of the run.
 
     Raises:
-        HardcellError: there is no run in the folder, or its config or study is damaged.
+        HardcellError: the folder holds no run, or its config or study is damaged.
     """
     folder, config = open_run(Path(path), build_space=False)
     trials: list[Trial] = []
@@ -73,7 +76,7 @@ def read_run(path: Path | str) -> Run:
                 trials, session = read_trials(study), study.user_attrs.get(SESSION)
         finally:
             release(storage)
-    # A bundle exported while the search was under way may have lost its rank since.
+    # A bundle exported during the search may have a rank that is no longer current.
     current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
     bundles, damaged = open_bundles(folder.bundles)
     bundles = [bundle for bundle in bundles if bundle.role != "finalist" or bundle.name in current]

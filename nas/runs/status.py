@@ -1,4 +1,4 @@
-"""The state of a run: how many trials have ended, who is at work, the best candidates and the bundles."""
+"""Status of a run: counts of trials, workers, best candidates and bundles."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
     from nas.study.trial import Trial
 
 SHOWN = 5
-# The speed of a search is that of its last so many trials.
+# Number of last trials that give the speed of a search.
 RECENT = 30
 
 
 def speed_of(trials: Sequence[Trial], since: float = 0.0) -> float | None:
-    """Returns how many trials end in a minute, from the last that have ended since some time; None before two have."""
+    """Returns the number of trials a minute, from the last trials that ended; None if fewer than two have ended.
+
+    Args:
+        trials: Trials of the study.
+        since: Earlier trials are ignored, in seconds since 1970.
+    """
     ended = sorted(
         (t.ended, max(t.started, since)) for t in trials if t.ended is not None and t.started is not None and t.ended > since
     )[-RECENT:]
@@ -64,7 +69,7 @@ class CandidateStatus:
     """One of the best trials.
 
     Attributes:
-        rank: From 1.
+        rank: Rank, from 1.
         trial: Number of the trial.
         architecture: Key of the architecture.
         metrics: Metrics on the validation split, by name.
@@ -84,12 +89,12 @@ class BundleStatus:
     """An exported bundle.
 
     Attributes:
-        name: Rank and hash, or role and hash.
+        name: Name of the bundle: rank and hash of a finalist, role and hash of a reference.
         role: finalist, random or residual.
-        folder: Where it is.
-        clean_error: On the test split.
-        adversarial_error: On the test split, at the search's epsilon, worst case over the attacks in its norm.
-        failed_checks: Names of the checks of its profile that failed.
+        folder: Folder of the bundle.
+        clean_error: Clean error on the test split, in [0, 1].
+        adversarial_error: Error on the test split at the search's epsilon, worst case over the attacks in the search's norm.
+        failed_checks: Names of the failed checks of its profile.
     """
 
     name: str
@@ -106,19 +111,19 @@ class RunStatus:
     """The state of a run.
 
     Attributes:
-        run: Its folder.
-        state: running, finished, or interrupted: not finished, and no process is working on it.
-        trials: Number of trials: `total` to do, and those in each state.
-        trials_per_minute: Of the last trials; None before two have ended.
-        seconds_left: Estimate for the trials that are left; None if the run is not running.
-        workers: Those at work.
-        duplicates: Number of trials answered by an earlier trial of an equivalent architecture.
-        last_failure: Reason of the last failed trial; None without one.
-        shown: Names of the metrics that tables show.
+        run: Folder of the run.
+        state: running, finished, or interrupted (not finished, and no process holds the run's lock).
+        trials: Number of trials: `total`, and in each state.
+        trials_per_minute: Speed of the last trials; None before two have ended.
+        seconds_left: Estimated time for the remaining trials; None if the run is not running.
+        workers: Workers with a running trial.
+        duplicates: Number of trials with the metrics of an earlier trial of an equivalent architecture.
+        last_failure: Reason of the last failed trial; None if no trial failed.
+        shown: Names of the metrics in tables.
         best: The best trials.
         bundles: Finalists, best first, then references.
         damaged: Bundles that cannot be read.
-        report: The report; None before it is written.
+        report: Path of the report; None before it is written.
     """
 
     run: Path
@@ -142,10 +147,13 @@ class RunStatus:
 
 
 def run_status(path: Path | str) -> RunStatus:
-    """Returns the state of a run: counts, speed, workers, its best candidates, its bundles and those that are damaged.
+    """Returns the status of a run: counts of trials, speed, workers, best candidates and bundles.
+
+    Args:
+        path: Folder of the run.
 
     Raises:
-        HardcellError: there is no run in the folder, or its config or study is damaged.
+        HardcellError: the folder holds no run, or its config or study is damaged.
     """
     run = read_run(path)
     counts = {name: sum(t.state == name for t in run.trials) for name in (*ENDED, "running")}
@@ -185,7 +193,7 @@ def _state(run: Run, ended: int) -> Literal["running", "finished", "interrupted"
 
 
 def _workers(run: Run) -> tuple[WorkerStatus, ...]:
-    """Returns the workers at work; a trial that a killed process left running has none until it is started again."""
+    """Returns the workers with a running trial; a trial of a process that died has no worker until it restarts."""
     now, session = time.time(), run.session or 0.0
     return tuple(
         WorkerStatus(

@@ -73,10 +73,10 @@ def test_what_cannot_be_drawn_names_the_space_and_the_remedy(drawing, message):
     [
         pytest.param(
             "text",
-            "own cannot be drawn: TypeError: draw must return a matplotlib Figure, got str; mend the `draw` of its",
+            "own cannot be drawn: TypeError: draw must return a matplotlib Figure, got str; fix the `draw` of its",
             marks=pytest.mark.slow,
         ),
-        ("raises", "own cannot be drawn: KeyError: 'no such edge'; mend the `draw` of its SearchSpace"),
+        ("raises", "own cannot be drawn: KeyError: 'no such edge'; fix the `draw` of its SearchSpace"),
     ],
 )
 def test_a_run_is_not_lost_for_the_want_of_a_drawing(tiny, tmp_path, drawing, message):
