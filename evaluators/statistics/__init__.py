@@ -1,1 +1,1 @@
-"""Paired tests, corrections for multiple tests, rank correlations, heterogeneity of exponents."""
+"""Paired tests, corrections for multiple tests, rank correlations and heterogeneity of exponents."""

@@ -1,6 +1,7 @@
-"""Rank correlations with intervals: how far one number of a network goes with another, over many networks.
+"""Rank correlations between two metrics over many networks, with intervals.
 
-Ranks ask for no straight line, and not for one scale. The interval is a percentile bootstrap's over the networks.
+Rank correlations do not assume a linear relation or a common scale. Intervals are percentile bootstrap intervals over the
+networks.
 
 Sources: Spearman, "The proof and measurement of association between two things", American Journal of Psychology 15, 1904;
 Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979.
@@ -19,9 +20,9 @@ from evaluators.curves.error_curves import Floats, check_confidence
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# Of fewer pairs the percentile interval is far too narrow.
+# With fewer pairs the percentile interval is far too narrow.
 ENOUGH = 8
-# Where fewer values than this differ from the commonest one, samples drawn again lack them often, and say nothing.
+# If fewer values than this differ from the most common value, many resamples contain none of them.
 APART = 5
 _RESAMPLES = 2000
 
@@ -29,13 +30,13 @@ _RESAMPLES = 2000
 @final
 @dataclass(frozen=True)
 class RankCorrelation:
-    """A rank correlation, or by how much one is stronger than another.
+    """A rank correlation, or the difference between two absolute rank correlations.
 
     Attributes:
         n: Number of networks.
-        value: Between -1 and 1; None where there is none, as one of the two numbers does not vary.
-        interval: Percentile interval over the networks; None of fewer than `ENOUGH`, where the ranks agree wholly, or where
-            one of the numbers is the same for all networks but fewer than `APART`.
+        value: Correlation or difference, between -1 and 1; None if one of the metrics does not vary.
+        interval: Percentile interval over the networks. It is None with fewer than `ENOUGH` networks, if the ranks agree
+            completely, or if fewer than `APART` networks differ from the most common value of a metric.
     """
 
     n: int
@@ -43,25 +44,25 @@ class RankCorrelation:
     interval: tuple[float, float] | None
 
     def __str__(self) -> str:
-        """Returns it as it is told, such as '+0.84 (+0.66 to +0.92)'."""
+        """Returns the value and the interval as text, such as '+0.84 (+0.66 to +0.92)'."""
         if self.value is None:
-            return "none, as one does not vary"
+            return "none, because one metric is constant"
         if self.interval is None:
-            return f"{self.value:+.2f} (of {self.n}, no interval)"
+            return f"{self.value:+.2f} (n = {self.n}, no interval)"
         return f"{self.value:+.2f} ({self.interval[0]:+.2f} to {self.interval[1]:+.2f})"
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> RankCorrelation:
-    """Returns Spearman's rank correlation of numbers (N,) with others (N,), ties sharing their mean rank.
+    """Returns Spearman's rank correlation of two metrics, with an interval. Ties get their mean rank.
 
     Args:
-        x: One number of each network.
-        y: Another, in the same order.
-        confidence: Of the interval.
-        seed: Of the samples drawn again.
+        x: Metric of each network, (N,).
+        y: Another metric of the same networks, (N,).
+        confidence: Confidence level of the interval, between 0 and 1.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: x and y are not two vectors of one length of finite numbers, or confidence is not between 0 and 1.
+        ValueError: x and y are not vectors of equal length of finite numbers, or confidence is not between 0 and 1.
     """
     return _with_interval(_spearman, _checked(x, y), confidence, seed)
 
@@ -69,17 +70,19 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], *, confidence: floa
 def stronger_correlation(
     x: Sequence[float], other: Sequence[float], y: Sequence[float], *, confidence: float = 0.95, seed: int = 0
 ) -> RankCorrelation:
-    """Returns how much more x (N,) goes with y (N,) than another number (N,) does: the difference of absolute correlations.
+    """Returns the absolute rank correlation of x with y, minus that of another metric with y, with an interval.
+
+    Both correlations use the same bootstrap samples of networks. The value is positive if x has the stronger correlation.
 
     Args:
-        x: One number of each network.
-        other: Another one, to compare with.
-        y: What the two go with.
-        confidence: Of the interval, which is of the same networks drawn again for both.
-        seed: Of the samples drawn again.
+        x: Metric of each network, (N,).
+        other: Metric to compare with x, of the same networks, (N,).
+        y: Metric that the two are correlated with, (N,).
+        confidence: Confidence level of the interval, between 0 and 1.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: as for `rank_correlation`.
+        ValueError: x, other and y are not vectors of equal length of finite numbers, or confidence is not between 0 and 1.
     """
 
     def apart(samples: Floats) -> Floats:
@@ -92,14 +95,21 @@ def _checked(*vectors: Sequence[float]) -> Floats:
     arrays = [np.asarray(vector, dtype=np.float64) for vector in vectors]
     shapes = [vector.shape for vector in arrays]
     if any(len(shape) != 1 or shape != shapes[0] or not shape[0] for shape in shapes):
-        raise ValueError(f"ranks are correlated over vectors of one length, one number a network; got shapes {shapes}")
+        raise ValueError(f"metrics must be vectors of equal length, one number per network, got shapes {shapes}")
     if not all(np.isfinite(vector).all() for vector in arrays):
-        raise ValueError("ranks are correlated of finite numbers; leave out the networks of which one is not")
+        raise ValueError("metrics must be finite; leave out networks with a metric that is not finite")
     return np.stack(arrays)
 
 
 def _with_interval(statistic: Callable[[Floats], Floats], values: Floats, confidence: float, seed: int) -> RankCorrelation:
-    """Returns a statistic of values (V, S, N), (S,), of one sample (V, N) with an interval over the N."""
+    """Returns a statistic of values (V, N) with a bootstrap interval over the N networks.
+
+    Args:
+        statistic: Maps S samples (V, S, N) to their statistics (S,).
+        values: V metrics of N networks, (V, N).
+        confidence: Confidence level of the interval, between 0 and 1.
+        seed: Seed of the bootstrap.
+    """
     check_confidence(confidence)
     count = values.shape[1]
     correlation = float(statistic(values[:, None])[0])
@@ -114,7 +124,7 @@ def _with_interval(statistic: Callable[[Floats], Floats], values: Floats, confid
 
 
 def _spearman(samples: Floats) -> Floats:
-    """Returns the correlation (S,) of ranks of pairs (2, S, N); NaN where one of the two does not vary."""
+    """Returns the rank correlations (S,) of S samples of pairs (2, S, N); NaN if one of the two metrics does not vary."""
     ranks = rankdata(samples, axis=-1)
     ranks -= ranks.mean(-1, keepdims=True)
     both = np.sqrt((ranks**2).sum(-1).prod(0))

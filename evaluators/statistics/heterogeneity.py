@@ -1,24 +1,24 @@
-"""How universal an exponent is: how far it varies between networks beyond what its own uncertainty explains, and with what.
+"""Heterogeneity of power-law exponents: their spread between networks, and the factors that explain it.
 
-Exponents come from `fit_power_law`, each with an interval; each belongs to a combination of factors (architecture, data,
-training, attack). Two questions: are all of them one number (Cochran's Q, and the spread between networks that is left once
-their uncertainty is taken away), and which factor goes with how much of their variance (an analysis of variance of main
-effects)? That a factor is not significant shows no universality; that the spread is small does.
+Exponents come from `fit_power_law`, each with an interval. Each belongs to a combination of factors (architecture, data,
+training, attack). There are two analyses. The first tests whether all exponents are equal (Cochran's Q), and estimates the
+spread between networks beyond their uncertainty. The second is an analysis of variance of main effects. A factor that is not
+significant is no evidence of universality; a small spread is.
 
-Several exponents of one network (under several attacks, say) are no independent observations: what sets networks apart is
-judged by networks, each with the mean of its exponents; what varies within networks, by how it varies there (a split-plot
-design).
+Several exponents of one network, for example under several attacks, are not independent. Factors that vary between networks
+are tested between networks, with the mean of the exponents of each network. Factors that vary within a network are tested
+within networks (a split-plot design).
 
-All is reckoned with logarithms: the uncertainty of an exponent grows with it, so that by plain differences the smallest
-would outweigh all others in the mean, and the largest in the analysis of variance. Spreads are of natural logarithms: 0.1 is
-a tenth of the exponent, 0.7 a factor of two.
+The analysis is on log exponents, because the uncertainty of an exponent grows with the exponent. On the linear scale the
+smallest exponents would dominate the mean, and the largest would dominate the analysis of variance. Spreads are standard
+deviations of natural logarithms: 0.1 is about 10 % of the exponent, 0.7 a factor of two.
 
-Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the claim; DerSimonian and
-Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Hartung and Knapp, "A refined
-method for the meta-analysis of controlled clinical trials with binary outcome", Statistics in Medicine 20, 2001, for the
-interval of the mean, which holds what it says for few networks, too, as Roever, Knapp and Friede widen it (BMC Medical
-Research Methodology 15, 2015); Fisher, "Statistical Methods for Research Workers",
-1925, and Hays, "Statistics for Psychologists", 1963, for the analysis and for omega squared.
+Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the claim of universality;
+DerSimonian and Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Hartung and
+Knapp, "A refined method for the meta-analysis of controlled clinical trials with binary outcome", Statistics in Medicine 20,
+2001, for the interval of the mean, with the modification of Roever, Knapp and Friede for few networks (BMC Medical Research
+Methodology 15, 2015); Fisher, "Statistical Methods for Research Workers", 1925, and Hays, "Statistics for Psychologists",
+1963, for the analysis of variance and omega squared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from evaluators.curves.error_curves import Floats
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A smaller share of the sum of squares is due to rounding.
+# A sum of squares below this share of the total is rounding error.
 _ROUNDING = 1e-12
 
 
@@ -47,10 +47,10 @@ class Observation:
     """One fitted exponent.
 
     Attributes:
-        exponent: The exponent, above 0.
-        interval: Its 95 % interval, above 0.
-        factors: What it was measured on: the level of each factor by name.
-        subject: The network, if several observations are of one; none shares it if None.
+        exponent: Exponent, above 0.
+        interval: 95 % interval of the exponent, above 0.
+        factors: Level of each factor, by name of the factor.
+        subject: Name of the network, if several observations are of the same network; None if this is the only one.
     """
 
     exponent: float
@@ -60,23 +60,23 @@ class Observation:
 
     @property
     def standard_error(self) -> float:
-        """Of the logarithm: a quarter of its interval's width or so, as if it were normal."""
+        """Standard error of the log exponent: the width of its interval over 3.92, as for a normal distribution."""
         return math.log(self.interval[1] / self.interval[0]) / (2 * float(ndtri(0.975)))
 
 
 @final
 @dataclass(frozen=True)
 class Effect:
-    """What goes with one factor, all others held the same.
+    """The main effect of one factor, adjusted for all other factors.
 
     Attributes:
-        means: Geometric mean of the exponents at each level, of the observations as they are.
+        means: Geometric mean of the exponents at each level, not adjusted for other factors.
         counts: Number of observations at each level.
-        share: Share of the variance that goes with this factor alone (omega squared, not below 0): of that between subjects
-            or, for a factor that varies within them, of all.
-        f_value: Mean square of the factor over that of the residual; NaN where nothing is left to judge by.
+        share: Omega squared, at least 0: the share of the variance that only this factor explains. The variance is that
+            between subjects or, for a factor that varies within subjects, the total variance.
+        f_value: Mean square of the factor over the mean square of the residual; NaN without residual degrees of freedom.
         freedom: Degrees of freedom of the factor and of the residual.
-        p_value: How often a factor without effect would have as large a value.
+        p_value: P-value of the F test that the factor has no effect; NaN if f_value is.
     """
 
     means: dict[str, float]
@@ -90,19 +90,19 @@ class Effect:
 @final
 @dataclass(frozen=True)
 class Heterogeneity:
-    """How far exponents vary.
+    """The spread of exponents and the effects of factors. Values that need two networks are NaN for one network.
 
     Attributes:
         n: Number of exponents.
-        subjects: Number of networks that they are of.
-        mean: Their geometric mean, weighted by what is known of each (random effects).
-        mean_interval: Its 95 % interval, for networks like these; NaN of one network.
-        range: The smallest and the largest.
-        deviation: Standard deviation of their logarithms.
-        between: The same between networks, each by its mean, once its own uncertainty is taken away; NaN of one network.
-        heterogeneity_p: Of Cochran's Q: how often exponents that are all equal would differ as much; NaN of one network.
-        effects: What goes with each factor.
-        residual: Standard deviation between networks that no factor explains; NaN where nothing is left to judge by.
+        subjects: Number of networks.
+        mean: Geometric mean of the exponents over networks, weighted by their precision (random-effects model).
+        mean_interval: 95 % interval of the mean, for the population of networks.
+        range: Smallest and largest exponent.
+        deviation: Standard deviation of the log exponents.
+        between: Standard deviation of the mean log exponent between networks, without the uncertainty of each mean.
+        heterogeneity_p: P-value of Cochran's Q test that the mean exponents of all networks are equal.
+        effects: Effect of each factor, by name of the factor.
+        residual: Standard deviation between networks that no factor explains; NaN without residual degrees of freedom.
     """
 
     n: int
@@ -118,15 +118,18 @@ class Heterogeneity:
 
 
 def heterogeneity(observations: Sequence[Observation]) -> Heterogeneity:
-    """Returns how far exponents vary, and with what.
+    """Returns the spread of exponents between networks and the effect of each factor.
 
-    Effects are of type II: each factor's, given all the others, without interactions; levels may be unbalanced. A factor of
-    which one subject has several levels is judged within subjects, all others between them. That the exponents of one
-    subject share their errors (they are of the same images) is allowed for as if these were the same.
+    Effects are of type II: each factor is adjusted for all other factors, without interactions. Levels may be unbalanced. A
+    factor is tested within subjects if a subject has several of its levels, and between subjects otherwise. The exponents of
+    one subject are measured on the same images; their errors are treated as fully correlated.
+
+    Args:
+        observations: At least two exponents, all with the same factors.
 
     Raises:
-        ValueError: there are fewer than two observations, they have different factors, or an exponent or its interval
-            is not finite and above 0.
+        ValueError: there are fewer than two observations, their factors differ, an exponent or a bound of its interval is
+            not finite and above 0, or an interval has no width.
     """
     if len(observations) < 2:
         raise ValueError(f"observations must be at least 2, got {len(observations)}")
@@ -135,11 +138,11 @@ def heterogeneity(observations: Sequence[Observation]) -> Heterogeneity:
         low, high = observation.interval
         if not (0 < observation.exponent < math.inf and 0 < low < high < math.inf):
             raise ValueError(
-                f"exponents must be finite and above 0, and so their intervals, which must be wider than 0; got "
-                f"{observation.exponent:g}, {low:g} to {high:g}"
+                f"exponents and their intervals must be finite and above 0, and intervals wider than 0, got exponent "
+                f"{observation.exponent:g}, interval {low:g} to {high:g}"
             )
         if {*observation.factors} != {*names}:
-            raise ValueError(f"factors must be the same of all observations, got {names} and {[*observation.factors]}")
+            raise ValueError(f"factors must be the same for all observations, got {names} and {[*observation.factors]}")
     exponents = np.array([observation.exponent for observation in observations])
     variances = np.array([observation.standard_error**2 for observation in observations])
     subjects = [str(n) if o.subject is None else f"of {o.subject}" for n, o in enumerate(observations)]
@@ -165,9 +168,10 @@ def heterogeneity(observations: Sequence[Observation]) -> Heterogeneity:
 
 
 def _reach(means: Floats, mean: float, weights: Floats) -> float:
-    """Returns how far the interval of a weighted mean (Hartung and Knapp's) reaches to either side; NaN of one subject.
+    """Returns the half-width of the Hartung-Knapp interval of a weighted mean; NaN for one subject.
 
-    Means that lie nearer to each other than their own uncertainty has it do so by chance: never less than by that.
+    The scale is at least 1, as Roever, Knapp and Friede propose: means that lie closer than their uncertainty predicts do so
+    by chance.
     """
     if len(means) < 2:
         return math.nan
@@ -177,12 +181,12 @@ def _reach(means: Floats, mean: float, weights: Floats) -> float:
 
 @dataclass(frozen=True)
 class _Split:
-    """What is between subjects and what is within them.
+    """The split-plot analysis of log exponents, between and within subjects.
 
     Attributes:
-        subjects: Their names.
-        means: Mean logarithm of each (S,), as if each had been measured at all levels of what varies within subjects.
-        effects: What goes with each factor.
+        subjects: Names of the subjects.
+        means: Mean log exponent of each subject, (S,), adjusted for the factors that vary within subjects.
+        effects: Effect of each factor, by name of the factor.
         residual: Standard deviation between subjects that no factor explains.
     """
 
@@ -193,7 +197,13 @@ class _Split:
 
 
 def _split(logs: Floats, subjects: Sequence[str], factors: Mapping[str, Sequence[str]]) -> _Split:
-    """Returns the analysis of logarithms (N,) of so many subjects (N,)."""
+    """Returns the split-plot analysis of log exponents.
+
+    Args:
+        logs: Log exponents, (N,).
+        subjects: Subject of each exponent, (N,).
+        factors: Level of each exponent, (N,), by name of the factor.
+    """
     names = list(dict.fromkeys(subjects))
     several = {
         name for name, levels in factors.items() if len({*zip(subjects, levels, strict=True)}) > len(names) < len(subjects)
@@ -209,15 +219,15 @@ def _split(logs: Floats, subjects: Sequence[str], factors: Mapping[str, Sequence
             estimates, _ = _effects(logs, {"": subjects, **within})
             effects = {name: estimates[name] for name in within}
     estimates, residual = _effects(means, across)
-    # Levels are told by the observations as they are, also where subjects are judged.
+    # Means and counts of levels are those of the observations, also for factors tested between subjects.
     across_effects = {name: replace(effect, **_level_statistics(logs, factors[name])) for name, effect in estimates.items()}
     return _Split(names, means, effects | across_effects, residual)
 
 
 def _means(logs: Floats, names: Sequence[str], subjects: Sequence[str], within: Mapping[str, Sequence[str]]) -> Floats:
-    """Returns the mean of each subject (S,), at the average of the levels that vary within subjects.
+    """Returns the mean log exponent of each subject, (S,), at the average of the levels that vary within subjects.
 
-    Where no levels link the subjects, what these do cannot be told from what the subjects are: plain means then.
+    If the levels are confounded with the subjects, it returns unadjusted means.
     """
     own = np.array([[float(subject == name) for name in names] for subject in subjects])
     codes = [_coded(levels) for levels in within.values()]
@@ -228,7 +238,7 @@ def _means(logs: Floats, names: Sequence[str], subjects: Sequence[str], within: 
 
 
 def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
-    """Returns Cochran's Q, and the variance between networks by the moments of DerSimonian and Laird; NaN of one network."""
+    """Returns Cochran's Q and the DerSimonian-Laird variance between networks; NaN for one network."""
     if len(logs) < 2:
         return math.nan, math.nan
     weights = 1 / variances
@@ -238,7 +248,7 @@ def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
 
 
 def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[str, Effect], float]:
-    """Returns the effect of each factor, and the standard deviation that none of them explains."""
+    """Returns the effect of each factor, and the residual standard deviation."""
     codes = {name: _coded(levels) for name, levels in factors.items()}
     total = float(((logs - logs.mean()) ** 2).sum())
     full_sum, full_rank = _residual(logs, [*codes.values()])
@@ -252,7 +262,7 @@ def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[s
         explained = explained if explained > _ROUNDING * total else 0.0
         known = degrees > 0 and free > 0
         f_value = explained / degrees / square if known and square > 0 else math.inf if known and explained > 0 else math.nan
-        # Hays's: what chance alone would explain is taken away.
+        # Hays's omega squared subtracts the share expected by chance.
         share = (explained - degrees * square) / (total + square) if known and total + square > 0 else math.nan
         effects[name] = Effect(
             **_level_statistics(logs, levels),
@@ -274,13 +284,13 @@ def _level_statistics(logs: Floats, levels: Sequence[str]) -> dict[str, Any]:
 
 
 def _coded(levels: Sequence[str]) -> Floats:
-    """Returns a column (N,) of zeros and ones for each level but the first, (N, L - 1)."""
+    """Returns dummy variables for all levels except the first, (N, L - 1)."""
     kinds = list(dict.fromkeys(levels))
     return np.array([[float(level == kind) for kind in kinds[1:]] for level in levels]).reshape(len(levels), len(kinds) - 1)
 
 
 def _residual(logs: Floats, codes: Sequence[Floats]) -> tuple[float, int]:
-    """Returns the sum of squares that a mean and these columns leave, and how many of them are independent."""
+    """Returns the residual sum of squares of a fit of a mean and the columns, and the rank of the design matrix."""
     design = np.hstack([np.ones((len(logs), 1)), *codes])
     fitted, _, rank, _ = np.linalg.lstsq(design, logs, rcond=None)
     return float(((logs - design @ fitted) ** 2).sum()), int(rank)

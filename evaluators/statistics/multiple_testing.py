@@ -1,4 +1,4 @@
-"""Many tests at once: p-values corrected for their number."""
+"""Correction of p-values for multiple tests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ if TYPE_CHECKING:
 
 
 def holm(p_values: Sequence[float]) -> Floats:
-    """Returns p-values (P,) corrected for their number, (P,): those below a level are wrong together no oftener than that.
+    """Returns p-values corrected by Holm's method, (P,).
+
+    If all tests with a corrected p-value below a level are rejected, the probability of any false rejection is at most that
+    level.
+
+    Args:
+        p_values: P-values of all tests, (P,), between 0 and 1.
 
     Raises:
-        ValueError: one of them is not between 0 and 1.
+        ValueError: a p-value is not between 0 and 1.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
     """

@@ -1,4 +1,4 @@
-"""Is one network more robust than another? Paired tests on the same images, at one epsilon and over whole curves."""
+"""Paired tests of the robustness of two networks on the same images, at one epsilon and over all epsilons."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks on the same images at one epsilon.
+    """Comparison of two networks on the same images at one epsilon.
 
     Attributes:
-        difference: Adversarial error of the first minus that of the second: negative where the first is more robust.
+        difference: Adversarial error of the first network minus that of the second, in [-1, 1]. It is negative if the first
+            network is more robust.
         interval: Tango's score interval of the difference.
-        p_value: Of the exact McNemar test, two-sided: how often equal networks would differ as much.
+        p_value: Two-sided p-value of the exact McNemar test.
         n: Number of images.
     """
 
@@ -44,15 +45,15 @@ class Comparison:
 @final
 @dataclass(frozen=True)
 class RadiiComparison:
-    """Two networks on the same images over all epsilons.
+    """Comparison of two networks on the same images over all epsilons.
 
     Attributes:
-        effect: Share of the images whose radius is larger under the first network, minus the share of those whose radius is
-            larger under the second, in [-1, 1]: positive where the first is more robust.
+        effect: Share of images with a larger radius under the first network, minus the share with a larger radius under the
+            second, in [-1, 1]. It is positive if the first network is more robust.
         interval: Tango's score interval of the effect.
-        p_value: Of the exact sign test, two-sided: how often equal networks would differ as much.
-        median_ratio: Median radius of the first over that of the second; None unless both are finite and above 0.
-        ties: Number of images whose radii cannot be told apart.
+        p_value: Two-sided p-value of the exact sign test.
+        median_ratio: Median radius of the first network over that of the second; None unless both are finite and above 0.
+        ties: Number of images with equal radii.
         n: Number of images.
     """
 
@@ -69,15 +70,21 @@ class RadiiComparison:
 
 
 def compare(first: Floats, second: Floats, epsilon: float, confidence: float = 0.95) -> Comparison:
-    """Returns the comparison of two networks' adversarial errors at epsilon, from their radii (N,) on the same images.
+    """Compares the adversarial errors of two networks at epsilon on the same images.
 
-    The p-value is exact and the interval is not: where p is near 0.05 they may disagree on whether there is a difference.
+    The p-value is exact and the interval is approximate. If p is near 0.05, the two may disagree about significance.
 
-    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
+    Args:
+        first: Radii of the first network, in pixel units, (N,).
+        second: Radii of the second network on the same images, in pixel units, (N,).
+        epsilon: Size of the perturbation, in pixel units.
+        confidence: Confidence level of the interval, between 0 and 1.
 
     Raises:
-        ValueError: the two have different numbers of images or none, a radius or epsilon is negative or NaN, or confidence
-            is not between 0 and 1.
+        ValueError: the numbers of images differ or are 0, a radius or epsilon is negative or NaN, or confidence is not
+            between 0 and 1.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
     """
     first, second = _paired(first, second)
     if not epsilon >= 0:
@@ -96,28 +103,27 @@ def compare(first: Floats, second: Floats, epsilon: float, confidence: float = 0
 def compare_radii(
     first: Floats, second: Floats, epsilons: Sequence[float] | None = None, confidence: float = 0.95
 ) -> RadiiComparison:
-    """Returns the comparison of two networks over all epsilons, from their radii (N,) on the same images.
+    """Compares the radii of two networks on the same images, over all epsilons, with the exact sign test.
 
-    The test asks which of the two networks needs the larger perturbation, image by image: the sign test on the radii. It is
-    exact whatever the radii are: it wants no size of a difference, which a radius of 0 (wrong when clean), a grid and an
-    infinity (censored: fooled somewhere beyond the largest epsilon) do not have, and it is the same in any units and on
-    any scale of epsilon. Equal radii are ties and say nothing: both wrong when clean, both in one cell, both never fooled.
-    Tests on the ranks of the differences (Wilcoxon, or Prentice's for censored pairs) have more power where few radii are
-    censored, but their verdict depends on the scale (epsilon or its logarithm) and on how ties are scored.
+    The sign test uses only which network has the larger radius on each image. So it holds for radii on a grid, radii of 0
+    (misclassified when clean) and infinite radii (never fooled up to the largest epsilon). It does not depend on the units
+    or the scale of epsilon. Equal radii are ties and do not count. Rank tests of the differences (Wilcoxon, or Prentice's
+    for censored pairs) have more power if few radii are censored. Their result depends on the scale (epsilon or its
+    logarithm) and on the scores of ties.
 
-    At one common epsilon it is the McNemar test of `compare`.
+    With a single epsilon and no misclassified clean images it is the McNemar test of `compare`.
 
     Args:
-        first: Radii of the first network.
-        second: Radii of the second, on the same images.
-        epsilons: Those at which both networks were measured, where their grids differ: a radius counts as the next of them,
-            for on a coarser grid or a shorter one a network looks more robust than it is. None where both radii are exact
-            or lie on one grid.
-        confidence: Of the effect's interval.
+        first: Radii of the first network, in pixel units, (N,).
+        second: Radii of the second network on the same images, in pixel units, (N,).
+        epsilons: Epsilons at which both networks were measured, if their grids differ; None if all radii are exact or on the
+            same grid. Each radius is rounded up to the next of these epsilons. Otherwise the network with the coarser or
+            shorter grid would look too robust.
+        confidence: Confidence level of the interval of the effect, between 0 and 1.
 
     Raises:
-        ValueError: the two have different numbers of images or none, a radius or an epsilon is negative or NaN, no epsilon
-            is above 0, or confidence is not between 0 and 1.
+        ValueError: the numbers of images differ or are 0, a radius or an epsilon is negative or NaN, no epsilon is above 0,
+            or confidence is not between 0 and 1.
     """
     first, second = _paired(first, second)
     if epsilons is not None:
@@ -135,20 +141,26 @@ def compare_radii(
 
 
 def paired_interval(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the score interval of the difference of two paired shares, given the pairs that count for one of them alone.
+    """Returns Tango's score interval of the difference between two paired shares, (only_first - only_second) / n.
 
-    Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
-    Statistics in Medicine 17, 1998.
+    Args:
+        only_first: Number of pairs that count only for the first share.
+        only_second: Number of pairs that count only for the second share.
+        n: Number of pairs, at least 1.
+        confidence: Confidence level, between 0 and 1.
 
     Raises:
         ValueError: confidence is not between 0 and 1.
+
+    Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
+    Statistics in Medicine 17, 1998.
     """
     check_confidence(confidence)
     z = float(ndtri(0.5 + confidence / 2))
 
     def score(difference: float) -> float:
-        """Returns how many standard errors the observed difference lies above this one."""
-        # The share of pairs that count for the second alone, of greatest likelihood given the difference.
+        """Returns the distance of the observed difference above `difference`, in standard errors."""
+        # Maximum-likelihood share of pairs that count only for the second share, given the difference.
         b = (2 * n - only_first + only_second) * difference - only_first - only_second
         c = -only_second * difference * (1 - difference)
         second = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
@@ -163,7 +175,7 @@ def paired_interval(only_first: int, only_second: int, n: int, confidence: float
 
 def _paired(first: Floats, second: Floats) -> tuple[Floats, Floats]:
     if len(first) != len(second):
-        raise ValueError(f"radii must belong to the same images, got {len(first)} and {len(second)}")
+        raise ValueError(f"radii must belong to the same images, got {len(first)} and {len(second)} radii")
     return check_radii(first), check_radii(second)
 
 
@@ -173,8 +185,8 @@ def _round_up(radii: Floats, epsilons: Sequence[float]) -> Floats:
         raise ValueError(f"epsilons must be at least 0, got {grid[~(grid >= 0)][0]:g}")
     grid = grid[grid > 0]
     if len(grid) == 0:
-        raise ValueError("epsilons must hold at least one above 0, at which both networks were measured")
-    # The tolerance is for radii stored in less precision than their grid.
+        raise ValueError("epsilons must hold at least one common epsilon above 0")
+    # The tolerance allows for radii stored with less precision than their grid.
     rounded: Floats = np.append(grid, np.inf)[np.searchsorted(grid * (1 + 1e-6), radii)]
     return np.where(radii > 0, rounded, 0.0)
 

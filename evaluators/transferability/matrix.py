@@ -1,9 +1,9 @@
-"""Do adversarial images carry over? Crafted on each of several networks, and tried on all the others.
+"""Transfer of adversarial images: each network is attacked, and its adversarial images are tested on all networks.
 
 Source: Papernot, McDaniel and Goodfellow, "Transferability in Machine Learning: from Phenomena to Black-Box Attacks using
-Adversarial Samples", arXiv:1605.07277, for the matrix of source and target: the share of the images crafted on the one that
-the other misclassifies. Ours are: the same images, right under all networks, in every cell; the share among the images that
-fooled the source; and the test of the asymmetry.
+Adversarial Samples", arXiv:1605.07277, for the matrix of sources and targets: the share of the images crafted on the source
+that the target misclassifies. Additions to the paper: all cells use the same images, which all networks classify correctly;
+the share among the images that fool the source; and the test of asymmetry.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
     from evaluators.attacks.base import Attack
 
 Integers = NDArray[np.int64]
-# The 95 % interval of a share of fewer images than this may span half of all shares and more.
+# With fewer images the 95 % interval of a share can be wider than 0.5.
 LEAST = 10
 
 
 class TooFewImagesError(ValueError):
-    """Fewer images than `LEAST` are classified rightly by all networks."""
+    """Raised if fewer than `LEAST` images are classified correctly by all networks."""
 
 
 @final
 @dataclass(frozen=True)
 class TransferMatrix:
-    """Which images, crafted on which of S networks, fool which of them, as targets T = S, at each of E epsilons.
+    """Transfer of N adversarial images between S source networks and T = S target networks, at E epsilons.
 
     Attributes:
-        names: Of the networks, in the order of sources and of targets.
-        epsilons: In pixel units, (E,).
-        fooled: Whether the image crafted on the source is misclassified by the target, (E, S, T, N). The diagonal is the
-            attack on the source itself.
-        index: Which of the images given were used: those that all networks classify rightly when clean, (N,).
-        given: Number of images given.
+        names: Names of the networks, in the order of sources and targets, (S,).
+        epsilons: Epsilons, in pixel units, (E,).
+        fooled: Whether the target misclassifies the image crafted on the source, (E, S, T, N). The diagonal is the attack on
+            the source itself.
+        index: Indices of the images used, (N,): all networks classify them correctly when clean.
+        given: Number of images in the input.
     """
 
     names: tuple[str, ...]
@@ -74,13 +74,13 @@ class TransferMatrix:
 @final
 @dataclass(frozen=True)
 class Shares:
-    """Counted images as shares of others: arrays of one shape (...), and intervals (..., 2).
+    """Shares of images with intervals, in arrays of one shape.
 
     Attributes:
-        counts: Images that count.
-        of: Images of which they are a share.
-        share: The one over the other; NaN where there are none to share.
-        interval: Clopper-Pearson interval of the share; NaN likewise.
+        counts: Number of images that count, (...).
+        of: Number of all images, (...).
+        share: `counts` over `of`, (...); NaN if `of` is 0.
+        interval: Clopper-Pearson interval of the share, (..., 2); NaN if `of` is 0.
     """
 
     counts: Integers
@@ -92,16 +92,17 @@ class Shares:
 @final
 @dataclass(frozen=True)
 class Asymmetry:
-    """Transfer from one network to another against transfer back, on the same images at one epsilon.
+    """Difference between the two directions of transfer of a pair of networks, on the same images at one epsilon.
 
     Attributes:
-        first: Name of a network.
-        second: Name of another.
-        epsilon: In pixel units.
-        difference: Share of all images that carry over from the first to the second, minus the share back.
+        first: Name of the first network.
+        second: Name of the second network.
+        epsilon: Size of the perturbation, in pixel units.
+        difference: Share of images that transfer from the first to the second network, minus the share in the other
+            direction, in [-1, 1].
         interval: Tango's score interval of the difference.
-        p_value: Of the exact McNemar test, two-sided: how often equal transfer would differ as much.
-        corrected: The p-value corrected by Holm for all the pairs and epsilons that were tested with it.
+        p_value: Two-sided p-value of the exact McNemar test.
+        corrected: P-value with Holm's correction for all pairs and epsilons of the matrix.
     """
 
     first: str
@@ -124,30 +125,30 @@ def transfer_matrix(
     batch_size: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> TransferMatrix:
-    """Returns which adversarial images of each network fool each network.
+    """Attacks each network, and returns which of its adversarial images fool each network.
 
-    Each image is crafted once for a source and an epsilon, and tried on all targets. The attack runs to its end instead of
-    stopping at the first point that fools the source: such a point lies just beyond the source's own boundary, and carries
-    over as little as a point can. The price: where a walk leaves a point that fooled, the image counts as not fooled, so
-    the diagonal may lie below the flip rate of the error curve. An ensemble and a minimum-norm attack stop there by what
-    they are, so their matrix is a lower bound. Of the images only those count that all the networks classify rightly, for
-    otherwise sources and targets would be compared on different ones; the rates are of those images, which are easier than
-    most.
+    Each image is crafted once per source and epsilon, and tested on all targets. The attack does not stop at the first point
+    that fools the source: that point lies just beyond the boundary of the source and transfers poorly. As a consequence, the
+    last point of an attack may not fool the source although an earlier point did. So the diagonal can be below the flip rate
+    of the error curve. Ensembles and minimum-norm attacks always stop at the boundary, so their matrix is a lower bound.
+
+    Only images that all networks classify correctly are used, so that all sources and targets are compared on the same
+    images. These images are easier than average.
 
     Args:
-        networks: By name, two at least, over the same classes; each maps images (N, ...) with pixels in [0, 1] to logits
-            (N, K) and is left as it was.
-        x: Clean images, (N, ...).
+        networks: At least two networks by name, with the same classes. Each maps images (N, ...) with pixels in [0, 1] to
+            logits (N, K), and is unchanged.
+        x: Clean images with pixels in [0, 1], (N, ...).
         y: True labels, (N,) int64.
-        attack: What crafts the images.
-        epsilons: Strictly increasing, in pixel units.
-        seed: Seed of whatever the attack draws. Results do not depend on the batch size, nor on the other epsilons.
-        batch_size: Images in one pass through a network; found from the memory that one image needs if None.
-        progress: Called with the share of the work that is done, between 0 and 1.
+        attack: Attack that crafts the images.
+        epsilons: Epsilons in pixel units, strictly increasing, (E,).
+        seed: Seed of the random numbers of the attack. Results do not depend on the batch size or on the other epsilons.
+        batch_size: Images in one pass through a network; None to choose it from the memory that one image needs.
+        progress: Called with the completed share of the work, between 0 and 1.
 
     Raises:
-        TypeError: networks is no mapping, or x, y, attack or a network has the wrong type.
-        TooFewImagesError: fewer than ten images are classified rightly by all networks.
+        TypeError: networks is not a mapping, or x, y, attack or a network has the wrong type.
+        TooFewImagesError: fewer than ten images are classified correctly by all networks.
         ValueError: there are fewer than two networks, their classes differ, or x, y or an epsilon is out of range.
     """
     if not isinstance(networks, Mapping):
@@ -177,11 +178,13 @@ def transfer_matrix(
 
 
 def _check_classes(networks: Mapping[str, nn.Module], x: Tensor) -> None:
-    """Checks that all networks have the same classes, before one of them is told to be at odds with the labels.
+    """Checks that all networks have the same number of classes.
+
+    This check is done first, because a wrong number of classes would otherwise be reported as labels out of range.
 
     Raises:
-        TypeError: one of them is no module.
-        ValueError: their numbers of logits differ, or one does not return logits.
+        TypeError: a network is not a module.
+        ValueError: the numbers of logits differ, or a network does not return logits.
     """
     classes = {}
     for name, network in networks.items():
@@ -194,18 +197,21 @@ def _check_classes(networks: Mapping[str, nn.Module], x: Tensor) -> None:
 
 
 def right_under_all(right: Mapping[str, Tensor]) -> Tensor:
-    """Returns the indices of the images that all networks classify rightly, (N,), from which each does, (N,) bool by name.
+    """Returns the indices of the images that all networks classify correctly, (M,).
+
+    Args:
+        right: Whether each network classifies each image correctly, (N,) bool, by name of the network.
 
     Raises:
-        TooFewImagesError: there are fewer of them than a matrix of transfer needs.
+        TooFewImagesError: there are fewer than `LEAST` such images.
     """
     kept = torch.stack(list(right.values())).all(0).nonzero().squeeze(1)
     if len(kept) < LEAST:
         n = len(next(iter(right.values())))
         counts = ", ".join(f"{name} {int(mask.sum())}" for name, mask in right.items())
         raise TooFewImagesError(
-            f"only {len(kept)} of {n} images are classified rightly by all networks, where transfer needs at least {LEAST}; "
-            f"give more images, or leave out the network that is right on fewest: {counts}"
+            f"only {len(kept)} of {n} images are classified correctly by all networks, transfer needs at least {LEAST}; "
+            f"use more images, or leave out the network with the fewest correct images: {counts}"
         )
     return kept
 
@@ -213,12 +219,12 @@ def right_under_all(right: Mapping[str, Tensor]) -> Tensor:
 def _tried(
     source: PreparedNetwork, targets: Sequence[PreparedNetwork], attack: Attack, epsilon: float, kept: Tensor, seed: int
 ) -> Iterator[Tensor]:
-    """Yields, for each batch of the images kept, which of those crafted on the source fool the targets, (T, B)."""
+    """Yields whether the images crafted on the source fool each target, (T, B), for each batch of B images of `kept`."""
 
     def work(batch: Tensor) -> Tensor:
         x, y = source.x[batch], source.y[batch]
         size = torch.full((len(batch),), epsilon, dtype=x.dtype, device=x.device)
-        # As `radii` draws for an image at this epsilon: the two agree on an attack that draws.
+        # The same random numbers as `radii` uses for an image at this epsilon, so that the two agree for random attacks.
         noise, most = ImageNoise.of(seed, batch, stream_of(epsilon)), source.batches.size
         points, _ = attack.generate(source.network, x, y, size, noise, stop_when_fooled=False, one_pass=most)
         return torch.stack([misclassified(forward(one.network, points, one.batches.size), y) for one in targets])
@@ -228,13 +234,14 @@ def _tried(
 
 
 def transfer_rates(matrix: TransferMatrix, *, conditional: bool = False, confidence: float = 0.95) -> Shares:
-    """Returns the share of the images crafted on each source that fool each target, arrays (E, S, T).
+    """Returns the share of the images crafted on each source that fool each target, in arrays of shape (E, S, T).
 
     Args:
-        matrix: As `transfer_matrix` returns it.
-        conditional: Among the images that fool the source, instead of among all: this tells how well what works carries
-            over, the other how well the attack works on the target. The diagonal is 1 then.
-        confidence: Of the intervals.
+        matrix: Result of `transfer_matrix`.
+        conditional: Take the share among the images that fool the source, instead of among all images. The conditional share
+            measures how well successful images transfer; its diagonal is 1. The other share measures how well the attack
+            works on the target.
+        confidence: Confidence level of the intervals, between 0 and 1.
 
     Raises:
         ValueError: confidence is not between 0 and 1.
@@ -247,17 +254,24 @@ def transfer_rates(matrix: TransferMatrix, *, conditional: bool = False, confide
 
 
 def asymmetry(matrix: TransferMatrix, confidence: float = 0.95) -> list[Asymmetry]:
-    """Returns, for each epsilon and each pair of networks, the paired test between the two directions of transfer.
+    """Tests whether transfer between each pair of networks is symmetric, at each epsilon, with the exact McNemar test.
 
-    Of the images used, each is crafted on both networks of a pair and tried on the other. Equal transfer makes the images
-    that carry over in one direction alone as many as those that do so in the other: the exact McNemar test.
+    Each image is crafted on both networks of a pair and tested on the other network. If transfer is symmetric, equally many
+    images transfer only in the first direction and only in the second.
+
+    Args:
+        matrix: Result of `transfer_matrix`, with S networks at E epsilons.
+        confidence: Confidence level of the intervals, between 0 and 1.
+
+    Returns:
+        E * S * (S - 1) / 2 results: all pairs at the first epsilon, then all pairs at the next.
 
     Raises:
         ValueError: confidence is not between 0 and 1.
     """
     pairs = list(combinations(range(len(matrix.names)), 2))
     cells = [(e, a, b) for e in range(len(matrix.epsilons)) for a, b in pairs]
-    # As radii at which 0 stands for an image that carries over: then the error at 0 is the transfer.
+    # As radii, 0 if the image transfers and infinite otherwise: the error at epsilon 0 is then the transfer rate.
     radius = np.where(matrix.fooled, 0.0, np.inf)
     comparisons = [compare(radius[e, a, b], radius[e, b, a], 0.0, confidence) for e, a, b in cells]
     corrected = holm([one.p_value for one in comparisons])
@@ -270,12 +284,12 @@ def asymmetry(matrix: TransferMatrix, confidence: float = 0.95) -> list[Asymmetr
 
 
 def fools_source(matrix: TransferMatrix) -> NDArray[np.bool_]:
-    """Returns which images fool the source on which they were crafted, (E, S, N)."""
+    """Returns whether each image fools the source on which it was crafted, (E, S, N)."""
     return np.stack([matrix.fooled[:, s, s] for s in range(len(matrix.names))], axis=1)
 
 
 def shares_of(counts: Integers, of: Integers, confidence: float) -> Shares:
-    """Returns counts (..., T) or (...) as shares of the numbers (...)."""
+    """Returns counts (...) or (..., T) as shares of the numbers `of` (...), with intervals."""
     of = np.broadcast_to(of.reshape(of.shape + (1,) * (counts.ndim - of.ndim)), counts.shape)
     share, interval = np.full(counts.shape, np.nan), np.full((*counts.shape, 2), np.nan)
     for n in np.unique(of[of > 0]):

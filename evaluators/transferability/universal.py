@@ -1,9 +1,11 @@
-"""Which adversarial images transfer to all other networks, to some, and to none: is any of them universal?
+"""Adversarial images that transfer to all other networks, to some of them, or to none.
 
-The claim that transfer is not universal: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
-Network's Response Surface and Uncertainty Regions", arXiv:2107.00003. The yardstick is ours: what the same rates of transfer
-would give by chance, if being fooled were independent between targets. What exceeds it says that targets are fooled by the
-same images; that these carry over as such, or that their clean images are easy for all to be fooled on, it does not tell.
+Source: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
+Uncertainty Regions", arXiv:2107.00003, for the claim that transfer is not universal.
+
+The baseline is Hardcell's own: the shares expected if the targets were fooled independently, at the same transfer rates. A
+share above the baseline shows that the same images fool the targets. It does not show the reason: the adversarial images may
+be universal, or their clean images may lie near the boundary of every network.
 """
 
 from __future__ import annotations
@@ -24,14 +26,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class TransferGroup:
-    """Some of the images that fool a source.
+    """A group of the adversarial images that fool their source. Shares are NaN if no image fools the source.
 
     Attributes:
-        images: Their indices among the images given, (M,).
-        share: Of the images that fool the source; NaN if none does.
-        interval: Clopper-Pearson interval of the share; NaN likewise.
-        chance: The share expected if one target's being fooled by an image said nothing of another's: if each target were
-            fooled by as many of the source's images as it is, but by any of them. NaN likewise.
+        images: Indices of the images of the group in the input, (M,).
+        share: Size of the group, as a share of the images that fool the source.
+        interval: Clopper-Pearson interval of the share, (low, high).
+        chance: Expected share if the targets were fooled independently of each other, each at its measured rate.
     """
 
     images: Integers
@@ -43,15 +44,15 @@ class TransferGroup:
 @final
 @dataclass(frozen=True)
 class UniversalTransfer:
-    """How far the adversarial images of one source carry at one epsilon, of those that fool the source itself.
+    """Transfer of the adversarial images that fool one source, at one epsilon.
 
     Attributes:
-        source: Name of the source.
-        epsilon: In pixel units.
+        source: Name of the source network.
+        epsilon: Size of the perturbation, in pixel units.
         fooled: Number of images that fool the source.
-        to_all: Those that fool all other networks, too. With one other network, chance is what was found.
-        to_some: Those that fool some of the others and not all; none of them with one other network.
-        to_none: Those that fool none of the others.
+        to_all: Images that fool all other networks. With one other network, `chance` equals `share`.
+        to_some: Images that fool some of the other networks, but not all. The group is empty with one other network.
+        to_none: Images that fool none of the other networks.
     """
 
     source: str
@@ -63,7 +64,14 @@ class UniversalTransfer:
 
 
 def universal_transfer(matrix: TransferMatrix, confidence: float = 0.95) -> list[UniversalTransfer]:
-    """Returns, for each epsilon and each source, which of the images that fool it transfer to all others, some or none.
+    """Returns which adversarial images transfer to all, some or none of the other networks, for each epsilon and source.
+
+    Args:
+        matrix: Transfer matrix of S networks at E epsilons.
+        confidence: Confidence level of the intervals, between 0 and 1.
+
+    Returns:
+        E * S results: all sources at the first epsilon, then all sources at the next.
 
     Raises:
         ValueError: confidence is not between 0 and 1.
@@ -77,7 +85,7 @@ def universal_transfer(matrix: TransferMatrix, confidence: float = 0.95) -> list
             hit = own[e, s]
             victims = matrix.fooled[e, s, others].sum(0)
             to_all, to_none = hit & (victims == len(others)), hit & (victims == 0)
-            # Were each target's fooled images any of the source's, these would be the shares in the mean.
+            # Expected shares if the targets are fooled independently.
             all_, none = float(np.prod(rates[e, s, others])), float(np.prod(1 - rates[e, s, others]))
             chances = (all_, max(0.0, 1 - all_ - none) if hit.any() else np.nan, none)
             groups = (to_all, hit & ~to_all & ~to_none, to_none)

@@ -198,11 +198,11 @@ def test_one_level_and_saturated_designs_have_no_answer():
         ([observe(1.0)], "observations must be at least 2, got 1"),
         (
             [observe(1.0, a="x"), observe(1.0, b="x")],
-            r"factors must be the same of all observations, got \['a'\] and \['b'\]",
+            r"factors must be the same .*got \['a'\] and \['b'\]",
         ),
-        ([observe(1.0), Observation(1.0, (1.0, 1.0), {})], "wider than 0; got 1, 1 to 1"),
-        ([observe(1.0), Observation(1.0, (-0.1, 1.0), {})], "above 0, .* got 1, -0.1 to 1"),
-        ([observe(1.0), Observation(math.nan, (1.0, 2.0), {})], "exponents must be finite .* got nan, 1 to 2"),
+        ([observe(1.0), Observation(1.0, (1.0, 1.0), {})], "wider than 0, got .*1, .*1 to 1"),
+        ([observe(1.0), Observation(1.0, (-0.1, 1.0), {})], "above 0, .* got .*1, .*-0.1 to 1"),
+        ([observe(1.0), Observation(math.nan, (1.0, 2.0), {})], "exponents .*must be finite .* got .*nan, .*1 to 2"),
     ],
 )
 def test_bad_observations_are_told(observations, message):
