@@ -1,4 +1,4 @@
-"""Tables of published accuracies: reading them, and checking what numbers alone can show."""
+"""Reading and checking of tables of published accuracies, without the networks."""
 
 from evaluators.table.checks import check_table
 from evaluators.table.columns import Column, parse_column

@@ -1,7 +1,7 @@
-"""Checks of a table of published accuracies: one row a network, one column an attack at an epsilon.
+"""Checks of a table of published accuracies, with one row per network and one column per attack and epsilon.
 
-Only what numbers alone can show. Two accuracies of a row count as different where they are further apart than their printed
-digits, and than 0.1 points. A single row is then enough: the same network cannot do better under the stronger attack.
+Two accuracies of a row differ if their distance is above 0.1 points and above the rounding of their printed digits. A single
+row is then a finding, because a network cannot have a higher accuracy under a stronger attack.
 
 Sources: as in `evaluators.checks`.
 """
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# As a share: what else moves by this little may be noise.
+# Smallest difference that counts, as a share; smaller differences may be noise.
 TOLERANCE = 0.001
-# L-infinity epsilons from here on leave nothing of the image: accuracy there is a matter of luck.
+# At this L-infinity epsilon a perturbation can turn every image grey, so accuracies there are random.
 WHOLE_RANGE = 0.5
-# In how many columns two rows must agree before that is no coincidence.
+# With fewer columns two rows may agree by coincidence.
 ENOUGH_COLUMNS = 4
 FEW_ROWS = 10
 SHOWN = 5
 
 
 def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
-    """Returns the outcome of every check for which a table of accuracies has the columns.
+    """Runs all checks that the columns of a table of accuracies allow, and returns their outcomes.
 
     Args:
-        columns: By name, (N,) each, a row a network: accuracies in percent or as shares, found from their range, NaN where
-            missing. The first column of strings names the rows; what is no accuracy by its name is left aside.
+        columns: Columns by name, (N,) each, with one row per network. Accuracies are in percent or shares between 0 and 1,
+            detected from their range; NaN if missing. The first column of strings names the rows. Columns without the name
+            of an accuracy are ignored.
 
     Raises:
-        ValueError: there is no row, or no column is an accuracy by its name, or columns differ in length.
+        ValueError: there are no rows, no column has the name of an accuracy, or columns differ in length.
     """
     parsed = [column for column in map(parse_column, columns) if column is not None]
     parsed = in_pixels([c for c in parsed if np.issubdtype(np.asarray(columns[c.name]).dtype, np.number)])
@@ -73,7 +74,14 @@ def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
 @final
 @dataclass(frozen=True)
 class _Table:
-    """Accuracies as shares, (N,) each by the name of their column; `unit` is 1 or 100, what they were divided by."""
+    """A table of accuracies.
+
+    Attributes:
+        columns: Parsed names of the columns.
+        values: Accuracies as shares, (N,) each, by name of the column.
+        labels: Names of the rows, (N,).
+        unit: Divisor of the original accuracies: 100 for percent, 1 for shares.
+    """
 
     columns: list[Column]
     values: dict[str, Floats]
@@ -84,16 +92,17 @@ class _Table:
         return [column for column in self.columns if column.kind in kinds]
 
     def tolerance(self, *names: str) -> float:
-        """Returns from where on accuracies of these columns differ: half a printed digit each, and at least 0.1 points.
+        """Returns the largest difference between accuracies of the columns that counts as rounding, at least 0.1 points.
 
-        In a table of few rows all of a column may end in 0: there the finest digit of all columns counts.
+        Rounding is half a printed digit per column. In a table of few rows all values of a column may end in 0, so the
+        finest digit of all columns counts.
         """
         few = len(self.labels) < FEW_ROWS
         digits = sum(min(map(self._digit, self.values)) if few else self._digit(name) for name in names) / 2
         return max(digits, TOLERANCE) * (1 + 1e-6) + 1e-9
 
     def _digit(self, name: str) -> float:
-        """Returns the last decimal place that a column has, as a share: 0.001 for 58.2 %; at least 1e-6."""
+        """Returns the last decimal place of a column as a share, such as 0.001 for 58.2 %; at most 6 places are read."""
         values = self.values[name] * self.unit
         values = values[np.isfinite(values)]
         places = (p for p in range(6) if np.allclose(values * 10**p, np.round(values * 10**p), rtol=0, atol=1e-4))
@@ -105,14 +114,17 @@ class _Table:
 
 
 def _labels(columns: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Returns what the rows are called: the first column of strings, or their numbers, from 1."""
+    """Returns the names of the rows: the first column of strings, or their numbers from 1."""
     names = next((np.asarray(v) for v in columns.values() if not np.issubdtype(np.asarray(v).dtype, np.number)), None)
     rows = len(next(iter(columns.values())))
     return [f"row {i + 1}" for i in range(rows)] if names is None else [str(name) for name in names]
 
 
 def _unit(values: Sequence[Floats]) -> float:
-    """Returns 100 for percent, 1 for shares, by the best accuracy of the middle row: no network is right on 1 % at best."""
+    """Returns 100 for percent and 1 for shares, from the median over the rows of the best accuracy.
+
+    A median above 1 means percent: a best accuracy of at most 1 % is implausible.
+    """
     best = np.fmax.reduce(values)
     return 100.0 if np.isfinite(best).any() and np.nanmedian(best) > 1 else 1.0
 
@@ -181,7 +193,7 @@ def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> CheckResult | 
         return None
     lowest, rises = table.values[ordered[0].name], {}
     for column in ordered[1:]:
-        # Above the lowest so far, not only above the last: small rises add up.
+        # Compared with the lowest accuracy so far, because small rises add up.
         rises[column.name] = table.values[column.name] - lowest
         lowest = np.fmin(lowest, table.values[column.name])
     tolerance = table.tolerance(*(column.name for column in ordered[:2]))
@@ -190,7 +202,7 @@ def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> CheckResult | 
 
 
 def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[str]) -> CheckResult | None:
-    """Returns whether no column of the weak kinds is below the lowest of the strong kinds at the same norm and epsilon."""
+    """Checks that no column of the weak kinds is below the lowest column of the strong kinds, at equal norm and epsilon."""
     gaps, tolerances = {}, {}
     for column in table.of(weak):
         rivals = [c for c in table.of(strong) if c.norm == column.norm and _same(c.epsilon, column.epsilon)]
@@ -208,13 +220,13 @@ def _below_clean(table: _Table) -> CheckResult:
     if clean and attacked:
         gaps = {column.name: table.values[column.name] - table.values[clean[0].name] for column in attacked}
         tolerance = {column.name: table.tolerance(column.name, clean[0].name) for column in attacked}
-        compared = f"No adversarial accuracy is above the clean one, {clean[0].name}"
+        compared = f"No adversarial accuracy is above the clean accuracy, {clean[0].name}"
         return _verdict(table, name, gaps, tolerance.__getitem__, {"compared": compared})
-    compared = "Not decided: the table has no clean accuracy on the images attacked"
+    compared = "Not decided: the table has no clean accuracy of the attacked images"
     if others and attacked:
         best = np.fmax.reduce([table.values[column.name] for column in attacked])
         above = int((best > table.values[others[0].name]).sum())
-        compared += f", for {others[0].name} is of another split; "
+        compared += f". {others[0].name} is of another split; "
         compared += f"{above:,} of {len(best):,} rows have an adversarial accuracy above it"
     return CheckResult(name, True, {"compared": compared})
 
@@ -226,7 +238,15 @@ def _verdict(
     tolerance: Callable[[str], float],
     evidence: Mapping[str, float | str],
 ) -> CheckResult:
-    """Returns a check that fails where any gap (N,), by the columns that it lies between, exceeds its tolerance."""
+    """Returns the outcome of a check that fails if a gap exceeds its tolerance.
+
+    Args:
+        table: Table of N rows.
+        name: Name of the check.
+        gaps: Differences of accuracies, (N,) each, by a text that names their columns.
+        tolerance: Maps the text of a gap to its tolerance, as a share.
+        evidence: Evidence to add to that of the gaps.
+    """
     exceeding = {pair: gap > tolerance(pair) for pair, gap in gaps.items()}
     rows = np.any(list(exceeding.values()), axis=0)
     worst = max(gaps, key=lambda pair: np.nanmax(np.where(exceeding[pair], gaps[pair], -np.inf), initial=-np.inf))
@@ -244,11 +264,11 @@ def _verdict(
 
 
 def _counts(exceeding: Mapping[str, NDArray[np.bool_]]) -> str:
-    """Returns how many rows were found at each of them."""
+    """Returns the number of rows that exceed the tolerance at each pair of columns, as text."""
     counted: Iterable[tuple[str, int]] = ((pair, int(rows.sum())) for pair, rows in exceeding.items())
     return "; ".join(f"{pair}: {count:,}" for pair, count in counted if count)
 
 
 def _same(first: float | None, second: float | None) -> bool:
-    """Returns whether two epsilons are one but for rounding, or both not told."""
+    """Returns whether two epsilons are equal up to rounding, or both missing."""
     return first == second or (first is not None and second is not None and math.isclose(first, second, rel_tol=1e-6))

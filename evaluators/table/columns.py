@@ -1,4 +1,4 @@
-"""What the names of a table's columns say: the attack and its epsilon."""
+"""Parsing of column names into an attack, its norm and its epsilon."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# What columns may be called, before the epsilon; digits after a name are its steps: pgd20_8 is PGD-20 at 8.
+# Names of attacks in column names, by kind. Digits after a name are the number of steps: pgd20_8 is PGD-20 at epsilon 8.
 KINDS: dict[str, tuple[str, ...]] = {
     "single step": ("fgsm", "fgm", "ffgsm", "rfgsm", "step_ll"),
     "many steps": (
@@ -28,15 +28,15 @@ FILLERS = ("acc", "accuracy", "adv", "adversarial", "robust", "eps", "epsilon")
 @final
 @dataclass(frozen=True)
 class Column:
-    """What the name of a column says.
+    """A parsed column name.
 
     Attributes:
-        name: As in the table.
-        attack: The attack, with its steps; "clean", or the name of another split.
+        name: Name of the column in the table.
+        attack: Name of the attack with its steps, "clean", or the name of another split.
         kind: A key of `KINDS`, "clean" or "other split".
-        norm: As the name has it, "linf" where it has none.
-        epsilon: The number at the name's end, x/255 worked out; None where there is none.
-        bare: It was written without a unit.
+        norm: Norm in the name; "linf" if the name has none.
+        epsilon: Number at the end of the name, with x/255 evaluated; None if there is none.
+        bare: Whether the epsilon has no unit "/255".
     """
 
     name: str
@@ -48,9 +48,10 @@ class Column:
 
 
 def in_pixels(columns: Sequence[Column]) -> list[Column]:
-    """Returns a table's columns with the L-infinity epsilons in pixel units, so that 8 and 8/255 are one.
+    """Returns the columns of a table with L-infinity epsilons in pixel units, so that 8 and 8/255 are equal.
 
-    No L-infinity epsilon is above 1 in pixel units: where one of those without a unit is, all of them are in 1/255.
+    No L-infinity epsilon is above 1 in pixel units. If an epsilon without a unit is above 1, all epsilons without a unit are
+    read as multiples of 1/255.
     """
     bytes_ = any(column.bare and column.norm == "linf" and (column.epsilon or 0) > 1 for column in columns)
     return [
@@ -62,15 +63,21 @@ def in_pixels(columns: Sequence[Column]) -> list[Column]:
 
 
 def parse_column(name: str) -> Column | None:
-    """Returns what a column's name says, such as `pgd_1.0`, `fgsm_l2_0.5`, `apgd-ce 8/255`, `clean`, `val_acc`, or None.
+    """Parses a column name such as `pgd_1.0`, `fgsm_l2_0.5`, `apgd-ce 8/255`, `clean` or `val_acc`.
 
-    A whole number after a hyphen is the number of steps of an attack of many: PGD-20 is as PGD20.
+    An integer after a hyphen is the number of steps of a many-step attack: PGD-20 equals PGD20.
+
+    Args:
+        name: Name of a column.
+
+    Returns:
+        The parsed column, or None if the name is not that of an accuracy.
     """
     words = [word for word in re.split(r"[\s_@:&=()%-]+", name.strip().lower()) if word and word not in FILLERS]
     norms = [word for word in words if word in ("linf", "l2", "l1", "l0")]
     words = [word for word in words if word not in norms]
     if not words:
-        # Nothing but "acc"; a bare norm is no accuracy.
+        # A name such as "acc" is the clean accuracy; a name such as "l2" is no accuracy.
         return None if norms or not name.strip() else Column(name, "clean", "clean")
     if words[0] in CLEAN and len(words) == 1:
         return Column(name, "clean", "clean")
@@ -89,8 +96,8 @@ def parse_column(name: str) -> Column | None:
 
 
 def _kind_of(words: Sequence[str]) -> str | None:
-    """Returns the kind of the attack that some words name, or None."""
-    # The longest beginning that is known counts: mi_fgsm is no mi, and apgd_ce is an apgd.
+    """Returns the kind of the attack named by words, or None."""
+    # The longest known prefix counts: mi_fgsm is in the list, and apgd_ce is an apgd.
     for count in range(len(words), 0, -1):
         attack = re.sub(r"\d+$", "", "_".join(words[:count]))
         kind = next((kind for kind, known in KINDS.items() if attack in known), None)
@@ -100,6 +107,9 @@ def _kind_of(words: Sequence[str]) -> str | None:
 
 
 def understood() -> str:
-    """Returns which names of columns are understood, for messages."""
+    """Returns the accepted column names, for error messages."""
     attacks = ", ".join(name for known in KINDS.values() for name in known)
-    return f"understood are clean, test_acc, val_acc, and ATTACK_EPSILON, such as pgd_1.0 or fgsm_8/255, of {attacks}"
+    return (
+        f"accepted names are clean, test_acc, val_acc, and ATTACK_EPSILON such as pgd_1.0 or fgsm_8/255, with ATTACK one of "
+        f"{attacks}"
+    )

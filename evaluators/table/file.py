@@ -1,4 +1,4 @@
-"""Reading a table from a CSV file."""
+"""Reading of a table from a CSV file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ MISSING = ("", "nan", "na", "n/a", "none", "null", "-")
 
 
 def read_table(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Returns the columns of a CSV file with a header, by name: numbers as float64, NaN where missing, others as strings.
+    """Returns the columns of a CSV file with N rows below its header, by name, (N,) each.
 
-    Separated by commas, semicolons or tabs; gzipped where its name ends in .gz. Percent signs are dropped.
+    Columns of numbers are float64, with NaN for missing cells. Other columns are strings. Percent signs are dropped.
+
+    Args:
+        path: File with commas, semicolons or tabs as separators. It is gzipped if its name ends in .gz.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is no table, no column is an accuracy by its name, or a cell of such a column is no number.
+        OSError: the file does not exist or cannot be read.
+        ValueError: the file is not a table, no column has the name of an accuracy, or a cell of an accuracy is not a number.
     """
     path = Path(path)
     if not path.exists():
@@ -38,16 +41,16 @@ def read_table(path: str | Path) -> dict[str, NDArray[Any]]:
     header = [name.strip() for name in rows[0]]
     if len(set(header)) < len(header):
         twice = sorted({name for name in header if header.count(name) > 1})
-        raise ValueError(f"{path}, line 1: column names must be different, got {', '.join(map(repr, twice))} more than once")
+        raise ValueError(f"{path}, line 1: column names must be unique, got {', '.join(map(repr, twice))} more than once")
     accuracies = {name for name in header if parse_column(name) is not None}
     if not accuracies:
         raise ValueError(f"{path}, line 1: no accuracy columns among {', '.join(header)}; {understood()}")
     body = [(number, row) for number, row in enumerate(rows[1:], 2) if any(cell.strip() for cell in row)]
     if not body:
-        raise ValueError(f"{path}: must hold at least one row besides the header")
+        raise ValueError(f"{path}: must hold at least one row below the header")
     for number, row in body:
         if len(row) != len(header):
-            raise ValueError(f"{path}, line {number}: must have {len(header)} cells as the header has, got {len(row)}")
+            raise ValueError(f"{path}, line {number}: must have {len(header)} cells, like the header, got {len(row)}")
     columns: dict[str, NDArray[Any]] = {}
     for place, name in enumerate(header):
         cells = [row[place].strip() for _, row in body]
@@ -69,13 +72,13 @@ def _lines(path: Path) -> list[str]:
                 return file.read().splitlines()
         return path.read_text(encoding="utf-8-sig").splitlines()
     except gzip.BadGzipFile as error:
-        raise ValueError(f"{path}: is not gzipped, though its name says so") from error
+        raise ValueError(f"{path}: must be gzipped, because its name ends in .gz") from error
     except (UnicodeDecodeError, EOFError) as error:
         raise ValueError(f"{path}: is not a text table ({type(error).__name__})") from error
 
 
 def _number(cell: str) -> float | None:
-    """Returns a cell's number, NaN where it is missing, None where it is something else."""
+    """Returns the number of a cell, NaN if the cell is missing, or None if it is not a number."""
     if cell.lower() in MISSING:
         return math.nan
     try:

@@ -202,10 +202,11 @@ class TestFaults:
         columns["val_acc"] = columns["square_0.5"] - 2
         check = by_name(columns)["adversarial_below_clean"]
         assert check.passed
-        message = "Not decided: the table has no clean accuracy on the images attacked, for val_acc is of another split; "
-        assert explain(check) == message + "40 of 40 rows have an adversarial accuracy above it."
+        message = explain(check)
+        assert message.startswith("Not decided: ")
+        assert "val_acc is of another split; 40 of 40 rows " in message
         del columns["val_acc"]
-        assert explain(by_name(columns)["adversarial_below_clean"]).endswith("on the images attacked.")
+        assert "another split" not in explain(by_name(columns)["adversarial_below_clean"])
 
     def test_repeated_rows_and_names(self):
         columns = clean()
@@ -271,10 +272,7 @@ class TestFaults:
         assert len(failed(broken)) >= 8
 
     def test_a_table_without_accuracies_is_refused(self):
-        message = (
-            "no accuracy columns among arch, size; understood are clean, test_acc, val_acc, and ATTACK_EPSILON, such as "
-        )
-        with pytest.raises(ValueError, match=re.escape(message)):
+        with pytest.raises(ValueError, match=r"no accuracy columns among arch, size; .*clean, test_acc, val_acc.* pgd_1\.0"):
             check_table({"arch": np.array(["a"]), "size": np.array([1.0])})
         with pytest.raises(ValueError, match="no accuracy columns among no columns"):
             check_table({})
@@ -312,11 +310,11 @@ class TestReading:
         ("content", "message"),
         [
             (b"", "must hold a header and at least one row, got an empty file"),
-            (b"clean,pgd_8\n", "must hold at least one row besides the header"),
-            (b"arch,size\na,1\n", "line 1: no accuracy columns among arch, size; understood are clean, test_acc"),
+            (b"clean,pgd_8\n", "must hold at least one row below the header"),
+            (b"arch,size\na,1\n", "line 1: no accuracy columns among arch, size; "),
             (b"a,pgd_8\nx,1\n\ny,high\n", "line 4: pgd_8 must be a number, got 'high'"),
-            (b"a,pgd_8\nx,1,2\n", "line 2: must have 2 cells as the header has, got 3"),
-            (b"clean,clean\n1,2\n", "line 1: column names must be different, got 'clean' more than once"),
+            (b"a,pgd_8\nx,1,2\n", "line 2: must have 2 cells, like the header, got 3"),
+            (b"clean,clean\n1,2\n", "line 1: column names must be unique, got 'clean' more than once"),
             (b"\xff\xfe\x00", "is not a text table (UnicodeDecodeError)"),
         ],
     )
@@ -335,7 +333,7 @@ class TestReading:
     def test_a_file_that_is_gzipped_only_by_name(self, tmp_path):
         path = tmp_path / "table.csv.gz"
         path.write_text("clean\n90\n")
-        with pytest.raises(ValueError, match="is not gzipped, though its name says so"):
+        with pytest.raises(ValueError, match=r"must be gzipped.* \.gz"):
             read_table(path)
         path.write_bytes(gzip.compress(b"clean\n90\n")[:-6])
         with pytest.raises(ValueError, match=r"is not a text table \(EOFError\)"):
