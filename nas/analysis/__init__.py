@@ -1,1 +1,1 @@
-"""Measurements of given networks: profile, comparison, response surfaces; and of search spaces."""
+"""Measurements of existing networks (profile, comparison, response surfaces) and of search spaces."""

@@ -1,4 +1,4 @@
-"""Checks that a network takes the images and has a logit for each label."""
+"""Checks that a network is compatible with images and labels."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 
 def check_compatible(source: str, network: nn.Module, test: Split, data: str) -> None:
-    """Checks that a network takes images and has a logit for each label.
+    """Checks that a network accepts the images and has a logit for each label.
 
     Args:
-        source: The network's name.
-        network: On the images' device.
-        test: Images and labels.
-        data: The images' name.
+        source: Name of the network.
+        network: Network on the device of the images.
+        test: Images (N, C, H, W) and labels (N,).
+        data: Name of the data.
 
     Raises:
-        NetworkError: it does not.
+        NetworkError: the network fails on the images, accepts no batches, does not return logits (N, K), or has fewer logits
+            than the labels need.
     """
     channels, height, width = test.x.shape[1:]
     images = f"the images of {data}, {channels} x {height} x {width} (channels, height, width)"
     with frozen(network):
         logits = _logits(network, test.x[:1], f"{source}: cannot take {images}")
-        _logits(network, test.x[:3], f"{source}: takes one image at a time; let it take (N, {channels}, {height}, {width})")
+        _logits(network, test.x[:3], f"{source}: takes only one image; it must take (N, {channels}, {height}, {width})")
     if not isinstance(logits, torch.Tensor):
         raise NetworkError(
             f"{source}: must return logits, a tensor (N, K), got {type(logits).__name__}; wrap it in a module that returns "
@@ -45,7 +46,7 @@ def check_compatible(source: str, network: nn.Module, test: Split, data: str) ->
     classes, largest = logits.shape[1], int(test.y.max())
     if largest >= classes:
         raise NetworkError(
-            f"{source}: has {classes} logits, but the labels of {data} go from 0 to {largest}: it was made for other data"
+            f"{source}: has {classes} logits, but the labels of {data} are 0 to {largest}; the network was made for other data"
         )
 
 
@@ -53,8 +54,8 @@ def _logits(network: nn.Module, x: Tensor, message: str) -> object:
     try:
         with torch.no_grad():
             logits: object = network(x.clone())  # A first layer may work in place.
-    except Exception as error:  # What a network raises on images of another shape depends on its layers.
+    except Exception as error:  # The type of the error depends on the network's layers.
         graph = isinstance(network, torch.fx.GraphModule)
-        remedy = "; if it was exported for a fixed number of images, let dynamic_shapes make that torch.export.Dim('batch')"
+        remedy = "; if it was exported with a fixed batch size, export it with dynamic_shapes and torch.export.Dim('batch')"
         raise NetworkError(f"{message}: {first_line(error)}{remedy if graph else ''}") from error
     return logits

@@ -1,4 +1,4 @@
-"""A network with its name and, if it comes from a bundle, what the bundle records: images, norm, epsilon, classes."""
+"""A network with its name and, if it comes from a bundle, the bundle's records: data, norm, epsilon and classes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class NetworkSource:
-    """A network, opened once, with what its bundle records. All but the first two are None if it comes from no bundle.
+    """An open network with the records of its bundle. Without a bundle, only `name` and `network` are set.
 
     Attributes:
-        name: The network as the user named it: a path, FILE.py:NAME or package.module:NAME.
-        network: In evaluation mode: images (N, C, H, W) in [0, 1] to logits (N, K).
-        manifest: The content of manifest.json.
-        data: The section `data` of the search's config, as plain data.
-        norm: Name of the norm of the search.
-        epsilon: The epsilon of the search, in pixel units.
+        name: Name that the user gave: a path, FILE.py:NAME or package.module:NAME.
+        network: Network in evaluation mode, from images (N, C, H, W) in [0, 1] to logits (N, K).
+        manifest: Content of manifest.json.
+        data: Section `data` of the search's config, as plain data.
+        norm: Name of the search's norm.
+        epsilon: Epsilon of the search, in pixel units.
         classes: Names of the classes.
     """
 
@@ -47,26 +47,26 @@ class NetworkSource:
 
     @property
     def short_name(self) -> str:
-        """The bundle's own name, or the last part of the path."""
+        """Name of the bundle, or the last part of the path."""
         if self.manifest is not None:
             return str(self.manifest["name"])
         return Path(self.name).name or self.name
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
-        """Returns the names of the classes of some data: the bundle's if it was made for that data."""
+        """Returns the class names of the data, from the bundle if it was made for that data."""
         if self.classes and isinstance(self.data, dict) and self.data.get("name") == data.name:
             return self.classes
         return SOURCES[data.name](None if data.path is None else Path(data.path), "test").classes
 
 
 def open_source(network: str | Path | nn.Module | NetworkSource) -> NetworkSource:
-    """Returns a network with its name and its bundle's records.
+    """Returns a network with its name and the records of its bundle.
 
     Args:
-        network: What `open_network` takes, a module, which is set to evaluation mode, or a source, which is returned.
+        network: Path or name as for `open_network`, an `nn.Module` (set to evaluation mode), or a source (returned as is).
 
     Raises:
-        NetworkError: there is no such network.
+        NetworkError: the network cannot be opened.
         BundleError: the bundle is damaged.
     """
     if isinstance(network, NetworkSource):
@@ -84,23 +84,23 @@ def open_source(network: str | Path | nn.Module | NetworkSource) -> NetworkSourc
 
 
 def check_distinct(networks: Sequence[str | Path | nn.Module | NetworkSource], names: Sequence[str] = ()) -> None:
-    """Checks that there are at least two networks, each once, and that the names fit them.
+    """Checks that there are at least two distinct networks, and a distinct name for each or no names at all.
 
     Raises:
-        NetworkError: there are fewer than two networks, or one is there twice.
-        ConfigError: there are not as many names as networks, one is empty, or two are alike.
+        NetworkError: there are fewer than two networks, or a network is given twice.
+        ConfigError: the number of names differs from that of networks, a name is empty, or a name is given twice.
     """
     written = [network.name if isinstance(network, NetworkSource) else str(network) for network in networks]
     if len(written) < 2:
         raise NetworkError(
-            f"{', '.join(written)}: one network alone cannot be compared; name another, or `hardcell profile` it"
+            f"{', '.join(written)}: a comparison needs at least two networks; name another, or use `hardcell profile`"
         )
     seen: dict[object, str] = {}
     for network, name in zip(networks, written, strict=True):
         identity = id(network) if isinstance(network, nn.Module) else _identity(name)
         if identity in seen:
             other = seen[identity]
-            raise NetworkError(f"{name}: is there twice{f', as {other}, too' * (other != name)}; name each network once")
+            raise NetworkError(f"{name}: is given twice{f', also as {other}' * (other != name)}; name each network once")
         seen[identity] = name
     if not names:
         return
@@ -109,51 +109,51 @@ def check_distinct(networks: Sequence[str | Path | nn.Module | NetworkSource], n
             [f"--name must be given for each network or for none: {len(written)} networks, {len(names)} names"]
         )
     if empty := [name for name in names if not name.strip()]:
-        raise ConfigError([f"--name must name a network, got {empty[0]!r}"])
+        raise ConfigError([f"--name must not be empty, got {empty[0]!r}"])
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ConfigError([f"--name {twice[0]}: must name one network, not two"])
+        raise ConfigError([f"--name {twice[0]}: must be unique, got it twice"])
 
 
 def _identity(name: str) -> str:
-    """Returns what is the same for two ways of writing one network."""
+    """Returns a canonical form of a network's name: the absolute path, or the name itself if there is no such path."""
     place, colon, function = name.rpartition(":")
     written, suffix = (place, f":{function}") if colon and place.endswith(".py") else (name, "")
     try:
         path = Path(written).expanduser()
-    except RuntimeError:  # There is no such user; opening the network says so.
+    except RuntimeError:  # There is no such user; `open_network` reports that.
         return name
     return f"{path.resolve()}{suffix}" if path.exists() else name
 
 
 def name_networks(sources: Sequence[NetworkSource], names: Sequence[str] = ()) -> dict[str, NetworkSource]:
-    """Returns networks by name: the names given, or the short ones, in full where two are alike."""
+    """Returns networks by display name: the given names, or short names; equal short names become full names."""
     if names:
         return dict(zip(names, sources, strict=True))
     counts = Counter(source.short_name for source in sources)
     by_name: dict[str, NetworkSource] = {}
     for source in sources:
         name = source.short_name if counts[source.short_name] == 1 else source.name
-        # Two modules of one class have nothing but their place to tell them apart.
+        # Two modules of the same class differ only in their position.
         by_name[name if name not in by_name else f"{name}_{len(by_name) + 1}"] = source
     return by_name
 
 
 def common_bundle_data(sources: Sequence[NetworkSource]) -> Any:
-    """Returns the section `data` of the bundles among some networks, as plain data; None without a bundle.
+    """Returns the common section `data` of all bundles among the networks, as plain data; None if no network is a bundle.
 
     Raises:
-        ConfigError: the bundles were made for different images, or for different splits of them.
+        ConfigError: the bundles were made for different data, or for different test splits.
     """
     by_name = {source.name: source.data for source in sources if source.manifest is not None}
-    # The other settings concern training and validation alone.
+    # The other settings concern only training and validation.
     deciding = ("name", "path", "test", "split_seed")
     plain = {s: {key: data.get(key) for key in deciding} if isinstance(data, dict) else data for s, data in by_name.items()}
     first = next(iter(plain.values()), None)
     if any(data != first for data in plain.values()):
         raise ConfigError(
             [
-                "the bundles were made for different data, or different test splits of them; name the images with --data, "
-                "best such as none of the networks was trained on:",
+                "the bundles were made for different data or test splits; give --data, with images on which none of the "
+                "networks was trained:",
                 *(f"{name}: {_data_text(data)}" for name, data in plain.items()),
             ]
         )
@@ -167,11 +167,11 @@ def _data_text(data: Any) -> str:
 
 
 def searched_norm(sources: Sequence[NetworkSource]) -> str:
-    """Returns the name of the norm of the searches that made the bundles among some networks, linf where they differ."""
+    """Returns the common norm name of the searches of all bundles among the networks; linf if they differ."""
     norms = {source.norm for source in sources if source.norm is not None}
     return norms.pop() if len(norms) == 1 else "linf"
 
 
 def searched_epsilons(sources: Sequence[NetworkSource], norm: str) -> list[float]:
-    """Returns the epsilons of the searches that made the bundles among some networks, where they were in this norm."""
+    """Returns the epsilons, in pixel units, of those bundles among the networks whose search used this norm."""
     return sorted({source.epsilon for source in sources if source.norm == norm and source.epsilon is not None})

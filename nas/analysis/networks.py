@@ -1,4 +1,4 @@
-"""Networks from where people keep them: a bundle, a .pt2 or TorchScript file, or a function of their own."""
+"""Opens networks from a bundle, a .pt2 file, a TorchScript file or a custom function."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _REMEDY = (
 
 
 def open_network(source: str) -> nn.Module:
-    """Returns a network in evaluation mode, on the device on which its source puts it: mostly the CPU.
+    """Returns a network in evaluation mode, on the device that its source chooses, mostly the CPU.
 
     Args:
-        source: A bundle's folder; a file of torch.export or of TorchScript, whatever its suffix; or
-            `path/to/file.py:NAME` or `package.module:NAME`, a network or what returns one when called without arguments.
-            Such a file may import its neighbours and what lies in the working directory.
+        source: One of: folder of a bundle; file of torch.export or TorchScript, with any suffix; `path/to/file.py:NAME` or
+            `package.module:NAME`, where NAME is a network or a function without arguments that returns one. A Python file
+            may import modules from its own folder and from the working directory.
 
     Raises:
-        NetworkError: there is no such thing, or it is no network.
+        NetworkError: the source does not exist or is not a network.
         BundleError: the bundle is damaged.
     """
     path = expand_path(source)
@@ -53,17 +53,17 @@ def open_network(source: str) -> nn.Module:
     else:
         raise NetworkError(f"{source}: no such file or folder; a network is {_KINDS}")
     if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
-        raise NetworkError(f"{source}: has lazy layers without weights; run it on an image, and load its weights, first")
-    with suppress(NotImplementedError):  # What torch.export made has the mode in which it was exported.
+        raise NetworkError(f"{source}: has lazy layers without weights; run it on an image and load its weights first")
+    with suppress(NotImplementedError):  # A graph of torch.export has a fixed mode.
         network.eval()
     return network
 
 
 def expand_path(source: str) -> Path:
-    """Returns a path with the user's folder in the place of ~.
+    """Returns a path with ~ expanded.
 
     Raises:
-        NetworkError: there is no such user.
+        NetworkError: the user in ~user does not exist.
     """
     try:
         return Path(source).expanduser()
@@ -76,7 +76,7 @@ def _bundle(folder: Path) -> nn.Module:
         return load(folder)
     bundles = sorted(path for path in folder.glob("bundles/*") if is_bundle(path))
     remedy = f"a run; name one of its bundles, such as {bundles[0]}" if bundles else f"a network is {_KINDS}"
-    raise NetworkError(f"{folder}: is a folder, but no bundle (no manifest.json): {remedy}")
+    raise NetworkError(f"{folder}: is a folder, but not a bundle (no manifest.json): {remedy}")
 
 
 def _from_file(path: Path) -> nn.Module:
@@ -86,13 +86,13 @@ def _from_file(path: Path) -> nn.Module:
     if "constants.pkl" in names:
         return _scripted(path)
     if path.suffix == ".py":
-        raise NetworkError(f"{path}: which of its functions? Write {path}:NAME, of one that returns the network")
+        raise NetworkError(f"{path}: must have a function's name; write {path}:NAME, a function that returns the network")
     kind = "a pickle, of weights or of a whole module" if _is_pickle(path, names) else "neither"
     raise NetworkError(f"{path}: must hold a graph of torch.export or TorchScript, found {kind}; {_REMEDY}")
 
 
 def _names(path: Path) -> set[str]:
-    """Returns the last parts of the names in a zip archive; none where the file is no such archive."""
+    """Returns the base names of the files in a zip archive; an empty set if the file is not a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {PurePosixPath(name).name for name in archive.namelist()}
@@ -102,22 +102,22 @@ def _names(path: Path) -> set[str]:
 
 def _is_pickle(path: Path, names: set[str]) -> bool:
     with path.open("rb") as file:
-        return "data.pkl" in names or file.read(1) == b"\x80"  # As torch.save writes, now and before torch 1.6.
+        return "data.pkl" in names or file.read(1) == b"\x80"  # Formats of torch.save since and before torch 1.6.
 
 
 def _exported(path: Path) -> nn.Module:
     try:
         with _quiet(), path.open("rb") as file:
             network = torch.export.load(file).module()
-    except Exception as error:  # What torch raises depends on where the file is damaged.
+    except Exception as error:  # The type of the error depends on the damage.
         raise NetworkError(
             f"{path}: cannot be loaded as a graph of torch.export: {format_error(error)}; export it again with torch "
             f"{torch.__version__}, or {_REMEDY}"
         ) from error
     for module in network.modules():
-        module.training = False  # The flag is always True at first, and says nothing of the graph.
+        module.training = False  # The flag is always True after loading, independent of the graph's mode.
     for parameter in network.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())  # So that they are counted.
+        parameter.requires_grad_(parameter.is_floating_point())  # Otherwise they are not counted.
     return network
 
 
@@ -125,7 +125,7 @@ def _scripted(path: Path) -> nn.Module:
     try:
         with _quiet():
             network: nn.Module = torch.jit.load(str(path), map_location="cpu")
-    except Exception as error:  # As above.
+    except Exception as error:  # The type of the error depends on the damage.
         raise NetworkError(
             f"{path}: cannot be loaded as TorchScript: {format_error(error)}; save it again, or {_REMEDY}"
         ) from error
@@ -134,7 +134,7 @@ def _scripted(path: Path) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps notices of deprecation, and traces of what is told as an error anyway, out of the display."""
+    """Silences deprecation warnings, and tracebacks of errors that are raised anyway."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -147,7 +147,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _named(source: str) -> nn.Module:
-    """Returns the network that `FILE.py:NAME` or `package.module:NAME` stands for."""
+    """Returns the network of `FILE.py:NAME` or `package.module:NAME`."""
     place, _, name = source.rpartition(":")
     file = expand_path(place) if place.endswith(".py") else None
     with _importable([*([] if file is None else [file.resolve().parent]), Path.cwd()]):
@@ -163,7 +163,11 @@ def _named(source: str) -> nn.Module:
 
 
 def _called(source: str, function: Any) -> object:
-    """Returns what a function, or a class, returns without arguments."""
+    """Calls a function or a class without arguments and returns the result.
+
+    Raises:
+        NetworkError: the object is not callable, needs arguments, or raises an error.
+    """
     if not callable(function):
         raise NetworkError(
             f"{source}: must be a network or a function that returns one, got {type(function).__name__}; {_REMEDY}"
@@ -176,24 +180,24 @@ def _called(source: str, function: Any) -> object:
     try:
         return function()
     except Exception as error:
-        # The user's own line is where to look; what lies deeper is torch's.
+        # The message names the user's line; deeper frames are torch's.
         frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if "site-packages" not in f.filename]
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         raise NetworkError(f"{source}: raises {format_error(error)}{where}") from error
 
 
 def _needed(function: Any) -> list[str]:
-    """Returns the names of the arguments that have no default."""
+    """Returns the names of the required arguments."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # Some builtins have none.
+    except (TypeError, ValueError):  # Some builtins have no signature.
         return []
     return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 @contextmanager
 def _importable(folders: list[Path]) -> Iterator[None]:
-    """Lets imports find what lies in some folders, as they do for a script that is run there."""
+    """Puts folders in front of `sys.path`, as for a script that runs there."""
     added = [str(folder) for folder in folders]
     sys.path[:0] = added
     try:

@@ -1,4 +1,4 @@
-"""Profiling a network of one's own: its settings, and the measurement from a name to a profile."""
+"""Robustness profile of any network: settings and measurement."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ProfileConfig:
-    """Everything that a profile depends on, besides the network.
+    """Settings of a profile.
 
     Attributes:
-        data: The images, of which the test split is used.
+        data: Data source; the test split is used.
         attacks: Attacks by name.
-        epsilons: Grid of each norm (linf, l2); null to choose it from the network's first-order radii.
-        images: At most this many test images.
-        tolerance: Find each radius within this share of itself (0.01 for 1 %) instead of on the grid; null for the grid.
-        corruptions: Measure the errors under common corruptions, too.
-        certify: Certify L2 radii under noise of this standard deviation, in pixel units, too; null for none.
-        transfer: Further networks, named as the network is: PGD crafts images on each that are then tried on the network.
-        seed: Seed of all that is drawn.
-        device: cpu, cuda, mps, or auto: the best there is.
-        threads: CPU threads; null for 1 on small images, and otherwise for as many as torch takes by itself.
+        epsilons: Grid of each norm (linf, l2), in pixel units; null to choose it from the network's first-order radii.
+        images: Maximum number of test images.
+        tolerance: Relative tolerance of each radius, such as 0.01 for 1 %, instead of the grid; null for the grid.
+        corruptions: Also measure the errors under common corruptions.
+        certify: Also certify L2 radii by randomized smoothing with this standard deviation, in pixel units; null for none.
+        transfer: Further networks, as for `open_source`; PGD crafts images on each, which are tested on the network.
+        seed: Seed of all random numbers.
+        device: cpu, cuda, mps, or auto for the best available device.
+        threads: CPU threads; null for 1 on small images, and torch's default otherwise.
     """
 
     data: DataConfig = DataConfig()
@@ -70,10 +70,10 @@ class ProfileConfig:
 
 
 def parse_profile_config(data: Mapping[str, Any]) -> ProfileConfig:
-    """Returns the settings of `hardcell profile` that plain data stand for; what they leave out has its default.
+    """Returns the settings of a profile from plain data; missing keys have their defaults.
 
     Raises:
-        ConfigError: with every fault that was found.
+        ConfigError: a setting is invalid; the message lists every fault.
     """
     return read_settings(ProfileConfig, data, "profile")
 
@@ -83,18 +83,20 @@ def profile_network(
     config: ProfileConfig,
     progress: Callable[[str, float], None] | None = None,
 ) -> RobustnessProfile:
-    """Returns the robustness profile of a network on the test split of some data.
+    """Returns the robustness profile of a network on test images.
 
     Args:
-        network: The network, as `open_source` takes it.
-        config: The settings.
-        progress: Called with what is being done and the share of the whole that is done, between 0 and 1.
+        network: Path or name of the network, an `nn.Module` or a `NetworkSource`, as for `open_source`. The network maps
+            images (N, C, H, W) with pixels in [0, 1] to logits (N, K).
+        config: Settings.
+        progress: Called with the current stage and the completed share of all work, in [0, 1].
 
     Raises:
-        NetworkError: the network cannot be opened, does not go together with the images, or fails under attack.
-        ConfigError: the settings do not go together with the images.
-        DataError: the images cannot be used.
-        RunError: there is no such device.
+        NetworkError: the network cannot be opened, is not compatible with the images, or fails under attack.
+        BundleError: the bundle is damaged.
+        ConfigError: an epsilon is too large for the images, or its norm has no attack.
+        DataError: the images cannot be opened.
+        RunError: the device does not exist.
     """
     source = open_source(network)
     others = [open_source(other) for other in config.transfer]
@@ -125,7 +127,7 @@ def profile_network(
             progress=progress,
         )
     except Exception as error:
-        # A network of someone else's may raise anything, on any image, and in a backward pass only.
+        # A custom network may raise any error on any image, even in the backward pass only.
         raise NetworkError(f"{source.name}: cannot be profiled: {first_line(error)}") from error
 
 
@@ -134,7 +136,7 @@ def _check_epsilons(config: ProfileConfig, test: Split) -> None:
     faults = []
     for name, grid in (config.epsilons or {}).items():
         if name not in norms:
-            faults.append(f"profile: epsilons.{name} has no attack of that norm; there are {', '.join(norms)}")
+            faults.append(f"profile: epsilons.{name} has no attack of that norm; the attacks use {', '.join(norms)}")
             continue
         try:
             check_epsilons(sorted(set(grid)), norms[name].largest(test.x[0].numel()))

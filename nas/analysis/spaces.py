@@ -1,4 +1,4 @@
-"""A search space looked at before any search: its size, what its networks cost, and whether it holds what a search needs."""
+"""Inspection of a search space before a search: size, cost of its networks, checks and drawings."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ if TYPE_CHECKING:
     from search_spaces.checks.run import CheckResult
 
 Shape = tuple[int, int, int]
-# Images of more pixels are passed without numbers, on the meta device: slower for each layer, but as fast for large images.
+# Largest number of pixels for which networks run on the CPU. Larger images use the meta device: it does not compute values,
+# so its time does not depend on the image size, but each layer has more overhead.
 SMALL_IMAGE = 64 * 64
 
 
 @final
 @dataclass(frozen=True)
 class SpaceSummary:
-    """What was seen of some architectures of a space.
+    """Statistics of some architectures of a space.
 
     Attributes:
-        architectures: Number of them.
-        costs: The measured costs, by name, one of each architecture.
+        architectures: Number of architectures.
+        costs: Cost of each architecture, by name: parameters, MACs, and latency in seconds if measured.
         disconnected: Number of networks without a path from the image to the logits.
-        duplicates: Number of architectures that compute what another one before them computes, by the canonical form.
+        duplicates: Number of architectures with the same canonical form as an earlier one.
     """
 
     architectures: int
@@ -51,14 +52,14 @@ class SpaceSummary:
 
 
 def find_space(reference: str, options: Sequence[str] = ()) -> SearchSpace:
-    """Returns a space by its name, `path/to/file.py:NAME`, `package.module:NAME`, or that of a config in a YAML file.
+    """Returns a search space.
 
     Args:
-        reference: What names it.
-        options: `key=value`, each a setting of the space.
+        reference: Name of the space, `path/to/file.py:NAME`, `package.module:NAME`, or a YAML config whose space is used.
+        options: Settings of the space, each as `key=value`.
 
     Raises:
-        ConfigError: there is no such space, or it refuses its options; every fault is listed.
+        ConfigError: the space does not exist or its options are invalid; the message lists every fault.
     """
     for option in options:
         if "=" not in option:
@@ -70,7 +71,7 @@ def find_space(reference: str, options: Sequence[str] = ()) -> SearchSpace:
 
 
 def random_architectures(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
-    """Returns architectures drawn uniformly; all there are, where these are no more than count."""
+    """Returns `count` architectures drawn uniformly with replacement, or all architectures if there are at most `count`."""
     if space.size <= count:
         return list(space.enumerate())
     generator = random.Random(seed)
@@ -87,19 +88,19 @@ def summarise(
     timed: bool = False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> SpaceSummary:
-    """Returns what networks of a space cost.
+    """Returns the cost of networks of a space, and the numbers of disconnected and duplicate architectures.
 
     Args:
         space: The space.
-        architectures: Of the networks.
-        shape: Of the images, (C, H, W).
-        num_classes: K.
-        seed: Of the weights.
-        timed: Measure the latency of one image on the CPU, too.
-        progress: Is told the share that is done.
+        architectures: Architectures of the networks.
+        shape: Shape of the images, (C, H, W).
+        num_classes: Number of classes, K.
+        seed: Seed of the weights.
+        timed: Also measure the latency of one image on the CPU.
+        progress: Called with the completed share, in [0, 1).
 
     Raises:
-        RunError: a network cannot be built or used; the message says of which architecture.
+        RunError: a network cannot be built or run; the message has the architecture.
     """
     costs: dict[str, list[float]] = {name: [] for name in ("parameters", "MACs", *(["latency"] if timed else []))}
     disconnected, keys = 0, set[str]()
@@ -113,11 +114,11 @@ def summarise(
         try:
             cost = _cost(space, architecture, shape, num_classes, device)
         except Exception:
-            # Not everything works without numbers; what does not work with them either is at fault.
+            # Some layers do not work on the meta device, so a failure there is tried again on the CPU.
             try:
                 cost = _cost(space, architecture, shape, num_classes, "cpu")
             except Exception as error:
-                raise _refused(space, architecture, f"does not suit images of {_text(shape)}", error) from error
+                raise _refused(space, architecture, f"fails on images of {_text(shape)}", error) from error
             device = "cpu"
         costs["parameters"].append(cost[0])
         costs["MACs"].append(cost[1])
@@ -129,13 +130,13 @@ def summarise(
 
 
 def _cost(space: SearchSpace, architecture: Architecture, shape: Shape, classes: int, device: str) -> tuple[int, int, bool]:
-    """Returns parameters, MACs, and whether the logits depend on the image; on the meta device without any numbers."""
+    """Returns parameters, MACs, and whether the logits depend on the image, on the CPU or the meta device."""
     with torch.device(device):
         network = _build(space, architecture, shape, classes, 0)
         x = torch.rand(4, *shape, requires_grad=True)
         logits = network.eval()(x * 1)
         (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True) if logits.requires_grad else (None,)
-        # Without numbers it is the path that counts; zeros can be seen only where there are some.
+        # The meta device has no values, so there only the path in the graph counts.
         sees = gradient is not None and (device == "meta" or bool((gradient != 0).any()))
         return parameters(network), macs(network, shape), sees
 
@@ -149,7 +150,7 @@ def _build(space: SearchSpace, architecture: Architecture, shape: Shape, classes
 def _refused(space: SearchSpace, architecture: Architecture, what: str, error: Exception) -> RunError:
     values = ", ".join(f"{name}: {value}" for name, value in list(architecture.items())[:6])
     more = ", ..." if len(architecture) > 6 else ""
-    return RunError(f"{space.name} {what}: {format_error(error)} (architecture {values}{more}; --check says more)")
+    return RunError(f"{space.name} {what}: {format_error(error)} (architecture {values}{more}; run --check for details)")
 
 
 def _text(shape: Shape) -> str:
@@ -157,7 +158,7 @@ def _text(shape: Shape) -> str:
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:
-    """Returns the least of some values, their quartiles q1, median and q3, and the greatest."""
+    """Returns the minimum, the quartiles q1, median and q3, and the maximum of values, by name."""
     names = ("min", "q1", "median", "q3", "max")
     return dict(zip(names, map(float, np.quantile(values, [0, 0.25, 0.5, 0.75, 1])), strict=True))
 
@@ -165,14 +166,14 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 def check(
     space: SearchSpace, *, samples: int | None = None, seed: int = 0, shape: Shape | None = None, classes: int | None = None
 ) -> list[CheckResult]:
-    """Returns what the checks of a space find; with YAML, the text in which bundles store architectures.
+    """Returns the results of the checks of a space. Architectures must also survive YAML, the format of bundles.
 
     Args:
         space: The space.
-        samples: Number of architectures; None for what `check_space` takes by itself, as of the others.
-        seed: Of all that is drawn.
-        shape: Of the images, (C, H, W); None for several.
-        classes: K.
+        samples: Number of random architectures; None for 20.
+        seed: Seed of all random numbers.
+        shape: Shape of the images, (C, H, W); None for several shapes.
+        classes: Number of classes, K; None for 7.
     """
     return check_space(
         space,
@@ -189,13 +190,13 @@ def _through_yaml(architecture: Architecture) -> object:
 
 
 def drawing_paths(space: SearchSpace, path: Path, count: int) -> list[Path]:
-    """Returns where drawings go, no more than there are architectures: the path, with a number where they are several.
+    """Returns the paths of drawings, at most one for each architecture; several paths have a number before the suffix.
 
     Raises:
-        RunError: nothing can be drawn there.
+        RunError: the space has no `draw`, the suffix is not .svg or .png, or the folder does not exist.
     """
     if space.draw is None:
-        raise RunError(f"{space.name} has no drawing: give its SearchSpace a `draw`, or leave --draw out")
+        raise RunError(f"{space.name} has no drawing; give its SearchSpace a `draw`, or remove --draw")
     if path.suffix not in (".svg", ".png"):
         raise RunError(f"--draw must name a file that ends in .svg or .png, got {str(path)!r}")
     if not path.parent.is_dir():
@@ -208,14 +209,14 @@ def drawing_paths(space: SearchSpace, path: Path, count: int) -> list[Path]:
 
 
 def draw(space: SearchSpace, architectures: Sequence[Architecture], paths: Sequence[Path]) -> None:
-    """Draws architectures, a file each.
+    """Draws each architecture to its path.
 
     Raises:
-        RunError: the space's `draw` raises, or returns no figure, or the file cannot be written.
+        RunError: the space's `draw` raises an error or returns no matplotlib figure, or a file cannot be written.
     """
     for architecture, path in zip(architectures, paths, strict=True):
         content = draw_architecture(space, architecture, "svg" if path.suffix == ".svg" else "png")
-        assert content is not None, "drawing_paths refuses spaces that have no drawing"
+        assert content is not None, "drawing_paths rejects spaces without a drawing"
         try:
             path.write_bytes(content)
         except OSError as error:

@@ -1,1 +1,1 @@
-"""Bundles: a trained network as a folder that needs neither pickle nor Hardcell to run, with its robustness profile."""
+"""Bundles: a folder with a trained network and its robustness profile. It runs without pickle and without Hardcell."""

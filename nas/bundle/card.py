@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is, how robust it was measured to be, and how to run it."""
+"""Model card of a bundle: origin, measured robustness and usage."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 _ROLES = {
     "finalist": "A finalist of an architecture search.",
-    "random": "A reference: the median of the candidates that the search drew at random.",
-    "residual": "A reference: a plain residual network of about the best finalist's size.",
+    "random": "A reference: the median of the search's random candidates.",
+    "residual": "A reference: a plain residual network of about the same size as the best finalist.",
 }
 
 
 def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Provenance, cell: str) -> str:
-    """Returns the card as Markdown; `cell` is what it holds of the architecture's drawing, '' for nothing."""
+    """Returns the card as Markdown; `cell` is the line with the architecture's drawing, or ''."""
     record, epsilon = profile.record, provenance.epsilon
     failed = profile.failed_checks()
     norm = provenance.norm
@@ -32,7 +32,7 @@ def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Pro
             f"{_ROLES[candidate.role]} Made by Hardcell.",
             "",
             f"**Checks: {'all passed' if not failed else 'FAILED: ' + ', '.join(failed)}.** "
-            "They look for the ways in which a robustness claim fools its author; profile.json holds their evidence.",
+            "They look for common evaluation pitfalls; profile.json has the evidence.",
             "",
             f"- Data: {record['dataset']}, {record['split']} split, {record['n']} images",
             f"- Clean error: {record['clean_error']:.3f}",
@@ -64,12 +64,12 @@ def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Pro
             'logits = session.run(["logits"], {"image": images})[0]',
             "```",
             "",
-            "`hardcell verify PATH/TO/THIS/FOLDER` checks the files, compares the forms and measures the curves again.",
+            "`hardcell verify PATH/TO/THIS/FOLDER` checks the files, compares the formats and measures the curves again.",
             "",
             "## Limits",
             "",
-            "An error under attack is a lower bound: a stronger attack may find more. The numbers hold for the data named "
-            "above and say nothing of other perturbations.",
+            "An error under attack is a lower bound: a stronger attack may find more adversarial images. The numbers hold "
+            "only for the data and the perturbations named above.",
             "",
         ]
     )

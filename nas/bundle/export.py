@@ -1,4 +1,4 @@
-"""Exporting a bundle: whole or not at all, and only if all forms of the network agree."""
+"""Atomic export of a bundle, which requires that all formats of the network give the same logits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from nas.training.network import Normalised
     from search_spaces import SearchSpace
 
-# How far the logits of two forms may lie apart; where the largest is above 1, a share of it, for so large is its rounding.
+# Largest allowed difference between the logits of two formats. It is relative to the largest logit if that is above 1,
+# because rounding errors grow with the logits.
 TOLERANCE = 1e-4
 
 
@@ -46,21 +47,22 @@ def export_bundle(
 ) -> None:
     """Writes a bundle: architecture, weights, model.pt2, model.onnx, profile, radii, card, plots and manifest.
 
-    It is written beside its place and moved there when complete, so a folder with a manifest is a whole bundle.
+    The bundle is written to a temporary folder beside its target and then renamed, so it is complete if it exists.
 
     Args:
-        folder: The bundle's folder, which does not exist.
-        candidate: The architecture and its name.
-        space: The space that it comes from.
-        network: The trained network, in evaluation mode on the CPU.
-        profile: Its profile on the test split.
-        images: Some images (N, C, H, W) on the CPU, at least 2, on which the forms must agree.
-        provenance: What made the network.
+        folder: Folder of the bundle, which must not exist.
+        candidate: Architecture and name of the bundle.
+        space: Search space of the architecture.
+        network: Trained network, in evaluation mode on the CPU.
+        profile: Profile of the network on the test split.
+        images: Images (N, C, H, W) on the CPU, N >= 2, with pixels in [0, 1], on which the formats must agree.
+        provenance: Config, seed, data and environment of the training.
 
     Raises:
-        BundleError: the forms of the network do not give the same logits.
+        BundleError: the formats of the network do not give the same logits.
+        OSError: a file cannot be written.
     """
-    # Named by the process: another one may be making the same bundle.
+    # The name has the process id, because another process may export the same bundle.
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
     try:
         _write(partial, candidate, space, network, profile, images, provenance)
@@ -81,7 +83,7 @@ def _write(
     images: Tensor,
     provenance: Provenance,
 ) -> None:
-    """Writes all files of a bundle, the manifest last."""
+    """Writes all files of a bundle; the manifest comes last."""
     (folder / "plots").mkdir(parents=True)
     stored = {
         "space": {"name": candidate.space.name, "options": as_data(dict(candidate.space.options))},
@@ -119,10 +121,10 @@ def _write(
 
 
 def _draw(folder: Path, candidate: Candidate, space: SearchSpace) -> str:
-    """Writes the drawing of the architecture, if there is one; returns what the card says of it."""
+    """Writes the drawing of the architecture, if there is one, and returns the card's line for it."""
     try:
         drawing = draw(space, candidate.architecture)
-    except RunError as error:  # A network is not lost for the want of its drawing.
+    except RunError as error:  # A failed drawing must not prevent the export.
         return f"No drawing: {error}"
     if drawing is None:
         return ""
@@ -131,20 +133,20 @@ def _draw(folder: Path, candidate: Candidate, space: SearchSpace) -> str:
 
 
 def _differences(network: Normalised, images: Tensor, folder: Path) -> dict[str, float]:
-    """Returns the largest difference of each form's logits from the network's.
+    """Returns the largest difference between the logits of each format and of the network, as `difference` defines it.
 
     Raises:
-        BundleError: one is not within 1e-4 of them, or of the largest logit where that is above 1.
+        BundleError: a difference exceeds `TOLERANCE`.
     """
     expected = logits_of(FORMATS[0], folder, images, network)
     differences = {}
     for form in FORMATS[1:]:
         differences[form] = difference(logits_of(form, folder, images), expected)
         if not differences[form] <= TOLERANCE:
-            raise BundleError(f"{folder}: {form} gives other logits than the network, by {differences[form]:.2g}")
+            raise BundleError(f"{folder}: logits of {form} differ from those of the network by {differences[form]:.2g}")
     return differences
 
 
 def difference(logits: Tensor, expected: Tensor) -> float:
-    """Returns the largest difference of logits (N, K) from those expected, over the largest of these if that is above 1."""
+    """Returns the largest absolute difference of logits (N, K), divided by the largest expected logit if that is above 1."""
     return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1))

@@ -1,4 +1,4 @@
-"""The three forms of a network in a bundle: weights.safetensors, model.pt2 and model.onnx, and what each answers."""
+"""The three formats of a network in a bundle: weights.safetensors, model.pt2 and model.onnx."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ FORMATS = (WEIGHTS, "model.pt2", "model.onnx")
 
 
 def write_formats(network: nn.Module, example: Tensor, folder: Path) -> None:
-    """Writes all forms of a network in evaluation mode on the CPU.
+    """Writes a network in all formats; the batch size is dynamic in each.
 
     Args:
-        network: Images (N, C, H, W) to logits (N, K).
-        example: Two images or more; the number of images stays free in every form.
-        folder: Where to.
+        network: Network in evaluation mode on the CPU, from images (N, C, H, W) to logits (N, K).
+        example: Example images (N, C, H, W), N >= 2.
+        folder: Folder of the files.
     """
-    # Made in memory and written by Python: on a full disk the libraries' own writers end the process.
+    # Serialised in memory and written by Python: on a full disk the libraries' writers end the process.
     weights = save({name: value.contiguous() for name, value in network.state_dict().items()})
     (folder / WEIGHTS).write_bytes(weights)
-    # Leaves without gradients: an exported network is not trained on.
+    # Without gradients: an exported network is not trained further.
     batch = torch.export.Dim("batch", min=1)
     with _quiet(), torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
@@ -55,9 +55,9 @@ def write_formats(network: nn.Module, example: Tensor, folder: Path) -> None:
 
 
 def _without_pickle(archive: io.BytesIO) -> bytes:
-    """Returns an exported program without its sample inputs, the one part of the archive that holds a pickle.
+    """Returns an exported program without its sample inputs, the only part of the archive that contains a pickle.
 
-    torch reads an empty entry as no sample inputs.
+    The entry becomes empty, which torch reads as no sample inputs.
     """
     rewritten = io.BytesIO()
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(rewritten, "w", zipfile.ZIP_STORED) as target:
@@ -67,13 +67,13 @@ def _without_pickle(archive: io.BytesIO) -> bytes:
 
 
 def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = None) -> Tensor:
-    """Returns the logits (N, K) that one form gives for images x (N, C, H, W).
+    """Returns the logits (N, K) of one format for images x (N, C, H, W).
 
     Args:
         form: One of `FORMATS`.
-        folder: The bundle.
-        x: Images on the CPU.
-        network: What weights.safetensors was loaded into.
+        folder: Folder of the bundle.
+        x: Images on the CPU, with pixels in [0, 1].
+        network: Network with the loaded weights, required for weights.safetensors.
     """
     with torch.no_grad(), _quiet():
         if form == "model.pt2":
@@ -93,7 +93,7 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporters' progress and deprecation notices out of the display."""
+    """Silences the progress and deprecation messages of the exporters."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

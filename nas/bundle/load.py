@@ -1,4 +1,4 @@
-"""Loading a bundle: checked, and without pickle."""
+"""Loads bundles with verified checksums and without pickle."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from nas.training.network import Normalised
 @final
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A bundle's network, with what the bundle records of it.
+    """Network of a bundle, with the bundle's records.
 
     Attributes:
-        network: In evaluation mode on the CPU: images (N, C, H, W) in [0, 1] to logits (N, K).
-        manifest: The content of manifest.json.
-        stored: The content of architecture.yaml.
+        network: Network in evaluation mode on the CPU, from images (N, C, H, W) in [0, 1] to logits (N, K).
+        manifest: Content of manifest.json.
+        stored: Content of architecture.yaml.
     """
 
     network: nn.Module
@@ -38,19 +38,24 @@ class LoadedNetwork:
 
 
 def load(folder: Path | str) -> nn.Module:
-    """Returns the network of a bundle, in evaluation mode on the CPU: images (N, C, H, W) in [0, 1] to logits (N, K).
+    """Returns the network of a bundle, in evaluation mode on the CPU.
+
+    The network maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Checksums are verified first.
+
+    Args:
+        folder: Folder of the bundle.
 
     Raises:
-        BundleError: the bundle is damaged or tampered with, or its space cannot be found.
+        BundleError: the bundle is missing, damaged or tampered with, or its search space cannot be found.
     """
     return load_network(Path(folder).expanduser()).network
 
 
 def load_network(folder: Path) -> LoadedNetwork:
-    """Returns the network of a bundle with its records, each file read once.
+    """Returns the network of a bundle with its records.
 
     Raises:
-        BundleError: the bundle is damaged or tampered with, or its space cannot be found.
+        BundleError: the bundle is missing, damaged or tampered with, or its search space cannot be found.
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest)
@@ -59,10 +64,10 @@ def load_network(folder: Path) -> LoadedNetwork:
 
 
 def rebuild(folder: Path, stored: StoredArchitecture) -> nn.Module:
-    """Returns the network that a bundle's architecture and weights make; no checksum is compared.
+    """Returns the network from a bundle's architecture and weights, in evaluation mode. Checksums are not verified.
 
     Raises:
-        BundleError: the space cannot be found, or the weights do not fit.
+        BundleError: the search space cannot be found, or the weights do not match the network.
     """
     channels = stored.input_shape[0]
     try:
@@ -78,22 +83,22 @@ def rebuild(folder: Path, stored: StoredArchitecture) -> nn.Module:
     return network.eval()
 
 
-# Files that are read without loading the network.
+# Files that `open_bundle` reads and verifies.
 _RECORDS = (FILE, "profile.json", "radii.npz")
 
 
 @final
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle says of itself.
+    """Records of a bundle, without its network.
 
     Attributes:
-        folder: Where it is.
-        name: Rank and hash, or role and hash.
+        folder: Folder of the bundle.
+        name: Name of the bundle: rank and hash of a finalist, role and hash of a reference.
         role: finalist, random or residual.
-        manifest: The content of manifest.json.
-        stored: The content of architecture.yaml.
-        profile: Its robustness profile.
+        manifest: Content of manifest.json.
+        stored: Content of architecture.yaml.
+        profile: Robustness profile of the network.
     """
 
     folder: Path
@@ -105,20 +110,20 @@ class Bundle:
 
     @property
     def epsilon(self) -> float:
-        """The epsilon of the search."""
+        """Epsilon of the search, in pixel units."""
         return epsilon_and_norm(self.manifest)[0]
 
     @property
     def norm(self) -> str:
-        """The name of the norm of the search."""
+        """Name of the search's norm."""
         return epsilon_and_norm(self.manifest)[1]
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Returns what a bundle says of itself; the forms of its network are neither read nor checked.
+    """Returns the records of a bundle. The formats of its network are neither read nor verified.
 
     Raises:
-        BundleError: there is no bundle, or it is damaged or tampered with.
+        BundleError: the bundle is missing, damaged or tampered with.
     """
     record = read_manifest(folder)
     check_files(folder, record, _RECORDS)
@@ -131,8 +136,8 @@ class DamagedBundle:
     """A bundle that cannot be read.
 
     Attributes:
-        folder: Where it is.
-        reason: What is damaged, and the remedy.
+        folder: Folder of the bundle.
+        reason: Damage and remedy.
     """
 
     folder: Path
@@ -140,7 +145,7 @@ class DamagedBundle:
 
 
 def open_bundles(folder: Path) -> tuple[list[Bundle], list[DamagedBundle]]:
-    """Returns the bundles in a folder, finalists by rank, then references; and those that are damaged, by name."""
+    """Returns the readable bundles in a folder (finalists by rank, then references) and the damaged ones, by name."""
     places = sorted(folder.iterdir()) if folder.is_dir() else []
     bundles, damaged = [], []
     for place in places:
@@ -149,7 +154,7 @@ def open_bundles(folder: Path) -> tuple[list[Bundle], list[DamagedBundle]]:
         try:
             bundles.append(open_bundle(place))
         except BundleError as error:
-            remedy = "remove its folder, and `hardcell resume` or `hardcell export` makes it again"
+            remedy = "remove its folder and make it again with `hardcell resume` or `hardcell export`"
             damaged.append(DamagedBundle(place, f"{error}; {remedy}"))
 
     def order(bundle: Bundle) -> tuple[bool, int, str]:
@@ -163,7 +168,7 @@ def read_architecture(folder: Path) -> StoredArchitecture:
     """Returns the content of a bundle's architecture.yaml.
 
     Raises:
-        BundleError: it is missing or damaged.
+        BundleError: the file is missing or damaged.
     """
     try:
         return read_stored(folder / FILE)
@@ -175,7 +180,7 @@ def read_profile(folder: Path) -> RobustnessProfile:
     """Returns the robustness profile of a bundle.
 
     Raises:
-        BundleError: it is missing or damaged.
+        BundleError: the profile is missing or damaged.
     """
     try:
         return load_profile(folder)

@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what made it, and the checksum of every file."""
+"""Manifest of a bundle: provenance, and the checksum of every file."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 SCHEMA = "hardcell-bundle/1"
 NAME = "manifest.json"
-# Places in a manifest that hold mappings.
+# Places in a manifest that must hold mappings.
 _MAPPINGS, _ATTACKS = ("data", "config", "config.data", "config.evaluation"), "config.evaluation.attacks"
 
 
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """What made a network.
+    """Settings, seed, data and environment from which a network was trained.
 
     Attributes:
-        config: The run's complete config, as plain data.
+        config: Complete config of the run, as plain data.
         seed: Seed of the final training.
-        kept_epoch: The epoch whose weights were kept.
+        kept_epoch: Epoch whose weights were kept.
         classes: Names of the classes.
         data: Hashes of the splits, by name.
-        environment: Versions and machine.
-        norm: Name of the norm of the search.
-        epsilon: The epsilon of the search.
+        environment: Versions and machine properties.
+        norm: Name of the search's norm.
+        epsilon: Epsilon of the search, in pixel units.
     """
 
     config: Mapping[str, Any]
@@ -48,12 +48,12 @@ class Provenance:
 
 
 def is_bundle(folder: Path) -> bool:
-    """Returns whether the folder is a complete bundle; its files are not checked."""
+    """Returns whether the folder is a complete bundle, i.e. has a manifest. Its files are not verified."""
     return (folder / NAME).is_file()
 
 
 def checksums(folder: Path, names: Collection[str] | None = None) -> dict[str, str]:
-    """Returns the SHA-256 of all files of a bundle but the manifest, or of those of some names, by path relative to it."""
+    """Returns the SHA-256 of each file of a bundle except the manifest, by relative path; `names` selects files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
     by_name = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: _sha256(path) for name, path in by_name.items() if names is None or name in names}
@@ -65,20 +65,20 @@ def _sha256(path: Path) -> str:
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Writes the manifest, last of all files."""
+    """Writes the manifest with checksums of all other files, which must exist already."""
     record = {"schema": SCHEMA, **content, "files": checksums(folder)}
     (folder / NAME).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest of a bundle, its files unchecked.
+    """Returns the manifest of a bundle. The bundle's other files are not verified.
 
     Raises:
-        BundleError: there is none, or it is damaged.
+        BundleError: the manifest is missing or damaged.
     """
     path = folder / NAME
     if not path.is_file():
-        raise BundleError(f"{folder}: is no bundle (no {NAME})")
+        raise BundleError(f"{folder}: is not a bundle (no {NAME})")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -94,7 +94,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _faults(record: dict[str, Any]) -> list[str]:
-    """Returns what in a manifest is of another kind than it must be; of the config, where it is read without its rules."""
+    """Returns the wrong types in a manifest; in the config, only those of the entries that are read directly."""
     kinds = (("name", str), ("role", str), ("seed", int))
     faults = [
         f"{key} must be {kind.__name__}, got {record[key]!r}" for key, kind in kinds if not isinstance(record[key], kind)
@@ -109,7 +109,7 @@ def _faults(record: dict[str, Any]) -> list[str]:
 
 
 def _at(record: dict[str, Any], place: str) -> Any:
-    """Returns what is at a place in nested mappings; an empty mapping where nothing is."""
+    """Returns the value at a dotted path in nested mappings, or an empty mapping if it is missing."""
     value: Any = record
     for key in place.split("."):
         value = value.get(key, {}) if isinstance(value, dict) else {}
@@ -117,21 +117,21 @@ def _at(record: dict[str, Any], place: str) -> Any:
 
 
 def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | None = None) -> None:
-    """Checks the files of a bundle against the manifest: all of them, or those of some names.
+    """Verifies the files of a bundle against the manifest; `names` selects files.
 
     Raises:
-        BundleError: a file is missing or differs; all of them are named.
+        BundleError: a file is missing, differs, or was not exported; the message lists every fault.
     """
     present = checksums(folder, names)
     exported = {name: sha for name, sha in record["files"].items() if names is None or name in names}
     faults = [f"{name} is missing" for name in exported if name not in present]
-    faults += [f"{name} is not what was exported" for name, sha in exported.items() if present.get(name, sha) != sha]
+    faults += [f"{name} differs from the exported file" for name, sha in exported.items() if present.get(name, sha) != sha]
     faults += [f"{name} was not exported" for name in present if name not in exported]
     if faults:
         raise BundleError(f"{folder}: damaged or tampered with: " + "; ".join(faults))
 
 
 def epsilon_and_norm(record: dict[str, Any]) -> tuple[float, str]:
-    """Returns the epsilon and the norm of the search that made a bundle, from what its manifest holds."""
+    """Returns epsilon, in pixel units, and norm name of the search that made a bundle, from its manifest."""
     attacks = _at(record, _ATTACKS).values()
     return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks if "norm" in attack), "linf")

@@ -1,4 +1,4 @@
-"""Verifying a bundle: are the files those that were exported, do the forms agree, do the numbers come out again?"""
+"""Verifies a bundle: checksums of its files, agreement of its formats, and reproduction of its error curves."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was verified.
+    """Result of one check of a bundle.
 
     Attributes:
-        name: What.
-        passed: Whether it holds; None if it could not be tried.
-        detail: The numbers, or the reason.
+        name: Name of the check.
+        passed: Whether the check passed; None if it could not run.
+        detail: Numbers, or the reason of the failure.
     """
 
     name: str
@@ -46,19 +46,23 @@ class CheckResult:
 
 
 def verify(folder: Path | str) -> list[CheckResult]:
-    """Returns what was verified of a bundle: checksums, the logits of all forms, the error curve of each attack.
+    """Verifies a bundle and returns the results: checksums, logits of all formats, clean error, error curve of each attack.
 
-    A curve passes if every stored error, in the profile and in the radii, lies within the interval of that measured again.
+    A curve passes if every stored error, in profile.json and in radii.npz, lies in the 95 % interval of the new measurement.
+    If the checksums fail, no other check runs.
+
+    Args:
+        folder: Folder of the bundle.
 
     Raises:
-        BundleError: the folder is no bundle.
+        BundleError: the folder is not a bundle, or its network cannot be rebuilt.
     """
     folder = Path(folder).expanduser()
     record = read_manifest(folder)
     try:
         check_files(folder, record)
     except BundleError as error:
-        # Files that are not the exported ones are not loaded, let alone measured.
+        # Files that differ from the exported ones are not loaded.
         return [CheckResult("checksums", False, str(error))]
     outcomes = [CheckResult("checksums", True, f"{len(record['files'])} files")]
     profile, stored = read_profile(folder), read_architecture(folder)
@@ -72,12 +76,12 @@ def verify(folder: Path | str) -> list[CheckResult]:
         return [
             *outcomes,
             *_forms(folder, network, images),
-            CheckResult("error curves", None, f"the images are not here: {error}"),
+            CheckResult("error curves", None, f"the images cannot be opened: {error}"),
         ]
     set_threads(config.threads, test.x[0, 0].numel())
     outcomes += _forms(folder, network, test.x[:64])
     if test.hash != record["data"]["test"]:
-        detail = f"the test split here has hash {test.hash}, the profile's was {record['data']['test']}"
+        detail = f"the test split has hash {test.hash}, that of the profile had {record['data']['test']}"
         return [*outcomes, CheckResult("error curves", None, detail)]
     outcomes.append(_clean_error(network, test, profile))
     return outcomes + [_curve(name, network, test, profile, config) for name in profile.record["attacks"]]
@@ -89,7 +93,7 @@ def _forms(folder: Path, network: nn.Module, images: torch.Tensor) -> list[Check
     for form in FORMATS[1:]:
         try:
             apart = difference(logits_of(form, folder, images), expected)
-        except Exception as error:  # What a form that is no network raises depends on its library.
+        except Exception as error:  # The type of the error depends on the format's library.
             outcomes.append(CheckResult(form, False, f"cannot be run: {type(error).__name__}"))
             continue
         detail = f"logits within {apart:.1e} of those of {FORMATS[0]} on {len(images)} images"
@@ -101,19 +105,19 @@ def _clean_error(network: nn.Module, test: Split, profile: RobustnessProfile) ->
     with frozen(network):
         error = float((predict(network, test.x).argmax(1) != test.y).double().mean())
     stored = profile.record["clean_error"]
-    # Rounding may turn an image over that lies on a boundary, hence the one image.
+    # Rounding may change the prediction of an image on the decision boundary, so one image may differ.
     passed = abs(error - stored) <= 1.5 / len(test.x)
     return CheckResult("clean error", passed, f"{error:.4f} measured again, {stored:.4f} stored")
 
 
 def _curve(name: str, network: nn.Module, test: Split, profile: RobustnessProfile, config: Config) -> CheckResult:
-    """Returns whether an attack's stored errors, and its stored radii, lie in the intervals of those measured again."""
+    """Returns the result of the error curve of an attack: whether stored errors and radii lie in the new intervals."""
     entry, what = profile.record["attacks"][name], f"error curve, {name}"
     attack = config.finalists.attacks.get(name)
     if attack is None:
         return CheckResult(what, None, "the attack is not in the bundle's config")
     if entry["config"] != json.loads(json.dumps(describe(attack))):
-        return CheckResult(what, False, "the attack's settings are not those of the bundle's config")
+        return CheckResult(what, False, "the attack's settings differ from those in the bundle's config")
     epsilons = entry["epsilons"]
     measured = error_curve(radii(network, test.x, test.y, attack, epsilons, seed=profile.record["seed"]).numpy(), epsilons)
     largest, outside = 0.0, []

@@ -93,7 +93,7 @@ def data_setting(sources: Sequence[NetworkSource], option: str | None) -> Any:
         return parse_data(option)
     data = common_bundle_data(sources)
     if data is None:
-        which = "for a network that is no bundle" if len(sources) == 1 else "where no network is a bundle"
+        which = "for a network that is not a bundle" if len(sources) == 1 else "if no network is a bundle"
         named = ", ".join(name for name in SOURCES if name not in ("folder", "npz"))
         raise ConfigError([f"--data must be given {which}: {named}, a folder of images or an .npz file"])
     return data

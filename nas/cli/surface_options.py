@@ -48,7 +48,7 @@ def surface_config(source: NetworkSource, options: SurfaceArguments) -> SurfaceC
     """
     norm, epsilon = source.norm or "linf", options["epsilon"]
     if epsilon is None and source.epsilon is None:
-        raise ConfigError(["--epsilon must be given for a network that is no bundle, in pixel units: 8/255, not 8"])
+        raise ConfigError(["--epsilon must be given for a network that is not a bundle, in pixel units: 8/255, not 8"])
     (attack,) = parse_attacks((options["attack"] or f"{{name: pgd, norm: {norm}}}",), None).values()
     settings: dict[str, Any] = {
         **options,

@@ -89,7 +89,7 @@ def duration(seconds: float) -> str:
 def print_verifications(outcomes: Sequence[CheckResult]) -> None:
     """Prints a line for each check of a bundle."""
     console = open_console()
-    words = {True: "[green]passed[/]", False: "[red]FAILED[/]", None: "[yellow]not tried[/]"}
+    words = {True: "[green]passed[/]", False: "[red]FAILED[/]", None: "[yellow]not run[/]"}
     for outcome in outcomes:
         console.print(words[outcome.passed], end=" ")
         console.print(f"{outcome.name}: {outcome.detail}", markup=False, highlight=False, soft_wrap=True)

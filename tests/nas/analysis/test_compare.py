@@ -495,15 +495,15 @@ def test_how_many_images_were_trained_on_makes_no_difference(bundle_copy, tmp_pa
 
 
 def test_the_same_bundle_twice(bundle_copy, refused, monkeypatch):
-    assert f"{bundle_copy}: is there twice; name each network once" in refused(bundle_copy, bundle_copy)
+    assert f"{bundle_copy}: is given twice; name each network once" in refused(bundle_copy, bundle_copy)
     other = f"{bundle_copy.parent}/./{bundle_copy.name}/"
-    assert f"{other}: is there twice, as {bundle_copy}, too" in refused(bundle_copy, other)
+    assert f"{other}: is given twice, also as {bundle_copy}" in refused(bundle_copy, other)
 
 
 def test_the_folder_of_a_run(finished_run, refused):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     message = refused(finished_run, bundle)
-    assert re.search(rf"{finished_run}: .*no bundle \(no manifest\.json\).*{finished_run}/bundles/", message)
+    assert re.search(rf"{finished_run}: .*not a bundle \(no manifest\.json\).*{finished_run}/bundles/", message)
 
 
 # What people really give.
@@ -513,10 +513,10 @@ def test_the_folder_of_a_run(finished_run, refused):
     ("arguments", "message"),
     [
         ([], "Missing argument 'NETWORK NETWORK...'"),
-        (["nets.py:a", *QUICK], "nets.py:a: one network alone cannot be compared; name another, or `hardcell profile` it"),
-        (["nets.py:a", "./nets.py:a", *QUICK], "./nets.py:a: is there twice, as nets.py:a, too; name each network once"),
+        (["nets.py:a", *QUICK], "nets.py:a: a comparison needs at least two networks"),
+        (["nets.py:a", "./nets.py:a", *QUICK], "./nets.py:a: is given twice, also as nets.py:a; name each network once"),
         (["nets.py:a", "none.pt2", *QUICK], "none.pt2: no such file or folder"),
-        (["nets.py:a", "nets.py:b"], "--data must be given where no network is a bundle: digits, mnist"),
+        (["nets.py:a", "nets.py:b"], "--data must be given if no network is a bundle: digits, mnist"),
         (["nets.py:a", "nets.py:colour", *QUICK], "nets.py:colour: cannot take the images of digits, 1 x 8 x 8"),
         (["nets.py:a", "nets.py:twelve", *QUICK], "by their numbers of logits: nets.py:a has 10, nets.py:twelve has 12"),
         (["nets.py:a", "nets.py:breaks", *QUICK], "nets.py:breaks: cannot be measured: a broken layer"),
@@ -534,8 +534,8 @@ def test_the_folder_of_a_run(finished_run, refused):
         ([*THREE, *QUICK, "--attack", "pdg"], "compare: attacks.pdg must be one of fgsm"),
         ([*THREE, *QUICK, "--images", "0"], "compare: images must be at least 1, got 0"),
         ([*THREE, *QUICK, "--name", "a"], "--name must be given for each network or for none: 3 networks, 1 names"),
-        ([*THREE, *QUICK, "--name", "", "--name", "b", "--name", "c"], "--name must name a network, got ''"),
-        ([*THREE, *QUICK, *("--name", "a") * 3], "--name a: must name one network, not two"),
+        ([*THREE, *QUICK, "--name", "", "--name", "b", "--name", "c"], "--name must not be empty, got ''"),
+        ([*THREE, *QUICK, *("--name", "a") * 3], "--name a: must be unique"),
         ([*THREE, *QUICK, "--device", "tpu"], "device must be one that this machine has, got 'tpu'"),
         ([*THREE, *QUICK, "--data", "digts"], "data.name must be one of digits"),
     ],

@@ -99,7 +99,7 @@ class TestNames:
 
     def test_one_network_twice_is_refused_however_it_is_written(self, network_folder, monkeypatch):
         monkeypatch.chdir(network_folder)
-        with pytest.raises(NetworkError, match=r"\./own\.py:network: is there twice"):
+        with pytest.raises(NetworkError, match=r"\./own\.py:network: is given twice"):
             check_distinct(["own.py:network", "./own.py:network"])
         network = nn.Identity()
         with pytest.raises(NetworkError, match="twice"):

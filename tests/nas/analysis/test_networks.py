@@ -117,14 +117,14 @@ FUNCTION = "write a function without arguments that builds the network, loads th
     [
         ("none.pt", "none.pt: no such file or folder; a network is a bundle's folder, a .pt2 file, a TorchScript file"),
         ("resnet18", "resnet18: no such file or folder; a network is .* FILE.py:NAME or package.module:NAME"),
-        (".", "is a folder, but no bundle"),
+        (".", "is a folder, but not a bundle"),
         ("weights.pt", f"weights.pt: must hold .* TorchScript, found a pickle, of weights or of a whole module; {FUNCTION}"),
         ("module.pth", f"module.pth: must hold .* found a pickle, of weights or of a whole module; {FUNCTION}.*FILE.py"),
         ("old.pt", "old.pt: must hold .* found a pickle"),
         ("weights.safetensors", f"must hold a graph of torch.export or TorchScript, found neither; {FUNCTION}"),
         ("text.pt", "text.pt: must hold .* found neither"),
         ("damaged.pt2", "damaged.pt2: cannot be loaded as a graph of torch.export: .*export it again with torch 2"),
-        ("own.py", "own.py: which of its functions. Write own.py:NAME"),
+        ("own.py", "own.py: must have a function's name; write own.py:NAME"),
         ("own.py:netwrok", "own.py:netwrok: own.py has no 'netwrok'"),
         ("nowhere.py:network", "nowhere.py:network: .*nowhere.py does not exist"),
         ("nowhere:network", "nowhere:network: module 'nowhere' does not import: ModuleNotFoundError"),
@@ -156,5 +156,5 @@ def test_a_run_is_told_apart_from_its_bundles(finished_run):
 
 def test_a_damaged_bundle_is_refused(bundle_copy):
     (bundle_copy / "weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(HardcellError, match=r"weights.safetensors is not what was exported"):
+    with pytest.raises(HardcellError, match=r"weights.safetensors differs from the exported file"):
         open_network(str(bundle_copy))

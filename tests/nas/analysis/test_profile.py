@@ -152,12 +152,15 @@ def test_progress_goes_from_nothing_to_all_and_names_what_is_done(measured):
             "own.py:colour",
             r"own.py:colour: cannot take the images of digits, 1 x 8 x 8 \(channels, .*3 chan",
         ),
-        ("own.py:five", "own.py:five: has 5 logits, but the labels of digits go from 0 to 9: it was made for other data"),
+        (
+            "own.py:five",
+            "own.py:five: has 5 logits, but the labels of digits are 0 to 9; the network was made for other data",
+        ),
         ("own.py:pair", r"own.py:pair: must return logits, a tensor \(N, K\), got tuple; wrap it in a module"),
         ("own.py:maps", r"own.py:maps: the network must return logits of shape \(1, K\) with K >= 2, got \(1, 10, 1\)"),
         ("own.py:nan", "own.py:nan: the network must return finite logits, got NaN"),
         ("own.py:one_way", "own.py:one_way: cannot be profiled: no way back$"),
-        ("fixed.pt2", r"fixed.pt2: cannot take .*; if it was exported for a fixed number of images, let dynamic_shapes"),
+        ("fixed.pt2", r"fixed.pt2: cannot take .*; if it was exported with a fixed batch size, .*dynamic_shapes"),
     ],
 )
 def test_networks_that_do_not_go_together_with_the_images(name, message, measured):
@@ -173,7 +176,7 @@ def test_a_source_of_transfer_must_take_the_images_too(measured):
 @pytest.mark.parametrize(
     ("epsilons", "message"),
     [
-        ({"l2": [0.5]}, "profile: epsilons.l2 has no attack of that norm; there are linf"),
+        ({"l2": [0.5]}, "profile: epsilons.l2 has no attack of that norm; the attacks use linf"),
         ({"linf": [0.1], "l2": [9]}, "profile: epsilons.l2 has no attack of that norm"),
     ],
 )

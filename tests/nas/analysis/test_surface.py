@@ -232,8 +232,8 @@ def test_the_same_seed_draws_the_same(drawn):
         (["--image", 3, *QUICK, "--extent", "0.5"], "surface: extent must be at least 1, got 0.5"),
         (["--image", 3, *QUICK, "--points", "1"], "surface: points must be at least 2, got 1"),
         (["--image", 3, *QUICK, "--device", "tpu"], "device must be one that this machine has, got 'tpu'"),
-        (["--image", 3, "--data", "digits"], "--epsilon must be given for a network that is no bundle"),
-        (["--image", 3, "--epsilon", "0.1"], "--data must be given for a network that is no bundle"),
+        (["--image", 3, "--data", "digits"], "--epsilon must be given for a network that is not a bundle"),
+        (["--image", 3, "--epsilon", "0.1"], "--data must be given for a network that is not a bundle"),
         (["--image", "three", *QUICK], "'three' is not a valid integer"),
         ([*QUICK], "Missing option '--image'"),
     ],
@@ -248,7 +248,7 @@ def test_wrong_input(arguments, message, run, tmp_path):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        ("own.py:five", "own.py:five: has 5 logits, but the labels of digits go from 0 to 9"),
+        ("own.py:five", "own.py:five: has 5 logits, but the labels of digits are 0 to 9"),
         ("own.py:one_way", "own.py:one_way: its surfaces cannot be drawn: no way back"),
         ("none.pt", "none.pt: no such file or folder"),
     ],

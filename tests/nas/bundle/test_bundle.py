@@ -1,4 +1,4 @@
-"""A bundle holds what it should, runs without Hardcell, and tells when it is not what was exported."""
+"""A bundle has all its files, runs without Hardcell, and reports files that differ from the exported ones."""
 
 import hashlib
 import io
@@ -199,7 +199,7 @@ def empty(path):
 @pytest.mark.parametrize("name", sorted(FILES - {"manifest.json"}))
 def test_harmed_file_is_named(harm, name, bundle_copy):
     harm(bundle_copy / name)
-    message = "is missing" if harm is Path.unlink else "is not what was exported"
+    message = "is missing" if harm is Path.unlink else "differs from the exported file"
     with pytest.raises(BundleError, match=f"tampered with: {name} {message}$"):
         load(bundle_copy)
     (outcome,) = verify(bundle_copy)
@@ -218,14 +218,14 @@ def test_added_file_is_named(name, bundle_copy):
 def test_all_harmed_files_are_named_at_once(bundle_copy):
     flip(bundle_copy / "profile.json")
     (bundle_copy / "README.md").unlink()
-    with pytest.raises(BundleError, match=r"README\.md is missing; profile\.json is not what was exported"):
+    with pytest.raises(BundleError, match=r"README\.md is missing; profile\.json differs from the exported file"):
         load(bundle_copy)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is no bundle"),
+        (None, "is not a bundle"),
         (b"", "manifest.json: damaged"),
         (b"\xff\xfe", "manifest.json: damaged"),
         (b"[1]", "manifest.json: schema must be"),
@@ -290,7 +290,7 @@ def test_manifest_with_another_checksum(bundle_copy):
     record = json.loads(path.read_text())
     record["files"]["model.onnx"] = "0" * 64
     path.write_text(json.dumps(record))
-    with pytest.raises(BundleError, match=r"model\.onnx is not what was exported"):
+    with pytest.raises(BundleError, match=r"model\.onnx differs from the exported file"):
         load(bundle_copy)
 
 
@@ -299,7 +299,7 @@ def test_verify_command_exits_2_for_a_harmed_bundle(bundle_copy, cli):
     code, out, _ = cli("verify", bundle_copy)
     assert code == 2
     assert "FAILED checksums" in out
-    assert "weights.safetensors is not what was exported" in out
+    assert "weights.safetensors differs from the exported file" in out
 
 
 def test_untouched_bundle_passes_and_its_curves_come_out_the_same(finished_run):
@@ -338,10 +338,10 @@ def test_verify_says_what_it_could_not_try(tiny, tmp_path, cli):
     *tried, curves = verify(bundle)
     assert [outcome.passed for outcome in tried] == [True, True, True]
     assert (curves.name, curves.passed) == ("error curves", None)
-    assert "the images are not here" in curves.detail
+    assert "the images cannot be opened" in curves.detail
     code, out, _ = cli("verify", bundle)
     assert code == 0
-    assert "not tried error curves" in out
+    assert "not run error curves" in out
     save_images(images, 1)
     *_, curves = verify(bundle)
     assert curves.passed is None

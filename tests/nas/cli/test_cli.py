@@ -466,8 +466,8 @@ def test_damaged_bundle_is_told_on_the_way_and_made_again_once_it_is_removed(run
 
 
 def test_folder_that_is_no_bundle(tmp_path, refused, finished_run):
-    assert "none: is no bundle (no manifest.json)" in refused("verify", tmp_path / "none")
-    assert "is no bundle" in refused("verify", finished_run)
+    assert "none: is not a bundle (no manifest.json)" in refused("verify", tmp_path / "none")
+    assert "is not a bundle" in refused("verify", finished_run)
 
 
 def test_study_of_another_config(run_copy, cli):
@@ -557,17 +557,17 @@ def test_disk_full_while_a_bundle_is_written_is_no_fault_of_the_network(run_copy
     (best,) = (run_copy / "bundles").glob("1-*")
     size = (best / written).stat().st_size
     shutil.rmtree(best)
-    events = []
+    seen = []
     events = resume_events(run_copy)
 
     def consume():
         for event in events:
-            events.append(event)
+            seen.append(event)
             if isinstance(event, StageStarted) and event.stage == "export":
                 with largest_file(size // 2):
-                    events.append(next(events))
+                    seen.append(next(events))
 
     with pytest.raises(OSError, match="File too large"):
         consume()
-    assert not any(isinstance(event, BundleFailed | RunFinished) for event in events)
+    assert not any(isinstance(event, BundleFailed | RunFinished) for event in seen)
     assert not best.exists()

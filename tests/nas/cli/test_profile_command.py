@@ -293,7 +293,7 @@ def test_all_faults_of_the_options_are_told_at_once():
         (["own.py:needs", *QUICK], "own.py:needs: must be called without arguments, but needs width"),
         (["own.py:state", *QUICK], "own.py:state: must return a network, an nn.Module, got OrderedDict"),
         (["own.py:colour", *QUICK], "own.py:colour: cannot take the images of digits, 1 x 8 x 8"),
-        (["own.py:five", *QUICK], "own.py:five: has 5 logits, but the labels of digits go from 0 to 9"),
+        (["own.py:five", *QUICK], "own.py:five: has 5 logits, but the labels of digits are 0 to 9"),
         (
             ["own.py:network", *QUICK, "--epsilon", "8"],
             "must hold epsilons above 0 in pixel units (8/255, not 8), got [8.0]",
@@ -314,7 +314,7 @@ def test_all_faults_of_the_options_are_told_at_once():
         (["own.py:network", *QUICK, "--norm", "l1"], "'l1' is not one of 'linf', 'l2'"),
         (["own.py:network", *QUICK, "--device", "tpu"], "device must be one that this machine has, got 'tpu'"),
         (["own.py:network", *QUICK, "--transfer", "none.pt"], "none.pt: no such file or folder"),
-        (["own.py:network", "--attack", "fgsm"], "--data must be given for a network that is no bundle: digits, mnist, "),
+        (["own.py:network", "--attack", "fgsm"], "--data must be given for a network that is not a bundle: digits, mnist, "),
         (["own.py:network", "--data", "digts"], "data.name must be one of digits"),
         (["own.py:network", "--data", "none.npz"], "none.npz: no such file"),
         (["own.py:network", "--data", "./photos"], "photos: no such folder"),

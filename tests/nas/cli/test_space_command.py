@@ -254,7 +254,7 @@ def test_input_and_classes_are_those_of_the_checks(mine, cli):
         (["cell201", "--input", "a,b,c"], "--input must be C,H,W, .* got 'a,b,c'"),
         (
             ["cell201", "--input", "3,2,2"],
-            "cell201 does not suit images of 3 x 2 x 2: ValueError: images must be at least 4 x 4",
+            "cell201 fails on images of 3 x 2 x 2: ValueError: images must be at least 4 x 4",
         ),
         (["cell201", "--draw", "cell.pdf"], "--draw must name a file that ends in .svg or .png, got 'cell.pdf'"),
         (["cell201", "--draw", "nowhere/cell.svg"], "--draw nowhere/cell.svg: there is no folder nowhere"),
@@ -275,7 +275,7 @@ def test_what_is_refused(arguments, message, refused, tmp_path, monkeypatch):
         ("NONE", [], "mine.py has no 'NONE'"),
         ("CHOICES", [], "must be a SearchSpace, or a function that returns one"),
         ("SPACE", ["--set", "width=3"], "--set: unknown key space.width"),
-        ("PLAIN", ["--draw", "a.svg"], "plain has no drawing: give its SearchSpace a `draw`, or leave --draw out"),
+        ("PLAIN", ["--draw", "a.svg"], "plain has no drawing; give its SearchSpace a `draw`"),
         (
             "TEXT",
             ["--draw", "a.svg"],

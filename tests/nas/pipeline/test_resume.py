@@ -439,7 +439,7 @@ def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, fi
             list(resume_events(run_copy))
     assert not best.exists()
     assert [bundle.role for bundle in nas.read_run(run_copy).bundles] == ["random", "residual"]
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         nas.load(best)
     if stage == "write_manifest":  # All but whole: what is left is in nobody's way.
         nas.resume(run_copy)

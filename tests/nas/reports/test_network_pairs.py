@@ -147,7 +147,7 @@ def test_what_cannot_be_measured_is_told(opened):
     pairs = report_network_pairs(broken, 0.1, "linf")
     assert pairs.pictures == ()
     transfer, disagree = pairs.sentences
-    for sentence, topic in ((transfer, "adversarial"), (disagree, "disagree")):
+    for sentence, topic in ((transfer, "adversarial"), (disagree, "Disagreement")):
         assert topic in sentence
         assert "not measured" in sentence
         assert "no such layer" in sentence
