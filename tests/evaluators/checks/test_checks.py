@@ -1,4 +1,4 @@
-"""Each check fires on the fault that it looks for, planted, and is silent without it."""
+"""Each check fails on a planted fault and passes without the fault."""
 
 import copy
 import string
@@ -106,7 +106,7 @@ def with_batch_statistics(network):
 
 
 def trained(epsilon, seed):
-    """Returns a small network trained on half of the digits, with FGSM from a random start where epsilon is not 0."""
+    """Returns a small network trained on half of the digits, with FGSM adversarial training if epsilon is not 0."""
     x, y = digits(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -135,7 +135,7 @@ def digits(half):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Two networks trained on the digits: as usual, and adversarially."""
+    """Two networks trained on the digits, without and with adversarial training."""
     return {"usual": trained(0, 0), "adversarial": trained(0.1, 1)}
 
 
@@ -174,7 +174,7 @@ class TestOutcome:
 
     @pytest.mark.parametrize(("n", "least"), [(100, 7), (10_000, 301)])
     def test_a_finding_is_both_large_and_beyond_chance(self, n, least):
-        # With few images chance decides, with many the tolerance of 0.03.
+        # With few images the p-value decides, with many images the tolerance of 0.03.
         for count, finding in ((least - 1, False), (least, True)):
             weak = np.arange(n) < count
             assert excess(weak, np.zeros(n, dtype=bool)).is_finding() is finding
@@ -186,7 +186,7 @@ class TestOutcome:
 
     def test_attacks_of_equal_strength_are_told_apart_no_oftener_than_promised(self):
         generator = np.random.default_rng(0)
-        # Each fools half of the images, independently: the hardest case, far from that of real attacks.
+        # Each attack fools half of the images independently, a harder case than real attacks.
         findings = [excess(*(generator.random((2, 150)) < 0.5)).is_finding() for _ in range(3000)]
         assert 0 < np.mean(findings) < 0.01
 
@@ -293,7 +293,7 @@ class TestOutputs:
         assert not check.passed
         assert check.evidence["handed_over_in"] == "evaluation mode, with BatchNorm in training mode"
         without = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train()
-        assert batch_independent(without, x).passed  # Dropout is said, and is no dependence on the batch.
+        assert batch_independent(without, x).passed  # Dropout is reported, but is no dependence on the batch.
         assert batch_independent(without, x).evidence["handed_over_in"] == "training mode"
         assert [module.training for module in network] == [False, True] + [False] * 6
 
@@ -316,7 +316,7 @@ class TestOutputs:
         ],
     )
     def test_normalised_inside(self, networks, tested, undo, name):
-        # A network that undoes what its author does to the images is one that was trained on such images.
+        # A network behind the inverse of a normalisation behaves like a network trained on normalised images.
         x, y = tested
         assert normalised_inside(networks["usual"], x, y).passed
         check = normalised_inside(before(undo, networks["usual"]), x, y)
@@ -366,7 +366,7 @@ class TestGradients:
         assert gradients_alive(logit_margins).passed is passed
 
     def test_gradients_of_equal_logits_are_not_alive(self, images):
-        # What a network whose activations died returns: torch's argmax takes the first class, and the radii call it right.
+        # Constant logits, as from a network with dead activations. torch's argmax takes the first class, which is correct.
         x = images()
         dead = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
         nn.init.zeros_(dead[1].weight)
@@ -440,7 +440,7 @@ class TestGradients:
             if (norm, scale) in ((Linf(), 0.01), (Linf(), 100), (Linf(), 1000), (L2(), 1000)):
                 assert not check.passed, scale
         assert errors[100]["share_without_cross_entropy_gradient"] > errors[1]["share_without_cross_entropy_gradient"]
-        # The margin is blind to the scale, and so is what the rescaled network gives away.
+        # The margin does not depend on the scale, and the rescaled logits do not either.
         assert errors[1]["error_by_margin"] == pytest.approx(errors[1000]["error_by_margin"], abs=0.01)
         assert errors[1]["error_rescaled"] == pytest.approx(errors[1000]["error_rescaled"], abs=0.01)
 
@@ -454,7 +454,7 @@ class TestGradients:
         with prepare(Function(uneven), x, y) as prepared:
             check = scale_does_not_matter(prepared, Linf(), 0.12)
         assert not check.passed
-        # The median is that of the others, and no one factor suits both.
+        # The median margin is that of the other images, and no single factor suits both groups.
         assert check.evidence["error_rescaled"] - check.evidence["error_as_given"] < 0.03
         assert check.evidence["error_by_margin"] - check.evidence["error_as_given"] > 0.1
 
@@ -516,7 +516,7 @@ class TestAttacks:
         assert (short["attack"], short["steps"], short["longer"]) == ("short", 2, 8)
         assert (outcomes["long"].evidence["longer"], outcomes["apgd"].evidence["longer"]) == (100, 52)
         assert short["newly_fooled"] > 0.05
-        # What the check adds to the error is what the longer attack finds.
+        # The error plus the newly fooled share is the error under the longer attack.
         longer = PGD(norm=norm, steps=8, step_size=0.1, random_start=False)
         both = worst(network, x, y, longer, PGD(norm=norm, steps=2, step_size=0.1, random_start=False), grid=[epsilon])
         assert short["error"] + short["newly_fooled"] == pytest.approx((both <= epsilon).mean())
@@ -543,7 +543,7 @@ class TestCurves:
             False
         ] * 2
         assert [is_many_step(a) for a in (PGD(), APGD())] == [True, True]
-        # A targeted walk goes where it is hard to go: FGSM beats it on clean networks.
+        # An attack towards the least likely class is weak: FGSM beats it on clean networks.
         assert not any(is_many_step(a) for a in (FGSM(), StepLL(), IterativeLL(), UniformNoise(), Square(), transfer))
 
     def test_many_steps_beat_one(self, case):
@@ -580,7 +580,7 @@ class TestCurves:
             assert check.name == "cross_entropy_not_masked_linf"
             verdicts.append(check.passed)
         assert verdicts == [True, False]
-        # Better by cross-entropy than by the margin is no fault.
+        # A higher error under cross-entropy than under the margin is no fault.
         check = cross_entropy_not_masked(Linf(), radii_by_attack[margin], radii_by_attack[cross_entropy], GRID)
         assert (check.passed, check.evidence["largest_excess"]) == (True, 0)
 
@@ -667,7 +667,7 @@ class TestAll:
 
         again = {"scale_does_not_matter_linf", "square_is_weaker_linf", "white_box_is_weaker_linf"}
         assert names({"noise": UniformNoise()}) == {"enough_images"} | again
-        # Square needs pictures.
+        # Square needs images (N, C, H, W).
         fgsm = {"noise_is_weaker_linf", "scale_does_not_matter_linf", "enough_images"}
         assert names({"fgsm": FGSM()}, x.flatten(1), flat) == fgsm
         assert names({"fgsm": FGSM()}) == fgsm | {"square_is_weaker_linf"}

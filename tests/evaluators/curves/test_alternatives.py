@@ -19,7 +19,7 @@ ORACLES = {
 
 
 def expected(form, n, *parameters):
-    """Returns what counts in the cells of the grid, and beyond, tend to, (E + 1,)."""
+    """Returns the expected counts in the cells of the grid and above the grid, (E + 1,)."""
     return n * np.diff(ORACLES[form](GRID, *parameters), prepend=0, append=1)
 
 
@@ -60,7 +60,7 @@ def test_the_comparison_is_vuongs():
     for form, comparison in compare_forms(counts, np.log(GRID), law).items():
         below = ORACLES[form](GRID[:7], comparison.ceiling, comparison.scale, comparison.shape)
         shares = np.diff(below, prepend=0) / below[-1]
-        # One log-likelihood ratio a flip, written out flip by flip.
+        # One log-likelihood ratio per flip, in a loop over the flips.
         ratios = np.repeat(law - np.log(shares), counts[:7].astype(int))
         assert comparison.log_likelihood_ratio == pytest.approx(ratios.sum(), rel=1e-6)
         statistic = ratios.sum() / (np.sqrt(len(ratios)) * ratios.std())

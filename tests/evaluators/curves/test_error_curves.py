@@ -43,7 +43,7 @@ def test_a_curve_never_falls_and_its_intervals_hold_it(radii):
         assert (np.diff(curve.flip_rate) >= 0).all()
         assert (curve.flip_interval[:, 0] <= curve.flip_rate + 1e-12).all()
         assert (curve.flip_rate <= curve.flip_interval[:, 1] + 1e-12).all()
-        # The two shares say the same of the images: error = clean error + right share * flip rate.
+        # The two shares are consistent: error = clean error + share of correct images * flip rate.
         np.testing.assert_allclose(curve.error, 1 - curve.right / curve.n * (1 - curve.flip_rate), atol=1e-12)
 
 

@@ -18,7 +18,7 @@ GRID = np.geomspace(0.001, 0.1, 16)
 
 
 def on_grid(radii, grid=GRID):
-    """Returns radii as a measurement on a grid has them: 0, or rounded up, or infinite above its top."""
+    """Returns radii as measured on a grid: 0, rounded up to a grid point, or infinite above the grid."""
     return np.where(radii > 0, np.append(grid, np.inf)[np.searchsorted(grid, radii)], 0)
 
 
@@ -29,7 +29,7 @@ def draw(exponent, seed, n=1000, share=0.8, top=0.1):
 
 
 def quantiles(exponent, top=0.1, flips=4000, others=1000):
-    """Returns radii at the quantiles of a law, what a sample tends to, and some that are infinite."""
+    """Returns radii at the quantiles of a law, the limit of a large sample, and some infinite radii."""
     return np.append(top * (np.arange(1, flips + 1) / flips) ** (1 / exponent), np.full(others, np.inf))
 
 
@@ -74,7 +74,7 @@ def test_a_higher_confidence_widens_the_interval(grid):
 def test_the_interval_covers_the_exponent_at_zero_and_that_in_the_window(curve, exact):
     row = measure(CURVES[curve], 449, exact, draws=40, resamples=300)
     assert row["fitted"] >= 0.75
-    # Of 40 draws at a coverage of 95 %, fewer than 35 are covered once in 100 such tests; at 30 %, hardly ever so many.
+    # At a coverage of 95 %, fewer than 35 of 40 draws are covered once in 100 such tests. At 30 %, 35 are almost never.
     assert row["at zero"] >= 34 / 40
     assert row["in window"] >= 34 / 40
 
@@ -87,7 +87,7 @@ def test_coverage_over_many_draws(curve, n):
     assert row["in window"] >= 0.9
     if curve == "log-normal":
         return
-    # As measured in 300 draws (power_law.py), less two standard errors of 200 draws.
+    # The coverage measured in 300 draws (power_law.py), minus two standard errors of 200 draws.
     assert row["at zero"] >= (0.79 if curve == "e / (1 + e)" else 0.87)
     assert row["fitted"] >= 0.8
     assert row["exponent"] == pytest.approx(CURVES[curve].exponent, rel=0.2)
@@ -102,7 +102,7 @@ def test_the_interval_holds_the_choice_of_the_window():
 
 @pytest.mark.parametrize("confidence", [0.5, 0.8])
 def test_the_interval_is_that_of_resampled_images(confidence):
-    # Image by image, with other draws: what is done on the counts of the cells must come to the same.
+    # A bootstrap over images with other draws must agree with the bootstrap over the counts of the cells.
     radii, generator = on_grid(draw(1.0, 4)), np.random.default_rng(7)
     resampled = generator.choice(radii, size=(4000, len(radii)))
     counts = (resampled[:, :, None] == GRID).sum(axis=1).astype(float)
@@ -156,7 +156,7 @@ def test_saturation_is_flagged_on_a_curve_that_bends(exponent, seed):
 def test_a_law_is_seldom_refused_or_called_saturated(grid):
     fits = [fit_power_law(sample(1.5, grid, seed), grid, resamples=200) for seed in range(40)]
     laws = [fit for fit in fits if isinstance(fit, PowerLaw)]
-    # Refused at p < 0.1: in a tenth of the draws at most, less chance.
+    # A true law is rejected at p < 0.1, so in at most about a tenth of the draws.
     assert len(laws) >= 32
     assert sum(fit.saturated for fit in laws) <= 1
 
@@ -287,7 +287,7 @@ def test_a_power_of_the_radii_divides_the_exponent(power, seed):
 
 
 def test_a_very_steep_law_has_numbers_or_a_reason():
-    # Radii within a thousandth of each other: top ** exponent is below the smallest number there is.
+    # The radii differ by less than 0.1 %, so top ** exponent is below the smallest float64.
     radii = 1e-3 * np.random.default_rng(0).random(500) ** (1 / 500)
     fit = fit_power_law(radii)
     assert isinstance(fit, NoPowerLaw) or np.isfinite(fit.prefactor)

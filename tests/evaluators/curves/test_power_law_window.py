@@ -47,7 +47,7 @@ def test_the_window_is_that_of_least_distance(grid):
 
 
 def test_each_table_is_fitted_as_if_alone():
-    # More tables than are worked on at once.
+    # More tables than the size of one step.
     grid = GRIDS["irregular"]
     counts = tables(grid, rows=600)
     windows, log_grid = choose_windows(counts, np.log(grid)), np.log(grid)
@@ -62,7 +62,7 @@ def test_each_table_is_fitted_as_if_alone():
     ("flips", "total", "allowed"), [(19, 60, False), (21, 100, True), (21, 120, False), (41, 5000, True)]
 )
 def test_a_window_holds_a_fifth_of_the_flips_or_40(flips, total, allowed):
-    # The first five cells follow a law to the last flip, the others nothing: were it allowed, it would be the best window.
+    # Only the first five cells follow a law, and exactly. They would be the best window if they held enough flips.
     grid = np.append(np.linspace(0.2, 1, 5), [2, 3, 4])
     counts = np.array([[flips / 5] * 5 + [(total - flips) * share for share in (0.1, 0.2, 0.7)]])
     windows = choose_windows(counts, np.log(grid))

@@ -160,7 +160,7 @@ class TestMeanField:
 
     def test_predicts_a_law_of_exponent_one_from_a_density_at_zero(self):
         class Scores(nn.Module):
-            """Two logits, their difference the sum of the pixels, which is exponential; all are equally steep."""
+            """Two logits with an exponential difference, the sum of the pixels. All images have the same gradient."""
 
             def forward(self, x):
                 total = x.flatten(1).sum(1)

@@ -14,7 +14,7 @@ EPSILONS = np.geomspace(1e-4, 0.25, 30).tolist()
 
 
 def labels(network, x):
-    """Returns the network's own answers, every tenth changed."""
+    """Returns the predictions of the network as labels, with every tenth label changed."""
     with torch.no_grad():
         logits = network(x)
     y = logits.argmax(1)
@@ -36,8 +36,8 @@ def test_prediction_is_the_error_of_fgsm_on_a_linear_network(linear, images, dev
 
 
 def test_rivals_kept_bound_the_error_of_fgsm_on_a_linear_network(linear, images):
-    # FGSM walks towards the nearest rival and may meet another first: it finds what one rival predicts, and at most what
-    # all of them do.
+    # FGSM steps towards the nearest wrong class and may reach another class first. Its error is at least that predicted
+    # from one wrong class, and at most that predicted from all of them.
     network, x = linear(10), images(200, low=0.3, high=0.7)
     y = labels(network, x)
     image_radii = radii(network, x, y, FGSM(loss=margin), EPSILONS).numpy()
@@ -86,7 +86,7 @@ def test_gradient_norms_are_those_of_numpy(linear, images):
     for norm, order in ((Linf(), 1), (L2(), 2)):
         expected = np.linalg.norm(by_hand, order, axis=1)
         np.testing.assert_allclose(gradient_norms(network, x, y, norm), expected, rtol=1e-3, atol=1e-5)
-    # Of the margin loss, for one rival, it is the steepness of the margin.
+    # For the margin loss and one wrong class, it is the gradient norm of the margin.
     steepness = margins(network, x, y, [L2()], classes=1).gradient_norms["l2"][:, 0]
     np.testing.assert_allclose(gradient_norms(network, x, y, L2(), margin, batch_size=3), steepness, rtol=1e-5)
 
@@ -134,8 +134,8 @@ GRID = np.linspace(0.01, 0.2, 20).tolist()
 
 @pytest.mark.parametrize("level", [0.01, 1e-6])
 def test_curves_part_where_enough_images_stop_being_fooled(level):
-    # One image more is fooled at each step of 0.001; beyond 0.05 none is. All the discordant images fall on one side, so
-    # the exact test's p-value is 2 * 0.5 ** count.
+    # Each step of 0.001 fools one more image, up to 0.05. All discordant images are on one side, so the p-value of the
+    # exact test is 2 * 0.5 ** count.
     first_order = np.append(np.arange(1, 201) / 1000, np.zeros(7)) - 1e-9 * np.append(np.ones(200), np.zeros(7))
     measured = np.where(first_order > 0.05, np.inf, first_order)
     needed = math.ceil(math.log2(2 * 20 / level))
@@ -156,7 +156,7 @@ def test_curves_that_differ_by_chance_seldom_part():
     for _ in range(100):
         pair = generator.uniform(0, 0.25, (2, 150))
         parted += first_order_breakdown(pair[0], pair[1], GRID) is not None
-    # One of 100 is allowed on average; with no regard to the 20 tests on the grid it would be about eight.
+    # The level allows 1 of 100 on average. Without correction for the 20 epsilons it would be about 8.
     assert parted <= 2
 
 
@@ -168,7 +168,7 @@ def test_a_linear_network_never_parts_from_its_prediction(linear, images):
 
 
 class Wall(nn.Module):
-    """Rises by the sum of the pixels up to 2 below the boundary, then ten times as steeply: fooled sooner than it seems."""
+    """A margin that is linear up to 2 below the boundary and then ten times as steep, so first order overestimates radii."""
 
     def forward(self, x):
         rest = 0.5 * x[0].numel() + 8 - x.flatten(1).sum(1)
@@ -176,8 +176,8 @@ class Wall(nn.Module):
 
 
 def test_a_network_that_bends_parts_from_its_prediction():
-    # Images at distances 0 to 8 from the boundary, in units of 1/64: those below 2 are predicted rightly, for the others
-    # the first order sees a distance of 18 more than there is.
+    # Images at distances 0 to 8 from the boundary, in units of 1/64. The prediction is exact below 2; above 2 the
+    # first-order distance is too large by 18.
     distance = torch.linspace(0.01, 7.99, 400)
     x = (0.5 + (8 - distance) / 64).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     y = torch.zeros(400, dtype=torch.int64)

@@ -17,7 +17,7 @@ NORMS = [Linf(), L2()]
 
 
 def labels(network, x):
-    """Returns the network's own answers, every tenth changed."""
+    """Returns the predictions of the network as labels, with every tenth label changed."""
     with torch.no_grad():
         logits = network(x)
     y = logits.argmax(1)
@@ -63,7 +63,7 @@ def test_the_nearest_rivals_are_kept(linear, images, classes):
 
 
 class Ball(nn.Module):
-    """Calls an image 0 within a distance of 3 from a centre, 1 outside."""
+    """Predicts class 0 within a distance of 3 from a centre, and class 1 outside."""
 
     def forward(self, x):
         distance = (x.flatten(1) - 0.5).square().sum(1)
@@ -82,7 +82,7 @@ def test_a_curved_boundary_is_taken_for_its_tangent(images):
 
 
 class Count(torch.autograd.Function):
-    """The identity, which counts the images that pass back through it."""
+    """An identity layer that counts the images of its backward passes."""
 
     passed = 0
 
@@ -194,7 +194,7 @@ def test_without_gradients_the_radii_are_infinite(linear, images, kind):
 
 def test_gradient_free_counts_among_the_right_images(images):
     class Half(nn.Module):
-        """Follows its pixels only where the first is above a half."""
+        """Depends on the pixels only if the first pixel is above 0.5."""
 
         def forward(self, x):
             follows = x[:, 0, 0, :1] > 0.5
@@ -238,7 +238,7 @@ def test_network_is_left_as_it_was(conv, images):
         (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4), TypeError, "divide uint8 images by 255"),
         (torch.zeros(4, 1, 8, 8), torch.arange(1, 5), ValueError, "y must hold labels from 0 to 3"),
         (torch.zeros(4, 1, 8, 8), torch.eye(4, dtype=torch.int64), ValueError, "pass class indices, not one-hot rows"),
-        (torch.zeros(4, 1, 8, 8), torch.arange(3), ValueError, "y must have shape (4,) to go with x, got (3,)"),
+        (torch.zeros(4, 1, 8, 8), torch.arange(3), ValueError, "y must have shape (4,) to match x, got (3,)"),
         (torch.zeros(4, 1, 8, 8), [0, 1, 2, 3], TypeError, "y must be an int64 tensor of class indices, got list"),
         (torch.zeros(4, 1, 8, 8), np.arange(4), TypeError, "y must be an int64 tensor of class indices, got ndarray"),
     ],
@@ -249,7 +249,7 @@ def test_inputs_that_are_refused(conv, x, y, kind, message):
 
 
 def test_labels_of_another_number_of_images_are_refused_whatever_the_batch_size(conv):
-    with pytest.raises(ValueError, match=re.escape("y must have shape (4,) to go with x, got (2,)")):
+    with pytest.raises(ValueError, match=re.escape("y must have shape (4,) to match x, got (2,)")):
         margins(conv(), torch.zeros(4, 1, 8, 8), torch.arange(2), NORMS, batch_size=2)
 
 
@@ -324,7 +324,7 @@ def test_adaptive_epsilons_span_the_radii():
     first_order = np.append(np.geomspace(0.001, 0.1, 1000), [0.0, np.inf])
     grid = adaptive_epsilons(first_order, 1.0)
     usable = first_order[:-2]
-    # From where ten of the thousand images lie below, to 1.5 times the 90 % quantile.
+    # From the radius below which ten of the thousand images lie, to 1.5 times the 90 % quantile.
     assert np.quantile(usable, 0.01) / 10 ** (1 / 6) < grid[0] <= np.quantile(usable, 0.01)
     assert np.quantile(usable, 0.9) * 1.5 <= grid[-1] < np.quantile(usable, 0.9) * 1.5 * 10 ** (1 / 6)
     steps = np.diff(np.log10(grid))
@@ -341,7 +341,7 @@ def test_grids_of_two_networks_share_values(factor, decades):
     there = adaptive_epsilons(factor * np.geomspace(0.01 / 10 ** (decades - 1), 0.1, 500), 1.0)
     low, high = max(here[0], there[0]), min(here[-1], there[-1])
     fewer = min(([e for e in grid if low <= e <= high] for grid in (here, there)), key=len)
-    # The coarser of the two lies within the finer one; the ends may be cut at the largest epsilon.
+    # The coarse grid is a subset of the fine grid, except for ends cut at the largest epsilon.
     assert len(set(here) & set(there)) >= len(fewer) - 1 >= 3
 
 

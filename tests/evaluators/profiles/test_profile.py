@@ -209,7 +209,7 @@ def test_a_clean_network_passes_every_check(measured_profile):
     } <= set(names)
     for check in ("noise_is_weaker", "scale_does_not_matter"):
         assert {f"{check}_linf", f"{check}_l2"} <= set(names)
-    # 300 images tell the error to within 5.8 points at worst.
+    # With 300 images the half-width of the interval is at most 5.8 points.
     assert set(measured_profile.failed_checks()) <= {"enough_images"}
 
 
@@ -460,7 +460,7 @@ def test_exact_radii_refine_those_of_the_grid(case):
 
 def test_theory_stands_beside_what_was_measured(measured_profile):
     entry = measured_profile.record["margins"]["first_order"]["linf"]
-    # The network is linear: prediction and measurement part only where the pixel range binds.
+    # The network is linear, so prediction and measurement differ only where the pixel range binds.
     assert entry["parting_epsilon"] is None or entry["parting_epsilon"] > 0.1
     densities = measured_profile.record["margins"]["densities"]
     assert set(densities) == {"at", "rival_1", "rival_2"}

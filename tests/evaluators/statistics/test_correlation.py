@@ -1,4 +1,4 @@
-"""Rank correlations against scipy's, and how often their intervals hold the truth."""
+"""Rank correlations compared with scipy, and the coverage of their intervals."""
 
 import math
 
@@ -76,14 +76,14 @@ def test_how_much_stronger():
 
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_interval_holds_the_truth(strength):
-    # Of normal numbers of correlation r, that of their ranks is 6 / pi * asin(r / 2).
+    # For normal variables with correlation r, the rank correlation is 6 / pi * asin(r / 2).
     generator, held = np.random.default_rng(1), 0
     truth = 6 / math.pi * math.asin(strength / math.sqrt(1 + strength**2) / 2)
     for seed in range(200):
         x, noise = generator.normal(size=(2, 40))
         low, high = rank_correlation(x, strength * x + noise, seed=seed).interval
         held += low <= truth <= high
-    # Of 95 %, with 200 draws, and as much less as a percentile interval of 40 pairs may be off.
+    # A coverage of 95 % in 200 draws, minus the error of a percentile interval of 40 pairs.
     assert 0.88 * 200 <= held <= 199
 
 

@@ -1,4 +1,4 @@
-"""How universal exponents are: against scipy's analysis of variance, closed forms, and made-up laboratories."""
+"""Heterogeneity of exponents compared with scipy's analysis of variance, closed forms and simulated networks."""
 
 import math
 from itertools import product
@@ -14,7 +14,7 @@ Z = 1.959963984540054
 
 
 def observe(log, error=0.1, subject=None, **factors):
-    """An exponent by its logarithm, which has a standard error."""
+    """Returns an observation with a given log exponent and its standard error."""
     return Observation(math.exp(log), (math.exp(log - Z * error), math.exp(log + Z * error)), factors, subject)
 
 
@@ -42,18 +42,18 @@ def test_two_balanced_factors_are_the_sums_of_squares_of_the_textbook():
 
 
 def test_unbalanced_factors_are_told_apart():
-    """What goes with the data alone is not laid at the door of the architecture, which was mostly tried on one data set."""
+    """An effect of the data set is not attributed to an architecture that was measured mostly on one data set."""
     observations = []
     for data, architecture, count in (("a", "x", 20), ("a", "y", 3), ("b", "x", 3), ("b", "y", 20)):
         for _ in range(count):
             observations.append(observe(1.0 + (data == "b") + NUMBERS.normal(0, 0.05), data=data, architecture=architecture))
     analysis = heterogeneity(observations)
     assert analysis.effects["data"].p_value < 1e-20
-    assert 0.2 < analysis.effects["data"].share < 0.8  # The rest cannot be told from the architecture's.
+    assert 0.2 < analysis.effects["data"].share < 0.8  # The rest is confounded with the architecture.
     assert analysis.effects["architecture"].share < 0.01
     assert analysis.effects["architecture"].p_value > 0.01
     means = analysis.effects["architecture"].means
-    assert math.log(means["y"] / means["x"]) > 0.5  # As they are: confounded.
+    assert math.log(means["y"] / means["x"]) > 0.5  # Means of levels are not adjusted.
 
 
 def test_equal_exponents_are_universal_and_others_are_not():
@@ -82,7 +82,7 @@ def test_p_values_are_uniform_where_there_is_nothing():
 
 
 def laboratory(subjects, *, kinds=4, attacks="xyz", spread=0.3, missing=0.0):
-    """Exponents of networks under several attacks: networks differ by chance, attacks by what they are."""
+    """Returns exponents of networks under several attacks. Networks differ at random, attacks systematically."""
     observations = []
     for n in range(subjects):
         level = NUMBERS.normal(1.0, spread)
@@ -112,7 +112,7 @@ def test_what_sets_networks_apart_is_judged_by_networks():
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 def test_attacks_on_one_network_are_no_independent_networks(missing):
-    """Where nothing but chance sets networks apart, factors seldom show, and intervals hold the mean."""
+    """If networks differ only at random, factors are rarely significant and intervals cover the mean."""
     p_values, held = [], []
     for _ in range(300):
         analysis = heterogeneity(laboratory(24, missing=missing))
@@ -150,7 +150,7 @@ def test_exponents_that_happen_to_agree_are_no_surer_than_they_are():
 
 
 def test_the_mean_weighs_networks_by_what_is_known_of_them_and_by_how_they_differ():
-    """Three that are known well and one that is not: where all differ, each counts about the same."""
+    """With three precise exponents and an imprecise one, a large spread between networks gives nearly equal weights."""
     logs, errors = [0.0, 2.0, 4.0, 6.0], [0.01, 0.01, 0.01, 0.3]
     analysis = heterogeneity([observe(log, error) for log, error in zip(logs, errors, strict=True)])
     assert math.log(analysis.mean) == pytest.approx(3, abs=0.1)

@@ -14,7 +14,7 @@ some_radii = st.lists(st.sampled_from([0.0, 0.1, 0.2, np.inf]), min_size=40, max
 
 
 def pair(only_first, only_second, both=5, neither=5):
-    """Returns two networks' radii with so many images wrong at 0.1 for one, the other, both or none."""
+    """Returns radii of two networks with given numbers of images wrong at 0.1 for the first, the second, both or none."""
     counts = [only_first, only_second, both, neither]
     return np.repeat([0.1, np.inf, 0.05, np.inf], counts), np.repeat([np.inf, 0.1, 0.1, 0.2], counts)
 
@@ -31,7 +31,7 @@ def test_p_value_is_the_exact_mcnemar_test(only_first, only_second):
 
 
 def tango_by_likelihood(only_first, only_second, n, confidence):
-    """Returns Tango's interval, with the share of greatest likelihood given a difference found numerically."""
+    """Returns Tango's interval, with a numerical search for the maximum-likelihood share."""
 
     def score(difference):
         def loss(second):
@@ -137,7 +137,7 @@ def test_radii_swap_and_do_not_depend_on_the_scale(first, second):
 
 @given(first=some_radii, second=some_radii)
 def test_at_one_common_epsilon_the_radii_give_mcnemars_test(first, second):
-    # Without images that are wrong when clean: those need a smaller perturbation than images flipped at that epsilon.
+    # Without images that are wrong when clean, because their radius of 0 is smaller than that of images flipped at epsilon.
     first, second = np.maximum(first, 0.05), np.maximum(second, 0.05)
     over_all, at_one = compare_radii(first, second, [0.1]), compare(first, second, 0.1)
     assert over_all.p_value == at_one.p_value
@@ -152,7 +152,7 @@ def test_a_coarser_or_shorter_grid_makes_no_network_more_robust():
         return np.append(grid, np.inf)[np.searchsorted(grid, radii)]
 
     fine, coarse, short = np.linspace(0.01, 1, 100), np.array([0.1, 0.5, 1.0]), np.linspace(0.01, 0.1, 10)
-    # The same radii, measured in two ways: as they stand, one network looks better.
+    # The same radii on two grids. Without common epsilons, one network looks more robust.
     assert compare_radii(on(coarse), on(fine)).verdict() == "more robust"
     assert compare_radii(on(short), on(fine)).verdict() == "more robust"
     for grid in (coarse, short):

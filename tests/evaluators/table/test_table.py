@@ -1,4 +1,4 @@
-"""Tables of accuracies: each check fires on the fault that it looks for, planted, and is silent without it."""
+"""Tables of accuracies: each check fails on a planted fault and passes without the fault."""
 
 import gzip
 import re
@@ -11,7 +11,7 @@ from evaluators.table import parse_column, read_table
 
 
 def clean(rows=40, unit=100.0, digits=1):
-    """A table without any fault: more steps find more, a larger epsilon finds more, and a black box finds less."""
+    """Returns a table without faults: many steps beat one, larger epsilons give lower accuracy, black boxes are weaker."""
     generator = np.random.default_rng(0)
     top = generator.uniform(0.7, 0.95, rows)
     columns = {"name": np.array([f"net{i}" for i in range(rows)]), "clean": top, "val_acc": top + 0.03}
@@ -118,14 +118,14 @@ class TestClean:
         assert failed(one) == set()
 
     def test_rounding_is_no_finding(self):
-        # Half a point apart in truth, and printed in whole points.
+        # Accuracies that differ by half a point, printed in whole points.
         columns = {"clean": [91, 92, 93.0], "fgsm_8": [50, 51, 52.0], "pgd_8": [51, 52, 53.0], "square_8": [50, 60, 61.0]}
         assert failed({name: np.array(v) for name, v in columns.items()}) == set()
 
     def test_a_tenth_of_a_point_is_no_finding(self):
         columns = {"fgsm_8": [0.500, 0.5100], "pgd_8": [0.501, 0.5109]}
         assert failed({name: np.array(v) for name, v in columns.items()}) == set()
-        # Nor does it depend on which of a few rows end in 0.
+        # The outcome does not depend on which of a few rows end in 0.
         assert failed({"fgsm_8": np.array([0.5, 0.51]), "pgd_8": np.array([0.5012, 0.51])}) == {"one_step_never_beats_many"}
 
 
@@ -134,7 +134,7 @@ class TestFaults:
         columns = clean()
         columns["pgd_8.0"][7] = columns["pgd_1.0"][7] + 1.5
         columns["pgd_2.0"][[3, 9]] = columns["pgd_1.0"][[3, 9]] + 0.5
-        # FGSM is raised as well, so that nothing else is at fault; Square is far above.
+        # FGSM is raised too, so that only one check fails; Square is far above.
         check = by_name(columns)["falls_with_epsilon_pgd"]
         assert not check.passed
         evidence = check.evidence
@@ -341,7 +341,7 @@ class TestReading:
 
 
 def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
-    # The published table, of which references.md says what is wrong.
+    # The published table; references.md lists its faults.
     columns = read_table(shared_data / "nasbench201-robustness.csv.gz")
     assert len(columns["arch"]) == 15625
     outcomes = by_name(columns)
@@ -351,10 +351,10 @@ def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
     at = dict(part.rsplit(": ", 1) for part in steps.evidence["counts"].split("; "))
     weaker = int(at["fgsm_0.1 under pgd_0.1"].replace(",", ""))
     assert weaker > 0.95 * 15625
-    # By another way: differences of more than the printed tenth.
+    # The same count from differences of more than the printed tenth.
     tenths = np.round(10 * (columns["pgd_0.1"] - columns["fgsm_0.1"]))
     assert weaker == int((tenths > 1).sum())
-    # FGSM is not monotone in epsilon on hundreds.
+    # FGSM accuracy is not monotone in epsilon on hundreds of cells.
     rises = outcomes["falls_with_epsilon_fgsm"]
     assert not rises.passed
     assert 500 < rises.evidence["rows"] < 2000

@@ -1,4 +1,4 @@
-"""The matrix of transfer, its asymmetry, and how far adversarial images carry."""
+"""The transfer matrix, its asymmetry, and transfer to all, some or no other networks."""
 
 import re
 from itertools import product
@@ -19,7 +19,7 @@ from evaluators.transferability.universal import universal_transfer
 
 
 def labels(*networks, x):
-    """Returns the labels of the first network, and of how many images all networks give them."""
+    """Returns the predictions of the first network, and the number of images with the same prediction of all networks."""
     with torch.no_grad():
         predictions = [network(x).argmax(1) for network in networks]
     return predictions[0], int(torch.stack([one == predictions[0] for one in predictions]).all(0).sum())
@@ -35,7 +35,7 @@ def matrix(fooled, index=None, given=100):
 
 @pytest.fixture
 def family(conv, images):
-    """A factory of networks by name that mostly agree: a random one, each time with a little more noise in its weights."""
+    """A factory of networks that mostly agree: one random network with increasing noise on its weights."""
 
     def make(names="abc", size=0.01):
         networks = {}
@@ -152,7 +152,7 @@ def test_each_cell_is_what_transfer_and_radii_find(attack, family, images, devic
     assert all(0 < share < 1 for share in transfers.fooled.mean((0, 3)).flatten())
     for (s, source), (t, target) in product(enumerate(networks.values()), repeat=2):
         for e, epsilon in enumerate(epsilons):
-            # All images are given, for an image's random numbers go by its place among them.
+            # All images are passed, because the random numbers of an image depend on its index.
             r = radii(target, x, y, Transfer(source=source, attack=attack), [epsilon], seed=3)[transfers.index]
             assert torch.equal(r == epsilon, torch.from_numpy(transfers.fooled[e, s, t]))
 
@@ -213,7 +213,7 @@ def test_holm_lies_between_bonferroni_and_benjamini_and_hochberg(values):
     corrected, values = holm(values), np.array(values)
     assert (corrected <= np.minimum(1, len(values) * values) + 1e-12).all()
     assert (corrected >= values).all()
-    # It is never smaller than what holds the rate of false discoveries alone.
+    # Holm's p-value is never below that of a correction of the false discovery rate.
     assert (corrected >= false_discovery_control(values, method="bh") - 1e-12).all()
     order = np.argsort(values)
     assert (np.diff(corrected[order]) >= 0).all()
@@ -231,7 +231,7 @@ def test_asymmetry_is_corrected_for_all_pairs_and_epsilons():
 
 
 def test_reach_by_hand():
-    # Five images used, the places of which among those given are 10, 11, ...; the last does not fool its source a.
+    # Five images with indices 10, 11, ... in the input; the last image does not fool its source a.
     crafted_on_a = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 1], [1, 0, 0, 1, 1]]
     nothing = [[0] * 5] * 3
     first, second, third = universal_transfer(matrix([[crafted_on_a, nothing, nothing]], index=np.arange(10, 15)))
@@ -363,7 +363,7 @@ def test_a_first_layer_that_works_in_place_changes_nothing(images):
     bodies = [nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3)) for _ in range(3)]
     x = images(60)
     y = Normalised(bodies[0], in_place=False)(x).argmax(1)
-    for body in bodies[1:]:  # So that images are right under all.
+    for body in bodies[1:]:  # Small changes, so that all networks classify the images correctly.
         body.load_state_dict({name: v + 0.02 * torch.randn_like(v) for name, v in bodies[0].state_dict().items()})
     plain, changing = (
         transfer_matrix({str(n): Normalised(body, in_place) for n, body in enumerate(bodies)}, x, y, PGD(), [0.02])
