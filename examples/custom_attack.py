@@ -1,4 +1,4 @@
-"""An attack and a recipe of your own. In YAML: `{name: custom_attack.py:RandomSigns, tries: 20}` wherever an attack goes."""
+"""A custom attack and a custom recipe. In YAML, write `{name: custom_attack.py:RandomSigns, tries: 20}` for the attack."""
 
 from dataclasses import dataclass
 from typing import final
@@ -14,7 +14,7 @@ from nas.training.recipes import Recipe
 @final
 @dataclass(frozen=True, kw_only=True)
 class RandomSigns(Attack):
-    """Tries random corners of the ball, and keeps the one of the largest loss.
+    """Evaluates random corners of the ball and returns the corner with the largest loss.
 
     Attributes:
         norm: Shape of the ball.
@@ -38,10 +38,10 @@ class RandomSigns(Attack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothing(Recipe):
-    """Cross-entropy against softened labels.
+    """Cross-entropy with label smoothing.
 
     Attributes:
-        amount: Share of the label that is spread over all classes.
+        amount: Probability mass, in [0, 1], that is distributed over all classes.
     """
 
     amount: float = 0.1

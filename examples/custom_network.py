@@ -1,6 +1,6 @@
-"""A network of one's own, for `hardcell profile examples/custom_network.py:network --data digits`.
+"""A custom network for `hardcell profile examples/custom_network.py:network --data digits`.
 
-It is trained on the spot, in seconds; yours would load its weights instead.
+This example trains the network in a few seconds. Your function can load weights from a file instead.
 """
 
 import torch
@@ -13,7 +13,7 @@ from nas.data.config import DataConfig
 
 def network():
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # On images as small as these, more only wait for each other.
+    torch.set_num_threads(1)  # More threads do not help on 8x8 images.
     train = open_data(DataConfig(name="digits")).train
     layers = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
@@ -33,5 +33,5 @@ def network():
 
 
 def with_softmax():
-    """The same, but for a softmax at the end, which the checks find."""
+    """Returns the same network with a softmax at the end, a mistake that the checks detect."""
     return nn.Sequential(network(), nn.Softmax(dim=1))

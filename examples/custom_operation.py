@@ -1,10 +1,10 @@
-"""An operation of your own: a function of the number of channels and the stride. Used by custom_cells.yaml, by its path."""
+"""A custom operation: a function of (channels, stride). custom_cells.yaml refers to it by its path."""
 
 from torch import nn
 
 
 def smoothconv3x3(channels, stride):
-    """A 3x3 convolution of a smooth activation: (N, C, H, W) to (N, C, ceil(H/stride), ceil(W/stride))."""
+    """Returns SiLU, a 3x3 convolution and batch norm: (N, C, H, W) to (N, C, ceil(H/stride), ceil(W/stride))."""
     return nn.Sequential(
         nn.SiLU(),
         nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False),

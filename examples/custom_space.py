@@ -1,4 +1,4 @@
-"""A search space of your own: a table of choices and a `build`. Used by custom_space.yaml, as `custom_space.py:SPACE`."""
+"""A custom search space: a table of choices and a `build` function. In YAML, refer to it as `custom_space.py:SPACE`."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn
 
 
 def build(architecture, input_shape, num_classes):
-    """Two to four convolutions of one width, kernel and activation."""
+    """Returns a network of two to four convolutions with the same width, kernel and activation."""
     width, kernel = architecture["width"], architecture["kernel"]
     layers, channels = [], input_shape[0]
     for _ in range(architecture["depth"]):

@@ -1,15 +1,19 @@
-"""Does a search with adversarial accuracy as its reward find more robust networks, and what are robust ones made of?
+"""Does a search with adversarial accuracy as reward find more robust networks, and which operations do robust networks have?
 
 Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): architecture search by reinforcement
 learning, with adversarial accuracy as the reward, finds networks that are more robust to white-box and black-box attacks;
 adversarial accuracy correlates with clean accuracy, and weakly with model size.
 
-Here: `examples/paper_search.yaml` on MNIST and CIFAR-10, with other numbers; by default images are averaged over 2x2 pixels
-(14x14, 16x16). Over all children, and over those drawn at random alone: adversarial accuracy under one step
-(FGSM) and many (PGD) against clean accuracy, parameters and depth, the most operations other than skips on a way through the
-searched cells (ours). The best child against a residual network, NASNet-A's cell and the median random cell of about its
-parameters, all trained anew, under white-box and black-box attacks. What the best quarter of the children shares; whether
-the controller learns.
+Method: run `examples/paper_search.yaml` on MNIST and CIFAR-10 with other numbers. By default, images are averaged over 2x2
+pixels (14x14, 16x16). The script has four analyses:
+
+- Rank correlations over all children, and over the random children alone: adversarial accuracy under a one-step attack
+  (FGSM) and a many-step attack (PGD) with clean accuracy, parameters and depth. Depth is the largest number of operations,
+  without skips, on a path through the searched cells (our definition).
+- White-box and black-box errors of the best child, a residual network, the NASNet-A cell and the median random cell. All
+  have about the same number of parameters and are trained again.
+- Operations and inputs that the best quarter of the children shares.
+- Rewards of the controller's later children and of random children.
 
     python examples/papers/architecture_search.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -39,30 +43,30 @@ from nas.spaces.options import open_space
 if TYPE_CHECKING:
     from pathlib import Path
 
-# At the search's epsilon, on test images.
+# Metrics at the epsilon of the search, on test images.
 REWARDS = {"one step": "one_step@1", "many steps": "many_steps@1"}
-# What adversarial accuracy may go with: its axis, and its value for a child.
+# Possible predictors of adversarial accuracy, by axis label, as functions of a child.
 PREDICTORS = {
     "clean accuracy on test images": lambda row: 1 - row["test_error"],
-    # Adversarial accuracy is measured on some of those test images, and chance favours the same networks in both.
+    # Adversarial accuracy uses some of the same test images, so sampling noise favours the same networks in both.
     "clean accuracy on validation images": lambda row: 1 - row["validation_error"],
     "parameters": lambda row: row["parameters"],
     "depth": lambda row: row["depth"],
 }
-# By this the claims are judged: chance in the test images has no part in it.
+# The claims are tested with this predictor, because it is independent of the sampling of test images.
 MAIN_PREDICTOR = "clean accuracy on validation images"
 GROUPS = {"all": "all children", "random": "those drawn at random"}
 SHOWN_PREDICTORS = ("clean accuracy on test images", "parameters", "depth")
 
 
 def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dict:
-    """Returns what is known of a search: its children, its controller, its best.
+    """Returns the analysis of a search: its children, its controller and its best child.
 
     Args:
         data: Name of the data set.
-        rows: The children, as `children.read_children` returns them.
-        networks: The best and its rivals, as `rivals.measure` returns them.
-        out: Folder of the results.
+        rows: Children, as `children.read_children` returns them.
+        networks: The best child and its rivals, as `rivals.measure` returns them.
+        out: Output folder.
     """
     space = open_space(nas.read_run(children.run_folder(data, out)).config.space)
     return {
@@ -84,7 +88,7 @@ def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dic
 
 
 def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
-    """Returns the rank correlation of adversarial accuracy with each predictor, by attack; ranks know no logarithm."""
+    """Returns the rank correlation of adversarial accuracy with each predictor, by attack."""
     return {
         attack: {
             name: asdict(rank_correlation([value(row) for row in rows], [1 - row[reward] for row in rows]))
@@ -95,7 +99,7 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
 
 
 def size_and_accuracy_compared(rows: list[dict]) -> dict[str, dict]:
-    """Returns how much less adversarial accuracy goes with parameters than with clean accuracy, whatever the signs."""
+    """Returns the difference of absolute rank correlations: adversarial accuracy with clean accuracy and with parameters."""
     clean, size = ([PREDICTORS[name](row) for row in rows] for name in (MAIN_PREDICTOR, "parameters"))
     return {
         attack: asdict(stronger_correlation(clean, size, [1 - row[reward] for row in rows]))
@@ -104,7 +108,7 @@ def size_and_accuracy_compared(rows: list[dict]) -> dict[str, dict]:
 
 
 def compare_controller(rows: list[dict]) -> dict | None:
-    """Returns how what the controller proposed last compares with random children by the reward; None if there are none."""
+    """Compares the reward of the controller's later half with that of random children; None if a group is empty."""
     drawn = [row["adversarial_error"] for row in rows if row["random"]]
     proposed = [row["adversarial_error"] for row in rows if not row["random"]]
     late = proposed[len(proposed) // 2 :]
@@ -116,7 +120,7 @@ def compare_controller(rows: list[dict]) -> dict | None:
         "late": len(late),
         "random_median": float(np.median(drawn)),
         "late_median": float(np.median(late)),
-        # How often a late child has less adversarial error than a random one, ties counted half.
+        # Share of pairs in which a late child has a smaller adversarial error than a random child. Ties count half.
         "better": float(test.statistic / len(drawn) / len(late)),
         "p_value": float(test.pvalue),
         "best_is_random": min(drawn) <= min(proposed),
@@ -124,7 +128,7 @@ def compare_controller(rows: list[dict]) -> dict | None:
 
 
 def draw_children(analyses: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
-    """Draws the adversarial accuracy of each child over its clean accuracy, parameters and depth."""
+    """Plots the adversarial accuracy of each child against its clean accuracy, parameters and depth."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.7 + 3.4 * len(analyses)), layout="constrained")
         panels = figure.subplots(len(analyses), len(SHOWN_PREDICTORS), squeeze=False, sharey="row")
@@ -160,7 +164,7 @@ def draw_children(analyses: list[dict], rows: dict[str, list[dict]], file: Path)
 
 
 def draw_networks(analyses: list[dict], file: Path) -> None:
-    """Draws the errors of the best network and its rivals by attack, at the search's epsilon: a bar for each seed."""
+    """Plots the errors of the best network and its rivals by attack at the epsilon of the search, one bar for each seed."""
     titles = ("clean", *rivals.WHITE_BOX, "white box", *rivals.BLACK_BOX, "black box")
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 0.7 + 3.4 * len(analyses)), layout="constrained")
@@ -197,7 +201,7 @@ def draw_networks(analyses: list[dict], file: Path) -> None:
 
 
 def draw_operations(analyses: list[dict], file: Path) -> None:
-    """Draws the shares of operations and inputs among the best quarter of the children and among the others."""
+    """Plots the shares of operations and inputs for the best quarter of the children and for the others."""
     columns = list(dict.fromkeys(one["cell"] for one in analyses[0]["shared"]))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.7 + 4.4 * len(analyses)), layout="constrained")
@@ -235,7 +239,7 @@ def draw_operations(analyses: list[dict], file: Path) -> None:
 
 
 def report_text(analyses: list[dict]) -> str:
-    """Returns what was seen, a few lines for each search."""
+    """Returns a summary of the results, a few lines for each search."""
     return "\n".join(line for row in analyses for line in (*_children_lines(row), *_rival_lines(row)))
 
 
@@ -251,14 +255,14 @@ def _children_lines(row: dict) -> list[str]:
         comparison = row["weaker_with_size"][group][attack]
         verdict = _verdict(row["correlations"][group][attack][MAIN_PREDICTOR])
         lines.append(
-            f"  {attack}, {name}: that it goes with {MAIN_PREDICTOR} {verdict}; that it goes less with "
+            f"  {attack}, {name}: a positive correlation with {MAIN_PREDICTOR} {verdict}; a weaker correlation with "
             f"parameters {_verdict(comparison)}, the difference of absolute correlations is "
             f"{format_correlation(comparison)}"
         )
     one = row["controller"]
     if one is not None:
         lines.append(
-            f"  the later half of what the controller proposed ({one['late']}) has less validation adversarial error than a "
+            f"  a child of the controller's later half ({one['late']}) has a smaller validation adversarial error than a "
             f"random child ({one['random']}) in {100 * one['better']:.0f} % of pairs (p = {one['p_value']:.2g}); the best "
             f"child was {'drawn at random' if one['best_is_random'] else 'proposed by the controller'}"
         )
@@ -269,15 +273,16 @@ def _children_lines(row: dict) -> list[str]:
         for entry in marked or [least]
     )
     if marked:
-        return [*lines, f"  the best quarter has another share of: {description}"]
+        return [*lines, f"  shares that differ between the best quarter and the others: {description}"]
     return [
         *lines,
-        f"  the best quarter shares nothing that shows; nearest is {description} (p = {least['p_value']:.2g} alone)",
+        f"  no significant difference between the best quarter and the others; the largest is {description} "
+        f"(p = {least['p_value']:.2g} uncorrected)",
     ]
 
 
 def _verdict(one: dict) -> str:
-    return "holds" if one["interval"] is not None and one["interval"][0] > 0 else "does not show"
+    return "is significant" if one["interval"] is not None and one["interval"][0] > 0 else "is not significant"
 
 
 def _rival_lines(row: dict) -> list[str]:
@@ -290,13 +295,7 @@ def _rival_lines(row: dict) -> list[str]:
             shown = [one["difference"] for one in tests if one["corrected"] < 0.05]
             better, worse = all(d < 0 for d in shown), all(d > 0 for d in shown)
             verdict = (
-                "no difference shows"
-                if not shown
-                else "less"
-                if better
-                else "more"
-                if worse
-                else "seeds contradict each other"
+                "no significant difference" if not shown else "less" if better else "more" if worse else "the seeds disagree"
             )
             lines.append(
                 f"  best ({sizes['best']:,} parameters) against {rival} ({sizes[rival]:,}), {attack}: error by seed "
@@ -307,17 +306,17 @@ def _rival_lines(row: dict) -> list[str]:
 
 
 def main() -> None:
-    """Searches, trains the best and its rivals anew, attacks, analyses and draws."""
+    """Runs the searches, trains and attacks the best child and its rivals, and writes the analysis and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     children.search_all(options.size, options.out, options.workers)
     data = children.data_sets(options.size)
     lab.parallel_map(
-        rivals.train_transfer_source, [(options.size, d, options.out) for d in data], options.workers, "sources of transfer"
+        rivals.train_transfer_source, [(options.size, d, options.out) for d in data], options.workers, "transfer sources"
     )
     networks = lab.parallel_map(rivals.measure, rivals.jobs(options.size, options.out), options.workers, "networks")
     rows = {d: children.read_children(d, options.out) for d in data}
     analyses = [analyse(d, rows[d], [one for one in networks if one["data"] == d], options.out) for d in data]
-    # The radii of every image stay beside it, in networks/.
+    # The radii of every image are in the folder networks.
     lab.write_json(options.out / "architecture_search.json", {"analysis": analyses, "children": rows})
     draw_children(analyses, rows, options.out / "architecture_search_children.png")
     draw_networks(analyses, options.out / "architecture_search_networks.png")

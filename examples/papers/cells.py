@@ -1,4 +1,4 @@
-"""What searched cells are made of: how deep they are, and what the best of them share that the others do not."""
+"""Analysis of searched cells: their depth, and the operations and inputs that the best cells share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ INPUT_NAMES = {0: "cell before last", 1: "last cell"}
 
 
 def depth(graph: CellGraph) -> int:
-    """Returns the most operations other than skips on any way from an input of a cell to its output.
+    """Returns the largest number of operations, without skips, on a path from an input of a cell to its output.
 
-    Ours: pooling counts as an operation, and so does each separable or factorised convolution, as one. An architecture's
-    depth is the sum over the cells that are searched, whatever their number in the network.
+    This is our definition. A pooling counts as one operation, and so does a separable or factorised convolution. The depth
+    of an architecture is the sum over its searched cells, each counted once.
     """
     longest: list[float] = [0] * graph.inputs
     for summands in graph.nodes:
@@ -31,9 +31,9 @@ def depth(graph: CellGraph) -> int:
 
 
 def features(space: SearchSpace, architecture: dict) -> dict[tuple[str, str, str], float]:
-    """Returns the share of each cell's edges with each operation, and with each source, by (cell, kind, name).
+    """Returns the share of the edges of each cell with each operation and each source, by (cell, kind, name).
 
-    Blocks of the same cell count as one source: their numbers in the canonical form say nothing.
+    All blocks of a cell count as one source, because their numbers in the canonical form have no meaning.
     """
     shares = {}
     for cell, graph in space.graphs(architecture).items():
@@ -48,16 +48,17 @@ def features(space: SearchSpace, architecture: dict) -> dict[tuple[str, str, str
 
 
 def compare_best(space: SearchSpace, architectures: Sequence[dict], errors: Sequence[float], seed: int = 0) -> list[dict]:
-    """Returns what the best quarter of some architectures has oftener or more rarely than the others.
+    """Compares the operations and inputs of the best quarter of the architectures with the others.
 
-    The edges of one cell are no independent draws, so whole architectures are permuted: how often would a quarter drawn at
-    random differ from the rest as much as the best one does? Two-sided, corrected by Holm for all operations and inputs.
+    The test is a two-sided permutation test over architectures, because the edges of one cell are not independent. It
+    compares the difference between the best quarter and the rest with that of random quarters. P-values are corrected by
+    Holm for all operations and inputs.
 
     Args:
-        space: Of cells.
-        architectures: Of the space, (N,).
-        errors: By which the best are told, (N,), the least first.
-        seed: Of the permutations.
+        space: Search space with cells.
+        architectures: Architectures of the space (N,).
+        errors: Error of each architecture (N,). The quarter with the smallest errors is the best.
+        seed: Seed of the permutations.
     """
     table = [features(space, architecture) for architecture in architectures]
     values = np.array([[*row.values()] for row in table])
@@ -68,7 +69,7 @@ def compare_best(space: SearchSpace, architectures: Sequence[dict], errors: Sequ
     quarter = drawn @ values / best.sum()
     rest = (1 - drawn) @ values / max(1, (~best).sum())
     differences = np.abs(quarter - rest)
-    # Sums of the same numbers in another order differ by rounding.
+    # The tolerance covers rounding: sums of the same numbers in another order differ slightly.
     p_values = (differences >= differences[0] - 1e-9).mean(0)
     return [
         {

@@ -1,7 +1,7 @@
-"""The children of the searches that `architecture_search.py` and `generalisation.py` analyse: run, go on with, read.
+"""Runs, resumes and reads the searches that `architecture_search.py` and `generalisation.py` analyse.
 
-Each search is `examples/paper_search.yaml` with other numbers. By default images are averaged over 2x2 pixels, so that tens
-of children take minutes: 14x14 for MNIST, 16x16 for CIFAR-10.
+A child is a trained network of a search, as in the paper. Each search is `examples/paper_search.yaml` with other numbers. By
+default, images are averaged over 2x2 pixels (14x14 for MNIST, 16x16 for CIFAR-10), so that tens of children take minutes.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ YAML = lab.ROOT / "examples" / "paper_search.yaml"
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of a search.
+    """Size of a search.
 
     Attributes:
-        train: Images to train on.
-        validation: Images that give the reward.
-        measured: Images that are attacked: of the validation split for the reward, and of the test split for the analysis.
-        test: Test images on which clean errors are measured, for the analysis.
-        halved: Images are averaged over 2x2 pixels.
-        channels: Of the first cell.
-        cells_per_stage: Normal cells in each stage.
+        train: Number of training images.
+        validation: Number of validation images.
+        measured: Number of attacked images, of the validation split for the reward and of the test split for the analysis.
+        test: Number of test images for clean errors, for the analysis.
+        halved: Whether images are averaged over 2x2 pixels.
+        channels: Number of channels of the first cell.
+        cells_per_stage: Number of normal cells in each stage.
         stages: Number of stages.
-        epochs: Of a child.
-        batch_size: Images in one step.
+        epochs: Number of training epochs of a child.
+        batch_size: Number of images in one step.
         trials: Number of children.
-        random_trials: Those of them that are drawn at random, the first ones.
-        batch: Children from which the controller learns at once.
+        random_trials: Number of children that are drawn at random. They come first.
+        batch: Number of children per controller update.
     """
 
     train: int
@@ -82,12 +82,12 @@ SEARCH_SCALES = {
 
 
 def data_sets(size: str) -> tuple[str, ...]:
-    """Returns what is searched on."""
+    """Returns the names of the data sets of a size."""
     return ("digits",) if size == "smoke" else ("mnist", "cifar10")
 
 
 def data_section(data: str, scale: Scale, work: Path) -> dict[str, object]:
-    """Returns the section `data` of a config, once its images are there."""
+    """Prepares the images and returns the section `data` of a config."""
     pool = scale.train + scale.validation
     data_config = lab.data_config(data, lab.Size(train=pool, test=scale.test, epochs=1, channels=1), work)
     if scale.halved:
@@ -116,7 +116,7 @@ def data_section(data: str, scale: Scale, work: Path) -> dict[str, object]:
 
 
 def search_config(data: str, scale: Scale, work: Path) -> nas.Config:
-    """Returns the search of `paper_search.yaml` on a data set, with other numbers."""
+    """Returns the config of `paper_search.yaml` with a data set and the numbers of a scale."""
     values = {
         **{f"data.{name}": value for name, value in data_section(data, scale, work).items()},
         "space.channels": scale.channels,
@@ -135,18 +135,18 @@ def search_config(data: str, scale: Scale, work: Path) -> nas.Config:
 
 
 def run_folder(data: str, out: Path) -> Path:
-    """Returns the run's folder of a search."""
+    """Returns the run folder of a search."""
     return out / "runs" / data
 
 
 def search(data: str, size: str, out: Path, on_progress: Callable[[str, int, int], None]) -> None:
-    """Runs a search, or goes on with it; what a run does after its trials is left out.
+    """Runs or resumes a search. It stops after the trials, before the finalists are trained.
 
     Args:
         data: Name of the data set.
-        size: A name of SCALES.
-        out: Folder of the results.
-        on_progress: Called with the name of the data set, the number of finished trials, and that of all.
+        size: A name of SEARCH_SCALES.
+        out: Output folder.
+        on_progress: Function of the name of the data set, the number of finished trials and the number of all trials.
     """
     folder, scale = run_folder(data, out), SEARCH_SCALES[size]
     if (folder / "config.yaml").exists():
@@ -173,7 +173,7 @@ def search(data: str, size: str, out: Path, on_progress: Callable[[str, int, int
 
 
 def search_all(size: str, out: Path, workers: int) -> None:
-    """Runs what is left of the searches, side by side, and shows how many trials have finished."""
+    """Runs or resumes all searches in parallel, with a progress bar for each."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
         progress_tasks = {
@@ -209,7 +209,7 @@ def _search(data: str, size: str, out: Path, queue) -> None:
 
 
 def read_children(data: str, out: Path) -> list[dict]:
-    """Returns what is known of each child that was trained to the end: one row each, in the order of the search."""
+    """Returns one row of numbers for each fully trained child, in the order of the search."""
     run = nas.read_run(run_folder(data, out))
     space = open_space(run.config.space)
     return [
@@ -228,7 +228,7 @@ def read_children(data: str, out: Path) -> list[dict]:
 
 
 def search_settings(data: str, out: Path) -> dict:
-    """Returns what a search was run on, and with which numbers."""
+    """Returns the data and the settings of a search."""
     config = nas.read_run(run_folder(data, out)).config
     x = open_data(config.data).train.x
     return {
@@ -246,5 +246,5 @@ def search_settings(data: str, out: Path) -> dict:
 
 
 def child_groups(rows: list[dict]) -> dict[str, list[dict]]:
-    """Returns all children, and those drawn at random alone: what the controller chose is no fair sample of the space."""
+    """Returns all children, and the random children alone, because the controller's children are not a random sample."""
     return {"all": rows, "random": [row for row in rows if row["random"]]}

@@ -1,14 +1,14 @@
-"""How much of what an entropy penalty gains is robustness, and how much is masked gradients?
+"""Does an entropy penalty increase robustness, or does it mask gradients?
 
 Cubuk et al. ("Intriguing Properties of Adversarial Examples", arXiv:1711.02846) study a penalty on the entropy of the
-predictions as a defence. It asks for large logit differences; a network can have these by scaling its logits up, which moves
-no decision, yet starves attacks on the cross-entropy of gradients.
+predictions as a defence. It rewards large logit differences. A network can reach them by scaling its logits. Scaling changes
+no decision, but it makes the gradients of the cross-entropy vanish.
 
-Here: networks trained with and without adversarial images, over a range of strengths of the penalty; for each the entropy,
-the logit differences, and the errors under one step (FGSM), PGD on the cross-entropy and on the margin, APGD on the
-difference of logits ratio, Square (no gradients) and images crafted on an unpenalised network of another seed. What the
-first two gain and the others do not is masking. The worst case over all of them is what is left. Gains at every strength
-have intervals over the images, on which all networks are compared.
+Method: train networks with and without adversarial images, for several strengths of the penalty. Measure the entropy, the
+logit differences, and the errors under six attacks: FGSM (one step), PGD on the cross-entropy, PGD on the margin, APGD on
+the difference of logits ratio (DLR), Square (no gradients), and transfer from an unpenalised network with another seed. A
+gain under the first two attacks that the others do not show is masking. The worst case over all attacks is the robust gain.
+The gains at every strength have intervals over the images, which are the same for all networks.
 
     python examples/papers/entropy_penalty.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
 SEEDS = {"digits": 3, "mnist": 2}
-# Images of MNIST are 28 pixels wide, and Square asks for many passes.
+# Square needs many passes, and MNIST images have 28x28 pixels.
 MAX_IMAGES = {"smoke": 30, "default": 300, "full": 2000}
-# What is drawn of the logits: title, name, and what it is divided by.
+# Plotted statistics of the logits: title, name and divisor.
 LOGIT_PANELS = (
     ("entropy, nats", "entropy", 1),
     ("logit difference", "logit_difference", 1),
     ("its steepness / 100, logits per unit of epsilon", "steepness", 100),
 )
-# Networks that were trained without adversarial images are attacked where a quarter to a third of the images fools an
-# unpenalised one: at the epsilon of adversarial training all do, and no gain could show.
+# Epsilons for networks with standard training. At these, a quarter to a third of the images fools an unpenalised network. At
+# the epsilon of adversarial training, all images fool it, so no gain could be visible.
 STANDARD_EPSILONS = {"digits": 0.06, "mnist": 0.0225}
 ATTACK_STEPS = {"smoke": (2, 10), "default": (40, 500), "full": (100, 5000)}
 
 
 def network_specs(size: str) -> list[tuple[NetworkSpec, float]]:
-    """Returns the networks, each with its penalty."""
+    """Returns the networks, each with the strength of its penalty."""
     data = ["digits"] if size == "smoke" else [*SEEDS]
     strengths = STRENGTHS[::4] if size == "smoke" else STRENGTHS
     return [
@@ -64,7 +64,7 @@ def network_specs(size: str) -> list[tuple[NetworkSpec, float]]:
 
 
 def measure(name: str, spec: NetworkSpec, strength: float, folder: Path) -> dict:
-    """Returns the measures of one network."""
+    """Returns the measurements of one network."""
     file = folder / "networks" / f"{spec.name}-{strength:g}.json"
     return lab.cached_json(file, _measure, name, spec, strength, folder.parent)
 
@@ -98,14 +98,14 @@ def _measure(name: str, spec: NetworkSpec, strength: float, work: Path) -> dict:
         "clean_error": float(1 - logit_margins.right.mean()),
         "errors": {title: error_at(size_of, epsilon) for title, size_of in sizes.items()},
         "worst_case": error_at(worst_case(list(sizes.values())), epsilon),
-        # Of each image, in order.
+        # One entry per image, in order.
         "wrong": (~logit_margins.right).astype(int).tolist(),
         "fooled": {title: (size_of <= epsilon).astype(int).tolist() for title, size_of in sizes.items()},
     }
 
 
 def summarise(results: list[dict]) -> list[dict]:
-    """Returns the means over seeds, a row for each data set, training and strength."""
+    """Returns the means over seeds, one row for each data set, training and strength."""
     rows = []
     for key in dict.fromkeys((row["data"], row["training"], row["strength"]) for row in results):
         group = [row for row in results if (row["data"], row["training"], row["strength"]) == key]
@@ -120,7 +120,7 @@ def summarise(results: list[dict]) -> list[dict]:
 
 
 def gains(results: list[dict]) -> list[dict]:
-    """Returns by how much each error is lower than without penalty, at each strength, with intervals over the images."""
+    """Returns the decrease of each error relative to no penalty, at each strength, with intervals over the images."""
     rows = []
     for key in dict.fromkeys((row["data"], row["training"]) for row in results):
         group = [row for row in results if (row["data"], row["training"]) == key]
@@ -135,20 +135,20 @@ def gains(results: list[dict]) -> list[dict]:
 
 
 def _wrong_shares(rows: list[dict]) -> dict[str, np.ndarray]:
-    """Returns the share of networks that are wrong at each image (N,), by attack, in the worst case and when clean."""
+    """Returns the share of networks that misclassify each image (N,), by attack, in the worst case and without attack."""
     attacks = {title: np.array([row["fooled"][title] for row in rows]) for title in rows[0]["fooled"]}
     attacks["worst case"] = np.max(list(attacks.values()), axis=0)
     return {name: wrong.mean(0) for name, wrong in (attacks | {"clean": np.array([row["wrong"] for row in rows])}).items()}
 
 
 def _bootstrap_mean(values: np.ndarray) -> dict:
-    """Returns the mean over images (N,) and its 95 % percentile interval over images drawn again."""
+    """Returns the mean over images (N,) and its 95 % bootstrap percentile interval over images."""
     resampled = values[np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
     return {"gain": float(values.mean()), "interval": [float(end) for end in np.quantile(resampled, [0.025, 0.975])]}
 
 
 def draw(rows: list[dict], file: Path) -> None:
-    """Draws the errors, and below them what the penalty does to the logits, over its strength."""
+    """Plots the errors and the statistics of the logits against the strength of the penalty."""
     columns = list(dict.fromkeys((row["data"], row["training"]) for row in rows))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(6, 3.4 * len(columns)), 6.4), layout="constrained")
@@ -182,8 +182,8 @@ def draw(rows: list[dict], file: Path) -> None:
 
 
 def report_text(gain_rows: list[dict], means: list[dict]) -> str:
-    """Returns what was seen, a line for each data set, training and strength."""
-    lines = ["by how much errors are lower than without penalty, with 95 % intervals over images, each for itself"]
+    """Returns a summary of the results, one line for each data set, training and strength."""
+    lines = ["decrease of the error relative to no penalty, with separate 95 % intervals over images"]
     epsilons = {(row["data"], row["training"]): row["epsilon"] for row in means}
     for row in gain_rows:
         parts = []
@@ -196,7 +196,7 @@ def report_text(gain_rows: list[dict], means: list[dict]) -> str:
 
 
 def main() -> None:
-    """Trains, attacks, sums up and draws."""
+    """Trains and attacks the networks, and writes the summary and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     jobs = [(options.size, spec, strength, options.out) for spec, strength in network_specs(options.size)]
     results = lab.parallel_map(measure, jobs, options.workers, "networks")

@@ -3,11 +3,14 @@
 Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
 Uncertainty Regions", arXiv:2107.00003): it does not.
 
-Here: over the children of the searches of `architecture_search.py`, which this script runs where they are missing, and over
-those drawn at random alone: the clean training, validation and test error, and the gap between test and training error,
-against the adversarial error on test images at several epsilons, under one step (FGSM) and many (PGD). Adversarial error
-begins at the clean error, so it goes with it at small epsilons by what it is: the flip rate, the same among the images that
-are right when clean, does not. What captured adversarial examples would rank networks by their flip rate.
+Method: use the children of the searches of `architecture_search.py`, which this script runs if they are missing. Compute
+rank correlations over all children, and over the random children alone. One variable is the clean training, validation or
+test error, or the gap between test and training error. The other is the adversarial error on test images at several
+epsilons, under a one-step attack (FGSM) and a many-step attack (PGD).
+
+The adversarial error includes the clean error, so the two correlate at small epsilons by definition. The flip rate, which is
+the adversarial error among correctly classified images, does not include it. A quantity that captures adversarial examples
+ranks networks by their flip rate.
 
     python examples/papers/generalisation.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -39,20 +42,20 @@ ERRORS = {
     "test error": lambda row: row["test_error"],
     "gap": lambda row: row["test_error"] - row["train_error"],
 }
-# What is captured or not, by its name among the metrics.
+# Measures of adversarial examples, with the suffix of their metric names.
 MEASURES = {"adversarial error": "", "flip rate": "_flips"}
-# The multiple of the search's epsilon that is told and drawn by points.
+# The multiple of the search's epsilon in the report and the scatter plots.
 SHOWN_MULTIPLE = 1.0
 
 
 def analyse(data: str, rows: list[dict], out: Path) -> dict:
-    """Returns the rank correlations of clean errors with adversarial errors and flip rates over the children of a search."""
+    """Returns rank correlations of clean errors with adversarial errors and flip rates, over the children of a search."""
     search = children.search_settings(data, out)
     return {
         "data": data,
         "search": search,
         "children": len(rows),
-        # Of the gap; and by chance alone, at most, were it the same for all children.
+        # Standard deviation of the gap; and its upper bound by sampling alone, if the gap were equal for all children.
         "gap_deviation": float(np.std([ERRORS["gap"](row) for row in rows], ddof=1)) if len(rows) > 1 else None,
         "gap_deviation_by_chance_at_most": gap_deviation_by_chance(rows, search),
         "ranges": {name: [float(pick(value(row) for row in rows)) for pick in (min, max)] for name, value in ERRORS.items()},
@@ -64,7 +67,7 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
                 "multiple": multiple,
                 "epsilon": multiple * search["epsilon"],
                 "error": error,
-                # Where it is next to 1, nothing is left to rank.
+                # If the median is close to 1, the children cannot be ranked.
                 "median": float(np.median([row[f"{ATTACKS[attack]}{suffix}@{multiple:g}"] for row in chosen])),
                 **asdict(
                     rank_correlation(
@@ -80,9 +83,10 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
 
 
 def gap_deviation_by_chance(rows: list[dict], search: dict) -> float:
-    """Returns the standard deviation that the images drawn give the gap of a child, if each child had images of its own.
+    """Returns the standard deviation of the gap of a child due to the sampling of images.
 
-    They share them, and what is common to all moves no rank: so it is at most so much.
+    The formula assumes separate images for each child. The children share their images, and a common error changes no rank.
+    So the value is an upper bound.
     """
     variances = [
         sum(row[f"{split}_error"] * (1 - row[f"{split}_error"]) / search[f"{split}_images"] for split in ("train", "test"))
@@ -96,7 +100,7 @@ def _select(row: dict, **criteria: object) -> list[dict]:
 
 
 def format_table(analyses: list[dict]) -> str:
-    """Returns the correlations over all children, a line for each data set, measure, attack and epsilon."""
+    """Returns a table of the correlations over all children, one line for each data set, measure, attack and epsilon."""
     title = f"{'data':8} {'measure':18} {'attack':11} {'epsilon':8}"
     lines = [title + "".join(f" {error:>24}" for error in ERRORS)]
     for row, measure, attack, multiple in product(analyses, MEASURES, ATTACKS, MULTIPLES):
@@ -108,7 +112,7 @@ def format_table(analyses: list[dict]) -> str:
 
 
 def draw(analyses: list[dict], rows: dict[str, list[dict]], file: Path) -> None:
-    """Draws adversarial error over test error and over the gap, and all the correlations by epsilon."""
+    """Plots the adversarial error against the test error and the gap, and all correlations against epsilon."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(14, 0.9 + 3.5 * len(analyses)), layout="constrained")
         panels = figure.subplots(len(analyses), 4, squeeze=False)
@@ -146,7 +150,7 @@ def _draw_correlations(axes, row: dict, measure: str) -> None:
                 continue
             at = np.array([scale * one["epsilon"] for one in entries]) * (1 + 0.05 * (place + shift / 2 - 1.5))
             rho, ends = np.array([one["value"] for one in entries]), np.array([one["interval"] for one in entries]).T
-            # The percentile interval of few children may leave out what was found.
+            # With few children, the percentile interval may exclude the estimate.
             errors = np.clip([rho - ends[0], ends[1] - rho], 0, None)
             axes.errorbar(
                 at, rho, errors, color=colour, linestyle=dash, marker="o", markersize=3, linewidth=1, elinewidth=0.7
@@ -161,7 +165,7 @@ def _draw_correlations(axes, row: dict, measure: str) -> None:
 
 
 def report_text(analyses: list[dict]) -> str:
-    """Returns what was seen, a few lines for each data set."""
+    """Returns a summary of the results, a few lines for each data set."""
     lines = []
     for row in analyses:
         epsilon = format_epsilon(row["data"], SHOWN_MULTIPLE * row["search"]["epsilon"])
@@ -178,7 +182,7 @@ def report_text(analyses: list[dict]) -> str:
             )
             group_name = "all children" if group == "all" else "those drawn at random"
             lines.append(
-                f"  that generalisation error does not capture adversarial examples, {attack}, {group_name}: the gap "
+                f"  does generalisation error capture adversarial examples, {attack}, {group_name}: the gap "
                 f"{_verdict(gap, 'adversarial error')}; the test error {_verdict(test, 'the flip rate')}"
             )
     return "\n".join(lines)
@@ -186,19 +190,19 @@ def report_text(analyses: list[dict]) -> str:
 
 def _verdict(one: dict, of: str) -> str:
     if one["value"] is None:
-        return f"says nothing of {of}, as one of them does not vary"
+        return f"has no correlation with {of}, because one of them is constant"
     if one["interval"] is None:
-        return f"cannot be judged by {one['n']} children"
+        return f"has no interval with {one['n']} children"
     low, high = one["interval"]
     if low <= 0 <= high:
-        return f"shows no rank of {of}"
+        return f"has no significant correlation with {of}"
     if high < 0:
-        return f"ranks {of} the wrong way round, {one['value']:+.2f}"
+        return f"ranks {of} in reverse, {one['value']:+.2f}"
     return f"ranks {of} in part, {one['value']:+.2f}" if one["value"] < 0.8 else f"ranks {of} well, {one['value']:+.2f}"
 
 
 def main() -> None:
-    """Searches where that is left to do, analyses and draws."""
+    """Runs missing searches, and writes the analysis and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     searches = options.out.parent / "architecture_search"
     children.search_all(options.size, searches, options.workers)

@@ -1,8 +1,8 @@
-"""What the scripts beside this one share: images, networks, how these are trained, and results that are kept as they come.
+"""Shared code of the paper scripts: images, networks, training, and cached results.
 
-Whatever takes long is written to a file as soon as it is known, so that a script that was broken off goes on where it was.
-MNIST and CIFAR-10 are read from the folder that HARDCELL_DATA names (mnist/*.gz, cifar10-jpeg.tar.xz), else from
-../shared/data beside the project, else torchvision downloads them.
+Each slow result is written to a file as soon as it exists. An interrupted script resumes from these files.
+MNIST and CIFAR-10 are read from the folder HARDCELL_DATA (mnist/*.gz, cifar10-jpeg.tar.xz), or from ../shared/data next to
+the project. If neither exists, torchvision downloads them.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 DATA_FOLDER = Path(os.environ.get("HARDCELL_DATA") or ROOT / ".." / "shared" / "data")
-# Of the files of results that scripts keep and go on from; another form is another number.
+# Version of the result files from which scripts resume. Increase it if their format changes.
 FORMAT_VERSION = 2
 # Epsilons of adversarial training, L-infinity, in pixel units.
 EPSILONS = {"digits": 0.12, "mnist": 0.15, "cifar10": 4 / 255, "random": 0.03}
 DATA = tuple(EPSILONS)
 ARCHITECTURES = ("linear", "mlp", "residual", "cell")
 TRAININGS = ("standard", "adversarial", "shuffled")
-# A cell of NAS-Bench-201 with residual paths and two convolutions in a row.
+# A NAS-Bench-201 cell with residual paths and two consecutive convolutions.
 RESIDUAL_CELL = {
     "edge01": "conv3x3",
     "edge02": "skip",
@@ -66,13 +66,13 @@ RESIDUAL_CELL = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done.
+    """Size of the experiments.
 
     Attributes:
-        train: Images to train on.
-        test: Images to attack.
-        epochs: Passes over the training images; eight times as many where labels are to be learnt by heart.
-        channels: Of the first stage of convolutional networks.
+        train: Number of training images.
+        test: Number of attacked images.
+        epochs: Number of training epochs. Networks that memorise labels get eight times as many.
+        channels: Number of channels of the first stage of convolutional networks.
     """
 
     train: int
@@ -90,13 +90,13 @@ SIZES = {
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network to be trained, by what it is.
+    """Specification of a trained network.
 
     Attributes:
         data: digits, mnist, cifar10 or random.
         architecture: linear, mlp, residual or cell.
-        training: standard, adversarial, or shuffled: standard on labels in random order.
-        seed: Of its weights and batches.
+        training: standard, adversarial, or shuffled (standard training on shuffled labels).
+        seed: Seed of the weights and batches.
     """
 
     data: str
@@ -106,21 +106,21 @@ class NetworkSpec:
 
     @property
     def name(self) -> str:
-        """For files and legends."""
+        """Name of the network in files and legends."""
         return f"{self.data}-{self.architecture}-{self.training}-{self.seed}"
 
 
 def parse_arguments(script: str, description: str | None) -> argparse.Namespace:
-    """Returns what was asked for: `size`, a name of SIZES; `out`, a folder, made; `workers`.
+    """Parses the command line and returns `size` (a name of SIZES), `out` (an existing folder) and `workers`.
 
-    Results of another size in that folder, or networks of another size beside it, are refused.
+    The script exits with an error if the folder has results, or its neighbour `networks` has networks, of another size.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="the smallest form, under a minute")
-    size.add_argument("--full", dest="size", action="store_const", const="full", help="what a GPU would run")
-    parser.add_argument("--out", type=Path, help=f"folder of the results  [runs/papers/SIZE/{Path(script).stem}]")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each  [all cores]")
+    size.add_argument("--smoke", dest="size", action="store_const", const="smoke", help="smallest size, under a minute")
+    size.add_argument("--full", dest="size", action="store_const", const="full", help="full size, for a GPU")
+    parser.add_argument("--out", type=Path, help=f"output folder  [runs/papers/SIZE/{Path(script).stem}]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one thread each  [all cores]")
     parser.set_defaults(size="default")
     options = parser.parse_args()
     options.out = options.out or Path("runs/papers") / options.size / Path(script).stem
@@ -134,24 +134,24 @@ def parse_arguments(script: str, description: str | None) -> argparse.Namespace:
             parser.error(f"--out: {folder} is a file; name a folder")
         existing = cached_json(folder / "size.json", lambda: expected)
         if not isinstance(existing, dict) or existing["form"] != FORMAT_VERSION:
-            parser.error(f"{folder} holds what another version of these scripts made; choose another --out")
+            parser.error(f"{folder} has results of another version of these scripts; choose another --out")
         if existing != expected:
             sizes = f"at the {existing['size']} size, not at the {options.size} size"
-            parser.error(f"{folder} holds what was made {sizes}; choose another --out")
+            parser.error(f"{folder} has results {sizes}; choose another --out")
     return options
 
 
 def run(main) -> None:
-    """Runs a script; broken off by hand, it says how to go on."""
+    """Runs a script. On Ctrl-C, it prints how to resume and exits with 130."""
     try:
         main()
     except KeyboardInterrupt:
-        print("\nbroken off; what is known so far is kept, and the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted; the results so far are saved, and the same command resumes", file=sys.stderr)
         sys.exit(130)
 
 
 def write_json(file: Path, content) -> None:
-    """Writes what is known to a file, with null in the place of what is not a finite number, and numbers side by side."""
+    """Writes results as JSON, with null for non-finite numbers and each list of numbers on one line."""
     text = json.dumps(_replace_non_finite(content), indent=1, allow_nan=False)
     write_atomic(file, re.sub(r"\[[^][{}\"]+\]", lambda match: f"[{' '.join(match[0][1:-1].split())}]", text))
 
@@ -165,7 +165,7 @@ def _replace_non_finite(value):
 
 
 def cached_json(file: Path, make, *args):
-    """Returns what JSON in a file says; where there is none, what `make` returns, once it is written there."""
+    """Returns the content of a JSON file. If the file does not exist, it writes the result of `make` first."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, json.dumps(make(*args)))
@@ -173,7 +173,7 @@ def cached_json(file: Path, make, *args):
 
 
 def parallel_map(function, jobs: list[tuple], workers: int, title: str) -> list:
-    """Returns what a function of this module's importer returns for each job, in order, worked on side by side."""
+    """Calls a function for each job in parallel processes and returns the results in the order of the jobs."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results = {}
     with Progress(*columns) as progress:
@@ -197,12 +197,12 @@ def parallel_map(function, jobs: list[tuple], workers: int, title: str) -> list:
 
 
 def device() -> torch.device:
-    """Returns the GPU, if there is one."""
+    """Returns the GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_images(data: str, size: Size, work: Path) -> tuple[Split, Split]:
-    """Returns the training and the test images of a data set, on the device."""
+    """Returns the training and test images of a data set, on the device."""
     if data == "random":
         return _random_images(size.train, 0).to(device()), _random_images(size.test, 1).to(device())
     config = data_config(data, size, work)
@@ -217,7 +217,7 @@ def _random_images(count: int, seed: int) -> Split:
 
 
 def data_config(data: str, size: Size, work: Path) -> DataConfig:
-    """Returns where the images of digits, mnist or cifar10 are, once they are unpacked into `work`."""
+    """Unpacks the images of digits, mnist or cifar10 into `work` and returns their data config."""
     if data == "mnist" and (DATA_FOLDER / "mnist").is_dir():
         raw = work / "data" / "MNIST" / "raw"
         raw.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def data_config(data: str, size: Size, work: Path) -> DataConfig:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             content = io.BytesIO()
-            # A tenth of the training images goes to the validation split, which is not used here.
+            # A tenth of the training images is the validation split, which these scripts do not use.
             np.savez(
                 content,
                 **_cifar10(DATA_FOLDER / "cifar10-jpeg.tar.xz", {"train": -(-size.train * 10 // 9), "test": size.test}),
@@ -241,7 +241,7 @@ def data_config(data: str, size: Size, work: Path) -> DataConfig:
 
 
 def _cifar10(archive_file: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
-    """Returns images and labels of the archive, as many of each class, at least a count of each part."""
+    """Returns the images and labels of the archive, with the same number per class and at least `counts` per part."""
     from PIL import Image
 
     x, y = {part: [] for part in counts}, {part: [] for part in counts}
@@ -263,7 +263,7 @@ def _cifar10(archive_file: Path, counts: dict[str, int]) -> dict[str, np.ndarray
 
 
 def build(spec: NetworkSpec, x: Tensor, size: Size) -> nn.Module:
-    """Returns a network with random weights for images x (N, C, H, W) of ten classes, its normalisation inside."""
+    """Returns a network with random weights and input normalisation, for images x (N, C, H, W) of ten classes."""
     std, mean = torch.std_mean(x, dim=(0, 2, 3))
     channels, height, width = x.shape[1:]
     with torch.random.fork_rng(devices=[]):
@@ -287,12 +287,12 @@ def build(spec: NetworkSpec, x: Tensor, size: Size) -> nn.Module:
 
 
 def measured_on_training_images(spec: NetworkSpec) -> bool:
-    """Returns whether its labels follow from nothing: it is measured on the images that it was trained on."""
+    """Returns whether a network is measured on its training images, because its labels are random."""
     return spec.training == "shuffled" or spec.data == "random"
 
 
 def splits(spec: NetworkSpec, size: Size, work: Path) -> tuple[Split, Split]:
-    """Returns the images that a network is trained on, and those that it is measured on."""
+    """Returns the training images of a network and the images on which it is measured."""
     training, test = load_images(spec.data, size, work)
     if not measured_on_training_images(spec):
         return training, test
@@ -304,7 +304,7 @@ def splits(spec: NetworkSpec, size: Size, work: Path) -> tuple[Split, Split]:
 
 
 def training_config(spec: NetworkSpec, size: Size, **recipe: float) -> TrainingConfig:
-    """Returns how a network is trained; `recipe` has settings of the recipe."""
+    """Returns the training config of a network. The keywords in `recipe` are settings of the recipe."""
     memorised, epsilon = measured_on_training_images(spec), EPSILONS[spec.data]
     adversarial = spec.training == "adversarial"
     return TrainingConfig(
@@ -312,20 +312,20 @@ def training_config(spec: NetworkSpec, size: Size, **recipe: float) -> TrainingC
         epochs=size.epochs * (8 if memorised else 1),
         learning_rate=0.1 if spec.architecture in ("residual", "cell") else 0.05,
         weight_decay=0.0 if memorised else 5e-4,
-        selection_from=1.0,  # The weights of the last epoch, whatever the network.
+        selection_from=1.0,  # Keep the weights of the last epoch for every network.
     )
 
 
 def load_or_train(spec: NetworkSpec, size: Size, work: Path, each_epoch=None, **recipe: float) -> tuple[nn.Module, Split]:
-    """Returns a trained network and the images to measure it on; its weights are kept in `work`.
+    """Returns a trained network and the images on which it is measured. The weights are stored in `work`.
 
     Args:
-        spec: The network.
-        size: Of images and network.
+        spec: Specification of the network.
+        size: Size of the images and the network.
         work: Folder of weights and data, shared by all scripts of one size.
-        each_epoch: Called with the number of epochs and the network after each, and before the first; if given, the network
-            is trained anew.
-        recipe: Settings of the recipe that differ from its own.
+        each_epoch: Function of the epoch and the network, called before the first and after each epoch. If it is given,
+            the network is trained again.
+        recipe: Settings of the recipe that differ from the defaults.
     """
     training, evaluation = splits(spec, size, work)
     network, config = build(spec, training.x, size), training_config(spec, size, **recipe)
@@ -347,7 +347,7 @@ def load_or_train(spec: NetworkSpec, size: Size, work: Path, each_epoch=None, **
 
 
 def save(network: nn.Module, file: Path) -> None:
-    """Writes the weights of a network, whole or not at all."""
+    """Writes the weights of a network atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, partial)
@@ -355,12 +355,12 @@ def save(network: nn.Module, file: Path) -> None:
 
 
 def train_and_save(name: str, spec: NetworkSpec, work: Path) -> None:
-    """Trains a network, so that those who need it find it."""
+    """Trains a network and stores its weights for later jobs."""
     load_or_train(spec, SIZES[name], work)
 
 
 def correctly_classified(network: nn.Module, split: Split, count: int) -> tuple[Tensor, Tensor]:
-    """Returns the first images (N, C, H, W) that a network classifies rightly, at most a count, and their labels (N,)."""
+    """Returns the first correctly classified images (N, C, H, W), at most `count`, and their labels (N,)."""
     right = torch.as_tensor(logits_of(network, split.x).argmax(1), device=split.y.device) == split.y
     return split.x[right][:count], split.y[right][:count]
 
@@ -368,17 +368,18 @@ def correctly_classified(network: nn.Module, split: Split, count: int) -> tuple[
 def attack_at_smallest_epsilon(
     network: nn.Module, x: Tensor, y: Tensor, attack: Attack, epsilons: tuple[float, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns where an attack ends at the smallest epsilon at which it fools.
+    """Returns the adversarial images at the smallest epsilon at which an attack succeeds.
 
     Args:
-        network: Classifies all the images rightly.
-        x: Images, (N, ...).
-        y: Their labels, (N,).
-        attack: Any attack.
-        epsilons: In ascending order, in pixel units.
+        network: Network that classifies all the images correctly.
+        x: Images (N, ...).
+        y: Labels (N,).
+        attack: Attack.
+        epsilons: Radii of the ball in ascending order, in pixel units.
 
     Returns:
-        The images that were fooled, (M,) int64, the adversarial ones, (M, ...), and their epsilons, (M,).
+        Indices of the images on which the attack succeeds (M,) int64, the adversarial images (M, ...), and their epsilons
+        (M,).
     """
     points, smallest = x.clone(), torch.full((len(x),), math.inf, dtype=torch.float64)
     for epsilon in epsilons:
@@ -395,7 +396,7 @@ def attack_at_smallest_epsilon(
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Labels a logarithmic axis, once all is drawn, by plain numbers."""
+    """Formats the ticks of a logarithmic axis as plain numbers. Call it after drawing."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -403,10 +404,10 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def format_correlation(correlation: dict) -> str:
-    """Returns a rank correlation, as results hold it, in words."""
+    """Formats a rank correlation of a results file as text."""
     return str(RankCorrelation(correlation["n"], correlation["value"], correlation["interval"]))
 
 
 def format_epsilon(data: str, epsilon: float) -> str:
-    """Returns an epsilon as it is mostly told."""
+    """Formats an epsilon: k/255 for CIFAR-10, otherwise a decimal number."""
     return f"{255 * epsilon:g}/255" if data == "cifar10" else f"{epsilon:g}"

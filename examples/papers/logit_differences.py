@@ -1,12 +1,12 @@
-"""Is the distribution of logit differences universal, finite at zero, unchanged by training, and does it explain the curve?
+"""Is the distribution of logit differences universal, finite at zero and constant over training? Does it predict the curve?
 
 Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): adversarial error is a power law
 because the differences between the largest logit and the others have a universal distribution, finite at zero, which hardly
 changes while a network is trained.
 
-Here, on the networks of universality.py: the density of the differences D_j to every rival j, at zero and beyond; how far
-its shape is from that of logits drawn independently, and between networks; the same over the course of training; and the
-error curve that the mean field predicts from the differences and one gradient norm a rival, against the measured one.
+Method: use the networks of universality.py. Measure the density of the differences D_j to every rival class j, at zero and
+elsewhere. Compare its shape with that of independent logits, between networks, and over training. Compare the measured error
+curve with the mean-field prediction from the differences and one gradient norm per rival.
 
     python examples/papers/logit_differences.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -41,9 +41,9 @@ from nas.plots.style import COLOURS, STYLE
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Differences are kept as so many quantiles.
+# Number of stored quantiles of the differences.
 QUANTILES = 400
-# Pairs of samples for what chance alone gives.
+# Number of pairs of samples for the distance by chance.
 DRAWS = 30
 SHARES = (0.03, 0.1, 0.3)
 TRACKED_NETWORKS = [
@@ -52,7 +52,7 @@ TRACKED_NETWORKS = [
 
 
 def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
-    """Returns the differences of one network, and its curves."""
+    """Returns the logit differences and the error curves of one network."""
     return lab.cached_json(folder / "networks" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
@@ -86,7 +86,7 @@ def _differences(logits: np.ndarray) -> dict:
     shares = (np.arange(QUANTILES) + 0.5) / QUANTILES
     return {
         "mean": [float(mean) for mean in differences.mean(0)],
-        # Of each rival's difference, in units of its mean.
+        # One entry per rival, in units of the mean difference.
         "near_zero": [asdict(near_zero(column)) for column in differences.T],
         "near_zero_exponent": None if isinstance(law, NoPowerLaw) else [law.exponent, *law.exponent_interval],
         "quantiles": [[float(f"{q:.5g}") for q in np.quantile(column, shares)] for column in differences.T],
@@ -94,7 +94,7 @@ def _differences(logits: np.ndarray) -> dict:
 
 
 def measure_epochs(name: str, spec: NetworkSpec, folder: Path) -> list[dict]:
-    """Returns the differences of one network after each of some epochs."""
+    """Returns the logit differences of one network after selected epochs."""
     return lab.cached_json(folder / "courses" / f"{spec.name}.json", _measure_epochs, name, spec, folder.parent)
 
 
@@ -111,7 +111,7 @@ def _measure_epochs(name: str, spec: NetworkSpec, work: Path) -> list[dict]:
 
 
 def prediction_ratios(row: dict) -> dict[str, dict[str, float]]:
-    """Returns for each prediction the epsilon at which it passes some flip rates, over the measured one."""
+    """Returns the ratio of predicted to measured epsilon at several flip rates, for each prediction."""
     ratios = {}
     for kind in ("first order", "mean field"):
         at = {}
@@ -132,7 +132,7 @@ def _epsilon_at_rate(grid: np.ndarray, rate: np.ndarray, share: float) -> float 
 
 
 def analyse(networks: list[dict], courses: dict[str, list[dict]]) -> dict:
-    """Returns what the figures show, as numbers."""
+    """Returns the numbers behind the figures."""
     nearest = {_name(row): np.array(row["quantiles"][0]) for row in networks}
     between = [shape_distance(nearest[a], nearest[b]) for a, b in combinations(nearest, 2)]
     exponents = [row["near_zero_exponent"] for row in networks if row["near_zero_exponent"]]
@@ -153,7 +153,7 @@ def analyse(networks: list[dict], courses: dict[str, list[dict]]) -> dict:
     return {
         "networks": len(networks),
         "density_above_zero": sum(row["near_zero"][0]["interval"][0] > 0 for row in networks),
-        # No difference within a tenth of the mean: of images that were learnt by heart.
+        # Networks without a difference below a tenth of the mean. They memorise their images.
         "networks_with_a_gap": len(with_gap),
         "density_at_zero": _quantile_summary([row["near_zero"][0]["density"] for row in networks]),
         "density_at_zero_independent": _quantile_summary(
@@ -201,14 +201,14 @@ def _over_training(name: str, rows: list[dict], networks: list[dict]) -> dict:
 
 
 def _distance_by_chance(quantiles: list[float], images: int) -> float:
-    """Returns the mean distance between the shapes of two samples from one distribution."""
+    """Returns the mean distance between the shapes of two samples from the same distribution."""
     generator, values = np.random.default_rng(0), np.array(quantiles)
     pairs = generator.choice(values, size=(DRAWS, 2, images))
     return float(np.mean([shape_distance(first, second) for first, second in pairs]))
 
 
 def _summary_row(row: dict) -> dict:
-    """Returns what is told of the differences to every rival, with a few of their quantiles."""
+    """Returns the row of a network for the results file, with five quantiles for each rival."""
     few = [round(share * QUANTILES) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
     return {name: value for name, value in row.items() if name not in ("quantiles", "independent")} | {
         "quantiles_5_25_50_75_95": [[one[place] for place in few] for one in row["quantiles"]]
@@ -227,7 +227,7 @@ def _quantile_summary(values: list[float]) -> dict[str, float] | None:
 
 
 def draw_shapes(networks: list[dict], file: Path) -> None:
-    """Draws the density of the nearest difference of all networks in units of its mean, and that of every rival of one."""
+    """Plots the density of the nearest difference for all networks, and of every rival for one network."""
     at = np.linspace(0, 4, 200)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 4), layout="constrained")
@@ -259,13 +259,13 @@ def draw_shapes(networks: list[dict], file: Path) -> None:
 
 
 def _density(quantiles: list[float], at: np.ndarray) -> np.ndarray:
-    """Returns the density of differences in units of their mean, on them and their mirror image."""
+    """Returns the density of differences in units of their mean. The data are mirrored at 0 to avoid a boundary bias."""
     values = np.array(quantiles) / np.mean(quantiles)
     return 2 * gaussian_kde(np.concatenate([values, -values]), 0.12)(at)
 
 
 def draw_training(courses: dict[str, list[dict]], file: Path) -> None:
-    """Draws the density over the epochs of training."""
+    """Plots the density after several epochs of training."""
     at = np.linspace(0, 4, 200)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(courses), 3.4), layout="constrained")
@@ -281,7 +281,7 @@ def draw_training(courses: dict[str, list[dict]], file: Path) -> None:
 
 
 def draw_predictions(networks: list[dict], file: Path) -> None:
-    """Draws measured and predicted curves, a panel an architecture and data set, trained normally and adversarially."""
+    """Plots measured and predicted curves, with one panel for each architecture and data set."""
     dashes = {"PGD": "-", "first order": "--", "mean field": ":"}
     colours = {"standard": COLOURS[0], "adversarial": COLOURS[1]}
     data = list(dict.fromkeys(row["data"] for row in networks))
@@ -311,23 +311,23 @@ def draw_predictions(networks: list[dict], file: Path) -> None:
 
 
 def report_text(analysis: dict) -> str:
-    """Returns what was seen, in a few lines."""
+    """Returns a summary of the results, in a few lines."""
 
     def spread_text(spread: dict) -> str:
-        return f"{spread['median']:.2f} ({spread['tenth']:.2f} to {spread['ninth_tenth']:.2f} in eight of ten)"
+        return f"{spread['median']:.2f} ({spread['tenth']:.2f} to {spread['ninth_tenth']:.2f} in 80 %)"
 
     lines = [
         f"density of the nearest difference at zero, times its mean: {spread_text(analysis['density_at_zero'])}; "
         f"of independent logits {spread_text(analysis['density_at_zero_independent'])}",
         f"exponent of the share of differences near zero (1 if the density is finite there): "
         f"{spread_text(analysis['exponent_near_zero']) if analysis['exponents_fitted'] else 'none fitted'}; "
-        f"{analysis['exponent_intervals_that_hold_1']} of {analysis['exponents_fitted']} intervals hold 1",
+        f"{analysis['exponent_intervals_that_hold_1']} of {analysis['exponents_fitted']} intervals contain 1",
         f"distance of shapes: to independent logits {spread_text(analysis['distance_to_independent'])}, between networks "
         f"{spread_text(analysis['distance_between_networks'])}; by chance {spread_text(analysis['distance_by_chance'])}",
     ]
     for kind, ratios in analysis["predicted_over_measured_epsilon"].items():
         at = ", ".join(f"{share}: {spread_text(spread)}" for share, spread in ratios.items() if spread)
-        lines.append(f"epsilon predicted by {kind} over that of PGD at a flip rate of {at}")
+        lines.append(f"epsilon predicted by {kind} / epsilon of PGD at a flip rate of {at}")
     for name, entry in analysis["training"].items():
         moves = ", ".join(f"{row['epoch']}: {row['distance_to_last']:.2f}" for row in entry["epochs"])
         density = ", ".join(f"{row['density_at_zero']:.2f}" for row in entry["epochs"])
@@ -339,7 +339,7 @@ def report_text(analysis: dict) -> str:
 
 
 def main() -> None:
-    """Trains, measures, analyses and draws."""
+    """Trains and measures the networks, and writes the analysis and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     networks = lab.parallel_map(
         measure, [(options.size, s, options.out) for s in network_specs(options.size)], options.workers, "networks"

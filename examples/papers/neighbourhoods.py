@@ -1,14 +1,15 @@
-"""Is an adversarial image one of infinitely many, and do they hang together?
+"""Are there infinitely many adversarial images around a clean image, and are they connected?
 
 Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
-Uncertainty Regions", arXiv:2107.00003): around one clean image there are infinitely many adversarial images, in a small
-neighbourhood. How that is to be shown is ours.
+Uncertainty Regions", arXiv:2107.00003): a small neighbourhood of a clean image has infinitely many adversarial images. The
+method to test this is ours.
 
-Here: around adversarial images, the share of a ball that stays adversarial, by its radius, with exact intervals; a radius
-within which all images provably keep the wrong class, wherever bounds are strong enough to give one: that is an open set, so
-infinitely many; and, from above, the radius at which an attack finds another class. Around clean images, how many distinct
-adversarial images many starts find within the smallest epsilon of a grid that fools, how far apart these are, and whether
-paths inside the ball connect them.
+Method, around adversarial images: estimate the share of a ball that stays adversarial, by radius, with exact intervals.
+Compute a radius within which all images provably keep the wrong class, if the bounds are strong enough. Such a ball is an
+open set, so it has infinitely many images. The radius at which an attack finds another class is an upper bound.
+
+Method, around clean images: start an attack many times at the smallest epsilon of a grid at which it succeeds. Count the
+distinct adversarial images, measure their distances, and test whether paths inside the ball connect them.
 
     python examples/papers/neighbourhoods.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -44,22 +45,22 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("linear", "mlp", "cell")
 TRAININGS = ("standard", "adversarial")
 ATTACK = PGD(loss=margin, steps=20)
-# Each as a multiple of the epsilon of adversarial training.
+# Multiples of the epsilon of adversarial training.
 EPSILON_MULTIPLES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 RADIUS_MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
-# Where a walk ends, and where it first fools.
+# Adversarial images are the last point of an attack run, or the first point that is misclassified.
 STOP_WHEN_FOOLED = {"the end of a walk": False, "its first success": True}
 
 
 @dataclass(frozen=True)
 class AttackBudget:
-    """How much is sampled.
+    """Number of samples.
 
     Attributes:
-        images: Adversarial images with balls around them.
-        samples: Points a ball.
-        clean: Clean images that are attacked from many starts.
-        starts: Starts an image.
+        images: Number of adversarial images with balls.
+        samples: Number of points per ball.
+        clean: Number of clean images that are attacked from many starts.
+        starts: Number of starts per image.
     """
 
     images: int
@@ -76,13 +77,13 @@ BUDGETS = {
 
 
 def network_specs(size: str) -> list[NetworkSpec]:
-    """Returns the networks."""
+    """Returns the networks of a size."""
     data = ("digits",) if size == "smoke" else ("digits", "mnist")
     return [NetworkSpec(*entry) for entry in product(data, ARCHITECTURES, TRAININGS)]
 
 
 def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
-    """Returns what was seen around images of one network."""
+    """Returns the measurements around images of one network."""
     return lab.cached_json(folder / "networks" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
@@ -114,7 +115,7 @@ def _measure(name: str, spec: NetworkSpec, work: Path) -> dict:
 def ball_statistics(
     network: nn.Module, points: torch.Tensor, labels: torch.Tensor, sizes: list[float], epsilon: float, samples: int
 ) -> dict:
-    """Returns what lies around adversarial images (N, ...) of the labels (N,), found at epsilons (N,)."""
+    """Returns the statistics of balls around adversarial images (N, ...) with labels (N,) and epsilons (N,)."""
     grid = [epsilon * multiple for multiple in RADIUS_MULTIPLES]
     shares = ball_shares(network, points, labels, Linf(), grid, sampling=Sampling(samples=samples))
     proof = provable_radii(network, points, Linf())
@@ -133,7 +134,7 @@ def ball_statistics(
         "mean_share_interval": mean_interval(shares.share).tolist(),
         "proved": None if isinstance(proof, NoBound) else proof.radii.tolist(),
         "no_bound": proof.reason if isinstance(proof, NoBound) else None,
-        # The radius at which an attack finds another class than the wrong one: no proof can reach it.
+        # The radius at which an attack leaves the wrong class. It is an upper bound on every proved radius.
         "attacked": [radius if math.isfinite(radius) else None for radius in class_change_radii.tolist()],
     }
 
@@ -166,7 +167,7 @@ def _adversarial_set_row(
 
 
 def summarise(row: dict) -> dict:
-    """Returns the numbers of one network."""
+    """Returns the summary of one network."""
     balls = row["balls"]
     summary = {key: row[key] for key in ("data", "architecture", "training", "right", "epsilon")}
     if balls:
@@ -176,13 +177,13 @@ def summarise(row: dict) -> dict:
         hole_free = [hole_free_radius(balls["radii"], line) for line in share]
         summary |= {
             "adversarial": len(attacked),
-            # Those found within the epsilon of training, and how far proofs reach around them.
+            # Adversarial images within the epsilon of training, and those of them with a proved radius.
             "near": sum(size <= row["epsilon"] for size in balls["sizes"]),
             "near_and_proved": None
             if proved is None
             else sum(size <= row["epsilon"] and radius > 0 for size, radius in zip(balls["sizes"], proved, strict=True)),
             "proved_above_0": None if proved is None else sum(radius > 0 for radius in proved),
-            # A step between the pixels of an image of 8 bits.
+            # 1/255 is one step of an 8-bit pixel.
             "proved_above_1_255": None if proved is None else sum(radius >= 1 / 255 for radius in proved),
             "proved_median": None if proved is None else float(np.median(proved)),
             "proved_too_far": None if proved is None else sum(p > a for p, a in zip(proved, attacked, strict=True)),
@@ -198,7 +199,7 @@ def summarise(row: dict) -> dict:
 
 
 def hole_free_radius(grid: list[float], share: np.ndarray) -> float:
-    """Returns the largest radius up to which the share of every ball is 1: beyond a hole, a larger ball proves nothing."""
+    """Returns the largest radius up to which the share of every ball is 1. Larger balls beyond a gap do not count."""
     return next((low for low, s in zip([0.0, *grid], share, strict=False) if s < 1), grid[-1])
 
 
@@ -231,7 +232,7 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def draw_shares(networks: list[dict], file: Path) -> None:
-    """Draws the share of balls that stays adversarial over the radius, with what is proved and what an attack finds."""
+    """Plots the share of balls that stays adversarial against the radius, with proved and attacked radii."""
     data = list(dict.fromkeys(row["data"] for row in networks))
     colours = dict(zip(ARCHITECTURES, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
@@ -271,7 +272,7 @@ def draw_shares(networks: list[dict], file: Path) -> None:
 
 
 def draw_radii(networks: list[dict], file: Path) -> None:
-    """Draws for each adversarial image the radius that is proved against that at which an attack finds another class."""
+    """Plots the proved radius of each adversarial image against the radius at which an attack finds another class."""
     data = list(dict.fromkeys(row["data"] for row in networks))
     colours, marks = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(TRAININGS, "ox", strict=True))
     with mpl.rc_context(STYLE):
@@ -307,7 +308,7 @@ def draw_radii(networks: list[dict], file: Path) -> None:
 
 
 def draw_sets(rows: list[dict], file: Path) -> None:
-    """Draws how many adversarial images many starts find, how far apart, and how many pairs are connected."""
+    """Plots the number of distinct adversarial images, their distances and the share of connected pairs."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, 1.6 + 0.3 * len(rows)), layout="constrained")
         panels = figure.subplots(1, len(_COLUMNS), sharey=True)
@@ -360,47 +361,47 @@ def _label_axis(axes: Axes, title: str, limits: tuple[float, float | None]) -> N
 
 
 def report_text(rows: list[dict]) -> str:
-    """Returns what was seen, a few lines for each network."""
+    """Returns a summary of the results, a few lines for each network."""
     lines = []
     for row in rows:
         name = f"{row['data']} {row['architecture']}, {row['training']} training"
         if "adversarial" not in row:
-            lines.append(f"{name}: none of {row['right']} images was fooled")
+            lines.append(f"{name}: no adversarial image for {row['right']} images")
             continue
         low, high = row["share_at_epsilon_interval"]
         proof = (
-            "nothing can be proved"
+            "no radius is proved"
             if row["proved_above_0"] is None
-            else f"the wrong class is proved to hold in a ball around {row['proved_above_0']}, of a median radius of "
-            f"{row['proved_median']:.2g}, of at least 1/255 around {row['proved_above_1_255']}; of the {row['near']} found "
-            f"within {row['epsilon']:g} around {row['near_and_proved']}"
+            else f"a ball of the wrong class is proved around {row['proved_above_0']}, with a median radius of "
+            f"{row['proved_median']:.2g}, and a radius of at least 1/255 around {row['proved_above_1_255']}; of the "
+            f"{row['near']} within {row['epsilon']:g}, a ball is proved around {row['near_and_proved']}"
         )
         attacked = "none" if row["attacked_median"] is None else f"{row['attacked_median']:.2g}"
         lines.append(
-            f"{name}: of {row['adversarial']} adversarial images, {proof} (an attack leaves it at {attacked}); all points "
-            f"drawn stay adversarial up to {row['whole_median']:.2g}, and within {row['epsilon']:g} "
+            f"{name}: of {row['adversarial']} adversarial images, {proof} (median attacked radius {attacked}); all sampled "
+            f"points are adversarial up to {row['whole_median']:.2g}, and within {row['epsilon']:g} "
             f"{100 * row['share_at_epsilon']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         )
         for ends, one in row["sets"].items():
             if not one["images"]:
-                lines.append(f"  {ends}: no start fools")
+                lines.append(f"  {ends}: no start succeeds")
                 continue
             line = f"  {ends}: {one['distinct']} distinct images from {one['starts']} starts around {one['images']} clean "
             line += f"images, within {one['epsilon_median']:g} (median)"
             if one["pairs"]:
                 line += (
                     f", {one['spread_mean']:.2f} epsilon apart; straight paths connect {one['straight']} of {one['pairs']} "
-                    f"pairs, bent ones {one['bent']} more; all are connected around {one['in_one_component']} of "
+                    f"pairs, bent paths {one['bent']} more; all are connected around {one['in_one_component']} of "
                     f"{one['several']} clean images"
                 )
             lines.append(line)
     too_far = sum(row.get("proved_too_far") or 0 for row in rows)
-    lines.append(f"radii proved that an attack refutes: {too_far}")
+    lines.append(f"proved radii that an attack refutes: {too_far}")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Trains, samples, proves, connects, sums up and draws."""
+    """Trains and measures the networks, and writes the summary and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     jobs = [(options.size, spec, options.out) for spec in network_specs(options.size)]
     networks = lab.parallel_map(measure, jobs, options.workers, "networks")

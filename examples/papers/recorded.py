@@ -1,9 +1,9 @@
-"""What the searches of `paper_search.yaml` note of each trained network, beside what a search measures of its own.
+"""Additional metrics of each trained network in the searches of `paper_search.yaml`.
 
-The share of all training, validation and test images that are misclassified; and of the first test images, as many as
-`evaluation.images` says, the adversarial error and the flip rate (the same among those that are right when clean) under a
-one-step and a many-step attack, at several multiples of the search's epsilon. Nothing of it is seen by the search: it is
-for the analysis afterwards (`architecture_search.py`, `generalisation.py`).
+The metrics are the clean errors on all training, validation and test images, and errors under attack. The attacks are a
+one-step and a many-step attack on the first `evaluation.images` test images, at several multiples of the search's epsilon.
+Both the adversarial error and the flip rate (the same among correctly classified images) are recorded. The search does not
+use these metrics. They are for the analysis (`architecture_search.py`, `generalisation.py`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,21 @@ if TYPE_CHECKING:
     from nas.data import Dataset, Split
     from nas.data.config import DataConfig
 
-# Of the search's epsilon.
+# Multiples of the search's epsilon.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 ATTACKS = {"one_step": FGSM(), "many_steps": PGD(steps=10, loss=margin)}
 
 
 def errors(network: nn.Module, data: Dataset, config: Config) -> dict[str, float]:
-    """Returns errors by name: `one_step@2` for that under FGSM at twice the search's epsilon, `one_step_flips@2` its flips.
+    """Returns errors in [0, 1] by name.
 
-    The flip rate of a network that is right on no image is 1: it has nothing left to lose.
+    `one_step@2` is the adversarial error under FGSM at twice the search's epsilon, and `one_step_flips@2` is its flip rate.
+    The flip rate of a network without a correct image is 1.
+
+    Args:
+        network: Trained network.
+        data: Training and validation images.
+        config: Config of the search.
     """
     epsilon, test = config.evaluation.epsilon, _test_images(config.data).to(data.train.x.device)
     splits = {"train": data.train, "validation": data.validation, "test": test}

@@ -1,7 +1,8 @@
-"""The best network that a search found, and others of about its size, trained anew and attacked.
+"""Trains and attacks the best network of a search and three rivals of about the same size.
 
-These are a residual network, NASNet-A's cell and the median random cell of the search: as many channels each as bring its
-parameters closest to those of the best. All are trained on the search's recipe and images, for more epochs.
+The rivals are a residual network, the NASNet-A cell and the median random cell of the search. Their channels are chosen so
+that their parameters are closest to those of the best network. All are trained with the recipe and images of the search, for
+more epochs.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttackBudget:
-    """How much the networks are trained and attacked.
+    """Budget of training and attacks.
 
     Attributes:
-        epochs: Of the training.
-        seeds: Networks of each architecture.
-        images: Test images to attack.
-        steps: Of PGD and APGD.
-        queries: Of Square.
+        epochs: Number of training epochs.
+        seeds: Number of networks of each architecture.
+        images: Number of attacked test images.
+        steps: Number of steps of PGD and APGD.
+        queries: Number of queries of Square.
     """
 
     epochs: int
@@ -62,7 +63,7 @@ BUDGETS = {
     "default": AttackBudget(epochs=7, seeds=2, images=300, steps=10, queries=100),
     "full": AttackBudget(epochs=60, seeds=3, images=2000, steps=50, queries=5000),
 }
-# Of the search's epsilon, at which the tests are made: beyond it, every network of these is fooled on nearly every image.
+# Multiples of the search's epsilon. Beyond 1, nearly all images fool every network. The tests use 1.
 MULTIPLES = (0.5, 1.0)
 NETWORK_NAMES = ("best", "residual", "NASNet-A", "random")
 WHITE_BOX, BLACK_BOX = ("FGSM", "PGD, margin", "APGD, DLR"), ("Square", "transfer")
@@ -70,7 +71,7 @@ WORST_CASES = {"white box": WHITE_BOX, "black box": BLACK_BOX}
 
 
 def choose_architectures(data: str, out: Path) -> dict[str, Candidate]:
-    """Returns the architectures to compare: the best by the search's adversarial error, and three of about its size."""
+    """Returns the best architecture by the search's adversarial error, and three rivals of about the same size."""
     run = nas.read_run(children.run_folder(data, out))
     images = open_data(run.config.data)
     (best,) = choose_finalists(run.trials, run.config, 1)
@@ -87,7 +88,7 @@ def choose_architectures(data: str, out: Path) -> dict[str, Candidate]:
 
 
 def match_parameters(candidate: Candidate, size: int, images: Dataset) -> Candidate:
-    """Returns the candidate with the channels that bring its parameters closest to a size, by ratio."""
+    """Returns the candidate with the number of channels whose parameters have the ratio to `size` closest to 1."""
     options = candidate.space.options
     wider = (
         replace(candidate, space=replace(candidate.space, options={**options, "channels": channels}))
@@ -116,12 +117,12 @@ def _load_or_train(size: str, config: Config, candidate: Candidate, images: Data
 
 
 def train_transfer_source(size: str, data: str, out: Path) -> None:
-    """Trains the network on which images are crafted that are to transfer."""
+    """Trains the source network of the transfer attack."""
     _transfer_source(size, nas.read_run(children.run_folder(data, out)).config, data, out)
 
 
 def _transfer_source(size: str, config: Config, data: str, out: Path) -> Normalised:
-    # A cell that is none of those compared, nor of their space: none of them is the source's kin.
+    # The source is a cell of another search space, so that it is not similar to any compared network.
     options = {"channels": 2 * children.SEARCH_SCALES[size].channels, "cells_per_stage": 1, "stages": 2}
     source = Candidate("source", "random", SpaceConfig(name="cell201", options=options), lab.RESIDUAL_CELL, "", None)
     images = open_data(config.data).to(lab.device())
@@ -129,7 +130,7 @@ def _transfer_source(size: str, config: Config, data: str, out: Path) -> Normali
 
 
 def jobs(size: str, out: Path) -> list[tuple]:
-    """Returns what `measure` is to be called with."""
+    """Returns the arguments of all calls of `measure`."""
     chosen = {data: choose_architectures(data, out) for data in children.data_sets(size)}
     return [
         (size, data, name, candidate, seed, out)
@@ -169,13 +170,13 @@ def _measure(size: str, data: str, name: str, candidate: Candidate, seed: int, o
         "parameters": parameters(network),
         "epsilon": config.evaluation.epsilon,
         "epsilons": grid,
-        # Null where an image was never fooled: JSON knows no infinity.
+        # Null if no attack succeeds on the image, because JSON has no infinity.
         "radii": {title: [r if math.isfinite(r) else None for r in values] for title, values in image_radii.items()},
     }
 
 
 def radii_by_attack(row: dict) -> dict[str, np.ndarray]:
-    """Returns the radii (N,) of a network by attack, and those of the worst cases of white-box and black-box attacks."""
+    """Returns the radii (N,) of a network by attack, and the worst case of the white-box and of the black-box attacks."""
     by_attack = {title: np.array([math.inf if r is None else r for r in values]) for title, values in row["radii"].items()}
     return by_attack | {
         title: worst_case([by_attack[attack] for attack in attacks]) for title, attacks in WORST_CASES.items()
@@ -183,7 +184,7 @@ def radii_by_attack(row: dict) -> dict[str, np.ndarray]:
 
 
 def error_rates(row: dict) -> list[dict]:
-    """Returns the errors of a network by attack and epsilon, with exact intervals; clean is at epsilon 0."""
+    """Returns the errors of a network by attack and epsilon, with exact intervals. The clean error has epsilon 0."""
     points = [("clean", 0.0, radii_by_attack(row)["FGSM"])]
     points += [
         (title, epsilon, image_radii) for title, image_radii in radii_by_attack(row).items() for epsilon in row["epsilons"]
@@ -201,12 +202,12 @@ def error_rates(row: dict) -> list[dict]:
 
 
 def mcnemar_tests(rows: list[dict]) -> list[dict]:
-    """Returns the exact McNemar tests of the best against each other network at the search's epsilon, seed by seed.
+    """Returns exact McNemar tests of the best network against each rival at the search's epsilon, for each seed.
 
-    Corrected by Holm twice: over the two worst cases, and over the single attacks; each over all rivals and seeds.
+    Holm's correction has two families: the two worst cases, and the single attacks. Each includes all rivals and seeds.
 
     Args:
-        rows: The networks of one data set, as `measure` returns them.
+        rows: Networks of one data set, as `measure` returns them.
     """
     by_name = {(row["name"], row["seed"]): row for row in rows}
     best = {seed: radii_by_attack(row) for (name, seed), row in by_name.items() if name == "best"}

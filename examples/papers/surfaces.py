@@ -1,13 +1,13 @@
-"""What lies around an image: how far are the decision boundaries, how many are there, and how straight is the way to them?
+"""How far from an image are the decision boundaries, how many are there, and how linear is the margin up to them?
 
 Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
-Uncertainty Regions", arXiv:2107.00003): the response surface, what a network says over the space of images, is examined to
-see the classification boundary. How that is to be measured is ours.
+Uncertainty Regions", arXiv:2107.00003): the response surface (the output of a network over the space of images) shows the
+classification boundary. The measurements are ours.
 
-Here: a normally and an adversarially trained network, one above the other. Maps of label, margin and confidence in planes
-through one image: along an adversarial and a random direction, along two adversarial ones, and through three images. Lines
-from it through the adversarial image and beyond, with every crossing. Then, over many images, the distance to the first
-crossing along adversarial and random directions, the number of crossings along a line, and how affine the margin is.
+Method: compare a network with standard training and one with adversarial training. For one image, draw maps of label, margin
+and confidence in three planes: an adversarial and a random direction, two adversarial directions, and three images. Draw
+lines from the image through the adversarial image and beyond, with every crossing. For many images, measure the distance to
+the first crossing in adversarial and random directions, the number of crossings per line, and the linearity of the margin.
 
     python examples/papers/surfaces.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 TRAININGS = ("standard", "adversarial")
 ATTACK = PGD(norm=L2(), loss=margin, steps=20)
-# L2, in pixel units: from below the smallest adversarial perturbations to beyond the largest.
+# L2 radii in pixel units, from below the smallest adversarial perturbation to above the largest.
 GRID = tuple(0.1 * 2 ** (k / 2) for k in range(13))
-# Lines go as far as noise of this standard deviation.
+# Standard deviation of noise whose L2 norm is the length of the lines.
 LINE_NOISE = 0.5
 # Points from the clean image to twice the adversarial perturbation.
 NEAR_POINTS = 41
@@ -56,13 +56,13 @@ NEAR_POINTS = 41
 
 @dataclass(frozen=True)
 class SamplingBudget:
-    """How much is looked at.
+    """Number of samples.
 
     Attributes:
-        images: Images through which lines are laid.
-        random: Random directions an image.
-        line: Points along a line.
-        side: Points along each side of a plane.
+        images: Number of images with lines.
+        random: Number of random directions per image.
+        line: Number of points per line.
+        side: Number of points per side of a plane.
     """
 
     images: int
@@ -79,13 +79,13 @@ BUDGETS = {
 
 
 def network_specs(size: str) -> list[NetworkSpec]:
-    """Returns the networks."""
+    """Returns the networks of a size."""
     data = ("digits",) if size == "smoke" else ("mnist", "cifar10")
     return [NetworkSpec(d, "cell", training) for d in data for training in TRAININGS]
 
 
 def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
-    """Returns what was seen along the lines through many images of one network."""
+    """Returns the measurements along lines through many images of one network."""
     return lab.cached_json(folder / "lines" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
@@ -116,7 +116,7 @@ def line_statistics(
 ) -> dict:
     near = boundary_line(network, image, label, direction, segment=Segment(points=NEAR_POINTS))
     parts = [near]
-    if 2 * near.length < max_distance:  # Closer to the image, crossings are looked for more closely.
+    if 2 * near.length < max_distance:  # The first segment has a finer grid near the image.
         parts.append(
             boundary_line(
                 network, image, label, direction, segment=Segment(start=2 * near.length, stop=max_distance, points=points)
@@ -136,7 +136,7 @@ def line_statistics(
         "returns": any(crossing.after == label for crossing in crossings),
         "r_squared": _r_squared(near.positions[half], near.margin[half]),
         "r_squared_beyond": _r_squared(near.positions, near.margin),
-        # Where the slope at the clean image would lead over the boundary.
+        # Position of the boundary that the slope at the clean image predicts.
         "first_order": float(-near.margin[0] / slope) if slope < 0 else None,
         "profile": [float(f"{value:.4g}") for value in near.margin / near.margin[0]],
     }
@@ -148,14 +148,14 @@ def _pixel_range_exit(line: BoundaryLine) -> float:
 
 
 def _r_squared(at: np.ndarray, values: np.ndarray) -> float:
-    """Returns the share of the variance of values that a straight line explains."""
+    """Returns R squared of a linear fit of the values, which is the explained share of their variance."""
     rest = values - np.polyval(np.polyfit(at, values, 1), at)
     total = ((values - values.mean()) ** 2).sum()
     return float(1 - (rest**2).sum() / total) if total > 0 else 1.0
 
 
 def draw_planes(name: str, data: str, folder: Path) -> dict:
-    """Draws the planes and lines through one image of a data set, and returns where its directions lead."""
+    """Draws the planes and lines through one image of a data set and returns their numbers."""
     return lab.cached_json(folder / "pictures" / f"{data}.json", _draw_planes, name, data, folder)
 
 
@@ -166,7 +166,7 @@ def _draw_planes(name: str, data: str, folder: Path) -> dict:
     predictions = [logits_of(network, test.x).argmax(1) for network in networks.values()]
     labels = test.y.cpu().numpy()
     right = np.flatnonzero(np.all([answer == labels for answer in predictions], axis=0))
-    # One of each class, so that the plane through three images has three classes in it.
+    # The three images have different classes, so that the plane through them shows three classes.
     chosen = [int(right[labels[right] == label][0]) for label in dict.fromkeys(labels[right].tolist())]
     if len(chosen) < 3:
         return {"reason": "fewer than three classes have an image that both networks classify rightly"}
@@ -178,7 +178,7 @@ def _draw_planes(name: str, data: str, folder: Path) -> dict:
         classes = tuple(map(str, range(10)))
         surfaces[training] = surfaces_of(network, test, config, network_name=training, data_name=data, classes=classes)
     for plane in dict.fromkeys(plane for one in surfaces.values() for plane in one.surfaces):
-        # Each is drawn with all the surfaces at hand, so that a class has one colour in all.
+        # All surfaces are passed to each drawing, so that a class has the same colour in all of them.
         shown = {training: f"{training}, {plane}" for training in surfaces if plane in surfaces[training].surfaces}
         pictures = {
             training: draw_surface(_with_all_surfaces(surfaces, training), entry, "png") for training, entry in shown.items()
@@ -205,7 +205,7 @@ def _draw_planes(name: str, data: str, folder: Path) -> dict:
 
 
 def _config(network: nn.Module, test: Split, chosen: list[int], side: int) -> SurfaceConfig | None:
-    """Returns the settings at twice the epsilon that fools: there is room for a second direction past the boundary."""
+    """Returns the settings with twice the smallest successful epsilon, to leave room for a second direction."""
     image = chosen[0]
     for epsilon in GRID:
         if adversarial_direction(network, test.x[image], int(test.y[image]), ATTACK, epsilon) is not None:
@@ -233,7 +233,7 @@ def _stack_pictures(pictures: dict[str, bytes], file: Path) -> None:
 
 
 def summarise(networks: list[dict]) -> list[dict]:
-    """Returns the distributions, a row for each network."""
+    """Returns the quantiles of the measurements, one row for each network."""
     rows = []
     for row in networks:
         lines = row["lines"]
@@ -265,14 +265,14 @@ def summarise(networks: list[dict]) -> list[dict]:
 def _quantile_summary(values: list[float]) -> dict[str, float | None] | None:
     if not values:
         return None
-    # No interpolation: between a number and infinity there is nothing.
+    # No interpolation, because values may be infinite.
     quantiles = np.quantile(values, [0.1, 0.5, 0.9], method="nearest")
     low, median, high = (float(value) if math.isfinite(value) else None for value in quantiles)
     return {"median": median, "tenth": low, "ninth_tenth": high, "n": len(values)}
 
 
 def draw(networks: list[dict], file: Path) -> None:
-    """Draws first crossings, numbers of crossings and margins on the way to the adversarial image, a row a data set."""
+    """Plots first crossings, numbers of crossings and margins along adversarial lines, one row for each data set."""
     data = list(dict.fromkeys(row["data"] for row in networks))
     colours, dashes = dict(zip(TRAININGS, COLOURS, strict=False)), {"adversarial": "-", "random": "--"}
     with mpl.rc_context(STYLE):
@@ -338,7 +338,7 @@ def draw(networks: list[dict], file: Path) -> None:
 
 
 def report_text(rows: list[dict]) -> str:
-    """Returns what was seen, a few lines for each network."""
+    """Returns a summary of the results, a few lines for each network."""
 
     def spread_text(spread: dict | None, beyond: str = "beyond reach") -> str:
         if spread is None:
@@ -346,40 +346,40 @@ def report_text(rows: list[dict]) -> str:
         low, median, high = (
             beyond if spread[key] is None else f"{spread[key]:.3g}" for key in ("tenth", "median", "ninth_tenth")
         )
-        return f"{median} ({low} to {high} in eight of ten)"
+        return f"{median} ({low} to {high} in 80 %)"
 
     lines = []
     for row in rows:
         near, far = row["adversarial"], row["random"]
         lines.append(
-            f"{row['data']}, {row['training']} training: {row['fooled']} of {row['right']} images fooled; among images, "
-            f"with all pixels in [0, 1], {near['first_crossing_in_range']} of {near['lines']} lines along the adversarial "
+            f"{row['data']}, {row['training']} training: {row['fooled']} of {row['right']} adversarial images; within "
+            f"the pixel range [0, 1], {near['first_crossing_in_range']} of {near['lines']} lines along the adversarial "
             f"direction cross a boundary, and {far['first_crossing_in_range']} of {far['lines']} along random ones"
         )
         if not near["lines"]:
             continue
         lines.append(
-            "  beyond the pixel range too, the first crossing lies at an L2 distance of "
-            f"{spread_text(near['first_crossing'])} along the adversarial direction, of "
-            f"{spread_text(far['first_crossing'])} along random ones, of which "
-            f"{far['without_crossing']} cross nothing within {row['reach']:.1f}"
+            "  without the limit of the pixel range, the first crossing is at an L2 distance of "
+            f"{spread_text(near['first_crossing'])} along the adversarial direction and of "
+            f"{spread_text(far['first_crossing'])} along random directions; "
+            f"{far['without_crossing']} random lines have no crossing within {row['reach']:.1f}"
         )
         lines.append(
-            f"  crossings a line: {near['crossings_mean']:.2f} adversarial ({near['crossings_in_range_mean']:.2f} of them "
-            f"in the pixel range), {far['crossings_mean']:.2f} random ({far['crossings_in_range_mean']:.2f}); back to the "
-            f"true class: {near['returns_to_the_label']} of {near['lines']} and {far['returns_to_the_label']} of "
+            f"  crossings per line: {near['crossings_mean']:.2f} adversarial ({near['crossings_in_range_mean']:.2f} of them "
+            f"in the pixel range), {far['crossings_mean']:.2f} random ({far['crossings_in_range_mean']:.2f}); "
+            f"lines that return to the true class: {near['returns_to_the_label']} of {near['lines']} and {far['returns_to_the_label']} of "
             f"{far['lines']}"
         )
         lines.append(
-            f"  R squared of the margin up to the adversarial image: {spread_text(near['r_squared'])}, to twice as far "
-            f"{spread_text(near['r_squared_beyond'])}; crossing / where the slope at the clean image leads: "
+            f"  R squared of the margin up to the adversarial image: {spread_text(near['r_squared'])}, up to "
+            f"twice that distance {spread_text(near['r_squared_beyond'])}; crossing / crossing predicted by the slope at the clean image: "
             f"{spread_text(near['first_over_first_order'])}"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Trains, looks along lines and in planes, sums up and draws."""
+    """Trains and measures the networks, and writes the summary and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     chosen = network_specs(options.size)
     networks = lab.parallel_map(measure, [(options.size, spec, options.out) for spec in chosen], options.workers, "lines")

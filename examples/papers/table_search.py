@@ -1,17 +1,21 @@
-"""What does the paper's search find where every child is a CIFAR-10 network that was trained to the end?
+"""Results of the paper's search when every child is a fully trained CIFAR-10 network.
 
 Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): architecture search by reinforcement
 learning, with adversarial accuracy as the reward, finds networks that are more robust to white-box and black-box attacks;
 adversarial accuracy correlates with clean accuracy, and weakly with model size.
 
-Here: children are looked up, not trained, in a table of all 15,625 cells of NAS-Bench-201 under FGSM, PGD (white box) and
-Square (black box), `nasbench201-robustness.csv.gz` in the folder that HARDCELL_DATA names; `measured.py` says what it holds
-and lacks. Its networks were trained normally, where the paper's children are trained on adversarial images. What goes with
-adversarial accuracy; what the PPO controller finds, rewarded by the accuracy under PGD at 1/255, against random search and
-known cells, also under the attacks that it did not see; what the most robust networks are made of.
+Method: children are looked up in a table instead of trained. The table has all 15,625 cells of NAS-Bench-201 under FGSM
+and PGD (white box) and Square (black box). It is `nasbench201-robustness.csv.gz` in the folder HARDCELL_DATA; `measured.py`
+describes it. Its networks have standard training, but the paper's children are trained on adversarial images. There are
+three analyses:
 
-The table is all of the space: nothing was sampled, so there are no intervals, and no p-values but those over seeds of the
-search. Each network was trained once, though: how far two trainings of one function are apart is told.
+- Correlates of adversarial accuracy.
+- Results of the PPO controller with accuracy under PGD at 1/255 as reward, against random search and known cells, also
+  under attacks that are not part of the reward.
+- Operations of the most robust networks.
+
+The table covers the whole space without sampling. So there are no intervals, and p-values exist only for seeds of the
+search. Each network is trained once. The report gives the deviation between two trainings of the same function.
 
     python examples/papers/table_search.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -64,13 +68,13 @@ SAMPLER_NAMES = ("ppo", "random")
 SEARCH_SIZES = {"smoke": (2, 20), "default": (20, 200), "full": (100, 200)}  # Seeds, and trials of each.
 SIGNS = {"better": 1, "worse": -1, "neither": 0}
 REPORTED_TRIALS = (8, 20, 50, 100, 150, 200)
-SIZE_MATCHED = "median cell of its size"  # Parameters within a tenth of those of a pick.
+SIZE_MATCHED = "median cell of its size"  # Cells with parameters within 10 % of those of a pick.
 # The plain residual network of NAS-Bench-201: x + conv3x3(conv3x3(x)).
 RESIDUAL = {"edge01": "conv3x3", "edge02": "none", "edge12": "conv3x3", "edge03": "skip", "edge13": "none", "edge23": "skip"}
 
 
 def search(path: Path, folder: Path, task: str, sampler: str, seed: int, trials: int) -> list[int]:
-    """Returns the numbers of the cells that a search proposes, one a trial."""
+    """Runs a search and returns the index of the proposed cell of each trial."""
     silence_optuna()
     evaluate, keys = measured.open_evaluator(path, task)
     settings = replace(evaluate.config.search, trials=trials, sampler=SAMPLERS[sampler]())
@@ -90,17 +94,19 @@ def quartiles(values: np.ndarray) -> list[float]:
 
 
 def feasible(all_cells: Cells, task: str) -> np.ndarray:
-    """Returns which cells (N,) a task may choose."""
+    """Returns a mask (N,) of the cells that satisfy the constraint of a task."""
     return all_cells.numbers[CLEAN] >= (MIN_CLEAN_ACCURACY if task == "bounded" else 0)
 
 
 def best_so_far(all_cells: Cells, task: str, proposed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best reward after each trial (S, T), 0 before there is any, and the cell of the last (S,), -1 for none.
+    """Returns the best reward after each trial (S, T) and the best cell of each seed (S,).
+
+    The reward is 0 before the first feasible trial. The cell is -1 if no trial is feasible.
 
     Args:
         all_cells: All cells.
-        task: Which of them count.
-        proposed: Numbers of cells, (S, T): seeds, trials.
+        task: Task, which sets the constraint.
+        proposed: Indices of the proposed cells (S, T), for S seeds and T trials.
     """
     rewards = np.where(feasible(all_cells, task)[proposed], all_cells.numbers[REWARD][proposed], 0.0)
     picks = np.take_along_axis(proposed, rewards.argmax(1)[:, None], 1)[:, 0]
@@ -108,7 +114,7 @@ def best_so_far(all_cells: Cells, task: str, proposed: np.ndarray) -> tuple[np.n
 
 
 def references(all_cells: Cells, task: str) -> dict[str, dict]:
-    """Returns what picks are compared with, by name: the number of the cell, if it is one, and its numbers."""
+    """Returns the reference cells by name: the index of the cell (None for a median over cells) and its numbers."""
     feasible_cells = feasible(all_cells, task)
     single_cells = {
         "residual cell": SPACE.index(RESIDUAL),
@@ -119,13 +125,13 @@ def references(all_cells: Cells, task: str) -> dict[str, dict]:
         name: {"cell": cell, **{key: float(values[cell]) for key, values in all_cells.numbers.items()}}
         for name, cell in single_cells.items()
     }
-    # Of every number by itself.
+    # The median of each number separately.
     drawn = {key: float(np.median(values[feasible_cells])) for key, values in all_cells.numbers.items()}
     return {**known, "median random cell": {"cell": None, **drawn}}
 
 
 def size_matched_medians(all_cells: Cells, task: str, picks: np.ndarray, name: str) -> np.ndarray:
-    """Returns for each pick (S,), -1 for none, the median of a number over a task's cells of about its parameters (S,)."""
+    """Returns the median (S,) of a number over feasible cells of about the size of each pick (S,); 0 for pick -1."""
     sizes, feasible_cells = all_cells.numbers["parameters"], feasible(all_cells, task)
     similar_size = [feasible_cells & (abs(sizes - sizes[pick]) <= 0.1 * sizes[pick]) for pick in picks]
     return np.array(
@@ -134,14 +140,14 @@ def size_matched_medians(all_cells: Cells, task: str, picks: np.ndarray, name: s
 
 
 def compare(all_cells: Cells, picks: dict[tuple[str, str], np.ndarray]) -> list[dict]:
-    """Returns for each task and number how the picks of both samplers do, and how PPO's do against random ones and cells.
+    """Compares the picks of PPO with those of random search and with reference cells, for each task and number.
 
-    The test is Wilcoxon's signed-rank test over seeds: both searches of a seed share their first trials. It is two-sided,
-    corrected by Holm for all tasks and numbers. A seed that found nothing has 0.
+    The test is Wilcoxon's signed-rank test over seeds, because both searches of a seed share their first trials. It is
+    two-sided and corrected by Holm for all tasks and numbers. A seed without a feasible pick has the value 0.
 
     Args:
         all_cells: All cells.
-        picks: Numbers of cells (S,), -1 for none, by task and sampler.
+        picks: Indices of the picked cells (S,), -1 for none, by task and sampler.
     """
     rows = []
     for task, name in product(TASKS, (CLEAN, *MEASURES)):
@@ -159,7 +165,7 @@ def compare(all_cells: Cells, picks: dict[tuple[str, str], np.ndarray]) -> list[
                 "better_seeds": int((gains > 0).sum()),
                 "worse_seeds": int((gains < 0).sum()),
                 "p_value": float(wilcoxon(gains).pvalue) if gains.any() else 1.0,
-                # The median over seeds, and in how many of them PPO's pick is better and worse.
+                # The median over seeds, and the numbers of seeds in which PPO's pick is better and worse.
                 "against": {
                     rival: [float(np.median(at).round(4)), int((picked["ppo"] > at).sum()), int((picked["ppo"] < at).sum())]
                     for rival, at in rivals.items()
@@ -171,7 +177,7 @@ def compare(all_cells: Cells, picks: dict[tuple[str, str], np.ndarray]) -> list[
 
 
 def draw_correlations(all_cells: Cells, rows: dict[str, np.ndarray], analysis: dict, file: Path) -> None:
-    """Draws adversarial over clean accuracy of all networks, and the rank correlations by epsilon."""
+    """Plots adversarial against clean accuracy of all networks, and the rank correlations by epsilon."""
     known = references(all_cells, "alone")
     shown = [*((f"{attack}@1", None) for attack in ATTACKS), (REWARD, CLEAN)]
     kinds = [*((f"of accuracy with {name}", "accuracy", name) for name in PREDICTORS)]
@@ -211,13 +217,13 @@ def draw_correlations(all_cells: Cells, rows: dict[str, np.ndarray], analysis: d
 
 
 def _legend(figure: Figure, panels: np.ndarray, columns: int) -> None:
-    """Draws one legend for several panels, below them; points as large as the others."""
+    """Draws one legend below several panels."""
     pairs = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
     figure.legend(*zip(*pairs, strict=True), loc="outside lower center", ncols=columns, fontsize=9, markerscale=1.2)
 
 
 def draw_progress(all_cells: Cells, curves: dict, compared: list[dict], file: Path) -> None:
-    """Draws the best so far of both samplers, and how their picks and known cells do under every attack."""
+    """Plots the best reward so far of both samplers, and the accuracies of picks and reference cells under every attack."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(14, 9.5), layout="constrained")
         panels = figure.subplots(2, 2)
@@ -256,7 +262,7 @@ def draw_progress(all_cells: Cells, curves: dict, compared: list[dict], file: Pa
 
 
 def draw_operations(made: dict[str, dict], file: Path) -> None:
-    """Draws the shares of operations among all networks and among the most robust, on all edges and by edge."""
+    """Plots the shares of operations in all networks and in the most robust ones, overall and by edge."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(15, 8), layout="constrained")
         panels = figure.subplots(2, 3)
@@ -285,7 +291,7 @@ def draw_operations(made: dict[str, dict], file: Path) -> None:
 
 
 def format_table(result: dict) -> str:
-    """Returns what the searches found and what it is compared with, a line for each task and number."""
+    """Returns a table of the picks and the reference cells, one line for each task and number."""
     lines = [
         f"{'':8} {'':17} {'PPO':>22} {'random':>22}" + "".join(f" {name:>23}" for name in result["compared"][0]["against"])
     ]
@@ -299,12 +305,12 @@ def format_table(result: dict) -> str:
 
 
 def report_text(result: dict) -> str:
-    """Returns what was seen, a few lines for each question."""
+    """Returns a summary of the results, a few lines for each question."""
     lines = [f"the table fails a check: {failed}" for failed in result["failed_checks"]]
     chance = result["table"]["deviations"][REWARD]
     lines.append(
-        f"two trainings of one function differ in accuracy under {format_measure(REWARD)} by a standard deviation of "
-        f"{chance['within']:.3f}, all networks by one of {chance['all']:.3f}"
+        f"standard deviation of the accuracy under {format_measure(REWARD)}: {chance['within']:.3f} between trainings of "
+        f"the same function, {chance['all']:.3f} between all networks"
     )
     for (name, one), attack in product(result["correlations"].items(), ATTACKS):
         at = [f"{attack}@{epsilon:g}" for epsilon in EPSILONS]
@@ -339,14 +345,14 @@ def _format_signed(values: list[float | None]) -> str:
 
 
 def format_comparison(rows: list[dict], signs: list[int]) -> str:
-    """Returns by which numbers picks are better and worse, the reward marked by a star."""
+    """Returns the names of the numbers by sign: better, worse or neither. A star marks the reward."""
     names = [format_measure(row["number"]) + (" *" if row["seen"] else "") for row in rows]
     parts = {word: [n for n, s in zip(names, signs, strict=True) if s == sign] for word, sign in SIGNS.items()}
     return "; ".join(f"{word}: {', '.join(part)}" for word, part in parts.items() if part)
 
 
 def main() -> None:
-    """Reads the table, searches where that is left to do, compares and draws."""
+    """Reads the table, runs missing searches, and writes the comparison and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     if not TABLE.exists():
         print(f"{TABLE}: no such file; set HARDCELL_DATA to the folder that holds {TABLE.name}", file=sys.stderr)

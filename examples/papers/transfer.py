@@ -1,13 +1,13 @@
-"""Do adversarial images carry over from network to network, and do some of them carry over to all?
+"""Do adversarial images transfer between networks, and do some of them transfer to all networks?
 
 Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
-Uncertainty Regions", arXiv:2107.00003): the transfer of adversarial images is not universal: one that fools a network
-need not fool another that learnt from the same data.
+Uncertainty Regions", arXiv:2107.00003): the transfer of adversarial images is not universal. An image that fools one network
+may not fool another network trained on the same data.
 
-Here: two seeds each of three architectures, trained normally and adversarially; two attacks, a grid of epsilons. Every
-network is source and target, on the images that all classify rightly. The matrix with counts and intervals; how much seed,
-architecture and training matter; its asymmetry; and which images transfer to all networks, to some and to none, beside what
-chance would give.
+Method: train two seeds of three architectures with standard and adversarial training. Use two attacks and a grid of
+epsilons. Every network is a source and a target, on the images that all networks classify correctly. Report the transfer
+matrix with counts and intervals, the effects of seed, architecture and training, and the asymmetry. Report the images that
+transfer to all networks, to some and to none, against the expectation for independent targets.
 
     python examples/papers/transfer.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -44,15 +44,15 @@ TRAINING_ABBREVIATIONS = {"standard": "std", "adversarial": "adv"}
 TRAININGS = tuple(TRAINING_ABBREVIATIONS)
 SEEDS = (0, 1)
 ATTACKS = {"fgsm": FGSM(), "pgd": PGD(loss=margin, steps=10)}
-# Of the epsilon of adversarial training.
+# Multiples of the epsilon of adversarial training.
 MULTIPLES = {"smoke": (1.0, 2.0), "default": (0.5, 1.0, 2.0), "full": (0.25, 0.5, 1.0, 2.0, 4.0)}
-# The epsilon at which the matrix is drawn, as a multiple.
+# The multiple at which the matrix is drawn.
 SHOWN_MULTIPLE = 1.0
-# Images to look for those that all networks classify rightly, and how many of these there must be.
+# Number of images to search for images that all networks classify correctly, and the required number of these.
 MAX_IMAGES = {"smoke": 120, "default": 600, "full": 5000}
 MIN_IMAGES = {"smoke": 10, "default": 30, "full": 200}
 RESAMPLES = 1000
-# A share of fewer images than this is drawn pale.
+# A share of fewer images than this has a pale label.
 PALE_BELOW = 10
 
 
@@ -62,17 +62,17 @@ def network_specs(data: str) -> list[NetworkSpec]:
 
 
 def data_sets(size: str) -> tuple[str, ...]:
-    """Returns what the networks learn from."""
+    """Returns the names of the data sets of a size."""
     return ("digits",) if size == "smoke" else ("mnist", "cifar10")
 
 
 def short_name(spec: NetworkSpec) -> str:
-    """Returns the name of a network among those of its data set."""
+    """Returns the name of a network, unique within its data set."""
     return f"{spec.architecture} {TRAINING_ABBREVIATIONS[spec.training]} {spec.seed}"
 
 
 def drop_inaccurate(networks: dict[str, nn.Module], split: Split, min_images: int) -> list[str]:
-    """Returns the names of the networks that are all right on enough images, without those right on fewest."""
+    """Removes the least accurate networks until all others classify enough images correctly, and returns their names."""
     labels = split.y.cpu().numpy()
     correct = {name: logits_of(network, split.x).argmax(1) == labels for name, network in networks.items()}
     while len(correct) > 1 and np.all(list(correct.values()), axis=0).sum() < min_images:
@@ -81,7 +81,7 @@ def drop_inaccurate(networks: dict[str, nn.Module], split: Split, min_images: in
 
 
 def measure(name: str, data: str, attack: str, folder: Path) -> dict:
-    """Returns the transfer of one attack between the networks of one data set."""
+    """Returns the transfer results of one attack between the networks of one data set."""
     return lab.cached_json(folder / "matrices" / f"{data}-{attack}.json", _measure, name, data, attack, folder.parent)
 
 
@@ -103,7 +103,7 @@ def _measure(name: str, data: str, attack: str, work: Path) -> dict:
         "epsilons": epsilons,
         "given": matrix.given,
         "images": matrix.n,
-        # Both by epsilon, source and target.
+        # Both are indexed by epsilon, source and target.
         "of_all": _rates_as_lists(rates),
         "of_those_that_fool_the_source": _rates_as_lists(conditional_rates),
         "groups": [
@@ -123,7 +123,7 @@ def _measure(name: str, data: str, attack: str, work: Path) -> dict:
             for one in asymmetry(matrix)
         ],
         "reach": universal_transfer_rows(matrix),
-        # Those that were not trained to withstand just these images.
+        # Without the adversarially trained networks, which are trained to resist such images.
         "reach_among_standard": universal_transfer_rows(
             restrict_networks(matrix, [n for n in names if specs[n].training == "standard"])
         ),
@@ -131,7 +131,7 @@ def _measure(name: str, data: str, attack: str, work: Path) -> dict:
 
 
 def restrict_networks(matrix: TransferMatrix, names: list[str]) -> TransferMatrix | None:
-    """Returns the part of a matrix that is about some of the networks; None of fewer than two."""
+    """Returns the transfer matrix of a subset of the networks; None for fewer than two."""
     if len(names) < 2:
         return None
     places = [matrix.names.index(name) for name in names]
@@ -139,7 +139,7 @@ def restrict_networks(matrix: TransferMatrix, names: list[str]) -> TransferMatri
 
 
 def universal_transfer_rows(matrix: TransferMatrix | None) -> list[dict]:
-    """Returns which images transfer to all other networks, to some and to none, a row for each epsilon and source."""
+    """Returns the images that transfer to all other networks, to some and to none, one row for each epsilon and source."""
     return [
         {
             "source": one.source,
@@ -174,7 +174,7 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
-    """Returns pairs of source and target by how the two differ, and by how they were trained."""
+    """Returns the (source, target) pairs by their difference and by their kinds of training."""
     groups: dict[str, list[tuple[int, int]]] = {}
     for (s, source), (t, target) in product(enumerate(specs), repeat=2):
         if s == t:
@@ -187,12 +187,12 @@ def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
 
 
 def pooled_transfer(matrix: TransferMatrix, epsilon_index: int, name: str, pairs: list[tuple[int, int]]) -> dict:
-    """Returns the pooled share of images that fool their source and a target, too, with an interval over images."""
+    """Returns the pooled share of successful source images that also fool the target, with an interval over images."""
     source, target = np.array(pairs).T
     fooled_source = matrix.fooled[epsilon_index, source, source]
     fooled_both = (matrix.fooled[epsilon_index, source, target] & fooled_source).sum(0)
     source_counts = fooled_source.sum(0)
-    # An image is in all cells of the matrix: it is drawn again with all of them.
+    # The bootstrap resamples images, because each image is in all cells of the matrix.
     weight = np.random.default_rng(0).multinomial(matrix.n, np.full(matrix.n, 1 / matrix.n), RESAMPLES)
     sums = weight @ source_counts
     shares = (weight @ fooled_both)[sums > 0] / sums[sums > 0]
@@ -209,7 +209,7 @@ def pooled_transfer(matrix: TransferMatrix, epsilon_index: int, name: str, pairs
 
 
 def draw_matrices(results: list[dict], file: Path) -> None:
-    """Draws the share of the images that fool the source which fool the target, at the epsilon of adversarial training."""
+    """Plots the share of successful source images that fool the target, at the epsilon of adversarial training."""
     data = list(dict.fromkeys(row["data"] for row in results))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7 * len(ATTACKS), 0.6 + 6.2 * len(data)), layout="constrained")
@@ -225,7 +225,7 @@ def draw_matrices(results: list[dict], file: Path) -> None:
             image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
             names, of = row["names"], np.array(own["of"][e])[:, 0]
             for (s, t), share in np.ndenumerate(shares):
-                # The diagonal is 1 by what it is: there stands how many images fool the source.
+                # The diagonal is always 1, so it shows the number of images that fool the source.
                 text = f"{of[s]}" if s == t else "" if math.isnan(share) else f"{100 * share:.0f}"
                 style = {"fontweight": "bold", "fontsize": 8} if s == t else {"fontsize": 8}
                 if s != t and of[s] < PALE_BELOW:
@@ -251,10 +251,10 @@ def _shown_index(row: dict) -> int:
 
 
 def draw_groups(results: list[dict], file: Path) -> None:
-    """Draws how transfer depends on seed, architecture and training, over epsilon."""
+    """Plots the transfer by seed, architecture and training against epsilon."""
     data = list(dict.fromkeys(row["data"] for row in results))
     names = list(dict.fromkeys(group["group"] for row in results for group in row.get("groups", [])))
-    # Those of one training are in the two that tell seeds from architectures.
+    # Pairs with the same training are in the groups for another seed and another architecture.
     names = [name for name in names if name not in ("standard to standard", "adversarial to adversarial")]
     colours = dict(zip(names, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
@@ -282,7 +282,7 @@ def draw_groups(results: list[dict], file: Path) -> None:
 
 
 def draw_universal_transfer(results: list[dict], file: Path) -> None:
-    """Draws the shares of images that fool all other networks, some and none, and what chance would give."""
+    """Plots the shares of images that fool all other networks, some and none, and the expected shares by chance."""
     data = list(dict.fromkeys(row["data"] for row in results))
     kinds = {"to_all": "all others", "to_some": "some", "to_none": "none"}
     with mpl.rc_context(STYLE):
@@ -325,12 +325,14 @@ def draw_universal_transfer(results: list[dict], file: Path) -> None:
 
 
 def report_text(results: list[dict]) -> str:
-    """Returns what was seen, a few lines for each data set and attack."""
+    """Returns a summary of the results, a few lines for each data set and attack."""
     lines = []
     for row in results:
         title = f"{row['data']}, {row['attack']}"
         if row["left_out"]:
-            lines.append(f"{title}: left out, as too few images are right under all: {', '.join(row['left_out'])}")
+            lines.append(
+                f"{title}: left out (too few images are classified correctly by all networks): {', '.join(row['left_out'])}"
+            )
         if "reason" in row:
             lines.append(f"{title}: {row['reason']}")
             continue
@@ -344,15 +346,15 @@ def report_text(results: list[dict]) -> str:
         lines.append(
             f"{title}, epsilon {format_epsilon(row['data'], epsilon)}: of the images that fool the source (of "
             f"{row['images']} "
-            f"that are right under all {len(row['names'])} networks), so many fool the target: {shares}"
+            f"that all {len(row['names'])} networks classify correctly), the share that fools the target: {shares}"
         )
         pairs = [one for one in row["asymmetry"] if one["epsilon"] == epsilon]
         uneven = [one for one in pairs if one["corrected"] < 0.05]
         most = max(pairs, key=lambda one: abs(one["difference"]))
         to, back = (most["first"], most["second"]) if most["difference"] >= 0 else (most["second"], most["first"])
         lines.append(
-            f"  {len(uneven)} of {len(pairs)} pairs carry over more one way than back (p < 0.05, corrected by Holm); most "
-            f"so {to} to {back}, by {100 * abs(most['difference']):.0f} % of the images (p = {most['corrected']:.2g})"
+            f"  {len(uneven)} of {len(pairs)} pairs have asymmetric transfer (p < 0.05, corrected by Holm); the "
+            f"largest is {to} to {back}, by {100 * abs(most['difference']):.0f} % of the images (p = {most['corrected']:.2g})"
         )
         for at, (key, networks_name) in product(
             row["epsilons"], (("reach", "all"), ("reach_among_standard", "normally trained"))
@@ -365,7 +367,7 @@ def report_text(results: list[dict]) -> str:
 
 
 def _format_universal_transfer(sources: list[dict]) -> str:
-    """Returns in words how far the images of all sources carry at one epsilon."""
+    """Formats the universal transfer of the images of all sources at one epsilon."""
     fooled = sum(one["fooled"] for one in sources)
     parts = [
         f"{100 * sum(len(one[kind]['images']) for one in sources) / fooled:.1f} % fool {targets} "
@@ -376,7 +378,7 @@ def _format_universal_transfer(sources: list[dict]) -> str:
 
 
 def main() -> None:
-    """Trains, crafts, tries, sums up and draws."""
+    """Trains and attacks the networks, measures transfer, and writes the results and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     data = data_sets(options.size)
     training = [(options.size, spec, options.out.parent) for d in data for spec in network_specs(d)]

@@ -1,14 +1,18 @@
-"""Where do networks that learnt from the same data disagree, and where is one network nearly undecided?
+"""Where do networks trained on the same data disagree, and where is the margin of one network low?
 
 Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
-Uncertainty Regions", arXiv:2107.00003): networks have uncertainty regions. Its definition was not at hand; ours is
-where networks of one data set disagree, or where the margin of one is low.
+Uncertainty Regions", arXiv:2107.00003): networks have uncertainty regions. The definition of the paper was not available. We
+define them as regions where networks of one data set disagree, or where the margin of one network is low.
 
-Here: committees of two seeds each of three architectures, trained normally or adversarially. The share of the epsilon-ball
-in which they disagree, around clean images, adversarial ones and noise, and the entropy of their votes; the same for pairs
-that differ in their seed alone and in their architecture alone, and for the networks that had no part in the crafting, which
-need not disagree near the boundary of the one that had; the entropy along lines through that boundary; and the share of the
-ball in which the margin of one network is below a threshold.
+Method: form committees of two seeds of three architectures, with standard or adversarial training. Measure in the
+epsilon-ball around clean images, adversarial images and noise:
+
+- The share of points at which the committee disagrees, and the entropy of its votes.
+- The same for pairs of networks that differ only in the seed or only in the architecture.
+- The same for the networks that were not attacked. The attacked network changes its class at its boundary by definition.
+- The share of points at which the margin of one network is below a threshold.
+
+Also measure the entropy along lines through the boundary of the attacked network.
 
     python examples/papers/uncertainty.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -44,24 +48,24 @@ if TYPE_CHECKING:
 
 ATTACK = PGD(loss=margin, steps=20)
 KINDS = ("clean", "adversarial", "noise")
-# Of the epsilon of adversarial training.
+# Multiples of the epsilon of adversarial training.
 MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0)
 FOOLING_MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
-# Distances from the boundary, as shares of that from the clean image to it.
+# Distances from the boundary, as multiples of the distance between the clean image and the boundary.
 OFFSETS = (-1.0, -0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-# A margin is low that is below this share of the median margin of clean images.
+# A margin is low if it is below this share of the median margin on clean images.
 LOW_MARGIN_SHARE = 0.25
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class AttackBudget:
-    """How much is sampled.
+    """Number of samples.
 
     Attributes:
-        images: Centres of balls, of each kind.
-        samples: Points a ball.
-        lines: Lines through the boundary.
+        images: Number of centres of balls, for each kind.
+        samples: Number of points per ball.
+        lines: Number of lines through the boundary.
     """
 
     images: int
@@ -73,12 +77,12 @@ BUDGETS = {"smoke": AttackBudget(12, 10, 30), "default": AttackBudget(50, 40, 20
 
 
 def committee(data: str, training: str) -> list[NetworkSpec]:
-    """Returns the networks of one data set and training."""
+    """Returns the networks of one data set and kind of training."""
     return [NetworkSpec(data, architecture, training, seed) for architecture, seed in product(ARCHITECTURES, SEEDS)]
 
 
 def measure(name: str, data: str, training: str, part: str, folder: Path) -> dict:
-    """Returns what one committee says around images of one kind, or along the boundary."""
+    """Returns the measurements of one committee around images of one kind, or along lines through the boundary."""
     file = folder / "committees" / f"{data}-{training}-{part}.json"
     return lab.cached_json(file, _boundary if part == "boundary" else _balls, name, data, training, part, folder.parent)
 
@@ -91,12 +95,12 @@ def _load_committee(name: str, data: str, training: str, work: Path) -> tuple[di
 
 
 def _attacked_network(networks: dict[NetworkSpec, nn.Module]) -> NetworkSpec:
-    """Returns the network on which adversarial images are crafted: a cell."""
+    """Returns the attacked network, which is a cell."""
     return next(spec for spec in networks if spec.architecture == "cell")
 
 
 def _adversarial_pairs(networks: dict[NetworkSpec, nn.Module], split: Split, count: int) -> tuple[Tensor, Tensor]:
-    """Returns clean images (N, C, H, W), and adversarial ones that are crafted from them on one network."""
+    """Returns clean images (N, C, H, W) and their adversarial images for the attacked network."""
     data = next(iter(networks)).data
     source = networks[_attacked_network(networks)]
     x, y = correctly_classified(source, split, count)
@@ -130,7 +134,7 @@ def _balls(name: str, data: str, training: str, kind: str, work: Path) -> dict:
     def committee_row(members) -> dict:
         disagreements = regions(members)
         return {
-            # Of each image, in an order that clean and adversarial images share.
+            # One entry per image. Clean and adversarial images have the same order.
             "of_images": [[round(float(share), 6) for share in shares] for shares in disagreements.share],
             "share": disagreements.mean_share.tolist(),
             "share_interval": disagreements.mean_share_interval.tolist(),
@@ -153,7 +157,7 @@ def _balls(name: str, data: str, training: str, kind: str, work: Path) -> dict:
 
 
 def _mean_shares(shares: list[np.ndarray]) -> dict:
-    """Returns the mean over pairs and images of shares (N, E), with intervals over the images."""
+    """Returns the mean of shares (N, E) over pairs and images, with intervals over images."""
     image_means = np.mean(shares, axis=0)
     return {"share": image_means.mean(0).tolist(), "share_interval": mean_interval(image_means).tolist()}
 
@@ -194,7 +198,7 @@ def _boundary(name: str, data: str, training: str, part: str, work: Path) -> dic
         "entropy_of_others": [_finite_or_none(value) for value in others_entropy.entropy],
         "interval_of_others": [[_finite_or_none(value) for value in ends] for ends in others_entropy.interval],
         "n": entropy.n.tolist(),
-        # Of the other networks, at the adversarial image.
+        # Shares of the other networks, at the adversarial image.
         "others_change_their_class": float((votes[:, others] != lines.predictions[:, others, 0]).mean()),
         "others_follow": float((votes[:, others] == votes[:, [source]]).mean()),
     }
@@ -205,9 +209,9 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def adversarial_minus_clean(results: list[dict]) -> list[dict]:
-    """Returns how much larger the others' share is around adversarial images than around the clean ones they are made of.
+    """Returns the increase of the disagreement of the other networks from clean images to their adversarial images.
 
-    The mean over images of the difference at each epsilon, with a 95 % percentile interval over images drawn again.
+    The result is the mean difference over images at each epsilon, with a 95 % bootstrap percentile interval over images.
     """
     rows = []
     for data, training in dict.fromkeys((row["data"], row["training"]) for row in results):
@@ -236,7 +240,7 @@ _DASHES = {"six networks": "-", "five, not the one attacked": "--", "two seeds":
 
 
 def draw_balls(results: list[dict], file: Path) -> None:
-    """Draws how much committees disagree in balls around images of each kind, over epsilon, a row a data set."""
+    """Plots the disagreement in balls around images of each kind against epsilon, one row for each data set."""
     data, colours = list(dict.fromkeys(row["data"] for row in results)), dict(zip(TRAININGS, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 0.9 + 5.6 * len(data)), layout="constrained")
@@ -268,7 +272,7 @@ def draw_balls(results: list[dict], file: Path) -> None:
 
 
 def draw_boundary(results: list[dict], file: Path) -> None:
-    """Draws the vote entropy before and behind the boundary, a panel a data set."""
+    """Plots the vote entropy before and behind the boundary, one panel for each data set."""
     data, colours = list(dict.fromkeys(row["data"] for row in results)), dict(zip(TRAININGS, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.5 * len(data), 4.2), layout="constrained")
@@ -294,7 +298,7 @@ def draw_boundary(results: list[dict], file: Path) -> None:
 
 
 def draw_low_margin(results: list[dict], file: Path) -> None:
-    """Draws the share of balls in which the margin of one network is low, a row a data set."""
+    """Plots the share of balls in which the margin of one network is low, one row for each data set."""
     data, colours = list(dict.fromkeys(row["data"] for row in results)), dict(zip(ARCHITECTURES, COLOURS, strict=False))
     dashes = dict(zip(TRAININGS, ("-", "--"), strict=True))
     with mpl.rc_context(STYLE):
@@ -331,12 +335,12 @@ def _centre_name(kind: str) -> str:
 
 
 def report_text(results: list[dict]) -> str:
-    """Returns what was seen, a line for each part of each committee."""
+    """Returns a summary of the results, one line for each part of each committee."""
     lines = []
     for row in results:
         title = f"{row['data']}, {row['training']} training"
         if not row["images"]:
-            lines.append(f"{title}, {row['part']}: there is no image that is right when clean and can be fooled")
+            lines.append(f"{title}, {row['part']}: no image is classified correctly and has an adversarial image")
         elif row["part"] == "boundary":
             entropies = zip(row["offsets"], row["entropy"], row["entropy_of_others"], strict=True)
             at = {offset: (every, others) for offset, every, others in entropies if every is not None}
@@ -347,7 +351,7 @@ def report_text(results: list[dict]) -> str:
             )
             highest = [max(at, key=lambda offset, which=which: at[offset][which]) for which in (0, 1)]
             lines.append(
-                f"{title}: vote entropy along {row['images']} lines (without the network that was attacked), by distance "
+                f"{title}: vote entropy along {row['images']} lines (without the attacked network), by distance "
                 f"from its boundary (-1: clean image): {shown}; highest at {highest[0]:g} ({highest[1]:g}); at the "
                 f"adversarial image {100 * row['others_change_their_class']:.0f} % of the other networks change their "
                 f"class, {100 * row['others_follow']:.0f} % to the same one"
@@ -356,7 +360,7 @@ def report_text(results: list[dict]) -> str:
             place = MULTIPLES.index(1.0)
             low, high = row["committee"]["share_interval"][place]
             pairs = ", ".join(
-                f"two of another {differ} in {100 * one['share'][place]:.0f} %" for differ, one in row["pairs"].items()
+                f"two with another {differ} in {100 * one['share'][place]:.0f} %" for differ, one in row["pairs"].items()
             )
             margins = ", ".join(f"{name} {100 * one['share'][place]:.0f} %" for name, one in row["low_margin"].items())
             all_six, others = (row[who]["share"] for who in ("committee", "others"))
@@ -364,7 +368,7 @@ def report_text(results: list[dict]) -> str:
                 f"{title}, {_centre_name(row['part'])} ({row['images']}), "
                 f"within {format_epsilon(row['data'], row['epsilons'][place])}: "
                 f"six networks disagree in {100 * all_six[place]:.0f} % ({100 * low:.0f} to {100 * high:.0f}) of the "
-                f"ball, at the centre in {100 * all_six[0]:.0f} %; the five that were not attacked in "
+                f"ball, at the centre in {100 * all_six[0]:.0f} %; the five other networks in "
                 f"{100 * others[place]:.0f} %, at the centre in {100 * others[0]:.0f} %; {pairs}; margins are low in: "
                 f"{margins}"
             )
@@ -372,7 +376,7 @@ def report_text(results: list[dict]) -> str:
 
 
 def main() -> None:
-    """Trains, asks committees, sums up and draws."""
+    """Trains and measures the committees, and writes the results and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     groups = list(product(data_sets(options.size), TRAININGS))
     training = [(options.size, spec, options.out.parent) for group in groups for spec in committee(*group)]
@@ -393,8 +397,8 @@ def main() -> None:
             for place, where in places.items()
         )
         print(
-            f"{row['data']}, {row['training']} training: the share in which the five others disagree, around adversarial "
-            f"images less around the {row['images']} clean ones that these are made of: {texts}"
+            f"{row['data']}, {row['training']} training: disagreement of the five other networks around adversarial images "
+            f"minus that around their {row['images']} clean images: {texts}"
         )
 
 

@@ -1,12 +1,12 @@
-"""Does adversarial error grow as one and the same power of epsilon, whatever the network, the data and the attack?
+"""Is adversarial error the same power law of epsilon for all networks, data sets and attacks?
 
-Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): it does, for linear models, deep
-networks, adversarially trained ones and networks trained on shuffled labels, on MNIST, CIFAR-10, ImageNet and random data,
-for FGSM, step l.l. and PGD.
+Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846): yes, for linear models, deep
+networks, adversarially trained networks and networks trained on shuffled labels, on MNIST, CIFAR-10, ImageNet and random
+data, for FGSM, step l.l. and PGD.
 
-Here: four architectures, four data sets, three ways of training, three attacks. For each, the flip rate over a grid of
-epsilons that suits the network, its power law with a bootstrap interval or the reason why there is none, and then how much
-the exponents vary, with what, and whether they go with the clean error.
+Method: measure four architectures, four data sets, three kinds of training and three attacks. For each, compute the flip
+rate on a grid of epsilons adapted to the network. Fit its power law with a bootstrap interval, or give the reason for failure.
+Then analyse the variance of the exponents, its factors, and the correlation of the exponents with the clean error.
 
     python examples/papers/universality.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -38,12 +38,12 @@ ATTACKS = {"fgsm": FGSM(), "step_ll": StepLL(), "pgd": PGD(steps=10)}
 FACTORS = ("architecture", "data", "training")
 POINTS = 18
 DASHES = ("-", "--", ":")
-# Curves are laid upon each other where they pass this flip rate.
+# Curves are rescaled so that they overlap at this flip rate.
 ANCHOR = 0.1
 
 
 def network_specs(size: str) -> list[NetworkSpec]:
-    """Returns the networks; labels of random images are random as they are."""
+    """Returns the networks of a size. Random images have no shuffled variant, because their labels are already random."""
     specs = [
         NetworkSpec(data, architecture, training)
         for data, architecture, training in product(DATA, ARCHITECTURES, TRAININGS)
@@ -53,7 +53,7 @@ def network_specs(size: str) -> list[NetworkSpec]:
 
 
 def measure(name: str, spec: NetworkSpec, folder: Path) -> dict:
-    """Returns the curves and laws of one network."""
+    """Returns the error curves and power laws of one network."""
     return lab.cached_json(folder / "networks" / f"{spec.name}.json", _measure, name, spec, folder.parent)
 
 
@@ -81,7 +81,7 @@ def _measure(name: str, spec: NetworkSpec, work: Path) -> dict:
 
 
 def _anchor(grid: np.ndarray, rate: np.ndarray) -> float | None:
-    """Returns the epsilon at which the flip rate passes ANCHOR, between two points of the grid on log axes."""
+    """Returns the epsilon at which the flip rate reaches ANCHOR, by log-log interpolation; None outside the grid."""
     above = np.flatnonzero(rate >= ANCHOR)
     if not len(above) or above[0] == 0 or rate[above[0] - 1] <= 0:
         return None
@@ -91,7 +91,7 @@ def _anchor(grid: np.ndarray, rate: np.ndarray) -> float | None:
 
 
 def analyse(networks: list[dict]) -> dict:
-    """Returns how universal the exponents are: over all, and within each attack and each way of training."""
+    """Returns the heterogeneity of the exponents, overall and within each attack, kind of training and data set."""
     entries = [(row, attack, entry["law"]) for row in networks for attack, entry in row["attacks"].items()]
     laws = [(row, attack, law) for row, attack, law in entries if "exponent" in law]
     observations = [
@@ -125,7 +125,7 @@ def analyse(networks: list[dict]) -> dict:
 
 
 def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict | None:
-    """Returns the rank correlation, over networks, of exponents under an attack with clean errors; None of one network."""
+    """Returns the rank correlation of exponents with clean errors over networks; None for fewer than two networks."""
     chosen = [(row["clean_error"], law["exponent"]) for row, name, law in laws if name == attack]
     if len(chosen) < 2:
         return None
@@ -137,7 +137,7 @@ def _failure_kind(reason: str) -> str:
 
 
 def fit_windows(networks: list[dict]) -> dict:
-    """Returns over how many decades the laws hold, and which flip rate is reached at the upper end of their windows."""
+    """Returns the widths of the windows of the power laws in decades, and the flip rates at their upper ends."""
     decades, rates = [], []
     for row, attack in product(networks, ATTACKS):
         entry = row["attacks"][attack]
@@ -154,7 +154,7 @@ def fit_windows(networks: list[dict]) -> dict:
 
 
 def exponents_relative_to_fgsm(networks: list[dict], attack: str) -> dict | None:
-    """Returns the exponents under an attack over those under FGSM, on the networks that have both; None of fewer than 2."""
+    """Returns the ratio of exponents under an attack and under FGSM, over networks with both; None for fewer than two."""
     pairs = [[row["attacks"][name]["law"].get("exponent") for name in (attack, "fgsm")] for row in networks]
     ratios = np.log([one / other for one, other in pairs if one and other])
     if len(ratios) < 2:
@@ -184,7 +184,7 @@ def _curve_spread(networks: list[dict]) -> dict[str, float]:
 
 
 def draw_curves(networks: list[dict], file: Path) -> None:
-    """Draws all curves as they are, a panel for each attack and data set."""
+    """Plots all curves without rescaling, one panel for each attack and data set."""
     data = list(dict.fromkeys(row["data"] for row in networks))
     colours, dashes = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(TRAININGS, DASHES, strict=True))
     with mpl.rc_context(STYLE):
@@ -207,7 +207,7 @@ def draw_curves(networks: list[dict], file: Path) -> None:
 
 
 def draw_rescaled(networks: list[dict], file: Path) -> None:
-    """Draws all curves rescaled onto each other: all on the left, and by training on the right."""
+    """Plots all curves rescaled to overlap at ANCHOR: all on the left, and by training on the right."""
     colours = dict(zip(dict.fromkeys(row["data"] for row in networks), COLOURS, strict=False))
     dashes = dict(zip(ATTACKS, DASHES, strict=True))
     with mpl.rc_context(STYLE):
@@ -246,7 +246,7 @@ def _legend(figure: Figure, colours: dict[str, str], dashes: dict[str, str]) -> 
 
 
 def draw_exponents(networks: list[dict], file: Path) -> None:
-    """Draws every exponent with its interval, grouped by data and training."""
+    """Plots every exponent with its interval, grouped by data and training."""
     groups = list(dict.fromkeys((row["data"], row["training"]) for row in networks))
     colours, marks = dict(zip(ARCHITECTURES, COLOURS, strict=False)), dict(zip(ATTACKS, "os^", strict=True))
     with mpl.rc_context(STYLE):
@@ -289,7 +289,7 @@ def draw_exponents(networks: list[dict], file: Path) -> None:
 
 
 def report_text(analysis: dict) -> str:
-    """Returns what was seen, in a few lines."""
+    """Returns a summary of the results, in a few lines."""
     every = analysis["exponents"]["all"]
     low, high = every["mean_interval"]
     p_value = every["heterogeneity_p"]
@@ -300,7 +300,7 @@ def report_text(analysis: dict) -> str:
         f"{every['n']} exponents of {every['subjects']} networks: mean {every['mean']:.2f} ({low:.2f} to {high:.2f}); they "
         f"range from {every['range'][0]:.2f} to {every['range'][1]:.2f} and spread by a factor of "
         f"{math.exp(every['deviation']):.2f} (one standard deviation), networks by {math.exp(every['between']):.2f} without "
-        f"the uncertainty of each (all equal: p {equal})",
+        f"estimation error (hypothesis of equal exponents: p {equal})",
     ]
     for name, effect in every["effects"].items():
         means = ", ".join(f"{level} {mean:.2f}" for level, mean in effect["means"].items())
@@ -308,7 +308,7 @@ def report_text(analysis: dict) -> str:
     for attack, one in analysis["within_networks"].items():
         if one is not None:
             lines.append(
-                f"on {one['networks']} networks that have both, exponents under {attack} are {one['mean_ratio']:.2f} times "
+                f"on {one['networks']} networks with both, exponents under {attack} are {one['mean_ratio']:.2f} times "
                 f"those under fgsm ({one['range'][0]:.2f} to {one['range'][1]:.2f}; Wilcoxon, p = {one['p_value']:.2g})"
             )
     windows = analysis["windows"]
@@ -325,7 +325,7 @@ def report_text(analysis: dict) -> str:
 
 
 def main() -> None:
-    """Trains, measures, analyses and draws."""
+    """Trains and measures the networks, and writes the analysis and the figures."""
     options = lab.parse_arguments(__file__, __doc__)
     jobs = [(options.size, spec, options.out) for spec in network_specs(options.size)]
     networks = lab.parallel_map(measure, jobs, options.workers, "networks")
