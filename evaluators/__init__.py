@@ -1,6 +1,6 @@
-"""Attacks, error curves, power laws, margins, checks and costs: the robustness profile of any network.
+"""Measures the robustness of any PyTorch classifier: attacks, error curves, power laws, margins, checks and costs.
 
-Usable alone: nothing here knows of search spaces, training, Optuna or files of ours.
+This package does not import `nas` or `search_spaces` and can be used alone.
 """
 
 from evaluators.attacks import (

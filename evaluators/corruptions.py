@@ -1,7 +1,8 @@
-"""The error under everyday damage to images: noise, blur, brightness, contrast and JPEG, at five severities each.
+"""Error under common corruptions of images: noise, blur, brightness, contrast and JPEG, at five severities each.
 
-The severities are those of CIFAR-10-C, for images of about 32 x 32 pixels: on much larger ones the blur is weak. Two
-deviations from it: only JPEG rounds pixels to 256 levels, and five of its corruptions stand for all nineteen.
+The severities are those of CIFAR-10-C, for images of about 32 x 32 pixels. On much larger images the blur is weak. There
+are two deviations from CIFAR-10-C: only JPEG rounds pixels to 256 levels, and only five of its nineteen corruptions are
+used.
 
 Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR
 2019, arXiv:1903.12261; the severities from the authors' script make_cifar_c.py (github.com/hendrycks/robustness).
@@ -40,14 +41,14 @@ def _gaussian_blur(x: Tensor, sigma: float, noise: ImageNoise) -> Tensor:
     x = F.pad(x, (reach, reach, reach, reach), mode="replicate")
     for axis in (2, 3):
         size = x.shape[axis] - 2 * reach
-        # A sum of shifted images: a convolution would round to ten bits on some GPUs.
+        # A sum of shifted images, because convolutions round to ten bits on some GPUs.
         shifted = (weight / sum(bell) * x.narrow(axis, i, size) for i, weight in enumerate(bell))
         x = sum(shifted, start=x.new_zeros(()))
     return x
 
 
 def _brightness(x: Tensor, rise: float, noise: ImageNoise) -> Tensor:
-    # The value of HSV, the largest channel, rises; hue and saturation stay if all channels grow by the same factor.
+    # The value of HSV (the largest channel) rises. Equal factors for all channels keep hue and saturation.
     value = x.amax(1, keepdim=True)
     raised = (value + rise).clamp(max=1)
     return torch.where(value > 0, x / torch.where(value > 0, value, 1) * raised, raised)
@@ -59,7 +60,7 @@ def _contrast(x: Tensor, factor: float, noise: ImageNoise) -> Tensor:
 
 
 def _jpeg(x: Tensor, quality: float, noise: ImageNoise) -> Tensor:
-    # Through Pillow, which torchvision brings along: torchvision's own coder is about to be removed.
+    # Pillow is a dependency of torchvision. torchvision's own JPEG encoder is about to be removed.
     levels = (x.float() * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
     coded = np.empty_like(levels)
     for number, image in enumerate(levels):
@@ -69,8 +70,8 @@ def _jpeg(x: Tensor, quality: float, noise: ImageNoise) -> Tensor:
     return torch.from_numpy(coded).permute(0, 3, 1, 2).to(x) / 255
 
 
-# What each does to images (N, C, H, W), and its parameter at severities 1 to 5: the noise's standard deviation, the
-# blur's in pixels, what is added to the value of HSV, the factor on the distance from the mean, the quality in percent.
+# Each corruption's function of images (N, C, H, W), and its parameter at severities 1 to 5: standard deviation of the
+# noise, standard deviation of the blur in pixels, rise of the value of HSV, factor of the contrast, quality in percent.
 CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, ImageNoise], Tensor], tuple[float, ...]]] = {
     "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
     "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
@@ -83,13 +84,13 @@ CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, ImageNoise], Tensor], tupl
 @final
 @dataclass(frozen=True)
 class CorruptionErrors:
-    """The error of one network under each corruption.
+    """Errors of one network under each corruption, each in [0, 1].
 
     Attributes:
         n: Number of images.
-        clean: Error on the images as they are.
-        errors: Error at severities 1 to 5, by the corruption's name.
-        mean: Mean of all those errors.
+        clean: Error on the clean images.
+        errors: Errors at severities 1 to 5, by the name of the corruption.
+        mean: Mean over all corruptions and severities.
     """
 
     n: int
@@ -99,17 +100,17 @@ class CorruptionErrors:
 
 
 def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
-    """Returns images x (N, C, H, W), corrupted, shaped and typed like x, with pixels in [0, 1].
+    """Returns the corrupted images, (N, C, H, W), with the dtype of x and pixels in [0, 1].
 
     Args:
-        x: Clean images of one or three channels.
+        x: Clean images of one or three channels, (N, C, H, W), pixels in [0, 1].
         name: One of `CORRUPTIONS`.
-        severity: From 1 to 5.
-        seed: Of the noise. The same draw serves all severities, so that they differ in nothing else.
+        severity: Severity from 1 to 5.
+        seed: Seed of the noise. All severities use the same random numbers.
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: x is out of range or has another shape, or the name or the severity is unknown.
+        ValueError: x is out of range or has a different shape, or name or severity is unknown.
     """
     check_pictures(x)
     if name not in CORRUPTIONS:
@@ -125,15 +126,16 @@ def corruption_errors(
     """Returns the error of a network under every corruption at every severity.
 
     Args:
-        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). It is left as it was.
-        x: Clean images of one or three channels.
+        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Its state is restored afterwards.
+        x: Clean images of one or three channels, (N, C, H, W), pixels in [0, 1].
         y: True labels, (N,) int64.
         seed: Seed of the noise. Results do not depend on the batch size.
-        batch_size: Images in one pass; found from the memory that one image needs if None.
+        batch_size: Images in one pass; estimated from the memory that one image needs if None.
 
     Raises:
-        TypeError: x or y has the wrong type.
-        ValueError: x or y is out of range, x has another shape, or the network's output is not (N, K) logits.
+        TypeError: network, x or y has the wrong type.
+        ValueError: x, y or batch_size is out of range, x has a different shape, or the network's output is not (N, K)
+            logits.
     """
     check_pictures(x)
     with prepare(network, x, y, batch_size) as prepared:
@@ -164,7 +166,7 @@ def check_pictures(x: Tensor) -> None:
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: x is out of range or has another shape.
+        ValueError: x is out of range or has a different shape.
     """
     check_images(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):

@@ -1,4 +1,4 @@
-"""What a network costs, without training it."""
+"""Cost of a network without training: parameters, multiply-accumulates and latency."""
 
 from __future__ import annotations
 
@@ -22,16 +22,24 @@ if TYPE_CHECKING:
 
 
 def parameters(network: nn.Module) -> int:
-    """Returns the number of parameters, also of those that are frozen."""
+    """Returns the number of parameters of a network, frozen ones included."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Returns the multiply-accumulates of one image of shape input_shape (C, H, W), in evaluation mode.
+    """Returns the number of multiply-accumulates (MACs) of one image in evaluation mode.
 
-    Counted as published tables count them: each product of a convolution or of matrices is one, pooling takes one for each
-    pixel of its window, normalisation two for each value (scale and shift), an activation one. What only adds, copies or
-    rearranges is free.
+    The count follows published tables:
+
+    - One per product of a convolution or a matrix multiplication.
+    - One per pixel of a pooling window.
+    - Two per value of a normalisation (scale and shift).
+    - One per value of an activation.
+    - None for additions, copies and changes of shape.
+
+    Args:
+        network: Maps images (1, C, H, W) to logits.
+        input_shape: Shape of one image, (C, H, W).
     """
     weights, counter = _weights(network), _Counter()
     with frozen(network), torch.no_grad(), counter:
@@ -42,17 +50,17 @@ def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
 def latency(
     network: nn.Module, input_shape: tuple[int, ...], *, batch_size: int = 1, repeats: int = 20, warm_up: int = 3
 ) -> float:
-    """Returns the seconds that a batch of images of shape input_shape (C, H, W) takes: the median over some passes.
+    """Returns the median time of a forward pass of one batch, in seconds.
 
-    Measured where the network is, in evaluation mode and without gradients, on random images; says nothing about another
-    machine, or this one when it is busy.
+    The time is measured on the network's device, in evaluation mode, without gradients, on random images. It depends on
+    the machine and on its load.
 
     Args:
         network: Maps images (N, C, H, W) to logits.
-        input_shape: Of one image.
-        batch_size: N.
-        repeats: Passes that are measured.
-        warm_up: Passes before that: the first ones prepare what the others reuse.
+        input_shape: Shape of one image, (C, H, W).
+        batch_size: Number of images in the batch, N.
+        repeats: Number of measured passes.
+        warm_up: Number of passes before the measured ones, which are slower because they set up caches.
 
     Raises:
         ValueError: batch_size or repeats is below 1.
@@ -63,7 +71,7 @@ def latency(
     seconds = []
     with frozen(network), torch.inference_mode():
         for _ in range(warm_up + repeats):
-            # What was asked of a GPU before is not part of a pass, and a pass is over when the GPU is done.
+            # GPU kernels run asynchronously: earlier kernels must not count, and the pass must be complete.
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
             start = time.perf_counter()
@@ -75,15 +83,15 @@ def latency(
 
 
 def _weights(network: nn.Module) -> Tensor:
-    """Returns some of a network's weights, for their device and precision; none where it has none."""
+    """Returns one floating-point parameter of a network, for its device and dtype; an empty tensor if there is none."""
     return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(0))
 
 
 @final
 class _Counter(TorchDispatchMode):
-    """Counts the operations of everything that torch computes, two a multiply-accumulate.
+    """Counts the operations of all torch functions, two per multiply-accumulate.
 
-    Of convolutions it needs no more than the shapes: zeros stand for what they would compute. torch's own FlopCounterMode
+    Convolutions are not computed: only their shapes are needed, and their outputs are zeros. torch's own FlopCounterMode
     takes ten times as long for a network of many small layers.
     """
 
@@ -109,12 +117,12 @@ class _Counter(TorchDispatchMode):
 
 
 def _per_value(macs_: int) -> Callable[..., int]:
-    """Returns the formula of what takes so many multiply-accumulates for each value."""
+    """Returns the formula of functions with `macs_` multiply-accumulates per value."""
     return lambda x, *_, **__: 2 * macs_ * x.numel()
 
 
 def _pool(x: Tensor, kernel: Sequence[int], *_: Any, out_val: Tensor | tuple[Tensor, ...], **__: Any) -> int:
-    """Returns the operations of pooling: one multiply-accumulate for each pixel of a window."""
+    """Returns the operations of pooling: one multiply-accumulate per pixel of each window."""
     values = out_val if isinstance(out_val, Tensor) else out_val[0]
     windows = [*kernel] if len(kernel) > 1 else [*kernel] * (x.ndim - 2)
     return 2 * values.numel() * math.prod(windows)

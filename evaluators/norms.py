@@ -1,4 +1,4 @@
-"""Norms as values: the shape of the ball in which an attack may move."""
+"""Norms of perturbations. A norm is the shape of the ball in which an attack searches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Norm(ABC):
-    """A norm on perturbations. All tensors are (N, ...), and sizes are per image.
+    """Base class of norms of perturbations. Tensors have the shape (N, ...), and the norm is taken per image.
 
     Attributes:
-        name: The name in YAML and in profiles.
+        name: Name in YAML and in profiles.
     """
 
     name: ClassVar[str]
@@ -30,19 +30,19 @@ class Norm(ABC):
 
     @abstractmethod
     def dual(self, gradient: Tensor) -> Tensor:
-        """Returns the dual norm of each gradient, (N,): the steepest rise of a linear function per unit of size."""
+        """Returns the dual norm of each gradient, (N,): the largest increase of a linear function per unit of size."""
 
     @abstractmethod
     def ascent(self, gradient: Tensor) -> Tensor:
-        """Returns the direction of size 1 along which a linear function with this gradient rises fastest."""
+        """Returns the direction of steepest ascent for each gradient, (N, ...), of size 1."""
 
     @abstractmethod
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
-        """Returns the nearest perturbations of size at most epsilon, which broadcasts against delta."""
+        """Returns the nearest perturbations of size at most epsilon, (N, ...). Epsilon broadcasts against delta."""
 
     @final
     def inside(self, x: Tensor, delta: Tensor, epsilon: Tensor) -> Tensor:
-        """Returns x + delta, moved into the ball of radius epsilon around x, and then into the pixel range."""
+        """Returns x + delta, projected onto the ball of radius epsilon around x and then clipped to [0, 1]."""
         return (x + self.project(delta, epsilon)).clamp(0, 1)
 
     @abstractmethod
@@ -51,18 +51,18 @@ class Norm(ABC):
 
     @abstractmethod
     def largest(self, pixels: int) -> float:
-        """Returns the size of the largest perturbation that keeps this many pixels within [0, 1]."""
+        """Returns the size of the largest perturbation that keeps `pixels` pixels within [0, 1]."""
 
 
 def broadcast_per_image(sizes: Tensor, like: Tensor) -> Tensor:
-    """Returns sizes (N,) shaped to broadcast against (N, ...)."""
+    """Returns sizes (N,) reshaped to (N, 1, ...), to broadcast against `like` (N, ...)."""
     return sizes.view(-1, *[1] * (like.ndim - 1))
 
 
 @final
 @dataclass(frozen=True)
 class Linf(Norm):
-    """The largest change of any pixel."""
+    """The Linf norm: the largest absolute change of a pixel."""
 
     name: ClassVar[str] = "linf"
 
@@ -83,18 +83,18 @@ class Linf(Norm):
         return delta.clamp(min=-epsilon, max=epsilon)
 
     def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns independent uniform changes of every pixel."""
+        """Returns independent uniform changes of every pixel, shaped like x."""
         return (2 * noise.uniform(x) - 1) * epsilon
 
     def largest(self, pixels: int) -> float:
-        """Returns 1, whatever the number of pixels."""
+        """Returns 1 for any number of pixels."""
         return 1.0
 
 
 @final
 @dataclass(frozen=True)
 class L2(Norm):
-    """The Euclidean length of the change."""
+    """The L2 norm: the Euclidean length of the perturbation."""
 
     name: ClassVar[str] = "l2"
 
@@ -104,19 +104,19 @@ class L2(Norm):
         return length
 
     def dual(self, gradient: Tensor) -> Tensor:
-        """Returns the Euclidean length, (N,): this norm is its own dual."""
+        """Returns the Euclidean length, (N,): the L2 norm is its own dual."""
         return self.size(gradient)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        """Returns the gradient scaled to length 1; a zero gradient stays zero."""
-        # Scaled to a largest entry of 1 first: the squares of small gradients would vanish, those of large ones overflow.
+        """Returns the gradient scaled to length 1. A zero gradient stays zero."""
+        # First scaled to a largest entry of 1: squares of small gradients would underflow, those of large ones overflow.
         largest = broadcast_per_image(gradient.flatten(1).abs().amax(1), gradient)
         scaled = gradient / torch.where(largest > 0, largest, 1)
         direction: Tensor = scaled / broadcast_per_image(self.size(scaled), scaled).clamp(min=1)
         return direction
 
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
-        """Returns delta, shortened to length epsilon where it is longer."""
+        """Returns delta, scaled to length epsilon where it is longer."""
         length = broadcast_per_image(self.size(delta), delta)
         shortened: Tensor = delta * (epsilon / length.clamp(min=1e-30)).clamp(max=1)
         return shortened
@@ -128,7 +128,7 @@ class L2(Norm):
         return self.ascent(noise.normal(x)) * broadcast_per_image(radius.flatten(), x) * epsilon
 
     def largest(self, pixels: int) -> float:
-        """Returns the diagonal of the unit cube."""
+        """Returns the length of the diagonal of the unit cube, the square root of the number of pixels."""
         return math.sqrt(pixels)
 
 

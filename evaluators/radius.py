@@ -1,4 +1,4 @@
-"""The radius of every image under an attack: the one measurement from which all curves are computed."""
+"""The radius of each image under an attack. All error curves are computed from these radii."""
 
 from __future__ import annotations
 
@@ -22,22 +22,26 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 
-# Sizes are sums of rounded pixels: a point this little outside a ball of the grid lies on it.
+# Relative tolerance for rounding: a point that is at most this far outside a ball of the grid counts as inside.
 SLACK = 1e-5
-# Bisection has halved the first cell, which begins at 0, a million times over by then.
+# Largest number of bisection steps. The first cell of the grid begins at 0, so its bisection needs a limit.
 MOST_ROUNDS = 40
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class EpsilonGrid:
-    """The epsilons at which radii are measured, and whether to bisect between them.
+    """The epsilons at which radii are measured, and the tolerance of the bisection between them.
 
     Attributes:
-        epsilons: Strictly increasing, in pixel units.
-        tolerance: Bisects between the grid's points until a radius is known within this share of itself (0.01 for 1 %).
-            The radius is then the size of the smallest perturbation seen to fool. A minimum-norm attack is not bisected:
-            its radius is the size of what it found, however near to the boundary that lies. None to stay on the grid.
+        epsilons: Epsilons in pixel units, strictly increasing.
+        tolerance: Relative precision of the radii, between 0 and 1 (0.01 for 1 %); None to round radii up to the grid.
+            The radius is then the size of the smallest perturbation found that fools the network, bisected between the
+            points of the grid. Minimum-norm attacks are not bisected: their radius is the size of their perturbation.
+
+    Raises:
+        TypeError: epsilons is not a sequence of numbers.
+        ValueError: epsilons is empty or not strictly increasing, or tolerance is not between 0 and 1.
     """
 
     epsilons: Sequence[float]
@@ -53,7 +57,7 @@ def check_tolerance(tolerance: float | None) -> None:
     """Checks the tolerance of a bisection.
 
     Raises:
-        ValueError: it is neither None nor between 0 and 1.
+        ValueError: tolerance is neither None nor between 0 and 1.
     """
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, a share of the radius, got {tolerance:g}")
@@ -70,26 +74,33 @@ def radii(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Returns the radius of each image, (N,) float64, on the CPU: on a grid of epsilons, or exactly within a tolerance.
+    """Returns the radius of each image under an attack, (N,) float64, on the CPU, in pixel units.
 
-    The radius is the smallest epsilon of the grid at which the attack was seen to fool the network: 0 if the clean image
-    is misclassified, infinite if the attack never succeeded. Work whose answer is known is not done: misclassified images
-    are not attacked, an image fooled at one epsilon is not attacked at larger ones, a loop drops an image at the step at
-    which it is fooled, a single-step attack takes one gradient for the whole grid and a minimum-norm attack runs once.
+    The radius is the smallest epsilon of the grid at which the attack fools the network. It is 0 if the clean image is
+    misclassified, and infinite if the attack never succeeds. An `EpsilonGrid` with a tolerance gives radii between the
+    points of the grid.
+
+    The function skips work with a known result:
+
+    - Misclassified clean images are not attacked.
+    - An image fooled at one epsilon is not attacked at larger ones.
+    - An iterative attack drops an image at the step at which it is fooled.
+    - A single-step attack computes one gradient for the whole grid.
+    - A minimum-norm attack runs once.
 
     Args:
-        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K). It is left as it was.
-        x: Clean images, (N, ...).
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K). Its state is restored afterwards.
+        x: Clean images, (N, ...), pixels in [0, 1].
         y: True labels, (N,) int64.
         attack: Any attack.
-        epsilons: The grid, strictly increasing, in pixel units; an `EpsilonGrid` to bisect between its points, too.
-        seed: Seed of whatever the attack draws. Results do not depend on the batch size.
-        batch_size: Images in one pass through the network; found from the memory that one image needs if None.
-        progress: Called with the share of the work that is done, between 0 and 1.
+        epsilons: Grid of epsilons, strictly increasing, in pixel units; or an `EpsilonGrid`, to bisect between them.
+        seed: Seed of the attack's random numbers. Results do not depend on the batch size.
+        batch_size: Images in one pass through the network; estimated from the memory that one image needs if None.
+        progress: Function called with the completed fraction, between 0 and 1.
 
     Raises:
-        TypeError: x or y has the wrong type.
-        ValueError: x, y or epsilons are out of range, or the network's output is not (N, K) logits.
+        TypeError: network, x, y, attack or epsilons has the wrong type.
+        ValueError: x, y, epsilons or batch_size is out of range, or the network's output is not (N, K) logits.
     """
     check_attack(attack)
     grid = _as_epsilon_grid(epsilons)
@@ -110,7 +121,7 @@ def measure(
     progress: Progress | None = None,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Returns what `radii` does, for a network made ready by `prepare`, so that several attacks share the clean pass.
+    """Returns the radii for a network prepared by `prepare`, (N,), as `radii` does. Several attacks share the clean pass.
 
     Args:
         prepared: The network and its images.
@@ -118,8 +129,12 @@ def measure(
         epsilons: As for `radii`.
         seed: As for `radii`.
         progress: As for `radii`.
-        known: Radii that other attacks have shown, (N,) float64: an image is attacked only at epsilons below its own, and
-            keeps it where it is not fooled there.
+        known: Radii under other attacks, (N,) float64. Each image is attacked only at epsilons below its known radius.
+            It keeps that radius where the attack fails.
+
+    Raises:
+        TypeError: attack is not an attack.
+        ValueError: epsilons are out of range.
     """
     check_attack(attack)
     grid = _as_epsilon_grid(epsilons)
@@ -150,7 +165,7 @@ def measure(
 
 
 def _part(report: Progress, number: int, of: int) -> Progress:
-    """Returns what reports the progress of one of several equal parts as progress of the whole."""
+    """Returns a progress function for part `number` of `of` equal parts. It reports the progress of the whole."""
     return lambda share: report((number + share) / of)
 
 
@@ -164,7 +179,7 @@ def _nearest(
     *,
     snap: bool,
 ) -> Tensor:
-    """Returns the radii under a minimum-norm attack, which runs once: rounded up to the grid if `snap`."""
+    """Returns the radii under a minimum-norm attack, which runs once. Radii are rounded up to the grid if `snap`."""
     if not grid:
         return image_radii
     open_ = (image_radii > grid[0] if snap else image_radii > 0).nonzero().squeeze(1)
@@ -200,7 +215,7 @@ def _ascend(
     report: Progress,
     tolerance: float | None,
 ) -> Tensor:
-    """Returns the radii under an attack that is given epsilons, from the smallest of the grid up."""
+    """Returns the radii under an attack with a fixed epsilon, tried from the smallest epsilon of the grid upwards."""
     attempt = _Attempt(
         prepared=prepared,
         attack=attack,
@@ -238,14 +253,14 @@ def _ascend(
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
-    """What every attempt of an attack on some of the images, at some epsilons, has in common.
+    """The inputs that all runs of one attack share, across images and epsilons.
 
     Attributes:
         prepared: The network and its N images.
-        attack: Any attack that is given epsilons.
-        directions: The attack's step of size 1 for each image, shaped like x; None unless it takes a single step.
-        clean: Gradients at the clean images, which all attempts share.
-        seed: Seed of whatever the attack draws.
+        attack: Any attack with a fixed epsilon.
+        directions: The step of size 1 of a single-step attack for each image, shaped like x; None for other attacks.
+        clean: Cache of gradients at the clean images, shared by all runs.
+        seed: Seed of the attack's random numbers.
     """
 
     prepared: PreparedNetwork
@@ -256,7 +271,15 @@ class _Attempt:
 
 
 def _fooled(attempt: _Attempt, images: Tensor, epsilons: Tensor, stream: int, report: Progress | None = None) -> Tensor:
-    """Returns the size of the perturbation that fools each of some images within epsilons (M,), infinite where none does."""
+    """Returns the size of a perturbation that fools the network, (M,) float64; infinite where the attack fails.
+
+    Args:
+        attempt: The shared inputs.
+        images: Indices of the attacked images, (M,).
+        epsilons: Radius of each image's ball, (M,).
+        stream: Number of the stream of random numbers.
+        report: Function called with the completed fraction.
+    """
     prepared, attack, directions = attempt.prepared, attempt.attack, attempt.directions
     sizes = torch.full((len(images),), math.inf, dtype=torch.float64)
     device = prepared.x.device
@@ -294,14 +317,14 @@ def _fooled(attempt: _Attempt, images: Tensor, epsilons: Tensor, stream: int, re
 
 
 def _directions(prepared: PreparedNetwork, attack: SingleStep, wanted: Tensor) -> Tensor:
-    """Returns the attack's step of size 1 for the images wanted (N,), shaped like x; zero for the others."""
+    """Returns the attack's step of size 1 for the selected images, (N,) bool, shaped like x; zero for the others."""
     directions = torch.zeros_like(prepared.x)
 
     def work(batch: Tensor) -> Tensor:
         x = prepared.x[batch]
         size = torch.ones(len(batch), dtype=x.dtype, device=x.device)
         target = GradientOracle(prepared.network, x, prepared.y[batch], attack.norm, size, keep="nothing")
-        # Projected once here, as `generate` projects every perturbation: scaling by epsilon keeps it in the ball.
+        # Projected once here, as in `generate`: a multiple by epsilon then stays in the ball of that radius.
         return attack.norm.project(attack.direction(target, x), size.view(-1, *[1] * (x.ndim - 1)))
 
     for batch, steps in prepared.batches.over(wanted.nonzero().squeeze(1).to(prepared.x.device), work):

@@ -1,8 +1,8 @@
-"""Certified L2 radii by randomised smoothing: a bound that no attack can break, for another network than the one given.
+"""Certified L2 radii by randomised smoothing.
 
-What is certified is the smoothed network: the class that the given one returns most often under Gaussian noise. The noise
-leaves the pixel range on purpose, for clipping would belong to the network. A network that was not trained under noise is
-seldom certified far.
+The certificates hold for the smoothed network, not for the network itself. The smoothed network returns the class that
+the network predicts most often under Gaussian noise. Noisy pixels are not clipped to [0, 1], because clipping would have
+to be part of the network. Networks that are not trained with noise usually get small certified radii.
 
 Source: Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019,
 arXiv:1902.02918.
@@ -27,23 +27,23 @@ from evaluators.engine.prepared import PreparedNetwork, prepare
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Draws whose indices are held at once, so that a million draws of each of ten thousand images fit into memory.
+# Largest number of indices of draws in memory at once: a million draws of each of 10,000 images must be possible.
 _HELD = 1 << 20
 
 
 @final
 @dataclass(frozen=True)
 class Certificates:
-    """What is certified of N images.
+    """Certificates of N images.
 
-    `error_curve(radii, epsilons)` is the certified error curve: but for the images whose radius is too large, an upper bound
-    on the adversarial error of the smoothed network under any L2 attack.
+    `error_curve(radii, epsilons)` is the certified error curve. It is an upper bound on the adversarial error of the
+    smoothed network under any L2 attack, except for images whose radius is too large.
 
     Attributes:
-        predictions: The smoothed network's class of each image, (N,) int64; -1 where it abstains.
-        radii: Radius of the open L2 ball in which that class is right and cannot change, (N,), in pixel units: 0 where the
-            network abstains or is wrong. Each is too large with a chance of at most alpha.
-        lower: Lower bound on the probability of the class that came first in the first n0 draws, (N,).
+        predictions: Class of the smoothed network, (N,) int64; -1 where it abstains.
+        radii: Radius of the open L2 ball in which the class is correct and cannot change, (N,), in pixel units. It is 0
+            where the smoothed network abstains or is wrong. Each radius is too large with probability at most alpha.
+        lower: Lower bound on the probability of the most frequent class of the first n0 draws, (N,).
     """
 
     predictions: NDArray[np.int64]
@@ -54,15 +54,19 @@ class Certificates:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Smoothing:
-    """How a network is smoothed, and from how many draws its radii are certified.
+    """Settings of randomised smoothing.
 
-    No radius exceeds sigma * Phi^-1(alpha ** (1 / n)): 2.46 sigma by default, 3.8 sigma with the paper's n of 100,000.
+    The largest possible radius is sigma * Phi^-1(alpha ** (1 / n)). It is 2.46 sigma by default, and 3.8 sigma with the
+    paper's n of 100,000.
 
     Attributes:
-        sigma: Standard deviation of the noise, in pixel units.
-        n0: Draws from which the class is chosen.
-        n: Draws from which the probability of that class is bounded.
-        alpha: Chance, for each image, that its radius is too large.
+        sigma: Standard deviation of the noise, in pixel units, above 0.
+        n0: Number of draws that select the class, at least 1.
+        n: Number of draws that bound the probability of the class.
+        alpha: Probability, per image, that the radius is too large, in (0, 0.5).
+
+    Raises:
+        ValueError: a setting is out of range, or n is so small that every image abstains.
     """
 
     sigma: float
@@ -74,7 +78,9 @@ class Smoothing:
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"sigma must be positive, in pixel units: 0.25 rather than 64, got {self.sigma:g}")
         if not 0 < self.alpha < 0.5:
-            raise ValueError(f"alpha must be between 0 and 0.5, the chance that a radius is too large, got {self.alpha:g}")
+            raise ValueError(
+                f"alpha must be between 0 and 0.5, the probability that a radius is too large, got {self.alpha:g}"
+            )
         needed = math.floor(-math.log2(self.alpha)) + 1
         for name, draws, least in (("n0", self.n0, 1), ("n", self.n, needed)):
             if not isinstance(draws, int) or draws < least:
@@ -91,28 +97,30 @@ def certify(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Certificates:
-    """Returns the certified L2 radii of images x (N, ...) with labels y (N,).
-
-    Costs n0 + n forward passes an image.
+    """Returns the certified L2 radii of images x with labels y, at n0 + n forward passes per image.
 
     Args:
-        network: Maps images to logits (N, K), also where noise has taken pixels out of [0, 1]. It is left as it was.
-        x: Clean images.
-        y: True labels, int64.
-        smoothing: The noise and the number of draws.
+        network: Maps images (N, ...) to logits (N, K). It must accept noisy pixels outside [0, 1]. Its state is restored
+            afterwards.
+        x: Clean images, (N, ...), pixels in [0, 1].
+        y: True labels, (N,) int64.
+        smoothing: Noise and number of draws.
         seed: Seed of the noise. Results do not depend on the batch size.
-        batch_size: Noisy images in one pass; found from the memory that one image needs if None.
+        batch_size: Noisy images in one pass; estimated from the memory that one image needs if None.
 
     Raises:
-        TypeError: x, y or smoothing has the wrong type.
-        ValueError: x or y is out of range, or the network's output is not (N, K) logits.
+        TypeError: network, x, y or smoothing has the wrong type.
+        ValueError: x, y or batch_size is out of range, or the network's output is not (N, K) logits.
+
+    Source: Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019,
+    arXiv:1902.02918.
     """
     check_smoothing(smoothing)
     sigma, n = smoothing.sigma, smoothing.n
     with prepare(network, x, y, batch_size) as prepared:
         chosen = _counts(prepared, sigma, smoothing.n0, seed, stream=0).argmax(1)
         hits = _counts(prepared, sigma, n, seed, stream=1)[torch.arange(len(x)), chosen].numpy()
-    # Two-sided at twice alpha: its lower end is the one-sided bound at alpha.
+    # The lower end of the two-sided interval at 2 alpha is the one-sided bound at alpha.
     lower = binomial_interval(hits.astype(np.float64), n, confidence=1 - 2 * smoothing.alpha)[:, 0]
     predictions = np.where(lower > 0.5, chosen.numpy(), -1)
     right = predictions == y.cpu().numpy()
@@ -120,23 +128,23 @@ def certify(
 
 
 def check_smoothing(smoothing: Smoothing) -> None:
-    """Checks that smoothing is given as what it is.
+    """Checks the type of `smoothing`.
 
     Raises:
-        TypeError: it is no `Smoothing`.
+        TypeError: smoothing is not a `Smoothing`.
     """
     if not isinstance(smoothing, Smoothing):
-        raise TypeError(f"smoothing must be such as Smoothing(sigma=0.25), got {smoothing!r}")
+        raise TypeError(f"smoothing must be a Smoothing, such as Smoothing(sigma=0.25), got {smoothing!r}")
 
 
 def _counts(prepared: PreparedNetwork, sigma: float, draws: int, seed: int, *, stream: int) -> Tensor:
-    """Returns how often each class came out over the draws of noise, (N, K) int64, on the CPU."""
+    """Returns how often the network predicts each class over the draws of noise, (N, K) int64, on the CPU."""
     x = prepared.x
     counts = torch.zeros(prepared.logits.shape, dtype=torch.int64, device=x.device)
 
     def classes(pairs: Tensor) -> Tensor:
         image, draw = pairs // draws, pairs % draws
-        # Each draw of an image is an image of its own to the noise: several of them then fit into one batch.
+        # Each draw gets a separate noise index, so that one batch can hold several draws of an image.
         noise = ImageNoise.of(seed, (image << 32) + draw, stream)
         with torch.no_grad():
             logits: Tensor = prepared.network(x[image] + sigma * noise.normal(x[image]))

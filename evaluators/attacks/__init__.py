@@ -1,6 +1,6 @@
-"""Attacks, each in a file of its own, and the names by which YAML and profiles know them.
+"""Adversarial attacks, one per file, and their names in YAML and in profiles (`ATTACKS`).
 
-To add one: write a frozen dataclass with a `norm` and a `perturb` (mi_fgsm.py is the model), and name it in `ATTACKS`.
+To add an attack, write a frozen dataclass with a `norm` and a `perturb` method, as in mi_fgsm.py, and add it to `ATTACKS`.
 """
 
 from __future__ import annotations
@@ -61,17 +61,24 @@ ATTACKS: dict[str, type[Attack]] = {
 
 
 def describe(attack: Attack) -> dict[str, object]:
-    """Returns an attack as plain data: its name and every setting, as YAML and JSON hold them."""
+    """Returns an attack as plain data: its name and every setting, as values that YAML and JSON can store.
+
+    Args:
+        attack: Any attack. A class that is not in `ATTACKS` gets the name "module:class".
+
+    Returns:
+        A dict with the key "name" and one key per setting.
+    """
     names = {kind: name for name, kind in ATTACKS.items()}
     kind = type(attack)
     settings: dict[str, object] = {"name": names.get(kind, f"{kind.__module__}:{kind.__qualname__}")}
-    # An attack of a user's own may be a plain class.
+    # A custom attack may be a plain class instead of a dataclass.
     fields = [f.name for f in dataclasses.fields(attack)] if dataclasses.is_dataclass(attack) else ["norm", *vars(attack)]
     return settings | {name: _plain(getattr(attack, name)) for name in fields}
 
 
 def _plain(value: object) -> object:
-    """Returns a setting as plain data, whatever it is."""
+    """Returns a setting of any type as plain data."""
     if isinstance(value, Norm):
         return value.name
     if isinstance(value, Attack):

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient descent that chooses its own steps.
+"""Auto-PGD: projected gradient descent with an adaptive step size.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
 ICML 2020, arXiv:2003.01690.
@@ -24,20 +24,21 @@ if TYPE_CHECKING:
     from evaluators.attacks.gradient_oracle import GradientOracle
     from evaluators.engine.noise import ImageNoise
 
-_MOMENTUM = 0.75  # The paper's alpha: the share of the new step, against 0.25 of the one before.
+_MOMENTUM = 0.75  # The paper's alpha: weight of the new step. The step before has weight 0.25.
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
-    """Repeats a gradient step with momentum, and halves the step where it no longer pays.
+    """Auto-PGD: gradient steps with momentum. The step size is halved where the loss stops rising.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        loss: What the steps increase: cross_entropy, margin or dlr.
-        steps: Number of gradient steps of one walk.
-        restarts: Number of walks, each from a random start of its own.
-        rho: The step is halved where the loss rose in no more than this share of the steps since the last checkpoint.
+        loss: Loss to maximise: cross_entropy, margin or dlr.
+        steps: Number of gradient steps per restart.
+        restarts: Number of runs, each from a new random start.
+        rho: Share of steps, in [0, 1]. The step size is halved if the loss rose in at most this share of the steps since
+            the last checkpoint.
 
     Raises:
         ValueError: steps or restarts is below 1, or rho is not between 0 and 1.
@@ -55,7 +56,7 @@ class APGD(Attack):
         _check(self.steps, self.rho)
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the point of largest loss of all walks, minus x."""
+        """Returns the perturbation of largest loss over all restarts."""
 
         def ascend(points: Tensor) -> tuple[Tensor, Tensor]:
             return target.value_and_gradient(points, self.loss)
@@ -70,14 +71,14 @@ class APGD(Attack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class TargetedAPGD(Attack):
-    """Walks as `APGD` does, once towards each of the classes that come next in the clean image.
+    """Targeted Auto-PGD: one run of `APGD` towards each of the wrong classes with the largest clean logits.
 
-    The loss is the targeted difference of logits ratio; with fewer than 4 classes, the margin of the class.
+    The loss is the targeted difference of logits ratio. With fewer than 4 classes it is the targeted margin.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        targets: Number of classes to walk towards, those of the largest clean logits; all of them where there are fewer.
-        steps: Number of gradient steps of one walk.
+        targets: Number of target classes; all wrong classes if there are fewer.
+        steps: Number of gradient steps per target class.
         rho: As in `APGD`.
 
     Raises:
@@ -95,7 +96,7 @@ class TargetedAPGD(Attack):
         _check(self.steps, self.rho)
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the point at which the class of its walk came out furthest above the label, minus x."""
+        """Returns the perturbation of largest loss over all target classes."""
         logits = target.logits(x).scatter(1, target.labels[:, None], -math.inf)
         classes = logits.topk(min(self.targets, logits.shape[1] - 1)).indices
         loss = targeted_dlr if logits.shape[1] >= 4 else targeted_margin
@@ -124,18 +125,18 @@ def climb(
     steps: int,
     rho: float,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the point of largest loss of one walk, (N, ...), and that loss, (N,): the paper's algorithm 1.
+    """Returns the point of largest loss of one run, (N, ...), and that loss, (N,). Algorithm 1 of the paper.
 
-    An image that is dropped has an infinite loss and no gradient: where it stays no longer matters.
+    A dropped image has infinite loss and zero gradient. Its final point is ignored.
 
     Args:
-        ascend: Returns the loss (N,) at points (N, ...), and its gradient, shaped like them.
+        ascend: Function that returns the loss, (N,), and its gradient, (N, ...), at points (N, ...).
         x: Clean images, (N, ...).
-        epsilon: Radius of each image's ball, (N, 1, ...).
-        noise: Draws the start.
+        epsilon: Radius of each image's ball, (N, 1, ...), in pixel units.
+        noise: Random numbers for the start.
         norm: Shape of the ball.
         steps: Number of gradient steps.
-        rho: Share of the steps that must raise the loss, or else the step size is halved.
+        rho: The step size is halved if at most this share of the steps raises the loss.
     """
 
     def inside(points: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ def climb(
     value, gradient = ascend(points)
     best, best_points, best_gradient = value, points, gradient
     step, rises = 2 * epsilon, torch.zeros_like(value)
-    # The authors let the first checkpoint judge by the rises alone, as if the step had just been halved.
+    # As in the authors' code, the first checkpoint only counts rises of the loss, as if the step had just been halved.
     halved, best_before = torch.ones_like(value, dtype=torch.bool), best
     since = checkpoints(steps)
     for number in range(1, steps + 1):
@@ -162,7 +163,7 @@ def climb(
         best_gradient = _choose(better, gradient, best_gradient)
 
         if number in since:
-            # Not more often rather than less often, as in the authors' code.
+            # "At most" instead of the paper's "fewer than", as in the authors' code.
             halved = (rises <= rho * since[number]) | (~halved & (best <= best_before))
             step = _choose(halved, step / 2, step)
             points, gradient = _choose(halved, best_points, points), _choose(halved, best_gradient, gradient)
@@ -171,9 +172,9 @@ def climb(
 
 
 def checkpoints(steps: int) -> dict[int, int]:
-    """Returns the numbers of the steps after which the step size is judged, each with the steps since the one before.
+    """Returns the steps at which the step size is checked, each with the number of steps since the previous checkpoint.
 
-    In whole steps as in the authors' code, which for 100 steps are those of the paper: 22, 41, 57, 70, 80, 87, 93, 99.
+    Rounded to whole steps as in the authors' code. For 100 steps they equal the paper's: 22, 41, 57, 70, 80, 87, 93, 99.
     """
     periods, number, period = {}, 0, max(22 * steps // 100, 1)
     while number + period <= steps:
@@ -184,18 +185,18 @@ def checkpoints(steps: int) -> dict[int, int]:
 
 
 def _surface(norm: Norm, x: Tensor, noise: ImageNoise) -> Tensor:
-    """Returns random perturbations of size 1, shaped like x: draws from the ball, pushed out to its surface."""
+    """Returns random perturbations of size 1, shaped like x: samples of the ball, scaled to its surface."""
     drawn = norm.sample(x, torch.ones_like(x), noise)
     return drawn / broadcast_per_image(norm.size(drawn).clamp(min=1e-12), x)
 
 
 def _choose(images: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
-    """Returns `chosen` (N, ...) for the images (N,) bool, and `other` for the rest."""
+    """Returns `chosen` (N, ...) where `images` (N,) is true, and `other` elsewhere."""
     return torch.where(broadcast_per_image(images, chosen), chosen, other)
 
 
 def _largest(walks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Returns the points (N, ...) of that walk in which each image had its largest loss."""
+    """Returns the point of largest loss of each image over all runs, (N, ...)."""
     walks = iter(walks)
     best_points, best = next(walks)
     for points, value in walks:

@@ -1,10 +1,14 @@
-"""The worst case of four attacks that fail in different ways.
+"""A variant of AutoAttack: the worst case of four different attacks.
 
-After AutoAttack: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-Free
-Attacks", ICML 2020, arXiv:2003.01690. Theirs is APGD on cross-entropy, targeted APGD on DLR, targeted FAB and Square. Here
-FMN stands for FAB, and comes second: one run of a minimum-norm attack lowers the radii on the whole grid, so that the
-targeted walks, nine times as dear as all before, see fewer images. Square gets a tenth of the queries there: it is for
-networks that mask their gradients, and finds those out soon. Not to be confused with the package of that name.
+Not to be confused with the package `autoattack`. The original runs APGD on cross-entropy, targeted APGD on DLR, targeted
+FAB and Square. This variant differs in two points:
+
+- FMN replaces FAB and runs second. One run of a minimum-norm attack lowers the radii on the whole grid. Targeted APGD,
+  which costs nine times as much as the attacks before it, then runs on fewer images.
+- Square gets a tenth of the original's queries. Its purpose is to detect gradient masking, which needs few queries.
+
+Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
+ICML 2020, arXiv:2003.01690.
 """
 
 from __future__ import annotations
@@ -22,16 +26,18 @@ from evaluators.norms import Linf, Norm
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(AttackEnsemble):
-    """APGD on cross-entropy, FMN, targeted APGD and, on pictures, Square: no settings to tune but the budget.
+    """The worst case of APGD on cross-entropy, FMN, targeted APGD and Square. Only the budget is configurable.
+
+    Square runs only on images (N, C, H, W).
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        steps: Gradient steps of each walk.
-        targets: Number of classes towards which the targeted walks go.
-        queries: Queries of Square.
+        steps: Number of gradient steps of APGD, of FMN, and of targeted APGD per target class.
+        targets: Number of target classes of targeted APGD.
+        queries: Number of queries of Square per image.
 
     Raises:
-        ValueError: one of them is below 1.
+        ValueError: steps, targets or queries is below 1.
     """
 
     norm: Norm = Linf()

@@ -1,4 +1,4 @@
-"""What every attack is: one method to write, one final call that checks and projects."""
+"""Base classes of attacks. A subclass writes one method; the final `__call__` checks the inputs and projects the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Attack(ABC):
-    """Looks for a misclassified point near each image. A subclass is a frozen dataclass that writes `perturb`.
+    """Base class of all attacks: a search for a misclassified point near each image.
+
+    A subclass is a frozen dataclass that implements `perturb`.
 
     Attributes:
         norm: Shape of the ball.
@@ -31,19 +33,19 @@ class Attack(ABC):
 
     @abstractmethod
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns perturbations delta, shaped like x.
+        """Returns perturbations, (N, ...), shaped like x.
 
-        The result is projected afterwards, so a loop projects only where its paper does.
+        The caller projects the result onto the ball. An implementation projects only where its paper does.
 
         Args:
-            target: Answers `target.gradient(points, loss)` and, for attacks without gradients, `target.value(points, loss)`.
+            target: The attacked network: `target.gradient(points, loss)`, or `target.value(points, loss)` without gradients.
             x: Clean images, (N, ...), pixels in [0, 1].
             epsilon: Radius of each image's ball, (N, 1, ...), in pixel units.
             noise: Random numbers, reproducible for each image.
         """
 
     def supports(self, x: Tensor) -> bool:
-        """Returns whether the attack can be made on images shaped like x (N, ...): an ensemble leaves out what cannot."""
+        """Returns whether the attack works on images shaped like x (N, ...). An ensemble skips members that do not."""
         return True
 
     @final
@@ -59,15 +61,15 @@ class Attack(ABC):
     ) -> Tensor:
         """Returns adversarial images, (N, ...), within epsilon of x and with pixels in [0, 1].
 
-        The network runs in evaluation mode and is left exactly as it was: mode, `requires_grad`, `grad`.
+        The network runs in evaluation mode. Its mode, `requires_grad` flags and `grad` fields are restored afterwards.
 
         Args:
             network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K).
             x: Clean images, (N, ...).
             y: True labels, (N,) int64.
-            epsilon: Radius of the ball in pixel units: 8/255, not 8. One number, or one an image, (N,).
-            seed: Seed of whatever the attack draws.
-            stop_when_fooled: Return the first misclassified point found instead of the last point reached.
+            epsilon: Radius of the ball in pixel units: 8/255, not 8. One number, or one number per image, (N,).
+            seed: Seed of the attack's random numbers.
+            stop_when_fooled: Return the first misclassified point instead of the last point of the attack.
 
         Raises:
             TypeError: network, x, y or a setting of the attack has the wrong type.
@@ -78,7 +80,9 @@ class Attack(ABC):
         check_attack(self)
         radius = torch.as_tensor(epsilon, dtype=x.dtype, device=x.device)
         if radius.shape not in ((), (len(x),)):
-            raise ValueError(f"epsilon must be one number, or one an image, ({len(x)},), got shape {tuple(radius.shape)}")
+            raise ValueError(
+                f"epsilon must be one number, or one number per image, ({len(x)},), got shape {tuple(radius.shape)}"
+            )
         radius = radius.expand(len(x))
         check_epsilons([float(radius.min())], self.norm.largest(x[0].numel()))
         check_epsilons([float(radius.max())], self.norm.largest(x[0].numel()))
@@ -114,11 +118,19 @@ class Attack(ABC):
         one_pass: int | None = None,
         clean: CleanGradientCache | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns adversarial images (N, ...) and which are known to fool (N,), with no check of the inputs.
+        """Returns adversarial images (N, ...), and whether each is known to be misclassified, (N,) bool. Checks no inputs.
 
-        For loops that have checked already: the engine of `radii`, and adversarial training. The network is used in the
-        mode in which it is; epsilon is (N,), at most `one_pass` images go through the network at once, and what `clean`
-        knows is not asked again.
+        For callers that checked the inputs before: `radii` and adversarial training. The network keeps its current mode.
+
+        Args:
+            network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K).
+            x: Clean images, (N, ...).
+            y: True labels, (N,) int64.
+            epsilon: Radius of each image's ball, (N,), in pixel units.
+            noise: Random numbers of each image.
+            stop_when_fooled: Return the first misclassified point instead of the last point of the attack.
+            one_pass: Largest number of images in one pass through the network; all of them if None.
+            clean: Cache of gradients at the clean images, which are then computed only once.
         """
         ball = epsilon.view(-1, *[1] * (x.ndim - 1))
         keep: Keep = "first" if stop_when_fooled or isinstance(self, AttackEnsemble) else "nothing"
@@ -136,10 +148,10 @@ class Attack(ABC):
 
 
 def check_attack(attack: Attack) -> None:
-    """Checks that an attack is one, and that its norm and loss are values, not their names.
+    """Checks that `attack` is an `Attack`, its norm a `Norm` and its loss a function, not their names.
 
     Raises:
-        TypeError: it is not, or they are not.
+        TypeError: one of them has the wrong type.
     """
     if not isinstance(attack, Attack):
         if isinstance(attack, type) and issubclass(attack, Attack):
@@ -153,14 +165,14 @@ def check_attack(attack: Attack) -> None:
 
 
 class SingleStep(Attack):
-    """An attack that takes one step along a direction that does not depend on epsilon.
+    """Base class of attacks that take one step along a direction that does not depend on epsilon.
 
-    One gradient therefore serves a whole grid of epsilons.
+    One gradient is therefore enough for a whole grid of epsilons.
     """
 
     @abstractmethod
     def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
-        """Returns the perturbation of size 1 to scale by epsilon, shaped like x."""
+        """Returns the perturbation of size 1, (N, ...), shaped like x. `perturb` scales it by epsilon."""
 
     @final
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
@@ -169,41 +181,44 @@ class SingleStep(Attack):
 
 
 class MinimumNorm(Attack):
-    """An attack that looks for the nearest misclassified point instead of any within epsilon.
+    """Base class of attacks that look for the nearest misclassified point instead of any one within epsilon.
 
-    One run therefore gives the radius of every image, whatever the grid. All points that it asks its target about count:
-    the nearest that fools is kept.
+    One run therefore gives the radius of every image and does not depend on the grid. The target evaluates points on
+    request and keeps the nearest misclassified one.
     """
 
     @abstractmethod
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Asks the target about points nearer and nearer to x, (N, ...), that fool; returns nothing."""
+        """Evaluates points with the target, in search of misclassified ones ever nearer to x, (N, ...).
+
+        Returns nothing: the target keeps the nearest misclassified point of each image.
+        """
 
     @final
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the nearest perturbation found that fools within epsilon; zero where there is none."""
+        """Returns the smallest perturbation found that fools the network within epsilon; zero where there is none."""
         self.minimise(target, x, noise)
         return target.points - x
 
 
 class AttackEnsemble(Attack):
-    """Several attacks of one norm, of which each image's worst case counts.
+    """Base class of ensembles: several attacks of one norm, of which the worst case counts for each image.
 
-    An attack is given only the images that those before it did not fool, or not at so small an epsilon.
+    Each attack runs only on images that the earlier attacks did not fool, or only at epsilons below their radii so far.
     """
 
     @abstractmethod
     def members(self) -> tuple[Attack, ...]:
-        """Returns the attacks, in the order in which to run them: cheap ones first."""
+        """Returns the attacks in the order in which they run: cheap ones first."""
 
     @final
     def supported_members(self, x: Tensor) -> tuple[Attack, ...]:
-        """Returns the members that can be made on images shaped like x (N, ...)."""
+        """Returns the members that work on images shaped like x (N, ...)."""
         return tuple(member for member in self.members() if member.supports(x))
 
     @final
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the perturbation of the last member; what the others found, the target has kept."""
+        """Returns the perturbation of the last member. The target keeps the points that the other members found."""
         delta = torch.zeros_like(x)
         for number, member in enumerate(self.supported_members(x)):
             if number:

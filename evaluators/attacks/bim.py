@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class BIM(Attack):
-    """Repeats small steps of FGSM from the clean image, and clips to the ball after each.
+    """Basic iterative method: small FGSM steps from the clean image, each followed by a projection onto the ball.
 
-    The same points as `PGD(random_start=False)`. The paper steps by 1/255, whatever epsilon; here a step is a fraction of
-    it, so that one setting serves a whole grid.
+    Equal to `PGD(random_start=False)` with the same steps. In the paper a step is 1/255 for every epsilon. Here it is a
+    fraction of epsilon, so that one setting fits a whole grid.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        loss: What the steps increase, cross_entropy, margin or dlr.
+        loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
 
@@ -47,7 +47,7 @@ class BIM(Attack):
         check_steps(self.steps, self.step_size)
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the last point of the walk, minus x."""
+        """Returns the perturbation after the last step."""
         return gradient_steps(
             lambda points: target.gradient(points, self.loss),
             self.norm,

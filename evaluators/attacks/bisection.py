@@ -1,4 +1,4 @@
-"""The way back to the boundary, with which minimum-norm attacks make the most of a misclassified point."""
+"""Bisection from a misclassified point back towards the clean image, the last step of minimum-norm attacks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 
 def bisect(target: GradientOracle, norm: Norm, x: Tensor, points: Tensor, steps: int) -> Tensor:
-    """Returns misclassified points nearer to x, (N, ...), after `steps` decisions for each image.
+    """Returns misclassified points nearer to x, (N, ...), found by bisection of the size of the perturbation.
 
-    The perturbation is shortened by the norm's own projection, along the straight line in L2 and by clipping in Linf, and
-    its size is halved between the largest that did not fool, at first 0, and the smallest that did, at first that of
-    `points` (N, ...), pixels in [0, 1]. Points that do not fool may come back as they were.
+    The norm's projection shortens the perturbation: along a straight line in L2, by clipping in Linf.
+
+    Args:
+        target: The attacked network.
+        norm: Norm in which the size is measured.
+        x: Clean images, (N, ...).
+        points: Misclassified points, (N, ...), pixels in [0, 1]. A correctly classified point may be returned unchanged.
+        steps: Number of bisection steps, one forward pass each.
     """
     delta = points - x
     low, high = torch.zeros_like(norm.size(delta)), norm.size(delta)

@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class DDN(MinimumNorm):
-    """Walks on a sphere around the image, which shrinks while the point fools and grows while it does not.
+    """Decoupled direction and norm: gradient steps on a sphere around the image, L2 only.
 
-    L2 only. The points are not rounded to 8 bits, and at the end the nearest found is drawn towards the image by a few
-    decisions; the paper does the one and not the other.
+    The sphere shrinks when the point is misclassified and grows otherwise. Two deviations from the paper: points are not
+    rounded to 8 bits, and the nearest misclassified point is bisected towards the image at the end.
 
     Attributes:
-        norm: What is minimised, l2.
-        loss: What the steps increase, cross_entropy, margin or dlr. Where logits are so far apart that the gradient of
-            the first is zero, steps are random.
+        norm: Norm to minimise, l2.
+        loss: Loss to maximise: cross_entropy, margin or dlr. Steps are random where its gradient is zero, which happens
+            for cross_entropy where the logits are very far apart.
         steps: Number of gradient steps.
-        gamma: Share by which the sphere, of radius 1 at first, shrinks or grows at each step.
+        gamma: Share by which the sphere shrinks or grows at each step, in (0, 1). Its first radius is 1.
 
     Raises:
         ValueError: norm is not l2, steps is below 1, or gamma is not between 0 and 1.
@@ -57,10 +57,10 @@ class DDN(MinimumNorm):
             raise ValueError(f"gamma must be between 0 and 1, got {self.gamma}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Asks about the points of the walk, then about the way back from the nearest that fooled."""
+        """Takes the gradient steps, then bisects the nearest misclassified point towards x."""
 
         def judged(logits: Tensor, y: Tensor) -> Tensor:
-            # The gradient of the loss, the value of the margin: whether the point fools costs no second pass.
+            # The value is the margin and the gradient is that of the loss: one pass gives both the decision and the step.
             loss = self.loss(logits, y)
             return margin(logits.detach(), y) + (loss - loss.detach())
 
@@ -73,7 +73,7 @@ class DDN(MinimumNorm):
             wrong, size = value > 0, self.norm.size(points - x)
             closer = wrong & (size < best)
             best, nearest = torch.where(closer, size, best), torch.where(broadcast_per_image(closer, x), points, nearest)
-            # Where the gradient is zero, a random direction, as in the authors' code.
+            # A random direction where the gradient is zero, as in the authors' code.
             flat = gradient.flatten(1).abs().amax(1) == 0
             gradient = torch.where(broadcast_per_image(flat, x), noise.normal(x, step), gradient)
             radius = radius * torch.where(wrong, 1 - self.gamma, 1 + self.gamma)

@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(MinimumNorm):
-    """Steps, again and again, to the nearest boundary of the network's linearisation at the point reached.
+    """DeepFool: repeated steps to the nearest decision boundary of the network's linearisation at the current point.
 
-    Exact for a linear network, fast for others, and rarely the nearest point: FMN and DDN look longer. Unlike in the paper,
-    points are clipped to the pixel range at each step, and each step after the first goes a little beyond its boundary.
+    Exact for linear networks and fast for others. It rarely finds the nearest point; FMN and DDN search longer. Two
+    deviations from the paper: points are clipped to the pixel range at each step, and each step after the first is
+    slightly longer than the distance to its boundary.
 
     Attributes:
-        norm: What is minimised, linf or l2.
+        norm: Norm to minimise, linf or l2.
         steps: Largest number of linearisations.
-        overshoot: By what share the sum of the steps is lengthened, to cross the boundary.
-        candidates: How many of the classes with the largest clean logits are looked at, the right one among them.
+        overshoot: Share by which the sum of the steps is lengthened, to cross the boundary.
+        candidates: Number of classes considered, by the largest clean logits, the true class included.
 
     Raises:
         ValueError: steps is below 1, overshoot is negative, or candidates is below 2.
@@ -55,7 +56,7 @@ class DeepFool(MinimumNorm):
             raise ValueError(f"candidates must be at least 2, the right class and one other, got {self.candidates}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Asks about the point after each step, until every image is misclassified."""
+        """Takes steps until every image is misclassified or the number of steps is reached."""
         others = target.logits(x).scatter(1, target.labels[:, None], -math.inf)
         rivals = others.topk(min(self.candidates, others.shape[1]) - 1).indices.unbind(1)
         delta = torch.zeros_like(x)
@@ -66,14 +67,14 @@ class DeepFool(MinimumNorm):
             for rival in rivals:
                 value, gradient = target.value_and_gradient(points, targeted_margin, rival)
                 wrong |= value > 0
-                # A slope of zero leads nowhere: its distance stays infinite.
+                # Where the gradient is zero, the distance to the boundary is infinite and the rival is not used.
                 away = value.abs() / self.norm.dual(gradient)
                 nearer = away < distance
                 distance = torch.where(nearer, away, distance)
                 step = torch.where(broadcast_per_image(nearer, x), self.norm.ascent(gradient), step)
             if wrong.all():
                 return
-            # Where pixels are clipped each step covers but a part of its way: without the thousandth it would never arrive.
+            # Clipped pixels shorten every step. Without the extra thousandth the boundary would never be reached.
             distance = distance + self.norm.size(delta) / 1000
             delta = delta + broadcast_per_image(torch.where(~wrong & distance.isfinite(), distance, 0), x) * step
         target.wrong((x + (1 + self.overshoot) * delta).clamp(0, 1))

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FGSM(SingleStep):
-    """Takes one step of length epsilon up the gradient of the loss.
+    """Fast gradient sign method: one step of length epsilon along the gradient of the loss.
 
     Not to be confused with FGSM from a random start, which is `PGD(steps=1, step_size=1.25)`.
 
     Attributes:
-        norm: Shape of the ball; with L2 this is the fast gradient method.
-        loss: What the step increases, cross_entropy, margin or dlr.
+        norm: Shape of the ball. With L2 this is the fast gradient method.
+        loss: Loss to maximise: cross_entropy, margin or dlr.
     """
 
     norm: Norm = Linf()
     loss: Loss = cross_entropy
 
     def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
-        """Returns the steepest ascent of the loss at the clean image."""
+        """Returns the direction of steepest ascent of the loss at the clean images, (N, ...)."""
         return self.norm.ascent(target.gradient(x, self.loss))

@@ -27,18 +27,21 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FMN(MinimumNorm):
-    """Walks up the margin inside a ball that shrinks while the point fools and grows while it does not.
+    """Fast minimum-norm attack: gradient ascent on the margin inside a ball of adaptive radius.
 
-    Until an image is first fooled, its ball reaches to the boundary of the network's linearisation. Unlike in the paper, a
-    step has a length relative to the ball, and the direction that is steepest in its norm: with the paper's absolute
-    length of 1 in L2, up to 7 % of the images of small networks were never fooled. At the end the nearest point found is
-    drawn towards the image by a few decisions.
+    The ball shrinks when the point is misclassified and grows otherwise. Until an image is first misclassified, its ball
+    extends to the decision boundary of the network's linearisation. Deviations from the paper:
+
+    - The length of a step is relative to the ball. With the paper's absolute length of 1 in L2, up to 7 % of the images of
+      small networks were never misclassified.
+    - The direction of a step is the steepest one in the norm.
+    - The nearest misclassified point is bisected towards the image at the end.
 
     Attributes:
-        norm: What is minimised, linf or l2.
+        norm: Norm to minimise, linf or l2.
         steps: Number of gradient steps.
-        step_size: Length of the first step, as a fraction of the radius of the ball; it falls to a hundredth of that.
-        gamma: Share by which the ball shrinks or grows at first; it falls to 0.001.
+        step_size: Length of the first step, as a fraction of the radius of the ball. It decays to a hundredth of this.
+        gamma: Share by which the ball shrinks or grows at first, in [0.001, 1). It decays to 0.001.
 
     Raises:
         ValueError: steps is below 1, step_size is not positive, or gamma is not between 0.001 and 1.
@@ -58,7 +61,7 @@ class FMN(MinimumNorm):
             raise ValueError(f"gamma must be between 0.001 and 1, got {self.gamma}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Asks about the points of the walk, then about the way back from the nearest that fooled."""
+        """Takes the gradient steps, then bisects the nearest misclassified point towards x."""
         delta, nearest = torch.zeros_like(x), x
         radius = best = x.new_full((len(x),), math.inf)
         largest, tiny = self.norm.largest(x[0].numel()), torch.finfo(x.dtype).tiny
@@ -71,7 +74,7 @@ class FMN(MinimumNorm):
             wrong, size = value > 0, self.norm.size(delta)
             closer = wrong & (size < best)
             best, nearest = torch.where(closer, size, best), torch.where(broadcast_per_image(closer, x), points, nearest)
-            # A little farther than the linear boundary, which a linear network would otherwise never cross.
+            # Slightly beyond the linear boundary, which the points of a linear network would otherwise never cross.
             linear = (1 + gamma) * (size + value.abs() / self.norm.dual(gradient).clamp(min=tiny))
             grown = torch.where(best.isfinite(), (1 + gamma) * radius, linear)
             radius = torch.where(wrong, torch.minimum((1 - gamma) * radius, best), grown).clamp(max=largest)

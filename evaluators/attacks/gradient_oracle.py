@@ -1,4 +1,4 @@
-"""The network as an attack sees it: it answers with gradients, and remembers what was found."""
+"""Access to the attacked network: gradients, losses and logits at given points. Misclassified points are recorded."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ Keep = Literal["nothing", "first", "nearest"]
 
 
 class AllFooledError(Exception):
-    """Raised to leave an attack's loop when every image of the batch has been fooled."""
+    """Raised to end an attack's loop once every image of the batch is misclassified."""
 
 
 @final
 class CleanGradientCache:
-    """Gradients at clean images, taken once: walks that begin there begin alike at every epsilon of a curve.
+    """Cache of losses and gradients at the clean images.
+
+    Attacks that start at the clean image need the same first gradient at every epsilon of a curve.
 
     Attributes:
-        x: All the images, (N, ...).
-        images: Indices of those that it answers for, (M,).
+        x: All clean images, (N, ...).
+        images: Indices in x of the images of the current batch, (M,).
     """
 
     def __init__(self, x: Tensor, images: Tensor, kept: dict[Loss, tuple[Tensor, Tensor, Tensor]] | None = None) -> None:
@@ -40,16 +42,16 @@ class CleanGradientCache:
         self._kept = {} if kept is None else kept
 
     def select(self, index: Tensor) -> CleanGradientCache:
-        """Returns the same memory for some of the images, by their index in x, (K,)."""
+        """Returns the same cache for the images with indices in x `index`, (K,)."""
         return CleanGradientCache(self.x, index, self._kept)
 
     def take(self, places: Tensor, loss: Loss, ask: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Returns the loss at some images, (K,), and its gradient, (K, ...).
+        """Returns the loss at some clean images, (K,), and its gradient, (K, ...).
 
         Args:
-            places: Their places in `images`, (K,).
-            loss: What to differentiate.
-            ask: Answers for those whose gradient is not known, given their places.
+            places: Positions of the images in `images`, (K,).
+            loss: Loss to differentiate.
+            ask: Function from positions to losses and gradients. It is called for the images that are not in the cache.
         """
         if loss not in self._kept:
             known = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
@@ -65,18 +67,21 @@ class CleanGradientCache:
 
 @final
 class GradientOracle:
-    """A network, the images under attack (N, ...), their labels (N,) and the ball in which they may move.
+    """An attacked network with its images (N, ...), their labels (N,) and the ball around each image.
 
-    An attack asks it for gradients, losses and logits at points of its choice, always for the whole batch. Where `keep` is
-    "first", an image that was fooled costs nothing more: its gradient is zero, and the point that fooled it is kept. So a
-    loop reads as in its paper and yet never works on an image whose answer is known. Where `keep` is "nearest", nothing is
-    dropped, and of all points asked about that fool, the nearest to the image is kept: the answer of a minimum-norm attack.
+    An attack calls it with points for the whole batch and gets gradients, losses or logits. `keep` says which points are
+    recorded:
+
+    - "nothing": none.
+    - "first": the first misclassified point of each image. The image is then dropped: it costs no further passes and its
+      gradient is zero. An attack can be written as in its paper and still does no work on such images.
+    - "nearest": the misclassified point nearest to each image, as minimum-norm attacks need it. No image is dropped.
 
     Attributes:
-        labels: The true labels, (N,).
-        fooled: Which images were seen misclassified inside the ball, (N,) bool.
-        points: The point kept of each fooled image, (N, ...); the clean image elsewhere.
-        sizes: Size of the perturbation that leads to that point, (N,); infinite elsewhere.
+        labels: True labels, (N,).
+        fooled: Whether a misclassified point inside the ball was recorded, (N,) bool.
+        points: Recorded point of each fooled image, (N, ...); the clean image elsewhere.
+        sizes: Size of the perturbation of the recorded point, (N,); infinite elsewhere.
     """
 
     def __init__(
@@ -100,15 +105,15 @@ class GradientOracle:
         self.sizes = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
 
     def gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
-        """Returns the gradient of the loss at points (N, ...), shaped alike; zero where the image is dropped.
+        """Returns the gradient of the loss at points (N, ...), same shape; zero where the image is dropped.
 
         Args:
-            points: Where to take it.
-            loss: Function of logits, labels and, where given, `classes`.
-            classes: Further class indices for the loss, (N,) each: the classes that a targeted loss goes towards.
+            points: One point per image, (N, ...).
+            loss: Function of logits, labels and, if given, `classes`.
+            classes: Further class indices for the loss, (N,) each: the target classes of a targeted loss.
 
         Raises:
-            AllFooledError: no image is left; `Attack` catches it.
+            AllFooledError: all images are dropped; `Attack` catches it.
         """
         return self.value_and_gradient(points, loss, *classes)[1]
 
@@ -116,14 +121,14 @@ class GradientOracle:
         """Returns the loss at points, (N,), and its gradient, (N, ...); infinite and zero where the image is dropped.
 
         Raises:
-            AllFooledError: no image is left; `Attack` catches it.
+            AllFooledError: all images are dropped; `Attack` catches it.
         """
         if self._keep == "nothing":
             value, gradient, _ = self._ask(points, loss, self.labels, *classes)
             return value, gradient
         left = self._left()
         if points is self._x and self._clean is not None and not classes:
-            # Attacked images are classified rightly: there is nothing to remember.
+            # Attacked images are correctly classified when clean: there is no misclassified point to record.
             losses, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
         else:
             losses, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
@@ -132,10 +137,10 @@ class GradientOracle:
         return values, torch.zeros_like(points).index_copy_(0, left, gradient)
 
     def value(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
-        """Returns the loss at points (N, ...), (N,), at the cost of no gradient; infinite where the image is dropped.
+        """Returns the loss at points (N, ...), (N,), without computing gradients; infinite where the image is dropped.
 
         Raises:
-            AllFooledError: no image is left; `Attack` catches it.
+            AllFooledError: all images are dropped; `Attack` catches it.
         """
         left = self._left()
         logits = self._logits(points, left)
@@ -143,20 +148,20 @@ class GradientOracle:
         return points.new_full((len(points),), math.inf).index_copy_(0, left, values.to(points.dtype))
 
     def logits(self, points: Tensor) -> Tensor:
-        """Returns the logits at points (N, ...), (N, K), at the cost of no gradient; zero where the image is dropped.
+        """Returns the logits at points (N, ...), (N, K), without computing gradients; zero where the image is dropped.
 
         Raises:
-            AllFooledError: no image is left; `Attack` catches it.
+            AllFooledError: all images are dropped; `Attack` catches it.
         """
         left = self._left()
         logits = self._logits(points, left).to(points.dtype)
         return logits.new_zeros(len(points), logits.shape[1]).index_copy_(0, left, logits)
 
     def wrong(self, points: Tensor) -> Tensor:
-        """Returns whether points (N, ...) are misclassified, (N,) bool, and nothing else; True where the image is dropped.
+        """Returns only whether points (N, ...) are misclassified, (N,) bool; True where the image is dropped.
 
         Raises:
-            AllFooledError: no image is left; `Attack` catches it.
+            AllFooledError: all images are dropped; `Attack` catches it.
         """
         left = self._left()
         decisions = misclassified(self._logits(points, left), self.labels[left])
@@ -178,7 +183,7 @@ class GradientOracle:
         return logits
 
     def _ask(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the loss at points, its gradient, and the logits, in passes that fit."""
+        """Returns the loss at points, its gradient and the logits, in passes of at most `one_pass` points."""
         if len(points) <= self._one_pass:
             return self._pass(points, loss, *classes)
         parts = zip(*(tensor.split(self._one_pass) for tensor in (points, *classes)), strict=True)
@@ -188,20 +193,20 @@ class GradientOracle:
     def _pass(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         points = points.detach().requires_grad_()
         with torch.enable_grad():
-            logits = self._network(points.clone())  # For a first layer that works in place.
+            logits = self._network(points.clone())  # A copy, as the first layer may work in place.
             values = loss(logits, *classes)
-            if not values.requires_grad:  # No path leads from the pixels to the logits.
+            if not values.requires_grad:  # The logits do not depend on the pixels.
                 return values, torch.zeros_like(points), logits
             (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
         return values.detach(), (torch.zeros_like(points) if gradient is None else usable(gradient)), logits.detach()
 
     def _remember(self, left: Tensor, points: Tensor, logits: Tensor) -> None:
         wrong = misclassified(logits, self.labels[left]).nonzero().squeeze(1)
-        if len(wrong) == 0:  # As in most steps of most attacks: there is nothing to measure.
+        if len(wrong) == 0:  # The usual case: skips the computation of sizes.
             return
         images, points = left[wrong], points[wrong]
         size = self._norm.size(points - self._x[images])
-        # A loop may query points outside the ball (momentum, finite differences): those prove nothing.
+        # An attack may evaluate points outside the ball (momentum, finite differences): these do not count.
         hit = (size <= self._epsilon[images] * (1 + 1e-5) + 1e-7) & (size < self.sizes[images])
         hit &= (points.flatten(1).amin(1) >= 0) & (points.flatten(1).amax(1) <= 1)
         images = images[hit]
@@ -211,23 +216,23 @@ class GradientOracle:
 
 
 def misclassified(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns whether logits (N, K) decide otherwise than labels (N,), (N,) bool; one that is not finite decides nothing.
+    """Returns whether the class of logits (N, K) differs from labels (N,), (N,) bool. Non-finite logits count as wrong.
 
-    So a network that breaks down within the ball does not count as robust there.
+    So a network that returns NaN within the ball does not count as robust there.
     """
     return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
 def usable(gradient: Tensor) -> Tensor:
-    """Returns gradients (N, ...) with zeros where they are not finite, for a step along NaN would lead nowhere."""
+    """Returns gradients (N, ...) with zeros in place of NaN and infinite entries, and warns if there are any."""
     if bool(gradient.sum().isfinite()):
         return gradient
     finite = gradient.isfinite()
     if not bool(finite.all()):
         count = int((~finite).flatten(1).any(1).sum())
         warnings.warn(
-            f"the network's gradient is not finite at {count} of {len(gradient)} points, and taken as zero there; "
-            "square roots and norms have no gradient at 0: add a little under the root",
+            f"the network's gradient is not finite at {count} of {len(gradient)} points and is set to zero there; "
+            "square roots and norms have no gradient at 0: add a small constant under the root",
             stacklevel=2,
         )
     return gradient.nan_to_num(0.0, 0.0, 0.0)

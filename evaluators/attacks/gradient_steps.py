@@ -1,4 +1,4 @@
-"""The walk that the iterated attacks share: normalised steps up a loss, each followed by a projection."""
+"""The loop shared by iterative attacks: normalised gradient steps, each followed by a projection onto the ball."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_steps(steps: int, step_size: float) -> None:
-    """Checks the number of steps and the length of one, as a fraction of epsilon.
+    """Checks the number of steps and the step size, which is a fraction of epsilon.
 
     Raises:
         ValueError: steps is below 1, or step_size is not positive.
@@ -35,17 +35,17 @@ def gradient_steps(
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """Returns the perturbation (N, ...) at the end of a walk from point to point, all in the ball and the pixel range.
+    """Returns the perturbation after a number of gradient steps, (N, ...). All points are in the ball and the pixel range.
 
-    The points are what is carried from step to step, as in the libraries that others use: a perturbation carried instead
-    rounds otherwise, which turns the sign of gradients that all but vanish.
+    The loop updates points, not perturbations, as other libraries do. Perturbations would be rounded differently, and
+    gradients that are almost zero would change their sign.
 
     Args:
-        gradient: Returns the gradient of the loss that the steps increase at points (N, ...), shaped alike.
+        gradient: Function from points (N, ...) to the gradient of the maximised loss, same shape.
         norm: Shape of the ball.
         x: Clean images, (N, ...).
-        start: Where to begin, shaped like x, in the ball and the pixel range.
-        epsilon: Radius of each image's ball, (N, 1, ...).
+        start: First points, shaped like x, in the ball and the pixel range.
+        epsilon: Radius of each image's ball, (N, 1, ...), in pixel units.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
     """

@@ -1,4 +1,4 @@
-"""HopSkipJump.
+"""HopSkipJump: a decision-based attack, which uses only the predicted class.
 
 Source: Chen, Jordan and Wainwright, "HopSkipJumpAttack: A Query-Efficient Decision-Based Attack", S&P 2020,
 arXiv:1904.02144.
@@ -22,27 +22,30 @@ if TYPE_CHECKING:
     from evaluators.attacks.gradient_oracle import GradientOracle
     from evaluators.engine.noise import ImageNoise
 
-# Decisions set aside for the first misclassified point, and for the length of each step.
+# Queries reserved for the search of the first misclassified point, and for the search of each step length.
 STARTS, LENGTHS = 30, 10
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(MinimumNorm):
-    """Walks along the boundary towards the image, told nothing but whether points are misclassified.
+    """HopSkipJump: steps along the decision boundary towards the image. It uses only the predicted class.
 
-    Each turn probes around a point on the boundary for the direction in which points become misclassified, steps that way,
-    and halves its way back to the boundary. It sees neither gradients nor logits, so that what hides those cannot fool it.
-    An image for which no start is found is given up. Unlike in the paper, every part of a turn has a fixed share of the
-    queries, so that no image's result depends on the others of its batch.
+    Each iteration has three parts: random probes around a point on the boundary estimate the direction towards
+    misclassified points, a step follows this direction, and a bisection returns to the boundary. The attack uses neither
+    gradients nor logits, so gradient masking does not affect it. It fails on images for which no misclassified start is
+    found.
+
+    Unlike in the paper, each part of an iteration has a fixed number of queries. The result of an image therefore does not
+    depend on the other images of its batch.
 
     Attributes:
-        norm: What is minimised, linf or l2.
-        queries: Largest number of decisions about an image; below a thousand it does not get near.
-        probes: Number of random probes in the first turn; it grows as the square root of the turn.
+        norm: Norm to minimise, linf or l2.
+        queries: Largest number of queries per image. Below a thousand, the points found are far from the nearest ones.
+        probes: Number of random probes in the first iteration. It grows with the square root of the iteration.
 
     Raises:
-        ValueError: queries is below 100, which one turn may need, or probes is below 1.
+        ValueError: queries is below 100, which one iteration may need, or probes is below 1.
     """
 
     norm: Norm = Linf()
@@ -51,14 +54,14 @@ class HopSkipJump(MinimumNorm):
 
     def __post_init__(self) -> None:
         if self.queries < 100:
-            raise ValueError(f"queries must be at least 100, which one turn may need, got {self.queries}")
+            raise ValueError(f"queries must be at least 100, which one iteration may need, got {self.queries}")
         if self.probes < 1:
             raise ValueError(f"probes must be at least 1, got {self.probes}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Asks about points on the boundary, nearer and nearer to x, and about the probes around them."""
+        """Runs iterations until the queries are used up. Each finds points on the boundary nearer to x."""
         pixels = x[0].numel()
-        # The paper's precision, theta = pixels^-3/2 in L2 and pixels^-2 in Linf, as far as single precision can follow.
+        # The paper's precision, theta = pixels^-3/2 in L2 and pixels^-2 in Linf, limited to that of float32.
         halvings = min(math.ceil((2 if self.norm == Linf() else 1.5) * math.log2(pixels)), 24)
         points = bisect(target, self.norm, x, self._start(target, x, noise), halvings)
         left, turn = self.queries - STARTS - halvings, 1
@@ -70,12 +73,15 @@ class HopSkipJump(MinimumNorm):
             left, turn = left - probes - LENGTHS - halvings, turn + 1
 
     def _start(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns a misclassified point for each image, (N, ...); the image itself where it is wrong, or none is found."""
+        """Returns a misclassified point for each image, (N, ...).
+
+        It is the image itself if that is misclassified or if no misclassified point is found.
+        """
         points, misclassified = x, target.wrong(x)
         for draw in range(STARTS - 1):
             if misclassified.all():
                 break
-            # To many networks all noise is of one class: after it come black and white pixels, and a plain grey, in turn.
+            # Many networks give all noise images one class. So noise, black and white pixels, and plain grey take turns.
             pixels = noise.uniform(x, draw)
             tried = (pixels, pixels.round(), broadcast_per_image(pixels.flatten(1)[:, 0], x).expand_as(x))[draw % 3]
             wrong = target.wrong(tried) & ~misclassified
@@ -86,20 +92,29 @@ class HopSkipJump(MinimumNorm):
 def estimate_direction(
     target: GradientOracle, norm: Norm, points: Tensor, width: Tensor, probes: int, noise: ImageNoise
 ) -> Tensor:
-    """Returns the step of size 1 towards misclassified points, from random probes at a distance width (N,)."""
+    """Returns the estimated direction towards misclassified points, (N, ...), of size 1.
+
+    Args:
+        target: The attacked network.
+        norm: Norm in which the direction has size 1.
+        points: Points on the decision boundary, (N, ...).
+        width: L2 distance of the probes from the points, (N,).
+        probes: Number of random probes.
+        noise: Random numbers of the probes.
+    """
     moves, gains, mean = torch.zeros_like(points), torch.zeros_like(points), torch.zeros_like(width)
     for draw in range(probes):
         probe = (points + broadcast_per_image(width, points) * L2().ascent(noise.normal(points, draw))).clamp(0, 1)
         move = probe - points
         answer = torch.where(target.wrong(probe), 1.0, -1.0).to(points.dtype)
         moves, gains, mean = moves + move, gains + broadcast_per_image(answer, points) * move, mean + answer / probes
-    # The mean answer is the baseline that lowers the variance, except where all answers are the same.
+    # The mean answer is a baseline that lowers the variance. It is 0 where all answers are equal.
     baseline = torch.where(mean.abs() > 1 - 0.5 / probes, 0, mean)
     return norm.ascent(gains - broadcast_per_image(baseline, points) * moves)
 
 
 def search_step(target: GradientOracle, points: Tensor, direction: Tensor, length: Tensor) -> Tensor:
-    """Returns misclassified points along the direction, at the first of length, length / 2, ... that has one."""
+    """Returns misclassified points along the direction, (N, ...), at the first of length, length / 2, ... that has one."""
     arrived = torch.zeros_like(length, dtype=torch.bool)
     for _ in range(LENGTHS):
         ahead = (points + broadcast_per_image(length, points) * direction).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Iterative l.l.: many small steps towards the least likely class.
+"""Iterative least-likely class method: many small steps towards the least likely class.
 
 Source: Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", ICLR 2017 workshop, arXiv:1607.02533.
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class IterativeLL(Attack):
-    """Repeats small steps towards the class of the smallest clean logit.
+    """Iterative least-likely class method: small steps towards the class of the smallest clean logit.
 
-    That class is kept throughout the walk, also where another becomes less likely. The single step is `StepLL`.
+    The target class does not change during the steps. `StepLL` is the version with a single step.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        loss: What leads there: cross_entropy, as in the paper, margin or dlr, each in its targeted form.
+        loss: Loss whose targeted form is maximised: cross_entropy, as in the paper, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
 
@@ -47,7 +47,7 @@ class IterativeLL(Attack):
         targeted(self.loss)
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the last point of the walk, minus x."""
+        """Returns the perturbation after the last step."""
         least_likely, loss = target.logits(x).argmin(1), targeted(self.loss)
         return gradient_steps(
             lambda points: target.gradient(points, loss, least_likely),

@@ -1,4 +1,4 @@
-"""What an attack maximises: functions of logits (N, K) and labels (N,), one value an image."""
+"""Losses that attacks maximise: functions of logits (N, K) and labels (N,) with one value per image, (N,)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ Loss = Callable[..., Tensor]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the cross-entropy of each image, (N,). Its gradient vanishes where logits are far apart."""
+    """Returns the cross-entropy of each image, (N,).
+
+    Its gradient is rounded to zero where the logits are far apart.
+
+    Args:
+        logits: Logits, (N, K).
+        y: Labels, (N,) int64.
+    """
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the largest wrong logit minus the right one, (N,): positive where the image is misclassified.
+    """Returns the largest wrong logit minus the logit of the label, (N,). It is positive where the image is misclassified.
 
-    Blind to the scale of the logits, unlike cross-entropy.
+    The direction of its gradient does not depend on the scale of the logits, unlike that of cross-entropy.
+
+    Args:
+        logits: Logits, (N, K).
+        y: Labels, (N,) int64.
 
     Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017, arXiv:1608.04644.
     """
@@ -29,7 +40,12 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_cross_entropy(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
-    """Returns minus the cross-entropy towards the classes `towards` (N,), (N,); the label y plays no part.
+    """Returns minus the cross-entropy of the target classes, (N,).
+
+    Args:
+        logits: Logits, (N, K).
+        y: Labels, (N,) int64; not used.
+        towards: Target classes, (N,) int64.
 
     Source: Kurakin, Goodfellow and Bengio, "Adversarial Machine Learning at Scale", ICLR 2017, arXiv:1611.01236.
     """
@@ -37,13 +53,17 @@ def targeted_cross_entropy(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the difference of logits ratio, (N,): the margin, over the largest logit minus the third.
+    """Returns the difference of logits ratio (DLR), (N,): the margin divided by the largest logit minus the third largest.
 
-    Blind to the scale of the logits and to a shift of them, so that no step depends on it. At most 1 in size where the label
-    is among the three largest; positive where the image is misclassified.
+    It is positive where the image is misclassified. A change of the logits' scale or a constant added to them does not
+    change it. It is in [-1, 1] where the label is among the three largest logits.
+
+    Args:
+        logits: Logits, (N, K), K >= 3.
+        y: Labels, (N,) int64.
 
     Raises:
-        ValueError: there are fewer than 3 logits.
+        ValueError: K is below 3.
 
     Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free
     Attacks", ICML 2020, arXiv:2003.01690.
@@ -55,10 +75,15 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
-    """Returns the difference of logits ratio towards the classes `towards` (N,): (N,), positive where they beat the label.
+    """Returns the targeted difference of logits ratio, (N,). It is positive where the target's logit exceeds the label's.
+
+    Args:
+        logits: Logits, (N, K), K >= 4.
+        y: Labels, (N,) int64.
+        towards: Target classes, (N,) int64.
 
     Raises:
-        ValueError: there are fewer than 4 logits.
+        ValueError: K is below 4.
 
     Source: Croce and Hein, as for `dlr`.
     """
@@ -69,23 +94,32 @@ def targeted_dlr(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
 
 
 def targeted_margin(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor:
-    """Returns the logits of the classes `towards` (N,) minus the right ones, (N,): positive where they beat the label."""
+    """Returns the logits of the target classes minus those of the labels, (N,).
+
+    Args:
+        logits: Logits, (N, K).
+        y: Labels, (N,) int64.
+        towards: Target classes, (N,) int64.
+    """
     return (logits.gather(1, towards[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
 
 
 def _above_zero(spread: Tensor) -> Tensor:
-    """Returns the spread of the logits, kept so far above zero that not even the square of its inverse overflows."""
+    """Returns the spread of the logits, clamped so far above zero that the square of its inverse does not overflow."""
     return spread.clamp(min=torch.finfo(spread.dtype).tiny ** 0.5)
 
 
 def targeted(loss: Loss) -> Loss:
-    """Returns what a loss becomes when it is to lead towards given classes: a function of logits, labels and those.
+    """Returns the targeted form of a loss: a function of logits (N, K), labels (N,) and target classes (N,).
+
+    Args:
+        loss: One of `LOSSES`.
 
     Raises:
-        ValueError: it is not one of `LOSSES`.
+        ValueError: loss is not one of `LOSSES`.
     """
     if loss not in TARGETED:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)} to be aimed at a class, got {loss!r}")
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)} to have a targeted form, got {loss!r}")
     return TARGETED[loss]
 
 

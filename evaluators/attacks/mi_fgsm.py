@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class MIFGSM(Attack):
-    """Steps along a running sum of gradients, which keeps its direction past narrow ridges of the loss.
+    """Momentum iterative FGSM: steps along a running sum of gradients, each divided by its L1 norm.
 
-    Each gradient is divided by its L1 norm first. Common code divides by the mean instead of the sum of the absolute
-    values; that scales the whole sum by a constant, which the step forgets. The paper takes epsilon / steps for a step.
+    Other implementations divide by the mean absolute value instead of the L1 norm. This scales the sum by a constant,
+    and the normalised step is the same. The paper's step is epsilon / steps.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        loss: What the steps increase, cross_entropy, margin or dlr.
+        loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
-        decay: What remains of the earlier gradients at each step; 0 leaves BIM.
+        decay: Factor on the running sum at each step, at least 0. With 0 the attack is BIM.
 
     Raises:
         ValueError: steps is below 1, step_size is not positive, or decay is negative.
@@ -54,7 +54,7 @@ class MIFGSM(Attack):
             raise ValueError(f"decay must not be negative, got {self.decay}")
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the last point of the walk, minus x."""
+        """Returns the perturbation after the last step."""
         points, velocity = x, torch.zeros_like(x)
         for _ in range(self.steps):
             gradient = target.gradient(points, self.loss)

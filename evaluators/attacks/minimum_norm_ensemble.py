@@ -1,7 +1,7 @@
-"""The nearest misclassified point, by every way we know: for exact radii.
+"""The smallest radius of several attacks, as the best upper bound on the exact radius.
 
-Minimum-norm attacks fail on some images, each on others (references: FMN against L2 in two libraries); a ball attack that is
-bisected never fails outright, but stops short. The smallest of their answers is what to report as a radius.
+Each minimum-norm attack fails on some images, and different attacks fail on different images. A bisected fixed-epsilon
+attack does not fail completely, but its radii are often too large. The smallest radius of all is the one to report.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from evaluators.norms import L2, Linf, Norm
 @final
 @dataclass(frozen=True, kw_only=True)
 class MinimumNormEnsemble(AttackEnsemble):
-    """DeepFool, FMN, in L2 also DDN, then PGD on the margin: give `radii` a tolerance, and it bisects the last.
+    """The smallest radius of DeepFool, FMN, DDN (L2 only) and PGD on the margin.
+
+    Use it with an `EpsilonGrid` that has a tolerance: `radii` then bisects the radii of PGD.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        steps: Gradient steps of each.
+        steps: Number of gradient steps of each attack.
 
     Raises:
         ValueError: steps is below 1.
@@ -39,7 +41,7 @@ class MinimumNormEnsemble(AttackEnsemble):
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     def members(self) -> tuple[Attack, ...]:
-        """Returns the attacks."""
+        """Returns the three attacks of Linf or the four attacks of L2."""
         norm, steps = self.norm, self.steps
         only_l2 = (DDN(norm=norm, steps=steps),) if isinstance(norm, L2) else ()
         return (

@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class PGD(Attack):
-    """Repeats a normalised gradient step and a projection onto the ball.
+    """Projected gradient descent: repeats a normalised gradient step and a projection onto the ball.
 
-    With one step of 1.25 and a random start it is the attack of fast adversarial training (Wong, Rice and Kolter,
-    "Fast is better than free", ICLR 2020, arXiv:2001.03994).
+    `PGD(steps=1, step_size=1.25)` is the attack of fast adversarial training (Wong, Rice and Kolter, "Fast is better than
+    free", ICLR 2020, arXiv:2001.03994).
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        loss: What the steps increase, cross_entropy, margin or dlr.
+        loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
         random_start: Start at a random point of the ball instead of the clean image.
-        restarts: Number of walks, each from another random start; that to the largest loss counts.
+        restarts: Number of runs, each from a new random start. The run with the largest final loss counts.
 
     Raises:
-        ValueError: steps or restarts is below 1, step_size is not positive, or restarts would all start at the clean image.
+        ValueError: steps or restarts is below 1, step_size is not positive, or restarts is above 1 without random_start.
     """
 
     norm: Norm = Linf()
@@ -57,7 +57,7 @@ class PGD(Attack):
             raise ValueError(f"restarts must be 1 without a random start, got {self.restarts}; set random_start to true")
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the last point of the walk, minus x; of several walks, that with the larger loss."""
+        """Returns the perturbation after the last step, of the restart with the largest loss."""
         delta = self._walk(target, x, epsilon, noise)
         if self.restarts == 1:
             return delta

@@ -1,4 +1,4 @@
-"""Square attack: a random search that sees only the logits.
+"""Square attack: a random search that uses the logits and no gradients.
 
 Source: Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a Query-Efficient Black-Box Adversarial Attack via Random
 Search", ECCV 2020, arXiv:1912.00049.
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
     from evaluators.attacks.gradient_oracle import GradientOracle
     from evaluators.engine.noise import ImageNoise
 
-# The squares shrink to 1/2, 1/4, 1/8, ... of their first area after this many of 10,000 queries.
+# Schedule for 10,000 queries: the area of the squares is 1/2, 1/4, 1/8, ... of the first area after these queries.
 _SHRINK = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
-# Random numbers are drawn for this many queries at once: for one at a time it would cost more than a small network.
+# Random numbers are drawn for this many queries at once. One draw per query would cost more than a small network's pass.
 _LOT = 64
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Changes one square of pixels after another, and keeps what raises the margin. It takes no gradient.
+    """Square attack: changes random squares of pixels and keeps each change that raises the margin.
+
+    It uses no gradients and needs images (N, C, H, W).
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        queries: Number of points at which the network is asked about each image.
-        p_init: Share of an image's pixels that the first squares cover.
+        queries: Number of evaluated points per image.
+        p_init: Share of an image's pixels that the first squares cover, in (0, 1].
 
     Raises:
         ValueError: norm is not linf or l2, queries is below 1, or p_init is not above 0 and at most 1.
@@ -57,11 +59,11 @@ class Square(Attack):
             raise ValueError(f"p_init must be above 0 and at most 1, a share of the pixels, got {self.p_init}")
 
     def supports(self, x: Tensor) -> bool:
-        """Returns whether x holds pictures, (N, C, H, W)."""
+        """Returns whether x has the shape (N, C, H, W)."""
         return x.ndim == 4
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the best point found, minus x.
+        """Returns the perturbation with the largest margin.
 
         Raises:
             ValueError: x is not (N, C, H, W).
@@ -80,7 +82,7 @@ class Square(Attack):
                 break
             lot, number = divmod(query - 1, _LOT)
             if number == 0:
-                # Of single precision, so that images of every type have the same squares.
+                # Always in float32, so that images of every dtype get the same squares.
                 drawn = noise.fork(1).uniform(x.new_empty(len(x), _LOT, 5 + x.shape[1], dtype=torch.float32), lot)
             changed, before = move(points, x, epsilon, sizes, left, drawn[left, number], self.side(query, x))
             asked = target.value(points, margin)[left]
@@ -91,7 +93,7 @@ class Square(Attack):
         return points - x
 
     def side(self, query: int, x: Tensor) -> int:
-        """Returns the side of the squares of a query in pixels, for images x (N, C, H, W)."""
+        """Returns the side of the squares of a query, in pixels, for images x (N, C, H, W)."""
         height, width = x.shape[2:]
         halvings = sum((query - 1) * 10_000 // self.queries > bound for bound in _SHRINK)
         side = round(math.sqrt(self.p_init / 2**halvings * height * width))
@@ -101,26 +103,26 @@ class Square(Attack):
 
 
 def stripes(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-    """Returns images with each column of each channel moved by plus or minus epsilon, shaped like x."""
+    """Returns images with vertical stripes: each column of each channel changes by plus or minus epsilon, shaped like x."""
     return (x + epsilon * _sign(noise.uniform(x[:, :, :1]))).clamp(0, 1)
 
 
 def recolour(
     points: Tensor, x: Tensor, epsilon: Tensor, sizes: Tensor, left: Tensor, drawn: Tensor, side: int
 ) -> tuple[Tensor, Tensor]:
-    """Moves one square of each channel to plus or minus epsilon from x, in place: the paper's algorithm 2.
+    """Sets one square of each channel to x plus or minus epsilon, in place. Algorithm 2 of the paper.
 
     Args:
-        points: Where the images are, (N, C, H, W), contiguous as x is.
-        x: Clean images.
-        epsilon: Radius of each image's ball, (N, 1, 1, 1).
-        sizes: How far the points are from x, (N,).
-        left: Indices of the images to move, (M,).
+        points: Current perturbed images, (N, C, H, W), contiguous.
+        x: Clean images, (N, C, H, W), contiguous.
+        epsilon: Radius of each image's ball, (N, 1, 1, 1), in pixel units.
+        sizes: Size of the current perturbations, (N,).
+        left: Indices of the images to change, (M,).
         drawn: Random numbers in [0, 1), (M, 5 + C).
-        side: Side of the square in pixels.
+        side: Side of the square, in pixels.
 
     Returns:
-        Flat indices of the pixels that were changed, (M, C, P), and what these pixels were, so that it can be undone.
+        Flat indices of the changed pixels, (M, C, P), and their previous values, same shape, to undo the change.
     """
     square = _square(x, left, drawn[:, :2], side)
     before = points.view(-1)[square]
@@ -130,7 +132,7 @@ def recolour(
 
 
 def tiles(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-    """Returns images with a grid of bumps of random signs, scaled to length epsilon, shaped like x."""
+    """Returns images plus a grid of bumps with random signs, of L2 length epsilon, shaped like x."""
     count, channels, height, width = x.shape
     side = max(min(height, width) // 5, 1)
     rows, columns = height // side, width // side
@@ -146,9 +148,9 @@ def tiles(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
 def shift(
     points: Tensor, x: Tensor, epsilon: Tensor, sizes: Tensor, left: Tensor, drawn: Tensor, side: int
 ) -> tuple[Tensor, Tensor]:
-    """Moves the changes of one square into another, with a bump on top, in place: the paper's algorithm 3.
+    """Moves the perturbation of one square into another and adds a bump, in place. Algorithm 3 of the paper.
 
-    Arguments and result are those of `recolour`.
+    Arguments and return values are those of `recolour`.
     """
     into, out = _square(x, left, drawn[:, :2], side), _square(x, left, drawn[:, 2:4], side)
     now, clean = points.view(-1), x.view(-1)
@@ -161,15 +163,15 @@ def shift(
     bump = _sign(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device)[(drawn[:, 4:5] < 0.5).long()]
     fresh = _unit(bump + _unit(old)) * (freed + unused / x.shape[1]).sqrt()
     now[into] = (clean[into] + fresh).clamp(0, 1)
-    # Where the two overlap, both remember the same pixel.
+    # Where the two squares overlap, both hold the same previous pixel values.
     return torch.cat([into, out], 2), torch.cat([before_into, before_out], 2)
 
 
 @lru_cache(maxsize=64)
 def bumps(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns the pattern that the L2 attack adds and the same turned by a quarter, of length 1, (2, side * side).
+    """Returns the pattern that the L2 attack adds, and its transpose, each of length 1, (2, side * side).
 
-    One half of the square rises towards a middle of its own, the other half falls; both weigh the same.
+    One half of the square is a positive pyramid and the other half a negative one. Both halves have the same length.
     """
     half = side // 2
     upright = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
@@ -178,7 +180,7 @@ def bumps(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _pyramid(height: int, width: int) -> Tensor:
-    """Returns 1/k² summed over the rings k from a pixel's own to the outermost, (height, width), scaled to length 1."""
+    """Returns a pyramid of length 1, (height, width): the sum of 1/k² over the rings k from each pixel's ring outwards."""
     rows = (torch.arange(height) - height // 2).abs()
     columns = (torch.arange(width) - width // 2).abs()
     rings = torch.arange(1, max(height, width) // 2 + 2)
@@ -187,7 +189,14 @@ def _pyramid(height: int, width: int) -> Tensor:
 
 
 def _square(x: Tensor, left: Tensor, drawn: Tensor, side: int) -> Tensor:
-    """Returns where squares lie in x.view(-1), (M, C, side * side), for images `left` (M,) and numbers in [0, 1), (M, 2)."""
+    """Returns the flat indices of random squares in x.view(-1), (M, C, side * side).
+
+    Args:
+        x: Images, (N, C, H, W).
+        left: Indices of the images, (M,).
+        drawn: Random numbers in [0, 1) for row and column, (M, 2).
+        side: Side of the square, in pixels.
+    """
     _, channels, height, width = x.shape
     top = (drawn[:, 0] * (height - side + 1)).long()
     start = (drawn[:, 1] * (width - side + 1)).long()
@@ -199,7 +208,7 @@ def _square(x: Tensor, left: Tensor, drawn: Tensor, side: int) -> Tensor:
 
 
 def _sign(drawn: Tensor) -> Tensor:
-    """Returns minus or plus 1 for numbers drawn from [0, 1)."""
+    """Returns -1 for numbers below 0.5 and 1 for the others; the numbers are in [0, 1)."""
     return torch.where(drawn < 0.5, -1.0, 1.0).to(drawn.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Step l.l.: one step towards the least likely class.
+"""Single-step least-likely class method.
 
 Source: Kurakin, Goodfellow and Bengio, "Adversarial Machine Learning at Scale", ICLR 2017, arXiv:1611.01236.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class StepLL(SingleStep):
-    """Takes one step of length epsilon towards the class of the smallest clean logit.
+    """Single-step least-likely class method: one step of length epsilon towards the class of the smallest clean logit.
 
     Attributes:
         norm: Shape of the ball.
-        loss: What leads there: cross_entropy, as in the paper, margin or dlr, each in its targeted form.
+        loss: Loss whose targeted form is maximised: cross_entropy, as in the paper, margin or dlr.
 
     Raises:
         ValueError: the loss has no targeted form.
@@ -38,6 +38,6 @@ class StepLL(SingleStep):
         targeted(self.loss)
 
     def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
-        """Returns the steepest ascent of the loss towards the least likely class."""
+        """Returns the direction of steepest ascent of the targeted loss at the clean images, (N, ...)."""
         aimed = targeted(self.loss)
         return self.norm.ascent(target.gradient(x, lambda logits, y: aimed(logits, y, logits.argmin(1))))

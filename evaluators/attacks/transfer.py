@@ -1,4 +1,4 @@
-"""Transfer: adversarial images of one network, tried on another.
+"""Transfer attack: adversarial images of a source network, applied to the target network.
 
 Source: Papernot, McDaniel and Goodfellow, "Transferability in Machine Learning: from Phenomena to Black-Box Attacks using
 Adversarial Samples", arXiv:1605.07277.
@@ -27,17 +27,16 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Attack):
-    """Crafts each image with an inner attack on another network, and asks the target nothing.
+    """Transfer attack: runs an inner attack on a source network and does not query the target network.
 
-    What hides the target's gradients does not hide it from this: a network that resists its own attacks, and not those
-    crafted on others, masks its gradients. A network is no plain data, so this attack has no name in YAML.
+    It reveals gradient masking: a network masks its gradients if it resists direct attacks but not transferred ones.
+    YAML cannot hold a network, so this attack has no name in `ATTACKS`.
 
     Attributes:
-        source: The network on which images are crafted, on the images' device; it runs in evaluation mode and is left as
-            it was.
-        attack: What crafts them there, at the same epsilon. A minimum-norm attack stops at the source's own boundary, and
-            so carries over badly.
-        norm: Shape of the ball, that of the inner attack.
+        source: Source network, on the images' device. It runs in evaluation mode, and its state is restored afterwards.
+        attack: Attack on the source network, at the same epsilon. Minimum-norm attacks stop at the decision boundary of
+            the source and transfer badly.
+        norm: Shape of the ball; that of the inner attack.
 
     Raises:
         TypeError: source is not a network, or attack is not an attack.
@@ -55,10 +54,10 @@ class Transfer(Attack):
         object.__setattr__(self, "norm", self.attack.norm)
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the perturbation that the inner attack finds on the source.
+        """Returns the perturbation that the inner attack finds on the source network.
 
         Raises:
-            ValueError: the source's output is not (N, K) logits, or has no logit for one of the labels.
+            ValueError: the output of the source network is not (N, K) logits, or a label is not below K.
         """
         with frozen(self.source):
             logits = forward(self.source, x[:1], 1)

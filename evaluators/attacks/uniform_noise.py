@@ -1,4 +1,4 @@
-"""Random noise, the control: an attack that cannot beat it is broken."""
+"""Uniform random noise, a baseline: an attack that is not better than noise is broken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class UniformNoise(Attack):
-    """Moves each image to a random point of the ball, blind to the network.
+    """Uniform noise: moves each image to a random point of the ball. It does not use the network.
 
     Attributes:
         norm: Shape of the ball.
@@ -27,5 +27,5 @@ class UniformNoise(Attack):
     norm: Norm = Linf()
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns one draw from the ball."""
+        """Returns one random perturbation per image, uniform in the ball."""
         return self.norm.sample(x, epsilon, noise)

@@ -1,4 +1,4 @@
-"""Radii that are proved by propagating bounds through small networks."""
+"""Provable radii of small networks, by propagation of bounds."""
 
 from evaluators.bounds.propagation import NoBound, ProvableRadii, provable_radii
 

@@ -1,14 +1,16 @@
-"""The layers and operations whose bounds are known: a table from each to its rule.
+"""Bound propagation rules of layers and operations, in one table each.
 
-Only upper bounds on operator norms are fit here: power iteration gives lower ones. That of a convolution with zeros around
-the image is at most that of the circular convolution on an image so padded, of whose outputs it keeps some, and that is the
-largest over the frequencies of the norm of a small matrix. It is also at most the root of the largest sum of a row times the
-largest sum of a column, of absolute values. The smaller counts.
+The rules need upper bounds on operator norms. Power iteration gives lower bounds and is not valid here. The L2 norm of a
+zero-padded convolution has two upper bounds, and the smaller one is used:
 
-To add a layer: a function of the layer and the bound on its input, and a line in `LAYERS`.
+- The norm of the circular convolution on the padded image. Its outputs include all outputs of the padded convolution, so
+  its norm is at least as large. It is the maximum over all frequencies of the norm of a small matrix.
+- The square root of the largest row sum times the largest column sum of the absolute values.
+
+To add a layer, write a function of the layer and the bound on its input, and add a line to `LAYERS`.
 
 Source: Sedghi, Gupta and Long, "The Singular Values of Convolutional Layers", ICLR 2019, arXiv:1805.10408, for circular
-convolutions; that zeros and strides only leave outputs out is argued above.
+convolutions. The step to zero padding and strides is ours: they only drop outputs.
 """
 
 from __future__ import annotations
@@ -37,16 +39,16 @@ from evaluators.bounds.rules import (
     sums,
 )
 
-# The layer is of the type that it stands beside in the table.
+# The layer has the type that is its key in `LAYERS`.
 LayerRule = Callable[[Any, Bound, Balls, str], Bound]
 GradientOracle = Callable[..., Any] | str
 
-# Numbers of the Fourier transform of a kernel, beyond which the coarser bound must do.
+# Largest size of the Fourier transform of a kernel. Larger kernels use the coarser bound.
 _MOST_FREQUENCIES = 1 << 24
 
 
 def linear(layer: nn.Linear, bound: Bound, balls: Balls, step: str) -> Bound:
-    """Returns the bound on a linear layer's output; its norm is exact."""
+    """Returns the bound on the output of a linear layer, with the exact operator norm."""
     weight = layer.weight
 
     def gain() -> float:
@@ -56,7 +58,11 @@ def linear(layer: nn.Linear, bound: Bound, balls: Balls, step: str) -> Bound:
 
 
 def conv(layer: nn.Conv2d, bound: Bound, balls: Balls, step: str) -> Bound:
-    """Returns the bound on a convolution's output."""
+    """Returns the bound on the output of a convolution.
+
+    Raises:
+        NoRuleError: the padding is not with zeros.
+    """
     if layer.padding_mode != "zeros":
         raise NoRuleError(f"Conv2d with padding_mode {layer.padding_mode!r}")
     weight = layer.weight
@@ -75,9 +81,10 @@ def conv(layer: nn.Conv2d, bound: Bound, balls: Balls, step: str) -> Bound:
 
 
 def circular_norm(layer: nn.Conv2d, size: torch.Size | tuple[int, int]) -> float:
-    """Returns an upper bound on the operator norm of a convolution of images (C, H, W) padded with zeros.
+    """Returns an upper bound on the L2 operator norm of a zero-padded convolution of images of size (H, W).
 
-    Next to exact for stride 1 and images much larger than the kernel; infinite where it would need too much memory.
+    It is almost exact for stride 1 and images much larger than the kernel. It is infinite where the computation would
+    need too much memory.
     """
     kernel = layer.weight
     spans = [dilation * (k - 1) + 1 for dilation, k in zip(layer.dilation, kernel.shape[2:], strict=True)]
@@ -87,13 +94,17 @@ def circular_norm(layer: nn.Conv2d, size: torch.Size | tuple[int, int]) -> float
         return math.inf
     spread = kernel.new_zeros(*kernel.shape[:2], *spans)
     spread[:, :, :: layer.dilation[0], :: layer.dilation[1]] = kernel
-    # Each group is a convolution of its own; the norm of all is that of the largest.
+    # Each group is a separate convolution, and the norm of the layer is the largest norm of a group.
     frequencies = torch.fft.rfft2(spread, s=grid).unflatten(0, (layer.groups, -1))
     return float(torch.linalg.matrix_norm(frequencies.permute(0, 3, 4, 1, 2), ord=2).max())
 
 
 def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, bound: Bound, balls: Balls, step: str) -> Bound:
-    """Returns the bound on the output of batch norm in evaluation mode: an affine map of each channel."""
+    """Returns the bound on the output of batch norm in evaluation mode, an affine map of each channel.
+
+    Raises:
+        NoRuleError: the layer has no running statistics.
+    """
     if layer.running_mean is None or layer.running_var is None:
         raise NoRuleError(f"{type(layer).__name__} without running statistics")
     shape = (-1, *[1] * (bound.centre.ndim - 2))
@@ -105,12 +116,16 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, bound: Bound, balls: Ball
 
 
 def max_pool(layer: nn.MaxPool2d, bound: Bound, balls: Balls, step: str) -> Bound:
-    """Returns the bound on a maximum over windows: in L2, each pixel counts as often as windows can hold it."""
+    """Returns the bound on the output of max pooling. The L2 bound depends on how many windows can contain one pixel.
+
+    Raises:
+        NoRuleError: the layer returns indices.
+    """
     if layer.return_indices:
         raise NoRuleError("MaxPool2d with return_indices")
     sides = (layer.kernel_size, layer.stride, layer.dilation)
     kernel, stride, dilation = (side if isinstance(side, tuple) else (side, side) for side in sides)
-    # Of windows with gaps, a stride of any length may leave all that can hold a pixel.
+    # With dilation, a pixel can lie in windows at every offset for any stride.
     steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
     windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, steps, strict=True))
     maximum = rising(layer, bound)
@@ -125,7 +140,7 @@ def _leaky(layer: nn.LeakyReLU, bound: Bound, balls: Balls, step: str) -> Bound:
     return rising(layer, bound)
 
 
-# By exact type: a subclass may do anything.
+# Looked up by exact type, because a subclass may compute something else.
 LAYERS: dict[type[nn.Module], LayerRule] = {
     nn.Linear: linear,
     nn.Conv2d: conv,
@@ -144,7 +159,7 @@ AVERAGING: set[GradientOracle] = {
     *(torch.zeros_like, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, operator.getitem),
     *("flatten", "mean", "sum", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
 }
-# What may return a view of what it is given.
+# Operations that may return a view of their input.
 VIEWS: set[GradientOracle] = {
     *(torch.flatten, torch.reshape, torch.permute, torch.squeeze, torch.unsqueeze, operator.getitem),
     *("flatten", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
@@ -160,17 +175,17 @@ ARITHMETIC: dict[GradientOracle, str] = {
 
 
 def operation(target: GradientOracle, args: tuple[Any, ...], kwargs: dict[str, Any], balls: Balls, step: str) -> Bound:
-    """Returns the bound on what a function or method makes of arguments of which one at least is a bound.
+    """Returns the bound on the result of a function or method with at least one bound among its arguments.
 
     Args:
-        target: The function, or the method's name.
-        args: Its arguments, bounds in place of tensors that depend on the image.
-        kwargs: Its arguments by name.
-        balls: Where the images are.
-        step: The name of the step.
+        target: Function, or name of the method.
+        args: Positional arguments, with bounds in place of tensors that depend on the image.
+        kwargs: Keyword arguments.
+        balls: Balls around the images.
+        step: Name of the step.
 
     Raises:
-        NoRuleError: it has no rule.
+        NoRuleError: the operation has no rule for these arguments.
     """
     kwargs = {name: value for name, value in kwargs.items() if name != "inplace"}
     if not args:
@@ -193,7 +208,7 @@ def operation(target: GradientOracle, args: tuple[Any, ...], kwargs: dict[str, A
         if result is not None:
             return result
     name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-    raise NoRuleError(f"there is no rule for the operation {name} on what it is given")
+    raise NoRuleError(f"there is no rule for the operation {name} with these arguments")
 
 
 def _callable(target: GradientOracle) -> Callable[..., Tensor]:
@@ -202,7 +217,7 @@ def _callable(target: GradientOracle) -> Callable[..., Tensor]:
 
 
 def _arithmetic(sign: str, first: Any, second: Any, balls: Balls, step: str) -> Bound | None:
-    """Returns the bound on a sum, difference, product or quotient of bounds and constants; None where it has none."""
+    """Returns the bound on a sum, difference, product or quotient of bounds and constants; None if there is no rule."""
     if isinstance(first, Bound) and isinstance(second, Bound):
         return added(first, second, SIGNS[sign]) if sign in SIGNS else None
     if isinstance(first, Bound):

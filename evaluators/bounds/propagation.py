@@ -1,17 +1,23 @@
-"""Radii within which a small network provably keeps its answer, by bounds that are carried from layer to layer.
+"""Provable radii of small networks: within the radius, the network cannot change its class.
 
-Not to be confused with `smoothing`, whose certificates hold for another network, with high probability. What is proved here
-holds for the network itself: every image within the radius, with pixels in [0, 1], has the class of the centre. So around an
-adversarial image it proves an open set of adversarial images. The bounds multiply from layer to layer: for a linear network
-they are exact, for a deep one the radii may be smaller than an attack's by orders of magnitude.
+The radii hold for the network itself and for all images within the radius with pixels in [0, 1]. Around an adversarial
+image they prove an open set of adversarial images. Not to be confused with `smoothing`, whose certificates hold for a
+smoothed network, with high probability.
 
-Bounds are computed in double precision. What rounding may change, in them and in the network itself, is not proved but
-allowed for: a margin must exceed 64 units in the last place, at the network's own precision, of the largest sum of absolute
-values that goes into a logit, and twice the difference between the network's logits and the same ones in double precision.
+Bounds are propagated from layer to layer, and their slack multiplies. They are exact for a linear network. For a deep
+network the radii can be orders of magnitude smaller than those of an attack.
+
+Bounds are computed in double precision. Rounding errors of the bounds and of the network are covered by a heuristic
+allowance, which is not a proof. A margin must exceed the sum of two terms:
+
+- 64 units in the last place, at the network's precision, of the largest sum of absolute values in a logit.
+- Twice the difference between the network's logits and the logits in double precision.
+
+The layers and operations with a rule are in `layers`.
 
 Source: Gowal et al., arXiv:1810.12715, for interval bound propagation with the last layer folded into the differences of
 logits; Tsuzuku, Sato and Sugiyama, "Lipschitz-Margin Training", NeurIPS 2018, arXiv:1802.04034, for radii from Lipschitz
-constants. The layers and operations that have bounds are in `layers`.
+constants.
 """
 
 from __future__ import annotations
@@ -40,22 +46,22 @@ from evaluators.regions.sampling import check_norm
 if TYPE_CHECKING:
     from evaluators.norms import Norm
 
-# Halvings of the logarithm of a radius.
+# Number of bisection steps for the logarithm of a radius.
 ROUNDS = 24
-# Units in the last place, by which rounding is taken to change a sum at most.
+# Assumed largest change of a sum by rounding, in units in the last place.
 _UNITS = 64
 
 
 @final
 @dataclass(frozen=True)
 class ProvableRadii:
-    """What is proved of N images.
+    """Provable radii of N images.
 
     Attributes:
-        predictions: The network's class of each image, (N,) int64: that which cannot change.
-        radii: Radius of the ball in which it cannot, (N,), in pixel units: at most the size of the pixel range; 0 where none
-            could be proved that exceeds the spacing of pixels at the network's precision.
-        lipschitz: The radius that follows from the Lipschitz constants alone, (N,): at most that above.
+        predictions: Class of each image, (N,) int64.
+        radii: Radius of the ball in which the class cannot change, (N,), in pixel units, at most the size of the pixel
+            range. It is 0 if no radius above the rounding unit of the network's dtype could be proved.
+        lipschitz: Radius from the Lipschitz constants alone, (N,), in pixel units; at most `radii`.
     """
 
     predictions: NDArray[np.int64]
@@ -66,25 +72,25 @@ class ProvableRadii:
 @final
 @dataclass(frozen=True)
 class NoBound:
-    """Nothing can be proved of a network.
+    """Result for a network that has no bounds.
 
     Attributes:
-        reason: Why.
+        reason: Reason, such as the layer without a rule.
     """
 
     reason: str
 
 
 def provable_radii(network: nn.Module, x: Tensor, norm: Norm, *, batch_size: int = 16) -> ProvableRadii | NoBound:
-    """Returns the radii within which the network provably keeps its class of images x (N, ...), or why there are none.
+    """Returns the provable radii of images x (N, ...), or a `NoBound` with the reason why the network has none.
 
-    The network is traced by torch.fx, and batch norm folded into the layers before it. Each radius is found by bisection, to
-    a millionth of itself, as the largest at which the bounds still part the class from all others. It costs about
-    a hundred forward passes an image in double precision, and once the operator norms of all layers.
+    torch.fx traces the network and folds batch norm into the preceding layers. Each radius is bisected to a relative
+    precision of a millionth. It is the largest radius at which the bounds separate the class from all other classes. The
+    cost is about a hundred forward passes per image in double precision, plus the operator norms of all layers once.
 
     Args:
-        network: Maps images to logits (N, K); left as it was.
-        x: Images, clean or adversarial.
+        network: Maps images (N, ...) to logits (N, K). Its state is restored afterwards.
+        x: Clean or adversarial images, (N, ...), pixels in [0, 1].
         norm: Linf() or L2().
         batch_size: Images in one pass.
 
@@ -118,7 +124,13 @@ def provable_radii(network: nn.Module, x: Tensor, norm: Norm, *, batch_size: int
 @final
 @dataclass(frozen=True)
 class _Traced:
-    """A network as steps whose bounds are known, and its last layer, (K, F) and (K,); None where that is not linear."""
+    """A traced network in double precision, with its last layer separate.
+
+    Attributes:
+        steps: Traced steps without the last layer.
+        weight: Weight of the last layer, (K, F); None if the last layer is not linear.
+        bias: Bias of the last layer, (K,); None if there is none.
+    """
 
     steps: fx.GraphModule
     weight: Tensor | None
@@ -126,16 +138,16 @@ class _Traced:
 
 
 def _traced(network: nn.Module) -> _Traced:
-    """Returns a copy in double precision, as steps.
+    """Returns a traced copy of a network in double precision.
 
     Raises:
-        NoRuleError: it cannot be traced, or works in place on what it uses again.
+        NoRuleError: the network has hooks, cannot be traced, or changes in place a value that it uses again.
     """
     if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
         raise NoRuleError("the network has forward hooks, which cannot be traced")
     try:
         graph = fuse(copy.deepcopy(network).double())
-    except Exception as error:  # Whatever stops the tracer, the network itself may run.
+    except Exception as error:  # The tracer may raise any error.
         raise NoRuleError(f"the network cannot be traced by torch.fx: {error}") from error
     assert isinstance(graph, fx.GraphModule)
     modules = dict(graph.named_modules())
@@ -143,7 +155,7 @@ def _traced(network: nn.Module) -> _Traced:
         layer = modules.get(node.target) if node.op == "call_module" else None
         in_place = getattr(layer, "inplace", False) or node.kwargs.get("inplace") or node.target in _IN_PLACE
         if in_place and any(_shared(before, modules) for before in node.all_input_nodes):
-            raise NoRuleError(f"{node.name} works in place on what is used again")
+            raise NoRuleError(f"{node.name} changes in place a value that is used again")
         if layer is not None and hasattr(layer, "inplace"):
             setattr(layer, "inplace", False)  # noqa: B010
     output = next(node for node in graph.graph.nodes if node.op == "output")
@@ -158,7 +170,7 @@ def _traced(network: nn.Module) -> _Traced:
 
 
 def _shared(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Returns whether what a step returned is used more than once, itself or what it may be a view of."""
+    """Returns whether the result of a step, or a tensor of which it may be a view, is used more than once."""
     if len(node.users) > 1:
         return True
     layer = modules.get(str(node.target)) if node.op == "call_module" else None
@@ -171,7 +183,7 @@ _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, "re
 
 @final
 class _Propagation(fx.Interpreter):
-    """Runs the steps on bounds in place of tensors."""
+    """Interpreter that runs the steps on bounds instead of tensors."""
 
     def __init__(self, steps: fx.GraphModule, balls: Balls) -> None:
         super().__init__(steps)
@@ -215,7 +227,7 @@ def _holds_bound(value: object) -> bool:
 def _prove(
     traced: _Traced, x: Tensor, logits: Tensor, norm: Norm, gains: dict[str, float], precision: float
 ) -> tuple[Tensor, Tensor]:
-    """Returns the provable radius of each image and that by Lipschitz constants, (N,) each."""
+    """Returns the provable radius of each image, and the radius from Lipschitz constants alone, (N,) each."""
     label = logits.argmax(1)
 
     def bound(radius: Tensor) -> Bound:
@@ -225,7 +237,7 @@ def _prove(
         with torch.no_grad():
             output = _Propagation(traced.steps, balls).run(start)
         if not isinstance(output, Bound) or output.centre.ndim != 2 or len(output.centre) != len(x):
-            raise NoRuleError("what goes into the last layer is no matrix of one row an image")
+            raise NoRuleError("the input of the last layer must be a matrix with one row per image")
         return output
 
     at_centre = bound(torch.zeros_like(x[:, :1].flatten(1)[:, 0]))
@@ -233,17 +245,17 @@ def _prove(
     bias = weight.new_zeros(len(weight)) if traced.bias is None else traced.bias.detach()
     own = at_centre.centre @ weight.T + bias
     deviation = (own - logits).abs().amax(1)
-    # A network that computes otherwise than its trace, as one that works in place on a view may.
+    # The trace may differ from the network, for example if the network changes a view in place.
     if bool((deviation > max(1e-4, _UNITS * precision) * own.abs().amax(1).clamp(min=1e-6)).any()):
-        raise NoRuleError("the network's logits are not those of its trace")
-    # The differences of the class's logit to those of all others: (N, K, F), (N, K).
+        raise NoRuleError("the network's logits differ from those of its trace")
+    # Weights and biases of the differences between the class's logit and all logits: (N, K, F), (N, K).
     difference, offset = weight[label][:, None] - weight, bias[label][:, None] - bias
     slope = difference.norm(dim=2) if isinstance(norm, L2) else difference.abs().sum(2)
     slope = slope * at_centre.reach
     others = torch.ones_like(own, dtype=torch.bool).scatter(1, label[:, None], value=False)
 
     def spare(output: Bound) -> Tensor:
-        """Returns what rounding may take from a margin, (N, 1)."""
+        """Returns the allowance for rounding of each margin, (N, 1)."""
         size = torch.maximum(output.lower.abs(), output.upper.abs()) @ weight.abs().T + bias.abs()
         return (_UNITS * precision * size.amax(1) + 2 * deviation)[:, None]
 
@@ -253,7 +265,7 @@ def _prove(
     def by_slope(spare: Tensor) -> Tensor:
         return torch.where(others, (margin - spare) / slope, most).nan_to_num(0.0, most, 0.0).amin(1).clamp(0, most)
 
-    # What rounding may take grows with the ball: that of one which is larger, if anything, is taken.
+    # The allowance for rounding grows with the ball. It is taken from a ball that is at least as large as the result's.
     lipschitz = by_slope(spare(bound(by_slope(spare(at_centre)))))
 
     def proved(radius: Tensor) -> Tensor:
@@ -263,7 +275,7 @@ def _prove(
         straight = margin - slope * radius[:, None]
         return ((torch.maximum(lowest, straight) > spare(output)) | ~others).all(1)
 
-    # The largest radius first: where that is proved, there is nothing to look for.
+    # The largest radius is tried first: where it is proved, no bisection is needed.
     low, high = lipschitz.clamp(min=precision), torch.full_like(lipschitz, most)
     low = torch.where((lipschitz >= precision) | proved(low), low, 0.0)
     low = torch.where(proved(high), high, low)

@@ -1,9 +1,8 @@
-"""How a bound on a value inside a network becomes one on what a step makes of it: the rules, by kind of step.
+"""Bound propagation rules, by kind of step: from a bound on the input of a step to a bound on its output.
 
-A bound says two things of a value: between what numbers each of its entries lies (interval bound propagation), and by how
-much all of it changes at most, per unit of change of the image (a Lipschitz constant: the product of the operator norms of
-the steps). Where the ball is Euclidean, each row of an affine step turns the latter into an interval, too, and the narrower
-of the two counts.
+A bound has two parts: an interval for each entry of the value (interval bound propagation), and a Lipschitz constant of the
+value as a function of the image, the product of the operator norms of the steps. For L2 balls, each row of an affine step
+also turns the Lipschitz constant into an interval. The narrower interval is used.
 
 Source: Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust Models",
 arXiv:1810.12715; Szegedy et al., "Intriguing properties of neural networks", arXiv:1312.6199, for the product of norms.
@@ -19,25 +18,25 @@ from typing import final
 import torch
 from torch import Tensor
 
-# What rounding in double precision may add to a norm.
+# Factor that covers the rounding of a norm in double precision.
 ABOVE = 1 + 1e-9
 Map = Callable[[Tensor], Tensor]
 
 
 class NoRuleError(Exception):
-    """Raised where a layer has no rule; the message says which."""
+    """Raised if a layer or operation has no rule; the message names it."""
 
 
 @final
 @dataclass(frozen=True)
 class Bound:
-    """What is known of one value of the network on the balls around N images.
+    """Bound on one value of the network for all points of the balls around N images.
 
     Attributes:
-        centre: The value at the images themselves, (N, ...).
-        lower: What no entry falls below, (N, ...).
-        upper: What no entry exceeds, (N, ...).
-        reach: Lipschitz constant of the value as a function of the image, in the ball's norm on either side.
+        centre: Value at the images, (N, ...).
+        lower: Lower bound of each entry, (N, ...).
+        upper: Upper bound of each entry, (N, ...).
+        reach: Lipschitz constant of the value as a function of the image, in the norm of the ball for both.
     """
 
     centre: Tensor
@@ -49,12 +48,12 @@ class Bound:
 @final
 @dataclass(frozen=True)
 class Balls:
-    """The balls in which images move.
+    """Balls around N images.
 
     Attributes:
-        euclidean: They are L2 balls, not Linf ones.
-        radius: Of each image's, (N,).
-        gains: Operator norms by the name of the step, filled in on the way: they depend on no image and no radius.
+        euclidean: Whether they are L2 balls instead of Linf balls.
+        radius: Radius of each ball, (N,), in pixel units.
+        gains: Cache of operator norms by the name of the step. They do not depend on images and radii.
     """
 
     euclidean: bool
@@ -62,23 +61,23 @@ class Balls:
     gains: dict[str, float]
 
     def gain(self, step: str, find: Callable[[], float]) -> float:
-        """Returns the operator norm of a step, found once."""
+        """Returns the operator norm of a step, computed once by `find`."""
         if step not in self.gains:
             self.gains[step] = find()
         return self.gains[step]
 
 
 def affine(f: Map, absolute: Map, rows: Tensor, gain: Callable[[], float], bound: Bound, balls: Balls, step: str) -> Bound:
-    """Returns the bound on f of a value, for affine f.
+    """Returns the bound on f(value) for an affine map f.
 
     Args:
-        f: The map.
-        absolute: The linear map whose entries are the absolute values of those of f.
-        rows: Euclidean norm of each row of f, broadcast against its output.
-        gain: Finds the operator norm of f.
-        bound: On the value.
-        balls: Where the images are.
-        step: The name of the step.
+        f: Affine map.
+        absolute: Linear map with the absolute values of the entries of f.
+        rows: Euclidean norm of each row of f, which broadcasts against its output.
+        gain: Function that computes the operator norm of f.
+        bound: Bound on the value.
+        balls: Balls around the images.
+        step: Name of the step.
     """
     centre, middle = f(bound.centre), f((bound.upper + bound.lower) / 2)
     half = absolute((bound.upper - bound.lower) / 2)
@@ -90,14 +89,18 @@ def affine(f: Map, absolute: Map, rows: Tensor, gain: Callable[[], float], bound
 
 
 def averaging(f: Map, bound: Bound, balls: Balls, step: str) -> Bound:
-    """Returns the bound on f of a value, for a linear f without negative entries: means, sums, and what picks entries."""
+    """Returns the bound on f(value) for a linear map f without negative entries, such as means, sums and indexing.
+
+    Raises:
+        NoRuleError: f is not such a map.
+    """
 
     def gain() -> float:
         probe = torch.ones_like(bound.centre)
         zero = f(torch.zeros_like(probe))
         rows, columns = sums(f, probe)
         if bool(zero.any()) or bool((f(-probe) > 0).any()):
-            raise NoRuleError(f"{step} is no average of its input's entries")
+            raise NoRuleError(f"{step} is not a linear map without negative entries")
         return ABOVE * (math.sqrt(rows * columns) if balls.euclidean else rows)
 
     reach = bound.reach * balls.gain(step, gain)
@@ -105,18 +108,18 @@ def averaging(f: Map, bound: Bound, balls: Balls, step: str) -> Bound:
 
 
 def rising(f: Map, bound: Bound) -> Bound:
-    """Returns the bound on f of a value, for an f that takes each entry by itself, never falls, and rises at most by 1."""
+    """Returns the bound on f(value) for an elementwise, non-decreasing f with a Lipschitz constant of at most 1."""
     return Bound(f(bound.centre), f(bound.lower), f(bound.upper), bound.reach)
 
 
 def shifted(bound: Bound, shift: Tensor | float, sign: int = 1) -> Bound:
-    """Returns the bound on a value plus a constant, or minus it."""
+    """Returns the bound on a value plus `sign` times a constant."""
     result = rising(lambda value: value + sign * shift, bound)
     return _same_shape(result, bound)
 
 
 def scaled(bound: Bound, factor: Tensor | float, balls: Balls, step: str) -> Bound:
-    """Returns the bound on a value times a constant, entry by entry."""
+    """Returns the bound on the elementwise product of a value and a constant."""
     scale = torch.as_tensor(factor, dtype=bound.centre.dtype, device=bound.centre.device)
     return _same_shape(
         affine(
@@ -127,7 +130,7 @@ def scaled(bound: Bound, factor: Tensor | float, balls: Balls, step: str) -> Bou
 
 
 def added(first: Bound, second: Bound, sign: int = 1) -> Bound:
-    """Returns the bound on the sum of two values, or on their difference."""
+    """Returns the bound on the first value plus `sign` times the second."""
     low, high = (second.lower, second.upper) if sign > 0 else (-second.upper, -second.lower)
     centre = first.centre + sign * second.centre
     total = Bound(centre, first.lower + low, first.upper + high, first.reach + second.reach)
@@ -135,7 +138,7 @@ def added(first: Bound, second: Bound, sign: int = 1) -> Bound:
 
 
 def concatenated(bounds: list[Bound], dim: int, balls: Balls) -> Bound:
-    """Returns the bound on values put side by side."""
+    """Returns the bound on the concatenation of values along dimension `dim`."""
     reaches = [bound.reach for bound in bounds]
     return Bound(
         centre=torch.cat([bound.centre for bound in bounds], dim),
@@ -146,7 +149,7 @@ def concatenated(bounds: list[Bound], dim: int, balls: Balls) -> Bound:
 
 
 def _same_shape(result: Bound, bound: Bound) -> Bound:
-    # Entries that are repeated to fit would count several times in a norm.
+    # Broadcast entries would count several times in a norm.
     if result.centre.shape != bound.centre.shape:
         raise NoRuleError(
             f"shapes {tuple(bound.centre.shape[1:])} and {tuple(result.centre.shape[1:])} do not match in a sum"
@@ -155,11 +158,11 @@ def _same_shape(result: Bound, bound: Bound) -> Bound:
 
 
 def sums(f: Map, probe: Tensor) -> tuple[float, float]:
-    """Returns the largest sum of a row and of a column of a linear map without negative entries."""
+    """Returns the largest row sum and the largest column sum of a linear map without negative entries."""
     probe = probe.detach().requires_grad_()
     with torch.enable_grad():
         rows = f(probe)
-        if not rows.requires_grad:  # Zeros, whatever comes in.
+        if not rows.requires_grad:  # The map is constant.
             return float(rows.max()), 0.0
         (columns,) = torch.autograd.grad(rows.sum(), probe)
     return float(rows.detach().max()), float(columns.max())

@@ -1,1 +1,1 @@
-"""What all measurements stand on: prepared networks, batches that fit into memory, random numbers, input checks."""
+"""Shared code of all measurements: prepared networks, batches that fit into memory, random numbers, input checks."""

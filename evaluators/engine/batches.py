@@ -1,4 +1,4 @@
-"""Batches that fit into memory: their size is found, not asked for."""
+"""Batches that fit into memory. Their size is estimated from the network."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LARGEST = 1024
-# On a CPU, what the passes of one batch may take: more is slower, for it leaves the caches and its pages are asked for anew
-# each time. Fixed, not a share of what is free at the time, so that a run repeated on one machine has the same batches.
+# Memory for the passes of one batch on a CPU. More is slower: it exceeds the caches, and its pages are allocated anew each
+# time. A fixed number, not a share of the free memory, so that repeated runs have the same batches.
 CPU_BYTES = 40 << 20
-# Fewer images than this make poor use of the weights that a pass reads: while they fit into so much memory, they are taken.
+# Smallest batch on a CPU, as long as it fits into this memory: smaller batches spend too much time on reading the weights.
 CPU_LEAST, CPU_MOST_BYTES = 32, 512 << 20
 CUDA_SHARE = 0.25
-# Of passes that keep nothing for a backward pass.
+# Batch size of forward passes without gradients.
 FORWARD_ONLY = 256
-# What the pixels of one loop of an attack may take; it holds several tensors of that size.
+# Memory for the pixels of one attack loop. The loop holds several tensors of this size.
 LOOP_BYTES = 16 << 20
 
 
 @final
 @dataclass
 class Batches:
-    """Splits work into batches, and halves them where memory runs out.
+    """Splits work into batches, and halves the batch size when memory runs out.
 
     Attributes:
-        size: The largest number of images in one pass.
-        loop: The largest number of images in one loop of an attack, which splits its passes itself: as it drops the images
-            that are fooled, those left of many still fill a pass. At least `size`.
+        size: Largest number of images in one pass.
+        loop: Largest number of images in one attack loop, at least `size`. The loop splits its passes itself. It drops
+            fooled images, and the rest of a large loop still fills whole passes.
+
+    Raises:
+        ValueError: size is below 1.
     """
 
     size: int
@@ -48,15 +51,15 @@ class Batches:
         self.loop = max(self.loop, self.size)
 
     def over(self, index: Tensor, work: Callable[[Tensor], T], *, loops: bool = False) -> Iterator[tuple[Tensor, T]]:
-        """Yields each batch of image indices (N,) with the work's result for it; a batch that does not fit is halved.
+        """Yields each batch of image indices with the result of `work` for it. A batch that does not fit is halved.
 
         Args:
-            index: The images.
-            work: What to do with some of them.
-            loops: The work is a loop of an attack instead of one pass.
+            index: Image indices, (N,).
+            work: Function from a batch of indices to a result.
+            loops: Whether the work is an attack loop instead of one pass.
 
         Raises:
-            torch.OutOfMemoryError: not even one image fits.
+            torch.OutOfMemoryError: a single image does not fit.
         """
         start = 0
         while start < len(index):
@@ -76,21 +79,21 @@ class Batches:
 
 
 def forward(network: nn.Module, points: Tensor, one_pass: int) -> Tensor:
-    """Returns the logits (N, K) at points (N, ...), unchecked, without gradients, in passes of at most so many points."""
+    """Returns the logits (N, K) at points (N, ...), without gradients or checks, in passes of at most `one_pass` points."""
     with torch.no_grad():
-        # Copies, for a first layer may work in place.
+        # Copies, as the first layer may work in place.
         return torch.cat([network(part.clone()) for part in points.split(one_pass)])
 
 
 def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
-    """Returns batches for passes of the network over images x (N, ...), and the logits (1, K) of the first.
+    """Returns batches for forward and backward passes over images x (N, ...), and the logits (1, K) of the first image.
 
-    A pass goes forward and backward. What the first image needs is what every image is taken to need; of a network that
-    takes no images with gradients, which only black-box attacks can attack, it is not known.
+    The memory that the first image needs is taken for every image. If the network cannot be differentiated, so that only
+    black-box attacks work, the batch size is `FORWARD_ONLY`.
     """
     try:
         kept, logits = activation_bytes(network, x[:1])
-    except Exception:  # If gradients are not to blame, it is raised again here.
+    except Exception:  # An error that is not due to gradients is raised again below.
         with torch.no_grad():
             return Batches(FORWARD_ONLY), network(x[:1].clone())
     needed = max(1, kept)
@@ -99,13 +102,16 @@ def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
     else:
         most = max(CPU_BYTES // needed, min(CPU_LEAST, CPU_MOST_BYTES // needed))
     size = max(1, min(LARGEST, most))
-    # A multiple of 16 where it can be: a number of images that vector units and threads share evenly.
+    # A multiple of 16 where possible, so that vector units and threads share the images evenly.
     size -= size % 16 if size > 16 else 0
     return Batches(size, min(LARGEST, LOOP_BYTES // (x[0].numel() * x.element_size()))), logits
 
 
 def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    """Returns the bytes that a forward pass of x keeps for the backward pass, twice for its gradients, and its logits."""
+    """Returns the memory of a forward and backward pass of x, in bytes, and the logits.
+
+    It is twice the memory that the forward pass keeps for the backward pass, to allow for the gradients.
+    """
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -115,7 +121,7 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        # Held until the bytes are counted: storage that is freed meanwhile would be handed out, and counted, again.
+        # The logits keep the storage alive until it is counted. Freed storage could be allocated and counted again.
         logits = network(x.detach().requires_grad_().clone())
     total = sum(size for pointer, size in kept.items() if pointer not in weights)
     return 2 * total, logits.detach() if isinstance(logits, Tensor) else logits

@@ -1,4 +1,4 @@
-"""A network made ready to be asked many thousand times: frozen, batch norm folded, channels last."""
+"""Faster inference for many thousand passes: a frozen network with folded batch norm, in channels-last format."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from evaluators.engine.frozen import frozen
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# How far logits may move by rounding, relative to the largest of them, before a folded network counts as another one.
+# Largest difference between the logits of the folded and the original network, relative to the largest logit.
 TOLERANCE = 1e-4
 PROBES = 4
-# Tracing and folding a small network takes as long as it saves on about so many attempts, one image at one epsilon each.
+# Break-even number of attempts (one image at one epsilon each) for tracing and folding a small network.
 MIN_CALLS_TO_FUSE = 1500
 
 
 @contextmanager
 def inference(network: nn.Module, x: Tensor, attempts: int = MIN_CALLS_TO_FUSE) -> Iterator[nn.Module]:
-    """Yields a network that computes what `network` does in evaluation mode, faster where that is possible.
+    """Yields a network with the same logits as `network` in evaluation mode, faster where possible.
 
-    Batch norm is folded into the convolutions before it, and images of three dimensions are laid out channels last, in a
-    copy. What cannot be traced, or gives other logits on the first of the images x (N, ...), is used as it is, and so is
-    every network of which too few attempts are asked. The network itself is frozen meanwhile, and left as it was.
+    In a copy of the network, batch norm is folded into the preceding convolutions, and images (N, C, H, W) use the
+    channels-last format. The original network is yielded if it cannot be traced, if the logits of the copy differ on the
+    first images, or if there are too few attempts. It is frozen inside the context and restored afterwards.
+
+    Args:
+        network: Maps images (N, ...) to logits (N, K).
+        x: Images, (N, ...).
+        attempts: Expected number of attacks of one image at one epsilon.
     """
     with frozen(network):
         folded = _folded(network) if attempts >= MIN_CALLS_TO_FUSE else None
@@ -42,24 +47,24 @@ def _folded(network: nn.Module) -> nn.Module | None:
     modules = list(network.modules())
     if not any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in modules):
         return None
-    # Hooks would run on the tracer's placeholders instead of tensors, and then never again.
+    # Hooks would run only once, on the tracer's placeholders instead of tensors.
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in modules):
         return None
     try:
         return fuse(network)
-    except Exception:  # Whatever stops the tracer, the network itself still runs.
+    except Exception:  # The tracer may raise any error. The network itself still runs.
         return None
 
 
 def _agree(network: nn.Module, folded: nn.Module, probes: Tensor) -> bool:
-    """Returns whether two networks give the same logits but for rounding, as one batch and image by image."""
+    """Returns whether two networks give equal logits up to rounding, both for a batch and for a single image."""
     try:
         with torch.no_grad():
             batches = (probes, probes[:1])
-            # Copies, for a first layer may work in place.
+            # Copies, as the first layer may work in place.
             folded_logits = torch.cat([folded(batch.clone()) for batch in batches])
             logits = torch.cat([network(batch.clone()) for batch in batches])
-    except Exception:  # As above: the network itself says what is wrong with its input.
+    except Exception:  # If the error is due to the input, the original network raises it later.
         return False
     if logits.shape != folded_logits.shape:
         return False
@@ -68,7 +73,7 @@ def _agree(network: nn.Module, folded: nn.Module, probes: Tensor) -> bool:
 
 @final
 class _ChannelsLast(nn.Module):
-    """A network that is given its images (N, C, H, W) channels last, the layout in which convolutions run fastest."""
+    """Wrapper that converts images (N, C, H, W) to channels-last format, in which convolutions run fastest."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A network held still: in evaluation mode, its parameters without gradients, and as it was afterwards."""
+"""Context manager for a frozen network: evaluation mode, and parameters without gradients."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Holds a network in evaluation mode with parameters that need no gradients, and puts everything back, buffers too."""
-    # A script module that was frozen knows no modes any more.
+    """Sets a network to evaluation mode and its parameters to `requires_grad=False`. Restores everything, also buffers."""
+    # A frozen script module has no `training` attribute.
     modes = [(module, module.training) for module in network.modules() if hasattr(module, "training")]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         network.eval()
-    except NotImplementedError:  # A graph of torch.export knows no modes; a network around one may have other layers.
+    except NotImplementedError:  # A graph of torch.export has no eval(). A network that contains one may have other layers.
         for module, _ in modes:
             module.training = False
     for parameter in wanted:
@@ -35,6 +35,6 @@ def frozen(network: nn.Module) -> Iterator[None]:
         for parameter in wanted:
             parameter.requires_grad_(True)
         with torch.no_grad():
-            for buffer, before in buffers:  # Counters, quantisers' scales: what a network writes in evaluation mode, too.
+            for buffer, before in buffers:  # Networks may write to some buffers in evaluation mode, such as counters.
                 if buffer.shape == before.shape and not buffer.is_meta and not torch.equal(buffer, before):
                     buffer.copy_(before)

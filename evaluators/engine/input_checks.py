@@ -1,4 +1,4 @@
-"""What every evaluator asks of its inputs, checked once at the public boundary."""
+"""Input checks of all evaluators, run once in the public functions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def check_module(network: nn.Module) -> None:
-    """Checks that a network can be asked: it is a module, and autograd is not switched off for good.
+    """Checks that a network is an nn.Module and that torch's inference mode is off.
 
     Raises:
-        TypeError: it is no module.
+        TypeError: network is not an nn.Module.
         ValueError: torch's inference mode is on.
     """
     if not isinstance(network, nn.Module):
-        got = "a class; make one of it first" if isinstance(network, type) else f"{type(network).__name__}; wrap it in one"
+        got = "a class; create an instance" if isinstance(network, type) else f"{type(network).__name__}; wrap it in one"
         raise TypeError(f"network must be an nn.Module, got {got}")
     if torch.is_inference_mode_enabled():
-        raise ValueError("attacks need gradients, which torch.inference_mode() forbids; leave it, or use torch.no_grad()")
+        raise ValueError("attacks need gradients, which torch.inference_mode() disables; use torch.no_grad() instead")
 
 
 def as_grid(epsilons: Iterable[float]) -> list[float]:
     """Returns epsilons as a list of floats.
 
     Raises:
-        TypeError: they are no sequence of numbers.
+        TypeError: epsilons is not a sequence of numbers.
     """
     if isinstance(epsilons, int | float) or (isinstance(epsilons, torch.Tensor) and epsilons.ndim == 0):
         raise TypeError(f"epsilons must be a list, got one number; write [{float(epsilons):g}]")
@@ -53,7 +53,7 @@ def check_images(x: Tensor) -> None:
     if not x.is_floating_point():
         raise TypeError(f"x must be floating point with pixels in [0, 1], got {x.dtype}; divide uint8 images by 255")
     if x.is_inference():
-        raise ValueError("x was made in torch.inference_mode() and can have no gradients; use x.clone() outside of it")
+        raise ValueError("x was created in torch.inference_mode() and cannot have gradients; use x.clone() outside of it")
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x must hold at least one image, with shape (N, ...), got shape {tuple(x.shape)}")
     low, high = (float(v) for v in torch.aminmax(x.detach()))
@@ -65,11 +65,11 @@ def check_images(x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
-    """Checks that y holds n class indices (N,), below `classes` where that is given.
+    """Checks that y holds n class indices, (n,) int64, below `classes` if that is given.
 
     Raises:
         TypeError: y is not a tensor of int64.
-        ValueError: y has another shape, or a label is out of range.
+        ValueError: y has a different shape, or a label is out of range.
     """
     if not isinstance(y, torch.Tensor):
         raise TypeError(f"y must be an int64 tensor of class indices, got {type(y).__name__}; use torch.as_tensor(y)")
@@ -78,7 +78,7 @@ def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
         raise TypeError(f"y must be an int64 tensor of class indices, got {y.dtype}; use {remedy}")
     if y.shape != (n,):
         remedy = "; pass class indices, not one-hot rows: y.argmax(1)" if y.ndim == 2 else ""
-        raise ValueError(f"y must have shape ({n},) to go with x, got {tuple(y.shape)}{remedy}")
+        raise ValueError(f"y must have shape ({n},) to match x, got {tuple(y.shape)}{remedy}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or (classes is not None and high >= classes):
         top = "" if classes is None else f" to {classes - 1}, the last of the network's logits"
@@ -89,7 +89,7 @@ def check_epsilons(epsilons: Sequence[float], largest: float) -> None:
     """Checks that epsilons are finite, not negative, strictly increasing and at most `largest`.
 
     Raises:
-        ValueError: one of them is not.
+        ValueError: an epsilon is out of range, or epsilons are not strictly increasing.
     """
     check_increasing(epsilons)
     for epsilon in epsilons:
@@ -101,10 +101,10 @@ def check_epsilons(epsilons: Sequence[float], largest: float) -> None:
 
 
 def check_increasing(epsilons: Sequence[float]) -> None:
-    """Checks that epsilons are strictly increasing, and at least one.
+    """Checks that there is at least one epsilon and that epsilons are strictly increasing.
 
     Raises:
-        ValueError: they are not.
+        ValueError: epsilons is empty or not strictly increasing.
     """
     if len(epsilons) == 0:
         raise ValueError("epsilons must hold at least one value")
@@ -113,15 +113,15 @@ def check_increasing(epsilons: Sequence[float]) -> None:
 
 
 def check_logits(logits: Tensor, n: int) -> None:
-    """Checks that a network's output is (N, K) logits, K >= 2, all finite.
+    """Checks that a network's output holds finite logits, (n, K) with K >= 2.
 
     Raises:
-        TypeError: it is no tensor, or not of floating point.
-        ValueError: it has another shape, or is not finite.
+        TypeError: logits is not a floating-point tensor.
+        ValueError: logits has a different shape, or is not finite.
     """
     if not isinstance(logits, torch.Tensor):
         raise TypeError(
-            f"the network must return a tensor of logits, got {type(logits).__name__}; wrap it to return only those"
+            f"the network must return a tensor of logits, got {type(logits).__name__}; wrap it to return only the logits"
         )
     if logits.ndim != 2 or logits.shape[0] != n or logits.shape[1] < 2:
         one = logits.shape in ((n,), (n, 1))
@@ -129,7 +129,7 @@ def check_logits(logits: Tensor, n: int) -> None:
         raise ValueError(f"the network must return logits of shape ({n}, K) with K >= 2, got {tuple(logits.shape)}{remedy}")
     if not logits.is_floating_point():
         raise TypeError(
-            f"the network must return logits of floating point, got {logits.dtype}; return the scores before argmax"
+            f"the network must return floating-point logits, got {logits.dtype}; return the scores before argmax"
         )
     if not bool(torch.isfinite(logits).all()):
         value = "NaN" if bool(torch.isnan(logits).any()) else "infinity"

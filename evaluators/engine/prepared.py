@@ -1,4 +1,4 @@
-"""A network and the images on which it is measured, made ready once for all attacks."""
+"""A network and its test images, prepared once for all attacks."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class PreparedNetwork:
-    """What all attacks share.
+    """A frozen network with its images and clean logits, shared by all attacks.
 
     Attributes:
-        network: In the form in which it runs fastest; frozen.
+        network: Frozen network, optimised for speed.
         x: Clean images, (N, ...).
         y: True labels, (N,).
-        logits: Of the clean images, (N, K).
-        batches: How the images are split.
+        logits: Logits of the clean images, (N, K).
+        batches: Batch sizes.
     """
 
     network: nn.Module
@@ -37,7 +37,7 @@ class PreparedNetwork:
     batches: Batches
 
     def right(self) -> Tensor:
-        """Returns whether each clean image is classified rightly, (N,) bool."""
+        """Returns whether each clean image is classified correctly, (N,) bool."""
         return self.logits.argmax(1) == self.y
 
 
@@ -45,15 +45,14 @@ class PreparedNetwork:
 def prepare(
     network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = MIN_CALLS_TO_FUSE
 ) -> Iterator[PreparedNetwork]:
-    """Yields a network made ready to be attacked on images x (N, ...) with labels y (N,), and leaves it as it was.
+    """Yields a network prepared for attacks on images x with labels y, and restores its state afterwards.
 
     Args:
-        network: Maps images to logits (N, K).
-        x: Clean images.
-        y: True labels, int64.
-        batch_size: Images in one pass through the network; found from the memory that one image needs if None.
-        attempts: At how many epsilons, by how many attacks, each image will be attacked: little work is done on the
-            network as it is.
+        network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K).
+        x: Clean images, (N, ...), pixels in [0, 1].
+        y: True labels, (N,) int64.
+        batch_size: Images in one pass through the network; estimated from the memory that one image needs if None.
+        attempts: Number of attacks times number of epsilons. If it is small, the network is not optimised for speed.
 
     Raises:
         TypeError: network, x or y has the wrong type.
@@ -69,7 +68,7 @@ def prepare(
 
 
 def predict(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Tensor:
-    """Returns the logits (N, K) of images x (N, ...), without gradients, in the mode in which the network is.
+    """Returns the logits (N, K) of images x (N, ...), without gradients. The network keeps its current mode.
 
     Raises:
         ValueError: the network's output is not (N, K) finite logits.

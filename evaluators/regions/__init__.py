@@ -1,4 +1,4 @@
-"""Balls of images: what share of them is adversarial, how adversarial images hang together, where networks disagree."""
+"""Balls around images: their adversarial share, the connectivity of adversarial images, and disagreement of networks."""
 
 from evaluators.regions.connectivity import AdversarialSet, Connections, Starts, adversarial_set, connections
 from evaluators.regions.sampling import Sampling

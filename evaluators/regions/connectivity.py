@@ -1,14 +1,14 @@
-"""The adversarial images of one clean image: how many an attack finds from many starts, how far apart, and how connected.
+"""The adversarial images of one clean image: number of distinct ones from many starts, distances, and connectivity.
 
-Balls and the pixel range are convex: the straight path between two adversarial images of one ball stays in it. Where every
-image on the path is adversarial, too, the two belong to one connected set. Here a path is looked at in a finite number of
-points: that is evidence of a connection and no proof of one. Where a straight path leaves the set, one bent path is tried:
-through the image to which gradient steps lead from the middle of the straight one.
+Balls and the pixel range are convex, so the straight path between two adversarial images stays in both. If every image on
+the path is adversarial, the two images belong to one connected set. A path is evaluated at a finite number of points,
+which is evidence of a connection but not a proof. If a straight path fails, one bent path is tried. It goes through the
+image that gradient steps reach from the middle of the straight path.
 
-The definitions are ours. Source of the claim that there are infinitely many: Shu, Xi and Kamhoua, "Understanding
-Adversarial Examples Through Deep Neural Network's Response Surface and Uncertainty Regions", arXiv:2107.00003, of which only
-the abstract was at hand. Source of bent paths, there between weights: Garipov et al., "Loss Surfaces, Mode Connectivity, and
-Fast Ensembling of DNNs", NeurIPS 2018, arXiv:1802.10026.
+The definitions are ours. Sources: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's
+Response Surface and Uncertainty Regions", arXiv:2107.00003 (only the abstract was available), for the claim of infinitely
+many adversarial images; Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", NeurIPS 2018,
+arXiv:1802.10026, for bent paths, there between weights.
 """
 
 from __future__ import annotations
@@ -39,19 +39,22 @@ if TYPE_CHECKING:
 
     from evaluators.attacks.base import Attack
 
-# How far apart two images are that count as two, as a share of epsilon.
+# Default smallest distance of two distinct images, as a share of epsilon.
 TOLERANCE = 0.01
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Starts:
-    """How an attack is run several times on one image, each time with other random numbers.
+    """Settings for repeated runs of an attack on one image, each with new random numbers.
 
     Attributes:
-        count: How often.
-        seed: Seed of the attack. The first images do not depend on the count.
-        stop_when_fooled: End each run at the first adversarial image, near the boundary, instead of where it ends.
+        count: Number of runs, at least 1.
+        seed: Seed of the attack. The results of the first runs do not depend on the count.
+        stop_when_fooled: End each run at its first adversarial image, near the boundary, instead of after its last step.
+
+    Raises:
+        ValueError: count is not a whole number of at least 1.
     """
 
     count: int = 32
@@ -66,20 +69,20 @@ class Starts:
 @final
 @dataclass(frozen=True)
 class AdversarialSet:
-    """Distinct adversarial images of one clean image, M of them, within epsilon of it.
+    """M distinct adversarial images of one clean image, within epsilon of it.
 
     Attributes:
-        x: The clean image, (1, ...).
-        label: Its true class.
+        x: Clean image, (1, ...).
+        label: True class of the clean image.
         norm: Shape of the ball.
         epsilon: Radius of the ball, in pixel units.
-        starts: How often the attack was run.
-        successes: How many of its runs ended at an adversarial image.
-        images: The distinct ones, (M, ...), in the order of the runs: each farther than a tolerance from those
-            before it.
-        predictions: Their classes, (M,) int64, all wrong.
-        distances: Between any two of them, in the norm, as shares of epsilon, (M, M): at most 2.
-        distances_l2: Between any two of them, in L2, in pixel units, (M, M).
+        starts: Number of runs of the attack.
+        successes: Number of runs that ended at an adversarial image.
+        images: Distinct adversarial images, (M, ...), in the order of the runs. The distance of each from all earlier
+            ones exceeds a tolerance.
+        predictions: Classes of the images, (M,) int64, all wrong.
+        distances: Pairwise distances in the norm, as shares of epsilon, (M, M), at most 2.
+        distances_l2: Pairwise L2 distances, in pixel units, (M, M).
     """
 
     x: Tensor
@@ -95,12 +98,12 @@ class AdversarialSet:
 
     @property
     def classes(self) -> int:
-        """Returns the number of wrong classes among them."""
+        """Returns the number of different wrong classes of the images."""
         return len(np.unique(self.predictions))
 
     @property
     def spread(self) -> float:
-        """Returns the mean distance of two of them, as a share of epsilon; NaN if there are fewer than two."""
+        """Returns the mean pairwise distance of the images, as a share of epsilon; NaN for fewer than two images."""
         pairs = self.distances[np.triu_indices(len(self.distances), 1)]
         return float(pairs.mean()) if len(pairs) else float("nan")
 
@@ -108,15 +111,15 @@ class AdversarialSet:
 @final
 @dataclass(frozen=True)
 class Connections:
-    """Which of M adversarial images are connected by paths of adversarial images, as far as points on them tell.
+    """Connectivity of M adversarial images by paths of adversarial images, judged by a finite number of points per path.
 
     Attributes:
-        points: How many points of a straight path were looked at, besides its ends.
-        straight: All of the straight path between two images is misclassified, (M, M) bool.
-        same_class: All of it, both ends too, is given one and the same wrong class, (M, M) bool.
-        bent: There is a bent path, where no straight one is, (M, M) bool.
-        by_straight: Component of each image under straight paths, (M,) int64, from 0 on.
-        components: Component of each image under straight and bent paths, (M,) int64, from 0 on.
+        points: Number of evaluated points of a straight path, without its ends.
+        straight: Whether the straight path between two images is misclassified at all points, (M, M) bool.
+        same_class: Whether the straight path and both ends have the same wrong class at all points, (M, M) bool.
+        bent: Whether a bent path connects two images that no straight path connects, (M, M) bool.
+        by_straight: Component of each image under straight paths, (M,) int64, numbered from 0.
+        components: Component of each image under straight and bent paths, (M,) int64, numbered from 0.
     """
 
     points: int
@@ -138,17 +141,17 @@ def adversarial_set(
     tolerance: float = TOLERANCE,
     batch_size: int = FORWARD_ONLY,
 ) -> AdversarialSet:
-    """Returns the distinct adversarial images that an attack finds around one clean image x (1, ...) with label y (1,).
+    """Returns the distinct adversarial images that an attack finds around one clean image.
 
     Args:
-        network: Maps images to logits (N, K). It is left as it was.
-        x: The clean image; where it is misclassified itself, most points around it are adversarial.
-        y: Its true label, int64.
-        attack: Any attack; one without a random start finds one image at most.
+        network: Maps images (N, ...) to logits (N, K). Its state is restored afterwards.
+        x: Clean image, (1, ...), pixels in [0, 1]. If it is misclassified, most points around it are adversarial.
+        y: True label of the image, (1,) int64.
+        attack: Any attack. An attack without random numbers finds at most one image.
         epsilon: Radius of the ball, in pixel units, above 0.
-        starts: How often to run the attack, and how.
-        tolerance: How far apart two images are that count as two, as a share of epsilon, in the attack's norm. Two that are
-            nearer may be one local maximum, not quite reached.
+        starts: Number and settings of the runs of the attack.
+        tolerance: Smallest distance of two distinct images, as a share of epsilon in the attack's norm, in [0, 2]. Nearer
+            images may be two approximations of one local maximum.
         batch_size: Images in one pass without gradients.
 
     Raises:
@@ -158,12 +161,12 @@ def adversarial_set(
     check_attack(attack)
     check_images(x)
     if len(x) != 1:
-        raise ValueError(f"x must hold one image, with shape (1, ...), got {len(x)} of them")
+        raise ValueError(f"x must hold one image, with shape (1, ...), got {len(x)} images")
     check_labels(y, 1)
     if not 0 <= tolerance <= 2:
         raise ValueError(f"tolerance must be between 0 and 2, a share of epsilon, got {tolerance:g}")
     if not epsilon > 0:
-        raise ValueError(f"epsilon must be above 0, got {epsilon:g}: a point has no other images in it")
+        raise ValueError(f"epsilon must be above 0, got {epsilon:g}; a ball of radius 0 holds only the clean image")
     many, labels = x.repeat(starts.count, *[1] * (x.ndim - 1)), y.repeat(starts.count)
     ended = attack(network, many, labels, epsilon, seed=starts.seed, stop_when_fooled=starts.stop_when_fooled)
     with frozen(network):
@@ -190,7 +193,7 @@ def adversarial_set(
 
 
 def _distances(images: Tensor, norm: Norm) -> Floats:
-    """Returns the size of the difference of any two images (M, ...), (M, M)."""
+    """Returns the pairwise distances of images (M, ...) in a norm, (M, M)."""
     lines = [norm.size((images - image).double()) for image in images]
     return torch.stack(lines).cpu().numpy() if lines else np.zeros((0, 0))
 
@@ -204,23 +207,23 @@ def connections(
     step_size: float = 0.25,
     batch_size: int = FORWARD_ONLY,
 ) -> Connections:
-    """Returns which of the images of a set are connected inside its ball.
+    """Returns which adversarial images of a set are connected inside the ball.
 
-    Costs a forward pass for each point on a path between any two images: 496 paths for 32 of them.
+    The cost is one forward pass for each point of a path, and one path for each pair of images: 496 paths for 32 images.
 
     Args:
-        network: That for which they were found. It is left as it was.
-        adversarial: At least one image.
-        points: How many points to look at on a straight path, evenly spaced; a bent path has as many on each half.
-        steps: Of gradient ascent on the margin loss, from the middle of a straight path that fails.
+        network: Network for which the adversarial images were found. Its state is restored afterwards.
+        adversarial: Set of at least one adversarial image.
+        points: Number of evaluated points of a straight path, evenly spaced, and of each half of a bent path.
+        steps: Number of gradient steps on the margin loss from the middle of a straight path that fails.
         step_size: Length of a step, as a fraction of epsilon.
         batch_size: Images in one pass.
 
     Raises:
-        ValueError: there is no image, or a setting is out of range.
+        ValueError: the set is empty, or a setting is out of range.
     """
     if len(adversarial.images) == 0:
-        raise ValueError("there is no adversarial image to connect; none was found")
+        raise ValueError("adversarial must hold at least one image, got none")
     for name, number in (("points", points), ("steps", steps)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
@@ -250,7 +253,7 @@ def connections(
 def _along(
     network: nn.Module, start: Tensor, end: Tensor, points: int, batches: Batches, *, last: bool = False
 ) -> NDArray[np.int64]:
-    """Returns the classes of points strictly between two images (...), and of the last, too, if asked: (P,) or (P + 1,)."""
+    """Returns the classes of P points strictly between two images (...), (P,); with `last` also of the end, (P + 1,)."""
     share = torch.arange(1, points + 1 + last, dtype=start.dtype, device=start.device) / (points + 1)
     line = start + share.view(-1, *[1] * start.ndim) * (end - start)
     # Rounding may lead out of the pixel range.
@@ -260,11 +263,11 @@ def _along(
 def _pushed(
     network: nn.Module, adversarial: AdversarialSet, middles: Tensor, steps: int, step_size: float, one_pass: int
 ) -> Tensor:
-    """Returns where gradient steps lead from middles (P, ...), in the ball, (P, ...)."""
+    """Returns the points that gradient steps reach from middles (P, ...), inside the ball, (P, ...)."""
     x = adversarial.x.expand_as(middles)
     size = middles.new_full((len(middles),), adversarial.epsilon)
     y = torch.full((len(middles),), adversarial.label, dtype=torch.int64, device=middles.device)
-    # All the way, not just over the boundary: halves of a path that only grazes it would soon cross it again.
+    # No stop at the boundary: the halves of a path through a point close to it would soon cross it again.
     target = GradientOracle(network, x, y, adversarial.norm, size, keep="nothing", one_pass=one_pass)
     ball = size.view(-1, *[1] * (x.ndim - 1))
     return x + gradient_steps(
@@ -279,6 +282,6 @@ def _pushed(
 
 
 def _components(connected: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns the component of each image (M,) of a graph (M, M), numbered in the order of their first images."""
+    """Returns the component of each node of a graph (M, M), (M,), numbered in the order of their first nodes."""
     labels: NDArray[np.int64] = connected_components(csr_array(connected), directed=False)[1].astype(np.int64)
     return labels

@@ -1,12 +1,14 @@
-"""Points drawn uniformly from the part of a ball that lies in the pixel range: what shares of a ball are estimated from.
+"""Uniform samples of the part of a ball that lies in the pixel range.
 
-Clamping into the pixel range would not be uniform: it heaps points on the range's edges, where images have many of their
-pixels. The Linf ball cut to the range is a box, drawn from pixel by pixel. From the L2 ball, points are drawn by rejection,
-but not from the whole ball, of which the range leaves next to nothing in many dimensions: the proposals are normal numbers,
-each truncated to its pixel's range, whose variance makes their mean squared length that of the ball. A proposal delta in the
-ball is accepted with probability exp((|delta|^2 - radius^2) / (2 variance)), which undoes the normal density and leaves the
-uniform one, exactly. No other variance accepts more, and of D pixels about 1 / sqrt(pi D) of the proposals are accepted,
-wherever in the range the centre is.
+Samples of the whole ball that are clamped to the pixel range would not be uniform: many would lie on the edges of the range,
+where images have many of their pixels.
+
+- Linf: the part of the ball in the range is a box. Each pixel is sampled separately.
+- L2: rejection sampling. The part of the ball in the range is tiny in many dimensions, so proposals are not drawn from the
+  ball. They are normal numbers, truncated to the range of each pixel, with the mean squared length radius^2. A proposal
+  delta in the ball is accepted with probability exp((|delta|^2 - radius^2) / (2 variance)). This cancels the normal density
+  and gives exactly the uniform one. This variance maximises the acceptance rate, which is about 1 / sqrt(pi D) for D pixels
+  and any centre.
 """
 
 from __future__ import annotations
@@ -28,26 +30,29 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Proposals of one draw have so many numbers for themselves; no ball is known to need more than a few thousand.
+# Largest number of proposals per sample, and of noise indices reserved for it. Known balls need at most a few thousand.
 _MOST_ATTEMPTS = 1 << 20
-# Proposals made at once.
+# Number of proposals drawn at once.
 _PROPOSALS = 2048
-# Random numbers that are drawn in some ten seconds on one core of a CPU.
+# Number of random numbers that one CPU core draws in about ten seconds.
 _AFFORDABLE = 5e7
-# Halvings of the logarithm of the standard deviation.
+# Number of bisection steps for the logarithm of the standard deviation.
 _HALVINGS = 60
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How balls are sampled.
+    """Settings for sampling balls.
 
     Attributes:
-        samples: Points drawn from each ball.
-        seed: Seed of the draws. Results do not depend on the batch size.
+        samples: Number of points per ball, at least 1.
+        seed: Seed of the points. Results do not depend on the batch size.
         batch_size: Points in one pass through a network.
-        confidence: Of each interval.
+        confidence: Confidence level of each interval, in (0, 1).
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     samples: int = 200
@@ -58,22 +63,22 @@ class Sampling:
     def __post_init__(self) -> None:
         if not isinstance(self.samples, int) or self.samples < 1:
             raise ValueError(f"samples must be a whole number of at least 1, got {self.samples!r}")
-        Batches(self.batch_size)  # Checks it.
+        Batches(self.batch_size)  # Checks that it is at least 1.
         check_confidence(self.confidence)
 
 
 def check_norm(norm: Norm) -> None:
-    """Checks that a norm is one whose ball is known here.
+    """Checks that a norm is Linf() or L2().
 
     Raises:
-        TypeError: it is neither Linf() nor L2().
+        TypeError: norm is neither Linf() nor L2().
     """
     if not isinstance(norm, Linf | L2):
         raise TypeError(f"norm must be Linf() or L2(), got {norm!r}")
 
 
 def check_balls(centres: Tensor, norm: Norm, radii: Sequence[float]) -> list[float]:
-    """Returns the radii as a list of floats, after a look at what is to be drawn.
+    """Checks the inputs of a sampling and returns the radii as a list of floats.
 
     Raises:
         TypeError: centres, norm or radii have the wrong type.
@@ -87,28 +92,28 @@ def check_balls(centres: Tensor, norm: Norm, radii: Sequence[float]) -> list[flo
 
 
 def affordable_samples(norm: Norm, pixels: int, balls: int, most: int) -> int:
-    """Returns how many points of each ball can be drawn in seconds, at least 1: fewer than `most` of large L2 balls.
+    """Returns the number of points per ball that can be drawn in about ten seconds, from 1 to `most`.
 
     Args:
-        norm: Linf() or L2(), of whose points about sqrt(pi D) proposals are needed, D numbers each.
-        pixels: D, the number of pixels of an image.
-        balls: How many there are.
-        most: Points of each that are wanted.
+        norm: Linf() or L2(). A point of an L2 ball needs about sqrt(pi D) proposals of D numbers each.
+        pixels: Number of pixels of an image, D.
+        balls: Number of balls.
+        most: Largest number of points per ball.
     """
     proposals = math.sqrt(math.pi * pixels) if isinstance(norm, L2) else 1.0
     return max(1, min(most, int(_AFFORDABLE / (balls * pixels * proposals))))
 
 
 def ball_points(centres: Tensor, norm: Norm, radii: Sequence[float], sampling: Sampling) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields batches of points drawn from the balls, all independent: their ball, (B,) int64, and the points, (B, ...).
+    """Yields batches of independent points of the balls: the index of their ball, (B,) int64, and the points, (B, ...).
 
-    Ball n * R + r is that of centre n and radius r. The points do not depend on the batch size.
+    Ball n * R + r has centre n and radius r. The points do not depend on the batch size.
 
     Args:
-        centres: Images, (N, ...).
+        centres: Images, (N, ...), pixels in [0, 1].
         norm: Linf() or L2().
-        radii: Of the balls around each centre, (R,), in pixel units.
-        sampling: How many points of each ball, from which seed, and at most how many at once, B.
+        radii: Radii of the balls around each centre, (R,), in pixel units.
+        sampling: Number of points per ball, seed, and largest batch size B.
     """
     samples, seed, batch_size = sampling.samples, sampling.seed, sampling.batch_size
     flat = centres.flatten(1).double()
@@ -132,14 +137,22 @@ def _box(centres: Tensor, radius: Tensor, noise: ImageNoise) -> Tensor:
 
 
 def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: int) -> Tensor:
-    """Returns a point of the L2 ball around each of the centres (B, D), all of radius (B,) and proposals' scale (B,)."""
+    """Returns one point of each L2 ball, (B, D).
+
+    Args:
+        centres: Centres of the balls, (B, D).
+        radius: Radius of each ball, (B,).
+        scale: Scale of the proposals for each ball, (B,).
+        draws: Noise index of each point, (B,) int64.
+        seed: Seed of the noise.
+    """
     points = centres.clone()
     left = (radius > 0).nonzero().squeeze(1)
     first = 0
     while len(left):
         if first >= _MOST_ATTEMPTS:
             raise RuntimeError(f"no point of an L2 ball was accepted in {_MOST_ATTEMPTS} proposals")
-        # Several proposals of each draw at once; the first accepted counts, so that their number changes nothing.
+        # Several proposals per point at once. The first accepted one counts, so their number does not change the result.
         tries = max(1, _PROPOSALS // len(left))
         tries = min(tries, _MOST_ATTEMPTS - first)
         row = left.repeat_interleave(tries)
@@ -151,7 +164,7 @@ def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: 
         accepted = (excess <= 0) & (chance.log() <= excess / (2 * scale[row].square()))
         accepted = accepted.view(len(left), tries)
         done = accepted.any(1)
-        # The index of the first True: argmax of a tensor of bool names no particular one.
+        # Index of the first True. argmax of a bool tensor may return any True.
         which = accepted.to(torch.int8).cumsum(1).eq(0).sum(1)[done]
         points[left[done]] += delta.view(len(left), tries, -1)[done.nonzero().squeeze(1), which]
         left = left[~done]
@@ -160,7 +173,7 @@ def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: 
 
 
 def _truncated_normal(centres: Tensor, scale: Tensor, uniform: Tensor) -> Tensor:
-    """Returns changes (B, D) that keep centres (B, D) in [0, 1]: normal numbers of scale (B, 1) given that they do."""
+    """Returns normal perturbations of scale (B, 1), truncated to keep centres (B, D) in [0, 1], shaped (B, D)."""
     flat = scale.isinf()
     finite = torch.where(flat, 1.0, scale)
     low, high = (torch.special.ndtr(edge / finite) for edge in (-centres, 1 - centres))
@@ -169,12 +182,12 @@ def _truncated_normal(centres: Tensor, scale: Tensor, uniform: Tensor) -> Tensor
 
 
 def _standard_deviation(centres: Tensor, radius: float) -> Tensor:
-    """Returns the scale (N,) at which truncated normal changes of centres (N, D) have mean squared length radius^2.
+    """Returns the scale (N,) at which truncated normal perturbations of centres (N, D) have mean squared length radius^2.
 
-    Infinite where not even uniform pixels are so far from the centre on average.
+    It is infinite where even uniform pixels are nearer to the centre on average.
     """
     uniform = ((1 - centres) ** 3 + centres**3).sum(1) / 3
-    # The mean squared length is at most D scale^2; it nears that of uniform pixels as the scale grows.
+    # The mean squared length is at most D scale^2. As the scale grows, it approaches that of uniform pixels.
     low = torch.full_like(uniform, math.log(max(radius, 1e-12) / math.sqrt(centres.shape[1])))
     high = low + math.log(1e6)
     for _ in range(_HALVINGS):
@@ -185,11 +198,11 @@ def _standard_deviation(centres: Tensor, radius: float) -> Tensor:
 
 
 def _mean_square(centres: Tensor, scale: Tensor) -> Tensor:
-    """Returns the mean squared length (N,) of normal changes of scale (N, 1), truncated to keep centres in [0, 1]."""
+    """Returns the mean squared length (N,) of normal perturbations of scale (N, 1), truncated to keep centres in [0, 1]."""
     low, high = -centres / scale, (1 - centres) / scale
     density = [edge * torch.exp(-edge.square() / 2) / math.sqrt(2 * math.pi) for edge in (low, high)]
     mass = torch.special.ndtr(high) - torch.special.ndtr(low)
-    # Of a scale far beyond the pixel range, the difference of nearly equal numbers; it is then that of uniform pixels.
+    # For large scales this is a difference of nearly equal numbers. The moment of uniform pixels then replaces it.
     moment = scale.square() * (1 - (density[1] - density[0]) / mass)
     uniform = ((1 - centres) ** 3 + centres**3) / 3
     return torch.where(scale > 1e3, uniform, moment).sum(1)

@@ -1,11 +1,11 @@
-"""The share of a ball around an image that stays adversarial, by radius.
+"""Adversarial share of the balls around an image, by radius.
 
-An adversarial image of a continuous network whose margin is not zero has a ball around it in which every image is
-adversarial, an open set: where there is one there are infinitely many. How far they reach is measured here by sampling, and
-bounded from below, on small networks, by `provable_radii`.
+If a continuous network has a non-zero margin at an adversarial image, all images in some ball around it are adversarial.
+So one adversarial image implies infinitely many. This module estimates the size of the ball by sampling. For small
+networks, `provable_radii` gives a lower bound.
 
 The definitions are ours. Source of the claim: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
-Network's Response Surface and Uncertainty Regions", arXiv:2107.00003, of which only the abstract was at hand.
+Network's Response Surface and Uncertainty Regions", arXiv:2107.00003 (only the abstract was available).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class BallShares:
-    """Shares of balls around N images, of R radii, estimated from points drawn uniformly.
+    """Share of each ball that has a property, for N images and R radii, estimated from uniform samples.
 
     Attributes:
-        radii: Of the balls, (R,), in pixel units.
-        samples: Points drawn from each ball.
-        counts: How many of them have the property asked for, (N, R) int64.
-        share: Their share, (N, R).
-        interval: Clopper-Pearson interval of the share, (N, R, 2): for one ball, over the draw of its points.
+        radii: Radii of the balls, (R,), in pixel units.
+        samples: Number of points per ball.
+        counts: Number of points with the property, (N, R) int64.
+        share: Share of points with the property, (N, R), in [0, 1].
+        interval: Clopper-Pearson interval of the share, (N, R, 2). It holds for one ball and covers the sampling error.
     """
 
     radii: Floats
@@ -61,20 +61,20 @@ def ball_shares(
     *,
     sampling: Sampling = Sampling(samples=1000),
 ) -> BallShares:
-    """Returns the share of each ball around centres (N, ...) to which the network does not give the labels (N,).
+    """Returns the share of each ball around centres that the network does not classify as the given labels.
 
-    Around an adversarial image, with the true label: the share that stays adversarial, of any wrong class. The ball is cut
-    to the pixel range, as its other points are no images: shares are of what is left (`sampling`).
+    For an adversarial image and its true label, this is the adversarial share of the ball. Only points with pixels in
+    [0, 1] count.
 
-    A share near 1 says nothing of the worst point: an attack finds what no draw will.
+    The share does not describe the worst point: an attack finds points that random samples miss.
 
     Args:
-        network: Maps images to logits (N, K). It is left as it was.
-        centres: Images with pixels in [0, 1].
-        labels: The class that does not count, int64: the true one.
+        network: Maps images (N, ...) to logits (N, K). Its state is restored afterwards.
+        centres: Images, (N, ...), pixels in [0, 1].
+        labels: True labels, (N,) int64. Points with another class count.
         norm: Linf() or L2().
-        radii: Of the balls, strictly increasing, in pixel units, (R,).
-        sampling: How many points are drawn from each ball, and how.
+        radii: Radii of the balls, (R,), strictly increasing, in pixel units.
+        sampling: Number of points per ball and other settings.
 
     Raises:
         TypeError: network, centres, labels or norm has the wrong type.
@@ -100,14 +100,14 @@ def count_in_balls(
     radii: Sequence[float],
     sampling: Sampling,
 ) -> BallShares:
-    """Returns the share of each ball around centres (N, ...) that has a property, with inputs that have been checked.
+    """Returns the share of each ball around centres (N, ...) that has a property. Checks no inputs.
 
     Args:
-        property_of: Says of points (B, ...), given the ball of each (B,), which have it, (B,) bool.
-        centres: As for `ball_shares`, and so are the other arguments.
-        norm: As there.
-        radii: As there.
-        sampling: As there.
+        property_of: Function of ball indices, (B,), and points, (B, ...), that returns whether each has it, (B,) bool.
+        centres: As for `ball_shares`.
+        norm: As for `ball_shares`.
+        radii: As for `ball_shares`.
+        sampling: As for `ball_shares`.
     """
     samples = sampling.samples
     counts = torch.zeros(len(centres) * len(radii), dtype=torch.int64, device=centres.device)

@@ -1,17 +1,18 @@
-"""Uncertainty regions: where networks of one data set disagree, and where one network is nearly undecided.
+"""Uncertainty regions: where networks for one data set disagree, and where one network has a low margin.
 
-A point lies in the uncertainty region of several networks where they do not all give it one class. How much they disagree
-there is their vote entropy: the entropy, in nats, of the classes that they give, one vote each. It is 0 where they agree,
-and at most the logarithm of the number of networks, or of classes if those are fewer. A point lies in the uncertainty region
-of one network where its margin, the largest logit minus the next, is below a threshold: in logits, whose scale differs
-between networks.
+A point is in the uncertainty region of several networks if they do not all predict the same class. The vote entropy
+measures the disagreement. It is the entropy, in nats, of the predicted classes, with one vote per network. It is 0 if all
+networks agree, and at most the logarithm of the smaller of the numbers of networks and classes.
 
-Both are measured in balls, cut to the pixel range, around images that the caller chooses: clean ones, adversarial ones, or
-noise (`torch.rand`); and along lines from an image through another, to see how they lie along the boundary.
+A point is in the uncertainty region of one network if its margin (largest minus second-largest logit) is below a
+threshold. The threshold is in logits, whose scale differs between networks.
 
-The definitions are ours: source of the term is Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
-Network's Response Surface and Uncertainty Regions", arXiv:2107.00003, of which only the abstract was at hand. Vote entropy:
-Dagan and Engelson, "Committee-Based Sampling for Training Probabilistic Classifiers", ICML 1995.
+Both are measured in balls around clean images, adversarial images or noise (`torch.rand`), for points in the pixel range.
+`vote_along_line` measures disagreement along lines through two images, relative to the decision boundary.
+
+The definitions are ours. Sources: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's
+Response Surface and Uncertainty Regions", arXiv:2107.00003 (only the abstract was available), for the term; Dagan and
+Engelson, "Committee-Based Sampling for Training Probabilistic Classifiers", ICML 1995, for vote entropy.
 """
 
 from __future__ import annotations
@@ -46,20 +47,20 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Disagreement:
-    """How much M networks disagree in balls around N images, of E epsilons.
+    """Disagreement of M networks in balls around N images, at E epsilons.
 
     Attributes:
         epsilons: Radii of the balls, (E,), in pixel units.
-        samples: Points drawn from each ball.
-        counts: At how many of them the networks do not all give one class, (N, E) int64.
-        share: Their share, (N, E).
-        interval: Clopper-Pearson interval of the share, (N, E, 2): for one ball, over the draw of its points.
+        samples: Number of points per ball.
+        counts: Number of points at which the networks disagree, (N, E) int64.
+        share: Share of points at which the networks disagree, (N, E), in [0, 1].
+        interval: Clopper-Pearson interval of the share, (N, E, 2). It holds for one ball and covers the sampling error.
         entropy: Mean vote entropy of the points, in nats, (N, E).
-        mean_share: Of the images, (E,).
-        mean_share_interval: For the images' population, (E, 2), by `mean_interval`: the images are what was drawn from it,
-            however many points were drawn around each.
-        mean_entropy: Of the images, (E,), in nats.
-        mean_entropy_interval: For the images' population, (E, 2).
+        mean_share: Mean of `share` over the images, (E,).
+        mean_share_interval: Interval of the mean share of the image population, (E, 2), by `mean_interval`. Its sample
+            size is the number of images, not of points.
+        mean_entropy: Mean of `entropy` over the images, in nats, (E,).
+        mean_entropy_interval: Interval of the mean entropy of the image population, in nats, (E, 2).
     """
 
     epsilons: Floats
@@ -82,14 +83,14 @@ def disagreement(
     *,
     sampling: Sampling = Sampling(samples=200),
 ) -> Disagreement:
-    """Returns how much networks disagree in the balls around centres (N, ...), in points drawn uniformly.
+    """Returns the disagreement of networks in the balls around centres, estimated from uniform samples.
 
     Args:
-        networks: At least two, each mapping images to logits (N, K). They are left as they were.
-        centres: Images with pixels in [0, 1], drawn independently of each other if the intervals are to mean anything.
+        networks: At least two networks that map images (N, ...) to logits (N, K). Their state is restored afterwards.
+        centres: Images, (N, ...), pixels in [0, 1]. The intervals of the means are valid only for independent images.
         norm: Linf() or L2().
-        epsilons: Strictly increasing, in pixel units; at 0 the centre itself is looked at.
-        sampling: How many points are drawn from each ball, and how.
+        epsilons: Radii of the balls, strictly increasing, in pixel units. 0 means the centre itself.
+        sampling: Number of points per ball and other settings.
 
     Raises:
         TypeError: a network, centres or norm has the wrong type.
@@ -124,14 +125,14 @@ def disagreement(
 
 @contextmanager
 def ensemble_eval(networks: Sequence[nn.Module], images: Tensor) -> Iterator[int]:
-    """Holds networks in evaluation mode and yields their number of classes.
+    """Freezes networks in evaluation mode and yields their number of classes.
 
     Raises:
-        TypeError: one of them is no module.
-        ValueError: there are fewer than two, or their numbers of classes differ.
+        TypeError: a network is not an nn.Module.
+        ValueError: there are fewer than two networks, or their numbers of classes differ.
     """
     if len(networks) < 2:
-        raise ValueError(f"networks must be at least two to disagree, got {len(networks)}")
+        raise ValueError(f"networks must hold at least two networks, got {len(networks)}")
     for network in networks:
         check_module(network)
     with ExitStack() as stack:
@@ -139,28 +140,32 @@ def ensemble_eval(networks: Sequence[nn.Module], images: Tensor) -> Iterator[int
             stack.enter_context(frozen(network))
         classes = [predict(network, images[:1]).shape[1] for network in networks]
         if len(set(classes)) > 1:
-            raise ValueError(f"networks must have one number of classes, got {', '.join(map(str, classes))}")
+            raise ValueError(f"networks must have the same number of classes, got {', '.join(map(str, classes))}")
         yield classes[0]
 
 
 def votes_of(networks: Sequence[nn.Module], points: Tensor, batch_size: int) -> Tensor:
-    """Returns the class that each network gives to points (B, ...), (M, B) int64."""
+    """Returns the class that each of M networks predicts for points (B, ...), (M, B) int64."""
     return torch.stack([predict(network, points, Batches(batch_size)).argmax(1) for network in networks])
 
 
 def vote_entropy(votes: Tensor, classes: int) -> Tensor:
-    """Returns the entropy of votes (M, B) of M networks for one of so many classes, in nats, (B,) float64."""
+    """Returns the entropy of the votes (M, B) of M networks, in nats, (B,) float64. Votes are below `classes`."""
     share = torch.nn.functional.one_hot(votes, classes).double().mean(0)
     entropy: Tensor = torch.special.entr(share).sum(1)
     return entropy
 
 
 def mean_interval(values: Floats, confidence: float = 0.95) -> Floats:
-    """Returns an interval for the mean of the population that values (N, ...) in [0, 1] were drawn from, (..., 2).
+    """Returns a confidence interval of the population mean of values in [0, 1], (..., 2).
 
-    All means that the mean m of N independent draws does not contradict: those mu with N KL(m, mu) at most log(2 / alpha),
-    with KL the relative entropy of two coins. It covers with at least the confidence asked for, whatever the distribution,
-    even where all values are 0, and is wider than need be where the values differ little.
+    It holds all mu with N KL(m, mu) <= log(2 / alpha), where m is the mean of N independent values and KL the relative
+    entropy of two Bernoulli distributions. Its coverage is at least the confidence level for every distribution, even if
+    all values are 0. It is conservative if the variance of the values is small.
+
+    Args:
+        values: Independent values in [0, 1], (N, ...).
+        confidence: Confidence level, 1 - alpha, in (0, 1).
 
     Source: Hoeffding, "Probability inequalities for sums of bounded random variables", JASA 58, 1963, Theorem 1.
 
@@ -175,7 +180,7 @@ def mean_interval(values: Floats, confidence: float = 0.95) -> Floats:
         return float(rel_entr(mean, mu) + rel_entr(1 - mean, 1 - mu)) - most
 
     def ends(mean: float) -> tuple[float, float]:
-        # Nearer to 0 or 1 than these, no root is looked for: the interval goes that far.
+        # Roots beyond these limits are not computed: the interval then ends at 0 or 1.
         lowest, highest = 1e-300, 1 - 1e-15
         low = brentq(excess, lowest, mean, args=(mean,)) if mean > lowest and excess(lowest, mean) > 0 else 0.0
         high = brentq(excess, mean, highest, args=(mean,)) if mean < highest and excess(highest, mean) > 0 else 1.0
@@ -193,17 +198,18 @@ def low_margin_share(
     *,
     sampling: Sampling = Sampling(samples=200),
 ) -> BallShares:
-    """Returns the share of each ball around centres (N, ...) where a network's margin is below a threshold.
+    """Returns the share of each ball around centres in which a network's margin is below a threshold.
 
-    The points are those of `disagreement` with the same seed.
+    With the same seed, the points are the same as in `disagreement`.
 
     Args:
-        network: Maps images to logits (N, K). It is left as it was.
-        centres: Images with pixels in [0, 1].
+        network: Maps images (N, ...) to logits (N, K). Its state is restored afterwards.
+        centres: Images, (N, ...), pixels in [0, 1].
         norm: Linf() or L2().
-        epsilons: Strictly increasing, in pixel units.
-        threshold: Of the largest logit minus the next, in logits, above 0. The median margin of clean images is a measure.
-        sampling: How many points are drawn from each ball, and how.
+        epsilons: Radii of the balls, strictly increasing, in pixel units.
+        threshold: Threshold of the largest minus the second-largest logit, above 0. The median margin of clean images
+            gives its scale.
+        sampling: Number of points per ball and other settings.
 
     Raises:
         TypeError: network, centres or norm has the wrong type.
@@ -212,7 +218,7 @@ def low_margin_share(
     check_module(network)
     grid = check_balls(centres, norm, epsilons)
     if not threshold > 0:
-        raise ValueError(f"threshold must be above 0, in logits, got {threshold:g}: no margin is below 0")
+        raise ValueError(f"threshold must be above 0, in logits, got {threshold:g}; margins are never below 0")
 
     def undecided(balls: Tensor, points: Tensor) -> Tensor:
         largest = predict(network, points, Batches(sampling.batch_size)).topk(2).values

@@ -1,9 +1,9 @@
-"""Uncertainty along lines: how the votes of several networks lie about the boundary of one of them.
+"""Disagreement of networks along lines, relative to the decision boundary of one of them.
 
-A line goes from a clean image through another, most often an adversarial image of one of the networks, and beyond.
-Position 0 is the clean image, 1 the other. Where the network asked for first changes its class is its boundary; the vote
-entropy at points before and behind it says whether the networks are undecided just there, or far on either side. As for
-`disagreement`, the definitions are ours.
+A line starts at a clean image (position 0), passes through another image (position 1), usually an adversarial image of one
+network, and continues beyond it. The boundary is the first position at which the class of a selected network changes. The
+vote entropy before and after the boundary shows whether the networks disagree only near the boundary or also far from it.
+The definitions are ours, as for `disagreement`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# Halvings of the step in which the boundary lies.
+# Number of bisection steps between the two positions around the boundary.
 _HALVINGS = 30
 _SLACK = 1e-6
 
@@ -35,14 +35,14 @@ _SLACK = 1e-6
 @final
 @dataclass(frozen=True)
 class LineVotes:
-    """What M networks say along a line from each of N images, at P positions.
+    """Predictions of M networks along a line from each of N images, at P positions.
 
     Attributes:
-        positions: On the line, (P,): 0 is the clean image, 1 the other.
-        length: L2 distance from 0 to 1, in pixel units, (N,).
-        predictions: Class that each network gives, (N, M, P) int64; -1 where the line has left the pixel range.
-        entropy: Vote entropy, in nats, (N, P); NaN where the line has left the pixel range.
-        crossing: Position at which the network asked for first changes its class, (N,); infinite where it does not.
+        positions: Positions on the line, (P,). 0 is the clean image and 1 the other image.
+        length: L2 distance between positions 0 and 1, in pixel units, (N,).
+        predictions: Class predicted by each network, (N, M, P) int64; -1 outside the pixel range.
+        entropy: Vote entropy, in nats, (N, P); NaN outside the pixel range.
+        crossing: First position at which the class of the selected network changes, (N,); infinite if it never changes.
     """
 
     positions: Floats
@@ -55,13 +55,14 @@ class LineVotes:
 @final
 @dataclass(frozen=True)
 class BoundaryEntropy:
-    """Mean vote entropy at O distances from the boundary of one network.
+    """Mean vote entropy at O distances from the decision boundary of one network.
 
     Attributes:
-        offsets: Distance from the boundary as a share of the clean image's, (O,): -1 is the clean image, 0 the boundary.
-        entropy: Mean over the images, in nats, (O,); NaN where there are none.
-        interval: For the images' population, (O, 2), by `mean_interval`; NaN where there are none.
-        n: Number of images whose line crosses the boundary and has such a point in the pixel range, (O,) int64.
+        offsets: Signed distance from the boundary as a share of the distance between clean image and boundary, (O,). -1 is
+            the clean image and 0 the boundary.
+        entropy: Mean vote entropy over the images, in nats, (O,); NaN if `n` is 0.
+        interval: Interval of the mean of the image population, in nats, (O, 2), by `mean_interval`; NaN if `n` is 0.
+        n: Number of images whose line crosses the boundary and has this point in the pixel range, (O,) int64.
     """
 
     offsets: Floats
@@ -80,27 +81,27 @@ def vote_along_line(
     crossing_of: int = 0,
     batch_size: int = FORWARD_ONLY,
 ) -> LineVotes:
-    """Returns what networks say along the lines from images start (N, ...) through images end (N, ...), and beyond.
+    """Returns the predictions of networks along the lines from start through end and beyond.
 
-    A class that is left and found again between two of the points is not seen: the crossing is the first that they show,
-    bisected to a billionth of their distance.
+    The crossing is the first change of class between two neighbouring points, bisected to a billionth of their distance.
+    Changes that are reversed between two neighbouring points are missed.
 
     Args:
-        networks: At least two, each mapping images to logits (N, K). They are left as they were.
-        start: Clean images, pixels in [0, 1].
-        end: Adversarial images, pixels in [0, 1].
-        beyond: How far to go beyond them, as a share of the way to them.
-        points: P, evenly spaced, both ends of the line among them.
-        crossing_of: Index of the network whose first crossing is to be found.
+        networks: At least two networks that map images (N, ...) to logits (N, K). Their state is restored afterwards.
+        start: Clean images, (N, ...), pixels in [0, 1].
+        end: Adversarial images, (N, ...), pixels in [0, 1].
+        beyond: Length of the line beyond `end`, as a share of the distance from start to end, at least 0.
+        points: Number of evenly spaced positions P, both ends of the line included, at least 2.
+        crossing_of: Index of the network whose first crossing is located.
         batch_size: Points in one pass.
 
     Raises:
         TypeError: a network, start or end has the wrong type.
-        ValueError: start or end is out of range or they differ in shape, or a setting is out of range.
+        ValueError: start or end is out of range, their shapes differ, or a setting is out of range.
     """
     _check_line(start, end, networks, crossing_of)
     if not 0 <= beyond < math.inf:
-        raise ValueError(f"beyond must be at least 0, a share of the way from start to end, got {beyond:g}")
+        raise ValueError(f"beyond must be at least 0, a share of the distance from start to end, got {beyond:g}")
     if not isinstance(points, int) or points < 2:
         raise ValueError(f"points must be a whole number of at least 2, got {points!r}")
     start, end = start.detach(), end.detach()
@@ -128,24 +129,25 @@ def boundary_entropy(
     batch_size: int = FORWARD_ONLY,
     confidence: float = 0.95,
 ) -> BoundaryEntropy:
-    """Returns the mean vote entropy at given distances from where lines cross a boundary.
+    """Returns the mean vote entropy at given distances from the decision boundary along lines.
 
     Args:
         networks: As for `vote_along_line`.
         start: As for `vote_along_line`.
         end: As for `vote_along_line`.
-        crossing: Position at which each line crosses, (N,), from `vote_along_line`; infinite ones are left out.
-        offsets: Distances from there, as shares of that from the start, (O,), at least -1: negative ones lie before it.
+        crossing: Position of the boundary on each line, (N,), from `vote_along_line`. Infinite ones are ignored.
+        offsets: Signed distances from the boundary, (O,), as shares of the distance from start to boundary, at least -1.
+            Negative ones are on the side of the start.
         batch_size: Points in one pass.
-        confidence: Of each interval.
+        confidence: Confidence level of each interval, in (0, 1).
 
     Raises:
         TypeError: a network, start or end has the wrong type.
-        ValueError: start or end is out of range, they differ in shape, crossing is not (N,), or an offset is below -1.
+        ValueError: start or end is out of range, their shapes differ, crossing is not (N,), or an offset is below -1.
     """
     _check_line(start, end, networks, 0)
     if crossing.shape != (len(start),):
-        raise ValueError(f"crossing must have shape ({len(start)},) to go with start, got {crossing.shape}")
+        raise ValueError(f"crossing must have shape ({len(start)},) to match start, got {crossing.shape}")
     for offset in offsets:
         if not -1 <= offset < math.inf:
             raise ValueError(f"offsets must be at least -1, the clean image, got {offset:g}")
@@ -168,17 +170,17 @@ def boundary_entropy(
 
 def _check_line(start: Tensor, end: Tensor, networks: Sequence[nn.Module], crossing_of: int) -> None:
     if len(networks) < 2:
-        raise ValueError(f"networks must be at least two to disagree, got {len(networks)}")
+        raise ValueError(f"networks must hold at least two networks, got {len(networks)}")
     check_images(start)
     check_images(end)
     if start.shape != end.shape:
-        raise ValueError(f"start and end must have one shape, got {tuple(start.shape)} and {tuple(end.shape)}")
+        raise ValueError(f"start and end must have the same shape, got {tuple(start.shape)} and {tuple(end.shape)}")
     if not 0 <= crossing_of < len(networks):
-        raise ValueError(f"crossing_of must be the index of one of {len(networks)} networks, got {crossing_of}")
+        raise ValueError(f"crossing_of must be an index from 0 to {len(networks) - 1}, got {crossing_of}")
 
 
 def _points(start: Tensor, end: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the images at positions (N,), (N, ...), and whether they lie in the pixel range, (N,) bool."""
+    """Returns the images (N, ...) at positions (N,), and whether they are in the pixel range, (N,) bool."""
     place = position.view(-1, *[1] * (start.ndim - 1))
     points = start.double() + place * (end.double() - start.double())
     low, high = points.flatten(1).aminmax(dim=1)
@@ -188,7 +190,7 @@ def _points(start: Tensor, end: Tensor, position: Tensor) -> tuple[Tensor, Tenso
 def _at(
     networks: Sequence[nn.Module], start: Tensor, end: Tensor, position: Tensor, classes: int, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Returns the votes, (N, M), and their entropy, (N,), at positions (N,); -1 and NaN outside the pixel range."""
+    """Returns the votes (N, M) and their entropy (N,) at positions (N,); -1 and NaN outside the pixel range."""
     points, inside = _points(start, end, position)
     votes = votes_of(networks, points, batch_size)
     entropy = torch.where(inside, vote_entropy(votes, classes), math.nan)
@@ -196,10 +198,19 @@ def _at(
 
 
 def _crossing(network: nn.Module, start: Tensor, end: Tensor, positions: Tensor, votes: Tensor, batch_size: int) -> Tensor:
-    """Returns where the network's class first differs from that at the start, (N,), given its classes (N, P)."""
+    """Returns the first position at which the network's class differs from that at the start, (N,), infinite if none.
+
+    Args:
+        network: Network whose boundary is located.
+        start: Clean images, (N, ...).
+        end: Adversarial images, (N, ...).
+        positions: Evaluated positions, (P,).
+        votes: Classes of the network at these positions, (N, P).
+        batch_size: Points in one pass.
+    """
     changed = (votes != votes[:, :1]) & (votes >= 0)
     crosses = changed.any(1)
-    # The index of the first True; 1 where there is none, to have a step to bisect.
+    # Index of the first True; 1 where there is none, as a valid index for the bisection.
     first = changed.to(torch.int8).cumsum(1).eq(0).sum(1)
     first = torch.where(crosses, first, 1)
     low, high = positions[first - 1], positions[first]

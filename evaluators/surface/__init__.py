@@ -1,4 +1,4 @@
-"""The response surface: what a network says in planes and along lines through an image."""
+"""Response surfaces: class, margin and confidence of a network in planes and along lines through an image."""
 
 from evaluators.surface.directions import adversarial_direction, random_direction
 from evaluators.surface.lines import BoundaryLine, Crossing, Segment, boundary_line

@@ -1,4 +1,4 @@
-"""Directions in which to look at a network around an image: to an adversarial point, to one of a given class, at random."""
+"""Directions for response surfaces: to an adversarial image, to an image of a given class, or random."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evaluators.norms import L2
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Apart from the streams of attacks, so that a random direction is not the random start of one.
+# Different from the streams of attacks, so that a random direction is not equal to the random start of an attack.
 _STREAM = 1
 
 
@@ -34,23 +34,23 @@ def adversarial_direction(
     towards: int | None = None,
     seed: int = 0,
 ) -> Tensor | None:
-    """Returns the perturbation (C, H, W) that an attack finds, or None where it fools the network nowhere.
+    """Returns the adversarial perturbation (C, H, W) that an attack finds, or None if the attack fails.
 
-    It is the last point that the attack reaches or, where that does not fool, the first that did on the way.
+    It leads to the last point of the attack. If that point is not adversarial, it leads to the first adversarial one.
 
     Args:
-        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K); left as it was.
-        image: Clean image, (C, H, W).
-        label: Its true label.
+        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Its state is restored afterwards.
+        image: Clean image, (C, H, W), pixels in [0, 1].
+        label: True label of the image.
         attack: Any attack.
-        epsilon: Radius of the ball, in pixel units and the attack's norm.
-        towards: The class as which the image is to be taken; None for any but its own. The attack is then `aimed` at it.
-        seed: Seed of whatever the attack draws.
+        epsilon: Radius of the ball, in pixel units, in the attack's norm.
+        towards: Target class; None for any wrong class. With a target class, the attack must have a targeted form.
+        seed: Seed of the attack's random numbers.
 
     Raises:
-        TypeError: image is not a tensor of floating point, or attack is no attack.
-        ValueError: image, label, towards or epsilon is out of range, the image is misclassified when clean, or the attack
-            cannot be aimed.
+        TypeError: image is not a floating-point tensor, network is not an nn.Module, or attack is not an attack.
+        ValueError: image, label, towards or epsilon is out of range, the clean image is misclassified, or the attack has
+            no targeted form.
     """
     check_attack(attack)
     check_image(image)
@@ -58,7 +58,9 @@ def adversarial_direction(
     with prepare(network, x, y, attempts=1) as prepared:
         clean, classes = int(prepared.logits.argmax(1)), prepared.logits.shape[1]
     if clean != label:
-        raise ValueError(f"the image must be classified rightly, got class {clean} for label {label}; take another one")
+        raise ValueError(
+            f"the clean image must be classified correctly, got class {clean} for label {label}; choose another image"
+        )
     if towards is not None:
         if not 0 <= towards < classes or towards == label:
             raise ValueError(f"towards must be a class from 0 to {classes - 1} other than the label {label}, got {towards}")
@@ -73,23 +75,23 @@ def adversarial_direction(
 
 
 def aimed(attack: Attack, towards: int) -> Attack:
-    """Returns an attack whose loss leads to the class `towards`: any whose only way to a loss is its setting `loss`.
+    """Returns the attack with its loss replaced by the loss's targeted form for the class `towards`.
 
     Raises:
-        ValueError: it has no such setting, or a loss without a targeted form; it has a class of its own to lead to; or it
-            ends at the nearest point of whatever wrong class.
+        ValueError: the attack has no setting `loss`, its loss has no targeted form, it chooses the target class itself, or
+            it is a minimum-norm attack.
     """
     loss = getattr(attack, "loss", None)
     if loss in TARGETED and dataclasses.is_dataclass(attack) and not isinstance(attack, MinimumNorm | StepLL | IterativeLL):
         return cast("Attack", dataclasses.replace(cast("Any", attack), loss=_Aimed(targeted(loss), towards)))
-    having = "that walks up a loss of cross_entropy, margin or dlr, such as pgd"
-    raise ValueError(f"attack must be one {having}, to be aimed at a class, got {type(attack).__name__}")
+    rule = "attack must maximise cross_entropy, margin or dlr to target a class"
+    raise ValueError(f"{rule}, got {type(attack).__name__}; use an attack such as pgd")
 
 
 @final
 @dataclasses.dataclass(frozen=True)
 class _Aimed:
-    """A targeted loss with its class."""
+    """A targeted loss with a fixed target class."""
 
     loss: Loss
     towards: int
@@ -99,19 +101,18 @@ class _Aimed:
 
 
 def random_direction(image: Tensor, length: float, *, seed: int = 0) -> Tensor:
-    """Returns a perturbation (C, H, W) of this L2 length in a random direction, turned towards the pixel range.
+    """Returns a perturbation (C, H, W) of a given L2 length in a random direction, with signs that suit the pixel range.
 
-    The direction is drawn uniformly; then the signs of those changes are turned that would leave the pixel range one way and
-    not the other: many pixels of real images are 0 or 1, and without this nearly all random directions would lead to no
-    image at all.
+    The direction is drawn uniformly. Then the sign of each change that leaves the pixel range is flipped, if the opposite
+    change stays in it. Many pixels of real images are 0 or 1, so almost all random directions would otherwise leave it.
 
     Args:
-        image: Clean image, (C, H, W).
-        length: In pixel units.
-        seed: Another direction for each.
+        image: Clean image, (C, H, W), pixels in [0, 1].
+        length: L2 length of the perturbation, in pixel units.
+        seed: Seed of the direction.
 
     Raises:
-        TypeError: image is not a tensor of floating point.
+        TypeError: image is not a floating-point tensor.
         ValueError: image is out of range, or length is not positive or not finite.
     """
     check_image(image)
@@ -126,11 +127,11 @@ def random_direction(image: Tensor, length: float, *, seed: int = 0) -> Tensor:
 
 
 def check_image(image: Tensor) -> None:
-    """Checks that an image is one, (C, H, W), floating point, finite, with pixels in [0, 1].
+    """Checks that an image is a finite floating-point tensor (C, H, W) with pixels in [0, 1].
 
     Raises:
-        TypeError: it is not a tensor of floating point.
-        ValueError: it has another shape or range.
+        TypeError: image is not a floating-point tensor.
+        ValueError: image has a different shape or is out of range.
     """
     if isinstance(image, torch.Tensor) and image.ndim != 3:
         raise ValueError(f"image must be one image, (C, H, W), got shape {tuple(image.shape)}")

@@ -1,6 +1,7 @@
-"""Lines through the decision boundaries: from an image along a direction, with every crossing located.
+"""Lines from an image along a direction, with the location of each crossing of a decision boundary.
 
-Source of the idea: Shu, Xi and Kamhoua, as for `response_surface`. The definitions are ours.
+The definitions are ours. Source of the idea: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
+Network's Response Surface and Uncertainty Regions", arXiv:2107.00003.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """The part of a line on which a network is evaluated, at equally spaced positions.
+    """The evaluated part of a line, at equally spaced positions.
 
     Attributes:
-        start: First position, in L2 distance from the image.
-        stop: Last position; twice the direction's length if None.
-        points: Number of positions.
+        start: First position, as L2 distance from the image, in pixel units.
+        stop: Last position, in the same units; twice the length of the direction if None.
+        points: Number of positions, at least 2.
+
+    Raises:
+        ValueError: start or stop is not finite, stop is not beyond start, or points is below 2.
     """
 
     start: float = 0.0
@@ -46,10 +50,10 @@ class Segment:
 
 
 def check_order(start: float, stop: float) -> None:
-    """Checks that the last position is beyond the first.
+    """Checks that the last position of a line is beyond the first.
 
     Raises:
-        ValueError: it is not.
+        ValueError: stop is not above start.
     """
     if not start < stop:
         raise ValueError(f"stop must be beyond start, {start:g}, got {stop:g}")
@@ -58,12 +62,12 @@ def check_order(start: float, stop: float) -> None:
 @final
 @dataclass(frozen=True)
 class Crossing:
-    """A place where the network's class changes along a line.
+    """A position on a line at which the network's class changes.
 
     Attributes:
         position: L2 distance from the image, in pixel units.
-        before: The class on the nearer side.
-        after: The class on the farther side.
+        before: Class just before the position.
+        after: Class just after the position.
     """
 
     position: float
@@ -74,16 +78,16 @@ class Crossing:
 @final
 @dataclass(frozen=True)
 class BoundaryLine:
-    """A network's answers along a line. Arrays are (P,).
+    """Class, margin and confidence of a network along a line. Arrays have the shape (P,).
 
     Attributes:
         positions: L2 distances from the image, in pixel units.
-        label: The network's class, int64.
-        margin: Logit of the true label minus the largest other: negative where the point is misclassified.
-        confidence: Largest softmax.
-        inside: Whether all pixels of the point are in [0, 1], bool: elsewhere it is no image.
-        crossings: Every change of the class, in order.
-        length: L2 length of the direction: the position of the image that it leads to.
+        label: Class predicted by the network, int64.
+        margin: Logit of the true label minus the largest other logit. It is negative where the point is misclassified.
+        confidence: Largest softmax probability.
+        inside: Whether all pixels of the point are in [0, 1], bool. Other points are not valid images.
+        crossings: Detected changes of the class, in order.
+        length: L2 length of the direction, which is the position of the image plus the direction.
     """
 
     positions: Floats
@@ -105,29 +109,29 @@ def boundary_line(
     tolerance: float = 1e-5,
     batch_size: int | None = None,
 ) -> BoundaryLine:
-    """Returns what a network answers from an image along a direction, with every crossing of a decision boundary.
+    """Returns class, margin and confidence of a network along a line, with the crossings of decision boundaries.
 
-    The class is asked at equally spaced positions; where it changes from one to the next, the crossing is bisected, and of
-    several between the two as many are found as lead from the one class to the other. Two crossings between neighbouring
-    positions that lead back to the same class are missed: the more points, the fewer.
+    The line starts at an image and follows a direction. Where the class changes between two neighbouring positions,
+    crossings are bisected until the classes at both positions are connected. Crossings that return to the same class
+    between two neighbouring positions are missed. More points reduce this number.
 
     Args:
-        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K); left as it was.
-        image: Clean image, (C, H, W).
-        label: The true label, to which margins refer.
-        direction: Such as an adversarial perturbation, (C, H, W).
-        segment: The part of the line to look at, and in how many points.
-        tolerance: How exactly crossings are located, in L2 distance.
-        batch_size: Points in one pass; found from the memory that one image needs if None.
+        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Its state is restored afterwards.
+        image: Clean image, (C, H, W), pixels in [0, 1].
+        label: True label, to which margins refer.
+        direction: Direction of the line, such as an adversarial perturbation, (C, H, W).
+        segment: Evaluated part of the line, and number of points.
+        tolerance: Precision of the position of a crossing, as L2 distance in pixel units, above 0.
+        batch_size: Points in one pass; estimated from the memory that one image needs if None.
 
     Raises:
         TypeError: network or image has the wrong type.
-        ValueError: image, label or tolerance is out of range, direction is zero or has another shape, its double is not
-            beyond the segment's start, or the network's output is not (N, K) finite logits.
+        ValueError: image, label or tolerance is out of range, direction is zero, not finite or has a different shape, the
+            last position is not beyond the first, or the network's output is not (N, K) finite logits.
     """
     length = float(direction.detach().cpu().double().norm())
     if not 0 < length < math.inf:
-        raise ValueError(f"direction must be finite and not zero, got one of length {length:g}: it leads nowhere")
+        raise ValueError(f"direction must be finite and not zero, got a direction of length {length:g}")
     stop = 2 * length if segment.stop is None else segment.stop
     check_order(segment.start, stop)
     if not tolerance > 0:
@@ -158,11 +162,11 @@ def boundary_line(
 def _between(
     class_at: Callable[[float], int], low: float, high: float, before: int, after: int, tolerance: float
 ) -> list[Crossing]:
-    """Returns crossings between two positions of different classes that lead from the one class to the other."""
+    """Returns crossings between positions `low` and `high` that lead from class `before` to class `after`."""
     crossings = []
     while before != after:
         near, far, beyond = low, high, after
-        # The second condition ends it where the middle can no longer be told from the ends.
+        # The second condition ends the loop when rounding makes the middle equal to one of the ends.
         while far - near > tolerance and near < (middle := (near + far) / 2) < far:
             here = class_at(middle)
             if here == before:

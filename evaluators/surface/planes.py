@@ -1,10 +1,10 @@
-"""Response surfaces: what a network answers in a plane through an image.
+"""Response surfaces: class, margin and confidence of a network in a plane through an image.
 
-The plane is spanned by two perturbations, adversarial or random, or goes through three images. Its basis is orthonormal, so
-that distances in it are L2 distances between images, in pixel units; what spans it is marked where it truly lies.
+A plane is spanned by two perturbations, adversarial or random, or goes through three images. Its basis is orthonormal, so
+distances in the plane are L2 distances between images, in pixel units. The images that span it are marked.
 
-Source of the idea: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface
-and Uncertainty Regions", arXiv:2107.00003. The definitions are ours.
+The definitions are ours. Source of the idea: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
+Network's Response Surface and Uncertainty Regions", arXiv:2107.00003.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-# Below this sine of the angle between two directions, the one's part across the other is the rounding of float32 pixels.
+# Directions with a smaller sine of the angle count as parallel: their orthogonal part is the rounding of float32 pixels.
 PARALLEL = 1e-4
 
 
@@ -36,11 +36,11 @@ class Plane:
     """A plane in the space of images, with an orthonormal basis.
 
     Attributes:
-        origin: The image where both coordinates are 0, (C, H, W).
-        across: Direction of length 1 of the first coordinate, (C, H, W).
-        up: Direction of length 1 of the second, at right angles to the first, (C, H, W).
+        origin: Image at the coordinates (0, 0), (C, H, W).
+        across: Unit vector of the first coordinate, (C, H, W).
+        up: Unit vector of the second coordinate, orthogonal to the first, (C, H, W).
         marks: Coordinates (across, up) of the images that span the plane, by name.
-        axes: What `across` and `up` lead along.
+        axes: Labels of the two axes.
     """
 
     origin: Tensor = field(repr=False)
@@ -53,17 +53,17 @@ class Plane:
 @final
 @dataclass(frozen=True)
 class Surface:
-    """A network's answers on a grid in a plane. Arrays are (A, B), first index across, second up.
+    """Class, margin and confidence of a network on a grid in a plane. Arrays have the shape (A, B), indexed [across, up].
 
     Attributes:
         across: First coordinates, (A,), L2 distances in pixel units.
-        up: Second coordinates, (B,), likewise.
-        label: The network's class, int64.
-        margin: Logit of the true label minus the largest other: negative where the point is misclassified.
-        confidence: Largest softmax.
-        inside: Whether all pixels of the point are in [0, 1], bool: elsewhere it is no image.
+        up: Second coordinates, (B,), L2 distances in pixel units.
+        label: Class predicted by the network, int64.
+        margin: Logit of the true label minus the largest other logit. It is negative where the point is misclassified.
+        confidence: Largest softmax probability.
+        inside: Whether all pixels of the point are in [0, 1], bool. Other points are not valid images.
         marks: Coordinates (across, up) of the images that span the plane, by name.
-        axes: What the coordinates lead along.
+        axes: Labels of the two axes.
     """
 
     across: Floats
@@ -83,22 +83,22 @@ def plane_along(
     names: tuple[str, str, str] = ("clean", "adversarial", "random"),
     axes: tuple[str, str] = ("along the adversarial direction", "at right angles, towards the random one"),
 ) -> Plane:
-    """Returns the plane through an image (C, H, W) along two perturbations of it, (C, H, W) each.
+    """Returns the plane through an image that two perturbations span.
 
-    The first coordinate runs along the first perturbation; the second along what is left of the second perturbation at
-    right angles to it.
+    The first axis is parallel to the first perturbation. The second axis is parallel to the part of the second
+    perturbation that is orthogonal to the first.
 
     Args:
-        image: Pixels in [0, 1]; the origin.
-        first: Leads to the image marked by the second name.
-        second: Leads to the image marked by the third.
-        names: Of the image and of where the perturbations lead.
-        axes: What the coordinates lead along.
+        image: Origin of the plane, (C, H, W), pixels in [0, 1].
+        first: First perturbation, (C, H, W).
+        second: Second perturbation, (C, H, W).
+        names: Names of the image, of the image plus `first`, and of the image plus `second`.
+        axes: Labels of the two axes.
 
     Raises:
-        TypeError: image is not a tensor of floating point.
-        ValueError: image is out of range, a perturbation has another shape, is not finite or is zero, or the two are
-            parallel.
+        TypeError: image is not a floating-point tensor.
+        ValueError: image is out of range, a perturbation has a different shape, is not finite or is zero, or the
+            perturbations are parallel.
     """
     check_image(image)
     for name, step in zip(names[1:], (first, second), strict=True):
@@ -106,55 +106,65 @@ def plane_along(
             raise ValueError(f"{name} must have the shape of the image, {tuple(image.shape)}, got {tuple(step.shape)}")
         if not bool(torch.isfinite(step).all()):
             raise ValueError(f"{name} must be finite, got {'NaN' if bool(torch.isnan(step).any()) else 'infinity'}")
-    # In double precision on the CPU: coordinates are to be true distances.
+    # Double precision on the CPU, for exact distances.
     one, other = (step.detach().cpu().double() for step in (first, second))
     length, reach = float(one.norm()), float(other.norm())
     if length == 0 or reach == 0:
         raise ValueError(
-            f"{names[1] if length == 0 else names[2]} must differ from {names[0]}: the same image spans no plane"
+            f"{names[1] if length == 0 else names[2]} must differ from {names[0]}; equal images do not span a plane"
         )
     across = one / length
     along = float((across * other).sum())
     rest = other - along * across
     height = float(rest.norm())
     if height <= PARALLEL * reach:
-        raise ValueError(f"{', '.join(names)} lie on one line, which spans no plane; take another image or direction")
+        raise ValueError(
+            f"{', '.join(names)} must not lie on one line, which does not span a plane; choose another image or direction"
+        )
     marks = {names[0]: (0.0, 0.0), names[1]: (length, 0.0), names[2]: (along, height)}
     return Plane(image.detach(), across.to(image.dtype), (rest / height).to(image.dtype), marks, axes)
 
 
 def plane_through(images: Tensor, names: tuple[str, str, str] = ("first", "second", "third")) -> Plane:
-    """Returns the plane through three images, (3, C, H, W): the first coordinate runs from the first to the second.
+    """Returns the plane through three images. The first axis points from the first image to the second.
 
-    Margins in it refer to one label, mostly that of the first image.
+    `response_surface` takes one label for all margins in the plane, usually that of the first image.
+
+    Args:
+        images: Three images, (3, C, H, W), pixels in [0, 1].
+        names: Names of the three images.
 
     Raises:
-        TypeError: images is not a tensor of floating point.
-        ValueError: there are not three, they are out of range, two are equal, or they lie on one line.
+        TypeError: images is not a floating-point tensor.
+        ValueError: there are not three images, they are out of range, two are equal, or they lie on one line.
     """
     if len(images) != 3:
-        raise ValueError(f"a plane goes through 3 images, got {len(images)}")
+        raise ValueError(f"images must hold 3 images, got {len(images)}")
     for image in images:
         check_image(image)
     origin, first, second = images.detach()
     if torch.equal(first, second):
-        raise ValueError(f"{names[2]} must differ from {names[1]}: the same image spans no plane")
-    # The difference of two float32 images is exact in double precision alone.
+        raise ValueError(f"{names[2]} must differ from {names[1]}; equal images do not span a plane")
+    # The difference of two float32 images is exact only in double precision.
     one, other = (image.cpu().double() - origin.cpu().double() for image in (first, second))
     axes = (f"from {names[0]} to {names[1]}", f"at right angles, towards {names[2]}")
     return plane_along(origin, one, other, names, axes)
 
 
 def window(plane: Plane, extent: float = 2.0, points: int = 61) -> tuple[Floats, Floats]:
-    """Returns coordinates (P,) across and (P,) up of a square window of a plane, so that all its marks lie within.
+    """Returns the coordinates across (P,) and up (P,) of a square window that contains all marks of a plane.
 
-    The window is centred on the box around the marks, and `extent` times as wide as the longer side of that box.
+    Args:
+        plane: Plane with marks.
+        extent: Width of the window, as a multiple of the longer side of the box around the marks, at least 1. The window
+            has the same centre as the box.
+        points: Number of coordinates per axis P, at least 2.
 
     Raises:
-        ValueError: extent is below 1 or not finite, or points below 2.
+        ValueError: extent is below 1 or not finite, or points is below 2.
     """
     if not extent >= 1:
-        raise ValueError(f"extent must be at least 1, for all marks to lie in the window, got {extent:g}")
+        raise ValueError(f"extent must be at least 1, so that the window contains all marks, got {extent:g}")
     if extent == np.inf:
         raise ValueError(f"extent must be finite, got {extent:g}")
     if points < 2:
@@ -174,22 +184,25 @@ def response_surface(
     *,
     batch_size: int | None = None,
 ) -> Surface:
-    """Returns what a network answers at the points of a plane with coordinates across (A,) and up (B,).
+    """Returns class, margin and confidence of a network on a grid of points in a plane.
 
-    Costs one forward pass a point. Points outside the pixel range are asked about, too: `inside` tells them.
+    The cost is one forward pass per point. Points outside the pixel range are evaluated too, and `inside` is false there.
 
     Args:
-        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K); left as it was.
-        plane: On the network's device; `window` gives coordinates that suit it.
-        label: The true label, to which margins refer.
-        across: L2 distances from the origin along the first direction, in pixel units.
-        up: The same along the second.
-        batch_size: Points in one pass; found from the memory that one image needs if None.
+        network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Its state is restored afterwards.
+        plane: Plane, on the network's device.
+        label: True label, to which margins refer.
+        across: Coordinates on the first axis, (A,), L2 distances from the origin in pixel units, such as from `window`.
+        up: Coordinates on the second axis, (B,), in the same units.
+        batch_size: Points in one pass; estimated from the memory that one image needs if None.
 
     Raises:
         TypeError: network has the wrong type.
-        ValueError: label is out of range, there are no coordinates or they are not finite, or the network's output is not
-            (N, K) finite logits.
+        ValueError: label is out of range, there are no coordinates, a coordinate is not finite, or the network's output is
+            not (N, K) finite logits.
+
+    Source: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
+    Uncertainty Regions", arXiv:2107.00003, for the idea. The definitions are ours.
     """
     columns, rows = np.asarray(across, dtype=np.float64), np.asarray(up, dtype=np.float64)
     if columns.ndim != 1 or rows.ndim != 1 or not len(columns) or not len(rows):

@@ -1,4 +1,4 @@
-"""What a network answers at points image + coordinates x directions: the ground of response surfaces and lines."""
+"""Class, margin and confidence of a network at points image + coordinates @ directions, for surfaces and lines."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-# Sums of coordinates times directions are rounded: a pixel this little outside [0, 1] lies on its edge.
+# Tolerance for rounding: a pixel that is at most this far outside [0, 1] counts as inside.
 SLACK = 1e-6
 
 
 @final
 @dataclass(frozen=True)
 class Responses:
-    """What a network answers at P points.
+    """Class, margin and confidence of a network at P points.
 
     Attributes:
-        label: Its class, (P,) int64.
-        margin: Logit of the true label minus the largest other, (P,): negative where the point is misclassified.
-        confidence: Largest softmax, (P,).
+        label: Predicted class, (P,) int64.
+        margin: Logit of the true label minus the largest other logit, (P,). Negative where the point is misclassified.
+        confidence: Largest softmax probability, (P,).
         inside: Whether all pixels of the point are in [0, 1], (P,) bool.
     """
 
@@ -50,16 +50,16 @@ def responses(
     """Yields a function from coordinates (P, D) to the responses at image + coordinates @ directions.
 
     Args:
-        network: Maps images (N, C, H, W) to logits (N, K); held in evaluation mode meanwhile, and left as it was.
-        image: Where all coordinates are 0, (C, H, W), pixels in [0, 1].
-        label: The true label, to which margins refer.
-        directions: Changes of the image per unit of coordinate, (D, C, H, W).
-        batch_size: Points in one pass; found from the memory that one image needs if None.
+        network: Maps images (N, C, H, W) to logits (N, K). It is frozen inside the context and restored afterwards.
+        image: Image at coordinates 0, (C, H, W), pixels in [0, 1].
+        label: True label, to which margins refer.
+        directions: Change of the image per unit of each coordinate, (D, C, H, W).
+        batch_size: Points in one pass; estimated from the memory that one image needs if None.
 
     Raises:
         TypeError: network or image has the wrong type.
-        ValueError: image or label is out of range, a direction has another shape than the image, or the network's output
-            is not (N, K) finite logits.
+        ValueError: image or label is out of range, a direction does not have the shape of the image, or the network's
+            output is not (N, K) finite logits.
     """
     check_image(image)
     if directions.shape[1:] != image.shape:
@@ -74,7 +74,7 @@ def responses(
             places = torch.from_numpy(np.ascontiguousarray(coordinates)).to(x)
 
             def work(batch: Tensor) -> tuple[Tensor, ...]:
-                # Term by term: a matrix product would be rounded otherwise in batches of another size.
+                # Term by term, because the rounding of a matrix product depends on the batch size.
                 pixels = x.flatten(1).expand(len(batch), -1)
                 for column, direction in zip(places[batch].unbind(1), flat, strict=True):
                     pixels = pixels + column[:, None] * direction

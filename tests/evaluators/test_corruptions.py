@@ -241,7 +241,7 @@ def test_images_of_another_shape_are_refused(conv, shape):
         (torch.full((4, 1, 8, 8), 2.0), torch.arange(4), ValueError, "x must have pixels in [0, 1], got [2, 2]"),
         (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4), TypeError, "divide uint8 images by 255"),
         (torch.zeros(4, 1, 8, 8), torch.arange(1, 5), ValueError, "y must hold labels from 0 to 3"),
-        (torch.zeros(4, 1, 8, 8), torch.arange(3), ValueError, "y must have shape (4,) to go with x, got (3,)"),
+        (torch.zeros(4, 1, 8, 8), torch.arange(3), ValueError, "y must have shape (4,) to match x, got (3,)"),
     ],
 )
 def test_inputs_that_are_refused(conv, x, y, kind, message):

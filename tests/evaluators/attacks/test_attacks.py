@@ -188,7 +188,7 @@ class AttackContract:
             ({"y": lambda y: y + 4}, ValueError, "y must hold labels from 0 to 3, the last of the network's logits"),
             ({"y": lambda y: y - 4}, ValueError, "y must hold labels from 0 to 3, the last of the network's logits"),
             ({"y": lambda y: nn.functional.one_hot(y, 4)}, ValueError, "; pass class indices, not one-hot rows"),
-            ({"y": lambda y: y[:5]}, ValueError, "y must have shape (16,) to go with x, got (5,)"),
+            ({"y": lambda y: y[:5]}, ValueError, "y must have shape (16,) to match x, got (5,)"),
             ({"y": lambda y: y.float()}, TypeError, "y must be an int64 tensor of class indices, got torch.float32"),
             ({"y": lambda y: y.tolist()}, TypeError, "y must be an int64 tensor of class indices, got list"),
             ({"epsilon": 9.0}, ValueError, "so write 8/255 rather than 8"),

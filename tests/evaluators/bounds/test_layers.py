@@ -237,14 +237,14 @@ def test_sums_differences_and_concatenations_of_values(euclidean):
 @pytest.mark.parametrize(
     ("target", "args", "message"),
     [
-        (operator.mul, lambda b: (b, b), "there is no rule for the operation mul on what it is given"),
-        (operator.truediv, lambda b: (1.0, b), "there is no rule for the operation truediv on what it is given"),
-        ("softmax", lambda b: (b, 1), "there is no rule for the operation softmax on what it is given"),
-        (torch.cat, lambda b: ([b, b.centre], 1), "there is no rule for the operation cat on what it is given"),
-        (F.relu, lambda b: (), "there is no rule for the operation relu on what it is given"),
+        (operator.mul, lambda b: (b, b), "there is no rule for the operation mul with these arguments"),
+        (operator.truediv, lambda b: (1.0, b), "there is no rule for the operation truediv with these arguments"),
+        ("softmax", lambda b: (b, 1), "there is no rule for the operation softmax with these arguments"),
+        (torch.cat, lambda b: ([b, b.centre], 1), "there is no rule for the operation cat with these arguments"),
+        (F.relu, lambda b: (), "there is no rule for the operation relu with these arguments"),
         (operator.add, lambda b: (b, torch.zeros(3, 1, 1, 1, 1)), "shapes (4, 7, 7) and (2, 4, 7, 7) do not match in a sum"),
-        (F.pad, lambda b: (b, (1, 1), "constant", 1.0), "step is no average of its input's entries"),
-        (F.avg_pool2d, lambda b: (b, 2, 2, 0, False, True, -4), "step is no average of its input's entries"),
+        (F.pad, lambda b: (b, (1, 1), "constant", 1.0), "step is not a linear map without negative entries"),
+        (F.avg_pool2d, lambda b: (b, 2, 2, 0, False, True, -4), "step is not a linear map without negative entries"),
     ],
 )
 def test_operations_that_have_no_rule(target, args, message):

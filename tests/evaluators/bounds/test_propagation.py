@@ -316,12 +316,12 @@ class Counting(nn.Module):
     ("network", "reason"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 2)), "there is no rule for GELU (2)"),
-        (Forward(lambda x: x * x), "there is no rule for the operation mul on what it is given"),
+        (Forward(lambda x: x * x), "there is no rule for the operation mul with these arguments"),
         (Forward(lambda x: x if x.sum() > 0 else -x), "the network cannot be traced by torch.fx: "),
-        (Forward(used_again), "sub_ works in place on what is used again"),
-        (Forward(through_a_view), "relu_ works in place on what is used again"),
-        (Counting(), "the network's logits are not those of its trace"),
-        (Forward(lambda x: x.sigmoid().sort(1).values), "there is no rule for the operation sort on what it is given"),
+        (Forward(used_again), "sub_ changes in place a value that is used again"),
+        (Forward(through_a_view), "relu_ changes in place a value that is used again"),
+        (Counting(), "the network's logits differ from those of its trace"),
+        (Forward(lambda x: x.sigmoid().sort(1).values), "there is no rule for the operation sort with these arguments"),
     ],
 )
 def test_what_has_no_bound_is_told(network, reason, images):
@@ -352,7 +352,7 @@ def test_a_change_through_a_view_is_seen_where_it_does_not_show():
     for network in (Forward(quadrupled), *map(Layered, views)):
         proof = provable_radii(network.eval(), torch.zeros(1, 1, 8, 8), Linf())
         assert isinstance(proof, NoBound)
-        assert proof.reason == "mul_ works in place on what is used again"
+        assert proof.reason == "mul_ changes in place a value that is used again"
 
 
 def test_parts_may_be_joined_along_an_axis_by_that_name(images):
@@ -378,7 +378,7 @@ def test_classes_are_no_logits(images):
         def forward(self, x):
             return (x.flatten(1)[:, :2] > 0.5).long()
 
-    with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):
+    with pytest.raises(TypeError, match=r"floating-point logits, got torch\.int64"):
         provable_radii(Classes(), images(2), Linf())
 
 

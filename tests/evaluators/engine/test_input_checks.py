@@ -300,7 +300,7 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
     ("call", "kind", "message"),
     [
         (lambda n, x, y: radii(lambda z: n(z), x, y, PGD(), [0.1]), TypeError, "network must be an nn.Module, got function"),
-        (lambda n, x, y: radii(type(n), x, y, PGD(), [0.1]), TypeError, "a class; make one of it first"),
+        (lambda n, x, y: radii(type(n), x, y, PGD(), [0.1]), TypeError, "a class; create an instance"),
         (lambda n, x, y: radii(n, x, y, PGD, [0.1]), TypeError, "got the class PGD; write PGD()"),
         (lambda n, x, y: radii(n, x, y, "pgd", [0.1]), TypeError, "a subclass of evaluators.Attack, got str"),
         (lambda n, x, y: radii(n, x, y, PGD(norm="l2"), [0.1]), TypeError, "norm must be a norm, such as Linf()"),
@@ -346,9 +346,9 @@ def test_inference_mode_is_refused_where_attacks_would_find_nothing(case):
     with torch.inference_mode():
         made_there = x.clone()
         for call in (lambda: radii(network, x, y, PGD(), [0.1]), lambda: PGD()(network, x, y, 0.1)):
-            with raises(ValueError, "attacks need gradients, which torch.inference_mode() forbids"):
+            with raises(ValueError, "attacks need gradients, which torch.inference_mode() disables"):
                 call()
-    with raises(ValueError, "x was made in torch.inference_mode()"):
+    with raises(ValueError, "x was created in torch.inference_mode()"):
         radii(network, made_there, y, PGD(), [0.1])
 
 

@@ -119,7 +119,7 @@ def test_none_found(conv, images):
     adversarial = adversarial_set(network, x, network(x).argmax(1), PGD(), 1e-6, starts=Starts(count=3))
     assert (adversarial.successes, len(adversarial.images), adversarial.classes) == (0, 0, 0)
     assert adversarial.distances.shape == (0, 0)
-    with pytest.raises(ValueError, match="there is no adversarial image to connect; none was found"):
+    with pytest.raises(ValueError, match="adversarial must hold at least one image"):
         connections(network, adversarial)
 
 
@@ -215,7 +215,7 @@ def test_how_many_points_are_looked_at():
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"x": grey().expand(2, -1, -1, -1)}, ValueError, "x must ... got 2 of them"),
+        ({"x": grey().expand(2, -1, -1, -1)}, ValueError, "x must ... got 2 images"),
         ({"tolerance": 3.0}, ValueError, "tolerance must ... between 0 and 2 ... got 3"),
         ({"epsilon": 0.0}, ValueError, "epsilon must ... above 0 ... got 0"),
         ({"epsilon": 8}, ValueError, "epsilon must ... between 0 and 1 ... got 8"),

@@ -82,7 +82,7 @@ def test_network_is_left_as_it_was(conv, images):
     ("labels", "message"),
     [
         (torch.tensor([4]), "y must hold labels from 0 to 3, the last of the network's logits, got labels from 4 to 4"),
-        (torch.tensor([0, 1]), "y must have shape (1,) to go with x, got (2,)"),
+        (torch.tensor([0, 1]), "y must have shape (1,) to match x, got (2,)"),
     ],
 )
 def test_labels_that_are_refused(conv, images, labels, message):

@@ -143,12 +143,12 @@ def test_networks_are_left_as_they_were(conv, images):
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"networks": [nn.Flatten()]}, ValueError, "networks must be at least two to disagree, got 1"),
+        ({"networks": [nn.Flatten()]}, ValueError, "networks must hold at least two networks, got 1"),
         ({"networks": [nn.Flatten(), "b"]}, TypeError, "network must be an nn.Module, got str"),
         (
             {"networks": [nn.Flatten(), nn.Sequential(nn.Flatten(), nn.Linear(16, 3))]},
             ValueError,
-            "networks must have one number of classes, got 16, 3",
+            "networks must have the same number of classes, got 16, 3",
         ),
     ],
 )

@@ -91,7 +91,7 @@ def test_batches_change_nothing(conv, images):
     ("change", "message"),
     [
         ({"end": torch.zeros(2, 1, 2, 2)}, "start and end must ... got (1, 1, 2, 2) and (2, 1, 2, 2)"),
-        ({"crossing_of": 2}, "crossing_of must ... one of 2 networks ... got 2"),
+        ({"crossing_of": 2}, "crossing_of must ... from 0 to 1 ... got 2"),
         ({"beyond": -0.5}, "beyond must ... at least 0 ... got -0.5"),
         ({"points": 1}, "points must ... at least 2 ... got 1"),
     ],
@@ -117,7 +117,7 @@ def test_crossings_and_offsets_that_are_refused(linear, crossing, offsets, messa
 
 def test_lines_of_fewer_than_two_networks_and_of_images_with_gradients(linear):
     start, end = line()
-    with pytest.raises(ValueError, match="networks must be at least two to disagree, got 0"):
+    with pytest.raises(ValueError, match="networks must hold at least two networks, got 0"):
         vote_along_line([], start, end)
     networks = [step(linear, 0.3), step(linear, 0.6)]
     wanted = vote_along_line(networks, start, end)

@@ -304,18 +304,18 @@ def test_a_random_direction_favours_none():
 def test_what_spans_no_plane(image):
     x, other = image(dtype=torch.float32), image(1, dtype=torch.float32)
     step = other - x
-    with pytest.raises(ValueError, match="clean, adversarial, random lie on one line"):
+    with pytest.raises(ValueError, match="clean, adversarial, random must not lie on one line"):
         plane_along(x, step, -0.5 * step)
     with pytest.raises(ValueError, match="random must differ from clean"):
         plane_along(x, step, torch.zeros_like(x))
     with pytest.raises(ValueError, match=re.escape("adversarial must have the shape of the image, (1, 8, 8), got (64,)")):
         plane_along(x, step.flatten(), step)
     for images, message in (
-        ([x, other, (x + other) / 2], "first, second, third lie on one line"),
+        ([x, other, (x + other) / 2], "first, second, third must not lie on one line"),
         ([x, x, other], "second must differ from first"),
         ([x, other, x], "third must differ from first"),
         ([x, other, other], "third must differ from second"),
-        ([x, other], "a plane goes through 3 images, got 2"),
+        ([x, other], "images must hold 3 images, got 2"),
         ([x, other, x + 1], "x must have pixels in \\[0, 1\\]"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -378,7 +378,7 @@ def test_wrong_segments(settings, message):
         ({"tolerance": 0}, "tolerance must be above 0, got 0"),
         (
             {"direction": torch.zeros(1, 8, 8)},
-            "direction must be finite and not zero, got one of length 0",
+            "direction must be finite and not zero, got a direction of length 0",
         ),
         ({"direction": torch.ones(8, 8)}, re.escape("a direction must have the shape of the image, (1, 8, 8), got (8, 8)")),
         ({"image": torch.ones(64)}, re.escape("image must be one image, (C, H, W), got shape (64,)")),
@@ -400,12 +400,12 @@ def test_wrong_directions(linear, image):
         adversarial_direction(network, x, label, PGD(), 0.1, towards=label)
     with pytest.raises(ValueError, match=r"epsilon must be between 0 and 1.*8/255 rather than 8"):
         adversarial_direction(network, x, label, PGD(), 8)
-    with pytest.raises(ValueError, match="to be aimed at a class, got FMN"):
+    with pytest.raises(ValueError, match="to target a class, got FMN"):
         adversarial_direction(network, x, label, FMN(), 0.1, towards=wrong)
     for stubborn in (DDN(), StepLL(), IterativeLL()):  # They end in, or lead to, a class of their own.
-        with pytest.raises(ValueError, match=f"to be aimed at a class, got {type(stubborn).__name__}"):
+        with pytest.raises(ValueError, match=f"to target a class, got {type(stubborn).__name__}"):
             aimed(stubborn, 1)
-    with pytest.raises(ValueError, match="to be aimed at a class, got PGD"):
+    with pytest.raises(ValueError, match="to target a class, got PGD"):
         aimed(PGD(loss=lambda logits, y: logits.sum(1)), 1)
     with pytest.raises(TypeError, match="write PGD\\(\\)"):
         adversarial_direction(network, x, label, PGD, 0.1)
