@@ -366,13 +366,13 @@ def report_text(rows: list[dict]) -> str:
         )
         lines.append(
             f"  crossings per line: {near['crossings_mean']:.2f} adversarial ({near['crossings_in_range_mean']:.2f} of them "
-            f"in the pixel range), {far['crossings_mean']:.2f} random ({far['crossings_in_range_mean']:.2f}); "
-            f"lines that return to the true class: {near['returns_to_the_label']} of {near['lines']} and {far['returns_to_the_label']} of "
+            f"in the pixel range), {far['crossings_mean']:.2f} random ({far['crossings_in_range_mean']:.2f}); lines back to "
+            f"the true class: {near['returns_to_the_label']} of {near['lines']} and {far['returns_to_the_label']} of "
             f"{far['lines']}"
         )
         lines.append(
-            f"  R squared of the margin up to the adversarial image: {spread_text(near['r_squared'])}, up to "
-            f"twice that distance {spread_text(near['r_squared_beyond'])}; crossing / crossing predicted by the slope at the clean image: "
+            f"  R squared of the margin up to the adversarial image: {spread_text(near['r_squared'])}, up to twice as far "
+            f"{spread_text(near['r_squared_beyond'])}; crossing / crossing predicted by the slope at the clean image: "
             f"{spread_text(near['first_over_first_order'])}"
         )
     return "\n".join(lines)

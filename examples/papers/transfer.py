@@ -353,8 +353,8 @@ def report_text(results: list[dict]) -> str:
         most = max(pairs, key=lambda one: abs(one["difference"]))
         to, back = (most["first"], most["second"]) if most["difference"] >= 0 else (most["second"], most["first"])
         lines.append(
-            f"  {len(uneven)} of {len(pairs)} pairs have asymmetric transfer (p < 0.05, corrected by Holm); the "
-            f"largest is {to} to {back}, by {100 * abs(most['difference']):.0f} % of the images (p = {most['corrected']:.2g})"
+            f"  {len(uneven)} of {len(pairs)} pairs are asymmetric (p < 0.05, corrected by Holm); largest difference: "
+            f"{to} to {back}, by {100 * abs(most['difference']):.0f} % of the images (p = {most['corrected']:.2g})"
         )
         for at, (key, networks_name) in product(
             row["epsilons"], (("reach", "all"), ("reach_among_standard", "normally trained"))
