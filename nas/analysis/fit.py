@@ -46,7 +46,7 @@ def check_compatible(source: str, network: nn.Module, test: Split, data: str) ->
     classes, largest = logits.shape[1], int(test.y.max())
     if largest >= classes:
         raise NetworkError(
-            f"{source}: has {classes} logits, but the labels of {data} are 0 to {largest}; the network was made for other data"
+            f"{source}: has {classes} logits, but the labels of {data} are 0 to {largest}; use the data it was made for"
         )
 
 

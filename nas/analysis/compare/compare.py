@@ -1,4 +1,4 @@
-"""Comparing several networks on the same images: their error curves, paired tests, transfer, disagreement."""
+"""Comparison of several networks on the same images: error curves, paired tests, transferability and disagreement."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, float], None]
 
-# An epsilon that was chosen gives way to one that was named, or to another that was chosen, this near to it.
+# Relative distances: a chosen epsilon is dropped if it is this near to a given epsilon, or to another chosen one.
 SAME_EPSILON, DISTINCT_EPSILON = 0.05, 0.3
-# Disagreement is looked for around so many images, at so many points of each ball, or fewer of large images, which take long
-# to draw; the balls are of so many times an epsilon.
+# Disagreement: number of images, number of points in each ball, and radii of the balls in multiples of an epsilon. Large
+# images have fewer points, because drawing them is slow.
 BALLS, BALL_SAMPLES, BALL_RADII = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 
@@ -55,23 +55,25 @@ def compare_networks(
     names: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> NetworkComparison:
-    """Returns how several networks compare on the test split of some data.
+    """Returns the comparison of several networks on test images.
 
-    Their radii are measured on one grid: that of each network's own first-order radii, all together, for on a coarser or a
-    shorter grid than the other's a network would look more robust than it is.
+    The radii of all networks are measured on one grid, the union of the grids chosen for each network. On a coarser or
+    shorter grid than the others, a network would look more robust than it is.
 
     Args:
-        sources: The networks, at least two, as `open_source` takes them.
-        config: The settings.
-        names: Of the networks, in their order; where there are none, the bundles' own names and those of the files.
-        progress: Called with what is being done and the share of the whole that is done, between 0 and 1.
+        sources: At least two networks: paths, names, modules or `NetworkSource`, as for `open_source`. A network maps images
+            (N, C, H, W) with pixels in [0, 1] to logits (N, K).
+        config: Settings.
+        names: Display name of each network; empty for the names of bundles and files.
+        progress: Called with the current stage and the completed share of all work, in [0, 1].
 
     Raises:
-        NetworkError: there is but one network, or one of them twice; a network cannot be opened, does not go together with
-            the images or with the others, or fails under attack.
-        ConfigError: the names or settings do not go together with the networks or the images.
-        DataError: the images cannot be used.
-        RunError: there is no such device.
+        NetworkError: there are fewer than two networks, or a network is given twice; a network cannot be opened, is not
+            compatible with the images or the other networks, or fails under attack.
+        BundleError: a bundle is damaged.
+        ConfigError: the names do not match the networks, or an epsilon is too large for the images.
+        DataError: the images cannot be opened.
+        RunError: the device does not exist.
     """
     check_distinct(sources, names)
     opened = name_networks([open_source(source) for source in sources], names)
@@ -145,10 +147,10 @@ def _check_epsilons(config: CompareConfig, test: Split) -> None:
 
 
 def _clean_pass(named: Mapping[str, str], networks: Mapping[str, nn.Module], test: Split) -> NoTransfer | None:
-    """Returns why transfer cannot be measured, if so, before any attack: too few images are right under all networks.
+    """Returns a reason if too few images are correct under all networks to measure transfer; else None. Runs no attack.
 
     Raises:
-        NetworkError: the networks have different numbers of logits, or one of them fails on the images.
+        NetworkError: the networks have different numbers of logits, or a network fails on the images.
     """
     logits = {}
     for name, network in networks.items():
@@ -175,29 +177,33 @@ def _transfer(
 ) -> TransferMatrix | NoTransfer:
     try:
         return transfer_matrix(networks, test.x, test.y, attack, epsilons, seed=seed, progress=progress)
-    except TooFewImagesError as error:  # Rounded otherwise than in the clean pass, an image may be wrong after all.
+    except TooFewImagesError as error:  # Rounding may differ from the clean pass and change predictions.
         return NoTransfer(str(error))
 
 
 @contextmanager
 def error_context(source: str) -> Iterator[None]:
-    """Turns what goes wrong in a measurement into a message."""
+    """Converts errors of a measurement to NetworkError with the name of the network or the measurement."""
     try:
         yield
     except HardcellError:
         raise
-    except Exception as error:  # A network of someone else's may raise anything, on any image.
+    except Exception as error:  # A custom network may raise any error on any image.
         raise NetworkError(f"{source}: cannot be measured: {first_line(error)}") from error
 
 
 def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
-    """Returns the attacks that run to their end instead of stopping where they fool; PGD where there is none."""
+    """Returns the attacks that craft images for transfer: those that do not stop at the first success; else PGD.
+
+    Args:
+        attacks: Attacks by name, all in one norm.
+    """
     crafting = {name: attack for name, attack in attacks.items() if not isinstance(attack, AttackEnsemble | MinimumNorm)}
     return crafting or {"pgd": PGD(norm=next(iter(attacks.values())).norm)}
 
 
 def _choose_epsilons(first_order: Mapping[str, Floats], wanted: Sequence[float], largest: float) -> list[float]:
-    """Returns a few epsilons: those wanted, and about where the quartiles of all first-order radii lie."""
+    """Returns the wanted epsilons and the rounded quartiles of all first-order radii, without near duplicates."""
     pooled = np.concatenate(list(first_order.values()))
     usable = pooled[(pooled > 0) & np.isfinite(pooled)]
     chosen = list(wanted)
@@ -205,16 +211,16 @@ def _choose_epsilons(first_order: Mapping[str, Floats], wanted: Sequence[float],
         epsilon = min(float(f"{np.quantile(usable, share):.1g}"), largest)
         if not any(math.isclose(epsilon, other, rel_tol=DISTINCT_EPSILON) for other in chosen):
             chosen.append(epsilon)
-    return chosen or [largest]  # Where no network has gradients.
+    return chosen or [largest]  # No network has gradients.
 
 
 def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Sequence[float]) -> list[float]:
-    """Returns the grid on which networks are compared: what suits each of them, all together, and the epsilons wanted.
+    """Returns the common grid of networks: the union of the grids chosen for each, and the wanted epsilons.
 
     Args:
-        first_order: First-order radii, (N,), by network.
-        largest: The largest epsilon that makes sense.
-        epsilons: Those wanted; what lies near to one gives way to it.
+        first_order: First-order radii, (N,), by network, in pixel units.
+        largest: Size of the pixel range in the norm, in pixel units.
+        epsilons: Wanted epsilons, in pixel units; they replace grid points that are near.
     """
     suited = {epsilon for radii in first_order.values() for epsilon in adaptive_epsilons(radii, largest)}
     apart = {e for e in suited if not any(math.isclose(e, wanted, rel_tol=SAME_EPSILON) for wanted in epsilons)}
@@ -224,7 +230,7 @@ def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Seq
 def _worst_case(
     network: nn.Module, test: Split, config: CompareConfig, grid: Sequence[float], progress: Callable[[float], None]
 ) -> Floats:
-    """Returns each image's smallest radius over the attacks, (N,): each is given only what those before left standing."""
+    """Returns each image's smallest radius over the attacks, (N,). Each attack gets the radii known from earlier ones."""
     known = None
     with prepare(network, test.x, test.y, attempts=len(grid) * len(config.attacks)) as prepared:
         for place, attack in enumerate(config.attacks.values()):
@@ -241,7 +247,12 @@ def _worst_case(
 
 
 def tests_at_epsilon(radii: Mapping[str, Floats], epsilons: Sequence[float]) -> tuple[PairTest, ...]:
-    """Returns the paired tests of all pairs of networks at each epsilon, corrected for their number."""
+    """Returns the paired tests of all pairs of networks at each epsilon, with Holm's correction over all of them.
+
+    Args:
+        radii: Radii, (N,), by network, on the same images.
+        epsilons: Epsilons, in pixel units.
+    """
     cells = [(a, b, epsilon) for epsilon in epsilons for a, b in combinations(radii, 2)]
     tests = [compare(radii[a], radii[b], epsilon) for a, b, epsilon in cells]
     corrected = holm([one.p_value for one in tests])
@@ -249,7 +260,11 @@ def tests_at_epsilon(radii: Mapping[str, Floats], epsilons: Sequence[float]) -> 
 
 
 def tests_over_all(radii: Mapping[str, Floats]) -> tuple[PairTest, ...]:
-    """Returns the paired tests of the radii of all pairs of networks, corrected for their number."""
+    """Returns the paired tests of the radii of all pairs of networks, with Holm's correction over all of them.
+
+    Args:
+        radii: Radii, (N,), by network, on the same images.
+    """
     pairs = list(combinations(radii, 2))
     tests = [compare_radii(radii[a], radii[b]) for a, b in pairs]
     corrected = holm([one.p_value for one in tests])

@@ -1,4 +1,4 @@
-"""What is compared, and how: the networks' names, the images of the bundles among them, and the settings."""
+"""Settings of a comparison."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.validation import ValidationError, bounded, check_bounds
 
 
 def default_attacks(norm: str) -> dict[str, Attack]:
-    """Returns the attacks by which networks are compared where none are named, in the norm of that name."""
+    """Returns the default attacks of a comparison in a norm, by name."""
     ball = NORMS[norm]()
     return {"fgsm": FGSM(norm=ball), "pgd": PGD(norm=ball), "fmn": FMN(norm=ball, steps=50)}
 
@@ -22,18 +22,18 @@ def default_attacks(norm: str) -> dict[str, Attack]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Everything that a comparison depends on, besides the networks.
+    """Settings of a comparison.
 
     Attributes:
-        data: The images, of which the test split is used.
-        attacks: Attacks by name, of one norm; each image's worst case counts. Those that run to their end also craft the
-            images of the transfer matrices, and PGD does where none of them does.
-        epsilons: Those of the tests at one epsilon and of transfer; null to take those of the bundles' searches, and
-            others that suit the networks.
-        images: At most this many test images.
-        seed: Seed of all that is drawn.
-        device: cpu, cuda, mps, or auto: the best there is.
-        threads: CPU threads; null for 1 on small images, and otherwise for as many as torch takes by itself.
+        data: Data source; the test split is used.
+        attacks: Attacks by name, all in one norm; a radius is the worst case over them. Those that do not stop at the first
+            success also craft the images for transfer; if there is none, PGD does.
+        epsilons: Epsilons of the paired tests and of transfer, in pixel units; null for the epsilons of the bundles'
+            searches, and further ones chosen for the networks.
+        images: Maximum number of test images.
+        seed: Seed of all random numbers.
+        device: cpu, cuda, mps, or auto for the best available device.
+        threads: CPU threads; null for 1 on small images, and torch's default otherwise.
     """
 
     data: DataConfig = DataConfig()
@@ -48,7 +48,7 @@ class CompareConfig:
         faults = check_bounds(self)
         norms = list(dict.fromkeys(attack.norm.name for attack in self.attacks.values()))
         if len(norms) > 1:
-            faults.append(("attacks", f"must share one norm, for their radii are compared; got {' and '.join(norms)}"))
+            faults.append(("attacks", f"must share one norm, because their radii are compared; got {' and '.join(norms)}"))
         grids = None if self.epsilons is None else dict.fromkeys(norms[:1], self.epsilons)
         try:
             FinalistsConfig(attacks=self.attacks, epsilons=grids)  # The rules for attacks and epsilons are the same.
@@ -59,9 +59,9 @@ class CompareConfig:
 
 
 def parse_compare_config(data: Mapping[str, Any]) -> CompareConfig:
-    """Returns the settings of `hardcell compare` that plain data stand for; what they leave out has its default.
+    """Returns the settings of a comparison from plain data; missing keys have their defaults.
 
     Raises:
-        ConfigError: with every fault that was found.
+        ConfigError: a setting is invalid; the message lists every fault.
     """
     return read_settings(CompareConfig, data, "compare")

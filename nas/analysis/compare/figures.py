@@ -1,4 +1,4 @@
-"""The pictures of several networks compared: error curves, matrices of transfer, how far images carry, disagreement."""
+"""Pictures of a comparison: error curves, transfer matrices, reach of adversarial images, disagreement."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from evaluators.transferability.universal import UniversalTransfer
     from nas.analysis.compare.result import NetworkComparison
 
-# Panels in a row of a figure, letters of a name, and the share of a bar that a number needs.
+# Number of panels in a row, maximum letters of a name, and minimum share of a bar that has room for a number.
 ACROSS, LETTERS, ROOM = 3, 36, 0.07
 DOTS_PER_INCH = 150
-# One after another as the colours are used up.
+# Line styles; the next one is used when all colours are taken.
 LINES = ("-", "--", ":", "-.")
 TO_ALL, TO_SOME, TO_NONE = COLOURS[1], "#f0c5a4", "#d5d8dc"
 
 
 def compare_figures(comparison: NetworkComparison) -> dict[str, bytes]:
-    """Returns every picture of a comparison, by the name of its file: each as SVG and as PNG."""
+    """Returns the bytes of all pictures of a comparison by file name, each as SVG and as PNG."""
     with mpl.rc_context(STYLE):
         figures = {"error_curves": error_curves_figure(comparison)}
         for attack, matrix in comparison.transfers.items():
@@ -60,10 +60,10 @@ def compare_figures(comparison: NetworkComparison) -> dict[str, bytes]:
 
 
 def _reason_figure(reason: str) -> Figure:
-    """Returns a figure that says why there is none."""
+    """Returns a figure with the reason why a measurement is missing."""
     lines = wrap(reason, 72)
     figure, axes = new_figure(5.2, 0.8 + 0.2 * len(lines))
-    # Names of networks are no formulas.
+    # Names of networks must not be parsed as mathematics.
     text = axes.text(0.5, 0.5, "\n".join(lines), ha="center", va="center", color=INK, fontsize=9, parse_math=False)
     text.set_transform(axes.transAxes)
     axes.set_axis_off()
@@ -71,7 +71,7 @@ def _reason_figure(reason: str) -> Figure:
 
 
 def error_curves_figure(comparison: NetworkComparison) -> Figure:
-    """Returns the adversarial error of all networks over epsilon, with intervals; the epsilons of the tests are marked."""
+    """Returns a figure of adversarial error over epsilon with intervals; the epsilons of the tests are marked."""
     figure, axes = new_figure(7.2, 4.2 + 0.2 * len(comparison.names))
     grid = [epsilon for epsilon in comparison.grid if epsilon > 0]
     for place, (name, colour) in enumerate(zip(comparison.names, cycle(COLOURS), strict=False)):
@@ -96,12 +96,12 @@ def error_curves_figure(comparison: NetworkComparison) -> Figure:
 
 
 def transfer_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
-    """Returns the shares of images crafted on each network, a row, that fool each network, a column; a panel an epsilon."""
+    """Returns a figure of transfer rates: rows are source networks, columns are targets, and each epsilon has a panel."""
     rates, size = transfer_rates(matrix), len(matrix.names)
     side = max(2.2, 0.72 * size)
     figure, panels = _panels(len(matrix.epsilons), side, side + 0.3, labels=1.0 + 0.075 * _longest(matrix))
     for e, axes in enumerate(panels):
-        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # Never so dark that the frame is lost.
+        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # The limit 1.25 keeps the frame visible.
         axes.grid(visible=False)
         axes.set_title(_panel_title(matrix, e, norm), fontsize=9)
         axes.set(xticks=range(size), yticks=range(size), xticklabels=range(1, size + 1), xlabel="target")
@@ -117,14 +117,17 @@ def transfer_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
             axes.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=INK, linewidth=1))
     figure.suptitle(
         f"images crafted on the source by {attack} that fool the target: share and number\n"
-        f"of {matrix.n} images that all networks classify rightly; framed: the source itself",
+        f"of {matrix.n} images that all networks classify correctly; framed: the source itself",
         fontsize=9,
     )
     return figure
 
 
 def reach_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
-    """Returns, of the images that fool each source, which shares fool all others, some and none; a panel an epsilon."""
+    """Returns a figure of the images that fool their source: shares that fool all other networks, some, and none.
+
+    Each epsilon has a panel.
+    """
     transfers, size = universal_transfer(matrix), len(matrix.names)
     width, height = 2.9, 0.8 + 0.42 * size
     figure, panels = _panels(len(matrix.epsilons), width, height, labels=0.4 + 0.075 * _longest(matrix))
@@ -139,12 +142,12 @@ def reach_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
     handles: list[Artist] = [Patch(color=colour, label=label) for colour, label in parts]
     handles.append(Line2D([], [], color="black", marker="v", markersize=5, linestyle="", label="all others, by chance"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
-    figure.suptitle(f"images that fool their source under {attack},\nby how many of the others they fool", fontsize=9)
+    figure.suptitle(f"images that fool their source under {attack},\nby the other networks that they fool", fontsize=9)
     return figure
 
 
 def disagreement_figure(disagreement: Disagreement, norm: str) -> Figure:
-    """Returns the share of balls around clean images where the networks disagree, and the vote entropy, over epsilon."""
+    """Returns a figure of the share of points where the networks disagree, and of the vote entropy, over epsilon."""
     figure = Figure(figsize=(6.4, 3.1), layout="constrained")
     panels = figure.subplots(1, 2)
     shown = (
@@ -165,7 +168,7 @@ def disagreement_figure(disagreement: Disagreement, norm: str) -> Figure:
 
 
 def _bar(axes: Axes, place: int, one: UniversalTransfer) -> None:
-    """Draws one source's bar: three parts with their numbers, and what chance would give of the first."""
+    """Draws the bar of one source: three parts with their numbers, and a mark for the first part under independence."""
     if one.fooled == 0:
         axes.text(0.02, place, "no image fools the source", va="center", fontsize=8, color=INK)
         return
@@ -179,10 +182,10 @@ def _bar(axes: Axes, place: int, one: UniversalTransfer) -> None:
 
 
 def _panels(count: int, width: float, height: float, labels: float) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of so many panels of a size in inches, in rows, with room for labels on the left."""
+    """Returns a figure and its `count` panels in rows; sizes are in inches, and `labels` is the room on the left."""
     across = min(count, ACROSS)
     rows = math.ceil(count / across)
-    # Never narrower than its title.
+    # The figure must not be narrower than its title.
     figure = Figure(figsize=(max(5.2, labels + across * width), 0.9 + rows * height), layout="constrained")
     return figure, [figure.add_subplot(rows, across, place + 1) for place in range(count)]
 
@@ -196,5 +199,5 @@ def _longest(matrix: TransferMatrix) -> int:
 
 
 def _short(name: str) -> str:
-    """Returns a name that fits beside a picture: of a long one the beginning, and the end, where networks mostly differ."""
+    """Returns a name that fits beside a picture; a long name keeps its beginning, and its end, where names mostly differ."""
     return name if len(name) <= LETTERS else f"{name[: LETTERS // 3]}…{name[-(LETTERS - LETTERS // 3 - 1) :]}"

@@ -1,4 +1,4 @@
-"""What comparing several networks found: error curves, paired tests, transfer, disagreement, as data and as JSON."""
+"""Results of a comparison as data and as JSON: error curves, paired tests, transferability and disagreement."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class PairTest:
     """The paired test of two networks, at one epsilon or over all of them.
 
     Attributes:
-        first: Name of a network.
-        second: Name of another.
-        epsilon: In pixel units; None for the test over all epsilons.
-        test: What was found, with the p-value of this test alone.
-        corrected: The p-value corrected by Holm for all the tests of its kind: all pairs, and all epsilons if at one.
+        first: Name of the first network.
+        second: Name of the second network.
+        epsilon: Epsilon in pixel units; None for the test over all epsilons.
+        test: Result of the test, with the uncorrected p-value.
+        corrected: Holm's p-value over all pairs, and over all epsilons for tests at one epsilon.
     """
 
     first: str
@@ -44,17 +44,17 @@ class PairTest:
 
     @property
     def verdict(self) -> str:
-        """What the corrected p-value says of the first network: 'more robust', 'less robust' or 'not distinguishable'."""
+        """Verdict on the first network by the corrected p-value: 'more robust', 'less robust' or 'not distinguishable'."""
         return replace(self.test, p_value=self.corrected).verdict()
 
 
 @final
 @dataclass(frozen=True)
 class NoTransfer:
-    """How images carry over could not be measured.
+    """Transfer that could not be measured.
 
     Attributes:
-        reason: Why.
+        reason: Reason in words.
     """
 
     reason: str
@@ -63,23 +63,23 @@ class NoTransfer:
 @final
 @dataclass(frozen=True)
 class NetworkComparison:
-    """Several networks on the same N images.
+    """Comparison of several networks on the same N images.
 
     Attributes:
-        sources: What each network was opened from, by its name.
-        data: Name of the images.
-        data_hash: Hash of the images and labels.
-        attacks: Those whose worst case the radii are, by name; of one norm.
-        epsilons: Those of the tests at one epsilon and of transfer.
-        grid: Those at which all radii were measured, the former among them.
-        radii: One radius an image, (N,), by network: the worst case over the attacks.
-        laws: The power law of each network's flip rate under the worst case, or why there is none.
-        at_epsilon: The paired tests at each of the epsilons.
-        over_all: The paired tests of the radii.
-        transfers: The matrix of transfer by the attack that crafts the images, or why there is none.
-        disagreement: How much the networks disagree in balls around the first images, of multiples of the first epsilon that
-            was named, or chosen; in the attacks' norm.
-        seed: Of all that was drawn.
+        sources: Path or full name of each network, by display name.
+        data: Name of the data.
+        data_hash: Hash of images and labels.
+        attacks: Attacks by name, all in one norm; the radii are the worst case over them.
+        epsilons: Epsilons of the paired tests and of transfer, in pixel units.
+        grid: Epsilons at which all radii were measured, in pixel units, including `epsilons`.
+        radii: Radius of each image, (N,), by network: worst case over the attacks, in pixel units.
+        laws: Power law of each network's flip rate under the worst case, or the reason why there is none.
+        at_epsilon: Paired tests at each epsilon.
+        over_all: Paired tests of the radii.
+        transfers: Transfer matrix by attack, or the reason why there is none.
+        disagreement: Disagreement of the networks in balls around the first images, in the attacks' norm. The radii are
+            multiples of the first given or chosen epsilon.
+        seed: Seed of all random numbers.
     """
 
     sources: Mapping[str, str]
@@ -98,7 +98,7 @@ class NetworkComparison:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the networks, in the order in which they were given."""
+        """Names of the networks, in the order of the arguments."""
         return tuple(self.sources)
 
     @property
@@ -113,7 +113,7 @@ class NetworkComparison:
 
 
 def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
-    """Returns in words whether adversarial images fool all networks, from the reach of every source at one epsilon."""
+    """Returns a sentence on the adversarial images that fool all networks, from the reach of all sources at one epsilon."""
     epsilon, others, fooled = reach[0].epsilon, len(reach) - 1, sum(one.fooled for one in reach)
     if fooled == 0:
         return f"at {format_epsilon(epsilon)} no image fools its source"
@@ -121,14 +121,14 @@ def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
         f"at {format_epsilon(epsilon)}, {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
     )
     if others == 1:
-        return f"{text}the other network, too"
+        return f"{text}the other network as well"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)
     whom = "both other networks" if others == 2 else f"all {others} other networks"
-    return f"{text}{whom}, too; were the targets independent, {expected:.1f} would"
+    return f"{text}{whom} as well; {expected:.1f} are expected for independent targets"
 
 
 def as_record(comparison: NetworkComparison) -> dict[str, Any]:
-    """Returns the content of compare.json: plain data, with null for infinite radii and for shares of nothing."""
+    """Returns the content of compare.json as plain data; infinite radii and undefined shares are null."""
     record = {
         "schema": SCHEMA,
         "networks": dict(comparison.sources),
@@ -148,7 +148,7 @@ def as_record(comparison: NetworkComparison) -> dict[str, Any]:
         "disagreement": _disagreement(comparison.disagreement),
         "radii": {name: radii.tolist() for name, radii in comparison.radii.items()},
     }
-    # Through JSON, so that nothing in it can fail to be saved.
+    # The round trip through JSON shows that the record can be saved.
     plain: dict[str, Any] = json.loads(json.dumps(_finite(record), allow_nan=False))
     return plain
 
@@ -170,7 +170,7 @@ def _test(one: PairTest) -> dict[str, Any]:
 
 
 def _transfer(matrix: TransferMatrix | NoTransfer) -> dict[str, Any]:
-    """Returns a matrix as plain data, or why there is none; arrays are by epsilon, source and target."""
+    """Returns a transfer matrix as plain data, or the reason why there is none; arrays are (epsilon, source, target)."""
     if isinstance(matrix, NoTransfer):
         return asdict(matrix)
     return {
@@ -191,7 +191,7 @@ def _shares(shares: Shares) -> dict[str, Any]:
 
 
 def _disagreement(disagreement: Disagreement) -> dict[str, Any]:
-    """Returns disagreement as plain data; the arrays of counts and entropies are by image and epsilon."""
+    """Returns disagreement as plain data; arrays of counts and entropies are (image, epsilon)."""
     left_out = ("share", "interval")  # They follow from the counts.
     return {"images": len(disagreement.counts)} | {
         name: value for name, value in vars(disagreement).items() if name not in left_out
@@ -199,7 +199,7 @@ def _disagreement(disagreement: Disagreement) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Returns plain data with None in the place of what is not finite, and lists in that of arrays."""
+    """Returns plain data with None for non-finite numbers and lists for arrays."""
     if isinstance(value, np.ndarray):
         return _finite(value.tolist())
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The settings of the surfaces of an image."""
+"""Settings of the response surfaces of an image."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from nas.validation import bounded, check_bounds, raise_if_invalid
 @final
 @dataclass(frozen=True, kw_only=True)
 class SurfaceConfig:
-    """Everything that the surfaces of an image depend on, besides the network.
+    """Settings of the response surfaces of an image.
 
     Attributes:
-        data: The images, of which the test split is used.
+        data: Data source; the test split is used.
         image: Number of the image in the test split, from 0.
-        attack: Finds the adversarial directions.
-        epsilon: Size of its ball, in pixel units.
-        extent: Pictures are this many times as wide as what spans them, and lines this many times as long as the longest
-            perturbation.
-        points: Points along each side of a surface.
-        others: Two further test images, for the plane through all three; null for none.
-        seed: Seed of all that is drawn.
-        device: cpu, cuda, mps, or auto: the best there is.
-        threads: CPU threads; null for 1 on small images, and otherwise for as many as torch takes by itself.
+        attack: Attack that finds the adversarial directions.
+        epsilon: Radius of the attack's ball, in pixel units.
+        extent: Width of each plane in multiples of its spanning directions, and length of each line in multiples of the
+            longest perturbation.
+        points: Points along each side of a plane.
+        others: Numbers of two further test images, for the plane through all three; null for none.
+        seed: Seed of all random numbers.
+        device: cpu, cuda, mps, or auto for the best available device.
+        threads: CPU threads; null for 1 on small images, and torch's default otherwise.
     """
 
     data: DataConfig = DataConfig()

@@ -1,4 +1,4 @@
-"""The pictures of a network around one image: planes and lines through it."""
+"""Pictures of response surfaces: planes and lines through one image."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 Form = Literal["svg", "png"]
 FORMS: tuple[Form, ...] = ("svg", "png")
 PNG_DPI = 150
-# Beside those of all pictures, for data of many classes; further classes share a grey.
+# Colours for data with more classes than `COLOURS`; further classes share a grey.
 MORE_COLOURS = ("#e0a6c0", "#7fc6c9", "#8a6a52", "#c3d07a", "#6b6fb5")
 MARKERS = ("o", "X", "P", "D")
-# Maps are paler than lines, so that what is marked on them stands out.
+# Share of white in the colours of maps, so that marks on them are visible.
 PALE = 0.45
 
 
 def draw_surface(surfaces: ImageSurfaces, name: str, form: Form = "svg") -> bytes:
-    """Returns the picture of one plane: maps of the class, the margin and the confidence, side by side."""
+    """Returns the picture of one plane, as file bytes: maps of class, margin and confidence, side by side."""
     surface = surfaces.surfaces[name]
 
     def draw(figure: Figure) -> None:
@@ -55,7 +55,7 @@ def draw_surface(surfaces: ImageSurfaces, name: str, form: Form = "svg") -> byte
 
 
 def draw_lines(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
-    """Returns the picture of the lines: the margin over the distance, with the classes as bands and every crossing."""
+    """Returns the picture of all lines, as file bytes: margin over distance, with classes as bands and all crossings."""
 
     def draw(figure: Figure) -> None:
         colours = class_colours(surfaces)
@@ -72,7 +72,7 @@ def draw_lines(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
 
 
 def draw_summary(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
-    """Returns one picture for a report: the first plane's classes and margins, and the first line."""
+    """Returns the picture for a report, as file bytes: class and margin on the first plane, and the first line."""
     surface = next(iter(surfaces.surfaces.values()))
     name, line = next(iter(surfaces.lines.items()))
 
@@ -98,7 +98,7 @@ def draw_summary(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
 
 
 def class_colours(surfaces: ImageSurfaces) -> dict[int, str]:
-    """Returns a colour for each class that occurs: first the true one's, then by how much of the maps a class fills."""
+    """Returns a colour for each class that occurs; the true class has the first, then classes by their area."""
     labels = [surface.label.ravel() for surface in surfaces.surfaces.values()]
     labels += [line.label for line in surfaces.lines.values()]
     seen, counts = np.unique(np.concatenate(labels), return_counts=True)
@@ -129,7 +129,7 @@ def _label_map(axes: Axes, surface: Surface, colours: Mapping[int, str]) -> None
 
 
 def _margin_map(figure: Figure, axes: Axes, surface: Surface) -> None:
-    # The largest margins lie far out and are few: they would leave all others pale.
+    # A few extreme margins would make all others pale, so the colour scale ends at a quantile.
     limit = max(float(np.quantile(abs(surface.margin), 0.95)), 1e-6)
     image = axes.imshow(surface.margin.T, cmap="RdBu", vmin=-limit, vmax=limit, **_smooth(surface))
     if surface.margin.min() < 0 < surface.margin.max():
@@ -145,13 +145,13 @@ def _confidence_map(figure: Figure, axes: Axes, surface: Surface, classes: int) 
 
 
 def _colour_bar(figure: Figure, axes: Axes, image: AxesImage, extend: str = "neither") -> None:
-    # Within the panel's own frame: beside it, the bar would be taller than a panel that is kept square.
+    # An inset has the height of the square panel; a separate axes would be taller.
     bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.045, 1)), extend=extend)
     bar.outline.set_visible(False)
 
 
 def _finish_map(axes: Axes, surface: Surface) -> None:
-    """Hatches what lies outside the pixel range, and marks the images."""
+    """Hatches points outside the pixel range, and marks the images."""
     if not surface.inside.all():
         outside = (~surface.inside).astype(float).T
         axes.contourf(surface.across, surface.up, outside, levels=[0.5, 1.5], colors="none", hatches=["////"])
@@ -179,9 +179,9 @@ def _margin_line(axes: Axes, line: BoundaryLine, name: str, colours: Mapping[int
 
 
 def _legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """Draws one legend of all panels below them, in as few rows as fit."""
+    """Draws one legend for all panels below them, with as few rows as fit."""
     for rows in range(1, len(handles) + 1):
-        # Filled column by column; text of 9 points is about 5.2 points wide a letter, and a symbol with its gaps 48.
+        # Matplotlib fills legends by column. At font size 9, a letter is about 5.2 points wide, a symbol with gaps 48.
         columns = [handles[i : i + rows] for i in range(0, len(handles), rows)]
         width = sum(48 + 5.2 * max(len(handle.get_label()) for handle in column) for column in columns)
         if width <= 72 * figure.get_figwidth():
@@ -191,7 +191,7 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def _class_handles(surfaces: ImageSurfaces, labels: Sequence[int] | Any, colours: Mapping[int, str]) -> list[Any]:
-    """Returns the entries of a legend for some classes, the true one first; those that share the grey are one entry."""
+    """Returns legend entries for classes; the true class comes first, and all grey classes share one entry."""
     own = [label for label in colours if label in labels and colours[label] != GREY]
     names = {label: _name(surfaces.classes[label]) + (" (true)" if label == surfaces.label else "") for label in own}
     handles = [Patch(facecolor=_paler(colours[label]), edgecolor=INK, linewidth=0.4, label=names[label]) for label in own]
@@ -212,7 +212,7 @@ def _mark_handles(surface: Surface) -> list[Any]:
 
 
 def _line_handles(lines: Any) -> list[Any]:
-    handles = [Line2D([], [], color="black", linestyle=(0, (4, 3)), linewidth=1.0, label="where the direction leads")]
+    handles = [Line2D([], [], color="black", linestyle=(0, (4, 3)), linewidth=1.0, label="end point of the direction")]
     if any(line.crossings for line in lines):
         dot = {"color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 5.5}
         handles.append(Line2D([], [], marker="o", label="crossing", **dot))  # type: ignore[arg-type]
@@ -222,7 +222,7 @@ def _line_handles(lines: Any) -> list[Any]:
 
 
 def _placed(surface: Surface) -> dict[str, Any]:
-    """Returns where an image of a surface lies: its pixels are centred on the points."""
+    """Returns the position of a map as arguments of `imshow`; its pixels are centred on the points."""
     a, b = (float(c[1] - c[0]) / 2 for c in (surface.across, surface.up))
     left, right, low, high = surface.across[0] - a, surface.across[-1] + a, surface.up[0] - b, surface.up[-1] + b
     return {"origin": "lower", "extent": (left, right, low, high), "aspect": "equal"}
@@ -233,13 +233,13 @@ def _smooth(surface: Surface) -> dict[str, Any]:
 
 
 def _along(axis: str) -> str:
-    """Returns the label of an axis, in two lines."""
+    """Returns the label of an axis in two lines."""
     first, comma, rest = axis.partition(", ")
     return f"L2 distance {first},\n{rest}" if comma else f"L2 distance\n{axis}"
 
 
 def _name(text: str) -> str:
-    """Returns the name of a class as it may stand in a legend: short, and nothing in it taken for mathematics."""
+    """Returns the name of a class for a legend: shortened, with `$` escaped so that it is not parsed as mathematics."""
     short = text if len(text) <= 16 else f"{text[:15].rstrip()}…"
     return short.replace("$", r"\$")
 

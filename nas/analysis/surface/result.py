@@ -1,4 +1,4 @@
-"""The surfaces of an image, as data and as JSON."""
+"""Response surfaces of an image, as data and as JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SCHEMA = "hardcell-surface/1"
 @final
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a direction leads.
+    """End point of a direction: the image plus a perturbation.
 
     Attributes:
-        label: The network's class there.
-        l2: L2 size of the perturbation, in pixel units.
-        linf: Its largest change of a pixel.
+        label: Class that the network predicts at the end point.
+        l2: L2 norm of the perturbation, in pixel units.
+        linf: L∞ norm of the perturbation, in pixel units.
     """
 
     label: int
@@ -35,14 +35,14 @@ class Endpoint:
 @final
 @dataclass(frozen=True)
 class Neighbourhood:
-    """What lies around the adversarial image.
+    """Measurements in balls around the adversarial image.
 
     Attributes:
-        norm: Name of the attack's norm, in which it is measured.
-        size: Of the perturbation, in that norm and in pixel units.
-        balls: The share of balls around the adversarial image that stays adversarial, of any wrong class, by radius.
-        proved: Radius within which every image provably has the class of the adversarial one, 0 where none is proved; or why
-            nothing can be.
+        norm: Name of the attack's norm, which is the norm of the balls.
+        size: Size of the perturbation in that norm, in pixel units.
+        balls: Share of each ball around the adversarial image that stays adversarial (any wrong class), by radius.
+        proved: Radius, in pixel units, within which all images provably have the class of the adversarial image; 0 if the
+            bounds prove none; `NoBound` with the reason if no bound exists.
     """
 
     norm: str
@@ -54,22 +54,21 @@ class Neighbourhood:
 @final
 @dataclass(frozen=True)
 class ImageSurfaces:
-    """The planes and lines through one image.
+    """Planes and lines through one image.
 
     Attributes:
-        network: The network's name.
-        data: The images' name.
-        config: The settings.
+        network: Name of the network.
+        data: Name of the data.
+        config: Settings.
         classes: Names of the classes.
-        label: The image's true label, which the network gives it.
-        margin: Of the clean image: its logit minus the largest other.
-        confidence: Of the clean image.
-        endpoints: Where each direction leads, by its name: adversarial, second adversarial, random, second random.
-        lines: The line along each direction, by its name.
-        surfaces: The planes, by name: adversarial_random or two_random, two_adversarial, three_images.
-        neighbourhood: What lies around the image to which the adversarial direction leads; None where there is none, or it
-            was not measured.
-        notes: What is missing, and why.
+        label: True label of the image, which the network predicts for the clean image.
+        margin: Margin of the clean image: its logit minus the largest other logit.
+        confidence: Confidence of the clean image, its largest softmax probability.
+        endpoints: End point of each direction, by name: adversarial, second adversarial, random, second random.
+        lines: Line along each direction, by the direction's name.
+        surfaces: Planes by name: adversarial_random or two_random, two_adversarial, three_images.
+        neighbourhood: Measurements around the adversarial image; None if there is no such image or they were not made.
+        notes: Missing parts, with reasons.
     """
 
     network: str
@@ -87,7 +86,7 @@ class ImageSurfaces:
 
 
 def surface_record(surfaces: ImageSurfaces) -> dict[str, Any]:
-    """Returns the content of surface.json: plain data, numbers to six digits."""
+    """Returns the content of surface.json: plain data, with numbers rounded to six digits."""
     return {
         "schema": SCHEMA,
         "network": surfaces.network,
@@ -111,7 +110,7 @@ def surface_record(surfaces: ImageSurfaces) -> dict[str, Any]:
 
 
 def _around(neighbourhood: Neighbourhood) -> dict[str, Any]:
-    """Returns what lies around the adversarial image as plain data; of one image, hence the first row of each array."""
+    """Returns the neighbourhood as plain data. It has one image, so the first row of each array is used."""
     balls, unproved = neighbourhood.balls, isinstance(neighbourhood.proved, NoBound)
     return {
         "norm": neighbourhood.norm,
@@ -131,7 +130,7 @@ def _plain(part: Endpoint | BoundaryLine | Surface) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Returns arrays, and whatever holds them, as lists of numbers of six digits."""
+    """Returns nested data with arrays as lists and floats rounded to six digits."""
     if isinstance(value, dict):
         return {name: _rounded(entry) for name, entry in value.items()}
     value = value.tolist() if hasattr(value, "tolist") else value

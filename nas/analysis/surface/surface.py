@@ -1,4 +1,4 @@
-"""Response surfaces of one test image: planes, lines and their crossings, and what lies around the adversarial image."""
+"""Response surfaces of one test image: planes, lines with boundary crossings, and balls around the adversarial image."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from nas.data import Split
 
 LINE_POINTS = 201
-# Classes at which a second adversarial direction is aimed before another seed is tried.
+# Number of target classes for a second adversarial direction; after them, another seed is tried.
 RIVALS = 3
-# Balls around the adversarial image: their radii as shares of the perturbation's size, and the points drawn from each, or
-# fewer of large images, which take long to draw.
+# Radii of the balls around the adversarial image, as shares of the perturbation's size, and number of points in each ball.
+# Large images have fewer points, because drawing them is slow.
 SHARES, SAMPLES = (0.125, 0.25, 0.5, 1.0), 500
-# How far ahead to look for an image that is classified rightly.
+# Number of images to search for a correctly classified one, which the error message suggests.
 AHEAD = 100
 _PLANES = {
     ("adversarial", "random"): "adversarial_random",
@@ -50,17 +50,20 @@ _PLANES = {
 
 
 def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: SurfaceConfig) -> ImageSurfaces:
-    """Returns the planes and lines through one test image.
+    """Returns response surfaces around one test image: planes, lines and balls.
 
     Args:
-        network: The network, as `open_source` takes it.
-        config: The settings.
+        network: Path or name of the network, an `nn.Module` or a `NetworkSource`, as for `open_source`. The network maps
+            images (N, C, H, W) with pixels in [0, 1] to logits (N, K).
+        config: Settings.
 
     Raises:
-        NetworkError: the network cannot be opened, does not go together with the images, or fails on the way.
-        ConfigError: the settings do not go together with the images, or the image is misclassified when clean.
-        DataError: the images cannot be used.
-        RunError: there is no such device.
+        NetworkError: the network cannot be opened, is not compatible with the images, or raises an error.
+        BundleError: the bundle is damaged.
+        ConfigError: an image number or epsilon is out of range, the three images lie on one line, or the network
+            misclassifies the clean image.
+        DataError: the images cannot be opened.
+        RunError: the device does not exist.
     """
     source, device = open_source(network), open_device(config.device)
     data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
@@ -78,7 +81,7 @@ def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: Surf
     except HardcellError:
         raise
     except Exception as error:
-        # A network of someone else's may raise anything, on any image, and in a backward pass only.
+        # A custom network may raise any error on any image, even in the backward pass only.
         raise NetworkError(f"{source.name}: its surfaces cannot be drawn: {first_line(error)}") from error
 
 
@@ -93,17 +96,20 @@ def surfaces_of(
     second: bool = True,
     samples: int = SAMPLES,
 ) -> ImageSurfaces:
-    """Returns what `image_surfaces` does, of a network and images that are open and fit, and an image that is right.
+    """Returns the result of `image_surfaces` for an open, compatible network and a correctly classified image.
 
     Args:
-        network: On the images' device.
-        test: The test images.
-        config: The settings.
-        network_name: The network's name.
-        data_name: The images' name.
+        network: Network on the device of the images.
+        test: Test images (N, C, H, W) and labels (N,).
+        config: Settings.
+        network_name: Name of the network.
+        data_name: Name of the data.
         classes: Names of the classes.
-        second: Look for a second adversarial direction, too.
-        samples: Points drawn from each ball around the adversarial image; with 0, what lies around it is left out.
+        second: Whether to search for a second adversarial direction.
+        samples: Number of points in each ball around the adversarial image; 0 for no balls.
+
+    Raises:
+        ConfigError: the three images of `config.others` lie on one line.
     """
     x, label = test.x[config.image], int(test.y[config.image])
     with frozen(network):
@@ -123,8 +129,8 @@ def surfaces_of(
     if "adversarial" in directions and samples:
         try:
             around = _neighbourhood(network, x, label, directions["adversarial"], config, samples)
-        except Exception as error:  # The pictures can do without; and a device may lack double precision.
-            notes.append(f"what lies around the adversarial image cannot be measured: {first_line(error)}")
+        except Exception as error:  # Optional for the pictures, and a device may lack double precision.
+            notes.append(f"the balls around the adversarial image cannot be measured: {first_line(error)}")
     reach = config.extent * max(map(_length, directions.values()))
     return ImageSurfaces(
         network=network_name,
@@ -149,30 +155,30 @@ def surfaces_of(
 
 
 def _plane(x: Tensor, directions: Mapping[str, Tensor], first: str, second: str) -> Plane:
-    axes = (f"along the {first} direction", f"at right angles, towards the {second} one")
+    axes = (f"along the {first} direction", f"at right angles, towards the {second} direction")
     return plane_along(x, directions[first], directions[second], ("clean", first, second), axes)
 
 
 def _directions(
     network: nn.Module, x: Tensor, label: int, logits: Tensor, config: SurfaceConfig, *, second: bool
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns the directions in which to look, by name, and notes on what was not found."""
+    """Returns directions by name, and notes on the missing ones."""
     adversarial = adversarial_direction(network, x, label, config.attack, config.epsilon, seed=config.seed)
     if adversarial is None:
-        # As long as the longest perturbation of the ball: L-infinity has corners.
+        # The random directions have the L2 length of the ball's longest perturbation, a corner in L-infinity.
         corner = config.attack.norm.project(torch.ones_like(x)[None], torch.tensor(config.epsilon).to(x))
         length = _length(corner)
         drawn = {"random": config.seed, "second random": config.seed + 1}
         return {name: random_direction(x, length, seed=seed) for name, seed in drawn.items()}, [
             f"the attack does not fool the network on image {config.image} within epsilon {format_epsilon(config.epsilon)}: "
-            "the plane is that of two random directions; a larger --epsilon may find an adversarial one"
+            "the plane has two random directions; a larger --epsilon may find an adversarial direction"
         ]
     random = random_direction(x, _length(adversarial), seed=config.seed)
     if not second:
         return {"adversarial": adversarial, "random": random}, []
     other = _second(network, x, label, logits, adversarial, config)
     if other is None:
-        missing = "no second adversarial direction was found: there is no plane of two adversarial ones"
+        missing = "no second adversarial direction was found: the plane of two adversarial directions is missing"
         return {"adversarial": adversarial, "random": random}, [missing]
     return {"adversarial": adversarial, "second adversarial": other, "random": random}, []
 
@@ -180,12 +186,12 @@ def _directions(
 def _second(
     network: nn.Module, x: Tensor, label: int, logits: Tensor, first: Tensor, config: SurfaceConfig
 ) -> Tensor | None:
-    """Returns a second adversarial direction: to another class, or else from another seed; None if there is neither."""
+    """Returns a second adversarial direction, to another class or else from another seed; None if none is found."""
     taken = {label, _endpoint(network, x, first).label}
     rivals = [j for j in logits.argsort(descending=True).tolist() if j not in taken][:RIVALS]
     try:
         aimed(config.attack, label)
-    except ValueError:  # It has no loss that could be aimed.
+    except ValueError:  # The attack has no targeted loss.
         rivals = []
     for towards, seed in [*((j, config.seed) for j in rivals), (None, config.seed + 1)]:
         step = adversarial_direction(network, x, label, config.attack, config.epsilon, towards=towards, seed=seed)
@@ -193,7 +199,7 @@ def _second(
             continue
         try:
             plane_along(x, first, step)
-        except ValueError:  # Of an attack that draws nothing, every seed finds the same.
+        except ValueError:  # A deterministic attack finds the same direction with every seed.
             continue
         return step
     return None
@@ -202,15 +208,16 @@ def _second(
 def _neighbourhood(
     network: nn.Module, x: Tensor, label: int, step: Tensor, config: SurfaceConfig, samples: int
 ) -> Neighbourhood:
-    """Returns what lies around the image x + step; costs a forward pass for each point, and some hundred for the bound.
+    """Returns the measurements in balls around x + step. Costs a forward pass for each point and hundreds for the bound.
 
     Raises:
-        Exception: whatever the network raises; or the image is not adversarial.
+        ValueError: the image x + step is not adversarial, because of rounding.
+        Exception: the network raises it.
     """
     norm, point, y = config.attack.norm, (x + step).clamp(0, 1)[None], torch.tensor([label], device=x.device)
     with frozen(network):
         if bool(predict(network, point).argmax(1) == y):
-            raise ValueError("it lies so near to the boundary that rounding takes it back")
+            raise ValueError("it is so near to the boundary that rounding changes its class")
     size = float(norm.size(step[None]))
     samples = affordable_samples(norm, x.numel(), len(SHARES), samples)
     balls = ball_shares(
@@ -231,7 +238,7 @@ def _length(step: Tensor) -> float:
 
 
 def _check_numbers_of(config: SurfaceConfig, test: Split, name: str) -> None:
-    """Checks that there are such images, and that epsilon is not larger than the pixel range."""
+    """Checks that the image numbers exist, and that epsilon is not larger than the pixel range."""
     faults, last = [], len(test.x) - 1
     for key, numbers in (("image", (config.image,)), ("others", config.others or ())):
         faults += [
@@ -248,15 +255,25 @@ def _check_numbers_of(config: SurfaceConfig, test: Split, name: str) -> None:
 
 
 def _check_right(image: int, test: Split, ahead: Tensor, classes: tuple[str, ...]) -> None:
-    """Checks that an image is classified rightly, given the network's classes from that image on."""
+    """Checks that an image is classified correctly.
+
+    Args:
+        image: Number of the image.
+        test: Test images and labels.
+        ahead: Predicted classes of this image and the following ones.
+        classes: Names of the classes.
+
+    Raises:
+        ConfigError: the image is misclassified; the message suggests a correctly classified image.
+    """
     label, predicted = int(test.y[image]), int(ahead[0])
     if predicted == label:
         return
     right = (ahead == test.y[image : image + len(ahead)]).nonzero().flatten().tolist()
-    remedy = f"; take image {image + right[0]}, which is classified rightly" if right else ""
+    remedy = f"; use image {image + right[0]}, which is classified correctly" if right else ""
     raise ConfigError(
         [
-            f"surface: image {image} is of class {classes[label]}, and the network says {classes[predicted]} without any "
-            f"attack: there is no adversarial direction to look along{remedy}"
+            f"surface: image {image} is of class {classes[label]}, but the network predicts {classes[predicted]} without an "
+            f"attack; surfaces need a correctly classified image{remedy}"
         ]
     )

@@ -529,7 +529,7 @@ def test_the_folder_of_a_run(finished_run, refused):
         ),
         (
             [*THREE, *QUICK, "--attack", "{name: pgd, norm: l2}"],
-            "compare: attacks must share one norm, for their radii are compared; got linf and l2",
+            "compare: attacks must share one norm, because their radii are compared; got linf and l2",
         ),
         ([*THREE, *QUICK, "--attack", "pdg"], "compare: attacks.pdg must be one of fgsm"),
         ([*THREE, *QUICK, "--images", "0"], "compare: images must be at least 1, got 0"),

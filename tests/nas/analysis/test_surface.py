@@ -136,7 +136,7 @@ def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_p
     code, out, _ = run("own.py:network", "--image", 3, *options, "--out", tmp_path / "out")
     assert code == 0
     assert re.search(r"does not fool .*image 3\b.*epsilon 0\.001\b", out)
-    assert "a larger --epsilon may find an adversarial one" in out
+    assert "a larger --epsilon may find an adversarial direction" in out
     record = json.loads((tmp_path / "out" / "surface.json").read_text(encoding="utf-8"))
     assert list(record["surfaces"]) == ["two_random"]
     assert list(record["leads"]) == ["random", "second random"]
@@ -195,9 +195,7 @@ def test_pictures_are_not_lost_where_the_neighbourhood_cannot_be_measured(drawn,
             lambda network, x, *args, **kwargs: torch.full_like(x, 1e-6),
         )
         surfaces = drawn()
-    message = (
-        "what lies around the adversarial image cannot be measured: it lies so near to the boundary that rounding takes it"
-    )
+    message = "the balls around the adversarial image cannot be measured: it is so near to the boundary that rounding"
     assert surfaces.neighbourhood is None
     assert surfaces.notes[-1].startswith(message)
     assert draw_lines(surfaces)
@@ -276,7 +274,7 @@ def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_
     assert code == 2
     message = " ".join(err.split())
     true, given = int(test.y[wrong]), int(predicted[wrong])
-    assert re.search(rf"image {wrong} is of class {true}\b.* says {given}\b.*take image {right}\b", message)
+    assert re.search(rf"image {wrong} is of class {true}\b.* predicts {given}\b.*use image {right}\b", message)
     assert tmp_path.is_dir()  # It was there before.
 
 
@@ -357,7 +355,11 @@ def test_every_class_has_a_colour_and_a_place_in_the_legend(drawn):
 def test_pictures_say_what_they_show(drawn):
     surfaces = drawn(others=(5, 8))
     shown = texts(draw_surface(surfaces, "two_adversarial"))
-    for text in ("along the adversarial direction", "towards the second adversarial one", "L2 distance at right angles,"):
+    for text in (
+        "along the adversarial direction",
+        "towards the second adversarial direction",
+        "L2 distance at right angles,",
+    ):
         assert text in shown
     assert {"clean", "adversarial", "second adversarial", "class", "confidence: largest softmax"} <= {*shown}
     assert {"image 0", "image 5", "image 8", "from image 0 to image 5"} <= {*texts(draw_surface(surfaces, "three_images"))}
