@@ -100,8 +100,8 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
     If logits are far apart, the gradient of cross-entropy vanishes. If they are close together, it points towards all wrong
     classes equally instead of the nearest. Both stop the attack without any robustness. The check runs PGD-10 from the clean
     image three times: on cross-entropy, on cross-entropy of logits rescaled to a median margin of 6, and on the margin,
-    which does not depend on the scale. It fails if the second or third run has an error at epsilon that is higher than the
-    first by more than 0.03, beyond chance (McNemar's test).
+    which does not depend on the scale. It fails if the error of the second or third run exceeds that of the first by more
+    than 0.03, beyond chance (McNemar's test).
 
     Args:
         prepared: The network and N images.
@@ -119,12 +119,12 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
     target = GradientOracle(
         prepared.network, prepared.x, prepared.y, norm, size, keep="nothing", one_pass=prepared.batches.size
     )
-    starved = target.gradient(prepared.x, cross_entropy)
-    as_given, scaled, blind = (
+    gradient = target.gradient(prepared.x, cross_entropy)
+    as_given, scaled, scale_free = (
         (measure(variant, kind, [epsilon]) <= epsilon).numpy()
         for variant, kind in ((prepared, attack), (rescaled, attack), (prepared, by_margin))
     )
-    excesses = [excess(other, as_given) for other in (scaled, blind)]
+    excesses = [excess(other, as_given) for other in (scaled, scale_free)]
     return CheckResult(
         f"scale_does_not_matter_{norm.name}",
         not any(other.is_finding(len(excesses)) for other in excesses),
@@ -132,8 +132,8 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
             "median_margin": median,
             "error_as_given": float(as_given.mean()),
             "error_rescaled": float(scaled.mean()),
-            "error_by_margin": float(blind.mean()),
-            "share_without_cross_entropy_gradient": float((~starved.flatten(1).any(1)).double().mean()),
+            "error_by_margin": float(scale_free.mean()),
+            "share_without_cross_entropy_gradient": float((~gradient.flatten(1).any(1)).double().mean()),
             "epsilon": epsilon,
             "p_value": min(other.p_value for other in excesses),
         },

@@ -1,9 +1,9 @@
 """Compares a power law with two alternative forms of the whole flip-rate curve.
 
 A form is F(epsilon) = ceiling * G(shape * ln(epsilon / scale)). The ceiling, 0 < ceiling <= 1, is the share of images that
-can be flipped at any epsilon. The saturating form uses G(z) = 1 - exp(-exp(z)), a Weibull distribution of the radii with a
-power law of exponent `shape` as its lower tail. The log-normal form uses the normal distribution function. It has no
-power-law tail.
+can be flipped at any epsilon. The saturating form uses G(z) = 1 - exp(-exp(z)), a Weibull distribution of the radii. Its
+lower tail is a power law of exponent `shape`. The log-normal form uses the normal distribution function. It has no power-law
+tail.
 
 A form is fitted by interval-censored maximum likelihood to all images: the flips in each cell of the grid, and the images
 that are never flipped. The law is fitted only in its window. Law and form are compared on the flips inside the window, by

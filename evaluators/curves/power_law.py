@@ -19,9 +19,9 @@ interval includes the uncertainty of the window. It is about twice as wide as an
 
 - the exponent of a law that ends sharply (exponents 0.5 to 4, with no flips or with a kink above its end): 96 to 99 %;
 - the exponent of the law nearest to the true curve in the chosen window, on any curve: 94 to 100 %;
-- the exponent at zero of a curve that bends everywhere: 91 to 98 % on 1 - exp(-e) and 1 - exp(-e^2), and 90 to 96 % on
-  e / (1 + e), but there only 78 to 84 % with 200 images. The fit estimates the exponent in the window. On such a curve it
-  tends to be lower than the exponent at zero: by 2 % with 10,000 images, by 10 to 20 % with 200 images.
+- the exponent at zero of a curve that bends everywhere: 91 to 98 % on 1 - exp(-e) and 1 - exp(-e^2); 90 to 96 % on
+  e / (1 + e), except 78 to 84 % with 200 images. The fit estimates the exponent in the window. On such a curve it tends to
+  be lower than the exponent at zero: by 2 % with 10,000 images, by 10 to 20 % with 200 images.
 
 A curve without a power law at zero (log-normal radii) still has an exponent in its window. About three quarters of the draws
 of 200 to 1,000 images are fitted, and a third of the draws of 10,000 images. So a fit alone does not show a law at zero.

@@ -94,9 +94,9 @@ def _choose(counts: Floats, log_grid: Floats) -> Windows:
 def _exponents(counts: Floats, log_grid: Floats, allowed: NDArray[np.bool_]) -> Floats:
     """Returns the maximum-likelihood exponent in every window, (R, W); 1 in windows that are not allowed.
 
-    Let d_j = ln(e_j / e_{j-1}). The derivative of the log-likelihood in window w is the sum over cells j = 2..w of
-    count_j * d_j / (exp(exponent * d_j) - 1), minus the sum over cells j <= w of count_j * ln(e_w / e_j).
-    It decreases in the exponent, so its root is unique. On a geometric grid the root has a closed form. On other grids this
+    Let d_j = ln(e_j / e_{j-1}). The derivative of the log-likelihood in window w is A - B. A is the sum over cells j = 2..w
+    of count_j * d_j / (exp(exponent * d_j) - 1). B is the sum over cells j <= w of count_j * ln(e_w / e_j). A - B
+    decreases in the exponent, so its root is unique. On a geometric grid the root has a closed form. On other grids this
     form is the starting point of Newton's method.
     """
     steps = np.diff(log_grid)

@@ -35,8 +35,8 @@ class RankCorrelation:
     Attributes:
         n: Number of networks.
         value: Correlation or difference, between -1 and 1; None if one of the metrics does not vary.
-        interval: Percentile interval over the networks. It is None with fewer than `ENOUGH` networks, if the ranks agree
-            completely, or if fewer than `APART` networks differ from the most common value of a metric.
+        interval: Percentile interval over the networks; None with fewer than `ENOUGH` networks or if the ranks agree
+            completely. It is also None if fewer than `APART` networks differ from the most common value of a metric.
     """
 
     n: int
@@ -85,10 +85,10 @@ def stronger_correlation(
         ValueError: x, other and y are not vectors of equal length of finite numbers, or confidence is not between 0 and 1.
     """
 
-    def apart(samples: Floats) -> Floats:
+    def difference(samples: Floats) -> Floats:
         return np.asarray(np.abs(_spearman(samples[[0, 2]])) - np.abs(_spearman(samples[[1, 2]])))
 
-    return _with_interval(apart, _checked(x, other, y), confidence, seed)
+    return _with_interval(difference, _checked(x, other, y), confidence, seed)
 
 
 def _checked(*vectors: Sequence[float]) -> Floats:
@@ -115,11 +115,11 @@ def _with_interval(statistic: Callable[[Floats], Floats], values: Floats, confid
     correlation = float(statistic(values[:, None])[0])
     if np.isnan(correlation):
         return RankCorrelation(count, None, None)
-    apart = min(count - int(np.unique(row, return_counts=True)[1].max()) for row in values)
-    if count < ENOUGH or apart < APART or abs(correlation) > 1 - 1e-9:
+    uncommon = min(count - int(np.unique(row, return_counts=True)[1].max()) for row in values)
+    if count < ENOUGH or uncommon < APART or abs(correlation) > 1 - 1e-9:
         return RankCorrelation(count, correlation, None)
-    again = statistic(values[:, np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))])
-    low, high = np.quantile(again[~np.isnan(again)], [(1 - confidence) / 2, (1 + confidence) / 2])
+    resampled = statistic(values[:, np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))])
+    low, high = np.quantile(resampled[~np.isnan(resampled)], [(1 - confidence) / 2, (1 + confidence) / 2])
     return RankCorrelation(count, correlation, (float(low), float(high)))
 
 

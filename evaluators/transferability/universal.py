@@ -78,7 +78,7 @@ def universal_transfer(matrix: TransferMatrix, confidence: float = 0.95) -> list
     """
     rates = transfer_rates(matrix, conditional=True).share
     own = fools_source(matrix)
-    reaches = []
+    results = []
     for e, epsilon in enumerate(matrix.epsilons):
         for s, source in enumerate(matrix.names):
             others = [t for t in range(len(matrix.names)) if t != s]
@@ -90,8 +90,8 @@ def universal_transfer(matrix: TransferMatrix, confidence: float = 0.95) -> list
             chances = (all_, max(0.0, 1 - all_ - none) if hit.any() else np.nan, none)
             groups = (to_all, hit & ~to_all & ~to_none, to_none)
             all_some_none = [_group(matrix, g, hit, c, confidence) for g, c in zip(groups, chances, strict=True)]
-            reaches.append(UniversalTransfer(source, epsilon, int(hit.sum()), *all_some_none))
-    return reaches
+            results.append(UniversalTransfer(source, epsilon, int(hit.sum()), *all_some_none))
+    return results
 
 
 def _group(
