@@ -1,4 +1,4 @@
-"""`hardcell compare`: what is measured, printed, drawn and written, and what is refused."""
+"""`hardcell compare`: measurements, printed output, pictures, files and error messages."""
 
 import errno
 import json
@@ -73,7 +73,7 @@ def colour():
 
 
 def wrong():
-    # Right on no image of digits but by accident: each class is taken for the next.
+    # Wrong on almost all images of digits: predicts the next class.
     return nn.Sequential(linear(1), Roll())
 
 
@@ -136,7 +136,7 @@ THREE = ("nets.py:a", "nets.py:b", "nets.py:c")
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory):
-    """A folder with linear networks of digits that mostly agree: ridge regression, each time with other noise."""
+    """A folder with linear networks for digits that mostly agree: ridge regressions with different noise."""
     folder = tmp_path_factory.mktemp("nets")
     train = open_data(DataConfig()).train
     x = torch.cat([train.x.flatten(1), torch.ones(len(train.x), 1)], 1).double()
@@ -157,7 +157,7 @@ def here(nets, monkeypatch):
 def compared(nets):
     """A comparison of three networks by three attacks at two epsilons."""
     sources = [f"{nets}/nets.py:{name}" for name in "abc"]
-    # The weakest last: what those before it found must be kept.
+    # The weakest attack comes last; results of earlier attacks must be kept.
     attacks = {"pgd": PGD(steps=3), "fgsm": FGSM(), "fmn": FMN(steps=1)}
     config = CompareConfig(attacks=attacks, epsilons=(0.05, 0.02), images=120, device="cpu")
     return compare_networks(sources, config, names=["first", "second", "third"])
@@ -165,7 +165,7 @@ def compared(nets):
 
 @pytest.fixture
 def refused(here, cli):
-    """Runs a command that must be refused: exit code 2, all that is printed on stderr, no traceback. Returns stderr."""
+    """Runs a command that must fail with exit code 2, output on stderr only, and no traceback. Returns stderr."""
 
     def run(*arguments):
         code, out, err = cli("compare", *arguments)
@@ -175,7 +175,7 @@ def refused(here, cli):
     return run
 
 
-# What is measured.
+# Measurements.
 
 
 def test_radii_are_the_worst_case_over_the_attacks_on_one_grid(compared, nets):
@@ -198,7 +198,7 @@ def test_tests_are_those_of_every_pair_and_corrected_for_their_number(compared):
     for one in (*compared.at_epsilon, *compared.over_all):
         r = compared.radii[one.first], compared.radii[one.second]
         assert one.test == (compare_radii(*r) if one.epsilon is None else compare(*r, one.epsilon))
-    # By hand: the smallest times their number, the next times one less, and never below the one before.
+    # Holm's correction: the smallest p-value times n, the next times n - 1, and never below the one before.
     for tests in (compared.at_epsilon, compared.over_all):
         largest = 0.0
         for place, one in enumerate(sorted(tests, key=lambda one: one.test.p_value)):
@@ -238,7 +238,7 @@ def test_disagreement_is_measured_around_the_first_images_at_multiples_of_the_fi
     assert compared.disagreement.counts.shape == (50, 4)
     assert vars(compared.disagreement).keys() == vars(again).keys()
     assert all(np.array_equal(value, vars(again)[name]) for name, value in vars(compared.disagreement).items())
-    # At 0 the images themselves: the votes of the networks, counted.
+    # Radius 0: votes of the networks at the images themselves.
     votes = np.array([network(test.x[:50]).argmax(1).numpy() for network in networks])
     assert compared.disagreement.mean_share[0] == pytest.approx((votes != votes[0]).any(0).mean())
     assert 0 < compared.disagreement.mean_share[0] < compared.disagreement.mean_share[-1]
@@ -257,7 +257,7 @@ def test_the_grid_suits_every_network_and_holds_the_epsilons_asked_for():
     assert grid == sorted(set(grid))
     assert grid[0] < 0.002
     assert grid[-1] >= 0.6
-    assert [epsilon for epsilon in grid if 0.19 < epsilon < 0.21] == [0.2]  # What lay near has given way.
+    assert [epsilon for epsilon in grid if 0.19 < epsilon < 0.21] == [0.2]  # Near grid points are dropped.
     assert 0.03 in grid
 
 
@@ -268,7 +268,7 @@ def test_without_epsilons_they_are_those_of_the_searches_and_such_as_suit(finish
     assert 0.05 in comparison.epsilons
     assert 1 < len(comparison.epsilons) <= 4
     assert set(comparison.epsilons) <= set(comparison.grid)
-    # In another norm the search's epsilon means nothing.
+    # The search's epsilon is not used in another norm.
     comparison = compare_networks([str(bundle), f"{nets}/nets.py:a"], replace(config, attacks={"fgsm": FGSM(norm=L2())}))
     assert min(comparison.epsilons) > 0.05
 
@@ -297,7 +297,7 @@ def test_the_record_is_json_and_holds_what_was_found(compared):
         assert law == json.loads(json.dumps(asdict(fit_power_law(compared.radii[name], compared.grid))))
 
 
-# What is printed, drawn and written.
+# Printed output, pictures and files.
 
 
 def test_tables_of_errors_tests_and_transfer(here, cli):
@@ -459,7 +459,7 @@ def test_help_imports_nothing_heavy():
 
 
 def changed(bundle, folder, **data):
-    """Returns a copy of a bundle whose manifest says something else of the data."""
+    """Returns a copy of a bundle whose manifest has other data settings."""
     copy = Path(shutil.copytree(bundle, folder / "other"))
     record = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
     record["config"]["data"].update(data)
@@ -490,7 +490,7 @@ def test_bundles_of_different_data(bundle_copy, tmp_path, refused):
 
 def test_how_many_images_were_trained_on_makes_no_difference(bundle_copy, tmp_path, refused):
     other = changed(bundle_copy, tmp_path, limit=50, validation=0.5)
-    # They go as far as the epsilon.
+    # They reach the epsilon.
     assert "in pixel units (8/255, not 8)" in refused(bundle_copy, other, "--epsilon", "8")
 
 
@@ -506,7 +506,7 @@ def test_the_folder_of_a_run(finished_run, refused):
     assert re.search(rf"{finished_run}: .*not a bundle \(no manifest\.json\).*{finished_run}/bundles/", message)
 
 
-# What people really give.
+# Realistic mistakes.
 
 
 @pytest.mark.parametrize(

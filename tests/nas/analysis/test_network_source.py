@@ -1,4 +1,4 @@
-"""Networks with what their bundles record, opened once."""
+"""Networks with the records of their bundles."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Networks from where people keep them: every form computes the same, and what is no network is told with a remedy."""
+"""Opening networks: every source gives the same logits, and an error for any other file names a remedy."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ FORMS = ("own.py:network", "own.py:NETWORK", "own:network", "scripted.pt", "trac
 
 @pytest.fixture
 def open_here(network_folder, monkeypatch):
-    """Opens what lies in the folder of networks, which is the working directory."""
+    """Opens a network of the folder of networks, which is the working directory."""
     monkeypatch.chdir(network_folder)
     yield open_network
     for name in ("own", "neighbour", "script"):
@@ -33,7 +33,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def expected(network_folder, digits):
-    """The logits, computed from the stored weights by hand."""
+    """The logits, computed directly from the stored weights."""
     state = torch.load(network_folder / "weights.pt", weights_only=True)
     normalised = (digits.x - state["0.running_mean"]) / (state["0.running_var"] + 1e-5).sqrt()
     return normalised.flatten(1) @ state["3.weight"].T + state["3.bias"]
@@ -56,10 +56,10 @@ def test_every_form_has_the_gradients_of_the_weights(form, open_here, digits, ne
 
 @pytest.mark.parametrize("form", ["own.py:network", "scripted.pt", "traced.pth", "graph.pt2"])
 def test_every_form_has_the_profile_of_the_weights(form, open_here, digits, expected, network_folder):
-    """The attacks and the checks cope with graphs of torch.export, which know no modes, and with TorchScript."""
+    """Attacks and checks work with graphs of torch.export, which have no modes, and with TorchScript."""
     grid = [0.02, 0.1]
     measured = profile(open_here(form), digits.x, digits.y, {"fgsm": FGSM()}, epsilons={"linf": grid})
-    # One step along the sign of the gradient of cross-entropy, by hand.
+    # One step along the sign of the cross-entropy gradient, computed directly.
     state = torch.load(network_folder / "weights.pt", weights_only=True)
     sign = ((expected.softmax(1) - torch.eye(10)[digits.y]) @ state["3.weight"]).sign().view_as(digits.x)
     wrong = expected.argmax(1) != digits.y
@@ -76,7 +76,7 @@ def test_a_bundle_is_the_network_that_it_loads(finished_run, digits):
     assert torch.equal(open_network(str(bundle))(digits.x), nas.load(bundle)(digits.x))
     graph = open_network(str(bundle / "model.pt2"))
     assert torch.allclose(graph(digits.x), nas.load(bundle)(digits.x), atol=1e-4)
-    # Exported without gradients, and yet what it was trained with counts.
+    # Parameters count, although the network was exported without gradients.
     assert parameters(graph) == parameters(nas.load(bundle))
 
 

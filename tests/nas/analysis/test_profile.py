@@ -1,4 +1,4 @@
-"""Profiling a network of one's own: the settings, what goes together, and that it is the evaluators' profile."""
+"""Profiles of any network: settings, compatibility checks, and equality with the evaluators' profile."""
 
 import re
 
@@ -19,7 +19,7 @@ DIGITS = {"name": "digits"}
 
 @pytest.fixture
 def measured(network_folder):
-    """Profiles a network of the folder quickly, with settings of one's own."""
+    """Profiles a network of the folder with few images and custom settings."""
 
     def run(name="own.py:network", progress=None, **settings):
         settings = {"data": DIGITS, "attacks": {"fgsm": {"name": "fgsm"}}, "images": 40, "threads": 1, **settings}
@@ -121,7 +121,7 @@ def test_images_that_it_crafts_on_another_network_carry_over_as_far_as_the_netwo
     )
     errors = {name: entry["error"][-1] for name, entry in result.record["attacks"].items()}
     assert list(errors) == ["pgd", "transfer_1", "transfer_2", "transfer_3"]
-    # The graph is the network itself; one with random weights knows nothing of it.
+    # The graph is the network itself; the other network has random weights.
     assert errors["transfer_2"] == pytest.approx(errors["pgd"], abs=0.08)
     assert errors["transfer_3"] < errors["pgd"] - 0.2
     assert result.record["attacks"]["transfer_1"]["config"]["attack"]["name"] == "pgd"
@@ -214,7 +214,7 @@ def test_a_bundle_measured_anew_has_the_profile_that_it_carries(finished_run):
     settings = {"data": open_source(bundle).data, "images": 60, "attacks": {"fgsm": {"name": "fgsm"}}, "threads": 1}
     result = profile_network(str(bundle), parse_profile_config({**settings, "epsilons": {"linf": grid}}))
     assert result.record["clean_error"] == stored.record["clean_error"]
-    # Folded and stored weights round differently: an image on a boundary may turn over.
+    # Folded and stored weights round differently, so an image on the boundary may change its class.
     assert np.allclose(result.record["attacks"]["fgsm"]["error"], stored.record["attacks"]["fgsm"]["error"], atol=0.02)
 
 

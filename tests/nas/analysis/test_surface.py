@@ -1,4 +1,4 @@
-"""`hardcell surface`, the pictures that it draws, and those in reports."""
+"""`hardcell surface`, its pictures, and the surfaces in reports."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def drawn(here):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Leaves pictures empty: they take longer than all else."""
+    """Replaces pictures by empty ones, because drawing is slow."""
     for name in ("draw_surface", "draw_lines"):
         monkeypatch.setattr(f"nas.analysis.surface.figures.{name}", lambda *args: b"")
 
@@ -67,7 +67,7 @@ def test_pictures_numbers_and_a_table(run, tmp_path):
     assert tuple(record["surfaces"]) == planes
     assert record["notes"] == []
 
-    # The numbers are those of the network itself.
+    # The numbers equal direct evaluations of the network.
     network, test = open_network("own.py:network"), open_test(DataConfig())
     logits = network(test.x[3:4])[0].detach()
     label = int(test.y[3])
@@ -86,14 +86,14 @@ def test_pictures_numbers_and_a_table(run, tmp_path):
     assert second["label"] not in (label, lead["label"])
     assert np.shape(record["surfaces"]["three_images"]["margin"]) == (9, 9)
 
-    # What lies around it, by the evaluators themselves.
+    # Balls around the image, measured by the evaluators.
     around, y = record["neighbourhood"], test.y[3:4]
     balls = ball_shares(network, point[None], y, Linf(), around["radii"], sampling=Sampling(samples=500))
     assert (around["norm"], around["samples"], around["no_bound"]) == ("linf", 500, None)
     assert around["radii"] == pytest.approx([0.025, 0.05, 0.1, 0.2], rel=1e-4)
     assert around["adversarial"] == balls.counts[0].tolist()
     assert np.allclose(around["interval"], balls.interval[0], atol=1e-5)
-    # Of a linear network, margin over the steepest rise of another class; what the pixel range cuts may reach farther.
+    # For a linear network: margin / largest L1 slope of another class; the pixel range may allow a larger radius.
     with torch.no_grad():
         steep = network(torch.eye(64).view(64, 1, 8, 8)) - network(torch.zeros(64, 1, 8, 8))
         at = network(point[None])[0]
@@ -142,7 +142,7 @@ def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_p
     assert list(record["leads"]) == ["random", "second random"]
     assert record["neighbourhood"] is None
     assert "balls around" not in out
-    # As long as the corners of the ball: 8 x 8 pixels, each changed by epsilon.
+    # Length of the ball's corners: 8 x 8 pixels, each changed by epsilon.
     assert record["leads"]["random"]["l2"] == pytest.approx(0.008, rel=1e-4)
     assert (tmp_path / "out" / "two_random.svg").exists()
 
@@ -189,7 +189,7 @@ def test_balls_are_of_the_norm_of_the_attack(drawn):
 
 def test_pictures_are_not_lost_where_the_neighbourhood_cannot_be_measured(drawn, monkeypatch):
     with monkeypatch.context() as patched:
-        # Back on its own side of the boundary.
+        # The point is on the correct side of the boundary.
         patched.setattr(
             "nas.analysis.surface.surface.adversarial_direction",
             lambda network, x, *args, **kwargs: torch.full_like(x, 1e-6),
@@ -275,7 +275,7 @@ def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_
     message = " ".join(err.split())
     true, given = int(test.y[wrong]), int(predicted[wrong])
     assert re.search(rf"image {wrong} is of class {true}\b.* predicts {given}\b.*use image {right}\b", message)
-    assert tmp_path.is_dir()  # It was there before.
+    assert tmp_path.is_dir()  # It existed before.
 
 
 def test_surfaces_that_are_there_are_left_alone(run, tmp_path):
@@ -326,7 +326,7 @@ def test_three_images_that_span_no_plane(here):
 
 
 def texts(picture):
-    """Returns the texts of a picture: beside each, drawn as outlines, stands a comment."""
+    """Returns the texts of a picture, from the comments beside their outlines."""
     ElementTree.fromstring(picture)
     return [text.strip() for text in re.findall("<!-- (.*?) -->", picture.decode(), flags=re.DOTALL)]
 
@@ -417,7 +417,7 @@ def test_a_report_does_without_what_is_too_large_or_fails(bundle_copy):
     large = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 10**9}})
     heavy = dataclasses.replace(one, bundle=dataclasses.replace(one.bundle, profile=large))
     assert report_surfaces({name: heavy}) == {name: []}
-    # Of one that is neither large nor small, the plane is drawn and its surroundings are not.
+    # A network of medium size has a plane, but no balls.
     medium = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 18 * 10**6}})
     heavier = dataclasses.replace(one, bundle=dataclasses.replace(one.bundle, profile=medium))
     pictures = report_surfaces({name: heavier})[name]

@@ -46,7 +46,7 @@ def files_of(bundle):
 
 
 def reseal(bundle):
-    """Recomputes every checksum, as whoever edits a bundle with intent would."""
+    """Recomputes every checksum, which simulates intentional tampering."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["files"] = {
         name: hashlib.sha256((bundle / name).read_bytes()).hexdigest()
@@ -107,7 +107,7 @@ def test_load_takes_a_path_as_text(finished_run):
 ALONE = """
 import sys
 for name in ("nas", "search_spaces", "evaluators", {blocked}):
-    sys.modules[name] = None  # An import of it raises.
+    sys.modules[name] = None  # Its import raises an error.
 import numpy as np
 {load}
 for n in (1, 7):
@@ -144,7 +144,7 @@ def test_form_runs_alone_in_a_new_process(form, code, blocked, bundle_copy, tmp_
         x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(n))
         np.save(work / f"in{n}.npy", x.numpy())
         expected[n] = network(x).detach().numpy()
-    # Away from its folder, so that it cannot lean on the other files.
+    # In another folder, so that it cannot use the other files.
     shutil.copy(bundle_copy / form, work)
     script = ALONE.format(blocked=blocked, load=code.format(path=str(work / form)))
     subprocess.run([sys.executable, "-c", script], cwd=work, check=True, capture_output=True, timeout=120)
@@ -153,7 +153,7 @@ def test_form_runs_alone_in_a_new_process(form, code, blocked, bundle_copy, tmp_
 
 
 def pickles(name, content):
-    """Yields the names of what is pickled in a file, archives in it included."""
+    """Yields the names of pickles in a file, including those in archives."""
     if zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.namelist():
@@ -164,7 +164,7 @@ def pickles(name, content):
     if content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         try:
             list(pickletools.genops(content))
-        except Exception:  # Weights may begin so by chance.
+        except Exception:  # Weights may begin with these bytes by chance.
             return
         yield name
 
@@ -176,7 +176,7 @@ def test_nothing_in_a_bundle_is_pickled(finished_run, tmp_path):
     for path in (finished_run / "bundles").rglob("*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
             assert all(arrays[name].dtype == np.float64 for name in arrays)
-    # The search for pickles finds one where there is one.
+    # The search for pickles finds an existing one.
     torch.save({"a": torch.ones(2)}, tmp_path / "a.bin")
     assert list(pickles("a.bin", (tmp_path / "a.bin").read_bytes())) != []
 
@@ -395,13 +395,13 @@ def attack_said_to_be_stronger(record, arrays):
     ids=lambda claim: claim.__name__,
 )
 def test_inflated_claim_with_new_checksums_is_caught(claim, bundle_copy, cli):
-    """What the profile, the card and the report say of a network is measured again, not only compared with itself."""
+    """The numbers in profile, card and report are measured again independently."""
     with np.load(bundle_copy / "radii.npz") as stored:
         arrays = {name: stored[name].copy() for name in stored}
     edit_profile(bundle_copy, lambda record: claim(record, arrays))
     np.savez_compressed(bundle_copy / "radii.npz", **arrays)
     reseal(bundle_copy)
-    load(bundle_copy)  # Whoever recomputes the checksums deceives these.
+    load(bundle_copy)  # Recomputed checksums pass.
     failed = [outcome.name for outcome in verify(bundle_copy) if outcome.passed is False]
     assert failed
     assert "checksums" not in failed
@@ -456,7 +456,7 @@ def test_export_refuses_forms_that_disagree(form, off, run_copy, monkeypatch):
 
     monkeypatch.setattr(export, "logits_of", wrong)
     events = []
-    # Without any finalist the run fails, but only after the other bundles and the report are made.
+    # Without finalists the run fails, but only after the other bundles and the report.
     with pytest.raises(SearchFailedError, match="none of the finalists"):
         events.extend(resume_events(run_copy))
     assert not best.exists()
@@ -486,7 +486,7 @@ def test_finalist_that_cannot_be_exported_does_not_stop_the_others(run_copy, mon
 
 
 def test_network_that_no_attack_fools_within_the_grid_becomes_a_bundle(tiny, tmp_path):
-    # Nothing to plot on log axes is no reason to lose the finalist, least of all the most robust one.
+    # An empty plot must not prevent the export of a finalist that no attack fools.
     overrides = (
         "search.trials=1",
         "finalists.references=false",

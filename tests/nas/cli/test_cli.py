@@ -1,4 +1,4 @@
-"""The command line: what each command says, where, and with which exit code."""
+"""The command line: output streams, messages and exit codes of each command."""
 
 import errno
 import io
@@ -31,7 +31,7 @@ from nas.study.trial import Trial
 
 @pytest.fixture
 def refused(cli):
-    """Runs a command that must be refused: exit code 2, all that is printed on stderr, no traceback. Returns stderr."""
+    """Runs a command that must fail with exit code 2, output on stderr only, and no traceback. Returns stderr."""
 
     def run(*arguments):
         code, out, err = cli(*arguments)
@@ -86,7 +86,7 @@ def test_config_prints_the_default_config_with_a_comment_on_every_key(cli):
 
 
 def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
-    """One run through all commands, with every option of `search`."""
+    """Applies all commands to one run, with every option of `search`."""
     run = tmp_path / "new" / "run"
     options = ["--seed", 3, "--trials", 3, "--set", "finalists.references=false", "--set", "training.epochs=1"]
     code, out, err = cli("search", tiny_file, "--run", run, *options)
@@ -99,7 +99,7 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
     assert "; best " in lines[4]
     assert lines[5] == "retraining, profiling and exporting 1 networks"
     assert lines[-1] == f"report: {run / 'report.html'}"
-    assert "\x1b" not in out  # Plain lines where there is no terminal.
+    assert "\x1b" not in out  # Plain lines without a terminal.
     config = load_config(run / "config.yaml")
     assert (config.seed, config.search.trials, config.training.epochs) == (3, 3, 1)
 
@@ -143,7 +143,7 @@ def test_search_without_a_config_takes_the_defaults(monkeypatch, cli, tmp_path):
     monkeypatch.setattr("nas.pipeline.search.search_events", lambda config, path: iter(seen.append((config, path)) or []))
     assert cli("search", "--run", tmp_path / "run", "--seed", 7, "--trials", 9, "--set", "seed=5")[0] == 0
     ((config, path),) = seen
-    assert config == parse_config({"seed": 7, "search": {"trials": 9}})  # The short options have the last word.
+    assert config == parse_config({"seed": 7, "search": {"trials": 9}})  # Short options override `--set`.
     assert path == tmp_path / "run"
 
 
@@ -178,7 +178,7 @@ def test_status_of_a_running_and_of_an_interrupted_run(tiny, tmp_path, cli):
     assert code == 0
     assert "interrupted" in out
     assert "1 of 6 trials: 1 complete" in out
-    # Reports and exports of what is there so far.
+    # Report and export of an unfinished run.
     assert cli("report", run)[0] == 0
     assert (run / "report.html").exists()
 
@@ -200,7 +200,7 @@ def test_status_does_not_change_the_run(run_copy, cli):
 
 
 def test_names_with_brackets_are_printed_as_they_are(run_copy, cli, tmp_path):
-    # Rich takes [...] for markup.
+    # Rich would parse [...] as markup.
     folder = run_copy.rename(tmp_path / "a[bold]b[x]")
     code, out, _ = cli("status", folder)
     assert code == 0
@@ -509,7 +509,7 @@ def test_bad_arguments(arguments, message, refused, tmp_path, monkeypatch):
 
 @contextmanager
 def largest_file(size):
-    """Lets no file grow beyond a size, as a full disk would."""
+    """Limits the size of files, which simulates a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -547,7 +547,7 @@ def test_disk_full_while_the_study_is_written(cli, tiny_file, tmp_path, trials_o
     assert code == 2
     assert "study.db: " in err
     assert "`hardcell resume" in err
-    # With space again, the run goes on from what was kept.
+    # With free space, the run resumes from the kept files.
     trials_only(run)
     assert study_content(run) == study_content(finished_run)
 

@@ -1,4 +1,4 @@
-"""`hardcell profile` and `hardcell check-table`: what they print, where, and with which exit code."""
+"""`hardcell profile` and `hardcell check-table`: output streams, messages and exit codes."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ QUICK = ("--data", "digits", "--images", "60", "--attack", "fgsm", "--device", "
 
 @pytest.fixture
 def profiled(here, cli):
-    """Profiles a network of the folder quickly; returns the record."""
+    """Profiles a network of the folder with few images; returns the record."""
 
     def run(*arguments):
         code, out, err = cli("profile", *arguments, "--json")
@@ -38,7 +38,7 @@ def profiled(here, cli):
 
 @pytest.fixture
 def refused(here, cli):
-    """Runs a command that must be refused: exit code 2, all that is printed on stderr, no traceback. Returns stderr."""
+    """Runs a command that must fail with exit code 2, output on stderr only, and no traceback. Returns stderr."""
 
     def run(*arguments):
         code, out, err = cli(*arguments)
@@ -78,7 +78,7 @@ def test_the_example_of_the_readme(cli):
     assert out.startswith("FAILED CHECKS: logits_not_probabilities, enough_images. ")
 
 
-# What is printed.
+# Printed output.
 
 
 def test_headline_then_a_table_then_the_checks_that_failed(here, cli):
@@ -168,11 +168,11 @@ def test_out_writes_a_profile_that_loads_back_and_is_never_overwritten(here, cli
 
 def test_a_progress_bar_is_shown_on_a_terminal_alone(here, cli, monkeypatch):
     assert cli("profile", "own.py:network", *QUICK)[2] == ""
-    monkeypatch.setenv("FORCE_COLOR", "1")  # Which Rich takes for a terminal.
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then assumes a terminal.
     code, out, err = cli("profile", "own.py:network", *QUICK, "--json")
     assert code == 0
     assert json.loads(out)["n"] == 60
-    for message in ("opening the network", "checks", "100%"):  # What is over within a tenth of a second is not drawn.
+    for message in ("opening the network", "checks", "100%"):  # A stage shorter than 0.1 s is not drawn.
         assert message in err
 
 
@@ -182,7 +182,7 @@ def test_ctrl_c_says_that_nothing_is_kept_and_speaks_of_no_run(here, cli, tmp_pa
     assert "interrupted" in err
     assert "resume" not in err
     assert list((tmp_path / "profile").iterdir()) == []
-    # So the same command may be given again.
+    # The same command can then run again.
     assert cli("profile", "own.py:network", *QUICK, "--out", tmp_path / "profile")[0] == 0
 
 
@@ -224,7 +224,7 @@ def test_an_attack_of_the_users_own():
 def test_the_norm_is_that_of_attacks_given_by_name_alone():
     attacks = described(options("pgd", "{name: fgsm}", norm="l2"))
     assert {name: entry["norm"] for name, entry in attacks.items()} == {"pgd": "l2", "fgsm": "linf"}
-    # ddn has a norm of its own.
+    # ddn has a fixed norm.
     assert described(options("ddn"))["ddn"]["norm"] == "l2"
 
 
@@ -282,7 +282,7 @@ def test_all_faults_of_the_options_are_told_at_once():
         assert fault in message
 
 
-# What people really give.
+# Realistic mistakes.
 
 
 @pytest.mark.parametrize(
@@ -384,4 +384,4 @@ def test_a_folder_is_no_table(refused, tmp_path):
 def test_the_published_table_of_nas_bench_201(cli, shared_data):
     code, out, _ = cli("check-table", shared_data / "nasbench201-robustness.csv.gz")
     assert code == 1
-    assert "in 15,268 of 15,625 rows" in out  # Counted apart from this: rows with FGSM more than 0.1 points below PGD.
+    assert "in 15,268 of 15,625 rows" in out  # Counted independently: rows with FGSM more than 0.1 points below PGD.

@@ -1,4 +1,4 @@
-"""`hardcell space`: what it shows of a space, what it draws and checks, and every message."""
+"""`hardcell space`: summary, drawings, checks and error messages."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def mine(tmp_path):
 
 @pytest.fixture
 def refused(cli):
-    """Runs `hardcell space`, which must refuse: exit code 2, one line on stderr, nothing on stdout. Returns the line."""
+    """Runs `hardcell space`, which must fail with exit code 2, one line on stderr and no stdout. Returns the line."""
 
     def run(*arguments):
         code, out, err = cli("space", *arguments)
@@ -125,7 +125,7 @@ def test_a_summary_as_json(mine, cli):
 
 
 def test_large_images_are_passed_without_numbers_where_that_is_possible(mine):
-    """The costs are the same; a path is one that can be followed, though zeros are on it."""
+    """On the meta device, costs are the same, and a path counts even if its values are zero."""
     for name in ("SPACE", "NUMBERS"):
         space = find_space(f"{mine}:{name}")
         architectures = random_architectures(space, 8, 0)
@@ -197,7 +197,7 @@ def test_drawings(mine, cli, tmp_path, monkeypatch):
     assert [(tmp_path / f"cell-{number}.svg").read_bytes() for number in (1, 2, 3)] == first
     cli("space", f"{mine}:SPACE", "--input", "3,8,8", "--draw", "one.png")
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    # There are no more than eight.
+    # There are only eight.
     assert "drawing: all-8.svg" in cli("space", f"{mine}:SPACE", "--input", "3,8,8", "--draw", "all.svg", "--count", 9)[1]
     assert not (tmp_path / "all-9.svg").exists()
 
@@ -315,7 +315,7 @@ def strideless(channels, stride):
 
 @pytest.fixture
 def cells(tmp_path):
-    """Returns the file of a config whose cells carry an operation of a user's own, in a file beside it."""
+    """Returns the file of a config whose cells have a custom operation, defined in a file beside it."""
 
     def write(operation, **options):
         (tmp_path / "ops.py").write_text(OPERATIONS, encoding="utf-8")
@@ -338,7 +338,7 @@ def test_cells_with_an_operation_of_ones_own(cells, cli):
 
 
 def test_an_operation_of_ones_own_that_passes_over_its_stride(cells, refused):
-    """It is told before anything is built, with the operation's name."""
+    """The error names the operation and comes before any network is built."""
     path = cells("ops.py:strideless", cells="normal_reduction")
     assert refused(path) == (
         f"hardcell: {path}: space is refused: operation 'strideless' at stride 2 must map (N, C, H, W) to "

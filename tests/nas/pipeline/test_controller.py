@@ -1,4 +1,4 @@
-"""What becomes of each kind of candidate, and of a search among such candidates."""
+"""Results of each kind of candidate, and of a search over such candidates."""
 
 import sqlite3
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_surfaces")
 
 @pytest.fixture
 def searched(tmp_path, trials_only):
-    """Searches with a config up to the finalists; returns the run and the events."""
+    """Runs a search up to the finalists; returns the run and the events."""
 
     def run(config):
         events = trials_only(tmp_path / "run", config)
@@ -152,7 +152,7 @@ def test_broken_candidate_is_a_failed_trial_with_its_reason_and_the_search_goes_
 
 
 def test_learning_rate_that_diverges_fails_with_its_reason(tiny, tmp_path):
-    # Without batch norm's scale to save it: a large step on the last layer's weights overflows.
+    # Without batch norm, a large step on the last layer's weights overflows.
     config = tiny("training.learning_rate=100", "training.weight_decay=1", "training.epochs=12", "search.trials=2")
     with pytest.raises(SearchFailedError, match=r"training diverged: the loss is (nan|inf)") as caught:
         search(config, tmp_path / "run")
@@ -240,7 +240,7 @@ def test_locked_database_is_told_and_not_a_traceback(tiny, tmp_path, break_off, 
     break_off(search_events(tiny("search.trials=2"), run), 1)
     holder = sqlite3.connect(run / "study.db")
     try:
-        # Another program writes and does not let go; sqlite gives up after its own time, which is cut short here.
+        # Another program keeps a write lock; SQLite's timeout is shortened here.
         monkeypatch.setattr("sqlite3.dbapi2.connect", lambda *a, c=sqlite3.connect, **k: c(*a, **{**k, "timeout": 0.1}))
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(RunError, match=r"study\.db: .*locked"):
@@ -254,7 +254,7 @@ def never(job, epoch):
 
 
 class ExecutorContract:
-    """What every executor must do; a subclass gives one."""
+    """Contract tests of executors; a subclass gives an executor."""
 
     @pytest.fixture
     def executor(self) -> Executor:
@@ -300,7 +300,7 @@ class ExecutorContract:
         news.close()
 
     def test_what_is_told_of_a_job_is_known_when_the_next_is_pulled(self, executor, work):
-        # The iterable asks the sampler: with one place, every proposal knows all outcomes before it.
+        # The iterable calls the sampler: with one worker, every proposal uses all earlier results.
         outcomes, known = [], []
 
         def jobs():

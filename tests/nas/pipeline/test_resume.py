@@ -1,4 +1,4 @@
-"""A run that was broken off goes on and ends as if it never had been."""
+"""An interrupted run resumes, and its results equal those of an uninterrupted run."""
 
 import hashlib
 import random
@@ -35,7 +35,7 @@ WRITES = ("create_new_trial", "set_trial_param", "set_trial_user_attr", "set_tri
 
 
 class KilledError(BaseException):
-    """Stands for the end of the process: no `except Exception` may catch it."""
+    """Simulates the end of the process; no `except Exception` catches it."""
 
 
 def bundle_hashes(run):
@@ -57,7 +57,7 @@ def assert_same_run(run, whole, study_content, bundles=3):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny, study_content, trials_only, tmp_path_factory):
-    """Returns what the study of an uninterrupted search says, by sampler, each search run once."""
+    """Returns the content of an uninterrupted search's study, by sampler; each search runs once."""
     known = {}
 
     def of(sampler):
@@ -132,10 +132,10 @@ def test_interrupts_before_the_training_use_up_no_attempts(place, tiny, tmp_path
 
 
 def mixed(custom_space):
-    """A config of which trials are complete, duplicate, rejected for either reason, and failed."""
+    """A config whose trials are complete, duplicate, infeasible for either reason, and failed."""
     return custom_space(
         "raises in training,constant,works",
-        # More than there are architectures: the last ones are duplicates.
+        # More trials than architectures: the last ones are duplicates.
         "search.trials=16",
         "search.random_trials=4",
         "training.epochs=1",
@@ -144,7 +144,7 @@ def mixed(custom_space):
 
 
 def kill_at(monkeypatch, write, before):
-    """Ends the process, as it were, before or after the given write into the study."""
+    """Simulates the end of the process before or after the given write to the study."""
     number = count()
     for name in WRITES:
         original = getattr(RDBStorage, name)
@@ -219,7 +219,7 @@ def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cach
 
 
 def kill_soon(process, seconds):
-    """Kills a process some seconds after its work has begun; returns whether it was still at work."""
+    """Kills a process some seconds after its work has begun; returns whether it was still running."""
     process.stdout.readline()  # "run FOLDER": data and space are open, the study is there.
     try:
         process.communicate(timeout=seconds)
@@ -237,7 +237,7 @@ def finish(process):
 
 def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, study_content, tmp_path):
     run, moment = tmp_path / "run", random.Random(1)
-    # The references are left out, which changes neither the trials nor the finalist.
+    # Without references, trials and finalist are the same.
     process = hardcell("search", tiny_file, "--run", run, "--set", "finalists.references=false")
     assert kill_soon(process, moment.uniform(0, 1.5))
     kill_soon(hardcell("resume", run), moment.uniform(0, 3))
@@ -248,7 +248,7 @@ def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, s
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finished_run, study_content, tmp_path):
     run, moment, kills = tmp_path / "run", random.Random(2), 0
-    # No trial may run out of attempts: that is another test.
+    # Enough attempts for every trial; another test covers the limit.
     process = hardcell("search", tiny_file, "--run", run, "--set", "search.attempts=100")
     for _ in range(20):
         kills += kill_soon(process, moment.uniform(0, 3))
@@ -267,14 +267,14 @@ def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finish
 
 
 def started(stored, run):
-    """Returns how many trials a run's study holds, of which how many have ended, and those, by number."""
+    """Returns the number of trials in a run's study, the number of ended trials, and the ended trials by number."""
     trials = stored(run)
     ended = {trial.number: (trial.params, trial.values, trial.user_attrs) for trial in trials if trial.state.is_finished()}
     return len(trials), ended
 
 
 def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
-    """Kills a search under Ray again and again, and lets it end; each time what has ended must be as it was."""
+    """Kills a search under Ray repeatedly, then lets it end; trials that have ended must never change."""
     moment, ended, killed = random.Random(seed), {}, 0
     options = ("--executor", "ray", "--set", "search.executor.workers=2", "--set", "search.sampler=random")
     options += ("--set", "search.trials=30", "--set", "search.attempts=100", "--set", "finalists.references=false")
@@ -283,7 +283,7 @@ def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
         # Ray takes some seconds to start, before the first trial of the process begins.
         killed += kill_soon(process, moment.uniform(2, 9))
         _, now = started(stored, run)
-        assert {number: now[number] for number in ended} == ended  # None is lost, and none is run again.
+        assert {number: now[number] for number in ended} == ended  # No ended trial is lost or run again.
         ended = now
         process = hardcell("resume", run)
     finish(process)
@@ -295,7 +295,7 @@ def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
 
 
 def same_under_ray(study_content, run, tmp_path, tiny, trials_only):
-    """Asserts that the trials are those of a local, uninterrupted search."""
+    """Asserts that the trials equal those of a local, uninterrupted search."""
     whole = tmp_path / "whole"
     trials_only(whole, tiny("search.sampler=random", "search.trials=30", "finalists.references=false"))
     assert [trial["attributes"]["architecture"] for trial in study_content(run)] == [
@@ -360,7 +360,7 @@ def test_interrupt_exits_130_with_what_to_do_and_the_run_resumes(
 
 
 def test_interrupt_does_not_end_a_trial(tiny, tmp_path, monkeypatch, stored):
-    # The attack of the scoring is interrupted, where everything else that is raised is the candidate's result.
+    # The interrupt comes during the attack of the evaluation, where any other error is the candidate's result.
     def interrupted(*args):
         raise KeyboardInterrupt
 
@@ -376,7 +376,7 @@ def test_second_driver_is_refused(tiny, tmp_path):
     assert isinstance(next(first), RunStarted)
     with pytest.raises(RunError, match="run: another process"):
         next(resume_events(run))
-    assert isinstance(next(first), TrialStarted)  # The first goes on.
+    assert isinstance(next(first), TrialStarted)  # The first resumes.
     first.close()
     second = resume_events(run)
     assert isinstance(next(second), RunStarted)
@@ -441,7 +441,7 @@ def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, fi
     assert [bundle.role for bundle in nas.read_run(run_copy).bundles] == ["random", "residual"]
     with pytest.raises(BundleError, match="is not a bundle"):
         nas.load(best)
-    if stage == "write_manifest":  # All but whole: what is left is in nobody's way.
+    if stage == "write_manifest":  # Almost complete: the partial folder does not disturb later exports.
         nas.resume(run_copy)
         assert_same_run(run_copy, finished_run, study_content)
         assert not list((run_copy / "bundles").glob(".*"))
@@ -449,7 +449,7 @@ def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, fi
 
 @pytest.mark.slow
 def test_export_beside_a_driver_at_its_own_export_harms_neither(run_copy, monkeypatch):
-    """`hardcell export` is refused while the run is at work, or it keeps out of the way."""
+    """`hardcell export` fails while the run is active, or it does not disturb the run."""
     (best,) = (run_copy / "bundles").glob("1-*")
     shutil.rmtree(best)
     original, inner = export.save_profile, []

@@ -1,4 +1,4 @@
-"""Drawings of architectures: the same each time, and a space that cannot draw loses nothing but its drawings."""
+"""Drawings of architectures are deterministic; a space that cannot draw lacks only its drawings."""
 
 import pytest
 from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def own(drawing: str = "") -> SearchSpace:
     def draw(architecture):
         if drawing == "raises":
             raise KeyError("no such edge")
-        architecture.clear()  # What is drawn is a copy.
+        architecture.clear()  # `draw` gets a copy.
         return drawing
 
     return dataclasses.replace(PLAIN, name="own", draw=draw)

@@ -1,4 +1,4 @@
-"""What a report says of its networks together, and of its candidates: transfer, disagreement, exponents, correlations."""
+"""Sentences and pictures of a report on all networks and candidates: transfer, disagreement, exponents, correlations."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def opened(run):
     return bundles
 
 
-# What is opened.
+# Opening bundles.
 
 
 def test_every_bundle_is_opened_with_the_images_of_its_profile(run, opened):
@@ -54,7 +54,7 @@ def test_every_bundle_is_opened_with_the_images_of_its_profile(run, opened):
 
 @pytest.fixture
 def other_images(tmp_path):
-    """Images of three channels, of which no network of digits takes any."""
+    """Images with three channels, which networks for digits reject."""
     file = tmp_path / "others.npz"
     np.savez(
         file,
@@ -67,7 +67,7 @@ def other_images(tmp_path):
 
 
 def of_these(bundle, file):
-    """A bundle whose profile says that it was measured on these images."""
+    """A bundle whose profile names these images."""
     test = open_test(parse_profile_config({"data": {"name": "npz", "path": str(file)}}).data)
     record = {**bundle.profile.record, "n": len(test.x)}
     manifest = {**bundle.manifest, "data": {**bundle.manifest["data"], "test": test.hash}}
@@ -82,7 +82,7 @@ def test_twins_are_known_by_their_weights(run, bundle_copy):
     assert duplicates([first, twin]) == {second.name: first.name}
     page = render_report(dataclasses.replace(run, bundles=(first, twin)))
     assert re.search(f"<code>{second.name}</code> is [^.]*<code>{first.name}</code>", page)
-    assert "McNemar" not in page  # There is but one network.
+    assert "McNemar" not in page  # There is only one network.
 
 
 def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
@@ -221,7 +221,7 @@ def test_nearest_differences_in_words():
     assert "density near zero 0.38 (0.22 to 0.60)" in sentence
     assert "0.23 from" in sentence
     assert nearest_sentence({"nearest": None}) is None
-    assert nearest_sentence({}) is None  # A profile of before it was measured.
+    assert nearest_sentence({}) is None  # An older profile.
 
 
 # Correlations.

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, with the failed checks where nobody can miss them."""
+"""The report is one self-contained page and shows failed checks prominently."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_surfaces")
 
 
 class Page(HTMLParser):
-    """Collects what a browser would fetch, and the text that it would show."""
+    """Collects the resources that a browser would fetch and the text that it would show."""
 
     def __init__(self, text):
         super().__init__()
@@ -36,7 +36,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.open.append(tag)
-        # xmlns is a name, not a place; an a is followed only by hand, but here it must lead nowhere else, too.
+        # xmlns is a name, not an address. Links must also stay inside the page.
         self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "action", "data", "poster")]
 
     def handle_endtag(self, tag):
@@ -64,7 +64,7 @@ def test_page_fetches_nothing(finished):
     assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(page.tags)
     assert "@import" not in text
     assert all(place.startswith("#") for place in re.findall(r"url\(['\"]?([^)'\"]*)", text))
-    # The only addresses are names of XML vocabularies and matplotlib's note on itself in the metadata of a figure.
+    # The only addresses are XML namespaces and matplotlib's own address in the metadata of a figure.
     visible = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     assert set(re.findall(r"\s(\S{,40})=\"https?://", visible)) <= {"xmlns", "xmlns:xlink"}
     assert not re.search(r"https?://", re.sub(r"xmlns(:\w+)?=\"[^\"]*\"", "", visible))
@@ -186,7 +186,7 @@ def test_space_of_the_users_own_whose_file_is_gone(custom_space, tmp_path, cli):
     config = custom_space("works", "search.trials=2", "search.random_trials=2", "finalists.epochs=1")
     run = search(config, tmp_path / "run")
     (tmp_path / "own.py").unlink()
-    # As in a new process: the module is not there any more, either.
+    # As in a new process, where the module is not imported.
     for name in [name for name in sys.modules if name.startswith("hardcell_user_own")]:
         del sys.modules[name]
     code, out, err = cli("report", tmp_path / "run")
@@ -217,7 +217,7 @@ def test_figures_are_xml_and_hold_what_they_plot(finished, finished_run):
 
 @pytest.mark.parametrize("value", [0.0, np.inf], ids=["always fooled", "never fooled"])
 def test_figures_of_a_network_with_nothing_to_plot(value, finished):
-    """Every image wrong, or none ever fooled, is an answer; the page shows it."""
+    """The page also renders if every image is misclassified, or if no attack succeeds."""
     radii = {name: np.full_like(measured, value) for name, measured in finished.bundles[0].profile.radii.items()}
 
     def change(record):
@@ -236,7 +236,7 @@ def test_figures_of_a_network_with_nothing_to_plot(value, finished):
 
 
 def labels_of(svg):
-    """Returns the words of a picture, which matplotlib draws as shapes and leaves in comments."""
+    """Returns the texts of a picture; matplotlib draws them as shapes and keeps them in comments."""
     return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, flags=re.DOTALL)]
 
 
@@ -267,7 +267,7 @@ def test_every_attack_of_many_is_drawn(conv, images):
 
 
 def test_first_order_curve_of_a_linear_network_lies_on_the_measured_one():
-    """Read off the picture: the dashed line of the theory runs through the points of the attack."""
+    """For a linear network, the first-order curve goes through the points of the attack."""
     generator = torch.Generator().manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, dtype=torch.float64))
     x = 0.3 + 0.4 * torch.rand(200, 1, 4, 4, generator=generator, dtype=torch.float64)
@@ -289,7 +289,7 @@ def with_radii(bundle, values):
     [
         ([1.0] * 60, [0.01] * 60, "beat", True),
         ([0.01] * 60, [1.0] * 60, "lost to", False),
-        # Five images more, all one way: p = 1/16 in the exact test of McNemar, two-sided.
+        # Five discordant images, all in one direction: p = 1/16 in McNemar's exact two-sided test.
         ([1.0] * 60, [0.01] * 5 + [1.0] * 55, "did not beat", False),
         # Six: p = 1/32.
         ([1.0] * 60, [0.01] * 6 + [1.0] * 54, "beat", True),
@@ -326,7 +326,7 @@ def test_verdict_gives_the_p_value(finished):
 
 
 def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
-    """Equally many are fooled at 0.05; of those that are not, the finalist keeps more for longer."""
+    """The numbers of fooled images at 0.05 are equal; beyond 0.05, the finalist has more images with larger radii."""
     best, random, _ = finished.bundles
     later = max(set(best.profile.epsilons("linf")) & set(random.profile.epsilons("linf")))
     assert later > 0.05
@@ -374,7 +374,7 @@ def test_verdicts_are_about_the_best_finalist(finished):
 
 
 def test_bundle_that_lost_its_rank_is_not_reported(run_copy):
-    # Exported while the search was under way: its name says a rank that another architecture has since.
+    # Exported during the search: another architecture has the rank in its name now.
     (best,) = (run_copy / "bundles").glob("1-*")
     (random,) = (run_copy / "bundles").glob("random-*")
     other = best.rename(best.with_name("1-000000000000"))

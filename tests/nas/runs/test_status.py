@@ -1,4 +1,4 @@
-"""How far a run is: counts, speed, workers, and `hardcell status --watch`."""
+"""Status of a run: counts, speed, workers, and `hardcell status --watch`."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ class TestSpeed:
             ([(0, 30), (None, 40)], None),
             ([(5, 5), (5, 5)], None),
             ([(0, 30), (30, 60)], 2.0),
-            ([(0, 60), (0, 60)], 2.0),  # Two workers side by side.
+            ([(0, 60), (0, 60)], 2.0),  # Two workers in parallel.
             ([(10, 20), (20, 30), (30, 40), (40, None)], 6.0),
             ([(40, 70), (10, 40)], 2.0),  # In any order.
         ],
@@ -52,7 +52,7 @@ class TestSpeed:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A config whose trials are answered from a table, at no cost."""
+    """A config whose trials come from a table."""
     path = tmp_path_factory.mktemp("table") / "table.csv"
     choices = cell201().choices
     with path.open("w", newline="") as file:
@@ -142,7 +142,7 @@ def test_speed_and_the_time_left_are_told(table, tmp_path, cli, monkeypatch):
 class TestWatch:
     @pytest.fixture
     def going_on(self, table, tmp_path, monkeypatch):
-        """A run at its first trial, of which every pause between two looks does one more; the pauses."""
+        """A run at its first trial, which runs one trial in each pause between two refreshes; returns the pauses."""
         events, pauses = search_events(table, tmp_path / "run"), []
 
         def step():
@@ -179,7 +179,7 @@ class TestWatch:
         assert len(going_on) == 6
         text = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue())
         assert text.index("1 of 6 trials") < text.index("6 of 6 trials")
-        assert "\x1b[1A" in text  # Over what stood there.
+        assert "\x1b[1A" in text  # Replaces the last view.
         assert ": finished" in text
 
     @pytest.mark.parametrize("arguments", [["--watch"], ["--watch", "--json"]])
