@@ -77,8 +77,8 @@ def rebuild(folder: Path, stored: StoredArchitecture) -> nn.Module:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
-            f"{folder}: its network cannot be rebuilt: {first_line(error)}; model.pt2 needs torch alone, "
-            "model.onnx onnxruntime alone"
+            f"{folder}: its network cannot be rebuilt: {first_line(error)}; model.pt2 needs only torch, "
+            "model.onnx only onnxruntime"
         ) from error
     return network.eval()
 

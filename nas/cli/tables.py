@@ -37,7 +37,7 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
     if status.last_failure:
         console.print(f"last failure: {status.last_failure}", markup=False)
     if status.workers:
-        table = Table("worker", "trial", "for", "rungs passed", title="at work")
+        table = Table("worker", "trial", "for", "rungs passed", title="running trials")
         for worker in status.workers:
             seconds = "" if worker.seconds is None else duration(worker.seconds)
             rungs = ", ".join(f"epoch {epoch}" for epoch in worker.rungs)

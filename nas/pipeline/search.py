@@ -144,7 +144,7 @@ def export_events(path: Path, top: int) -> Iterator[Event]:
     check_some_complete(list(run.trials))
     evaluate = prepare(run.config)
     if not isinstance(evaluate, TrainAndAttack):
-        raise RunError(f"{path}: its trials were answered from a table, so there is nothing to train and export")
+        raise RunError(f"{path}: its trials come from a table, so no network can be trained and exported")
     _check_same_images(run.folder, evaluate)
     candidates = choose_finalists(run.trials, run.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []

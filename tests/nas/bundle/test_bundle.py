@@ -429,7 +429,7 @@ def test_weights_of_another_network_with_new_checksums_are_told(bundle_copy, fin
     (other,) = (finished_run / "bundles").glob("residual-*")
     shutil.copy(other / "weights.safetensors", bundle_copy)
     reseal(bundle_copy)
-    with pytest.raises(BundleError, match=r"cannot be rebuilt: .*; model\.pt2 needs torch alone"):
+    with pytest.raises(BundleError, match=r"cannot be rebuilt: .*; model\.pt2 needs only torch"):
         load(bundle_copy)
 
 
@@ -439,7 +439,7 @@ def test_bundle_of_a_space_that_is_gone_says_what_still_works(bundle_copy):
     stored["space"] = {"name": "/nowhere/space.py:SPACE", "options": {}}
     path.write_text(yaml.safe_dump(stored))
     reseal(bundle_copy)
-    with pytest.raises(BundleError, match=r"/nowhere/space\.py does not exist; model\.pt2 needs torch alone"):
+    with pytest.raises(BundleError, match=r"/nowhere/space\.py does not exist; model\.pt2 needs only torch"):
         load(bundle_copy)
 
 

@@ -241,12 +241,12 @@ class TestMessages:
             ("width,rate,order,ms\n", "table.csv", r"table\.csv: must hold a header and at least one row$"),
             ("width,rate,order,ms\n\n\n", "table.csv", r"table\.csv: must hold a header and at least one row$"),
             (ROW + "2,0.5,ab\n", "table.csv", r"table\.csv, line 3: must hold 4 cells like the header, got 3$"),
-            ("width,rate,order,ms,ms\n2,0.5,ab,1,2\n", "table.csv", r"table\.csv: columns that come twice: ms$"),
+            ("width,rate,order,ms,ms\n2,0.5,ab,1,2\n", "table.csv", r"table\.csv: duplicate columns: ms$"),
             ("width,rate,order,ms\n2,0.5,ab," + "1" * 140_000, "table.csv", r"table\.csv: must be CSV: field larger than"),
             (
                 "width,ms\n2,1\n",
                 "table.csv",
-                r"must hold a column for each choice of own, or .* arch with cells of NAS-Bench-201; it lacks rate, order$",
+                r"must hold a column for each choice of own, or .* arch .* cells; missing: rate, order$",
             ),
             (ROW.replace("2", "5"), "table.csv", r"line 2: not an architecture of own: .*'width' must be .*, got '5'$"),
             (ROW.replace("2,", "2.0,"), "table.csv", r"line 2: .*'width' must be one of \[2, 3, 4\], got '2\.0'"),
@@ -365,7 +365,7 @@ class TestSettings:
             )
         assert caught.value.faults == (
             f"config: objective.{key} must hold metrics of evaluator.columns (latency, parameters, macs), got 'flops'; "
-            "where that is a default, write others, or constraints: {}",
+            "if it comes from a default, set objective.minimise, or objective.constraints: {}",
         )
 
     def test_path_is_relative_to_the_config(self, tmp_path):
@@ -461,7 +461,7 @@ def test_changed_table_is_refused(config, tmp_path):
     table = tmp_path / "table.csv"
     content = table.read_bytes()
     table.write_bytes(content + b"3,None,ab,1,60\r\n")
-    with pytest.raises(RunError, match=r"run: the table is not the one that the run began with; start a new run$"):
+    with pytest.raises(RunError, match=r"run: the table has changed .*; start a new run$"):
         resume_events(tmp_path / "run")
     assert read_run(tmp_path / "run").trials  # It can be read without its table.
     table.write_bytes(content)
@@ -479,5 +479,5 @@ def test_command_line_searches_says_what_answers_and_refuses_to_export(config, t
     assert str(tmp_path / "run" / "report.html") in out
     code, _, err = cli("export", tmp_path / "run")
     assert code == 2
-    assert "run: its trials were answered from a table, so there is nothing to train and export" in err
+    assert "run: its trials come from a table" in err
     assert not (tmp_path / "run" / "bundles").exists()

@@ -136,7 +136,7 @@ def test_speed_and_the_time_left_are_told(table, tmp_path, cli, monkeypatch):
     monkeypatch.setattr("nas.runs.status.run_status", lambda run: status)
     _, out, _ = cli("status", tmp_path / "run")
     assert "2.5 trials a minute, about 3 h 20 min left\n" in out
-    assert all(message in out for message in ("at work", "node-1", "17", "3 min", "epoch 1, epoch 3"))
+    assert all(message in out for message in ("running trials", "node-1", "17", "3 min", "epoch 1, epoch 3"))
 
 
 class TestWatch:
