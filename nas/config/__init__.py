@@ -1,1 +1,1 @@
-"""The settings of a run: schema, reading and writing YAML, names of metrics."""
+"""Settings of a run: schema, YAML reader and writer, names of metrics."""

@@ -1,4 +1,4 @@
-"""What answers the trials of a search: training, or a table of architectures that others have measured."""
+"""Settings of the evaluators: training and attacks, or a table of measured architectures."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from nas.config.metrics import CHEAP_METRICS, METRICS, is_metric, missing_epsilo
 
 
 class EvaluatorConfig(ABC):
-    """Says what answers trials. A subclass is a frozen dataclass of settings."""
+    """Settings of an evaluator. A subclass is a frozen dataclass."""
 
     @abstractmethod
     def check_metrics(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
-        """Returns what is wrong with asking for metrics, given the epsilons of the evaluation: metric and message."""
+        """Returns the faults of a list of metrics.
+
+        Args:
+            metrics: Names of the metrics.
+            grid: Epsilons of the evaluation, in pixel units.
+
+        Returns:
+            Pairs of metric and message. The metric is '' where the fault is not in its name.
+        """
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainEvaluatorConfig(EvaluatorConfig):
-    """Trains every candidate and attacks it."""
+    """Trains and attacks every candidate."""
 
     def check_metrics(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
-        """Returns the metrics that there are not, and those that need other epsilons."""
+        """Returns the unknown metrics, or else the metrics that need epsilons outside the grid."""
         faults = [
             (metric, f"must hold metrics ({', '.join(METRICS)}), got {metric!r}")
             for metric in metrics
@@ -36,16 +44,18 @@ class TrainEvaluatorConfig(EvaluatorConfig):
 @final
 @dataclass(frozen=True, kw_only=True)
 class TableEvaluatorConfig(EvaluatorConfig):
-    """Looks candidates up in a table of measured architectures: searches in seconds, to compare samplers on real numbers.
+    """Looks candidates up in a table of measured architectures. A search takes seconds, which suits comparisons of samplers.
 
     Attributes:
-        path: CSV file with a header, one architecture a row; gzipped where its name ends in .gz. A column of each choice's
-            name holds its value; or, for cell201, a column arch holds cells as NAS-Bench-201 writes them,
-            |nor_conv_3x3~0|+|...|.
-        columns: Metrics by name, each a column or what is computed from columns, such as 1 - pgd_1.0 / 100 for an error from
-            an accuracy in percent; all are better when smaller.
-        image: Channels, height and width of an image, for parameters and macs, which are counted where no column holds them.
-        classes: Number of classes, likewise.
+        path: CSV file with a header and one architecture per row, gzipped if its name ends in .gz. Each choice has a column
+            of its name. For cell201, a column arch may instead hold cells in NAS-Bench-201 notation, |nor_conv_3x3~0|+|...|.
+        columns: Metrics by name. Each is a column or a formula over columns, such as 1 - pgd_1.0 / 100 for an error from an
+            accuracy in percent. Smaller is better.
+        image: Channels, height and width of an image. Used to count parameters and macs if the table has no such column.
+        classes: Number of classes. Used to count parameters and macs.
+
+    Raises:
+        ValueError: path or columns is empty, a size in image is below 1, or classes is below 2.
     """
 
     path: str = ""
@@ -62,13 +72,13 @@ class TableEvaluatorConfig(EvaluatorConfig):
             raise ValueError("image must hold sizes of at least 1, and classes must be at least 2")
 
     def check_metrics(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
-        """Returns the metrics that neither the columns nor counting can tell."""
+        """Returns the metrics that are neither in `columns` nor countable."""
         known = [*self.columns, *(name for name in CHEAP_METRICS if name not in self.columns)]
         return [
             (
                 metric,
                 f"must hold metrics of evaluator.columns ({', '.join(known)}), got {metric!r}; "
-                "where that is a default, write others, or constraints: {}",
+                "if it comes from a default, set objective.minimise, or objective.constraints: {}",
             )
             for metric in metrics
             if metric not in known

@@ -1,4 +1,4 @@
-"""Config files: YAML and overrides to the settings of a run."""
+"""Reads config files and overrides into the settings of a run."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def parse_config(
     overrides: Sequence[str] = (),
     build_space: bool = True,
 ) -> Config:
-    """Returns the config that plain data stands for; what it leaves out has its default.
+    """Returns the config for plain data. Missing keys take their defaults.
 
     Args:
-        data: What YAML holds: a mapping of sections, or None.
-        source: The name that error messages begin with.
-        folder: What relative paths are relative to.
-        overrides: `section.key=value`, each value in YAML, its paths relative to the working directory. They are applied
-            before anything is checked, so that they may mend what is faulty.
-        build_space: Make the space, to see that it can be made; not where a run is only looked at.
+        data: Content of a YAML file: a mapping of sections, or None.
+        source: Name of the data in error messages.
+        folder: Base of relative paths; the working directory if None.
+        overrides: Strings `section.key=value` with values in YAML. Their paths are relative to the working directory. They
+            are applied before the checks, so they can repair a faulty value in the data.
+        build_space: Build the search space to check its options. Use False to read the config of a finished run.
 
     Raises:
-        ConfigError: with every fault that was found.
+        ConfigError: the config has faults; the error lists all of them.
     """
     if data is not None and not isinstance(data, dict):
         raise ConfigError([f"{source}: must be a mapping of sections, got {data!r}"])
     typed = [_parsed(override) for override in overrides]
-    # Names first: settings belong to the thing that is named, in whatever order they were typed.
+    # Names first: a new name discards the settings below it, so the order of the overrides must not matter.
     for keys, value in sorted(typed, key=lambda entry: entry[0][-1] != "name"):
         data = _replaced(data, Config(), keys, value)
     reader = Reader(source, folder, build_space, typed=[".".join(keys) for keys, _ in typed])
@@ -71,7 +71,7 @@ def parse_config(
 
 
 def _absolute(reader: Reader, key: str, path: str) -> str:
-    """Returns the path that is written at a dotted key, made absolute."""
+    """Returns the absolute form of the path at a dotted key."""
     try:
         return str(Path(reader.folder_of(key) or ".", Path(path).expanduser()).resolve())
     except RuntimeError as error:
@@ -79,10 +79,10 @@ def _absolute(reader: Reader, key: str, path: str) -> str:
 
 
 def _parsed(override: str) -> tuple[list[str], Any]:
-    """Returns the keys and the value of a `section.key=value`.
+    """Returns the keys and the value of an override `section.key=value`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the override has no key or no =, or its value is not YAML.
     """
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
@@ -95,13 +95,13 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 
 def _replaced(base: Any, default: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
-    """Returns a tree with the value at the end of the keys; a thing of another name keeps none of the old one's settings.
+    """Returns a tree with the value at the end of the keys. A new name discards the settings of the old name.
 
     Args:
-        base: The tree as it was written; None where nothing was.
-        default: The settings that stand there where nothing is written; None where there are none.
-        keys: Where to put the value.
-        value: What takes the place of what was there.
+        base: The tree of the file; None if it is empty.
+        default: The default settings of this tree; None if there are none.
+        keys: Path to the value, one key per level.
+        value: The new value.
     """
     if base is None and isinstance(default, Mapping):
         base = as_data(default)
@@ -110,7 +110,7 @@ def _replaced(base: Any, default: Any, keys: Sequence[str], value: Any) -> dict[
     if rest:
         inner = vars(default).get(key) if is_dataclass(default) and "name" not in tree else None
         return {**tree, key: _replaced(tree.get(key), inner, rest, value)}
-    # The sources of data share their settings, unlike the things that have a name and settings of their own.
+    # All data sources share one set of settings, so a new source name keeps them.
     if key == "name" and not isinstance(default, DataConfig):
         return tree if value == tree.get("name", _name_of(default)) else {"name": value}
     return {**tree, key: value}
@@ -122,23 +122,28 @@ def _name_of(settings: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that holds a key twice, of which YAML would keep the last."""
+    """Raises an error for duplicate keys, where PyYAML would keep the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Returns the mapping.
 
         Raises:
-            ValueError: a key comes twice.
+            ValueError: a key is repeated.
         """
         keys = [key.value for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1 and key != "<<"}
         if twice:
-            raise ValueError(f"line {node.start_mark.line + 1}: keys that come twice: {', '.join(map(str, twice))}")
+            raise ValueError(f"line {node.start_mark.line + 1}: duplicate keys: {', '.join(map(str, twice))}")
         return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = (), *, build_space: bool = True) -> Config:
     """Returns the config in a YAML file.
+
+    Args:
+        path: The YAML file. Relative paths in it are relative to its folder.
+        overrides: As for `parse_config`.
+        build_space: As for `parse_config`.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or has faults.

@@ -1,4 +1,4 @@
-"""Names of metrics, and the rules for asking for them. All metrics are better when smaller."""
+"""Names of metrics, and the epsilons that they need. For all metrics, smaller is better."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 CHEAP_METRICS = ("parameters", "macs")
 
 
-# Measured for every trial, whatever the objective is.
+# Measured for every trial.
 STANDARD_METRICS = (*CHEAP_METRICS, "clean_error", "adversarial_error")
 
 
-# Need the error curve on a grid: evaluation.epsilons.
+# Computed from the error curve over evaluation.epsilons.
 CURVE_METRICS = ("error_area", "negative_median_radius")
 
 
@@ -29,7 +29,7 @@ AT = "adversarial_error@"
 
 
 def epsilon_of(metric: str) -> float | None:
-    """Returns E of adversarial_error@E, the error at a chosen epsilon; None for other metrics, NaN where E is no number."""
+    """Returns E of the metric adversarial_error@E; None for other metrics, NaN if E is not a number."""
     if not metric.startswith(AT):
         return None
     try:
@@ -40,12 +40,12 @@ def epsilon_of(metric: str) -> float | None:
 
 
 def is_metric(name: str) -> bool:
-    """Returns whether there is a metric of this name."""
+    """Returns whether a name is that of a metric."""
     return name in METRICS or math.isfinite(epsilon_of(name) or math.nan)
 
 
 def missing_epsilons(names: Iterable[str], grid: Sequence[float]) -> list[str]:
-    """Returns what is wrong with asking for metrics that need epsilons beyond this grid, in one sentence each."""
+    """Returns one message for each metric that needs epsilons outside the grid."""
     faults = []
     for name in names:
         at = epsilon_of(name)

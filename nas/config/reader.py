@@ -1,8 +1,8 @@
-"""Plain data onto the settings: every fault found, none of them guessed away.
+"""Reads plain data into settings, and collects all faults.
 
-Strictness is the point: an unknown key, a wrong type or an unknown name is a fault, never a new attribute or a guess.
-A section with a name (a space, a recipe, an attack, a sampler, an executor) takes what is left out from that thing's own
-defaults; without a name its keys change the default thing.
+Unknown keys, wrong types and unknown names are faults.
+Some sections have a name: spaces, recipes, attacks, samplers, executors. With a name, missing keys take the defaults of the
+named class. Without a name, the keys change the default object of the section.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from search_spaces import SPACES, Operation, SearchSpace
 
 Settings = TypeVar("Settings")
 
-# The kinds of things that YAML names, each with the table that stands beside its implementations.
+# Types that YAML refers to by name, and the table of their implementations.
 TABLES: dict[type, Mapping[str, object]] = {
     Attack: ATTACKS,
     Norm: NORMS,
@@ -53,20 +53,20 @@ TABLES: dict[type, Mapping[str, object]] = {
 }
 _TYPE_NAMES: dict[Any, str] = {int: "int", float: "a number", str: "a string", bool: "true or false"}
 _UNIONS, _LISTS = (Union, types.UnionType), (list, tuple, Sequence)
-# Stands for an entry of a list or mapping in which a fault was found.
+# Placeholder for a faulty entry of a list or mapping.
 _FAULTY: Any = object()
 
 
 @dataclass
 class Reader:
-    """Reads plain data into settings, noting faults on the way instead of stopping at the first.
+    """Reads plain data into settings. It collects faults instead of stopping at the first.
 
     Attributes:
-        source: The name of the data in messages.
-        folder: What relative paths in the data are relative to; the working directory if None.
-        build_space: Make the space, to see that it can be made.
-        typed: Dotted keys of what was typed in a shell, where paths are relative to the working directory.
-        faults: The messages.
+        source: Name of the data in messages.
+        folder: Base of relative paths in the data; the working directory if None.
+        build_space: Build the search space to check its options.
+        typed: Dotted keys set by --set. Their paths are relative to the working directory.
+        faults: Messages of the faults.
     """
 
     source: str
@@ -76,19 +76,19 @@ class Reader:
     faults: list[str] = field(default_factory=list)
 
     def fault(self, path: str, message: str) -> None:
-        """Notes a fault at a dotted path; '' is the whole."""
+        """Adds a fault at a dotted path; '' is the whole config."""
         self.faults.append(f"{self.source_of(path)}: {path} {message}" if path else f"{self.source}: {message}")
 
     def source_of(self, path: str) -> str:
-        """Returns where the setting at a dotted path, or a part of it, was written."""
+        """Returns '--set' if the setting at a dotted path, or a part of it, was overridden; else `source`."""
         return "--set" if any(_within(path, key) or _within(key, path) for key in self.typed) else self.source
 
     def folder_of(self, path: str) -> Path | None:
-        """Returns what the setting at a dotted path, if it is a path, is relative to; the working directory if None."""
+        """Returns the base of relative paths for a setting; None for the working directory."""
         return None if any(_within(path, key) for key in self.typed) else self.folder
 
     def read(self, kind: Any, value: Any, path: str, default: Any) -> Any:
-        """Returns value as a `kind`; notes a fault and returns the default where it cannot be one."""
+        """Returns the value converted to the type `kind`. If that fails, adds a fault and returns the default."""
         origin, arguments = get_origin(kind), get_args(kind)
         if value is None and type(None) in arguments:
             return None
@@ -119,11 +119,11 @@ class Reader:
                 return default
             read = {str(k): self.read(arguments[1], v, f"{path}.{k}", _FAULTY) for k, v in value.items()}
             return default if any(v is _FAULTY for v in read.values()) else read
-        # What else a user's space may annotate its settings with is between that space and its user.
+        # Custom spaces may use any other annotation. Their values are passed unchecked.
         return self._plain(kind, value, path, default) if kind in _TYPE_NAMES else value
 
     def _one_of(self, kinds: Sequence[Any], value: Any, path: str, default: Any) -> Any:
-        """Returns value as the first of some kinds that it can be."""
+        """Returns the value converted to the first type that accepts it."""
         if len(kinds) == 1:
             return self.read(kinds[0], value, path, default)
         for kind in kinds:
@@ -131,7 +131,7 @@ class Reader:
             read = alone.read(kind, value, path, _FAULTY)
             if not alone.faults:
                 return read
-            if isinstance(value, list) and get_origin(kind) in _LISTS:  # It is meant to be that list.
+            if isinstance(value, list) and get_origin(kind) in _LISTS:  # The value is meant for this type.
                 self.faults += alone.faults
                 return default
         names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
@@ -181,7 +181,7 @@ class Reader:
         return value
 
     def settings(self, kind: Any, value: Any, path: str, default: Any, defaults: Mapping[str, Any] | None = None) -> Any:
-        """Returns a dataclass of settings read from a mapping; `defaults` hold what is left out."""
+        """Returns a dataclass of settings read from a mapping; `defaults` replace the defaults of the dataclass."""
         if value is None:
             value = {}
         if not isinstance(value, dict):
@@ -206,14 +206,14 @@ class Reader:
         except ValidationError as error:
             for key, message in error.faults:
                 self.fault(f"{path}.{key}".lstrip("."), message)
-        except Exception as error:  # A user's own space, attack or recipe may raise anything.
+        except Exception as error:  # A custom space, attack or recipe may raise any error.
             if not quiet:
                 known = isinstance(error, TypeError | ValueError)
                 self.fault(path, f"is refused: {error if known else f'{type(error).__name__}: {error}'}")
         return default
 
     def check_keys(self, value: Mapping[str, Any], known: Sequence[str], path: str) -> None:
-        """Notes the keys that do not exist, each with the nearest that does."""
+        """Adds a fault for each unknown key, with the closest known key."""
         for key in value:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, 1)
@@ -222,7 +222,7 @@ class Reader:
                 self.faults.append(f"{self.source_of(dotted)}: unknown key {dotted}{hint}")
 
     def _name(self, value: Any, path: str) -> tuple[str | None, dict[str, Any]] | None:
-        """Returns the name that a section gives, if any, and its other keys; None after noting a fault."""
+        """Returns the name of a section, if any, and its other keys; None if the section has a fault."""
         if isinstance(value, str):
             return value, {}
         if not isinstance(value, dict):
@@ -300,18 +300,18 @@ class Reader:
         return config
 
     def _options(self, factory: Any, options: dict[str, Any], path: str) -> dict[str, Any]:
-        """Returns the options of a space, read by the annotations of the function that makes it."""
+        """Returns the options of a space, read by the annotations of its factory function."""
         if isinstance(factory, SearchSpace) or not callable(factory):
             self.check_keys(options, [], path)
             return {}
         try:
             parameters = parameters_of(factory)
-        except (TypeError, ValueError):  # Some builtins have none.
+        except (TypeError, ValueError):  # Some builtins have no signature.
             self.fault(path, f"must name a SearchSpace, or a function that returns one, got {factory!r}")
             return {}
         hints = annotations_of(factory)
         self.check_keys(options, list(parameters), path)
-        # A default that is no plain data, such as a function, stays with the space's own function.
+        # Defaults that are not plain data, such as functions, are left to the factory.
         read = {name: p.default for name, p in parameters.items() if p.default is not p.empty and is_plain(p.default)}
         for name, value in options.items():
             if name in parameters:
@@ -320,12 +320,12 @@ class Reader:
 
 
 def _within(path: str, whole: str) -> bool:
-    """Returns whether a dotted path is, or lies below, another."""
+    """Returns whether a dotted path equals another or lies below it."""
     return path == whole or path.startswith((f"{whole}.", f"{whole}["))
 
 
 def _describe_type(kind: Any) -> str:
-    """Returns a kind of value as messages say it."""
+    """Returns the description of a type for messages."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     return "a list" if get_origin(kind) in _LISTS else _TYPE_NAMES.get(kind, str(kind))
@@ -338,15 +338,15 @@ def _hint(value: Any, names: Sequence[Any]) -> str:
 
 
 def read_settings(kind: type[Settings], data: Mapping[str, Any], source: str) -> Settings:
-    """Returns the settings that plain data stand for; what they leave out has its default.
+    """Returns a dataclass of settings for plain data. Missing keys take their defaults.
 
     Args:
-        kind: A dataclass of settings, all of which have a default.
-        data: What YAML holds: a mapping of settings. Relative paths in it are relative to the working directory.
-        source: The name that error messages begin with.
+        kind: The dataclass. All its fields have a default.
+        data: A mapping of settings. Relative paths in it are relative to the working directory.
+        source: Name of the data in error messages.
 
     Raises:
-        ConfigError: with every fault that was found.
+        ConfigError: the data has faults; the error lists all of them.
     """
     reader = Reader(source, None)
     settings = reader.settings(kind, data, "", kind())
@@ -361,9 +361,9 @@ def _default_of(f: dataclasses.Field[Any]) -> Any:
 
 
 def _fraction(text: str) -> float | str:
-    """Returns '8/255' as a number, and any other text as it is."""
+    """Returns text such as '8/255' or '1e-3' as a number, and any other text unchanged."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*/\s*(\d+(?:\.\d*)?)\s*", text)
     if match and float(match[2]) != 0:
         return float(match[1]) / float(match[2])
-    # YAML 1.1 reads 1e-3, without a dot, as text.
+    # YAML 1.1 reads 1e-3, which has no dot, as text.
     return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text

@@ -1,6 +1,6 @@
-"""The settings of a run: frozen dataclasses that check themselves and do nothing else.
+"""Settings of a run: frozen dataclasses that validate themselves.
 
-The docstrings are the documentation of the YAML keys: `hardcell config` prints them as comments.
+The docstrings document the YAML keys: `hardcell config` prints them as comments.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nas.training.early_stopping import Halving
 from nas.validation import bounded, check_bounds, format_number, raise_if_invalid
 from search_spaces import Architecture  # noqa: TC001 (config files are read by annotations)
 
-# A network, the images (a Dataset) and the Config, to numbers by name.
+# Maps a network, the images (a Dataset) and the Config to numbers by name.
 Recorder = Callable[..., Mapping[str, float]]
 
 
@@ -35,12 +35,15 @@ class EvaluationConfig:
     """How a trial is scored, on the validation split.
 
     Attributes:
-        epsilon: Size of the ball for adversarial_error, in pixel units (pixels in [0, 1]; write 8/255 if you like).
-        epsilons: Further epsilons at which trials are attacked, for the metrics that need an error curve; null for none.
-        attacks: Attacks by name; an image counts as wrong when any of them fools the network.
-        images: At most this many validation images.
-        record: path/to/file.py:NAME, a function of your own that gets each trained network, the images and this config; what
-            numbers it returns, by name, are kept with the trial. Null for none.
+        epsilon: Radius of the ball for adversarial_error, in pixel units (pixels in [0, 1]; fractions such as 8/255 work).
+        epsilons: Further attack radii, for metrics of the error curve; null for none.
+        attacks: Attacks by name. An image counts as an error if any attack succeeds.
+        images: Maximum number of validation images.
+        record: path/to/file.py:NAME of a custom function. It gets each trained network, the images and this config. The
+            numbers that it returns, by name, are stored with the trial. Null for none.
+
+    Raises:
+        ValueError: a value is out of range, no attack is given, or the attacks have different norms.
     """
 
     epsilon: float = bounded(0.12, 1e-6)
@@ -50,7 +53,7 @@ class EvaluationConfig:
     record: Recorder | None = None
 
     def grid(self) -> list[float]:
-        """Returns all epsilons at which trials are attacked, increasing."""
+        """Returns all attack radii of a trial in increasing order, in pixel units."""
         return sorted({*(self.epsilons or ()), self.epsilon})
 
     def __post_init__(self) -> None:
@@ -62,7 +65,7 @@ class EvaluationConfig:
         if not self.attacks:
             faults.append(("attacks", "must name at least one attack"))
         elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
-            faults.append(("attacks", "must share one norm, for epsilon to mean one thing"))
+            faults.append(("attacks", "must share one norm, because epsilon is measured in it"))
         elif max(self.grid()) > 1 and next(iter(self.attacks.values())).norm.name == "linf":
             key, largest = "epsilon" if self.epsilon > 1 else "epsilons", format_number(max(self.grid()))
             faults.append(
@@ -74,22 +77,25 @@ class EvaluationConfig:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What the search is after: metrics, all better when smaller.
+    """Metrics to minimise and to constrain. For all metrics, smaller is better.
 
     Attributes:
-        minimise: Metrics to minimise; of several, the first one ranks within a Pareto front: parameters, macs, clean_error,
-            adversarial_error, adversarial_error@E at another epsilon E; error_area and negative_median_radius, of the
-            error curve over evaluation.epsilons; first_order_error, predicted from gradients without an attack;
-            failed_checks.
-        constraints: Upper bounds of metrics, by name; bounds on parameters and macs are checked before any training.
-            failed_checks: 0 keeps networks out whose robustness may only seem so.
+        minimise: Metrics to minimise. With several, the first one orders the trials within a Pareto front. Available:
+            parameters, macs, clean_error, adversarial_error, and adversarial_error@E for another epsilon E; error_area and
+            negative_median_radius, from the error curve over evaluation.epsilons; first_order_error, a prediction from
+            gradients without an attack; failed_checks.
+        constraints: Upper bounds of metrics, by name. Bounds on parameters and macs are checked before training. The bound
+            failed_checks: 0 excludes networks whose robustness may be an artefact of the evaluation.
+
+    Raises:
+        ValueError: minimise is empty or has duplicates, or a bound is not finite.
     """
 
     minimise: tuple[str, ...] = ("adversarial_error",)
     constraints: Mapping[str, float] = field(default_factory=lambda: {"clean_error": 0.1})
 
     def metrics(self) -> tuple[str, ...]:
-        """Returns the metrics that it names, each once."""
+        """Returns the names of all metrics in use, without duplicates."""
         return tuple(dict.fromkeys([*self.minimise, *self.constraints]))
 
     def __post_init__(self) -> None:
@@ -108,18 +114,23 @@ class SearchConfig:
     """How the space is searched.
 
     Attributes:
-        trials: Number of trials, those answered from the duplicate cache included.
-        first: Architectures of the first trials: published ones by name (darts_v2, resnet18), YAML files that hold one (a
-            bundle's architecture.yaml) or a list, the folder of an earlier run for its finalists, or the choices themselves.
-        random_trials: The trials after those, drawn uniformly whatever the sampler: a reference, and the sampler's start.
+        trials: Number of trials, including duplicates whose result comes from the cache.
+        first: Architectures of the first trials. An entry is a published name (darts_v2, resnet18), a YAML file with one
+            architecture or a list (such as a bundle's architecture.yaml), the folder of an earlier run (its finalists), or
+            a mapping of choices.
+        random_trials: Number of uniformly random trials after `first`, for every sampler. They are the random baseline, and
+            the initial data of the sampler.
         sampler: Proposes architectures: random, grid, tpe, nsga2, evolution, ppo or surrogate.
-        executor: Runs the trials: local, in this process, or ray, on this machine's cores or a cluster.
-        stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train all to the end.
-        time_limit: Seconds that a trial may take before it counts as failed; null for no limit.
-        attempts: How often a trial is started again after its process was killed in it, before it counts as failed.
-        checkpoint_seconds: Training is written down this often, so that a killed trial goes on from there.
-        storage: URL of the database that holds the study, such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME; null for
-            study.db in the run's folder.
+        executor: Runs the trials: local (in this process) or ray (on the cores of this machine or on a cluster).
+        stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train every trial fully.
+        time_limit: Maximum seconds per trial, after which it counts as failed; null for no limit.
+        attempts: Number of times that a trial is restarted after its process died. After that it counts as failed.
+        checkpoint_seconds: Seconds between checkpoints of the training. A killed trial resumes from the last one.
+        storage: URL of the study's database, such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME; null for study.db in
+            the run's folder.
+
+    Raises:
+        ValueError: a value is out of range, trials is less than the length of first, or storage is not a valid URL.
     """
 
     trials: int = bounded(20, 1)
@@ -135,7 +146,7 @@ class SearchConfig:
 
     @property
     def first_architectures(self) -> tuple[Architecture, ...]:
-        """`first`, once `nas.pipeline.earlier_run` has put architectures in the place of folders."""
+        """The entries of `first`, after `nas.pipeline.earlier_run` has replaced folders by architectures."""
         assert not any(isinstance(entry, Path) for entry in self.first), (
             "folders of earlier runs are resolved before a search"
         )
@@ -154,16 +165,20 @@ class SearchConfig:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FinalistsConfig:
-    """What is done with the best candidates: retrained longer, profiled on the test split, exported.
+    """How the best candidates are retrained, profiled on the test split, and exported.
 
     Attributes:
         count: Number of finalists.
         epochs: Passes over the training images.
-        references: Retrain and profile two references under the same budget: the median random candidate of the search,
-            and a plain residual network of about the best finalist's size.
+        references: Retrain and profile two reference networks with the same budget. One is the random candidate of median
+            rank, the other is a plain residual network of about the size of the best finalist.
         attacks: Attacks of the final profile, by name.
-        epsilons: Grid of each norm (linf, l2) of the final profile; null to choose it from each network's first-order radii.
-        images: At most this many test images.
+        epsilons: Epsilons of the final profile for each norm (linf, l2), in pixel units; null to choose them from the
+            first-order radii of each network.
+        images: Maximum number of test images.
+
+    Raises:
+        ValueError: a value is out of range, or an attack has an invalid name.
     """
 
     count: int = bounded(2, 1)
@@ -200,21 +215,24 @@ class FinalistsConfig:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that a run depends on.
+    """All settings of a run.
 
     Attributes:
-        seed: Seed of all that is drawn: architectures, weights, batches, attacks.
-        device: cpu, cuda, mps, or auto: the best there is.
-        threads: CPU threads; null for 1 where images have at most 256 pixels, for more only wait for each other there, and
-            otherwise for as many as torch takes by itself. Weights are reproduced bit for bit at the same number.
-        data: The images, and how they are split.
-        space: The search space, by name, and its settings.
-        evaluator: What answers trials: train, or table, a table of measured architectures.
+        seed: Seed of all random numbers: architectures, weights, batches, attacks.
+        device: cpu, cuda, mps, or auto for the fastest available device.
+        threads: Number of CPU threads. Null means 1 for images of at most 256 pixels, where more threads do not help, and
+            torch's default for larger images. The same number of threads reproduces the weights bit for bit.
+        data: The images and their splits.
+        space: Name and options of the search space.
+        evaluator: How trials get their metrics: train (train and attack) or table (look up measured architectures).
         training: How every candidate is trained.
         evaluation: How a trial is scored, on the validation split.
-        objective: What the search is after.
+        objective: Metrics to minimise and to constrain.
         search: How the space is searched.
-        finalists: What is done with the best candidates.
+        finalists: How the best candidates are retrained, profiled and exported.
+
+    Raises:
+        ValueError: a value is out of range, or sections contradict each other.
     """
 
     seed: int = bounded(0, 0, 2**31 - 1)
@@ -231,7 +249,7 @@ class Config:
 
     @property
     def norm(self) -> str:
-        """Name of the norm in which the search measures epsilon."""
+        """Name of the norm of the search's attacks."""
         return next(iter(self.evaluation.attacks.values())).norm.name
 
     def __post_init__(self) -> None:
@@ -241,13 +259,19 @@ class Config:
             faults.append(("finalists.attacks", f"must hold an attack in {norm}, the norm of evaluation.attacks"))
         if self.training.selection.norm.name != norm:
             faults.append(
-                ("training.selection", f"must be in {norm}, the norm of evaluation.attacks, for epsilon to mean one thing")
+                (
+                    "training.selection",
+                    f"must be in {norm}, the norm of evaluation.attacks, because both use evaluation.epsilon",
+                )
             )
         stopping = self.search.stopping
         if stopping is not None and isinstance(self.evaluator, TableEvaluatorConfig):
-            faults.append(("search.stopping", "has nothing to stop where a table answers trials; set it to null"))
+            faults.append(("search.stopping", "cannot be used with evaluator 'table'; set it to null"))
         elif stopping is not None and not stopping.rungs(self.training.epochs):
-            faults.append(("search.stopping", f"has no rung in {self.training.epochs} epochs; lower first, or train longer"))
+            epochs = self.training.epochs
+            faults.append(
+                ("search.stopping", f"has no rung in {epochs} epochs; lower search.stopping.first or raise training.epochs")
+            )
         for section, metrics in (("minimise", self.objective.minimise), ("constraints", tuple(self.objective.constraints))):
             for metric, message in self.evaluator.check_metrics(metrics, self.evaluation.grid()):
                 faults.append((f"objective.{section}" if metric else "objective", message))

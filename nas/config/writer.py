@@ -1,4 +1,4 @@
-"""The settings as plain data and as YAML, complete, with a comment on every key."""
+"""Converts settings to plain data and to YAML, with a comment for every key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def as_data(value: Any) -> Any:
-    """Returns settings as plain data, complete: what `parse_config` reads back into equal settings."""
+    """Returns settings as complete plain data. `parse_config` reads it back into equal settings."""
     if isinstance(value, SpaceConfig):
         return {"name": value.name, **{k: as_data(v) for k, v in value.options.items()}}
     if isinstance(value, Norm):
@@ -47,7 +47,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _reference(table: Mapping[str, object], thing: Any) -> str:
-    """Returns the name by which YAML finds a class or function: in the table, in a user's file, or in a module."""
+    """Returns the YAML name of a class or function: its name in the table, FILE.py:NAME or MODULE:NAME."""
     for name, entry in table.items():
         if entry is thing:
             return name
@@ -56,13 +56,13 @@ def _reference(table: Mapping[str, object], thing: Any) -> str:
 
 
 def dump_config(config: Config) -> str:
-    """Returns the complete config as YAML, with no comments."""
+    """Returns the complete config as YAML without comments."""
     return yaml.safe_dump(as_data(config), sort_keys=False, width=120)
 
 
 def commented_config(config: Config) -> str:
-    """Returns the complete config as YAML with a comment on every key, ready to edit."""
-    lines = ["# Hardcell: every key, with its default. What you leave out keeps its default.", ""]
+    """Returns the complete config as YAML with a comment for every key."""
+    lines = ["# Hardcell: all keys with their values. Missing keys take their defaults.", ""]
     for f in dataclasses.fields(config):
         lines += _commented(f.name, getattr(config, f.name), documented(type(config))[f.name], 0)
         if dataclasses.is_dataclass(getattr(config, f.name)):
@@ -71,7 +71,7 @@ def commented_config(config: Config) -> str:
 
 
 def documented(kind: Any) -> dict[str, str]:
-    """Returns what a docstring says of each attribute or argument, by name."""
+    """Returns the descriptions of the attributes or arguments in a docstring, by name."""
     text = inspect.getdoc(kind) or ""
     match = re.search(r"^(?:Attributes|Args):\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
     if not match:
@@ -81,7 +81,7 @@ def documented(kind: Any) -> dict[str, str]:
 
 
 def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
-    """Returns the lines of one key, with those below it."""
+    """Returns the YAML lines of one key and of the keys below it."""
     pad = "  " * indent
     data = as_data(value)
     if not isinstance(data, dict) or not data:
@@ -92,7 +92,7 @@ def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
         descriptions = documented(resolve(value.name, SPACES))
         lines += _commented("name", value.name, documented(SpaceConfig)["name"], indent + 1)
         for name, option in value.options.items():
-            lines += _commented(name, option, descriptions.get(name, "a setting of the space"), indent + 1)
+            lines += _commented(name, option, descriptions.get(name, "an option of the space"), indent + 1)
         return lines
     table = next((table for kind, table in TABLES.items() if isinstance(value, kind)), None)
     if table is not None:
@@ -107,7 +107,7 @@ def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
 
 
 def _key(name: str) -> str:
-    """Returns a key as YAML writes it: quoted where it would be read as something else."""
+    """Returns a key in YAML, quoted if YAML would not read it as text."""
     return yaml.safe_dump({name: 0}, default_flow_style=True).strip()[1:].rpartition(": ")[0]
 
 

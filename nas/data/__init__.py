@@ -1,4 +1,4 @@
-"""Images as tensors: where they come from, and how they are split."""
+"""Image sources and splits."""
 
 from nas.data.dataset import Dataset, Split, open_data, open_test
 from nas.data.sources import SOURCES

@@ -1,4 +1,4 @@
-"""Settings of the images."""
+"""Settings of the data."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from nas.validation import bounded, check_bounds, raise_if_invalid
 @final
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The images, and how they are split.
+    """The images and their splits.
 
     Attributes:
-        name: digits, mnist, fashion_mnist, cifar10, folder (of images, one folder a class) or npz.
-        path: The folder or .npz file; for mnist, fashion_mnist and cifar10 where they are kept, ~/.cache/hardcell if null.
-        test: Share of the images held out for the final profiles, where the source has no test split of its own.
-        validation: Share of the other images held out to score trials.
-        limit: At most this many images for training and validation together; null for all.
-        split_seed: Seed of the splits, apart from the run's seed so that runs with other seeds share their test split.
+        name: Source of the images: digits, mnist, fashion_mnist, cifar10, folder (one subfolder per class) or npz.
+        path: The folder or .npz file. For mnist, fashion_mnist and cifar10 it is the download folder; null for
+            ~/.cache/hardcell.
+        test: Share of the images in the test split. Used only for sources without a test split.
+        validation: Share of the remaining images in the validation split, which scores trials.
+        limit: Maximum number of training and validation images together; null for all.
+        split_seed: Seed of the splits. It is separate from `seed`, so that runs with different seeds share the test split.
+
+    Raises:
+        ValueError: a value is out of range, the name is unknown, or folder or npz has no path.
     """
 
     name: str = "digits"
@@ -30,7 +34,7 @@ class DataConfig:
     split_seed: int = bounded(0, 0)
 
     def __post_init__(self) -> None:
-        from nas.data.sources import SOURCES  # not at the top: sources import torch datasets lazily, config must not wait
+        from nas.data.sources import SOURCES
 
         faults = check_bounds(self)
         if self.name not in SOURCES:

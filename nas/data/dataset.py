@@ -1,4 +1,4 @@
-"""Splits of images, fixed by a seed and known by their hash. The test split is opened apart from the others."""
+"""Splits of images, fixed by a seed and identified by a hash. The test split is opened separately."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Split:
     Attributes:
         x: Images, (N, C, H, W) float32, pixels in [0, 1].
         y: Labels, (N,) int64.
-        hash: Of both, 16 hexadecimal digits.
+        hash: Hash of the images and labels, 16 hexadecimal digits.
     """
 
     x: Tensor
@@ -39,7 +39,7 @@ class Split:
     hash: str
 
     def __reduce__(self) -> tuple[Callable[[Any, Any, str], Split], tuple[Any, Any, str]]:
-        """Pickles the tensors as arrays, which a pickler that shares memory, as Ray's, does not copy; it ends on the CPU."""
+        """Pickles the tensors as arrays, which Ray shares without a copy. The unpickled split is on the CPU."""
         return _from_arrays, (self.x.numpy(force=True), self.y.numpy(force=True), self.hash)
 
     def to(self, device: torch.device | str) -> Split:
@@ -47,7 +47,7 @@ class Split:
         return Split(self.x.to(device), self.y.to(device), self.hash)
 
     def first(self, count: int) -> Split:
-        """Returns the first images, at most count; the order is random, so this is a random sample."""
+        """Returns the first images, at most count. Their order is random, so they are a random sample."""
         if count >= len(self.x):
             return self
         return _split(self.x[:count].numpy(force=True), self.y[:count].numpy(force=True)).to(self.x.device)
@@ -56,7 +56,7 @@ class Split:
 @final
 @dataclass(frozen=True)
 class Dataset:
-    """What a search may see: the training and validation splits.
+    """The training and validation splits. A search uses no other images.
 
     Attributes:
         name: Name of the source.
@@ -82,10 +82,13 @@ class Dataset:
 
 
 def open_data(config: DataConfig) -> Dataset:
-    """Returns the training and validation splits.
+    """Returns the training and validation splits, on the CPU.
+
+    Args:
+        config: Source, shares and seed of the splits.
 
     Raises:
-        DataError: the images are missing, unreadable, of several sizes, of one class, or too few.
+        DataError: the images are missing, unreadable, of different sizes, of one class, or too few.
     """
     raw, pool, _ = _open(config, "train")
     pool = pool[: config.limit]
@@ -96,7 +99,7 @@ def open_data(config: DataConfig) -> Dataset:
 
 
 def open_test(config: DataConfig) -> Split:
-    """Returns the test split, which nothing but the final profiles may see.
+    """Returns the test split, on the CPU. Only final profiles may use it.
 
     Raises:
         DataError: as for `open_data`.
@@ -106,7 +109,7 @@ def open_test(config: DataConfig) -> Split:
 
 
 def _open(config: DataConfig, part: Part) -> tuple[RawImages, NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the raw images of a part, and the order of those for training and validation, and of those for testing."""
+    """Returns raw images, the shuffled indices for training and validation, and those for the test split."""
     raw = SOURCES[config.name](None if config.path is None else Path(config.path), part)
     labels = np.unique(raw.y)
     if len(labels) < 2:
@@ -125,7 +128,7 @@ def _open(config: DataConfig, part: Part) -> tuple[RawImages, NDArray[np.int64],
 
 
 def _from_arrays(x: NDArray[Any], y: NDArray[Any], digest: str) -> Split:
-    """Returns the split of arrays, without a copy: where they are shared, and so read-only, nobody may write to it."""
+    """Returns the split of arrays without a copy. Shared arrays are read-only: do not write to the split."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return Split(torch.from_numpy(x), torch.from_numpy(y), digest)

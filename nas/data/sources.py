@@ -1,6 +1,6 @@
-"""Where images come from: each source is a function from a path to raw arrays.
+"""Sources of images. A source is a function from a path to raw arrays.
 
-To add one: write a function `(path, part) -> RawImages`, and name it in `SOURCES`.
+To add one, write a function `(path, part) -> RawImages` and add it to `SOURCES`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CACHE = Path("~/.cache/hardcell")
 @final
 @dataclass(frozen=True)
 class RawImages:
-    """Images as they were found.
+    """Images and labels of a source, before the split.
 
     Attributes:
         x: Images, (N, C, H, W): uint8, or floating point in [0, 1].
         y: Class indices, (N,) int64.
         classes: Names of the classes.
-        whole: The source has no test split of its own: these are all of its images.
+        whole: Whether these are all images of the source, because it has no test split.
     """
 
     x: NDArray[Any]
@@ -43,7 +43,7 @@ class RawImages:
 
 
 def digits(path: Path | None, part: Part) -> RawImages:
-    """Returns scikit-learn's handwritten digits: 1,797 real images, 8 x 8, 10 classes, shipped with the package."""
+    """Returns scikit-learn's handwritten digits: 1,797 real images, 8 x 8, 10 classes, no download."""
     from sklearn.datasets import load_digits
 
     dataset = load_digits()
@@ -52,17 +52,17 @@ def digits(path: Path | None, part: Part) -> RawImages:
 
 
 def mnist(path: Path | None, part: Part) -> RawImages:
-    """Returns MNIST, 28 x 28, 10 classes, downloaded at first use."""
+    """Returns MNIST, 28 x 28, 10 classes, downloaded on first use."""
     return _torchvision("MNIST", path, part)
 
 
 def fashion_mnist(path: Path | None, part: Part) -> RawImages:
-    """Returns Fashion-MNIST, 28 x 28, 10 classes, downloaded at first use."""
+    """Returns Fashion-MNIST, 28 x 28, 10 classes, downloaded on first use."""
     return _torchvision("FashionMNIST", path, part)
 
 
 def cifar10(path: Path | None, part: Part) -> RawImages:
-    """Returns CIFAR-10, 32 x 32 in colour, 10 classes, downloaded at first use."""
+    """Returns CIFAR-10, 32 x 32 in colour, 10 classes, downloaded on first use."""
     return _torchvision("CIFAR10", path, part)
 
 
@@ -71,7 +71,7 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages:
 
     kind, root = getattr(datasets, name), str((path or CACHE).expanduser())
     try:
-        # Asked without downloading first: a folder that cannot be written may well hold the files.
+        # Without download first: a read-only folder may already hold the files.
         dataset = kind(root, train=part == "train", download=False)
     except RuntimeError:
         try:
@@ -79,11 +79,11 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages:
         except Exception as error:
             raise DataError(
                 f"{name} is not in {root} and cannot be downloaded ({type(error).__name__}: {error}); "
-                "put its files there, or name their folder in data.path"
+                "copy its files there, or set data.path to their folder"
             ) from error
     except Exception as error:
         raise DataError(
-            f"{name} in {root} is damaged ({type(error).__name__}: {error}); remove it, to download it anew"
+            f"{name} in {root} is damaged ({type(error).__name__}: {error}); delete it to download it again"
         ) from error
     x = np.asarray(dataset.data)
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
@@ -91,14 +91,20 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages:
 
 
 def folder(path: Path | None, part: Part) -> RawImages:
-    """Returns the images of a folder: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE."""
+    """Returns the images of a folder: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE.
+
+    All images must have the most common size of the training images. They are grey if all training images are grey.
+
+    Raises:
+        DataError: the folder is missing, an image is unreadable or of another size, or train and test differ in classes.
+    """
     assert path is not None
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder; data.path must hold one folder of images a class")
+        raise DataError(f"{path}: no such folder; data.path must hold one folder of images per class")
     split = (path / "train").is_dir() and (path / "test").is_dir()
-    # Size, colours and the numbers of the classes are those of the training images.
+    # The training images define the size, the colour mode and the class indices.
     first = _listing(path / "train" if split else path)
-    # Whatever part is wanted, so that what is wrong with the test images is not found at the end of a search.
+    # Checked for both parts, so that a search does not end with an error in the test images.
     test = _listing(path / "test") if split else first
     if odd := sorted({*first.classes} ^ {*test.classes}):
         raise DataError(
@@ -116,13 +122,13 @@ _GREY = ("1", "L", "I", "I;16", "I;16B")
 
 
 def _listing(root: Path) -> Any:
-    """Returns torchvision's listing of a folder with one folder of images a class."""
+    """Returns torchvision's `ImageFolder` of a folder with one subfolder per class."""
     from torchvision.datasets import ImageFolder
 
     try:
         listing = ImageFolder(str(root))
     except (FileNotFoundError, RuntimeError) as error:
-        raise DataError(f"{root}: must hold one folder of images a class: {' '.join(str(error).split())}") from error
+        raise DataError(f"{root}: must hold one folder of images per class: {' '.join(str(error).split())}") from error
     if len(listing.classes) < 2:
         raise DataError(f"{root}: must hold at least 2 classes, found {len(listing.classes)}: {', '.join(listing.classes)}")
     return listing
@@ -136,7 +142,7 @@ def _header(file: Path) -> tuple[tuple[int, int], str]:
     try:
         with Image.open(file) as image:
             return image.size, image.mode
-    except Exception as error:  # What Pillow raises on a damaged image depends on where the damage is.
+    except Exception as error:  # Pillow raises various errors for damaged images.
         raise DataError(f"{file}: cannot be read as an image: {error}") from error
 
 
@@ -151,22 +157,25 @@ def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint
                     f"{file}: must be {size[0]} x {size[1]} like most training images, "
                     f"got {image.size[0]} x {image.size[1]}; resize the images to one size"
                 )
-            if image.mode.startswith("I"):  # 16 bits, of which Pillow would keep the lowest values alone.
+            if image.mode.startswith("I"):  # 16 bits: Pillow would clip the values to 255.
                 grey = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
                 pixels = np.asarray(grey.convert(mode))
             else:
                 pixels = np.asarray(image.convert(mode))
     except DataError:
         raise
-    except Exception as error:  # What Pillow raises on a damaged image depends on where the damage is.
+    except Exception as error:  # Pillow raises various errors for damaged images.
         raise DataError(f"{file}: cannot be read as an image: {error}") from error
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
 def npz(path: Path | None, part: Part) -> RawImages:
-    """Returns the images x and labels y of an .npz file, or its x_train, y_train, x_test, y_test.
+    """Returns the images of an .npz file with arrays x and y, or x_train, y_train, x_test and y_test.
 
-    Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point in [0, 1]; labels are integers, (N,).
+    Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point in [0, 1]. Labels are integers, (N,).
+
+    Raises:
+        DataError: the file is unreadable, or an array is missing or has a wrong shape, type or label.
     """
     assert path is not None
     try:
@@ -184,19 +193,21 @@ def npz(path: Path | None, part: Part) -> RawImages:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except Exception as error:  # What a damaged archive raises depends on where the damage is.
+    except Exception as error:  # numpy raises various errors for damaged archives.
         raise DataError(f"{path}: cannot be read as .npz: {error}") from error
     wanted = f"({len(x)},)" if x.ndim else "(N,)"
     for labels in (y, trained):
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) == 0:
             raise DataError(
-                f"{path}: labels must be integers of shape {wanted}, one an image, "
+                f"{path}: labels must be integers of shape {wanted}, one per image, "
                 f"got {labels.dtype} of shape {labels.shape}"
             )
         if labels.min() < 0:
             raise DataError(f"{path}: labels must be 0 or more, got {labels.min()}")
     if x.ndim == 0 or len(x) != len(y):
-        raise DataError(f"{path}: labels must be integers of shape {wanted}, one an image, got {y.dtype} of shape {y.shape}")
+        raise DataError(
+            f"{path}: labels must be integers of shape {wanted}, one per image, got {y.dtype} of shape {y.shape}"
+        )
     count = int(trained.max()) + 1
     if y.max() >= count:
         raise DataError(f"{path}: test labels must be classes of the training images, 0 to {count - 1}, got {y.max()}")

@@ -1,1 +1,1 @@
-"""Search spaces as a config names them: options, and architectures in YAML."""
+"""Search spaces and architectures in YAML."""

@@ -1,4 +1,4 @@
-"""Architectures that YAML names: published ones, stored ones, and those written out."""
+"""Architectures in YAML: published names, files, earlier runs, or mappings of choices."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import yaml
 from nas.errors import first_line
 from search_spaces import PUBLISHED, Architecture, SearchSpace
 
-# An architecture, or the folder of an earlier run, which stands for its finalists.
+# An architecture, or the folder of an earlier run whose finalists are used.
 InitialArchitecture = Architecture | Path
 
 
 def read_architectures(reference: Any, folder: Path | None) -> list[InitialArchitecture]:
-    """Returns the architectures, unchecked, that an entry of YAML stands for.
+    """Returns the architectures of a YAML entry, without validation.
 
     Args:
-        reference: A published architecture's name; a YAML file that holds choices, or holds them under `architecture`, as a
-            bundle's architecture.yaml does, or a list of any of these; a run's folder, returned as its absolute path; or a
-            mapping of choices.
-        folder: What a relative path is relative to; the working directory if None.
+        reference: One of: the name of a published architecture; a mapping of choices; the folder of a run; or a YAML file.
+            The file holds a mapping of choices, the same under the key `architecture` (as a bundle's architecture.yaml),
+            or a list of entries.
+        folder: Base of relative paths; the working directory if None.
+
+    Returns:
+        Architectures. The folder of a run is returned as its absolute path.
 
     Raises:
-        ValueError: there is no such architecture, or the file holds none.
+        ValueError: the name is unknown, or the file is unreadable or holds no architecture.
     """
     if isinstance(reference, str):
         if reference in PUBLISHED:
@@ -52,7 +55,7 @@ def read_architectures(reference: Any, folder: Path | None) -> list[InitialArchi
             try:
                 return [architecture for entry in reference for architecture in read_architectures(entry, path.parent)]
             except RecursionError as error:
-                raise ValueError(f"{path}: must not hold itself") from error
+                raise ValueError(f"{path}: must not contain itself") from error
         if not isinstance(reference, dict):
             raise ValueError(f"{path}: must hold a mapping of choices, or a list of them, got {reference!r}")
     if not isinstance(reference, dict):
@@ -61,21 +64,21 @@ def read_architectures(reference: Any, folder: Path | None) -> list[InitialArchi
 
 
 def validate_initial(architecture: Architecture, space: SearchSpace) -> str | None:
-    """Returns why a search of a space cannot begin with an architecture, or None if it can."""
+    """Returns the reason why a search cannot start with an architecture, or None."""
     try:
         architecture = space.validate(architecture)
     except ValueError as error:
         return f"is {_other_space_of(architecture) or error}"
     graphs = space.graphs(architecture) if space.graphs is not None else {}
     if graphs and not any(graph.connected for graph in graphs.values()):
-        return f"lets nothing through: no path leads from input to output of a cell of {space.name}; give one an operation"
+        return f"has no path from input to output in a cell of {space.name}; set an operation other than none on a path"
     return None
 
 
 def _other_space_of(architecture: Architecture) -> str | None:
-    """Returns what to say of a published architecture where another space is searched; None of any other architecture."""
+    """Returns the name and space of a published architecture, for messages; None for any other architecture."""
     for name, published in PUBLISHED.items():
         if architecture == published.architecture:
             options = ", ".join(f"{key}: {str(value).lower()}" for key, value in published.options.items())
-            return f"{name}, an architecture of space: {{name: {published.space.name}, {options}}}, and of no other choices"
+            return f"{name}, which is valid only in space: {{name: {published.space.name}, {options}}}"
     return None

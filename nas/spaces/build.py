@@ -1,4 +1,4 @@
-"""The untrained network of a stored architecture, at any size."""
+"""Builds the untrained network of a stored architecture at any size."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def build(
 ) -> nn.Module:
     """Returns the untrained network of a bundle's architecture.yaml: images (N, C, H, W) to logits (N, K).
 
-    Normalisation is not part of it.
+    The network does not include normalisation.
 
     Args:
-        architecture: The file, or the bundle's folder.
-        input_shape: Channels, height and width of the images; None for those of the file.
-        num_classes: K; None for that of the file.
-        channels: The setting `channels` of the space, its width; None for that of the file.
+        architecture: The file, or the folder of the bundle.
+        input_shape: Channels, height and width of the images; None for the values in the file.
+        num_classes: Number of classes K; None for the value in the file.
+        channels: Option `channels` of the space, the width of the network; None for the value in the file.
         seed: Seed of the weights; None to draw them from torch's global generator.
 
     Raises:
-        NetworkError: the file holds no architecture, or no network of that size can be built from it.
+        NetworkError: the file holds no architecture, or the network cannot be built at this size.
 
     Example:
         >>> network = nas.build("bundles/1-05d4740bf3b4", input_shape=(3, 32, 32), channels=16)  # doctest: +SKIP
@@ -61,5 +61,5 @@ def build(
             if seed is not None:
                 torch.manual_seed(seed)
             return space.build(choices, shape, classes)
-    except Exception as error:  # A custom space may raise anything.
+    except Exception as error:  # A custom space may raise any error.
         raise NetworkError(f"{path}: no network can be built: {format_error(error)}") from error

@@ -10,12 +10,12 @@ from typing import Any, final
 @final
 @dataclass(frozen=True, kw_only=True)
 class SpaceConfig:
-    """The search space, by name, and its settings.
+    """Name and options of the search space.
 
     Attributes:
-        name: cell201, darts, nasnet, robnet, macro, mlp, cells (of operations that you list), or a space of your own:
+        name: cell201, darts, nasnet, robnet, macro, mlp, cells (of operations that you list), or a custom space,
             path/to/file.py:NAME or package.module:NAME.
-        options: The settings of that space.
+        options: Options of the space, by name.
     """
 
     name: str = "cell201"

@@ -1,8 +1,8 @@
-"""The space that a config names, and its options: what its function may be given, operations of one's own among them.
+"""Builds the search space of a config, and checks its options, including custom operations.
 
-A parameter annotated with `Operation`, such as `list[str | Operation]`, takes names of OPERATIONS, and functions of
-(channels, stride) by `path/to/file.py:NAME` or `package.module:NAME`. Settings hold what was written, with absolute paths,
-so that they are plain data in every file and process; the functions are looked up when the space is made.
+Options may be annotated with `Operation`, such as `list[str | Operation]`. They accept names of OPERATIONS and functions of
+(channels, stride), written as `path/to/file.py:NAME` or `package.module:NAME`. Settings store these references as text with
+absolute paths, so that they are plain data in every file and process. `open_space` resolves them to functions.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def open_space(config: SpaceConfig) -> SearchSpace:
-    """Returns the search space that a config names, made with its options.
+    """Returns the search space of a config.
 
     Raises:
-        ValueError: there is no such space, or it refuses its options.
+        ValueError: the name is unknown, is not a search space, or an option is invalid.
     """
     resolved = resolve(config.name, SPACES)
     space = resolved(**with_functions(resolved, config.options)) if callable(resolved) else resolved
@@ -37,17 +37,17 @@ def open_space(config: SpaceConfig) -> SearchSpace:
 
 
 def parameters_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Returns what a space's function takes; a parameter called `name` is no option, for YAML's `name` is the function's.
+    """Returns the options of a space's factory function. `name` is excluded: in YAML it names the space.
 
     Raises:
-        ValueError: it cannot be said, as of some builtins.
-        TypeError: likewise.
+        ValueError: the function has no signature, as some builtins.
+        TypeError: the object has no signature.
     """
     return {name: p for name, p in inspect.signature(factory).parameters.items() if name != "name"}
 
 
 def annotations_of(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Returns the annotations of a space's function; none where only a type checker can resolve them."""
+    """Returns the annotations of a space's factory function; {} if they are only for type checkers."""
     try:
         return get_type_hints(factory)
     except Exception:
@@ -55,7 +55,7 @@ def annotations_of(factory: Callable[..., Any]) -> dict[str, Any]:
 
 
 def is_plain(value: object) -> bool:
-    """Returns whether a value reads back from YAML as it was written."""
+    """Returns whether YAML reads a value back unchanged."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_plain(v) for key, v in value.items())
     if isinstance(value, list | tuple):
@@ -64,15 +64,15 @@ def is_plain(value: object) -> bool:
 
 
 def holds_operations(kind: Any) -> bool:
-    """Returns whether an annotation is, or contains, that of an operation."""
+    """Returns whether an annotation is or contains `Operation`."""
     return bool(kind == Operation) or any(holds_operations(inner) for inner in get_args(kind))
 
 
 def check_operation(value: Any, folder: Path | None) -> str:
-    """Returns an operation as it is kept: a name, several joined by +, or a reference to a function, its path absolute.
+    """Returns the stored text of an operation: a name, names joined by +, or a reference with an absolute path.
 
     Raises:
-        ValueError: there is no such operation.
+        ValueError: the operation does not exist, or its name is taken.
     """
     if not isinstance(value, str):
         raise ValueError(f"must be the name of an operation, or FILE.py:NAME, got {value!r}")
@@ -81,25 +81,25 @@ def check_operation(value: Any, folder: Path | None) -> str:
             resolve(part, OPERATIONS)
         return value
     if value.partition("+")[0] in OPERATIONS:
-        raise ValueError(f"cannot add a function of your own to other operations: let the function add them, got {value!r}")
+        raise ValueError(f"cannot add a custom function to other operations; add them inside the function, got {value!r}")
     function, name = resolve(value, OPERATIONS, folder), operation_name(value)
     if not callable(function):
         raise ValueError(f"must name a function of (channels, stride) that returns a module, got {function!r}")
     if name in OPERATIONS:
-        raise ValueError(f"is called {name!r} like an operation that ships; give the function another name")
+        raise ValueError(f"is called {name!r} like a built-in operation; rename the function")
     return absolute(value, OPERATIONS, folder)
 
 
 def operation_name(value: str) -> str:
-    """Returns what an operation is called in architectures: of a reference to a function, the NAME."""
+    """Returns the name of an operation in architectures; for FILE.py:NAME it is NAME."""
     return value.rpartition(":")[2]
 
 
 def with_functions(factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options with the functions in the place of the references to operations.
+    """Returns the options with references to operations replaced by their functions.
 
     Raises:
-        ValueError: one of them is not there.
+        ValueError: a reference cannot be resolved.
     """
     hints = annotations_of(factory)
     return {name: _opened(value) if holds_operations(hints.get(name)) else value for name, value in options.items()}
@@ -113,7 +113,7 @@ def _opened(value: Any) -> Any:
     function, name = resolve(value, OPERATIONS), operation_name(value)
     if not callable(function) or getattr(function, "__name__", None) == name:
         return function
-    # A partial, or what another function has made: architectures know it by the name under which YAML finds it.
+    # A partial or a closure has another name. Architectures must use the name in YAML.
     return _named(function, name)
 
 

@@ -1,4 +1,4 @@
-"""The file architecture.yaml: an architecture with its space and the size that its network has."""
+"""Reads architecture.yaml: an architecture, its search space, and the input and output size of its network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StoredArchitecture:
 
     Attributes:
         space: The search space that builds the network.
-        architecture: The choices, unchecked.
+        architecture: The choices, without validation.
         input_shape: Channels, height and width of the images.
         num_classes: K, the number of logits.
         key: Hash of the canonical architecture; empty if the file has none.
@@ -40,10 +40,10 @@ class StoredArchitecture:
 
 
 def read_stored(path: Path) -> StoredArchitecture:
-    """Returns the content of an architecture.yaml; the architecture is not checked against the space.
+    """Returns the content of an architecture.yaml. The architecture is not checked against the space.
 
     Raises:
-        ValueError: the file cannot be read, or holds no architecture.
+        ValueError: the file is unreadable, or a key is missing or has a wrong type.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

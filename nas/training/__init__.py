@@ -1,1 +1,1 @@
-"""Training: recipes, augmentation, and the loop."""
+"""Training: loop, recipes, augmentation, checkpoints and early stopping."""

@@ -1,4 +1,4 @@
-"""Augmentation on the device, a whole batch at once."""
+"""Augmentation of a whole batch on the device."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def augment(x: Tensor, *, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Returns images (N, C, H, W) shifted at random, with zeros coming in, and mirrored at random.
+    """Returns images (N, C, H, W) with random shifts, padded with zeros, and random mirroring.
 
     Args:
-        x: The images.
-        shift: Largest shift in pixels, each way and along each axis.
+        x: Images, (N, C, H, W).
+        shift: Largest shift in pixels, in each direction along each axis.
         flip: Mirror half of the images, left to right.
-        generator: On the CPU; the numbers drawn do not depend on the device.
+        generator: Generator on the CPU, so that the random numbers do not depend on the device.
     """
     n, _, height, width = x.shape
     if shift:

@@ -1,4 +1,4 @@
-"""Checkpoints: training written down on its way, so that a killed trial goes on instead of beginning anew."""
+"""Checkpoints of the training. A killed trial resumes from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ State = dict[str, Any]
 
 
 class CheckpointError(RunError):
-    """A checkpoint cannot be written. Not the candidate's fault, so no result of it."""
+    """A checkpoint cannot be written. This stops the run and is not a result of the candidate."""
 
 
 class Store(ABC):
-    """Where the checkpoint of one training lies."""
+    """Storage of the checkpoint of one training."""
 
     @abstractmethod
     def read(self) -> bytes | None:
-        """Returns what was written last; None where nothing was."""
+        """Returns the last content; None if there is none."""
 
     @abstractmethod
     def write(self, content: bytes) -> None:
-        """Writes, whole or not at all."""
+        """Writes the content atomically."""
 
 
 @final
@@ -48,10 +48,10 @@ class FileStore(Store):
     path: Path
 
     def read(self) -> bytes | None:
-        """Returns what the file holds; None where there is none that can be read."""
+        """Returns the content of the file; None if it is missing or unreadable."""
         try:
             return self.path.read_bytes()
-        except OSError:  # There is none, or none that can be read.
+        except OSError:
             return None
 
     def write(self, content: bytes) -> None:
@@ -65,7 +65,7 @@ class FileStore(Store):
             write_atomic(self.path, content)
         except OSError as error:
             raise CheckpointError(
-                f"{self.path}: {error.strerror or error}; what is written is kept: mend that, and `hardcell resume` goes on"
+                f"{self.path}: {error.strerror or error}; finished work is kept: fix this, then run `hardcell resume`"
             ) from error
 
 
@@ -75,8 +75,8 @@ class Checkpoint:
     """The checkpoint of one training.
 
     Attributes:
-        store: Where it lies; None to keep none.
-        seconds: It is written again when this long has passed since it was.
+        store: Storage of the checkpoint; None to write none.
+        seconds: Minimum seconds between two writes.
     """
 
     store: Store | None = None
@@ -84,20 +84,20 @@ class Checkpoint:
     _written: float = field(default_factory=time.monotonic)
 
     def load(self) -> State | None:
-        """Returns the state that was written down last; None where there is none that can be read."""
+        """Returns the last saved state; None if it is missing or unreadable."""
         content = self.store.read() if self.store is not None else None
         if content is None:
             return None
         try:
             return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-        except Exception:  # What a damaged file raises depends on where the damage is; the training begins anew.
+        except Exception:  # torch raises various errors for damaged files; the training restarts.
             return None
 
     def save(self, state: Callable[[], State]) -> None:
-        """Writes the state down, if it is time for that.
+        """Writes the state if the last write is at least `seconds` ago.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the checkpoint cannot be written.
         """
         if self.store is None or time.monotonic() - self._written < self.seconds:
             return
@@ -108,10 +108,10 @@ class Checkpoint:
 
 
 def checkpoint_file(folder: Path, name: str) -> Path:
-    """Returns the file of a training's checkpoint in a run's folder."""
+    """Returns the path of a checkpoint in a run's folder."""
     return folder / "checkpoints" / f"{name}.pt"
 
 
 def trial_file(folder: Path, number: int) -> Path:
-    """Returns the file of a trial's checkpoint in a run's folder."""
+    """Returns the path of a trial's checkpoint in a run's folder."""
     return checkpoint_file(folder, f"trial-{number}")

@@ -1,4 +1,4 @@
-"""Settings of the training."""
+"""Settings of training."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ class TrainingConfig:
     """How every candidate is trained: SGD with momentum under a one-cycle learning rate.
 
     Attributes:
-        recipe: The loss: standard or adversarial.
-        epochs: Passes over the training images for a trial.
-        batch_size: Images in one step.
-        learning_rate: Peak of the one-cycle schedule.
+        recipe: Loss and training points: standard (clean images) or adversarial (adversarial images).
+        epochs: Passes over the training images in a trial.
+        batch_size: Number of images in one step.
+        learning_rate: Peak learning rate of the one-cycle schedule.
         weight_decay: L2 penalty on the weights.
-        shift: Augmentation: largest random shift, in pixels.
-        flip: Augmentation: mirror half of the images, left to right.
-        precision: float32, bfloat16 (autocast), or auto: bfloat16 on a GPU that has it, else float32.
-        selection: Attack that judges the epochs on the validation split; the best epoch's weights are kept.
-        selection_from: Share of the epochs before the first one that may be kept.
+        shift: Largest random shift of the augmentation, in pixels.
+        flip: Mirror half of the images left to right as augmentation.
+        precision: float32, bfloat16 (autocast), or auto for bfloat16 on GPUs that support it and float32 elsewhere.
+        selection: Attack that measures the adversarial error of an epoch on the validation split. The weights of the epoch
+            with the smallest error are kept.
+        selection_from: Share of the epochs, at the start, whose weights are never kept.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     recipe: Recipe = Adversarial()

@@ -1,11 +1,12 @@
-"""Early stopping: asynchronous successive halving, judged on the adversarial error at rungs of epochs.
+"""Early stopping by asynchronous successive halving.
 
-A trial that reaches a rung goes on if it is among the best 1/reduction of all trials that have reached it so far, itself
-included; the best one always goes on. With several objectives the best are those of the first fronts.
+Rungs are fixed epochs. A trial continues from a rung if it is among the best 1/reduction of the trials that have reached the
+rung so far, itself included. The best trial always continues. With several objectives, trials are ordered by Pareto front.
 
-Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, arXiv:1810.05934 (its rule for
-stopping, not the one for pausing: nothing is waited for). Judged by the adversarial metric because the clean error of a
-trial on its way says nothing of its robustness at the end.
+Trials are compared by the adversarial error, because the clean error during training does not predict robustness.
+
+Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, arXiv:1810.05934. Trials are stopped,
+as in the paper's stopping variant, and never paused.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
     from evaluators.attacks import Attack
 
-# Of fewer images an error says too little to stop a trial.
+# With fewer images the error is too noisy to stop a trial.
 FEWEST_IMAGES = 64
 MOST_REDUCTION = 1000
-# In binary fractions 0.07 * 100 is a little more than 7, and 33 / 1.1 a little less than 30.
+# Tolerance for floating point: 0.07 * 100 is slightly above 7, and 33 / 1.1 slightly below 30.
 _ROUNDING = 1e-9
 
 
@@ -36,10 +37,13 @@ class Halving:
     """Stops trials that are not among the best at a rung.
 
     Attributes:
-        first: The first rung, as a share of the epochs; each further one is `reduction` times as far.
-        reduction: One in so many goes on from a rung.
-        images: Share of the validation images that are attacked at the first rung; it grows with the epochs to all of them.
-        steps: Share of the selection attack's steps at the first rung; it grows likewise.
+        first: Epoch of the first rung, as a share of all epochs. Each next rung is at `reduction` times the epoch.
+        reduction: The best 1/reduction of the trials continue from a rung.
+        images: Share of the validation images that are attacked at the first rung. It grows to 1 at the last epoch.
+        steps: Share of the selection attack's steps at the first rung. It grows to 1 at the last epoch.
+
+    Raises:
+        ValueError: a share is not in (0, 1], or reduction is not in (1, 1000].
     """
 
     first: float = 0.2
@@ -56,22 +60,22 @@ class Halving:
             raise ValueError(f"reduction must be above 1 and at most {MOST_REDUCTION}, got {self.reduction:g}")
 
     def rungs(self, epochs: int) -> dict[int, AttackBudget]:
-        """Returns the epochs at which trials are judged, below the last one, with the effort to be made there."""
+        """Returns the attack budget of each rung, by epoch. All rungs lie below the last epoch."""
         budgets, reached = {}, max(1, math.ceil(epochs * self.first - _ROUNDING))
         first = reached
         while reached < epochs:
-            # From the first rung's share to 1 at the last epoch, in proportion to the logarithm of the epochs.
+            # Log-linear in the epoch: the configured share at the first rung, 1 at the last epoch.
             way = math.log(reached / first) / math.log(epochs / first)
             budgets[reached] = AttackBudget(self.images ** (1 - way), self.steps ** (1 - way))
             reached = max(reached + 1, math.ceil(reached * self.reduction - _ROUNDING))
         return budgets
 
     def should_continue(self, point: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
-        """Returns whether a trial goes on from a rung.
+        """Returns whether a trial continues from a rung.
 
         Args:
-            point: What it is judged by, all better when smaller, (M,).
-            others: That of the trials that reached the rung before, (N, M).
+            point: Metrics of the trial, (M,). Smaller is better.
+            others: Metrics of the trials that reached the rung before, (N, M).
         """
         points = np.array([*others, point], dtype=np.float64)
         ranks = front_ranks(points)
@@ -83,7 +87,7 @@ class Halving:
 @final
 @dataclass(frozen=True)
 class AttackBudget:
-    """How hard a trial is attacked at a rung.
+    """Reduced attack budget of a rung.
 
     Attributes:
         images: Share of the validation images.
@@ -94,11 +98,11 @@ class AttackBudget:
     steps: float = 1.0
 
     def count(self, images: int) -> int:
-        """Returns how many of so many images are attacked."""
+        """Returns the number of attacked images, given the number of available images."""
         return min(images, max(FEWEST_IMAGES, math.ceil(images * self.images - _ROUNDING)))
 
     def of(self, attack: Attack) -> Attack:
-        """Returns the attack with that share of its steps; an attack without steps stays."""
+        """Returns the attack with this share of its steps. An attack without steps is returned unchanged."""
         if self.steps == 1 or "steps" not in {f.name for f in fields(attack)}:  # type: ignore[arg-type]
             return attack
         fewer: Attack = replace(attack, steps=max(1, math.ceil(attack.steps * self.steps - _ROUNDING)))  # type: ignore[type-var,attr-defined]

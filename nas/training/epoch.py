@@ -1,4 +1,4 @@
-"""The result of one epoch of training."""
+"""Result of one epoch of training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch of training.
+    """Losses, errors and time of one epoch.
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        epochs: Number of epochs in all.
+        epochs: Total number of epochs.
         loss: Mean training loss.
-        clean_error: On the validation split; None where the epoch is neither a candidate to be kept nor a rung.
-        adversarial_error: Under the selection attack, likewise.
-        seconds: Wall time.
-        rung: Whether early stopping judges the trial at this epoch, by these errors, measured with the rung's effort.
+        clean_error: Clean error on the validation split, in [0, 1]. None if the epoch is no rung and cannot be kept.
+        adversarial_error: Error on the validation split under the selection attack, in [0, 1]; None like clean_error.
+        seconds: Wall time, in seconds.
+        rung: Whether early stopping may stop the trial at this epoch. The errors then use the attack budget of the rung.
     """
 
     epoch: int

@@ -1,14 +1,16 @@
-"""Recipes: what loss a network is trained on.
+"""Training recipes: points to train on, and their loss.
 
-To add one: write a frozen dataclass with `points` and a `loss`, and name it in `RECIPES`.
+To add one, write a frozen dataclass with the methods `points` and `loss`, and add it to `RECIPES`.
 
-An entropy penalty adds the mean entropy of the predictions, in nats, times its strength, to the loss: it asks for confident
-predictions, hence for large logit differences. Larger differences alone resist nothing, for the gradients grow with them,
-and they starve attacks on the cross-entropy of gradients: what such a penalty gains counts only where attacks on the margin,
-without gradients, and from other networks find it, too. Below 0 it asks for uncertain predictions.
+The entropy penalty adds `entropy_penalty` times the mean entropy of the predictions, in nats, to the loss. A positive weight
+favours confident predictions, so the logit differences grow. A negative weight favours uncertain predictions.
 
-Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846; below 0, Pereyra et al.,
-"Regularizing Neural Networks by Penalizing Confident Output Distributions", arXiv:1701.06548.
+Pitfall: larger logit differences are no robustness, because the gradients grow with them. They also shrink the gradient of
+the cross-entropy, which weakens attacks on it. A gain of robustness is real only if it also holds under attacks on the
+margin, gradient-free attacks and transfer attacks.
+
+Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846. For negative weights, Pereyra et
+al., "Regularizing Neural Networks by Penalizing Confident Output Distributions", arXiv:1701.06548.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class Recipe(ABC):
-    """Turns a batch into points to train on, and these into a loss. A subclass is a frozen dataclass.
+    """Points to train on, and their loss. A subclass is a frozen dataclass.
 
-    The loop sets the network's mode for each of the two, and they leave it alone.
+    The training loop sets the mode of the network before each method. The methods must not change it.
     """
 
     @abstractmethod
@@ -40,8 +42,7 @@ class Recipe(ABC):
         """Returns the points to train on, shaped like x: adversarial images, or x itself.
 
         Args:
-            network: In evaluation mode: batch norm's statistics stay those of images that are trained on, not of points on
-                the way to them.
+            network: The network in evaluation mode, so that the attack does not change the statistics of batch norm.
             x: Images, (N, C, H, W), pixels in [0, 1], augmented.
             y: Labels, (N,).
             noise: Random numbers for this batch.
@@ -52,19 +53,19 @@ class Recipe(ABC):
         """Returns the mean loss of a batch, a scalar to be differentiated.
 
         Args:
-            network: In training mode.
+            network: The network in training mode.
             x: Images, (N, C, H, W), pixels in [0, 1], augmented.
-            points: What `points` returned for them, shaped like x.
+            points: Return value of `points`, shaped like x.
             y: Labels, (N,).
         """
 
 
 def _loss(logits: Tensor, y: Tensor, entropy_penalty: float) -> Tensor:
-    """Returns the cross-entropy of logits (N, K) and labels (N,), and the penalised entropy of the predictions."""
+    """Returns the cross-entropy of logits (N, K) and labels (N,) plus the entropy penalty."""
     loss = F.cross_entropy(logits, y)
     if entropy_penalty == 0:
         return loss
-    # Of the logarithms: where a prediction is certain, the entropy as a function of probabilities has no finite gradient.
+    # From log-probabilities: the gradient of p log p in p is not finite at p = 0.
     logarithms = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
     return loss - entropy_penalty * (logarithms.exp() * logarithms).sum(1).mean()
 
@@ -80,7 +81,7 @@ class Standard(Recipe):
     """Cross-entropy on clean images.
 
     Attributes:
-        entropy_penalty: Weight of the entropy of the predictions in the loss; 0 for none.
+        entropy_penalty: Weight of the entropy of the predictions in the loss, negative or positive; 0 for none.
 
     Raises:
         ValueError: entropy_penalty is not finite.
@@ -92,29 +93,29 @@ class Standard(Recipe):
         _check_penalty(self.entropy_penalty)
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the images."""
+        """Returns the images x."""
         return x
 
     def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
-        """Returns the cross-entropy, and the penalty."""
+        """Returns the cross-entropy on clean images plus the entropy penalty."""
         return _loss(network(points), y, self.entropy_penalty)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(Recipe):
-    """Cross-entropy on adversarial images, made against the network as it stands.
+    """Cross-entropy on adversarial images of the current network.
 
-    Source: Madry et al., ICLR 2018, arXiv:1706.06083; with one step from a random start, Wong, Rice and Kolter, "Fast is
+    Source: Madry et al., ICLR 2018, arXiv:1706.06083. With one step from a random start, Wong, Rice and Kolter, "Fast is
     better than free", ICLR 2020, arXiv:2001.03994.
 
     Attributes:
-        attack: Makes the adversarial images; pgd with steps 1 and step_size 1.25 is FGSM from a random start.
-        epsilon: Size of the ball, in pixel units (pixels in [0, 1]).
-        entropy_penalty: Weight of the entropy of the predictions on them in the loss; 0 for none.
+        attack: Attack that generates the images. pgd with steps 1 and step_size 1.25 is FGSM from a random start.
+        epsilon: Radius of the ball, in pixel units (pixels in [0, 1]).
+        entropy_penalty: Weight of the entropy of the predictions on adversarial images in the loss; 0 for none.
 
     Raises:
-        ValueError: epsilon is not above 0, or larger than the pixel range; or entropy_penalty is not finite.
+        ValueError: epsilon is not positive or exceeds the pixel range, or entropy_penalty is not finite.
     """
 
     attack: Attack = PGD(steps=1, step_size=1.25)
@@ -123,17 +124,17 @@ class Adversarial(Recipe):
 
     def __post_init__(self) -> None:
         _check_penalty(self.entropy_penalty)
-        # The size of the pixel range in L2 depends on the image; one pixel's range is the bound known here.
+        # The L2 diameter of the pixel range depends on the image size, which is unknown here.
         if not 0 < self.epsilon <= (1 if self.attack.norm.name == "linf" else 1e6):
             raise ValueError(f"epsilon must be above 0 and at most 1, in pixel units (8/255, not 8), got {self.epsilon:g}")
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns adversarial images."""
+        """Returns adversarial images, shaped like x."""
         size = torch.full((len(x),), self.epsilon, dtype=x.dtype, device=x.device)
         return self.attack.generate(network, x, y, size, noise, stop_when_fooled=False)[0]
 
     def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
-        """Returns the cross-entropy on the adversarial images, and the penalty."""
+        """Returns the cross-entropy on the adversarial images plus the entropy penalty."""
         return _loss(network(points), y, self.entropy_penalty)
 
 

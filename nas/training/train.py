@@ -1,4 +1,4 @@
-"""Training: a generator of epochs, which leaves the network with the weights of the best."""
+"""Training loop: a generator of epochs. At its end the network has the weights of the best epoch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class DivergedError(Exception):
-    """The training loss is not finite."""
+    """The training loss or a weight is not finite."""
 
 
 def train(
@@ -46,31 +46,32 @@ def train(
     rungs: Mapping[int, AttackBudget] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Iterator[EpochResult]:
-    """Yields each epoch as it ends; after the last, the network has the weights of the best epoch.
+    """Trains a network and yields the result of each epoch. After the last, the network has the weights of the best epoch.
 
-    The best is the epoch with the least adversarial error on the validation split, under the selection attack at epsilon,
-    among those from `selection_from` on; of equals, the last. The same seed gives the same weights, bit for bit on a CPU
-    with the same number of threads, from a checkpoint on as from the start. Epochs before the checkpoint are yielded as they
-    were.
+    The best epoch has the smallest adversarial error on the validation split, under the selection attack at epsilon. Epochs
+    before the share `selection_from` are excluded. Among equal epochs the last one is best.
+
+    The same seed gives the same weights, bit for bit on a CPU with the same number of threads. A training that
+    resumes from a checkpoint gives them too. It first yields the stored results of the earlier epochs.
 
     Args:
-        network: On the device of the data; trained in place.
-        data: Images to train on, and images to choose the epoch on.
+        network: The network on the device of the data. It is trained in place.
+        data: Training images, and validation images for the choice of the epoch.
         config: Recipe, schedule and augmentation.
-        epsilon: Size of the ball for the choice of the epoch.
+        epsilon: Radius of the selection attack's ball, in pixel units.
         epochs: Number of epochs.
-        seed: Seed of order, augmentation and attacks.
-        rungs: Epochs after which the validation errors are measured for early stopping, each with its effort, of the average
-            of the last weights where the epoch cannot be kept: it shows sooner what the network will become.
-        checkpoint: Where the training is written down on its way, and read from; None to keep nothing.
+        seed: Seed of the batch order, the augmentation and the attacks.
+        rungs: Attack budget of each epoch at which early stopping measures the validation errors. If the epoch cannot be
+            kept, the errors are those of the averaged weights, which predict the final network earlier.
+        checkpoint: Checkpoint to read from and write to; None for none.
 
     Raises:
-        DivergedError: the loss is not finite.
+        DivergedError: the loss or a weight is not finite.
         CheckpointError: the checkpoint cannot be written.
     """
     x, y, validation = data.train.x, data.train.y, data.validation
     n, batch = len(x), min(config.batch_size, len(x))
-    # Whole batches only, so that batch norm never sees a batch of one.
+    # Whole batches only: batch norm fails on a batch of one image.
     steps = n // batch
     parameters = list(network.parameters())
     optimiser = torch.optim.SGD(
@@ -82,7 +83,7 @@ def train(
         fused=x.device.type in ("cpu", "cuda"),
     )
     total = epochs * steps + 1
-    # A quarter of the steps up; of very few, so many that the schedule divides by no zero.
+    # Warm up for a quarter of the steps, but at least 1.5 steps: OneCycleLR would divide by zero.
     schedule = OneCycleLR(optimiser, config.learning_rate, total_steps=total, pct_start=max(0.25, 1.5 / total))
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
     autocast, modes = _uses_bfloat16(config, x.device), _Modes(network)
@@ -90,7 +91,7 @@ def train(
     rungs, checkpoint = rungs or {}, checkpoint or Checkpoint()
     average = average_of(network) if rungs else None
     last_averaged_rung = max((epoch for epoch in rungs if epoch <= first_selectable), default=0)
-    # What changes from epoch to epoch, and so what a checkpoint holds.
+    # The state that changes between epochs, which a checkpoint must hold.
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
     results: list[EpochResult] = []
 
@@ -131,7 +132,7 @@ def train(
                     points = config.recipe.points(network, images, y[index], noise)
                     modes.training()
                     loss = config.recipe.loss(network, images, points, y[index])
-                for parameter in parameters:  # As `zero_grad` does, at a tenth of its cost.
+                for parameter in parameters:  # Same as `zero_grad`, at a tenth of its cost.
                     parameter.grad = None
                 loss.backward()
                 optimiser.step()
@@ -147,7 +148,7 @@ def train(
             raise DivergedError(f"training diverged: weights are not finite in epoch {epoch + 1} of {epochs}")
         clean, adversarial = None, None
         if epoch >= first_selectable or epoch + 1 in rungs:
-            # An epoch that may be kept is measured in full, and with its own weights, whatever the effort of its rung.
+            # An epoch that may be kept is measured with its own weights and the full attack budget, even at a rung.
             selectable = epoch >= first_selectable
             budget = AttackBudget() if selectable else rungs[epoch + 1]
             evaluated = network if selectable or average is None else average.module
@@ -168,9 +169,9 @@ def train(
 
 @final
 class _Modes:
-    """Sets a network's mode, as its own `train` and `eval` set it, without walking the tree of its modules each time.
+    """Sets the mode of a network like `train` and `eval`, without a walk over its modules.
 
-    Done for every batch, that walk takes 4 % of the time of a small network.
+    In every batch, this walk would take 4 % of the training time of a small network.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -186,12 +187,12 @@ class _Modes:
 
 def _set(modes: list[tuple[nn.Module, bool]]) -> None:
     for module, training in modes:
-        module.__dict__["training"] = training  # Past nn.Module's __setattr__, which looks for parameters first.
+        module.__dict__["training"] = training  # Bypasses the slow __setattr__ of nn.Module.
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's own generators, for layers that draw from them (dropout), and puts them back."""
+    """Seeds torch's global generators, for layers such as dropout, and restores them."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -205,10 +206,10 @@ def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
 
 
 def has_input_gradient(network: nn.Module, x: Tensor) -> bool:
-    """Returns whether logits depend on the pixels of images x (N, C, H, W): some cells let no path through."""
+    """Returns whether the logits depend on images x (N, C, H, W). Some cells have no path from input to output."""
     points = x.detach().clone().requires_grad_()
     with frozen(network), torch.enable_grad():
-        # Squared, for the sum of logits alone may have a gradient of zero.
+        # Squared, because the sum of the logits may have a zero gradient.
         value = network(points).square().sum()
     if not value.requires_grad:
         return False

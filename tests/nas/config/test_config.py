@@ -171,7 +171,7 @@ class TestDefaults:
         assert list(documented(space)) == [name for name in hints if name != "return"]
 
     def test_long_entries_are_joined_to_one_line(self):
-        assert documented(settings.Config)["threads"].endswith("bit for bit at the same number.")
+        assert documented(settings.Config)["threads"].endswith("reproduces the weights bit for bit.")
         assert documented(len) == {}
 
 
@@ -478,7 +478,7 @@ def test_settings_of_what_is_named_are_kept_in_whatever_order_they_are_typed():
     [
         (
             {"search": {"stopping": {}}, "training": {"epochs": 1}},
-            "search.stopping has no rung in 1 epochs; lower first, or train",
+            "search.stopping has no rung in 1 epochs; lower search.stopping.first or",
         ),
         ({"search": {"stopping": {"reduction": float("inf")}}}, "reduction must be above 1 and at most 1000, got inf"),
         ({"search": {"time_limit": float("inf")}}, "search.time_limit must be at most 1e+08, got inf"),
@@ -487,11 +487,11 @@ def test_settings_of_what_is_named_are_kept_in_whatever_order_they_are_typed():
                 "search": {"stopping": {}},
                 "evaluator": {"name": "table", "path": "t.csv", "columns": {"clean_error": "c", "adversarial_error": "a"}},
             },
-            "search.stopping has nothing to stop where a table answers trials; set it to null",
+            "search.stopping cannot be used with evaluator 'table'; set it to null",
         ),
         (
             {"evaluator": {"name": "table", "path": "t.csv", "columns": {"adversarial_error": "a"}}},
-            "got 'clean_error'; where that is a default, write others, or constraints: {}",
+            "got 'clean_error'; if it comes from a default, set objective.minimise, or objective.constraints: {}",
         ),
     ],
 )
@@ -628,7 +628,7 @@ class TestFaults:
             (
                 "evaluation.attacks",
                 {"a": "pgd", "b": {"name": "pgd", "norm": "l2"}},
-                "evaluation.attacks must share one norm, for epsilon to mean one thing",
+                "evaluation.attacks must share one norm, because epsilon is measured in it",
             ),
             (
                 "finalists.attacks",

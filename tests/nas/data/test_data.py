@@ -182,13 +182,13 @@ class TestNpz:
             ({"x": np.zeros((40, 6, 5), dtype=int)}, r"must be uint8, or floating point in \[0, 1\], got int64"),
             (
                 {"y": np.eye(2)[np.arange(40) % 2]},
-                r"integers of shape \(40,\), one an image, got float64 of shape \(40, 2\)",
+                r"integers of shape \(40,\), one per image, got float64 of shape \(40, 2\)",
             ),
             ({"y": np.eye(2, dtype=int)[np.arange(40) % 2]}, r"integers of shape \(40,\).*got int64 of shape \(40, 2\)"),
-            ({"y": np.arange(40) % 2 * 1.0}, r"labels must be integers of shape \(40,\), one an image, got float64"),
+            ({"y": np.arange(40) % 2 * 1.0}, r"labels must be integers of shape \(40,\), one per image, got float64"),
             (
                 {"y": np.arange(39) % 2},
-                r"labels must be integers of shape \(40,\), one an image, got int64 of shape \(39,\)",
+                r"labels must be integers of shape \(40,\), one per image, got int64 of shape \(39,\)",
             ),
             ({"x": np.zeros((0, 6, 5)), "y": np.zeros(0, dtype=int)}, r"integers of shape \(0,\)"),
             ({"y": np.arange(40) % 2 - 1}, r"labels must be 0 or more, got -1"),
@@ -321,7 +321,7 @@ class TestFolder:
         (path / "test" / "eel").rename(path / "test" / "dog")
         for file in (path / "test" / "dog").iterdir():
             file.unlink() if suffix is None else file.rename(file.with_suffix(suffix))
-        with pytest.raises(DataError, match=r"test: must hold one folder of images a class: .*dog"):
+        with pytest.raises(DataError, match=r"test: must hold one folder of images per class: .*dog"):
             opened("folder", path)
 
     def test_test_images_are_not_opened_before_the_end(self, folder):
@@ -355,17 +355,17 @@ class TestFolder:
     @pytest.mark.parametrize("name", ["none", "file"])
     def test_missing_folder_is_refused(self, tmp_path, name):
         (tmp_path / "file").touch()
-        with pytest.raises(DataError, match=f"{name}: no such folder; data.path must hold one folder of images a class$"):
+        with pytest.raises(DataError, match=f"{name}: no such folder; data.path must hold one folder of images per class$"):
             opened("folder", tmp_path / name)
 
     def test_folder_without_classes_is_refused(self, tmp_path):
-        with pytest.raises(DataError, match=r"must hold one folder of images a class: .*find any class folder"):
+        with pytest.raises(DataError, match=r"must hold one folder of images per class: .*find any class folder"):
             opened("folder", tmp_path)
 
     def test_class_without_images_is_refused(self, folder):
         path = folder(classes_of(pixels(10, 6, 5)))
         (path / "empty").mkdir()
-        with pytest.raises(DataError, match=r"must hold one folder of images a class: .*empty"):
+        with pytest.raises(DataError, match=r"must hold one folder of images per class: .*empty"):
             opened("folder", path)
 
     @pytest.mark.parametrize("content", [b"", b"no image at all", None])

@@ -81,7 +81,7 @@ class TestRead:
     def test_list_that_holds_itself_is_refused(self, tmp_path):
         (tmp_path / "one.yaml").write_text("[two.yaml]", encoding="utf-8")
         (tmp_path / "two.yaml").write_text("[one.yaml]", encoding="utf-8")
-        with pytest.raises(ValueError, match=r"(one|two)\.yaml: must not hold itself$"):
+        with pytest.raises(ValueError, match=r"(one|two)\.yaml: must not contain itself$"):
             read_architectures("one.yaml", tmp_path)
 
 
@@ -102,16 +102,16 @@ class TestConfig:
             (["darts"], "search.first[0] must be one of darts_v1"),
             (
                 ["darts_v2"],
-                "search.first[0] is darts_v2, an architecture of space: {name: darts, channels: 36, layers: 20}, and of no",
+                "search.first[0] is darts_v2, which is valid only in space: {name: darts, channels: 36, layers: 20}",
             ),
             (
                 ["robnet_free"],
-                "search.first[0] is robnet_free, an architecture of space: {name: robnet, channels: 36, layers: 20, "
-                "shared: false}, and of no other choices",
+                "search.first[0] is robnet_free, which is valid only in space: {name: robnet, channels: 36, layers: 20, "
+                "shared: false}",
             ),
             (
                 [CELL, {**CELL, "edge03": "none", "edge13": "none", "edge23": "none"}],
-                "search.first[1] lets nothing through: ",
+                "search.first[1] has no path from input to output in a cell of cell201; ",
             ),
             (
                 [{"depth": 3}],
