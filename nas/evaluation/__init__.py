@@ -1,1 +1,1 @@
-"""Evaluators: they answer the trials of a search, by training and attacks or from a table."""
+"""Evaluators: compute the metrics of trials by training and attacks, or look them up in a table."""

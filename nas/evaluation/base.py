@@ -1,4 +1,4 @@
-"""What an evaluator is: it answers the trials of a search."""
+"""Interface of evaluators."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Precheck:
-    """What is known of a candidate before any training.
+    """Properties of a candidate that need no training.
 
     Attributes:
-        metrics: Its parameters and macs.
-        constant: Its logits do not depend on the image.
+        metrics: Number of parameters and macs, by name.
+        constant: Whether the logits do not depend on the image.
     """
 
     metrics: dict[str, float]
@@ -33,10 +33,10 @@ class Precheck:
 
 
 class Evaluator(ABC):
-    """What answers the trials of a search. A subclass is a frozen dataclass, fit to be sent to other machines.
+    """Computes the metrics of trials. A subclass is a frozen dataclass that can be pickled.
 
     Attributes:
-        config: The run's settings.
+        config: The settings of the run.
         space: The search space.
     """
 
@@ -46,22 +46,22 @@ class Evaluator(ABC):
     @property
     @abstractmethod
     def hashes(self) -> dict[str, str]:
-        """Hashes of what the answers depend on, by name: a run that goes on must find them unchanged."""
+        """Hashes of the data behind the metrics, by name. A resumed run checks that they are unchanged."""
 
     @property
     @abstractmethod
     def source(self) -> str:
-        """What answers the trials, in words."""
+        """Description of the data, for the display."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the candidates are evaluated in this process."""
+        """Device of the evaluation in this process."""
 
     @abstractmethod
     def precheck(self, job: Job) -> Precheck:
-        """Returns what is known of a candidate before any training."""
+        """Returns the properties of a candidate that need no training."""
 
     @abstractmethod
     def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
-        """Yields the epochs of the training, if there are any, and returns the outcome."""
+        """Yields the epochs of the training, if any, and returns the result of the trial."""

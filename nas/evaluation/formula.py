@@ -30,15 +30,29 @@ _OPERATORS: dict[type[ast.AST], Any] = {
 @final
 @dataclass(frozen=True)
 class Formula:
-    """What is computed from a row: a tree, and the column that each of its names stands for."""
+    """A formula over the columns of a table.
+
+    Attributes:
+        tree: The parsed expression.
+        columns: Column of each name in the expression.
+    """
 
     tree: ast.expr
     columns: Mapping[str, str]
 
 
 def parse_formula(text: str, header: Sequence[str], place: str) -> Formula:
-    """Returns the formula that is written, in which a column stands by its name, whatever characters that has."""
-    # A number is a number, even where a column is called 1.
+    """Returns the formula of a text. It may contain the names of columns with any characters.
+
+    Args:
+        text: The formula, such as 1 - pgd_1.0 / 100.
+        header: Names of the columns.
+        place: File and key, for messages.
+
+    Raises:
+        DataError: the text is not a formula of columns, numbers, + - * / and brackets.
+    """
+    # Numbers have precedence over columns with a numeric name such as 1.
     named = [name for name in header if name and not re.fullmatch(r"[\d.]+", name)]
     names = "|".join(re.escape(name) for name in sorted(named, key=len, reverse=True)) or "(?!)"
     columns: dict[str, str] = {}
@@ -65,7 +79,11 @@ def parse_formula(text: str, header: Sequence[str], place: str) -> Formula:
 
 
 def evaluate_formula(formula: Formula, cells: Mapping[str, str], path: Path, line: int) -> float | None:
-    """Returns the value of a formula in a row; None where a cell that it needs is empty, or it is not finite."""
+    """Returns the value of a formula in a row; None if a required cell is empty or the value is not finite.
+
+    Raises:
+        DataError: a required cell is not a number.
+    """
     numbers: dict[str, float] = {}
     for name, column in formula.columns.items():
         if not cells[column] or cells[column].lower() == "nan":

@@ -1,7 +1,7 @@
-"""Metrics of a trial, by name: what a search minimises, and what it bounds. All are better when smaller.
+"""Metrics of a trial. For all metrics, smaller is better.
 
-Two are known before any training, the others come from the validation split: from the radii that the search's attacks
-measure anyhow, from gradients at the clean images, or from the checks of a profile.
+parameters and macs need no training. The other metrics are measured on the validation split: from the radii under the
+search's attacks, from gradients at clean images, or by the checks of a profile.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 def measured_metrics(
     names: Iterable[str], radii: Floats, network: nn.Module, validation: Split, config: EvaluationConfig
 ) -> dict[str, float]:
-    """Returns the standard metrics of a trained network and those of `names`, but for the cheap ones.
+    """Returns the standard metrics of a trained network and those of `names`, by name.
+
+    parameters and macs are left out: the precheck has measured them.
 
     Args:
-        names: Of metrics.
-        radii: Radii on the validation split, (N,), under the worst case over the attacks of the search.
+        names: Names of metrics.
+        radii: Smallest radius of each validation image over the attacks of the search, (N,), in pixel units.
         network: The trained network.
         validation: The validation split.
         config: Epsilon, grid and attacks.
@@ -40,7 +42,7 @@ def measured_metrics(
     epsilon, norm = config.epsilon, next(iter(config.attacks.values())).norm
     x, y = validation.x, validation.y
     grid = config.grid()
-    # A radius beyond the grid counts as its end: the median is at least that.
+    # A radius beyond the grid counts as the largest epsilon, a lower bound of the median.
     largest = max(grid)
     measures = {
         "clean_error": lambda: error_at(radii, 0.0),
@@ -54,7 +56,6 @@ def measured_metrics(
     metrics = {}
     for name in wanted:
         if (at := epsilon_of(name)) is not None:
-            # The radius is a point of the grid, written out; E may be a quotient.
             metrics[name] = error_at(radii, at)
         elif name not in CHEAP_METRICS:
             metrics[name] = measures[name]()
@@ -62,10 +63,10 @@ def measured_metrics(
 
 
 def parse_record(returned: object) -> dict[str, float]:
-    """Returns what a user's function recorded of a network.
+    """Returns the validated numbers of a custom `evaluation.record` function.
 
     Raises:
-        ValueError: it is no mapping of names to finite numbers, or has a name of ours.
+        ValueError: the value is not a mapping of names to finite numbers, or a name is that of a metric.
     """
     if not isinstance(returned, Mapping):
         raise ValueError(f"evaluation.record must return numbers by name, got {type(returned).__name__}")
@@ -73,5 +74,5 @@ def parse_record(returned: object) -> dict[str, float]:
         if not isinstance(name, str) or not isinstance(value, Real) or not math.isfinite(value):
             raise ValueError(f"evaluation.record must return finite numbers by name, got {name!r}: {value!r}")
         if is_metric(name):
-            raise ValueError(f"evaluation.record must return names of its own, got {name!r}, which is a metric")
+            raise ValueError(f"evaluation.record must not return the name of a metric, got {name!r}")
     return {name: float(value) for name, value in returned.items()}

@@ -1,4 +1,4 @@
-"""The tabular evaluator: answers trials from a table of measured architectures instead of training them."""
+"""Tabular evaluator: looks up trials in a table of measured architectures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from search_spaces import Architecture, Value
 
 Row = tuple["Value", ...]
-# What NAS-Bench-201 calls the operations of cell201.
+# NAS-Bench-201 names of the operations of cell201.
 _NASBENCH201 = {
     "none": "none",
     "skip_connect": "skip",
@@ -45,14 +45,14 @@ _NASBENCH201 = {
 @final
 @dataclass(frozen=True)
 class TableLookup(Evaluator):
-    """Evaluates candidates by looking them up.
+    """Looks up candidates in a table.
 
     Attributes:
-        config: The run's settings.
+        config: The settings of the run.
         space: The search space.
-        rows: Metrics by the values of the choices, in the order of the space's table; None where a cell is empty.
-        digest: Hash of the table's file.
-        counted: Parameters and macs that were counted, by the values of the choices, so that none are counted twice.
+        rows: Metrics by the values of the choices, in the order of `space.choices`; None for an empty cell.
+        digest: Hash of the table file.
+        counted: Cache of counted parameters and macs, by the values of the choices.
     """
 
     config: Config
@@ -68,19 +68,19 @@ class TableLookup(Evaluator):
 
     @property
     def source(self) -> str:
-        """What answers the trials, in words."""
+        """Description of the table, for the display."""
         return f"a table of {len(self.rows):,} measured architectures"
 
     @property
     def device(self) -> torch.device:
-        """The CPU: nothing is computed."""
+        """The CPU."""
         return torch.device("cpu")
 
     def precheck(self, job: Job) -> Precheck:
-        """Returns the candidate's parameters and macs, from the table or, where they are asked for, counted.
+        """Returns the parameters and macs of a candidate from the table. Counts missing ones that the objective needs.
 
         Raises:
-            Exception: whatever building the network raises.
+            Exception: any error of the network's construction.
         """
         metrics, stored = self.config.objective.metrics(), self._row(job) or {}
         known = {name: value for name in CHEAP_METRICS if (value := stored.get(name)) is not None}
@@ -92,7 +92,7 @@ class TableLookup(Evaluator):
         return Precheck(known, constant=False)
 
     def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
-        """Yields nothing, and returns what the table holds."""
+        """Yields no epoch, and returns the metrics of the table."""
         yield from ()
         row = self._row(job)
         if row is None:
@@ -103,7 +103,7 @@ class TableLookup(Evaluator):
         return TrialResult(metrics={name: value for name, value in row.items() if value is not None})
 
     def _looked_up(self) -> list[str]:
-        """Returns the metrics that the objective names, but for those that are counted where the table lacks them."""
+        """Returns the metrics of the objective that must be in the table, because they cannot be counted."""
         return [name for name in self.config.objective.metrics() if name not in CHEAP_METRICS]
 
     def _count(self, architecture: Architecture) -> dict[str, float]:
@@ -113,7 +113,7 @@ class TableLookup(Evaluator):
             return {"parameters": float(parameters(network)), "macs": float(macs(network, settings.image))}
 
     def _row(self, job: Job) -> Mapping[str, float | None] | None:
-        """Returns the row of the architecture as it was proposed, or else of its canonical form, which computes the same."""
+        """Returns the row of the proposed architecture, or else that of its canonical form; None if there is none."""
         for architecture in (job.proposed, job.architecture):
             row = self.rows.get(tuple(architecture.values()))
             if row is not None:
@@ -122,10 +122,14 @@ class TableLookup(Evaluator):
 
 
 def open_table(config: Config, space: SearchSpace) -> TableLookup:
-    """Returns the evaluator of a config whose trials are answered from a table.
+    """Returns the tabular evaluator of a config.
+
+    Args:
+        config: The settings of the run, with evaluator 'table'.
+        space: The search space.
 
     Raises:
-        DataError: the file cannot be read, is no table of the space's architectures, or lacks a column.
+        DataError: the file is unreadable, a row has no architecture of the space, or a column is missing.
     """
     settings = _settings(config)
     path = Path(settings.path)
@@ -158,11 +162,11 @@ def _settings(config: Config) -> TableEvaluatorConfig:
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]:
-    """Returns the header, the rows with the number of their lines, and the hash of a file."""
+    """Returns the header, the rows with their line numbers, and the hash of a file."""
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except OSError as error:  # What is no gzip file raises one, too.
+    except OSError as error:  # Also raised for a file that is not gzip.
         raise DataError(f"{path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: must be CSV in UTF-8, gzipped if its name ends in .gz: {error}") from error
@@ -175,7 +179,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]
     header = [name.strip() for name in lines[0]]
     twice = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
     if twice:
-        raise DataError(f"{path}: columns that come twice: {', '.join(twice)}")
+        raise DataError(f"{path}: duplicate columns: {', '.join(twice)}")
     body = []
     for number, cells in enumerate(lines[1:], start=2):
         if len(cells) == len(header):
@@ -186,9 +190,9 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]
 
 
 def _architecture_reader(header: Sequence[str], space: SearchSpace, path: Path) -> Any:
-    """Returns a function from a row's cells to its architecture."""
+    """Returns a function that maps the cells of a row to its architecture."""
     if all(name in header for name in space.choices):
-        # A value as it is written: 3 is an int where the choice holds the int 3. csv and pandas write None as nothing.
+        # Text of each value: 3 is an int if the choice has the int 3. csv and pandas write None as an empty cell.
         empty = {name: {"": None} if None in choice.values else {} for name, choice in space.choices.items()}
         written = {name: {**empty[name], **{str(v): v for v in choice.values}} for name, choice in space.choices.items()}
         return lambda cells: {name: written[name].get(cells[name], cells[name]) for name in space.choices}
@@ -196,13 +200,13 @@ def _architecture_reader(header: Sequence[str], space: SearchSpace, path: Path) 
         return lambda cells: _of_nasbench201(cells["arch"])
     lacking = [name for name in space.choices if name not in header]
     raise DataError(
-        f"{path}: must hold a column for each choice of {space.name}, or one called arch with cells of NAS-Bench-201; "
-        f"it lacks {', '.join(lacking[:6])}"
+        f"{path}: must hold a column for each choice of {space.name}, or a column arch with NAS-Bench-201 cells; "
+        f"missing: {', '.join(lacking[:6])}"
     )
 
 
 def _of_nasbench201(cell: str) -> Architecture:
-    """Returns the architecture of cell201 that NAS-Bench-201 writes as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
+    """Returns the cell201 architecture of a NAS-Bench-201 string |op~0|+|op~0|op~1|+|op~0|op~1|op~2|."""
     architecture = {}
     for end, node in enumerate(cell.split("+"), start=1):
         for edge in node.strip("|").split("|"):

@@ -1,4 +1,4 @@
-"""One trial: an architecture built, trained, and scored on the validation split."""
+"""Training evaluator: builds, trains and attacks the network of a trial."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class TrainAndAttack(Evaluator):
-    """Evaluates candidates by training them and attacking them.
+    """Trains and attacks candidates.
 
     Attributes:
-        config: The run's settings.
+        config: The settings of the run.
         space: The search space.
-        data: The run's images, on the device on which to train.
+        data: Training and validation images, on the device of the training.
     """
 
     config: Config
@@ -53,18 +53,18 @@ class TrainAndAttack(Evaluator):
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The hashes of the splits that are seen."""
+        """Hashes of the training and validation splits."""
         return {"train": self.data.train.hash, "validation": self.data.validation.hash}
 
     @property
     def source(self) -> str:
-        """What answers the trials, in words."""
+        """Description of the images, for the display."""
         train, validation = len(self.data.train.x), len(self.data.validation.x)
         return f"{train} training and {validation} validation images, on {self.data.train.x.device}"
 
     @property
     def device(self) -> torch.device:
-        """The device on which the images are."""
+        """The device of the images."""
         return self.data.train.x.device
 
     def build(self, architecture: Architecture, seed: int) -> Normalised:
@@ -72,20 +72,20 @@ class TrainAndAttack(Evaluator):
         return build_network(self.space, architecture, self.data.train.x, len(self.data.classes), seed_of(seed, "weights"))
 
     def precheck(self, job: Job) -> Precheck:
-        """Returns what is known of a candidate without training it.
+        """Returns the properties of a candidate that need no training.
 
         Raises:
-            Exception: whatever building the network, or one pass through it, raises.
+            Exception: any error of the network's construction or its forward pass.
         """
         network = self.build(job.architecture, job.seed)
         metrics = {"parameters": float(parameters(network)), "macs": float(macs(network, self.data.input_shape))}
         return Precheck(metrics, constant=not has_input_gradient(network, self.data.train.x[:4]))
 
     def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
-        """Yields the epochs of the training and returns the outcome; a candidate that fails is an outcome, too.
+        """Yields the epochs of the training and returns the result. Errors of the candidate are results, too.
 
         Raises:
-            CheckpointError: the training cannot be written down.
+            CheckpointError: a checkpoint cannot be written.
         """
         started = time.perf_counter()
         epochs: list[EpochResult] = []
@@ -110,7 +110,7 @@ class TrainAndAttack(Evaluator):
             metrics |= self._recorded(network)
         except CheckpointError:
             raise
-        except Exception as error:  # Whatever a candidate raises is that candidate's result: the search goes on.
+        except Exception as error:  # Any error of a candidate is its result, and the search continues.
             return TrialResult(
                 reason=reason_of(error),
                 seconds=time.perf_counter() - started,
@@ -130,18 +130,18 @@ class TrainAndAttack(Evaluator):
         )
 
     def _recorded(self, network: Normalised) -> dict[str, float]:
-        """Returns what the user's own function notes of a trained network; nothing where there is none.
+        """Returns the numbers of the custom function `evaluation.record`; {} if there is none.
 
         Raises:
-            RecordError: it raised an error.
-            ValueError: it did not return finite numbers by name.
+            RecordError: the function raises an error.
+            ValueError: the function does not return finite numbers by name.
         """
         record = self.config.evaluation.record
         if record is None:
             return {}
         try:
             returned = record(network, self.data, self.config)
-        except (torch.OutOfMemoryError, MemoryError, TimeLimitError):  # Reasons of their own, wherever they come from.
+        except (torch.OutOfMemoryError, MemoryError, TimeLimitError):  # These keep their own reason.
             raise
         except Exception as error:
             raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error
@@ -149,9 +149,9 @@ class TrainAndAttack(Evaluator):
 
 
 def validation_radii(network: Normalised, validation: Split, config: EvaluationConfig, seed: int) -> Floats:
-    """Returns the worst case over the attacks of the search, (N,): 0, an epsilon of the grid, or infinity.
+    """Returns the smallest radius of each image over the search's attacks, (N,): 0, an epsilon of the grid, or infinity.
 
-    Each attack sees only the images whose radius those before it left larger than it could find.
+    Each attack runs only on images whose radius it can still reduce.
     """
     attempts = len(config.grid()) * len(config.attacks)
     with prepare(network, validation.x, validation.y, attempts=attempts) as prepared:
@@ -163,7 +163,7 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
 
 
 def reason_of(error: Exception) -> str:
-    """Returns why a candidate failed, on one line."""
+    """Returns the reason of a failure, on one line."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
         return f"out of memory: {first_line(error)}"
     if isinstance(error, DivergedError | RecordError | TimeLimitError):

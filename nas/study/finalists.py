@@ -1,4 +1,4 @@
-"""Finalists and references: the candidates that are retrained longer, profiled on the test split, and exported."""
+"""Choice of the finalists and references, which are retrained, profiled on the test split and exported."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Candidate:
     """An architecture to be retrained, profiled and exported.
 
     Attributes:
-        name: Name of its bundle: rank and hash, or role and hash.
-        role: finalist; random, the median random candidate of the search; or residual, a plain network of the same size.
-        space: Where the architecture comes from.
-        architecture: The architecture, canonical.
-        key: Its hash.
-        trial: Number of the trial that found it; None for the residual network.
+        name: Name of the bundle: rank and hash, or role and hash.
+        role: finalist; random (the random candidate of median rank); or residual (a plain network of the same size).
+        space: Search space of the architecture.
+        architecture: The canonical architecture.
+        key: Hash of the architecture.
+        trial: Number of the trial; None for the residual network.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Candidate:
 
 
 def choose_finalists(trials: Sequence[Trial], config: Config, count: int) -> list[Candidate]:
-    """Returns the best `count` architectures of the search, the best first."""
+    """Returns the best `count` architectures of the search, best first."""
     return [
         Candidate(f"{rank}-{trial.key}", "finalist", config.space, trial.architecture, trial.key, trial.number)
         for rank, trial in enumerate(ranked(trials, config.objective)[:count], start=1)
@@ -59,8 +59,14 @@ def choose_references(
 ) -> list[Candidate]:
     """Returns the median random candidate and the residual network closest in parameters to the best finalist.
 
-    The median is over the trials that were drawn uniformly, ranked as all trials are; the lower one of two. Those that were
-    stopped early count as worse than those that were not, the earlier the worse.
+    The median is over the ranking of the uniformly drawn trials; of two middle trials it is the better one. Pruned trials
+    rank below all others, and lower if they were pruned earlier.
+
+    Args:
+        trials: All trials of the search.
+        config: The settings of the run.
+        input_shape: Channels, height and width of an image.
+        num_classes: Number of classes K.
     """
     references = []
     drawn = [*ranked([trial for trial in trials if trial.random], config.objective), *_stopped(trials)]
@@ -76,14 +82,14 @@ def choose_references(
 
 
 def _stopped(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the uniformly drawn trials that were stopped early, those that came farthest first, of these the best."""
+    """Returns the pruned uniformly drawn trials, ordered by their last epoch (latest first), then by their metrics."""
     stopped = [trial for trial in trials if trial.random and trial.state == "pruned"]
     return sorted(stopped, key=lambda trial: (-trial.rungs[-1]["epoch"], trial.rungs[-1]["point"], trial.number))
 
 
 def _residual(size: float, input_shape: tuple[int, int, int], num_classes: int) -> Candidate:
-    """Returns the plain residual network whose number of parameters is closest to size, by ratio."""
-    # At the last stage at least 4 pixels are left each way, as in the cell spaces.
+    """Returns the plain residual network with the number of parameters closest to `size` in ratio."""
+    # The last stage keeps at least 4 x 4 pixels, as in the cell spaces.
     stages = max(1, min(3, int(math.log2(min(input_shape[1:]))) - 1))
     config = SpaceConfig(name="macro", options={"stages": stages})
     space = open_space(config)

@@ -1,4 +1,4 @@
-"""Which trials are best: feasible ones before others, and of several objectives the Pareto front before the rest."""
+"""Ranking of trials: feasible trials first, and with several objectives the Pareto front before the rest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from nas.config.schema import ObjectiveConfig
     from nas.study.trial import Trial
 
-# Of a larger front only so many are put in the order of the hypervolume that they add.
+# Maximum number of front members that are ordered by their hypervolume gain.
 MOST_SPREAD = 30
 
 
 def sort_key(trial: Trial, objective: ObjectiveConfig) -> tuple[float, tuple[float, ...], int]:
-    """Returns what a complete trial is ranked by, where one is best: violation, objectives in order, number.
+    """Returns the sort key of a complete trial: violation, objectives in order, number.
 
-    The least in this order is on the Pareto front.
+    The first trial in this order is on the Pareto front.
     """
     return trial.violation, _values(trial, objective), trial.number
 
@@ -31,10 +31,11 @@ def _values(trial: Trial, objective: ObjectiveConfig) -> tuple[float, ...]:
 
 
 def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
-    """Returns the Pareto front: the complete, feasible trials that no other one dominates, each architecture once.
+    """Returns the Pareto front: the non-dominated complete and feasible trials, without duplicate architectures.
 
-    The first is the best by the first objective; each further one adds the most hypervolume to those before it, measured up
-    to the worst value of each objective. With one objective the front is the best trial, and those that equal it.
+    The first trial is the best one by the first objective. Each next trial adds the most hypervolume to the earlier ones.
+    The reference point is slightly worse than the worst value of each objective. With one objective, the front holds the
+    best trial and its ties.
     """
     feasible = [trial for trial in _unique(trials) if trial.violation == 0]
     if not feasible:
@@ -44,7 +45,7 @@ def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
     members = sorted(members, key=lambda trial: sort_key(trial, objective))
     if not 1 < points.shape[1] <= MOST_OBJECTIVES:
         return members
-    # A little beyond the worst, so that the ends of the front add something, too.
+    # Slightly worse than the worst values, so that the extreme points have a positive gain.
     reference = points.max(0) + 0.1 * np.ptp(points, axis=0)
     chosen = hypervolume_subset([_values(trial, objective) for trial in members], MOST_SPREAD, reference.tolist())
     rest = [i for i in range(len(members)) if i not in {*chosen}]
@@ -52,10 +53,9 @@ def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
 
 
 def ranked(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
-    """Returns the complete trials from best to worst, each architecture once.
+    """Returns the complete trials from best to worst, without duplicate architectures.
 
-    Feasible ones come first: the Pareto front in its order, then the others by the first objective; then those that are not
-    feasible, by how far they exceed the constraints.
+    The order is: the Pareto front, the other feasible trials by the first objective, the infeasible trials by violation.
     """
     complete = sorted(_unique(trials), key=lambda trial: sort_key(trial, objective))
     if len(objective.minimise) == 1:
@@ -66,22 +66,22 @@ def ranked(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
 
 
 def hypervolume_so_far(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[tuple[int, float]]:
-    """Returns, for every complete and feasible trial, its number and the hypervolume of those up to it.
+    """Returns the number of each complete and feasible trial, and the hypervolume of the trials up to it.
 
-    In units of the box between the best and the worst value of each objective over all of them; empty where these are not
-    at least two, or there are more than five objectives.
+    The unit is the volume of the box between the best and the worst value of each objective. The list is empty for fewer
+    than two feasible trials or more than five objectives.
     """
     feasible = [trial for trial in trials if trial.state == "complete" and trial.violation == 0]
     points = np.array([_values(trial, objective) for trial in feasible], dtype=np.float64)
     if len(points) < 2 or points.shape[1] > MOST_OBJECTIVES:
         return []
     low, high = points.min(0), points.max(0)
-    # What does not vary is no side of the box.
+    # An objective that does not vary counts as a side of length 1.
     scaled = (points - low) / np.where(high > low, high - low, 1.0)
     history = hypervolume_history(scaled, [1.0] * points.shape[1])
     return [(trial.number, float(share)) for trial, share in zip(feasible, history, strict=True)]
 
 
 def _unique(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the complete trials, of each architecture the first."""
+    """Returns the complete trials, with the first trial of each architecture."""
     return list({trial.key: trial for trial in reversed(trials) if trial.state == "complete"}.values())

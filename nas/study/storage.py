@@ -1,4 +1,4 @@
-"""Where a study lies: a SQLite file in the run's folder, or any other database that Optuna can use."""
+"""Storage of a study: a SQLite file in the run's folder, or another database that Optuna supports."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ NAME = "hardcell"
 @final
 @dataclass(frozen=True)
 class StudyLocation:
-    """Where a run's study lies.
+    """Location of a run's study.
 
     Attributes:
-        path: The SQLite file that holds it where no URL is given.
-        url: URL of the database that holds it instead; variables of the environment in it are written $NAME.
+        path: SQLite file of the study, if there is no URL.
+        url: URL of the study's database, with environment variables as $NAME; None for the SQLite file.
         name: Name of the study in the database.
     """
 
@@ -38,18 +38,18 @@ class StudyLocation:
     name: str = NAME
 
     def __str__(self) -> str:
-        """Returns the place as messages name it: without a password."""
+        """Returns the location for messages, without a password."""
         return str(self.path) if self.url is None else f"study {self.name} in {hide_password(self.url)}"
 
     @property
     def backup(self) -> Path:
-        """The copy that is made of the file whenever a run goes on."""
+        """Backup of the file, written at every resume."""
         return self.path.with_name(f"{self.path.name}.backup")
 
 
 @contextmanager
 def storage_errors(location: StudyLocation) -> Iterator[None]:
-    """Turns what a database raises into a message: a full disk, a damaged file, a server that is gone."""
+    """Converts database errors to RunError, such as a full disk, a damaged file or a lost server."""
     try:
         yield
     except RuntimeError as error:
@@ -65,13 +65,13 @@ def storage_errors(location: StudyLocation) -> Iterator[None]:
 def _remedy(location: StudyLocation, message: str) -> str:
     damaged = location.url is None and any(word in message for word in ("malformed", "not a database", "corrupt"))
     if not damaged:
-        return "the trials told so far are kept, and `hardcell resume` goes on"
+        return "finished trials are kept; run `hardcell resume` to continue"
     if location.backup.exists():
         count = _trials_in(location.backup)
-        # What was written ahead belongs to the damaged file: it would damage the copy.
+        # The write-ahead log belongs to the damaged file and would damage the copy.
         remove, copy = f"rm -f {location.path}-wal {location.path}-shm", f"cp {location.backup} {location.path}"
-        return f"the file is damaged; `{remove}; {copy}` takes the copy made at the last resume, of {count} trials"
-    return "the file is damaged, and there is no copy of it: one is made at every resume"
+        return f"the file is damaged; `{remove}; {copy}` restores the backup of the last resume, with {count} trials"
+    return "the file is damaged and has no backup; backups are written at every resume"
 
 
 def _trials_in(path: Path) -> int | str:
@@ -83,34 +83,34 @@ def _trials_in(path: Path) -> int | str:
 
 
 def silence_optuna() -> None:
-    """Keeps Optuna's own log lines out of the display; warnings stay."""
+    """Disables Optuna's log messages below warnings."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
-    """Returns the database of a study, made where it is a file and there is none.
+    """Returns the database of a study. A missing SQLite file is created.
 
     Args:
-        location: Where it lies.
-        write: It will be written much, until `close_storage`.
+        location: Location of the study.
+        write: Optimise SQLite for frequent writes, until `close_storage`.
 
     Raises:
-        RunError: the file is damaged or no database, or the URL is none that works here.
+        RunError: the file is damaged or not a database, or the URL cannot be used.
     """
     silence_optuna()
     with storage_errors(location):
         if location.url is None:
-            # Not as text: a path may hold a question mark, which would end it.
+            # Not by string concatenation: a question mark in the path would end it.
             storage = RDBStorage(URL.create("sqlite", database=str(location.path)).render_as_string())
             if write:
                 _write_ahead(storage)
             return storage
         try:
-            # A server may drop a connection that is not used for hours.
+            # A server may close idle connections.
             return RDBStorage(expand_variables(location.url), engine_kwargs={"pool_pre_ping": True})
         except (ArgumentError, ValueError, ImportError) as error:
-            # Not what a ValueError says of the port: it may be a part of the password.
-            message = "is no URL" if isinstance(error, ValueError) else first_line(error)
+            # The text of a ValueError about the port may contain a part of the password.
+            message = "is not a URL" if isinstance(error, ValueError) else first_line(error)
             raise RunError(
                 f"{location}: {message}; search.storage must be a URL such as "
                 "postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is installed (pip install psycopg2-binary)"
@@ -118,10 +118,10 @@ def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
 
 
 def check_database(url: str) -> None:
-    """Opens a database and closes it again, to find before any work that it cannot be used.
+    """Opens and closes a database, to report errors before the search starts.
 
     Raises:
-        RunError: it cannot be reached, or is none that Optuna can use.
+        RunError: the database cannot be reached or is not supported by Optuna.
     """
     try:
         release(open_storage(StudyLocation(Path("study.db"), url, "of the run")))
@@ -132,10 +132,10 @@ def check_database(url: str) -> None:
 
 
 def _write_ahead(storage: RDBStorage) -> None:
-    """Has SQLite write ahead, which halves the time of a write: what was written survives a kill of the process."""
+    """Sets SQLite to write-ahead logging. It halves the time of a write, and writes survive a kill of the process."""
 
     def tune(connection: Any, record: object) -> None:
-        with suppress(sqlite3.OperationalError):  # In a folder that can only be read.
+        with suppress(sqlite3.OperationalError):  # The folder may be read-only.
             connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -144,10 +144,10 @@ def _write_ahead(storage: RDBStorage) -> None:
 
 
 def close_storage(storage: RDBStorage) -> None:
-    """Leaves a SQLite database as one file that can be copied, and read in a folder that cannot be written."""
+    """Closes a database. A SQLite database becomes one file, which can be copied and read in a read-only folder."""
     release(storage)
     if storage.engine.dialect.name == "sqlite":
-        with suppress(SQLAlchemyError), storage.engine.connect() as connection:  # Another process may be reading it.
+        with suppress(SQLAlchemyError), storage.engine.connect() as connection:  # Another process may read it.
             connection.execute(text("PRAGMA journal_mode=DELETE"))
         release(storage)
 
@@ -159,16 +159,16 @@ def release(storage: RDBStorage) -> None:
 
 
 def backup(location: StudyLocation) -> None:
-    """Copies a study's file, once it is found whole, to go back to should it be damaged one day.
+    """Checks the SQLite file of a study and writes a backup of it.
 
     Raises:
-        RunError: it is damaged; the copy made before stays.
+        RunError: the file is damaged or missing. The earlier backup is kept.
     """
     if location.url is not None:
         return
     if not location.path.exists():
         if location.backup.exists():
-            remedy = f"`cp {location.backup} {location.path}` takes the copy made at the last resume"
+            remedy = f"`cp {location.backup} {location.path}` restores the backup of the last resume"
             raise RunError(f"{location}: is missing; {remedy}")
         return
     partial = location.backup.with_name(f".{location.backup.name}.partial")
@@ -177,7 +177,7 @@ def backup(location: StudyLocation) -> None:
             integrity = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if integrity != "ok":
                 raise sqlite3.DatabaseError(f"malformed: {integrity}")
-            # An empty file is a whole database to SQLite. Without a study the run had only begun, unless there is a copy.
+            # SQLite accepts an empty file. Without a backup, the run was killed before its first trial.
             if not database.execute("select count(*) from sqlite_master where name = 'trials'").fetchone()[0]:
                 if location.backup.exists():
                     raise sqlite3.DatabaseError("malformed: holds no trials")

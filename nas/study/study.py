@@ -1,7 +1,7 @@
-"""The study: Optuna's record of the trials, the only truth about a search.
+"""The Optuna study of a run, which holds all results of a search.
 
-Everything known of a trial is in the study, so that optuna-dashboard and pandas can read it: the architecture as
-parameters, the metrics, epochs and all else as user attributes.
+The architecture of a trial is stored as parameters. Metrics, epochs and all other results are user attributes.
+optuna-dashboard and pandas can read them.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
     from nas.study.storage import StudyLocation
     from search_spaces import SearchSpace
 
-# Attribute of a study: when the process that works on it began, in seconds since 1970.
+# Attribute of a study: start time of the process that runs the search, in seconds since 1970.
 SESSION = "session"
 
 
 def create_study(
     storage: RDBStorage, location: StudyLocation, config: Config, space: SearchSpace, *, must_exist: bool = False
 ) -> optuna.Study:
-    """Returns the study of a run with its sampler, made where there is none.
+    """Returns the study of a run with its sampler. A missing study is created.
 
     Args:
         storage: The database.
-        location: Where the study lies.
-        config: The run's settings.
+        location: Location of the study.
+        config: The settings of the run.
         space: The search space.
-        must_exist: There must be a study already: the run goes on.
+        must_exist: Whether a missing study is an error, as for a resumed run.
 
     Raises:
-        RunError: the database is damaged, the study is gone, or it belongs to another config.
+        RunError: the database is damaged, the study is missing, or it belongs to another config.
     """
     with storage_errors(location):
         if must_exist and location.name not in optuna.get_all_study_names(storage):
-            raise RunError(f"{location}: the run's study is gone from there; put it back, or start a new run")
+            raise RunError(f"{location}: the study of the run is missing; restore it, or start a new run")
         directions = [StudyDirection.MINIMIZE] * len(config.objective.minimise)
         search = config.search
         sampler = StudySampler(
@@ -73,20 +73,20 @@ def create_study(
 
 
 def load_study(storage: RDBStorage, location: StudyLocation) -> optuna.Study:
-    """Returns the study of a run, only to be read.
+    """Returns the study of a run, for reading only.
 
     Raises:
-        RunError: the database holds no study of ours, or is damaged.
+        RunError: the database is damaged or does not hold the study.
     """
     with storage_errors(location):
         try:
             return optuna.load_study(study_name=location.name, storage=storage)
         except KeyError as error:
-            raise RunError(f"{location}: holds no study of ours") from error
+            raise RunError(f"{location}: holds no study of Hardcell") from error
 
 
 def _difference(stored: Any, wanted: Any, path: str = "") -> str:
-    """Returns the first difference of two trees, in words."""
+    """Returns a description of the first difference of two trees."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in [*stored, *wanted]:
             if stored.get(key) != wanted.get(key):
@@ -97,7 +97,7 @@ def _difference(stored: Any, wanted: Any, path: str = "") -> str:
 def tell_outcome(
     study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float], outcome: TrialResult
 ) -> Trial:
-    """Writes the outcome of a trial into the study, ends it, and returns it."""
+    """Writes the result of a trial to the study and ends the trial. Returns the trial."""
     trial.set_user_attr("metrics", {**metrics, **outcome.metrics})
     trial.set_user_attr("seconds", round(outcome.seconds, 4))
     if outcome.epochs:
@@ -106,14 +106,14 @@ def tell_outcome(
         return tell_failed(study, trial, outcome.reason)
     if outcome.stopped is not None:
         set_constraints(trial, objective, metrics)
-        return tell_pruned(study, trial, f"stopped after epoch {outcome.stopped}: not among the best that came this far")
+        return tell_pruned(study, trial, f"pruned by successive halving at epoch {outcome.stopped}")
     if outcome.radii:
         trial.set_user_attr("radii", dict(outcome.radii))
     return tell_values(study, trial, objective, {**metrics, **outcome.metrics})
 
 
 def tell_values(study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> Trial:
-    """Ends a trial as complete, with the values of its objectives and constraints; as failed, if one is no number."""
+    """Ends a trial as complete with its objectives and constraints, or as failed if one of them is not finite."""
     odd = [f"{name} is {metrics[name]}" for name in objective.metrics() if not math.isfinite(metrics[name])]
     if odd:
         return tell_failed(study, trial, ", ".join(odd))
@@ -123,33 +123,33 @@ def tell_values(study: optuna.Study, trial: optuna.Trial, objective: ObjectiveCo
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Keeps Optuna's notices about experimental methods out of the display."""
+    """Suppresses Optuna's warnings about experimental methods."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
 
 
 def set_constraints(trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> None:
-    """Sets the constraints whose metrics are known: the excess over the bound, relative to it where it is not 0."""
+    """Sets the constraints of the measured metrics: excess over the bound, divided by the bound if it is not 0."""
     for name, bound in objective.constraints.items():
         if name in metrics:
             set_constraint(trial, name, (metrics[name] - bound) / (abs(bound) or 1.0))
 
 
 def set_constraint(trial: optuna.Trial, name: str, excess: float) -> None:
-    """Sets a constraint of a trial, feasible where the excess is 0 or less; what a killed process has set already stays."""
+    """Sets a constraint of a trial, unless a killed process has set it. The trial is feasible for excess <= 0."""
     with _experimental():
         if name not in trial.constraints:
             trial.set_constraint(name, excess)
 
 
 def tell_failed(study: optuna.Study, trial: optuna.Trial, reason: str) -> Trial:
-    """Ends a trial as failed, with its reason."""
+    """Ends a trial as failed, with a reason."""
     trial.set_user_attr("reason", reason)
     return read_trial(study.tell(trial, state=TrialState.FAIL))
 
 
 def tell_pruned(study: optuna.Study, trial: optuna.Trial, reason: str) -> Trial:
-    """Ends a trial that a constraint rules out before any training, or that was stopped early."""
+    """Ends a trial as pruned: infeasible before training, or stopped early."""
     trial.set_user_attr("reason", reason)
     return read_trial(study.tell(trial, state=TrialState.PRUNED))

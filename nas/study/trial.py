@@ -1,4 +1,4 @@
-"""A trial as the study holds it."""
+"""Trials of a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-# The states of a trial in our words.
+# States of a trial in Hardcell, by state in Optuna.
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "infeasible",
@@ -25,32 +25,32 @@ STATES = {
 }
 
 
-# Those of them in which a trial has ended.
+# States of finished trials.
 ENDED = ("complete", "infeasible", "pruned", "failed")
 
 
 @final
 @dataclass(frozen=True)
 class Trial:
-    """What the study knows of one trial.
+    """One trial of a study.
 
     Attributes:
-        number: Its number, from 0.
+        number: Number of the trial, from 0.
         state: complete, infeasible (by a constraint, before training), pruned (by early stopping), failed, running, waiting.
         key: Hash of the canonical architecture; empty if it was not proposed yet.
         architecture: The canonical architecture.
-        metrics: Metrics by name; those that are known.
-        violation: Sum of the excesses over the constraints; 0 where it is feasible.
-        seconds: Wall time of training and scoring.
-        reason: Why it failed or was infeasible.
-        duplicate_of: Number of the trial whose results it shares.
-        epochs: One mapping an epoch.
-        rungs: One mapping for each rung that it reached: epoch, point (what it was judged by), and whether it went on.
-        worker: Where it runs, or ran.
-        started: When, in seconds since 1970; None where that is not known.
-        ended: When it ended, likewise.
-        attempts: How often it was started, but for the times that the user interrupted it.
-        random: Drawn uniformly, whatever the sampler.
+        metrics: Measured metrics, by name.
+        violation: Sum of the relative excesses over the constraints; 0 if feasible.
+        seconds: Wall time of training and scoring, in seconds.
+        reason: Reason why the trial failed, is infeasible or was pruned; None for other states.
+        duplicate_of: Number of the earlier trial with the same canonical architecture, whose results are reused; else None.
+        epochs: Results of the epochs, one mapping each.
+        rungs: One mapping for each reached rung: epoch, point (metrics compared at the rung), and promoted.
+        worker: Name of the worker.
+        started: Start time, in seconds since 1970; None if unknown.
+        ended: End time, in seconds since 1970; None if unknown.
+        attempts: Number of starts, without those that the user interrupted.
+        random: Whether the architecture was drawn uniformly, independent of the sampler.
     """
 
     number: int
@@ -72,12 +72,12 @@ class Trial:
 
 
 def read_rungs(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the rungs that a trial has reached, from its attributes in the study."""
+    """Returns the reached rungs of a trial from its user attributes."""
     return [rename_keys(rung, RUNG_KEYS) for rung in attributes.get("rungs", ())]
 
 
 def read_trial(trial: FrozenTrial) -> Trial:
-    """Returns what a trial of the study holds."""
+    """Converts an Optuna trial to a Trial."""
     attributes = trial.user_attrs
     rungs = read_rungs(attributes)
     stopped = trial.state == TrialState.PRUNED and rungs and not rungs[-1]["promoted"]
@@ -102,5 +102,5 @@ def read_trial(trial: FrozenTrial) -> Trial:
 
 
 def read_trials(study: optuna.Study) -> list[Trial]:
-    """Returns all trials of a study, by number."""
+    """Returns all trials of a study, ordered by number."""
     return [read_trial(trial) for trial in study.get_trials(deepcopy=False)]

@@ -89,8 +89,8 @@ def test_numbers_of_other_libraries_are_numbers():
         ({"a": float("nan")}, "evaluation.record must return finite numbers by name, got 'a': nan"),
         ({"a": "b"}, "evaluation.record must return finite numbers by name, got 'a': 'b'"),
         ({1: 1.0}, "evaluation.record must return finite numbers by name, got 1: 1.0"),
-        ({"clean_error": 1.0}, "evaluation.record must return names of its own, got 'clean_error', which is a metric"),
-        ({"adversarial_error@0.1": 1}, "evaluation.record must return names of its own, got 'adversarial_error@0.1'"),
+        ({"clean_error": 1.0}, "evaluation.record must not return the name of a metric, got 'clean_error'"),
+        ({"adversarial_error@0.1": 1}, "must not return the name of a metric, got 'adversarial_error@0.1'"),
     ],
 )
 def test_other_returns_are_refused(returned, message):

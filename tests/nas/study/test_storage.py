@@ -159,7 +159,7 @@ class TestBackup:
         for look in (read_run, resume_events):
             with pytest.raises(
                 RunError,
-                match=r"study\.db: .* damaged.* no copy",
+                match=r"study\.db: .* damaged.* no backup",
             ):
                 list(look(run)) if look is resume_events else look(run)
 
@@ -251,12 +251,12 @@ class TestElsewhere:
         url = f"sqlite:///{tmp_path / 'all.db'}"
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
         (tmp_path / "all.db").unlink()
-        with pytest.raises(RunError, match=r"^study run-\w+ in sqlite:////.*all\.db: .* study is gone"):
+        with pytest.raises(RunError, match=r"^study run-\w+ in sqlite:////.*all\.db: .* study of the run is missing"):
             begin(None, tmp_path / "run", 2)
         own = tmp_path / "own"
         begin(config, own, 1)
         (own / "study.db").unlink()  # Before any resume, so that there is no copy of it.
-        with pytest.raises(RunError, match=r"study\.db: .* study is gone"):
+        with pytest.raises(RunError, match=r"study\.db: .* study of the run is missing"):
             begin(None, own, 2)
 
     def test_file_with_the_name_of_the_study_is_gone(self, config, tmp_path):
@@ -274,8 +274,8 @@ class TestElsewhere:
                 "postgresql://me:secret@host/db",
                 r"must hold no password.* \$NAME",
             ),
-            ("sqlite:///studies.db", r"must name a file by its absolute path, sqlite:////.*, got 'sqlite:///studies.db'$"),
-            ("sqlite://", "must name a file by its absolute path"),
+            ("sqlite:///studies.db", r"must be the absolute path of a file, .* got 'sqlite:///studies.db'$"),
+            ("sqlite://", "must be the absolute path of a file"),
         ],
     )
     def test_urls_that_will_not_do_are_faults_of_the_config(self, tiny, url, message):
@@ -294,14 +294,14 @@ class TestElsewhere:
         begin(config, run, 1)
         begin(None, run, 2)
         (run / "study.db").unlink()
-        with pytest.raises(RunError, match=r"study\.db: is missing; `cp .*study\.db\.backup .*study\.db` takes the copy"):
+        with pytest.raises(RunError, match=r"study\.db: is missing; `cp .*study\.db\.backup .*study\.db` restores the"):
             begin(None, run, 3)
 
     def test_database_without_the_study_is_told(self, config, tmp_path):
         url = f"sqlite:///{tmp_path / 'all.db'}"
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
         (tmp_path / "run" / ".study").write_text("another")
-        with pytest.raises(RunError, match=r"^study another in sqlite:////.*all\.db: holds no study of ours$"):
+        with pytest.raises(RunError, match=r"^study another in sqlite:////.*all\.db: holds no study of Hardcell$"):
             read_run(tmp_path / "run")
 
     def test_place_is_named_by_a_file_of_the_folder(self, config, tmp_path):
@@ -322,9 +322,9 @@ class TestUrls:
             ("postgresql//me:hidden@host/db", "postgresql//me:***@host/db", "Could not parse SQLAlchemy URL"),
             ("study.db", "study.db", "Could not parse SQLAlchemy URL"),
             ("$NOWHERE", "$NOWHERE", "Could not parse SQLAlchemy URL"),
-            ("postgresql://me:hidden@host:port/db", "postgresql:***@host:port/db", "is no URL"),
+            ("postgresql://me:hidden@host:port/db", "postgresql:***@host:port/db", "is not a URL"),
             ("nosuch://me:hid@den@host/db", "nosuch://me:***@host/db", "Can't load plugin"),
-            ("nosuch://me:hid@den:hidden@host/db", "nosuch:***@host/db", "is no URL"),
+            ("nosuch://me:hid@den:hidden@host/db", "nosuch:***@host/db", "is not a URL"),
         ],
     )
     def test_what_is_none_that_works_is_told_without_its_password(self, url, shown, message, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_truncated_database_of_a_run_is_told_with_its_place(run_copy):
 
 def test_database_without_our_study_is_told(tmp_path):
     path = tmp_path / "study.db"
-    with pytest.raises(RunError, match=r"study\.db: holds no study of ours"):
+    with pytest.raises(RunError, match=r"study\.db: holds no study of Hardcell"):
         loaded(path)
 
 
