@@ -84,9 +84,9 @@ def search(
     executor: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Run the search of the YAML file CONFIG, export the best networks and write the report.
+    """Run a search, export the best networks and write the report.
 
-    Without CONFIG, the search is of the space cell201 on the digits data.
+    CONFIG is a YAML file. Without it, the search is of the space cell201 on the digits data.
     """
     from datetime import datetime
 
@@ -116,7 +116,10 @@ def resume(run: Path) -> None:
 @click.option("--watch", is_flag=True, help="Refresh every few seconds until the run has ended.")
 @click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two refreshes.")
 def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
-    """Show the progress, the workers and the best candidates of the run in folder RUN."""
+    """Show the progress of a run, finished or not.
+
+    The output has the counts of trials, the workers, the best candidates and the bundles of the run in folder RUN.
+    """
     from nas.cli.tables import print_status
     from nas.cli.watch import watch_status
     from nas.runs.status import run_status
@@ -134,7 +137,10 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
-    """Write report.html and leaderboard.csv for the run in folder RUN, finished or not."""
+    """Write the report of a run, finished or not.
+
+    The files are report.html and leaderboard.csv in the folder RUN.
+    """
     from nas.reports.page import report as write
 
     click.echo(write(run))
@@ -144,7 +150,10 @@ def report(run: Path) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Number of architectures.")
 def export(run: Path, top: int) -> None:
-    """Retrain, profile and export the best architectures of the run in folder RUN, finished or not."""
+    """Export the best architectures of a run.
+
+    The architectures of the run in folder RUN, finished or not, are retrained, profiled and written as bundles.
+    """
     from nas.pipeline.search import export_events
 
     _show(export_events(run, top))
@@ -154,7 +163,10 @@ def export(run: Path, top: int) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(bundle: Path, as_json: bool) -> None:
-    """Check the files of a bundle, compare its formats, and measure its error curves again. Exits 2 if a check fails."""
+    """Verify a bundle.
+
+    Checks the checksums of its files, compares its formats, and measures its error curves again. Exits 2 if a check fails.
+    """
     from dataclasses import asdict
 
     from nas.bundle.verify import verify as verify_bundle
@@ -173,7 +185,10 @@ def verify(bundle: Path, as_json: bool) -> None:
 
 @commands.command()
 def config() -> None:
-    """Print the complete default config, with a comment on every key, ready to edit."""
+    """Print the default config with comments.
+
+    The output has every key and is a valid CONFIG for `hardcell search`.
+    """
     from nas.config.schema import Config
     from nas.config.writer import commented_config
 

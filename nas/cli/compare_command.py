@@ -56,7 +56,9 @@ if TYPE_CHECKING:
 def compare(
     networks: tuple[str, ...], names: tuple[str, ...], out: Path | None, as_json: bool, **options: Unpack[CompareArguments]
 ) -> None:
-    """Compare NETWORKs on the same images: error curves, paired tests, transferability and disagreement.
+    """Compare several networks on the same images.
+
+    The output has error curves, paired tests, transferability and disagreement.
 
     A NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or
     a function without arguments that returns one.

@@ -78,7 +78,9 @@ class SpaceArguments(TypedDict):
 @click.option("--check", "checked", is_flag=True, help="Check that the space meets the requirements of a search.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def space(space: str, **options: Unpack[SpaceArguments]) -> None:
-    """Show, draw or check the search space SPACE: its size, its choices, and the cost of its networks.
+    """Show, draw or check a search space.
+
+    The output has its size, its choices and the cost of its networks.
 
     SPACE is a name (cell201, darts, ...), path/to/file.py:NAME, package.module:NAME, or a YAML config, whose space is used.
     With --check, exits 2 if a check fails.
