@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share."""
+"""Fixtures shared by several test folders."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-# One thread a process: pytest-xdist already uses the cores, and sums come out in the same order on every machine.
+# One thread per process: pytest-xdist already uses all cores, and the order of sums is the same on every machine.
 torch.set_num_threads(1)
 
-# The same examples in every run, and no time limit on one: the first call of an operation is slow.
+# The same examples in every run, and no time limit per example, because the first call of an operation is slow.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("repeatable")
 
@@ -27,19 +27,19 @@ def device(request):
 def shared_data():
     folder = Path(os.environ.get("HARDCELL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"no data at {folder}; set HARDCELL_DATA to the folder that holds it")
+        pytest.skip(f"no data at {folder}; set HARDCELL_DATA to the data folder")
     return folder
 
 
 @pytest.fixture
 def linear():
-    """A factory of linear networks: logits = weight @ pixels + bias, at random unless a weight (K, D) is given."""
+    """A factory of linear networks: logits = weight @ pixels + bias. The weight (K, D) is random by default."""
 
     def make(classes=2, pixels=64, *, seed=0, weight=None, bias=None, scale=1.0):
         generator = torch.Generator().manual_seed(seed)
         if weight is None:
             weight = torch.randn(classes, pixels, generator=generator)
-        # Centred, so that images near 0.5 lie on both sides of every boundary.
+        # Centred, so that images near 0.5 are on both sides of every boundary.
         bias = -0.5 * weight.sum(1) if bias is None else bias
         layer = nn.Linear(weight.shape[1], weight.shape[0])
         layer.load_state_dict({"weight": scale * weight, "bias": scale * bias})
@@ -50,7 +50,7 @@ def linear():
 
 @pytest.fixture
 def conv():
-    """A factory of small convolutional networks with random weights, for images (C, 8, 8)."""
+    """A factory of small convolutional networks with random weights for images (C, 8, 8)."""
 
     def make(classes=4, channels=1, *, seed=0):
         with torch.random.fork_rng(devices=[]):

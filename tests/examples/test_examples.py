@@ -1,4 +1,4 @@
-"""Every example runs in its smallest form; continuous integration takes its test command from the README."""
+"""Every example runs at its smallest size. Continuous integration reads its test command from the README."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ SMALLEST = [
 def test_digits_is_the_embedded_default_spelled_out():
     written = yaml.safe_load((EXAMPLES / "digits.yaml").read_text(encoding="utf-8"))
     assert nas.load_config(EXAMPLES / "digits.yaml") == nas.Config()
-    # Spelled out: nothing is left to defaults.
+    # The file contains every key.
     assert written == json.loads(json.dumps(as_data(nas.Config())))
 
 
@@ -55,7 +55,7 @@ def test_searches_on_digits_run(name, tmp_path):
 def test_mnist_runs_on_the_real_images(tmp_path, shared_data):
     raw = tmp_path / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    # torchvision looks for the unpacked files.
+    # torchvision needs the unpacked files.
     for packed in (shared_data / "mnist").glob("*.gz"):
         (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
     overrides = [*SMALLEST, f"data.path={tmp_path / 'mnist'}", "space.channels=2", "search.trials=1"]
@@ -74,7 +74,7 @@ def test_the_benchmark_measures_passes_and_trials():
 
 
 def readme_commands():
-    """The shell commands of the README's code blocks that install something, in order."""
+    """Returns the install commands in the code blocks of the README, in order."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if re.match(r"    pip install ", line)]
 
@@ -82,7 +82,7 @@ def readme_commands():
 def test_the_readme_opens_with_the_two_commands_and_ci_runs_the_second():
     commands = readme_commands()
     assert commands[:2] == ["pip install . && hardcell search", "pip install '.[test]' && pytest"]
-    # Continuous integration takes its test command out of the README by this very pattern.
+    # Continuous integration extracts its test command from the README with this pattern.
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     pattern = re.search(r"grep -E '([^']+)' README.md", script)[1]
     taken = [

@@ -1,4 +1,4 @@
-"""The scripts of the papers, in their smallest form: they run, keep what they found, and go on from it."""
+"""The paper scripts at their smallest size: they run, store their results and resume from them."""
 
 import dataclasses
 import importlib
@@ -31,19 +31,19 @@ PICTURES = {
     "neighbourhoods": ("shares", "radii", "sets"),
     "transfer": ("matrices", "groups", "reach"),
     "uncertainty": ("balls", "boundary", "low_margin"),
-    # The second reads the searches of the first.
+    # The second script reads the searches of the first.
     "architecture_search": ("children", "networks", "operations"),
     "generalisation": ("",),
 }
-# What several scripts share, and what a config names.
+# Shared modules, and a module that a config refers to.
 SHARED = {"lab", "children", "cells", "rivals", "recorded", "measured"}
-# Tried in a file of their own.
+# These have a separate test file.
 ELSEWHERE = {"table_search"}
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """One folder for all scripts, which share trained networks."""
+    """One output folder for all scripts, because they share trained networks."""
     return tmp_path_factory.mktemp("papers")
 
 
@@ -57,7 +57,7 @@ def start(script, work):
 
 
 def check(script, out):
-    """Returns the numbers of a script, once its pictures have been seen to be there."""
+    """Checks that the figures of a script exist and returns its results."""
     names = [f"{script}_{part}.png" if part else f"{script}.png" for part in PICTURES[script]]
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in names)
     return json.loads((out / f"{script}.json").read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ def test_every_script_is_tried():
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a script by name, as it imports its neighbours."""
+    """Imports a script by name, with its folder on the path."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield importlib.import_module
     for name in [*PICTURES, *SHARED]:
@@ -211,11 +211,11 @@ def _without_numbers(tree):
 @pytest.mark.parametrize(
     ("nodes", "outputs", "expected"),
     [
-        # Nothing but skips; two convolutions in a row; the same, but only the first is put out.
+        # Only skips; two consecutive convolutions; the same, but only the first is an output.
         (((("skip", 0), ("skip", 1)),), (2,), 0),
         (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (3,), 2),
         (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (2,), 1),
-        # A block of no inputs is no way.
+        # A block without inputs is not on a path.
         (((), (("conv3x3", 2), ("conv1x1", 1))), (3,), 1),
         (((), (("conv3x3", 2),)), (3,), 0),
     ],
@@ -226,7 +226,7 @@ def test_depth_of_a_cell(script, nodes, outputs, expected):
 
 def test_depth_of_nasnet_a(script):
     graphs = nasnet().graphs(PUBLISHED["nasnet_a"].architecture)
-    # No block of the normal cell takes another one's output; the reduction cell has two in a row, of two operations.
+    # No block of the normal cell uses another block. The reduction cell has two consecutive blocks of two operations.
     assert {name: script("cells").depth(graph) for name, graph in graphs.items()} == {"normal": 1, "reduction": 2}
 
 
@@ -243,7 +243,7 @@ def test_what_the_best_quarter_shares(script):
     # One of the 1820 quarters is as extreme.
     assert rows["normal", "operation", "conv3x3"]["p_value"] == pytest.approx(1 / 1820, abs=1e-3)
     assert rows["normal", "operation", "conv3x3"]["corrected"] >= rows["normal", "operation", "conv3x3"]["p_value"]
-    # Nothing differs in the other cell, nor in what feeds either.
+    # The other cell and the inputs of both cells do not differ.
     assert {one["p_value"] for one in differences if one["cell"] == "reduction" or one["kind"] == "input"} == {1.0}
     assert sum(one["best"] for one in differences if one["cell"] == "normal" and one["kind"] == "input") == pytest.approx(1)
 
@@ -277,7 +277,7 @@ def test_what_an_attack_does_to_the_exponents_of_a_network(script):
     one = universality.exponents_relative_to_fgsm(networks, "pgd")
     assert (one["networks"], one["range"]) == (2, pytest.approx([1.5, 3]))
     assert one["mean_ratio"] == pytest.approx(math.sqrt(4.5))
-    assert one["p_value"] == 0.5  # Both of two: one of the four outcomes of two signs, to either side.
+    assert one["p_value"] == 0.5  # Two equal signs: one of the four outcomes, two-sided.
     assert universality.exponents_relative_to_fgsm(networks[1:], "pgd") is None
 
 
@@ -301,7 +301,7 @@ def test_adversarial_images_are_compared_with_the_clean_ones_they_are_made_of(sc
 
     clean, adversarial = [[0.0, 0.5], [0.2, 0.5]], [[1.0, 0.5], [0.8, 0.7]]
     rows = [group("clean", clean), group("adversarial", adversarial), {"data": "mnist", "training": "x", "part": "clean"}]
-    rows.append({**rows[-1], "part": "adversarial"})  # No image was fooled: nothing is compared.
+    rows.append({**rows[-1], "part": "adversarial"})  # Without adversarial images there is no comparison.
     (comparison,) = script("uncertainty").adversarial_minus_clean(rows)
     assert comparison["difference"] == pytest.approx([0.8, 0.1])
     assert comparison["interval"] == [pytest.approx([0.6, 1.0]), pytest.approx([0.0, 0.2])]
@@ -355,7 +355,7 @@ def test_a_folder_is_of_one_size(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["transfer.py", "--smoke", "--out", str(tmp_path / "transfer")])
     lab.parse_arguments("transfer.py", None)
     assert lab.parse_arguments("transfer.py", None).size == "smoke"
-    for place in ("transfer", "another"):  # The second would share networks with the first.
+    for place in ("transfer", "another"):  # The second folder shares networks with the first.
         monkeypatch.setattr("sys.argv", ["transfer.py", "--out", str(tmp_path / place)])
         with pytest.raises(SystemExit):
             lab.parse_arguments("transfer.py", None)
@@ -408,7 +408,7 @@ def test_rivals_of_the_best(script):
     wrong = {**row, "name": "residual", "radii": {attack: [0.0] * 4 for attack in radii}}
     tests = {one["attack"]: one for one in rivals.mcnemar_tests([row, wrong])}
     assert tests["black box"]["difference"] == -0.5
-    # Two of two pairs are for the best; Holm doubles what is least of two.
+    # Both pairs favour the best network. Holm doubles the smaller p-value.
     assert (tests["black box"]["p_value"], tests["black box"]["corrected"]) == (0.5, 1.0)
     assert tests["white box"]["p_value"] == 1.0
 

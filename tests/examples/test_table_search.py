@@ -1,4 +1,4 @@
-"""The search on a table of measured networks: what it computes, on a made-up table, and its smallest run on the real one."""
+"""The search on a table of measured networks: computations on a synthetic table, and a small run on the real table."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ PICTURES = ("correlations", "progress", "cells")
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The script, and the module that it reads the table with."""
+    """Returns the script and the module that reads the table."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in ("measured", "table_search")})
@@ -34,10 +34,10 @@ def scripts():
 
 
 def accuracies(architecture):
-    """Accuracies in percent that convolutions raise when clean and averages under PGD; at chance without any operation."""
+    """Synthetic accuracies in percent: convolutions raise clean accuracy, average pooling raises accuracy under PGD."""
     convolutions, averages = ([*architecture.values()].count(name) for name in ("conv3x3", "avgpool3x3"))
     clean = min(60 + 10 * convolutions, 99)
-    # Cells with the same accuracies under attack have their own clean ones.
+    # Cells with equal accuracies under attack have different clean accuracies.
     percentages = {"val_acc": clean + 0.01 * [*architecture.values()].count("skip")}
     for epsilon in EPSILONS:
         percentages |= {f"fgsm_{epsilon}": clean - 20 * epsilon, f"square_{epsilon}": clean - 10 * epsilon}
@@ -47,7 +47,7 @@ def accuracies(architecture):
 
 @pytest.fixture(scope="module")
 def table(scripts, tmp_path_factory):
-    """A made-up table of all cells."""
+    """A synthetic table of all cells."""
     path = tmp_path_factory.mktemp("table") / "table.csv"
     rows = [{**cell, **accuracies(cell)} for cell in scripts.measured.SPACE.enumerate()]
     path.write_text("\n".join(",".join(map(str, line)) for line in (rows[0], *(row.values() for row in rows))))
@@ -60,7 +60,7 @@ def all_cells(scripts, table):
 
 
 def handmade(scripts, operations=None, network=None, **numbers):
-    """Cells of given numbers, `clean` for the clean accuracy and `pgd` for the reward, other accuracies alike."""
+    """Returns Cells with these numbers: `clean` is the clean accuracy, `pgd` is the reward and all other accuracies."""
     clean, reward = (np.array(numbers[name], dtype=float) for name in ("clean", "pgd"))
     every = dict.fromkeys((*scripts.measured.MEASURES, scripts.measured.CLEAN_PROXY), reward)
     sizes = {name: np.array(numbers.get(name, np.arange(len(clean)))) for name in ("parameters", "depth")}
@@ -162,7 +162,7 @@ def test_two_trainings_of_one_function_are_compared(scripts, monkeypatch):
 
 @pytest.fixture(scope="module")
 def proposed(scripts, table, tmp_path_factory):
-    """What two searches of 64 trials propose for each task, by task and sampler."""
+    """Returns the proposals of two searches of 64 trials, by task and sampler."""
     folder = tmp_path_factory.mktemp("searches")
     jobs = product(scripts.measured.TASKS, scripts.table_search.SAMPLER_NAMES)
     return {job: np.array([scripts.table_search.search(table, folder, *job, seed, 64) for seed in (0, 1)]) for job in jobs}
@@ -186,7 +186,7 @@ def test_the_controller_learns_from_the_reward_and_the_bound(scripts, all_cells,
     for task, name in (("alone", "pgd@1"), ("bounded", "clean accuracy")):
         values = all_cells.numbers[name]
         assert values[late[task, "ppo"]].mean() > values[late[task, "random"]].mean() + 0.03
-    # What the bound asks for and the reward does not.
+    # The bound requires it, and the reward does not.
     fits = scripts.table_search.feasible(all_cells, "bounded")
     assert fits.sum() == sum(accuracies(cell)["val_acc"] >= 90 for cell in scripts.measured.SPACE.enumerate())
     assert fits[late["bounded", "ppo"]].mean() > 0.5 > fits[late["alone", "ppo"]].mean()
@@ -291,7 +291,7 @@ def test_a_missing_table_is_an_error(scripts, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_smallest_run_on_the_real_table(tmp_path, shared_data):
     if not (shared_data / "nasbench201-robustness.csv.gz").exists():
-        pytest.skip(f"no nasbench201-robustness.csv.gz at {shared_data}; set HARDCELL_DATA to the folder that holds it")
+        pytest.skip(f"no nasbench201-robustness.csv.gz at {shared_data}; set HARDCELL_DATA to the data folder")
     out = tmp_path / "table_search"
     command = [sys.executable, SCRIPTS / "table_search.py", "--smoke", "--workers", "1", "--out", out]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HARDCELL_DATA": str(shared_data)}
@@ -306,7 +306,7 @@ def test_the_smallest_run_on_the_real_table(tmp_path, shared_data):
     text = (out / "table_search.json").read_text(encoding="utf-8")
     assert len(text) < 100_000
     results = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    # What was computed from the table independently of this script.
+    # Values computed from the table independently of this script.
     accuracy = results["correlations"]["networks"]["accuracy"]
     assert accuracy["fgsm@1"]["clean accuracy"] == pytest.approx(0.77, abs=0.01)
     assert accuracy["pgd@1"]["clean accuracy"] == pytest.approx(0.14, abs=0.01)

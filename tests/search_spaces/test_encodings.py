@@ -1,4 +1,4 @@
-"""Encodings: columns by formula, what they say read back, and paths against a brute force."""
+"""Encodings: number of columns by formula, decoding, and paths against brute force."""
 
 import itertools
 import random
@@ -33,12 +33,12 @@ def samples(space, count=30, seed=0):
 
 
 def cell(**edges):
-    """An architecture of cell201; edges that are not named carry nothing."""
+    """Returns an architecture of cell201 with `none` on all other edges."""
     return dict.fromkeys(cell201().choices, "none") | edges
 
 
 def sequences(operations, longest):
-    """All sequences of 1 to longest operations, the shorter ones first, each length as a dictionary would have it."""
+    """Returns all sequences of 1 to `longest` operations, ordered by length and then lexicographically."""
     return [s for length in range(1, longest + 1) for s in itertools.product(operations, repeat=length)]
 
 
@@ -56,7 +56,7 @@ class TestOneHot:
                 (place,) = np.flatnonzero(row[start : start + len(choice.values)])
                 read[name] = choice.values[place]
                 start += len(choice.values)
-            assert repr(read) == repr(architecture)  # 1, 1.0 and True are three.
+            assert repr(read) == repr(architecture)  # repr distinguishes 1, 1.0 and True.
 
     def test_the_order_of_the_names_does_not_matter(self):
         (architecture,) = samples(macro(), 1)
@@ -104,7 +104,7 @@ class TestPathEncoding:
 
     @pytest.mark.parametrize("longest", [1, 2, 3, 4])
     def test_cell201_is_as_by_brute_force(self, longest):
-        """The four ways of the cell, spelled out."""
+        """The four paths of the cell."""
         space = cell201()
         ways = [["03"], ["01", "13"], ["02", "23"], ["01", "12", "23"]]
         columns = sequences(space.operations, longest)
@@ -115,7 +115,7 @@ class TestPathEncoding:
 
     @pytest.mark.parametrize("space", SPACES_OF_CELLS, ids=lambda s: s.name)
     def test_every_cell_and_input_has_columns_of_its_own(self, space):
-        """A recursion from the outputs back, against the walk from the inputs."""
+        """A recursion from the outputs, against the forward computation from the inputs."""
 
         def back(graph, node):
             if node < graph.inputs:
@@ -180,7 +180,7 @@ class TestPaths:
                     assert graph.paths(longest) == wanted
 
     def test_large_cells_have_their_short_paths_at_once(self):
-        """Of 60 nodes, each fed twice by the one before, there are 2**60 paths in all, of 60 operations each."""
+        """60 nodes with two edges from the previous node give 2**60 paths of 60 operations each."""
         chain = [(("a", node), ("b", node)) for node in range(60)]
         last = (("a", 0), ("b", 60))
         graph = CellGraph(1, (*chain, last), (61,))

@@ -1,4 +1,4 @@
-"""Cells as data: edges and paths, against a walk along every one of them."""
+"""CellGraph: edges and paths, against a recursive enumeration of all paths."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ def graphs(draw):
 
 
 def walks(graph, node):
-    """Returns every way from an input to a node, backwards from there."""
+    """Returns every path from an input to a node, by recursion from the node."""
     if node < graph.inputs:
         return [(node,)]
     return [(*walk, operation) for source, to, operation in graph.edges() if to == node for walk in walks(graph, source)]
@@ -43,7 +43,7 @@ def test_paths_are_the_ways_from_an_input_to_an_output(graph, longest):
 
 @pytest.mark.parametrize(("nodes", "paths"), [(2, 1), (5, 8), (10, 256)])
 def test_number_of_paths(nodes, paths):
-    """Where every node feeds each later one, a path passes any of the inner nodes: 2 ** (nodes - 2)."""
+    """If every node feeds each later one, a path visits any subset of the inner nodes: 2 ** (nodes - 2) paths."""
     graph = CellGraph(1, tuple(tuple((f"{i}{j}", i) for i in range(j)) for j in range(1, nodes)), (nodes - 1,))
     assert len(graph.paths()) == paths == 2 ** (nodes - 2)
 
@@ -55,7 +55,7 @@ def test_equal_operations_on_equal_ways_are_one_path():
 
 
 def test_connected_where_there_is_a_path():
-    """A convolution of nothing is a constant, and no path."""
+    """A convolution of zeros is a constant, not a path."""
     for nodes, outputs, wanted in (
         (((("skip", 0),), (("conv1x1", 1),)), (2,), True),
         (((), (("conv1x1", 1),)), (2,), False),

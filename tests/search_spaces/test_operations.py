@@ -1,4 +1,4 @@
-"""The operations, one by one: shapes, closed forms, what an output pixel and channel sees, and what the sets promise."""
+"""Operations: shapes, closed forms, receptive fields, channels, and the properties of the sets of operations."""
 
 import math
 
@@ -26,7 +26,7 @@ def repeatable():
 
 
 def made(name, channels=8, stride=1):
-    """Returns an operation in evaluation mode, as after training: nothing of its batch norm is still 0 or 1."""
+    """Returns an operation in evaluation mode with random batch norm values, as after training."""
     module = OPERATIONS[name](channels, stride).eval()
     for key, tensor in module.state_dict().items():
         if key.endswith("running_var"):
@@ -57,7 +57,7 @@ def test_what_comes_in_is_left_alone(name, stride):
     assert torch.equal(given, x)
 
 
-# What an output pixel sees, as offsets from the input pixel it stands for: lines of this many pixels, this far apart.
+# Receptive fields, as the number of pixels on a side and their distance.
 
 
 def square(pixels, apart=1):
@@ -68,7 +68,7 @@ def window(rows, columns=None):
     return {(row, column) for row in rows for column in (rows if columns is None else columns)}
 
 
-# Two convolutions see as far as both together. At a stride of 2 each step of the second one is two pixels.
+# The receptive fields of two convolutions add up. At a stride of 2, one step of the second is two pixels.
 FOOTPRINTS = {
     "none": (set(), set()),
     "skip": ({(0, 0)}, {(0, 0), (1, 1)}),
@@ -98,7 +98,7 @@ FOOTPRINTS = {
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_pixels_that_an_output_sees(name, stride):
-    """Those whose change shows in it, one at a time. Of what halves the resolution, output (i, j) stands for (2i, 2j)."""
+    """Tests the pixels whose change affects an output pixel. At a stride of 2, output (i, j) is centred on input (2i, 2j)."""
     side, centre = 23, 10
     x = torch.rand(1, 8, side, side)
     changed = x.repeat(side * side, 1, 1, 1)
@@ -108,7 +108,7 @@ def test_pixels_that_an_output_sees(name, stride):
     module, at = made(name, 8, stride), centre // stride
     difference = (module(changed) - module(x))[:, :, at, at].abs().amax(1)
     seen = {(i - centre, j - centre) for (i, j), d in zip(pixels, difference.tolist(), strict=True) if d > 1e-4}
-    # A gate sees all pixels, by their mean.
+    # A gate depends on all pixels through their mean.
     assert seen == (FOOTPRINTS[name][stride - 1] if name != "se" else window(range(-centre, side - centre)))
 
 
@@ -132,7 +132,7 @@ def test_channels_that_an_output_sees(name, stride):
     module = made(name, channels, stride)
     if name == "se":
         for layer in (module if stride == 1 else module[0]).gate:
-            if isinstance(layer, nn.Conv2d):  # No rectifier is dead, and no gate wholly open or closed.
+            if isinstance(layer, nn.Conv2d):  # Avoids dead ReLUs and saturated gates.
                 layer.weight.abs_().mul_(0.02)
                 layer.bias.fill_(0.1)
     difference = (module(changed) - module(x)).abs().amax((2, 3))
@@ -140,7 +140,7 @@ def test_channels_that_an_output_sees(name, stride):
 
 
 def by_hand(name, c):
-    """Returns the parameters of an operation of c channels: weights, and a scale and a shift a channel for batch norm."""
+    """Returns the number of parameters of an operation with c channels: weights, and two per channel for batch norm."""
     norm = 2 * c
     kernel = int(name[-1]) if name[-1].isdigit() else 0
     if name == "se":
@@ -182,7 +182,7 @@ def test_parameters_of_darts_operations_with_16_channels():
     assert sum(p.numel() for p in OPERATIONS["skip"](16, 2).parameters()) == 16 * 16 + 32
 
 
-# What is known of whole sets of operations.
+# Properties of the sets of operations.
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTLESS))
@@ -204,7 +204,7 @@ def test_all_other_operations_have_weights(name):
 def test_linear_operations_are_and_others_are_not(name, stride):
     module, a, b = made(name, 4, stride), torch.randn(3, 4, 7, 6), torch.randn(3, 4, 7, 6)
     linear = torch.allclose(module(2 * a + b), 2 * module(a) + module(b), atol=1e-5)
-    # These two are as well; but a skip is another name of its input, and what is cut is not there.
+    # These two are linear as well. They are not in LINEAR, because a skip is its input and `none` has no term.
     assert linear == (name in LINEAR or name == "none" or (name == "skip" and stride == 1))
 
 
@@ -215,7 +215,7 @@ def test_of_nothing_those_that_vanish_make_nothing_and_others_something(name, st
     vanishes = name in VANISHING or (name == "skip" and stride == 1)
     assert bool((made_of_nothing == 0).all()) == vanishes
     if not vanishes and ("conv" in name or "depthwise" in name) and "sepconv" not in name:
-        # What batch norm has learned, the same at every pixel; a second convolution sees where the image ends.
+        # The learned shift of batch norm is constant. A second convolution depends on the border of the image.
         assert torch.equal(made_of_nothing, made_of_nothing[:1, :, :1, :1].expand_as(made_of_nothing))
 
 
@@ -254,7 +254,7 @@ def test_cut_edges_are_zeros_and_skips_the_input(stride):
     x = torch.randn(2, 3, 5, 4)
     assert torch.equal(OPERATIONS["none"](3, stride)(x), torch.zeros(2, 3, math.ceil(5 / stride), math.ceil(4 / stride)))
     assert torch.equal(OPERATIONS["skip"](3, 1)(x), x)
-    # Nothing of what comes in, not even what is not a number.
+    # The output is zero even if the input is nan.
     assert torch.equal(OPERATIONS["none"](3, stride)(x / 0), OPERATIONS["none"](3, stride)(x))
 
 
@@ -306,7 +306,7 @@ def test_squeeze_and_excitation_is_a_gate_on_each_channel(channels):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_separable_convolutions_are_what_their_paper_says(stride):
-    """ReLU, depthwise, pointwise, batch norm, twice; summed pixel by pixel."""
+    """ReLU, depthwise, pointwise and batch norm, twice, computed pixel by pixel."""
     module, x = made("sepconv3x3", 3, stride), torch.randn(1, 3, 5, 6)
     tensors = list(module.state_dict().values())
     output = x

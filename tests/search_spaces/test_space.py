@@ -1,4 +1,4 @@
-"""The contract that every search space keeps, and the messages of the table."""
+"""Contract tests of all search spaces, and error messages of SearchSpace and Choice."""
 
 import json
 import math
@@ -33,16 +33,16 @@ def built(space, architecture, shape=(1, 8, 8), classes=7, seed=0):
 
 
 def flow(network):
-    """Returns which parameters are on a way to the logits, which of them see something of the image, and whether it shows.
+    """Returns the parameters on a path to the logits, those that depend on the image, and whether the logits depend on it.
 
-    Only in cells can a way end: it is followed through each, forwards for what is seen and backwards for what is used.
+    Paths can end only in cells. Each cell is traversed forwards from the image and backwards from the logits.
     """
     cells = [(name, module) for name, module in network.named_modules() if isinstance(module, Cell)]
     names = {name for name, _ in network.named_parameters()}
     if not cells:
         return names, names, True
     inputs = cells[0][1].graph.inputs
-    # Of the outputs of the cells, by number; those before the first one are the stem's.
+    # Flags of the cell outputs by index. The entries before the first cell are for the stem.
     shows, used = {-2: True, -1: True}, {len(cells) - 1}
     unseen, unused = set(), set()
     for number, (name, cell) in enumerate(cells):
@@ -61,7 +61,7 @@ def flow(network):
             node = int(prefix.split(".edges.edge")[1][1]) if ".edges." in prefix else source
             unused |= {p for p in names if p.startswith(prefix) and node not in live}
     if inputs == 1:
-        # The layers of a chain: those before a cell through which there is no way are on none, those behind it see nothing.
+        # Layers before a disconnected cell do not reach the logits. Layers behind it do not depend on the image.
         cut = [int(name) for number, (name, _) in enumerate(cells) if number - 1 not in used]
         unused |= {p for p in names for place in cut if int(p.split(".")[0]) < place}
         unseen |= {p for p in names for place in cut if int(p.split(".")[0]) > place}
@@ -73,7 +73,7 @@ def flow(network):
 
 
 def parts(name, cell):
-    """Yields the node that each layer of a cell acts on, and what the names of its parameters begin with."""
+    """Yields the source node of each layer of a cell, and the prefix of its parameter names."""
     for i in range(len(cell.preprocess)):
         yield i, f"{name}.preprocess.{i}."
     for incoming in cell.incoming:
@@ -87,7 +87,7 @@ def differing(first, second):
 
 
 class SpaceContract:
-    """What holds for every space; a subclass has a fixture `space`."""
+    """Contract of every space. A subclass defines a fixture `space`."""
 
     @pytest.fixture
     def samples(self, space):
@@ -126,7 +126,7 @@ class SpaceContract:
 
     def test_gradients_reach_the_input_and_every_parameter_on_the_way(self, space, samples):
         forms = [space.canonical(architecture) for architecture in samples[:6]]
-        # The first architecture has, of cells, no way from the image to the logits.
+        # In cell spaces, the first architecture has no path from the image to the logits.
         for architecture in [space.at(0), *samples[:6], *forms]:
             network = built(space, architecture).train()
             x = torch.rand(8, 1, 8, 8, requires_grad=True)
@@ -135,7 +135,7 @@ class SpaceContract:
             on_the_way, seeing, shown = flow(network)
             assert (x.grad is not None and bool((x.grad != 0).any())) == shown, architecture
             assert {n for n, p in network.named_parameters() if p.grad is not None} == on_the_way, architecture
-            # What sees nothing of the image has a gradient of zero.
+            # A parameter that does not depend on the image has a zero gradient.
             dead = {n for n, p in network.named_parameters() if n in seeing and not (p.grad != 0).any()}
             assert not dead, architecture
 
@@ -144,7 +144,7 @@ class SpaceContract:
         for architecture in samples[:6]:
             network = built(space, architecture, (3, 12, 12)).train()
             with torch.no_grad():
-                network(torch.rand(16, 3, 12, 12))  # batch norm's statistics are those of images
+                network(torch.rand(16, 3, 12, 12))  # sets the statistics of batch norm
             network.eval()
             alone = torch.cat([network(image[None]) for image in x])
             assert torch.allclose(network(x), alone, atol=1e-5)
@@ -210,7 +210,7 @@ class SpaceContract:
             mutated = space.mutate(architecture, generator)
             assert space.validate(mutated) == mutated
             assert space.key(mutated) != space.key(architecture)
-            # Of the spaces that ship there is none that takes more than two steps to get away.
+            # In all built-in spaces, at most two steps reach a different function.
             assert 1 <= len(differing(mutated, architecture)) <= 2
             architecture = mutated
         first, again = ([space.mutate(architecture, random.Random(7)) for _ in range(2)] for _ in range(2))
@@ -295,7 +295,7 @@ def channel_wise(channels, stride):
 
 
 class TestCellsOfOnesOwn(SpaceContract):
-    """With an operation of one's own, and with everything that the other spaces do not have."""
+    """A cell space with a custom operation and with the settings that the other spaces do not use."""
 
     @pytest.fixture(params=["shared", "normal_reduction", "each"])
     def space(self, request):
@@ -325,7 +325,7 @@ class TestMacro(SpaceContract):
 
     @pytest.fixture
     def samples(self, space):
-        """As in the other spaces, but narrow: the widest networks of this one take gigabytes."""
+        """The contract test with narrow networks, because the widest networks of this space need gigabytes."""
         generator = random.Random(0)
         drawn = [space.sample(generator) for _ in range(12)]
         return [a | {name: min(a[name], 20) for name in a if re.fullmatch(r"width\d", name)} for a in drawn]
@@ -367,7 +367,7 @@ def test_names():
 
 
 def switches(**changes):
-    """Returns a space of two switches, which do something only if both are on."""
+    """Returns a space of two switches. They have an effect only if both are on."""
     return SearchSpace(
         name="switches",
         choices={"a": Choice(0, 1), "b": Choice(0, 1)},
@@ -384,7 +384,7 @@ class TestMutate:
         assert indices == {1, 2}
 
     def test_neighbours_that_compute_something_else_are_drawn_uniformly(self):
-        # Of four choices, the last one says nothing: five of six neighbours are left.
+        # The last of four choices has no effect, so five of six neighbours remain.
         space = SearchSpace(
             name="s",
             choices={"a": Choice(1, 2, 3), "b": Choice(None, "x", "y"), "c": Choice(True, False), "d": Choice(0.5, 1.0)},

@@ -1,4 +1,4 @@
-"""The canonical form of cells against an oracle that never writes a cell: it hashes what each one of a space computes."""
+"""The canonical form of cells against an independent oracle that hashes the expression of each cell."""
 
 import functools
 import hashlib
@@ -39,9 +39,9 @@ def architectures(topology, operations):
 
 
 def fingerprint(graph):
-    """Returns a key of what a cell computes: equal for equal expressions, by refining the colours of their terms.
+    """Returns a key of the expression of a cell, by colour refinement of its terms. Equal expressions have equal keys.
 
-    The terms are listed with the operations that use them; each round a term learns the colours of its arguments and users.
+    In each round, the colour of a term is updated with the colours of its arguments and of the terms that use it.
     """
     arguments, kinds, constants, sums = {}, {}, set(), [(("x", i),) for i in range(graph.inputs)]
     kinds |= {("x", i): f"input {i}" for i in range(graph.inputs)}
@@ -56,7 +56,7 @@ def fingerprint(graph):
             if operation in WEIGHTLESS:
                 constant = [t for t in sums[source] if t in constants]
                 rest = [t for t in sums[source] if t not in constants]
-                # Pooling leaves alone what is the same at every pixel; averages are linear.
+                # Pooling does not change spatial constants, and average pooling is linear.
                 terms += constant
                 for of in [(t,) for t in rest] if operation in LINEAR else [tuple(sorted(rest, key=repr))] if rest else []:
                     term = (operation, strided, of)
@@ -90,14 +90,14 @@ def fingerprint(graph):
         before = len({*colours.values()})
         colours = {term: hashlib.sha256(text.encode()).hexdigest()[:16] for term, text in refined.items()}
         if len({*colours.values()}) == before:
-            break  # No more terms are told apart; of cells that compute the same, this is so after as many rounds.
+            break  # The refinement is stable. Equivalent cells need the same number of rounds.
     return json.dumps([sorted(colours.values()), sorted(sorted(colours[t] for t in o) for o in outputs)])
 
 
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_form_is_the_first_of_its_class(name, strided):
-    """Over every cell of a space, or a part of it: the first cell with the same fingerprint, in the order of the choices."""
+    """The canonical form of every cell (or a sample) is the first cell with its fingerprint, in the order of choices."""
     topology, operations = TOPOLOGIES[name]
     every = architectures(topology, operations)
     first, seen = {}, {}
@@ -115,7 +115,7 @@ def test_form_is_the_first_of_its_class(name, strided):
 
 @pytest.mark.slow
 def test_classes_of_cell201_are_those_of_another_algorithm():
-    """As many as fingerprints, of which one is never that of two forms."""
+    """The number of forms equals the number of fingerprints, and each fingerprint has one form."""
     topology, operations = all_pairs(4), ("none", "skip", "avgpool3x3", "conv1x1", "conv3x3")
     forms = {}
     for values in architectures(topology, operations):
@@ -126,7 +126,7 @@ def test_classes_of_cell201_are_those_of_another_algorithm():
 
 
 def tied(cell):
-    """Gives equal weights to all operations of one name: then the order of nodes does not show."""
+    """Sets equal weights for all operations of one name, so that the order of nodes has no effect."""
     with torch.no_grad():
         for value in cell.state_dict().values():
             if value.is_floating_point():
@@ -177,7 +177,7 @@ def test_form_computes_the_same(name, strided, seed):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_form_is_that_of_the_same_cell_written_otherwise(name, seed):
-    """Nodes that do not feed each other change places; of cells with sums of two, so do the two."""
+    """Permutes nodes that do not feed each other and, in cells with two inputs per node, the two inputs."""
     topology, operations = SPACES[name]
     generator = random.Random(seed)
     values = {key: generator.choice(choice.values) for key, choice in topology.choices(operations).items()}
@@ -197,7 +197,7 @@ def test_form_is_that_of_the_same_cell_written_otherwise(name, seed):
 
 
 def turned_places(graph, topology, generator):
-    """Returns a new place for every node, after those that feed it; the last keeps its place where it is the output."""
+    """Returns a new index for every node, after its sources. The last node keeps its index if it is the output."""
     feeds = {n: {s for _, s in summands} for n, summands in enumerate(graph.nodes, start=graph.inputs)}
     fixed = [max(feeds)] if topology.output == "last" else []
     order, left = list(range(graph.inputs)), [node for node in feeds if node not in fixed]
@@ -209,7 +209,7 @@ def turned_places(graph, topology, generator):
 
 
 def test_cells_of_too_many_ways_to_write_them_are_given_up():
-    """Thousands of sums of one average pooling: such a cell keeps the form that it has, and nobody waits for it."""
+    """A cell with thousands of sums of one average pooling exceeds the search limit and stays unchanged."""
     topology, operations = two_inputs(7, output="unused", distinct=False), ("skip", "avgpool3x3", "conv1x1")
     pairs = {3: "1,2", 4: "1,3", 5: "3,4", 6: "1,5"}
     values = {"node2_inputs": "0,1"} | {f"node{node}_inputs": pair for node, pair in pairs.items()}
@@ -273,7 +273,7 @@ class TestRules:
 
 @functools.cache
 def literature_string(cell):
-    """Returns the string by which NAS-Bench-201 tells cells apart: a cut edge stays in its sum as `#`."""
+    """Returns the string with which NAS-Bench-201 identifies cells. A cut edge stays in its sum as `#`."""
     nodes = ["0"]
     for node in range(1, 4):
         terms = []
@@ -288,7 +288,7 @@ def literature_string(cell):
 
 
 def test_the_literatures_count_of_cell201_comes_of_a_coarser_rule():
-    """6,466 strings: sums that differ in how many edges are cut count as different, and weights that are shared do not."""
+    """There are 6,466 strings: the number of cut edges in a sum matters, and shared weights do not."""
     operations = ("none", "skip", "avgpool3x3", "conv1x1", "conv3x3")
     cells = list(itertools.product(operations, repeat=6))
     strings = {cell: literature_string(cell) for cell in cells}

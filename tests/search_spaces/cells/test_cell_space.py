@@ -1,4 +1,4 @@
-"""Cell spaces from a few lines: every setting builds a network that trains, and what cannot be is refused."""
+"""cell_space: every setting builds a network that trains, and invalid settings raise an error."""
 
 import itertools
 import math
@@ -24,12 +24,12 @@ def repeatable():
 
 
 def scaled(channels, stride):
-    """An operation of one's own: a number a channel."""
+    """A custom operation: one scale per channel."""
     return nn.Conv2d(channels, channels, 1, stride, groups=channels, bias=False)
 
 
 def trains(space, architecture, shape=(3, 8, 8)):
-    """Returns whether a step of gradient descent on a few images lowers their loss."""
+    """Returns whether one step of gradient descent on a few images decreases the loss."""
     torch.manual_seed(0)
     network = space.build(architecture, shape, 5).train()
     x, y = torch.rand(8, *shape), torch.arange(8) % 5
@@ -75,7 +75,7 @@ def test_joined_operations_are_added():
 
 
 def test_of_an_own_operation_nothing_is_known():
-    """Two of one function on one input are not taken for one, nor does it vanish, nor is it linear."""
+    """Two equal custom operations on one input are not merged. A custom operation does not vanish and is not linear."""
     space = cell_space(operations=["none", "skip", scaled, "avgpool3x3"], channels=2)
     empty = dict.fromkeys(space.choices, "none")
 
@@ -111,7 +111,7 @@ def test_every_setting_builds_and_trains(setting):
         stages=3,
         **setting,
     )
-    # Where cells are not residual blocks apart, two of them halve the resolution.
+    # Without residual blocks between stages, two of the cells halve the resolution.
     layers = {"shared": 1, "normal_reduction": 2, "each": 5}[cells]
     graphs = space.graphs(space.at(0))
     assert len(graphs) == layers
@@ -142,7 +142,7 @@ def test_stages_halve_the_resolution_and_double_the_channels(inputs, cells):
     network(torch.rand(2, 3, 9, 12))
     own = 4 - inputs
     stages = [[(own * c, h, w)] * 2 for c, h, w in ((2, 9, 12), (4, 5, 6), (8, 3, 3))]
-    # A residual block takes twice the channels of a node, a cell the outputs of its nodes.
+    # The input of a residual block has twice the channels of a node; the input of a cell has the channels of all nodes.
     halvings = [(c if inputs == 1 and cells == "shared" else own * c, h, w) for c, h, w in ((4, 5, 6), (8, 3, 3))]
     assert shapes == [*stages[0], halvings[0], *stages[1], halvings[1], *stages[2]]
 
@@ -314,7 +314,7 @@ def test_custom_operations_that_break_a_cell_are_refused(operation, parts):
     with pytest.raises(ValueError) as error:
         cell_space(operations=["skip", operation], channels=4, cells="normal_reduction")
     assert f"operation '{operation.__name__}'" in str(error.value)
-    # Only the first line of an operation's own error.
+    # Only the first line of the error of the operation.
     assert "\n" not in str(error.value)
     assert all(part in str(error.value) for part in parts), str(error.value)
 

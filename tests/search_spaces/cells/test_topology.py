@@ -1,4 +1,4 @@
-"""Topologies: the choices that they leave, counted by formula, and the way from values to a cell and back."""
+"""Topologies: the number of choices by formula, and the conversion from values to a cell and back."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ def topologies(draw):
     if kind == "two_inputs":
         return two_inputs(nodes, inputs, output, distinct=draw(st.booleans()))
     feeding = [draw(st.sets(st.integers(0, node - 1), min_size=1)) for node in range(inputs, nodes)]
-    # Whatever feeds no other feeds the last node.
+    # Every unused node feeds the last node.
     feeding[-1] |= set(range(nodes - 1)) - set().union(*feeding)
     edges = [(source, node) for node, sources in enumerate(feeding, start=inputs) for source in sources]
     return edge_list(draw(st.permutations(edges)), inputs, output)
@@ -60,7 +60,7 @@ def test_what_is_written_is_read_back(case):
 
 @given(topologies(), st.integers(0, 10**9))
 def test_values_are_written_as_they_were_read(topology, seed):
-    """Over random values: each writing of a node is read off the choices by its names, and gives the values again."""
+    """For random values, the graph of a cell contains the chosen operations and converts back to the same values."""
     choices, generator = topology.choices(OPERATIONS), random.Random(seed)
     values = {name: generator.choice(choice.values) for name, choice in choices.items()}
     choices_of_nodes = []
@@ -105,7 +105,7 @@ def test_all_pairs_has_an_edge_to_each_node_from_each_before(nodes, inputs):
     [
         (6, 2, True, [1, 3, 6, 10]),  # darts
         (7, 2, False, [3, 6, 10, 15, 21]),  # nasnet
-        (5, 1, True, [1, 1, 3, 6]),  # the first node takes its only input twice
+        (5, 1, True, [1, 1, 3, 6]),  # the first node uses its only input twice
         (4, 1, False, [1, 3, 6]),
         (3, 2, True, [1]),
     ],
@@ -114,12 +114,12 @@ def test_two_inputs_has_so_many_pairs(nodes, inputs, distinct, pairs):
     topology = two_inputs(nodes, inputs, distinct=distinct)
     choices = topology.choices(OPERATIONS)
     picked = [len(choice.values) for name, choice in choices.items() if name.endswith("_inputs")]
-    # Where there is only one pair, nothing is chosen.
+    # A node with only one pair has no choice.
     assert picked == [count for count in pairs if count > 1]
     assert [len(alternatives) for alternatives in topology.sources] == pairs
     assert math.prod(len(choice.values) for choice in choices.values()) == math.prod(pairs) * 6 ** (2 * (nodes - inputs))
     for node, alternatives in enumerate(topology.sources, start=inputs):
-        # Any two of k, in any order: k (k - 1) / 2 of which none is taken twice.
+        # Unordered pairs of k nodes without repetition: k (k - 1) / 2.
         assert all(a <= b < node for a, b in alternatives)
         assert len(set(alternatives)) == len(alternatives)
         if node > 1:
@@ -185,7 +185,7 @@ def test_choices_of_cells_of_more_than_ten_nodes_have_names_of_their_own(make):
 
 def test_names_of_edges():
     assert [edge_name(0, 9, 10), edge_name(0, 9, 11), edge_name(1, 10, 11)] == ["edge09", "edge0_9", "edge1_10"]
-    # Written without a line between them, these two would be one.
+    # Without the underscore, these two names would be equal.
     assert edge_name(1, 11, 112) != edge_name(11, 1, 112)
     assert list(all_pairs(3).choices(("a",))) == ["edge01", "edge02", "edge12"]
     assert "edge10_11" in all_pairs(12).choices(("a",))

@@ -1,4 +1,4 @@
-"""The checks of a space: silent on those that ship, and each one finds its own kind of bug, and it alone."""
+"""Checks of a space: built-in spaces pass, and each bug fails exactly one check."""
 
 import dataclasses
 import enum
@@ -19,7 +19,7 @@ OPERATIONS = ("none", "skip", "conv")
 
 
 class Cell(nn.Module):
-    """The sum of two operations, one of which may have a bug."""
+    """The sum of two operations. One of them may have a bug."""
 
     def __init__(self, architecture, width, bug):
         super().__init__()
@@ -59,7 +59,7 @@ class Cell(nn.Module):
 
 
 def canonical(architecture):
-    """Two operations that change places are one; without a convolution its kernel says nothing."""
+    """The order of the two operations does not matter, and the kernel has no effect without a convolution."""
     first, second = sorted((architecture["first"], architecture["second"]), key=OPERATIONS.index)
     kernel = architecture["kernel"] if "conv" in (first, second) else 3
     return {**architecture, "first": first, "second": second, "kernel": kernel}
@@ -122,7 +122,7 @@ def failed(results):
 
 
 def the_one(check, tested):
-    """Returns the one finding that did not pass, which must be of this check and name an architecture of the space."""
+    """Returns the only failed result. It must be from this check and name an architecture of the space."""
     results = check_space(tested, samples=12)
     assert [result.check for result in results] == list(CHECKS)
     bad = failed(results)
@@ -139,10 +139,10 @@ def test_a_sound_space_passes_and_reports_what_was_checked():
     assert all(isinstance(f, CheckResult) and f.message and f.architecture is None for f in results.values())
     assert all(part in results["builds"].message for part in ("12 ", "(3, 32, 32)", "(1, 28, 28)", "(3, 24, 40)"))
     assert all(part in results["reachable"].message for part in ("11 values", "4 choices"))
-    # All 54 architectures of the space. Nine pairs of operations, of which three are out of order and four, of these one,
-    # have no convolution: 3 * 2 * 3 that are out of order, and 3 * 3 more that are in order with a kernel of 5 for nothing.
+    # There are 54 architectures and nine pairs of operations. Three pairs are out of order: 3 * 2 * 3 architectures. Four
+    # pairs, one of them out of order, have no convolution: 3 * 3 more architectures with an unused kernel of 5.
     assert re.findall(r"\d+", results["canonical_equal_functions"].message) == ["27", "54"]
-    # Of 12 networks, those that nothing leads through.
+    # The numbers are 12 networks and the disconnected ones among them.
     counts = re.findall(r"\d+", results["gradients"].message)
     assert counts[0] == "12"
     assert 0 < int(counts[1]) < 12
@@ -263,7 +263,7 @@ def test_a_canonical_form_whose_names_change_places():
 
 
 def test_a_canonical_form_of_another_function():
-    def merges(architecture):  # Two convolutions are not one.
+    def merges(architecture):  # Wrong: two convolutions are not equal to one.
         form = canonical(architecture)
         return {**form, "first": "none"} if form["first"] == form["second"] == "conv" else form
 
@@ -284,7 +284,7 @@ def test_a_canonical_form_that_does_not_run():
 
 
 def test_outputs_that_are_concatenated_may_change_places():
-    """The canonical form is right, for the weights of the next layer can be permuted; only equal weights would deny it."""
+    """The canonical form is correct because the weights of the next layer can be permuted."""
 
     class Both(nn.Module):
         def __init__(self, kernels):
@@ -312,7 +312,7 @@ def test_outputs_that_are_concatenated_may_change_places():
 
 
 def test_filters_are_left_as_they_are_in_comparisons():
-    """A buffer that is no weight, here what cuts a branch off, keeps its values."""
+    """A buffer that is not a weight, here a mask of a branch, keeps its values."""
 
     class Masked(nn.Module):
         def __init__(self, on):
@@ -386,7 +386,7 @@ def test_a_choice_that_never_matters_by_the_canonical_form():
 
 
 def test_choices_that_change_neither_modules_nor_shapes_may_be_used_all_the_same():
-    """How weights start, and how often a layer is passed, is seen in the logits."""
+    """The initialisation of weights and the number of passes of a layer change only the logits."""
 
     class Passed(nn.Module):
         def __init__(self, times):
@@ -472,7 +472,7 @@ SHIPPED = {
     "unused_outputs": lambda: cell_space(nodes=4, inputs=2, output="unused", channels=2, cells_per_stage=1, stages=2),
     "two_inputs": lambda: cell_space(nodes=4, topology="two_inputs", output="all", channels=2, cells_per_stage=1, stages=2),
 }
-# Spaces of so many values, or networks of so many layers, that each takes long.
+# Spaces with many values or networks with many layers are slow.
 LARGE = ("darts", "nasnet", "robnet", "robnet_free")
 
 

@@ -1,4 +1,4 @@
-"""Drawings: everything that the cell has, once each, readable, and the same each time."""
+"""Drawings: complete, readable and deterministic."""
 
 import io
 import itertools
@@ -47,7 +47,7 @@ def svg_texts(svg):
 
 
 def labels_of(graph):
-    """Returns the label of each pair of nodes that operations join."""
+    """Returns the label of each pair of connected nodes."""
     joined = {}
     for source, node, operation in graph.edges():
         joined.setdefault((source, node), []).append(operation)
@@ -80,7 +80,7 @@ def test_a_cell_is_drawn_whole(space):
             assert len(of(FancyArrowPatch, axes)) == len(labels)
             assert len(of(Circle, axes)) == len(inner)
             assert len(of(FancyBboxPatch, axes)) == len(inputs) + 1
-            # Where several nodes are the output, a line leads from each of them to its box.
+            # If several nodes are outputs, each of them has a line to the output box.
             assert len(of(PathPatch, axes)) == (len(graph.outputs) if len(graph.outputs) > 1 else 0)
             assert (NO_PATH in drawn_texts) == (not graph.paths())
 
@@ -122,7 +122,7 @@ def test_lines_run_round_nodes_and_round_labels_of_others(space):
             passed = []
             for line in (*arrows, *of(PathPatch, axes)):
                 path = line._path_original if isinstance(line, FancyArrowPatch) else line.get_path()
-                # Twenty points on each of the straight pieces that curves are made of.
+                # Twenty points on each segment of the curves.
                 points = Path(path.to_polygons(closed_only=False)[0]).interpolated(20).vertices
                 middle = points[1:-1]
                 for node in of(Circle, axes):
@@ -130,7 +130,7 @@ def test_lines_run_round_nodes_and_round_labels_of_others(space):
                 hit = [i for i, b in enumerate(places) if any(b.contains(*p) for p in points)]
                 assert len(hit) == (line in arrows)
                 passed += hit
-            # Each label is on a line of its own, and of the colour of it.
+            # Each label is on its line and has the same colour.
             assert sorted(passed) == list(range(len(labels)))
             assert [mpl.colors.to_hex(a.get_edgecolor()) for a in arrows] == [
                 labels[i].get_color() for i in passed[: len(arrows)]
@@ -149,8 +149,8 @@ def test_empty_cell_says_so_in_red():
 @pytest.mark.parametrize(
     ("graph", "dead"),
     [
-        (cell((), (("skip", 1),)), True),  # from a node that nothing feeds
-        (cell((("skip", 0),), ()), True),  # into a node that feeds nothing
+        (cell((), (("skip", 1),)), True),  # from a node without sources
+        (cell((("skip", 0),), ()), True),  # into a node that is not used
         (cell((("skip", 0),), (("skip", 1),)), False),
         (cell((("skip", 1),), (), inputs=2, outputs=(2, 3)), False),
         (cell((), (), inputs=2, outputs=(2, 3)), True),
@@ -216,7 +216,7 @@ def test_skips_are_dashed_and_grey():
 
 @pytest.mark.parametrize("colour", [*COLOURS, SKIP_COLOUR, WARNING_COLOUR])
 def test_colours_are_readable_on_white(colour):
-    """The contrast that WCAG 2.1 asks of text, 4.5 to 1."""
+    """Contrast of at least 4.5 to 1, as WCAG 2.1 requires for text."""
     linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in mpl.colors.to_rgb(colour)]
     luminance = sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     assert 1.05 / (luminance + 0.05) >= 4.5
@@ -292,7 +292,7 @@ import sys
 import search_spaces
 assert "matplotlib" not in sys.modules
 import matplotlib
-def settings():  # To read the backend would choose one, and import pyplot.
+def settings():  # Reading the backend selects one and imports pyplot.
     return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}
 before = settings()
 space = search_spaces.cell201()
@@ -336,7 +336,7 @@ class TestChain:
 
 
 def test_separated_positions_are_nearest_to_their_targets():
-    """The least squares of heights that are a gap apart at least, against a solver for any such problem."""
+    """Least squares of heights with minimum gaps, against a general solver."""
     from scipy.optimize import minimize
 
     generator = random.Random(0)

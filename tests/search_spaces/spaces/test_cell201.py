@@ -1,4 +1,4 @@
-"""cell201 against the published table of NAS-Bench-201, and its canonical form against the functions it stands for."""
+"""cell201 against the published table of NAS-Bench-201, and its canonical form against the functions of the cells."""
 
 import csv
 import functools
@@ -39,7 +39,7 @@ def cells():
 
 @functools.cache
 def all_forms():
-    """Returns the canonical form of every cell, both as tuples."""
+    """Returns a mapping from every cell to its canonical form, both as tuples."""
     return {tuple(cell.values()): tuple(SPACE.canonical(cell).values()) for cell in cells()}
 
 
@@ -54,10 +54,10 @@ def parsed(text):
 
 
 def live(architecture):
-    """Returns the edges on some path from input to output that could carry anything, counting convolutions of nothing."""
+    """Returns the edges on a path to the output with a nonzero input. Convolutions of zeros count as nonzero."""
     forward, backward = {0}, {3}
     for edge, (i, j) in sorted(EDGES.items(), key=lambda item: item[1][1]):
-        # A convolution of nothing is a constant that is learned: something.
+        # A convolution of zeros is a learned constant, which is nonzero.
         if architecture[edge] != "none" and (i in forward or architecture[edge].startswith("conv")):
             forward.add(j)
     for edge, (i, j) in sorted(EDGES.items(), key=lambda item: -item[1][0]):
@@ -73,13 +73,13 @@ def random_cell(architecture, seed=0):
         cell = Cell(SPACE.graphs(architecture)[""], OPERATIONS, 4).eval()
         for name, value in cell.state_dict().items():
             if not name.endswith("num_batches_tracked"):
-                # Positive, as variances must be, and unequal, so that constants of batch norm show.
+                # Positive for variances, and unequal, so that the constants of batch norm have an effect.
                 value.copy_(torch.rand(value.shape) + 0.1 if "1.weight" not in name else torch.randn(value.shape))
     return cell
 
 
 def share(source, target, edges):
-    """Copies the weights of edges, a mapping from those of the target to those of the source."""
+    """Copies the weights of edges, given a mapping from target edges to source edges."""
     for to, of in edges.items():
         if to in target.edges:
             target.edges[to].load_state_dict(source.edges[of].state_dict())
@@ -96,7 +96,7 @@ class TestTable:
         assert {tuple(parsed(text)[edge] for edge in EDGES) for text in table} == {tuple(c.values()) for c in cells()}
 
     def test_parameters_and_macs_are_exactly_those_of_the_table(self, table):
-        """Of a sample of the cells; of all 9,445 that are known in the slow test. The table rounds to three digits."""
+        """Tests a sample of the cells, and all 9,445 known ones in the slow test. The table rounds to three digits."""
         known = self.known(table)
         self.compare(known, [known[0], known[-1], *random.Random(0).sample(known, 60)])
 
@@ -110,7 +110,7 @@ class TestTable:
         return sorted((float(parameters), float(macs), text) for text, (parameters, macs) in table.items() if parameters)
 
     def compare(self, known, chosen):
-        """Compares parameters, which depend on the numbers of convolutions alone, and MACs, on that of poolings, too."""
+        """Compares parameters, which depend on the convolutions alone, and MACs, which also depend on the poolings."""
         assert len(known) > 1000
         counts = {}
         for wanted, wanted_macs, text in chosen:
@@ -187,7 +187,7 @@ class TestCanonical:
         return all_forms()
 
     def test_number_of_classes(self, forms):
-        """As many as keys of their expressions, which another algorithm refines (test_canonical.py)."""
+        """The count equals the number of expression keys from another algorithm (test_canonical.py)."""
         assert len(set(forms.values())) == 5554
 
     def test_forms_are_their_own_and_the_first_of_their_class(self, forms):
@@ -243,7 +243,7 @@ class TestCanonical:
             assert torch.allclose(first(x), second(x), rtol=1e-4, atol=1e-4)
 
     def test_cells_of_one_class_compute_the_same_with_the_right_weights(self, forms):
-        """For every class drawn, some assignment of the one's convolutions to the other's makes the outputs equal."""
+        """Within each sampled class, some assignment of the convolutions of two cells makes their outputs equal."""
         x = torch.randn(2, 4, 6, 6)
         for cell in random.Random(3).sample(sorted(forms), 300):
             architecture, form = (dict(zip(EDGES, operations, strict=True)) for operations in (cell, forms[cell]))
@@ -264,10 +264,10 @@ class TestCanonical:
 
     @pytest.mark.slow
     def test_cells_of_other_classes_compute_other_functions(self, forms):
-        """Whatever weights they are given, of the same random ones: no assignment makes the outputs of two classes equal.
+        """No assignment of the same random weights makes the outputs of two classes equal.
 
-        With one set of weights for all convolutions of a kernel, most classes are told apart at once; those that are not,
-        for they only differ in which convolutions are one, are told apart by weights of their own.
+        One set of weights for all convolutions of a kernel separates most classes. The other classes differ only in shared
+        convolutions, and separate weights distinguish them.
         """
         x = torch.randn(1, 4, 5, 5)
         by_output = {}
@@ -296,12 +296,12 @@ class TestCanonical:
 
 @functools.cache
 def tied(operation):
-    """Returns the weights of a convolution that stands for all of its kernel."""
+    """Returns the weights of a convolution that represents all convolutions with its kernel."""
     return random_cell(EMPTY | {"edge03": operation}, seed=9).edges["edge03"].state_dict()
 
 
 def any_assignment_agrees(first, second, x):
-    """Returns whether the second cell, given the convolutions of the first in some order, computes what the first does."""
+    """Returns whether the second cell, with the convolutions of the first in some order, computes the same output."""
     of, to = ([e for e in EDGES if a[e].startswith("conv") and e in live(a)] for a in (first, second))
     one, two = random_cell(first), random_cell(second, seed=1)
     with torch.no_grad():

@@ -22,7 +22,7 @@ def cells_of(network):
 
 
 def watched(network, shape=(3, 16, 16)):
-    """Returns what the stem gives, and the inputs and the output of each cell, of one pass."""
+    """Returns the output of the stem, and the inputs and the output of each cell, for one forward pass."""
     seen = []
     network.stem.register_forward_hook(lambda module, inputs, output: seen.append(output))
     for cell in network.cells:
@@ -37,7 +37,7 @@ def test_size():
     assert f"{space.size:.2e}" == "9.12e+18"
     assert f"{(180 * 7**8) ** 2:.2e}" == "1.08e+18"
     assert 180 == 1 * 3 * 6 * 10
-    # A cell has eight operations, and three pairs of inputs that are chosen.
+    # A cell has eight operation choices and three input choices.
     assert len(space.choices) == 2 * (8 + 3)
     assert len(space.operations) == 7
 
@@ -66,7 +66,7 @@ def test_cells_after_a_third_and_two_thirds_halve_the_resolution_and_double_the_
     space = darts(3, layers)
     network = space.build(space.sample(random.Random(1)), (3, 18, 10), 10)
     stem, cells = watched(network, (3, 18, 10))
-    # The stem has three times the channels of a node, a cell's output four times: all nodes that are no inputs.
+    # The stem has three times the channels of a node. The output of a cell has four times, one for each inner node.
     assert stem.shape == (2, 9, 18, 10)
     halvings = 0
     for number, (cell, (_, output)) in enumerate(zip(network.cells, cells, strict=True)):

@@ -1,4 +1,4 @@
-"""macro: the residual networks, counted by hand, and held against torchvision's and the papers' formulas."""
+"""macro: parameter counts by formula, and networks against torchvision and the formulas of the papers."""
 
 import itertools
 import random
@@ -50,13 +50,13 @@ def network(depths, widths, shape=(3, 8, 8), classes=5, **style):
 
 
 def carry(source, target):
-    """Gives a network the weights of another that has tensors of the same shapes in the same order."""
+    """Copies the weights of a network with tensors of the same shapes in the same order."""
     ours, theirs = target.state_dict(), source.state_dict()
     target.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
 
 
 def randomise(module):
-    """Makes what starts as ones and zeros random: scales, shifts and running statistics."""
+    """Sets scales, shifts and running statistics, which start as ones and zeros, to random values."""
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point() and (tensor.dim() == 1):
@@ -64,11 +64,11 @@ def randomise(module):
     return module
 
 
-# Counted by hand.
+# Parameter counts by formula.
 
 
 def parameters(a, channels, classes, stages):
-    """Counts by hand: what a normalisation adds to a convolution is two numbers a channel; without, it has a bias."""
+    """Parameter count by formula. A normalisation adds two numbers per channel. Without one, a convolution has a bias."""
     norm, bias = (0, 1) if a["normalisation"] == "none" else (2, 0)
     pre, area = a["order"] == "pre_activation", a["kernel"] ** 2
     width = a["width1"] if a["stem_width"] == "width1" else a["stem_width"]
@@ -140,7 +140,7 @@ def test_wide_resnet_28_10_has_its_parameters():
     assert counted(3, WRN_28_10) == 36_479_194
 
 
-# Held against others.
+# Comparisons with other implementations.
 
 
 def test_resnet18_is_that_of_torchvision_with_the_stem_for_small_images():
@@ -155,7 +155,7 @@ def test_resnet18_is_that_of_torchvision_with_the_stem_for_small_images():
 
 
 def test_a_wide_resnet_is_what_its_paper_says():
-    """Zagoruyko and Komodakis, and He et al. 2016: every convolution acts on what is normalised and rectified."""
+    """Zagoruyko and Komodakis, and He et al. 2016: the input of every convolution is normalised and rectified."""
     ours = network([2, 2], [20, 40], stem_width=16, order="pre_activation").eval()
     tensors = iter(randomise(ours).state_dict().items())
 
@@ -207,7 +207,7 @@ def test_a_bottleneck_is_that_of_torchvision(stride):
 def test_an_inverted_block_is_that_of_torchvision():
     theirs = randomise(mobilenetv2.InvertedResidual(8, 8, 1, expand_ratio=6)).eval()
     for part in (theirs.conv[0], theirs.conv[1]):
-        part[2] = nn.ReLU()  # Theirs is cut at 6.
+        part[2] = nn.ReLU()  # torchvision uses ReLU6.
     ours = ResidualBlock(8, 8, 1, Style(**STYLE | {"block": "inverted"})).eval()
     carry(theirs, ours)
     x = torch.randn(2, 8, 7, 8)
@@ -216,7 +216,7 @@ def test_an_inverted_block_is_that_of_torchvision():
 
 
 def test_plain_networks_are_those_of_before_the_other_axes_weight_for_weight():
-    """The definition of these networks as it was when results with them were first stored."""
+    """The definition of these networks at the time of the first stored results."""
 
     class Block(nn.Module):
         def __init__(self, inside, out, stride):
@@ -285,7 +285,7 @@ def test_the_activation_is_the_only_one(name, order):
     built = network([1, 1], [4, 8], activation=name, order=order, squeeze_excitation=True)
     kind = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn.Softplus}[name]
     activations = [m for m in built.modules() if type(m) in (nn.ReLU, nn.SiLU, nn.GELU, nn.Softplus)]
-    # Of the stem or the end, two of each block, and one of its gate.
+    # One of the stem or the end, two of each block, and one of its gate.
     assert len(activations) == 1 + 2 * 3
     assert all(type(m) is kind for m in activations)
 
@@ -347,7 +347,7 @@ def test_without_normalisation_convolutions_have_a_bias_and_else_none():
 def test_gradients_reach_every_parameter_and_pixel(shape, stem):
     for style in STYLES:
         dead, x = set(), torch.rand(16, *shape, requires_grad=True)
-        # A gate of rectifiers can be dead by chance, but no parameter is in all of three networks.
+        # The ReLUs of a gate can be dead by chance, but not in all three networks.
         for attempt in range(3):
             built = network([1, 2], [8, 12], shape, stem=stem, stem_width=16, **style).train()
             built(x).square().sum().backward()
@@ -396,7 +396,7 @@ def test_stems_of_other_widths_stay_apart():
 
 
 def test_orders_are_merged_where_and_only_where_they_compute_the_same():
-    """Without normalisation both orders have the same weights: carried over, they tell whether the functions are equal."""
+    """Without normalisation, both orders have the same weights, so the functions can be compared with equal weights."""
     seen, x = set(), torch.randn(3, 2, 9, 8)
     for depths, widths, stem_width, block, activation, gated in itertools.product(
         [(1,), (2,), (1, 1), (1, 2), (2, 1)],
@@ -420,19 +420,19 @@ def test_orders_are_merged_where_and_only_where_they_compute_the_same():
         networks = [macro(len(depths)).build(a, (2, 9, 8), 5).double().eval() for a in (post, pre)]
         with torch.no_grad():
             for p in networks[0].parameters():
-                p.mul_(3)  # So that units switch within the images.
+                p.mul_(3)  # Larger weights, so that units switch between images.
             carry(*networks)
             equal = torch.allclose(networks[0](x.double()), networks[1](x.double()), rtol=0, atol=1e-9)
         assert merges(post, pre) == equal, post
         seen.add(equal)
-        # Normalisations are at other places of the two orders.
+        # The two orders have normalisations at different positions.
         for normalisation in ("batch", "group"):
             assert not merges(post | {"normalisation": normalisation}, pre | {"normalisation": normalisation})
     assert seen == {False, True}
 
 
 def test_nothing_else_is_merged():
-    """Each axis, at depth 2: the order matters, and so do all others."""
+    """At depth 2, every axis changes the function, also the order."""
     base = architecture([2, 2], [8, 12])
     for name, choice in macro(2).choices.items():
         forms = {macro(2).key(base | {name: value}) for value in choice.values}

@@ -1,4 +1,4 @@
-"""mlp: the perceptrons, counted by hand, and held against matrix products."""
+"""mlp: parameter counts by formula, and outputs against matrix products."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ def repeatable():
 
 
 def architecture(widths, layers=3, activation="relu", normalisation="batch"):
-    """Returns the architecture of these hidden layers; the layers that are not built say the first of WIDTHS."""
+    """Returns the architecture with these hidden layers. Unused layers have the first value of WIDTHS."""
     padded = [*widths, *[WIDTHS[0]] * (layers - len(widths))]
     return {
         "depth": len(widths),
@@ -34,7 +34,7 @@ def architecture(widths, layers=3, activation="relu", normalisation="batch"):
 
 
 def parameters(a, pixels, classes):
-    """Counts by hand: per unit of a hidden layer its weights, and a shift and, of a normalisation, a scale."""
+    """Parameter count by formula: per hidden unit its weights, a shift and, with a normalisation, a scale."""
     total, features = 0, pixels
     for layer in range(1, a["depth"] + 1):
         units = a[f"width{layer}"]

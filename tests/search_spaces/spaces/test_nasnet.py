@@ -1,4 +1,4 @@
-"""nasnet: its size, and what the paper says of cells and stages."""
+"""nasnet: its size, and the structure of cells and stages in the paper."""
 
 import itertools
 import random
@@ -22,7 +22,7 @@ def test_size():
     assert space.size == (56_700 * 13**10) ** 2
     assert 56_700 == 3 * 6 * 10 * 15 * 21
     assert f"{space.size:.2e}" == "6.11e+31"
-    # Of each of five blocks, the pair of inputs and two operations.
+    # Each of five blocks has one choice of inputs and two of operations.
     assert len(space.choices) == 2 * 5 * 3
     assert len(space.operations) == 13
     for cell, node in itertools.product(("normal", "reduction"), range(2, 7)):
@@ -35,7 +35,7 @@ def test_two_operations_may_have_one_input():
     architecture = {name: choice.values[0] for name, choice in space.choices.items()}
     assert architecture["normal_node6_inputs"] == "0,0"
     assert space.graphs(architecture)["normal"].nodes == ((("skip", 0), ("skip", 0)),) * 5
-    # Added to itself.
+    # The same node twice.
     (cell, *_) = (m for m in space.build(architecture, (3, 8, 8), 10).modules() if isinstance(m, Cell))
     cell.preprocess[0] = cell.preprocess[1] = torch.nn.Identity()
     x = torch.rand(1, 16, 4, 4)

@@ -47,7 +47,7 @@ def test_architectures_are_of_their_spaces(name):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_canonical_forms_have_no_more_parameters(name):
-    """Where they have as many, which they have unless operations reach no output, nothing that matters was erased."""
+    """Canonical forms keep the parameter count unless operations do not reach the output: no used operation is removed."""
     published = PUBLISHED[name]
     space = published.space
     form = space.canonical(published.architecture)
@@ -57,7 +57,7 @@ def test_canonical_forms_have_no_more_parameters(name):
 
 @pytest.mark.parametrize("name", DARTS)
 def test_darts_cells_are_those_of_the_table(genotypes, name):
-    """Each node's pairs, as a set: their order does not matter."""
+    """Returns the pairs of each node as a set, because their order does not matter."""
     published = PUBLISHED[name]
     graphs = published.space.graphs(published.architecture)
     for cell, key in (("normal", "normal"), ("reduction", "reduce")):

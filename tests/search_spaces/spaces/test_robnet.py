@@ -1,4 +1,4 @@
-"""robnet: its sizes, and what is its own: sets of operations on edges, and batch norm that only normalises."""
+"""robnet: its sizes, sets of operations on edges, and batch norm without scale and shift."""
 
 import random
 
@@ -52,9 +52,9 @@ def test_batch_norm_in_cells_only_normalises(shared):
     assert len(norms) > 10
     for norm in norms:
         assert norm.affine == (norm.weight is not None) == (norm.bias is not None) == (id(norm) not in inside)
-    # Of the stem alone.
+    # Only the stem has them.
     assert sum(norm.affine for norm in norms) == 1
-    # The running statistics of images remain.
+    # The running statistics are kept.
     assert all(norm.track_running_stats for norm in norms)
 
 
@@ -95,7 +95,7 @@ def test_settings_that_are_refused(settings, message):
 
 
 def test_what_nothing_feeds_makes_nothing():
-    """Batch norm that only normalises has no shift: a convolution of nothing is nothing, and stays so in training."""
+    """Without the shift of batch norm, a convolution of zeros is zero, also after training."""
     space = robnet(4, 3)
     live = dict.fromkeys(space.choices, "sepconv3x3") | {"edge02": "none", "edge12": "none"}
     cut = live | {"edge23": "none", "edge24": "none", "edge25": "none"}
