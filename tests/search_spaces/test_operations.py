@@ -98,7 +98,7 @@ FOOTPRINTS = {
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_pixels_that_an_output_sees(name, stride):
-    """Tests the pixels whose change affects an output pixel. At a stride of 2, output (i, j) is centred on input (2i, 2j)."""
+    """The pixels whose change affects an output pixel. At a stride of 2, output (i, j) is centred on input (2i, 2j)."""
     side, centre = 23, 10
     x = torch.rand(1, 8, side, side)
     changed = x.repeat(side * side, 1, 1, 1)
