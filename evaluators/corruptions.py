@@ -170,6 +170,4 @@ def check_pictures(x: Tensor) -> None:
     """
     check_images(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(
-            f"x must hold images (N, C, H, W) of one or three channels to be corrupted, got shape {tuple(x.shape)}"
-        )
+        raise ValueError(f"x must have the shape (N, C, H, W) with one or three channels C, got shape {tuple(x.shape)}")

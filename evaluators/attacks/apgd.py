@@ -61,11 +61,11 @@ class APGD(Attack):
         def ascend(points: Tensor) -> tuple[Tensor, Tensor]:
             return target.value_and_gradient(points, self.loss)
 
-        walks = (
-            climb(ascend, x, epsilon, noise.fork(walk), self.norm, steps=self.steps, rho=self.rho)
-            for walk in range(self.restarts)
+        runs = (
+            climb(ascend, x, epsilon, noise.fork(restart), self.norm, steps=self.steps, rho=self.rho)
+            for restart in range(self.restarts)
         )
-        return _largest(walks) - x
+        return _largest(runs) - x
 
 
 @final
@@ -101,7 +101,7 @@ class TargetedAPGD(Attack):
         classes = logits.topk(min(self.targets, logits.shape[1] - 1)).indices
         loss = targeted_dlr if logits.shape[1] >= 4 else targeted_margin
 
-        def walk(number: int, towards: Tensor) -> tuple[Tensor, Tensor]:
+        def run(number: int, towards: Tensor) -> tuple[Tensor, Tensor]:
             return climb(
                 lambda points: target.value_and_gradient(points, loss, towards),
                 x,
@@ -112,7 +112,7 @@ class TargetedAPGD(Attack):
                 rho=self.rho,
             )
 
-        return _largest(walk(number, towards) for number, towards in enumerate(classes.unbind(1))) - x
+        return _largest(run(number, towards) for number, towards in enumerate(classes.unbind(1))) - x
 
 
 def climb(
@@ -195,11 +195,11 @@ def _choose(images: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
     return torch.where(broadcast_per_image(images, chosen), chosen, other)
 
 
-def _largest(walks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def _largest(runs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Returns the point of largest loss of each image over all runs, (N, ...)."""
-    walks = iter(walks)
-    best_points, best = next(walks)
-    for points, value in walks:
+    runs = iter(runs)
+    best_points, best = next(runs)
+    for points, value in runs:
         better = value > best
         best_points, best = _choose(better, points, best_points), torch.where(better, value, best)
     return best_points

@@ -156,12 +156,12 @@ def check_attack(attack: Attack) -> None:
     if not isinstance(attack, Attack):
         if isinstance(attack, type) and issubclass(attack, Attack):
             raise TypeError(f"attack must be an attack, got the class {attack.__name__}; write {attack.__name__}()")
-        raise TypeError(f"attack must be an attack, a subclass of evaluators.Attack, got {type(attack).__name__}")
+        raise TypeError(f"attack must be an instance of evaluators.Attack, got {type(attack).__name__}")
     if not isinstance(attack.norm, Norm):
-        raise TypeError(f"norm must be a norm, such as Linf() or L2() of evaluators, got {attack.norm!r}")
+        raise TypeError(f"norm must be an instance of evaluators.Norm, such as Linf() or L2(), got {attack.norm!r}")
     loss = getattr(attack, "loss", None)
     if loss is not None and not callable(loss):
-        raise TypeError(f"loss must be a function, such as cross_entropy, margin or dlr of evaluators, got {loss!r}")
+        raise TypeError(f"loss must be a function, such as evaluators.attacks.cross_entropy, margin or dlr, got {loss!r}")
 
 
 class SingleStep(Attack):

@@ -53,7 +53,7 @@ class DeepFool(MinimumNorm):
         if not 0 <= self.overshoot < math.inf:
             raise ValueError(f"overshoot must not be negative, got {self.overshoot}")
         if self.candidates < 2:
-            raise ValueError(f"candidates must be at least 2, the right class and one other, got {self.candidates}")
+            raise ValueError(f"candidates must be at least 2, the true class and one other, got {self.candidates}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Takes steps until every image is misclassified or the number of steps is reached."""

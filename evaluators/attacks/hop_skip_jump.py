@@ -64,13 +64,13 @@ class HopSkipJump(MinimumNorm):
         # The paper's precision, theta = pixels^-3/2 in L2 and pixels^-2 in Linf, limited to that of float32.
         halvings = min(math.ceil((2 if self.norm == Linf() else 1.5) * math.log2(pixels)), 24)
         points = bisect(target, self.norm, x, self._start(target, x, noise), halvings)
-        left, turn = self.queries - STARTS - halvings, 1
-        while (probes := min(round(self.probes * math.sqrt(turn)), left - LENGTHS - halvings)) > 0:
+        left, iteration = self.queries - STARTS - halvings, 1
+        while (probes := min(round(self.probes * math.sqrt(iteration)), left - LENGTHS - halvings)) > 0:
             size = self.norm.size(points - x)
-            direction = estimate_direction(target, self.norm, points, size / pixels, probes, noise.fork(turn))
-            points = search_step(target, points, direction, size / math.sqrt(turn))
+            direction = estimate_direction(target, self.norm, points, size / pixels, probes, noise.fork(iteration))
+            points = search_step(target, points, direction, size / math.sqrt(iteration))
             points = bisect(target, self.norm, x, points, halvings)
-            left, turn = left - probes - LENGTHS - halvings, turn + 1
+            left, iteration = left - probes - LENGTHS - halvings, iteration + 1
 
     def _start(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> Tensor:
         """Returns a misclassified point for each image, (N, ...).

@@ -64,7 +64,7 @@ def conv(layer: nn.Conv2d, bound: Bound, balls: Balls, step: str) -> Bound:
         NoRuleError: the padding is not with zeros.
     """
     if layer.padding_mode != "zeros":
-        raise NoRuleError(f"Conv2d with padding_mode {layer.padding_mode!r}")
+        raise NoRuleError(f"there is no rule for Conv2d with padding_mode {layer.padding_mode!r}")
     weight = layer.weight
 
     def absolute(value: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, bound: Bound, balls: Ball
         NoRuleError: the layer has no running statistics.
     """
     if layer.running_mean is None or layer.running_var is None:
-        raise NoRuleError(f"{type(layer).__name__} without running statistics")
+        raise NoRuleError(f"there is no rule for {type(layer).__name__} without running statistics")
     shape = (-1, *[1] * (bound.centre.ndim - 2))
     scale = (layer.running_var + layer.eps).rsqrt()
     scale = (scale if layer.weight is None else scale * layer.weight).view(shape)
@@ -122,7 +122,7 @@ def max_pool(layer: nn.MaxPool2d, bound: Bound, balls: Balls, step: str) -> Boun
         NoRuleError: the layer returns indices.
     """
     if layer.return_indices:
-        raise NoRuleError("MaxPool2d with return_indices")
+        raise NoRuleError("there is no rule for MaxPool2d with return_indices")
     sides = (layer.kernel_size, layer.stride, layer.dilation)
     kernel, stride, dilation = (side if isinstance(side, tuple) else (side, side) for side in sides)
     # With dilation, a pixel can lie in windows at every offset for any stride.
@@ -136,7 +136,7 @@ def max_pool(layer: nn.MaxPool2d, bound: Bound, balls: Balls, step: str) -> Boun
 
 def _leaky(layer: nn.LeakyReLU, bound: Bound, balls: Balls, step: str) -> Bound:
     if not 0 <= layer.negative_slope <= 1:
-        raise NoRuleError(f"LeakyReLU with a slope of {layer.negative_slope}")
+        raise NoRuleError(f"there is no rule for LeakyReLU with a negative_slope of {layer.negative_slope}")
     return rising(layer, bound)
 
 

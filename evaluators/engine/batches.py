@@ -47,7 +47,7 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"batch_size must be at least 1, or None to find it, got {self.size}")
+            raise ValueError(f"batch_size must be at least 1, or None to estimate it, got {self.size}")
         self.loop = max(self.loop, self.size)
 
     def over(self, index: Tensor, work: Callable[[Tensor], T], *, loops: bool = False) -> Iterator[tuple[Tensor, T]]:

@@ -81,7 +81,7 @@ def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
         raise ValueError(f"y must have shape ({n},) to match x, got {tuple(y.shape)}{remedy}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or (classes is not None and high >= classes):
-        top = "" if classes is None else f" to {classes - 1}, the last of the network's logits"
+        top = "" if classes is None else f" to {classes - 1}, the index of the network's last logit"
         raise ValueError(f"y must hold labels from 0{top}, got labels from {low} to {high}")
 
 

@@ -21,7 +21,7 @@ SEVERITIES = range(1, 6)
 
 @pytest.fixture
 def pictures():
-    """A factory of smooth random pictures (N, C, 16, 24)."""
+    """Returns a factory of smooth random images (N, C, 16, 24)."""
 
     def make(n=8, channels=3, *, seed=0, dtype=torch.float32):
         generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ def test_gaussian_noise_is_normal(severity, deviation):
     x = torch.full((100, 3, 8, 8), 0.5, dtype=torch.float64)
     change = (corrupt(x, "gaussian_noise", severity, seed=1) - x).flatten().numpy()
     assert kstest(change, "norm", args=(0, deviation)).pvalue > 0.01
-    # The same draw for all severities: only its size differs.
+    # All severities use the same random numbers with different scales.
     first = (corrupt(x, "gaussian_noise", 1, seed=1) - x).flatten().numpy()
     np.testing.assert_allclose(change, first * deviation / 0.04, atol=1e-12)
 
@@ -158,7 +158,7 @@ def test_every_device_corrupts_alike(device, pictures):
 
 
 class Bright(nn.Module):
-    """Calls an image 1 where the mean of its pixels is above 0.6."""
+    """Predicts class 1 for images whose mean pixel is above 0.6."""
 
     def forward(self, x):
         mean = x.flatten(1).mean(1)
@@ -166,7 +166,7 @@ class Bright(nn.Module):
 
 
 class Spread(nn.Module):
-    """Calls an image 1 where its pixels spread by more than 0.1 about their mean."""
+    """Predicts class 1 for images whose pixels have a standard deviation above 0.1."""
 
     def forward(self, x):
         spread = x.flatten(1).std(1)
@@ -228,7 +228,7 @@ def test_network_is_left_as_it_was(conv, images):
 
 @pytest.mark.parametrize("shape", [(4, 64), (4, 8, 8), (4, 2, 8, 8), (4, 4, 8, 8)])
 def test_images_of_another_shape_are_refused(conv, shape):
-    message = f"x must hold images (N, C, H, W) of one or three channels to be corrupted, got shape {shape}"
+    message = f"x must have the shape (N, C, H, W) with one or three channels C, got shape {shape}"
     with pytest.raises(ValueError, match=re.escape(message)):
         corruption_errors(conv(), torch.zeros(shape), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -99,7 +99,7 @@ def test_macs_of_a_matrix_product(dtype):
 
 
 def test_latency_is_the_median_of_the_passes_after_warm_up(monkeypatch):
-    """Passes of 9, 9, 1, 2 and 30 seconds, by a clock of our own; the first two are warm-up."""
+    """Passes of 9, 9, 1, 2 and 30 seconds, by a fake clock. The first two are warm-up."""
     clock = iter([0, 9, 10, 19, 20, 21, 30, 32, 40, 70])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert latency(network(), (3, 8, 8), repeats=3, warm_up=2) == 2

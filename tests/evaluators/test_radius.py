@@ -42,7 +42,7 @@ def right_labels(network, x):
 
 
 def rounded_up(exact, grid):
-    """Returns exact radii rounded up to the grid; no exact one may be so near a grid point that rounding decides."""
+    """Returns exact radii rounded up to the grid. No exact radius may be within rounding of a grid point."""
     grid = np.asarray(grid)
     assert np.abs(exact[exact > 0, None] / grid - 1).min() > 1e-5
     return np.where(exact > 0, np.append(grid, np.inf)[np.searchsorted(grid, exact)], 0)
@@ -132,7 +132,7 @@ def test_clamping_to_the_pixel_range_counts(linear):
 
 
 def brute_force_fgsm(network, x, y, grid):
-    """Returns FGSM's radii, one epsilon after the other, with the code of a textbook."""
+    """Returns the radii of FGSM by a plain implementation that tries every epsilon."""
     points = x.clone().requires_grad_()
     nn.functional.cross_entropy(network(points), y).backward()
     smallest = torch.full((len(x),), torch.inf, dtype=torch.float64)
@@ -155,7 +155,7 @@ def test_radii_equal_a_brute_force_over_the_grid(conv, images):
 
 
 def plain_pgd(network, x, y, epsilon, steps):
-    """Returns at which points of a PGD without any short cut each image is misclassified, (steps + 1, N)."""
+    """Returns whether each image is misclassified at each point of a plain PGD, (steps + 1, N)."""
     points, fooled = x.clone(), [right_labels(network, x) != y]
     for _ in range(steps):
         points = points.detach().requires_grad_()
@@ -235,7 +235,7 @@ class Counting(nn.Module):
     def __init__(self, network):
         super().__init__()
         self.network, self.counts = network, []
-        # A network with hooks is not folded, for a tracer would call what counts but once.
+        # A network with hooks is not folded, because a trace would call the counting hook only once.
         self.register_forward_hook(lambda module, inputs, output: None)
 
     def forward(self, x):
@@ -257,7 +257,7 @@ def test_a_loop_works_on_no_image_whose_answer_is_known(conv, images):
     y = right_labels(network, x)
     y[:13] = (y[:13] + 1) % 4
     walk = plain_pgd(network, x, y, 0.15, 10)[:10]
-    # A right image costs one gradient a step, up to and with the first point at which it is seen misclassified.
+    # A correctly classified image costs one gradient per step, up to its first misclassified point.
     first = torch.where(walk.any(0), walk.int().argmax(0) + 1, 10)[13:]
     assert 2 < first.double().mean() < 9
     network.counts.clear()
@@ -364,7 +364,7 @@ def test_inputs_that_are_refused(conv, change, kind, message):
     "attack", [FGSM(), PGD(random_start=False), PGD(norm=L2(), random_start=False), FMN(), UniformNoise()], ids=identify
 )
 def test_a_network_that_breaks_down_under_attack_is_not_robust(attack):
-    """What is not finite decides nothing: one rule for all attacks."""
+    """Non-finite logits count as misclassified, for all attacks."""
 
     class Breaks(nn.Module):
         def forward(self, x):
@@ -403,7 +403,7 @@ def test_bisection_finds_the_exact_radii_of_a_linear_network(linear, images, dev
     ).numpy()
     assert (image_radii[exact == 0] == 0).all()
     right = exact > 0
-    # A point that fools lies on or beyond the boundary, but for rounding.
+    # Up to rounding, a misclassified point is on or beyond the boundary.
     assert (image_radii[right] >= exact[right] * (1 - 1e-4) - 1e-6).all()
     assert (image_radii[right] <= exact[right] * (1 + tolerance) * (1 + 1e-2) + 1e-6).all()
 
@@ -429,7 +429,7 @@ def test_tolerances_that_are_refused(conv, images, tolerance):
 
 @dataclass(frozen=True, kw_only=True)
 class Halving(MinimumNorm):
-    """Walks straight to the nearest boundary of a linear network of two classes, and a little beyond."""
+    """Evaluates points near the closest boundary of a linear network of two classes."""
 
     norm: Norm = Linf()
 

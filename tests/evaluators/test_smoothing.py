@@ -122,7 +122,7 @@ def test_many_draws_are_counted_in_parts(monkeypatch, linear, images):
 
 def test_noise_leaves_the_pixel_range():
     class Outside(nn.Module):
-        """Calls an image 1 where pixels lie below 0 and above 1."""
+        """Predicts class 1 where some pixels are below 0 and some above 1."""
 
         def forward(self, x):
             outside = (x.flatten(1).amin(1) < 0) & (x.flatten(1).amax(1) > 1)
@@ -190,7 +190,7 @@ def test_images_and_labels_of_another_type_are_refused(conv):
 
 def test_logits_must_be_finite_under_noise_too(images):
     class Root(nn.Module):
-        """Not defined below 0."""
+        """Returns NaN for pixels below 0."""
 
         def forward(self, x):
             return x.flatten(1)[:, :2].sqrt()

@@ -1,4 +1,4 @@
-"""Auto-PGD: its schedule and its steps, the exact radii of linear networks, and AutoAttack's pixels and errors."""
+"""Auto-PGD: schedule and steps, exact radii of linear networks, and comparisons with the package autoattack."""
 
 import re
 
@@ -21,7 +21,7 @@ def right_labels(network, x):
 
 
 class Counting(nn.Module):
-    """A network that notes how many images it was given at each call."""
+    """Records the number of images of each call."""
 
     def __init__(self, network):
         super().__init__()
@@ -33,7 +33,7 @@ class Counting(nn.Module):
 
 
 class Peak(nn.Module):
-    """Two logits whose margin is highest, at -1, at one point: no image is ever misclassified."""
+    """Two logits whose margin has one maximum, which is -1: no image is ever misclassified."""
 
     def __init__(self, top):
         super().__init__()
@@ -63,7 +63,7 @@ def test_it_reaches_the_exact_radii_of_a_linear_network(norm, linear, images):
         exact = -margin(network(x), y) / norm.dual((weight[0] - weight[1])[None])
     grid = torch.tensor([0.001 * 1.5**k for k in range(1, 12)])
     assert exact.median() < grid[-1]
-    # No image so near to an epsilon of the grid that the last decimals decide.
+    # No exact radius is so close to an epsilon of the grid that rounding matters.
     clear = ((exact[:, None] / grid - 1).abs() > 1e-3).all(1)
     assert clear.sum() > 250
     edges = torch.cat([grid.double(), torch.tensor([torch.inf])])
@@ -99,7 +99,7 @@ def test_the_step_shrinks_around_a_peak_inside_the_ball(norm, images):
         clean = norm.size(x - top)
 
     def distance(attack):
-        # Not through `Attack.__call__`, which shows the network one image alone: this one knows the peak of each of fifty.
+        # Not through `Attack.__call__`, which runs the network on one image; it has 50 peaks, one per image.
         target = GradientOracle(network, x, y, norm, torch.full((50,), epsilon), keep="nothing")
         delta = attack.perturb(target, x, torch.full((50, 1, 1, 1), epsilon), ImageNoise.of(0, torch.arange(50)))
         return norm.size(x + delta - top).max() / epsilon
@@ -152,7 +152,7 @@ def test_there_may_be_fewer_classes_than_targets(classes, epsilon, conv, images)
     attack = TargetedAPGD(steps=10)
     walks = Counting(network)
     attack(walks, x, y, epsilon)
-    # One image to check the network, one pass over the clean images, and then the walks.
+    # One image to check the network, one pass over the clean images, and then the gradient steps.
     assert walks.counts == [1, 40] + [40] * (classes - 1) * 11
     weaker = (right_labels(network, PGD(steps=10)(network, x, y, epsilon)) != y).sum()
     assert (right_labels(network, attack(network, x, y, epsilon)) != y).sum() >= weaker > 0
@@ -174,7 +174,7 @@ def test_a_fooled_image_costs_nothing_more(conv, images):
 def test_dlr_is_blind_to_the_scale_of_the_logits(conv, images):
     network, x = conv(10), images(100)
     y = right_labels(network, x)
-    # A power of two scales without rounding; what cross-entropy sees has no gradient left.
+    # Scaling by a power of two is exact. The gradient of cross-entropy is zero here.
     large = nn.Sequential(network, Scale(2.0**14))
     grid = [0.01, 0.02, 0.04]
     for attack in (APGD(loss=dlr, steps=20), TargetedAPGD(steps=20, targets=2)):
@@ -233,7 +233,7 @@ def autopgd():
 
 @pytest.fixture(scope="module")
 def digits():
-    """A network trained for some seconds on digits, and 200 images that it has not seen."""
+    """A network trained for some seconds on digits, and 200 held-out images."""
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8), torch.tensor(labels)
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""The contract that every attack keeps, and the pixels of each against Foolbox's."""
+"""The contract of every attack, and comparisons with the adversarial images of Foolbox."""
 
 import dataclasses
 import itertools
@@ -49,8 +49,8 @@ def every(kind, **settings):
 
 
 def budget(attack):
-    """Returns an epsilon at which part of the images of these tests is fooled."""
-    # A few hundred decisions lead less near than as many gradients.
+    """Returns an epsilon at which the attack fools some of the images of these tests."""
+    # A decision-based attack needs more queries than a gradient-based one.
     return (4 if isinstance(attack, HopSkipJump) else 1) * (0.05 if attack.norm == Linf() else 0.4)
 
 
@@ -60,7 +60,7 @@ def right_labels(network, x):
 
 
 class Broken(nn.Module):
-    """Returns what it is given by `answer`."""
+    """A network whose output is `answer(x)`."""
 
     def __init__(self, answer):
         super().__init__()
@@ -71,7 +71,7 @@ class Broken(nn.Module):
 
 
 class AttackContract:
-    """What holds for every attack; a subclass has a fixture `attack`."""
+    """Contract of every attack. Subclasses have a fixture `attack`."""
 
     @pytest.mark.parametrize("stop", [False, True])
     def test_result_is_inside_the_ball_and_the_pixel_range(self, attack, conv, images, stop):
@@ -86,7 +86,7 @@ class AttackContract:
         assert (attack.norm.size(adversarial - x) <= epsilon * (1 + 1e-5) + 1e-7).all()
         moved = attack.norm.size(adversarial - x) > 0.1 * epsilon
         if isinstance(attack, MinimumNorm):
-            # It leaves an image as it was, or moves it to a point that fools.
+            # A point is either the clean image or misclassified.
             assert moved.any()
             assert ((right_labels(network, adversarial) != y) == (adversarial != x).flatten(1).any(1)).all()
         else:
@@ -143,7 +143,7 @@ class AttackContract:
 
     @pytest.mark.parametrize("stop", [False, True])
     def test_an_image_does_not_depend_on_its_batch(self, attack, conv, images, stop):
-        # In double precision, where another order of summation cannot turn the sign of a gradient.
+        # In double precision, where the order of summation cannot change the sign of a gradient.
         network, x = conv().double(), images(dtype=torch.float64)
         y = right_labels(network, x)
         whole = attack(network, x, y, budget(attack), stop_when_fooled=stop)
@@ -185,8 +185,8 @@ class AttackContract:
             ({"x": lambda x: x * math.nan}, ValueError, "x must be finite, got NaN or infinite pixels"),
             ({"x": lambda x: x[:0]}, ValueError, "x must hold at least one image"),
             ({"x": lambda x: x.numpy()}, TypeError, "x must be a tensor of images, got ndarray"),
-            ({"y": lambda y: y + 4}, ValueError, "y must hold labels from 0 to 3, the last of the network's logits"),
-            ({"y": lambda y: y - 4}, ValueError, "y must hold labels from 0 to 3, the last of the network's logits"),
+            ({"y": lambda y: y + 4}, ValueError, "y must hold labels from 0 to 3"),
+            ({"y": lambda y: y - 4}, ValueError, "y must hold labels from 0 to 3"),
             ({"y": lambda y: nn.functional.one_hot(y, 4)}, ValueError, "; pass class indices, not one-hot rows"),
             ({"y": lambda y: y[:5]}, ValueError, "y must have shape (16,) to match x, got (5,)"),
             ({"y": lambda y: y.float()}, TypeError, "y must be an int64 tensor of class indices, got torch.float32"),
@@ -335,7 +335,7 @@ class TestUniformNoise(AttackContract):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TooFar(Attack):
-    """What a user may write: it asks at points far outside the ball, and returns one."""
+    """A custom attack that evaluates and returns points far outside the ball."""
 
     norm: object = Linf()
 

@@ -1,4 +1,4 @@
-"""AutoAttack and MinimumNormEnsemble: worst cases that neither masked gradients nor a failing member can weaken."""
+"""AutoAttack and MinimumNormEnsemble, also on networks with masked gradients and with members that fail."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, Linf, MinimumNormE
 
 @pytest.fixture(scope="module")
 def trained():
-    """A small network on scikit-learn's digits, and images that it was not trained on."""
+    """A small network trained on scikit-learn's digits, and held-out images."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -69,7 +69,7 @@ def test_nearest_is_at_most_the_radius_of_every_member(trained, norm):
     assert len(members) == (4 if norm == L2() else 3)
     for member in members:
         alone = radii(*trained, member, EpsilonGrid(epsilons=grid, tolerance=0.02))
-        # Where a member draws or bisects, it does so anew.
+        # Members with random numbers or a bisection do not reuse earlier results.
         assert (image_radii <= alone * 1.05).double().mean() >= 0.95
         assert image_radii.quantile(0.5, interpolation="higher") <= alone.quantile(0.5, interpolation="higher") * 1.01
 

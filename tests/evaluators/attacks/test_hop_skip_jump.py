@@ -1,4 +1,4 @@
-"""HopSkipJump: what decisions alone can find."""
+"""HopSkipJump, which uses only the predicted class."""
 
 import math
 import re
@@ -29,7 +29,7 @@ def sizes(attack, network, x, y, seed=0):
 
 
 class Asked(nn.Module):
-    """Says what another network decides, and counts how often each image is asked about; no more than one-hot rows."""
+    """Returns one-hot predictions of another network and counts its calls."""
 
     def __init__(self, network):
         super().__init__()
@@ -51,7 +51,7 @@ def test_the_radius_of_a_linear_network_is_nearly_found(norm, linear, images):
     exact = (gap / (slope.abs().sum() if norm == Linf() else slope.norm())).detach()
     few, many = (sizes(HopSkipJump(norm=norm, queries=n), network, x, y) for n in (500, 2500))
     assert (many >= exact * (1 - 1e-4)).all()
-    # The sign of every pixel's slope is harder to learn than a direction.
+    # The sign of each pixel's gradient is harder to estimate than a direction.
     assert (many / exact).median() < (1.15 if norm == Linf() else 1.05)
     assert (many / exact).max() < 1.6
     assert (few / exact).median() > (many / exact).median()
@@ -82,7 +82,7 @@ def test_an_image_that_is_wrong_costs_no_start_and_has_radius_0(norm, conv, imag
 
 @BOTH
 def test_an_image_does_not_depend_on_the_others(norm, conv, images):
-    # Wrong images, and such as have no start, end parts of a turn early or never.
+    # Misclassified images, and images without a start, end parts of an iteration early or never.
     network, x = conv().double(), images(dtype=torch.float64)
     y = labels(network, x)
     y[::3] = (y[::3] + 1) % 4
@@ -106,7 +106,7 @@ def test_the_seed_decides(norm, linear, images):
 
 
 class Only(nn.Module):
-    """Misclassifies what a function of the flat images says."""
+    """Predicts class 1 where a function of the flat images is true."""
 
     def __init__(self, wrong):
         super().__init__()
@@ -135,7 +135,7 @@ def test_a_start_is_found_among_noise_and_greys(norm, wrong):
 @BOTH
 @pytest.mark.parametrize("offset", [0.0, 0.1, 9.0])
 def test_the_direction_is_the_mean_of_the_probes_weighted_by_their_answers(norm, offset):
-    # Around a point on the boundary, beyond it where most probes fool, and far beyond it where all do.
+    # On the boundary, beyond it (most probes are misclassified), and far beyond it (all probes are misclassified).
     network = Only(lambda x: x.mean(1) > 0.5 - offset / 64)
     points, noise = torch.full((5, 1, 8, 8), 0.5, dtype=torch.float64), ImageNoise.of(4, torch.arange(5))
     target = GradientOracle(network, points, torch.zeros(5, dtype=torch.int64), norm, torch.ones(5), keep="nothing")

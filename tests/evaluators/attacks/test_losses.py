@@ -1,4 +1,4 @@
-"""What attacks maximise: the difference of logits ratio by hand, its invariances, and AutoAttack's."""
+"""Losses of attacks: the difference of logits ratio by hand, its invariances, and a comparison with autoattack."""
 
 import re
 
@@ -75,7 +75,7 @@ def test_ties_make_neither_nan_nor_infinity(dtype, scale):
             assert values.isfinite().all()
             (gradient,) = torch.autograd.grad(values.sum(), logits)
             assert gradient.isfinite().all()
-    # Where the label is among the tied, it is neither above nor below.
+    # If the label is one of the tied classes, the ratio is zero.
     assert dlr(torch.ones(1, 5), torch.tensor([2])).item() == 0
 
 

@@ -67,12 +67,12 @@ class TestLinearNetworks:
         exact, distances = linear_radii(network, x, y, attack.norm), sizes(attack, network, x, y)
         assert (distances >= exact * (1 - 1e-4)).all()
         if attack == DDN() and classes > 2:
-            # The slope of the cross-entropy is a mixture of those to all rivals, and not that to the nearest.
+            # The gradient of cross-entropy mixes the directions to all classes, not only to the nearest.
             assert distances.median() <= exact.median() * 1.25
         elif isinstance(attack, DeepFool):
             torch.testing.assert_close(distances, 1.02 * exact, rtol=1e-3, atol=0)
         else:
-            # The margin's walk may settle on a rival that is not the nearest.
+            # Ascent on the margin may converge to a class that is not the nearest.
             assert (distances <= exact * 1.01).float().mean() >= (1 if classes == 2 else 0.8)
 
     @pytest.mark.parametrize("norm", BOTH)
@@ -119,7 +119,7 @@ class TestLinearNetworks:
 
 
 class Watched(nn.Module):
-    """Passes on what another network answers, and keeps the points that it is asked about."""
+    """Wraps a network and records the points at which it is evaluated."""
 
     def __init__(self, network):
         super().__init__()
@@ -183,7 +183,7 @@ def test_bisection_halves_the_distance_to_the_boundary(linear):
     network = linear(weight=torch.stack([torch.zeros(64), torch.ones(64)]), bias=torch.tensor([0.0, -64 * 0.55]))
     x = torch.full((3, 1, 8, 8), 0.5)
     points = x + torch.linspace(0.1, 0.5, 64).view(1, 1, 8, 8)
-    points[1] = 0.52  # Does not fool, and so comes back as it was.
+    points[1] = 0.52  # Correctly classified, so it is returned unchanged.
     points[2] = 1.0
     y = torch.zeros(3, dtype=torch.int64)
     for norm, expected in [(Linf(), 0.05), (L2(), 0.05 / 0.3 * L2().size(points - x)[0].item())]:
@@ -199,7 +199,7 @@ def test_bisection_halves_the_distance_to_the_boundary(linear):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Together(AttackEnsemble):
-    """One quick walk that drops some of the images, then all attacks that look for the nearest point."""
+    """A short attack that fools some of the images, then all minimum-norm attacks."""
 
     norm: object = Linf()
 
@@ -214,7 +214,7 @@ class Together(AttackEnsemble):
 def test_dropped_images_do_no_harm_in_an_ensemble(norm, conv, images):
     network, x = conv(), images(48)
     y = labels(network, x)
-    # So large for some images that the first walk fools them, so small for others that nothing does.
+    # Large enough for some images that the first attack fools them, too small for others to be fooled at all.
     epsilon = torch.linspace(0.001, 0.2 if norm == Linf() else 1.5, 48)
     adversarial = Together(norm=norm)(network, x, y, epsilon)
     assert adversarial.isfinite().all()

@@ -1,4 +1,4 @@
-"""The square attack: its schedule and patterns by hand, the exact radii of a linear network, and AutoAttack's errors."""
+"""The square attack: schedule and patterns by hand, exact radii of a linear network, comparison with autoattack."""
 
 import math
 import re
@@ -24,7 +24,7 @@ def right_labels(network, x):
 
 
 class Noting(nn.Module):
-    """A network that notes the margins of the images it was shown, and refuses to be asked for a gradient."""
+    """Records the margins of its inputs, and fails if a gradient is computed."""
 
     def __init__(self, network, y):
         super().__init__()
@@ -195,7 +195,7 @@ def test_it_does_not_see_gradients_nor_the_scale_of_the_logits(norm, conv, image
 
 
 class Masked(nn.Module):
-    """The same decisions, from logits 2**20 times as large that no gradient reaches."""
+    """The same predictions from logits 2**20 times as large, without gradients."""
 
     def __init__(self, network):
         super().__init__()
@@ -258,7 +258,7 @@ def test_settings_that_are_refused(settings, message):
 
 @pytest.fixture(scope="module")
 def digits():
-    """A network trained for some seconds on digits, and 200 images that it has not seen."""
+    """A network trained for some seconds on digits, and 200 held-out images."""
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8), torch.tensor(labels)
     with torch.random.fork_rng(devices=[]):
@@ -285,7 +285,7 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
     square = pytest.importorskip("pyautoattack.square")
 
     class Whole(square.SquareAttack):
-        """The package's squares never lie along the last row and column, which on 8 × 8 pixels spares a quarter of them."""
+        """Fixes the package's squares, which never cover the last row and column: almost a quarter of 8 × 8 pixels."""
 
         def random_int(self, low=0, high=1, shape=(1,)):
             return super().random_int(low, high + 1, shape)
@@ -301,5 +301,5 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
         with torch.random.fork_rng(devices=[]):
             expected += int((right_labels(network, oracle.perturb(x.clone(), y)) != y).sum())
     assert 160 < expected < 340
-    # Two points of a hundred: from one seed to another either differs by as much.
+    # Two percentage points: the error of either implementation varies as much between seeds.
     assert abs(fooled_here - expected) <= 8

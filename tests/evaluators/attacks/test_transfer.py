@@ -1,4 +1,4 @@
-"""Transfer: adversarial images of one network, tried on another."""
+"""Transfer: adversarial images of one network, applied to another."""
 
 import json
 import re
@@ -17,7 +17,7 @@ def labels(network, x):
 
 
 class NoGradients(nn.Module):
-    """Answers with decisions, and fails if it is asked for a gradient."""
+    """Returns one-hot predictions, and fails if a gradient is computed."""
 
     def __init__(self, network):
         super().__init__()

@@ -108,7 +108,7 @@ def test_bounds_hold_and_norms_are_not_below_the_exact_ones(name, euclidean):
     loose = 2.0 if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1 else 1.35
     if linear and not name.startswith(("average", "adaptive")):
         assert output.reach <= exact * (loose if euclidean else 1 + 1e-8)
-    # A second image or radius finds the norm again.
+    # A second image or radius uses the cached norm.
     assert LAYERS[type(layer)](layer, bound, balls, "step").reach == output.reach
 
 
@@ -130,7 +130,7 @@ def test_a_kernel_with_one_entry_has_its_norm():
 
 
 def differences(**settings):
-    """Returns the convolution of a row of pixels with (-1, 0, 1): at frequency w its size is 2 sin(w)."""
+    """Returns the convolution of a row of pixels with (-1, 0, 1). At frequency w its norm is 2 sin(w)."""
     layer = nn.Conv2d(1, 1, (1, 3), bias=False, **settings).double().requires_grad_(False)
     layer.weight.copy_(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3))
     return layer
@@ -256,10 +256,10 @@ def test_operations_that_have_no_rule(target, args, message):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "Conv2d with padding_mode 'reflect'"),
-        (nn.BatchNorm2d(4, track_running_stats=False), "BatchNorm2d without running statistics"),
-        (nn.LeakyReLU(1.5), "LeakyReLU with a slope of 1.5"),
-        (nn.MaxPool2d(2, return_indices=True), "MaxPool2d with return_indices"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "there is no rule for Conv2d with padding_mode 'reflect'"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "there is no rule for BatchNorm2d without running statistics"),
+        (nn.LeakyReLU(1.5), "there is no rule for LeakyReLU with a negative_slope of 1.5"),
+        (nn.MaxPool2d(2, return_indices=True), "there is no rule for MaxPool2d with return_indices"),
     ],
 )
 def test_layers_whose_settings_have_no_rule(layer, message):

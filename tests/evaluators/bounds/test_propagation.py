@@ -29,7 +29,7 @@ def test_radii_of_a_linear_network_are_margin_over_dual_norm(linear, images, nor
         steep = np.linalg.norm(weight[label] - np.delete(weight, label, 0), 1 if norm.name == "linf" else 2, axis=1)
         wanted = ((logits[i, label] - np.delete(logits[i], label)) / steep).min()
         assert proof.lipschitz[i] == pytest.approx(wanted, rel=1e-4)
-        # What is proved of a ball that the pixel range cuts may reach farther.
+        # The radius may be larger where the pixel range cuts the ball.
         assert proof.radii[i] >= wanted * (1 - 1e-4)
         if wanted < 0.3:
             inside += 1
@@ -65,7 +65,7 @@ def test_the_pixel_range_cuts_the_linf_ball(linear):
 
 
 class Mixed(nn.Module):
-    """Every kind of step: constants, a shortcut, a concatenation, a maximum, means, functions and methods."""
+    """A network with every kind of step: constants, shortcut, concatenation, maximum, means, functions, methods."""
 
     def __init__(self):
         super().__init__()
@@ -154,7 +154,7 @@ def test_trained_networks_are_not_fooled_and_their_radii_not_far_too_small(norm)
 
 
 class Negated(nn.Module):
-    """A network behind three minus signs."""
+    """A network that negates its input in three ways."""
 
     def __init__(self, network):
         super().__init__()
@@ -278,7 +278,7 @@ def test_batches_change_nothing_and_the_network_is_left_as_it_was(images):
 
 
 class Forward(nn.Module):
-    """A linear network after some function of its flattened pixels."""
+    """A linear network of a function of the flattened pixels."""
 
     def __init__(self, f):
         super().__init__()
@@ -301,7 +301,7 @@ def through_a_view(x):
 
 
 class Counting(nn.Module):
-    """Computes otherwise each time: a trace cannot know."""
+    """Returns different logits at each call, which a trace cannot represent."""
 
     def __init__(self):
         super().__init__()

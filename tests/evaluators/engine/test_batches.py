@@ -1,4 +1,4 @@
-"""Batches: their size is found, memory is bounded, and what does not fit is halved."""
+"""Batches: estimated sizes, bounded memory, and halving of batches that do not fit."""
 
 import pytest
 import torch

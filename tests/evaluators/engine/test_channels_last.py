@@ -1,4 +1,4 @@
-"""Networks that must not be laid out channels last."""
+"""Networks that must not use the channels-last memory format."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_strided_pointwise_convolutions_of_few_channels_do_not_suit(layer, suits
 
 
 def test_a_residual_network_of_few_channels_trains():
-    """In a process of its own, since what goes wrong aborts it."""
+    """Runs in a separate process, because a failure aborts the process."""
     code = """
 import torch
 from nas.training.network import build_network

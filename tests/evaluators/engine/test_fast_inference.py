@@ -1,4 +1,4 @@
-"""The network made ready: folded, with the same logits and gradients, or left as it is."""
+"""Fast inference: a folded network with the same logits and gradients, or the unchanged network."""
 
 import random
 import warnings
@@ -12,7 +12,7 @@ from evaluators.engine.fast_inference import MIN_CALLS_TO_FUSE, inference
 
 
 def settled(network, x):
-    """Returns the network with running statistics that are not those of a new one."""
+    """Returns the network with running statistics that differ from the initial ones."""
     network.train()
     with torch.no_grad():
         for _ in range(3):
@@ -63,7 +63,7 @@ def test_network_is_left_as_it_was(conv, images):
 
 
 class Branches(nn.Module):
-    """What a tracer cannot follow: control flow on the pixels."""
+    """Control flow that depends on the pixels, which cannot be traced."""
 
     def __init__(self, network):
         super().__init__()
@@ -74,7 +74,7 @@ class Branches(nn.Module):
 
 
 class Noisy(nn.Module):
-    """What a tracer would freeze: a number drawn in each pass."""
+    """A random number per pass, which a trace would turn into a constant."""
 
     def __init__(self, network):
         super().__init__()
@@ -85,7 +85,7 @@ class Noisy(nn.Module):
 
 
 class Shared(nn.Module):
-    """What cannot be folded twice: one convolution before two batch norms."""
+    """One convolution before two batch norms, into which only one can be folded."""
 
     def __init__(self):
         super().__init__()
@@ -121,7 +121,7 @@ def test_a_script_module_works(conv, images):
     network = settled(conv(), x)
     y = network(x).argmax(1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces the end of TorchScript; people have such files.
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, but users still have such files.
         script = torch.jit.trace(network, x)
     wanted = radii(network, x, y, PGD(steps=3), [0.01, 0.1])
     torch.testing.assert_close(radii(script, x, y, PGD(steps=3), [0.01, 0.1]), wanted)

@@ -282,7 +282,7 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
     assert all(module.training for module in network.modules())
     assert torch.equal(network[1].running_mean, averages)
     if function in ("profile", "check_network"):
-        # They say so, with the remedy, and nothing else differs.
+        # The error message has the remedy.
         checks = result.record["checks"] if function == "profile" else [vars(check) for check in result]
         (evidence,) = [check["evidence"] for check in checks if check["name"] == "batch_independent"]
         assert evidence["handed_over_in"] == "training mode"
@@ -302,9 +302,9 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
         (lambda n, x, y: radii(lambda z: n(z), x, y, PGD(), [0.1]), TypeError, "network must be an nn.Module, got function"),
         (lambda n, x, y: radii(type(n), x, y, PGD(), [0.1]), TypeError, "a class; create an instance"),
         (lambda n, x, y: radii(n, x, y, PGD, [0.1]), TypeError, "got the class PGD; write PGD()"),
-        (lambda n, x, y: radii(n, x, y, "pgd", [0.1]), TypeError, "a subclass of evaluators.Attack, got str"),
-        (lambda n, x, y: radii(n, x, y, PGD(norm="l2"), [0.1]), TypeError, "norm must be a norm, such as Linf()"),
-        (lambda n, x, y: PGD(loss="margin")(n, x, y, 0.1), TypeError, "loss must be a function, such as cross_entropy"),
+        (lambda n, x, y: radii(n, x, y, "pgd", [0.1]), TypeError, "an instance of evaluators.Attack, got str"),
+        (lambda n, x, y: radii(n, x, y, PGD(norm="l2"), [0.1]), TypeError, "norm must be an instance of evaluators.Norm"),
+        (lambda n, x, y: PGD(loss="margin")(n, x, y, 0.1), TypeError, "loss must be a function"),
         (lambda n, x, y: radii(n, x, y, PGD(), 0.1), TypeError, "epsilons must ... got one number"),
         (lambda n, x, y: radii(n, x, y, PGD(), [0.1], batch_size=0), ValueError, "batch_size must be at least 1"),
         (lambda n, x, y: profile(n, x, y, [PGD()]), TypeError, "attacks must ... got list"),
@@ -353,7 +353,7 @@ def test_inference_mode_is_refused_where_attacks_would_find_nothing(case):
 
 
 class Rooted(nn.Module):
-    """Adds the length of a corner, whose gradient is NaN where the corner is black."""
+    """Adds the L2 length of the pixels of a corner to the logits. Its gradient is NaN where the corner is black."""
 
     def __init__(self, body):
         super().__init__()
@@ -433,7 +433,7 @@ def test_a_radius_does_not_depend_on_what_else_stands_in_the_grid(case):
 
 
 class Plain(Attack):
-    """An attack of a user's own, which is no dataclass."""
+    """A custom attack that is not a dataclass."""
 
     def __init__(self):
         self.norm, self.pattern = Linf(), torch.ones(1, 8, 8)

@@ -15,7 +15,7 @@ GAMMA = 0x9E3779B97F4A7C15
 
 
 def splitmix64(state):
-    """Returns the output of the generator at a state, in Python's whole numbers."""
+    """Returns the output of the generator at a state, with Python integers."""
     z = state % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
@@ -77,7 +77,7 @@ def test_normal_is_normal():
 
 @pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
 def test_normal_is_finite_at_both_ends_of_uniform(monkeypatch, end):
-    # One draw in 16 million is the last number below 1: an everyday event over a test set.
+    # One number in 16 million is the largest one below 1, which happens often on a test set.
     monkeypatch.setattr(ImageNoise, "uniform", lambda self, x, draw=0: torch.full_like(x, end))
     assert noise().normal(X).isfinite().all()
 

@@ -13,7 +13,7 @@ from evaluators.regions.connectivity import AdversarialSet, adversarial_set, con
 
 
 class Strips(nn.Module):
-    """Calls 0 what lies near the axes of the first two pixels' square around 0.5, and the rest 1 to 4 by quadrant."""
+    """Class 0 near the two axes through 0.5 of the first two pixels, and classes 1 to 4 in the quadrants."""
 
     def __init__(self, strip):
         super().__init__()
@@ -34,7 +34,7 @@ ZERO = torch.zeros(1, dtype=torch.int64)
 
 
 def given(images):
-    """Returns a set of these images, with the classes of `Strips(0.1)`."""
+    """Returns an AdversarialSet of these images, with the classes of `Strips(0.1)`."""
     return AdversarialSet(
         x=grey(),
         label=0,
@@ -136,7 +136,7 @@ def test_wedges_are_parted_by_strips_that_straight_paths_cross():
 
 
 class Disc(nn.Module):
-    """Calls 0 a disc around 0.5 in the first two pixels, and the rest by its half of the square."""
+    """Class 0 in a disc around 0.5 of the first two pixels, and classes 1 and 2 in the halves outside."""
 
     def forward(self, x):
         place = x.flatten(1)[:, :2] - 0.5
@@ -159,7 +159,7 @@ def test_a_bent_path_goes_round_a_disc():
 
 def test_a_bent_path_is_looked_at_on_both_halves():
     class Narrow(nn.Module):
-        """Lets the middle be adversarial, and one of the halves, but not the other."""
+        """Makes the middle and one half of the path adversarial, but not the other half."""
 
         def forward(self, x):
             a = x.flatten(1)[:, 0] - 0.5
@@ -186,13 +186,13 @@ def test_paths_over_two_wrong_classes_are_not_of_one_class():
 
 def test_a_path_between_images_of_one_class_may_pass_through_another():
     class Band(nn.Module):
-        """Calls 2 what lies in a band across the first pixel, 1 the rest, and nothing 0."""
+        """Class 2 in a band of the first pixel and class 1 elsewhere. Class 0 is never predicted."""
 
         def forward(self, x):
             a = x.flatten(1)[:, 0] - 0.5
             return torch.stack([0 * a - 1, a.abs() - 0.1, 0.1 - a.abs()], 1)
 
-    # The third lies just inside of the band: no point on its way from the first does.
+    # The third image is just inside the band. No other point of the path from the first image is.
     images = at((0.25, 0.0), (-0.25, 0.0), (0.099, 0.0))
     adversarial = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 1, 2])})
     joined = connections(Band(), adversarial, points=7)

@@ -12,13 +12,13 @@ from evaluators.regions.shares import ball_shares
 
 
 def cap(t, pixels):
-    """Returns the share of a ball in so many dimensions that lies beyond t radii from the centre in one direction."""
+    """Returns the share of a ball in `pixels` dimensions beyond a hyperplane at t radii from the centre."""
     tail = beta.sf(t**2, 0.5, (pixels + 1) / 2) / 2
     return tail if t >= 0 else 1 - tail
 
 
 def half_space(linear, offset, pixels=16):
-    """Returns a network that gives 1 where the sum of centred pixels, over its L2 norm, exceeds the offset; else 0."""
+    """Returns a network that predicts 1 beyond a hyperplane at L2 distance `offset` from the grey image, else 0."""
     direction = torch.ones(pixels) / pixels**0.5
     weight = torch.stack([-direction, direction])
     return linear(weight=weight, bias=torch.tensor([1.0, -1.0]) * (0.5 * direction.sum() + offset))
@@ -81,7 +81,7 @@ def test_network_is_left_as_it_was(conv, images):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([4]), "y must hold labels from 0 to 3, the last of the network's logits, got labels from 4 to 4"),
+        (torch.tensor([4]), "y must hold labels from 0 to 3, the index of the network's last logit, got labels from 4 to 4"),
         (torch.tensor([0, 1]), "y must have shape (1,) to match x, got (2,)"),
     ],
 )

@@ -15,7 +15,7 @@ from evaluators.regions.voting import disagreement, low_margin_share, mean_inter
 
 
 def half_plane(linear, angle, offset=0.0, scale=1.0, pixels=16):
-    """Returns a network that gives 1 beyond a hyperplane at an angle in the plane of the first two pixels, else 0.
+    """Returns a network that predicts 1 beyond a hyperplane at an angle in the plane of the first two pixels, else 0.
 
     Its margin is the distance from the hyperplane, times 2 and the scale.
     """
@@ -117,7 +117,7 @@ def test_mean_interval_covers_coins(n, p):
     ends = np.array([mean_interval((np.arange(n) < k).astype(float)) for k in hits])
     covers = (ends[:, 0] <= p) & (p <= ends[:, 1])
     assert binom.pmf(hits, n, p)[covers].sum() >= 0.95
-    # Never narrower than the exact interval by more than rounding, as it holds for more than coins.
+    # Up to rounding, never narrower than the exact binomial interval, because it holds for more distributions.
     exact = binomial_interval(hits.astype(float), n)
     assert (ends[:, 1] >= exact[:, 1] - 1e-9).all()
     assert (ends[:, 0] <= exact[:, 0] + 1e-9).all()

@@ -10,14 +10,14 @@ from evaluators.regions.voting_lines import boundary_entropy, vote_along_line
 
 
 def step(linear, place, pixels=4):
-    """Returns a network that gives 1 where the first pixel exceeds a place, else 0."""
+    """Returns a network that predicts 1 where the first pixel exceeds `place`, else 0."""
     weight = torch.zeros(2, pixels)
     weight[1, 0] = 1.0
     return linear(weight=weight, bias=torch.tensor([place, 0.0]))
 
 
 def line(n=1):
-    """Returns images whose first pixel is 0.2, and 0.4."""
+    """Returns start images with a first pixel of 0.2, and end images with 0.4."""
     start = torch.full((n, 1, 2, 2), 0.5)
     start[:, 0, 0, 0] = 0.2
     end = start.clone()
@@ -47,7 +47,7 @@ def test_a_line_ends_where_it_leaves_the_pixel_range(linear):
     np.testing.assert_array_equal(line_votes.predictions[0] == -1, np.stack([~inside] * 2))
     np.testing.assert_array_equal(np.isnan(line_votes.entropy[0]), ~inside)
     assert line_votes.crossing[0] == pytest.approx(3.5, abs=1e-5)
-    # A boundary that lies outside is none.
+    # A boundary outside the pixel range does not count.
     assert np.isinf(vote_along_line([step(linear, 1.1), step(linear, 0.3)], *line(), beyond=5.0).crossing[0])
 
 

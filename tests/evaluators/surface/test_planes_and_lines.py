@@ -17,7 +17,7 @@ from evaluators.surface.planes import plane_along, plane_through, response_surfa
 
 @pytest.fixture
 def image():
-    """A factory of images (1, 8, 8) away from the ends of the pixel range."""
+    """Returns a factory of images (1, 8, 8) with pixels away from 0 and 1."""
 
     def make(seed=0, *, low=0.3, high=0.7, dtype=torch.float64):
         return low + (high - low) * torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=dtype)
@@ -35,7 +35,7 @@ def unit(direction):
 
 
 class Stripes(nn.Module):
-    """Calls an image by the stripe in which its mean pixel lies; the edges are given, the classes in turn."""
+    """Predicts the class of the interval of the mean pixel, for given interval edges and classes."""
 
     def __init__(self, edges, classes):
         super().__init__()
@@ -265,7 +265,7 @@ def test_a_point_that_fools_on_the_way_counts_where_the_last_does_not(image):
     x = image().mul(0).add(0.5)
 
     class Band(nn.Module):
-        """Calls an image 1 where its mean pixel is between 0.52 and 0.56; the slope leads past it."""
+        """Predicts class 1 where the mean pixel is between 0.52 and 0.56. Gradient steps leave this interval."""
 
         def forward(self, x):
             mean = x.flatten(1).mean(1)
@@ -298,7 +298,7 @@ def test_a_random_direction_favours_none():
     assert float(drawn.var()) == pytest.approx(1 / 64, rel=0.02)
 
 
-# What is refused.
+# Invalid inputs.
 
 
 def test_what_spans_no_plane(image):
@@ -402,7 +402,7 @@ def test_wrong_directions(linear, image):
         adversarial_direction(network, x, label, PGD(), 8)
     with pytest.raises(ValueError, match="to target a class, got FMN"):
         adversarial_direction(network, x, label, FMN(), 0.1, towards=wrong)
-    for stubborn in (DDN(), StepLL(), IterativeLL()):  # They end in, or lead to, a class of their own.
+    for stubborn in (DDN(), StepLL(), IterativeLL()):  # They choose the class themselves or minimise the norm.
         with pytest.raises(ValueError, match=f"to target a class, got {type(stubborn).__name__}"):
             aimed(stubborn, 1)
     with pytest.raises(ValueError, match="to target a class, got PGD"):
