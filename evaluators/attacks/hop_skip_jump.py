@@ -31,8 +31,8 @@ STARTS, LENGTHS = 30, 10
 class HopSkipJump(MinimumNorm):
     """HopSkipJump: steps along the decision boundary towards the image. It uses only the predicted class.
 
-    Each iteration has three parts: random probes around a point on the boundary estimate the direction towards
-    misclassified points, a step follows this direction, and a bisection returns to the boundary. The attack uses neither
+    Each iteration has three parts. Random probes around a point on the boundary estimate the direction towards
+    misclassified points. A step follows this direction. A bisection returns to the boundary. The attack uses neither
     gradients nor logits, so gradient masking does not affect it. It fails on images for which no misclassified start is
     found.
 

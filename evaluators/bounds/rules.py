@@ -1,8 +1,8 @@
 """Bound propagation rules, by kind of step: from a bound on the input of a step to a bound on its output.
 
-A bound has two parts: an interval for each entry of the value (interval bound propagation), and a Lipschitz constant of the
-value as a function of the image, the product of the operator norms of the steps. For L2 balls, each row of an affine step
-also turns the Lipschitz constant into an interval. The narrower interval is used.
+A bound has two parts. The first is an interval for each entry of the value (interval bound propagation). The second is a
+Lipschitz constant of the value as a function of the image: the product of the operator norms of the steps. For L2 balls,
+each row of an affine step also turns the Lipschitz constant into an interval. The narrower interval is used.
 
 Source: Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust Models",
 arXiv:1810.12715; Szegedy et al., "Intriguing properties of neural networks", arXiv:1312.6199, for the product of norms.

@@ -27,8 +27,9 @@ def inference(network: nn.Module, x: Tensor, attempts: int = MIN_CALLS_TO_FUSE) 
     """Yields a network with the same logits as `network` in evaluation mode, faster where possible.
 
     In a copy of the network, batch norm is folded into the preceding convolutions, and images (N, C, H, W) use the
-    channels-last format. The original network is yielded if it cannot be traced, if the logits of the copy differ on the
-    first images, or if there are too few attempts. It is frozen inside the context and restored afterwards.
+    channels-last format. The original network is yielded if it cannot be traced or if there are too few attempts. It is
+    also yielded if the logits of the copy differ on the first images. It is frozen inside the context and restored
+    afterwards.
 
     Args:
         network: Maps images (N, ...) to logits (N, K).

@@ -1,8 +1,8 @@
 """Disagreement of networks along lines, relative to the decision boundary of one of them.
 
-A line starts at a clean image (position 0), passes through another image (position 1), usually an adversarial image of one
-network, and continues beyond it. The boundary is the first position at which the class of a selected network changes. The
-vote entropy before and after the boundary shows whether the networks disagree only near the boundary or also far from it.
+A line starts at a clean image (position 0), passes through another image (position 1) and continues beyond it. The other
+image is usually an adversarial image of one network. The boundary is the first position at which the class of a selected
+network changes. The vote entropy shows whether the networks disagree only near the boundary or also far from it.
 The definitions are ours, as for `disagreement`.
 """
 
