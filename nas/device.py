@@ -1,4 +1,4 @@
-"""Where the work runs."""
+"""Devices and CPU threads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ SMALL_IMAGE = 256
 
 
 def set_threads(threads: int | None, pixels: int) -> None:
-    """Sets the number of CPU threads; None for what suits images of this many pixels.
+    """Sets the number of CPU threads.
 
-    On small images one thread is nearly as fast as two on an idle machine, and 20 times as fast on a busy one: the work
-    between two meetings of the threads is shorter than the wait for a thread that another process keeps from its core.
+    For small images, one thread is nearly as fast as two on an idle machine and 20 times as fast on a busy one. The work
+    between two synchronisations is shorter than the wait for a preempted thread.
+
+    Args:
+        threads: Number of threads; None for 1 for small images and for torch's default otherwise.
+        pixels: Number of pixels of an image, height times width.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -22,10 +26,10 @@ def set_threads(threads: int | None, pixels: int) -> None:
 
 
 def open_device(name: str) -> torch.device:
-    """Returns the device of this name, auto for the best there is.
+    """Returns the device of a name. For auto it is cuda, mps or cpu, the first available.
 
     Raises:
-        RunError: there is no such device here.
+        RunError: the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Errors with a message for the user: the command line prints the message and exits with the code."""
+"""Errors with a message for the user. The command line prints the message and exits with the exit code."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
 
 
 class HardcellError(Exception):
-    """Something that the user can mend; the message says where, what was found and what to do.
+    """An error that the user can fix. The message gives the place, the rule, the value and the remedy.
 
     Attributes:
-        exit_code: What the command line exits with.
+        exit_code: Exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 2
 
 
 class ConfigError(HardcellError):
-    """A config with faults, all of them.
+    """All faults of a config.
 
     Attributes:
-        faults: One line a fault.
+        faults: Messages, one line per fault.
     """
 
     def __init__(self, faults: Sequence[str]) -> None:
@@ -31,41 +31,41 @@ class ConfigError(HardcellError):
 
 
 class DataError(HardcellError):
-    """Images or labels that cannot be used."""
+    """Images, labels or a table cannot be used."""
 
 
 class NetworkError(HardcellError):
-    """A network that cannot be opened, or does not go together with the images."""
+    """A network cannot be opened or does not fit the images."""
 
 
 class RunError(HardcellError):
-    """A run's folder that cannot be used as asked."""
+    """The folder, the database or the hardware of a run cannot be used."""
 
 
 class BundleError(HardcellError):
-    """A bundle that is damaged, tampered with, or cannot be built."""
+    """A bundle is damaged or modified, or cannot be built."""
 
 
 class SearchFailedError(HardcellError):
-    """A search in which no trial succeeded."""
+    """No trial of a search succeeded."""
 
     exit_code: ClassVar[int] = 1
 
 
 class TimeLimitError(Exception):
-    """A trial took longer than it may: that is its result."""
+    """A trial exceeded its time limit. This is recorded as its result."""
 
 
 class RecordError(Exception):
-    """A function of the user's own that notes numbers of trained networks raised an error: that is the trial's result."""
+    """The custom function `evaluation.record` raised an error. This is recorded as the result of the trial."""
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an error says, or its kind where it says nothing."""
+    """Returns the first line of an error's message, or the name of its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def format_error(error: BaseException) -> str:
-    """Returns an error on one line: its kind, and the first line of what it says."""
+    """Returns an error on one line: the name of its type, and the first line of its message."""
     line, kind = first_line(error), type(error).__name__
     return kind if line == kind else f"{kind}: {line}"

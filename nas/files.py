@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Writes a file, text in UTF-8, in one step: a full disk or a kill leaves what was there before.
+    """Writes a file atomically. A full disk or a kill leaves the earlier file unchanged.
+
+    Args:
+        path: The file.
+        content: Bytes, or text to be encoded in UTF-8.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

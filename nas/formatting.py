@@ -1,12 +1,12 @@
-"""How an epsilon is told: as the field says it."""
+"""Formatting of epsilons."""
 
 from __future__ import annotations
 
 
 def format_epsilon(epsilon: float) -> str:
-    """Returns an epsilon as people write it: 8/255 where it is so many steps of an image of 8 bits, else to three digits.
+    """Returns an epsilon as k/255 if k is a multiple of 1/4, such as 8/255, and with three digits otherwise.
 
-    A number that three digits say in full is left as it is: 0.2 is 51/255, but nobody says so.
+    A number with at most three digits is not converted: 0.2 equals 51/255, but is usually written 0.2.
     """
     short, steps = f"{epsilon:.3g}", 255 * epsilon
     if float(short) == epsilon or abs(4 * steps - round(4 * steps)) > 1e-4:

@@ -1,4 +1,4 @@
-"""Several objectives at once: fronts, crowding, hypervolume. All objectives are minimised.
+"""Multi-objective ranking: fronts, crowding, hypervolume. All objectives are minimised.
 
 Sources: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC 2002 (ranks, crowding); While,
 Bradstreet & Barone, "A Fast Way of Calculating Exact Hypervolumes", IEEE TEC 2012 (limit sets).
@@ -20,28 +20,31 @@ MOST_OBJECTIVES = 5
 
 
 def front_ranks(points: ArrayLike) -> NDArray[np.int64]:
-    """Returns the front of every point: 0 where nothing dominates it, else one more than the last front that does.
+    """Returns the front of every point: 0 for non-dominated points, 1 for points dominated only by front 0, and so on.
 
-    One point dominates another if it is nowhere larger and somewhere smaller, so equal points share a front. Takes time of
-    N log N for two objectives and of N² for more.
+    A point dominates another if it is not larger in any objective and smaller in at least one. Equal points share a front.
+    The time is O(N log N) for two objectives and O(N²) for more.
 
     Args:
-        points: Objectives (N, M), infinite ones allowed.
+        points: Objectives, (N, M). Infinite values are allowed.
 
     Returns:
-        Fronts (N,).
+        Fronts, (N,).
+
+    Raises:
+        ValueError: points is not two-dimensional.
     """
     distinct, places = np.unique(_table(points), axis=0, return_inverse=True)
     size, objectives = distinct.shape
     ranks = np.arange(size)
-    # The points are sorted by the first objective, then the second, and so on: none dominates an earlier one.
+    # np.unique sorts the points lexicographically, so no point dominates an earlier one.
     if objectives == 2:
-        least: list[float] = []  # Of the second objective, by front; it grows from front to front.
+        least: list[float] = []  # Smallest second objective of each front, in increasing order.
         for i, second in enumerate(distinct[:, 1].tolist()):
             ranks[i] = front = bisect_right(least, second)
             least[front : front + 1] = [second]
     elif objectives > 2:
-        # The order of the values, in few bytes, is all that matters.
+        # Only the order of the values matters, and int32 is fast to compare.
         order = [np.unique(column, return_inverse=True)[1].astype(np.int32) for column in distinct.T[1:]]
         depth = np.zeros(size, dtype=np.int32)
         for i in range(size):
@@ -54,15 +57,19 @@ def front_ranks(points: ArrayLike) -> NDArray[np.int64]:
 
 
 def crowding(points: ArrayLike) -> NDArray[np.float64]:
-    """Returns how far apart the neighbours of each point are, summed over the objectives, in units of their ranges.
+    """Returns the crowding distance of each point: the distance of its neighbours, summed over the objectives.
 
-    It is infinite at the ends of every objective that varies. Equal points count as one and share what it has.
+    Distances are relative to the range of an objective. They are infinite at both ends of every objective that varies.
+    Equal points count as one and share its distance.
 
     Args:
-        points: Objectives (N, M) of one front; infinite ones count as the largest, or smallest, finite one.
+        points: Objectives of one front, (N, M). Infinite values count as the largest or smallest finite value.
 
     Returns:
-        Distances (N,).
+        Distances, (N,), at least 0.
+
+    Raises:
+        ValueError: points is not two-dimensional.
     """
     distinct, places = np.unique(_table(points), axis=0, return_inverse=True)
     distances = np.zeros(len(distinct))
@@ -78,17 +85,20 @@ def crowding(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def constrained_rank(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int64]:
-    """Returns the place of each point, 0 the best; equally good ones share a place.
+    """Returns the rank of each point, 0 for the best. Equally good points share a rank.
 
-    What is feasible goes before what is not. Feasible points are ordered by their front, and within it the less crowded
-    goes first; for one objective that is the order of its values. Infeasible ones are ordered by their violation.
+    Feasible points come first, ordered by their front and within a front by decreasing crowding distance. For one objective
+    this is the order of its values. Infeasible points are ordered by their violation.
 
     Args:
-        points: Objectives (N, M).
-        violations: Sums of the excesses over the constraints (N,), 0 where feasible.
+        points: Objectives, (N, M).
+        violations: Sums of the excesses over the constraints, (N,), 0 if feasible.
 
     Returns:
-        Places (N,).
+        Ranks, (N,).
+
+    Raises:
+        ValueError: points is not two-dimensional.
     """
     points, violations = _table(points), np.asarray(violations, dtype=float)
     feasible = np.flatnonzero(violations <= 0)
@@ -103,11 +113,11 @@ def constrained_rank(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int
 
 
 def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
-    """Returns the volume of what is dominated by a point and dominates the reference, exactly.
+    """Returns the exact hypervolume: the volume that is dominated by the points and bounded by the reference point.
 
     Args:
-        points: Objectives (N, M), M from 1 to 5; those that are not below the reference everywhere add nothing.
-        reference: The largest value of each objective that is of interest (M,).
+        points: Objectives, (N, M), M from 1 to 5. Points that are not below the reference in all objectives add nothing.
+        reference: Reference point, (M,).
 
     Raises:
         ValueError: the points and the reference differ in their number of objectives, or have more than 5.
@@ -116,14 +126,14 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
 
 
 def hypervolume_history(points: ArrayLike, reference: Sequence[float]) -> NDArray[np.float64]:
-    """Returns the hypervolume of the first n points, for every n from 1.
+    """Returns the hypervolume of the first n points, for n from 1 to N.
 
     Args:
-        points: Objectives (N, M), M from 1 to 5, in the order in which they were found.
-        reference: The largest value of each objective that is of interest (M,).
+        points: Objectives, (N, M), M from 1 to 5, in the order of their evaluation.
+        reference: Reference point, (M,).
 
     Returns:
-        Hypervolumes (N,).
+        Hypervolumes, (N,).
 
     Raises:
         ValueError: the points and the reference differ in their number of objectives, or have more than 5.
@@ -136,15 +146,17 @@ def hypervolume_history(points: ArrayLike, reference: Sequence[float]) -> NDArra
 
 
 def hypervolume_subset(points: ArrayLike, count: int, reference: Sequence[float]) -> list[int]:
-    """Returns points that together cover much of a front: the best by the first objective, then what adds most hypervolume.
+    """Returns a subset of a front with a large hypervolume, by greedy selection.
+
+    The first point is the best by the first objective. Each next point adds the most hypervolume.
 
     Args:
-        points: Objectives (N, M) of a front, M from 1 to 5.
-        count: How many to choose; all where there are fewer.
-        reference: The largest value of each objective that is of interest (M,).
+        points: Objectives of a front, (N, M), M from 1 to 5.
+        count: Number of points to choose, or all if there are fewer.
+        reference: Reference point, (M,).
 
     Returns:
-        Their indices, in the order in which they were chosen; of equally good ones that with the smaller index goes first.
+        Indices in the order of selection. Of equally good points, the one with the smaller index comes first.
 
     Raises:
         ValueError: the points and the reference differ in their number of objectives, or have more than 5.
@@ -168,7 +180,7 @@ def _table(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _below(points: ArrayLike, reference: Sequence[float]) -> NDArray[np.float64]:
-    """Returns how far each point is below the reference (N, M), 0 throughout where it is not below it everywhere."""
+    """Returns the distances of each point below the reference, (N, M); zeros for points not below it in all objectives."""
     table = _table(points)
     if table.shape[1] != len(reference):
         raise ValueError(f"points have {table.shape[1]} objectives, but the reference has {len(reference)}")
@@ -179,7 +191,7 @@ def _below(points: ArrayLike, reference: Sequence[float]) -> NDArray[np.float64]
 
 
 def _volume(sides: NDArray[np.float64]) -> float:
-    """Returns the volume of the union of boxes (N, M) that have one corner in common."""
+    """Returns the volume of the union of boxes with sides (N, M) that share one corner."""
     if not len(sides):
         return 0.0
     if sides.shape[1] == 1:
@@ -187,20 +199,20 @@ def _volume(sides: NDArray[np.float64]) -> float:
     if sides.shape[1] == 2:
         widths, heights = sides[np.argsort(-sides[:, 0], kind="stable")].T
         return float(np.sum(np.maximum.accumulate(heights) * (widths - np.append(widths[1:], 0.0))))
-    # The flattest box first: what it shares with a later one is as long as itself in the last direction, so what it adds to
-    # the later ones is a volume of one dimension less, times its last side.
+    # Sorted by the last side: the overlap of a box with later boxes has the full length of its last side. So the gain of a
+    # box over the later boxes is a gain in one dimension less, times its last side.
     sides = _largest(sides)
     sides = sides[np.argsort(sides[:, -1], kind="stable")]
     return sum(float(box[-1]) * _gain(sides[i + 1 :, :-1], box[:-1]) for i, box in enumerate(sides))
 
 
 def _gain(sides: NDArray[np.float64], box: NDArray[np.float64]) -> float:
-    """Returns the volume that a box (M,) adds to the union of others (N, M)."""
+    """Returns the volume that a box (M,) adds to the union of other boxes (N, M)."""
     return float(np.prod(box)) - _volume(np.minimum(sides, box))
 
 
 def _largest(sides: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the distinct boxes (N, M) that lie in no other."""
+    """Returns the distinct boxes (N, M) that are not inside another one."""
     sides = np.unique(sides, axis=0)
     within = np.ones((len(sides), len(sides)), dtype=bool)
     for column in sides.T:
@@ -210,9 +222,9 @@ def _largest(sides: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _gains_in_plane(sides: NDArray[np.float64]) -> list[float]:
-    """Returns the area that each box (N, 2) adds to those before it, in time of N log N."""
+    """Returns the area that each box (N, 2) adds to the earlier boxes, in O(N log N) time."""
     gains: list[float] = []
-    # The largest boxes so far: as the widths grow, the heights fall.
+    # The maximal boxes so far: widths increase, heights decrease.
     widths: list[float] = []
     heights: list[float] = []
     for width, height in sides.tolist():
@@ -232,7 +244,7 @@ def _gains_in_plane(sides: NDArray[np.float64]) -> list[float]:
 
 
 def _gains_in_space(sides: NDArray[np.float64]) -> list[float]:
-    """Returns the volume that each box (N, M) adds to those before it."""
+    """Returns the volume that each box (N, M) adds to the earlier boxes."""
     gains, front = [], np.empty((0, sides.shape[1]))
     for box in sides:
         if not box.all() or (front >= box).all(axis=1).any():

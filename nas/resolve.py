@@ -1,4 +1,4 @@
-"""Names to things: an entry of a visible table, `path/to/file.py:NAME`, or `package.module:NAME`."""
+"""Resolves names in YAML: entries of a table, `path/to/file.py:NAME` and `package.module:NAME`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-_ENDS = "is a script that ends when it is imported; let it run only if __name__ == '__main__'"
+_ENDS = "is a script that exits when it is imported; guard its code with if __name__ == '__main__'"
 
 
 def resolve(reference: str, table: Mapping[str, object], folder: Path | None = None) -> object:
-    """Returns what a name in YAML stands for.
+    """Returns the object of a name in YAML.
 
     Args:
-        reference: A name of the table, `path/to/file.py:NAME`, or `package.module:NAME`.
-        table: The names that ship.
-        folder: What a relative path is relative to; the working directory if None.
+        reference: Name in the table, `path/to/file.py:NAME`, or `package.module:NAME`.
+        table: Built-in objects, by name.
+        folder: Base of relative paths; the working directory if None.
 
     Raises:
-        ValueError: there is no such thing; the message says what was looked for, and where.
+        ValueError: the name is unknown, or its file or module cannot be imported.
     """
     if reference in table:
         return table[reference]
@@ -46,7 +46,7 @@ def resolve(reference: str, table: Mapping[str, object], folder: Path | None = N
 
 
 def absolute(reference: str, table: Mapping[str, object], folder: Path | None = None) -> str:
-    """Returns the reference with its path made absolute, so that it means the same in any working directory."""
+    """Returns a reference with an absolute path, so that it is valid in any working directory."""
     place, colon, name = reference.rpartition(":")
     if reference in table or not colon or not place.endswith(".py"):
         return reference
@@ -57,7 +57,7 @@ def _from_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
-    # A name of its own for each path: two files called space.py do not meet.
+    # One module name per path, so that two files called space.py do not collide.
     module_name = f"hardcell_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if module_name in sys.modules:
         return sys.modules[module_name]
@@ -77,7 +77,7 @@ def _from_file(path: Path) -> ModuleType:
         raise ValueError(f"{path} {_ENDS}") from error
     except Exception as error:
         del sys.modules[module_name]
-        # The line of the user's own that led to the error: there may be several choices, and but one of them wrong.
+        # The last line in the user's file that led to the error.
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}, line {lines[-1]}," if lines else f"{path}"
         raise ValueError(f"{place} does not import: {type(error).__name__}: {error}") from error
@@ -85,19 +85,17 @@ def _from_file(path: Path) -> ModuleType:
 
 
 class _DuplicateKeyError(ValueError):
-    """A key stands twice in one dict."""
+    """A dict literal has a duplicate key."""
 
 
 def _check_keys(path: Path) -> None:
-    """Refuses a file in which a dict is written with one key twice: Python would pass over the first, without a word."""
+    """Raises an error for duplicate keys in a dict literal, where Python silently keeps the last one."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Dict):
             keys = [(key.value, key.lineno) for key in node.keys if isinstance(key, ast.Constant)]
             for number, (key, line) in enumerate(keys):
                 if key in [earlier for earlier, _ in keys[:number]]:
-                    raise _DuplicateKeyError(
-                        f"{path}, line {line}: {key!r} is there twice in one dict; rename one of the two"
-                    )
+                    raise _DuplicateKeyError(f"{path}, line {line}: duplicate key {key!r} in a dict; rename one of them")
 
 
 def _from_module(place: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Seeds for every purpose of a run, drawn from the run's one seed."""
+"""Derives the seeds of all parts of a run from one seed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import numpy as np
 
 
 def seed_of(seed: int, purpose: str, number: int = 0) -> int:
-    """Returns a seed, 0 to 2**31 - 1, for one purpose and number: the same for the same three, else unrelated."""
+    """Returns a seed in [0, 2**31 - 1]. It is the same for equal arguments and statistically independent otherwise."""
     sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), number])
     return int(sequence.generate_state(1)[0] >> 1)

@@ -1,4 +1,4 @@
-"""Settings that check themselves: bounds of numbers, and several faults in one error."""
+"""Validation of settings: bounds of numbers, and one error for several faults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ValidationError(ValueError):
-    """Several faults in one section, as (key, message) pairs."""
+    """The faults of one section, as (key, message) pairs."""
 
     def __init__(self, faults: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{key} {message}" for key, message in faults))
@@ -26,7 +26,7 @@ def check_bounds(settings: Any) -> list[tuple[str, str]]:
         value, low, high = getattr(settings, f.name), f.metadata.get("low"), f.metadata.get("high")
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if value != value:  # NaN compares with nothing.
+        if value != value:  # NaN passes all comparisons below.
             faults.append((f.name, "must be a number, got nan"))
         elif low is not None and value < low:
             faults.append((f.name, f"must be at least {format_number(low)}, got {format_number(value)}"))
@@ -36,11 +36,11 @@ def check_bounds(settings: Any) -> list[tuple[str, str]]:
 
 
 def format_number(value: float) -> str:
-    """Returns a number as a person writes it: all digits of an int, no zeros behind the point of a float."""
+    """Returns a number as text: all digits of an int, no trailing zeros of a float."""
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def raise_if_invalid(faults: list[tuple[str, str]]) -> None:
-    """Raises what is wrong, if anything is."""
+    """Raises ValidationError if there are faults."""
     if faults:
         raise ValidationError(faults)

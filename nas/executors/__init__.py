@@ -1,4 +1,7 @@
-"""Executors: where trials run. To add one: a frozen dataclass with a `run`, named in `EXECUTORS`."""
+"""Executors run the trials of a search.
+
+To add one, write a frozen dataclass with the method `run`, and add it to `EXECUTORS`.
+"""
 
 from nas.executors.base import Evaluate, ExecutionContext, Executor, Job, JobEvent, JobStarted, TrialResult
 from nas.executors.local import Local

@@ -1,4 +1,4 @@
-"""What an executor is: it pulls jobs, and yields what becomes of them."""
+"""Interface of executors, which pull jobs and yield their events."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Job:
-    """One architecture to train and score: plain data, fit to be sent anywhere.
+    """One architecture to evaluate, as plain data.
 
     Attributes:
         number: Number of the trial.
         architecture: The canonical architecture.
-        proposed: The architecture as it was proposed: it computes the same.
+        proposed: The architecture that the sampler proposed. It computes the same function.
         seed: Seed of the weights, batches and attacks.
     """
 
@@ -38,10 +38,10 @@ class Job:
 @final
 @dataclass(frozen=True)
 class JobStarted:
-    """A job has begun.
+    """Event: a job has started.
 
     Attributes:
-        worker: Where it runs.
+        worker: Name of the worker.
     """
 
     worker: str
@@ -50,14 +50,14 @@ class JobStarted:
 @final
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of a job: metrics, or the reason why there are none.
+    """Result of a job: metrics, or the reason why there are none.
 
     Attributes:
-        metrics: Metrics of the trained network, by name; empty where it failed or was stopped.
-        reason: Why it failed; None where it did not.
-        stopped: The epoch after which early stopping ended it; None where that did not.
-        seconds: Wall time.
-        epochs: One entry an epoch.
+        metrics: Metrics of the trained network, by name; empty if the job failed or was stopped.
+        reason: Reason of a failure; None otherwise.
+        stopped: Epoch at which early stopping ended the job; None otherwise.
+        seconds: Wall time, in seconds.
+        epochs: Results of the epochs.
         radii: Summary of the validation radii, by name.
     """
 
@@ -70,25 +70,25 @@ class TrialResult:
 
 
 class Evaluate(Protocol):
-    """Trains and scores an architecture, epoch by epoch."""
+    """Evaluates an architecture, epoch by epoch."""
 
     def __call__(self, job: Job, checkpoint: Checkpoint, /) -> Generator[EpochResult, None, TrialResult]:
-        """Yields the epochs, those before the checkpoint included, and returns the outcome; the job's own errors are one."""
+        """Yields all epochs, including those before the checkpoint. Returns the result, also for errors of the job."""
 
 
 @final
 @dataclass(frozen=True)
 class ExecutionContext:
-    """What is done with every job.
+    """Functions and limits that apply to every job.
 
     Attributes:
-        evaluate: Trains and scores; goes to where the job runs.
-        stop: Says, at a rung, whether early stopping ends a job there; stays with the caller.
-        folder: The run's folder, where checkpoints and an executor's own files go.
-        checkpoint_seconds: How often training is written down, at most.
-        time_limit: Seconds that a job may take; None for no limit.
-        attempts: How often a job is started again where its worker died.
-        threads: CPU threads of a job; None for what suits the images.
+        evaluate: Evaluates a job. It is called in the process of the worker.
+        stop: Returns whether early stopping ends a job at a rung. It is called in the process of the search.
+        folder: Folder of the run, for checkpoints and files of the executor.
+        checkpoint_seconds: Minimum seconds between two checkpoints.
+        time_limit: Maximum seconds of a job; None for no limit.
+        attempts: Number of times that a job is restarted after its worker died.
+        threads: Number of CPU threads of a job; None to choose it from the image size.
     """
 
     evaluate: Evaluate
@@ -104,12 +104,16 @@ JobEvent = JobStarted | EpochResult | TrialResult
 
 
 class Executor(ABC):
-    """Runs jobs somewhere. A subclass is a frozen dataclass of settings."""
+    """Runs jobs. A subclass is a frozen dataclass of settings."""
 
     @abstractmethod
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
-        """Yields that a job has started, every epoch of it, and, last, its outcome.
+        """Yields the events of each job: its start, every epoch, and its result.
 
-        A job is pulled when there is room for it and not before: the iterable asks the sampler as it is pulled, so that a
-        proposal knows of all that has been told. Closing the iterator ends the jobs in hand.
+        Implementations must pull a job only when it can start. Each pull calls the sampler, which should use all results so
+        far. Closing the iterator ends the running jobs.
+
+        Args:
+            jobs: The jobs, as an iterable that may call the sampler.
+            context: Functions and limits for all jobs.
         """

@@ -1,4 +1,4 @@
-"""The local executor: trials one after another, in this process, with no daemon."""
+"""Local executor: runs trials sequentially in this process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Local(Executor):
-    """Runs one job after another."""
+    """Runs jobs sequentially in this process."""
 
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
-        """Yields what becomes of each job in turn."""
+        """Yields the events of each job in turn."""
         for job in jobs:
             yield job, JobStarted("local")
             checkpoint = Checkpoint(FileStore(trial_file(context.folder, job.number)), context.checkpoint_seconds)
@@ -34,7 +34,7 @@ class Local(Executor):
 
 
 def run_job(job: Job, context: ExecutionContext, checkpoint: Checkpoint) -> Iterator[EpochResult | TrialResult]:
-    """Yields the epochs and the outcome of a job that runs in this process."""
+    """Runs a job in this process. Yields its epochs and its result."""
     started = time.monotonic()
     steps = context.evaluate(job, checkpoint)
     epochs: list[EpochResult] = []
@@ -46,7 +46,7 @@ def run_job(job: Job, context: ExecutionContext, checkpoint: Checkpoint) -> Iter
         except StopIteration as stop:
             yield stop.value
             return
-        except TimeLimitError as error:  # Raised between two steps of the job, or passed on by what it was raised in.
+        except TimeLimitError as error:  # Raised between two epochs, or inside an epoch.
             yield TrialResult(reason=str(error), seconds=time.monotonic() - started, epochs=tuple(epochs))
             return
         epochs.append(epoch)
@@ -60,10 +60,14 @@ def run_job(job: Job, context: ExecutionContext, checkpoint: Checkpoint) -> Iter
 
 @contextmanager
 def time_limit(left: float | None, limit: float | None) -> Iterator[None]:
-    """Raises TimeLimitError in what runs inside it, once the seconds that are left have passed; None for no limit.
+    """Raises TimeLimitError inside the block when the time is over.
 
-    Python's own code is broken off anywhere; a call into torch first returns. Outside the main thread, where no signal
-    arrives, only what begins too late is broken off.
+    Python code is interrupted anywhere, a call into torch only after it returns. Outside the main thread no signal arrives.
+    There, a running block is not interrupted, but a block that starts too late raises the error.
+
+    Args:
+        left: Remaining seconds; None for no limit.
+        limit: The limit in seconds, for the message; None for no limit.
     """
     message = limit_message(limit) if limit is not None else ""
     if left is None:
@@ -85,10 +89,10 @@ def time_limit(left: float | None, limit: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        if rest > 0:  # An alarm of the caller's own goes on.
+        if rest > 0:  # Restore an alarm of the caller.
             signal.setitimer(signal.ITIMER_REAL, max(0.001, rest - (time.monotonic() - started)), interval)
 
 
 def limit_message(limit: float) -> str:
-    """Returns why a job has no metrics that took longer than so many seconds."""
+    """Returns the reason of a job that exceeded a time limit in seconds."""
     return f"took longer than search.time_limit, {limit:g} s"

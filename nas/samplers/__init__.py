@@ -1,6 +1,6 @@
-"""Samplers: who proposes the next architecture.
+"""Samplers propose the next architecture.
 
-To add one: write a frozen dataclass with a `propose` in a file like its neighbours, and name it in `SAMPLERS`.
+To add one, write a frozen dataclass with the method `propose` in a file of this package, and add it to `SAMPLERS`.
 """
 
 from nas.samplers.base import FinishedTrial, History, Sampler

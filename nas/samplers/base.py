@@ -1,7 +1,7 @@
-"""What a sampler is, and what it may know: the history of a study.
+"""Interface of samplers, and their input: the history of a study.
 
-A sampler is a frozen dataclass of settings with one method, `propose`. It has no state: what it proposes depends on the
-history and the seed alone, so that a resumed search proposes what an uninterrupted one would have.
+A sampler is a frozen dataclass of settings with one method, `propose`. It has no state. Its proposals depend only on the
+history and the seed, so that a resumed search makes the same proposals as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A trial that has ended, as a sampler sees it.
+    """A finished trial.
 
     Attributes:
-        number: Its number.
-        key: Hash of its canonical architecture.
-        architecture: The architecture, as it was proposed.
-        values: The objectives, all to be minimised; None where it has none: it failed, was infeasible, or was pruned.
-        constraints: Excess over each bound, by name, feasible where 0 or less; those that are known.
+        number: Number of the trial.
+        key: Hash of the canonical architecture.
+        architecture: The proposed architecture.
+        values: Objectives, to be minimised; None if the trial failed, was infeasible or was pruned.
+        constraints: Excess over each measured bound, by name; feasible if at most 0.
     """
 
     number: int
@@ -41,25 +41,25 @@ class FinishedTrial:
 
     @property
     def violation(self) -> float:
-        """Sum of the excesses over the constraints; 0 where it is feasible."""
+        """Sum of the positive excesses over the constraints; 0 if feasible."""
         return sum(max(0.0, value) for value in self.constraints.values())
 
 
 @final
 @dataclass(frozen=True)
 class History:
-    """What is known when a trial is to be proposed.
+    """Input of a proposal.
 
     Attributes:
         space: The search space.
         objectives: Number of objectives.
-        finished: The trials with smaller numbers that have ended, by number.
-        keys: Hashes of the canonical architectures of all trials with smaller numbers, those that still run included.
-        start: Number of the first trial that the sampler proposes; those before it were given, or drawn uniformly.
-        study: The study, for samplers of Optuna.
-        trial: The trial, for samplers of Optuna.
-        key_of: Returns the hash of an architecture's canonical form, each computed once.
-        cache: What a sampler has computed for earlier proposals of this study, by its class; no proposal depends on it.
+        finished: Finished trials with smaller numbers, ordered by number.
+        keys: Hashes of the canonical architectures of all trials with smaller numbers, including running trials.
+        start: Number of the first trial that the sampler proposes. Earlier trials are given or drawn uniformly.
+        study: The study, for Optuna's samplers.
+        trial: The trial, for Optuna's samplers.
+        key_of: Function that returns the hash of an architecture's canonical form. It caches the hashes.
+        cache: Cache for results of earlier proposals, by class of the sampler. Proposals must not depend on it.
     """
 
     space: SearchSpace
@@ -74,11 +74,11 @@ class History:
 
     @property
     def measured(self) -> tuple[FinishedTrial, ...]:
-        """The trials that have values."""
+        """Finished trials with objective values."""
         return tuple(trial for trial in self.finished if trial.values is not None)
 
     def is_new(self, architecture: Architecture) -> bool:
-        """Returns whether no trial has an architecture of equal function."""
+        """Returns whether no trial has an equivalent architecture."""
         return self.key_of(architecture) not in self.keys
 
 
@@ -86,12 +86,17 @@ class Sampler(ABC):
     """Proposes architectures. A subclass is a frozen dataclass of settings.
 
     Attributes:
-        max_resamples: How often another seed is tried where a proposal is not new; after that a neighbour of the last
-            proposal is taken.
+        max_resamples: Number of further seeds to try if a proposal is not new. After that, a new neighbour of the last
+            proposal is used.
     """
 
     max_resamples: ClassVar[int] = 2
 
     @abstractmethod
     def propose(self, history: History, seed: int) -> dict[str, Value]:
-        """Returns an architecture, whether or not a trial has one of equal function."""
+        """Returns an architecture. It may be equivalent to that of an earlier trial.
+
+        Args:
+            history: Space, finished trials and hashes of the earlier trials.
+            seed: Seed of the proposal.
+        """

@@ -1,7 +1,7 @@
-"""Regularised evolution: the oldest die, whatever they were worth.
+"""Regularised (ageing) evolution: only the newest trials are parents.
 
-Source: Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv:1802.01548. Ours goes
-beyond it in that it knows constraints and several objectives, and tries again where a child is not new.
+Source: Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv:1802.01548.
+Extensions: constraints, several objectives, and a retry if a child is not new.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
     from nas.samplers.base import FinishedTrial, History
     from search_spaces import Value
 
-# Tournaments held for one proposal before a child that is not new is proposed.
+# Maximum number of tournaments for one proposal; after that, a child that is not new is proposed.
 TOURNAMENTS = 20
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Evolution(Sampler):
-    """Mutates the best of a few, drawn from the newest trials.
+    """Mutates the winner of a tournament among the newest trials.
 
-    The best is the one with the least violation of the constraints, among feasible ones the one with the smallest value, or,
-    for several objectives, the one of the first front, and on it the least crowded.
+    Trials are compared by their violation of the constraints. Feasible trials are compared by the objective, or with several
+    objectives by front and crowding distance.
 
     Attributes:
-        population: How many of the newest measured trials may be parents.
-        tournament: How many of them are drawn, of which the best is the parent.
-        crossover: Probability that a child takes its choices from two parents, evenly, before it is mutated.
+        population: Number of the newest measured trials that may be parents.
+        tournament: Number of trials drawn for a tournament. The best one is the parent.
+        crossover: Probability that a child takes each choice from one of two parents before the mutation.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     population: int = 50
@@ -52,7 +55,7 @@ class Evolution(Sampler):
             raise ValueError(f"crossover must be from 0 to 1, got {self.crossover:g}")
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
-        """Returns a child of the newest trials; an architecture at random where there is none to descend from."""
+        """Returns a child of the newest trials, or a random architecture if there are no parents."""
         generator = random.Random(seed)
         population = self._population(history)
         if not population:
@@ -74,5 +77,5 @@ class Evolution(Sampler):
         return child
 
     def _population(self, history: History) -> Sequence[FinishedTrial]:
-        """Returns the newest measured trials; where none was measured, the newest of which the violation is known."""
+        """Returns the newest measured trials. If there are none, returns the newest infeasible trials."""
         return (history.measured or [trial for trial in history.finished if trial.violation > 0])[-self.population :]

@@ -1,14 +1,14 @@
-"""A sum of Gaussian processes on architectures, each of which sees them its own way, weighted by the evidence for it.
+"""Additive Gaussian process on architectures, with several distances.
 
-A view says how far apart two architectures are: in how many choices they differ, in which operations their cells have, how
-these are wired, which sequences of them lead through. On each view there is a process for the trend and one for what is
-local. How much of a target is due to each, and how much is noise, maximises the marginal likelihood: no view is relied on
-that the measurements do not bear out.
+A view is a distance of two architectures. The views are: the number of different choices, the operations of the cells, the
+wiring of the operations, and the paths of operations from input to output. Each view has one process with a long and one
+with a short length scale. Their variances and the noise variance maximise the marginal likelihood with a prior. So views
+that do not explain the measurements get a small weight.
 
-Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, sections 2.2 and 5.4; for views of
-cells by their wiring, Ru et al., "Interpretable Neural Architecture Search via Bayesian Optimisation with
-Weisfeiler-Lehman Kernels", ICLR 2021, arXiv:2006.07556; for those by their paths, White et al., "BANANAS", AAAI 2021,
-arXiv:1910.11858; for the similarity of sets, Ralaivola et al., "Graph kernels for chemical informatics", 2005.
+Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, sections 2.2 and 5.4. Wiring: Ru
+et al., "Interpretable Neural Architecture Search via Bayesian Optimisation with Weisfeiler-Lehman Kernels", ICLR 2021,
+arXiv:2006.07556. Paths: White et al., "BANANAS", AAAI 2021, arXiv:1910.11858. Tanimoto similarity: Ralaivola et al., "Graph
+kernels for chemical informatics", 2005.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Edge = tuple[int, int, str]
 
-# How fast the processes on a view vary, relative to the mean distance in it.
+# Inverse length scales of the processes of a view, relative to its mean distance.
 RATES = (0.1, 1.0)
 LONGEST_PATH = 3
 WIRING_DEPTH = 3
-# The weights' logarithms have a wide normal prior: a few measurements could fit any of many mixtures.
+# Wide normal prior of the log variances, because few measurements do not determine them.
 PRIOR_MEAN, PRIOR_PRECISION = -2.0, 0.04
 LOG_WEIGHTS = (-9.0, 3.0)
 ITERATIONS = 30
-# Keeps a matrix positive definite where two architectures look alike in all views.
+# Keeps the covariance positive definite if two architectures have distance 0 in all views.
 JITTER = 1e-6
 
 
 @final
 @dataclass(frozen=True)
 class AdditiveGP:
-    """What is known of one target, given measurements of it at T architectures.
+    """Posterior of one target, given measurements at T architectures, with V views.
 
     Attributes:
         mean: Mean of the measurements.
-        std: Their standard deviation; 1 where they are all the same.
-        variances: Variance of each process (2V,) and of the noise, in units of the std, 2V + 1 in all.
-        lengthscales: The mean distance in each view (V,).
-        cholesky: Lower triangular factor of the covariance of the measurements (T, T).
-        alpha: The covariance's inverse times the standardised measurements (T,).
+        std: Standard deviation of the measurements; 1 if all are equal.
+        variances: Variances of the processes and of the noise, (2V + 1,), in units of std squared.
+        lengthscales: Mean distance in each view, (V,).
+        cholesky: Lower triangular factor of the covariance of the measurements, (T, T).
+        alpha: Inverse covariance times the standardised measurements, (T,).
     """
 
     mean: float
@@ -68,11 +68,11 @@ class AdditiveGP:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of what is measured twice."""
+        """Standard deviation of the measurement noise, in units of the target."""
         return float(self.std * np.sqrt(self.variances[-1]))
 
     def predict(self, distances: Floats) -> tuple[Floats, Floats]:
-        """Returns mean and standard deviation, without noise, (A,) each, by the distances to the measured ones (V, A, T)."""
+        """Returns mean and standard deviation without noise, (A,) each, given distances to the measurements, (V, A, T)."""
         covariance = np.tensordot(self.variances[:-1], _kernels(distances, self.lengthscales), 1)
         explained = lapack.dtrtrs(self.cholesky, covariance.T, lower=1)[0]
         variance = np.maximum(self.variances[:-1].sum() - (explained**2).sum(0), 1e-10)
@@ -80,11 +80,11 @@ class AdditiveGP:
 
 
 def fit(distances: Floats, values: Floats) -> AdditiveGP:
-    """Returns the Gaussian process that explains T measurements best.
+    """Returns the Gaussian process fitted to T measurements.
 
     Args:
-        distances: Between the measured architectures, in each view (V, T, T).
-        values: What was measured, finite (T,).
+        distances: Distances of the measured architectures in each view, (V, T, T).
+        values: Measurements, finite, (T,).
     """
     mean, std = float(values.mean()), float(values.std()) or 1.0
     target = (values - mean) / std
@@ -94,7 +94,7 @@ def fit(distances: Floats, values: Floats) -> AdditiveGP:
     flat = kernels.reshape(len(kernels), -1)
 
     def loss(logs: Floats) -> tuple[float, Floats]:
-        """Returns minus the logarithm of the posterior of the weights, up to a constant, and its gradient."""
+        """Returns the negative log posterior of the variances, up to a constant, and its gradient."""
         variances = np.exp(logs)
         cholesky = _cholesky(flat, variances)
         alpha = lapack.dpotrs(cholesky, target, lower=1)[0]
@@ -114,13 +114,13 @@ def fit(distances: Floats, values: Floats) -> AdditiveGP:
 
 
 def _kernels(distances: Floats, lengthscales: Floats) -> Floats:
-    """Returns the covariance of each process, of variance 1 (2V, A, T)."""
+    """Returns the kernels of the processes with variance 1, (2V, A, T)."""
     relative = distances / lengthscales[:, None, None]
     return np.concatenate([np.exp(-rate * relative) for rate in RATES])
 
 
 def _cholesky(flat: Floats, variances: Floats) -> Floats:
-    """Returns the lower triangular factor (T, T) of a weighted sum of kernels (2V, T * T), with noise."""
+    """Returns the lower triangular factor (T, T) of a weighted sum of kernels (2V, T * T) plus noise."""
     size = round(flat.shape[1] ** 0.5)
     covariance = (variances[:-1] @ flat).reshape(size, size)
     covariance[np.diag_indices(size)] += variances[-1] + JITTER * variances.sum()
@@ -130,9 +130,15 @@ def _cholesky(flat: Floats, variances: Floats) -> Floats:
 
 
 def distances_to(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> Floats:
-    """Returns how far each of A architectures is from each of the first T of them, in each view (V, A, T)."""
+    """Returns the distances of A architectures to the first T of them in each view, (V, A, T).
+
+    Args:
+        space: The search space.
+        architectures: A architectures.
+        first: T, the number of reference architectures.
+    """
     if space.graphs is None:
-        # Without cells, what is never built shows in the canonical form alone.
+        # Without cells, only the canonical form excludes choices that have no effect.
         return np.stack(_choice_distances(space, [space.canonical(architecture) for architecture in architectures], first))
     cells = [space.graphs(architecture) for architecture in architectures]
     live = [{name: _live_edges(graph) for name, graph in row.items()} for row in cells]
@@ -149,7 +155,7 @@ def distances_to(space: SearchSpace, architectures: Sequence[Architecture], firs
 
 
 def _choice_distances(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> list[Floats]:
-    """Returns in how many choices architectures differ; where some are numbers, also by how many steps of these."""
+    """Returns the numbers of different choices. If there are numeric choices, adds a view with the steps between numbers."""
     nominal, ordinal = [], []
     for name, choice in space.choices.items():
         place = {(type(value), value): number for number, value in enumerate(choice.values)}
@@ -167,7 +173,7 @@ def _choice_distances(space: SearchSpace, architectures: Sequence[Architecture],
 
 
 def _live_edges(graph: CellGraph) -> list[Edge]:
-    """Returns the edges on a way from an input to the output, by node."""
+    """Returns the edges on a path from an input to the output, ordered by node."""
     edges = [edge for edge in graph.edges() if edge[2] != "none"]
     reached, needed = set(range(graph.inputs)), set(graph.outputs)
     for source, node, _ in edges:
@@ -180,7 +186,7 @@ def _live_edges(graph: CellGraph) -> list[Edge]:
 
 
 def _wiring_features(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edge]]) -> Counter[tuple[Hashable, ...]]:
-    """Returns how often each operation (cell, operation), and each node with what feeds it (cell, depth, ...), occurs."""
+    """Returns counts of operations, (cell, operation), and of Weisfeiler-Lehman labels of nodes, (cell, depth, label)."""
     counts: Counter[tuple[Hashable, ...]] = Counter()
     for cell, graph in cells.items():
         feeding: dict[int, list[tuple[str, int]]] = {}
@@ -189,7 +195,7 @@ def _wiring_features(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edg
             counts[cell, operation] += 1
         seen: dict[int, Hashable] = {node: f"input {node}" for node in range(graph.inputs)}
         for depth in range(WIRING_DEPTH):
-            # Text has an order that tells alike what is alike, whatever is nested in it.
+            # Sorted text, so that equal neighbourhoods have equal labels.
             new = {n: str(sorted((o, str(seen.get(s))) for o, s in summands)) for n, summands in feeding.items()}
             seen = {**seen, **new}
             counts.update((cell, depth, label) for label in new.values())
@@ -198,7 +204,7 @@ def _wiring_features(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edg
 
 
 def _feature_matrix(rows: Sequence[Counter[tuple[Hashable, ...]]]) -> Floats:
-    """Returns counts of features as a table (A, F), with a column of zeros at least."""
+    """Returns counts of features as a table (A, F), with at least one column."""
     columns = {feature: column for column, feature in enumerate(dict.fromkeys(f for row in rows for f in row))}
     table = np.zeros((len(rows), max(1, len(columns))))
     for number, row in enumerate(rows):
@@ -214,7 +220,7 @@ def _squared_distances(table: Floats, first: int) -> Floats:
 
 
 def _tanimoto_distances(table: Floats, first: int) -> Floats:
-    """Returns one minus the Tanimoto similarity (A, T) of rows (A, F) to the first T of them."""
+    """Returns 1 minus the Tanimoto similarity (A, T) of rows (A, F) to the first T of them."""
     norms, common = (table**2).sum(1), table @ table[:first].T
     union = norms[:, None] + norms[:first] - common
     return np.asarray(1 - np.divide(common, union, out=np.ones_like(common), where=union > 0))

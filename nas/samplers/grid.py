@@ -1,4 +1,4 @@
-"""Every architecture once, in an order that spreads over the space from the start."""
+"""Grid search: every architecture once, in an order that covers the space evenly from the start."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Grid(Sampler):
-    """Walks through the indices of the space in steps near the golden ratio of its size, past all that is known.
+    """Steps through the indices of the space by about 0.618 times its size, and skips architectures that are not new.
 
-    Such steps, taken modulo the size, leave gaps of at most three lengths at any time (the three-gap theorem: Sós, 1958);
-    as they have no divisor in common with the size, they meet every index once. Whatever the seed, the walk is the same.
+    The steps are modulo the size. At any time, the gaps between visited indices have at most three lengths (three-gap
+    theorem; Sós, 1958). The step is coprime to the size, so every index is visited once. The order does not depend on the
+    seed.
     """
 
     max_resamples: ClassVar[int] = 0
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
-        """Returns the next new architecture after the last one proposed that has ended, or any once all are known."""
+        """Returns the next new architecture after the last finished proposal, or any if none is new."""
         space, proposed = history.space, [trial for trial in history.finished if trial.number >= history.start]
         size, stride = space.size, golden_stride(space.size)
-        # The walk starts in the middle: the first index is where every choice has its first value.
+        # Start in the middle of the indices: at index 0 every choice has its first value.
         middle = size // 2
         start = 0
         if proposed:
@@ -42,9 +43,9 @@ class Grid(Sampler):
 
 
 def golden_stride(size: int) -> int:
-    """Returns the largest number up to the golden section of a size, 0.618 of it, that has no divisor in common with it.
+    """Returns the largest number up to 0.618 times the size (golden ratio) that is coprime to the size, at least 1.
 
-    Its multiples modulo the size meet every index from 0 to size - 1 once.
+    Its multiples modulo the size visit every index from 0 to size - 1 once.
     """
     stride = (math.isqrt(5 * size * size) - size) // 2
     while math.gcd(stride, size) > 1:
@@ -53,5 +54,5 @@ def golden_stride(size: int) -> int:
 
 
 def _count(start: int, stop: int) -> itertools.takewhile[int]:
-    """Counts, as `range` does, to any size."""
+    """Counts like `range`, without its limit on the size."""
     return itertools.takewhile(lambda position: position < stop, itertools.count(start))

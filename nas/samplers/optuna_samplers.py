@@ -1,4 +1,4 @@
-"""Optuna's own samplers, set up for architectures: random, TPE, NSGA-II."""
+"""Optuna's samplers for architectures: random, TPE, NSGA-II."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class OptunaSampler(Sampler):
-    """A sampler of Optuna, made anew for every proposal: it must know no more than the study that it is asked about."""
+    """Base of Optuna's samplers. A new Optuna sampler is created for every proposal, so that it has no state."""
 
     @abstractmethod
     def make(self, history: History, seed: int) -> BaseSampler:
-        """Returns Optuna's sampler, seeded."""
+        """Returns a seeded Optuna sampler."""
 
     @final
     def propose(self, history: History, seed: int) -> dict[str, Value]:
-        """Returns what Optuna's sampler suggests: the choices that it samples together, then the others one by one."""
+        """Returns the suggestion of Optuna's sampler. Choices that it does not sample jointly are sampled independently."""
         study, trial = history.study, history.trial
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -47,7 +47,7 @@ class OptunaSampler(Sampler):
 class Random(OptunaSampler):
     """Draws every architecture uniformly."""
 
-    # Drawn again until it is new, so that what is drawn is uniform over what is new.
+    # Draw until the architecture is new, so that it is uniform over the new ones.
     max_resamples: ClassVar[int] = 1000
 
     def make(self, history: History, seed: int) -> BaseSampler:
@@ -64,7 +64,10 @@ class TPE(OptunaSampler):
     Tree-Structured Parzen Estimator", JAIR 2022.
 
     Attributes:
-        candidates: Candidates drawn for one proposal, of which the most promising is taken.
+        candidates: Number of candidates drawn for one proposal. The most promising one is proposed.
+
+    Raises:
+        ValueError: candidates is below 1.
     """
 
     candidates: int = 24
@@ -74,7 +77,7 @@ class TPE(OptunaSampler):
             raise ValueError(f"candidates must be at least 1, got {self.candidates}")
 
     def make(self, history: History, seed: int) -> BaseSampler:
-        """Returns Optuna's TPE; the start at random is `search.random_trials`, so its own is off."""
+        """Returns Optuna's TPE. Its random start-up is off, because `search.random_trials` replaces it."""
         return TPESampler(
             seed=seed, n_startup_trials=1, n_ei_candidates=self.candidates, multivariate=True, constant_liar=True
         )
@@ -88,9 +91,12 @@ class NSGA2(OptunaSampler):
     Source: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC 2002.
 
     Attributes:
-        population: Architectures of one generation.
+        population: Number of architectures in one generation.
         crossover: Probability that a child has two parents.
-        mutation: Probability that a choice of a child is drawn anew; null for one over the number of choices.
+        mutation: Probability that a choice of a child is redrawn; null for 1 / number of choices.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     population: int = 20
@@ -106,7 +112,7 @@ class NSGA2(OptunaSampler):
                 raise ValueError(f"{name} must be from 0 to 1, got {value:g}")
 
     def make(self, history: History, seed: int) -> BaseSampler:
-        """Returns Optuna's NSGA-II, which keeps its generations in the study."""
+        """Returns Optuna's NSGA-II. It stores its generations in the study."""
         return NSGAIISampler(
             seed=seed, population_size=self.population, crossover_prob=self.crossover, mutation_prob=self.mutation
         )

@@ -1,4 +1,4 @@
-"""A recurrent policy network that emits one choice after another, trained by proximal policy optimisation.
+"""Recurrent policy network that samples one choice after another, trained by proximal policy optimisation.
 
 Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846 (adversarial accuracy as reward);
 Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018, arXiv:1707.07012 (the
@@ -30,36 +30,39 @@ if TYPE_CHECKING:
     from nas.samplers.base import History
     from search_spaces import Value
 
-# Architectures drawn for one proposal, of which the first new one is taken.
+# Architectures drawn for one proposal. The first new one is proposed.
 DRAWS = 16
-# A reward compares a trial with this many before it: more would only cost time.
+# Number of earlier trials in the ranking of a reward. More would only cost time.
 REWARD_WINDOW = 512
-# So many batches have the size asked for; each later one has this share of the trials before it, if that is more.
+# The first BATCHES batches have the configured size. Later ones have SHARE of the earlier trials, if that is more.
 BATCHES, SHARE = 32, 1 / 12
-# Most trials of one gradient step; the steps on a larger batch take turns.
+# Maximum number of trials in one gradient step. The steps on a larger batch alternate between its parts.
 MINIBATCH = 64
-# Policies kept, of the studies that were asked about last.
+# Maximum number of cached policies.
 CACHED_POLICIES = 4
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradient(Sampler):
-    """Draws architectures from a policy that learns from batches of trials.
+    """Draws architectures from a policy that is trained on batches of trials.
 
-    The reward of a trial is the share of the trials before it, and of its batch, that it surpasses, minus the share that
-    surpass it: by the violation of the constraints, then the value, or for several objectives the front and the crowding on
-    it. Being a rank, it has the same scale in every study, and needs no weights between objectives or constraints. What
-    failed ranks last.
+    The reward is a rank: the share of trials that are worse minus the share of trials that are better. It is computed over
+    the batch and the earlier trials. Trials are compared by their violation of the constraints, then by the objective, or
+    with several objectives by front and crowding distance. Failed trials rank last. A rank has the same scale in every study
+    and needs no weights between objectives and constraints.
 
     Attributes:
-        batch: Trials from which the policy learns at once, while there are few.
-        steps: Gradient steps on a batch.
-        learning_rate: Step size of Adam.
-        entropy: Weight of the entropy of the policy, which keeps it from settling too soon.
-        clip: How far the probability of a choice may move from a batch to the next, as a ratio.
-        memory: Share of the moving average of the rewards that is kept from batch to batch.
+        batch: Number of trials in a batch. It grows later in long searches.
+        steps: Gradient steps per batch.
+        learning_rate: Learning rate of Adam.
+        entropy: Weight of the entropy bonus, which prevents early convergence.
+        clip: Clipping range of the probability ratio in PPO.
+        memory: Decay of the moving average of the rewards, per batch.
         hidden: Width of the recurrent network.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     batch: int = 8
@@ -83,7 +86,7 @@ class PolicyGradient(Sampler):
             raise ValueError(f"memory must be from 0 to below 1, got {self.memory:g}")
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
-        """Returns the first new one of a few architectures drawn from the policy; of old ones, the last."""
+        """Returns the first new architecture of several draws from the policy, or the last draw if none is new."""
         with _isolated_torch():
             policy = _trained_policy(self, history)
             drawn = policy.network.draw(DRAWS, torch.Generator("cpu").manual_seed(seed))
@@ -97,14 +100,14 @@ class PolicyGradient(Sampler):
 
 @final
 class PolicyNetwork(nn.Module):
-    """A distribution over architectures, given as the places of the values in their choices (B, T), T the choices in order.
+    """Distribution over architectures. An architecture is a row of value indices, one for each of T choices, (B, T).
 
-    Untrained, it is uniform.
+    The untrained distribution is uniform.
     """
 
     def __init__(self, sizes: Sequence[int], hidden: int) -> None:
         super().__init__()
-        # One embedding for each value of each choice, and one for the start.
+        # One embedding per value of each choice, and one for the start token.
         starts = np.cumsum([1, *sizes])
         self.first_values = torch.tensor(starts[:-1], device="cpu")
         self.embedding = nn.Embedding(int(starts[-1]), hidden, device="cpu", dtype=torch.float32)
@@ -115,14 +118,14 @@ class PolicyNetwork(nn.Module):
         self.mask = torch.zeros(absent.shape, device="cpu", dtype=torch.float32).masked_fill(absent, -1e9)
 
     def forward(self, places: Tensor) -> Tensor:
-        """Returns the log probabilities of all values (B, T, V) at each choice, given the choices before it."""
+        """Returns the log probabilities (B, T, V) of all V values of each choice, given the earlier choices."""
         tokens = torch.cat([torch.zeros_like(places[:, :1]), (places + self.first_values)[:, :-1]], dim=1)
         states, _ = self.lstm(self.embedding(tokens))
         return (torch.einsum("bth,tvh->btv", states, self.output) + self.mask).log_softmax(-1)
 
     @torch.no_grad()
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Returns architectures (count, T)."""
+        """Returns sampled architectures, (count, T)."""
         token, memory = torch.zeros(count, 1, dtype=torch.int64, device="cpu"), None
         places = []
         for first_value, output, mask in zip(self.first_values, self.output, self.mask, strict=True):
@@ -135,7 +138,7 @@ class PolicyNetwork(nn.Module):
 
 @final
 class Policy:
-    """A policy network in training, and what its training has to remember."""
+    """A policy network with the state of its training."""
 
     def __init__(self, settings: PolicyGradient, choices: Mapping[str, Choice], seed: int) -> None:
         self.settings = settings
@@ -150,7 +153,7 @@ class Policy:
         self.baseline = 0.0
 
     def learn(self, batch: Sequence[FinishedTrial], before: Sequence[FinishedTrial]) -> None:
-        """Takes the gradient steps of one batch, B trials; the ratios are to the probabilities before these steps."""
+        """Trains on one batch of B trials. Probability ratios are relative to the policy before the batch."""
         rewards = rank_rewards([*before, *batch])[len(before) :]
         advantages = torch.tensor(rewards - self.baseline, dtype=torch.float32, device="cpu")[:, None]
         places = torch.tensor(
@@ -183,12 +186,12 @@ class Policy:
         return probabilities.gather(-1, places[..., None])[..., 0]
 
 
-# Settings, choices, the trials learnt from, and the policy that follows from these.
+# Settings, choices, training trials, and the trained policy.
 CacheEntry = tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ...], Policy]
 
 
 def _trained_policy(settings: PolicyGradient, history: History) -> Policy:
-    """Returns the policy that has learnt from all whole batches, continuing the one that has learnt from most of them."""
+    """Returns the policy trained on all complete batches. Training resumes from the cached policy with the most trials."""
     cache: list[CacheEntry] = history.cache.setdefault(PolicyGradient, [])
     batches, choices = list(batch_slices(len(history.finished), settings.batch)), history.space.choices
     trials = history.finished[: batches[-1].stop] if batches else ()
@@ -197,7 +200,7 @@ def _trained_policy(settings: PolicyGradient, history: History) -> Policy:
     ]
     if fitting:
         entry = max(fitting, key=lambda entry: len(entry[2]))
-        # Taken out while it is changed: an interrupt would leave it half changed.
+        # Remove it during the training: an interrupt would leave a partly trained policy in the cache.
         cache[:] = [other for other in cache if other is not entry]
         known, policy = entry[2:]
     else:
@@ -212,7 +215,7 @@ def _trained_policy(settings: PolicyGradient, history: History) -> Policy:
 
 
 def batch_slices(trials: int, size: int) -> Iterator[slice]:
-    """Yields the whole batches of so many trials. Which they are does not change as trials are added."""
+    """Yields the complete batches of a number of trials. More trials add batches and do not change the earlier ones."""
     start, alike = 0, BATCHES * size
     while start + size <= trials:
         yield slice(start, start + size)
@@ -222,10 +225,10 @@ def batch_slices(trials: int, size: int) -> Iterator[slice]:
 
 
 def rank_rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
-    """Returns for each trial the share of the others that it surpasses minus the share that surpass it (N,)."""
+    """Returns the rewards (N,): the share of other trials that are worse minus the share that are better, in [-1, 1]."""
     points = [trial.values or (math.inf,) for trial in trials]
     most = max(map(len, points))
-    # What has no values counts as having the worst; of what failed before anything was known, the violation is the worst.
+    # Trials without values get infinite objectives. Trials without constraints, too, get an infinite violation.
     points = [point if len(point) == most else (math.inf,) * most for point in points]
     unknown = [trial.values is None and not trial.constraints for trial in trials]
     places = constrained_rank(
@@ -238,7 +241,7 @@ def rank_rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
 
 @contextlib.contextmanager
 def _isolated_torch() -> Iterator[None]:
-    """Trains whatever the caller's mode; on one thread: more would only wait for each other, and might round otherwise."""
+    """Enables gradients and uses one thread inside the block. More threads are slower here and may round differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""The Optuna sampler of a study, whatever proposes: whole architectures, reproducible, none of them twice."""
+"""Optuna sampler of a study. It wraps a Sampler, makes proposals reproducible and avoids duplicates."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ if TYPE_CHECKING:
 
     from search_spaces import Architecture, SearchSpace, Value
 
-# User attribute of a trial that holds what was proposed, whole: a killed process may have left only some of the parameters.
+# User attribute with the complete proposal. After a kill, the parameters of a trial may be incomplete.
 PROPOSED = "proposed"
 KEY = "key"
 
 
 @final
 class StudySampler(BaseSampler):
-    """Proposes an architecture for each trial, by the run's seed, the trial's number, and the trials before it.
+    """Proposes an architecture for each trial from the run's seed, the trial's number and the earlier trials.
 
-    The architectures of the first trials are given, those of the next ones drawn uniformly, and the others proposed by a
-    sampler. No architecture computes what another one before it computes, as long as any is left that does not; only those
-    that are given may. Several samplers of one space may share `keys`, the hashes of canonical forms by the values of the
-    choices.
+    The first trials use the given architectures. The next trials are drawn uniformly, and a sampler proposes the others. No
+    proposal is equivalent to an earlier one while new architectures exist; given architectures may be. Several samplers of
+    one space may share `keys`, the hashes of canonical forms by the values of the choices.
     """
 
     def __init__(
@@ -49,18 +48,18 @@ class StudySampler(BaseSampler):
     ) -> None:
         self._sampler, self._space, self._seed, self._first = sampler, space, seed, first
         self._start = len(first) + random_trials
-        # What is computed once: keys of architectures, and ended trials, neither of which ever changes.
+        # Caches of constant data: keys of architectures and finished trials.
         self._keys = {} if keys is None else keys
         self._finished: dict[int, tuple[FrozenTrial, FinishedTrial]] = {}
         self._exhausted = -1
         self._cache: dict[type[Sampler], Any] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Returns all choices: they are proposed together."""
+        """Returns all choices, because they are proposed together."""
         return {name: CategoricalDistribution(choice.values) for name, choice in self._space.choices.items()}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        """Returns an architecture."""
+        """Returns an architecture for a trial."""
         proposed = trial.user_attrs.get(PROPOSED)
         if proposed is not None:
             return dict(proposed)
@@ -71,7 +70,7 @@ class StudySampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Refuses a choice that the space does not have: all that it has are proposed together."""
+        """Raises ValueError: Optuna calls it only for choices that are not in the space."""
         raise ValueError(f"{self._space.name} has no choice {param_name!r} with these values")
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:
@@ -83,7 +82,7 @@ class StudySampler(BaseSampler):
             if known is None or known[0] is not other:
                 architecture = other.user_attrs.get(PROPOSED) or other.params
                 if architecture.keys() != self._space.choices.keys():
-                    continue  # Its process was killed before it proposed anything.
+                    continue  # The process was killed before the proposal.
                 key = other.user_attrs.get(KEY) or self.key_of(architecture)
                 constraints = dict(other.constraints)
                 values = tuple(other.values) if other.state.name == "COMPLETE" else None
@@ -113,7 +112,7 @@ class StudySampler(BaseSampler):
         return self._keys[values]
 
     def _propose_new(self, history: History) -> dict[str, Value]:
-        """Returns what the sampler proposes, or what is near it, if that is not new; anything, once all has been tried."""
+        """Returns a new proposal of the sampler, or else a new architecture near it, or an old one if none is new."""
         number = history.trial.number
         sampler = Random() if number < self._start else self._sampler
         for redraw in range(sampler.max_resamples + 1):
@@ -128,16 +127,16 @@ class StudySampler(BaseSampler):
         return proposed
 
     def _checked_proposal(self, sampler: Sampler, history: History, seed: int) -> dict[str, Value]:
-        """Returns what a sampler proposes, checked: it may be one of the user's own."""
+        """Returns the validated proposal of a sampler, which may be custom."""
         try:
             return self._space.validate(sampler.propose(history, seed))
-        except Exception as error:  # A sampler of the user's own may raise anything.
+        except Exception as error:  # A custom sampler may raise any error.
             raise RunError(
-                f"search.sampler: {type(sampler).__name__} proposes no architecture: {format_error(error)}"
+                f"search.sampler: {type(sampler).__name__} does not propose a valid architecture: {format_error(error)}"
             ) from error
 
     def _by_distance(self, centre: Mapping[str, Value], generator: random.Random) -> Iterator[dict[str, Value]]:
-        """Yields all other architectures, those that differ in fewer choices first, at random among these."""
+        """Yields all other architectures in order of the number of different choices, in random order among equals."""
         front, seen = [dict(centre)], {tuple(centre.values())}
         while front:
             reached = []

@@ -1,10 +1,12 @@
-"""Surrogate-guided search: a model of what was measured picks the most promising of many architectures.
+"""Bayesian optimisation: a surrogate model chooses the most promising of many candidate architectures.
 
-Sources: Jones, Schonlau and Welch, "Efficient Global Optimization of Expensive Black-Box Functions", 1998, for expected
-improvement; Gardner et al., "Bayesian Optimization with Inequality Constraints", ICML 2014, for the constraints; Knowles,
-"ParEGO", IEEE TEC 2006, for several objectives; White, Neiswanger and Savani, "BANANAS", AAAI 2021, arXiv:1910.11858, for
-candidates that are mutations of the best; Ament et al., "Unexpected Improvements to Expected Improvement for Bayesian
-Optimization", NeurIPS 2023, arXiv:2310.20708, for the logarithm.
+Sources:
+Expected improvement: Jones, Schonlau and Welch, "Efficient Global Optimization of Expensive Black-Box Functions", 1998.
+Its logarithm: Ament et al., "Unexpected Improvements to Expected Improvement for Bayesian Optimization", NeurIPS 2023,
+arXiv:2310.20708.
+Constraints: Gardner et al., "Bayesian Optimization with Inequality Constraints", ICML 2014.
+Several objectives: Knowles, "ParEGO", IEEE TEC 2006.
+Mutations of the best trials as candidates: White, Neiswanger and Savani, "BANANAS", AAAI 2021, arXiv:1910.11858.
 """
 
 from __future__ import annotations
@@ -30,27 +32,31 @@ if TYPE_CHECKING:
     from nas.samplers.gaussian_process import Floats
     from search_spaces import Value
 
-# Of the predictions for an objective, by which the expectation is taken.
+# Samples of the predicted objectives, to estimate the expected improvement.
 DRAWS = 128
-# How much the sum of the objectives counts beside the worst of them (Knowles, 2006).
+# Weight of the sum in the augmented Chebyshev scalarisation (Knowles, 2006).
 AUGMENTATION = 0.05
-# Candidates: the share drawn uniformly, that of children of two parents, and how likely one more choice is changed.
+# Share of uniform candidates, share of children of two parents, and probability of one more mutated choice.
 UNIFORM, CROSSED, FURTHER = 0.2, 0.2, 0.4
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Surrogate(Sampler):
-    """Bayesian optimisation: models each objective and each constraint, and takes the largest expected improvement.
+    """Bayesian optimisation with a model of each objective and constraint. Maximises the expected improvement.
 
-    With several objectives each proposal weighs them at random. Until a trial keeps the constraints it takes what most
-    probably does.
+    With several objectives, each proposal uses random weights. While no trial is feasible, it maximises the probability of
+    feasibility.
 
     Attributes:
-        start: Trials before which it draws uniformly: of fewer, the models settle on the first good kind they see.
-        candidates: Architectures among which one is picked: children of the best trials, and some drawn uniformly.
+        start: Number of measured trials before the model is used. Before that, proposals are uniform. With too few trials,
+            the search converges too early.
+        candidates: Number of candidates for a proposal: children of the best trials, and some uniform ones.
         parents: Number of the best trials whose children are candidates.
-        points: The most trials that the models are fitted to: the best of them, and others at random.
+        points: Maximum number of trials in a fit: half of them the best, the others random.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     start: int = 20
@@ -64,7 +70,7 @@ class Surrogate(Sampler):
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
-        """Returns the most promising new architecture; one drawn uniformly while nothing is known."""
+        """Returns the most promising new architecture, or a uniform one while there are fewer than `start` trials."""
         generator, numbers = random.Random(seed), np.random.default_rng(seed)
         weights = numbers.dirichlet(np.ones(history.objectives))
         known = _ranked([trial for trial in history.finished if trial.values is not None or trial.constraints], weights)
@@ -75,13 +81,13 @@ class Surrogate(Sampler):
             best = self.points // 2
             others = numbers.choice(np.arange(best, len(known)), self.points - best, replace=False)
             known = known[:best] + [known[place] for place in sorted(others)]
-        # On matrices of this size several threads wait for each other, ten times as long on a busy machine as one takes.
+        # At this matrix size, several threads are slower than one, on a busy machine by a factor of ten.
         with threadpool_limits(1):
             promise = _promise(history, known, pool, weights, numbers)
         return _first_new(history, [pool[place] for place in np.argsort(-promise, kind="stable")])
 
     def _pool(self, history: History, known: Sequence[FinishedTrial], generator: random.Random) -> list[dict[str, Value]]:
-        """Returns candidates, all different; fewer than asked for where the space has hardly as many."""
+        """Returns distinct candidates. There may be fewer than `candidates` in a small space."""
         space, parents = history.space, [trial.architecture for trial in known[: self.parents]]
         free = [name for name, choice in space.choices.items() if len(choice.values) > 1]
         pool: dict[str, dict[str, Value]] = {}
@@ -90,7 +96,7 @@ class Surrogate(Sampler):
             if kind < UNIFORM:
                 child = space.sample(generator)
             else:
-                # The better, the likelier.
+                # Better trials are more likely.
                 child = dict(parents[int(len(parents) * generator.random() ** 2)])
                 if kind < UNIFORM + CROSSED:
                     child = space.crossover(child, generator.choice(parents), generator)
@@ -106,12 +112,12 @@ class Surrogate(Sampler):
 
 
 def _first_new(history: History, candidates: Sequence[dict[str, Value]]) -> dict[str, Value]:
-    """Returns the first that no trial has; the first, if there is none."""
+    """Returns the first new candidate, or the first candidate if none is new."""
     return next((candidate for candidate in candidates if history.is_new(candidate)), candidates[0])
 
 
 def _ranked(trials: Sequence[FinishedTrial], weights: Floats) -> list[FinishedTrial]:
-    """Returns trials, the best first: the least violation, then the least of the weighted objectives."""
+    """Returns trials ordered by violation, then by the weighted objectives, best first."""
     measured = [(trial.number, trial.values) for trial in trials if trial.values is not None]
     ranks = np.array([rankdata([_number(values[place]) for _, values in measured]) for place in range(len(weights))])
     cost = dict(zip((number for number, _ in measured), _weighed(ranks, weights), strict=True))
@@ -119,12 +125,12 @@ def _ranked(trials: Sequence[FinishedTrial], weights: Floats) -> list[FinishedTr
 
 
 def _number(value: float) -> float:
-    """Returns a value, infinite where it is none."""
+    """Returns a value, with infinity for NaN."""
     return np.inf if value != value else value
 
 
 def _weighed(costs: Floats, weights: Floats) -> Floats:
-    """Returns the augmented Chebyshev scalarisation (...) of M objectives (M, ...), to be minimised."""
+    """Returns the augmented Chebyshev scalarisation, (...), of M objectives, (M, ...). Smaller is better."""
     weighted = weights.reshape(-1, *[1] * (costs.ndim - 1)) * costs
     return np.asarray(weighted.max(0) + AUGMENTATION * weighted.sum(0))
 
@@ -136,7 +142,7 @@ def _promise(
     weights: Floats,
     numbers: np.random.Generator,
 ) -> Floats:
-    """Returns the logarithm of each candidate's expected improvement times the probability that it is feasible (A,)."""
+    """Returns the log of the expected improvement times the probability of feasibility of each candidate, (A,)."""
     count = len(known)
     distances = distances_to(history.space, [*(trial.architecture for trial in known), *pool], count)
 
@@ -148,14 +154,14 @@ def _promise(
     for name in sorted({name for trial in known for name in trial.constraints}):
         has = np.flatnonzero([name in trial.constraints for trial in known])
         mean, deviation, noise = predicted(_excess(np.array([known[i].constraints[name] for i in has])), has)
-        # A trial is held to what will be measured.
+        # Feasibility is decided on the measured value, so the noise counts.
         promise += log_ndtr(-mean / np.hypot(deviation, noise))
     has = np.flatnonzero([trial.values is not None for trial in known])
     feasible = np.array([known[i].violation == 0 for i in has], dtype=bool)
     if not feasible.any():
         return promise
     measured = np.array([known[i].values for i in has], dtype=float).T
-    # Neither is right for all objectives: of one proposal and the next each may have its say.
+    # No transform suits all objectives, so each proposal draws one.
     transform = _by_rank if numbers.random() < 0.5 else _by_size
     costs = np.stack([transform(values) for values in measured])
     levels = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
@@ -163,23 +169,23 @@ def _promise(
     for number, cost in enumerate(costs):
         mean, deviation, _ = predicted(cost, has)
         draws[number] = mean[:, None] + deviation[:, None] * numbers.permutation(levels)
-    # Each objective from 0 to 1 over the feasible trials.
+    # Scale each objective to [0, 1] over the feasible trials.
     least = costs[:, feasible].min(1, keepdims=True)
     extent = np.ptp(costs[:, feasible], axis=1, keepdims=True)
     extent[extent == 0] = 1
     best = _weighed((costs[:, feasible] - least) / extent, weights).min()
     gain = (best - _weighed((draws - least[..., None]) / extent[..., None], weights)) / 0.01
-    # Softened, so that candidates that improve in no draw differ, too.
+    # Softplus, so that candidates without improvement in any draw still differ.
     return np.asarray(promise + logsumexp(np.log(np.logaddexp(0, np.maximum(gain, -600))), axis=1))
 
 
 def _by_rank(values: Floats) -> Floats:
-    """Returns normal scores (T,): the same for all values that are in the same order, however far apart."""
+    """Returns normal scores (T,), which depend only on the order of the values."""
     return np.asarray(ndtri((rankdata(np.nan_to_num(values, nan=np.inf)) - 0.5) / len(values)))
 
 
 def _by_size(values: Floats) -> Floats:
-    """Returns values from 0 to 1 (T,), those pulled in that are further above the median than the least is below."""
+    """Returns values scaled to [0, 1], (T,). Values further above the median than the minimum is below it are clipped."""
     values = np.nan_to_num(values, nan=np.inf, posinf=1e300, neginf=-1e300)
     values = values / (np.abs(values).max() or 1.0)
     least, median = values.min(), np.median(values)
@@ -188,7 +194,7 @@ def _by_size(values: Floats) -> Floats:
 
 
 def _excess(values: Floats) -> Floats:
-    """Returns excesses over a bound (T,), those far from it pulled in; the sign stays."""
+    """Returns scaled excesses over a bound (T,). Large ones are compressed, and the sign is kept."""
     values = np.nan_to_num(values, nan=np.inf, posinf=1e300, neginf=-1e300)
     unit = float(np.median(np.abs(values))) or 1.0
     return np.asarray(np.arcsinh(np.clip(values / unit, -1e3, 1e3)))

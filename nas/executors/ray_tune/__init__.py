@@ -1,1 +1,1 @@
-"""The Ray executor: trials under Ray Tune, on this machine's cores or on a cluster."""
+"""Ray executor: runs trials with Ray Tune on the cores of this machine or on a cluster."""

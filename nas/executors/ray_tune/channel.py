@@ -1,4 +1,4 @@
-"""Message channel between the Tune thread and the thread of the study."""
+"""Message channel between the Tune thread and the study thread."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from nas.errors import RunError
 from nas.executors.base import Job, TrialResult
 from nas.training.epoch import EpochResult
 
-# A job, None for "not now", False for "no more"; or whether a job is to end.
+# To a JobRequest: a job, None for "not now", or False for "no more jobs". To an EpochReported: whether the job ends.
 Reply = Job | bool | None
 
 
 @final
 @dataclass(frozen=True)
 class JobRequest:
-    """There is room for a job; answered by one."""
+    """Request: a job can start. The reply is a job, None or False."""
 
 
 @final
 @dataclass(frozen=True)
 class WorkerStarted:
-    """A job has begun.
+    """A job has started.
 
     Attributes:
         number: Number of the trial.
         worker: Name of the worker.
-        kill: Kills the worker.
-        time: When, by the monotonic clock.
+        kill: Function that kills the worker.
+        time: Start time on the monotonic clock, in seconds.
     """
 
     number: int
@@ -43,7 +43,7 @@ class WorkerStarted:
 @final
 @dataclass(frozen=True)
 class EpochReported:
-    """An epoch of a job is done; answered by whether the job ends with it."""
+    """Request: a job has finished an epoch. The reply is whether the job ends there."""
 
     number: int
     result: EpochResult
@@ -52,7 +52,7 @@ class EpochReported:
 @final
 @dataclass(frozen=True)
 class JobFinished:
-    """A job has ended by itself."""
+    """A job has returned its result."""
 
     number: int
     outcome: TrialResult
@@ -65,7 +65,7 @@ class WorkerDied:
 
     Attributes:
         number: Number of the trial.
-        message: What Ray says of it, on one line.
+        message: Ray's error message, on one line.
     """
 
     number: int
@@ -75,7 +75,7 @@ class WorkerDied:
 @final
 @dataclass(frozen=True)
 class FatalError:
-    """A job cannot run on a worker, and so no job can."""
+    """A job cannot run on a worker. This ends the search."""
 
     number: int
     error: RunError
@@ -87,7 +87,7 @@ class TuneFinished:
     """Tune has ended.
 
     Attributes:
-        error: Why, where it was not for want of jobs.
+        error: The error that ended Tune; None if there were no more jobs.
     """
 
     error: str | None
@@ -98,7 +98,7 @@ Message = JobRequest | WorkerStarted | EpochReported | JobFinished | WorkerDied 
 
 @final
 class Channel:
-    """Two queues. Tune's thread asks one thing at a time; once the channel is closed, it waits for nothing any more."""
+    """Two queues. The Tune thread sends one request at a time. After `close`, requests return False at once."""
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -107,32 +107,32 @@ class Channel:
 
     @property
     def closed(self) -> bool:
-        """Whether nobody listens any more."""
+        """Whether the channel is closed."""
         return self._closed.is_set()
 
     def close(self) -> None:
-        """Ends all asking."""
+        """Closes the channel and releases a waiting request."""
         self._closed.set()
         self._replies.put(False)
 
     def send(self, message: Message) -> None:
-        """Says something that needs no answer. In Tune's thread."""
+        """Sends a message without a reply. Call it in the Tune thread."""
         self._messages.put(message)
 
     def request(self, message: JobRequest | EpochReported) -> Reply:
-        """Returns the answer; False once the channel is closed. In Tune's thread."""
+        """Sends a request and returns the reply; False if the channel is closed. Call it in the Tune thread."""
         if self.closed:
             return False
         self._messages.put(message)
         return self._replies.get()
 
     def receive(self, timeout: float | None) -> Message | None:
-        """Returns what comes next; None if nothing comes for so many seconds. In the study's thread."""
+        """Returns the next message; None after `timeout` seconds without one. Call it in the study thread."""
         try:
             return self._messages.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def reply(self, answer: Reply) -> None:
-        """Answers what was asked last. In the study's thread."""
+        """Replies to the last request. Call it in the study thread."""
         self._replies.put(answer)

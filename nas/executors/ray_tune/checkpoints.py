@@ -1,6 +1,6 @@
-"""Where the checkpoints of Ray's workers lie: with the driver, whose actor reads and writes them.
+"""Checkpoints of Ray's workers. An actor on the driver's node reads and writes them.
 
-So no file system need be shared, and a job whose worker died goes on wherever it begins again.
+No shared file system is needed. A job whose worker died resumes on any node.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @final
 class RemoteStore(Store):
-    """A checkpoint that lies with the driver, in the run's folder.
+    """A checkpoint in the run's folder on the driver's node.
 
-    A write is not waited for; whether it succeeded is asked at the next one.
+    Writes are asynchronous. An error of a write is raised by the next write.
     """
 
     def __init__(self, checkpoint_actor: Any, number: int) -> None:
@@ -39,16 +39,16 @@ class RemoteStore(Store):
         self._written: Any = None
 
     def read(self) -> bytes | None:
-        """Returns what was written last; None where nothing was."""
+        """Returns the last content; None if there is none."""
         with defer_alarm(), _ray_errors_as_checkpoint_errors():
             content: bytes | None = ray.get(self._checkpoint_actor.read.remote(self._number))
         return content
 
     def write(self, content: bytes) -> None:
-        """Sends the checkpoint off.
+        """Sends the checkpoint to the actor, without waiting for the write.
 
         Raises:
-            CheckpointError: the one before could not be written.
+            CheckpointError: the previous write failed, or the actor has ended.
         """
         with defer_alarm(), _ray_errors_as_checkpoint_errors():
             reason = ray.get(self._written) if self._written is not None else None
@@ -59,18 +59,18 @@ class RemoteStore(Store):
 
 @contextlib.contextmanager
 def _ray_errors_as_checkpoint_errors() -> Iterator[None]:
-    """Has the end of the checkpoint actor told as what it is: not the candidate's doing."""
+    """Converts errors of the checkpoint actor to CheckpointError, so that they are not results of the candidate."""
     try:
         yield
     except ray.exceptions.RayError as error:
         raise CheckpointError(
-            f"the process that keeps the checkpoints has ended ({type(error).__name__}); `hardcell resume` goes on"
+            f"the checkpoint actor has ended ({type(error).__name__}); run `hardcell resume` to continue"
         ) from error
 
 
 @contextlib.contextmanager
 def defer_alarm() -> Iterator[None]:
-    """Puts a time limit's alarm off to the end: an exception raised inside of Ray's own code damages what Ray returns."""
+    """Defers the alarm of a time limit to the end of the block. An exception inside Ray would corrupt its return value."""
     alarms: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: alarms.append(number))
     try:
@@ -83,24 +83,24 @@ def defer_alarm() -> Iterator[None]:
 
 @final
 class CheckpointActor:
-    """An actor on the driver's machine that reads and writes checkpoints, and tells workers what to do with jobs.
+    """Actor on the driver's node that reads and writes checkpoints and provides the ExecutionContext.
 
-    It travels by value, and so does not import torch: that would take longer than all else at the start.
+    It is pickled by value, so that it does not import torch, which would dominate its start time.
     """
 
     def __init__(self, folder: str, context: list[Any]) -> None:
         self._folder, self._context = folder, context
 
     def context(self) -> Any:
-        """Returns a reference to what is done with every job."""
+        """Returns a reference to the ExecutionContext."""
         return self._context[0]
 
     def read(self, number: int) -> bytes | None:
-        """Returns the checkpoint of a trial; None where there is none."""
+        """Returns the checkpoint of a trial; None if there is none."""
         return self._store(number).read()
 
     def write(self, number: int, content: bytes) -> str | None:
-        """Writes the checkpoint of a trial; returns why it cannot be written, None if it is."""
+        """Writes the checkpoint of a trial. Returns the message of an error, or None."""
         try:
             self._store(number).write(content)
         except CheckpointError as error:
@@ -113,22 +113,22 @@ class CheckpointActor:
 
 @final
 class CheckpointService:
-    """A checkpoint actor that runs on the driver's node, and can be found there by its name.
+    """Starts and stops the checkpoint actor on the driver's node.
 
     Attributes:
-        name: The checkpoint actor's name.
+        name: Name of the checkpoint actor.
     """
 
     def __init__(self, context: ExecutionContext) -> None:
-        """Starts the checkpoint actor, and puts what is done with jobs where every node can fetch it once.
+        """Starts the checkpoint actor and puts the ExecutionContext into Ray's object store.
 
         Raises:
-            RunError: it cannot be sent to other processes.
+            RunError: the context cannot be pickled.
         """
         self.name = f"hardcell-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             with code_by_value():
-                # The driver keeps what asks the study.
+                # `stop` reads the study, so it stays in the driver.
                 self._context = ray.put(replace(context, stop=_never_stop, folder=Path()))
         except Exception as error:
             raise RunError(f"the search cannot be sent to Ray's workers: {format_error(error)}") from error
@@ -139,10 +139,10 @@ class CheckpointService:
 
     def stop(self) -> None:
         """Ends the checkpoint actor."""
-        with contextlib.suppress(Exception):  # It may have ended with Ray.
+        with contextlib.suppress(Exception):  # The actor may have ended with Ray.
             ray.kill(self._actor)
 
 
 def _never_stop(job: Job, epoch: EpochResult) -> bool:
-    """Stops no job: that is decided elsewhere."""
+    """Returns False. The driver decides about early stopping."""
     return False

@@ -1,4 +1,4 @@
-"""A connection to Ray: this machine's cores or a running cluster, what there is room for on it, and code that travels."""
+"""Connection to Ray on this machine or on a cluster, free capacity, and pickling of user code."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # What Ray means to do in time, and warns of until then.
+    # The future default of Ray. Setting it avoids a warning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Seconds after which the nodes are counted again.
+# Seconds for which the number of slots is cached.
 NODE_CACHE_SECONDS = 1.0
-# Seconds to wait for a connection to the machine at an address.
+# Timeout of a connection to an address, in seconds.
 CONNECT_TIMEOUT = 10.0
 
 
 @final
 class Cluster:
-    """What jobs run on, and how much of it there is.
+    """Resources of a Ray cluster.
 
     Attributes:
-        job_resources: What one job takes.
+        job_resources: Resources of one job, by Ray's names.
     """
 
     def __init__(self, *, workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
@@ -48,21 +48,27 @@ class Cluster:
         self._slots, self._counted_at = 0, -math.inf
 
     def has_room(self, *, given: int, running: int, idle: int) -> bool:
-        """Returns whether one more job is to be given to Tune, beside those given to it, some of which run.
+        """Returns whether to give Tune one more job.
 
-        A worker that has just become idle is to have a new job, though others wait: their own workers are starting, and Tune
-        would break that off to give it one of them.
+        An idle worker gets a new job even if other jobs wait. Their workers are starting, and Tune would cancel such a start
+        to move a waiting job to the idle worker.
 
-        One whose number of workers is set may wait for room: a cluster that grows by itself grows for what waits.
+        If the number of workers is set, one job may wait for resources, because an autoscaling cluster grows only for
+        waiting jobs.
+
+        Args:
+            given: Number of unfinished jobs that Tune has.
+            running: Number of those jobs that run on a worker.
+            idle: Number of workers without a job.
         """
         limit = max(1, self.slots()) if self._workers is None else min(self._workers, self.slots() + 1)
         if given >= limit:
             return False
-        # Where jobs wait for a worker, though there seemed to be room, others may use the cluster, too.
+        # Jobs that wait despite free slots indicate other users of the cluster: check the available resources.
         return given == running or idle > 0 or self._jobs_on(_available()) > 0
 
     def slots(self) -> int:
-        """Returns how many jobs all nodes together hold."""
+        """Returns the number of jobs that fit on all nodes together."""
         import ray
 
         if time.monotonic() - self._counted_at > NODE_CACHE_SECONDS:
@@ -74,17 +80,17 @@ class Cluster:
         return min(int(resources.get(name, 0) / amount + 1e-9) for name, amount in self.job_resources.items())
 
     def check(self) -> None:
-        """Refuses a cluster on which no job can ever run.
+        """Checks that some node can run a job.
 
         Raises:
-            RunError: no node is large enough.
+            RunError: no node is large enough, and the number of workers is not set.
         """
         if self.slots() > 0 or self._workers is not None:
             return
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in self.job_resources.items())
         raise RunError(
             f"search.executor: no node of the cluster has {wanted}; lower cpus or gpus, "
-            "or set workers if the cluster grows by itself"
+            "or set workers if the cluster scales automatically"
         )
 
 
@@ -99,16 +105,16 @@ def _available() -> dict[str, float]:
 def connected(
     address: str | None = None, *, workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0
 ) -> Iterator[Cluster]:
-    """Connects to a cluster; a connection that this process has already is used, and stays open.
+    """Connects to Ray inside the block. An existing connection of this process is used and stays open.
 
     Args:
-        address: HOST:PORT of the cluster, auto, or None for this machine's cores.
-        workers: Jobs at a time; None for as many as there is room for.
+        address: HOST:PORT of the cluster, auto, or None for the cores of this machine.
+        workers: Maximum number of parallel jobs; None for as many as fit.
         cpus: CPU cores of a job.
-        gpus: GPUs of a job, or a share of one.
+        gpus: GPUs of a job, which may be a fraction.
 
     Raises:
-        RunError: Ray is not installed, or the cluster cannot be used; the message says what to do.
+        RunError: Ray is not installed, or the cluster cannot be used.
     """
     try:
         import ray
@@ -136,7 +142,7 @@ def connected(
 
 @contextlib.contextmanager
 def ray_output_disabled() -> Iterator[None]:
-    """Keeps Ray from printing: what matters of its words is in outcomes and errors."""
+    """Disables Ray's output inside the block. Results and errors contain its messages."""
     from nas.executors.ray_tune.ray_internals import worker_logs_disabled
 
     logger = logging.getLogger("ray")
@@ -172,7 +178,7 @@ def _connect(address: str | None, cores_needed: int) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Refuses an address at which nothing listens: Ray itself would wait for minutes, and then end the process."""
+    """Raises RunError if nothing listens at an address. Ray would wait for minutes and then end the process."""
     if address in ("auto", "local"):
         return
     host, colon, port = address.rpartition(":")
@@ -187,22 +193,22 @@ def _check_answers(address: str) -> None:
 def _no_cluster(address: str | None) -> str:
     return (
         f"search.executor.address: no Ray cluster at {address}; start one with `ray start --head --port 6379`, "
-        "or leave the address out to use this machine's cores"
+        "or remove the address to use the cores of this machine"
     )
 
 
 def connection_message(address: str | None, error: BaseException) -> str:
-    """Returns what to do about a connection that failed."""
+    """Returns the message for a failed connection, with a remedy."""
     import ray
 
     text = str(error)
-    # Ray says no more than that it cannot connect, where something listens, and so has refused.
+    # A plain ConnectionError although something listens at the address: the cluster has refused.
     refused = isinstance(error, ConnectionError) and address not in (None, "auto")
-    # Ray 2.50 has no such error.
+    # Ray 2.50 has no AuthenticationError.
     if refused or isinstance(error, getattr(ray.exceptions, "AuthenticationError", ())) or "token" in text.lower():
         return (
-            f"search.executor: the cluster at {address} refuses this process: every node and this one need the same token, "
-            f"in RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names, and the same Ray ({first_line(error)})"
+            f"search.executor: the cluster at {address} refuses this process: all nodes need the same token, "
+            f"in RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH, and the same Ray version ({first_line(error)})"
         )
     if "ersion mismatch" in text:
         return (
@@ -216,7 +222,11 @@ def connection_message(address: str | None, error: BaseException) -> str:
 
 @contextlib.contextmanager
 def code_by_value(*more: str) -> Iterator[None]:
-    """Lets code travel with what is pickled meanwhile: that of the user's own files, which no other node has, and more."""
+    """Pickles user modules by value inside the block, because other nodes do not have their files.
+
+    Args:
+        more: Names of further modules to pickle by value.
+    """
     from ray import cloudpickle
 
     modules = [module for module in list(sys.modules.values()) if is_user_module(module) or module.__name__ in more]
@@ -230,7 +240,7 @@ def code_by_value(*more: str) -> Iterator[None]:
 
 
 def is_user_module(module: ModuleType) -> bool:
-    """Returns whether a module is from a file of the user's own: neither installed, nor of Python, nor of Hardcell."""
+    """Returns whether a module is a user file: not installed, and not part of Python or Hardcell."""
     name, file = getattr(module, "__name__", ""), getattr(module, "__file__", None)
     if name.startswith("hardcell_user_"):
         return True

@@ -1,8 +1,10 @@
-"""The Ray executor: trials under Ray Tune, on this machine's cores or on a cluster.
+"""Ray executor: runs trials with Ray Tune on the cores of this machine or on a cluster.
 
-Tune runs in a thread (`thread`), where its plug-ins (`plugins`) place jobs on workers (`worker`) and reuse these. The thread
-in which `Ray.run` is iterated gives it the next job and says whether early stopping ends one (`channel`): only that thread
-touches the study. Ray is imported at first use, so the settings work without it.
+Tune runs in the Tune thread (`thread`). Its plug-ins (`plugins`) place jobs on workers (`worker`) and reuse the workers. The
+study thread is the thread that iterates `Ray.run`. Only this thread uses the study. It replies to the messages of the Tune
+thread (`channel`) with the next job, and with the decisions of early stopping.
+
+Ray is imported on first use, so the settings work without it.
 """
 
 from __future__ import annotations
@@ -32,21 +34,24 @@ from nas.training.epoch import EpochResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# Seconds beyond the time limit until a worker is killed that does not end its job by itself: it hangs outside of Python.
+# Seconds after the time limit until a worker is killed. Its alarm has no effect if it hangs outside of Python.
 GRACE = 10.0
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Ray(Executor):
-    """Runs jobs under Ray Tune.
+    """Runs jobs with Ray Tune.
 
     Attributes:
-        address: Of a running cluster, HOST:PORT, or auto for the one that this machine belongs to; None for this machine's
-            cores, with no set-up.
-        workers: Trials at a time; None for as many as there is room for, more when nodes are added.
-        cpus: CPU cores of a trial.
-        gpus: GPUs of a trial, or a share of one; with any, trials run on it.
+        address: Address of a running cluster: HOST:PORT, or auto for the cluster of this machine; null for the cores of this
+            machine.
+        workers: Maximum number of parallel trials; null for as many as fit on the nodes, including nodes added later.
+        cpus: CPU cores per trial.
+        gpus: GPUs per trial, which may be a fraction; 0 to train on the CPU.
+
+    Raises:
+        ValueError: a value is out of range, or address is a URL of Ray's client.
     """
 
     address: str | None = None
@@ -62,21 +67,21 @@ class Ray(Executor):
         if not (math.isfinite(self.gpus) and self.gpus >= 0):
             raise ValueError(f"gpus must be at least 0, got {self.gpus:g}")
         if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus must be a share of one GPU or a whole number of them, got {self.gpus:g}")
+            raise ValueError(f"gpus must be a fraction of one GPU or an integer, got {self.gpus:g}")
         if self.address is not None and "://" in self.address:
             raise ValueError(
-                f"address must be HOST:PORT or auto, got {self.address!r}; a search cannot run through Ray's client: "
-                "start it on a machine of the cluster, with address: auto"
+                f"address must be HOST:PORT or auto, got {self.address!r}; Ray's client is not supported; "
+                "start the search on a machine of the cluster, with address: auto"
             )
 
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
-        """Yields what becomes of the jobs, as it happens; a job whose worker died begins again, and says so again.
+        """Yields the events of the jobs as they happen. A restarted job yields another JobStarted.
 
         Raises:
             RunError: Ray is not installed, the cluster cannot be used, or jobs cannot run on its workers.
             CheckpointError: a checkpoint cannot be written.
         """
-        # Ray is slow to import, and no part of what the settings need.
+        # Ray is slow to import, and the settings do not need it.
         from nas.executors.ray_tune.cluster import connected
         from nas.executors.ray_tune.thread import TuneThread
 
@@ -88,13 +93,13 @@ class Ray(Executor):
 @final
 @dataclass
 class RunningJob:
-    """A job that Tune has and that has no outcome yet.
+    """A job without a result that Tune has.
 
     Attributes:
         job: The job.
-        started: When it started, on the worker that it is on.
-        deaths: How many workers have died with it.
-        epochs: The epochs that were passed on.
+        started: Event of the last start; None if the job waits for a worker.
+        deaths: Number of workers that have died with this job.
+        epochs: The epochs that were yielded.
     """
 
     job: Job
@@ -103,24 +108,24 @@ class RunningJob:
     epochs: list[EpochResult] = field(default_factory=list)
 
     def outcome(self, **what: Any) -> TrialResult:
-        """Returns an outcome that the worker does not tell itself."""
+        """Returns a result for a job whose worker does not return one."""
         seconds = time.monotonic() - self.started.time if self.started is not None else 0.0
         return TrialResult(seconds=seconds, epochs=tuple(self.epochs), **what)
 
 
 @final
 class Dispatcher:
-    """Answers what Tune's thread asks, in the thread of the study, and sees to it that each job has exactly one outcome."""
+    """Replies to the Tune thread, in the study thread. It yields exactly one result per job."""
 
     def __init__(self, channel: Channel, context: ExecutionContext) -> None:
         self._channel, self._context = channel, context
         self._running: dict[int, RunningJob] = {}
-        # Jobs whose worker died, to begin again.
+        # Jobs to restart because their worker died.
         self._restarts: deque[Job] = deque()
         self._exhausted = False
 
     def serve(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, JobEvent]]:
-        """Yields what becomes of the jobs."""
+        """Yields the events of the jobs."""
         jobs = iter(jobs)
         while True:
             message = self._channel.receive(self._seconds_to_deadline())
@@ -136,13 +141,13 @@ class Dispatcher:
                     message.number in self._running
                 ):
                     yield from self._handle(self._running[message.number], message)
-                case EpochReported():  # Of a job that has its outcome already.
+                case EpochReported():  # The job has a result already.
                     self._channel.reply(True)
                 case _:
                     pass
 
     def _next_job(self, jobs: Iterator[Job]) -> Reply:
-        """Returns a job for the room that there is; None to wait for the jobs that run; False if all is done."""
+        """Returns a job to start; None to wait for the running jobs; False if all jobs are finished."""
         if self._restarts:
             return self._restarts.popleft()
         job = None if self._exhausted else next(jobs, None)
@@ -176,7 +181,7 @@ class Dispatcher:
                 yield running.job, running.outcome(reason=reason)
 
     def _handle_epoch(self, running: RunningJob, epoch: EpochResult) -> Iterator[tuple[Job, JobEvent]]:
-        """Passes an epoch on, unless a worker that has died told of it before, and answers whether the job ends with it."""
+        """Yields an epoch, unless an earlier worker reported it before its death, and replies whether the job ends there."""
         if epoch.epoch <= len(running.epochs):
             self._channel.reply(False)
             return
@@ -190,14 +195,14 @@ class Dispatcher:
             yield running.job, running.outcome(stopped=epoch.epoch)
 
     def _seconds_to_deadline(self) -> float | None:
-        """Returns the seconds until the next job is overdue; None if none ever is."""
+        """Returns the seconds until the next job is overdue; None for no limit or no running job."""
         times = [running.started.time for running in self._running.values() if running.started is not None]
         if self._context.time_limit is None or not times:
             return None
         return max(0.0, min(times) + self._context.time_limit + GRACE - time.monotonic())
 
     def _kill_overdue(self) -> Iterator[tuple[Job, JobEvent]]:
-        """Kills the workers that should have ended their jobs long ago."""
+        """Kills workers whose jobs are overdue, and yields the results of these jobs."""
         limit = self._context.time_limit
         if limit is None:
             return

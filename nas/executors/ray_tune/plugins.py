@@ -1,4 +1,4 @@
-"""The plug-ins of Ray Tune: a searcher that pulls jobs, a scheduler that stops them, and callbacks."""
+"""Plug-ins of Ray Tune: a searcher that pulls jobs, a scheduler that stops them, and callbacks."""
 
 from __future__ import annotations
 
@@ -34,44 +34,45 @@ from nas.training.epoch import EpochResult
 if TYPE_CHECKING:
     from nas.executors.ray_tune.cluster import Cluster
 
-# Characters of the message about a worker that died.
+# Maximum length of the message about a dead worker, in characters.
 MAX_MESSAGE = 400
 
 
 @final
 class PluginState:
-    """What the plug-ins of one Tune share."""
+    """Shared state of the plug-ins."""
 
     def __init__(self, channel: Channel, cluster: Cluster, checkpoint_actor: str) -> None:
         self.channel, self.cluster, self.checkpoint_actor = channel, cluster, checkpoint_actor
-        # Tune's trials: those that the searcher has given and that have not ended, and, of them, those that run, with their
-        # workers; and how many workers have no trial.
+        # Tune's ids of the unfinished trials.
         self.given: set[str] = set()
+        # Workers of the running trials, by Tune's id.
         self.running: dict[str, Any] = {}
+        # Number of workers without a trial.
         self.idle = 0
 
     def kill(self) -> None:
-        """Kills the workers of all that runs."""
+        """Kills the workers of all running trials."""
         for worker in list(self.running.values()):
             kill_worker(worker)
 
 
 def kill_worker(worker: Any) -> None:
-    """Kills a worker, if it still runs."""
-    with contextlib.suppress(Exception):  # It may have died by itself, and Ray may have been shut down.
+    """Kills a worker if it is alive."""
+    with contextlib.suppress(Exception):  # The worker may be dead, or Ray shut down.
         ray.kill(worker)
 
 
 @final
 class JobSearcher(Searcher):
-    """Pulls a job when there is room for it."""
+    """Searcher that pulls a job when the cluster can start one."""
 
     def __init__(self, plugins: PluginState) -> None:
         super().__init__()
         self._plugins = plugins
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns a job as a trial's config; None if there is no room, or no job now."""
+        """Returns a job as the config of a trial; None if no job can start now."""
         plugins = self._plugins
         if not plugins.cluster.has_room(given=len(plugins.given), running=len(plugins.running), idle=plugins.idle):
             return None
@@ -85,13 +86,13 @@ class JobSearcher(Searcher):
         return {"checkpoint_actor": plugins.checkpoint_actor, "job": asdict(job)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Makes room."""
+        """Removes the trial from the state."""
         self._plugins.given.discard(trial_id)
         if self._plugins.running.pop(trial_id, None) is not None and not error:
             self._plugins.idle += 1
 
     def save(self, checkpoint_path: str) -> None:
-        """Saves nothing: the study holds all that there is to know."""
+        """Writes an empty file, because the study holds the state of the search."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
@@ -100,7 +101,7 @@ class JobSearcher(Searcher):
 
 @final
 class RungScheduler(FIFOScheduler):
-    """Asks, at every epoch, whether the job ends there; and chooses the trial that a free worker takes."""
+    """Scheduler that requests the early-stopping decision at every epoch, and chooses the next trial to start."""
 
     def __init__(self, plugins: PluginState) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,7 +109,7 @@ class RungScheduler(FIFOScheduler):
         self._chosen: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Passes an epoch on."""
+        """Reports an epoch, and returns whether Tune stops the trial."""
         event = result.get(EVENT)
         if isinstance(event, EpochResult) and self._plugins.channel.request(
             EpochReported(trial.config["job"]["number"], event)
@@ -117,10 +118,10 @@ class RungScheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Returns the next trial for which Tune has not yet asked for a worker.
+        """Returns the next trial for which Tune has not requested a worker.
 
-        A FIFO scheduler would return the first that waits, though a worker starts for it already: that start would be
-        broken off as soon as another worker is free, so that of short trials none ever gets a second worker.
+        A FIFO scheduler would return the first waiting trial again while its worker starts. Tune would cancel this start as
+        soon as another worker is free, so short trials would all run on one worker.
         """
         trials: list[Trial] = tune_controller.get_trials()
         for trial in trials:
@@ -132,18 +133,18 @@ class RungScheduler(FIFOScheduler):
 
 @final
 class EventCallback(tune.Callback):
-    """Tells what becomes of trials, and takes out of their results what is not for Tune's files."""
+    """Callback that sends the events of trials, and removes them from the results that Tune writes to files."""
 
     def __init__(self, plugins: PluginState) -> None:
         self._plugins = plugins
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tells that a job has begun."""
+        """Sends WorkerStarted."""
         worker = trial_actor(trial)
         self._plugins.running[trial.trial_id] = worker
         try:
             name = ray.get(worker.get_worker_name.remote(), timeout=10)
-        except Exception:  # It has just died: Tune is about to find out.
+        except Exception:  # The worker has just died; Tune will report it.
             return
         self._plugins.channel.send(
             WorkerStarted(trial.config["job"]["number"], name, lambda: kill_worker(worker), time.monotonic())
@@ -152,7 +153,7 @@ class EventCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Passes an outcome on."""
+        """Sends JobFinished or FatalError."""
         event = result.pop(EVENT, None)
         number = trial.config["job"]["number"]
         if isinstance(event, TrialResult):
@@ -161,7 +162,7 @@ class EventCallback(tune.Callback):
             self._plugins.channel.send(FatalError(number, event.error()))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Tells that a worker has died, or could not be started."""
+        """Sends WorkerDied, or FatalError if the worker could not start."""
         number = trial.config["job"]["number"]
         died, message = death_message(trial)
         self._plugins.channel.send(
@@ -171,13 +172,13 @@ class EventCallback(tune.Callback):
 
 @final
 class CloseLogsCallback(tune.Callback):
-    """Closes the files of trials that Tune did not end."""
+    """Callback that closes the log files of trials that Tune did not end."""
 
     def __init__(self, loggers: list[Any]) -> None:
         self._loggers = loggers
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Closes them."""
+        """Closes the log files of all trials."""
         for logger in self._loggers:
             for trial in trials:
                 logger.log_trial_end(trial)
@@ -185,33 +186,33 @@ class CloseLogsCallback(tune.Callback):
 
 @final
 class StopWhenClosed(tune.Stopper):
-    """Ends Tune when nobody listens any more."""
+    """Stopper that ends Tune when the channel is closed."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Returns whether this trial is to end."""
+        """Returns whether to stop this trial."""
         return self._channel.closed
 
     def stop_all(self) -> bool:
-        """Returns whether all trials are to end."""
+        """Returns whether to stop all trials."""
         return self._channel.closed
 
     def __reduce__(self) -> tuple[type[tune.Stopper], tuple[()]]:
-        """Lets Tune write itself down without the channel, which goes nowhere."""
+        """Pickles as a NoopStopper, because Tune pickles its state and the channel cannot be pickled."""
         return NoopStopper, ()
 
 
 def death_message(trial: Trial) -> tuple[bool, str]:
-    """Returns whether a trial ended because its worker died, and what Ray says of it, on one line."""
+    """Returns whether a trial ended because its worker died, and Ray's error message on one line."""
     try:
         error = trial_error(trial)
-    except Exception:  # An error that cannot be read here.
+    except Exception:  # The error cannot be unpickled here.
         return False, "an error that cannot be shown"
     died = isinstance(error, RayActorError) and not error.actor_init_failed
     lines = [line.strip() for line in str(error).splitlines()]
-    if died:  # Between the first line, which says that an actor died, and the rest lie its numbers.
+    if died:  # Indented lines after the first hold ids of the actor; skip them.
         reasons = [line for line in str(error).splitlines()[1:] if line and not line.startswith("\t")]
         return True, " ".join(" ".join(reasons).split())[:MAX_MESSAGE] or first_line(error)
     return False, next((line for line in reversed(lines) if line), type(error).__name__)[:MAX_MESSAGE]

@@ -1,6 +1,6 @@
-"""Ray's private interfaces: every use of one in this project is in this file.
+"""Ray's private interfaces. All uses of them in this project are in this file.
 
-Each entry says what the interface is used for, and why no public one serves.
+The list gives the use of each interface, and the reason why no public one is sufficient.
 
 - `ray._private.worker._worker_logs_enabled`, in `worker_logs_disabled`: `ray.init(log_to_driver=False)` silences the output
   of workers, but not the cluster's messages about workers that died.
@@ -11,7 +11,7 @@ Each entry says what the interface is used for, and why no public one serves.
   ended.
 - `RaySystemError.client_exc`, in `unpickling_error`: the public message is text, without the type of the original error.
 
-Read in Ray 2.50.0 and 2.60.0, where all of them are the same. `require` checks them before a search connects;
+Ray 2.50.0 and 2.60.0 have the same interfaces. `require` checks them before a search connects;
 `tests/nas/executors/ray_tune/test_ray_internals.py` checks them and what they do, without starting Ray.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def missing_interfaces() -> list[str]:
-    """Returns the private interfaces of the table above that this Ray lacks or has with another signature."""
+    """Returns the private interfaces that are missing or have another signature in the installed Ray."""
     handler = getattr(getattr(actor_manager, "RayActorManager", None), "_actor_task_failed", None)
     try:
         state = Trial("hardcell", stub=True).temporary_state
@@ -64,10 +64,10 @@ def missing_interfaces() -> list[str]:
 
 
 def require() -> None:
-    """Checks that this Ray has all private interfaces that the executor uses.
+    """Checks that the installed Ray has all private interfaces that the executor uses.
 
     Raises:
-        RunError: one is missing; the message names it, the version of Ray, and the remedy.
+        RunError: an interface is missing.
     """
     missing = missing_interfaces()
     if missing:
@@ -76,7 +76,7 @@ def require() -> None:
 
 @contextlib.contextmanager
 def worker_logs_disabled() -> Iterator[None]:
-    """Keeps Ray from printing what workers write and what the cluster reports about them."""
+    """Disables the output of workers, and of cluster messages about them, inside the block."""
     enabled = worker._worker_logs_enabled
     worker._worker_logs_enabled = False
     try:
@@ -86,7 +86,7 @@ def worker_logs_disabled() -> Iterator[None]:
 
 
 def treat_memory_kills_as_deaths() -> None:
-    """Lets Tune treat a worker that Ray's memory monitor killed as one that died, in this process from now on."""
+    """Patches Tune in this process: a worker killed by Ray's memory monitor counts as dead, not as an error."""
     manager: Any = actor_manager.RayActorManager
     handle_error = manager._actor_task_failed
     if getattr(handle_error, "treats_memory_kills_as_deaths", False):
@@ -103,21 +103,21 @@ def treat_memory_kills_as_deaths() -> None:
 
 
 def trial_actor(trial: Trial) -> Any:
-    """Returns the handle of the actor on which a trial runs."""
+    """Returns the handle of a trial's actor."""
     return trial.temporary_state.ray_actor
 
 
 def trial_error(trial: Trial) -> Exception:
-    """Returns the exception with which a trial failed, as Tune has stored it in the trial's folder.
+    """Returns the exception of a failed trial, which Tune has stored in the trial's folder.
 
     Raises:
-        Exception: the file is missing or cannot be unpickled in this process; of any type.
+        Exception: the file is missing or cannot be unpickled; of any type.
     """
     error: Exception = cloudpickle.loads(Path(trial.pickled_error_file or "").read_bytes())
     return error
 
 
 def unpickling_error(error: Exception) -> Exception | None:
-    """Returns the error that kept Ray from unpickling an object; None where `error` does not stand for one."""
+    """Returns the cause of an unpickling error of Ray; None for other errors."""
     cause = getattr(error, "client_exc", None)
     return cause if isinstance(cause, Exception) else None

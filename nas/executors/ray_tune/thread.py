@@ -1,4 +1,4 @@
-"""Ray Tune in a thread of its own."""
+"""Runs Ray Tune in a separate thread."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
     from nas.executors.ray_tune.cluster import Cluster
 
 
-# Tune asks the searcher until this many trials wait; ours says itself when there is room.
+# Maximum number of waiting trials in Tune. It is never reached, because JobSearcher limits the number of trials.
 MAX_PENDING = 1_000_000
 
 
 ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": str(MAX_PENDING),
-    # A trial's error is in its outcome.
+    # Errors of trials are in their results.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # What Tune writes down of its own state, to go on from: nobody reads it, the study is what a run goes on from.
+    # Interval of Tune's own checkpoints. They are not used, because runs resume from the study.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    # Tune's newer output prints even where it is told not to.
+    # The new output of Tune ignores verbose=0.
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
 
-# Seconds that Tune may take to end once it is asked to.
+# Timeout of Tune's shutdown, in seconds.
 SHUTDOWN_TIMEOUT = 15.0
 
 
 @final
 class TuneThread:
-    """Tune, running in a thread of its own while the search is open.
+    """Context manager that runs Tune in a separate thread.
 
     Attributes:
-        channel: Its messages to the thread of the study.
+        channel: Messages to the study thread.
     """
 
     def __init__(self, cluster: Cluster, context: ExecutionContext) -> None:
@@ -73,7 +73,7 @@ class TuneThread:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends all jobs that are still in hand, and Tune."""
+        """Ends all running jobs and Tune."""
         self.channel.close()
         self._plugins.kill()
         self._thread.join(SHUTDOWN_TIMEOUT)
@@ -84,9 +84,9 @@ class TuneThread:
                 os.environ[name] = value
 
     def _run(self) -> None:
-        """Runs Tune until there are no more jobs."""
+        """Runs Tune until all jobs are finished."""
         error = None
-        # Tune would make these by itself; but it leaves their files open where it ends before its trials do.
+        # The default loggers of Tune, passed here so that CloseLogsCallback can close their files if Tune ends early.
         loggers = [JsonLoggerCallback(), CSVLoggerCallback()]
         treat_memory_kills_as_deaths()
         try:
@@ -101,14 +101,14 @@ class TuneThread:
                 callbacks=[EventCallback(self._plugins), *loggers, CloseLogsCallback(loggers)],
                 stop=StopWhenClosed(self.channel),
                 reuse_actors=True,
-                # A job whose worker died comes again from the searcher.
+                # JobSearcher restarts jobs whose worker died.
                 max_failures=0,
                 raise_on_failed_trial=False,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
                 verbose=0,
             )
-        except BaseException as raised:  # Whatever ends Tune ends the search, in the other thread.
+        except BaseException as raised:  # Any error of Tune ends the search, in the study thread.
             error = format_error(raised)
         self.channel.send(TuneFinished(error))
 

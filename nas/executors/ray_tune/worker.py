@@ -1,4 +1,4 @@
-"""What runs on Ray's workers: one job after another, in one process."""
+"""Trainable that runs on Ray's workers: jobs in sequence, in one process."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ from nas.training.epoch import EpochResult
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Key of the event itself in a result, beside the numbers that Tune writes to its files.
+# Key of the event object in a Tune result. The other keys are numbers for Tune's files.
 EVENT = "event"
 
 
 @final
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Why no job can run on a worker: not the candidate's doing.
+    """Event: no job can run on a worker. This is not a result of the candidate.
 
     Attributes:
-        message: For the user.
-        checkpoint: It is that a checkpoint cannot be written.
+        message: Message for the user.
+        checkpoint: Whether the cause is a failed write of a checkpoint.
     """
 
     message: str
     checkpoint: bool = False
 
     def error(self) -> RunError:
-        """Returns it as an error of the run."""
+        """Returns the failure as an error of the run."""
         return CheckpointError(self.message) if self.checkpoint else RunError(self.message)
 
 
 class Worker(tune.Trainable):
-    """Runs one job after another; a step is an epoch."""
+    """Runs jobs in sequence. One Tune step is one epoch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Set here, too: a cluster that runs already does not know the environment of the process that uses it.
+        # Also set here, because a running cluster does not have the environment of the driver.
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
         super().__init__(*args, **kwargs)
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Fetches what there is to do with jobs, and begins the first."""
+        """Fetches the ExecutionContext and starts the first job."""
         self._steps: Iterator[EpochResult | TrialResult] | None = None
         try:
             self._checkpoint_actor = ray.get_actor(config["checkpoint_actor"])
@@ -69,14 +69,14 @@ class Worker(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begins another job."""
+        """Starts another job."""
         self.cleanup()
         if self._failure is None:
             self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Returns the next epoch of the job, or its outcome."""
+        """Returns the next epoch of the job, or its result."""
         event: EpochResult | TrialResult | WorkerFailure | None = self._failure
         if self._steps is not None:
             try:
@@ -86,14 +86,14 @@ class Worker(tune.Trainable):
         return {EVENT: event, "done": not isinstance(event, EpochResult), **_numbers(event)}
 
     def cleanup(self) -> None:
-        """Ends the job in hand."""
+        """Ends the current job."""
         steps, self._steps = self._steps, None
         if steps is not None:
-            with contextlib.suppress(Exception):  # What is thrown away may complain of it; nobody is there to hear.
+            with contextlib.suppress(Exception):  # Errors of a discarded job are ignored.
                 steps.close()  # type: ignore[attr-defined]
 
     def get_worker_name(self) -> str:
-        """Returns the worker's name: host, node, process."""
+        """Returns the name of the worker: host, node and process."""
         return worker_name()
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -103,14 +103,14 @@ class Worker(tune.Trainable):
 
 
 def worker_name() -> str:
-    """Returns the name of this process: a machine may hold several nodes, so it names the node, too."""
+    """Returns the name HOST/NODE:PID of this process. A machine may have several nodes."""
     return f"{platform.node()}/{ray.get_runtime_context().get_node_id()[:6]}:{os.getpid()}"
 
 
 def fetch_context(checkpoint_actor: Any) -> ExecutionContext:
-    """Returns what is done with every job, ready to do it on this worker's device.
+    """Returns the ExecutionContext, with the images on the device of this worker.
 
-    On the CPU the images are not copied: all workers of a node map the same memory.
+    On the CPU the images are not copied: all workers of a node share the memory.
     """
     context: ExecutionContext = ray.get(ray.get(checkpoint_actor.context.remote()))
     data = getattr(context.evaluate, "data", None)
@@ -124,7 +124,7 @@ def fetch_context(checkpoint_actor: Any) -> ExecutionContext:
 
 
 def worker_failure(error: Exception) -> WorkerFailure:
-    """Returns why no job can run on this worker."""
+    """Converts an error of this worker to a WorkerFailure."""
     if isinstance(error, CheckpointError):
         return WorkerFailure(str(error), checkpoint=True)
     error = unpickling_error(error) or error
@@ -136,7 +136,7 @@ def worker_failure(error: Exception) -> WorkerFailure:
 
 
 def _numbers(event: EpochResult | TrialResult | WorkerFailure | None) -> dict[str, Any]:
-    """Returns the numbers of an event that Tune writes to its files."""
+    """Returns the numbers of an event, for Tune's files."""
     if isinstance(event, EpochResult):
         return {
             "epoch": event.epoch,

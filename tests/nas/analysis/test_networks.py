@@ -129,7 +129,7 @@ FUNCTION = "write a function without arguments that builds the network, loads th
         ("nowhere.py:network", "nowhere.py:network: .*nowhere.py does not exist"),
         ("nowhere:network", "nowhere:network: module 'nowhere' does not import: ModuleNotFoundError"),
         ("broken.py:network", "broken.py, line 1, does not import: ModuleNotFoundError: No module named 'torchvisoin'"),
-        ("script.py:network", "script.py is a script that ends when it is imported; let it run only if __name__"),
+        ("script.py:network", "script.py is a script that exits when it is imported; .* if __name__"),
         (
             "own.py:needs",
             f"own.py:needs: must be called without arguments, but needs width; give .*, or {FUNCTION}",

@@ -1,4 +1,4 @@
-"""The sampler of a study: what a trial draws depends on the seed, its number and the study, and none draws what is known."""
+"""StudySampler: proposals depend on seed, trial number and earlier trials, and are not duplicates."""
 
 import warnings
 
@@ -18,7 +18,7 @@ def sampler(seed=0, kind=None, random_trials=RANDOM_TRIALS, space=SPACE, first=(
 
 
 def cost(architecture):
-    """Returns something to minimise: convolutions are bad, and an operation more than another on each edge."""
+    """Returns a toy objective: the sum over the edges of the length of the operation's name times the edge's number."""
     return sum(len(o) * (i + 1) for i, o in enumerate(architecture.values()))
 
 
@@ -66,7 +66,7 @@ def test_one_sampler_serves_several_studies():
     one = sampler()
     first, second = (optuna.create_study(sampler=one) for _ in range(2))
     wanted = advance(fresh(), 3)
-    for number in range(3):  # in turn, so that both ask about the same number
+    for number in range(3):  # alternate, so that both propose for the same number
         assert advance(first, 1) == advance(second, 1) == [wanted[number]]
 
 
@@ -88,7 +88,7 @@ def test_first_trials_do_not_depend_on_what_is_told():
 
 
 def test_random_trials_are_uniform():
-    # Where no two architectures are of equal function: of those that are, the first takes the place of all.
+    # Without equivalent architectures, because only the first one of them is proposed.
     plain = SearchSpace(name="plain", choices=SPACE.choices, build=SPACE.build)
     drawn = advance(fresh(random_trials=1000, space=plain), 400, space=plain)
     for edge, choice in SPACE.choices.items():
@@ -162,7 +162,7 @@ def test_resumed_equals_uninterrupted(tmp_path, kind, stops):
     whole = advance(fresh(kind=kind), 12)
     drawn = []
     for start, end in zip((0, *stops), (*stops, 12), strict=True):
-        # Opened anew each time, as by another process.
+        # Reopened each time, like in another process.
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
         study = optuna.create_study(study_name="s", storage=storage, sampler=sampler(kind=kind), load_if_exists=True)
         drawn += advance(study, end - start)
@@ -207,7 +207,7 @@ def reopened(study, storage, number):
 
 @pytest.mark.parametrize("left", [0, 1, 3, 6])
 def test_trial_that_a_killed_process_left_is_proposed_as_it_was(left):
-    """Others have ended since, and a process that is killed on its way through the choices leaves some of them only."""
+    """Other trials have ended since, and the killed process has stored only some of the choices."""
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name="left", sampler=sampler())
     advance(study, 8)
@@ -232,13 +232,13 @@ def test_choices_that_a_killed_process_left_are_kept():
 
 
 class TestNew:
-    """No architecture computes what another one before it computes, as long as any is left that does not."""
+    """No proposal is equivalent to an earlier one while a new architecture exists."""
 
     @pytest.mark.parametrize("kind", ALL, ids=NAMES)
     @pytest.mark.parametrize("space", [SPACE, darts(channels=8, layers=3)], ids=["cell201", "darts"])
     def test_no_two_trials_are_of_equal_function(self, kind, space):
         study = fresh(kind=kind, space=space)
-        # The best are of few kinds: what proposes what is likely to be good proposes the same again.
+        # Few architectures are good, so samplers tend to propose the same again.
         drawn = advance(study, 25, value=lambda a: sum(value != "skip" for value in a.values()), space=space)
         assert len({space.key(a) for a in drawn}) == 25
 
@@ -305,7 +305,7 @@ def test_choice_of_another_space_is_refused():
 
 
 class Proposes(Sampler):
-    """Proposes what it is given: a sampler of the user's own may do anything."""
+    """Custom sampler that proposes a given value."""
 
     def __init__(self, what):
         self.what = what
@@ -317,12 +317,15 @@ class Proposes(Sampler):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        (lambda history: 1 / 0, "search.sampler: Proposes proposes no architecture: ZeroDivisionError: division by zero"),
+        (
+            lambda history: 1 / 0,
+            "search.sampler: Proposes does not propose a valid architecture: ZeroDivisionError: division by zero",
+        ),
         (
             lambda history: {"edge01": "skip"},
-            "search.sampler: Proposes proposes no architecture: ValueError: .*'edge02' is missing",
+            "search.sampler: Proposes does not propose a valid architecture: ValueError: .*'edge02' is missing",
         ),
-        (lambda history: None, "search.sampler: Proposes proposes no architecture: TypeError"),
+        (lambda history: None, "search.sampler: Proposes does not propose a valid architecture: TypeError"),
     ],
 )
 def test_sampler_of_ones_own_that_goes_wrong_is_told(what, message):
