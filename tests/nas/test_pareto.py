@@ -24,7 +24,7 @@ def dominates(p, q):
 
 
 def peeled(points):
-    """Returns the fronts by their definition: what nothing dominates is taken off, again and again."""
+    """Returns the fronts by definition, by repeated removal of the non-dominated points."""
     ranks, left = np.full(len(points), -1), set(range(len(points)))
     for front in itertools.count():
         if not left:

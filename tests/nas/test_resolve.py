@@ -1,4 +1,4 @@
-"""What a name in YAML stands for, and every message about one that stands for nothing."""
+"""Resolution of names in YAML, and its messages."""
 
 import math
 import re
@@ -62,7 +62,7 @@ def test_a_file_that_exits_is_refused(tmp_path):
 
 
 def test_a_dict_with_one_key_twice_is_refused(tmp_path):
-    """Python would keep the second, and a search would lack a choice."""
+    """Python keeps only the second value, so the space would lack a choice."""
     (tmp_path / "space.py").write_text("choices = {\n    'width': 1,\n    'depth': 2,\n    'width': 3,\n}\n")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"space\.py, line 4: 'width' .*twice"):

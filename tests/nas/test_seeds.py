@@ -1,4 +1,4 @@
-"""Seeds: reproducible, in range, unrelated."""
+"""Seeds: reproducible, in range, independent."""
 
 import torch
 

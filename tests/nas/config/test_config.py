@@ -1,4 +1,4 @@
-"""YAML onto the settings and back, and every fault, all of them at once."""
+"""Reading and writing of YAML settings, and messages of all faults."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ from nas.training.recipes import RECIPES, Adversarial, Standard
 from search_spaces import SPACES
 
 USER_FILE = '''
-"""Things of a user's own."""
+"""Custom classes."""
 
 from dataclasses import dataclass
 
@@ -144,7 +144,7 @@ class TestDefaults:
         attacks = {"attacks": {"a": {"name": "pgd", "norm": "l2"}}, "epsilon": 2}
         changed = parse_config({"evaluation": attacks, "training": {"selection": {"norm": "l2"}}})
         assert changed.norm == "l2"
-        # Epochs judged in another norm than trials would be judged at an epsilon that means something else.
+        # With another norm, the epsilon of the selection attack would have another meaning.
         with pytest.raises(ConfigError, match=r"training\.selection must be in l2, the norm of evaluation\.attacks"):
             parse_config({"evaluation": attacks})
 
@@ -183,7 +183,7 @@ class TestWriting:
         lines = [line for line in commented_config(Config()).splitlines() if line and not line.startswith("#")]
         for line in lines:
             assert re.fullmatch(r"\s*[a-z0-9_]+:( .*)?  # \S.*", line), line
-        # One line for every key of the complete data, whatever its depth.
+        # One line for every key at any depth.
         assert len(lines) == sum(1 for _ in keys(as_data(Config())))
 
     def test_comments_are_those_of_the_docstrings(self):
@@ -453,7 +453,7 @@ _trees = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_words | _plain, inner, max_size=5),
     max_leaves=25,
 )
-# Sections by their own names, so that most of what is drawn gets past the first check.
+# Valid section names, so that most examples pass the first check.
 _sections = st.fixed_dictionaries(
     {},
     optional={
@@ -467,7 +467,7 @@ _sections = st.fixed_dictionaries(
 
 
 def test_settings_of_what_is_named_are_kept_in_whatever_order_they_are_typed():
-    """As the README has it for a cluster: --executor ray, and its address."""
+    """The command for a cluster in the README: --executor ray with an address."""
     name, address = "search.executor.name=ray", "search.executor.address=auto"
     for overrides in ([name, address], [address, name]):
         assert parse_config(None, overrides=overrides).search.executor.address == "auto"
@@ -564,7 +564,7 @@ class TestFaults:
             ),
             ("evaluation.epsilon", 0, "evaluation.epsilon must be at least 1e-06, got 0"),
             ("seed", 2**31, "seed must be at most 2147483647, got 2147483648"),
-            # What a thing refuses itself.
+            # Errors raised by the settings classes.
             (
                 "training.recipe.epsilon",
                 8,
@@ -622,7 +622,7 @@ class TestFaults:
                 "lcal",
                 "search.executor must be one of local, ray, or FILE.py:NAME, got 'lcal'; did you mean 'local'?",
             ),
-            # What goes together.
+            # Combinations of settings.
             ("evaluation.attacks", {}, "evaluation.attacks must name at least one attack"),
             ("finalists.attacks", {}, "finalists.attacks must name at least one attack"),
             (
@@ -779,7 +779,7 @@ class TestOverrides:
         assert list(config.evaluation.attacks) == ["pgd", "pgd_margin", "mine"]
 
     def test_another_source_keeps_the_splits(self):
-        # The shares of the splits are no settings of the source.
+        # The shares of the splits are kept when the source changes.
         config = parse_config({"data": {"limit": 100, "test": 0.5}}, overrides=["data.name=mnist"])
         assert (config.data.name, config.data.limit, config.data.test) == ("mnist", 100, 0.5)
 
@@ -792,7 +792,7 @@ class TestOverrides:
         monkeypatch.chdir(folder)
         config = parse_config({}, folder=folder / "elsewhere", overrides=overrides)
         assert config.data.path == f"{folder.resolve()}/x.npz"
-        # What the file says, and what an override leaves as it is, stays relative to the file.
+        # Paths in the file that no override changes stay relative to the file.
         config = parse_config({"data": {"path": "x.npz"}}, folder=folder / "elsewhere", overrides=["data.name=npz"])
         assert config.data.path == f"{folder.resolve()}/elsewhere/x.npz"
 
@@ -830,7 +830,7 @@ class TestOverrides:
             ({"training": {"recipe": {"name": "adversarial", "epsilon": 8}}}, "training.recipe.epsilon=8/255"),
             ({"training": 3}, "training={epochs: 3}"),
             ({"data": {"name": "npz"}}, "data.path=x.npz"),
-            # Faulty only together with the rest of the file.
+            # Faulty only in combination with the rest of the file.
             ({"training": {"selection": {"norm": "l2"}}}, "training.selection.norm=linf"),
         ],
     )

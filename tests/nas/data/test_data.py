@@ -1,4 +1,4 @@
-"""Splits, their hashes, every source and every message of nas/data."""
+"""Splits, hashes, sources and messages of nas.data."""
 
 import gzip
 import re
@@ -22,7 +22,7 @@ def opened(name, path=None, **settings):
 
 
 def rows(split):
-    """Returns the images of a split as a list of bytes, to look for the same one elsewhere."""
+    """Returns the images of a split as a list of bytes, for comparisons with other splits."""
     return [image.numpy().tobytes() for image in split.x]
 
 
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 
 def classes_of(images, under="", classes=("cat", "dog")):
-    """Names the images one class after the other in turn."""
+    """Returns file names for images, with the classes in turn."""
     return {f"{under}{classes[i % len(classes)]}/{i:03}.png": image for i, image in enumerate(images)}
 
 

@@ -1,4 +1,4 @@
-"""Metrics of a trial: their names, their numbers, and what a config must hold for them."""
+"""Metrics of a trial: names, values, and the epsilons that they require in a config."""
 
 import math
 

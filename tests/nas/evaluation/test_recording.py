@@ -1,4 +1,4 @@
-"""What a function of the user's own says of each trained network, kept with the trial."""
+"""Custom trial metrics from evaluation.record."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The tabular evaluator: reading a table, its messages, and a search that is answered from one."""
+"""Tabular evaluator: reading a table, messages, and a search on a table."""
 
 import csv
 import gzip
@@ -58,7 +58,7 @@ ARCH = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|avg_pool_3x3~0|nor_conv_1x1~1|
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """Opens a table for the space above, or for cell201, from what its file holds."""
+    """Opens a table for the space above, or for cell201, from the content of its file."""
     folder = tmp_path_factory.mktemp("tables")
     (folder / "own.py").write_text(SPACE, encoding="utf-8")
     config = nas.parse_config({"objective": {"minimise": ["macs"], "constraints": {}}})
@@ -78,7 +78,7 @@ def opened(tmp_path_factory):
 
 
 def answer(table, proposed):
-    """Returns what is known before training, and the outcome."""
+    """Returns the precheck and the result of a job."""
     job = Job(0, table.space.canonical(proposed), proposed, seed=0)
     known = table.precheck(job)
     steps = table(job, Checkpoint())
@@ -122,7 +122,7 @@ class TestReading:
         assert [row["latency"] for row in table.rows.values()] == list(range(24))
 
     def test_none_may_be_an_empty_cell(self, opened):
-        """As csv.writer and pandas write it; a choice without None has no empty cell."""
+        """csv.writer and pandas write None as an empty cell. A choice without None must have no empty cell."""
         assert list(opened("width,rate,order,ms\n2,,ab,1\n2,None,ba,1\n", {"x": "ms"}).rows) == [
             (2, None, "ab"),
             (2, None, "ba"),
@@ -225,7 +225,7 @@ class TestFormula:
 
 
 ROW = "width,rate,order,ms\n2,0.5,ab,1\n"
-# Without the time, which would be in the names of the tests: each process would collect others.
+# Without the time stamp, which would make the test ids differ between processes.
 PACKED = gzip.compress(ROW.encode(), mtime=0)
 
 
@@ -376,13 +376,13 @@ class TestSettings:
 
 
 def latency(width, rate, order):
-    """A number for every architecture; of the two orders another one."""
+    """Returns a distinct number for every architecture, including the two orders."""
     return 10 * width + RATES.index(rate) + 0.5 * ORDERS.index(order)
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A config whose trials are answered from a table that lacks one architecture."""
+    """A config with a table that lacks one architecture."""
     (tmp_path / "own.py").write_text(SPACE, encoding="utf-8")
     with (tmp_path / "table.csv").open("w", newline="") as file:
         table = csv.writer(file)

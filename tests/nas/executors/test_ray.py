@@ -1,4 +1,4 @@
-"""The Ray executor. Those marked `ray` start Ray; what they send to workers is in this file, which travels by value."""
+"""Ray executor. Tests marked `ray` start Ray. The classes for workers are in this file, which is pickled by value."""
 
 import copy
 import importlib
@@ -57,7 +57,7 @@ def never(job, epoch):
 
 @dataclass(frozen=True)
 class Script:
-    """An evaluation that does as told: what each job does before its epochs, by number."""
+    """Scripted evaluation: the action of each job before its epochs, by number."""
 
     acts: dict = field(default_factory=dict)
     epochs: int = 2
@@ -74,7 +74,7 @@ class Script:
 
 
 def run(settings, numbers, work):
-    """Returns the news of each job, in their order."""
+    """Returns the events of each job, in order."""
     news = {number: [] for number in numbers}
     for job, item in settings.run(map(job_of, numbers), work):
         news[job.number].append(item)
@@ -84,7 +84,7 @@ def run(settings, numbers, work):
     return news
 
 
-# What needs no Ray.
+# Tests without Ray.
 
 
 def test_ray_is_an_executor_by_name():
@@ -118,13 +118,13 @@ def test_settings_that_cannot_be(settings, message):
         (None, 2, 2, 0, 0, 0, True),
         (None, 2, 1, 1, 0, 0, True),  # The first worker is still starting.
         (None, 2, 0, 2, 2, 0, False),
-        (None, 2, 0, 1, 1, 0, True),  # Said to be taken, but by a worker that is free.
+        (None, 2, 0, 1, 1, 0, True),  # The resources are taken, but by an idle worker.
         (None, 4, 0, 2, 1, 0, False),  # One waits, as others use the cluster.
         (None, 4, 0, 2, 1, 1, True),  # One waits, but not for this worker.
         (None, 0, 0, 0, 0, 0, True),  # All nodes are lost: one job waits for the next node.
         (None, 0, 0, 1, 0, 0, False),
         (1, 4, 3, 1, 1, 0, False),
-        (3, 2, 0, 2, 2, 0, True),  # One waits, so that a cluster that grows by itself grows.
+        (3, 2, 0, 2, 2, 0, True),  # One waits, so that an autoscaling cluster grows.
         (3, 2, 0, 3, 2, 0, False),
         (9, 2, 0, 3, 2, 0, False),
     ],
@@ -141,7 +141,7 @@ def test_a_job_is_pulled_when_there_is_room(monkeypatch, workers, slots, free, g
         ([{"CPU": 8.0, "GPU": 2.0}], 10),
         ([{"CPU": 2.0, "GPU": 2.0}], 4),
         ([{"CPU": 2.0}], 0),
-        # A job runs on one node: what two of them have left is not added up.
+        # A job runs on one node: free resources of two nodes are not added.
         ([{"CPU": 0.9, "GPU": 1.0}, {"CPU": 0.9, "GPU": 1.0}], 2),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_split_pickles_without_copies():
 
 
 class Tune(threading.Thread):
-    """Stands for Tune's thread: does as scripted, and notes the answers."""
+    """Fake Tune thread: sends scripted messages and records the replies."""
 
     def __init__(self, channel, *messages):
         super().__init__(daemon=True)
@@ -225,7 +225,7 @@ class Tune(threading.Thread):
 
 
 def served(work, numbers, *messages):
-    """Returns what the desk yields, and the answers that Tune got."""
+    """Returns the events of the dispatcher, and the replies to Tune."""
     channel = Channel()
     tune = Tune(channel, *messages)
     tune.start()
@@ -259,7 +259,7 @@ def test_the_desk_answers_pulls_and_epochs():
         ),
         *(JobRequest(), TuneFinished(None)),
     )
-    # A job, a job, nothing now; the one goes on, the other ends at its rung, with no ear for what comes late; no more jobs.
+    # Two jobs, then none now. One job continues, the other ends at its rung and ignores late epochs. No more jobs.
     assert answers == [job_of(0), job_of(1), None, False, False, False, True, True, False]
     assert [number for number, _ in news] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert news[3][1] == outcome
@@ -344,7 +344,7 @@ def test_a_closed_channel_waits_for_nothing():
     assert tune.answers == [False, False]
 
 
-# What starts Ray.
+# Tests with Ray.
 
 
 @pytest.mark.ray
@@ -358,7 +358,7 @@ def test_no_cluster_at_the_address(address, tmp_path):
 
 
 def processes(mark):
-    """Returns the processes that have this in their environment, or that of their parents."""
+    """Returns the processes with a string in their environment or that of a parent."""
     pids = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -412,7 +412,7 @@ def test_ctrl_c_leaves_no_process(tmp_path):
     )
     assert process.stdout.readline() == "JobStarted\n"
     time.sleep(1)
-    # As a terminal does it: to all of the process group.
+    # Like a terminal: to the whole process group.
     os.killpg(process.pid, signal.SIGINT)
     begun = time.monotonic()
     out, err = process.communicate(timeout=60)
@@ -440,7 +440,7 @@ def test_nodes_come_and_go(tmp_path):
     deadline = time.monotonic() + 180
 
     def jobs():
-        """Yields jobs until the new node has worked at some."""
+        """Yields jobs until the new node has run some."""
         number = 0
         while (new is None or counts[new.node_id[:6]] < 3) and time.monotonic() < deadline:
             yield job_of(number)
@@ -456,7 +456,7 @@ def test_nodes_come_and_go(tmp_path):
                 if isinstance(item, JobStarted):
                     counts[item.worker.partition("/")[2].partition(":")[0]] += 1
                     at_work = {items[0].worker for items in news.values() if not isinstance(items[-1], TrialResult)}
-                    # One that works, and is not the head, on which this process depends.
+                    # A worker node with jobs, not the head node, on which this process depends.
                     if lost is None and len(counts) == 3 and len(at_work) == 3:
                         lost, cut = others[0], job.number
                         nodes.remove_node(lost, allow_graceful=False)
@@ -472,13 +472,13 @@ def test_nodes_come_and_go(tmp_path):
         assert isinstance(items[-1], TrialResult)
         assert items[-1].metrics
     assert sorted(news) == list(range(len(news)))
-    # The job that was on the lost node, and no other, began again.
+    # Only the job on the lost node restarted.
     assert [sum(isinstance(item, JobStarted) for item in items) for items in news.values()].count(2) == 1
 
 
 @pytest.fixture(scope="module")
 def two_cores():
-    """Ray on two cores, as a user's own: executors use it and leave it running."""
+    """Ray on two cores, started by the user: executors use it and leave it running."""
     import ray
 
     with mock.patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}):
@@ -489,7 +489,7 @@ def two_cores():
 
 
 def remember(job, checkpoint):
-    """Writes the job down, and dies once it is sure to be written."""
+    """Records the job, and dies after the write is complete."""
     if checkpoint.load() is None:
         checkpoint.seconds = -1
         checkpoint.save(lambda: {"seed": job.seed})
@@ -509,7 +509,7 @@ def loop(job, checkpoint):
 
 
 def hang(job, checkpoint):
-    """Hangs as a call into C does: no signal's handler runs."""
+    """Hangs like a call into C: no signal handler runs."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     time.sleep(600)
 
@@ -557,7 +557,7 @@ def test_jobs_run_and_end_once(two_cores, tmp_path):
             assert kinds == [JobStarted, EpochResult, EpochResult, TrialResult]
             assert items[-1].metrics == {"clean_error": number / 100}
     assert sorted(news) == list(range(8))
-    assert len({items[0].worker for items in news.values()}) <= 2  # They are reused.
+    assert len({items[0].worker for items in news.values()}) <= 2  # Workers are reused.
     # Tune's own files.
     (result,) = tmp_path.glob("ray/*/trial-5/result.json")
     assert '"adversarial_error": 0.2' in result.read_text()
@@ -587,7 +587,7 @@ def test_a_killed_worker_and_what_takes_too_long(two_cores, tmp_path, monkeypatc
 
 
 class Elsewhere:
-    """Unpickles where a module is that no worker has."""
+    """Unpickles only with a module that no worker has."""
 
     def __reduce__(self):
         return importlib.import_module, ("a_module_of_nobody",)
@@ -632,12 +632,12 @@ def test_what_is_not_the_candidates_doing_ends_the_run(two_cores, tmp_path, eval
 
 @dataclass(frozen=True)
 class Looks:
-    """Tells where its images lie, and with how many threads it would train on them."""
+    """Returns the location of its images and the number of threads."""
 
     data: Dataset
 
     def __call__(self, job, checkpoint):
-        # Until the other worker has come, too.
+        # Wait for the other worker.
         time.sleep(3)
         x = self.data.train.x
         for line in Path("/proc/self/maps").read_text().splitlines():
@@ -662,7 +662,7 @@ def test_workers_of_a_node_share_the_images(two_cores, tmp_path):
     outcomes = [items[-1] for items in news.values()]
     assert len({items[0].worker for items in news.values()}) == 2
     (where,) = {outcome.radii["where"] for outcome in outcomes}
-    # One file in memory that both of them map.
+    # One memory file that both map.
     assert where.split()[0].endswith("s")
     assert {items[1].loss for items in news.values()} == {float(data.train.x.sum())}
     assert {outcome.metrics["threads"] for outcome in outcomes} == {3}
@@ -672,7 +672,7 @@ def test_workers_of_a_node_share_the_images(two_cores, tmp_path):
 
 @dataclass(frozen=True)
 class Trains:
-    """Trains a small network for real."""
+    """Trains a small network."""
 
     data: Dataset
 

@@ -1,4 +1,4 @@
-"""search.time_limit: a trial that takes longer is a failed trial, and the search goes on."""
+"""search.time_limit: a trial that exceeds it fails, and the search continues."""
 
 import signal
 import threading
@@ -43,7 +43,7 @@ def works(job, checkpoint):
 
 @pytest.fixture
 def handler():
-    """A handler and an alarm of the test's own, which no limit may replace for good."""
+    """A handler and an alarm of the caller, which a limit must restore."""
 
     def mine(number, frame):
         raise AssertionError("an alarm of a limit that has ended")
@@ -157,7 +157,7 @@ def test_what_is_no_limit_is_refused():
 
 def test_search_goes_on_after_a_trial_that_hangs(custom_space, tmp_path, trials_only, stored):
     space = tmp_path / "own.py"
-    # 14 batches an epoch: it hangs in the second.
+    # 14 batches per epoch: it hangs in the second epoch.
     space.write_text(
         space.read_text().replace(
             "        return 0 * x if",

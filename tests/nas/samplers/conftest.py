@@ -1,4 +1,4 @@
-"""Toy spaces, histories made by hand, and whole studies, for the tests of samplers."""
+"""Toy spaces, handmade histories and studies for the tests of samplers."""
 
 import optuna
 import pytest

@@ -1,4 +1,4 @@
-"""Evolution: who may be a parent, who wins a tournament, and that it finds what is to be found."""
+"""Evolution: parents, tournaments, and its result on a toy problem."""
 
 import math
 import random

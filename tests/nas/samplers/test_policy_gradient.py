@@ -1,4 +1,4 @@
-"""The policy gradient: it learns, it replays exactly, it leaves torch as it was, and its cost is bounded."""
+"""Policy gradient: learning, exact replay, unchanged torch state, and bounded cost."""
 
 import math
 import random
@@ -14,13 +14,13 @@ from nas.samplers import SAMPLERS, FinishedTrial, History, PolicyGradient, Rando
 from nas.samplers.policy_gradient import PolicyNetwork, batch_slices, rank_rewards
 from search_spaces import cell201, darts
 
-# What one study's sampler keeps from proposal to proposal.
+# Cache of one study's sampler.
 CACHE = {}
 
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    """No test has the policies of another."""
+    """Clears the cache of policies before each test."""
     CACHE.clear()
 
 

@@ -1,4 +1,4 @@
-"""The surrogate: what its models say, that it proposes by them, and that no history throws it."""
+"""Surrogate: predictions, proposals, and robustness to any history."""
 
 import math
 import random
@@ -43,7 +43,7 @@ def test_settings_below_the_least_are_refused(name, least):
 
 
 def test_likelihood_and_prediction_are_those_of_a_normal_distribution(toy):
-    """Conditioning one joint normal distribution on the measurements is the oracle."""
+    """Oracle: a joint normal distribution, conditioned on the measurements."""
     space = toy(4, 4, 4)
     architectures = [space.sample(random.Random(seed)) for seed in range(12)]
     distances = distances_to(space, architectures, 12)
@@ -143,7 +143,7 @@ def test_resumed_equals_uninterrupted(toy, search):
 
 
 def test_finds_the_best_far_sooner_than_chance(toy, search):
-    """Of 4**6 = 4,096 architectures one is the best: chance has tried 60 of them."""
+    """One of 4**6 = 4,096 architectures is the best. Random search would have tried 60 of them."""
     space = toy(*[4] * 6)
     best = [min(map(steps, search(Surrogate(start=0), space, steps, 60, seed=seed)))[0] for seed in range(3)]
     chance = [min(map(steps, search(Random(), space, steps, 60, seed=seed)))[0] for seed in range(3)]
@@ -160,7 +160,7 @@ def test_finds_what_matters_in_a_vast_space(search):
 
 
 def test_keeps_to_the_constraints(toy, search):
-    """The least sum that is 14 at least, as one in 20 is: the objective pulls the other way, so the best is at the edge."""
+    """Minimises a sum with a lower bound of 14, which 1 in 20 architectures reach. The optimum is at the bound."""
     space = toy(*[4] * 6)
     measure = lambda a: (steps(a)[0], {"least": 14 - steps(a)[0]})  # noqa: E731
     sums = [steps(each)[0] for each in search(Surrogate(start=0), space, measure, 40)]
@@ -169,7 +169,7 @@ def test_keeps_to_the_constraints(toy, search):
 
 
 def test_learns_constraints_from_rejected_trials(toy, history_of):
-    """A rejected trial has no values; where a is 0 the only feasible trials are, so the proposals are."""
+    """Infeasible trials have no values. All feasible trials have a = 0, so the proposals do, too."""
     space = toy(4, 4, 4, 4)
 
     def measure(a):
@@ -278,7 +278,7 @@ def test_ten_thousand_trials_take_no_longer(toy, history_of):
 
 def test_draws_uniformly_until_so_many_trials_are_known(toy, history_of):
     space = toy(*[4] * 6)
-    # The sum of the choices: what is picked is below what is drawn, of which the mean is 9.
+    # Sum of the choices: proposals are below uniform draws, whose mean is 9.
     trials = [(architecture, (float(steps(architecture)[0]),), {}) for architecture, *_ in trials_of(space, 12, steps)]
 
     def mean(known):

@@ -1,4 +1,4 @@
-"""Architectures that YAML names, and a search that begins with them."""
+"""Architectures in YAML, and a search that starts with them."""
 
 import re
 
@@ -87,7 +87,7 @@ class TestRead:
 
 class TestConfig:
     def test_config_holds_the_choices_themselves(self, tmp_path, stored_cell):
-        """So a run can go on when the file is gone."""
+        """A run can resume without the file."""
         path = tmp_path / "search.yaml"
         path.write_text("space: cell201\nsearch: {first: [cell.yaml]}\n", encoding="utf-8")
         config = load_config(path)
@@ -151,7 +151,7 @@ def test_first_trials_have_the_architectures_given(tmp_path, given, trials_only)
 
 
 def test_interrupted_search_begins_with_the_same(tmp_path, given, trials_only):
-    """A search broken off within its first trials and resumed holds the trials of one that was not."""
+    """A search that is interrupted within its first trials and resumed has the trials of an uninterrupted one."""
     config, _ = given
     trials_only(tmp_path / "whole", config)
     events = search_events(config, tmp_path / "broken")
@@ -178,7 +178,7 @@ class TestEarlierRun:
         best = [dict(trial.architecture) for trial in order[:2]]
         assert finalists_of(earlier) == best
         assert read_architectures("earlier", tmp_path) == read_architectures(str(earlier), None) == [earlier]
-        # Named in a config it is the first trials of another search, which can go on when the earlier one is gone.
+        # In a config, the folder provides the first trials of another search, which can resume without the folder.
         config = tiny(f"search.first=['{earlier}']", "search.trials=2", "seed=7")
         assert config.search.first == (earlier,)
         assert nas.parse_config(as_data(config)) == config

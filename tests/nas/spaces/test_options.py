@@ -1,4 +1,4 @@
-"""Spaces of cells in YAML: their options, operations of a user's own, and every message about them."""
+"""Cell spaces in YAML: options, custom operations and messages."""
 
 import pickle
 import re
@@ -118,7 +118,7 @@ def test_topologies_by_name(topology):
 
 
 def test_the_name_of_the_space_is_no_option(folder):
-    """A function may have a parameter called name; in YAML the name is that of the function."""
+    """A factory may have a parameter `name`. In YAML, `name` is the reference to the factory."""
     config = parse_config({"space": "ops.py:make"}, folder=folder)
     assert config.space.options == {}
     assert as_data(config)["space"] == {"name": f"{folder.resolve()}/ops.py:make"}
@@ -139,7 +139,7 @@ def test_own_operations_are_kept_as_absolute_paths_and_opened_as_functions(folde
 
 
 def test_what_has_another_name_or_none_is_called_as_yaml_does(folder):
-    """A partial and a lambda have no name that tells them apart."""
+    """A partial and a lambda have no distinct names."""
     config = parse_config(cells("ops.py:wide", "ops.py:narrow"), folder=folder)
     assert open_space(config.space).operations == ("wide", "narrow")
 
@@ -160,7 +160,7 @@ def test_overrides_are_relative_to_the_working_directory(folder, monkeypatch):
 
 
 def test_functions_of_a_user_take_operations_by_their_annotations_too(folder):
-    """Defaults that are functions stay with the function, so that settings are plain data."""
+    """Defaults that are functions are left to the factory, so that settings are plain data."""
     data = {"space": {"name": "ops.py:make", "first": "ops.py:narrow", "others": ["conv1x1", "ops.py:wave"]}}
     config = parse_config(data, folder=folder)
     place = folder.resolve() / "ops.py"
@@ -225,7 +225,7 @@ def test_functions_that_will_not_do_are_refused(folder, operation, message):
 
 @pytest.mark.parametrize(("operation", "sides"), [("strideless", "9, 6"), ("floored", "4, 3")])
 def test_strides_are_tried_where_there_are_any(folder, operation, sides):
-    """Between cells that share their architecture stands a residual block: no edge has a stride."""
+    """A residual block separates stages with the same cell, so no edge has a stride."""
     parse_config(cells(f"ops.py:{operation}"), folder=folder)
     (fault,) = faults(cells(f"ops.py:{operation}", cells="normal_reduction"), folder=folder)
     assert fault == (

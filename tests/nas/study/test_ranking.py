@@ -1,4 +1,4 @@
-"""Which trials are best: feasible ones first, and of several objectives the Pareto front in its order."""
+"""Ranking of trials: feasible trials first, and the order of the Pareto front."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Where a study lies: its backup, a damaged file, and databases that runs share."""
+"""Storage of a study: backup, damaged files and shared databases."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def config(custom_space):
 
 
 def begin(config, run, trials):
-    """Leaves a run after some trials, as Ctrl-C does."""
+    """Interrupts a run after some trials, like Ctrl-C."""
     events = search_events(config, run) if config else resume_events(run)
     for event in events:
         if isinstance(event, TrialFinished) and event.trial.number == trials - 1:
@@ -39,7 +39,7 @@ def begin(config, run, trials):
 
 
 def begin_killed(config, run, trials, folder):
-    """Leaves a run as a kill after some trials does: what was written ahead is not in the file."""
+    """Leaves the files of a run that was killed after some trials: the write-ahead log is not merged."""
     events = search_events(config, run)
     for event in events:
         if isinstance(event, TrialFinished) and event.trial.number == trials - 1:
@@ -51,7 +51,7 @@ def begin_killed(config, run, trials, folder):
 
 
 def count(path):
-    """Returns the number of ended trials in a file, and whether SQLite finds it whole."""
+    """Returns the number of finished trials in a file, and whether SQLite reports it as intact."""
     with closing(sqlite3.connect(path)) as database:
         whole = database.execute("PRAGMA integrity_check").fetchone()[0]
         (ended,) = database.execute("SELECT count(*) FROM trials WHERE state != 'RUNNING'").fetchone()
@@ -64,7 +64,7 @@ def damage(path):
 
 
 def journal(path):
-    """Returns the journal mode that a file of SQLite names in its header: 1 is the old one, 2 is writing ahead."""
+    """Returns the journal mode in the header of a SQLite file: 1 is rollback, 2 is write-ahead logging."""
     return path.read_bytes()[18:20]
 
 
@@ -121,7 +121,7 @@ class TestBackup:
         run = tmp_path / "run"
         begin(config, run, 2)
         begin(None, run, 3)
-        # What was written ahead in another life of the file must not be put into the copy.
+        # The write-ahead log of the damaged file must not be merged into the backup.
         events = resume_events(run)
         next(event for event in events if isinstance(event, TrialFinished))
         for path in run.glob("study.db*"):
@@ -137,7 +137,7 @@ class TestBackup:
             assert code == 2
             (remedy,) = re.findall(r"damaged.*`(.*)`.* (\d+) trials", err)
             assert f"{run / 'study.db'}: " in err
-        # The trial that was at work is one of them.
+        # This includes the trial that was running.
         assert trials <= int(remedy[1]) <= trials + 1
         subprocess.run(remedy[0], shell=True, check=True)
         trials_only(run)
@@ -188,7 +188,7 @@ class TestOneFile:
         with closing(sqlite3.connect(f"file:{run / 'study.db'}?mode=ro&immutable=0", uri=True)) as database:
             assert database.execute("SELECT count(*) FROM trials").fetchone() == (4,)
         if os.geteuid() == 0:
-            return  # Nothing keeps root from writing.
+            return  # Permissions do not apply to root.
         run.chmod(0o500)
         try:
             with closing(sqlite3.connect(run / "study.db")) as database:
@@ -218,7 +218,7 @@ class TestElsewhere:
         assert cli("report", run)[0] == 0
         assert (run / "report.html").exists()
         assert not list(run.glob("study.db*"))
-        # The same trials as in a file of the run's own.
+        # The same trials as in a separate file.
         trials_only(tmp_path / "own-file", config)
         assert [(t.key, t.metrics) for t in trials] == [(t.key, t.metrics) for t in read_run(tmp_path / "own-file").trials]
 
@@ -365,7 +365,7 @@ def free_port():
 
 @pytest.fixture
 def postgres():
-    """The port of a PostgreSQL server of the test's own, whose password is odd, and a function that ends and starts it."""
+    """The port of a PostgreSQL test server with special characters in its password, and a function that restarts it."""
     pytest.importorskip("psycopg2", reason="needs psycopg2, the driver")
     programs = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     binaries = programs[-1] if programs else Path(shutil.which("initdb") or "").parent
@@ -390,7 +390,7 @@ def postgres():
         )
 
     def control(what):
-        # Its output to a file: a server that inherited the pipe would keep it open.
+        # Output to a file, because the server would keep an inherited pipe open.
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
         run(f"pg_ctl -D data -w -m immediate -l log -o '{options}' {what} > control 2>&1")
 
@@ -417,7 +417,7 @@ def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
         trials_only(tmp_path / name)
         assert [(t.key, t.metrics) for t in read_run(tmp_path / name).trials] == wanted
         assert cli("report", tmp_path / name)[0] == 0
-    # A server that goes away is told, without the password, and the run goes on when it is back.
+    # A lost server is reported without the password. The run resumes when the server is back.
     run = tmp_path / "third"
     events = search_events(shared, run)
     next(event for event in events if isinstance(event, TrialFinished))

@@ -1,4 +1,4 @@
-"""The study as the record of everything."""
+"""The study holds all results of a search."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_violation_is_the_sum_of_relative_excesses(study):
     set_constraints(asked, objective, {"parameters": 300.0, "clean_error": 0.05, "adversarial_error": 0.25})
     study.tell(asked, [0.25])
     (trial,) = read_trials(study)
-    # Half of the bound too many parameters; a bound of zero is not divided by; a met constraint makes up for nothing.
+    # Excess relative to the bound, absolute for a bound of zero. A met constraint does not offset another one.
     assert trial.violation == pytest.approx(0.5 + 0.25)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that is broken off goes on, bit for bit, and ends as if it never had been."""
+"""Checkpoints: an interrupted training resumes with bit-identical results."""
 
 import dataclasses
 import errno
@@ -27,7 +27,7 @@ write_bytes = Path.write_bytes
 
 
 def full_disk(path, content):
-    """Writes half of it, as a full disk does; but for checkpoints, there is room."""
+    """Writes half of a checkpoint and raises an error, like a full disk. Other files are written."""
     if not (".pt." in path.name and path.name.endswith(".partial")):
         return write_bytes(path, content)
     write_bytes(path, content[: len(content) // 2])
@@ -83,7 +83,7 @@ class TestFileStore:
 
 
 class Memory(Store):
-    """Keeps everything that was written."""
+    """Store that keeps all writes."""
 
     def __init__(self, content=None):
         self.written = [] if content is None else [content]
@@ -152,7 +152,7 @@ EPOCHS = 5
 
 
 class Training:
-    """A training with a checkpoint after every epoch, of which the generator's draws are written down."""
+    """A training with a checkpoint after every epoch that records the random draws."""
 
     def __init__(self, split, monkeypatch, config=CONFIG, rungs=None):
         import nas.training.train as module
@@ -167,7 +167,7 @@ class Training:
         monkeypatch.setattr(module, "augment", augment)
 
     def __call__(self, store=None, *, until=EPOCHS, seed=3, seconds=0):
-        """Returns the network, the epochs and the draws of a training that ends, or is broken off after some epochs."""
+        """Returns the network, epochs and draws of a training that ends or is interrupted after some epochs."""
         self.drawn.clear()
         trained, epochs = network(), []
         steps = train(
@@ -207,7 +207,7 @@ def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, spli
     assert len(store.written) == broken
     resumed, after, drawn_after = training(store)
     assert_same(resumed, weights)
-    assert after[:broken] == before  # As they were, times included.
+    assert after[:broken] == before  # Unchanged, including their times.
     assert timeless(after) == timeless(epochs)
     steps = 96 // 24
     assert len(drawn_after) == (EPOCHS - broken) * steps
@@ -225,7 +225,7 @@ def test_rungs_judge_the_same_after_a_break(broken, split, monkeypatch):
     assert_same(resumed, weights)
     assert timeless(after) == timeless(epochs)
     assert [epoch.adversarial_error is not None for epoch in after] == [False, True, False, True, True]
-    # Being judged on the way changes nothing in the training.
+    # Rungs do not change the training.
     assert_same(resumed, Training(split, monkeypatch, late)()[0])
 
 
@@ -381,7 +381,7 @@ def test_full_disk_ends_the_run_with_the_message_and_is_no_failure_of_the_candid
         patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(RunError, match=r"trial-0\.pt: No space left on device; .*`hardcell resume`"):
             trials_only(run, config)
-        for _ in range(config.search.attempts + 1):  # However often it is tried.
+        for _ in range(config.search.attempts + 1):  # After all restarts.
             code, _, err = cli("resume", run)
             assert code == 2
             assert "trial-0.pt: No space left on device" in err

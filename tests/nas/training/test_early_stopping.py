@@ -1,4 +1,4 @@
-"""Early stopping: the rungs, their effort, the rule, and a search that is stopped by it."""
+"""Early stopping: rungs, attack budgets, decisions, and a search with pruned trials."""
 
 import csv
 import math
@@ -103,7 +103,7 @@ class TestEffort:
 
 
 def fronts(points):
-    """Returns the front of each point by peeling, a brute force."""
+    """Returns the front of each point by brute-force peeling."""
     ranks, left, rank = [0] * len(points), set(range(len(points))), 0
 
     def dominates(a, b):
@@ -218,7 +218,7 @@ STOPPED = (
 
 @pytest.fixture(scope="module")
 def halved(tiny, tmp_path_factory, trials_only):
-    """The folder of a search that early stopping pruned."""
+    """The folder of a search with pruned trials."""
     folder = tmp_path_factory.mktemp("halved") / "run"
     trials_only(folder, tiny(*STOPPED))
     return folder
@@ -226,7 +226,7 @@ def halved(tiny, tmp_path_factory, trials_only):
 
 @pytest.fixture(scope="module")
 def both(tiny, tmp_path_factory, trials_only):
-    """Likewise, with two objectives."""
+    """The folder of a search with pruned trials and two objectives."""
     folder = tmp_path_factory.mktemp("both") / "run"
     trials_only(folder, tiny(*STOPPED, "objective.minimise=[adversarial_error, parameters]", "search.trials=5"))
     return folder
@@ -311,7 +311,7 @@ def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, study_content,
 
 @pytest.mark.parametrize("seconds", [0, 1000], ids=["from a checkpoint", "anew"])
 def test_rung_is_judged_once(seconds, halved, tiny, study_content, stored, tmp_path, break_off, monkeypatch):
-    # Killed between the decision and the end of the trial: it is taken as it was, whatever has arrived since.
+    # Killed between the decision and the end of the trial: the stored decision is used, despite later results.
     number = next(t.number for t in read_run(halved).trials if t.state == "pruned")
     run = tmp_path / "run"
     events = search_events(tiny(*STOPPED, f"search.trials={number + 1}", f"search.checkpoint_seconds={seconds}"), run)

@@ -1,4 +1,4 @@
-"""Training: the same weights from the same seed, the kept epoch, recipes, augmentation."""
+"""Training: reproducible weights, choice of the epoch, recipes, augmentation."""
 
 import dataclasses
 import math
@@ -64,7 +64,7 @@ class TestSeeds:
     def test_same_seed_same_weights_bit_for_bit(self, data):
         config = dataclasses.replace(FAST, recipe=Adversarial(), shift=1, flip=True)
         first, epochs = trained(small(data), data, config)
-        torch.rand(7)  # what else was drawn in the process does not matter
+        torch.rand(7)  # other draws in the process must not matter
         random.random()
         again, others = trained(small(data), data, config)
         assert same(first, again)
@@ -102,7 +102,7 @@ class TestSeeds:
 
 
 class Scripted(nn.Module):
-    """Counts its training epochs in a buffer and answers, in evaluation mode, by a script of errors, one an epoch."""
+    """Network with a scripted error per epoch in evaluation mode. It counts its training epochs in a buffer."""
 
     def __init__(self, errors, labels, steps):
         super().__init__()
@@ -394,7 +394,7 @@ class TestRecipes:
         points = recipe.points(network.eval(), x, y, noise)
         assert all(p.grad is None for p in network.parameters())
         recipe.loss(network.train(), x, points, y)
-        # One update: by the points that were trained on, none by those on the way.
+        # One update, by the training points. The steps of the attack make none.
         assert network[1].num_batches_tracked == 1
         wanted = 0.1 * network[0](points).mean((0, 2, 3))
         assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
@@ -548,7 +548,7 @@ class TestInputGradient:
     def test_network_and_images_are_left_as_they_were(self, data):
         network, x = small(data).train(), data.train.x[:4]
         state = {name: value.clone() for name, value in network.state_dict().items()}
-        with torch.no_grad():  # works in whatever mode the caller is
+        with torch.no_grad():  # works in any grad mode of the caller
             assert has_input_gradient(network, x)
         assert network.training
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

@@ -1,4 +1,4 @@
-"""The average of a network's weights on its way, by which early stopping judges it."""
+"""Average of the weights, which early stopping evaluates."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ def test_is_the_polynomial_decay_average_of_the_paper():
     for value in values:
         network.weight.data.fill_(value)
         average.update_parameters(network)
-    # Each step's share, times what the later steps leave of it.
+    # Weight of each step, times the decay by the later steps.
     shares = [(ETA + 1) / (step + ETA) for step in range(1, len(values) + 1)]
     left = [share * math.prod(1 - later for later in shares[n + 1 :]) for n, share in enumerate(shares)]
     wanted = sum(value * share for value, share in zip(values, left, strict=True))
@@ -51,7 +51,7 @@ def test_is_mostly_the_last_ninth_of_the_steps():
     for step in range(900):
         network.weight.data.fill_(float(step >= 800))
         average.update_parameters(network)
-    # What the steps before the last ninth leave: (8 / 9) ** 9, nearly.
+    # Remaining weight of the steps before the last ninth: about (8 / 9) ** 9.
     assert average.module.weight.item() == pytest.approx(1 - (8 / 9) ** 9, abs=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Ray's private interfaces: a release of Ray that changes one fails here, by its name. Nothing here starts Ray."""
+"""Ray's private interfaces. A release of Ray that changes one fails here. No test starts Ray."""
 
 import ast
 import inspect
@@ -100,7 +100,7 @@ def test_memory_kills_are_treated_as_deaths(monkeypatch):
 
 
 def test_tune_ends_at_a_memory_kill_without_the_treatment(monkeypatch):
-    """Once this fails, Tune has learned of memory kills: delete `treat_memory_kills_as_deaths`."""
+    """If this fails, Tune handles memory kills itself: delete `treat_memory_kills_as_deaths`."""
     manager = actor_manager.RayActorManager
     monkeypatch.setattr(manager, "_actor_task_failed", inspect.unwrap(manager._actor_task_failed))
     with pytest.raises(RuntimeError):
