@@ -41,7 +41,7 @@ from evaluators.bounds.rules import (
 
 # The layer has the type that is its key in `LAYERS`.
 LayerRule = Callable[[Any, Bound, Balls, str], Bound]
-GradientOracle = Callable[..., Any] | str
+TraceTarget = Callable[..., Any] | str
 
 # Largest size of the Fourier transform of a kernel. Larger kernels use the coarser bound.
 _MOST_FREQUENCIES = 1 << 24
@@ -153,20 +153,20 @@ LAYERS: dict[type[nn.Module], LayerRule] = {
         [nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d], averaging
     ),
 }
-RISING: set[GradientOracle] = {torch.relu, F.relu, F.relu6, torch.tanh, torch.sigmoid, "relu", "relu_", "tanh", "sigmoid"}
-AVERAGING: set[GradientOracle] = {
+RISING: set[TraceTarget] = {torch.relu, F.relu, F.relu6, torch.tanh, torch.sigmoid, "relu", "relu_", "tanh", "sigmoid"}
+AVERAGING: set[TraceTarget] = {
     *(torch.flatten, torch.mean, torch.sum, torch.reshape, torch.permute, torch.squeeze, torch.unsqueeze),
     *(torch.zeros_like, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad, operator.getitem),
     *("flatten", "mean", "sum", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
 }
 # Operations that may return a view of their input.
-VIEWS: set[GradientOracle] = {
+VIEWS: set[TraceTarget] = {
     *(torch.flatten, torch.reshape, torch.permute, torch.squeeze, torch.unsqueeze, operator.getitem),
     *("flatten", "reshape", "view", "permute", "squeeze", "unsqueeze", "contiguous"),
 }
-NEGATION: set[GradientOracle] = {operator.neg, torch.neg, torch.negative, "neg", "negative"}
+NEGATION: set[TraceTarget] = {operator.neg, torch.neg, torch.negative, "neg", "negative"}
 SIGNS = {"+": 1, "-": -1}
-ARITHMETIC: dict[GradientOracle, str] = {
+ARITHMETIC: dict[TraceTarget, str] = {
     **dict.fromkeys([operator.add, torch.add, "add", operator.iadd, "add_"], "+"),
     **dict.fromkeys([operator.sub, torch.sub, "sub", operator.isub, "sub_"], "-"),
     **dict.fromkeys([operator.mul, torch.mul, "mul", operator.imul, "mul_"], "*"),
@@ -174,7 +174,7 @@ ARITHMETIC: dict[GradientOracle, str] = {
 }
 
 
-def operation(target: GradientOracle, args: tuple[Any, ...], kwargs: dict[str, Any], balls: Balls, step: str) -> Bound:
+def operation(target: TraceTarget, args: tuple[Any, ...], kwargs: dict[str, Any], balls: Balls, step: str) -> Bound:
     """Returns the bound on the result of a function or method with at least one bound among its arguments.
 
     Args:
@@ -211,7 +211,7 @@ def operation(target: GradientOracle, args: tuple[Any, ...], kwargs: dict[str, A
     raise NoRuleError(f"there is no rule for the operation {name} with these arguments")
 
 
-def _callable(target: GradientOracle) -> Callable[..., Tensor]:
+def _callable(target: TraceTarget) -> Callable[..., Tensor]:
     target = "relu" if target == "relu_" else target
     return getattr(Tensor, target) if isinstance(target, str) else target
 
