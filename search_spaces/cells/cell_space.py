@@ -50,8 +50,8 @@ def cell_space(
         name: Name of the space.
         nodes: Number of nodes of a cell, inputs included.
         inputs: Number of inputs of a cell: 1 (the output of the previous cell) or 2 (the outputs of the previous two).
-        topology: all_pairs (an edge from every node to every later one), two_inputs (every node picks two earlier nodes),
-            or a list of edges [from, to], where the inputs are the first nodes.
+        topology: all_pairs (an edge from every node to every later one), two_inputs (two edges from earlier nodes to every
+            node), or a list of edges [from, to]. The inputs are the first nodes.
         output: Nodes that are concatenated into the output: last (the last node), all (all nodes except the inputs), or
             unused (all nodes that feed no other node).
         operations: Possible values of an edge, from the weakest to the strongest: names of OPERATIONS, several names joined

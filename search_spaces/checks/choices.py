@@ -135,7 +135,7 @@ def _canonical_texts(under_test: SpaceUnderTest, architectures: list[Architectur
 
 
 def _network_texts(under_test: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
-    """Returns the modules and shapes of each network as text, with the logits if these are equal for two networks."""
+    """Returns the modules and shapes of each network as text. If the texts of two networks are equal, it adds the logits."""
     shape = under_test.input_shapes[0]
     fingerprints: list[str | None] = []
     for architecture in architectures:
