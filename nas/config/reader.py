@@ -217,7 +217,7 @@ class Reader:
         for key in value:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, 1)
-                hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}" if known else ""
+                hint = f"; did you mean '{near[0]}'?" if near else f"; valid keys: {', '.join(known)}" if known else ""
                 dotted = f"{path}.{key}".lstrip(".")
                 self.faults.append(f"{self.source_of(dotted)}: unknown key {dotted}{hint}")
 

@@ -115,9 +115,9 @@ class SearchConfig:
 
     Attributes:
         trials: Number of trials, including duplicates whose result comes from the cache.
-        first: Architectures of the first trials. An entry is a published name (darts_v2, resnet18), a YAML file with one
-            architecture or a list (such as a bundle's architecture.yaml), the folder of an earlier run (its finalists), or
-            a mapping of choices.
+        first: Architectures of the first trials. Possible entries: published names (darts_v2, resnet18); YAML files with one
+            architecture or a list, such as a bundle's architecture.yaml; folders of earlier runs, for their finalists;
+            mappings of choices.
         random_trials: Number of uniformly random trials after `first`, for every sampler. They are the random baseline, and
             the initial data of the sampler.
         sampler: Proposes architectures: random, grid, tpe, nsga2, evolution, ppo or surrogate.

@@ -66,14 +66,14 @@ def parse_formula(text: str, header: Sequence[str], place: str) -> Formula:
         tree = ast.parse(written.strip(), mode="eval").body
         for node in ast.walk(tree):
             if isinstance(node, ast.Name) and node.id not in columns:
-                raise ValueError(f"there is no column {node.id!r}; there are {', '.join(header)}")
+                raise ValueError(f"there is no column {node.id!r}; columns: {', '.join(header)}")
             if isinstance(node, ast.Constant) and not isinstance(node.value, int | float):
                 raise ValueError(f"{node.value!r} is neither a column nor a number")
             known = (ast.Name, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Load, *_OPERATORS)
             if not isinstance(node, known):
                 raise ValueError("only columns, numbers, + - * / and brackets can be used")
     except (SyntaxError, ValueError) as error:
-        message = f"is no formula of the columns {', '.join(header)}" if isinstance(error, SyntaxError) else str(error)
+        message = f"is not a formula of the columns {', '.join(header)}" if isinstance(error, SyntaxError) else str(error)
         raise DataError(f"{place}: {text!r}: {message}") from error
     return Formula(tree, columns)
 

@@ -228,7 +228,7 @@ def rank_rewards(trials: Sequence[FinishedTrial]) -> np.ndarray:
     """Returns the rewards (N,): the share of other trials that are worse minus the share that are better, in [-1, 1]."""
     points = [trial.values or (math.inf,) for trial in trials]
     most = max(map(len, points))
-    # Trials without values get infinite objectives. Trials without constraints, too, get an infinite violation.
+    # Trials without values get infinite objectives. If they have no constraints either, their violation is infinite.
     points = [point if len(point) == most else (math.inf,) * most for point in points]
     unknown = [trial.values is None and not trial.constraints for trial in trials]
     places = constrained_rank(

@@ -1,9 +1,10 @@
 """Average of a network's weights over the recent training steps. It predicts the final network early.
 
 At high learning rates, in the middle of a schedule, the weights oscillate around their final values. The error after such an
-epoch is noisy. The averaged weights are closer to the final ones. On digits, for 40 random architectures, the adversarial
-error after 3 of 10 epochs had a rank correlation with the final error of 0.29 for the weights and 0.70 for their average.
-After 6 epochs the correlations were 0.72 and 0.91.
+epoch is noisy. The averaged weights are closer to the final ones.
+
+Rank correlation of the adversarial error with the final error, for 40 random architectures on digits with 10 epochs: after 3
+epochs it was 0.29 for the weights and 0.70 for their average. After 6 epochs it was 0.72 and 0.91.
 
 Source: polynomial-decay averaging, Shamir and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", ICML 2013,
 arXiv:1212.1824, section 4, with eta = 8: the average is mostly over the last ninth of the steps so far.

@@ -12,7 +12,7 @@ The list gives the use of each interface, and the reason why no public one is su
 - `RaySystemError.client_exc`, in `unpickling_error`: the public message is text, without the type of the original error.
 
 Ray 2.50.0 and 2.60.0 have the same interfaces. `require` checks them before a search connects;
-`tests/nas/executors/ray_tune/test_ray_internals.py` checks them and what they do, without starting Ray.
+`tests/nas/executors/ray_tune/test_ray_internals.py` checks them and their behaviour, without starting Ray.
 """
 
 from __future__ import annotations

@@ -510,14 +510,14 @@ class TestFaults:
             ("training.recipe.epsilom", 1, "unknown key training.recipe.epsilom; did you mean 'epsilon'?"),
             ("training.recipe.attack.stps", 1, "unknown key training.recipe.attack.stps; did you mean 'steps'?"),
             ("space.chanels", 1, "unknown key space.chanels; did you mean 'channels'?"),
-            ("space", {"name": "macro", "channels": 1}, "unknown key space.channels; there are stages"),
+            ("space", {"name": "macro", "channels": 1}, "unknown key space.channels; valid keys: stages"),
             ("search.executor.zzz", 1, "unknown key search.executor.zzz"),
             (
                 "evaluation.zzz",
                 1,
-                "unknown key evaluation.zzz; there are epsilon, epsilons, attacks, images, record",
+                "unknown key evaluation.zzz; valid keys: epsilon, epsilons, attacks, images, record",
             ),
-            ("data", {1: 2}, "unknown key data.1; there are name, path, test, validation, limit, split_seed"),
+            ("data", {1: 2}, "unknown key data.1; valid keys: name, path, test, validation, limit, split_seed"),
             # Types.
             ("search.trials", "ten", "search.trials must be int, got 'ten'"),
             ("search.trials", 10.0, "search.trials must be int, got 10.0"),

@@ -205,11 +205,11 @@ class TestFormula:
     @pytest.mark.parametrize(
         ("formula", "message"),
         [
-            ("latency", "there is no column 'latency'; there are width, rate, order, ms"),
-            ("ms_2", "there is no column 'ms_2'; there are width, rate, order, ms"),
-            ("ms +", "is no formula of the columns width, rate, order, ms"),
-            ("", "is no formula of the columns width, rate, order, ms"),
-            ("ms ms", "is no formula of the columns width, rate, order, ms"),
+            ("latency", "there is no column 'latency'; columns: width, rate, order, ms"),
+            ("ms_2", "there is no column 'ms_2'; columns: width, rate, order, ms"),
+            ("ms +", "is not a formula of the columns width, rate, order, ms"),
+            ("", "is not a formula of the columns width, rate, order, ms"),
+            ("ms ms", "is not a formula of the columns width, rate, order, ms"),
             ("ms ** 2", "only columns, numbers, + - * / and brackets can be used"),
             ("abs(ms)", "only columns, numbers, + - * / and brackets can be used"),
             ("ms if ms else ms", "only columns, numbers, + - * / and brackets can be used"),
