@@ -324,7 +324,7 @@ def test_tables_of_errors_tests_and_transfer(here, cli):
     assert sum(bool(re.fullmatch(own, cell)) for cell in cells) == 6
     assert sum(bool(re.fullmatch(own + r" \(\d+ of \d+\)", cell)) for cell in cells) == 12
     assert re.search(r"^at 0\.05, \d+ of \d+ adversarial images fool both\b", out, re.M)
-    assert re.search(r"^disagreement: .*L∞.* 50 clean images, 40 random points", out, re.M)
+    assert re.search(r"^disagreement: .*\b40 random points .*L∞.* 50 clean images", out, re.M)
     table = rows[rows.index(["epsilon", "share", "vote entropy, nats"]) + 1 :]
     assert [row[0] for row in table] == ["0", "0.01", "0.02", "0.04"]
     assert all(re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", cell) for row in table for cell in row[1:])
