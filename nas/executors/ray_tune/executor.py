@@ -67,7 +67,7 @@ class Ray(Executor):
         if not (math.isfinite(self.gpus) and self.gpus >= 0):
             raise ValueError(f"gpus must be at least 0, got {self.gpus:g}")
         if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus must be a fraction of one GPU or an integer, got {self.gpus:g}")
+            raise ValueError(f"gpus must be a fraction of one GPU or a whole number, got {self.gpus:g}")
         if self.address is not None and "://" in self.address:
             raise ValueError(
                 f"address must be HOST:PORT or auto, got {self.address!r}; Ray's client is not supported; "
