@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,20 @@ if TYPE_CHECKING:
 # Keys of the entries of `rungs`, a user attribute of trials.
 RUNG_KEYS = {"went_on": "promoted"}
 
+# Other keys keep their old names in files, so that the files of all versions are alike. The newer names in the code:
+#   parting_epsilon in profile.json: first_order_breakdown
+#   leads in surface.json: endpoints
+#   reach in compare.json: universal_transfer
+#   Optuna's state PRUNED, with no rung reached (earlier: rejected): infeasible
+
 
 def rename_keys(stored: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """Returns stored data with new names for old keys. Each replacement is logged."""
+    """Returns stored data with new names for old keys. The first replacement of each key is logged."""
     for key in stored.keys() & table.keys():
-        logging.getLogger("hardcell").debug("%r is called %r now", key, table[key])
+        _report(key, table[key])
     return {table.get(key, key): value for key, value in stored.items()}
+
+
+@functools.cache
+def _report(old: str, new: str) -> None:
+    logging.getLogger("hardcell").info("key %r of an earlier version is read as %r", old, new)

@@ -90,39 +90,48 @@ def check_distinct(networks: Sequence[str | Path | nn.Module | NetworkSource], n
         NetworkError: there are fewer than two networks, or a network is given twice.
         ConfigError: the number of names differs from that of networks, a name is empty, or a name is given twice.
     """
-    written = [network.name if isinstance(network, NetworkSource) else str(network) for network in networks]
-    if len(written) < 2:
-        raise NetworkError(
-            f"{', '.join(written)}: a comparison needs at least two networks; name another, or use `hardcell profile`"
-        )
+    if not networks:
+        raise NetworkError("a comparison needs at least two networks, got none")
+    given = [_name_of(network) for network in networks]
+    if len(given) < 2:
+        raise NetworkError(f"{given[0]}: a comparison needs at least two networks; name another, or use `hardcell profile`")
     seen: dict[object, str] = {}
-    for network, name in zip(networks, written, strict=True):
-        identity = id(network) if isinstance(network, nn.Module) else _identity(name)
+    for network, name in zip(networks, given, strict=True):
+        identity = _identity(network)
         if identity in seen:
             other = seen[identity]
             raise NetworkError(f"{name}: is given twice{f', also as {other}' * (other != name)}; name each network once")
         seen[identity] = name
     if not names:
         return
-    if len(names) != len(written):
-        raise ConfigError(
-            [f"--name must be given for each network or for none: {len(written)} networks, {len(names)} names"]
-        )
+    if len(names) != len(given):
+        raise ConfigError([f"--name must be given for each network or for none: {len(given)} networks, {len(names)} names"])
     if empty := [name for name in names if not name.strip()]:
         raise ConfigError([f"--name must not be empty, got {empty[0]!r}"])
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError([f"--name {twice[0]}: must be unique, got it twice"])
 
 
-def _identity(name: str) -> str:
-    """Returns a canonical form of a network's name: the absolute path, or the name itself if there is no such path."""
+def _name_of(network: str | Path | nn.Module | NetworkSource) -> str:
+    if isinstance(network, NetworkSource):
+        return network.name
+    return type(network).__name__ if isinstance(network, nn.Module) else str(network)
+
+
+def _identity(network: str | Path | nn.Module | NetworkSource) -> object:
+    """Returns a value that is equal for two ways to name one network: the absolute path, or the module's identity."""
+    if isinstance(network, nn.Module):
+        return id(network)
+    name = _name_of(network)
     place, colon, function = name.rpartition(":")
     written, suffix = (place, f":{function}") if colon and place.endswith(".py") else (name, "")
     try:
         path = Path(written).expanduser()
     except RuntimeError:  # There is no such user; `open_network` reports that.
         return name
-    return f"{path.resolve()}{suffix}" if path.exists() else name
+    if path.exists():
+        return f"{path.resolve()}{suffix}"
+    return id(network.network) if isinstance(network, NetworkSource) else name
 
 
 def name_networks(sources: Sequence[NetworkSource], names: Sequence[str] = ()) -> dict[str, NetworkSource]:
@@ -133,8 +142,11 @@ def name_networks(sources: Sequence[NetworkSource], names: Sequence[str] = ()) -
     by_name: dict[str, NetworkSource] = {}
     for source in sources:
         name = source.short_name if counts[source.short_name] == 1 else source.name
-        # Two modules of the same class differ only in their position.
-        by_name[name if name not in by_name else f"{name}_{len(by_name) + 1}"] = source
+        number, unique = 1, name
+        while unique in by_name or (number > 1 and unique in counts):  # Modules of the same class are numbered.
+            number += 1
+            unique = f"{name}_{number}"
+        by_name[unique] = source
     return by_name
 
 
@@ -158,6 +170,18 @@ def common_bundle_data(sources: Sequence[NetworkSource]) -> Any:
             ]
         )
     return next(iter(by_name.values()), None)
+
+
+def bundle_data(sources: Sequence[NetworkSource]) -> Any:
+    """Returns the common section `data` of the bundles among the networks, as plain data.
+
+    Raises:
+        ConfigError: no network is a bundle, or the bundles were made for different data.
+    """
+    data = common_bundle_data(sources)
+    if data is None:
+        raise ConfigError(["config must name the data, because no network is a bundle"])
+    return data
 
 
 def _data_text(data: Any) -> str:

@@ -11,7 +11,7 @@ from evaluators import PGD, ProfileOptions, RobustnessProfile, Smoothing, profil
 from evaluators.attacks import Attack, Transfer
 from evaluators.engine.input_checks import check_epsilons
 from nas.analysis.fit import check_compatible
-from nas.analysis.network_source import NetworkSource, open_source
+from nas.analysis.network_source import NetworkSource, bundle_data, open_source
 from nas.config.reader import read_settings
 from nas.config.schema import FinalistsConfig
 from nas.data import open_test
@@ -80,25 +80,29 @@ def parse_profile_config(data: Mapping[str, Any]) -> ProfileConfig:
 
 def profile_network(
     network: str | Path | nn.Module | NetworkSource,
-    config: ProfileConfig,
+    config: ProfileConfig | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> RobustnessProfile:
     """Returns the robustness profile of a network on test images.
 
     Args:
         network: Path or name of the network, an `nn.Module` or a `NetworkSource`, as for `open_source`. The network maps
-            images (N, C, H, W) with pixels in [0, 1] to logits (N, K).
-        config: Settings.
+            images (N, C, H, W) with pixels in [0, 1] to logits (N, K). A module is set to evaluation mode and moved to
+            the device.
+        config: Settings; None for the data of a bundle and the defaults.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
 
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or fails under attack.
         BundleError: the bundle is damaged.
-        ConfigError: an epsilon is too large for the images, or its norm has no attack.
+        ConfigError: an epsilon is too large for the images, its norm has no attack, or there is neither a config nor a
+            bundle.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
     """
     source = open_source(network)
+    if config is None:
+        config = parse_profile_config({"data": bundle_data([source])})
     others = [open_source(other) for other in config.transfer]
     device = open_device(config.device)
     data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -56,7 +56,7 @@ def search(config: Config | None = None, run: Path | str = "runs/search", *, on_
         HardcellError: the config, the data, the device or the folder is unusable, no trial is complete, or no finalist has a
             usable bundle.
     """
-    _consume(search_events(config or Config(), Path(run)), on_event)
+    _consume(search_events(config, run), on_event)
     return read_run(run)
 
 
@@ -70,7 +70,7 @@ def resume(run: Path | str, *, on_event: OnEvent | None = None) -> Run:
     Raises:
         HardcellError: the folder holds no run that can be resumed, no trial is complete, or no finalist has a usable bundle.
     """
-    _consume(resume_events(Path(run)), on_event)
+    _consume(resume_events(run), on_event)
     return read_run(run)
 
 
@@ -85,70 +85,82 @@ def export(run: Path | str, top: int = 1, *, on_event: OnEvent | None = None) ->
     Raises:
         HardcellError: the folder holds no run, no trial is complete, or the trials come from a table.
     """
-    _consume(export_events(Path(run), top), on_event)
+    _consume(export_events(run, top), on_event)
     return read_run(run)
 
 
 def _consume(events: Iterator[Event], on_event: OnEvent | None) -> None:
-    """Consumes events; logs each event and passes it to `on_event`."""
-    logger = logging.getLogger("hardcell")
+    """Consumes events and passes each to `on_event`."""
     for event in events:
-        logger.log(logging.DEBUG if isinstance(event, EpochFinished) else logging.INFO, "%s", event)
         if on_event is not None:
             on_event(event)
 
 
-def search_events(config: Config, path: Path) -> Iterator[Event]:
+def _logged(events: Iterator[Event]) -> Iterator[Event]:
+    """Logs each event before it is passed on."""
+    logger = logging.getLogger("hardcell")
+    try:
+        for event in events:
+            logger.log(logging.DEBUG if isinstance(event, EpochFinished) else logging.INFO, "%s", event)
+            yield event
+    finally:
+        if isinstance(events, Generator):
+            events.close()
+
+
+def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
     """Starts a new run and returns a generator of its events, from the first trial to the report.
 
     Config, data, space and device are checked before the folder is created.
 
     Args:
-        config: Settings of the search.
-        path: Folder of the run; it must be empty or must not exist.
+        config: Settings of the search; None for the defaults.
+        run: Folder of the run; it must be empty or must not exist.
 
     Raises:
         HardcellError: as for `search`.
     """
-    config = resolve_earlier_runs(config)
+    config = resolve_earlier_runs(config or Config())
     evaluate = prepare(config)
     if config.search.storage is not None:
         check_database(config.search.storage)
-    return _events(create_run(path, config), evaluate)
+    return _logged(_events(create_run(Path(run), config), evaluate))
 
 
-def resume_events(path: Path) -> Iterator[Event]:
+def resume_events(run: Path | str) -> Iterator[Event]:
     """Resumes a run and returns a generator of its events.
 
     Args:
-        path: Folder of the run.
+        run: Folder of the run.
 
     Raises:
         HardcellError: as for `resume`.
     """
-    folder, config = open_run(path)
+    folder, config = open_run(Path(run))
     evaluate = prepare(config)
     _check_same_images(folder, evaluate)
-    return _events(folder, evaluate)
+    return _logged(_events(folder, evaluate))
 
 
-def export_events(path: Path, top: int) -> Iterator[Event]:
+def export_events(run: Path | str, top: int) -> Iterator[Event]:
     """Exports the best architectures of a run, finished or not, and returns a generator of the events.
 
     Existing bundles are not changed.
 
     Raises:
-        HardcellError: the folder holds no run, no trial is complete, or the trials come from a table.
+        HardcellError: top is not positive, the folder holds no run, no trial is complete, or the trials come from a table.
     """
-    run = read_run(path)
-    check_some_complete(list(run.trials))
-    evaluate = prepare(run.config)
+    if top < 1:
+        raise RunError(f"top must be at least 1, got {top}")
+    stored = read_run(run)
+    check_some_complete(list(stored.trials))
+    evaluate = prepare(stored.config)
     if not isinstance(evaluate, TrainAndAttack):
-        raise RunError(f"{path}: its trials come from a table, so no network can be trained and exported")
-    _check_same_images(run.folder, evaluate)
-    candidates = choose_finalists(run.trials, run.config, top)
+        raise RunError(f"{run}: its trials come from a table, so no network can be trained and exported")
+    _check_same_images(stored.folder, evaluate)
+    candidates = choose_finalists(stored.trials, stored.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
-    return chain(lacking, make_bundles(run.folder, candidates, evaluate))
+    return _logged(chain(lacking, make_bundles(stored.folder, candidates, evaluate)))
 
 
 def prepare(config: Config) -> Evaluator:

@@ -56,7 +56,7 @@ def passes_per_second(images: Split) -> float:
     return _SECOND.get(images.x.device.type, _SECOND["cpu"])
 
 
-def open_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, LoadedBundle], dict[str, str]]:
+def load_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, LoadedBundle], dict[str, str]]:
     """Returns the bundles that can be opened, and the reasons why the others cannot, both by name.
 
     Args:

@@ -19,7 +19,7 @@ from nas.plots.cells import draw
 from nas.plots.profile import profile_figures
 from nas.plots.style import NORM_NAMES
 from nas.reports.network_pairs import report_network_pairs
-from nas.reports.networks import duplicates, open_bundles
+from nas.reports.networks import duplicates, load_bundles
 from nas.reports.search_figures import (
     best_so_far,
     clean_against_adversarial,
@@ -81,7 +81,7 @@ def render_report(run: Run) -> str:
     metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
     metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
     fronts = {trial.number for trial in front(trials, config.objective)}
-    opened, left_out = open_bundles(run.bundles)
+    opened, left_out = load_bundles(run.bundles)
     copies = duplicates(run.bundles)
     surfaces = report_surfaces(opened, images=1)
     together = report_network_pairs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,14 +53,18 @@ def build(
         config = replace(config, options={**config.options, "channels": channels})
     shape = stored.input_shape if input_shape is None else input_shape
     classes = stored.num_classes if num_classes is None else num_classes
-    if len(shape) != 3:
-        raise NetworkError(f"{path}: input_shape must be (channels, height, width), got {shape}")
+    if not isinstance(shape, Sequence) or len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise NetworkError(f"{path}: input_shape must be (channels, height, width), each at least 1, got {shape!r}")
+    if not isinstance(classes, int) or classes < 1:
+        raise NetworkError(f"{path}: num_classes must be an integer of at least 1, got {classes!r}")
+    if channels is not None and (not isinstance(channels, int) or channels < 1):
+        raise NetworkError(f"{path}: channels must be an integer of at least 1, got {channels!r}")
     try:
         space = open_space(config)
         choices = space.validate(stored.architecture)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            return space.build(choices, shape, classes)
+            return space.build(choices, (shape[0], shape[1], shape[2]), classes)
     except Exception as error:  # A custom space may raise any error.
         raise NetworkError(f"{path}: no network can be built: {format_error(error)}") from error

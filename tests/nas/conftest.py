@@ -123,7 +123,7 @@ def custom_space(tmp_path, tiny):
 @pytest.fixture
 def no_surfaces(monkeypatch):
     """Leaves out of reports what asks networks again: it takes as long as all else in them, and has tests of its own."""
-    monkeypatch.setattr("nas.reports.page.open_bundles", lambda bundles: ({}, {}))
+    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles: ({}, {}))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nas
-from nas.errors import NetworkError
+from nas.errors import ConfigError, NetworkError, RunError
 
 
 @pytest.mark.parametrize("name", nas.__all__)
@@ -72,6 +72,28 @@ def test_events_are_passed_on_and_logged(run_copy, caplog):
     assert len(run.trials) == 6
 
 
+def test_generators_of_events_take_paths_as_text_and_log(run_copy, caplog):
+    with caplog.at_level("INFO", logger="hardcell"):
+        events = list(nas.resume_events(str(run_copy)))
+    assert len(caplog.records) == len(events) == 3
+    with pytest.raises(RunError, match="already"):
+        nas.search_events(None, str(run_copy))
+
+
+def test_export_of_no_architecture_is_refused(run_copy):
+    for top in (0, -1):
+        with pytest.raises(RunError, match=rf"top must be at least 1, got {top}"):
+            nas.export(run_copy, top)
+
+
+def test_profile_and_comparison_without_config_take_the_data_of_bundles(finished_run):
+    first, second = sorted((finished_run / "bundles").iterdir())[:2]
+    assert nas.profile(first).record["dataset"] == "digits"
+    assert nas.compare([first, nas.load(second)]).data == "digits"
+    with pytest.raises(ConfigError, match="must name the data"):
+        nas.profile(nas.load(first))
+
+
 def test_library_is_silent_by_default(capfd, finished_run):
     assert nas.status(finished_run).state == "finished"
     assert capfd.readouterr() == ("", "")
@@ -115,5 +137,10 @@ class TestBuild:
             nas.build(tmp_path / "other.yaml")
         with pytest.raises(NetworkError, match=r"input_shape must be \(channels, height, width\)"):
             nas.build(bundle_copy, input_shape=(3, 32))
-        with pytest.raises(NetworkError, match=r"no network can be built: .*channels"):
-            nas.build(bundle_copy, channels=0)
+        for shape in (3, (3, 0, 32), "abc"):
+            with pytest.raises(NetworkError, match=r"input_shape must be"):
+                nas.build(bundle_copy, input_shape=shape)
+        for name in ("channels", "num_classes"):
+            for value in (0, "x"):
+                with pytest.raises(NetworkError, match=rf"{name} must be .*at least 1, got {value!r}"):
+                    nas.build(bundle_copy, **{name: value})

@@ -21,9 +21,17 @@ from evaluators.regions import Sampling, disagreement
 from evaluators.regions.sampling import affordable_samples
 from evaluators.statistics.multiple_testing import holm
 from evaluators.transferability.matrix import TooFewImagesError, TransferMatrix, right_under_all, transfer_matrix
+from nas.analysis.compare.config import CompareConfig, default_attacks, parse_compare_config
 from nas.analysis.compare.result import NetworkComparison, NoTransfer, PairTest
 from nas.analysis.fit import check_compatible
-from nas.analysis.network_source import check_distinct, name_networks, open_source, searched_epsilons
+from nas.analysis.network_source import (
+    bundle_data,
+    check_distinct,
+    name_networks,
+    open_source,
+    searched_epsilons,
+    searched_norm,
+)
 from nas.data import open_test
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, HardcellError, NetworkError, first_line
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
 
     from evaluators import Attack
     from evaluators.curves.error_curves import Floats
-    from nas.analysis.compare.config import CompareConfig
     from nas.analysis.network_source import NetworkSource
     from nas.data import Split
 
@@ -50,7 +57,7 @@ BALLS, BALL_SAMPLES, BALL_RADII = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 def compare_networks(
     sources: Sequence[str | Path | nn.Module | NetworkSource],
-    config: CompareConfig,
+    config: CompareConfig | None = None,
     *,
     names: Sequence[str] = (),
     progress: Progress | None = None,
@@ -62,8 +69,8 @@ def compare_networks(
 
     Args:
         sources: At least two networks: paths, names, modules or `NetworkSource`, as for `open_source`. A network maps images
-            (N, C, H, W) with pixels in [0, 1] to logits (N, K).
-        config: Settings.
+            (N, C, H, W) with pixels in [0, 1] to logits (N, K). Modules are set to evaluation mode and moved to the device.
+        config: Settings; None for the data and the norm of the bundles, and the defaults.
         names: Display name of each network; empty for the names of bundles and files.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
 
@@ -71,12 +78,16 @@ def compare_networks(
         NetworkError: there are fewer than two networks, or a network is given twice; a network cannot be opened, is not
             compatible with the images or the other networks, or fails under attack.
         BundleError: a bundle is damaged.
-        ConfigError: the names do not match the networks, or an epsilon is too large for the images.
+        ConfigError: the names do not match the networks, an epsilon is too large for the images, or there is neither a
+            config nor a bundle.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
     """
     check_distinct(sources, names)
     opened = name_networks([open_source(source) for source in sources], names)
+    if config is None:
+        data = parse_compare_config({"data": bundle_data(list(opened.values()))}).data
+        config = CompareConfig(data=data, attacks=default_attacks(searched_norm(list(opened.values()))))
     networks = {name: source.network for name, source in opened.items()}
     named = {name: source.name for name, source in opened.items()}
     device = open_device(config.device)

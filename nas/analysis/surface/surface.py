@@ -54,7 +54,8 @@ def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: Surf
 
     Args:
         network: Path or name of the network, an `nn.Module` or a `NetworkSource`, as for `open_source`. The network maps
-            images (N, C, H, W) with pixels in [0, 1] to logits (N, K).
+            images (N, C, H, W) with pixels in [0, 1] to logits (N, K). A module is set to evaluation mode and moved to
+            the device.
         config: Settings.
 
     Raises:

@@ -97,6 +97,10 @@ class TestNames:
         assert list(named) == ["Identity", "Identity_2", "Identity_3"]
         assert list(named.values()) == opened
 
+    def test_number_does_not_repeat_the_name_of_another_class(self):
+        opened = [source("Net_2"), *(NetworkSource("Net", nn.Identity()) for _ in range(2))]
+        assert list(name_networks(opened)) == ["Net_2", "Net", "Net_3"]
+
     def test_one_network_twice_is_refused_however_it_is_written(self, network_folder, monkeypatch):
         monkeypatch.chdir(network_folder)
         with pytest.raises(NetworkError, match=r"\./own\.py:network: is given twice"):
@@ -106,6 +110,12 @@ class TestNames:
             check_distinct([network, network])
         check_distinct(["own.py:network", "own.py:softmax"])
         check_distinct([network, nn.Identity()])
+        check_distinct([open_source(network), open_source(nn.Identity())])
+        with pytest.raises(NetworkError, match=r"^Identity: .*twice"):
+            check_distinct([open_source(network), open_source(network)])
+        for few in ([], [network]):
+            with pytest.raises(NetworkError, match="at least two networks"):
+                check_distinct(few)
 
 
 class TestRecordsOfSeveral:

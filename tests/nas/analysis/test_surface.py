@@ -21,7 +21,7 @@ from nas.analysis.surface.surface import image_surfaces, surfaces_of
 from nas.bundle.load import open_bundle
 from nas.data import open_test
 from nas.data.config import DataConfig
-from nas.reports.networks import open_bundles
+from nas.reports.networks import load_bundles
 from nas.reports.surfaces import neighbourhood_sentence, report_surfaces
 from nas.runs.run import read_run
 
@@ -386,7 +386,7 @@ def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
 
 
 def test_a_report_shows_a_few_images_of_every_bundle(finished_run):
-    opened, _ = open_bundles(read_run(finished_run).bundles)
+    opened, _ = load_bundles(read_run(finished_run).bundles)
     pictures = report_surfaces(opened, images=1)
     assert list(pictures) == list(opened)
     for ((picture, caption),) in pictures.values():
@@ -411,7 +411,7 @@ def test_what_lies_around_an_adversarial_image_in_words(drawn):
 
 
 def test_a_report_does_without_what_is_too_large_or_fails(bundle_copy):
-    opened, _ = open_bundles([open_bundle(bundle_copy)])
+    opened, _ = load_bundles([open_bundle(bundle_copy)])
     ((name, one),) = opened.items()
     assert report_surfaces(opened, images=0) == {name: []}
     large = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 10**9}})

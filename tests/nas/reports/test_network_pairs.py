@@ -21,7 +21,7 @@ from nas.analysis.profile import parse_profile_config
 from nas.bundle.load import open_bundle
 from nas.data import open_test
 from nas.reports.network_pairs import NetworkPairs, report_network_pairs
-from nas.reports.networks import duplicates, open_bundles
+from nas.reports.networks import duplicates, load_bundles
 from nas.reports.page import render_report
 from nas.reports.search_figures import worst_case_laws
 from nas.reports.statistics_text import correlations_sentences, exponents_sentence, nearest_sentence
@@ -36,7 +36,7 @@ def run(finished_run):
 
 @pytest.fixture(scope="module")
 def opened(run):
-    bundles, left_out = open_bundles(run.bundles)
+    bundles, left_out = load_bundles(run.bundles)
     assert left_out == {}
     return bundles
 
@@ -92,15 +92,15 @@ def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
         return dataclasses.replace(bundle, manifest={**bundle.manifest, **parts})
 
     gone = {**bundle.manifest["config"], "data": {"name": "npz", "path": "gone.npz"}}
-    assert open_bundles([changed(config=gone)]) == ({}, {bundle.name: "gone.npz: no such file"})
-    opened, reasons = open_bundles([changed(data={"test": "of other images"})])
+    assert load_bundles([changed(config=gone)]) == ({}, {bundle.name: "gone.npz: no such file"})
+    opened, reasons = load_bundles([changed(data={"test": "of other images"})])
     assert opened == {}
     assert "test images of digits" in reasons[bundle.name]
-    assert list(open_bundles([bundle])[0]) == [bundle.name]
+    assert list(load_bundles([bundle])[0]) == [bundle.name]
     small = {**bundle.manifest["config"], "data": {"name": "npz", "path": str(other_images)}}
-    assert "cannot take the images of npz" in open_bundles([of_these(changed(config=small), other_images)])[1][bundle.name]
+    assert "cannot take the images of npz" in load_bundles([of_these(changed(config=small), other_images)])[1][bundle.name]
     shutil.rmtree(bundle_copy)
-    assert list(open_bundles([bundle])[1]) == [bundle.name]
+    assert list(load_bundles([bundle])[1]) == [bundle.name]
 
 
 # Transfer and disagreement.
@@ -276,14 +276,14 @@ def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch
     )
     monkeypatch.setattr("nas.reports.page.worst_case_laws", lambda bundles, norm: laws)
     name = run.bundles[0].name
-    monkeypatch.setattr("nas.reports.page.open_bundles", lambda bundles: ({}, {name: "gone.npz: no such file"}))
+    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles: ({}, {name: "gone.npz: no such file"}))
     text = render_report(run).replace("&#39;", "'")
     assert exponents_sentence(laws) in text
     assert re.search(f"<code>{name}</code> is left out [^.]*: gone.npz: no such file", text)
 
 
 def test_profiles_of_before_the_mean_field_are_shown(run, monkeypatch):
-    monkeypatch.setattr("nas.reports.page.open_bundles", lambda bundles: ({}, {}))
+    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles: ({}, {}))
     bundle = run.bundles[0]
     record = json.loads(json.dumps(bundle.profile.record))
     del record["margins"]["nearest"]
