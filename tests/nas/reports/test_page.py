@@ -119,6 +119,37 @@ def test_failed_check_is_shown_before_the_numbers(finished):
     )
 
 
+def test_failed_check_is_given_in_full(finished):
+    best, *others = finished.bundles
+    passing = [with_profile(bundle, pass_all) for bundle in others]
+    page = render_report(dataclasses.replace(finished, bundles=(with_profile(best, fail_a_check), *passing)))
+    listed = re.search(r"<ul>\s*<li>(.*?)</li>\s*</ul>", page, re.DOTALL)[1]
+    assert best.name in listed
+    assert "gradients alive" in listed
+    assert page.index(listed) < page.index("<h2>Leaderboard")
+    all_pass = render_report(dataclasses.replace(finished, bundles=(with_profile(best, pass_all), *passing)))
+    assert "passed, for all 3 networks" in shown(all_pass)
+
+
+def test_answer_comes_first_and_statistics_are_folded(finished):
+    page = render_report(finished)
+    parts = [
+        "<h2>Result",
+        'class="cards"',
+        'class="wide"',
+        "<h2>Checks",
+        "<h2>Leaderboard",
+        "<h2>The search",
+        "<h2>Networks",
+    ]
+    assert sorted(parts, key=page.index) == parts
+    assert page.index("<h2>Result") < page.index(str(verdicts(finished)[0])[:30]) < page.index("<h2>Checks")
+    unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    for folded in ("its evidence", "success rate", "config.yaml"):
+        assert folded in page
+        assert folded not in unfolded
+
+
 def pass_all(record):
     for check in record["checks"]:
         check["passed"] = True
