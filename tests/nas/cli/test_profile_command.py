@@ -122,12 +122,10 @@ def test_what_else_was_measured_is_shown(here, cli):
     code, out, _ = cli("profile", "own.py:network", *QUICK, "--epsilon", "0.1", *options)
     assert code == 0
     assert re.search(r"│ transfer_1 +│ 0\.\d{3} \[", out)
-    assert "error under common corruptions, 0." in out
+    assert re.search(r"error under common corruptions, \D*0\.\d{3}", out)
     assert "│ gaussian_blur" in out
     assert re.search(r"certified under noise of 0\.25: median L2 radius 0\.\d+", out)
-    assert re.search(
-        r"clean images: median margin \d.*, mean entropy .* nats, .*, theory and attacks (do not )?diverge", out
-    )
+    assert re.search(r"clean images: median margin \d.*, mean entropy .* nats, .*, (do not )?diverge", out)
 
 
 def test_the_median_radius_of_a_network_that_holds_is_told_as_a_bound(here, cli):
@@ -180,7 +178,7 @@ def test_ctrl_c_says_that_nothing_is_kept_and_speaks_of_no_run(here, cli, tmp_pa
     code, out, err = cli("profile", "own.py:interrupted", *QUICK, "--out", tmp_path / "profile")
     assert (code, out) == (130, "")
     assert "interrupted" in err
-    assert "resume" not in err
+    assert "hardcell resume" not in err
     assert list((tmp_path / "profile").iterdir()) == []
     # The same command can then run again.
     assert cli("profile", "own.py:network", *QUICK, "--out", tmp_path / "profile")[0] == 0
