@@ -97,15 +97,16 @@ def _consume(events: Iterator[Event], on_event: OnEvent | None) -> None:
 
 
 def _logged(events: Iterator[Event]) -> Iterator[Event]:
-    """Logs each event before it is passed on."""
+    """Yields events and logs each; passes errors that the caller throws in, and the end, on to the events."""
     logger = logging.getLogger("hardcell")
-    try:
-        for event in events:
-            logger.log(logging.DEBUG if isinstance(event, EpochFinished) else logging.INFO, "%s", event)
+    for event in events:
+        logger.log(logging.DEBUG if isinstance(event, EpochFinished) else logging.INFO, "%s", event)
+        try:
             yield event
-    finally:
-        if isinstance(events, Generator):
-            events.close()
+        except BaseException as error:
+            if isinstance(events, Generator):
+                events.throw(error)
+            raise
 
 
 def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
