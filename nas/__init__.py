@@ -1,6 +1,6 @@
 """Hardcell: architecture search for adversarial robustness, from a config to exported networks with measured profiles.
 
-Each command of the command line has a function here. Names are imported at first use, so that `import nas` is fast.
+Most commands of the command line have a function here. Names are imported at first use, so that `import nas` is fast.
 Progress goes to the logger `hardcell`, which is silent unless the program configures it.
 """
 

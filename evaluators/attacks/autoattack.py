@@ -26,7 +26,7 @@ from evaluators.norms import Linf, Norm
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(AttackEnsemble):
-    """The worst case of APGD on cross-entropy, FMN, targeted APGD and Square. Only the budget is configurable.
+    """The worst case of APGD on cross-entropy, FMN, targeted APGD and Square. Only the norm and the budget are configurable.
 
     Square runs only on images (N, C, H, W).
 

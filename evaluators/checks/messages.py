@@ -27,7 +27,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "batch. Call network.eval(), and let BatchNorm track running averages.",
     ),
     "normalised_inside": (
-        "The network has its lowest clean error on pixels in [0, 1].",
+        "No other input range at least halves the clean error of pixels in [0, 1].",
         "The clean error is {clean_error:.1%} on pixels in [0, 1], but {error_standardised:.1%} on standardised images, "
         "{error_signed:.1%} on pixels in [-1, 1] and {error_bytes:.1%} on pixels in [0, 255]. The network expects "
         "another input range. Put the normalisation inside the network.",
@@ -45,7 +45,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "approximation of the network.",
     ),
     "scale_does_not_matter": (
-        "PGD on cross-entropy fools as many images as PGD on rescaled logits and PGD on the margin.",
+        "Neither rescaled logits nor the margin loss significantly increase the error of PGD on cross-entropy.",
         "At epsilon {epsilon:.3g} PGD on cross-entropy reaches an error of {error_as_given:.1%}, but {error_rescaled:.1%} "
         "with rescaled logits and {error_by_margin:.1%} on the margin. The scale of the logits (median margin "
         "{median_margin:.3g}) stops the attack, not robustness. Attack the margin.",
@@ -56,7 +56,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "on this network, and other attacks may fail too.",
     ),
     "noise_is_weaker": (
-        "Random noise fools no more images than the attacks.",
+        "Random noise does not fool significantly more images than the attacks.",
         "At epsilon {epsilon:.3g} random noise fools {largest_excess:.1%} more of the images than all attacks together. The "
         "attacks do not work on this network.",
     ),
@@ -66,30 +66,30 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "{epsilon:.3g}. The attack has too few steps.",
     ),
     "black_box_is_weaker": (
-        "A black-box attack fools {fooled_by_black_box_alone:.1%} of the images that the white-box attacks do not fool.",
+        "Black-box attacks fool {fooled_by_black_box_alone:.1%} of the images in addition to the white-box attacks.",
         "At epsilon {epsilon:.3g} a black-box attack fools {fooled_by_black_box_alone:.1%} of the images in addition to the "
         "{error_by_white_box:.1%} that the white-box attacks fool. The white-box attacks are too weak, or the gradients "
         "mislead them.",
     ),
     "square_is_weaker": (
-        "Square, which uses only logits, fools {fooled_by_black_box_alone:.1%} of the images that no other attack fools.",
+        "Square uses only logits. It fools {fooled_by_black_box_alone:.1%} of the images in addition to the other attacks.",
         "At epsilon {epsilon:.3g} Square, which uses only logits, fools {fooled_by_black_box_alone:.1%} of the images in "
         "addition to the {error_by_white_box:.1%} that the other attacks fool. The other attacks are too weak, or the "
         "gradients mislead them.",
     ),
     "white_box_is_weaker": (
-        "PGD on the margin fools {newly_fooled:.1%} of the images that the attacks without gradients do not fool.",
+        "PGD on the margin fools {newly_fooled:.1%} of the images in addition to the attacks without gradients.",
         "At epsilon {epsilon:.3g} PGD on the margin fools {newly_fooled:.1%} of the images in addition to the {error:.1%} "
         "that the attacks fool. None of the attacks uses gradients, so they do not measure robustness. Add an attack that "
         "uses gradients.",
     ),
     "many_steps_beat_one": (
-        "No single-step attack fools more images than the many-step attacks.",
+        "No single-step attack fools significantly more images than the many-step attacks.",
         "At epsilon {epsilon:.3g} {attack}, a single-step attack, fools {largest_excess:.1%} more of the images than all "
         "many-step attacks together. Their steps are too short, or the gradients mislead them.",
     ),
     "cross_entropy_not_masked": (
-        "PGD on the margin fools no more images than PGD on cross-entropy.",
+        "PGD on the margin does not fool significantly more images than PGD on cross-entropy.",
         "At epsilon {epsilon:.3g} PGD on the margin fools {largest_excess:.1%} more of the images than PGD on "
         "cross-entropy. The scale of the logits stops PGD on cross-entropy, not robustness.",
     ),

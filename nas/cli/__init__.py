@@ -86,7 +86,7 @@ def search(
 ) -> None:
     """Run a search, export the best networks and write the report.
 
-    CONFIG is a YAML file. Without it, the search is of the space cell201 on the digits data.
+    CONFIG is a YAML file. The default config searches the space cell201 on the digits data.
     """
     from datetime import datetime
 
