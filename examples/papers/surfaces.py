@@ -195,7 +195,7 @@ def _draw_planes(name: str, data: str, folder: Path) -> dict:
                 "margin": one.margin,
                 "confidence": one.confidence,
                 "epsilon": one.config.epsilon,
-                "leads": {to: asdict(lead) for to, lead in one.leads.items()},
+                "leads": {to: asdict(lead) for to, lead in one.endpoints.items()},
                 "crossings": {to: [asdict(crossing) for crossing in line.crossings] for to, line in one.lines.items()},
                 "notes": one.notes,
             }
