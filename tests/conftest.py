@@ -24,6 +24,23 @@ def device(request):
 
 
 @pytest.fixture
+def smallest():
+    """Overrides of a config that make its search as short as possible."""
+    return [
+        "threads=1",
+        "data.limit=120",
+        "training.epochs=1",
+        "search.trials=2",
+        "search.random_trials=1",
+        "finalists.count=1",
+        "finalists.epochs=1",
+        "finalists.images=40",
+        "finalists.references=false",
+        "finalists.attacks={fgsm: fgsm}",
+    ]
+
+
+@pytest.fixture
 def shared_data():
     folder = Path(os.environ.get("HARDCELL_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
     if not folder.is_dir():

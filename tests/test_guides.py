@@ -22,19 +22,6 @@ GUIDES = [
     "examples/README.md",
     ".github/CONTRIBUTING.md",
 ]
-# Settings that make the searches of the guides short.
-SMALLEST = [
-    "threads=1",
-    "data.limit=120",
-    "training.epochs=1",
-    "search.trials=2",
-    "search.random_trials=1",
-    "finalists.count=1",
-    "finalists.epochs=1",
-    "finalists.images=40",
-    "finalists.references=false",
-    "finalists.attacks={fgsm: fgsm, pgd: {name: pgd, steps: 2}}",
-]
 
 
 def text_of(guide):
@@ -86,18 +73,20 @@ def test_python_runs(guide, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("guide", "reader"), [("README.md", "load_config"), ("nas/README.md", "parse_config")])
-def test_python_with_a_search_runs(guide, reader, tmp_path):
+def test_python_with_a_search_runs(guide, reader, tmp_path, smallest):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    out = run_python(guide, tmp_path, (reader,))
+    overrides = [setting for setting in smallest if "attacks" not in setting]
+    overrides += ["finalists.attacks={fgsm: fgsm, pgd: {name: pgd, steps: 2}}"]
+    out = run_python(guide, tmp_path, reader, overrides)
     assert "finished" in out
     assert "False" not in out
 
 
-def run_python(guide, folder, readers=()):
-    """Runs the Python blocks of a guide as one program, with short searches; returns what it prints."""
+def run_python(guide, folder, reader=None, overrides=()):
+    """Runs the Python blocks of a guide as one program, with overrides of the config that it reads; returns its output."""
     code = "\n".join(blocks(guide, "python"))
-    for reader in readers:
-        code, count = re.subn(rf"nas\.{reader}\(([^)]*)\)", rf"nas.{reader}(\1, overrides={SMALLEST!r})", code)
+    if reader is not None:
+        code, count = re.subn(rf"nas\.{reader}\(([^)]*)\)", rf"nas.{reader}(\1, overrides={overrides!r})", code)
         assert count == 1
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -15,18 +15,6 @@ from nas.config.writer import as_data
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-SMALLEST = [
-    "threads=1",
-    "data.limit=120",
-    "training.epochs=1",
-    "search.trials=2",
-    "search.random_trials=1",
-    "finalists.count=1",
-    "finalists.epochs=1",
-    "finalists.images=40",
-    "finalists.references=false",
-    "finalists.attacks={fgsm: fgsm}",
-]
 
 
 def test_digits_is_the_embedded_default_spelled_out():
@@ -45,28 +33,28 @@ def test_every_config_is_valid(name):
     "name",
     [pytest.param("digits.yaml", marks=pytest.mark.slow), "custom_space.yaml", "custom_cells.yaml", "custom_attack.yaml"],
 )
-def test_searches_on_digits_run(name, tmp_path):
-    run = nas.search(nas.load_config(EXAMPLES / name, SMALLEST), run=tmp_path / "run")
+def test_searches_on_digits_run(name, tmp_path, smallest):
+    run = nas.search(nas.load_config(EXAMPLES / name, smallest), run=tmp_path / "run")
     assert [trial.state for trial in run.trials].count("complete") >= 1
     assert all(outcome.passed for outcome in nas.verify(run.bundles[0].folder))
 
 
 @pytest.mark.slow
-def test_mnist_runs_on_the_real_images(tmp_path, shared_data):
+def test_mnist_runs_on_the_real_images(tmp_path, shared_data, smallest):
     raw = tmp_path / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     # torchvision needs the unpacked files.
     for packed in (shared_data / "mnist").glob("*.gz"):
         (raw / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
-    overrides = [*SMALLEST, f"data.path={tmp_path / 'mnist'}", "space.channels=2", "search.trials=1"]
+    overrides = [*smallest, f"data.path={tmp_path / 'mnist'}", "space.channels=2", "search.trials=1"]
     run = nas.search(nas.load_config(EXAMPLES / "mnist.yaml", overrides), run=tmp_path / "run")
     assert run.bundles[0].stored.input_shape == (1, 28, 28)
     assert run.bundles[0].profile.record["dataset"] == "mnist"
 
 
-def test_the_benchmark_measures_passes_and_trials():
+def test_the_benchmark_measures_passes_and_trials(smallest):
     benchmark = runpy.run_path(str(ROOT / "tests" / "benchmarks" / "trials.py"))
-    config = parse_config(None, overrides=[*SMALLEST, "search.sampler=random"])
+    config = parse_config(None, overrides=[*smallest, "search.sampler=random"])
     measured = benchmark["measure"](config)
     assert measured["trained_trials"] == 2
     assert 0 < measured["share_forward"] + measured["share_backward"] < 1

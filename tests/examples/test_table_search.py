@@ -320,6 +320,6 @@ def test_the_smallest_run_on_the_real_table(tmp_path, shared_data):
     kept = sorted((out / "searches").iterdir())
     before = {file: file.stat().st_mtime_ns for file in kept}
     kept[0].unlink()
-    assert start().splitlines()[1:] == printed.splitlines()[1:]  # The first line tells the time.
+    assert start().splitlines()[1:] == printed.splitlines()[1:]  # The first line contains the time.
     assert json.loads((out / "table_search.json").read_text(encoding="utf-8")) == results
     assert all(file.stat().st_mtime_ns == before[file] for file in kept[1:])

@@ -84,12 +84,13 @@ def compare_networks(
         RunError: the device does not exist.
     """
     check_distinct(sources, names)
-    opened = name_networks([open_source(source) for source in sources], names)
+    opened = [open_source(source) for source in sources]
+    by_name = name_networks(opened, names)
     if config is None:
-        data = parse_compare_config({"data": bundle_data(list(opened.values()))}).data
-        config = CompareConfig(data=data, attacks=default_attacks(searched_norm(list(opened.values()))))
-    networks = {name: source.network for name, source in opened.items()}
-    named = {name: source.name for name, source in opened.items()}
+        data = parse_compare_config({"data": bundle_data(opened)}).data
+        config = CompareConfig(data=data, attacks=default_attacks(searched_norm(opened)))
+    networks = {name: source.network for name, source in by_name.items()}
+    named = {name: source.name for name, source in by_name.items()}
     device = open_device(config.device)
     data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
     test = open_test(data).first(config.images).to(device)
@@ -115,7 +116,7 @@ def compare_networks(
         with error_context(named[name]):
             first_order[name] = margins(network, test.x, test.y, [norm]).radii[norm.name]
     largest = norm.largest(test.x[0].numel())
-    chosen = config.epsilons or _choose_epsilons(first_order, searched_epsilons(list(opened.values()), norm.name), largest)
+    chosen = config.epsilons or _choose_epsilons(first_order, searched_epsilons(opened, norm.name), largest)
     epsilons = sorted(set(chosen))
     grid = common_grid(first_order, largest, epsilons)
     radii = {}
