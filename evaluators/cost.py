@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 def parameters(network: nn.Module) -> int:
-    """Returns the number of parameters of a network, frozen ones included."""
+    """Returns the number of parameters of a network, frozen ones included.
+
+    Example:
+        >>> from torch import nn
+        >>> from evaluators import parameters
+        >>> parameters(nn.Conv2d(3, 16, 3))
+        448
+    """
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -40,6 +47,12 @@ def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     Args:
         network: Maps images (1, C, H, W) to logits.
         input_shape: Shape of one image, (C, H, W).
+
+    Example:
+        >>> from torch import nn
+        >>> from evaluators import macs
+        >>> macs(nn.Conv2d(3, 16, 3, padding=1), (3, 32, 32))  # 16 * 3 * 3 * 3 * 32 * 32
+        442368
     """
     weights, counter = _weights(network), _Counter()
     with frozen(network), torch.no_grad(), counter:

@@ -101,6 +101,15 @@ def radii(
     Raises:
         TypeError: network, x, y, attack or epsilons has the wrong type.
         ValueError: x, y, epsilons or batch_size is out of range, or the network's output is not (N, K) logits.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import PGD, radii
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> radii(network, x, y, PGD(), epsilons=[0.05, 0.15, 0.3, 0.45])
+        tensor([0.1500, 0.4500, 0.0000], dtype=torch.float64)
     """
     check_attack(attack)
     grid = _as_epsilon_grid(epsilons)

@@ -1,4 +1,4 @@
-"""Certified L2 radii by randomised smoothing.
+"""Certified L2 radii by randomized smoothing.
 
 The certificates hold for the smoothed network, not for the network itself. The smoothed network returns the class that
 the network predicts most often under Gaussian noise. Noisy pixels are not clipped to [0, 1], because clipping would have
@@ -54,7 +54,7 @@ class Certificates:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Smoothing:
-    """Settings of randomised smoothing.
+    """Settings of randomized smoothing.
 
     The largest possible radius is sigma * Phi^-1(alpha ** (1 / n)). It is 2.46 sigma by default, and 3.8 sigma with the
     paper's n of 100,000.
@@ -114,6 +114,16 @@ def certify(
 
     Source: Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019,
     arXiv:1902.02918.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import Smoothing, certify
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> certificates = certify(network, x, y, Smoothing(sigma=0.25))
+        >>> certificates.radii.round(1)
+        array([0.1, 0.5, 0. ])
     """
     check_smoothing(smoothing)
     sigma, n = smoothing.sigma, smoothing.n

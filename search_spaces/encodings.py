@@ -34,6 +34,15 @@ def one_hot(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArra
 
     Raises:
         ValueError: An architecture is not in the space.
+
+    Example:
+        >>> from search_spaces import mlp, one_hot, one_hot_names
+        >>> space = mlp(layers=1)
+        >>> one_hot(space, [space.at(0)])
+        array([[1., 0., 1., 0., 0., 0., 0., 0., 0., 0., 1., 0., 0., 0., 1., 0.,
+                0.]])
+        >>> one_hot_names(space)[:2]
+        ['depth=0', 'depth=1']
     """
     # The type is part of the key because 1, 1.0 and True are equal in Python.
     columns = [(name, type(value), value) for name, choice in space.choices.items() for value in choice.values]
@@ -66,6 +75,12 @@ def path_encoding(space: SearchSpace, architectures: Sequence[Architecture], max
     Raises:
         ValueError: The space has no `graphs` or no `operations`, max_length is below 1, or an architecture is not in the
             space.
+
+    Example:
+        >>> from search_spaces import cell201, path_encoding
+        >>> space = cell201()
+        >>> path_encoding(space, [space.at(5), space.at(6)]).shape
+        (2, 84)
     """
     if space.graphs is None or not space.operations:
         raise ValueError(

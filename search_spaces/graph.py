@@ -16,6 +16,11 @@ class CellGraph:
         nodes: For each further node, its (operation, source node) pairs. The node is their sum, or zeros without a pair.
         outputs: Numbers of the nodes that are concatenated into the output, in order.
         strided: Whether the cell halves the resolution. Operations on its inputs then have a stride of 2.
+
+    Example:
+        >>> from search_spaces import CellGraph
+        >>> CellGraph(inputs=1, nodes=((("conv3x3", 0),), (("skip", 0), ("conv3x3", 1))), outputs=(2,))
+        CellGraph(inputs=1, nodes=((('conv3x3', 0),), (('skip', 0), ('conv3x3', 1))), outputs=(2,), strided=False)
     """
 
     inputs: int

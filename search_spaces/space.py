@@ -92,6 +92,19 @@ class SearchSpace:
         graphs: Function that returns the cells of an architecture, by name; None if the space has no cells.
         operations: Names of the single operations on the edges of the cells, without `none`; empty if the space has no
             cells.
+
+    Example:
+        >>> import random
+        >>> from search_spaces import Choice, SearchSpace
+        >>> from torch import nn
+        >>> def build(architecture, input_shape, num_classes):
+        ...     layers = [nn.Flatten(), nn.LazyLinear(architecture["width"]), nn.ReLU(), nn.LazyLinear(num_classes)]
+        ...     return nn.Sequential(*layers)
+        >>> space = SearchSpace("perceptrons", {"width": Choice(16, 32, 64)}, build)
+        >>> space.size
+        3
+        >>> space.sample(random.Random(0))
+        {'width': 32}
     """
 
     name: str
@@ -149,7 +162,15 @@ class SearchSpace:
         return {name: trial.suggest_categorical(name, choice.values) for name, choice in self.choices.items()}
 
     def sample(self, generator: random.Random) -> dict[str, Value]:
-        """Returns an architecture drawn uniformly at random."""
+        """Returns an architecture drawn uniformly at random.
+
+        Example:
+            >>> import random
+            >>> from search_spaces import cell201
+            >>> space = cell201()
+            >>> space.key(space.sample(random.Random(0)))
+            'd7d0a622fc1a'
+        """
         return {name: generator.choice(choice.values) for name, choice in self.choices.items()}
 
     def neighbours(self, architecture: Architecture) -> Iterator[dict[str, Value]]:
@@ -171,6 +192,13 @@ class SearchSpace:
 
         Raises:
             ValueError: The architecture is not in the space, or all architectures have the same canonical form.
+
+        Example:
+            >>> import random
+            >>> from search_spaces import cell201
+            >>> space = cell201()
+            >>> space.key(space.mutate(space.at(5), random.Random(0)))
+            '980f519a66e8'
         """
         key = self.key(architecture)
         frontier, seen = [dict(architecture)], {json.dumps([*architecture.values()])}
@@ -189,8 +217,13 @@ class SearchSpace:
         raise ValueError(f"all architectures of {self.name} compute the same function; mutate needs at least two functions")
 
     def crossover(self, first: Architecture, second: Architecture, generator: random.Random) -> dict[str, Value]:
-        """Returns an architecture that takes each value from one of two parents, with equal probability."""
-        return {name: generator.choice((first, second))[name] for name in self.choices}
+        """Returns an architecture that takes each value from one of two parents, with equal probability.
+
+        Raises:
+            ValueError: A parent is not in the space.
+        """
+        parents = (self.validate(first), self.validate(second))
+        return {name: generator.choice(parents)[name] for name in self.choices}
 
     def index(self, architecture: Architecture) -> int:
         """Returns the index of an architecture, from 0 to size - 1. The last choice varies fastest.

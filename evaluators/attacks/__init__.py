@@ -68,6 +68,11 @@ def describe(attack: Attack) -> dict[str, object]:
 
     Returns:
         A dict with the key "name" and one key per setting.
+
+    Example:
+        >>> from evaluators import FGSM, describe
+        >>> describe(FGSM())
+        {'name': 'fgsm', 'norm': 'linf', 'loss': 'cross_entropy'}
     """
     names = {kind: name for name, kind in ATTACKS.items()}
     kind = type(attack)

@@ -3,8 +3,8 @@
 Not to be confused with the package `autoattack`. The original runs APGD on cross-entropy, targeted APGD on DLR, targeted
 FAB and Square. This variant differs in two points:
 
-- FMN replaces FAB and runs second. One run of a minimum-norm attack lowers the radii on the whole grid. Targeted APGD,
-  which costs nine times as much as the attacks before it, then runs on fewer images.
+- FMN replaces FAB and runs second. One run of FMN finds the radii of the images, so the attacks after it run only on the
+  images and epsilons that are left. Targeted APGD is the most expensive of them.
 - Square gets a tenth of the original's queries. Its purpose is to detect gradient masking, which needs few queries.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",

@@ -14,7 +14,7 @@ Loss = Callable[..., Tensor]
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Returns the cross-entropy of each image, (N,).
 
-    Its gradient is rounded to zero where the logits are far apart.
+    Where the label's logit is much larger than the others, its gradient is rounded to zero.
 
     Args:
         logits: Logits, (N, K).
@@ -24,9 +24,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the largest wrong logit minus the logit of the label, (N,). It is positive where the image is misclassified.
+    """Returns the margin loss: the largest wrong logit minus the logit of the label, (N,). Positive: misclassified.
 
-    The direction of its gradient does not depend on the scale of the logits, unlike that of cross-entropy.
+    This loss is minus the margin of `evaluators.margins` and of response surfaces. The direction of its gradient does not
+    depend on the scale of the logits, unlike that of cross-entropy.
 
     Args:
         logits: Logits, (N, K).

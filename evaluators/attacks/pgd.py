@@ -40,6 +40,17 @@ class PGD(Attack):
 
     Raises:
         ValueError: steps or restarts is below 1, step_size is not positive, or restarts is above 1 without random_start.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import PGD
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> PGD(steps=20)(network, x, y, epsilon=0.1)
+        tensor([[0.6000, 0.6000],
+                [0.8000, 0.2000],
+                [0.3000, 0.6000]])
     """
 
     norm: Norm = Linf()

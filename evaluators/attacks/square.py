@@ -63,7 +63,7 @@ class Square(Attack):
         return x.ndim == 4
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the perturbation with the largest margin.
+        """Returns the perturbation with the largest margin loss that the search finds, (N, C, H, W).
 
         Raises:
             ValueError: x is not (N, C, H, W).
@@ -148,7 +148,7 @@ def tiles(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
 def shift(
     points: Tensor, x: Tensor, epsilon: Tensor, sizes: Tensor, left: Tensor, drawn: Tensor, side: int
 ) -> tuple[Tensor, Tensor]:
-    """Moves the perturbation of one square into another and adds a bump, in place. Algorithm 3 of the paper.
+    """Moves the L2 budget of one square into another square and adds a bump there, in place. Algorithm 3 of the paper.
 
     Arguments and return values are those of `recolour`.
     """
@@ -180,7 +180,11 @@ def bumps(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _pyramid(height: int, width: int) -> Tensor:
-    """Returns a pyramid of length 1, (height, width): the sum of 1/k² over the rings k from each pixel's ring outwards."""
+    """Returns a pyramid of L2 length 1, (height, width).
+
+    Rings around the centre are numbered 1, 2, ... from the inside. The value at ring r is proportional to the sum of 1/k²
+    over all k >= r.
+    """
     rows = (torch.arange(height) - height // 2).abs()
     columns = (torch.arange(width) - width // 2).abs()
     rings = torch.arange(1, max(height, width) // 2 + 2)

@@ -22,9 +22,9 @@ SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "batch_independent": (
         "The logits of an image do not depend on the other images of the batch. The network was passed in {handed_over_in}.",
-        "The logits of an image change by up to {difference_between_batches:.2g} (largest logit: {largest_logit:.2g}) with "
-        "the other images of the batch. The network was passed in {handed_over_in}: BatchNorm uses the statistics of the "
-        "batch. Call network.eval(), and let BatchNorm track running averages.",
+        "In evaluation mode, the logits of an image change by up to {difference_between_batches:.2g} (largest logit: "
+        "{largest_logit:.2g}) with the other images of the batch. The network was passed in {handed_over_in}. BatchNorm in "
+        "training mode uses the statistics of the batch. Call network.eval(), and let BatchNorm track running averages.",
     ),
     "normalised_inside": (
         "No other input range at least halves the clean error of pixels in [0, 1].",
@@ -51,9 +51,9 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "{median_margin:.3g}) stops the attack, not robustness. Attack the margin.",
     ),
     "reaches_chance": (
-        "An unbounded attack brings the error to {error:.1%}.",
-        "An unbounded attack brings the error to only {error:.1%}, below chance ({chance:.1%}). The attack does not work "
-        "on this network, and other attacks may fail too.",
+        "PGD at L∞ epsilon 0.5, which can turn every image grey, brings the error to {error:.1%}.",
+        "PGD at L∞ epsilon 0.5, which can turn every image grey, brings the error to only {error:.1%}, below chance "
+        "({chance:.1%}). PGD does not work on this network, and other attacks may fail too.",
     ),
     "noise_is_weaker": (
         "Random noise does not fool significantly more images than the attacks.",
@@ -114,38 +114,39 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "more than once ({example}). They are copies or equivalent networks. Count each of them once.",
     ),
     "falls_with_epsilon": (
-        "Accuracy under {attack} never rises with epsilon.",
-        "Accuracy under {attack} rises with epsilon in {rows:,} of {of:,} rows, by up to {largest_points:.3g} points "
-        "({largest_at}, in {largest_in}). A larger ball contains the smaller ball, so the attack failed at the larger "
-        "epsilon. Rows with too high an accuracy, by column: {counts}.",
+        "Accuracy under {attack} never rises with epsilon, within 0.1 percentage points.",
+        "Accuracy under {attack} rises with epsilon in {rows:,} of {of:,} rows, by up to {largest_points:.3g} percentage "
+        "points ({largest_at}, in {largest_in}). A larger ball contains the smaller ball, so the attack failed at the "
+        "larger epsilon. Rows with too high an accuracy, by column: {counts}.",
     ),
     "one_step_never_beats_many": (
-        "No single-step attack gives a lower accuracy than the many-step attacks at the same epsilon.",
+        "At each epsilon, no single-step attack gives a lower accuracy than many-step attacks, within 0.1 percentage "
+        "points.",
         "A single-step attack gives a lower accuracy than all many-step attacks in {rows:,} of {of:,} rows, by up to "
-        "{largest_points:.3g} points ({largest_at}, in {largest_in}). The many-step attacks failed there. Rows by column: "
-        "{counts}.",
+        "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The many-step attacks failed there. Rows "
+        "by column: {counts}.",
     ),
     "black_box_never_beats_white_box": (
-        "No black-box attack gives a lower accuracy than the white-box attacks at the same epsilon.",
+        "At each epsilon, no black-box attack gives a lower accuracy than white-box attacks, within 0.1 percentage points.",
         "A black-box attack gives a lower accuracy than all white-box attacks in {rows:,} of {of:,} rows, by up to "
-        "{largest_points:.3g} points ({largest_at}, in {largest_in}). The gradients mislead the white-box attacks there. "
-        "Rows by column: {counts}.",
+        "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The gradients mislead the white-box "
+        "attacks there. Rows by column: {counts}.",
     ),
     "noise_never_beats_attacks": (
-        "Random noise does not give a lower accuracy than the attacks at the same epsilon.",
+        "At each epsilon, random noise does not give a lower accuracy than the attacks, within 0.1 percentage points.",
         "Random noise gives a lower accuracy than all white-box attacks in {rows:,} of {of:,} rows, by up to "
-        "{largest_points:.3g} points ({largest_at}, in {largest_in}). The attacks do not work there. Rows by column: "
-        "{counts}.",
+        "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The attacks do not work there. Rows by "
+        "column: {counts}.",
     ),
     "adversarial_below_clean": (
         "{compared}.",
         "An adversarial accuracy is above the clean accuracy in {rows:,} of {of:,} rows, by up to {largest_points:.3g} "
-        "points ({largest_at}, in {largest_in}). The two were measured on different images or in different ways.",
+        "percentage points ({largest_at}, in {largest_in}). The two were measured on different images or in different ways.",
     ),
     "comparison_resolved": (
         "{images} images are enough to distinguish the two networks.",
         "{images} images are not enough to distinguish the two networks (difference {difference:.3f}, p = {p_value:.2g}). "
-        "About {images_needed} are needed.",
+        "Number of images needed for this difference: {images_needed}.",
     ),
 }
 
@@ -160,6 +161,16 @@ def explain(check: CheckResult) -> str:
 
     Raises:
         KeyError: the evidence of a built-in check lacks a number of its message.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import check_network, explain
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> checks = check_network(nn.Softmax(dim=1), x, y)
+        >>> [explain(check)[:29] for check in checks if check.name == "logits_not_probabilities"]
+        ['The outputs are probabilities']
     """
     names = [name for name in SENTENCES if check.name == name or check.name.startswith(f"{name}_")]
     if names:

@@ -14,7 +14,7 @@ from evaluators.attacks.square import Square
 from evaluators.attacks.transfer import Transfer
 from evaluators.attacks.uniform_noise import UniformNoise
 from evaluators.checks.result import CheckResult, binomial_excess, excess, largest
-from evaluators.curves.error_curves import error_curve
+from evaluators.curves.error_curves import ROUNDING, error_curve
 from evaluators.statistics.paired_tests import compare
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def comparison_resolved(first: Floats, second: Floats, epsilon: float) -> CheckR
         ValueError: the numbers of images differ or are 0, or a radius or epsilon is negative or NaN.
     """
     comparison = compare(first, second, epsilon)
-    differing = float(((first <= epsilon) != (second <= epsilon)).mean())
+    differing = float(((first <= epsilon * ROUNDING) != (second <= epsilon * ROUNDING)).mean())
     needed = math.ceil(1.96**2 * differing / comparison.difference**2) if comparison.difference else "infinitely many"
     return CheckResult(
         "comparison_resolved",

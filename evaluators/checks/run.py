@@ -76,6 +76,16 @@ def check_network(
     Raises:
         TypeError: x or y has the wrong type.
         ValueError: x or y is out of range, or the network's output is not (N, K) finite logits.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import check_network
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> checks = check_network(network, x, y)
+        >>> [check.name for check in checks if not check.passed]
+        []
     """
     check_images(x)
     check_labels(y, len(x))

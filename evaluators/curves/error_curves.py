@@ -108,6 +108,12 @@ def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.
 
     Raises:
         ValueError: radii is empty, a radius or an epsilon is negative or NaN, or confidence is not between 0 and 1.
+
+    Example:
+        >>> from evaluators import error_curve
+        >>> curve = error_curve([0, 0.1, 0.2, float("inf")], epsilons=[0.1, 0.2])
+        >>> curve.error
+        array([0.5 , 0.75])
     """
     radii = check_radii(radii)
     grid = np.asarray(epsilons, dtype=np.float64)
@@ -136,6 +142,11 @@ def worst_case(radii: Sequence[Floats]) -> Floats:
 
     Raises:
         ValueError: radii is empty, or the attacks have different numbers of images.
+
+    Example:
+        >>> from evaluators import worst_case
+        >>> worst_case([[0.1, 0.3], [0.2, 0.2]])
+        array([0.1, 0.2])
     """
     smallest: Floats = np.stack([np.asarray(r, dtype=np.float64) for r in radii]).min(axis=0)
     return smallest

@@ -1,31 +1,35 @@
 """The power law of the flip rate, F(epsilon) = prefactor * epsilon ** exponent, by maximum likelihood.
 
 Cubuk et al. (arXiv:1711.02846) find that adversarial error grows as a power of the size of the perturbation. Here the law
-is fitted to the flip rate, because the flip rate starts at 0. The fit uses a window (0, top]: below the top, the share of
-flipped images with radius at most epsilon is (epsilon / top) ** exponent. Radii on a grid are interval-censored: only the
-cell between two grid points is known. Exact radii are counted on a separate fine grid. The estimate then differs by a few
-hundredths of its standard error from that of Hill, "A simple general approach to inference about the tail of a
-distribution", Annals of Statistics 3, 1975, for the lower tail.
+is fitted to the flip rate, because the flip rate starts at 0.
 
-The top of the window minimises the Kolmogorov-Smirnov distance between law and data (`power_law_window`). A law is rejected
-if p < 0.1 in the semi-parametric bootstrap of Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM
-Review 51, 2009. Data are drawn from the law inside the window and from the measured curve above it. The window is chosen
-again for each draw.
+**Window.** The law is fitted in a window (0, top]. In the window, the share of flipped images with radius at most epsilon is
+(epsilon / top) ** exponent. The top minimises the Kolmogorov-Smirnov distance between law and data (`power_law_window`).
 
-The interval is a percentile interval over resamples of the images. The window is chosen again for each resample, so the
-interval includes the uncertainty of the window. It is about twice as wide as an interval for a fixed window. Coverage of the
-95 % interval in 300 draws of 200 to 10,000 images, on a grid of 12 points and with exact radii
-(`tests/benchmarks/coverage.py`):
+**Estimate.** Radii on a grid are interval-censored: only the cell between two grid points is known. Exact radii are counted
+on a fine grid made for this purpose. The estimate then differs from Hill's by a few hundredths of its standard error.
 
-- the exponent of a law that ends sharply (exponents 0.5 to 4, with no flips or with a kink above its end): 96 to 99 %;
-- the exponent of the law nearest to the true curve in the chosen window, on any curve: 94 to 100 %;
-- the exponent at zero of a curve that bends everywhere: 91 to 98 % on 1 - exp(-e) and 1 - exp(-e^2); 90 to 96 % on
-  e / (1 + e), except 78 to 84 % with 200 images. The fit estimates the exponent in the window. On such a curve it tends to
-  be lower than the exponent at zero: by 2 % with 10,000 images, by 10 to 20 % with 200 images.
+**Test.** A law is rejected if p < 0.1 in the semi-parametric bootstrap of Clauset et al. Each draw takes radii from the law
+inside the window and from the measured curve above it. The window is chosen again for each draw.
 
-A curve without a power law at zero (log-normal radii) still has an exponent in its window. About three quarters of the draws
-of 200 to 1,000 images are fitted, and a third of the draws of 10,000 images. So a fit alone does not show a law at zero.
-Laws that end sharply are rejected in 5 to 8 % of the draws, curves that bend in 6 to 16 %.
+**Interval.** The interval of the exponent is a percentile interval over resamples of the images. The window is chosen again
+for each resample, so the interval includes the uncertainty of the window.
+
+`tests/benchmarks/coverage.py` measures the coverage of the 95 % interval, in 300 draws of 200 to 10,000 images each:
+
+- The curve is a power law up to an end: the interval covers the exponent in 96 to 99 % of the draws.
+- Any curve: it covers the exponent of the law nearest to the curve in the chosen window in 94 to 100 %.
+- The curve bends everywhere: it covers the exponent at zero in 91 to 98 % on 1 - exp(-e) and 1 - exp(-e^2). On e / (1 + e)
+  it covers it in 90 to 96 %, but in only 78 to 84 % with 200 images.
+
+On a curve that bends everywhere, the fitted exponent tends to be lower than the exponent at zero: by 2 % with 10,000 images,
+by 10 to 20 % with 200 images. Laws up to an end are rejected in 5 to 8 % of the draws, curves that bend in 6 to 16 %.
+
+A curve may have no power law at zero, for example if radii are log-normal. A law is still fitted in three quarters of the
+draws of 200 to 1,000 images, and in a third of the draws of 10,000. So a fit alone does not show a law at zero.
+
+Source: Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM Review 51, 2009; Hill, "A simple
+general approach to inference about the tail of a distribution", Annals of Statistics 3, 1975, here for the lower tail.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from evaluators.curves.alternatives import Alternative, compare_forms
-from evaluators.curves.error_curves import Floats, check_radii
+from evaluators.curves.error_curves import Floats, check_confidence, check_radii
 from evaluators.curves.power_law_window import LARGEST_EXPONENT, SMALLEST_CELLS, SMALLEST_COUNT, choose_windows, log_shares
 
 if TYPE_CHECKING:
@@ -108,8 +112,17 @@ def fit_power_law(
         seed: Seed of the resamples. Equal radii with an equal seed give equal fits.
 
     Raises:
-        ValueError: radii is not a vector, or a radius is negative or NaN.
+        ValueError: radii is not a vector, a radius is negative or NaN, or confidence is not between 0 and 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from evaluators import fit_power_law
+        >>> radii = np.linspace(0, 1, 2001)[1:] ** 0.5  # Flip rate epsilon ** 2.
+        >>> law = fit_power_law(radii, resamples=200)
+        >>> f"{law.exponent:.1f}, {law.prefactor:.1f}"
+        '2.0, 1.0'
     """
+    check_confidence(confidence)
     radii = check_radii(radii, empty=True)
     right = radii[radii > 0]
     flips = right[np.isfinite(right)]
@@ -134,8 +147,8 @@ def fit_power_law(
     p_value = _p_value(counts, log_grid, law, float(windows.distance[0]), resamples, generator)
     if p_value < ACCEPTED_P:
         return NoPowerLaw(
-            f"no power law fits, even in the best window, up to {top:.3g} (p = {p_value:.2g}, at least {ACCEPTED_P} "
-            f"needed): measure at smaller epsilons"
+            f"no power law fits: in the best window, up to epsilon {top:.3g}, p is {p_value:.2g}, and at least "
+            f"{ACCEPTED_P} is needed; measure at smaller epsilons"
         )
     interval, saturated = _bootstrap(counts, log_grid, exponent, confidence, resamples, generator)
     return PowerLaw(

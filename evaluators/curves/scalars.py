@@ -22,6 +22,11 @@ def error_at(radii: Floats, epsilon: float) -> float:
 
     Raises:
         ValueError: radii is empty, a radius is negative or NaN, or epsilon is negative or not finite.
+
+    Example:
+        >>> from evaluators import error_at
+        >>> error_at([0, 0.1, 0.2, float("inf")], epsilon=0.15)
+        0.5
     """
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon must be at least 0 and finite, got {epsilon:g}")
@@ -38,6 +43,11 @@ def median_radius(radii: Floats) -> float:
 
     Raises:
         ValueError: radii is empty, or a radius is negative or NaN.
+
+    Example:
+        >>> from evaluators import median_radius
+        >>> median_radius([0, 0.1, 0.2, float("inf")])
+        0.2
     """
     return float(np.quantile(check_radii(radii), 0.5, method="higher"))
 
@@ -53,6 +63,11 @@ def error_area(radii: Floats, epsilons: Sequence[float]) -> float:
 
     Raises:
         ValueError: radii is empty, a radius is negative or NaN, or the epsilons do not span a finite range above 0.
+
+    Example:
+        >>> from evaluators import error_area
+        >>> error_area([0.1, 0.1, float("inf"), float("inf")], epsilons=[0.01, 1])
+        0.25
     """
     radii = check_radii(radii)
     low, high = min(epsilons, default=0.0), max(epsilons, default=0.0)

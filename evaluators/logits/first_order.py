@@ -56,6 +56,15 @@ def first_order_error(
     Raises:
         TypeError: x or y has the wrong type.
         ValueError: x, y, epsilon or classes is out of range, or the network's output is not (N, K) logits.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import Linf, first_order_error
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> round(first_order_error(network, x, y, Linf(), epsilon=0.2), 3)
+        0.667
     """
     check_images(x)
     check_epsilons([epsilon], norm.largest(x[0].numel()))

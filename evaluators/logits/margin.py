@@ -86,6 +86,18 @@ def margins(
     Raises:
         TypeError: x or y has the wrong type.
         ValueError: x, y or classes is out of range, or the network's output is not (N, K) logits.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import L2, Linf, margins
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> result = margins(network, x, y, [Linf(), L2()])
+        >>> result.radii["linf"].round(3)
+        array([0.1, 0.4, 0. ])
+        >>> result.radii["l2"].round(3)
+        array([0.141, 0.566, 0.   ])
     """
     with prepare(network, x, y, batch_size) as prepared:
         return margins_of(prepared, norms, classes=classes)

@@ -63,6 +63,16 @@ def profile(
         TypeError: x, y, attacks or epsilons has the wrong type.
         ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or the name of an attack
             or a norm cannot be used.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import FGSM, profile
+        >>> network = nn.Identity()  # The two pixels are the logits of two classes.
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> result = profile(network, x, y, {"fgsm": FGSM()}, {"linf": [0.05, 0.15, 0.3, 0.45]})
+        >>> result.error_at(0.3, "linf")
+        0.6666666666666666
     """
     epsilons = {} if epsilons is None else epsilons
     norms = _check_inputs(x, attacks, epsilons, options)

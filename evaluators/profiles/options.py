@@ -21,7 +21,7 @@ class ProfileOptions:
         include: Epsilons to add to the grids, in pixel units, by name of the norm.
         tolerance: Largest relative error of a radius, reached by bisection between grid points; None for radii on the grid.
         corruptions: Also measure the errors under common corruptions. The images need one or three channels.
-        smoothing: Settings of randomised smoothing, to certify L2 radii too; None to leave it out.
+        smoothing: Settings of randomized smoothing, to certify L2 radii too; None to leave it out.
         dataset: Name of the data set, for the record.
         split: Name of the split of the data set, for the record.
         batch_size: Images in one pass; None to choose it from the memory that one image needs.

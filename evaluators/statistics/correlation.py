@@ -63,6 +63,11 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], *, confidence: floa
 
     Raises:
         ValueError: x and y are not vectors of equal length of finite numbers, or confidence is not between 0 and 1.
+
+    Example:
+        >>> from evaluators import rank_correlation
+        >>> rank_correlation([0.1, 0.2, 0.3, 0.4], [1, 2, 4, 3]).value
+        0.8
     """
     return _with_interval(_spearman, _checked(x, y), confidence, seed)
 

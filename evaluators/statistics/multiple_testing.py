@@ -25,6 +25,11 @@ def holm(p_values: Sequence[float]) -> Floats:
         ValueError: a p-value is not between 0 and 1.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+
+    Example:
+        >>> from evaluators import holm
+        >>> holm([0.01, 0.04, 0.03])
+        array([0.03, 0.06, 0.06])
     """
     values = np.asarray(p_values, dtype=np.float64)
     outside = values[~((values >= 0) & (values <= 1))]

@@ -85,6 +85,14 @@ def compare(first: Floats, second: Floats, epsilon: float, confidence: float = 0
             between 0 and 1.
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12, 1947.
+
+    Example:
+        >>> import numpy as np
+        >>> from evaluators import compare
+        >>> first, second = np.full(200, 0.3), np.repeat([0.1, 0.3], [20, 180])
+        >>> result = compare(first, second, epsilon=0.1)
+        >>> result.difference, result.verdict()
+        (-0.1, 'more robust')
     """
     first, second = _paired(first, second)
     if not epsilon >= 0:
@@ -124,6 +132,14 @@ def compare_radii(
     Raises:
         ValueError: the numbers of images differ or are 0, a radius or an epsilon is negative or NaN, no epsilon is above 0,
             or confidence is not between 0 and 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from evaluators import compare_radii
+        >>> first, second = np.full(200, 0.3), np.repeat([0.1, 0.3], [20, 180])
+        >>> result = compare_radii(first, second)
+        >>> result.effect, result.verdict()
+        (0.1, 'more robust')
     """
     first, second = _paired(first, second)
     if epsilons is not None:

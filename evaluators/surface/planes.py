@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-# Directions with a smaller sine of the angle count as parallel: their orthogonal part is the rounding of float32 pixels.
+# Two directions count as parallel if the sine of their angle is smaller. Their orthogonal part is then only rounding error.
 PARALLEL = 1e-4
 
 

@@ -44,6 +44,13 @@ def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
 
     Raises:
         ValueError: there are no rows, no column has the name of an accuracy, or columns differ in length.
+
+    Example:
+        >>> import numpy as np
+        >>> from evaluators import check_table
+        >>> checks = check_table({"clean": np.array([91.2, 90.1]), "pgd_Linf_eps2": np.array([40.2, 95.0])})
+        >>> [check.name for check in checks if not check.passed]
+        ['adversarial_below_clean']
     """
     parsed = [column for column in map(parse_column, columns) if column is not None]
     parsed = in_pixels([c for c in parsed if np.issubdtype(np.asarray(columns[c.name]).dtype, np.number)])

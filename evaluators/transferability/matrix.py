@@ -150,6 +150,16 @@ def transfer_matrix(
         TypeError: networks is not a mapping, or x, y, attack or a network has the wrong type.
         TooFewImagesError: fewer than ten images are classified correctly by all networks.
         ValueError: there are fewer than two networks, their classes differ, or x, y or an epsilon is out of range.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from evaluators import FGSM, transfer_matrix, transfer_rates
+        >>> networks = {"first": nn.Identity(), "second": nn.Hardtanh()}  # The pixels are the logits.
+        >>> x = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> matrix = transfer_matrix(networks, x, x.argmax(1), FGSM(), epsilons=[0.5])
+        >>> transfer_rates(matrix).share.shape  # (epsilons, sources, targets)
+        (1, 2, 2)
     """
     if not isinstance(networks, Mapping):
         raise TypeError(f"networks must be a mapping from names to networks, got {type(networks).__name__}")

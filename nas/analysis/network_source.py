@@ -35,6 +35,7 @@ class NetworkSource:
         norm: Name of the search's norm.
         epsilon: Epsilon of the search, in pixel units.
         classes: Names of the classes.
+        in_memory: Whether the network was passed as a module, so that the name is not a path.
     """
 
     name: str
@@ -44,6 +45,7 @@ class NetworkSource:
     norm: str | None = None
     epsilon: float | None = None
     classes: tuple[str, ...] | None = None
+    in_memory: bool = False
 
     @property
     def short_name(self) -> str:
@@ -72,7 +74,7 @@ def open_source(network: str | Path | nn.Module | NetworkSource) -> NetworkSourc
     if isinstance(network, NetworkSource):
         return network
     if isinstance(network, nn.Module):
-        return NetworkSource(type(network).__name__, network.eval())
+        return NetworkSource(type(network).__name__, network.eval(), in_memory=True)
     name = str(network)
     folder = expand_path(name)
     if not is_bundle(folder):
@@ -122,6 +124,8 @@ def _identity(network: str | Path | nn.Module | NetworkSource) -> object:
     """Returns a value that is equal for two ways to name one network: the absolute path, or the module's identity."""
     if isinstance(network, nn.Module):
         return id(network)
+    if isinstance(network, NetworkSource) and network.in_memory:
+        return id(network.network)
     name = _name_of(network)
     place, colon, function = name.rpartition(":")
     written, suffix = (place, f":{function}") if colon and place.endswith(".py") else (name, "")
@@ -131,7 +135,7 @@ def _identity(network: str | Path | nn.Module | NetworkSource) -> object:
         return name
     if path.exists():
         return f"{path.resolve()}{suffix}"
-    return id(network.network) if isinstance(network, NetworkSource) else name
+    return name
 
 
 def name_networks(sources: Sequence[NetworkSource], names: Sequence[str] = ()) -> dict[str, NetworkSource]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from evaluators import PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
@@ -22,6 +21,7 @@ from nas.validation import ValidationError, bounded, check_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from torch import nn
 
@@ -99,18 +99,25 @@ def profile_network(
             bundle.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
+
+    Example:
+        >>> import nas
+        >>> from evaluators import FGSM
+        >>> bundle = nas.read_run("runs/digits").bundles[0]
+        >>> profile = nas.profile(bundle.folder, nas.ProfileConfig(attacks={"fgsm": FGSM()}, images=100))
+        >>> sorted(profile.record["attacks"])
+        ['fgsm']
     """
     source = open_source(network)
     if config is None:
         config = parse_profile_config({"data": bundle_data([source])})
     others = [open_source(other) for other in config.transfer]
     device = open_device(config.device)
-    data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
-    test = open_test(data).first(config.images).to(device)
+    test = open_test(config.data).first(config.images).to(device)
     set_threads(config.threads, test.x[0, 0].numel())
     _check_epsilons(config, test)
     for opened in (source, *others):
-        check_compatible(opened.name, opened.network.to(device), test, data.path or data.name)
+        check_compatible(opened.name, opened.network.to(device), test, config.data.path or config.data.name)
     norm = next(iter(config.attacks.values())).norm
     pgd = PGD(norm=norm)
     transfers = {f"transfer_{i}": Transfer(source=other.network, attack=pgd) for i, other in enumerate(others, start=1)}
@@ -125,7 +132,7 @@ def profile_network(
                 tolerance=config.tolerance,
                 corruptions=config.corruptions,
                 smoothing=None if config.certify is None else Smoothing(sigma=config.certify),
-                dataset=data.name,
+                dataset=config.data.name,
             ),
             seed=config.seed,
             progress=progress,

@@ -41,7 +41,7 @@ def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Pro
             f"- Cost: {record['cost']['parameters']:,} parameters, {record['cost']['macs']:,} multiply-accumulates an image",
             f"- Weights: epoch {provenance.kept_epoch}, chosen on the validation split",
             "",
-            "| attack | norm | success rate | median radius | power law of the flip rate |",
+            "| attack | norm | error at the largest epsilon | median radius | power law of the flip rate |",
             "| --- | --- | --- | --- | --- |",
             *rows,
             "",

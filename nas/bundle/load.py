@@ -47,6 +47,13 @@ def load(folder: Path | str) -> nn.Module:
 
     Raises:
         BundleError: the bundle is missing, damaged or tampered with, or its search space cannot be found.
+
+    Example:
+        >>> import nas, torch
+        >>> bundle = nas.read_run("runs/digits").bundles[0]
+        >>> network = nas.load(bundle.folder)
+        >>> network(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
     """
     return load_network(Path(folder).expanduser()).network
 

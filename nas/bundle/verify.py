@@ -56,6 +56,12 @@ def verify(folder: Path | str) -> list[CheckResult]:
 
     Raises:
         BundleError: the folder is not a bundle, or its network cannot be rebuilt.
+
+    Example:
+        >>> import nas
+        >>> bundle = nas.read_run("runs/digits").bundles[0]
+        >>> [check.name for check in nas.verify(bundle.folder) if check.passed is False]
+        []
     """
     folder = Path(folder).expanduser()
     record = read_manifest(folder)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from nas.pipeline.events import Event
 
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def main() -> None:
     """Runs a command. For an expected error, prints the message without a traceback and exits with the error's code."""
     try:
@@ -33,7 +36,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted; at most the running trials are lost; `hardcell resume DIR` resumes the run", err=True)
+        click.echo("\ninterrupted", err=True)
         sys.exit(INTERRUPTED)
     except OSError as error:
         _fail(_system_message(error), 2)
@@ -52,8 +55,8 @@ def _fail(message: str, code: int) -> None:
 
 def _system_message(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{place}no space left to write; files already written are kept: free space and run `hardcell resume DIR`"
+    if error.errno in _DISK_FULL:
+        return f"{place}no space left to write; files already written are kept"
     return f"{place}{error.strerror or error}"
 
 
@@ -98,7 +101,7 @@ def search(
     settings = _settings(config, [*overrides, *short])
     name = config.stem if config else settings.data.name
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    _show(search_events(settings, folder))
+    _show(search_events(settings, folder), folder)
 
 
 @commands.command()
@@ -107,7 +110,7 @@ def resume(run: Path) -> None:
     """Resume the run in folder RUN after an interruption."""
     from nas.pipeline.search import resume_events
 
-    _show(resume_events(run))
+    _show(resume_events(run), run)
 
 
 @commands.command()
@@ -156,7 +159,7 @@ def export(run: Path, top: int) -> None:
     """
     from nas.pipeline.search import export_events
 
-    _show(export_events(run, top))
+    _show(export_events(run, top), run)
 
 
 @commands.command()
@@ -208,7 +211,16 @@ def _settings(path: Path | None, overrides: list[str]) -> Config:
     return load_config(path, overrides) if path else parse_config(None, source="default", overrides=overrides)
 
 
-def _show(events: Iterator[Event]) -> None:
+def _show(events: Iterator[Event], run: Path) -> None:
+    """Prints the events of a run. Where the run is interrupted or the disk is full, says how to resume it."""
     from nas.cli.display import show
 
-    show(events)
+    try:
+        show(events)
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; at most the running trials are lost; `hardcell resume {run}` resumes the run", err=True)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        _fail(f"{_system_message(error)}: free space and run `hardcell resume {run}`", 2)

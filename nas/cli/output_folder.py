@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None]:
-    """Creates the output folder before the work inside the context; after a `HardcellError`, removes the folders it created.
+    """Creates the output folder before the work inside the context; after an error or Ctrl-C, removes what it created.
+
+    Only folders that are empty are removed.
 
     Args:
         folder: Output folder; None to write no files.
@@ -35,7 +37,7 @@ def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except HardcellError:
+    except (HardcellError, KeyboardInterrupt):
         for place in made:
             with suppress(OSError):  # Another process may have put something into it.
                 place.rmdir()

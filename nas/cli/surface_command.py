@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     "required for other networks]",
 )
 @click.option(
-    "--extent", type=float, help="Width of each plane, in multiples of its spanning directions.  [default: 2]", metavar="X"
+    "--extent",
+    type=float,
+    help="Size of each plane: X times the box around the images it goes through.  [default: 2]",
+    metavar="X",
 )
 @click.option("--points", type=int, help="Points along each side of a plane.  [default: 61]")
 @click.option(
@@ -62,8 +65,9 @@ def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArg
 
     Each plane goes through the image and is drawn as maps of class, margin and confidence. Planes are spanned by an
     adversarial and a random direction, by two adversarial directions, or by two further images. Lines follow each direction
-    and mark every crossing of a decision boundary. The output also has the share of balls around the adversarial image that
-    stays adversarial, and a radius within which the class is proved. NETWORK is as for `hardcell profile`.
+    and mark the detected crossings of decision boundaries. The output also has the share of points in balls around the
+    adversarial image that are adversarial, and a radius within which bounds certify the class. NETWORK is as for
+    `hardcell profile`.
     """
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
@@ -77,7 +81,7 @@ def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArg
             config = surface_config(source, options)
             surfaces = image_surfaces(source, config)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; nothing was kept, because surfaces cannot be resumed", err=True)
+        click.echo("\ninterrupted; nothing is kept: surfaces cannot be resumed", err=True)
         sys.exit(INTERRUPTED)
     record = json.dumps(surface_record(surfaces), allow_nan=False)
     _write(surfaces, record, out)
@@ -133,26 +137,26 @@ def _print(surfaces: ImageSurfaces) -> None:
 
 
 def _print_around(out: Console, around: Neighbourhood, wrong: str) -> None:
-    """Prints the shares of balls around the adversarial image that stay adversarial, and the proved radius of its class."""
+    """Prints shares of adversarial points in balls around the adversarial image, and the certified radius of its class."""
     from rich.table import Table
 
     from evaluators.bounds import NoBound
     from nas.plots.style import NORM_NAMES
 
     norm, balls = NORM_NAMES.get(around.norm, around.norm), around.balls
-    meaning = f"share of {balls.samples} random points in each that stays adversarial, with 95 % intervals"
+    meaning = f"share of {balls.samples} random points in each that are adversarial, with 95 % intervals"
     out.print(f"{norm} balls around the adversarial image: {meaning}", markup=False, highlight=False, soft_wrap=True)
     table = Table("radius", "radius / perturbation size", "share")
     for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True):
         table.add_row(f"{radius:.3g}", f"{radius / around.size:.3g}", f"{share:.3f} [{low:.3f}, {high:.3f}]")
     out.print(table)
     if isinstance(around.proved, NoBound):
-        proof = f"no radius is proved around the adversarial image: {around.proved.reason.partition(chr(10))[0]}"
+        proof = f"no radius is certified around the adversarial image: {around.proved.reason.partition(chr(10))[0]}"
     elif around.proved == 0:
-        proof = "no radius is proved around the adversarial image: the bounds are too loose to certify any radius"
+        proof = "no radius is certified around the adversarial image: the bounds are too loose"
     else:
         proof = (
-            f"proved: all images within {norm} distance {around.proved:.3g} of the adversarial image are of class {wrong}: "
-            "infinitely many adversarial images"
+            f"certified by bounds: all images within {norm} distance {around.proved:.3g} of the adversarial image are of "
+            f"class {wrong}"
         )
     out.print(proof, markup=False, highlight=False, soft_wrap=True)

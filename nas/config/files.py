@@ -42,6 +42,12 @@ def parse_config(
 
     Raises:
         ConfigError: the config has faults; the error lists all of them.
+
+    Example:
+        >>> import nas
+        >>> config = nas.parse_config({"data": {"name": "digits"}, "search": {"trials": 50}})
+        >>> config.search.trials, config.space.name
+        (50, 'cell201')
     """
     if data is not None and not isinstance(data, dict):
         raise ConfigError([f"{source}: must be a mapping of sections, got {data!r}"])
@@ -147,6 +153,12 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, build_space:
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or has faults.
+
+    Example:
+        >>> import nas
+        >>> config = nas.load_config("digits.yaml", ["search.trials=2", "training.epochs=1"])
+        >>> config.search.trials
+        2
     """
     path = Path(path)
     try:

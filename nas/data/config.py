@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from nas.validation import bounded, check_bounds, raise_if_invalid
@@ -15,8 +16,8 @@ class DataConfig:
 
     Attributes:
         name: Source of the images: digits, mnist, fashion_mnist, cifar10, folder (one subfolder per class) or npz.
-        path: The folder or .npz file. For mnist, fashion_mnist and cifar10 it is the download folder; null for
-            ~/.cache/hardcell.
+        path: The folder or .npz file; ~ is expanded. For mnist, fashion_mnist and cifar10 it is the download folder; null
+            for ~/.cache/hardcell.
         test: Share of the images in the test split. Used only for sources without a test split.
         validation: Share of the remaining images in the validation split, which scores trials.
         limit: Maximum number of training and validation images together; null for all.
@@ -41,4 +42,9 @@ class DataConfig:
             faults.append(("name", f"must be one of {', '.join(SOURCES)}, got {self.name!r}"))
         if self.name in ("folder", "npz") and self.path is None:
             faults.append(("path", f"must be given for {self.name}"))
+        if self.path is not None:
+            try:
+                object.__setattr__(self, "path", str(Path(self.path).expanduser()))
+            except RuntimeError as error:  # There is no such user.
+                faults.append(("path", f"cannot be read, got {self.path!r}: {error}"))
         raise_if_invalid(faults)

@@ -55,6 +55,12 @@ def search(config: Config | None = None, run: Path | str = "runs/search", *, on_
     Raises:
         HardcellError: the config, the data, the device or the folder is unusable, no trial is complete, or no finalist has a
             usable bundle.
+
+    Example:
+        >>> import nas
+        >>> config = nas.load_config("digits.yaml", ["search.trials=2", "finalists.references=false"])
+        >>> run = nas.search(config, "runs/example")
+        >>> network = nas.load(run.bundles[0].folder)
     """
     _consume(search_events(config, run), on_event)
     return read_run(run)
@@ -69,6 +75,12 @@ def resume(run: Path | str, *, on_event: OnEvent | None = None) -> Run:
 
     Raises:
         HardcellError: the folder holds no run that can be resumed, no trial is complete, or no finalist has a usable bundle.
+
+    Example:
+        >>> import nas
+        >>> run = nas.resume("runs/digits")
+        >>> len(run.trials)
+        6
     """
     _consume(resume_events(run), on_event)
     return read_run(run)

@@ -87,7 +87,7 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
         Exception: a network raises it.
     """
     first, attack = next(iter(opened.values())), PGD(norm=NORMS[norm]())
-    # Each image is crafted on every network, by forward and backward passes, and then tested on all of them.
+    # Each image is attacked on every network, by forward and backward passes, and then tested on all of them.
     passes = len(epsilons) * (3 * attack.steps + len(opened))
     affordable = int(SECONDS * passes_per_second(first.test) / (passes * sum(one.macs for one in opened.values())))
     count = min(IMAGES, affordable, len(first.test.x))
@@ -96,14 +96,17 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
     networks = {name: one.network for name, one in opened.items()}
     matrix = transfer_matrix(networks, first.test.x[:count], first.test.y[:count], attack, epsilons)
     reach, pairs = universal_transfer(matrix), asymmetry(matrix)
-    carried = [universal_sentence([one for one in reach if one.epsilon == epsilon]) for epsilon in matrix.epsilons]
+    carried = [
+        f"PGD ({NORM_NAMES.get(norm, norm)}) {universal_sentence([one for one in reach if one.epsilon == epsilon])}."
+        for epsilon in matrix.epsilons
+    ]
     uneven = sum(one.corrected < 0.05 for one in pairs)
     with mpl.rc_context(STYLE):
         pictures = tuple(to_svg(draw(matrix, "pgd", norm)) for draw in (transfer_figure, reach_figure))
     return NetworkPairs(
         pictures,
         (
-            f"Adversarial images crafted by PGD, by epsilon ({NORM_NAMES.get(norm, norm)}): {'; '.join(carried)}.",
+            *carried,
             f"Transfer is asymmetric for {uneven} of {len(pairs)} pairs of networks and epsilons (exact McNemar tests, "
             "corrected by Holm).",
         ),
@@ -132,5 +135,7 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     )
     with mpl.rc_context(STYLE):
         picture = to_svg(disagreement_figure(result, norm))
-    summary = f"Share of points around {len(centres)} clean images to which the networks assign different classes: {shares}."
+    summary = (
+        f"Share of points to which the networks assign different classes, around {len(centres)} clean images: {shares}."
+    )
     return NetworkPairs((picture,), (summary,))

@@ -61,6 +61,11 @@ def report(path: Path | str) -> Path:
 
     Raises:
         HardcellError: the folder holds no run, or its config or study is damaged.
+
+    Example:
+        >>> import nas
+        >>> nas.report("runs/digits").name
+        'report.html'
     """
     run = read_run(path)
     write_leaderboard(run.folder, run.trials, run.config.objective)

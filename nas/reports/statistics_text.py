@@ -33,10 +33,10 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     low, high = spread.range
     verdict = "are not all equal" if spread.heterogeneity_p < 0.05 else "may all be equal"
     without = len(laws) - len(fitted)
-    rest = f"; {without} {'has' if without == 1 else 'have'} no power law" if without else ""
+    rest = f" {without} {'network has' if without == 1 else 'networks have'} no power law." if without else ""
     return (
-        f"The exponents of {len(determined)} networks lie between {low:.2f} and {high:.2f} and {verdict} (Cochran's Q, "
-        f"p = {spread.heterogeneity_p:.2g}){rest}."
+        f"The exponents of {len(determined)} networks lie between {low:.2f} and {high:.2f}. They {verdict} (Cochran's Q, "
+        f"p = {spread.heterogeneity_p:.2g}).{rest}"
     )
 
 
@@ -52,9 +52,9 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     near = gaps["near_zero"]
     low, high = near["interval"]
     return (
-        f"Differences between the two largest logits: density near zero {near['density']:.2f} ({low:.2f} to {high:.2f}) in "
-        "units of 1 / mean (1 for an exponential distribution); Kolmogorov-Smirnov distance "
-        f"{gaps['distance_to_independent']:.2f} from the differences of independent logits, both divided by their mean."
+        f"Differences between the two largest logits, divided by their mean: the density near zero is {near['density']:.2f} "
+        f"({low:.2f} to {high:.2f}); it is 1 for an exponential distribution. Kolmogorov-Smirnov distance from the "
+        f"differences of independent logits: {gaps['distance_to_independent']:.2f}."
     )
 
 
@@ -80,6 +80,6 @@ def _correlations(name: str, trials: Sequence[Trial]) -> str | None:
         f"with {word} {rank_correlation([trial.metrics[key] for trial in trials], errors)}" for key, word in known.items()
     ]
     return (
-        f"Rank correlations of a candidate's adversarial error over the {len(trials)} {name} candidates (95 % intervals): "
+        f"Rank correlation of adversarial error over {len(trials)} {name} candidates (95 % intervals): "
         f"{', '.join(correlations)}."
     )

@@ -26,7 +26,7 @@ CANDIDATES = 16
 POINTS, FEWEST_POINTS = 41, 21
 # Number of points drawn from each ball around the adversarial image.
 SAMPLES = 200
-# Time limit of a plane, and of the balls around the adversarial image, in seconds; approximate passes of a proof.
+# Time limit of a plane, and of the balls around the adversarial image, in seconds; approximate passes of the bounds.
 SECONDS, PROOF = 1.0, 500
 
 
@@ -61,7 +61,7 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         points_found = attack(network, test.x[right], test.y[right], epsilon)
         fooled = predict(network, points_found).argmax(1) != test.y[right]
     chosen = [*right[fooled].tolist(), *right[~fooled].tolist()][:images]
-    # The balls cost more passes than the plane; the proof's passes count twice, because they use double precision.
+    # The balls cost more passes than the plane. Passes of the bounds count twice, because they use double precision.
     samples = SAMPLES if one.passes(SECONDS) > len(SHARES) * SAMPLES + 2 * PROOF else 0
     pictures = []
     for image in chosen:
@@ -77,7 +77,7 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
             second=False,
             samples=samples,
         )
-        around = f"Around test image {image} ({classes[drawn.label]}), in the plane of the clean image,"
+        around = f"Around test image {image} (class {classes[drawn.label]}), in the plane of the clean image,"
         if "adversarial" in drawn.endpoints:
             plane = (
                 f"the adversarial image that PGD finds at epsilon {format_epsilon(epsilon)}, and noise of the same L2 size"
@@ -92,7 +92,7 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
 
 
 def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
-    """Returns a sentence on the balls around an adversarial image: shares that are adversarial, and the proved radius."""
+    """Returns sentences on balls around an adversarial image: shares of adversarial points, and the certified radius."""
     norm, balls = NORM_NAMES.get(neighbourhood.norm, neighbourhood.norm), neighbourhood.balls
     shares = ", ".join(
         f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}"
@@ -100,5 +100,5 @@ def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
     )
     text = f"Share of {balls.samples} random points around the adversarial image that are adversarial ({norm}): {shares}."
     if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
-        return f"{text} No radius is proved."
-    return f"{text} All images within {neighbourhood.proved:.2g} are proved adversarial."
+        return f"{text} No radius is certified."
+    return f"{text} Bounds certify that all images within {neighbourhood.proved:.2g} are adversarial."

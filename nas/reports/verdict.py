@@ -49,14 +49,14 @@ class Verdict:
         """Returns the verdict as a sentence."""
         against = f"{_NAMES[self.role]} ({self.reference})"
         if self.same:
-            return f"The search did not beat {against}: its best finalist has the same architecture."
+            return f"The search did not beat {against}. Its best finalist has the same architecture."
         verb = {"more robust": "beat", "less robust": "lost to", "not distinguishable": "did not beat"}
         mine, other = self.errors
         low, high = self.comparison.interval
         return (
-            f"The search {verb[self.comparison.verdict()]} {against}: adversarial error {mine:.3f} against {other:.3f} "
-            f"at epsilon {format_epsilon(self.epsilon)} on {self.comparison.n} test images "
-            f"(difference {self.comparison.difference:.3f}, 95 % interval {low:.3f} to {high:.3f}; paired test, "
+            f"The search {verb[self.comparison.verdict()]} {against}. At epsilon {format_epsilon(self.epsilon)} the "
+            f"adversarial error is {mine:.3f} against {other:.3f}, on {self.comparison.n} test images. Difference: "
+            f"{self.comparison.difference:.3f} (95 % interval {low:.3f} to {high:.3f}; paired test, "
             f"p = {self.comparison.p_value:.2g}).{self._over_all()}"
         )
 
@@ -70,8 +70,8 @@ class Verdict:
         }
         low, high = self.over_all.interval
         return (
-            f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two are not distinguishable')}: the share of "
-            f"images with a larger radius, minus the share with a smaller one, is {self.over_all.effect:.3f} "
+            f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two are not distinguishable')}. Share of "
+            f"images with a larger radius, minus share with a smaller radius: {self.over_all.effect:.3f} "
             f"(95 % interval {low:.3f} to {high:.3f}; sign test, p = {self.over_all.p_value:.2g})."
         )
 

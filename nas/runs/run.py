@@ -63,6 +63,12 @@ def read_run(path: Path | str) -> Run:
 
     Raises:
         HardcellError: the folder holds no run, or its config or study is damaged.
+
+    Example:
+        >>> import nas
+        >>> run = nas.read_run("runs/digits")
+        >>> [bundle.role for bundle in run.bundles]
+        ['finalist', 'random', 'residual']
     """
     folder, config = open_run(Path(path), build_space=False)
     trials: list[Trial] = []

@@ -154,6 +154,12 @@ def run_status(path: Path | str) -> RunStatus:
 
     Raises:
         HardcellError: the folder holds no run, or its config or study is damaged.
+
+    Example:
+        >>> import nas
+        >>> status = nas.status("runs/digits")
+        >>> status.state, status.trials["complete"]
+        ('finished', 6)
     """
     run = read_run(path)
     counts = {name: sum(t.state == name for t in run.trials) for name in (*ENDED, "running")}

@@ -40,7 +40,9 @@ def build(
         NetworkError: the file holds no architecture, or the network cannot be built at this size.
 
     Example:
-        >>> network = nas.build("bundles/1-05d4740bf3b4", input_shape=(3, 32, 32), channels=16)  # doctest: +SKIP
+        >>> import nas
+        >>> bundle = nas.read_run("runs/digits").bundles[0]
+        >>> network = nas.build(bundle.folder, input_shape=(3, 32, 32), num_classes=100, channels=16)
     """
     path = Path(architecture).expanduser()
     path = path / FILE if path.is_dir() else path

@@ -65,6 +65,14 @@ def cell_space(
 
     Raises:
         ValueError: A setting is out of range, an operation is unknown, or an edge is impossible.
+
+    Example:
+        >>> from search_spaces import cell_space
+        >>> space = cell_space(nodes=3, operations=["none", "skip", "conv3x3"])
+        >>> space.size
+        27
+        >>> space.at(5)
+        {'edge01': 'none', 'edge02': 'skip', 'edge12': 'conv3x3'}
     """
     for setting, value in {
         "nodes": nodes,

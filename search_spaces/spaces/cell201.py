@@ -26,6 +26,13 @@ def cell201(channels: int = 16, cells_per_stage: int = 5, stages: int = 3) -> Se
 
     Raises:
         ValueError: A setting is below 1.
+
+    Example:
+        >>> from search_spaces import cell201
+        >>> space = cell201(channels=8, cells_per_stage=1)
+        >>> space.size
+        15625
+        >>> network = space.build(space.at(0), (3, 32, 32), 10)
     """
     return cell_space(
         "cell201",

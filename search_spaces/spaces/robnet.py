@@ -1,7 +1,7 @@
 """robnet: the RobNet space, in which every edge has a set of operations.
 
 Nodes 0 and 1 are the outputs of the previous two cells. Nodes 2 to 5 are concatenated into the output. Each of the 14 edges
-to these four nodes has no operation, the identity, a separable convolution, or the sum of the two. There are
+to these four nodes is absent, an identity, a separable convolution, or the sum of identity and convolution. There are
 4**14 = 268,435,456 cells. If each cell is searched separately, there are (4**14)**layers architectures.
 
 Source: Guo et al., "When NAS Meets Robustness: In Search of Robust Architectures against Adversarial Attacks", CVPR 2020,

@@ -228,6 +228,12 @@ class SpaceContract:
             share = sum(child[name] == first[name] for child in children) / 300
             assert abs(share - 0.5) < 5 * math.sqrt(0.25 / 300)
 
+    def test_crossover_refuses_a_parent_of_another_space(self, space, samples):
+        with pytest.raises(ValueError, match="missing"):
+            space.crossover({}, samples[0], random.Random(0))
+        with pytest.raises(ValueError, match="missing"):
+            space.crossover(samples[0], {}, random.Random(0))
+
     def test_enumeration_follows_the_indices(self, space):
         for index, architecture in zip(range(100), space.enumerate(), strict=False):
             assert architecture == space.at(index)

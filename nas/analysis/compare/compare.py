@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +36,7 @@ from nas.errors import ConfigError, HardcellError, NetworkError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -82,6 +81,15 @@ def compare_networks(
             config nor a bundle.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
+
+    Example:
+        >>> import nas
+        >>> from evaluators import PGD
+        >>> networks = [bundle.folder for bundle in nas.read_run("runs/digits").bundles]
+        >>> config = nas.CompareConfig(attacks={"pgd": PGD()}, epsilons=(0.1,), images=100)
+        >>> comparison = nas.compare(networks[:2], config)
+        >>> comparison.at_epsilon[0].verdict in ("more robust", "less robust", "not distinguishable")
+        True
     """
     check_distinct(sources, names)
     opened = [open_source(source) for source in sources]
@@ -92,12 +100,11 @@ def compare_networks(
     networks = {name: source.network for name, source in by_name.items()}
     named = {name: source.name for name, source in by_name.items()}
     device = open_device(config.device)
-    data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
-    test = open_test(data).first(config.images).to(device)
+    test = open_test(config.data).first(config.images).to(device)
     set_threads(config.threads, test.x[0, 0].numel())
     _check_epsilons(config, test)
     for name, network in networks.items():
-        check_compatible(named[name], network.to(device), test, data.path or data.name)
+        check_compatible(named[name], network.to(device), test, config.data.path or config.data.name)
     missing = _clean_pass(named, networks, test)
     crafting = crafting_attacks(config.attacks)
     transfers: dict[str, TransferMatrix | NoTransfer] = {} if missing is None else dict.fromkeys(crafting, missing)
@@ -135,7 +142,7 @@ def compare_networks(
         )
     return NetworkComparison(
         sources=named,
-        data=data.name,
+        data=config.data.name,
         data_hash=test.hash,
         attacks=config.attacks,
         epsilons=tuple(epsilons),

@@ -22,8 +22,8 @@ class SurfaceConfig:
         image: Number of the image in the test split, from 0.
         attack: Attack that finds the adversarial directions.
         epsilon: Radius of the attack's ball, in pixel units.
-        extent: Width of each plane in multiples of its spanning directions, and length of each line in multiples of the
-            longest perturbation.
+        extent: Width of each plane, in multiples of the longer side of the box around the images that it goes through.
+            Also the length of each line, in multiples of the longest perturbation.
         points: Points along each side of a plane.
         others: Numbers of two further test images, for the plane through all three; null for none.
         seed: Seed of all random numbers.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +25,7 @@ from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -65,15 +64,22 @@ def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: Surf
             misclassifies the clean image.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
+
+    Example:
+        >>> import nas
+        >>> bundle = nas.read_run("runs/digits").bundles[0]
+        >>> config = nas.SurfaceConfig(image=0, epsilon=0.12, points=21)
+        >>> surfaces = nas.surface(bundle.folder, config)
+        >>> surfaces.confidence > 0.1
+        True
     """
     source, device = open_source(network), open_device(config.device)
-    data = replace(config.data, path=config.data.path and str(Path(config.data.path).expanduser()))
-    test, name = open_test(data), data.path or data.name
+    test, name = open_test(config.data), config.data.path or config.data.name
     _check_numbers_of(config, test, name)
     test = test.to(device)
     set_threads(config.threads, test.x[0, 0].numel())
     check_compatible(source.name, source.network.to(device), test, name)
-    classes = source.class_names(data)
+    classes = source.class_names(config.data)
     try:
         with frozen(source.network):
             ahead = predict(source.network, test.x[config.image : config.image + AHEAD]).argmax(1)

@@ -615,6 +615,9 @@ class TestCurves:
             assert check.passed is passed
             assert check.evidence["difference"] == pytest.approx(-more / 400)
         assert comparison_resolved(first, first, 0.1).evidence["images_needed"] == "infinitely many"
+        # Radii that exceed epsilon by rounding count, as in `compare`.
+        above = comparison_resolved(first * (1 + 1e-12), second * (1 + 1e-12), 0.1)
+        assert above.evidence == check.evidence
 
     def test_the_images_needed_suffice(self):
         generator = np.random.default_rng(0)

@@ -61,6 +61,12 @@ def test_every_fit_is_the_same(grid):
     assert other.exponent_interval == pytest.approx(fit.exponent_interval, rel=0.1)
 
 
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
+def test_confidence_outside_0_to_1_is_refused(confidence):
+    with pytest.raises(ValueError, match="confidence must be between 0 and 1"):
+        fit_power_law(np.linspace(0.01, 1, 100), confidence=confidence)
+
+
 @pytest.mark.parametrize("grid", [None, GRID], ids=["exact", "grid"])
 def test_a_higher_confidence_widens_the_interval(grid):
     radii = sample(1.5, grid)
@@ -226,7 +232,7 @@ def test_a_law_that_does_not_fit_is_the_reason_however_strong_the_evidence(n):
     grid = np.linspace(0.01, 0.1, 91)
     law = fit_power_law(on_grid(radii, grid), grid)
     assert isinstance(law, NoPowerLaw)
-    message = r"no power law fits.* up to [0-9.]+ \(p = [0-9.e-]+, .*0\.1 needed\): measure at smaller epsilons"
+    message = r"no power law fits.* up to epsilon [0-9.]+, p is [0-9.e-]+, .*0\.1 .*; measure at smaller epsilons"
     assert re.fullmatch(message, law.reason)
 
 

@@ -113,7 +113,15 @@ class TestNames:
         check_distinct([open_source(network), open_source(nn.Identity())])
         with pytest.raises(NetworkError, match=r"^Identity: .*twice"):
             check_distinct([open_source(network), open_source(network)])
-        for few in ([], [network]):
+
+    def test_modules_of_one_class_are_distinct_beside_a_file_of_its_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "Identity").touch()
+        first, second = open_source(nn.Identity()), open_source(nn.Identity())
+        check_distinct([first, second])
+        with pytest.raises(NetworkError, match="twice"):
+            check_distinct([first, first])
+        for few in ([], [first]):
             with pytest.raises(NetworkError, match="at least two networks"):
                 check_distinct(few)
 

@@ -527,7 +527,11 @@ def test_disk_full_while_the_report_is_written(run_copy, cli, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     code, out, err = cli("report", run_copy)
     assert (code, out) == (2, "")
-    assert re.search(r"no space left.*`hardcell resume DIR`", err)
+    assert re.search(r"no space left.*are kept", err)
+    assert (run_copy / "report.html").read_bytes() == before
+    code, out, err = cli("resume", run_copy)
+    assert code == 2
+    assert re.search(rf"no space left.*`hardcell resume {run_copy}`", err)
     assert (run_copy / "report.html").read_bytes() == before
 
 

@@ -400,6 +400,12 @@ class TestTorchvision:
         with pytest.raises(DataError, match=message):
             opened(name, tmp_path)
 
+    def test_home_folder_in_a_path_is_expanded(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert DataConfig(name="npz", path="~/a.npz").path == f"{tmp_path}/a.npz"
+        with pytest.raises(ValueError, match=r"path.*~nobody-of-that-name"):
+            DataConfig(name="npz", path="~nobody-of-that-name/a.npz")
+
     def test_default_folder_is_the_cache(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
         with pytest.raises(DataError, match=f"{tmp_path}/.cache/hardcell"):

@@ -145,7 +145,7 @@ def test_answer_comes_first_and_statistics_are_folded(finished):
     assert sorted(parts, key=page.index) == parts
     assert page.index("<h2>Result") < page.index(str(verdicts(finished)[0])[:30]) < page.index("<h2>Checks")
     unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
-    for folded in ("for an explanation", "success rate", "config.yaml"):
+    for folded in ("for an explanation", "error at the largest epsilon", "config.yaml"):
         assert folded in page
         assert folded not in unfolded
 
@@ -335,10 +335,10 @@ def test_verdict_sentences(mine, other, verb, beaten, finished):
     text = str(verdict)
     assert re.match(rf"The search {verb} .*random.*\({random.name}\)", text)
     for number in (
-        f"error {errors[0]:.3f} against {errors[1]:.3f}",
+        f"error is {errors[0]:.3f} against {errors[1]:.3f}",
         "epsilon 0.05",
         "60 test images",
-        f"difference {errors[0] - errors[1]:.3f}",
+        f"ifference: {errors[0] - errors[1]:.3f}",
     ):
         assert number in text
     low, high = re.search(r"interval (-?[01]\.\d{3}) to (-?[01]\.\d{3}); paired test, p = ", text).groups()
@@ -353,7 +353,7 @@ def test_verdict_gives_the_p_value(finished):
     assert verdict.over_all.verdict() == "not distinguishable"
     one, over_all = str(verdict).split("Over all epsilons")
     assert "paired test, p = 0.062" in one
-    assert "is 0.083 (95 % interval 0.018 to 0.181; sign test, p = 0.062)" in over_all
+    assert ": 0.083 (95 % interval 0.018 to 0.181; sign test, p = 0.062)" in over_all
 
 
 def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
