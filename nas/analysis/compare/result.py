@@ -117,7 +117,8 @@ def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
     epsilon, others, fooled = reach[0].epsilon, len(reach) - 1, sum(one.fooled for one in reach)
     if fooled == 0:
         return f"at epsilon {format_epsilon(epsilon)}: no image fools its source"
-    text = f"at epsilon {format_epsilon(epsilon)}: {sum(len(one.to_all.images) for one in reach)} of {fooled} adversarial images fool "
+    reaching = sum(len(one.to_all.images) for one in reach)
+    text = f"at epsilon {format_epsilon(epsilon)}: {reaching} of {fooled} adversarial images fool "
     if others == 1:
         return f"{text}the other network as well"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)
