@@ -37,8 +37,8 @@ class APGD(Attack):
         loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps per restart.
         restarts: Number of runs, each from a new random start.
-        rho: Share of steps, in [0, 1]. The step size is halved if the loss rose in at most this share of the steps since
-            the last checkpoint.
+        rho: Share of steps, in [0, 1]. At fixed steps, the step size is halved if the loss rose in at most this share of the
+            steps since the previous such step, or if neither the best loss nor the step size changed since then.
 
     Raises:
         ValueError: steps or restarts is below 1, or rho is not between 0 and 1.

@@ -42,16 +42,16 @@ class CleanGradientCache:
         self._kept = {} if kept is None else kept
 
     def select(self, index: Tensor) -> CleanGradientCache:
-        """Returns the same cache for the images with indices in x `index`, (K,)."""
+        """Returns a view of the cache for other images, with indices (M,) in `x`."""
         return CleanGradientCache(self.x, index, self._kept)
 
-    def take(self, places: Tensor, loss: Loss, ask: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Returns the loss at some clean images, (K,), and its gradient, (K, ...).
+    def take(self, places: Tensor, loss: Loss, compute: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Returns the loss at some clean images, (P,), and its gradient, (P, ...).
 
         Args:
-            places: Positions of the images in `images`, (K,).
+            places: Positions of the images in `images`, (P,).
             loss: Loss to differentiate.
-            ask: Function from positions to losses and gradients. It is called for the images that are not in the cache.
+            compute: Function from positions to losses and gradients. It is called for images that are not in the cache.
         """
         if loss not in self._kept:
             known = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
@@ -60,7 +60,7 @@ class CleanGradientCache:
         images = self.images[places]
         new = ~known[images]
         if bool(new.any()):
-            values[images[new]], gradients[images[new]] = ask(places[new])
+            values[images[new]], gradients[images[new]] = compute(places[new])
             known[images[new]] = True
         return values[images], gradients[images]
 
@@ -82,6 +82,16 @@ class GradientOracle:
         fooled: Whether a misclassified point inside the ball was recorded, (N,) bool.
         points: Recorded point of each fooled image, (N, ...); the clean image elsewhere.
         sizes: Size of the perturbation of the recorded point, (N,); infinite elsewhere.
+
+    Args:
+        network: Network from images (N, ...) to logits (N, K).
+        x: Images, (N, ...), all of them correctly classified.
+        y: True labels, (N,).
+        norm: Shape of the balls.
+        epsilon: Radius of each ball, N values in any shape, in pixel units.
+        keep: Points that are recorded.
+        one_pass: Largest number of images in one pass; all images if None.
+        clean: Cache of gradients at the clean images; None for none.
     """
 
     def __init__(
@@ -109,7 +119,7 @@ class GradientOracle:
 
         Args:
             points: One point per image, (N, ...).
-            loss: Function of logits, labels and, if given, `classes`.
+            loss: Function of logits (N, K), labels (N,) and, if given, `classes`, with one value per image, (N,).
             classes: Further class indices for the loss, (N,) each: the target classes of a targeted loss.
 
         Raises:
@@ -231,8 +241,8 @@ def usable(gradient: Tensor) -> Tensor:
     if not bool(finite.all()):
         count = int((~finite).flatten(1).any(1).sum())
         warnings.warn(
-            f"the network's gradient is not finite at {count} of {len(gradient)} points and is set to zero there; "
-            "square roots and norms have no gradient at 0: add a small constant under the root",
+            f"the network's gradient has NaN or infinite entries at {count} of {len(gradient)} points, which are set to 0. "
+            "A common cause is a square root at 0: add a small constant under the root",
             stacklevel=2,
         )
     return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -108,13 +108,23 @@ def estimate_direction(
         move = probe - points
         answer = torch.where(target.wrong(probe), 1.0, -1.0).to(points.dtype)
         moves, gains, mean = moves + move, gains + broadcast_per_image(answer, points) * move, mean + answer / probes
-    # The mean answer is a baseline that lowers the variance. It is 0 where all answers are equal.
+    # Subtracting the mean answer lowers the variance. Where all answers are equal, the estimate would then be zero, so
+    # nothing is subtracted.
     baseline = torch.where(mean.abs() > 1 - 0.5 / probes, 0, mean)
     return norm.ascent(gains - broadcast_per_image(baseline, points) * moves)
 
 
 def search_step(target: GradientOracle, points: Tensor, direction: Tensor, length: Tensor) -> Tensor:
-    """Returns misclassified points along the direction, (N, ...), at the first of length, length / 2, ... that has one."""
+    """Moves points along a direction by length, length / 2, ... until they are misclassified, and returns them, (N, ...).
+
+    A point for which no length succeeds stays unchanged.
+
+    Args:
+        target: The attacked network.
+        points: Points, (N, ...).
+        direction: Direction of each point, (N, ...).
+        length: First step length of each point, (N,).
+    """
     arrived = torch.zeros_like(length, dtype=torch.bool)
     for _ in range(LENGTHS):
         ahead = (points + broadcast_per_image(length, points) * direction).clamp(0, 1)

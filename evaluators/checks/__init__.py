@@ -2,32 +2,39 @@
 
 | check | needs | finds |
 | --- | --- | --- |
-| `deterministic` | network | added noise |
+| `deterministic` | network | random networks, such as those with added noise |
 | `logits_not_probabilities` | network | a final softmax |
 | `batch_independent` | network | BatchNorm that uses the statistics of the batch |
 | `normalised_inside` | network | another input range: normalisation outside the network, -1 to 1, 0 to 255 |
 | `gradients_alive` | margins | gradients that are zero or not finite |
-| `gradients_predict` | network | rounding, with or without a straight-through gradient |
-| `scale_does_not_matter` | network | logits too large or too small for attacks on cross-entropy |
-| `reaches_chance` | network | an unbounded attack that does not reach chance level |
-| `noise_is_weaker` | network, radii | attacks that are weaker than random noise |
-| `enough_steps` | network, radii | an attack with too few steps |
-| `square_is_weaker` | network, radii | masked gradients, with a Square attack run by the check |
-| `white_box_is_weaker` | network, radii | an evaluation without gradient-based attacks |
+| `gradients_predict` | prepared | rounding, with or without a straight-through gradient |
+| `scale_does_not_matter` | prepared | logits too large or too small for attacks on cross-entropy |
+| `reaches_chance` | prepared | an attack at epsilon 0.5 that does not reach chance level |
+| `noise_is_weaker` | prepared, radii | attacks that are weaker than random noise |
+| `enough_steps` | prepared, radii | an attack with too few steps |
+| `square_is_weaker` | prepared, radii | masked gradients, with a Square attack run by the check |
+| `white_box_is_weaker` | prepared, radii | adversarial images that an evaluation without gradients missed |
 | `black_box_is_weaker` | radii | masked gradients, from black-box attacks of the evaluation |
 | `many_steps_beat_one` | radii | masked gradients, or steps that are too short |
 | `cross_entropy_not_masked` | radii | the fault of `scale_does_not_matter`, from attacks of the evaluation |
 | `enough_images`, `comparison_resolved` | radii | too few images for the claim |
 
-Checks that need only radii also run on radii measured elsewhere. `evaluators.table` runs similar checks on a table of
-accuracies. Checks that need the network use at most 256 images. They cost less than an error curve under PGD on twice as
-many images.
+"Prepared" is a `PreparedNetwork`: a network with its images and their clean logits. Checks that need only radii also run on
+radii measured elsewhere. `evaluators.table` runs similar checks on a table of accuracies. `check_network` and
+`check_attacks` use at most 256 images for checks that need the network. All of them together cost less than an error curve
+under PGD on twice as many images.
 
 Sources: Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.06705, and Athalye, Carlini and Wagner,
 "Obfuscated Gradients Give a False Sense of Security", ICML 2018, arXiv:1802.00420.
 """
 
-from evaluators.checks.attacks import enough_steps, noise_is_weaker, reaches_chance, square_is_weaker
+from evaluators.checks.attacks import (
+    enough_steps,
+    noise_is_weaker,
+    reaches_chance,
+    square_is_weaker,
+    white_box_is_weaker,
+)
 from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
 from evaluators.checks.messages import explain
 from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
@@ -66,4 +73,5 @@ __all__ = [
     "scale_does_not_matter",
     "square_is_weaker",
     "subset",
+    "white_box_is_weaker",
 ]

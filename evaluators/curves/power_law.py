@@ -1,10 +1,11 @@
 """The power law of the flip rate, F(epsilon) = prefactor * epsilon ** exponent, by maximum likelihood.
 
 Cubuk et al. (arXiv:1711.02846) find that adversarial error grows as a power of the size of the perturbation. Here the law
-is fitted to the flip rate, because the flip rate starts at 0.
+is fitted to the flip rate, which starts at 0: the share of correctly classified images that are flipped within epsilon.
 
-**Window.** The law is fitted in a window (0, top]. In the window, the share of flipped images with radius at most epsilon is
-(epsilon / top) ** exponent. The top minimises the Kolmogorov-Smirnov distance between law and data (`power_law_window`).
+**Window.** The law is fitted in a window (0, top]. Among the images with radius at most top, the share with radius at most
+epsilon is (epsilon / top) ** exponent. The top with the least Kolmogorov-Smirnov distance between law and data is chosen
+(`power_law_window`).
 
 **Estimate.** Radii on a grid are interval-censored: only the cell between two grid points is known. Exact radii are counted
 on a fine grid made for this purpose. The estimate then differs from Hill's by a few hundredths of its standard error.
@@ -17,16 +18,19 @@ for each resample, so the interval includes the uncertainty of the window.
 
 `tests/benchmarks/coverage.py` measures the coverage of the 95 % interval, in 300 draws of 200 to 10,000 images each:
 
-- The curve is a power law up to an end: the interval covers the exponent in 96 to 99 % of the draws.
-- Any curve: it covers the exponent of the law nearest to the curve in the chosen window in 94 to 100 %.
-- The curve bends everywhere: it covers the exponent at zero in 91 to 98 % on 1 - exp(-e) and 1 - exp(-e^2). On e / (1 + e)
-  it covers it in 90 to 96 %, but in only 78 to 84 % with 200 images.
+| curve of the flip rate | exponent that is compared | coverage |
+| --- | --- | --- |
+| a power law up to some epsilon | that of the law | 96 to 99 % |
+| any of the curves | that of the law nearest to the curve in the chosen window | 94 to 100 % |
+| 1 - exp(-e), 1 - exp(-e^2) | the limit at epsilon 0 | 91 to 98 % |
+| e / (1 + e) | the limit at epsilon 0 | 90 to 96 %; 78 to 84 % with 200 images |
 
-On a curve that bends everywhere, the fitted exponent tends to be lower than the exponent at zero: by 2 % with 10,000 images,
-by 10 to 20 % with 200 images. Laws up to an end are rejected in 5 to 8 % of the draws, curves that bend in 6 to 16 %.
+The limit at epsilon 0 is that of d ln(flip rate) / d ln(epsilon). On the last two rows, the fitted exponent tends to be
+lower than the limit: by 2 % with 10,000 images, by 10 to 20 % with 200 images. Curves of the first row are rejected in 5 to
+8 % of the draws, those of the last two rows in 6 to 16 %.
 
-A curve may have no power law at zero, for example if radii are log-normal. A law is still fitted in three quarters of the
-draws of 200 to 1,000 images, and in a third of the draws of 10,000. So a fit alone does not show a law at zero.
+A curve may have no such limit above 0, for example if radii are log-normal. A law is still fitted in three quarters of the
+draws of 200 to 1,000 images, and in a third of the draws of 10,000. So a fit alone does not show a law near epsilon 0.
 
 Source: Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM Review 51, 2009; Hill, "A simple
 general approach to inference about the tail of a distribution", Annals of Statistics 3, 1975, here for the lower tail.
@@ -59,8 +63,8 @@ class PowerLaw:
         exponent: Maximum-likelihood exponent in the window, above 0.
         exponent_interval: Bootstrap interval of the exponent. The window is chosen again for each resample of the images.
         prefactor: Flip rate of the law at epsilon 1. It may exceed 1, because the law holds only in its window.
-        window: Smallest measured epsilon and top of the window, in pixel units. With exact radii, the smallest radius and
-            the top.
+        window: Smallest measured epsilon above 0, and the top of the window, in pixel units. With exact radii, the smallest
+            radius above 0 and the top.
         n: Number of flips in the window.
         p_value: Bootstrap p-value of the goodness of fit in the window; at least 0.1.
         saturated: Whether the flip rate at the largest measured epsilon is significantly below the law.
@@ -77,7 +81,7 @@ class PowerLaw:
     alternatives: dict[str, Alternative] = field(default_factory=dict)
 
     def __call__(self, epsilons: Floats) -> Floats:
-        """Returns the flip rate of the law at epsilons (...), in pixel units, (...)."""
+        """Returns the flip rate of the law at epsilons of any shape, in pixel units; it may exceed 1 beyond the window."""
         return np.asarray(self.prefactor * np.asarray(epsilons) ** self.exponent)
 
 
@@ -182,7 +186,7 @@ def _count(right: Floats, grid: Floats) -> Floats:
 def _p_value(
     counts: Floats, log_grid: Floats, law: Floats, distance: float, resamples: int, generator: np.random.Generator
 ) -> float:
-    """Returns the share of data sets drawn from the law that are at least as far from the law fitted to them."""
+    """Returns the bootstrap p-value: the share of simulated data sets at least `distance` away from their own fit."""
     inside, shares = len(law), counts / counts.sum()
     shares[:inside] = shares[:inside].sum() * np.exp(law)
     drawn = generator.multinomial(int(counts.sum()), shares / shares.sum(), size=resamples)

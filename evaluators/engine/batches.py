@@ -35,8 +35,8 @@ class Batches:
 
     Attributes:
         size: Largest number of images in one pass.
-        loop: Largest number of images in one attack loop, at least `size`. The loop splits its passes itself. It drops
-            fooled images, and the rest of a large loop still fills whole passes.
+        loop: Largest number of images in one attack loop, at least `size`. An attack loop runs all steps of an attack, in
+            passes of at most `size` images. It drops fooled images; the images that are left share the passes.
 
     Raises:
         ValueError: size is below 1.
@@ -59,7 +59,7 @@ class Batches:
             loops: Whether the work is an attack loop instead of one pass.
 
         Raises:
-            torch.OutOfMemoryError: a single image does not fit.
+            RuntimeError: a single image does not fit (torch.OutOfMemoryError on a GPU).
         """
         start = 0
         while start < len(index):
@@ -88,7 +88,7 @@ def forward(network: nn.Module, points: Tensor, one_pass: int) -> Tensor:
 def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
     """Returns batches for forward and backward passes over images x (N, ...), and the logits (1, K) of the first image.
 
-    The memory that the first image needs is taken for every image. If the network cannot be differentiated, so that only
+    Every image is assumed to need as much memory as the first. If the network cannot be differentiated, so that only
     black-box attacks work, the batch size is `FORWARD_ONLY`.
     """
     try:

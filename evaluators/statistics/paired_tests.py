@@ -38,7 +38,7 @@ class Comparison:
     n: int
 
     def verdict(self, level: float = 0.05) -> str:
-        """Returns 'more robust', 'less robust' or 'not distinguishable' for the first network."""
+        """Returns 'more robust' or 'less robust' for the first network, or 'not distinguishable' if p_value >= level."""
         return _verdict(-self.difference, self.p_value, level)
 
 
@@ -65,7 +65,7 @@ class RadiiComparison:
     n: int
 
     def verdict(self, level: float = 0.05) -> str:
-        """Returns 'more robust', 'less robust' or 'not distinguishable' for the first network."""
+        """Returns 'more robust' or 'less robust' for the first network, or 'not distinguishable' if p_value >= level."""
         return _verdict(self.effect, self.p_value, level)
 
 
@@ -125,8 +125,8 @@ def compare_radii(
         first: Radii of the first network, in pixel units, (N,).
         second: Radii of the second network on the same images, in pixel units, (N,).
         epsilons: Epsilons at which both networks were measured, if their grids differ; None if all radii are exact or on the
-            same grid. Each radius is rounded up to the next of these epsilons. Otherwise the network with the coarser or
-            shorter grid would look too robust.
+            same grid. Each radius is rounded up to the next of these epsilons, and to infinity above the largest. Without
+            this, the network with the coarser or shorter grid would look too robust.
         confidence: Confidence level of the interval of the effect, between 0 and 1.
 
     Raises:

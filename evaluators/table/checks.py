@@ -1,7 +1,7 @@
 """Checks of a table of published accuracies, with one row per network and one column per attack and epsilon.
 
-Two accuracies of a row differ if their distance is above 0.1 points and above the rounding of their printed digits. A single
-row is then a finding, because a network cannot have a higher accuracy under a stronger attack.
+A network cannot have a higher accuracy under a stronger attack. So a single row in which it has one fails a check. The
+difference must be above 0.1 percentage points and above the rounding of the printed digits.
 
 Sources: as in `evaluators.checks`.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Smallest difference that counts, as a share; smaller differences may be noise.
 TOLERANCE = 0.001
-# At this L-infinity epsilon a perturbation can turn every image grey, so accuracies there are random.
+# At this L-infinity epsilon a perturbation can turn every image grey, so accuracies there are at chance or below.
 WHOLE_RANGE = 0.5
 # With fewer columns two rows may agree by coincidence.
 ENOUGH_COLUMNS = 4
@@ -38,9 +38,10 @@ def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
     """Runs all checks that the columns of a table of accuracies allow, and returns their outcomes.
 
     Args:
-        columns: Columns by name, (N,) each, with one row per network. Accuracies are in percent or shares between 0 and 1,
-            detected from their range; NaN if missing. The first column of strings names the rows. Columns without the name
-            of an accuracy are ignored.
+        columns: Columns by name, (N,) each, with one row per network. Columns of accuracies have a numeric dtype and a name
+            such as `clean`, `val_acc`, `pgd_Linf_eps2` or `fgsm_l2_0.5`. Accuracies are in percent or shares between 0 and
+            1, detected from their range; NaN if missing. If an L-infinity epsilon is above 1, epsilons are multiples of
+            1/255. The first column of another dtype names the rows. Other columns are ignored.
 
     Raises:
         ValueError: there are no rows, no column has the name of an accuracy, or columns differ in length.
@@ -215,7 +216,7 @@ def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[st
         rivals = [c for c in table.of(strong) if c.norm == column.norm and _same(c.epsilon, column.epsilon)]
         if rivals:
             lowest = np.fmin.reduce([table.values[c.name] for c in rivals])
-            pair = f"{column.name} under {' and '.join(c.name for c in rivals)}"
+            pair = f"{column.name} below {' and '.join(c.name for c in rivals)}"
             gaps[pair] = lowest - table.values[column.name]
             tolerances[pair] = table.tolerance(column.name, rivals[0].name)
     return _verdict(table, name, gaps, tolerances.__getitem__, {}) if gaps else None

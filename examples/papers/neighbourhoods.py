@@ -49,15 +49,15 @@ ATTACK = PGD(loss=margin, steps=20)
 EPSILON_MULTIPLES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 RADIUS_MULTIPLES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)
 # Adversarial images are the last point of an attack run, or the first point that is misclassified.
-STOP_WHEN_FOOLED = {"the end of a walk": False, "its first success": True}
+STOP_WHEN_FOOLED = {"last point of the attack": False, "first misclassified point": True}
 
 
 @dataclass(frozen=True)
-class AttackBudget:
-    """Number of samples.
+class SampleCounts:
+    """Numbers of images, samples and starts.
 
     Attributes:
-        images: Number of adversarial images with balls.
+        images: Maximum number of correctly classified images to attack. Each success gives an adversarial image with balls.
         samples: Number of points per ball.
         clean: Number of clean images that are attacked from many starts.
         starts: Number of starts per image.
@@ -70,9 +70,9 @@ class AttackBudget:
 
 
 BUDGETS = {
-    "smoke": AttackBudget(6, 100, 2, 6),
-    "default": AttackBudget(30, 500, 10, 24),
-    "full": AttackBudget(200, 5000, 100, 32),
+    "smoke": SampleCounts(6, 100, 2, 6),
+    "default": SampleCounts(30, 500, 10, 24),
+    "full": SampleCounts(200, 5000, 100, 32),
 }
 
 
@@ -257,13 +257,13 @@ def draw_shares(networks: list[dict], file: Path) -> None:
             if math.isfinite(attacked):
                 axes.plot(attacked, 0.1, "v", **style)
         for axes in panels[:, 0]:
-            axes.set_ylabel("share that stays adversarial")
+            axes.set_ylabel("share that is adversarial")
         handles = [mpl.lines.Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
         handles += [
             mpl.lines.Line2D([], [], color="black", marker=mark, linestyle="", label=label)
             for mark, label in (
-                ("^", "wrong class proved to hold so far, median"),
-                ("v", "an attack leaves it there, median"),
+                ("^", "certified radius, median"),
+                ("v", "radius at which an attack finds another class, median"),
             )
         ]
         handles.append(mpl.patches.Patch(facecolor="black", alpha=0.15, label="95 % interval of the mean"))
@@ -308,7 +308,7 @@ def draw_radii(networks: list[dict], file: Path) -> None:
 
 
 def draw_sets(rows: list[dict], file: Path) -> None:
-    """Plots the number of distinct adversarial images, their distances and the share of connected pairs."""
+    """Plots shares of successful starts, of distinct images and of connected pairs, and distances of the images."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(13, 1.6 + 0.3 * len(rows)), layout="constrained")
         panels = figure.subplots(1, len(_COLUMNS), sharey=True)
@@ -326,17 +326,17 @@ def draw_sets(rows: list[dict], file: Path) -> None:
             mpl.lines.Line2D([], [], color=colour, marker=marker, linestyle="", label=ends)
             for ends, marker, colour in zip(STOP_WHEN_FOOLED, "oD", COLOURS, strict=False)
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, title="adversarial images are")
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, title="adversarial images")
         figure.savefig(file, dpi=110)
 
 
 _COLUMNS = {
-    "starts that fool": (0, 1),
-    "distinct images\nof those that fool": (0, 1),
-    "wrong classes\nan image": (0, None),
-    "mean distance of two\nas a share of epsilon": (0, 2),
-    "pairs that a straight\npath connects": (0, 1),
-    "pairs that a straight or\nbent path connects": (0, 1),
+    "share of starts\nthat succeed": (0, 1),
+    "share of distinct\nimages": (0, 1),
+    "wrong classes\nper image": (0, None),
+    "mean distance of two\n/ epsilon": (0, 2),
+    "share of pairs on a\nstraight path": (0, 1),
+    "share of pairs on a\nstraight or bent path": (0, 1),
 }
 
 
@@ -370,17 +370,18 @@ def report_text(rows: list[dict]) -> str:
             continue
         low, high = row["share_at_epsilon_interval"]
         proof = (
-            "no radius is proved"
+            "no radius is certified"
             if row["proved_above_0"] is None
-            else f"a ball of the wrong class is proved around {row['proved_above_0']}, with a median radius of "
-            f"{row['proved_median']:.2g}, and a radius of at least 1/255 around {row['proved_above_1_255']}; of the "
-            f"{row['near']} within {row['epsilon']:g}, a ball is proved around {row['near_and_proved']}"
+            else f"certified radius above 0 for {row['proved_above_0']}, at least 1/255 for {row['proved_above_1_255']}, "
+            f"median over all {row['proved_median']:.2g}; of the {row['near']} within epsilon {row['epsilon']:g} of their "
+            f"clean image, {row['near_and_proved']} have a certified radius above 0"
         )
         attacked = "none" if row["attacked_median"] is None else f"{row['attacked_median']:.2g}"
         lines.append(
-            f"{name}: of {row['adversarial']} adversarial images, {proof} (median attacked radius {attacked}); all sampled "
-            f"points are adversarial up to {row['whole_median']:.2g}, and within {row['epsilon']:g} "
-            f"{100 * row['share_at_epsilon']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+            f"{name}, {row['adversarial']} adversarial images: {proof}. Median radius at which an attack finds another "
+            f"class: {attacked}. Median radius up to which all sampled points are adversarial: {row['whole_median']:.2g}. "
+            f"Mean adversarial share of the ball of radius {row['epsilon']:g}: {100 * row['share_at_epsilon']:.0f} % "
+            f"({100 * low:.0f} to {100 * high:.0f})"
         )
         for ends, one in row["sets"].items():
             if not one["images"]:

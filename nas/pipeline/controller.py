@@ -47,7 +47,7 @@ class Controller:
         self._open: dict[int, tuple[optuna.Trial, dict[str, float]]] = {}
         # Trials that this controller has started, with the number of earlier attempts.
         self._started: dict[int, tuple[optuna.Trial, int]] = {}
-        # Trials that ended without the executor (duplicates, infeasible trials) and are not yet yielded.
+        # Trials that ended without the executor (duplicates, infeasible and failed trials) and are not yet yielded.
         self._without_training: deque[Trial] = deque()
         trials = read_trials(study)
         self._count = len(trials)
@@ -92,7 +92,7 @@ class Controller:
             raise
 
     def _jobs(self) -> Iterator[Job]:
-        """Yields the jobs that need the executor: first trials that an earlier process left running, then new trials."""
+        """Yields the jobs for the executor. Trials that an earlier process left running come before new trials."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for trial in running:
             # The earlier worker no longer exists.
@@ -182,8 +182,8 @@ class Controller:
         others = self._rungs.setdefault(epoch.epoch, {})
         promoted = stopping.should_continue(point, [other for number, other in others.items() if number != job.number])
         others[job.number] = point
-        # Optuna accepts intermediate values for one objective only. A process that died before the last line of this method
-        # has already reported this one.
+        # Optuna accepts intermediate values for one objective only. If an earlier process died between `report` and
+        # `set_user_attr`, the value of this epoch is already in the study.
         reported = self._study.get_trials(deepcopy=False)[job.number].intermediate_values
         if len(self._config.objective.minimise) == 1 and epoch.epoch not in reported:
             trial.report(point[0], epoch.epoch)

@@ -31,12 +31,12 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
         return None
     spread = heterogeneity([Observation(law.exponent, law.exponent_interval, {}) for law in determined])
     low, high = spread.range
-    verdict = "are not all equal" if spread.heterogeneity_p < 0.05 else "may all be equal"
+    verdict = "differ significantly" if spread.heterogeneity_p < 0.05 else "do not differ significantly"
     without = len(laws) - len(fitted)
-    rest = f" {without} {'network has' if without == 1 else 'networks have'} no power law." if without else ""
+    rest = f" For {without} {'network' if without == 1 else 'networks'}, no power law fits." if without else ""
     return (
-        f"The exponents of {len(determined)} networks lie between {low:.2f} and {high:.2f}. They {verdict} (Cochran's Q, "
-        f"p = {spread.heterogeneity_p:.2g}).{rest}"
+        f"Worst case over the attacks: the exponents of {len(determined)} networks lie between {low:.2f} and {high:.2f}. "
+        f"They {verdict} (Cochran's Q, p = {spread.heterogeneity_p:.2g}).{rest}"
     )
 
 

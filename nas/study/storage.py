@@ -68,18 +68,21 @@ def _remedy(location: StudyLocation, message: str) -> str:
         return "finished trials are kept; run `hardcell resume` to continue"
     if location.backup.exists():
         count = _trials_in(location.backup)
+        if count is None:
+            return f"the file is damaged, and so is its backup {location.backup}"
         # The write-ahead log belongs to the damaged file and would damage the copy.
         remove, copy = f"rm -f {location.path}-wal {location.path}-shm", f"cp {location.backup} {location.path}"
         return f"the file is damaged; `{remove}; {copy}` restores the backup of the last resume, with {count} trials"
     return "the file is damaged and has no backup; backups are written at every resume"
 
 
-def _trials_in(path: Path) -> int | str:
+def _trials_in(path: Path) -> int | None:
+    """Returns the number of trials in an SQLite file; None if it is damaged."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             return int(database.execute("select count(*) from trials").fetchone()[0])
     except sqlite3.Error:
-        return "no"
+        return None
 
 
 def silence_optuna() -> None:
@@ -161,8 +164,10 @@ def release(storage: RDBStorage) -> None:
 def backup(location: StudyLocation) -> None:
     """Checks the SQLite file of a study and writes a backup of it.
 
+    There is nothing to do for a study in a database with a URL, and for one without trials.
+
     Raises:
-        RunError: the file is damaged or missing. The earlier backup is kept.
+        RunError: the file is damaged, or missing although there is a backup. The earlier backup is kept.
     """
     if location.url is not None:
         return

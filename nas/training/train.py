@@ -61,8 +61,9 @@ def train(
         epsilon: Radius of the selection attack's ball, in pixel units.
         epochs: Number of epochs.
         seed: Seed of the batch order, the augmentation and the attacks.
-        rungs: Attack budget of each epoch at which early stopping measures the validation errors. If the epoch cannot be
-            kept, the errors are those of the averaged weights, which predict the final network earlier.
+        rungs: Attack budgets of early stopping, by epoch from 1. Before the share `selection_from` of the epochs, validation
+            errors are measured with averaged weights and this budget. Afterwards they are those of the epoch's own weights
+            and the full budget.
         checkpoint: Checkpoint to read from and write to; None for none.
 
     Raises:
@@ -206,7 +207,7 @@ def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
 
 
 def has_input_gradient(network: nn.Module, x: Tensor) -> bool:
-    """Returns whether the logits depend on images x (N, C, H, W). Some cells have no path from input to output."""
+    """Returns whether the logits have a gradient other than 0 at images x (N, C, H, W). Some cells have no such path."""
     points = x.detach().clone().requires_grad_()
     with frozen(network), torch.enable_grad():
         # Squared, because the sum of the logits may have a zero gradient.

@@ -31,7 +31,7 @@ class Cell(nn.Module):
         graph: Computation graph of the cell.
         operations: Operations by name.
         channels: Number of channels of every node.
-        preprocess: One module for each input that changes its number of channels to `channels`; empty for none.
+        preprocess: One module per input, which maps it to `channels` channels; empty if the inputs have `channels` already.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Cell(nn.Module):
             self.incoming[node - graph.inputs].append((name, source))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Returns the output (N, channels * output nodes, H, W), or half of H and W, rounded up, if the cell is strided."""
+        """Returns the output, (N, channels * output nodes, H, W); (..., ceil(H/2), ceil(W/2)) if the cell is strided."""
         nodes = [layer(x) for layer, x in zip(self.preprocess, inputs, strict=True)] if self.preprocess else list(inputs)
         stride = 2 if self.graph.strided else 1
         for incoming in self.incoming:

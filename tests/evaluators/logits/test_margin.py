@@ -366,7 +366,7 @@ def test_gradients_that_are_not_finite_are_told(linear):
 
     x = torch.full((2, 1, 8, 8), 0.5)
     x[0, 0, 0, 0] = 0
-    with pytest.warns(UserWarning, match="gradient is not finite at 1 of 2 points"):
+    with pytest.warns(UserWarning, match="NaN or infinite entries at 1 of 2 points"):
         margins(Root(), x, Root()(x).argmax(1), [Linf()])
 
 

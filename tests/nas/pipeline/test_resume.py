@@ -107,7 +107,7 @@ def test_interrupts_use_up_no_attempts(error, tiny, tmp_path, break_off, stored,
     break_off(resume_events(run), 0, error=KilledError)
     for _ in range(3):
         break_off(resume_events(run), 0, error=error)
-    assert [trial.user_attrs["attempts"] for trial in stored(run)] == [1]  # The kill.
+    assert [trial.user_attrs["attempts"] for trial in stored(run)] == [1]  # Only the kill counts as an attempt.
     trials_only(run)
     assert [(trial.state, trial.user_attrs["attempts"]) for trial in stored(run)] == [(TrialState.COMPLETE, 2)]
 
@@ -132,7 +132,7 @@ def test_interrupts_before_the_training_use_up_no_attempts(place, tiny, tmp_path
 
 
 def mixed(custom_space):
-    """A config whose trials are complete, duplicate, infeasible for either reason, and failed."""
+    """A config whose trials are complete, duplicate, infeasible (too large, or constant), and failed."""
     return custom_space(
         "raises in training,constant,works",
         # More trials than architectures: the last ones are duplicates.
@@ -220,7 +220,7 @@ def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cach
 
 def kill_soon(process, seconds):
     """Kills a process some seconds after its work has begun; returns whether it was still running."""
-    process.stdout.readline()  # "run FOLDER": data and space are open, the study is there.
+    process.stdout.readline()  # The line "run FOLDER" is printed when the study exists.
     try:
         process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -237,7 +237,7 @@ def finish(process):
 
 def test_killed_twice_at_random_and_resumed(hardcell, tiny_file, finished_run, study_content, tmp_path):
     run, moment = tmp_path / "run", random.Random(1)
-    # Without references, trials and finalist are the same.
+    # A run without references has the same trials and finalist as `finished_run`.
     process = hardcell("search", tiny_file, "--run", run, "--set", "finalists.references=false")
     assert kill_soon(process, moment.uniform(0, 1.5))
     kill_soon(hardcell("resume", run), moment.uniform(0, 3))
@@ -267,7 +267,7 @@ def test_killed_at_twenty_random_moments_and_resumed(hardcell, tiny_file, finish
 
 
 def started(stored, run):
-    """Returns the number of trials in a run's study, the number of ended trials, and the ended trials by number."""
+    """Returns the number of trials in a run's study, and the content of the ended trials by number."""
     trials = stored(run)
     ended = {trial.number: (trial.params, trial.values, trial.user_attrs) for trial in trials if trial.state.is_finished()}
     return len(trials), ended
@@ -320,7 +320,6 @@ def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, st
 
 
 def test_trial_is_started_again_as_often_as_attempts_says_and_then_fails(tiny, tmp_path, break_off, stored, trials_only):
-    # `attempts`: "How often a trial is started again after the process was killed in it, before it counts as failed".
     run = tmp_path / "run"
     config = tiny("search.trials=2", "search.attempts=2", "finalists.references=false")
     break_off(search_events(config, run), 0, error=KilledError)
@@ -376,7 +375,7 @@ def test_second_driver_is_refused(tiny, tmp_path):
     assert isinstance(next(first), RunStarted)
     with pytest.raises(RunError, match="run: another process"):
         next(resume_events(run))
-    assert isinstance(next(first), TrialStarted)  # The first resumes.
+    assert isinstance(next(first), TrialStarted)  # The first search continues.
     first.close()
     second = resume_events(run)
     assert isinstance(next(second), RunStarted)

@@ -199,14 +199,14 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
     for text in (
         " 2 networks",
         f"{low:.2f} and {high:.2f}",
-        "not all equal",
+        "They differ significantly",
         "Cochran's Q",
         f"p = {spread.heterogeneity_p:.2g}",
     ):
         assert text in sentence
     sentence = exponents_sentence({"a": one, "b": other, "c": NoPowerLaw("too steep")})
-    assert "may all be equal" in sentence
-    assert "1 network has no power law" in sentence
+    assert "do not differ significantly" in sentence
+    assert "For 1 network, no power law" in sentence
     assert exponents_sentence({"a": one, "c": NoPowerLaw("too steep")}) is None
     certain = dataclasses.replace(other, exponent_interval=(1.0, 1.0))
     assert exponents_sentence({"a": one, "b": certain}) is None
