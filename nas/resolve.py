@@ -1,4 +1,8 @@
-"""Resolves names in YAML: entries of a table, `path/to/file.py:NAME` and `package.module:NAME`."""
+"""Resolves names in YAML: entries of a table, `path/to/file.py:NAME` and `package.module:NAME`.
+
+The last two import code. This is right for the config that a user runs. A bundle or a run's folder is data that others may
+have made. Its names are resolved with `trust=False`, which refuses to import code.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +24,21 @@ if TYPE_CHECKING:
 _ENDS = "is a script that exits when it is imported; guard its code with if __name__ == '__main__'"
 
 
-def resolve(reference: str, table: Mapping[str, object], folder: Path | None = None) -> object:
+class UntrustedCodeError(ValueError):
+    """A name refers to code, and code is not trusted."""
+
+
+def resolve(reference: str, table: Mapping[str, object], folder: Path | None = None, *, trust: bool = True) -> object:
     """Returns the object of a name in YAML.
 
     Args:
         reference: Name in the table, `path/to/file.py:NAME`, or `package.module:NAME`.
         table: Built-in objects, by name.
         folder: Base of relative paths; the working directory if None.
+        trust: Import files and modules. If false, only names in the table are resolved.
 
     Raises:
+        UntrustedCodeError: the name is not in the table, and `trust` is false.
         ValueError: the name is unknown, or its file or module cannot be imported.
     """
     if reference in table:
@@ -39,6 +49,8 @@ def resolve(reference: str, table: Mapping[str, object], folder: Path | None = N
         hint = f"; did you mean '{near[0]}'?" if near else ""
         known = f"one of {', '.join(table)}, or " if table else ""
         raise ValueError(f"must be {known}FILE.py:NAME, got {reference!r}{hint}")
+    if not trust:
+        raise UntrustedCodeError(f"names code, {reference!r}, which is not run; if you trust it, use --trust (trust=True)")
     module = _from_file(Path(folder or ".", place)) if place.endswith(".py") else _from_module(place)
     if not hasattr(module, name):
         raise ValueError(f"{place} has no {name!r}")

@@ -99,12 +99,14 @@ def match_parameters(candidate: Candidate, size: int, images: Dataset) -> Candid
 
 def _parameters(candidate: Candidate, images: Dataset) -> int:
     with torch.device("meta"):
-        network = open_space(candidate.space).build(candidate.architecture, images.input_shape, len(images.classes))
+        network = open_space(candidate.space, trust=True).build(
+            candidate.architecture, images.input_shape, len(images.classes)
+        )
         return parameters(network)
 
 
 def _load_or_train(size: str, config: Config, candidate: Candidate, images: Dataset, seed: int, file: Path) -> Normalised:
-    space, classes = open_space(candidate.space), len(images.classes)
+    space, classes = open_space(candidate.space, trust=True), len(images.classes)
     network = build_network(space, candidate.architecture, images.train.x, classes, seed_of(seed, "weights"))
     if file.exists():
         network.load_state_dict(load_file(file, device=str(images.train.x.device)))

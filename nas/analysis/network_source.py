@@ -61,11 +61,12 @@ class NetworkSource:
         return SOURCES[data.name](None if data.path is None else Path(data.path), "test").classes
 
 
-def open_source(network: str | Path | nn.Module | NetworkSource) -> NetworkSource:
+def open_source(network: str | Path | nn.Module | NetworkSource, *, trust: bool = False) -> NetworkSource:
     """Returns a network with its name and the records of its bundle.
 
     Args:
         network: Path or name as for `open_network`, an `nn.Module` (set to evaluation mode), or a source (returned as is).
+        trust: Run code that comes with a bundle or a .pt2 file. A named function is code that the caller chose.
 
     Raises:
         NetworkError: the network cannot be opened.
@@ -78,8 +79,8 @@ def open_source(network: str | Path | nn.Module | NetworkSource) -> NetworkSourc
     name = str(network)
     folder = expand_path(name)
     if not is_bundle(folder):
-        return NetworkSource(name, open_network(name))
-    loaded = load_network(folder)
+        return NetworkSource(name, open_network(name, trust=trust))
+    loaded = load_network(folder, trust=trust)
     epsilon, norm = epsilon_and_norm(loaded.manifest)
     data = loaded.manifest["config"].get("data")
     return NetworkSource(name, loaded.network, loaded.manifest, data, norm, epsilon, loaded.stored.classes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 import traceback
 import warnings
@@ -16,10 +15,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from nas.bundle.exported import open_exported
 from nas.bundle.load import load
 from nas.bundle.manifest import is_bundle
 from nas.errors import NetworkError, format_error
-from nas.resolve import resolve
+from nas.resolve import UntrustedCodeError, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,13 +31,14 @@ _REMEDY = (
 )
 
 
-def open_network(source: str) -> nn.Module:
+def open_network(source: str, *, trust: bool = False) -> nn.Module:
     """Returns a network in evaluation mode, on the device that its source chooses, mostly the CPU.
 
     Args:
         source: One of: folder of a bundle; file of torch.export or TorchScript, with any suffix; `path/to/file.py:NAME` or
             `package.module:NAME`, where NAME is a network or a function without arguments that returns one. A Python file
             may import modules from its own folder and from the working directory.
+        trust: Run code that comes with a bundle or a .pt2 file.
 
     Raises:
         NetworkError: the source does not exist or is not a network.
@@ -45,9 +46,9 @@ def open_network(source: str) -> nn.Module:
     """
     path = expand_path(source)
     if path.is_dir():
-        return _bundle(path)
+        return _bundle(path, trust)
     if path.is_file():
-        network = _from_file(path)
+        network = _from_file(path, trust)
     elif ":" in source:
         network = _named(source)
     else:
@@ -71,18 +72,18 @@ def expand_path(source: str) -> Path:
         raise NetworkError(f"{source}: {error}") from error
 
 
-def _bundle(folder: Path) -> nn.Module:
+def _bundle(folder: Path, trust: bool) -> nn.Module:
     if is_bundle(folder):
-        return load(folder)
+        return load(folder, trust=trust)
     bundles = sorted(path for path in folder.glob("bundles/*") if is_bundle(path))
     remedy = f"a run; name one of its bundles, such as {bundles[0]}" if bundles else f"a network is {_KINDS}"
     raise NetworkError(f"{folder}: is a folder, but not a bundle (no manifest.json): {remedy}")
 
 
-def _from_file(path: Path) -> nn.Module:
+def _from_file(path: Path, trust: bool) -> nn.Module:
     names = _names(path)
     if names & {"archive_format", "serialized_exported_program.json"}:
-        return _exported(path)
+        return _exported(path, trust)
     if "constants.pkl" in names:
         return _scripted(path)
     if path.suffix == ".py":
@@ -105,45 +106,28 @@ def _is_pickle(path: Path, names: set[str]) -> bool:
         return "data.pkl" in names or file.read(1) == b"\x80"  # Formats of torch.save since and before torch 1.6.
 
 
-def _exported(path: Path) -> nn.Module:
+def _exported(path: Path, trust: bool) -> nn.Module:
     try:
-        with _quiet(), path.open("rb") as file:
-            network = torch.export.load(file).module()
+        return open_exported(path, trust=trust)
+    except UntrustedCodeError as error:
+        raise NetworkError(f"{path}: {error}") from error
     except Exception as error:  # The type of the error depends on the damage.
         raise NetworkError(
             f"{path}: cannot be loaded as a graph of torch.export: {format_error(error)}; export it again with torch "
             f"{torch.__version__}, or {_REMEDY}"
         ) from error
-    for module in network.modules():
-        module.training = False  # The flag is always True after loading, independent of the graph's mode.
-    for parameter in network.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())  # Otherwise they are not counted.
-    return network
 
 
 def _scripted(path: Path) -> nn.Module:
     try:
-        with _quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             network: nn.Module = torch.jit.load(str(path), map_location="cpu")
     except Exception as error:  # The type of the error depends on the damage.
         raise NetworkError(
             f"{path}: cannot be loaded as TorchScript: {format_error(error)}; save it again, or {_REMEDY}"
         ) from error
     return network
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences deprecation warnings, and tracebacks of errors that are raised anyway."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _named(source: str) -> nn.Module:

@@ -82,6 +82,8 @@ def profile_network(
     network: str | Path | nn.Module | NetworkSource,
     config: ProfileConfig | None = None,
     progress: Callable[[str, float], None] | None = None,
+    *,
+    trust: bool = False,
 ) -> RobustnessProfile:
     """Returns the robustness profile of a network on test images.
 
@@ -91,6 +93,7 @@ def profile_network(
             the device.
         config: Settings; None for the data of a bundle and the defaults.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
+        trust: Run code that comes with a bundle or a .pt2 file.
 
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or fails under attack.
@@ -108,10 +111,10 @@ def profile_network(
         >>> sorted(profile.record["attacks"])
         ['fgsm']
     """
-    source = open_source(network)
+    source = open_source(network, trust=trust)
     if config is None:
         config = parse_profile_config({"data": bundle_data([source])})
-    others = [open_source(other) for other in config.transfer]
+    others = [open_source(other, trust=trust) for other in config.transfer]
     device = open_device(config.device)
     test = open_test(config.data).first(config.images).to(device)
     set_threads(config.threads, test.x[0, 0].numel())

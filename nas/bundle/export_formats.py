@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save
+
+from nas.bundle.exported import open_exported, strip_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ def write_formats(network: nn.Module, example: Tensor, folder: Path) -> None:
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
         archive = io.BytesIO()
         torch.export.save(program, archive)
-        (folder / "model.pt2").write_bytes(_without_pickle(archive))
+        (folder / "model.pt2").write_bytes(strip_archive(archive.getvalue()))
         exported = torch.onnx.export(
             program,
             (example,),
@@ -54,19 +55,7 @@ def write_formats(network: nn.Module, example: Tensor, folder: Path) -> None:
         (folder / "model.onnx").write_bytes(exported.model_proto.SerializeToString())
 
 
-def _without_pickle(archive: io.BytesIO) -> bytes:
-    """Returns an exported program without its sample inputs, the only part of the archive that contains a pickle.
-
-    The entry becomes empty, which torch reads as no sample inputs.
-    """
-    rewritten = io.BytesIO()
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(rewritten, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            target.writestr(name, b"" if "/data/sample_inputs/" in name else source.read(name))
-    return rewritten.getvalue()
-
-
-def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = None) -> Tensor:
+def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = None, *, trust: bool = False) -> Tensor:
     """Returns the logits (N, K) of one format for images x (N, C, H, W).
 
     Args:
@@ -74,10 +63,11 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
         folder: Folder of the bundle.
         x: Images on the CPU, with pixels in [0, 1].
         network: Network with the loaded weights, required for weights.safetensors.
+        trust: Open model.pt2 unchecked.
     """
     with torch.no_grad(), _quiet():
         if form == "model.pt2":
-            logits: Tensor = torch.export.load(folder / form).module()(x)
+            logits: Tensor = open_exported(folder / form, trust=trust)(x)
             return logits
         if form == "model.onnx":
             import onnxruntime

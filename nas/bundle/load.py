@@ -1,4 +1,8 @@
-"""Loads bundles with verified checksums and without pickle."""
+"""Loads bundles with verified checksums, as data: without pickle, and without the code that a bundle refers to.
+
+The network of a bundle is built by its search space. A custom space is code, so it is imported only with `trust=True`.
+Without trust, the network of such a bundle is that of model.pt2.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,10 @@ from torch import nn
 
 from evaluators import RobustnessProfile, load_profile
 from nas.bundle.export_formats import WEIGHTS
+from nas.bundle.exported import open_exported
 from nas.bundle.manifest import check_files, epsilon_and_norm, is_bundle, read_manifest
 from nas.errors import BundleError, first_line
+from nas.resolve import UntrustedCodeError
 from nas.spaces.options import open_space
 from nas.spaces.stored import FILE, StoredArchitecture, read_stored
 from nas.training.network import Normalised
@@ -30,20 +36,23 @@ class LoadedNetwork:
         network: Network in evaluation mode on the CPU, from images (N, C, H, W) in [0, 1] to logits (N, K).
         manifest: Content of manifest.json.
         stored: Content of architecture.yaml.
+        refused: Reason why the network is that of model.pt2; None if it is built by its search space.
     """
 
     network: nn.Module
     manifest: dict[str, Any] = field(repr=False)
     stored: StoredArchitecture = field(repr=False)
+    refused: str | None = None
 
 
-def load(folder: Path | str) -> nn.Module:
+def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
     """Returns the network of a bundle, in evaluation mode on the CPU.
 
     The network maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Checksums are verified first.
 
     Args:
         folder: Folder of the bundle.
+        trust: Import the code of a custom search space. Without it, the network of such a bundle is the graph in model.pt2.
 
     Raises:
         BundleError: the bundle is missing, damaged or tampered with, or its search space cannot be found.
@@ -55,33 +64,42 @@ def load(folder: Path | str) -> nn.Module:
         >>> network(torch.rand(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
-    return load_network(Path(folder).expanduser()).network
+    return load_network(Path(folder).expanduser(), trust=trust).network
 
 
-def load_network(folder: Path) -> LoadedNetwork:
-    """Returns the network of a bundle with its records.
-
-    Raises:
-        BundleError: the bundle is missing, damaged or tampered with, or its search space cannot be found.
-    """
+def load_network(folder: Path, *, trust: bool = False) -> LoadedNetwork:
+    """Returns the network of a bundle with its records; arguments and errors as for `load`."""
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     stored = read_architecture(folder)
-    return LoadedNetwork(rebuild(folder, stored), manifest, stored)
+    try:
+        return LoadedNetwork(rebuild(folder, stored, trust=trust), manifest, stored)
+    except UntrustedCodeError as error:
+        return LoadedNetwork(_exported(folder), manifest, stored, refused=f"the search space {error}")
 
 
-def rebuild(folder: Path, stored: StoredArchitecture) -> nn.Module:
+def _exported(folder: Path) -> nn.Module:
+    try:
+        return open_exported(folder / "model.pt2")
+    except Exception as error:  # The type of the error depends on the damage.
+        raise BundleError(f"{folder}: model.pt2 {first_line(error)}") from error
+
+
+def rebuild(folder: Path, stored: StoredArchitecture, *, trust: bool = False) -> nn.Module:
     """Returns the network from a bundle's architecture and weights, in evaluation mode. Checksums are not verified.
 
     Raises:
+        UntrustedCodeError: the search space is custom, and `trust` is false.
         BundleError: the search space cannot be found, or the weights do not match the network.
     """
     channels = stored.input_shape[0]
     try:
-        space = open_space(stored.space)
+        space = open_space(stored.space, trust=trust)
         body = space.build(space.validate(stored.architecture), stored.input_shape, stored.num_classes)
         network = Normalised(body, torch.zeros(channels), torch.ones(channels))
         network.load_state_dict(load_file(folder / WEIGHTS))
+    except UntrustedCodeError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
             f"{folder}: its network cannot be rebuilt: {first_line(error)}; model.pt2 needs only torch, "

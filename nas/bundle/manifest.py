@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from evaluators import NORMS
 from nas.errors import BundleError
 
 if TYPE_CHECKING:
@@ -64,9 +65,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(record: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a manifest without its entry `digest`."""
+    content = {key: value for key, value in record.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Writes the manifest with checksums of all other files, which must exist already."""
+    """Writes the manifest with its own digest and the checksums of all other files, which must exist already."""
     record = {"schema": SCHEMA, **content, "files": checksums(folder)}
+    record["digest"] = digest_of(json.loads(json.dumps(record)))
     (folder / NAME).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -81,7 +89,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder}: is not a bundle (no {NAME})")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: damaged: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("files"), dict):
         raise BundleError(f"{path}: schema must be '{SCHEMA}'")
@@ -90,6 +98,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: damaged: {', '.join(missing)} missing")
     if faults := _faults(record):
         raise BundleError(f"{path}: damaged: {'; '.join(faults)}")
+    if record.get("digest") not in (None, digest_of(record)):
+        raise BundleError(f"{path}: damaged or tampered with: its digest differs from its content")
     return record
 
 
@@ -105,6 +115,10 @@ def _faults(record: dict[str, Any]) -> list[str]:
     attacks = _at(record, _ATTACKS)
     places = [*_MAPPINGS, _ATTACKS, *(f"{_ATTACKS}.{name}" for name in (attacks if isinstance(attacks, dict) else ()))]
     entries = {place: _at(record, place) for place in places}
+    for name, attack in attacks.items() if isinstance(attacks, dict) else ():
+        norm = attack.get("norm", "linf") if isinstance(attack, dict) else "linf"
+        if norm not in NORMS:
+            faults.append(f"{_ATTACKS}.{name}.norm must be one of {', '.join(NORMS)}, got {norm!r}")
     return faults + [f"{place} must be a mapping, got {at!r}" for place, at in entries.items() if not isinstance(at, dict)]
 
 

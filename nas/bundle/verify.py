@@ -5,26 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
+from safetensors.torch import load_file
 
 from evaluators import describe, error_curve, radii
 from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
 from nas.bundle.export import TOLERANCE, difference
-from nas.bundle.export_formats import FORMATS, logits_of
-from nas.bundle.load import read_architecture, read_profile, rebuild
+from nas.bundle.export_formats import FORMATS, WEIGHTS, logits_of
+from nas.bundle.load import load_network, read_profile
 from nas.bundle.manifest import check_files, read_manifest
-from nas.config.files import parse_config
+from nas.config.files import parse_config, parse_untrusted_config
 from nas.data import open_test
 from nas.device import set_threads
 from nas.errors import BundleError, DataError
+from nas.resolve import UntrustedCodeError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from evaluators import RobustnessProfile
+    from nas.bundle.load import LoadedNetwork
     from nas.config.schema import Config
     from nas.data import Split
 
@@ -45,7 +48,7 @@ class CheckResult:
     detail: str
 
 
-def verify(folder: Path | str) -> list[CheckResult]:
+def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
     """Verifies a bundle and returns the results: checksums, logits of all formats, clean error, error curve of each attack.
 
     A curve passes if every stored error, in profile.json and in radii.npz, lies in the 95 % interval of the new measurement.
@@ -53,6 +56,8 @@ def verify(folder: Path | str) -> list[CheckResult]:
 
     Args:
         folder: Folder of the bundle.
+        trust: Import the code of a custom search space and of custom attacks. Without it, a bundle of a custom space is
+            verified through model.pt2, and custom attacks are not run.
 
     Raises:
         BundleError: the folder is not a bundle, or its network cannot be rebuilt.
@@ -70,10 +75,15 @@ def verify(folder: Path | str) -> list[CheckResult]:
     except BundleError as error:
         # Files that differ from the exported ones are not loaded.
         return [CheckResult("checksums", False, str(error))]
-    outcomes = [CheckResult("checksums", True, f"{len(record['files'])} files")]
-    profile, stored = read_profile(folder), read_architecture(folder)
-    network = rebuild(folder, stored)
-    config = parse_config(record["config"], source=f"{folder}/manifest.json")
+    outcomes = [CheckResult("checksums", True, f"{len(record['files'])} files"), _manifest(record)]
+    profile = read_profile(folder)
+    loaded = load_network(folder, trust=trust)
+    network, stored = loaded.network, loaded.stored
+    source = f"{folder}/manifest.json"
+    if trust:
+        config = parse_config(record["config"], source=source)
+    else:
+        config, _ = parse_untrusted_config(record["config"], source=source)
     try:
         test = open_test(config.data).first(profile.record["n"])
     except DataError as error:
@@ -81,11 +91,11 @@ def verify(folder: Path | str) -> list[CheckResult]:
         images = torch.rand(16, *shape, generator=torch.Generator().manual_seed(0))
         return [
             *outcomes,
-            *_forms(folder, network, images),
+            *_forms(folder, loaded, images, trust),
             CheckResult("error curves", None, f"the images cannot be opened: {error}"),
         ]
     set_threads(config.threads, test.x[0, 0].numel())
-    outcomes += _forms(folder, network, test.x[:64])
+    outcomes += _forms(folder, loaded, test.x[:64], trust)
     if test.hash != record["data"]["test"]:
         detail = f"the test split has hash {test.hash}, that of the profile had {record['data']['test']}"
         return [*outcomes, CheckResult("error curves", None, detail)]
@@ -93,16 +103,40 @@ def verify(folder: Path | str) -> list[CheckResult]:
     return outcomes + [_curve(name, network, test, profile, config) for name in profile.record["attacks"]]
 
 
-def _forms(folder: Path, network: nn.Module, images: torch.Tensor) -> list[CheckResult]:
-    expected = logits_of(FORMATS[0], folder, images, network)
-    outcomes = []
-    for form in FORMATS[1:]:
+def _manifest(record: dict[str, Any]) -> CheckResult:
+    """Returns the result for the manifest; `read_manifest` refuses a wrong digest."""
+    if "digest" not in record:
+        return CheckResult("manifest", None, "has no digest: an older version of Hardcell wrote it")
+    return CheckResult("manifest", True, "its digest matches its content")
+
+
+def _weights(folder: Path, network: nn.Module) -> CheckResult:
+    """Returns whether the weights are those of the graph in model.pt2, without building the network."""
+    exported, weights = network.state_dict(), load_file(folder / WEIGHTS)
+    different = [name for name, value in weights.items() if name not in exported or not torch.equal(exported[name], value)]
+    detail = f"{len(weights)} tensors equal those of model.pt2"
+    if different:
+        detail = f"{len(different)} of {len(weights)} tensors differ from those of model.pt2, first {different[0]}"
+    return CheckResult(WEIGHTS, not different, detail)
+
+
+def _forms(folder: Path, loaded: LoadedNetwork, images: torch.Tensor, trust: bool) -> list[CheckResult]:
+    """Returns the results of all formats, compared with the network that the search space builds from the weights.
+
+    Without trust in a custom space, they are compared with model.pt2.
+    """
+    network, rebuilt = loaded.network, loaded.refused is None
+    outcomes = [] if rebuilt else [_weights(folder, network)]
+    against = FORMATS[0 if rebuilt else 1]
+    expected = logits_of(WEIGHTS, folder, images, network)
+    for form in FORMATS[FORMATS.index(against) + 1 :]:
         try:
-            apart = difference(logits_of(form, folder, images), expected)
+            apart = difference(logits_of(form, folder, images, trust=trust), expected)
         except Exception as error:  # The type of the error depends on the format's library.
-            outcomes.append(CheckResult(form, False, f"cannot be run: {type(error).__name__}"))
+            reason = str(error) if isinstance(error, UntrustedCodeError) else f"cannot be run: {type(error).__name__}"
+            outcomes.append(CheckResult(form, False, reason))
             continue
-        detail = f"logits within {apart:.1e} of those of {FORMATS[0]} on {len(images)} images"
+        detail = f"logits within {apart:.1e} of those of {against} on {len(images)} images"
         outcomes.append(CheckResult(form, apart <= TOLERANCE, detail))
     return outcomes
 
@@ -121,7 +155,7 @@ def _curve(name: str, network: nn.Module, test: Split, profile: RobustnessProfil
     entry, what = profile.record["attacks"][name], f"error curve, {name}"
     attack = config.finalists.attacks.get(name)
     if attack is None:
-        return CheckResult(what, None, "the attack is not in the bundle's config")
+        return CheckResult(what, None, "the attack is not in the bundle's config, or its code is not run without --trust")
     if entry["config"] != json.loads(json.dumps(describe(attack))):
         return CheckResult(what, False, "the attack's settings differ from those in the bundle's config")
     epsilons = entry["epsilons"]

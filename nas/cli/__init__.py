@@ -15,6 +15,7 @@ from nas.cli.profile_command import check_table, profile
 from nas.cli.progress import INTERRUPTED
 from nas.cli.space_command import space
 from nas.cli.surface_command import surface
+from nas.cli.trust_option import trust_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,50 +140,62 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
 
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def report(run: Path) -> None:
+@trust_option
+def report(run: Path, trust: bool) -> None:
     """Write the report of a run, finished or not.
 
     The files are report.html and leaderboard.csv in the folder RUN.
     """
     from nas.reports.page import report as write
 
-    click.echo(write(run))
+    click.echo(write(run, trust=trust))
 
 
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Number of architectures.")
-def export(run: Path, top: int) -> None:
+@trust_option
+def export(run: Path, top: int, trust: bool) -> None:
     """Export the best architectures of a run.
 
     The architectures of the run in folder RUN, finished or not, are retrained, profiled and written as bundles.
     """
     from nas.pipeline.search import export_events
 
-    _show(export_events(run, top), run)
+    _show(export_events(run, top, trust=trust), run)
 
 
 @commands.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def verify(bundle: Path, as_json: bool) -> None:
+@click.option("--allow-skipped", is_flag=True, help="Exit 0 although a check could not run.")
+@trust_option
+def verify(bundle: Path, as_json: bool, allow_skipped: bool, trust: bool) -> None:
     """Verify a bundle.
 
-    Checks the checksums of its files, compares its formats, and measures its error curves again. Exits 2 if a check fails.
+    Checks the checksums of its files, compares its formats, and measures its error curves again. Exits 2 if a check fails or
+    cannot run.
     """
     from dataclasses import asdict
 
     from nas.bundle.verify import verify as verify_bundle
     from nas.cli.tables import print_verifications
 
-    outcomes = verify_bundle(bundle)
+    outcomes = verify_bundle(bundle, trust=trust)
     failed = [outcome for outcome in outcomes if outcome.passed is False]
+    skipped = [outcome for outcome in outcomes if outcome.passed is None]
     if as_json:
-        content: dict[str, Any] = {"passed": not failed, "checks": [asdict(outcome) for outcome in outcomes]}
+        content: dict[str, Any] = {
+            "passed": not failed and (allow_skipped or not skipped),
+            "checks": [asdict(outcome) for outcome in outcomes],
+        }
         click.echo(json.dumps(content, indent=2))
     else:
         print_verifications(outcomes)
-    if failed:
+    if skipped and not allow_skipped:
+        names = ", ".join(outcome.name for outcome in skipped)
+        click.echo(f"hardcell: {bundle}: not checked: {names}; --allow-skipped accepts this", err=True)
+    if failed or (skipped and not allow_skipped):
         sys.exit(2)
 
 

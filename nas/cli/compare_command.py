@@ -11,6 +11,7 @@ import click
 
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
+from nas.cli.trust_option import trust_option
 
 if TYPE_CHECKING:
     from nas.analysis.compare.result import NetworkComparison
@@ -53,8 +54,14 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for compare.json and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json.")
+@trust_option
 def compare(
-    networks: tuple[str, ...], names: tuple[str, ...], out: Path | None, as_json: bool, **options: Unpack[CompareArguments]
+    networks: tuple[str, ...],
+    names: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    trust: bool,
+    **options: Unpack[CompareArguments],
 ) -> None:
     """Compare several networks on the same images.
 
@@ -73,7 +80,7 @@ def compare(
 
         check_distinct(networks, names)
         with output_folder(out, "a comparison", "compare.json"), progress_bar() as progress:
-            sources = [open_source(network) for network in networks]
+            sources = [open_source(network, trust=trust) for network in networks]
             config = compare_config(sources, options)
             comparison = compare_networks(sources, config, names=names, progress=progress)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import click
 
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
+from nas.cli.trust_option import trust_option
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
@@ -64,7 +65,8 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
-def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[ProfileArguments]) -> None:
+@trust_option
+def profile(network: str, out: Path | None, as_json: bool, trust: bool, **options: Unpack[ProfileArguments]) -> None:
     """Measure the robustness profile of NETWORK on test images.
 
     NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or a
@@ -78,9 +80,9 @@ def profile(network: str, out: Path | None, as_json: bool, **options: Unpack[Pro
         from nas.cli.profile_tables import print_profile
 
         with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
-            source = open_source(network)
+            source = open_source(network, trust=trust)
             config = profile_config(source, options)
-            measured = profile_network(source, config, progress)
+            measured = profile_network(source, config, progress, trust=trust)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; nothing was kept, because a profile cannot be resumed", err=True)
         sys.exit(INTERRUPTED)

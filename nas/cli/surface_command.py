@@ -11,6 +11,7 @@ import click
 
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED
+from nas.cli.trust_option import trust_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +61,8 @@ if TYPE_CHECKING:
     help="New folder for the pictures, as SVG and PNG, and surface.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print surface.json.")
-def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArguments]) -> None:
+@trust_option
+def surface(network: str, out: Path, as_json: bool, trust: bool, **options: Unpack[SurfaceArguments]) -> None:
     """Draw the response surfaces of NETWORK around a test image.
 
     Each plane goes through the image and is drawn as maps of class, margin and confidence. Planes are spanned by an
@@ -77,7 +79,7 @@ def surface(network: str, out: Path, as_json: bool, **options: Unpack[SurfaceArg
         from nas.cli.surface_options import surface_config
 
         with output_folder(out, "surfaces", "surface.json"):
-            source = open_source(network)
+            source = open_source(network, trust=trust)
             config = surface_config(source, options)
             surfaces = image_surfaces(source, config)
     except KeyboardInterrupt:

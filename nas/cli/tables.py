@@ -37,7 +37,7 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
     if status.last_failure:
         console.print(f"last failure: {status.last_failure}", markup=False)
     if status.workers:
-        table = Table("worker", "trial", "for", "rungs passed", title="running trials")
+        table = Table("worker", "trial", "running for", "rungs passed", title="running trials")
         for worker in status.workers:
             seconds = "" if worker.seconds is None else duration(worker.seconds)
             rungs = ", ".join(f"epoch {epoch}" for epoch in worker.rungs)
@@ -66,7 +66,7 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
 
 
 def format_metric(name: str, value: float) -> str:
-    """Returns the value of a metric as text: counts as integers, shares with three decimals."""
+    """Returns the value of a metric as text: parameters and macs as integers, other metrics with three decimals."""
     return f"{value:,.0f}" if name in CHEAP_METRICS else f"{value:.3f}"
 
 

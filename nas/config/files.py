@@ -49,25 +49,59 @@ def parse_config(
         >>> config.search.trials, config.space.name
         (50, 'cell201')
     """
-    if data is not None and not isinstance(data, dict):
-        raise ConfigError([f"{source}: must be a mapping of sections, got {data!r}"])
+    _check_mapping(data, source)
     typed = [_parsed(override) for override in overrides]
     # Names first: a new name discards the settings below it, so the order of the overrides must not matter.
     for keys, value in sorted(typed, key=lambda entry: entry[0][-1] != "name"):
         data = _replaced(data, Config(), keys, value)
     reader = Reader(source, folder, build_space, typed=[".".join(keys) for keys, _ in typed])
-    config = reader.settings(Config, data, "", Config())
-    if reader.faults:
-        raise ConfigError(list(dict.fromkeys(reader.faults)))
-    assert isinstance(config, Config)
+    config = _read(reader, data)
     if build_space and config.search.first:
-        space = open_space(config.space)
+        space = open_space(config.space, trust=True)
         for number, architecture in enumerate(config.search.first):
             fault = None if isinstance(architecture, Path) else validate_initial(architecture, space)
             if fault is not None:
                 reader.fault(f"search.first[{number}]", fault)
         if reader.faults:
             raise ConfigError(reader.faults)
+    return _with_absolute_paths(reader, config)
+
+
+def parse_untrusted_config(data: Any, *, source: str, folder: Path | None = None) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config that comes with a bundle or a run, and what it leaves out because it refers to code.
+
+    Nothing is imported. Settings that refer to code take their defaults. The search space is not built.
+
+    Args:
+        data: Content of a YAML file: a mapping of sections, or None.
+        source: Name of the data in error messages.
+        folder: Base of relative paths; the working directory if None.
+
+    Returns:
+        The config, and one message for each setting that refers to code. The search space is not among them.
+
+    Raises:
+        ConfigError: the config has other faults; the error lists all of them.
+    """
+    _check_mapping(data, source)
+    reader = Reader(source, folder, build_space=False, trust=False)
+    return _with_absolute_paths(reader, _read(reader, data)), tuple(dict.fromkeys(reader.refused))
+
+
+def _check_mapping(data: Any, source: str) -> None:
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError([f"{source}: must be a mapping of sections, got {data!r}"])
+
+
+def _read(reader: Reader, data: Any) -> Config:
+    config = reader.settings(Config, data, "", Config())
+    if reader.faults:
+        raise ConfigError(list(dict.fromkeys(reader.faults)))
+    assert isinstance(config, Config)
+    return config
+
+
+def _with_absolute_paths(reader: Reader, config: Config) -> Config:
     if config.data.path is not None:
         config = replace(config, data=replace(config.data, path=_absolute(reader, "data.path", config.data.path)))
     if isinstance(config.evaluator, TableEvaluatorConfig):
@@ -161,12 +195,31 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, build_space:
         2
     """
     path = Path(path)
+    return parse_config(
+        _read_yaml(path), source=str(path), folder=path.resolve().parent, overrides=overrides, build_space=build_space
+    )
+
+
+def load_untrusted_config(path: Path) -> tuple[Config, tuple[str, ...]]:
+    """Returns the config in the YAML file of a run, and what it leaves out, as `parse_untrusted_config`.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or has faults.
+    """
+    return parse_untrusted_config(_read_yaml(path), source=str(path), folder=path.resolve().parent)
+
+
+def _read_yaml(path: Path) -> Any:
+    """Returns the content of a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read or is not YAML.
+    """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: must be text in UTF-8"]) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from error
-    return parse_config(data, source=str(path), folder=path.resolve().parent, overrides=overrides, build_space=build_space)

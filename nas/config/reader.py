@@ -1,8 +1,9 @@
 """Reads plain data into settings, and collects all faults.
 
 Unknown keys, wrong types and unknown names are faults.
-Some sections have a name: spaces, recipes, attacks, samplers, executors. With a name, missing keys take the defaults of the
-named class. Without a name, the keys change the default object of the section.
+Spaces, recipes, attacks, norms, samplers, executors and evaluators are chosen by name. With a name, missing keys take the
+defaults of the named class. Without a name, the keys change the default of the section. Entries of lists and mappings have
+no default and need a name.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nas.config.evaluators import EVALUATORS, EvaluatorConfig
 from nas.config.schema import Recorder
 from nas.errors import ConfigError
 from nas.executors import EXECUTORS, Executor
-from nas.resolve import absolute, resolve
+from nas.resolve import UntrustedCodeError, absolute, resolve
 from nas.samplers import SAMPLERS, Sampler
 from nas.spaces.architectures import InitialArchitecture, read_architectures
 from nas.spaces.config import SpaceConfig
@@ -65,19 +66,30 @@ class Reader:
         source: Name of the data in messages.
         folder: Base of relative paths in the data; the working directory if None.
         build_space: Build the search space to check its options.
-        typed: Dotted keys set by --set. Their paths are relative to the working directory.
+        typed: Dotted keys set by --set. File names in their values are relative to the working directory.
+        trust: Import the code that names refer to. If false, such settings take their defaults.
         faults: Messages of the faults.
+        refused: Messages of the settings that refer to code, if `trust` is false.
     """
 
     source: str
     folder: Path | None
     build_space: bool = True
     typed: Sequence[str] = ()
+    trust: bool = True
     faults: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     def fault(self, path: str, message: str) -> None:
         """Adds a fault at a dotted path; '' is the whole config."""
         self.faults.append(f"{self.source_of(path)}: {path} {message}" if path else f"{self.source}: {message}")
+
+    def _unresolved(self, path: str, error: ValueError) -> None:
+        """Adds a name that cannot be resolved to the faults, or to the refused settings if it refers to code."""
+        if isinstance(error, UntrustedCodeError):
+            self.refused.append(f"{path} {error}")
+        else:
+            self.fault(path, str(error))
 
     def source_of(self, path: str) -> str:
         """Returns '--set' if the setting at a dotted path, or a part of it, was overridden; else `source`."""
@@ -118,7 +130,9 @@ class Reader:
                 self.fault(path, f"must be a mapping, got {value!r}")
                 return default
             read = {str(k): self.read(arguments[1], v, f"{path}.{k}", _FAULTY) for k, v in value.items()}
-            return default if any(v is _FAULTY for v in read.values()) else read
+            usable = {k: v for k, v in read.items() if v is not _FAULTY}
+            # Without trust, entries that refer to code are left out.
+            return read if usable == read else default if self.trust or not usable else usable
         # Custom spaces may use any other annotation. Their values are passed unchecked.
         return self._plain(kind, value, path, default) if kind in _TYPE_NAMES else value
 
@@ -165,9 +179,9 @@ class Reader:
 
     def _operation(self, value: Any, path: str, default: Any) -> Any:
         try:
-            return check_operation(value, self.folder_of(path))
+            return check_operation(value, self.folder_of(path), trust=self.trust)
         except ValueError as error:
-            self.fault(path, str(error))
+            self._unresolved(path, error)
             return default
 
     def _plain(self, kind: Any, value: Any, path: str, default: Any) -> Any:
@@ -246,9 +260,9 @@ class Reader:
             defaults = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
             return self.settings(type(default), settings, path, default, defaults)
         try:
-            entry = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"))
+            entry = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"), trust=self.trust)
         except ValueError as error:
-            self.fault(path, str(error))
+            self._unresolved(path, error)
             return default
         if isinstance(entry, type) and issubclass(entry, kind) and dataclasses.is_dataclass(entry):
             return self.settings(entry, settings, path, default)
@@ -260,9 +274,9 @@ class Reader:
             self.fault(path, f"must be a name, got {value!r}")
             return default
         try:
-            function = resolve(value, table, self.folder_of(path))
+            function = resolve(value, table, self.folder_of(path), trust=self.trust)
         except ValueError as error:
-            self.fault(path, str(error))
+            self._unresolved(path, error)
             return default
         if not callable(function):
             self.fault(path, f"must name a function of {of}, got {function!r}")
@@ -270,6 +284,8 @@ class Reader:
         return function
 
     def _architectures(self, value: Any, path: str) -> Sequence[InitialArchitecture]:
+        if not self.trust:  # They may name any file.
+            return ()
         try:
             return read_architectures(value, self.folder_of(path))
         except ValueError as error:
@@ -287,16 +303,16 @@ class Reader:
             return SpaceConfig(name=name, options=options)
         folder = self.folder_of(f"{path}.name")
         try:
-            factory = resolve(name, SPACES, folder)
+            factory = resolve(name, SPACES, folder, trust=self.trust)
         except ValueError as error:
-            self.fault(path, str(error))
+            self._unresolved(path, error)
             return default
         before = len(self.faults)
         options = self._options(factory, options, path)
         if len(self.faults) > before:
             return default
         config = SpaceConfig(name=absolute(name, SPACES, folder), options=options)
-        self._construct(lambda: open_space(config), path, None)
+        self._construct(lambda: open_space(config, trust=self.trust), path, None)
         return config
 
     def _options(self, factory: Any, options: dict[str, Any], path: str) -> dict[str, Any]:

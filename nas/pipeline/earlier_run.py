@@ -26,7 +26,7 @@ def resolve_earlier_runs(config: Config) -> Config:
     """
     if not any(isinstance(entry, Path) for entry in config.search.first):
         return config
-    space, first, faults = open_space(config.space), list[Architecture | Path](), []
+    space, first, faults = open_space(config.space, trust=True), list[Architecture | Path](), []
     for number, entry in enumerate(config.search.first):
         try:
             architectures = finalists_of(entry) if isinstance(entry, Path) else [entry]

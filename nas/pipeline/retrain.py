@@ -74,7 +74,7 @@ def _clear_partial(folder: RunFolder) -> None:
 
 def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, test: Split) -> Iterator[Event]:
     config, data, device = evaluate.config, evaluate.data, evaluate.device
-    space = open_space(candidate.space)
+    space = open_space(candidate.space, trust=True)
     # Seeded by the architecture, so that its bundle does not depend on its rank or on the other finalists.
     seed = seed_of(config.seed, "finalist", int(candidate.key, 16))
     network = build_network(space, candidate.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from evaluators import NORMS
 from nas.config.evaluators import TableEvaluatorConfig
+from nas.config.files import load_config
 from nas.config.schema import Config
 from nas.data import open_data
 from nas.device import open_device, set_threads
-from nas.errors import RunError, SearchFailedError
+from nas.errors import ConfigError, RunError, SearchFailedError
 from nas.evaluation.table import open_table
 from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.pipeline.controller import Controller, check_some_buildable, check_some_complete
@@ -24,8 +25,9 @@ from nas.pipeline.events import EpochFinished, FinalistsLacking, RunFinished, Ru
 from nas.pipeline.retrain import make_bundles
 from nas.reports.page import write_report
 from nas.reports.verdict import verdicts
+from nas.resolve import UntrustedCodeError
 from nas.runs.environment import environment
-from nas.runs.folder import RunFolder, create_run, locked, open_run, write_environment
+from nas.runs.folder import RunFolder, create_run, find_run, locked, write_environment
 from nas.runs.leaderboard import write_leaderboard
 from nas.runs.run import Run, read_run, study_location
 from nas.spaces.options import open_space
@@ -63,7 +65,7 @@ def search(config: Config | None = None, run: Path | str = "runs/search", *, on_
         >>> network = nas.load(run.bundles[0].folder)
     """
     _consume(search_events(config, run), on_event)
-    return read_run(run)
+    return read_run(run, trust=True)
 
 
 def resume(run: Path | str, *, on_event: OnEvent | None = None) -> Run:
@@ -83,22 +85,24 @@ def resume(run: Path | str, *, on_event: OnEvent | None = None) -> Run:
         6
     """
     _consume(resume_events(run), on_event)
-    return read_run(run)
+    return read_run(run, trust=True)
 
 
-def export(run: Path | str, top: int = 1, *, on_event: OnEvent | None = None) -> Run:
+def export(run: Path | str, top: int = 1, *, trust: bool = False, on_event: OnEvent | None = None) -> Run:
     """Retrains, profiles and exports the best architectures of a run, finished or not, and returns the run.
 
     Args:
         run: Folder of the run.
         top: Number of architectures, at least 1.
+        trust: Import the code that the run's config refers to, such as a custom space.
         on_event: Called with each event, in the caller's thread.
 
     Raises:
-        HardcellError: the folder holds no run, no trial is complete, or the trials come from a table.
+        HardcellError: the folder holds no run, no trial is complete, the trials come from a table, or the config refers to
+            code that is not trusted.
     """
-    _consume(export_events(run, top), on_event)
-    return read_run(run)
+    _consume(export_events(run, top, trust=trust), on_event)
+    return read_run(run, trust=trust)
 
 
 def _consume(events: Iterator[Event], on_event: OnEvent | None) -> None:
@@ -149,25 +153,27 @@ def resume_events(run: Path | str) -> Iterator[Event]:
     Raises:
         HardcellError: as for `resume`.
     """
-    folder, config = open_run(Path(run))
-    evaluate = prepare(config)
+    folder = find_run(Path(run))
+    evaluate = prepare(load_config(folder.config))
     _check_same_images(folder, evaluate)
     return _logged(_events(folder, evaluate))
 
 
-def export_events(run: Path | str, top: int) -> Iterator[Event]:
+def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator[Event]:
     """Exports the best architectures of a run, finished or not, and returns a generator of the events.
 
     Existing bundles are not changed.
 
     Raises:
-        HardcellError: top is not positive, the folder holds no run, no trial is complete, or the trials come from a table.
+        HardcellError: as for `export`, or top is not positive.
     """
     if top < 1:
         raise RunError(f"top must be at least 1, got {top}")
-    stored = read_run(run)
+    stored = read_run(run, trust=trust)
+    if stored.refused:
+        raise ConfigError([f"{stored.folder.config}: {setting}" for setting in stored.refused])
     check_some_complete(list(stored.trials))
-    evaluate = prepare(stored.config)
+    evaluate = prepare(stored.config, trust=trust)
     if not isinstance(evaluate, TrainAndAttack):
         raise RunError(f"{run}: its trials come from a table, so no network can be trained and exported")
     _check_same_images(stored.folder, evaluate)
@@ -176,13 +182,20 @@ def export_events(run: Path | str, top: int) -> Iterator[Event]:
     return _logged(chain(lacking, make_bundles(stored.folder, candidates, evaluate)))
 
 
-def prepare(config: Config) -> Evaluator:
+def prepare(config: Config, *, trust: bool = True) -> Evaluator:
     """Returns the evaluator of a config, with the images on the device.
+
+    Args:
+        config: The config.
+        trust: Import the code of a custom space.
 
     Raises:
         HardcellError: the device, the data, the table or the space is unusable, or an epsilon is too large for the images.
     """
-    space = open_space(config.space)
+    try:
+        space = open_space(config.space, trust=trust)
+    except UntrustedCodeError as error:
+        raise ConfigError([f"the search space {error}"]) from error
     if isinstance(config.evaluator, TableEvaluatorConfig):
         return open_table(config, space)
     device = open_device(config.device)
@@ -246,8 +259,8 @@ def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
             if config.finalists.references:
                 candidates += choose_references(trials, config, data.input_shape, len(data.classes))
             yield from make_bundles(folder, candidates, evaluate)
-        finished = read_run(folder.path)
-        write_report(finished)
+        finished = read_run(folder.path, trust=True)
+        write_report(finished, trust=True)
         if isinstance(evaluate, TrainAndAttack) and not any(bundle.role == "finalist" for bundle in finished.bundles):
             raise SearchFailedError(f"none of the finalists has a usable bundle; {folder.report} shows the search")
         yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))

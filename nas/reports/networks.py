@@ -56,17 +56,18 @@ def passes_per_second(images: Split) -> float:
     return _SECOND.get(images.x.device.type, _SECOND["cpu"])
 
 
-def load_bundles(bundles: Iterable[Bundle]) -> tuple[dict[str, LoadedBundle], dict[str, str]]:
+def load_bundles(bundles: Iterable[Bundle], *, trust: bool = False) -> tuple[dict[str, LoadedBundle], dict[str, str]]:
     """Returns the bundles that can be opened, and the reasons why the others cannot, both by name.
 
     Args:
         bundles: Bundles of one run or of several runs.
+        trust: Import the code of custom search spaces.
     """
     splits: dict[DataConfig, Split] = {}
     opened, reasons = {}, {}
     for bundle in bundles:
         try:
-            opened[bundle.name] = _open(bundle, splits)
+            opened[bundle.name] = _open(bundle, splits, trust)
         except Exception as error:  # The images, the network or a custom space may raise any error.
             reasons[bundle.name] = first_line(error)
     return opened, reasons
@@ -83,12 +84,13 @@ def duplicates(bundles: Iterable[Bundle]) -> dict[str, str]:
     return originals
 
 
-def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> LoadedBundle:
+def _open(bundle: Bundle, splits: dict[DataConfig, Split], trust: bool) -> LoadedBundle:
     """Returns a bundle's network and images.
 
     Args:
         bundle: The bundle.
         splits: Open test splits; a new one is added.
+        trust: Import the code of a custom search space.
 
     Raises:
         DataError: the test images have changed since the bundle was made.
@@ -101,6 +103,6 @@ def _open(bundle: Bundle, splits: dict[DataConfig, Split]) -> LoadedBundle:
     test = splits[data].first(bundle.profile.record["n"])
     if test.hash != bundle.manifest["data"]["test"]:
         raise DataError(f"the test images of {data.path or data.name} have changed")
-    network, test = load(bundle.folder).to(device), test.to(device)
+    network, test = load(bundle.folder, trust=trust).to(device), test.to(device)
     check_compatible(bundle.name, network, test, data.name)
     return LoadedBundle(bundle, network, data, test)

@@ -11,7 +11,6 @@ from evaluators import CheckResult, explain
 from evaluators.profiles.record import fitted
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS
-from nas.config.writer import dump_config
 from nas.errors import first_line
 from nas.files import write_atomic
 from nas.formatting import format_epsilon
@@ -53,11 +52,12 @@ CAPTIONS = {
 }
 
 
-def report(path: Path | str) -> Path:
+def report(path: Path | str, *, trust: bool = False) -> Path:
     """Writes report.html and leaderboard.csv for a run, finished or not, and returns the path of report.html.
 
     Args:
         path: Folder of the run.
+        trust: Import the code that the run's config refers to. Without it, architectures of a custom space are not drawn.
 
     Raises:
         HardcellError: the folder holds no run, or its config or study is damaged.
@@ -67,18 +67,18 @@ def report(path: Path | str) -> Path:
         >>> nas.report("runs/digits").name
         'report.html'
     """
-    run = read_run(path)
+    run = read_run(path, trust=trust)
     write_leaderboard(run.folder, run.trials, run.config.objective)
-    write_report(run)
+    write_report(run, trust=trust)
     return run.folder.report
 
 
-def write_report(run: Run) -> None:
+def write_report(run: Run, *, trust: bool = False) -> None:
     """Writes report.html into the folder of a run, atomically."""
-    write_atomic(run.folder.report, render_report(run))
+    write_atomic(run.folder.report, render_report(run, trust=trust))
 
 
-def render_report(run: Run) -> str:
+def render_report(run: Run, *, trust: bool = False) -> str:
     """Returns the HTML text of the report of a run, finished or not."""
     config, trials = run.config, list(run.trials)
     board = ranked(trials, config.objective)
@@ -86,7 +86,7 @@ def render_report(run: Run) -> str:
     metrics = list(dict.fromkeys([*config.objective.metrics(), *STANDARD_METRICS]))
     metrics = [name for name in metrics if all(name in trial.metrics for trial in board)]
     fronts = {trial.number for trial in front(trials, config.objective)}
-    opened, left_out = load_bundles(run.bundles)
+    opened, left_out = load_bundles(run.bundles, trust=trust)
     copies = duplicates(run.bundles)
     surfaces = report_surfaces(opened, images=1)
     together = report_network_pairs(
@@ -117,7 +117,7 @@ def render_report(run: Run) -> str:
         trained=not isinstance(config.evaluator, TableEvaluatorConfig),
         unshown=max(0, len(board) - SHOWN_TRIALS),
         verdicts=verdicts(run),
-        bundles=[_bundle(bundle, run, surfaces.get(bundle.name, ())) for bundle in run.bundles],
+        bundles=[_bundle(bundle, run, surfaces.get(bundle.name, ()), trust) for bundle in run.bundles],
         check_columns=list(dict.fromkeys(c["name"] for bundle in run.bundles for c in bundle.profile.record["checks"])),
         damaged=run.damaged,
         search_figure=Markup(best_so_far(trials, config.objective)) if board else None,
@@ -137,7 +137,8 @@ def render_report(run: Run) -> str:
         correlations=correlations_sentences(trials),
         together=together,
         together_figures=[Markup(figure) for figure in together.pictures],
-        config_text=dump_config(config),
+        config_text=run.folder.config.read_text(encoding="utf-8"),
+        refused=run.refused,
         environment_text=(
             run.folder.environment.read_text(encoding="utf-8") if run.folder.environment.exists() else "not recorded yet"
         ),
@@ -158,12 +159,12 @@ def _row(rank: int, trial: Trial, fronts: set[int]) -> dict[str, Any]:
     }
 
 
-def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust: bool) -> dict[str, Any]:
     """Returns the template's entries for one bundle; `surfaces` are pictures with captions."""
     record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
     drawing, undrawn = None, None
     try:
-        drawn = draw(open_space(bundle.stored.space), bundle.stored.architecture)
+        drawn = draw(open_space(bundle.stored.space, trust=trust), bundle.stored.architecture)
         drawing = None if drawn is None else Markup(drawn.decode())
     except Exception as error:
         # The file of a custom space may be missing, or its `draw` may fail; the report then has no drawing.

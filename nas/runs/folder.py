@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from nas.config.files import load_config
 from nas.config.writer import dump_config
 from nas.errors import RunError
 from nas.files import write_atomic
@@ -87,21 +86,16 @@ def create_run(path: Path, config: Config) -> RunFolder:
     return run
 
 
-def open_run(path: Path, *, build_space: bool = True) -> tuple[RunFolder, Config]:
-    """Returns the folder of an existing run, and its config.
-
-    Args:
-        path: Folder of the run.
-        build_space: Whether to build the search space, which checks its options.
+def find_run(path: Path) -> RunFolder:
+    """Returns the folder of an existing run.
 
     Raises:
         RunError: the folder holds no run.
-        ConfigError: the config is damaged.
     """
     run = RunFolder(path.expanduser().resolve())
     if not run.config.is_file():
         raise RunError(f"{path}: holds no run (no config.yaml); `hardcell search --run {path}` starts one")
-    return run, load_config(run.config, build_space=build_space)
+    return run
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import final
 
 from nas.bundle.load import Bundle, DamagedBundle, open_bundles
+from nas.config.files import load_config, load_untrusted_config
 from nas.config.schema import Config
 from nas.errors import RunError
-from nas.runs.folder import RunFolder, open_run
+from nas.runs.folder import RunFolder, find_run
 from nas.study.finalists import choose_finalists
 from nas.study.storage import StudyLocation, open_storage, release, storage_errors
 from nas.study.study import SESSION, load_study
@@ -28,6 +29,7 @@ class Run:
         bundles: Readable bundles: finalists, best first, then references.
         damaged: Bundles that cannot be read.
         session: Start of the last process that ran trials, in seconds since 1970; None if there was none.
+        refused: Settings of the config that refer to code, and have their defaults here because the run is not trusted.
     """
 
     folder: RunFolder
@@ -36,6 +38,7 @@ class Run:
     bundles: tuple[Bundle, ...]
     damaged: tuple[DamagedBundle, ...] = ()
     session: float | None = None
+    refused: tuple[str, ...] = ()
 
 
 def study_location(folder: RunFolder, config: Config) -> StudyLocation:
@@ -55,11 +58,12 @@ def study_location(folder: RunFolder, config: Config) -> StudyLocation:
         ) from error
 
 
-def read_run(path: Path | str) -> Run:
+def read_run(path: Path | str, *, trust: bool = False) -> Run:
     """Returns the content of a run's folder, finished or not. The search space is not built.
 
     Args:
         path: Folder of the run.
+        trust: Import the code that the config refers to.
 
     Raises:
         HardcellError: the folder holds no run, or its config or study is damaged.
@@ -70,7 +74,8 @@ def read_run(path: Path | str) -> Run:
         >>> [bundle.role for bundle in run.bundles]
         ['finalist', 'random', 'residual']
     """
-    folder, config = open_run(Path(path), build_space=False)
+    folder = find_run(Path(path))
+    config, refused = (load_config(folder.config, build_space=False), ()) if trust else load_untrusted_config(folder.config)
     trials: list[Trial] = []
     session = None
     location = study_location(folder, config)
@@ -86,4 +91,4 @@ def read_run(path: Path | str) -> Run:
     current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
     bundles, damaged = open_bundles(folder.bundles)
     bundles = [bundle for bundle in bundles if bundle.role != "finalist" or bundle.name in current]
-    return Run(folder, config, tuple(trials), tuple(bundles), tuple(damaged), session)
+    return Run(folder, config, tuple(trials), tuple(bundles), tuple(damaged), session, refused)

@@ -24,6 +24,7 @@ def build(
     num_classes: int | None = None,
     channels: int | None = None,
     seed: int | None = None,
+    trust: bool = False,
 ) -> nn.Module:
     """Returns the untrained network of a bundle's architecture.yaml: images (N, C, H, W) to logits (N, K).
 
@@ -35,9 +36,11 @@ def build(
         num_classes: Number of classes K; None for the value in the file.
         channels: Option `channels` of the space, the width of the network; None for the value in the file.
         seed: Seed of the weights; None to draw them from torch's global generator.
+        trust: Import the code of a custom search space.
 
     Raises:
-        NetworkError: the file holds no architecture, or the network cannot be built at this size.
+        NetworkError: the file holds no architecture, its space is custom and not trusted, or the network cannot be built at
+            this size.
 
     Example:
         >>> import nas
@@ -62,7 +65,7 @@ def build(
     if channels is not None and (not isinstance(channels, int) or channels < 1):
         raise NetworkError(f"{path}: channels must be an integer of at least 1, got {channels!r}")
     try:
-        space = open_space(config)
+        space = open_space(config, trust=trust)
         choices = space.validate(stored.architecture)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:

@@ -23,17 +23,40 @@ if TYPE_CHECKING:
     from nas.spaces.config import SpaceConfig
 
 
-def open_space(config: SpaceConfig) -> SearchSpace:
+# Largest number in the options of a space that comes with a bundle.
+LARGEST_OPTION = 1024
+
+
+def open_space(config: SpaceConfig, *, trust: bool) -> SearchSpace:
     """Returns the search space of a config.
 
+    Args:
+        config: Name and options of the space.
+        trust: Import the code of a custom space and of custom operations.
+
     Raises:
+        UntrustedCodeError: the space or an operation is custom, and `trust` is false.
         ValueError: the name is unknown, is not a search space, or an option is invalid.
     """
-    resolved = resolve(config.name, SPACES)
-    space = resolved(**with_functions(resolved, config.options)) if callable(resolved) else resolved
+    resolved = resolve(config.name, SPACES, trust=trust)
+    if not trust:
+        _check_sizes(config.options)
+    space = resolved(**with_functions(resolved, config.options, trust=trust)) if callable(resolved) else resolved
     if not isinstance(space, SearchSpace):
         raise ValueError(f"{config.name} must be a SearchSpace, or a function that returns one, got {space!r}")
     return space
+
+
+def _check_sizes(options: Mapping[str, Any]) -> None:
+    """Checks that no option is so large that building a network would use up memory or time.
+
+    Raises:
+        ValueError: an option is above LARGEST_OPTION.
+    """
+    for name, value in options.items():
+        for entry in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(entry, int | float) and not abs(entry) <= LARGEST_OPTION:
+                raise ValueError(f"option {name} must be at most {LARGEST_OPTION}, got {entry}")
 
 
 def parameters_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -68,10 +91,11 @@ def holds_operations(kind: Any) -> bool:
     return bool(kind == Operation) or any(holds_operations(inner) for inner in get_args(kind))
 
 
-def check_operation(value: Any, folder: Path | None) -> str:
+def check_operation(value: Any, folder: Path | None, *, trust: bool) -> str:
     """Returns the stored text of an operation: a name, names joined by +, or a reference with an absolute path.
 
     Raises:
+        UntrustedCodeError: the operation is custom, and `trust` is false.
         ValueError: the operation does not exist, or its name is taken.
     """
     if not isinstance(value, str):
@@ -82,7 +106,7 @@ def check_operation(value: Any, folder: Path | None) -> str:
         return value
     if value.partition("+")[0] in OPERATIONS:
         raise ValueError(f"cannot add a custom function to other operations; add them inside the function, got {value!r}")
-    function, name = resolve(value, OPERATIONS, folder), operation_name(value)
+    function, name = resolve(value, OPERATIONS, folder, trust=trust), operation_name(value)
     if not callable(function):
         raise ValueError(f"must name a function of (channels, stride) that returns a module, got {function!r}")
     if name in OPERATIONS:
@@ -95,22 +119,23 @@ def operation_name(value: str) -> str:
     return value.rpartition(":")[2]
 
 
-def with_functions(factory: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def with_functions(factory: Callable[..., Any], options: Mapping[str, Any], *, trust: bool) -> dict[str, Any]:
     """Returns the options with references to operations replaced by their functions.
 
     Raises:
+        UntrustedCodeError: an operation is custom, and `trust` is false.
         ValueError: a reference cannot be resolved.
     """
     hints = annotations_of(factory)
-    return {name: _opened(value) if holds_operations(hints.get(name)) else value for name, value in options.items()}
+    return {name: _opened(value, trust) if holds_operations(hints.get(name)) else value for name, value in options.items()}
 
 
-def _opened(value: Any) -> Any:
+def _opened(value: Any, trust: bool) -> Any:
     if isinstance(value, list | tuple):
-        return [_opened(entry) for entry in value]
+        return [_opened(entry, trust) for entry in value]
     if not isinstance(value, str) or ":" not in value:
         return value
-    function, name = resolve(value, OPERATIONS), operation_name(value)
+    function, name = resolve(value, OPERATIONS, trust=trust), operation_name(value)
     if not callable(function) or getattr(function, "__name__", None) == name:
         return function
     # A partial or a closure has another name. Architectures must use the name in YAML.

@@ -60,6 +60,7 @@ def compare_networks(
     *,
     names: Sequence[str] = (),
     progress: Progress | None = None,
+    trust: bool = False,
 ) -> NetworkComparison:
     """Returns the comparison of several networks on test images.
 
@@ -72,6 +73,7 @@ def compare_networks(
         config: Settings; None for the data and the norm of the bundles, and the defaults.
         names: Display name of each network; empty for the names of bundles and files.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
+        trust: Run code that comes with a bundle or a .pt2 file.
 
     Raises:
         NetworkError: there are fewer than two networks, or a network is given twice; a network cannot be opened, is not
@@ -92,7 +94,7 @@ def compare_networks(
         True
     """
     check_distinct(sources, names)
-    opened = [open_source(source) for source in sources]
+    opened = [open_source(source, trust=trust) for source in sources]
     by_name = name_networks(opened, names)
     if config is None:
         data = parse_compare_config({"data": bundle_data(opened)}).data

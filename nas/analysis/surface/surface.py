@@ -48,7 +48,9 @@ _PLANES = {
 }
 
 
-def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: SurfaceConfig) -> ImageSurfaces:
+def image_surfaces(
+    network: str | Path | nn.Module | NetworkSource, config: SurfaceConfig, *, trust: bool = False
+) -> ImageSurfaces:
     """Returns response surfaces around one test image: planes, lines and balls.
 
     Args:
@@ -56,6 +58,7 @@ def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: Surf
             images (N, C, H, W) with pixels in [0, 1] to logits (N, K). A module is set to evaluation mode and moved to
             the device.
         config: Settings.
+        trust: Run code that comes with a bundle or a .pt2 file.
 
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or raises an error.
@@ -73,7 +76,7 @@ def image_surfaces(network: str | Path | nn.Module | NetworkSource, config: Surf
         >>> surfaces.confidence > 0.1
         True
     """
-    source, device = open_source(network), open_device(config.device)
+    source, device = open_source(network, trust=trust), open_device(config.device)
     test, name = open_test(config.data), config.data.path or config.data.name
     _check_numbers_of(config, test, name)
     test = test.to(device)
@@ -215,7 +218,9 @@ def _second(
 def _neighbourhood(
     network: nn.Module, x: Tensor, label: int, step: Tensor, config: SurfaceConfig, samples: int
 ) -> Neighbourhood:
-    """Returns the measurements in balls around x + step. Costs a forward pass for each point and hundreds for the bound.
+    """Returns the measurements in balls around x + step.
+
+    The cost is one forward pass for each sampled point, and about a hundred in double precision for the bound.
 
     Raises:
         ValueError: the image x + step is not adversarial, because of rounding.

@@ -1,0 +1,333 @@
+"""Opens a program of torch.export as data: an archive with anything that could run code is refused before torch sees it.
+
+torch.export.load unpickles sample inputs and some tensors, evaluates symbolic expressions as Python, resolves operators by
+attribute access, compiles guards, and puts names into generated code. Here the archive is read once. Entries, tensors, the
+graph, its operators, names and expressions must be such as the exporter of Hardcell writes. torch then gets a new archive
+that holds only what was checked, without sample inputs and without metadata of nodes.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import logging
+import math
+import re
+import warnings
+import zipfile
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nas.resolve import UntrustedCodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+LARGEST_FILE = 2**31
+# Largest number of values in a tensor that the graph creates from sizes alone.
+LARGEST_TENSOR = 2**26
+DEEPEST = 60
+_ENTRIES = re.compile(
+    r"(data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/model_(weights|constants)_config\.json"
+    r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|version|byteorder|\.data/\w+|\.format_version"
+    r"|\.storage_alignment)"
+)
+_SAMPLE_INPUTS, _PROGRAM = "data/sample_inputs/model.pt", "models/model.json"
+_TENSORS = {
+    "data/weights/model_weights_config.json": "data/weights/",
+    "data/constants/model_constants_config.json": "data/constants/",
+}
+_IDENTIFIER, _DOTTED = re.compile(r"[A-Za-z_]\w*", re.ASCII), re.compile(r"[\w.]*", re.ASCII)
+_OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)", re.ASCII)
+_FUNCTION = re.compile(
+    r"_operator\.(getitem|add|sub|mul|floordiv|mod|neg|eq|ne|lt|le|gt|ge)|torch\.sym_(max|min|int|float|not)"
+)
+_CONTEXT = re.compile(r'None|null|\[("\w{0,80}"(, )?){0,100}\]', re.ASCII)
+_PLAIN = re.compile(r"[\w.+-]*", re.ASCII)
+# Keys of a program whose text has a pattern.
+_STRINGS = {
+    **dict.fromkeys(("name", "as_name", "forward_arg_names"), _IDENTIFIER),
+    **dict.fromkeys(("fqn", "parameter_name", "buffer_name", "tensor_constant_name"), _DOTTED),
+    **dict.fromkeys(("as_string", "as_strings"), re.compile(r"[a-z_]{0,32}")),
+    **dict.fromkeys(("type", "torch_version", "verifiers"), _PLAIN),
+}
+# Keys whose values have no text of their own.
+_KEYS = re.compile(
+    r"graph_module|graph|inputs|outputs|nodes|signature|(in|out)put_specs|module_call_graph|arg|kind|hint|parameter|buffer"
+    r"|user_(in|out)put|tensor_constant|constant_input|value|persistent|as_(none|tensors?|ints?|floats?|sym_ints?|bools?|expr)"
+    r"|as_(scalar_type|memory_format|layout|device|optional_tensors?)|dtype|sizes|strides|storage_offset|requires_grad|device"
+    r"|index|layout|min_val|max_val|schema_version|major|minor|is_(single_tensor|hop_single_tensor)_return"
+)
+_NAMED = {"tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "range_constraints", "opset_version"}
+# Keys without content in what Hardcell writes.
+_EMPTY = {"guards_code", "custom_obj_values", "treespec_namedtuple_fields", "metadata"}
+_SYMBOLIC = {"Symbol", "Integer", "Add", "Mul", "Max", "Min", "FloorDiv", "Mod", "PythonMod", "CleanDiv", "CeilToInt"}
+
+
+def open_exported(path: Path, *, trust: bool = False) -> nn.Module:
+    """Returns the network of a .pt2 file, from images (N, C, H, W) to logits (N, K), with the mode of its export.
+
+    Args:
+        path: File of torch.export.save.
+        trust: Pass the file to torch unchecked.
+
+    Raises:
+        UntrustedCodeError: the file holds what could run code, and `trust` is false.
+        Exception: the file is damaged; the type depends on the damage.
+    """
+    archive = read_limited(path)
+    content = io.BytesIO(archive if trust else checked_archive(archive))
+    with _quiet():
+        network: nn.Module = torch.export.load(content).module()
+    for module in network.modules():
+        module.training = False  # The flag is always True after loading, independent of the graph's mode.
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # Otherwise they are not counted.
+    return network
+
+
+def read_limited(path: Path) -> bytes:
+    """Returns the content of a file of at most LARGEST_FILE bytes.
+
+    Raises:
+        ValueError: the file is larger.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"is larger than {LARGEST_FILE:,} bytes")
+    return content
+
+
+def checked_archive(archive: bytes) -> bytes:
+    """Returns an archive of torch.export with only its checked entries.
+
+    Raises:
+        UntrustedCodeError: the archive holds what could run code.
+        zipfile.BadZipFile: the archive is damaged.
+    """
+    entries = _read_entries(archive)
+    sizes = {name: len(content) for name, content in entries.items()}
+    for name, folder in _TENSORS.items():
+        if name in entries:
+            _check_tensors(_parse(entries[name], name), name, folder, sizes)
+    if _PROGRAM not in entries:
+        raise _refused("no program")
+    program = _without_metadata(_parse(entries[_PROGRAM], _PROGRAM))
+    _check(program, "program", 0)
+    for node in program["graph_module"]["graph"]["nodes"]:
+        _check_node(node)
+    return _archive(entries, program)
+
+
+def strip_archive(archive: bytes) -> bytes:
+    """Returns an archive of torch.export without pickled sample inputs and without the metadata of nodes.
+
+    The entry of the sample inputs becomes empty, which torch reads as no sample inputs. The metadata has source lines and
+    paths of the machine.
+    """
+    with zipfile.ZipFile(io.BytesIO(archive)) as source:
+        entries = {name.partition("/")[2]: source.read(name) for name in source.namelist()}
+    return _archive(entries, _without_metadata(json.loads(entries[_PROGRAM])))
+
+
+def _archive(entries: Mapping[str, bytes], program: Any) -> bytes:
+    """Returns an archive with another program and without sample inputs."""
+    rebuilt = io.BytesIO()
+    with zipfile.ZipFile(rebuilt, "w", zipfile.ZIP_STORED) as target:
+        for name, content in {**entries, _PROGRAM: json.dumps(program).encode(), _SAMPLE_INPUTS: b""}.items():
+            target.writestr(f"archive/{name}", content)
+    return rebuilt.getvalue()
+
+
+def _without_metadata(program: Any) -> Any:
+    with suppress(KeyError, TypeError):  # `_check` refuses a program of another form.
+        for node in program["graph_module"]["graph"]["nodes"]:
+            node["metadata"] = {}
+    return program
+
+
+def _refused(what: str) -> UntrustedCodeError:
+    return UntrustedCodeError(f"holds {what}, which may run code; if you trust the file, use --trust (trust=True)")
+
+
+def _read_entries(archive: bytes) -> dict[str, bytes]:
+    """Returns the content of the entries by their path below the archive's folder."""
+    entries: dict[str, bytes] = {}
+    with zipfile.ZipFile(io.BytesIO(archive)) as source:
+        for info in source.infolist():
+            name = info.filename.partition("/")[2]
+            if not _ENTRIES.fullmatch(name) or name in entries:
+                raise _refused(f"the entry {info.filename[:80]!r}")
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > len(archive):
+                raise _refused(f"a compressed or encrypted entry, {info.filename!r}")
+            entries[name] = source.read(info)
+    return entries
+
+
+def _parse(content: bytes, name: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _refused(f"an entry {name} that is no JSON") from error
+
+
+def _check_tensors(config: Any, name: str, folder: str, sizes: dict[str, int]) -> None:
+    """Checks that all tensors are raw bytes in the archive, and no larger than these."""
+    tensors = config.get("config") if isinstance(config, dict) else None
+    if not isinstance(tensors, dict):
+        raise _refused(f"an entry {name} of another form")
+    for key, entry in tensors.items():
+        if not isinstance(entry, dict) or entry.get("use_pickle") is not False:
+            raise _refused(f"a pickle, for the tensor {key[:80]!r}")
+        size, path = None, entry.get("path_name")
+        if isinstance(path, str):
+            size = sizes.get(folder + path)
+        _check({"value": entry.get("tensor_meta")}, name, 0)
+        if size is None or not _DOTTED.fullmatch(key) or _last_index(entry.get("tensor_meta")) >= max(size, 1):
+            raise _refused(f"the tensor {key[:80]!r} without its bytes")
+
+
+def _last_index(meta: Any) -> float:
+    """Returns the index of the last value of a strided tensor in its storage; infinite for any other metadata."""
+    try:
+        shape, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
+        offset = meta["storage_offset"]["as_int"]
+        if not all(type(n) is int and n >= 0 for n in (*shape, *strides, offset)):
+            return math.inf
+        if 0 in shape:
+            return 0
+        return float(offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)))
+    except (KeyError, TypeError, ValueError):
+        return math.inf
+
+
+def _check(value: Any, key: str, depth: int) -> None:
+    """Checks a value of a program by its key.
+
+    Raises:
+        UntrustedCodeError: a key is unknown, or a value has another form.
+    """
+    if depth > DEEPEST:
+        raise _refused("a graph that is nested too deep")
+    if isinstance(value, dict) and key in _NAMED:
+        for name, entry in value.items():
+            if not _IDENTIFIER.fullmatch(name):
+                raise _refused(f"the name {name[:80]!r}")
+            _check(entry, "value", depth + 1)
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            known = _KEYS.fullmatch(name) or name in _STRINGS or name in _NAMED or name in _TEXTS
+            if not known and (entry or name not in _EMPTY):
+                raise _refused(f"{name[:80]!r}")
+            _check(entry, name, depth + 1)
+    elif isinstance(value, list):
+        for entry in value:
+            _check(entry, key, depth + 1)
+    elif isinstance(value, str):
+        if key in _TEXTS:
+            _TEXTS[key](value)
+        elif key not in _STRINGS or not _STRINGS[key].fullmatch(value):
+            raise _refused(f"the text {value[:80]!r} as {key}")
+    elif isinstance(value, int) and abs(value) > 2**63:
+        raise _refused(f"the number {value}")
+
+
+def _check_target(text: str) -> None:
+    """Checks that the name of an operator is one of ATen, or arithmetic of sizes."""
+    if _FUNCTION.fullmatch(text):
+        return
+    match = _OPERATOR.fullmatch(text)
+    packet = getattr(torch.ops.aten, match[1], None) if match else None
+    operator = getattr(packet, match[2], None) if match and isinstance(packet, torch._ops.OpOverloadPacket) else None
+    if not isinstance(operator, torch._ops.OpOverload):
+        raise _refused(f"the operator {text[:80]!r}")
+    # Operators with side effects: from_file and save write files.
+    if any("file" in argument.name for argument in operator._schema.arguments) or not operator._schema.returns:
+        raise _refused(f"the operator {text!r}")
+
+
+def _check_expression(text: str) -> None:
+    """Checks that a symbolic expression is arithmetic of symbols and integers. torch evaluates it as Python."""
+    try:
+        tree = ast.parse(text, mode="eval") if len(text) <= 2000 else None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = None
+    if tree is None or not _is_arithmetic(tree.body):
+        raise _refused(f"the expression {text[:80]!r}")
+
+
+def _is_arithmetic(node: ast.expr) -> bool:
+    if isinstance(node, ast.Name):
+        return bool(re.fullmatch(r"[su]\d+", node.id))
+    if isinstance(node, ast.Constant):
+        return type(node.value) is int and abs(node.value) < 2**31
+    if isinstance(node, ast.BinOp):
+        operators = ast.Add | ast.Sub | ast.Mult | ast.FloorDiv | ast.Mod
+        return isinstance(node.op, operators) and _is_arithmetic(node.left) and _is_arithmetic(node.right)
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.USub) and _is_arithmetic(node.operand)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in _SYMBOLIC:
+        return False
+    if node.func.id == "Symbol":
+        [*names] = node.args
+        plain = all(isinstance(k.value, ast.Constant) and type(k.value.value) is bool and k.arg for k in node.keywords)
+        return plain and len(names) == 1 and isinstance(names[0], ast.Constant) and _is_symbol(names[0].value)
+    return not node.keywords and all(map(_is_arithmetic, node.args))
+
+
+def _is_symbol(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[su]\d+", value))
+
+
+def _check_tree(text: str) -> None:
+    """Checks that the form of inputs or outputs has only tuples, lists, dicts and leaves."""
+
+    def plain(tree: Any, depth: int) -> bool:
+        return (
+            depth <= DEEPEST
+            and isinstance(tree, dict)
+            and tree.get("type") in (None, "builtins.tuple", "builtins.list", "builtins.dict")
+            and bool(_CONTEXT.fullmatch(str(tree.get("context"))))
+            and isinstance(tree.get("children_spec"), list)
+            and all(plain(child, depth + 1) for child in tree["children_spec"])
+        )
+
+    tree = _parse(text.encode(), "of inputs or outputs")
+    if not (isinstance(tree, list) and len(tree) == 2 and type(tree[0]) is int and plain(tree[1], 0)):
+        raise _refused(f"the form {text[:80]!r}")
+
+
+# Keys of a program whose text has a form of its own.
+_TEXTS = {"target": _check_target, "expr_str": _check_expression, "in_spec": _check_tree, "out_spec": _check_tree}
+
+
+def _check_node(node: Any) -> None:
+    """Checks that a node without tensors among its arguments does not create a huge tensor."""
+    arguments = [entry.get("arg", {}) for entry in node["inputs"]]
+    if any("as_tensor" in argument or "as_tensors" in argument for argument in arguments):
+        return
+    numbers = [abs(n) for argument in arguments for n in (argument.get("as_int"), *argument.get("as_ints", ())) if n]
+    if math.prod(numbers) > LARGEST_TENSOR:
+        raise _refused(f"a tensor of {math.prod(numbers):,} values")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences deprecation warnings, and tracebacks of errors that are raised anyway."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
