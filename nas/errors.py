@@ -61,8 +61,12 @@ class RecordError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its type if the message is empty."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Returns the first line of an error's message, or the name of its type if the message is empty.
+
+    Control characters are replaced, because a candidate's message must not change what a terminal shows.
+    """
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line if line.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def format_error(error: BaseException) -> str:

@@ -1,10 +1,17 @@
-"""Atomic file writes."""
+"""Atomic file writes, and reading JSON and YAML that others may have written."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+# Largest JSON or YAML file that is read.
+LARGEST_JSON, LARGEST_YAML = 2**25, 2**19
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,3 +35,91 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file of at most LARGEST_JSON bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is too large or not JSON, is nested too deep, or holds control characters.
+    """
+    text = _read_text(path, LARGEST_JSON)
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("is nested too deep") from error
+    _check_text(content)
+    return content
+
+
+def read_plain_yaml(path: Path) -> Any:
+    """Returns the content of a YAML file of at most LARGEST_YAML bytes, without aliases.
+
+    Aliases make a small file huge when it is expanded.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is too large or not YAML, is nested too deep, or holds aliases or control characters.
+    """
+    try:
+        content = yaml.load(_read_text(path, LARGEST_YAML), _PlainLoader)
+        _check_text(content)
+    except RecursionError as error:
+        raise ValueError("is nested too deep") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())}") from error
+    return content
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Raises an error for duplicate keys, where PyYAML would keep the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Returns the mapping.
+
+        Raises:
+            ValueError: a key is repeated.
+        """
+        counts = Counter(key.value for key, _ in node.value if isinstance(key.value, str))
+        if twice := [key for key, count in counts.items() if count > 1 and key != "<<"]:
+            raise ValueError(f"line {node.start_mark.line + 1}: duplicate keys: {', '.join(twice)}")
+        return super().construct_mapping(node, deep)
+
+
+class _PlainLoader(UniqueKeyLoader):
+    """Raises an error for aliases, too."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Returns a node.
+
+        Raises:
+            ValueError: the node is an alias.
+        """
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("must hold no alias (*name)")
+        return super().compose_node(parent, index)
+
+
+def _read_text(path: Path, largest: int) -> str:
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"is larger than {largest:,} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("must be text in UTF-8") from error
+
+
+def _check_text(value: Any) -> None:
+    """Checks that no text has control characters, which could change what a terminal shows."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _check_text(key)
+            _check_text(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            _check_text(entry)
+    elif isinstance(value, str) and not value.isprintable() and not value.replace("\n", "").replace("\t", "").isprintable():
+        raise ValueError(f"holds control characters, {value[:40]!r}")

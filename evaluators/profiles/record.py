@@ -12,6 +12,7 @@ from evaluators.curves.alternatives import Alternative
 from evaluators.curves.error_curves import Floats, in_grid, worst_case
 from evaluators.curves.power_law import PowerLaw
 from evaluators.curves.scalars import error_at
+from evaluators.profiles.validation import check_record, read_radii
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,13 +103,21 @@ def load_profile(folder: Path) -> RobustnessProfile:
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: profile.json is not JSON or has another schema, or radii.npz is not an npz file of plain arrays.
+        ValueError: profile.json is not JSON, or has another schema or form; radii.npz has no radii of an attack.
+        zipfile.BadZipFile: radii.npz is damaged.
     """
-    record = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+    path = folder / "profile.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path}: is nested too deep") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise ValueError(f"{folder / 'profile.json'}: schema must be '{SCHEMA}'")
-    with np.load(folder / "radii.npz", allow_pickle=False) as arrays:
-        return RobustnessProfile(record, {name: arrays[name] for name in record["attacks"]})
+        raise ValueError(f"{path}: schema must be '{SCHEMA}'")
+    try:
+        check_record(record)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return RobustnessProfile(record, read_radii(folder / "radii.npz", record["attacks"], record["n"]))
 
 
 def fitted(entry: Mapping[str, Any]) -> PowerLaw | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from evaluators import NORMS
 from nas.errors import BundleError
+from nas.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -87,9 +88,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         raise BundleError(f"{folder}: is not a bundle (no {NAME})")
+    if path.is_symlink():
+        raise BundleError(f"{path}: is a link; a bundle holds only files of its own")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path}: damaged: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("files"), dict):
         raise BundleError(f"{path}: schema must be '{SCHEMA}'")
@@ -136,6 +139,9 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
     Raises:
         BundleError: a file is missing, differs, or was not exported; the message lists every fault.
     """
+    links = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink())
+    if links:
+        raise BundleError(f"{folder}: holds links, {', '.join(links[:3])}; a bundle holds only files of its own")
     present = checksums(folder, names)
     exported = {name: sha for name, sha in record["files"].items() if names is None or name in names}
     faults = [f"{name} is missing" for name in exported if name not in present]

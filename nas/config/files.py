@@ -15,6 +15,7 @@ from nas.config.schema import Config
 from nas.config.writer import as_data
 from nas.data.config import DataConfig
 from nas.errors import ConfigError
+from nas.files import UniqueKeyLoader, read_plain_yaml
 from nas.spaces.architectures import validate_initial
 from nas.spaces.options import open_space
 
@@ -161,22 +162,6 @@ def _name_of(settings: Any) -> Any:
     return data.get("name") if isinstance(data, dict) else data
 
 
-class _Loader(yaml.SafeLoader):
-    """Raises an error for duplicate keys, where PyYAML would keep the last one."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Returns the mapping.
-
-        Raises:
-            ValueError: a key is repeated.
-        """
-        keys = [key.value for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1 and key != "<<"}
-        if twice:
-            raise ValueError(f"line {node.start_mark.line + 1}: duplicate keys: {', '.join(map(str, twice))}")
-        return super().construct_mapping(node, deep)
-
-
 def load_config(path: Path | str, overrides: Sequence[str] = (), *, build_space: bool = True) -> Config:
     """Returns the config in a YAML file.
 
@@ -206,7 +191,13 @@ def load_untrusted_config(path: Path) -> tuple[Config, tuple[str, ...]]:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or has faults.
     """
-    return parse_untrusted_config(_read_yaml(path), source=str(path), folder=path.resolve().parent)
+    try:
+        data = read_plain_yaml(path)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
+    return parse_untrusted_config(data, source=str(path), folder=path.resolve().parent)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -216,10 +207,12 @@ def _read_yaml(path: Path) -> Any:
         ConfigError: the file cannot be read or is not YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: must be text in UTF-8"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: is nested too deep"]) from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from error

@@ -9,6 +9,9 @@ from urllib.parse import quote
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+# A parameter that holds a password, such as ?password=SECRET.
+_SECRET = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)([^&]*)", re.IGNORECASE)
+
 
 def expand_variables(url: str) -> str:
     """Returns a URL with its environment variables expanded. A password in a variable may contain any character."""
@@ -17,7 +20,8 @@ def expand_variables(url: str) -> str:
 
 
 def hide_password(url: str) -> str:
-    """Returns a URL with *** instead of its password."""
+    """Returns a URL with *** instead of its passwords, also those among its parameters."""
+    url = _SECRET.sub(r"\1***", url)
     try:
         url = make_url(expand_variables(url)).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
@@ -32,7 +36,7 @@ def validate_url(url: str) -> str | None:
         parsed = make_url(expand_variables(url))
     except (ArgumentError, ValueError):
         return f"must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME, got {hide_password(url)!r}"
-    if re.search(r"://[^/@]*:[^$@/][^@]*@", url):
+    if re.search(r"://[^/@]*:[^$@/][^@]*@", url) or any(not secret[2].startswith("$") for secret in _SECRET.finditer(url)):
         return "must hold no password, because run files are shared; write $NAME, an environment variable"
     if parsed.get_backend_name() == "sqlite" and not (parsed.database or "").startswith("/"):
         return f"must be the absolute path of a file, such as sqlite:////HOME/ME/studies.db, got {url!r}"

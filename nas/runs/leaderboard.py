@@ -41,7 +41,12 @@ def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: Object
                 trial.random,
                 " ".join(str(rung["epoch"]) for rung in trial.rungs),
                 trial.worker,
-                trial.reason or "",
+                _text(trial.reason or ""),
             ]
         )
     write_atomic(run.leaderboard, text.getvalue())
+
+
+def _text(value: str) -> str:
+    """Returns text that a spreadsheet does not read as a formula."""
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

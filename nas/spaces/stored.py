@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
-import yaml
-
-from nas.errors import first_line
+from nas.files import read_plain_yaml
 from nas.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "architecture.yaml"
+LARGEST_SIZE, LARGEST_CLASSES = 8192, 100_000
 
 
 @final
@@ -46,17 +45,19 @@ def read_stored(path: Path) -> StoredArchitecture:
         ValueError: the file is unreadable, or a key is missing or has a wrong type.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(str(error.strerror if isinstance(error, OSError) else first_line(error))) from error
+        content = read_plain_yaml(path)
+    except OSError as error:
+        raise ValueError(str(error.strerror)) from error
     required = {"space": dict, "architecture": dict, "input_shape": list, "num_classes": int}
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in required.items()):
         raise ValueError("must hold space, architecture, input_shape and num_classes, as in a bundle")
     space, shape = content["space"], content["input_shape"]
     if not isinstance(space.get("name"), str) or not isinstance(space.get("options"), dict):
         raise ValueError("space must hold a name and options")
-    if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
-        raise ValueError(f"input_shape must be [channels, height, width], got {shape}")
+    if len(shape) != 3 or not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in shape):
+        raise ValueError(f"input_shape must be [channels, height, width], each from 1 to {LARGEST_SIZE:,}, got {shape}")
+    if not 0 < content["num_classes"] <= LARGEST_CLASSES:
+        raise ValueError(f"num_classes must be from 1 to {LARGEST_CLASSES:,}, got {content['num_classes']}")
     return StoredArchitecture(
         space=SpaceConfig(name=space["name"], options=space["options"]),
         architecture=content["architecture"],

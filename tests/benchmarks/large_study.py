@@ -40,7 +40,7 @@ from nas.study.trial import read_trials
 
 def fill(path: Path, config: Config, trials: int) -> None:
     """Makes a run whose study holds so many trials, all of other architectures; one in twenty is rejected."""
-    folder, space = create_run(path, config), open_space(config.space)
+    folder, space = create_run(path, config), open_space(config.space, trust=True)
     place = study_location(folder, config)
     storage = open_storage(place, write=True)
     study = create_study(storage, place, config, space)
@@ -96,7 +96,7 @@ def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
         storage = open_storage(place)
         study = load_study(storage, place)
         study.get_trials(deepcopy=False)  # Opening is measured apart.
-        space = open_space(config.space)
+        space = open_space(config.space, trust=True)
         study.sampler = StudySampler(kind(), space, seed=0, random_trials=config.search.random_trials)
         seconds = []
         for _ in range(2):

@@ -2,6 +2,8 @@
 
 import copy
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 import nas
+from nas.bundle.manifest import digest_of
 from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.pipeline.events import EpochFinished, FinalistsStarted
@@ -123,7 +126,7 @@ def custom_space(tmp_path, tiny):
 @pytest.fixture
 def no_surfaces(monkeypatch):
     """Leaves out of reports what asks networks again: it takes as long as all else in them, and has tests of its own."""
-    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles: ({}, {}))
+    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles, trust: ({}, {}))
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +151,22 @@ def run_copy(finished_run, tmp_path):
 def bundle_copy(finished_run, tmp_path):
     (best,) = (finished_run / "bundles").glob("1-*")
     return Path(shutil.copytree(best, tmp_path / best.name))
+
+
+@pytest.fixture(scope="session")
+def reseal():
+    """Recomputes every checksum and the digest of a bundle, as whoever tampers with it can."""
+
+    def run(bundle):
+        files = sorted(path for path in bundle.rglob("*") if path.is_file() and path != bundle / "manifest.json")
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        manifest["files"] = {
+            path.relative_to(bundle).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+        }
+        manifest["digest"] = digest_of(manifest)
+        (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -168,7 +168,7 @@ class TestFaults:
         evidence = by_name(columns)["one_step_never_beats_many"].evidence
         assert (evidence["rows"], evidence["largest_in"]) == (1, "net5")
         assert evidence["largest_points"] == pytest.approx(0.4)
-        assert evidence["largest_at"] == "fgsm_2.0 under pgd_2.0"
+        assert evidence["largest_at"] == "fgsm_2.0 below pgd_2.0"
 
     def test_the_worst_of_the_many_steps_counts(self):
         columns = clean()
@@ -349,7 +349,7 @@ def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
     steps = outcomes["one_step_never_beats_many"]
     assert not steps.passed
     at = dict(part.rsplit(": ", 1) for part in steps.evidence["counts"].split("; "))
-    weaker = int(at["fgsm_0.1 under pgd_0.1"].replace(",", ""))
+    weaker = int(at["fgsm_0.1 below pgd_0.1"].replace(",", ""))
     assert weaker > 0.95 * 15625
     # The same count from differences of more than the printed tenth.
     tenths = np.round(10 * (columns["pgd_0.1"] - columns["fgsm_0.1"]))

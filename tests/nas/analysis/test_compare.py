@@ -26,6 +26,7 @@ from nas.analysis.compare.figures import compare_figures
 from nas.analysis.compare.result import NoTransfer, as_record
 from nas.analysis.network_source import open_source
 from nas.analysis.networks import open_network
+from nas.bundle.manifest import digest_of
 from nas.cli.compare_options import compare_config
 from nas.data import open_data, open_test
 from nas.data.config import DataConfig
@@ -463,6 +464,7 @@ def changed(bundle, folder, **data):
     copy = Path(shutil.copytree(bundle, folder / "other"))
     record = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
     record["config"]["data"].update(data)
+    record["digest"] = digest_of(record)
     (copy / "manifest.json").write_text(json.dumps(record), encoding="utf-8")
     return copy
 

@@ -1,6 +1,5 @@
 """A bundle has all its files, runs without Hardcell, and reports files that differ from the exported ones."""
 
-import hashlib
 import io
 import json
 import pickletools
@@ -19,6 +18,7 @@ import yaml
 
 from nas.bundle import export
 from nas.bundle.load import load
+from nas.bundle.manifest import digest_of
 from nas.bundle.verify import verify
 from nas.data import open_test
 from nas.errors import BundleError, SearchFailedError
@@ -43,16 +43,6 @@ FILES = {
 
 def files_of(bundle):
     return {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-
-
-def reseal(bundle):
-    """Recomputes every checksum, which simulates intentional tampering."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"] = {
-        name: hashlib.sha256((bundle / name).read_bytes()).hexdigest()
-        for name in sorted(files_of(bundle) - {"manifest.json"})
-    }
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 def edit_profile(bundle, change):
@@ -289,6 +279,7 @@ def test_manifest_with_another_checksum(bundle_copy):
     path = bundle_copy / "manifest.json"
     record = json.loads(path.read_text())
     record["files"]["model.onnx"] = "0" * 64
+    record["digest"] = digest_of(record)
     path.write_text(json.dumps(record))
     with pytest.raises(BundleError, match=r"model\.onnx differs from the exported file"):
         load(bundle_copy)
@@ -336,12 +327,16 @@ def test_verify_says_what_it_could_not_try(tiny, tmp_path, cli):
     assert all(outcome.passed for outcome in verify(bundle))
     images.unlink()
     *tried, curves = verify(bundle)
-    assert [outcome.passed for outcome in tried] == [True, True, True]
+    assert [outcome.passed for outcome in tried] == [True, True, True, True]
     assert (curves.name, curves.passed) == ("error curves", None)
     assert "the images cannot be opened" in curves.detail
-    code, out, _ = cli("verify", bundle)
-    assert code == 0
+    code, out, err = cli("verify", bundle)
+    assert code == 2
     assert "not run error curves" in out
+    assert re.search(r"not checked: error curves; --allow-skipped", err)
+    assert json.loads(cli("verify", bundle, "--json")[1])["passed"] is False
+    assert cli("verify", bundle, "--allow-skipped")[0] == 0
+    assert json.loads(cli("verify", bundle, "--json", "--allow-skipped")[1])["passed"] is True
     save_images(images, 1)
     *_, curves = verify(bundle)
     assert curves.passed is None
@@ -394,7 +389,7 @@ def attack_said_to_be_stronger(record, arrays):
     ],
     ids=lambda claim: claim.__name__,
 )
-def test_inflated_claim_with_new_checksums_is_caught(claim, bundle_copy, cli):
+def test_inflated_claim_with_new_checksums_is_caught(claim, bundle_copy, cli, reseal):
     """The numbers in profile, card and report are measured again independently."""
     with np.load(bundle_copy / "radii.npz") as stored:
         arrays = {name: stored[name].copy() for name in stored}
@@ -408,7 +403,7 @@ def test_inflated_claim_with_new_checksums_is_caught(claim, bundle_copy, cli):
 
 
 @pytest.mark.parametrize("form", ["model.pt2", "model.onnx"])
-def test_form_of_another_network_with_new_checksums_is_caught(form, bundle_copy, finished_run):
+def test_form_of_another_network_with_new_checksums_is_caught(form, bundle_copy, finished_run, reseal):
     (other,) = (finished_run / "bundles").glob("residual-*")
     shutil.copy(other / form, bundle_copy / form)
     reseal(bundle_copy)
@@ -417,7 +412,7 @@ def test_form_of_another_network_with_new_checksums_is_caught(form, bundle_copy,
 
 
 @pytest.mark.parametrize("form", ["model.pt2", "model.onnx"])
-def test_unreadable_form_with_new_checksums_is_told_without_a_traceback(form, bundle_copy, cli):
+def test_unreadable_form_with_new_checksums_is_told_without_a_traceback(form, bundle_copy, cli, reseal):
     (bundle_copy / form).write_bytes(b"not a network")
     reseal(bundle_copy)
     code, out, err = cli("verify", bundle_copy)
@@ -425,7 +420,7 @@ def test_unreadable_form_with_new_checksums_is_told_without_a_traceback(form, bu
     assert form in out + err
 
 
-def test_weights_of_another_network_with_new_checksums_are_told(bundle_copy, finished_run):
+def test_weights_of_another_network_with_new_checksums_are_told(bundle_copy, finished_run, reseal):
     (other,) = (finished_run / "bundles").glob("residual-*")
     shutil.copy(other / "weights.safetensors", bundle_copy)
     reseal(bundle_copy)
@@ -433,14 +428,18 @@ def test_weights_of_another_network_with_new_checksums_are_told(bundle_copy, fin
         load(bundle_copy)
 
 
-def test_bundle_of_a_space_that_is_gone_says_what_still_works(bundle_copy):
+def test_bundle_of_a_space_that_is_gone_is_verified_through_its_graph(bundle_copy, finished_run, reseal):
+    (original,) = (finished_run / "bundles").glob("1-*")
     path = bundle_copy / "architecture.yaml"
     stored = yaml.safe_load(path.read_text())
     stored["space"] = {"name": "/nowhere/space.py:SPACE", "options": {}}
     path.write_text(yaml.safe_dump(stored))
     reseal(bundle_copy)
     with pytest.raises(BundleError, match=r"/nowhere/space\.py does not exist; model\.pt2 needs only torch"):
-        load(bundle_copy)
+        load(bundle_copy, trust=True)
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(load(bundle_copy)(images), load(original)(images))
+    assert all(outcome.passed for outcome in verify(bundle_copy))
 
 
 @pytest.mark.parametrize(
@@ -451,8 +450,8 @@ def test_export_refuses_forms_that_disagree(form, off, run_copy, monkeypatch):
     shutil.rmtree(best)
     original = export.logits_of
 
-    def wrong(name, *args):
-        return original(name, *args) + (off if name == form else 0)
+    def wrong(name, *args, **options):
+        return original(name, *args, **options) + (off if name == form else 0)
 
     monkeypatch.setattr(export, "logits_of", wrong)
     events = []

@@ -63,7 +63,7 @@ def opened(tmp_path_factory):
     (folder / "own.py").write_text(SPACE, encoding="utf-8")
     config = nas.parse_config({"objective": {"minimise": ["macs"], "constraints": {}}})
     spaces = {
-        "own": open_space(nas.parse_config({"space": f"{folder / 'own.py'}:space"}).space),
+        "own": open_space(nas.parse_config({"space": f"{folder / 'own.py'}:space"}).space, trust=True),
         "cell201": cell201(4, 1, 1),
     }
 

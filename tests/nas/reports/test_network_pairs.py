@@ -277,14 +277,14 @@ def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch
     )
     monkeypatch.setattr("nas.reports.page.worst_case_laws", lambda bundles, norm: laws)
     name = run.bundles[0].name
-    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles: ({}, {name: "gone.npz: no such file"}))
+    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles, trust: ({}, {name: "gone.npz: no such file"}))
     text = render_report(run).replace("&#39;", "'")
     assert exponents_sentence(laws) in text
     assert re.search(f"<code>{name}</code> is left out [^.]*: gone.npz: no such file", text)
 
 
 def test_profiles_of_before_the_mean_field_are_shown(run, monkeypatch):
-    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles: ({}, {}))
+    monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles, trust: ({}, {}))
     bundle = run.bundles[0]
     record = json.loads(json.dumps(bundle.profile.record))
     del record["margins"]["nearest"]

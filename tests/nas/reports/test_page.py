@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 
 from evaluators import FGSM, L2, PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
+from nas.bundle.manifest import digest_of
 from nas.errors import SearchFailedError
 from nas.pipeline.search import search, search_events
 from nas.plots.profile import error_curves_figure, profile_figures
@@ -410,7 +411,8 @@ def test_bundle_that_lost_its_rank_is_not_reported(run_copy):
     (random,) = (run_copy / "bundles").glob("random-*")
     other = best.rename(best.with_name("1-000000000000"))
     manifest = json.loads((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps({**manifest, "name": other.name}))
+    manifest["name"] = other.name
+    (other / "manifest.json").write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
     assert [bundle.name for bundle in read_run(run_copy).bundles if bundle.role == "finalist"] == []
     assert random.name in [bundle.name for bundle in read_run(run_copy).bundles]
 

@@ -103,7 +103,7 @@ def test_options_are_read_by_their_annotations():
         "cells_per_stage": 1,
         "stages": 2,
     }
-    space = open_space(config.space)
+    space = open_space(config.space, trust=True)
     assert list(space.choices) == ["edge01", "edge02", "edge12"]
     assert space.size == 27
     for text in (dump_config(config), commented_config(config)):
@@ -114,7 +114,7 @@ def test_options_are_read_by_their_annotations():
 @pytest.mark.parametrize("topology", ["all_pairs", "two_inputs"])
 def test_topologies_by_name(topology):
     config = parse_config(cells("skip", inputs=2, nodes=4, cells="normal_reduction", topology=topology))
-    assert len(open_space(config.space).graphs(dict(open_space(config.space).at(0)))) == 2
+    assert len(open_space(config.space, trust=True).graphs(dict(open_space(config.space, trust=True).at(0)))) == 2
 
 
 def test_the_name_of_the_space_is_no_option(folder):
@@ -129,7 +129,7 @@ def test_own_operations_are_kept_as_absolute_paths_and_opened_as_functions(folde
     place = folder.resolve() / "ops.py"
     assert config.space.options["operations"] == ["none", f"{place}:wave", "skip", f"{place}:wide"]
     monkeypatch.chdir("/")
-    space = open_space(config.space)
+    space = open_space(config.space, trust=True)
     assert space.choices["edge01"].values == ("none", "wave", "skip", "wide")
     assert space.operations == ("wave", "skip", "wide")
     network = space.build({"edge01": "wide", "edge12": "wave", "edge02": "skip"}, (1, 8, 8), 10)
@@ -141,7 +141,7 @@ def test_own_operations_are_kept_as_absolute_paths_and_opened_as_functions(folde
 def test_what_has_another_name_or_none_is_called_as_yaml_does(folder):
     """A partial and a lambda have no distinct names."""
     config = parse_config(cells("ops.py:wide", "ops.py:narrow"), folder=folder)
-    assert open_space(config.space).operations == ("wide", "narrow")
+    assert open_space(config.space, trust=True).operations == ("wide", "narrow")
 
 
 def test_own_operations_of_a_package(folder, monkeypatch):
@@ -149,7 +149,7 @@ def test_own_operations_of_a_package(folder, monkeypatch):
     (folder / "ops_in_package.py").write_text(OPERATIONS_FILE, encoding="utf-8")
     config = parse_config(cells("ops_in_package:wave"))
     assert config.space.options["operations"] == ["none", "ops_in_package:wave"]
-    assert open_space(config.space).operations == ("wave",)
+    assert open_space(config.space, trust=True).operations == ("wave",)
 
 
 def test_overrides_are_relative_to_the_working_directory(folder, monkeypatch):
@@ -165,14 +165,14 @@ def test_functions_of_a_user_take_operations_by_their_annotations_too(folder):
     config = parse_config(data, folder=folder)
     place = folder.resolve() / "ops.py"
     assert config.space.options == {"first": f"{place}:narrow", "others": ["conv1x1", f"{place}:wave"]}
-    assert open_space(config.space).operations == ("narrow", "conv1x1", "wave")
-    assert open_space(parse_config({"space": "ops.py:make"}, folder=folder).space).size == 3
+    assert open_space(config.space, trust=True).operations == ("narrow", "conv1x1", "wave")
+    assert open_space(parse_config({"space": "ops.py:make"}, folder=folder).space, trust=True).size == 3
 
 
 @pytest.mark.slow
 def test_a_process_of_its_own_opens_the_same_space(folder):
     config = parse_config(cells("ops.py:wave"), folder=folder)
-    opened = "open_space(pickle.load(sys.stdin.buffer))"
+    opened = "open_space(pickle.load(sys.stdin.buffer), trust=True)"
     code = f"import pickle, sys; from nas.config.reader import open_space; print({opened}.size)"
     sent = pickle.dumps(config.space)
     done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
@@ -237,7 +237,7 @@ def test_strides_are_tried_where_there_are_any(folder, operation, sides):
 def test_trying_draws_no_numbers(folder):
     config = parse_config(cells("ops.py:wave"), folder=folder)
     torch.manual_seed(0)
-    open_space(config.space)
+    open_space(config.space, trust=True)
     first = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(first, torch.rand(1))

@@ -13,7 +13,7 @@ from nas.study.trial import read_trials
 
 def made(path, config):
     place = StudyLocation(path)
-    return create_study(open_storage(place), place, config, open_space(config.space))
+    return create_study(open_storage(place), place, config, open_space(config.space, trust=True))
 
 
 def loaded(path):
