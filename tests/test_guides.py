@@ -21,6 +21,7 @@ GUIDES = [
     "evaluators/README.md",
     "examples/README.md",
     ".github/CONTRIBUTING.md",
+    ".github/SECURITY.md",
 ]
 
 

@@ -103,8 +103,7 @@ def load_profile(folder: Path) -> RobustnessProfile:
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: profile.json is not JSON, or has another schema or form; radii.npz has no radii of an attack.
-        zipfile.BadZipFile: radii.npz is damaged.
+        ValueError: profile.json is not JSON, or has another schema or form; radii.npz is damaged or lacks an attack.
     """
     path = folder / "profile.json"
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -168,9 +169,16 @@ def read_radii(path: Path, names: Collection[str], n: int) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: an array is missing, has another shape or type, or holds a negative or NaN radius.
-        zipfile.BadZipFile: the file is damaged.
+        ValueError: the file is damaged; an array is missing, has another shape or type, or holds a negative or NaN radius.
     """
+    try:
+        return _read_radii(path, names, n)
+    # A damaged archive: `RuntimeError` for encrypted entries, `NotImplementedError` for other compressions.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OverflowError, SyntaxError) as error:
+        raise ValueError(f"{path.name}: is damaged: {error}") from error
+
+
+def _read_radii(path: Path, names: Collection[str], n: int) -> dict[str, Any]:
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         for name in names:
