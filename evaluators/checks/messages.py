@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -154,13 +155,11 @@ SENTENCES: dict[str, tuple[str, str]] = {
 def explain(check: CheckResult) -> str:
     """Returns a short message that explains the outcome of a check, with its numbers.
 
-    The outcome of a custom check, with a name that has no message, is shown as its name and evidence.
+    A check without a message, such as a custom one, is shown as its name and evidence. So is a check whose evidence does not
+    fit its message, because another version made it.
 
     Args:
         check: Outcome of a check.
-
-    Raises:
-        KeyError: the evidence of a built-in check lacks a number of its message.
 
     Example:
         >>> import torch
@@ -174,7 +173,8 @@ def explain(check: CheckResult) -> str:
     """
     names = [name for name in SENTENCES if check.name == name or check.name.startswith(f"{name}_")]
     if names:
-        return SENTENCES[names[0]][0 if check.passed else 1].format(**check.evidence)
+        with suppress(KeyError, ValueError, TypeError):
+            return SENTENCES[names[0]][0 if check.passed else 1].format(**check.evidence)
     evidence = ", ".join(f"{name} {_number(value)}" for name, value in check.evidence.items())
     return f"{check.name} {'passed' if check.passed else 'failed'}: {evidence}."
 

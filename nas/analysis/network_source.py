@@ -13,7 +13,7 @@ from torch import nn
 from nas.analysis.networks import expand_path, open_network
 from nas.bundle.load import load_network
 from nas.bundle.manifest import epsilon_and_norm, is_bundle
-from nas.data import SOURCES
+from nas.data import class_names
 from nas.errors import ConfigError, NetworkError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NetworkSource:
         """Returns the class names of the data, from the bundle if it was made for that data."""
         if self.classes and isinstance(self.data, dict) and self.data.get("name") == data.name:
             return self.classes
-        return SOURCES[data.name](None if data.path is None else Path(data.path), "test").classes
+        return class_names(data)
 
 
 def open_source(network: str | Path | nn.Module | NetworkSource, *, trust: bool = False) -> NetworkSource:

@@ -15,7 +15,7 @@ from nas.cli.profile_command import check_table, profile
 from nas.cli.progress import INTERRUPTED
 from nas.cli.space_command import space
 from nas.cli.surface_command import surface
-from nas.cli.trust_option import trust_option
+from nas.cli.trust import trust_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import click
 
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
-from nas.cli.trust_option import trust_option
+from nas.cli.trust import trust_option
 
 if TYPE_CHECKING:
     from nas.analysis.compare.result import NetworkComparison

@@ -39,7 +39,7 @@ from nas.spaces.options import (
 )
 from nas.training.recipes import RECIPES, Recipe
 from nas.validation import ValidationError
-from search_spaces import SPACES, Operation, SearchSpace
+from search_spaces import PUBLISHED, SPACES, Operation, SearchSpace
 
 Settings = TypeVar("Settings")
 
@@ -284,7 +284,7 @@ class Reader:
         return function
 
     def _architectures(self, value: Any, path: str) -> Sequence[InitialArchitecture]:
-        if not self.trust:  # They may name any file.
+        if not self.trust and isinstance(value, str) and value not in PUBLISHED:  # It may name any file.
             return ()
         try:
             return read_architectures(value, self.folder_of(path))

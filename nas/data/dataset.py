@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from nas.data.config import DataConfig
 
 
+# Floating-point pixels may exceed [0, 1] by this much, for example after resampling; they are clipped.
+ROUNDING = 1e-3
+
+
 @final
 @dataclass(frozen=True)
 class Split:
@@ -91,6 +95,13 @@ def open_data(config: DataConfig) -> Dataset:
         DataError: the images are missing, unreadable, of different sizes, of one class, or too few.
     """
     raw, pool, _ = _open(config, "train")
+    path = None if config.path is None else Path(config.path)
+    validation = SOURCES[config.name](path, "validation")
+    if validation is not None:
+        _check(validation, config)
+        order = np.random.default_rng(config.split_seed).permutation(len(validation.y))[: config.limit]
+        train = _select(raw, pool[: config.limit])
+        return Dataset(config.name, raw.classes, train=train, validation=_select(validation, order))
     pool = pool[: config.limit]
     held = max(1, round(len(pool) * config.validation))
     if len(pool) - held < 2:
@@ -111,20 +122,57 @@ def open_test(config: DataConfig) -> Split:
 def _open(config: DataConfig, part: Part) -> tuple[RawImages, NDArray[np.int64], NDArray[np.int64]]:
     """Returns raw images, the shuffled indices for training and validation, and those for the test split."""
     raw = SOURCES[config.name](None if config.path is None else Path(config.path), part)
-    labels = np.unique(raw.y)
-    if len(labels) < 2:
-        raise DataError(f"{_where(config)}: must hold at least 2 classes, found {len(labels)}")
-    if np.issubdtype(raw.x.dtype, np.floating):
-        low, high = float(raw.x.min()), float(raw.x.max())
-        if not (low >= 0 and high <= 1):
-            raise DataError(f"{_where(config)}: pixels must be in [0, 1] or uint8, got [{low:.3g}, {high:.3g}]")
-    elif raw.x.dtype != np.uint8:
-        raise DataError(f"{_where(config)}: pixels must be uint8, or floating point in [0, 1], got {raw.x.dtype}")
+    assert raw is not None, "every source has the parts train and test"
+    _check(raw, config)
     order = np.random.default_rng(config.split_seed).permutation(len(raw.y))
     if not raw.whole:
         return raw, order, order
     held = max(1, round(len(order) * config.test))
     return raw, order[held:], order[:held]
+
+
+def _check(raw: RawImages, config: DataConfig) -> None:
+    """Checks the classes and the pixels of images.
+
+    Raises:
+        DataError: there are no images, fewer than two classes, or pixels out of range.
+    """
+    labels = np.unique(raw.y)
+    if len(labels) < 2:
+        raise DataError(f"{_where(config)}: must hold at least 2 classes, found {len(labels)}")
+    if np.issubdtype(raw.x.dtype, np.floating):
+        low, high = float(raw.x.min()), float(raw.x.max())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+            raise DataError(f"{_where(config)}: pixels must be in [0, 1] or uint8, got [{low:.9g}, {high:.9g}]")
+    elif raw.x.dtype != np.uint8:
+        raise DataError(f"{_where(config)}: pixels must be uint8, or floating point in [0, 1], got {raw.x.dtype}")
+    elif int(raw.x.max()) - int(raw.x.min()) < 0.1 * 255:
+        warnings.warn(f"{_where(config)}: pixels use only {raw.x.min()} to {raw.x.max()} of 0 to 255", stacklevel=2)
+
+
+def check_test(config: DataConfig, input_shape: tuple[int, int, int]) -> None:
+    """Checks the images of the test split before a search, which opens them only for the final profiles.
+
+    Args:
+        config: Source, shares and seed of the splits.
+        input_shape: Channels, height and width of the training images.
+
+    Raises:
+        DataError: as for `open_data`, or the test images have another shape.
+    """
+    shape = tuple(open_test(config).x.shape[1:])
+    if shape != input_shape:
+        first, other = (" x ".join(map(str, sizes)) for sizes in (input_shape, shape))
+        raise DataError(f"{_where(config)}: test images must be {first} like the training images, got {other}")
+
+
+def class_names(config: DataConfig) -> tuple[str, ...]:
+    """Returns the names of the classes of a source.
+
+    Raises:
+        DataError: as for `open_data`.
+    """
+    return _open(config, "test")[0].classes
 
 
 def _from_arrays(x: NDArray[Any], y: NDArray[Any], digest: str) -> Split:
@@ -140,7 +188,7 @@ def _where(config: DataConfig) -> str:
 
 def _select(raw: RawImages, index: NDArray[np.int64]) -> Split:
     x = raw.x[index]
-    return _split(x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32), raw.y[index])
+    return _split(x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32).clip(0, 1), raw.y[index])
 
 
 def _split(x: NDArray[Any], y: NDArray[Any]) -> Split:

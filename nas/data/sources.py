@@ -1,12 +1,11 @@
 """Sources of images. A source is a function from a path to raw arrays.
 
-To add one, write a function `(path, part) -> RawImages` and add it to `SOURCES`.
+To add one, write a function `(path, part) -> RawImages` and add it to `SOURCES`. It returns None for the part validation if
+it has none; the validation split is then a share of the training images.
 """
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.image_folder import read_folder
 from nas.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-Part = Literal["train", "test"]
+Part = Literal["train", "validation", "test"]
 CACHE = Path("~/.cache/hardcell")
 
 
@@ -42,33 +42,37 @@ class RawImages:
     whole: bool
 
 
-def digits(path: Path | None, part: Part) -> RawImages:
+def digits(path: Path | None, part: Part) -> RawImages | None:
     """Returns scikit-learn's handwritten digits: 1,797 real images, 8 x 8, 10 classes, no download."""
     from sklearn.datasets import load_digits
 
+    if part == "validation":
+        return None
     dataset = load_digits()
     x = (dataset.images / 16).astype(np.float32)[:, None]
     return RawImages(x, dataset.target.astype(np.int64), tuple(str(c) for c in range(10)), whole=True)
 
 
-def mnist(path: Path | None, part: Part) -> RawImages:
+def mnist(path: Path | None, part: Part) -> RawImages | None:
     """Returns MNIST, 28 x 28, 10 classes, downloaded on first use."""
     return _torchvision("MNIST", path, part)
 
 
-def fashion_mnist(path: Path | None, part: Part) -> RawImages:
+def fashion_mnist(path: Path | None, part: Part) -> RawImages | None:
     """Returns Fashion-MNIST, 28 x 28, 10 classes, downloaded on first use."""
     return _torchvision("FashionMNIST", path, part)
 
 
-def cifar10(path: Path | None, part: Part) -> RawImages:
+def cifar10(path: Path | None, part: Part) -> RawImages | None:
     """Returns CIFAR-10, 32 x 32 in colour, 10 classes, downloaded on first use."""
     return _torchvision("CIFAR10", path, part)
 
 
-def _torchvision(name: str, path: Path | None, part: Part) -> RawImages:
+def _torchvision(name: str, path: Path | None, part: Part) -> RawImages | None:
     from torchvision import datasets
 
+    if part == "validation":
+        return None
     kind, root = getattr(datasets, name), str((path or CACHE).expanduser())
     try:
         # Without download first: a read-only folder may already hold the files.
@@ -90,89 +94,18 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages:
     return RawImages(x, np.asarray(dataset.targets, dtype=np.int64), tuple(str(c) for c in dataset.classes), whole=False)
 
 
-def folder(path: Path | None, part: Part) -> RawImages:
-    """Returns the images of a folder: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE.
-
-    All images must have the most common size of the training images. They are grey if all training images are grey.
-
-    Raises:
-        DataError: the folder is missing, an image is unreadable or of another size, or train and test differ in classes.
-    """
+def folder(path: Path | None, part: Part) -> RawImages | None:
+    """Returns the images of a folder with one subfolder per class, as `read_folder`."""
     assert path is not None
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder; data.path must hold one folder of images per class")
-    split = (path / "train").is_dir() and (path / "test").is_dir()
-    # The training images define the size, the colour mode and the class indices.
-    first = _listing(path / "train" if split else path)
-    # Checked for both parts, so that a search does not end with an error in the test images.
-    test = _listing(path / "test") if split else first
-    if odd := sorted({*first.classes} ^ {*test.classes}):
-        raise DataError(
-            f"{path / 'test'}: must hold the classes of {path / 'train'}; only one of them holds {', '.join(odd)}"
-        )
-    listing = test if part == "test" else first
-    size = Counter(_header(Path(file))[0] for file, _ in first.samples).most_common(1)[0][0]
-    mode = "L" if all(_header(Path(file))[1] in _GREY for file, _ in first.samples) else "RGB"
-    x = np.stack([_read_image(Path(file), size, mode) for file, _ in listing.samples])
-    y = np.array([label for _, label in listing.samples], dtype=np.int64)
-    return RawImages(x, y, tuple(first.classes), whole=not split)
+    found = read_folder(path, part)
+    return None if found is None else RawImages(*found)
 
 
-_GREY = ("1", "L", "I", "I;16", "I;16B")
-
-
-def _listing(root: Path) -> Any:
-    """Returns torchvision's `ImageFolder` of a folder with one subfolder per class."""
-    from torchvision.datasets import ImageFolder
-
-    try:
-        listing = ImageFolder(str(root))
-    except (FileNotFoundError, RuntimeError) as error:
-        raise DataError(f"{root}: must hold one folder of images per class: {' '.join(str(error).split())}") from error
-    if len(listing.classes) < 2:
-        raise DataError(f"{root}: must hold at least 2 classes, found {len(listing.classes)}: {', '.join(listing.classes)}")
-    return listing
-
-
-@functools.lru_cache(maxsize=1_000_000)
-def _header(file: Path) -> tuple[tuple[int, int], str]:
-    """Returns the size (width, height) and the mode of an image, without reading its pixels."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.size, image.mode
-    except Exception as error:  # Pillow raises various errors for damaged images.
-        raise DataError(f"{file}: cannot be read as an image: {error}") from error
-
-
-def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
-    """Returns one image, (1, H, W) in mode L, (3, H, W) in mode RGB."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            if image.size != size:
-                raise DataError(
-                    f"{file}: must be {size[0]} x {size[1]} like most training images, "
-                    f"got {image.size[0]} x {image.size[1]}; resize the images to one size"
-                )
-            if image.mode.startswith("I"):  # 16 bits: Pillow would clip the values to 255.
-                grey = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-                pixels = np.asarray(grey.convert(mode))
-            else:
-                pixels = np.asarray(image.convert(mode))
-    except DataError:
-        raise
-    except Exception as error:  # Pillow raises various errors for damaged images.
-        raise DataError(f"{file}: cannot be read as an image: {error}") from error
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-def npz(path: Path | None, part: Part) -> RawImages:
+def npz(path: Path | None, part: Part) -> RawImages | None:
     """Returns the images of an .npz file with arrays x and y, or x_train, y_train, x_test and y_test.
 
-    Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or floating point in [0, 1]. Labels are integers, (N,).
+    The arrays x_val and y_val, if present, are the validation split. Images are (N, H, W), (N, H, W, C) or (N, C, H, W),
+    uint8 or floating point in [0, 1]. Labels are integers, (N,).
 
     Raises:
         DataError: the file is unreadable, or an array is missing or has a wrong shape, type or label.
@@ -184,7 +117,10 @@ def npz(path: Path | None, part: Part) -> RawImages:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: must be .npz with arrays x and y, found a single array")
             split = "x_train" in arrays
-            names = (f"x_{part}", f"y_{part}", "y_train") if split else ("x", "y", "y")
+            if part == "validation" and not (split and "x_val" in arrays):
+                return None
+            place = {"validation": "val"}.get(part, part)
+            names = (f"x_{place}", f"y_{place}", "y_train") if split else ("x", "y", "y")
             missing = [name for name in names if name not in arrays]
             if missing:
                 raise DataError(f"{path}: must hold x and y, or x_train, y_train, x_test, y_test; found {', '.join(arrays)}")
@@ -209,6 +145,13 @@ def npz(path: Path | None, part: Part) -> RawImages:
             f"{path}: labels must be integers of shape {wanted}, one per image, got {y.dtype} of shape {y.shape}"
         )
     count = int(trained.max()) + 1
+    used = np.unique(trained)
+    if len(used) < count:
+        gaps = np.setdiff1d(np.arange(min(count, len(used) + 5)), used)[:5]
+        raise DataError(
+            f"{path}: labels must be 0 to K - 1 for K classes, each with training images; the largest is {count - 1}, and "
+            f"{count - len(used)} classes have no images, such as {', '.join(map(str, gaps))}"
+        )
     if y.max() >= count:
         raise DataError(f"{path}: test labels must be classes of the training images, 0 to {count - 1}, got {y.max()}")
     return RawImages(_channels_first(x, path), y.astype(np.int64), tuple(str(c) for c in range(count)), whole=not split)
@@ -224,7 +167,7 @@ def _channels_first(x: NDArray[Any], path: Path) -> NDArray[Any]:
     return x
 
 
-SOURCES: dict[str, Callable[[Path | None, Part], RawImages]] = {
+SOURCES: dict[str, Callable[[Path | None, Part], RawImages | None]] = {
     "digits": digits,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,

@@ -14,7 +14,7 @@ from evaluators import NORMS
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.files import load_config
 from nas.config.schema import Config
-from nas.data import open_data
+from nas.data import check_test, open_data
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, RunError, SearchFailedError
 from nas.evaluation.table import open_table
@@ -173,9 +173,10 @@ def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator
     if stored.refused:
         raise ConfigError([f"{stored.folder.config}: {setting}" for setting in stored.refused])
     check_some_complete(list(stored.trials))
-    evaluate = prepare(stored.config, trust=trust)
-    if not isinstance(evaluate, TrainAndAttack):
+    if isinstance(stored.config.evaluator, TableEvaluatorConfig):
         raise RunError(f"{run}: its trials come from a table, so no network can be trained and exported")
+    evaluate = prepare(stored.config, trust=trust)
+    assert isinstance(evaluate, TrainAndAttack)
     _check_same_images(stored.folder, evaluate)
     candidates = choose_finalists(stored.trials, stored.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
@@ -200,6 +201,7 @@ def prepare(config: Config, *, trust: bool = True) -> Evaluator:
         return open_table(config, space)
     device = open_device(config.device)
     data = open_data(config.data)
+    check_test(config.data, data.input_shape)
     data = replace(data, validation=data.validation.first(config.evaluation.images))
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, space, data.to(device))

@@ -51,7 +51,9 @@ def read_stored(path: Path) -> StoredArchitecture:
     required = {"space": dict, "architecture": dict, "input_shape": list, "num_classes": int}
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in required.items()):
         raise ValueError("must hold space, architecture, input_shape and num_classes, as in a bundle")
-    space, shape = content["space"], content["input_shape"]
+    space, shape, classes = content["space"], content["input_shape"], content.get("classes") or []
+    if not isinstance(classes, list):
+        raise ValueError(f"classes must be a list of names, got {classes!r}")
     if not isinstance(space.get("name"), str) or not isinstance(space.get("options"), dict):
         raise ValueError("space must hold a name and options")
     if len(shape) != 3 or not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in shape):
@@ -64,5 +66,5 @@ def read_stored(path: Path) -> StoredArchitecture:
         input_shape=(shape[0], shape[1], shape[2]),
         num_classes=content["num_classes"],
         key=str(content.get("key", "")),
-        classes=tuple(map(str, content.get("classes") or ())),
+        classes=tuple(map(str, classes)),
     )

@@ -119,10 +119,10 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
 
     code, out, _ = cli("verify", bundles[1])
     assert code == 0
-    assert out.count("passed") == 6
+    assert out.count("passed") == 7
     code, out, _ = cli("verify", bundles[0], "--json")
     verified = json.loads(out)
-    assert (code, verified["passed"], len(verified["checks"])) == (0, True, 6)
+    assert (code, verified["passed"], len(verified["checks"])) == (0, True, 7)
     assert verified["checks"][0] == {"name": "checksums", "passed": True, "detail": "9 files"}
 
     code, out, _ = cli("resume", run)
@@ -257,13 +257,13 @@ def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, line, be
 
 def test_export_of_more_architectures_than_there_are_says_so(custom_space, tmp_path, trials_only, cli):
     trials_only(tmp_path / "run", custom_space("works", "search.trials=1", "finalists.epochs=1"))
-    code, out, _ = cli("export", tmp_path / "run", "--top", 3)
+    code, out, _ = cli("export", tmp_path / "run", "--top", 3, "--trust")
     assert code == 0
     lines = out.splitlines()
     assert re.match(r"the best 3 architectures.* has 1\b", lines[0])
     assert lines[1] == "retraining, profiling and exporting 1 networks"
     assert len(list((tmp_path / "run" / "bundles").glob("1-*"))) == 1
-    _, out, _ = cli("export", tmp_path / "run", "--top", 1)
+    _, out, _ = cli("export", tmp_path / "run", "--top", 1, "--trust")
     assert "requested" not in out
 
 

@@ -146,7 +146,7 @@ def test_answer_comes_first_and_statistics_are_folded(finished):
     assert sorted(parts, key=page.index) == parts
     assert page.index("<h2>Result") < page.index(str(verdicts(finished)[0])[:30]) < page.index("<h2>Checks")
     unfolded = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
-    for folded in ("for an explanation", "error at the largest epsilon", "config.yaml"):
+    for folded in ("for its explanation", "error at the largest epsilon", "config.yaml"):
         assert folded in page
         assert folded not in unfolded
 

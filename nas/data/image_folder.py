@@ -1,0 +1,230 @@
+"""Images in folders: PATH/CLASS/IMAGE, or PATH/SPLIT/CLASS/IMAGE.
+
+Images are read as people have them: any format of Pillow, any depth, with transparency and with EXIF orientation.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from nas.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+# Names of subfolders that are splits, in lower case.
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
+}
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+# Largest values of pixels: shares, and integers of 8, 12, 16 and 32 bits.
+_RANGES = (1.0, 255.0, 4095.0, 65535.0, 2.0**32 - 1)
+
+
+def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...], bool] | None:
+    """Returns the images of one part of a folder, (N, C, H, W); their labels, (N,); the classes; and whether these are all.
+
+    All images must have the most common size of the training images. They are grey if all training images are grey. Images
+    of 8 bits are uint8. Deeper images are float32 in [0, 1], divided by the smallest of 1, 255, 4095, 65535 and 2**32 - 1
+    that no training image exceeds. Transparent images are composited on white. EXIF orientation is applied.
+
+    Args:
+        path: The folder.
+        part: train, validation or test.
+
+    Returns:
+        None for the part validation if the folder has no such split.
+
+    Raises:
+        DataError: the folder is missing; its splits are ambiguous or differ in classes; an image is unreadable or of another
+            size.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; data.path must hold one folder of images per class")
+    splits = _splits(path)
+    if part not in splits and part == "validation":
+        return None
+    # The training images define the size, the colour mode, the depth and the class indices.
+    first = _listing(splits["train"])
+    # Checked for all parts, so that a search does not end with an error in the test images.
+    listings = {"train": first} | {name: _listing(place) for name, place in splits.items() if name != "train"}
+    for name, listing in listings.items():
+        if odd := sorted({*first.classes} ^ {*listing.classes}):
+            raise DataError(
+                f"{splits[name]}: must hold the classes of {splits['train']}; only one of them holds {', '.join(odd)}"
+            )
+    headers = [_header(file) for file, _ in first.files]
+    size = Counter(size for size, _ in headers).most_common(1)[0][0]
+    mode = "L" if all(mode in _GREY for _, mode in headers) else "RGB"
+    listing = listings.get(part, first)
+    labels = np.array([label for _, label in listing.files], dtype=np.int64)
+    whole = "test" not in splits
+    if mode == "L" and any(kind in _DEEP for _, kind in headers):
+        top = _range(first, size)
+        x = np.stack([_deep(file, size) for file, _ in listing.files])[:, None] / top
+        return x.clip(0, 1).astype(np.float32), labels, first.classes, whole
+    return np.stack([_read_image(file, size, mode) for file, _ in listing.files]), labels, first.classes, whole
+
+
+def _splits(path: Path) -> dict[str, Path]:
+    """Returns the folders of the splits by part; the folder itself is the part train if it has no splits.
+
+    Raises:
+        DataError: two folders are the same split, there is no training split, or other folders stand beside the splits.
+    """
+    folders = [place for place in sorted(path.iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    splits: dict[str, Path] = {}
+    # A class may have the name of a split: its folder then holds images, and no folders.
+    named = [place for place in folders if place.name.lower() in SPLITS and _has_folders(place)]
+    if not named:
+        return {"train": path}
+    for place in named:
+        part = SPLITS[place.name.lower()]
+        if part in splits:
+            raise DataError(f"{path}: must hold one {part} split, found {splits[part].name} and {place.name}")
+        splits[part] = place
+    if others := [place.name for place in folders if place not in named]:
+        raise DataError(f"{path}: must hold splits or classes; beside the splits it holds {', '.join(others)}")
+    if "train" not in splits:
+        raise DataError(f"{path}: must hold a split named train, found only {', '.join(p.name for p in named)}")
+    return splits
+
+
+def _has_folders(path: Path) -> bool:
+    return any(place.is_dir() and not place.name.startswith(".") for place in path.iterdir())
+
+
+@final
+@dataclass(frozen=True)
+class _Listing:
+    """Files of a folder with one subfolder per class.
+
+    Attributes:
+        classes: Names of the classes, sorted.
+        files: Image files with their class indices.
+    """
+
+    classes: tuple[str, ...]
+    files: tuple[tuple[Path, int], ...]
+
+
+@functools.lru_cache(maxsize=64)
+def _listing(root: Path) -> _Listing:
+    """Returns the images of a folder with one subfolder per class. Hidden files and folders are ignored.
+
+    Raises:
+        DataError: there are fewer than two classes, or a class has no images.
+    """
+    from PIL import Image
+
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    folders = [place for place in sorted(root.iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    what = f"{root}: must hold one folder of images per class"
+    if not folders:
+        raise DataError(f"{what}: it holds no folder")
+    files, left = [], []
+    for label, place in enumerate(folders):
+        inside = [file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        images = [file for file in inside if file.suffix.lower() in suffixes]
+        left += [file for file in inside if file.suffix.lower() not in suffixes]
+        if not images:
+            raise DataError(
+                f"{what}: {place.name} is empty; image files end in {', '.join(_COMMON)} or another suffix of Pillow"
+            )
+        files += [(file, label) for file in images]
+    if len(folders) < 2:
+        raise DataError(f"{root}: must hold at least 2 classes, found {len(folders)}: {folders[0].name}")
+    if left:
+        names = ", ".join(sorted({file.name for file in left})[:3])
+        warnings.warn(f"{root}: left out {len(left)} files that are not images, such as {names}", stacklevel=2)
+    return _Listing(tuple(place.name for place in folders), tuple(files))
+
+
+_COMMON = (".png", ".jpg", ".tif", ".bmp")
+
+
+@functools.lru_cache(maxsize=1_000_000)
+def _header(file: Path) -> tuple[tuple[int, int], str]:
+    """Returns the size (width, height) after EXIF orientation, and the mode of an image, without reading its pixels."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (image.size[::-1] if turned else image.size), image.mode
+    except Exception as error:  # Pillow raises various errors for damaged images.
+        raise DataError(f"{file}: cannot be read as an image: {error}") from error
+
+
+_ORIENTATION = 274
+
+
+def _open(file: Path, size: tuple[int, int]) -> Image:
+    """Returns an image with its EXIF orientation applied.
+
+    Raises:
+        DataError: the image is unreadable or has another size.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as source:
+            image = ImageOps.exif_transpose(source)
+            image.load()
+    except Exception as error:  # Pillow raises various errors for damaged images.
+        raise DataError(f"{file}: cannot be read as an image: {error}") from error
+    if image.size != size:
+        raise DataError(
+            f"{file}: must be {size[0]} x {size[1]} like most training images, "
+            f"got {image.size[0]} x {image.size[1]}; resize the images to one size"
+        )
+    return image
+
+
+def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint8]:
+    """Returns one image of 8 bits, (1, H, W) in mode L, (3, H, W) in mode RGB."""
+    from PIL import Image
+
+    image = _open(file, size)
+    try:
+        if image.mode in _DEEP:  # Beside images in colour; Pillow would clip the values to 255.
+            values = np.asarray(image, dtype=np.float64)
+            image = Image.fromarray((255 * values / _range_of(values.max())).clip(0, 255).astype(np.uint8))
+        elif image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        pixels = np.asarray(image.convert(mode))
+    except Exception as error:
+        raise DataError(f"{file}: cannot be read as an image: {error}") from error
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def _deep(file: Path, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Returns one grey image of any depth, (H, W), in its own range."""
+    image = _open(file, size)
+    if image.mode not in _DEEP:
+        grey: NDArray[np.float64] = _read_image(file, size, "L")[0].astype(np.float64)
+        return grey
+    values: NDArray[np.float64] = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise DataError(f"{file}: pixels must be finite and at least 0, got {values.min():.9g} to {values.max():.9g}")
+    return values
+
+
+def _range(listing: _Listing, size: tuple[int, int]) -> float:
+    """Returns the largest possible pixel of the training images."""
+    return _range_of(max(float(_deep(file, size).max()) for file, _ in listing.files))
+
+
+def _range_of(largest: float) -> float:
+    return next((top for top in _RANGES if largest <= top), largest)
