@@ -76,7 +76,7 @@ class DDN(MinimumNorm):
             # A random direction where the gradient is zero, as in the authors' code.
             flat = gradient.flatten(1).abs().amax(1) == 0
             gradient = torch.where(broadcast_per_image(flat, x), noise.normal(x, step), gradient)
-            radius = radius * torch.where(wrong, 1 - self.gamma, 1 + self.gamma)
+            radius = radius * torch.where(wrong, 1 - self.gamma, 1 + self.gamma).to(x.dtype)
             delta = broadcast_per_image(radius, x) * self.norm.ascent(delta + length * self.norm.ascent(gradient))
             delta = (x + delta).clamp(0, 1) - x
         bisect(target, self.norm, x, nearest, 10)

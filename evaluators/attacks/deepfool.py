@@ -59,7 +59,7 @@ class DeepFool(MinimumNorm):
         """Takes steps until every image is misclassified or the number of steps is reached."""
         others = target.logits(x).scatter(1, target.labels[:, None], -math.inf)
         rivals = others.topk(min(self.candidates, others.shape[1]) - 1).indices.unbind(1)
-        delta = torch.zeros_like(x)
+        delta, ties = torch.zeros_like(x), torch.zeros_like(target.labels)
         for _ in range(self.steps):
             points = (x + (1 + self.overshoot) * delta).clamp(0, 1)
             distance, step = x.new_full((len(x),), math.inf), torch.zeros_like(x)
@@ -74,7 +74,9 @@ class DeepFool(MinimumNorm):
                 step = torch.where(broadcast_per_image(nearer, x), self.norm.ascent(gradient), step)
             if wrong.all():
                 return
-            # Clipped pixels shorten every step. Without the extra thousandth the boundary would never be reached.
-            distance = distance + self.norm.size(delta) / 1000
+            # Clipped pixels shorten every step. Without the extra thousandth the boundary would never be reached. Where
+            # logits tie, as rounded ones do, the distance is 0: the extra doubles until the tie is passed.
+            ties = torch.where(distance == 0, ties + 1, 0)
+            distance = distance + self.norm.size(delta) / 1000 * (2.0**ties).to(x.dtype)
             delta = delta + broadcast_per_image(torch.where(~wrong & distance.isfinite(), distance, 0), x) * step
         target.wrong((x + (1 + self.overshoot) * delta).clamp(0, 1))

@@ -2,6 +2,7 @@
 
 | check | needs | finds |
 | --- | --- | --- |
+| `tells_classes_apart` | prepared | one answer for every image, or a clean error no better than that |
 | `deterministic` | network | random networks, such as those with added noise |
 | `logits_not_probabilities` | network | a final softmax |
 | `batch_independent` | network | BatchNorm that uses the statistics of the batch |
@@ -37,7 +38,13 @@ from evaluators.checks.attacks import (
 )
 from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
 from evaluators.checks.messages import explain
-from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
+from evaluators.checks.outputs import (
+    batch_independent,
+    deterministic,
+    logits_not_probabilities,
+    normalised_inside,
+    tells_classes_apart,
+)
 from evaluators.checks.radii import (
     black_box_is_weaker,
     comparison_resolved,
@@ -73,5 +80,6 @@ __all__ = [
     "scale_does_not_matter",
     "square_is_weaker",
     "subset",
+    "tells_classes_apart",
     "white_box_is_weaker",
 ]

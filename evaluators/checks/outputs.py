@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from evaluators.engine.prepared import PreparedNetwork
+
 
 # Largest change by rounding on any device, relative to the largest logit.
 ROUNDING = 1e-4
@@ -135,6 +137,25 @@ def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, f
         "difference_in_training_mode": float((other - logits).abs().max().nan_to_num(posinf=3e38)),
         "decisions_that_differ_in_training_mode": float((other.argmax(1) != logits.argmax(1)).double().mean()),
     }
+
+
+def tells_classes_apart(prepared: PreparedNetwork) -> CheckResult:
+    """Checks that the network predicts several classes, and is right more often than one constant answer.
+
+    A network that gives one answer for every image cannot be fooled where the answer is right. The check passes if all
+    images have one label.
+
+    Args:
+        prepared: The network, its images and their clean logits.
+    """
+    predicted, counts = prepared.logits.argmax(1), prepared.y.bincount()
+    classes, largest = len(predicted.unique()), float(counts.max() / len(prepared.y))
+    accuracy = float(prepared.right().double().mean())
+    return CheckResult(
+        "tells_classes_apart",
+        int((counts > 0).sum()) < 2 or (classes > 1 and accuracy > largest),
+        {"classes": classes, "clean_error": 1 - accuracy, "error_of_one_answer": 1 - largest},
+    )
 
 
 def normalised_inside(network: nn.Module, x: Tensor, y: Tensor, batches: Batches | None = None) -> CheckResult:

@@ -21,7 +21,13 @@ from evaluators.checks.attacks import (
     white_box_is_weaker,
 )
 from evaluators.checks.gradients import gradients_alive, gradients_predict, scale_does_not_matter
-from evaluators.checks.outputs import batch_independent, deterministic, logits_not_probabilities, normalised_inside
+from evaluators.checks.outputs import (
+    batch_independent,
+    deterministic,
+    logits_not_probabilities,
+    normalised_inside,
+    tells_classes_apart,
+)
 from evaluators.checks.radii import (
     black_box_is_weaker,
     cross_entropy_not_masked,
@@ -82,7 +88,7 @@ def check_network(
         >>> from torch import nn
         >>> from evaluators import check_network
         >>> network = nn.Identity()  # The two pixels are the logits of two classes.
-        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
+        >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 1])
         >>> checks = check_network(network, x, y)
         >>> [check.name for check in checks if not check.passed]
         []
@@ -92,9 +98,11 @@ def check_network(
     chosen = subset(len(x)).to(x.device)
     x, y = x[chosen], y[chosen]
     with prepare(network, x, y, batch_size) as prepared:
+        sensible = tells_classes_apart(prepared)
         of_gradients = [gradients_predict(prepared), reaches_chance(prepared)]
         batches = prepared.batches
     return [
+        sensible,
         deterministic(network, x, batches),
         logits_not_probabilities(network, x, batches),
         batch_independent(network, x, batches),

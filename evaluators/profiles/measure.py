@@ -194,7 +194,8 @@ def _entry(attack: Attack, radii: Floats, epsilons: Sequence[float], *, exact: b
         "median_radius": median if math.isfinite(median) else None,
         "error_area": error_area(radii, [e for e in epsilons if e > 0]) if _spans(epsilons) else None,
         "power_law": asdict(fit_power_law(radii, None if exact else epsilons)),
-        "success_rate": float(np.isfinite(radii).mean()),
+        # Share of the correctly classified images that the attack fools.
+        "success_rate": float(np.isfinite(radii[radii > 0]).mean()) if finite else 0.0,
     }
 
 

@@ -88,4 +88,4 @@ def _row(name: str, entry: dict[str, Any]) -> str:
         better = f", better than a {' or '.join(beaten)} form" if beaten else ""
         law_text = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{bent}{better}"
     median = "not reached" if entry["median_radius"] is None else f"{entry['median_radius']:.3g}"
-    return f"| {name} | {entry['config']['norm']} | {entry['success_rate']:.3f} | {median} | {law_text} |"
+    return f"| {name} | {entry['config']['norm']} | {entry['error'][-1]:.3f} | {median} | {law_text} |"

@@ -92,6 +92,13 @@ class AttackContract:
         else:
             assert moved.all()
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_number_format_of_the_images_is_kept(self, attack, conv, images, dtype):
+        network, x = conv().to(dtype), images().to(dtype)
+        if isinstance(attack, Transfer):
+            pytest.skip("the source of the fixture is float32")
+        assert attack(network, x, right_labels(network, x), budget(attack)).dtype == dtype
+
     def test_epsilon_0_moves_nothing(self, attack, conv, images):
         network, x = conv(), images()
         assert torch.equal(attack(network, x, right_labels(network, x), 0.0), x)

@@ -332,3 +332,29 @@ class TestTrainedNetwork:
 def test_settings_that_are_refused(kind, settings, message):
     with pytest.raises(ValueError, match=r".*".join(map(re.escape, message.split(" ... ")))):
         kind(**settings)
+
+
+class Rounded(nn.Module):
+    """Logits rounded to tenths, with straight-through gradients: they have many ties."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        logits = self.network(x)
+        return logits + ((10 * logits).round() / 10 - logits).detach()
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_deepfool_steps_past_ties_of_logits(norm, conv, images):
+    network, x = conv(), images(60)
+    y = network(x).argmax(1)
+    plain, tied = (sizes_of(DeepFool(norm=norm), one, x, y) for one in (network, Rounded(network)))
+    right = Rounded(network)(x).argmax(1) == y
+    assert (tied[right].isfinite().float().mean() >= plain[right].isfinite().float().mean() - 0.05).item()
+
+
+def sizes_of(attack, network, x, y):
+    largest = attack.norm.largest(x[0].numel())
+    return radii(network, x, y, attack, [largest / 100, largest / 10, largest])

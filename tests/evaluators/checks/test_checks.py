@@ -51,6 +51,7 @@ from evaluators.checks import (
     scale_does_not_matter,
     square_is_weaker,
     subset,
+    tells_classes_apart,
 )
 from evaluators.checks.messages import SENTENCES
 from evaluators.checks.radii import is_black_box, is_many_step
@@ -639,6 +640,7 @@ class TestAll:
         outcomes = check_network(network, x, y)
         outcomes += check_attacks(network, x, y, LINF, measured(network, x, y, LINF, FEW), {"linf": FEW})
         assert [check.name for check in outcomes] == [
+            "tells_classes_apart",
             "deterministic",
             "logits_not_probabilities",
             "batch_independent",
@@ -754,6 +756,11 @@ class TestSentence:
             for text in pair:
                 assert all(field is None or field.isidentifier() for _, field, _, _ in string.Formatter().parse(text))
 
+    def test_evidence_of_another_version_is_shown_as_it_is(self):
+        assert explain(CheckResult("enough_steps_linf", False, {"more": 1})) == "enough_steps_linf failed: more 1."
+        odd = CheckResult("deterministic", False, {"largest_logit_difference": "x", "largest_logit": 1.0})
+        assert explain(odd).startswith("deterministic failed")
+
     def test_a_check_of_ones_own_is_told_too(self):
         assert explain(CheckResult("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
 
@@ -764,3 +771,32 @@ def test_evidence_of_training_mode_is_the_same_each_time(conv, images):
     first, again = batch_independent(network, x), batch_independent(network, x)
     assert first.evidence["difference_in_training_mode"] > 0
     assert first == again
+
+
+class Answers(nn.Module):
+    """A network that predicts given classes, in the order of the images."""
+
+    def __init__(self, classes, count=3):
+        super().__init__()
+        self.logits = nn.functional.one_hot(torch.tensor(classes), count).float()
+
+    def forward(self, x):
+        return self.logits[: len(x)] + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "passed"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0, 1], False),  # One class for every image.
+        ([0, 1, 2, 0], [0, 1, 2, 1], True),
+        ([0, 1, 2, 2], [0, 0, 0, 1], False),  # One answer would be right for three of four images.
+        ([0, 0, 0, 0], [0, 0, 0, 0], True),  # There is only one label.
+    ],
+)
+def test_a_network_that_does_not_tell_classes_apart_fails(predicted, labels, passed):
+    x, y = torch.rand(len(labels), 1, 2, 2), torch.tensor(labels)
+    with prepare(Answers(predicted), x, y) as prepared:
+        check = tells_classes_apart(prepared)
+    assert check.passed is passed
+    assert check.evidence["classes"] == len(set(predicted))
+    assert explain(check)

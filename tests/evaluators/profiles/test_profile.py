@@ -115,7 +115,7 @@ def test_numbers_are_those_of_the_parts(case, measured_profile):
         assert entry["error"] == curve.error.tolist()
         assert entry["error_interval"] == curve.error_interval.tolist()
         assert entry["flip_rate"] == curve.flip_rate.tolist()
-        assert entry["success_rate"] == np.isfinite(expected).mean()
+        assert entry["success_rate"] == np.isfinite(expected[expected > 0]).mean()
         law, fit = fitted(entry), fit_power_law(expected, entry["epsilons"])
         assert law == (None if isinstance(fit, NoPowerLaw) else fit)
     clean = margins(network, x, y, [Linf(), L2()])
@@ -427,7 +427,7 @@ def test_pickled_objects_are_not_loaded(measured_profile, tmp_path):
     save_profile(measured_profile, tmp_path)
     objects = dict.fromkeys(ATTACKS, np.array([{"any": "object"}], dtype=object))
     np.savez_compressed(tmp_path / "radii.npz", allow_pickle=True, **objects)
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match=r"must be .* float64, got .* object"):
         load_profile(tmp_path)
 
 
