@@ -57,7 +57,7 @@ _STRINGS = {
     **dict.fromkeys(("as_string", "as_strings"), re.compile(r"[a-z_]{0,32}")),
     **dict.fromkeys(("type", "torch_version", "verifiers"), _PLAIN),
 }
-# Keys whose values have no text of their own.
+# Keys whose values are numbers, lists or mappings.
 _KEYS = re.compile(
     r"graph_module|graph|inputs|outputs|nodes|signature|(in|out)put_specs|module_call_graph|arg|kind|hint|parameter|buffer"
     r"|user_(in|out)put|tensor_constant|constant_input|value|persistent|as_(none|tensors?|ints?|floats?|sym_ints?|bools?|expr)"
@@ -305,7 +305,7 @@ def _check_tree(text: str) -> None:
         raise _refused(f"the form {text[:80]!r}")
 
 
-# Keys of a program whose text has a form of its own.
+# Keys of a program whose text is checked by a function.
 _TEXTS = {"target": _check_target, "expr_str": _check_expression, "in_spec": _check_tree, "out_spec": _check_tree}
 
 

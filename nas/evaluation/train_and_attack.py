@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from search_spaces import Architecture
 
 
+# Number of classes that the display names.
+SHOWN_CLASSES = 12
+
+
 @final
 @dataclass(frozen=True)
 class TrainAndAttack(Evaluator):
@@ -58,9 +62,16 @@ class TrainAndAttack(Evaluator):
 
     @property
     def source(self) -> str:
-        """Description of the images, for the display."""
-        train, validation = len(self.data.train.x), len(self.data.validation.x)
-        return f"{train} training and {validation} validation images, on {self.data.train.x.device}"
+        """Description of the images and of their classes with their numbers of images, for the display."""
+        train, validation = self.data.train, self.data.validation
+        counts = torch.cat([train.y, validation.y]).bincount(minlength=len(self.data.classes)).tolist()
+        named = [f"{name} ({count})" for name, count in zip(self.data.classes, counts, strict=True)]
+        if len(named) > SHOWN_CLASSES:
+            named[SHOWN_CLASSES - 1 : -1] = ["..."]
+        return (
+            f"{len(train.x)} training and {len(validation.x)} validation images, on {train.x.device}\n"
+            f"{len(counts)} classes: {', '.join(named)}"
+        )
 
     @property
     def device(self) -> torch.device:

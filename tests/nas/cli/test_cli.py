@@ -94,10 +94,13 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
     lines = out.splitlines()
     assert lines[0] == f"run {run}"
     assert re.match(r"3 trials.*\b15,625 architectures.*\b300 training.*\b40 validation.*\bcpu", lines[1])
-    assert [line[:9] for line in lines[2:5]] == ["trial   0", "trial   1", "trial   2"]
-    assert "adversarial error" in lines[4]
-    assert "; best " in lines[4]
-    assert lines[5] == "retraining, profiling and exporting 1 networks"
+    counts = [int(count) for count in re.findall(r"\((\d+)\)", lines[2])]
+    assert lines[2].startswith("10 classes: 0 (")
+    assert (len(counts), sum(counts)) == (10, 400)
+    assert [line[:9] for line in lines[3:6]] == ["trial   0", "trial   1", "trial   2"]
+    assert "adversarial error" in lines[5]
+    assert "; best " in lines[5]
+    assert lines[6] == "retraining, profiling and exporting 1 networks"
     assert lines[-1] == f"report: {run / 'report.html'}"
     assert "\x1b" not in out  # Plain lines without a terminal.
     config = load_config(run / "config.yaml")
