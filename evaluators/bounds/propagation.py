@@ -10,7 +10,7 @@ network the radii can be orders of magnitude smaller than those of an attack.
 Bounds are computed in double precision. Rounding errors of the bounds and of the network are covered by a heuristic
 allowance, which is not a proof. A margin must exceed the sum of two terms:
 
-- 64 units in the last place, at the network's precision, of the largest sum of absolute values in a logit.
+- 64 * eps * S, where eps is that of the network's dtype, and S the largest sum of absolute values in a logit.
 - Twice the difference between the network's logits and the logits in double precision.
 
 The layers and operations with a rule are in `layers`.

@@ -352,9 +352,10 @@ def report_text(rows: list[dict]) -> str:
     for row in rows:
         near, far = row["adversarial"], row["random"]
         lines.append(
-            f"{row['data']}, {row['training']} training: {row['fooled']} of {row['right']} adversarial images; within "
-            f"the pixel range [0, 1], {near['first_crossing_in_range']} of {near['lines']} lines along the adversarial "
-            f"direction cross a boundary, and {far['first_crossing_in_range']} of {far['lines']} along random ones"
+            f"{row['data']}, {row['training']} training: the attack fools the network on {row['fooled']} of {row['right']} "
+            f"correctly classified images. Lines that cross a boundary within the pixel range [0, 1]: "
+            f"{near['first_crossing_in_range']} of {near['lines']} adversarial ones, {far['first_crossing_in_range']} of "
+            f"{far['lines']} random ones"
         )
         if not near["lines"]:
             continue

@@ -1,4 +1,4 @@
-"""Atomic export of a bundle, which requires that all formats of the network give the same logits."""
+"""Atomic export of a bundle, with all formats of the network that give the same logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nas.bundle.card import model_card
 from nas.bundle.export_formats import FORMATS, logits_of, write_formats
 from nas.bundle.manifest import is_bundle, write_manifest
 from nas.config.writer import as_data
-from nas.errors import BundleError, RunError
+from nas.errors import RunError, format_error
 from nas.plots.cells import draw
 from nas.plots.profile import error_curves_figure
 from nas.spaces.stored import FILE
@@ -94,8 +94,8 @@ def _write(
         "classes": list(provenance.classes),
     }
     (folder / FILE).write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
-    write_formats(network, images[:2], folder)
-    differences = _differences(network, images, folder)
+    not_exported = write_formats(network, images[:2], folder)
+    differences = _differences(network, images, folder, not_exported)
     save_profile(profile, folder)
     (folder / "plots" / "error_curves.svg").write_text(
         error_curves_figure(profile, provenance.norm, provenance.epsilon), encoding="utf-8"
@@ -115,6 +115,7 @@ def _write(
             "data": dict(provenance.data),
             "environment": dict(provenance.environment),
             "logits_difference": differences,
+            "not_exported": not_exported,
             "config": dict(provenance.config),
         },
     )
@@ -132,18 +133,26 @@ def _draw(folder: Path, candidate: Candidate, space: SearchSpace) -> str:
     return "![The cell](plots/cell.svg)"
 
 
-def _differences(network: Normalised, images: Tensor, folder: Path) -> dict[str, float]:
+def _differences(network: Normalised, images: Tensor, folder: Path, not_exported: dict[str, str]) -> dict[str, float]:
     """Returns the largest difference between the logits of each format and of the network, as `difference` defines it.
 
-    Raises:
-        BundleError: a difference exceeds `TOLERANCE`.
+    A format that fails, or whose difference exceeds `TOLERANCE`, is removed and added to `not_exported`.
     """
     expected = logits_of(FORMATS[0], folder, images, network)
     differences = {}
     for form in FORMATS[1:]:
-        differences[form] = difference(logits_of(form, folder, images, trust=True), expected)
-        if not differences[form] <= TOLERANCE:
-            raise BundleError(f"{folder}: logits of {form} differ from those of the network by {differences[form]:.2g}")
+        if form in not_exported:
+            continue
+        try:
+            apart = difference(logits_of(form, folder, images, trust=True), expected)
+        except Exception as error:  # The type of the error depends on the format's library.
+            not_exported[form] = format_error(error)
+        else:
+            if apart <= TOLERANCE:
+                differences[form] = apart
+                continue
+            not_exported[form] = f"its logits differ from those of the network by {apart:.2g}"
+        (folder / form).unlink()
     return differences
 
 

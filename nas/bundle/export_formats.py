@@ -6,12 +6,13 @@ import io
 import logging
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
 
 from nas.bundle.exported import open_exported, strip_archive
+from nas.errors import format_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,36 +24,70 @@ WEIGHTS = "weights.safetensors"
 FORMATS = (WEIGHTS, "model.pt2", "model.onnx")
 
 
-def write_formats(network: nn.Module, example: Tensor, folder: Path) -> None:
-    """Writes a network in all formats; the batch size is dynamic in each.
+def write_formats(network: nn.Module, example: Tensor, folder: Path) -> dict[str, str]:
+    """Writes a network in all formats that it can be exported to; the batch size is dynamic in each.
 
     Args:
         network: Network in evaluation mode on the CPU, from images (N, C, H, W) to logits (N, K).
         example: Example images (N, C, H, W), N >= 2.
         folder: Folder of the files.
+
+    Returns:
+        The reason of each format to which the network cannot be exported, by the file's name. Weights are always written.
+
+    Raises:
+        OSError: a file cannot be written.
     """
-    # Serialised in memory and written by Python: on a full disk the libraries' writers end the process.
-    weights = save({name: value.contiguous() for name, value in network.state_dict().items()})
+    # Serialised in memory and written by Python: on a full disk the libraries' writers end the process. Copies, because
+    # safetensors refuses tensors that share memory.
+    weights = save({name: value.contiguous().clone() for name, value in network.state_dict().items()})
     (folder / WEIGHTS).write_bytes(weights)
+    failed: dict[str, str] = {}
+    program: torch.export.ExportedProgram | None = None
     # Without gradients: an exported network is not trained further.
-    batch = torch.export.Dim("batch", min=1)
     with _quiet(), torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-        archive = io.BytesIO()
-        torch.export.save(program, archive)
-        (folder / "model.pt2").write_bytes(strip_archive(archive.getvalue()))
-        exported = torch.onnx.export(
-            program,
-            (example,),
-            dynamo=True,
-            external_data=False,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
-        assert exported is not None
-        (folder / "model.onnx").write_bytes(exported.model_proto.SerializeToString())
+        try:
+            program = torch.export.export(network, (example,), dynamic_shapes=({0: _batch()},))
+            (folder / "model.pt2").write_bytes(_as_pt2(program))
+        except OSError:
+            raise
+        except Exception as error:  # torch raises various errors for layers that it cannot export.
+            failed["model.pt2"] = format_error(error)
+        if program is None:
+            return {**failed, "model.onnx": "needs model.pt2"}
+        try:
+            (folder / "model.onnx").write_bytes(_as_onnx(program, example))
+        except OSError:
+            raise
+        except Exception as error:
+            failed["model.onnx"] = format_error(error)
+    return failed
+
+
+def _batch() -> Any:
+    return torch.export.Dim("batch", min=1)
+
+
+def _as_pt2(program: torch.export.ExportedProgram) -> bytes:
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    return strip_archive(archive.getvalue())
+
+
+def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
+    exported = torch.onnx.export(
+        program,
+        (example,),
+        dynamo=True,
+        external_data=False,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes=({0: _batch()},),
+        verbose=False,
+    )
+    assert exported is not None
+    content: bytes = exported.model_proto.SerializeToString()
+    return content
 
 
 def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = None, *, trust: bool = False) -> Tensor:

@@ -1,9 +1,9 @@
-"""Opens a program of torch.export as data: an archive with anything that could run code is refused before torch sees it.
+"""Opens a program of torch.export as data. An archive that could run code is refused before torch reads it.
 
 torch.export.load unpickles sample inputs and some tensors, evaluates symbolic expressions as Python, resolves operators by
-attribute access, compiles guards, and puts names into generated code. Here the archive is read once. Entries, tensors, the
-graph, its operators, names and expressions must be such as the exporter of Hardcell writes. torch then gets a new archive
-that holds only what was checked, without sample inputs and without metadata of nodes.
+attribute access, compiles guards, and puts names into generated code. Here the archive is read once. Only the entries,
+tensors, operators, names and expressions that Hardcell's exporter produces are allowed. torch then reads a new archive with
+the checked content, without sample inputs and without metadata of nodes.
 """
 
 from __future__ import annotations
@@ -155,7 +155,9 @@ def _without_metadata(program: Any) -> Any:
 
 
 def _refused(what: str) -> UntrustedCodeError:
-    return UntrustedCodeError(f"holds {what}, which may run code; if you trust the file, use --trust (trust=True)")
+    return UntrustedCodeError(
+        f"is not in the form that Hardcell exports: it holds {what}; if you trust the file, use --trust (trust=True)"
+    )
 
 
 def _read_entries(archive: bytes) -> dict[str, bytes]:

@@ -75,6 +75,8 @@ def load_network(folder: Path, *, trust: bool = False) -> LoadedNetwork:
     try:
         return LoadedNetwork(rebuild(folder, stored, trust=trust), manifest, stored)
     except UntrustedCodeError as error:
+        if not (folder / "model.pt2").exists():
+            raise BundleError(f"{folder}: the search space {error}; there is no model.pt2, which needs no code") from error
         return LoadedNetwork(_exported(folder), manifest, stored, refused=f"the search space {error}")
 
 

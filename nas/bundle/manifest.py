@@ -112,6 +112,8 @@ def _faults(record: dict[str, Any]) -> list[str]:
     faults = [
         f"{key} must be {kind.__name__}, got {record[key]!r}" for key, kind in kinds if not isinstance(record[key], kind)
     ]
+    if not isinstance(record.get("not_exported", {}), dict):
+        faults.append(f"not_exported must be a mapping, got {record['not_exported']!r}")
     epsilon = record["epsilon"]
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
         faults.append(f"epsilon must be a number above 0, got {epsilon!r}")

@@ -56,8 +56,8 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
 
     Args:
         folder: Folder of the bundle.
-        trust: Import the code of a custom search space and of custom attacks. Without it, a bundle of a custom space is
-            verified through model.pt2, and custom attacks are not run.
+        trust: Import the code of a custom search space and of custom attacks, and let torch open model.pt2 unchecked.
+            Without it, a bundle of a custom space is verified through model.pt2, and custom attacks are not run.
 
     Raises:
         BundleError: the folder is not a bundle, or its network cannot be rebuilt.
@@ -129,7 +129,11 @@ def _forms(folder: Path, loaded: LoadedNetwork, images: torch.Tensor, trust: boo
     outcomes = [] if rebuilt else [_weights(folder, network)]
     against = FORMATS[0 if rebuilt else 1]
     expected = logits_of(WEIGHTS, folder, images, network)
+    not_exported = loaded.manifest.get("not_exported") or {}
     for form in FORMATS[FORMATS.index(against) + 1 :]:
+        if form in not_exported:
+            outcomes.append(CheckResult(form, None, f"was not exported: {not_exported[form]}"))
+            continue
         try:
             apart = difference(logits_of(form, folder, images, trust=trust), expected)
         except Exception as error:  # The type of the error depends on the format's library.

@@ -1,6 +1,6 @@
 """Images in folders: PATH/CLASS/IMAGE, or PATH/SPLIT/CLASS/IMAGE.
 
-Images are read as people have them: any format of Pillow, any depth, with transparency and with EXIF orientation.
+All formats and depths that Pillow supports are read. Transparent images are composited on white. EXIF orientation is applied.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ SPLITS = {
 }
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-# Largest values of pixels: shares, and integers of 8, 12, 16 and 32 bits.
+# Largest pixels: floats in [0, 1], and integers of 8, 12, 16 and 32 bits.
 _RANGES = (1.0, 255.0, 4095.0, 65535.0, 2.0**32 - 1)
 
 
 def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...], bool] | None:
-    """Returns the images of one part of a folder, (N, C, H, W); their labels, (N,); the classes; and whether these are all.
+    """Returns images (N, C, H, W), labels (N,) and classes of one part of a folder, and whether there is no test split.
 
-    All images must have the most common size of the training images. They are grey if all training images are grey. Images
-    of 8 bits are uint8. Deeper images are float32 in [0, 1], divided by the smallest of 1, 255, 4095, 65535 and 2**32 - 1
-    that no training image exceeds. Transparent images are composited on white. EXIF orientation is applied.
+    Without a test split, the parts train and test are the same images; the caller splits them. All images must have the most
+    common size of the training images. They are grey if all training images are grey.
+
+    If all training images are grey, and one is deeper than 8 bits, images are float32 in [0, 1]. The divisor is the smallest
+    of 1, 255, 4095, 65535 and 2**32 - 1 that no training image exceeds. Otherwise images are uint8, and a deep image is
+    scaled by its own range.
 
     Args:
         path: The folder.
@@ -140,7 +143,7 @@ def _listing(root: Path) -> _Listing:
         left += [file for file in inside if file.suffix.lower() not in suffixes]
         if not images:
             raise DataError(
-                f"{what}: {place.name} is empty; image files end in {', '.join(_COMMON)} or another suffix of Pillow"
+                f"{what}: {place.name} holds no image; image files end in {', '.join(_COMMON)} or another suffix of Pillow"
             )
         files += [(file, label) for file in images]
     if len(folders) < 2:
@@ -198,7 +201,7 @@ def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint
 
     image = _open(file, size)
     try:
-        if image.mode in _DEEP:  # Beside images in colour; Pillow would clip the values to 255.
+        if image.mode in _DEEP:  # A deep image in a folder with colour images: Pillow would clip its values at 255.
             values = np.asarray(image, dtype=np.float64)
             image = Image.fromarray((255 * values / _range_of(values.max())).clip(0, 255).astype(np.uint8))
         elif image.has_transparency_data:

@@ -121,7 +121,7 @@ class TrainAndAttack(Evaluator):
             metrics |= self._recorded(network)
         except CheckpointError:
             raise
-        except Exception as error:  # Any error of a candidate is its result, and the search continues.
+        except (Exception, SystemExit) as error:  # Any error of a candidate is its result, and the search continues.
             return TrialResult(
                 reason=reason_of(error),
                 seconds=time.perf_counter() - started,
@@ -154,7 +154,7 @@ class TrainAndAttack(Evaluator):
             returned = record(network, self.data, self.config)
         except (torch.OutOfMemoryError, MemoryError, TimeLimitError):  # These keep their own reason.
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error
         return parse_record(returned)
 
@@ -173,8 +173,10 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
     return radii.numpy()
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Returns the reason of a failure, on one line."""
+    if isinstance(error, SystemExit):
+        return f"SystemExit: the candidate called sys.exit({'' if error.code is None else repr(error.code)[:80]})"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
         return f"out of memory: {first_line(error)}"
     if isinstance(error, DivergedError | RecordError | TimeLimitError):

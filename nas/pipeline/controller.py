@@ -150,7 +150,7 @@ class Controller:
         job = Job(trial.number, architecture, proposed, seed_of(self._config.seed, "trial", trial.number))
         try:
             known = self._evaluate.precheck(job)
-        except Exception as error:  # The candidate's layers may raise any error; the trial then fails.
+        except (Exception, SystemExit) as error:  # The candidate's layers may raise any error; the trial then fails.
             self._without_training.append(tell_failed(self._study, trial, reason_of(error)))
             return
         faults = [
@@ -249,6 +249,6 @@ def check_some_buildable(evaluate: Evaluator) -> None:
             canonical = space.canonical(architecture)
             evaluate.precheck(Job(number=-1, architecture=canonical, proposed=canonical, seed=0))
             return
-        except Exception as error:  # A custom space may raise any error.
+        except (Exception, SystemExit) as error:  # A custom space may raise any error.
             reason = reason or (str(error) if isinstance(error, ValueError) else reason_of(error))
     raise RunError(f"space {space.name}: no network can be built: {reason}")

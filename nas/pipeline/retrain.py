@@ -60,7 +60,7 @@ def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: T
             raise
         except BundleError as error:
             yield BundleFailed(candidate.name, str(error))
-        except Exception as error:  # The network may raise any error in training; only this candidate fails.
+        except (Exception, SystemExit) as error:  # The network may raise any error in training; only this candidate fails.
             yield BundleFailed(candidate.name, reason_of(error))
 
 

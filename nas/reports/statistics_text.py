@@ -52,9 +52,9 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     near = gaps["near_zero"]
     low, high = near["interval"]
     return (
-        f"Differences between the two largest logits, divided by their mean: the density near zero is {near['density']:.2f} "
-        f"({low:.2f} to {high:.2f}); it is 1 for an exponential distribution. Kolmogorov-Smirnov distance from the "
-        f"differences of independent logits: {gaps['distance_to_independent']:.2f}."
+        "Differences between the two largest logits are divided by their mean over the images. Their density near zero is "
+        f"{near['density']:.2f} ({low:.2f} to {high:.2f}). An exponential distribution has density 1. The Kolmogorov-Smirnov "
+        f"distance to the differences of independent logits is {gaps['distance_to_independent']:.2f}."
     )
 
 

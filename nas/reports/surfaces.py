@@ -101,4 +101,7 @@ def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
     text = f"Share of {balls.samples} random points around the adversarial image that are adversarial ({norm}): {shares}."
     if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
         return f"{text} No radius is certified."
-    return f"{text} Bounds certify that all images within {neighbourhood.proved:.2g} are adversarial."
+    return (
+        f"{text} Bounds certify that all images within {neighbourhood.proved:.2g} of the adversarial image are adversarial, "
+        "with a heuristic allowance for rounding."
+    )

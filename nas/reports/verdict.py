@@ -71,7 +71,7 @@ class Verdict:
         low, high = self.over_all.interval
         return (
             f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two are not distinguishable')}. Share of "
-            f"images with a larger radius, minus share with a smaller radius: {self.over_all.effect:.3f} "
+            f"images with a larger radius for the finalist, minus share with a smaller one: {self.over_all.effect:.3f} "
             f"(95 % interval {low:.3f} to {high:.3f}; sign test, p = {self.over_all.p_value:.2g})."
         )
 

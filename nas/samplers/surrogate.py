@@ -49,8 +49,8 @@ class Surrogate(Sampler):
     feasibility.
 
     Attributes:
-        start: Number of measured trials before the model is used. Before that, proposals are uniform. With too few trials,
-            the search converges too early.
+        start: Number of trials with values of objectives or constraints before the model is used. Before that, proposals are
+            uniform. With too few trials, the search converges too early.
         candidates: Number of candidates for a proposal: children of the best trials, and some uniform ones.
         parents: Number of the best trials whose children are candidates.
         points: Maximum number of trials in a fit: half of them the best, the others random.
@@ -142,7 +142,10 @@ def _promise(
     weights: Floats,
     numbers: np.random.Generator,
 ) -> Floats:
-    """Returns the log of the expected improvement times the probability of feasibility of each candidate, (A,)."""
+    """Returns ln(expected improvement) + ln(probability of feasibility) of each candidate, up to a constant, (A,).
+
+    While no trial is feasible, only the second term is used.
+    """
     count = len(known)
     distances = distances_to(history.space, [*(trial.architecture for trial in known), *pool], count)
 
@@ -185,7 +188,7 @@ def _by_rank(values: Floats) -> Floats:
 
 
 def _by_size(values: Floats) -> Floats:
-    """Returns values scaled to [0, 1], (T,). Values further above the median than the minimum is below it are clipped."""
+    """Returns values scaled to [0, 1], (T,). Values above 2 * median - minimum are clipped."""
     values = np.nan_to_num(values, nan=np.inf, posinf=1e300, neginf=-1e300)
     values = values / (np.abs(values).max() or 1.0)
     least, median = values.min(), np.median(values)

@@ -6,9 +6,9 @@ stride. The order of operations sets the position of the other normalisations an
     post_activation:  after(branch(x) + shortcut(x)); the branch ends with a normalisation       He et al., arXiv:1512.03385
     pre_activation:   branch(before(x)) + x; `before` is a normalisation and an activation       He et al., arXiv:1603.05027
 
-A block that changes the shape has a 1x1 convolution as shortcut. With post_activation, its input is x and a normalisation
-follows. With pre_activation, its input is before(x) and no normalisation follows, as in wide ResNets (Zagoruyko and
-Komodakis, BMVC 2016, arXiv:1605.07146).
+`after` is the activation. A block that changes the shape has a 1x1 convolution as shortcut. With post_activation, this
+convolution takes x, and a normalisation follows. With pre_activation, it takes before(x) without a normalisation, as in wide
+ResNets (Zagoruyko and Komodakis, BMVC 2016, arXiv:1605.07146).
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ BLOCKS: dict[str, Callable[[int, int, int, Style], list[nn.Conv2d]]] = {
 class ResidualBlock(nn.Module):
     """Sum of a branch and a shortcut. It maps (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)).
 
-    The sum of an inverted block is not activated, as in its paper. An inverted block that changes the shape has a shortcut,
-    unlike in its paper, as the other kinds have.
+    No activation follows the sum of an inverted block, as in its paper. Unlike in the paper, an inverted block that changes
+    the shape has a shortcut, like the other blocks.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:
@@ -179,13 +179,13 @@ class ResidualBlock(nn.Module):
         self.projects = stride != 1 or in_channels != out_channels
         self.shortcut: nn.Module = nn.Identity()
         if self.projects:
-            # The projection never needs a bias, because the branch has a bias or a normalisation.
+            # No bias: the branch or the next normalisation has one.
             projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(projection)
             if not style.preactivates:
                 self.shortcut.append(style.norm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the sum of branch and shortcut, activated unless the order or the block excludes it."""
+        """Returns after(branch + shortcut)."""
         activated = self.before(x)
         return self.after(self.branch(activated) + self.shortcut(activated if self.projects else x))  # type: ignore[no-any-return]

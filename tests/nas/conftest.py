@@ -65,6 +65,8 @@ class Layer(nn.Module):
             raise RuntimeError("a broken layer")
         if self.kind == "raises in training" and self.training:
             raise RuntimeError("broken in training\\nand a second line")
+        if self.kind == "exits in training" and self.training:
+            raise SystemExit(3)
         if self.kind == "memory" and self.training:
             raise MemoryError("4 GiB wanted")
         if self.kind == "nan" and self.training:

@@ -50,8 +50,8 @@ class Cluster:
     def has_room(self, *, given: int, running: int, idle: int) -> bool:
         """Returns whether to give Tune one more job.
 
-        An idle worker gets a new job even if other jobs wait. Their workers are starting, and Tune would cancel such a start
-        to move a waiting job to the idle worker.
+        If a worker is idle, Tune gets a new job even while other jobs wait for their workers to start. Otherwise Tune would
+        move a waiting job to the idle worker, and cancel the start of that job's own worker.
 
         If the number of workers is set, one job may wait for resources, because an autoscaling cluster grows only for
         waiting jobs.

@@ -96,7 +96,7 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
     assert re.match(r"3 trials.*\b15,625 architectures.*\b300 training.*\b40 validation.*\bcpu", lines[1])
     counts = [int(count) for count in re.findall(r"\((\d+)\)", lines[2])]
     assert lines[2].startswith("10 classes: 0 (")
-    assert (len(counts), sum(counts)) == (10, 400)
+    assert (len(counts), sum(counts)) == (10, 340)
     assert [line[:9] for line in lines[3:6]] == ["trial   0", "trial   1", "trial   2"]
     assert "adversarial error" in lines[5]
     assert "; best " in lines[5]

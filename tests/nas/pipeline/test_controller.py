@@ -133,6 +133,7 @@ def test_disconnected_cell_of_cell201_is_rejected(tiny, searched, monkeypatch):
         ("raises", "RuntimeError: a broken layer"),
         ("raises in build", "RuntimeError: cannot be built"),
         ("raises in training", "RuntimeError: broken in training"),
+        ("exits in training", "SystemExit: the candidate called sys.exit(3)"),
         ("memory", "out of memory: 4 GiB wanted"),
         ("memory in build", "out of memory: 8 GiB wanted"),
         ("nan", "training diverged: the loss is nan in epoch 1 of 2"),
