@@ -130,7 +130,8 @@ def transfer_matrix(
     Each image is crafted once per source and epsilon, and tested on all targets. The attack does not stop at the first point
     that fools the source: that point lies just beyond the boundary of the source and transfers poorly. As a consequence, the
     last point of an attack may not fool the source although an earlier point did. So the diagonal can be below the flip rate
-    of the error curve. Ensembles and minimum-norm attacks always stop at the boundary, so their matrix underestimates transfer.
+    of the error curve. Ensembles and minimum-norm attacks always stop at the boundary, so their matrix underestimates
+    transfer.
 
     Only images that all networks classify correctly are used, so that all sources and targets are compared on the same
     images. These images are easier than average.

@@ -1,6 +1,7 @@
 """Images in folders: PATH/CLASS/IMAGE, or PATH/SPLIT/CLASS/IMAGE.
 
-All formats and depths that Pillow supports are read. Transparent images are composited on white. EXIF orientation is applied.
+All formats and depths that Pillow supports are read. Transparent images are composited on white, and EXIF orientation is
+applied.
 """
 
 from __future__ import annotations

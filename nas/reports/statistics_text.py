@@ -53,8 +53,8 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     low, high = near["interval"]
     return (
         "Differences between the two largest logits are divided by their mean over the images. Their density near zero is "
-        f"{near['density']:.2f} ({low:.2f} to {high:.2f}). An exponential distribution has density 1. The Kolmogorov-Smirnov "
-        f"distance to the differences of independent logits is {gaps['distance_to_independent']:.2f}."
+        f"{near['density']:.2f} ({low:.2f} to {high:.2f}). An exponential distribution has density 1. The "
+        f"Kolmogorov-Smirnov distance to the differences of independent logits is {gaps['distance_to_independent']:.2f}."
     )
 
 
