@@ -34,7 +34,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "training mode uses the statistics of the batch. Call network.eval(), and let BatchNorm track running averages.",
     ),
     "normalised_inside": (
-        "No other input range at least halves the clean error of pixels in [0, 1].",
+        "With every other input range, the clean error is more than half of that with pixels in [0, 1], or not significantly "
+        "smaller.",
         "The clean error is {clean_error:.1%} on pixels in [0, 1], but {error_standardised:.1%} on standardised images, "
         "{error_signed:.1%} on pixels in [-1, 1] and {error_bytes:.1%} on pixels in [0, 255]. The network expects "
         "another input range. Put the normalisation inside the network.",
@@ -54,8 +55,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "scale_does_not_matter": (
         "Neither rescaled logits nor the margin loss significantly increase the error of PGD on cross-entropy.",
         "At epsilon {epsilon:.3g} PGD on cross-entropy reaches an error of {error_as_given:.1%}, but {error_rescaled:.1%} "
-        "with rescaled logits and {error_by_margin:.1%} on the margin. The scale of the logits (median margin "
-        "{median_margin:.3g}) stops the attack, not robustness. Attack the margin.",
+        "with rescaled logits and {error_by_margin:.1%} on the margin. The attack fails because of the scale of "
+        "the logits (median margin {median_margin:.3g}), not because the network is robust. Attack the margin.",
     ),
     "reaches_chance": (
         "PGD at L∞ epsilon 0.5, which can turn every image grey, brings the error to {error:.1%}.",
@@ -98,7 +99,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "cross_entropy_not_masked": (
         "PGD on the margin does not fool significantly more images than PGD on cross-entropy.",
         "At epsilon {epsilon:.3g} PGD on the margin fools {largest_excess:.1%} more of the images than PGD on "
-        "cross-entropy. The scale of the logits stops PGD on cross-entropy, not robustness.",
+        "cross-entropy. PGD on cross-entropy fails because of the scale of the logits, not because the network is robust.",
     ),
     "enough_images": (
         "{images} images give errors within {half_width:.3f}.",
@@ -121,26 +122,25 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "more than once ({example}). They are copies or equivalent networks. Count each of them once.",
     ),
     "falls_with_epsilon": (
-        "Accuracy under {attack} never rises with epsilon, within 0.1 percentage points.",
+        "Accuracy under {attack} never rises with epsilon, except for rounding.",
         "Accuracy under {attack} rises with epsilon in {rows:,} of {of:,} rows, by up to {largest_points:.3g} percentage "
         "points ({largest_at}, in {largest_in}). A larger ball contains the smaller ball, so the attack failed at the "
         "larger epsilon. Rows with too high an accuracy, by column: {counts}.",
     ),
     "one_step_never_beats_many": (
-        "At each epsilon, no single-step attack gives a lower accuracy than many-step attacks, within 0.1 percentage "
-        "points.",
+        "At each epsilon, no single-step attack gives a lower accuracy than many-step attacks, except for rounding.",
         "A single-step attack gives a lower accuracy than all many-step attacks in {rows:,} of {of:,} rows, by up to "
         "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The many-step attacks failed there. Rows "
         "by column: {counts}.",
     ),
     "black_box_never_beats_white_box": (
-        "At each epsilon, no black-box attack gives a lower accuracy than white-box attacks, within 0.1 percentage points.",
+        "At each epsilon, no black-box attack gives a lower accuracy than white-box attacks, except for rounding.",
         "A black-box attack gives a lower accuracy than all white-box attacks in {rows:,} of {of:,} rows, by up to "
         "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The gradients mislead the white-box "
         "attacks there. Rows by column: {counts}.",
     ),
     "noise_never_beats_attacks": (
-        "At each epsilon, random noise does not give a lower accuracy than the attacks, within 0.1 percentage points.",
+        "At each epsilon, random noise does not give a lower accuracy than the attacks, except for rounding.",
         "Random noise gives a lower accuracy than all white-box attacks in {rows:,} of {of:,} rows, by up to "
         "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The attacks do not work there. Rows by "
         "column: {counts}.",

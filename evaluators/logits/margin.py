@@ -190,9 +190,9 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
     Returns None if there are fewer than 10 such images or their margins are all equal. For the j-th nearest wrong class,
     pass `differences[right, j]` instead of the margins.
 
-    The estimate is a Gaussian kernel estimate with Scott's bandwidth, on the margins and their mirror images. The mirror
-    images keep mass from leaking below 0. They make the estimate flat at 0: its error there is 0.8 bandwidths times the true
-    slope.
+    The estimate is a Gaussian kernel estimate with Scott's bandwidth, on the margins and the negated margins (reflection at
+    0). The reflection keeps mass from leaking below 0. It makes the estimate flat at 0: its error there is 0.8 bandwidths
+    times the true slope.
 
     Args:
         margin: Margins of N images, (N,). Those of at most 0 are left out.
@@ -224,9 +224,9 @@ def density_at_zero(margin: Floats) -> float | None:
 def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> list[float]:
     """Returns a geometric grid of epsilons that suits a network, in pixel units, ascending.
 
-    The grid starts at the radius below which ten images lie, and at least 0.2 % of them. It ends at 1.5 times the 90 %
-    quantile of the radii. So it covers the curve from just above the clean error to saturation. All values are 10^(k / m)
-    for integers k, rounded to three digits, where m depends on the number of points. Grids of different networks share
+    The grid starts at the quantile of the radii with ten images below it, at least the 0.2 % and at most the 25 % quantile.
+    It ends at 1.5 times the 90 % quantile of the radii. So it covers the curve from just above the clean error to
+    saturation. All values are 10^(k / m) for integers k, rounded to three digits, where m depends on the number of points. Grids of different networks share
     values where they overlap, so whole curves can be compared.
 
     Args:

@@ -36,7 +36,8 @@ def speed_of(trials: Sequence[Trial], since: float = 0.0) -> float | None:
 
     Args:
         trials: Trials of the study.
-        since: Earlier trials are ignored, in seconds since 1970.
+        since: Start of the measured period, in seconds since 1970. Trials that ended before it are ignored; trials that
+            started before it count from it.
     """
     ended = sorted(
         (t.ended, max(t.started, since)) for t in trials if t.ended is not None and t.started is not None and t.ended > since
@@ -115,7 +116,7 @@ class RunStatus:
         state: running, finished, or interrupted (not finished, and no process holds the run's lock).
         trials: Number of trials: `total`, and in each state.
         trials_per_minute: Speed of the last trials; None before two have ended.
-        seconds_left: Estimated time for the remaining trials; None if the run is not running.
+        seconds_left: Estimated seconds for the remaining trials; None if the run is not running or the speed is unknown.
         workers: Workers with a running trial.
         duplicates: Number of trials with the metrics of an earlier trial of an equivalent architecture.
         last_failure: Reason of the last failed trial; None if no trial failed.

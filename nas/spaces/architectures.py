@@ -71,7 +71,7 @@ def validate_initial(architecture: Architecture, space: SearchSpace) -> str | No
         return f"is {_other_space_of(architecture) or error}"
     graphs = space.graphs(architecture) if space.graphs is not None else {}
     if graphs and not any(graph.connected for graph in graphs.values()):
-        return f"has no path from input to output in a cell of {space.name}; set an operation other than none on a path"
+        return f"has no path from input to output in any cell of {space.name}; set operations other than none on a path"
     return None
 
 

@@ -21,7 +21,7 @@ MOST_SPREAD = 30
 def sort_key(trial: Trial, objective: ObjectiveConfig) -> tuple[float, tuple[float, ...], int]:
     """Returns the sort key of a complete trial: violation, objectives in order, number.
 
-    The first trial in this order is on the Pareto front.
+    If a trial is feasible, the first trial in this order is on the Pareto front.
     """
     return trial.violation, _values(trial, objective), trial.number
 
@@ -33,9 +33,9 @@ def _values(trial: Trial, objective: ObjectiveConfig) -> tuple[float, ...]:
 def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
     """Returns the Pareto front: the non-dominated complete and feasible trials, without duplicate architectures.
 
-    The first trial is the best one by the first objective. Each next trial adds the most hypervolume to the earlier ones.
-    The reference point is slightly worse than the worst value of each objective. With one objective, the front holds the
-    best trial and its ties.
+    The first trial is the best one by the first objective. With two to five objectives, each of the next trials, up to the
+    30th, adds the most hypervolume to the earlier ones. The others are in the order of `sort_key`. The reference point is
+    slightly worse than the worst value of each objective. With one objective, the front holds the best trial and its ties.
     """
     feasible = [trial for trial in _unique(trials) if trial.violation == 0]
     if not feasible:

@@ -115,7 +115,7 @@ class Adversarial(Recipe):
         entropy_penalty: Weight of the entropy of the predictions on adversarial images in the loss; 0 for none.
 
     Raises:
-        ValueError: epsilon is not positive or exceeds the pixel range, or entropy_penalty is not finite.
+        ValueError: epsilon is not above 0, or is above 1 (linf) or 1e6 (l2), or entropy_penalty is not finite.
     """
 
     attack: Attack = PGD(steps=1, step_size=1.25)
@@ -125,8 +125,11 @@ class Adversarial(Recipe):
     def __post_init__(self) -> None:
         _check_penalty(self.entropy_penalty)
         # The L2 diameter of the pixel range depends on the image size, which is unknown here.
-        if not 0 < self.epsilon <= (1 if self.attack.norm.name == "linf" else 1e6):
-            raise ValueError(f"epsilon must be above 0 and at most 1, in pixel units (8/255, not 8), got {self.epsilon:g}")
+        largest = 1 if self.attack.norm.name == "linf" else 1e6
+        if not 0 < self.epsilon <= largest:
+            raise ValueError(
+                f"epsilon must be above 0 and at most {largest:g}, in pixel units (8/255, not 8), got {self.epsilon:g}"
+            )
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns adversarial images, shaped like x."""

@@ -111,7 +111,7 @@ class TestConfig:
             ),
             (
                 [CELL, {**CELL, "edge03": "none", "edge13": "none", "edge23": "none"}],
-                "search.first[1] has no path from input to output in a cell of cell201; ",
+                "search.first[1] has no path from input to output in any cell of cell201; ",
             ),
             (
                 [{"depth": 3}],
