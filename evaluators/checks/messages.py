@@ -34,8 +34,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "training mode uses the statistics of the batch. Call network.eval(), and let BatchNorm track running averages.",
     ),
     "normalised_inside": (
-        "With every other input range, the clean error is more than half of that with pixels in [0, 1], or not significantly "
-        "smaller.",
+        "With every other input range, the clean error is more than half of that with pixels in [0, 1], or not "
+        "significantly smaller.",
         "The clean error is {clean_error:.1%} on pixels in [0, 1], but {error_standardised:.1%} on standardised images, "
         "{error_signed:.1%} on pixels in [-1, 1] and {error_bytes:.1%} on pixels in [0, 255]. The network expects "
         "another input range. Put the normalisation inside the network.",

@@ -226,8 +226,8 @@ def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> 
 
     The grid starts at the quantile of the radii with ten images below it, at least the 0.2 % and at most the 25 % quantile.
     It ends at 1.5 times the 90 % quantile of the radii. So it covers the curve from just above the clean error to
-    saturation. All values are 10^(k / m) for integers k, rounded to three digits, where m depends on the number of points. Grids of different networks share
-    values where they overlap, so whole curves can be compared.
+    saturation. All values are 10^(k / m) for integers k, rounded to three digits, where m depends on the number of points.
+    Grids of different networks share values where they overlap, so whole curves can be compared.
 
     Args:
         first_order: First-order radii, in pixel units, (N,). Radii of 0 and infinity are ignored.
