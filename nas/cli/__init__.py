@@ -119,7 +119,8 @@ def resume(run: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--watch", is_flag=True, help="Refresh every few seconds until the run has ended.")
 @click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two refreshes.")
-def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
+@trust_option
+def status(run: Path, as_json: bool, watch: bool, every: float, trust: bool) -> None:
     """Show the progress of a run, finished or not.
 
     The output has the counts of trials, the workers, the best candidates and the bundles of the run in folder RUN.
@@ -129,9 +130,9 @@ def status(run: Path, as_json: bool, watch: bool, every: float) -> None:
     from nas.runs.status import run_status
 
     if watch:
-        watch_status(run, every, as_json=as_json)
+        watch_status(run, every, as_json=as_json, trust=trust)
         return
-    current = run_status(run)
+    current = run_status(run, trust=trust)
     if as_json:
         click.echo(json.dumps(current.as_record(), indent=2))
     else:

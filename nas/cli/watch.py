@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def watch_status(run: Path, every: float, *, as_json: bool = False) -> None:
+def watch_status(run: Path, every: float, *, as_json: bool = False, trust: bool = False) -> None:
     """Shows the state of a run repeatedly until no process works on the run; on a terminal, each view replaces the last.
 
     Args:
         run: Folder of the run.
         every: Seconds between two refreshes.
         as_json: Print one JSON object a line instead of tables.
+        trust: As for `run_status`.
 
     Raises:
         HardcellError: the folder holds no run, or its config or study is damaged.
@@ -32,7 +33,7 @@ def watch_status(run: Path, every: float, *, as_json: bool = False) -> None:
     console = open_console()
     if as_json or not console.is_terminal:
         while True:
-            status = run_status(run)
+            status = run_status(run, trust=trust)
             if as_json:
                 click.echo(json.dumps(status.as_record()))
             else:
@@ -42,7 +43,7 @@ def watch_status(run: Path, every: float, *, as_json: bool = False) -> None:
             time.sleep(every)
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            status = run_status(run)
+            status = run_status(run, trust=trust)
             page = Console(width=console.width, height=console.height, force_terminal=True)
             with page.capture() as text:
                 print_status(status, page)

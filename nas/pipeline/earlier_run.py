@@ -54,6 +54,8 @@ def finalists_of(path: Path) -> list[Architecture]:
         run = read_run(path)
     except HardcellError as error:
         raise ValueError(str(error)) from error
+    if run.refused and not run.trials:
+        raise ValueError(f"{path}: {run.refused[-1]}")
     best = [trial.architecture for trial in ranked(run.trials, run.config.objective)[: run.config.finalists.count]]
     if not best:
         raise ValueError(f"{path}: has no complete trial yet; name a run with complete trials")

@@ -41,6 +41,9 @@ class Run:
     refused: tuple[str, ...] = ()
 
 
+UNOPENED = "names a database, which is not opened; if you trust it, use --trust (trust=True)"
+
+
 def study_location(folder: RunFolder, config: Config) -> StudyLocation:
     """Returns the location of a run's study.
 
@@ -63,7 +66,8 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
 
     Args:
         path: Folder of the run.
-        trust: Import the code that the config refers to.
+        trust: Import the code that the config refers to, and open its database. Without it, a run whose study is in a
+            database has neither trials nor bundles.
 
     Raises:
         HardcellError: the folder holds no run, or its config or study is damaged.
@@ -79,6 +83,9 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
     trials: list[Trial] = []
     session = None
     location = study_location(folder, config)
+    if location.url is not None and not trust:
+        # Opening a database may connect to a server, and its URL may hold environment variables.
+        return Run(folder, config, (), (), refused=(*refused, f"search.storage {UNOPENED}"))
     if location.url is not None or location.path.exists():
         storage = open_storage(location)
         try:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, final
 from nas.bundle.load import DamagedBundle
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import STANDARD_METRICS
+from nas.errors import RunError
 from nas.runs.folder import is_locked
-from nas.runs.run import read_run
+from nas.runs.run import UNOPENED, read_run
 from nas.study.finalists import choose_finalists
 from nas.study.ranking import ranked
 from nas.study.trial import ENDED
@@ -147,14 +148,16 @@ class RunStatus:
         return plain
 
 
-def run_status(path: Path | str) -> RunStatus:
+def run_status(path: Path | str, *, trust: bool = False) -> RunStatus:
     """Returns the status of a run: counts of trials, speed, workers, best candidates and bundles.
 
     Args:
         path: Folder of the run.
+        trust: Import the code that the config refers to, and open its database.
 
     Raises:
-        HardcellError: the folder holds no run, or its config or study is damaged.
+        HardcellError: the folder holds no run, its config or study is damaged, or its study is in a database that is not
+            trusted.
 
     Example:
         >>> import nas
@@ -162,7 +165,9 @@ def run_status(path: Path | str) -> RunStatus:
         >>> status.state, status.trials["complete"]
         ('finished', 6)
     """
-    run = read_run(path)
+    run = read_run(path, trust=trust)
+    if any(setting.endswith(UNOPENED) for setting in run.refused):
+        raise RunError(f"{path}: search.storage {UNOPENED}")
     counts = {name: sum(t.state == name for t in run.trials) for name in (*ENDED, "running")}
     ended = sum(counts[name] for name in ENDED)
     left = run.config.search.trials - ended

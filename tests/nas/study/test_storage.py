@@ -208,14 +208,19 @@ class TestElsewhere:
         run = tmp_path / "run"
         begin(elsewhere, run, 2)
         assert not (run / "study.db").exists()
-        code, out, _ = cli("status", run)
+        # A folder of others must not open a connection.
+        code, _, err = cli("status", run)
+        assert code == 2
+        assert re.search(r"search\.storage names a database, .*--trust", err)
+        assert read_run(run).trials == ()
+        code, out, _ = cli("status", run, "--trust")
         assert code == 0
         assert "2 of 4 trials: 2 complete" in out
         begin(None, run, 3)
         trials_only(run)
-        trials = read_run(run).trials
+        trials = read_run(run, trust=True).trials
         assert [trial.state for trial in trials] == ["complete"] * 4
-        assert cli("report", run)[0] == 0
+        assert cli("report", run, "--trust")[0] == 0
         assert (run / "report.html").exists()
         assert not list(run.glob("study.db*"))
         # The same trials as in a separate file.
@@ -231,7 +236,7 @@ class TestElsewhere:
             begin(settings, tmp_path / name, 1)
         for name in seeds:
             trials_only(tmp_path / name)
-        trials_by_run = {name: read_run(tmp_path / name).trials for name in seeds}
+        trials_by_run = {name: read_run(tmp_path / name, trust=True).trials for name in seeds}
         assert [len(trials) for trials in trials_by_run.values()] == [3, 3, 3]
         assert [t.metrics for t in trials_by_run["a/run"]] != [t.metrics for t in trials_by_run["b/run"]]
         with closing(sqlite3.connect(tmp_path / "all.db")) as database:
@@ -241,10 +246,10 @@ class TestElsewhere:
     def test_renamed_folder_keeps_its_study(self, config, tmp_path, trials_only):
         url = f"sqlite:///{tmp_path / 'all.db'}"
         begin(replace(config, search=replace(config.search, storage=url, trials=3)), tmp_path / "run", 1)
-        first = read_run(tmp_path / "run").trials[0]
+        first = read_run(tmp_path / "run", trust=True).trials[0]
         (tmp_path / "run").rename(tmp_path / "renamed")
         trials_only(tmp_path / "renamed")
-        trials = read_run(tmp_path / "renamed").trials
+        trials = read_run(tmp_path / "renamed", trust=True).trials
         assert (trials[0].key, trials[0].ended, len(trials)) == (first.key, first.ended, 3)
 
     def test_study_that_is_gone_is_not_begun_anew(self, config, tmp_path):
@@ -264,7 +269,7 @@ class TestElsewhere:
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
         (tmp_path / "run" / ".study").unlink()
         with pytest.raises(RunError, match=r"\.study: No such file or directory; .* name of .* study"):
-            read_run(tmp_path / "run")
+            read_run(tmp_path / "run", trust=True)
 
     @pytest.mark.parametrize(
         ("url", "message"),
@@ -302,7 +307,7 @@ class TestElsewhere:
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
         (tmp_path / "run" / ".study").write_text("another")
         with pytest.raises(RunError, match=r"^study another in sqlite:////.*all\.db: holds no study of Hardcell$"):
-            read_run(tmp_path / "run")
+            read_run(tmp_path / "run", trust=True)
 
     def test_place_is_named_by_a_file_of_the_folder(self, config, tmp_path):
         folder = RunFolder(tmp_path)
@@ -415,8 +420,8 @@ def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
     wanted = [(t.key, t.metrics) for t in read_run(tmp_path / "own-file").trials]
     for name in ("first", "second"):
         trials_only(tmp_path / name)
-        assert [(t.key, t.metrics) for t in read_run(tmp_path / name).trials] == wanted
-        assert cli("report", tmp_path / name)[0] == 0
+        assert [(t.key, t.metrics) for t in read_run(tmp_path / name, trust=True).trials] == wanted
+        assert cli("report", tmp_path / name, "--trust")[0] == 0
     # A lost server is reported without the password. The run resumes when the server is back.
     run = tmp_path / "third"
     events = search_events(shared, run)
@@ -426,14 +431,14 @@ def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
         RunError, match=r"^study third-\w+ in postgresql\+psycopg2://me:\*\*\*@127\.0\.0\.1:.*`hardcell resume`"
     ):
         list(events)
-    code, _, err = cli("status", run)
+    code, _, err = cli("status", run, "--trust")
     assert code == 2
     assert "p@ss" not in err
     control("start")
     time.sleep(0.5)
     trials_only(run)
-    assert [(t.key, t.metrics) for t in read_run(run).trials] == wanted
+    assert [(t.key, t.metrics) for t in read_run(run, trust=True).trials] == wanted
     monkeypatch.setenv("PASSWORD", "wrong")
     with pytest.raises(RunError, match="password authentication failed") as caught:
-        nas.read_run(run)
+        nas.read_run(run, trust=True)
     assert "wrong" not in str(caught.value)
