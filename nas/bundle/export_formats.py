@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save
 
-from nas.bundle.exported import open_exported, strip_archive
+from nas.bundle.exported import open_exported, read_limited, strip_archive
 from nas.errors import format_error
 
 if TYPE_CHECKING:
@@ -64,6 +64,28 @@ def write_formats(network: nn.Module, example: Tensor, folder: Path) -> dict[str
     return failed
 
 
+def _check_onnx(content: bytes) -> None:
+    """Checks that an ONNX model holds all its tensors, and reads none from another file.
+
+    Raises:
+        ValueError: a tensor is in another file.
+    """
+    import onnx
+
+    def tensors(graph: Any) -> Iterator[Any]:
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for inner in (attribute.g, *attribute.graphs):
+                    yield from tensors(inner)
+
+    model = onnx.load_model_from_string(content)
+    functions = [attribute.t for function in model.functions for node in function.node for attribute in node.attribute]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in [*tensors(model.graph), *functions]):
+        raise ValueError("a tensor of the model is in another file")
+
+
 def _batch() -> Any:
     return torch.export.Dim("batch", min=1)
 
@@ -109,7 +131,9 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
 
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
-            session = onnxruntime.InferenceSession(str(folder / form), options, providers=["CPUExecutionProvider"])
+            content = read_limited(folder / form)
+            _check_onnx(content)
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             return torch.from_numpy(session.run(["logits"], {"image": x.numpy()})[0])
         assert network is not None
         own: Tensor = network(x)

@@ -287,3 +287,19 @@ def test_config_with_aliases_is_refused_for_a_run_of_others(run_copy):
     (run_copy / "config.yaml").write_text(BOMB)
     with pytest.raises(ConfigError, match="alias"):
         nas.read_run(run_copy)
+
+
+def test_onnx_model_that_reads_another_file_is_refused(bundle_copy, reseal, tmp_path):
+    import onnx
+
+    path = bundle_copy / "model.onnx"
+    model = onnx.load(path)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "weights.safetensors"
+    path.write_bytes(model.SerializeToString())
+    reseal(bundle_copy)
+    (outcome,) = (one for one in nas.verify(bundle_copy) if one.name == "model.onnx")
+    assert outcome.passed is False
