@@ -68,7 +68,7 @@ def analyse(data: str, rows: list[dict], networks: list[dict], out: Path) -> dic
         networks: The best child and its rivals, as `rivals.measure` returns them.
         out: Output folder.
     """
-    space = open_space(nas.read_run(children.run_folder(data, out)).config.space, trust=True)
+    space = open_space(nas.read_run(children.run_folder(data, out), trust=True).config.space, trust=True)
     return {
         "data": data,
         "search": children.search_settings(data, out),

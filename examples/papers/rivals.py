@@ -72,7 +72,7 @@ WORST_CASES = {"white box": WHITE_BOX, "black box": BLACK_BOX}
 
 def choose_architectures(data: str, out: Path) -> dict[str, Candidate]:
     """Returns the best architecture by the search's adversarial error, and three rivals of about the same size."""
-    run = nas.read_run(children.run_folder(data, out))
+    run = nas.read_run(children.run_folder(data, out), trust=True)
     images = open_data(run.config.data)
     (best,) = choose_finalists(run.trials, run.config, 1)
     by_role = {c.role: c for c in choose_references(run.trials, run.config, images.input_shape, len(images.classes))}
@@ -120,7 +120,7 @@ def _load_or_train(size: str, config: Config, candidate: Candidate, images: Data
 
 def train_transfer_source(size: str, data: str, out: Path) -> None:
     """Trains the source network of the transfer attack."""
-    _transfer_source(size, nas.read_run(children.run_folder(data, out)).config, data, out)
+    _transfer_source(size, nas.read_run(children.run_folder(data, out), trust=True).config, data, out)
 
 
 def _transfer_source(size: str, config: Config, data: str, out: Path) -> Normalised:
@@ -148,7 +148,7 @@ def measure(size: str, data: str, name: str, candidate: Candidate, seed: int, ou
 
 
 def _measure(size: str, data: str, name: str, candidate: Candidate, seed: int, out: Path) -> dict:
-    config, budget = nas.read_run(children.run_folder(data, out)).config, BUDGETS[size]
+    config, budget = nas.read_run(children.run_folder(data, out), trust=True).config, BUDGETS[size]
     images = open_data(config.data).to(lab.device())
     test = open_test(config.data).first(budget.images).to(lab.device())
     file = out / "networks" / f"{data}-{name}-{seed}.safetensors"
