@@ -133,7 +133,7 @@ def test_speed_and_the_time_left_are_told(table, tmp_path, cli, monkeypatch):
     status = run_status(tmp_path / "run")
     worker = WorkerStatus("node-1", 17, 200, (1, 3))
     status = replace(status, state="running", trials_per_minute=2.5, seconds_left=12_000, workers=(worker,))
-    monkeypatch.setattr("nas.runs.status.run_status", lambda run: status)
+    monkeypatch.setattr("nas.runs.status.run_status", lambda run, trust: status)
     _, out, _ = cli("status", tmp_path / "run")
     assert "2.5 trials a minute, about 3 h 20 min left\n" in out
     assert all(message in out for message in ("running trials", "node-1", "17", "3 min", "epoch 1, epoch 3"))
