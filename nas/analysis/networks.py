@@ -85,6 +85,8 @@ def _from_file(path: Path, trust: bool) -> nn.Module:
     if names & {"archive_format", "serialized_exported_program.json"}:
         return _exported(path, trust)
     if "constants.pkl" in names:
+        if path.suffix == ".pt2" and not trust:
+            raise NetworkError(f"{path}: is TorchScript, which may run code; if you trust it, use --trust (trust=True)")
         return _scripted(path)
     if path.suffix == ".py":
         raise NetworkError(f"{path}: must have a function's name; write {path}:NAME, a function that returns the network")

@@ -105,7 +105,7 @@ def locked(run: RunFolder) -> Iterator[None]:
     Raises:
         RunError: another process holds the lock.
     """
-    with (run.path / ".lock").open("w") as file:
+    with (run.path / ".lock").open("a") as file:
         for wait in (0.1, 0.2, 0.4, None):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +119,7 @@ def locked(run: RunFolder) -> Iterator[None]:
 
 def is_locked(run: RunFolder) -> bool:
     """Returns whether a process holds the lock of the run."""
-    with (run.path / ".lock").open("w") as file:
+    with (run.path / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
