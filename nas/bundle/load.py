@@ -71,6 +71,11 @@ def load_network(folder: Path, *, trust: bool = False) -> LoadedNetwork:
     """Returns the network of a bundle with its records; arguments and errors as for `load`."""
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    return load_checked(folder, manifest, trust=trust)
+
+
+def load_checked(folder: Path, manifest: dict[str, Any], *, trust: bool) -> LoadedNetwork:
+    """Returns the network of a bundle whose checksums are verified; errors as for `load`."""
     stored = read_architecture(folder)
     try:
         return LoadedNetwork(rebuild(folder, stored, trust=trust), manifest, stored)

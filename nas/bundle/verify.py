@@ -15,7 +15,7 @@ from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
 from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.export_formats import FORMATS, WEIGHTS, logits_of
-from nas.bundle.load import load_network, read_profile
+from nas.bundle.load import load_checked, read_profile
 from nas.bundle.manifest import check_files, read_manifest
 from nas.config.files import parse_config, parse_untrusted_config
 from nas.data import open_test
@@ -77,7 +77,7 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
         return [CheckResult("checksums", False, str(error))]
     outcomes = [CheckResult("checksums", True, f"{len(record['files'])} files"), _manifest(record)]
     profile = read_profile(folder)
-    loaded = load_network(folder, trust=trust)
+    loaded = load_checked(folder, record, trust=trust)
     network, stored = loaded.network, loaded.stored
     source = f"{folder}/manifest.json"
     if trust:

@@ -75,8 +75,8 @@ def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64],
     labels = np.array([label for _, label in listing.files], dtype=np.int64)
     whole = "test" not in splits
     if mode == "L" and any(kind in _DEEP for _, kind in headers):
-        top = _range(first, size)
-        x = np.stack([_deep(file, size) for file, _ in listing.files])[:, None] / top
+        trained = _deep_images(first, size)
+        x = (trained if listing is first else _deep_images(listing, size)) / _range_of(trained.max())
         return x.clip(0, 1).astype(np.float32), labels, first.classes, whole
     return np.stack([_read_image(file, size, mode) for file, _ in listing.files]), labels, first.classes, whole
 
@@ -87,10 +87,10 @@ def _splits(path: Path) -> dict[str, Path]:
     Raises:
         DataError: two folders are the same split, there is no training split, or other folders stand beside the splits.
     """
-    folders = [place for place in sorted(path.iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    folders = _subfolders(path)
     splits: dict[str, Path] = {}
     # A class may have the name of a split: its folder then holds images, and no folders.
-    named = [place for place in folders if place.name.lower() in SPLITS and _has_folders(place)]
+    named = [place for place in folders if place.name.lower() in SPLITS and _subfolders(place)]
     if not named:
         return {"train": path}
     for place in named:
@@ -105,8 +105,9 @@ def _splits(path: Path) -> dict[str, Path]:
     return splits
 
 
-def _has_folders(path: Path) -> bool:
-    return any(place.is_dir() and not place.name.startswith(".") for place in path.iterdir())
+def _subfolders(path: Path) -> list[Path]:
+    """Returns the folders in a folder that are not hidden, sorted."""
+    return [place for place in sorted(path.iterdir()) if place.is_dir() and not place.name.startswith(".")]
 
 
 @final
@@ -133,7 +134,7 @@ def _listing(root: Path) -> _Listing:
     from PIL import Image
 
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    folders = [place for place in sorted(root.iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    folders = _subfolders(root)
     what = f"{root}: must hold one folder of images per class"
     if not folders:
         raise DataError(f"{what}: it holds no folder")
@@ -225,9 +226,9 @@ def _deep(file: Path, size: tuple[int, int]) -> NDArray[np.float64]:
     return values
 
 
-def _range(listing: _Listing, size: tuple[int, int]) -> float:
-    """Returns the largest possible pixel of the training images."""
-    return _range_of(max(float(_deep(file, size).max()) for file, _ in listing.files))
+def _deep_images(listing: _Listing, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Returns grey images of any depth, (N, 1, H, W), in their own range."""
+    return np.stack([_deep(file, size) for file, _ in listing.files])[:, None]
 
 
 def _range_of(largest: float) -> float:

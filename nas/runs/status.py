@@ -166,7 +166,7 @@ def run_status(path: Path | str, *, trust: bool = False) -> RunStatus:
         ('finished', 6)
     """
     run = read_run(path, trust=trust)
-    if any(setting.endswith(UNOPENED) for setting in run.refused):
+    if run.config.search.storage is not None and not trust:
         raise RunError(f"{path}: search.storage {UNOPENED}")
     counts = {name: sum(t.state == name for t in run.trials) for name in (*ENDED, "running")}
     ended = sum(counts[name] for name in ENDED)

@@ -2,7 +2,6 @@
 
 import copy
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 import nas
-from nas.bundle.manifest import digest_of
+from nas.bundle.manifest import checksums, digest_of
 from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.pipeline.events import EpochFinished, FinalistsStarted
@@ -160,11 +159,8 @@ def reseal():
     """Recomputes every checksum and the digest of a bundle, as whoever tampers with it can."""
 
     def run(bundle):
-        files = sorted(path for path in bundle.rglob("*") if path.is_file() and path != bundle / "manifest.json")
         manifest = json.loads((bundle / "manifest.json").read_text())
-        manifest["files"] = {
-            path.relative_to(bundle).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-        }
+        manifest["files"] = checksums(bundle)
         manifest["digest"] = digest_of(manifest)
         (bundle / "manifest.json").write_text(json.dumps(manifest))
 

@@ -120,7 +120,7 @@ def use(bundle, images):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("sealed", [False, True], ids=["checksums as they were", "checksums computed again"])
+@pytest.mark.parametrize("sealed", [False, True], ids=["old checksums", "new checksums"])
 def test_a_thousand_changes(sealed, bundle_copy, reseal, tmp_path):
     (tmp_path / "evil.py").write_text(f"import os\nos.makedirs({str(tmp_path / 'ran')!r})\nf = 1\n")
     images = torch.rand(2, 1, 8, 8)
