@@ -124,7 +124,6 @@ class _Listing:
     files: tuple[tuple[Path, int], ...]
 
 
-@functools.lru_cache(maxsize=64)
 def _listing(root: Path) -> _Listing:
     """Returns the images of a folder with one subfolder per class. Hidden files and folders are ignored.
 
