@@ -60,13 +60,14 @@ class RecordError(Exception):
     """The custom function `evaluation.record` raised an error. This is recorded as the result of the trial."""
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its type if the message is empty.
+def printable(text: str) -> str:
+    """Returns text with its control characters replaced, except line ends and tabs. They could change a terminal's state."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
-    Control characters are replaced, because a candidate's message must not change what a terminal shows.
-    """
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line if line.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, printable, or the name of its type if the message is empty."""
+    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 
 def format_error(error: BaseException) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import stat
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 # Largest JSON or YAML file that is read.
-LARGEST_JSON, LARGEST_YAML = 2**25, 2**19
+LARGEST_JSON, LARGEST_YAML = 2**25, 2**17
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +29,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A name that nobody can predict, and "x": a link that somebody placed there is not followed.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        with partial.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     except OSError:
         with suppress(OSError):
@@ -72,8 +76,30 @@ def read_plain_yaml(path: Path) -> Any:
     return content
 
 
+def check_regular(path: Path) -> None:
+    """Checks that a path is missing or a regular file. A link could lead anywhere, and a pipe could block forever.
+
+    Raises:
+        ValueError: the path is a link, a folder, a pipe or a device.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        kind = "a link" if path.is_symlink() else "not a regular file"
+        raise ValueError(f"is {kind}; the folder must hold the file itself")
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Raises an error for duplicate keys, where PyYAML would keep the last one."""
+    """Raises an error for duplicate keys, where PyYAML would keep the last one, and for tags."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Returns a node.
+
+        Raises:
+            ValueError: the node has a tag. PyYAML raises various errors for tags that do not fit their values.
+        """
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise ValueError(f"line {event.start_mark.line + 1}: must hold no tag, got {event.tag}")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Returns the mapping.
@@ -88,7 +114,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 class _PlainLoader(UniqueKeyLoader):
-    """Raises an error for aliases, too."""
+    """Raises an error for aliases as well."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Returns a node.
@@ -102,6 +128,7 @@ class _PlainLoader(UniqueKeyLoader):
 
 
 def _read_text(path: Path, largest: int) -> str:
+    check_regular(path)
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:

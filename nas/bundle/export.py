@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -94,7 +95,14 @@ def _write(
         "classes": list(provenance.classes),
     }
     (folder / FILE).write_text(yaml.safe_dump(stored, sort_keys=False), encoding="utf-8")
-    not_exported = write_formats(network, images[:2], folder)
+    metadata = {
+        "classes": json.dumps(list(provenance.classes)),
+        "input": "images (N, C, H, W) with pixels in [0, 1]",
+        "output": "logits (N, K)",
+        "name": candidate.name,
+        "architecture": candidate.key,
+    }
+    not_exported = write_formats(network, images[:2], folder, metadata)
     differences = _differences(network, images, folder, not_exported)
     save_profile(profile, folder)
     (folder / "plots" / "error_curves.svg").write_text(

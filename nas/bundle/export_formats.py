@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save
 
 from nas.bundle.exported import open_exported, read_limited, strip_archive
+from nas.bundle.onnx_model import run_onnx, write_onnx
 from nas.errors import format_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -24,13 +25,14 @@ WEIGHTS = "weights.safetensors"
 FORMATS = (WEIGHTS, "model.pt2", "model.onnx")
 
 
-def write_formats(network: nn.Module, example: Tensor, folder: Path) -> dict[str, str]:
+def write_formats(network: nn.Module, example: Tensor, folder: Path, metadata: Mapping[str, str]) -> dict[str, str]:
     """Writes a network in all formats that it can be exported to; the batch size is dynamic in each.
 
     Args:
         network: Network in evaluation mode on the CPU, from images (N, C, H, W) to logits (N, K).
         example: Example images (N, C, H, W), N >= 2.
         folder: Folder of the files.
+        metadata: Metadata of model.onnx.
 
     Returns:
         The reason of each format to which the network cannot be exported, by the file's name. Weights are always written.
@@ -56,34 +58,12 @@ def write_formats(network: nn.Module, example: Tensor, folder: Path) -> dict[str
         if program is None:
             return {**failed, "model.onnx": "needs model.pt2"}
         try:
-            (folder / "model.onnx").write_bytes(_as_onnx(program, example))
+            (folder / "model.onnx").write_bytes(write_onnx(program, example, _batch(), metadata))
         except OSError:
             raise
         except Exception as error:
             failed["model.onnx"] = format_error(error)
     return failed
-
-
-def _check_onnx(content: bytes) -> None:
-    """Checks that an ONNX model holds all its tensors, and reads none from another file.
-
-    Raises:
-        ValueError: a tensor is in another file.
-    """
-    import onnx
-
-    def tensors(graph: Any) -> Iterator[Any]:
-        yield from graph.initializer
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-                for inner in (attribute.g, *attribute.graphs):
-                    yield from tensors(inner)
-
-    model = onnx.load_model_from_string(content)
-    functions = [attribute.t for function in model.functions for node in function.node for attribute in node.attribute]
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in [*tensors(model.graph), *functions]):
-        raise ValueError("a tensor of the model is in another file")
 
 
 def _batch() -> Any:
@@ -96,22 +76,6 @@ def _as_pt2(program: torch.export.ExportedProgram) -> bytes:
     return strip_archive(archive.getvalue())
 
 
-def _as_onnx(program: torch.export.ExportedProgram, example: Tensor) -> bytes:
-    exported = torch.onnx.export(
-        program,
-        (example,),
-        dynamo=True,
-        external_data=False,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: _batch()},),
-        verbose=False,
-    )
-    assert exported is not None
-    content: bytes = exported.model_proto.SerializeToString()
-    return content
-
-
 def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = None, *, trust: bool = False) -> Tensor:
     """Returns the logits (N, K) of one format for images x (N, C, H, W).
 
@@ -120,21 +84,14 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
         folder: Folder of the bundle.
         x: Images on the CPU, with pixels in [0, 1].
         network: Network with the loaded weights, required for weights.safetensors.
-        trust: Open model.pt2 unchecked.
+        trust: Open model.pt2 and model.onnx unchecked.
     """
     with torch.no_grad(), _quiet():
         if form == "model.pt2":
             logits: Tensor = open_exported(folder / form, trust=trust)(x)
             return logits
         if form == "model.onnx":
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            content = read_limited(folder / form)
-            _check_onnx(content)
-            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            return torch.from_numpy(session.run(["logits"], {"image": x.numpy()})[0])
+            return run_onnx(read_limited(folder / form), x, trust=trust)
         assert network is not None
         own: Tensor = network(x)
         return own

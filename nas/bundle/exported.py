@@ -17,9 +17,11 @@ import re
 import warnings
 import zipfile
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.resolve import UntrustedCodeError
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 LARGEST_FILE = 2**31
-# Largest number of values in a tensor that the graph creates from sizes alone.
+# Largest number of values in a tensor of the graph, for one image.
 LARGEST_TENSOR = 2**26
 DEEPEST = 60
 _ENTRIES = re.compile(
@@ -101,7 +103,10 @@ def open_exported(path: Path, *, trust: bool = False) -> nn.Module:
     archive = read_limited(path)
     content = io.BytesIO(archive if trust else checked_archive(archive))
     with _quiet():
-        network: nn.Module = torch.export.load(content).module()
+        program = torch.export.load(content)
+        network: nn.Module = program.module()
+        if not trust:
+            _check_sizes(network, program)
     for module in network.modules():
         module.training = False  # The flag is always True after loading, independent of the graph's mode.
     for parameter in network.parameters():
@@ -328,7 +333,7 @@ _TEXTS = {"target": _check_target, "expr_str": _check_expression, "in_spec": _ch
 
 
 def _check_node(node: Any) -> None:
-    """Checks that arithmetic of sizes has only numbers, and that no huge tensor is created from sizes alone."""
+    """Checks that arithmetic of sizes has only numbers."""
     arguments = [entry.get("arg", {}) for entry in node["inputs"]]
     if _FUNCTION.fullmatch(str(node["target"])):
         kinds = {"as_int", "as_float", "as_bool", "as_sym_int"}
@@ -336,11 +341,40 @@ def _check_node(node: Any) -> None:
             kinds |= {"as_tensor", "as_tensors"}
         if any(not kinds >= set(argument) for argument in arguments):
             raise _refused(f"the arguments of {node['target']}")
-    if any("as_tensor" in argument or "as_tensors" in argument for argument in arguments):
-        return
-    numbers = [abs(n) for argument in arguments for n in (argument.get("as_int"), *argument.get("as_ints", ())) if n]
-    if math.prod(numbers) > LARGEST_TENSOR:
-        raise _refused(f"a tensor of {math.prod(numbers):,} values")
+
+
+@final
+class _SizeLimit(TorchDispatchMode):
+    """Raises an error for results of operators with more values than a limit."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = largest
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operator and checks the sizes of its results."""
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, tuple | list) else (results,):
+            if isinstance(result, torch.Tensor) and result.numel() > self.largest:
+                raise _refused(f"a tensor of {result.numel():,} values")
+        return results
+
+
+def _check_sizes(network: nn.Module, program: torch.export.ExportedProgram) -> None:
+    """Checks the sizes of all tensors in a graph. Runs it with tensors without memory, for two sizes of the batch.
+
+    Raises:
+        UntrustedCodeError: a tensor has more values than allowed for one image, or more than in proportion to the batch.
+    """
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"][-1:]
+    if len(program.graph_signature.user_inputs) != 1 or not inputs or inputs[0].ndim < 1:
+        raise _refused("other inputs than one batch of images")
+    sizes = [size for size in inputs[0].shape[1:] if isinstance(size, int)]
+    if len(sizes) < inputs[0].ndim - 1:
+        raise _refused("images of an unknown size")
+    for batch in (2, 1024):
+        with FakeTensorMode(allow_non_fake_inputs=True), _SizeLimit(batch * LARGEST_TENSOR), torch.no_grad():
+            network(torch.empty(batch, *sizes, dtype=inputs[0].dtype))
 
 
 @contextmanager

@@ -183,6 +183,9 @@ def open_bundles(folder: Path) -> tuple[list[Bundle], list[DamagedBundle]]:
     for place in places:
         if place.name.startswith(".") or not is_bundle(place):
             continue
+        if place.is_symlink():
+            damaged.append(DamagedBundle(place, f"{place}: is a link; the run's folder must hold the bundle itself"))
+            continue
         try:
             bundles.append(open_bundle(place))
         except BundleError as error:

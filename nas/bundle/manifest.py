@@ -88,8 +88,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         raise BundleError(f"{folder}: is not a bundle (no {NAME})")
-    if path.is_symlink():
-        raise BundleError(f"{path}: is a link; a bundle must hold the files themselves")
     try:
         record = read_json(path)
     except (OSError, ValueError) as error:
@@ -141,9 +139,12 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
     Raises:
         BundleError: a file is missing, differs, or was not exported; the message lists every fault.
     """
-    links = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink())
-    if links:
-        raise BundleError(f"{folder}: holds links, {', '.join(links[:3])}; a bundle must hold the files themselves")
+    paths = sorted(folder.rglob("*"))
+    odd = [
+        path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not (path.is_file() or path.is_dir())
+    ]
+    if odd:
+        raise BundleError(f"{folder}: holds links or pipes, {', '.join(odd[:3])}; a bundle must hold the files themselves")
     present = checksums(folder, names)
     exported = {name: sha for name, sha in record["files"].items() if names is None or name in names}
     faults = [f"{name} is missing" for name in exported if name not in present]

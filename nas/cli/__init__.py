@@ -50,7 +50,9 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"hardcell: {message}" if "\n" not in message else message, err=True)
+    from nas.errors import printable
+
+    click.echo(printable(f"hardcell: {message}" if "\n" not in message else message), err=True)
     sys.exit(code)
 
 

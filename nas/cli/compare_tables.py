@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from evaluators import Comparison, error_curve, median_radius
 from evaluators.transferability.matrix import asymmetry, transfer_rates
 from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.result import NoTransfer, universal_sentence
-from nas.cli.tables import law_cell, open_console
+from nas.cli.tables import cell, law_cell, open_console
 from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
 from nas.reports.statistics_text import exponents_sentence
@@ -49,8 +48,8 @@ def _print_errors(out: Console, comparison: NetworkComparison) -> None:
         *(f"error at {format_epsilon(epsilon)}" for epsilon in comparison.epsilons),
         "median radius",
         "exponent of the power law",
-        title=f"{norm}, worst case over {escape(', '.join(comparison.attacks))}, {comparison.n} images of "
-        f"{escape(comparison.data)}, 95 % intervals",
+        title=f"{norm}, worst case over {cell(', '.join(comparison.attacks))}, {comparison.n} images of "
+        f"{cell(comparison.data)}, 95 % intervals",
         title_justify="left",
     )
     for name, radii in comparison.radii.items():
@@ -58,7 +57,7 @@ def _print_errors(out: Console, comparison: NetworkComparison) -> None:
         cells = [_interval(e, low, high) for e, (low, high) in zip(curve.error, curve.error_interval, strict=True)]
         median = median_radius(radii)
         end = f"{median:.3g}" if math.isfinite(median) else f"above {comparison.grid[-1]:.3g}"
-        table.add_row(escape(name), *cells, end, law_cell(comparison.laws[name]))
+        table.add_row(cell(name), *cells, end, law_cell(comparison.laws[name]))
     out.print(table)
     if (exponents := exponents_sentence(comparison.laws)) is not None:
         out.print(exponents, markup=False, highlight=False, soft_wrap=True)
@@ -70,7 +69,7 @@ def _print_tests(out: Console, comparison: NetworkComparison) -> None:
     table = Table("first", "second", "epsilon", "difference", "p", "the first is", title=title, title_justify="left")
     for one in (*comparison.at_epsilon, *comparison.over_all):
         epsilon = "all" if one.epsilon is None else format_epsilon(one.epsilon)
-        table.add_row(escape(one.first), escape(one.second), epsilon, _difference(one), f"{one.corrected:.2g}", one.verdict)
+        table.add_row(cell(one.first), cell(one.second), epsilon, _difference(one), f"{one.corrected:.2g}", one.verdict)
     out.print(table)
     out.print(
         "difference at one epsilon: error of the first network minus error of the second; over all epsilons: share of "
@@ -98,8 +97,8 @@ def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
     for e, epsilon in enumerate(matrix.epsilons):
         table = Table(
             "crafted on",
-            *(f"fools {escape(name)}" for name in matrix.names),
-            title=f"{escape(attack)} at {format_epsilon(epsilon)}",
+            *(f"fools {cell(name)}" for name in matrix.names),
+            title=f"{cell(attack)} at {format_epsilon(epsilon)}",
             title_justify="left",
         )
         for s, name in enumerate(matrix.names):
@@ -108,28 +107,28 @@ def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
                 of_all = f"{plain.counts[e, s, t]}: {_interval(plain.share[e, s, t], *plain.interval[e, s, t])}"
                 own = f"({among.counts[e, s, t]} of {among.of[e, s, t]})"
                 cells.append(of_all if s == t else f"{of_all} {own}")
-            table.add_row(escape(name), *cells)
+            table.add_row(cell(name), *cells)
         out.print(table)
 
 
 def _print_asymmetry(out: Console, attack: str, matrix: TransferMatrix) -> None:
-    title = f"asymmetry, {escape(attack)}: transfer rate from first to second, minus the rate from second to first"
+    title = f"asymmetry, {cell(attack)}: transfer rate from first to second, minus the rate from second to first"
     table = Table("first", "second", "epsilon", "difference", "p (Holm)", title=title, title_justify="left")
     for one in asymmetry(matrix):
         difference = _interval(one.difference, *one.interval, sign="+")
-        table.add_row(escape(one.first), escape(one.second), format_epsilon(one.epsilon), difference, f"{one.corrected:.2g}")
+        table.add_row(cell(one.first), cell(one.second), format_epsilon(one.epsilon), difference, f"{one.corrected:.2g}")
     out.print(table)
 
 
 def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
-    title = f"reach, {escape(attack)}: images that fool the source, by whether they fool all other networks, some, or none"
+    title = f"reach, {cell(attack)}: images that fool the source, by whether they fool all other networks, some, or none"
     columns = ("source", "epsilon", "fool the source", "all others", "all others by chance", "some", "none")
     table = Table(*columns, title=title, title_justify="left")
     transfers = universal_transfer(matrix)
     for one in transfers:
         chance = "" if one.fooled == 0 else f"{one.to_all.chance:.3f}"
         parts = _part(one.to_all), chance, _part(one.to_some), _part(one.to_none)
-        table.add_row(escape(one.source), format_epsilon(one.epsilon), str(one.fooled), *parts)
+        table.add_row(cell(one.source), format_epsilon(one.epsilon), str(one.fooled), *parts)
     out.print(table)
     for epsilon in matrix.epsilons:
         out.print(universal_sentence([one for one in transfers if one.epsilon == epsilon]), highlight=False, soft_wrap=True)

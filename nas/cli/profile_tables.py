@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from evaluators import error_curve, fit_power_law, median_radius
@@ -13,7 +12,7 @@ from evaluators.checks import CheckResult, explain
 from evaluators.curves.power_law import NoPowerLaw
 from evaluators.profiles.record import fitted
 from evaluators.profiles.summary import summary_line
-from nas.cli.tables import law_cell, open_console
+from nas.cli.tables import cell, law_cell, open_console
 from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
 from nas.reports.statistics_text import nearest_sentence
@@ -73,7 +72,7 @@ def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: S
         title_justify="left",
     )
     for name, r in radii.items():
-        table.add_row(escape(name), *_cells(r, shown), _median(r, grid), law_cell(laws[name]))
+        table.add_row(cell(name), *_cells(r, shown), _median(r, grid), law_cell(laws[name]))
     out.print(table)
     for name, law in laws.items():
         if isinstance(law, NoPowerLaw):
@@ -121,7 +120,7 @@ def _print_corruptions(out: Console, record: dict[str, Any]) -> None:
     title = f"error under common corruptions, mean {corruptions['mean']:.3f} (clean error {corruptions['clean']:.3f})"
     table = Table("corruption", *(f"severity {severity}" for severity in range(1, 6)), title=title, title_justify="left")
     for name, errors in corruptions["errors"].items():
-        table.add_row(name, *(f"{error:.3f}" for error in errors))
+        table.add_row(cell(name), *(f"{error:.3f}" for error in errors))
     out.print(table)
 
 

@@ -6,11 +6,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.markup import escape
 from rich.table import Table
 
 from nas.analysis.spaces import quartiles
-from nas.cli.tables import open_console
+from nas.cli.tables import cell, open_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +28,7 @@ def print_summary(space: SearchSpace, summary: SpaceSummary, shape: tuple[int, i
     out.print(f"{space.name}: {format_size(space.size)}", markup=False, highlight=False, soft_wrap=True)
     choices = Table("choice", "values")
     for names, values in grouped(space.choices):
-        choices.add_row(escape(names), escape(values))
+        choices.add_row(cell(names), cell(values))
     out.print(choices)
     whole = summary.architectures == space.size
     which = f"all {summary.architectures:,}" if whole else f"{summary.architectures:,} random"
@@ -94,9 +93,9 @@ def print_checks(space: SearchSpace, outcomes: Sequence[CheckResult]) -> None:
     """Prints a table of checks, then as YAML an architecture for each failed check."""
     out = open_console()
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}
-    table = Table("", "check", "result", title=escape(space.name))
+    table = Table("", "check", "result", title=cell(space.name))
     for outcome in outcomes:
-        table.add_row(marks[outcome.passed], outcome.check.replace("_", " "), escape(outcome.message))
+        table.add_row(marks[outcome.passed], outcome.check.replace("_", " "), cell(outcome.message))
     out.print(table)
     for outcome in outcomes:
         if outcome.passed is False and outcome.architecture is not None:

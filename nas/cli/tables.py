@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from evaluators import NoPowerLaw
 from nas.config.metrics import CHEAP_METRICS
+from nas.errors import printable
 from nas.study.trial import ENDED
 
 if TYPE_CHECKING:
@@ -35,34 +37,42 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
         rest = "" if left is None else f", about {duration(left)} left"
         console.print(f"{status.trials_per_minute:g} trials a minute{rest}")
     if status.last_failure:
-        console.print(f"last failure: {status.last_failure}", markup=False)
+        console.print(f"last failure: {printable(status.last_failure)}", markup=False)
     if status.workers:
         table = Table("worker", "trial", "running for", "rungs passed", title="running trials")
         for worker in status.workers:
             seconds = "" if worker.seconds is None else duration(worker.seconds)
             rungs = ", ".join(f"epoch {epoch}" for epoch in worker.rungs)
-            table.add_row(worker.worker, str(worker.trial), seconds, rungs)
+            table.add_row(cell(worker.worker), str(worker.trial), seconds, rungs)
         console.print(table)
     if status.best:
         metrics = list(
             dict.fromkeys(name for candidate in status.best for name in candidate.metrics if name in status.shown)
         )
-        table = Table("rank", "trial", "architecture", *(name.replace("_", " ") for name in metrics), title="validation")
+        names = [cell(name.replace("_", " ")) for name in metrics]
+        table = Table("rank", "trial", "architecture", *names, title="validation")
         for candidate in status.best:
             cells = [format_metric(name, candidate.metrics[name]) if name in candidate.metrics else "" for name in metrics]
             mark = "" if candidate.feasible else " (outside the constraints)"
-            table.add_row(str(candidate.rank), str(candidate.trial), candidate.architecture + mark, *cells)
+            table.add_row(str(candidate.rank), str(candidate.trial), cell(candidate.architecture) + mark, *cells)
         console.print(table)
     if status.bundles:
         table = Table("bundle", "role", "clean error", "adversarial error", "checks", title="test")
         for bundle in status.bundles:
             checks = ", ".join(bundle.failed_checks) + " failed" if bundle.failed_checks else "all passed"
-            table.add_row(bundle.name, bundle.role, f"{bundle.clean_error:.3f}", f"{bundle.adversarial_error:.3f}", checks)
+            table.add_row(
+                cell(bundle.name), cell(bundle.role), f"{bundle.clean_error:.3f}", f"{bundle.adversarial_error:.3f}", checks
+            )
         console.print(table)
     for damaged in status.damaged:
-        console.print(f"damaged bundle: {damaged.reason}", soft_wrap=True, markup=False)
+        console.print(f"damaged bundle: {printable(damaged.reason)}", soft_wrap=True, markup=False)
     if status.report:
         console.print(f"report: {status.report}", soft_wrap=True, markup=False)
+
+
+def cell(text: str) -> str:
+    """Returns text of others for the cell of a table: without markup and without control characters."""
+    return escape(printable(text))
 
 
 def format_metric(name: str, value: float) -> str:
@@ -92,7 +102,7 @@ def print_verifications(outcomes: Sequence[CheckResult]) -> None:
     words = {True: "[green]passed[/]", False: "[red]FAILED[/]", None: "[yellow]not run[/]"}
     for outcome in outcomes:
         console.print(words[outcome.passed], end=" ")
-        console.print(f"{outcome.name}: {outcome.detail}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{outcome.name}: {outcome.detail}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def open_console() -> Console:

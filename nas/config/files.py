@@ -130,7 +130,7 @@ def _parsed(override: str) -> tuple[list[str], Any]:
     if not equals or not all(keys):
         raise ConfigError([f"--set must be section.key=value, got {override!r}"])
     try:
-        return keys, yaml.safe_load(text)
+        return keys, yaml.load(text, UniqueKeyLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"--set {dotted}: not YAML: {text!r}"]) from error
 

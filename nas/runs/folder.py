@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from nas.config.writer import dump_config
 from nas.errors import RunError
-from nas.files import write_atomic
+from nas.files import check_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -90,11 +90,20 @@ def find_run(path: Path) -> RunFolder:
     """Returns the folder of an existing run.
 
     Raises:
-        RunError: the folder holds no run.
+        RunError: the folder holds no run, or one of its files is a link or a pipe.
     """
     run = RunFolder(path.expanduser().resolve())
     if not run.config.is_file():
         raise RunError(f"{path}: holds no run (no config.yaml); `hardcell search --run {path}` starts one")
+    log = [run.study.with_name(run.study.name + suffix) for suffix in ("-journal", "-wal", "-shm", ".backup")]
+    written = (run.leaderboard, run.report, run.path / ".lock")
+    for file in (run.config, run.study, *log, run.study_name, run.environment, *written):
+        try:
+            check_regular(file)
+        except ValueError as error:
+            raise RunError(f"{file}: {error}") from error
+    if run.bundles.is_symlink():
+        raise RunError(f"{run.bundles}: is a link; the run's folder must hold the folder itself")
     return run
 
 

@@ -26,13 +26,13 @@ def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: Object
     columns += ["rungs", "worker", "reason"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
+    table.writerow(map(_text, columns))
     for trial in trials:
         table.writerow(
             [
                 trial.number,
                 trial.state,
-                trial.key,
+                _text(trial.key),
                 *(trial.metrics.get(name, "") for name in metrics),
                 trial.seconds,
                 trial.violation,
@@ -40,7 +40,7 @@ def write_leaderboard(run: RunFolder, trials: Sequence[Trial], objective: Object
                 "" if trial.duplicate_of is None else trial.duplicate_of,
                 trial.random,
                 " ".join(str(rung["epoch"]) for rung in trial.rungs),
-                trial.worker,
+                _text(trial.worker),
                 _text(trial.reason or ""),
             ]
         )

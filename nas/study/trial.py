@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import TYPE_CHECKING, Any, final
 
 from optuna.trial import TrialState
 
+from nas.errors import RunError, printable
 from nas.renamed import RUNG_KEYS, rename_keys
 
 if TYPE_CHECKING:
@@ -76,24 +78,64 @@ def read_rungs(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [rename_keys(rung, RUNG_KEYS) for rung in attributes.get("rungs", ())]
 
 
+# Types of the attributes of a trial.
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("key", "worker"), (str,)),
+    **dict.fromkeys(("architecture", "metrics"), (Mapping,)),
+    **dict.fromkeys(("epochs", "rungs"), (list,)),
+    "seconds": (int, float),
+    "reason": (str, NoneType),
+    "duplicate_of": (int, NoneType),
+    "attempts": (int,),
+    "random": (bool,),
+}
+
+
+def _check_attributes(number: int, attributes: Mapping[str, Any]) -> None:
+    """Checks the attributes of a trial. Others may have written the database.
+
+    Raises:
+        RunError: an attribute has another type.
+    """
+    metrics = attributes.get("metrics", {})
+    wrong = [name for name, kinds in _TYPES.items() if name in attributes and not isinstance(attributes[name], kinds)]
+    if "metrics" not in wrong and not all(isinstance(value, int | float) for value in metrics.values()):
+        wrong.append("metrics")
+    for name in ("epochs", "rungs"):
+        if name not in wrong and not all(isinstance(entry, dict) for entry in attributes.get(name, ())):
+            wrong.append(name)
+    if "rungs" not in wrong:
+        rungs = read_rungs(attributes)
+        wrong += ["rungs"] * any(not isinstance(rung.get("epoch"), int) or "promoted" not in rung for rung in rungs)
+    if wrong:
+        values = ", ".join(f"{name} = {attributes[name]!r:.60}" for name in wrong)
+        raise RunError(f"the study is damaged: trial {number} has attributes of a wrong type: {values}")
+
+
 def read_trial(trial: FrozenTrial) -> Trial:
-    """Converts an Optuna trial to a Trial."""
+    """Converts an Optuna trial to a Trial. Its texts are printable.
+
+    Raises:
+        RunError: an attribute of the trial has a wrong type.
+    """
     attributes = trial.user_attrs
+    _check_attributes(trial.number, attributes)
     rungs = read_rungs(attributes)
+    reason = attributes.get("reason")
     stopped = trial.state == TrialState.PRUNED and rungs and not rungs[-1]["promoted"]
     return Trial(
         number=trial.number,
         state="pruned" if stopped else STATES[trial.state],
-        key=attributes.get("key", ""),
+        key=printable(attributes.get("key", "")),
         architecture=attributes.get("architecture", trial.params),
-        metrics=attributes.get("metrics", {}),
+        metrics={printable(name): value for name, value in attributes.get("metrics", {}).items()},
         violation=sum(max(0.0, value) for value in trial.constraints.values()),
         seconds=attributes.get("seconds", 0.0),
-        reason=attributes.get("reason"),
+        reason=None if reason is None else printable(reason),
         duplicate_of=attributes.get("duplicate_of"),
         epochs=attributes.get("epochs", ()),
         rungs=rungs,
-        worker=attributes.get("worker", ""),
+        worker=printable(attributes.get("worker", "")),
         started=trial.datetime_start.timestamp() if trial.datetime_start else None,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         attempts=attributes.get("attempts", 0),

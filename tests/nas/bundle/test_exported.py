@@ -240,11 +240,26 @@ def test_what_the_exporter_does_not_write_is_refused(plant, changed, capsys):
     assert "ran" not in capsys.readouterr().out
 
 
-def test_huge_tensor_from_sizes_alone_is_refused(changed):
+IMAGE = {"name": "self", "arg": {"as_tensor": {"name": "input"}}, "kind": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [
+        ("ones", [{"as_ints": [LARGEST_TENSOR, 4]}]),
+        ("ones", [{"as_sym_ints": [{"as_int": LARGEST_TENSOR}, {"as_int": 4}]}]),
+        ("arange", [{"as_int": 2**40}]),
+        ("new_zeros", [IMAGE["arg"], {"as_ints": [2**20, 2**20]}]),
+    ],
+)
+def test_huge_tensors_are_refused(target, arguments, changed):
     def plant(program):
+        image = program["graph_module"]["signature"]["input_specs"][-1]["user_input"]["arg"]["as_tensor"]["name"]
+        inputs = json.loads(json.dumps(arguments).replace('"input"', f'"{image}"'))
+        names = ("self", "size") if len(inputs) == 2 else ("end",) if target == "arange" else ("size",)
         nodes(program)[0].update(
-            target="torch.ops.aten.ones.default",
-            inputs=[{"name": "size", "arg": {"as_ints": [LARGEST_TENSOR, 4]}, "kind": 1}],
+            target=f"torch.ops.aten.{target}.default",
+            inputs=[{"name": name, "arg": argument, "kind": 1} for name, argument in zip(names, inputs, strict=True)],
         )
 
     with pytest.raises(UntrustedCodeError, match="values"):
@@ -296,7 +311,7 @@ def test_networks_of_every_space_are_read_without_trust(name, tmp_path):
     options["darts"] = options["robnet"]
     space = SPACES[name](**options.get(name, {}))
     network = space.build(space.sample(random.Random(1)), (1, 16, 16), 3).eval()
-    write_formats(network, torch.rand(2, 1, 16, 16), tmp_path)
+    write_formats(network, torch.rand(2, 1, 16, 16), tmp_path, {})
     x = torch.rand(3, 1, 16, 16)
     with torch.no_grad():
         assert torch.allclose(open_exported(tmp_path / "model.pt2")(x), network(x), atol=1e-4)
