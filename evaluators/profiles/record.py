@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from evaluators.attacks import Attack
 
 SCHEMA = "hardcell-profile/2"
+# Largest profile.json that is read.
+LARGEST_FILE = 2**25
 
 
 @final
@@ -106,6 +108,8 @@ def load_profile(folder: Path) -> RobustnessProfile:
         ValueError: profile.json is not JSON, or has another schema or form; radii.npz is damaged or lacks an attack.
     """
     path = folder / "profile.json"
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path}: is larger than {LARGEST_FILE:,} bytes")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:

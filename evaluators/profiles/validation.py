@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Largest number of images of a profile.
 LARGEST_N = 10_000_000
+LARGEST_INTEGER = 2**63
 
 
 @final
@@ -46,9 +47,28 @@ class _Choice:
     second: Any
 
 
+@final
+@dataclass(frozen=True)
+class _List:
+    """Form of a list: the form of its entries, and the bounds of its length."""
+
+    entries: Any
+    least: int = 0
+    most: int = 100_000
+
+
+@final
+@dataclass(frozen=True)
+class _Nullable:
+    """Either null or a form."""
+
+    form: Any
+
+
 _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
-_PAIR = [_NUMBER]
+_PAIR, _CURVE = _List(_NUMBER, 2, 2), _List(_NUMBER, 1)
+_INTERVALS = _List(_PAIR, 1)
 _ALTERNATIVE = _Mapping(dict.fromkeys(("ceiling", "scale", "shape", "log_likelihood_ratio", "p_value"), _NUMBER), exact=True)
 _LAW = _Mapping(
     {
@@ -65,20 +85,30 @@ _LAW = _Mapping(
 _ATTACK = _Mapping(
     {
         "config": _Mapping({"name": (str,), "norm": (str,)}),
-        "epsilons": [_NUMBER],
-        "error": [_NUMBER],
-        "error_interval": [_PAIR],
+        "epsilons": _CURVE,
+        "error": _CURVE,
+        "error_interval": _INTERVALS,
         "median_radius": _MAYBE,
         "success_rate": _NUMBER,
         "power_law": _Choice("reason", _Mapping({"reason": (str,)}), _LAW),
+        "flip_rate": _Nullable(_CURVE),
+        "flip_interval": _Nullable(_INTERVALS),
     }
 )
-_FIRST_ORDER = _Mapping({"median_radius": _MAYBE, "epsilons": [_NUMBER], "predicted_error": [_NUMBER]})
+_FIRST_ORDER = _Mapping(
+    {
+        **dict.fromkeys(("median_radius", "median_gradient", "parting_epsilon"), _MAYBE),
+        **dict.fromkeys(("epsilons", "predicted_error"), _CURVE),
+    },
+    optional={"mean_field_error": _CURVE},
+)
 _NEAREST = _Mapping({"near_zero": _Mapping({"density": _NUMBER, "interval": _PAIR}), "distance_to_independent": _NUMBER})
+_DENSITIES = _Mapping({"at": _CURVE}, optional=dict.fromkeys(("rival_1", "rival_2", "rival_3"), _CURVE), exact=True)
 _MARGINS = _Mapping(
     {
         "median": _NUMBER,
         "density_at_zero": _MAYBE,
+        "densities": _Nullable(_DENSITIES),
         "mean_entropy": _NUMBER,
         "first_order": _Mapping({}, entries=_FIRST_ORDER),
     },
@@ -93,10 +123,17 @@ _RECORD = _Mapping(
         "clean_error": _NUMBER,
         "attacks": _Mapping({}, entries=_ATTACK),
         "margins": _MARGINS,
-        "checks": [_CHECK],
+        "checks": _List(_CHECK),
         "cost": _Mapping({"parameters": (int,), "macs": (int,)}),
         "seed": (int,),
-    }
+        "tolerance": _MAYBE,
+    },
+    optional={
+        "corruptions": _Mapping({"clean": _NUMBER, "mean": _NUMBER, "errors": _Mapping({}, entries=_List(_NUMBER, 1, 5))}),
+        "certificates": _Mapping(
+            {"sigma": _NUMBER, "abstained": _NUMBER, "median_radius": _NUMBER, "epsilons": _CURVE, "certified_error": _CURVE}
+        ),
+    },
 )
 
 
@@ -109,28 +146,37 @@ def check_record(record: Any) -> None:
     _check(record, _RECORD, "")
     if not 0 < record["n"] <= LARGEST_N:
         raise ValueError(f"n must be from 1 to {LARGEST_N:,}, got {record['n']}")
-    for name, entry in record["attacks"].items():
-        lengths = {len(entry[key]) for key in ("epsilons", "error", "error_interval")}
-        if len(lengths) > 1 or any(len(pair) != 2 for pair in entry["error_interval"]):
-            raise ValueError(f"attacks.{name}: epsilons, error and error_interval must have equal lengths")
+    if not record["attacks"]:
+        raise ValueError("attacks must not be empty")
+    curves = {f"attacks.{name}": entry for name, entry in record["attacks"].items()}
+    curves.update({f"margins.first_order.{name}": entry for name, entry in record["margins"]["first_order"].items()})
+    curves.update({key: record[key] for key in ("certificates",) if record.get(key)})
+    for place, entry in curves.items():
+        along = [key for key, value in entry.items() if isinstance(value, list)]
+        if len({len(entry[key]) for key in along}) > 1:
+            raise ValueError(f"{place}: {', '.join(along)} must have equal lengths")
 
 
 def _check(value: Any, form: Any, place: str) -> None:
+    if isinstance(form, _Nullable):
+        return None if value is None else _check(value, form.form, place)
     if isinstance(form, _Choice):
         return _check(value, form.first if isinstance(value, dict) and form.key in value else form.second, place)
     if isinstance(form, _Mapping):
         return _check_mapping(value, form, place)
-    if isinstance(form, list):
-        if not isinstance(value, list):
-            raise ValueError(f"{place} must be a list, got {_short(value)}")
+    if isinstance(form, _List):
+        if not isinstance(value, list) or not form.least <= len(value) <= form.most:
+            raise ValueError(f"{place} must be a list of {form.least} to {form.most:,} entries, got {_short(value)}")
         for number, entry in enumerate(value):
-            _check(entry, form[0], f"{place}[{number}]")
+            _check(entry, form.entries, f"{place}[{number}]")
         return None
     # bool is a subclass of int.
     if not isinstance(value, form) or (isinstance(value, bool) and bool not in form):
         raise ValueError(f"{place} must be {' or '.join(kind.__name__ for kind in form)}, got {_short(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{place} must be finite, got {value}")
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ValueError(f"{place} must be an integer of 64 bits, got {len(str(value))} digits")
     if isinstance(value, str) and not value.isprintable():
         raise ValueError(f"{place} must be printable text, got {_short(value)}")
     return None

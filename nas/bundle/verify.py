@@ -94,7 +94,7 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
             *_forms(folder, loaded, images, trust),
             CheckResult("error curves", None, f"the images cannot be opened: {error}"),
         ]
-    set_threads(config.threads, test.x[0, 0].numel())
+    set_threads(config.threads if trust else None, test.x[0, 0].numel())
     outcomes += _forms(folder, loaded, test.x[:64], trust)
     if test.hash != record["data"]["test"]:
         detail = f"the test split has hash {test.hash}, that of the profile had {record['data']['test']}"

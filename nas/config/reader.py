@@ -54,6 +54,8 @@ TABLES: dict[type, Mapping[str, object]] = {
 }
 _TYPE_NAMES: dict[Any, str] = {int: "int", float: "a number", str: "a string", bool: "true or false"}
 _UNIONS, _LISTS = (Union, types.UnionType), (list, tuple, Sequence)
+# Largest number of steps, queries or restarts of an attack in the config of a bundle or a run.
+LARGEST_UNTRUSTED = 100_000
 # Placeholder for a faulty entry of a list or mapping.
 _FAULTY: Any = object()
 
@@ -191,6 +193,9 @@ class Reader:
             value = float(value)
         if type(value) is not kind or (kind is float and math.isnan(value)):
             self.fault(path, f"must be {_TYPE_NAMES[kind]}, got {value!r}")
+            return default
+        if not self.trust and kind is int and "attack" in path and value > LARGEST_UNTRUSTED:
+            self.fault(path, f"must be at most {LARGEST_UNTRUSTED:,} without --trust, got {value}")
             return default
         return value
 

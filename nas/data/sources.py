@@ -74,6 +74,8 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages | None:
     if part == "validation":
         return None
     kind, root = getattr(datasets, name), str((path or CACHE).expanduser())
+    if path is not None and not Path(root).is_dir():  # The path may come with a bundle, and must not create folders.
+        raise DataError(f"{root}: no such folder; create it, then {name} is downloaded into it, or leave data.path out")
     try:
         # Without download first: a read-only folder may already hold the files.
         dataset = kind(root, train=part == "train", download=False)

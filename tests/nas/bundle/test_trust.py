@@ -1,6 +1,7 @@
 """Bundles and runs that others made are data: nothing in them is imported, called or unpickled without trust."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -12,7 +13,11 @@ import yaml
 
 import nas
 from nas.bundle.manifest import read_manifest
-from nas.errors import BundleError, ConfigError, HardcellError
+from nas.config.files import load_config, load_untrusted_config
+from nas.data import open_test
+from nas.data.config import DataConfig
+from nas.errors import BundleError, ConfigError, DataError, HardcellError
+from nas.files import write_atomic
 from nas.reports.page import report as write_report
 
 
@@ -303,3 +308,107 @@ def test_onnx_model_that_reads_another_file_is_refused(bundle_copy, reseal, tmp_
     reseal(bundle_copy)
     (outcome,) = (one for one in nas.verify(bundle_copy) if one.name == "model.onnx")
     assert outcome.passed is False
+
+
+def test_pipe_in_a_bundle_is_refused(bundle_copy):
+    os.mkfifo(bundle_copy / "pipe")
+    assert "pipe" in quick(lambda: nas.load(bundle_copy))
+
+
+def test_steps_of_an_attack_without_end_are_refused(bundle_copy, reseal):
+    def change(manifest):
+        name = next(iter(manifest["config"]["finalists"]["attacks"]))
+        manifest["config"]["finalists"]["attacks"][name] = {"name": "pgd", "steps": 10**9}
+
+    edit_json(bundle_copy / "manifest.json", change)
+    reseal(bundle_copy)
+    assert "steps must be at most 100,000" in quick(lambda: nas.verify(bundle_copy))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "what"),
+    [
+        (("attacks", "fgsm", "epsilons"), [], "attacks.fgsm.epsilons"),
+        (("attacks", "fgsm", "error"), [0.5], "equal lengths"),
+        (("attacks", "fgsm", "error_interval"), [[0, 1, 2]], "error_interval"),
+        (("attacks", "fgsm", "flip_rate"), ["x"], "flip_rate"),
+        (("attacks",), {}, "attacks must not be empty"),
+        (("cost", "macs"), 10**400, "64 bits"),
+        (("clean_error",), -(10**400), "64 bits"),
+        (("margins", "densities"), {"rival_9": [1.0], "at": [1.0]}, "rival_9"),
+        (("margins", "densities"), 3, "densities"),
+        (("margins", "first_order", "linf", "mean_field_error"), "x", "mean_field_error"),
+        (("margins", "first_order", "linf", "parting_epsilon"), [], "parting_epsilon"),
+        (("corruptions",), {"clean": 0.1, "mean": 0.1, "errors": {"fog": [0.1] * 6}}, "corruptions.errors.fog"),
+        (("certificates",), {"sigma": 0.1}, "certificates"),
+        (("tolerance",), "x", "tolerance"),
+    ],
+)
+def test_profile_of_another_form_is_refused(place, value, what, bundle_copy, reseal):
+    def change(record):
+        *front, last = place
+        for key in front:
+            record = record[key]
+        record[last] = value
+
+    edit_json(bundle_copy / "profile.json", change)
+    reseal(bundle_copy)
+    assert what in quick(lambda: nas.verify(bundle_copy))
+
+
+@pytest.mark.parametrize("name", ["environment.json", "study.db", "config.yaml", ".lock", "report.html", "leaderboard.csv"])
+def test_links_in_a_run_are_refused(name, run_copy, tmp_path, cli):
+    target = tmp_path / "target"
+    if (run_copy / name).exists():
+        shutil.move(run_copy / name, target)
+    else:
+        target.write_text("kept")
+    before = target.read_bytes()
+    (run_copy / name).symlink_to(target)
+    for command in ("report", "status"):
+        code, _, error = cli(command, run_copy)
+        assert (code, f"{name}: is a link" in error) == (2, True)
+    assert target.read_bytes() == before
+
+
+def test_pipe_in_a_run_is_refused(run_copy, cli):
+    (run_copy / "environment.json").unlink()
+    os.mkfifo(run_copy / "environment.json")
+    assert "environment.json: is not a regular file" in cli("report", run_copy)[2]
+
+
+@pytest.mark.parametrize("name", ["bundles", "best"])
+def test_linked_bundles_of_a_run_are_not_read(name, run_copy, tmp_path, cli):
+    (best,) = (run_copy / "bundles").glob("1-*")
+    place = run_copy / "bundles" if name == "bundles" else best
+    shutil.move(place, tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    _, out, error = cli("status", run_copy)
+    assert "is a link" in (error if name == "bundles" else out)
+
+
+def test_planted_partial_file_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (tmp_path / f".report.html.{os.getpid()}.partial").symlink_to(victim)
+    (tmp_path / "report.html").symlink_to(victim)
+    write_atomic(tmp_path / "report.html", "new")
+    assert victim.read_text() == "kept"
+    assert not (tmp_path / "report.html").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "text", ['a: !!int ""', "a: !!float x", "a: !!bool foo", "a: !!timestamp x", "a: !!set [a]", "a: !x 1"]
+)
+def test_tags_are_refused(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="must hold no tag"):
+        load_untrusted_config(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="must hold no tag"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_download_makes_no_folder(tmp_path):
+    with pytest.raises(DataError, match="no such folder; create it"):
+        open_test(DataConfig(name="mnist", path=str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
