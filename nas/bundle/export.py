@@ -15,6 +15,7 @@ from evaluators import save_profile
 from nas.bundle.card import model_card
 from nas.bundle.export_formats import FORMATS, logits_of, write_formats
 from nas.bundle.manifest import is_bundle, write_manifest
+from nas.bundle.source import copy_sources
 from nas.config.writer import as_data
 from nas.errors import RunError, format_error
 from nas.plots.cells import draw
@@ -87,7 +88,7 @@ def _write(
     """Writes all files of a bundle; the manifest comes last."""
     (folder / "plots").mkdir(parents=True)
     stored = {
-        "space": {"name": candidate.space.name, "options": as_data(dict(candidate.space.options))},
+        "space": copy_sources({"name": candidate.space.name, "options": as_data(dict(candidate.space.options))}, folder),
         "architecture": dict(candidate.architecture),
         "key": candidate.key,
         "input_shape": list(images.shape[1:]),
@@ -124,7 +125,7 @@ def _write(
             "environment": dict(provenance.environment),
             "logits_difference": differences,
             "not_exported": not_exported,
-            "config": dict(provenance.config),
+            "config": copy_sources(dict(provenance.config), folder),
         },
     )
 

@@ -81,9 +81,9 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
     network, stored = loaded.network, loaded.stored
     source = f"{folder}/manifest.json"
     if trust:
-        config = parse_config(record["config"], source=source)
+        config = parse_config(record["config"], source=source, folder=folder)
     else:
-        config, _ = parse_untrusted_config(record["config"], source=source)
+        config, _ = parse_untrusted_config(record["config"], source=source, folder=folder)
     try:
         test = open_test(config.data).first(profile.record["n"])
     except DataError as error:

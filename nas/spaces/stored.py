@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
 from nas.files import read_plain_yaml
+from nas.resolve import absolute
 from nas.spaces.config import SpaceConfig
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class StoredArchitecture:
 def read_stored(path: Path) -> StoredArchitecture:
     """Returns the content of an architecture.yaml. The architecture is not checked against the space.
 
+    References to Python files get absolute paths; in the file they are relative to its folder.
+
     Raises:
         ValueError: the file is unreadable, or a key is missing or has a wrong type.
     """
@@ -60,6 +63,7 @@ def read_stored(path: Path) -> StoredArchitecture:
         raise ValueError(f"input_shape must be [channels, height, width], each from 1 to {LARGEST_SIZE:,}, got {shape}")
     if not 0 < content["num_classes"] <= LARGEST_CLASSES:
         raise ValueError(f"num_classes must be from 1 to {LARGEST_CLASSES:,}, got {content['num_classes']}")
+    space = _absolute(space, path.absolute().parent)
     return StoredArchitecture(
         space=SpaceConfig(name=space["name"], options=space["options"]),
         architecture=content["architecture"],
@@ -68,3 +72,12 @@ def read_stored(path: Path) -> StoredArchitecture:
         key=str(content.get("key", "")),
         classes=tuple(map(str, classes)),
     )
+
+
+def _absolute(content: Any, folder: Path) -> Any:
+    """Returns plain data in which references to Python files have absolute paths."""
+    if isinstance(content, dict):
+        return {key: _absolute(value, folder) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_absolute(value, folder) for value in content]
+    return absolute(content, {}, folder) if isinstance(content, str) else content

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -412,3 +414,49 @@ def test_download_makes_no_folder(tmp_path):
     with pytest.raises(DataError, match="no such folder; create it"):
         open_test(DataConfig(name="mnist", path=str(tmp_path / "new")))
     assert not (tmp_path / "new").exists()
+
+
+def test_file_name_with_an_escape_sequence_is_printed_harmless(bundle_copy, cli):
+    (bundle_copy / "\x1b[2Jx[red]").write_text("")
+    code, out, _ = cli("verify", bundle_copy)
+    assert code == 2
+    assert "\x1b" not in out
+    assert "[2Jx[red]" in out
+
+
+def set_attribute(run, name, value):
+    """Changes an attribute of the first trial in the study of a run."""
+    with closing(sqlite3.connect(run / "study.db")) as database, database:
+        command = "update trial_user_attributes set value_json = ? where key = ? and trial_id = 1"
+        assert database.execute(command, (json.dumps(value), name)).rowcount == 1
+
+
+def test_texts_of_a_study_are_printed_harmless(run_copy, cli):
+    set_attribute(run_copy, "key", "\x1b[2J[red]key")
+    set_attribute(run_copy, "metrics", {"adversarial_error": 0.0, "clean_error": 0.0, "=cmd()": 1.0})
+    code, out, _ = cli("status", run_copy)
+    assert code == 0
+    assert "\x1b" not in out
+    assert "[2J[red]key" in out
+    (run_copy / "leaderboard.csv").unlink()
+    nas.report(run_copy)
+    assert ",'=cmd()," in (run_copy / "leaderboard.csv").read_text().splitlines()[0]
+    assert "\x1b" not in (run_copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("metrics", [1]),
+        ("metrics", {"clean_error": "x"}),
+        ("key", 3),
+        ("seconds", "x"),
+        ("architecture", 1),
+        ("epochs", [1]),
+    ],
+)
+def test_attributes_of_another_type_are_refused(name, value, run_copy, cli):
+    set_attribute(run_copy, name, value)
+    for command in ("status", "report"):
+        code, _, error = cli(command, run_copy)
+        assert (code, f"trial 0 has attributes of a wrong type: {name}" in error) == (2, True)
