@@ -15,12 +15,11 @@ from evaluators.attacks.base import check_attack
 from evaluators.checks import check_attacks, check_network
 from evaluators.corruptions import check_pictures, corruption_errors
 from evaluators.cost import macs, parameters
-from evaluators.curves.error_curves import Floats, error_curve, worst_case
-from evaluators.curves.power_law import fit_power_law
-from evaluators.curves.scalars import error_area, median_radius
+from evaluators.curves.error_curves import Floats, worst_case
 from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
 from evaluators.engine.prepared import prepare
 from evaluators.logits.margin import adaptive_epsilons, margins_of
+from evaluators.profiles.attack_entry import attack_entry
 from evaluators.profiles.margins_record import margins_record
 from evaluators.profiles.options import ProfileOptions, check_by_norm
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
@@ -116,7 +115,10 @@ def profile(
         "n": len(x),
         "clean_error": float((next(iter(radii.values())) == 0).mean()),
         "attacks": {
-            name: _entry(attack, radii[name], grids[attack.norm.name], exact=options.tolerance is not None)
+            name: {
+                "config": describe(attack),
+                **attack_entry(radii[name], grids[attack.norm.name], exact=options.tolerance is not None),
+            }
             for name, attack in attacks.items()
         },
         "margins": margins_record(margins, logits, grids, worst),
@@ -178,29 +180,6 @@ def _grid(
         return sorted({*map(float, given), *wanted})
     suited = adaptive_epsilons(first_order, norm.largest(pixels))
     return sorted({*wanted, *(e for e in suited if not any(math.isclose(e, w, rel_tol=0.05) for w in wanted))})
-
-
-def _entry(attack: Attack, radii: Floats, epsilons: Sequence[float], *, exact: bool) -> dict[str, Any]:
-    curve = error_curve(radii, epsilons)
-    median = median_radius(radii)
-    finite = curve.right > 0
-    return {
-        "config": describe(attack),
-        "epsilons": list(epsilons),
-        "error": curve.error.tolist(),
-        "error_interval": curve.error_interval.tolist(),
-        "flip_rate": curve.flip_rate.tolist() if finite else None,
-        "flip_interval": curve.flip_interval.tolist() if finite else None,
-        "median_radius": median if math.isfinite(median) else None,
-        "error_area": error_area(radii, [e for e in epsilons if e > 0]) if _spans(epsilons) else None,
-        "power_law": asdict(fit_power_law(radii, None if exact else epsilons)),
-        # Share of the correctly classified images that the attack fools.
-        "success_rate": float(np.isfinite(radii[radii > 0]).mean()) if finite else 0.0,
-    }
-
-
-def _spans(epsilons: Sequence[float]) -> bool:
-    return len([epsilon for epsilon in epsilons if epsilon > 0]) > 1
 
 
 def _certificates_entry(certificates: Certificates, sigma: float) -> dict[str, Any]:

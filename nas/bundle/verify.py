@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from evaluators import describe, error_curve, radii
+from evaluators.cost import parameters
+from evaluators.curves.error_curves import in_grid
 from evaluators.engine.frozen import frozen
 from evaluators.engine.prepared import predict
+from evaluators.profiles.attack_entry import disagreements
 from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.export_formats import FORMATS, WEIGHTS, logits_of
 from nas.bundle.load import load_checked, read_profile
-from nas.bundle.manifest import check_files, read_manifest
+from nas.bundle.manifest import check_files, epsilon_and_norm, read_manifest
 from nas.config.files import parse_config, parse_untrusted_config
 from nas.data import open_test
 from nas.device import set_threads
@@ -49,7 +52,9 @@ class CheckResult:
 
 
 def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
-    """Verifies a bundle and returns the results: checksums, logits of all formats, clean error, error curve of each attack.
+    """Verifies a bundle and returns the results of the checks.
+
+    The checks are: checksums, manifest, profile, logits of all formats, clean error, and error curve of each attack.
 
     A curve passes if every stored error, in profile.json and in radii.npz, lies in the 95 % interval of the new measurement.
     If the checksums fail, no other check runs.
@@ -79,6 +84,7 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
     profile = read_profile(folder)
     loaded = load_checked(folder, record, trust=trust)
     network, stored = loaded.network, loaded.stored
+    outcomes.append(_profile(loaded, profile))
     source = f"{folder}/manifest.json"
     if trust:
         config = parse_config(record["config"], source=source, folder=folder)
@@ -108,6 +114,22 @@ def _manifest(record: dict[str, Any]) -> CheckResult:
     if "digest" not in record:
         return CheckResult("manifest", None, "has no digest: an older version of Hardcell wrote it")
     return CheckResult("manifest", True, "its digest matches its content")
+
+
+def _profile(loaded: LoadedNetwork, profile: RobustnessProfile) -> CheckResult:
+    """Returns whether the numbers of profile.json follow from radii.npz, and agree with manifest and architecture."""
+    record, stored, content = loaded.manifest, loaded.stored, profile.record
+    epsilon, norm = epsilon_and_norm(record)
+    wrong = disagreements(profile)
+    wrong += ["classes"] * (len(stored.classes) not in (0, stored.num_classes))
+    wrong += ["dataset"] * (content["dataset"] != record["config"]["data"].get("name", content["dataset"]))
+    wrong += ["name"] * (not record["name"].endswith(stored.key))
+    wrong += ["epsilon"] * (not in_grid(epsilon, profile.epsilons(norm)))
+    if loaded.refused is None:
+        wrong += ["cost.parameters"] * (content["cost"]["parameters"] != parameters(loaded.network))
+    if wrong:
+        return CheckResult("profile", False, f"its values do not agree with the other files: {', '.join(wrong[:5])}")
+    return CheckResult("profile", True, "its values agree with radii.npz, the manifest and the architecture")
 
 
 def _weights(folder: Path, network: nn.Module) -> CheckResult:

@@ -312,6 +312,30 @@ def test_onnx_model_that_reads_another_file_is_refused(bundle_copy, reseal, tmp_
     assert outcome.passed is False
 
 
+def double(record, key):
+    record[key] *= 2
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "what"),
+    [
+        ("profile.json", lambda r: double(r["attacks"]["fgsm"], "error_area"), "attacks.fgsm.error_area"),
+        ("profile.json", lambda r: r["attacks"]["fgsm"].update(success_rate=0.01), "attacks.fgsm.success_rate"),
+        ("profile.json", lambda r: r["attacks"]["fgsm"]["flip_rate"].__setitem__(0, 0.9), "attacks.fgsm.flip_rate[0]"),
+        ("profile.json", lambda r: r["attacks"]["fgsm"]["power_law"].update(reason="none"), "attacks.fgsm.power_law"),
+        ("profile.json", lambda r: double(r["cost"], "parameters"), "cost.parameters"),
+        ("profile.json", lambda r: r.update(dataset="cifar10"), "dataset"),
+        ("manifest.json", lambda r: r.update(epsilon=0.123456), "epsilon"),
+        ("manifest.json", lambda r: r.update(name="1-0123456789ab"), "name"),
+    ],
+)
+def test_values_that_do_not_agree_are_noticed(file, change, what, bundle_copy, reseal):
+    edit_json(bundle_copy / file, change)
+    reseal(bundle_copy)
+    (outcome,) = (one for one in nas.verify(bundle_copy) if one.name == "profile")
+    assert (outcome.passed, what in outcome.detail) == (False, True), outcome.detail
+
+
 def test_pipe_in_a_bundle_is_refused(bundle_copy):
     os.mkfifo(bundle_copy / "pipe")
     assert "pipe" in quick(lambda: nas.load(bundle_copy))

@@ -1,0 +1,85 @@
+"""The entry of an attack in a profile, computed from the radii of the images."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluators.curves.error_curves import error_curve
+from evaluators.curves.power_law import fit_power_law
+from evaluators.curves.scalars import error_area, median_radius
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evaluators.curves.error_curves import Floats
+    from evaluators.profiles.record import RobustnessProfile
+
+# Allowed relative difference of numbers that are computed again, perhaps with other versions of numpy and scipy.
+TOLERANCE = 1e-4
+
+
+def attack_entry(radii: Floats, epsilons: Sequence[float], *, exact: bool) -> dict[str, Any]:
+    """Returns the entry of an attack in `record["attacks"]` without the attack's settings.
+
+    Args:
+        radii: Radius of each image, (N,), in pixel units.
+        epsilons: Epsilons of the grid, ascending, in pixel units.
+        exact: Whether the radii are exact, not only epsilons of the grid.
+    """
+    curve = error_curve(radii, epsilons)
+    median = median_radius(radii)
+    finite = curve.right > 0
+    positive = [epsilon for epsilon in epsilons if epsilon > 0]
+    return {
+        "epsilons": list(epsilons),
+        "error": curve.error.tolist(),
+        "error_interval": curve.error_interval.tolist(),
+        "flip_rate": curve.flip_rate.tolist() if finite else None,
+        "flip_interval": curve.flip_interval.tolist() if finite else None,
+        "median_radius": median if math.isfinite(median) else None,
+        "error_area": error_area(radii, positive) if len(positive) > 1 else None,
+        "power_law": asdict(fit_power_law(radii, None if exact else epsilons)),
+        # Share of the correctly classified images that the attack fools.
+        "success_rate": float(np.isfinite(radii[radii > 0]).mean()) if finite else 0.0,
+    }
+
+
+def disagreements(profile: RobustnessProfile) -> list[str]:
+    """Returns the places in profile.json that disagree with radii.npz.
+
+    The clean error and all numbers of the attacks are computed again from the radii.
+    """
+    record = profile.record
+    again = {"clean_error": float((next(iter(profile.radii.values())) == 0).mean())}
+    wrong = _differences(record["clean_error"], again["clean_error"], "clean_error")
+    for name, entry in record["attacks"].items():
+        try:
+            computed = attack_entry(profile.radii[name], entry["epsilons"], exact=record["tolerance"] is not None)
+        except ValueError:
+            wrong.append(f"attacks.{name}.epsilons")
+            continue
+        for key, value in json.loads(json.dumps(computed)).items():
+            if key in entry:  # An older version of Hardcell may lack it.
+                wrong += _differences(entry[key], value, f"attacks.{name}.{key}")
+    return wrong
+
+
+def _differences(stored: Any, computed: Any, place: str) -> list[str]:
+    """Returns the places where two trees of plain data differ."""
+    if isinstance(computed, dict) and isinstance(stored, dict):
+        if stored.keys() - computed.keys():
+            return [place]
+        both = [key for key in computed if key in stored]
+        return [wrong for key in both for wrong in _differences(stored[key], computed[key], f"{place}.{key}")]
+    if isinstance(computed, list) and isinstance(stored, list) and len(computed) == len(stored):
+        pairs = zip(stored, computed, strict=True)
+        return [wrong for number, (a, b) in enumerate(pairs) for wrong in _differences(a, b, f"{place}[{number}]")]
+    numbers = isinstance(stored, int | float) and isinstance(computed, int | float)
+    if numbers and math.isclose(stored, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        return []
+    return [] if stored == computed else [place]
