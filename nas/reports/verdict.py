@@ -55,24 +55,27 @@ class Verdict:
         low, high = self.comparison.interval
         return (
             f"The search {verb[self.comparison.verdict()]} {against}. At epsilon {format_epsilon(self.epsilon)} the "
-            f"adversarial error is {mine:.3f} against {other:.3f}, on {self.comparison.n} test images. Difference: "
+            f"adversarial error is {mine:.3f} against {other:.3f}, on {self.comparison.n} test images. The difference is "
             f"{self.comparison.difference:.3f} (95 % interval {low:.3f} to {high:.3f}; paired test, "
             f"p = {self.comparison.p_value:.2g}).{self._over_all()}"
         )
 
     def _over_all(self) -> str:
-        """Returns the sentence on the whole curves, or nothing."""
-        if self.over_all is None:
+        """Returns sentences on the test over all epsilons, or an empty text if there is none."""
+        test = self.over_all
+        if test is None:
             return ""
         outcome = {
             "more robust": "the finalist is more robust",
             "less robust": "the finalist is less robust",
         }
-        low, high = self.over_all.interval
+        low, high = test.interval
+        larger = round((test.n - test.ties + test.effect * test.n) / 2)
         return (
-            f" Over all epsilons {outcome.get(self.over_all.verdict(), 'the two are not distinguishable')}. Share of "
-            f"images with a larger radius for the finalist, minus share with a smaller one: {self.over_all.effect:.3f} "
-            f"(95 % interval {low:.3f} to {high:.3f}; sign test, p = {self.over_all.p_value:.2g})."
+            f" Over all epsilons {outcome.get(test.verdict(), 'the two are not distinguishable')}. The finalist has the "
+            f"larger radius on {larger / test.n:.3f} of the images, the reference on "
+            f"{(test.n - test.ties - larger) / test.n:.3f}. The difference is {test.effect:.3f} (95 % interval {low:.3f} to "
+            f"{high:.3f}; sign test, p = {test.p_value:.2g})."
         )
 
 

@@ -339,7 +339,7 @@ def test_verdict_sentences(mine, other, verb, beaten, finished):
         f"error is {errors[0]:.3f} against {errors[1]:.3f}",
         "epsilon 0.05",
         "60 test images",
-        f"ifference: {errors[0] - errors[1]:.3f}",
+        f"difference is {errors[0] - errors[1]:.3f} (",
     ):
         assert number in text
     low, high = re.search(r"interval (-?[01]\.\d{3}) to (-?[01]\.\d{3}); paired test, p = ", text).groups()
@@ -354,7 +354,8 @@ def test_verdict_gives_the_p_value(finished):
     assert verdict.over_all.verdict() == "not distinguishable"
     one, over_all = str(verdict).split("Over all epsilons")
     assert "paired test, p = 0.062" in one
-    assert ": 0.083 (95 % interval 0.018 to 0.181; sign test, p = 0.062)" in over_all
+    assert "the larger radius on 0.083 of the images, the reference on 0.000." in over_all
+    assert "is 0.083 (95 % interval 0.018 to 0.181; sign test, p = 0.062)" in over_all
 
 
 def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
