@@ -28,27 +28,28 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "A final softmax makes the gradients of attacks vanish. Remove the softmax.",
     ),
     "batch_independent": (
-        "The logits of an image do not depend on the other images of the batch. The network was passed in {handed_over_in}.",
+        "The logits of an image do not depend on the other images of the batch. Before the check, the network was in "
+        "{handed_over_in}.",
         "In evaluation mode, the logits of an image change by up to {difference_between_batches:.2g} (largest logit: "
-        "{largest_logit:.2g}) with the other images of the batch. The network was passed in {handed_over_in}. BatchNorm in "
-        "training mode uses the statistics of the batch. Call network.eval(), and let BatchNorm track running averages.",
+        "{largest_logit:.2g}) with the other images of the batch. Before the check, the network was in {handed_over_in}. "
+        "BatchNorm in training mode uses the statistics of the batch. Call network.eval(), and let BatchNorm track running "
+        "averages.",
     ),
     "normalised_inside": (
-        "With every other input range, the clean error is more than half of that with pixels in [0, 1], or not "
-        "significantly smaller.",
+        "The check tried three other input ranges. None of them significantly reduces the clean error to half or less.",
         "The clean error is {clean_error:.1%} on pixels in [0, 1], but {error_standardised:.1%} on standardised images, "
         "{error_signed:.1%} on pixels in [-1, 1] and {error_bytes:.1%} on pixels in [0, 255]. The network expects "
         "another input range. Put the normalisation inside the network.",
     ),
     "gradients_alive": (
-        "Margins have gradients. The gradient is zero or not finite on {share_without_gradient:.1%} of the correctly "
-        "classified images.",
+        "The gradient of the margin is zero or not finite on {share_without_gradient:.1%} of the correctly classified "
+        "images.",
         "The gradient of the margin is zero or not finite on {share_without_gradient:.1%} of the correctly classified "
         "images. Gradient-based attacks cannot move these images, whether they are robust or not.",
     ),
     "gradients_predict": (
-        "Gradients predict the effect of a small step on all but {share_off:.1%} of the images.",
-        "On {share_off:.1%} of the images the gradient does not predict how a small step changes the margin. An operation "
+        "On {share_off:.1%} of the images, the gradient does not predict the effect of a small step.",
+        "On {share_off:.1%} of the images, the gradient does not predict how a small step changes the margin. An operation "
         "of the network probably rounds its values. Use an attack without gradients, or the gradients of a smooth "
         "approximation of the network.",
     ),
@@ -65,46 +66,47 @@ SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "noise_is_weaker": (
         "Random noise does not fool significantly more images than the attacks.",
-        "At epsilon {epsilon:.3g} random noise fools {largest_excess:.1%} more of the images than all attacks together. The "
-        "attacks do not work on this network.",
+        "At epsilon {epsilon:.3g} random noise fools more images than all attacks together, by {largest_excess:.1%} of all "
+        "images. The attacks do not work on this network.",
     ),
     "enough_steps": (
-        "With {longer} steps instead of {steps}, {attack} fools {newly_fooled:.1%} more of the images.",
-        "With {longer} steps instead of {steps}, {attack} fools {newly_fooled:.1%} more of the images at epsilon "
-        "{epsilon:.3g}. The attack has too few steps.",
+        "With {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all images, which no attack had "
+        "fooled before.",
+        "At epsilon {epsilon:.3g}, with {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all "
+        "images, which no attack had fooled before. The attack has too few steps.",
     ),
     "black_box_is_weaker": (
-        "Black-box attacks fool {fooled_by_black_box_alone:.1%} of the images in addition to the white-box attacks.",
-        "At epsilon {epsilon:.3g} a black-box attack fools {fooled_by_black_box_alone:.1%} of the images in addition to the "
-        "{error_by_white_box:.1%} that the white-box attacks fool. The white-box attacks are too weak, or the gradients "
-        "mislead them.",
+        "{fooled_by_black_box_alone:.1%} of the images are fooled by a black-box attack and by no white-box attack.",
+        "At epsilon {epsilon:.3g} the white-box attacks fool {error_by_white_box:.1%} of the images. A black-box attack fools "
+        "{fooled_by_black_box_alone:.1%} of all images, which no white-box attack fools. The white-box attacks are too weak, "
+        "or the gradients mislead them.",
     ),
     "square_is_weaker": (
-        "Square uses only logits. It fools {fooled_by_black_box_alone:.1%} of the images in addition to the other attacks.",
-        "At epsilon {epsilon:.3g} Square, which uses only logits, fools {fooled_by_black_box_alone:.1%} of the images in "
-        "addition to the {error_by_white_box:.1%} that the other attacks fool. The other attacks are too weak, or the "
-        "gradients mislead them.",
+        "{fooled_by_black_box_alone:.1%} of the images are fooled by Square and by no other attack.",
+        "At epsilon {epsilon:.3g} the other attacks fool {error_by_white_box:.1%} of the images. Square, which uses only "
+        "logits, fools {fooled_by_black_box_alone:.1%} of all images, which no other attack fools. The other attacks are too "
+        "weak, or the gradients mislead them.",
     ),
     "white_box_is_weaker": (
-        "PGD on the margin fools {newly_fooled:.1%} of the images in addition to the attacks without gradients.",
-        "At epsilon {epsilon:.3g} PGD on the margin fools {newly_fooled:.1%} of the images in addition to the {error:.1%} "
-        "that the attacks fool. None of the attacks uses gradients, so they do not measure robustness. Add an attack that "
-        "uses gradients.",
+        "{newly_fooled:.1%} of the images are fooled by PGD on the margin and by no attack without gradients.",
+        "At epsilon {epsilon:.3g} the attacks fool {error:.1%} of the images. PGD on the margin newly fools "
+        "{newly_fooled:.1%} of all images. None of the attacks uses gradients, so they do not measure robustness. Add an "
+        "attack that uses gradients.",
     ),
     "many_steps_beat_one": (
         "No single-step attack fools significantly more images than the many-step attacks.",
-        "At epsilon {epsilon:.3g} {attack}, a single-step attack, fools {largest_excess:.1%} more of the images than all "
-        "many-step attacks together. Their steps are too short, or the gradients mislead them.",
+        "At epsilon {epsilon:.3g} {attack}, a single-step attack, fools more images than all many-step attacks together, by "
+        "{largest_excess:.1%} of all images. The steps of the many-step attacks are too short, or the gradients mislead them.",
     ),
     "cross_entropy_not_masked": (
         "PGD on the margin does not fool significantly more images than PGD on cross-entropy.",
-        "At epsilon {epsilon:.3g} PGD on the margin fools {largest_excess:.1%} more of the images than PGD on "
-        "cross-entropy. PGD on cross-entropy fails because of the scale of the logits, not because the network is robust.",
+        "At epsilon {epsilon:.3g} PGD on the margin fools more images than PGD on cross-entropy, by {largest_excess:.1%} of "
+        "all images. PGD on cross-entropy fails because of the scale of the logits, not because the network is robust.",
     ),
     "enough_images": (
-        "{images} images give errors within {half_width:.3f}.",
-        "{images} images give the error at epsilon {epsilon:.3g} only within {half_width:.3f}, more than {limit:g}. Measure "
-        "on more images.",
+        "With {images} images, the half-width of the 95 % interval of an error is at most {half_width:.3f}.",
+        "With {images} images, the half-width of the 95 % interval of the error at epsilon {epsilon:.3g} is "
+        "{half_width:.3f}, above {limit:g}. Measure on more images.",
     ),
     # Checks of tables.
     "accuracies_in_range": (

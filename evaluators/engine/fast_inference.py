@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 # Largest difference between the logits of the folded and the original network, relative to the largest logit.
 TOLERANCE = 1e-4
 PROBES = 4
-# Break-even number of attempts (one image at one epsilon each) for tracing and folding a small network.
-MIN_CALLS_TO_FUSE = 1500
+# An attempt is one attack on one image at one epsilon. With fewer attempts than this, tracing and folding a small network
+# costs more time than it saves.
+MIN_ATTEMPTS_TO_FUSE = 1500
 
 
 @contextmanager
-def inference(network: nn.Module, x: Tensor, attempts: int = MIN_CALLS_TO_FUSE) -> Iterator[nn.Module]:
+def inference(network: nn.Module, x: Tensor, attempts: int = MIN_ATTEMPTS_TO_FUSE) -> Iterator[nn.Module]:
     """Yields a network with the same logits as `network` in evaluation mode, faster where possible.
 
     In a copy of the network, batch norm is folded into the preceding convolutions, and images (N, C, H, W) use the
-    channels-last format. The original network is yielded if it cannot be traced or if there are too few attempts. It is
-    also yielded if the logits of the copy differ on the first images. It is frozen inside the context and restored
-    afterwards.
+    channels-last format. The original network is yielded if it cannot be traced, if there are too few attempts, or if the
+    logits of the copy differ on the first images. `network` is frozen inside the context and restored afterwards.
 
     Args:
         network: Maps images (N, ...) to logits (N, K).
         x: Images, (N, ...).
-        attempts: Expected number of attacks of one image at one epsilon.
+        attempts: Expected number of attempts: images times attacks times epsilons.
     """
     with frozen(network):
-        folded = _folded(network) if attempts >= MIN_CALLS_TO_FUSE else None
+        folded = _folded(network) if attempts >= MIN_ATTEMPTS_TO_FUSE else None
         if folded is not None and x.ndim == 4 and suits_channels_last(folded):
             folded = _ChannelsLast(folded.to(memory_format=torch.channels_last))
         yield folded if folded is not None and _agree(network, folded, x[:PROBES]) else network

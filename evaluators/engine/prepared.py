@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.engine.batches import FORWARD_ONLY, Batches, find_batches
-from evaluators.engine.fast_inference import MIN_CALLS_TO_FUSE, inference
+from evaluators.engine.fast_inference import MIN_ATTEMPTS_TO_FUSE, inference
 from evaluators.engine.input_checks import check_images, check_labels, check_logits, check_module
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PreparedNetwork:
 
 @contextmanager
 def prepare(
-    network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = MIN_CALLS_TO_FUSE
+    network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = MIN_ATTEMPTS_TO_FUSE
 ) -> Iterator[PreparedNetwork]:
     """Yields a network prepared for attacks on images x with labels y, and restores its state afterwards.
 
@@ -52,7 +52,8 @@ def prepare(
         x: Clean images, (N, ...), pixels in [0, 1].
         y: True labels, (N,) int64.
         batch_size: Images in one pass through the network; estimated from the memory that one image needs if None.
-        attempts: Number of attacks times number of epsilons. If it is small, the network is not optimised for speed.
+        attempts: Expected number of attempts on each image: attacks times epsilons. If it is small, the network is not
+            optimised for speed.
 
     Raises:
         TypeError: network, x or y has the wrong type.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from evaluators import PGD, radii
-from evaluators.engine.fast_inference import MIN_CALLS_TO_FUSE, inference
+from evaluators.engine.fast_inference import MIN_ATTEMPTS_TO_FUSE, inference
 
 
 def settled(network, x):
@@ -43,9 +43,9 @@ def test_batch_norm_is_folded_and_nothing_else_changes(conv, images):
 
 def test_too_little_work_is_not_worth_folding(conv, images):
     network, x = conv(), images(4)
-    with inference(network, x, MIN_CALLS_TO_FUSE - 1) as fast:
+    with inference(network, x, MIN_ATTEMPTS_TO_FUSE - 1) as fast:
         assert fast is network
-    with inference(network, x, MIN_CALLS_TO_FUSE) as fast:
+    with inference(network, x, MIN_ATTEMPTS_TO_FUSE) as fast:
         assert fast is not network
 
 
