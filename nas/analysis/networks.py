@@ -25,14 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _KINDS = "a bundle's folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME"
-_REMEDY = (
-    "write a function without arguments that builds the network, loads the weights and returns it, and name it as "
-    "FILE.py:FUNCTION"
-)
+_REMEDY = "write a function without arguments that returns the network with its weights, and pass FILE.py:FUNCTION instead"
 
 
 def open_network(source: str, *, trust: bool = False) -> nn.Module:
-    """Returns a network in evaluation mode, on the device that its source chooses, mostly the CPU.
+    """Returns a network in evaluation mode, on the device where the source puts it, usually the CPU.
 
     Args:
         source: One of: folder of a bundle; file of torch.export or TorchScript, with any suffix; `path/to/file.py:NAME` or
@@ -76,8 +73,9 @@ def _bundle(folder: Path, trust: bool) -> nn.Module:
     if is_bundle(folder):
         return load(folder, trust=trust)
     bundles = sorted(path for path in folder.glob("bundles/*") if is_bundle(path))
-    remedy = f"a run; name one of its bundles, such as {bundles[0]}" if bundles else f"a network is {_KINDS}"
-    raise NetworkError(f"{folder}: is a folder, but not a bundle (no manifest.json): {remedy}")
+    if bundles:
+        raise NetworkError(f"{folder}: is a run, not a bundle; name one of its bundles, such as {bundles[0]}")
+    raise NetworkError(f"{folder}: is a folder without manifest.json, so it is not a bundle; a network is {_KINDS}")
 
 
 def _from_file(path: Path, trust: bool) -> nn.Module:
@@ -90,7 +88,7 @@ def _from_file(path: Path, trust: bool) -> nn.Module:
         return _scripted(path)
     if path.suffix == ".py":
         raise NetworkError(f"{path}: must have a function's name; write {path}:NAME, a function that returns the network")
-    kind = "a pickle, of weights or of a whole module" if _is_pickle(path, names) else "neither"
+    kind = "a pickle (of weights or of a whole module)" if _is_pickle(path, names) else "neither"
     raise NetworkError(f"{path}: must hold a graph of torch.export or TorchScript, found {kind}; {_REMEDY}")
 
 
@@ -105,7 +103,8 @@ def _names(path: Path) -> set[str]:
 
 def _is_pickle(path: Path, names: set[str]) -> bool:
     with path.open("rb") as file:
-        return "data.pkl" in names or file.read(1) == b"\x80"  # Formats of torch.save since and before torch 1.6.
+        # Since torch 1.6, torch.save writes data.pkl in a zip. Before, it wrote a plain pickle, which starts with 0x80.
+        return "data.pkl" in names or file.read(1) == b"\x80"
 
 
 def _exported(path: Path, trust: bool) -> nn.Module:

@@ -505,7 +505,7 @@ def test_the_same_bundle_twice(bundle_copy, refused, monkeypatch):
 def test_the_folder_of_a_run(finished_run, refused):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     message = refused(finished_run, bundle)
-    assert re.search(rf"{finished_run}: .*not a bundle \(no manifest\.json\).*{finished_run}/bundles/", message)
+    assert re.search(rf"{finished_run}: is a run, not a bundle; .*{finished_run}/bundles/", message)
 
 
 # Realistic mistakes.

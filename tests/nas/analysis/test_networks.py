@@ -109,7 +109,7 @@ def test_notices_of_deprecation_are_swallowed(open_here, recwarn):
     assert not list(recwarn)
 
 
-FUNCTION = "write a function without arguments that builds the network, loads the weights and returns it"
+FUNCTION = "write a function without arguments that returns the network with its weights"
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ FUNCTION = "write a function without arguments that builds the network, loads th
     [
         ("none.pt", "none.pt: no such file or folder; a network is a bundle's folder, a .pt2 file, a TorchScript file"),
         ("resnet18", "resnet18: no such file or folder; a network is .* FILE.py:NAME or package.module:NAME"),
-        (".", "is a folder, but not a bundle"),
-        ("weights.pt", f"weights.pt: must hold .* TorchScript, found a pickle, of weights or of a whole module; {FUNCTION}"),
-        ("module.pth", f"module.pth: must hold .* found a pickle, of weights or of a whole module; {FUNCTION}.*FILE.py"),
+        (".", "is a folder without manifest.json, so it is not a bundle; a network is"),
+        ("weights.pt", rf"weights.pt: must hold .* found a pickle \(of weights or of a whole module\); {FUNCTION}"),
+        ("module.pth", rf"module.pth: must hold .* found a pickle \(of weights or of a whole module\); {FUNCTION}.*FILE.py"),
         ("old.pt", "old.pt: must hold .* found a pickle"),
         ("weights.safetensors", f"must hold a graph of torch.export or TorchScript, found neither; {FUNCTION}"),
         ("text.pt", "text.pt: must hold .* found neither"),
@@ -150,7 +150,7 @@ def test_what_is_no_network_is_told_with_a_remedy(source, message, open_here):
 
 
 def test_a_run_is_told_apart_from_its_bundles(finished_run):
-    with pytest.raises(NetworkError, match=r"a run; name one of its bundles, such as .*/bundles/1-"):
+    with pytest.raises(NetworkError, match=r"is a run, not a bundle; name one of its bundles, such as .*/bundles/1-"):
         open_network(str(finished_run))
 
 
