@@ -14,7 +14,7 @@ from nas.training.recipes import Recipe
 @final
 @dataclass(frozen=True, kw_only=True)
 class RandomSigns(Attack):
-    """Evaluates random corners of the ball and returns the corner with the largest loss.
+    """Evaluates random corners of the L-infinity ball and returns the corner with the largest loss.
 
     Attributes:
         norm: Shape of the ball.

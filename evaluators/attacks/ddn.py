@@ -30,14 +30,15 @@ class DDN(MinimumNorm):
     """Decoupled direction and norm: gradient steps on a sphere around the image, L2 only.
 
     The sphere shrinks when the point is misclassified and grows otherwise. Two deviations from the paper: points are not
-    rounded to 8 bits, and the nearest misclassified point is bisected towards the image at the end.
+    rounded to 8 bits, and at the end, a bisection moves the nearest misclassified point closer to the image.
 
     Attributes:
         norm: Norm to minimise, l2.
-        loss: Loss to maximise: cross_entropy, margin or dlr. Steps are random where its gradient is zero, which happens
-            for cross_entropy where the logits are very far apart.
+        loss: Loss to maximise: cross_entropy, margin or dlr. If its gradient is zero, the step is random. For cross_entropy,
+            this happens if the logits are very far apart.
         steps: Number of gradient steps.
-        gamma: Share by which the sphere shrinks or grows at each step, in (0, 1). Its first radius is 1.
+        gamma: Share by which the sphere shrinks or grows at each step, in (0, 1). The radius of the sphere
+            starts at 1.
 
     Raises:
         ValueError: norm is not l2, steps is below 1, or gamma is not between 0 and 1.
@@ -57,7 +58,7 @@ class DDN(MinimumNorm):
             raise ValueError(f"gamma must be between 0 and 1, got {self.gamma}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Takes the gradient steps, then bisects the nearest misclassified point towards x."""
+        """Takes the gradient steps, then moves the nearest misclassified point closer to x by a bisection."""
 
         def judged(logits: Tensor, y: Tensor) -> Tensor:
             # The value is the margin and the gradient is that of the loss: one pass gives both the decision and the step.

@@ -41,11 +41,13 @@ class HopSkipJump(MinimumNorm):
 
     Attributes:
         norm: Norm to minimise, linf or l2.
-        queries: Largest number of queries per image. Below a thousand, the points found are far from the nearest ones.
-        probes: Number of random probes in the first iteration. It grows with the square root of the iteration.
+        queries: Largest number of queries per image. With fewer than 1000, the perturbations found are much larger
+            than the smallest ones.
+        probes: Number of random probes in the first iteration. Iteration i uses sqrt(i) times as many, if enough queries are
+            left.
 
     Raises:
-        ValueError: queries is below 100, which one iteration may need, or probes is below 1.
+        ValueError: queries is below 100, which may not suffice for one iteration, or probes is below 1.
     """
 
     norm: Norm = Linf()
@@ -54,7 +56,7 @@ class HopSkipJump(MinimumNorm):
 
     def __post_init__(self) -> None:
         if self.queries < 100:
-            raise ValueError(f"queries must be at least 100, which one iteration may need, got {self.queries}")
+            raise ValueError(f"queries must be at least 100, so that one iteration is possible, got {self.queries}")
         if self.probes < 1:
             raise ValueError(f"probes must be at least 1, got {self.probes}")
 
@@ -81,7 +83,8 @@ class HopSkipJump(MinimumNorm):
         for draw in range(STARTS - 1):
             if misclassified.all():
                 break
-            # Many networks give all noise images one class. So noise, black and white pixels, and plain grey take turns.
+            # Many networks predict one class for all noise images. The starts therefore alternate between noise, black and
+            # white pixels, and a constant random grey.
             pixels = noise.uniform(x, draw)
             tried = (pixels, pixels.round(), broadcast_per_image(pixels.flatten(1)[:, 0], x).expand_as(x))[draw % 3]
             wrong = target.wrong(tried) & ~misclassified

@@ -77,15 +77,15 @@ SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "black_box_is_weaker": (
         "{fooled_by_black_box_alone:.1%} of the images are fooled by a black-box attack and by no white-box attack.",
-        "At epsilon {epsilon:.3g} the white-box attacks fool {error_by_white_box:.1%} of the images. A black-box attack fools "
-        "{fooled_by_black_box_alone:.1%} of all images, which no white-box attack fools. The white-box attacks are too weak, "
-        "or the gradients mislead them.",
+        "At epsilon {epsilon:.3g} the white-box attacks fool {error_by_white_box:.1%} of the images. A black-box attack "
+        "fools {fooled_by_black_box_alone:.1%} of all images, which no white-box attack fools. The white-box attacks are "
+        "too weak, or the gradients mislead them.",
     ),
     "square_is_weaker": (
         "{fooled_by_black_box_alone:.1%} of the images are fooled by Square and by no other attack.",
         "At epsilon {epsilon:.3g} the other attacks fool {error_by_white_box:.1%} of the images. Square, which uses only "
-        "logits, fools {fooled_by_black_box_alone:.1%} of all images, which no other attack fools. The other attacks are too "
-        "weak, or the gradients mislead them.",
+        "logits, fools {fooled_by_black_box_alone:.1%} of all images, which no other attack fools. The other attacks are "
+        "too weak, or the gradients mislead them.",
     ),
     "white_box_is_weaker": (
         "{newly_fooled:.1%} of the images are fooled by PGD on the margin and by no attack without gradients.",
@@ -96,7 +96,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "many_steps_beat_one": (
         "No single-step attack fools significantly more images than the many-step attacks.",
         "At epsilon {epsilon:.3g} {attack}, a single-step attack, fools more images than all many-step attacks together, by "
-        "{largest_excess:.1%} of all images. The steps of the many-step attacks are too short, or the gradients mislead them.",
+        "{largest_excess:.1%} of all images. The steps of the many-step attacks are too short, or the gradients mislead "
+        "them.",
     ),
     "cross_entropy_not_masked": (
         "PGD on the margin does not fool significantly more images than PGD on cross-entropy.",

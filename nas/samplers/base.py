@@ -30,7 +30,8 @@ class FinishedTrial:
         key: Hash of the canonical architecture.
         architecture: The proposed architecture.
         values: Objectives, to be minimised; None if the trial failed, was infeasible or was pruned.
-        constraints: Excess over each measured bound, by name; feasible if at most 0.
+        constraints: (metric - bound) / |bound| of each constraint, by name, with a divisor of 1 if the bound is 0. The
+            trial is feasible if no value is above 0.
     """
 
     number: int
@@ -41,23 +42,24 @@ class FinishedTrial:
 
     @property
     def violation(self) -> float:
-        """Sum of the positive excesses over the constraints; 0 if feasible."""
+        """Sum of the positive values of `constraints`; 0 if the trial is feasible."""
         return sum(max(0.0, value) for value in self.constraints.values())
 
 
 @final
 @dataclass(frozen=True)
 class History:
-    """Input of a proposal.
+    """Input of the proposal for one trial.
 
     Attributes:
         space: The search space.
         objectives: Number of objectives.
-        finished: Finished trials with smaller numbers, ordered by number.
-        keys: Hashes of the canonical architectures of all trials with smaller numbers, including running trials.
+        finished: Finished trials with smaller numbers than this trial, ordered by number.
+        keys: Hashes of the canonical architectures of all trials with smaller numbers than this trial, including running
+            trials.
         start: Number of the first trial that the sampler proposes. Earlier trials are given or drawn uniformly.
         study: The study, for Optuna's samplers.
-        trial: The trial, for Optuna's samplers.
+        trial: The trial for which an architecture is proposed, for Optuna's samplers.
         key_of: Function that returns the hash of an architecture's canonical form. It caches the hashes.
         cache: Cache for results of earlier proposals, by class of the sampler. Proposals must not depend on it.
     """
@@ -78,7 +80,7 @@ class History:
         return tuple(trial for trial in self.finished if trial.values is not None)
 
     def is_new(self, architecture: Architecture) -> bool:
-        """Returns whether no trial has an equivalent architecture."""
+        """Returns whether no trial with a smaller number has an equivalent architecture."""
         return self.key_of(architecture) not in self.keys
 
 

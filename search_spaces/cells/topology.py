@@ -24,7 +24,8 @@ class Topology:
         inputs: Number of inputs, nodes 0 to inputs - 1.
         sources: For each further node, its alternatives. An alternative is a tuple of source nodes, with one operation on
             each. If a node has one alternative, only its operations are chosen.
-        output: Nodes that are concatenated into the output, without the inputs: the last one, all, or the unused ones.
+        output: Non-input nodes that are concatenated into the output: the last one, all, or those that no other node uses as
+            a source.
     """
 
     inputs: int
@@ -56,14 +57,20 @@ class Topology:
 
     @property
     def picks(self) -> bool:
-        """Whether a node has several alternatives or the same source twice. The choices then have no edge names."""
+        """Whether any node has several alternatives or the same source twice.
+
+        If so, the operation choices are named `node2_op1`, not after edges.
+        """
         return any(
             len(alternatives) > 1 or len({*first}) < len(first) for alternatives in self.sources for first in alternatives
         )
 
     @property
     def interchangeable(self) -> bool:
-        """Whether every node may have any earlier node as source, so that the order of the nodes does not matter."""
+        """Whether every node has all earlier nodes as sources, or may pick any two of them.
+
+        If so, the order of the nodes does not matter.
+        """
         return all(
             alternatives == (tuple(range(node)),)
             or {frozenset(pair) for pair in alternatives} >= {frozenset(p) for p in itertools.combinations(range(node), 2)}
@@ -164,7 +171,8 @@ def two_inputs(nodes: int, inputs: int = 2, output: Output = "all", *, distinct:
         nodes: Number of nodes, inputs included.
         inputs: Number of inputs, 1 or 2.
         output: Nodes that are concatenated into the output.
-        distinct: Whether the two nodes must differ. With one input, the first node uses it twice in any case.
+        distinct: Whether the two nodes must differ. With one input, node 1 has only one possible source and
+            always uses it twice.
 
     Raises:
         ValueError: The numbers of nodes and inputs are impossible, or the output is unknown.
