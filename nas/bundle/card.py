@@ -41,6 +41,8 @@ def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Pro
             f"- Cost: {record['cost']['parameters']:,} parameters, {record['cost']['macs']:,} multiply-accumulates an image",
             f"- Weights: epoch {provenance.kept_epoch}, chosen on the validation split",
             "",
+            "The flip rate is the share of the correctly classified images that an attack flips within epsilon.",
+            "",
             "| attack | norm | error at the largest epsilon | median radius | power law of the flip rate |",
             "| --- | --- | --- | --- | --- |",
             *rows,
@@ -81,11 +83,14 @@ def _row(name: str, entry: dict[str, Any]) -> str:
         law_text = f"none: {entry['power_law']['reason']}"
     else:
         low, high = law.exponent_interval
-        bent = ", saturated beyond" if law.saturated else ""
+        bent = " At the largest epsilon, the flip rate is significantly below the law." if law.saturated else ""
         beaten = [
             form.replace("_", "-") for form, comparison in law.alternatives.items() if comparison.verdict() == "power law"
         ]
-        better = f", better than a {' or '.join(beaten)} form" if beaten else ""
-        law_text = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{bent}{better}"
+        better = f" The law fits significantly better than the {' and the '.join(beaten)} form." if beaten else ""
+        law_text = (
+            f"The exponent is {law.exponent:.2f} (95 % interval {low:.2f} to {high:.2f}) up to epsilon {law.window[1]:.3g}."
+            f"{bent}{better}"
+        )
     median = "not reached" if entry["median_radius"] is None else f"{entry['median_radius']:.3g}"
     return f"| {name} | {entry['config']['norm']} | {entry['error'][-1]:.3f} | {median} | {law_text} |"

@@ -93,15 +93,17 @@ def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
 
 
 def margins_figure(profile: RobustnessProfile) -> str:
-    """Returns a picture of the densities of logit differences to the nearest rivals, over correctly classified images."""
+    """Returns a picture of the densities of logit differences to the nearest wrong classes, on correct images."""
     densities = {**profile.record["margins"]["densities"]}
     at: list[float] = densities.pop("at")
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(5.4, 3.2)
         for colour, (name, density) in zip(cycle(COLOURS), densities.items(), strict=False):
             place = {"1": "nearest", "2": "second", "3": "third"}[name.removeprefix("rival_")]
-            axes.plot(at, density, color=colour, label=f"{place} rival")
-        axes.set(xlabel="true logit minus the rival's", ylabel="density", xlim=(0, None), ylim=(0, None))
+            axes.plot(at, density, color=colour, label=f"{place} wrong class")
+        axes.set(
+            xlabel="logit of the label minus logit of the wrong class", ylabel="density", xlim=(0, None), ylim=(0, None)
+        )
         if axes.get_lines():
             axes.legend(fontsize=8)
         return to_svg(figure)

@@ -18,7 +18,7 @@ from nas.analysis.compare.result import universal_sentence
 from nas.errors import first_line
 from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES, STYLE, to_svg
-from nas.reports.networks import passes_per_second
+from nas.reports.networks import macs_per_second
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
     first, attack = next(iter(opened.values())), PGD(norm=NORMS[norm]())
     # Each image is attacked on every network, by forward and backward passes, and then tested on all of them.
     passes = len(epsilons) * (3 * attack.steps + len(opened))
-    affordable = int(SECONDS * passes_per_second(first.test) / (passes * sum(one.macs for one in opened.values())))
+    affordable = int(SECONDS * macs_per_second(first.test) / (passes * sum(one.macs for one in opened.values())))
     count = min(IMAGES, affordable, len(first.test.x))
     if affordable < LEAST:
         raise _TooLongError
@@ -107,14 +107,14 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
         pictures,
         (
             *carried,
-            f"Transfer is asymmetric for {uneven} of {len(pairs)} pairs of networks and epsilons (exact McNemar tests, "
-            "corrected by Holm).",
+            f"Transfer is significantly asymmetric in {uneven} of {len(pairs)} tests, one for each pair of networks at each "
+            "epsilon (exact McNemar tests, corrected by Holm).",
         ),
     )
 
 
 def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
-    """Returns the share of points in balls around clean images to which the networks assign different classes.
+    """Returns the shares of points in balls around clean images to which the networks assign different classes.
 
     Raises:
         _TooLongError: the measurement would exceed the time limit.
@@ -123,7 +123,7 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     first, ball, sizes = next(iter(opened.values())), NORMS[norm](), [0.0, *epsilons]
     centres = first.test.x[:CENTRES]
     balls = len(centres) * len(sizes)
-    affordable = int(SECONDS * passes_per_second(first.test) / sum(one.macs for one in opened.values()) / balls)
+    affordable = int(SECONDS * macs_per_second(first.test) / sum(one.macs for one in opened.values()) / balls)
     if affordable < 1:
         raise _TooLongError
     points = affordable_samples(ball, centres[0].numel(), balls, min(POINTS, affordable))
@@ -136,6 +136,7 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     with mpl.rc_context(STYLE):
         picture = to_svg(disagreement_figure(result, norm))
     summary = (
-        f"Share of points to which the networks assign different classes, around {len(centres)} clean images: {shares}."
+        f"Around {len(centres)} clean images, the networks assign different classes to these shares of the points "
+        f"(95 % intervals): {shares}."
     )
     return NetworkPairs((picture,), (summary,))

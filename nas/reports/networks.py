@@ -1,4 +1,7 @@
-"""Networks of a report's bundles with their test images, opened once for all pictures that need forward passes."""
+"""Opens the network and the test images of each bundle of a report once.
+
+All pictures that need forward passes use these networks and images.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-# Approximate multiply-accumulates a second, on one core of a CPU or on a GPU.
+# Approximate number of multiply-accumulates per second, on one core of a CPU or on a GPU.
 _SECOND = {"cpu": 3e10, "cuda": 3e12, "mps": 3e11}
 
 
@@ -47,12 +50,12 @@ class LoadedBundle:
         return max(1, int(self.bundle.profile.record["cost"]["macs"]))
 
     def passes(self, seconds: float) -> int:
-        """Returns the approximate number of images that pass through the network in a time in seconds."""
-        return int(seconds * passes_per_second(self.test) / self.macs)
+        """Returns the approximate number of images that the network classifies in this number of seconds."""
+        return int(seconds * macs_per_second(self.test) / self.macs)
 
 
-def passes_per_second(images: Split) -> float:
-    """Returns the approximate multiply-accumulates a second of the device that holds the images."""
+def macs_per_second(images: Split) -> float:
+    """Returns the approximate number of multiply-accumulates per second of the device that holds the images."""
     return _SECOND.get(images.x.device.type, _SECOND["cpu"])
 
 
@@ -74,7 +77,10 @@ def load_bundles(bundles: Iterable[Bundle], *, trust: bool = False) -> tuple[dic
 
 
 def duplicates(bundles: Iterable[Bundle]) -> dict[str, str]:
-    """Returns the bundles with the same weights as an earlier bundle: the earlier bundle's name, by the later one's."""
+    """Finds the bundles whose weights equal those of an earlier bundle.
+
+    Returns a dict from the name of each such bundle to the name of the first bundle with these weights.
+    """
     first: dict[str, str] = {}
     originals = {}
     for bundle in bundles:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 SHOWN_TRIALS = 20
 CAPTIONS = {
-    "margins": "Densities of the differences between the true logit and the logits of its nearest rivals.",
+    "margins": "Densities of the differences between the logit of the label and the largest logits of the wrong classes.",
     "corruptions": "Error under common corruptions.",
     "certificates": "Certified error of the randomized-smoothing classifier.",
 }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nas.study.trial import Trial
 
 # Metrics whose rank correlation with adversarial error is reported, and their names in the sentence.
-_PREDICTORS = {"clean_error": "its clean error", "parameters": "its parameters", "macs": "its multiply-accumulates"}
+_PREDICTORS = {"clean_error": "clean error", "parameters": "parameters", "macs": "multiply-accumulates"}
 
 
 def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
@@ -33,15 +33,15 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     low, high = spread.range
     verdict = "differ significantly" if spread.heterogeneity_p < 0.05 else "do not differ significantly"
     without = len(laws) - len(fitted)
-    rest = f" For {without} {'network' if without == 1 else 'networks'}, no power law fits." if without else ""
+    rest = f" No power law fits {without} of the {len(laws)} networks." if without else ""
     return (
-        f"Worst case over the attacks: the exponents of {len(determined)} networks lie between {low:.2f} and {high:.2f}. "
-        f"They {verdict} (Cochran's Q, p = {spread.heterogeneity_p:.2g}).{rest}"
+        f"Under the worst case over the attacks, the power laws of {len(determined)} networks have exponents between "
+        f"{low:.2f} and {high:.2f}. The exponents {verdict} (Cochran's Q, p = {spread.heterogeneity_p:.2g}).{rest}"
     )
 
 
 def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
-    """Returns a sentence on the differences between the two largest logits; None if the profile lacks them.
+    """Returns sentences on the differences between the two largest logits; None if the profile lacks them.
 
     Args:
         margins: Entry `margins` of a profile.
@@ -52,9 +52,10 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     near = gaps["near_zero"]
     low, high = near["interval"]
     return (
-        "Differences between the two largest logits are divided by their mean over the images. Their density near zero is "
-        f"{near['density']:.2f} ({low:.2f} to {high:.2f}). An exponential distribution has density 1. The "
-        f"Kolmogorov-Smirnov distance to the differences of independent logits is {gaps['distance_to_independent']:.2f}."
+        "The gap of an image is the difference between its two largest logits, divided by the mean difference. The density "
+        f"of the gaps near zero is {near['density']:.2f} (95 % interval {low:.2f} to {high:.2f}). An exponential "
+        "distribution has density 1 at zero. For comparison, the logits of each class are permuted over the images. The "
+        f"Kolmogorov-Smirnov distance between the two gap distributions is {gaps['distance_to_independent']:.2f}."
     )
 
 
@@ -80,6 +81,6 @@ def _correlations(name: str, trials: Sequence[Trial]) -> str | None:
         f"with {word} {rank_correlation([trial.metrics[key] for trial in trials], errors)}" for key, word in known.items()
     ]
     return (
-        f"Rank correlation of adversarial error over {len(trials)} {name} candidates (95 % intervals): "
+        f"Over {len(trials)} {name} candidates, adversarial error has these rank correlations (95 % intervals): "
         f"{', '.join(correlations)}."
     )

@@ -77,14 +77,18 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
             second=False,
             samples=samples,
         )
-        around = f"Around test image {image} (class {classes[drawn.label]}), in the plane of the clean image,"
+        around = f"Predicted class and margin around test image {image} (class {classes[drawn.label]})"
         if "adversarial" in drawn.endpoints:
             plane = (
-                f"the adversarial image that PGD finds at epsilon {format_epsilon(epsilon)}, and noise of the same L2 size"
+                f", the adversarial image that PGD finds at epsilon {format_epsilon(epsilon)}, and a noisy image at the "
+                "same L2 distance."
             )
         else:
-            plane = f"and two noisy images: PGD finds no adversarial image within epsilon {format_epsilon(epsilon)}"
-        caption = f"{around} {plane}. Hatched and dotted: outside the pixel range."
+            plane = f" and two noisy images. PGD finds no adversarial image within epsilon {format_epsilon(epsilon)}."
+        caption = (
+            f"{around}, in the plane through the clean image{plane} Points outside the pixel range are hatched in the plane "
+            "and dotted on the line."
+        )
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"
         pictures.append((draw_summary(drawn).decode(), caption))
@@ -92,16 +96,19 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
 
 
 def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
-    """Returns sentences on balls around an adversarial image: shares of adversarial points, and the certified radius."""
+    """Returns sentences on balls around an adversarial image: shares of adversarial points, and the proved radius."""
     norm, balls = NORM_NAMES.get(neighbourhood.norm, neighbourhood.norm), neighbourhood.balls
     shares = ", ".join(
         f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}"
         for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True)
     )
-    text = f"Share of {balls.samples} random points around the adversarial image that are adversarial ({norm}): {shares}."
+    text = (
+        f"Of {balls.samples} random points around the adversarial image ({norm}), these shares are adversarial "
+        f"(95 % intervals): {shares}."
+    )
     if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
         return f"{text} No radius is certified."
     return (
-        f"{text} Bounds certify that all images within {neighbourhood.proved:.2g} of the adversarial image are adversarial, "
-        "with a heuristic allowance for rounding."
+        f"{text} Bounds on the logits prove that all images within {neighbourhood.proved:.2g} of the adversarial image are "
+        "adversarial. The proof estimates rounding errors only heuristically."
     )

@@ -118,12 +118,13 @@ def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
     if fooled == 0:
         return f"at epsilon {format_epsilon(epsilon)}: no image fools its source"
     reaching = sum(len(one.to_all.images) for one in reach)
-    text = f"at epsilon {format_epsilon(epsilon)}: {reaching} of {fooled} adversarial images fool "
+    sources = "both source networks" if others == 1 else f"all {len(reach)} source networks"
+    text = f"at epsilon {format_epsilon(epsilon)}: over {sources}, {reaching} of {fooled} adversarial images fool "
     if others == 1:
         return f"{text}the other network as well"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)
     whom = "both other networks" if others == 2 else f"all {others} other networks"
-    return f"{text}{whom} as well; {expected:.1f} are expected for independent targets"
+    return f"{text}{whom} as well; {expected:.1f} would be expected if the targets were fooled independently"
 
 
 def as_record(comparison: NetworkComparison) -> dict[str, Any]:

@@ -199,14 +199,14 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
     for text in (
         " 2 networks",
         f"{low:.2f} and {high:.2f}",
-        "They differ significantly",
+        "The exponents differ significantly",
         "Cochran's Q",
         f"p = {spread.heterogeneity_p:.2g}",
     ):
         assert text in sentence
     sentence = exponents_sentence({"a": one, "b": other, "c": NoPowerLaw("too steep")})
     assert "do not differ significantly" in sentence
-    assert "For 1 network, no power law" in sentence
+    assert "No power law fits 1 of the 3 networks" in sentence
     assert exponents_sentence({"a": one, "c": NoPowerLaw("too steep")}) is None
     certain = dataclasses.replace(other, exponent_interval=(1.0, 1.0))
     assert exponents_sentence({"a": one, "b": certain}) is None
@@ -219,7 +219,7 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
 def test_nearest_differences_in_words():
     nearest = {"near_zero": {"density": 0.3786, "interval": [0.222, 0.599]}, "distance_to_independent": 0.2316}
     sentence = nearest_sentence({"nearest": nearest})
-    assert "near zero is 0.38 (0.22 to 0.60)" in sentence
+    assert "near zero is 0.38 (95 % interval 0.22 to 0.60)" in sentence
     assert sentence.endswith(" is 0.23.")
     assert nearest_sentence({"nearest": None}) is None
     assert nearest_sentence({}) is None  # An older profile.
@@ -267,7 +267,7 @@ def test_the_page_holds_it_all(run, opened):
     assert text.count("(mean field)") == len(run.bundles)
     laws = worst_case_laws(run.bundles, "linf")
     assert exponents_sentence(laws) is None or exponents_sentence(laws) in text
-    assert text.count("Differences between the two largest logits") == len(run.bundles)
+    assert text.count("difference between its two largest logits") == len(run.bundles)
 
 
 def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch):
@@ -293,4 +293,4 @@ def test_profiles_of_before_the_mean_field_are_shown(run, monkeypatch):
     old = dataclasses.replace(bundle, profile=dataclasses.replace(bundle.profile, record=record))
     text = render_report(dataclasses.replace(run, bundles=(old,)))
     assert "mean field" not in text
-    assert "Differences between the two largest logits" not in text
+    assert "difference between its two largest logits" not in text

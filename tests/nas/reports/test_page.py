@@ -280,7 +280,7 @@ def test_pictures_of_a_profile_are_those_that_it_has_numbers_for(conv, images):
     assert list(plain) == ["error_curves", "margins"]
     assert len([label for label in labels_of(plain["error_curves"]) if label.startswith("first order")]) == 2
     assert labels_of(plain["error_curves"]).count("mean field") == 2
-    assert {"nearest rival", "second rival", "third rival"} <= set(labels_of(plain["margins"]))
+    assert {"nearest wrong class", "second wrong class", "third wrong class"} <= set(labels_of(plain["margins"]))
     more = profile_figures(
         profile(network, x, y, attacks=attacks, options=ProfileOptions(corruptions=True, smoothing=Smoothing(sigma=0.1)))
     )
