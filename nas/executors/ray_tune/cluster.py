@@ -207,8 +207,8 @@ def connection_message(address: str | None, error: BaseException) -> str:
     # Ray 2.50 has no AuthenticationError.
     if refused or isinstance(error, getattr(ray.exceptions, "AuthenticationError", ())) or "token" in text.lower():
         return (
-            f"search.executor: the cluster at {address} refuses this process: all nodes need the same token, "
-            f"in RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH, and the same Ray version ({first_line(error)})"
+            f"search.executor: the cluster at {address} refuses this process: all nodes need RAY_AUTH_MODE=token, the same "
+            f"token in RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH, and the same Ray version ({first_line(error)})"
         )
     if "ersion mismatch" in text:
         return (

@@ -163,7 +163,7 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
         (
             ConnectionError("Failed to connect to Ray cluster"),
             "host:6379",
-            "cluster at host:6379 .*RAY_AUTH_TOKEN",
+            "cluster at host:6379 .*RAY_AUTH_MODE=token.* RAY_AUTH_TOKEN",
         ),
         (ConnectionError("Could not find any running"), "auto", "no Ray cluster at auto; .*`ray start --head"),
         (
