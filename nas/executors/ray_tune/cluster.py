@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -158,6 +159,8 @@ def ray_output_disabled() -> Iterator[None]:
 def _connect(address: str | None, cores_needed: int) -> None:
     import ray
 
+    from nas.executors.ray_tune.ray_internals import fewer_processes
+
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     cores = None
@@ -166,13 +169,14 @@ def _connect(address: str | None, cores_needed: int) -> None:
     else:
         _check_answers(address)
     try:
-        ray.init(
-            address or "local",
-            num_cpus=cores,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+        with fewer_processes() if address is None else contextlib.nullcontext():
+            ray.init(
+                address or "local",
+                num_cpus=cores,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
     except Exception as error:
         raise RunError(connection_message(address, error)) from error
 
@@ -248,7 +252,12 @@ def is_user_module(module: ModuleType) -> bool:
         return False
     if name.partition(".")[0] in ("nas", "search_spaces", "evaluators"):
         return False
-    paths = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
     path = Path(file).resolve()
-    installed = any(path.is_relative_to(Path(place).resolve()) for place in paths if Path(place).is_absolute())
-    return not installed and not {"site-packages", "dist-packages"} & set(path.parts)
+    return not {"site-packages", "dist-packages"} & set(path.parts) and not _installed_folders() & set(path.parents)
+
+
+@functools.cache
+def _installed_folders() -> frozenset[Path]:
+    """Returns the folders of Python and of installed packages. Finding them takes too long to repeat it for each module."""
+    places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
+    return frozenset(Path(place).resolve() for place in places if Path(place).is_absolute())

@@ -4,6 +4,8 @@ The list gives the use of each interface, and the reason why no public one is su
 
 - `ray._private.worker._worker_logs_enabled`, in `worker_logs_disabled`: `ray.init(log_to_driver=False)` silences the output
   of workers, but not the cluster's messages about workers that died.
+- `Node.start_api_server`, `Node.start_monitor` and `Node.start_log_monitor`, in `fewer_processes`: `ray.init` starts the
+  processes of the dashboard, the autoscaler and the logs even without a dashboard and logs, and waits for the first.
 - `RayActorManager._actor_task_failed`, in `treat_memory_kills_as_deaths`: Tune treats only `RayActorError` as the death of a
   worker and ends at any other error; nothing public converts an error before Tune handles it.
 - `Trial.temporary_state.ray_actor`, in `trial_actor`: callbacks receive the trial, but nothing public returns its actor.
@@ -33,13 +35,15 @@ from nas.errors import RunError
 REMEDY = "install a version that is known to work: pip install 'ray[tune]==2.60.0'"
 
 try:
-    from ray._private import worker
+    from ray._private import node, worker
     from ray.air.execution._internal import actor_manager
 except ImportError as error:
     raise RunError(f"search.executor: Ray {ray.__version__} has changed {error.name}; {REMEDY}") from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+UNUSED_PROCESSES = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 def missing_interfaces() -> list[str]:
@@ -83,6 +87,20 @@ def worker_logs_disabled() -> Iterator[None]:
         yield
     finally:
         worker._worker_logs_enabled = enabled
+
+
+@contextlib.contextmanager
+def fewer_processes() -> Iterator[None]:
+    """Inside the block, `ray.init` does not start the processes of the dashboard, the autoscaler and the logs."""
+    # Where Ray has no such method, it starts as usual.
+    methods = {name: getattr(node.Node, name) for name in UNUSED_PROCESSES if hasattr(node.Node, name)}
+    for name in methods:
+        setattr(node.Node, name, lambda self, *args, **settings: None)
+    try:
+        yield
+    finally:
+        for name, method in methods.items():
+            setattr(node.Node, name, method)
 
 
 def treat_memory_kills_as_deaths() -> None:

