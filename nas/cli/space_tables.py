@@ -95,7 +95,11 @@ def print_checks(space: SearchSpace, outcomes: Sequence[CheckResult]) -> None:
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}
     table = Table("", "check", "result", title=cell(space.name))
     for outcome in outcomes:
-        table.add_row(marks[outcome.passed], outcome.check.replace("_", " "), cell(outcome.message))
+        table.add_row(
+            "[yellow]![/]" if outcome.hint else marks[outcome.passed],
+            outcome.check.replace("_", " "),
+            cell(outcome.message),
+        )
     out.print(table)
     for outcome in outcomes:
         if outcome.passed is False and outcome.architecture is not None:
@@ -118,6 +122,7 @@ def check_records(outcomes: Sequence[CheckResult]) -> list[dict[str, Any]]:
             "check": outcome.check,
             "passed": outcome.passed,
             "message": outcome.message,
+            "hint": outcome.hint,
             "architecture": None if outcome.architecture is None else dict(outcome.architecture),
         }
         for outcome in outcomes

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor, nn
 
+from search_spaces.checks.ownership import unregistered_layers
 from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, as_text, error_context, logits, logits_differ
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def canonical_equal_functions(under_test: SpaceUnderTest) -> str:
         try:
             network = _ReweightedNetwork(under_test, architecture)
         except Exception:  # `builds` and `shapes` report it.
+            continue
+        if unregistered_layers(network.network):  # `registered_layers` reports it.
             continue
         with error_context("the architecture runs, but its canonical form", architecture):
             other = _ReweightedNetwork(under_test, form)

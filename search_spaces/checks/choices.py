@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Mapping
 
 import torch
 
-from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, as_text
+from search_spaces.checks.space_under_test import CheckFailure, CheckHint, SpaceUnderTest, as_text
 from search_spaces.space import Architecture, Value
 
 # Number of architectures in which a choice is tested before it counts as unused. A choice may be inactive in most of them.
 CANONICAL_TRIES = 50
 BUILD_TRIES = 25
+# Largest number of pairs of architectures that are compared to find that a canonical form is missing.
+MOST_PAIRS = 60
 # Returns a text for each architecture; None if the architecture has none.
 Fingerprints = Callable[[list[Architecture]], list[str | None]]
 
@@ -60,6 +63,31 @@ def used(under_test: SpaceUnderTest) -> str:
         "always builds the same network as another value; remove it or map it to that value in canonical",
         lambda architectures: _canonical_texts(under_test, architectures),
     )
+
+
+def canonical_complete(under_test: SpaceUnderTest) -> str:
+    """Looks for two values of a choice that give the same network in some architectures, but different canonical forms."""
+    generator, pairs, equal = random.Random(under_test.seed), 0, dict[str, Architecture]()
+    for architecture, (name, choice) in itertools.product(under_test.working_samples, under_test.space.choices.items()):
+        if len(choice.values) == 1 or name in equal:
+            continue
+        pair: list[Architecture] = [{**architecture, name: value} for value in generator.sample(choice.values, 2)]
+        forms = _canonical_texts(under_test, pair)
+        if None in forms or forms[0] == forms[1]:
+            continue
+        texts = _network_texts(under_test, pair)
+        if texts[0] == texts[1] and None not in texts:
+            equal[name] = pair[0]
+        pairs += 1
+        if pairs == MOST_PAIRS:
+            break
+    if equal:
+        raise CheckHint(
+            f"a canonical form is missing: in some architectures {', '.join(map(repr, [*equal][:5]))} changes nothing; let "
+            "canonical set it to its first value there, or the search trains equal networks",
+            next(iter(equal.values())),
+        )
+    return f"{pairs} pairs of architectures"
 
 
 def _check_every_value(

@@ -62,6 +62,40 @@ def shapes(under_test: SpaceUnderTest) -> str:
     return f"{networks} networks, one image and three, in evaluation and in training mode"
 
 
+def raw_logits(under_test: SpaceUnderTest) -> str:
+    """Checks that the outputs of a network are not probabilities."""
+    for architecture in under_test.working_samples:
+        outputs = logits(
+            under_test.build(architecture, under_test.small_shape), under_test.images(4, under_test.small_shape)
+        )
+        sums = outputs.double().sum(1)
+        in_range = bool(((outputs >= 0) & (outputs <= 1)).all())
+        if under_test.num_classes > 1 and in_range and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            raise CheckFailure(
+                "the outputs for each image are in [0, 1] with the sum 1, so they are probabilities; "
+                "remove the softmax: a network must return logits",
+                architecture,
+            )
+    return f"{len(under_test.working_samples)} networks"
+
+
+def images_unchanged(under_test: SpaceUnderTest) -> str:
+    """Checks that a network does not change its images in place."""
+    for architecture in under_test.working_samples:
+        network = under_test.build(architecture, under_test.small_shape)
+        for mode in ("training", "evaluation"):
+            x = under_test.images(3, under_test.small_shape)
+            with torch.no_grad():
+                network.train(mode == "training")(x)
+            if not torch.equal(x, under_test.images(3, under_test.small_shape)):
+                raise CheckFailure(
+                    f"the network changes its images in place in {mode} mode; "
+                    "use x = x * 2 instead of x *= 2, and no inplace=True in the first layer",
+                    architecture,
+                )
+    return f"{len(under_test.working_samples)} networks"
+
+
 def batch_independent(under_test: SpaceUnderTest) -> str:
     """Checks that in evaluation mode the logits of an image do not depend on the other images of the batch."""
     shape = under_test.small_shape

@@ -18,9 +18,19 @@ import numpy as np
 import torch
 
 from search_spaces.checks.canonical import canonical_equal_functions, canonical_idempotent, canonical_valid
-from search_spaces.checks.choices import reachable, round_trip, used
-from search_spaces.checks.networks import batch_independent, builds, deterministic, global_state, gradients, shapes
-from search_spaces.checks.space_under_test import CheckFailure, CheckSkipped, Shape, SpaceUnderTest, format_error
+from search_spaces.checks.choices import canonical_complete, reachable, round_trip, used
+from search_spaces.checks.networks import (
+    batch_independent,
+    builds,
+    deterministic,
+    global_state,
+    gradients,
+    images_unchanged,
+    raw_logits,
+    shapes,
+)
+from search_spaces.checks.parameters import registered_layers, separate_parameters, trainable_parameters
+from search_spaces.checks.space_under_test import CheckFailure, CheckHint, CheckSkipped, Shape, SpaceUnderTest, format_error
 from search_spaces.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
@@ -30,6 +40,11 @@ if TYPE_CHECKING:
 CHECKS: dict[str, Callable[[SpaceUnderTest], str]] = {
     "builds": builds,
     "shapes": shapes,
+    "registered_layers": registered_layers,
+    "separate_parameters": separate_parameters,
+    "trainable_parameters": trainable_parameters,
+    "raw_logits": raw_logits,
+    "images_unchanged": images_unchanged,
     "gradients": gradients,
     "batch_independent": batch_independent,
     "deterministic": deterministic,
@@ -40,6 +55,7 @@ CHECKS: dict[str, Callable[[SpaceUnderTest], str]] = {
     "canonical_equal_functions": canonical_equal_functions,
     "reachable": reachable,
     "used": used,
+    "canonical_complete": canonical_complete,
 }
 SHAPES: tuple[Shape, ...] = ((3, 32, 32), (1, 28, 28), (3, 24, 40))
 
@@ -54,12 +70,14 @@ class CheckResult:
         passed: Whether the check passed; None if it could not run.
         message: The fault with its place and remedy, or a summary if the check passed.
         architecture: Architecture that shows the fault; None if there is none.
+        hint: Whether the message is advice. The check passed, and the architecture is an example.
     """
 
     check: str
     passed: bool | None
     message: str
     architecture: Architecture | None = None
+    hint: bool = False
 
 
 def json_round_trip(architecture: Architecture) -> object:
@@ -106,6 +124,8 @@ def _run_check(name: str, check: Callable[[SpaceUnderTest], str], under_test: Sp
         return CheckResult(name, True, check(under_test))
     except CheckFailure as failure:
         return CheckResult(name, False, str(failure), failure.architecture)
+    except CheckHint as hint:
+        return CheckResult(name, True, str(hint), hint.architecture, hint=True)
     except CheckSkipped as reason:
         return CheckResult(name, None, f"not tried: {reason}")
     except Exception as error:  # The code of the space may raise an error where no check expects one.

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from search_spaces.checks.ownership import ParameterOwners, unregistered_layers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -30,6 +32,14 @@ class CheckFailure(Exception):  # noqa: N818 (it is the result of a check, not a
     def __init__(self, message: str, architecture: Architecture | None = None) -> None:
         super().__init__(message)
         self.architecture = None if architecture is None else dict(architecture)
+
+
+class CheckHint(Exception):  # noqa: N818 (as above)
+    """Advice that a check gives although it found no fault, with an architecture as example."""
+
+    def __init__(self, message: str, architecture: Architecture) -> None:
+        super().__init__(message)
+        self.architecture = dict(architecture)
 
 
 class CheckSkipped(Exception):  # noqa: N818 (as above)
@@ -104,20 +114,49 @@ class SpaceUnderTest:
             return False
 
     @cached_property
-    def working_samples(self) -> list[dict[str, Value]]:
+    def running_samples(self) -> list[dict[str, Value]]:
         """The samples that run on images of the first shape. `builds` and `shapes` report the others.
 
         Raises:
             CheckSkipped: No sample runs.
         """
-        working = [architecture for architecture in self.samples if self.runs(architecture, self.input_shapes[0])]
-        if not working:
+        running = [architecture for architecture in self.samples if self.runs(architecture, self.input_shapes[0])]
+        if not running:
             raise CheckSkipped("no sample builds and maps images to logits")
+        return running
+
+    @cached_property
+    def unregistered(self) -> dict[str, list[str]]:
+        """The attributes with layers that are not registered, by the running sample as text."""
+        found = {as_text(a): unregistered_layers(self.build(a, self.small_shape)) for a in self.running_samples}
+        return {text: names for text, names in found.items() if names}
+
+    @cached_property
+    def shared(self) -> dict[str, str]:
+        """The name of a parameter that an earlier network has, too, by the running sample as text."""
+        owners, found = ParameterOwners(), dict[str, str]()
+        for architecture in self.running_samples:
+            networks = [self.build(architecture, self.small_shape, seed) for seed in (0, 1)]  # Both must exist.
+            names = [owners.add(network) for network in networks]
+            found |= {as_text(architecture): name for name in names if name is not None}
+        return found
+
+    @cached_property
+    def working_samples(self) -> list[dict[str, Value]]:
+        """The running samples whose parameters are all registered and their own. Other checks report the rest.
+
+        Raises:
+            CheckSkipped: There is no such sample.
+        """
+        faulty = self.unregistered.keys() | self.shared.keys()
+        working = [architecture for architecture in self.running_samples if as_text(architecture) not in faulty]
+        if not working:
+            raise CheckSkipped("no sample has registered parameters of its own")
         return working
 
     @cached_property
     def small_shape(self) -> Shape:
-        """The smallest tested shape (C, H, W) on which all working samples run.
+        """The smallest tested shape (C, H, W) on which all samples run that run on the first shape.
 
         Raises:
             CheckSkipped: No sample runs.
@@ -125,7 +164,7 @@ class SpaceUnderTest:
         channels, *sides = self.input_shapes[0]
         for side in SMALL_SIDES:
             shape = (channels, side, side)
-            if side < min(sides) and all(self.runs(architecture, shape) for architecture in self.working_samples):
+            if side < min(sides) and all(self.runs(architecture, shape) for architecture in self.running_samples):
                 return shape
         return self.input_shapes[0]
 

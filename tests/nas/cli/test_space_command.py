@@ -221,6 +221,27 @@ def test_checks_that_fail_show_the_architecture_and_exit_2(mine, cli):
     assert "choice 'path' never changes the canonical form" in out
 
 
+def test_a_hint_is_shown_and_is_no_failure(mine, cli):
+    mine.write_text(
+        mine.read_text()
+        + """
+def blind(architecture, input_shape, num_classes):
+    kernel = architecture["kernel"] if architecture["path"] else 1
+    return build({**architecture, "kernel": kernel}, input_shape, num_classes)
+
+
+LOOSE = SearchSpace(name="loose", choices=CHOICES, build=blind)
+"""
+    )
+    arguments = ("space", f"{mine}:LOOSE", "--check", "--input", "3,12,8", "--samples", 8)
+    code, out, err = cli(*arguments)
+    assert (code, err) == (0, "")
+    assert re.search(r"! │ canonical complete +│ a canonical form is missing: .*'kernel' changes nothing", out)
+    record = json.loads(cli(*arguments, "--json")[1])
+    assert [check["check"] for check in record["checks"] if check["hint"]] == ["canonical_complete"]
+    assert record["passed"]
+
+
 def test_checks_as_json(mine, cli):
     code, out, _ = cli("space", f"{mine}:WRONG", "--check", "--input", "3,12,8", "--samples", 4, "--json")
     record = json.loads(out)
