@@ -12,11 +12,14 @@ import torch
 import yaml
 
 from evaluators import latency, macs, parameters
+from nas.bundle.export import failed_exports
+from nas.bundle.export_formats import FORMATS
 from nas.config.files import load_config, parse_config
 from nas.errors import ConfigError, RunError, first_line, format_error
 from nas.plots.cells import draw as draw_architecture
 from nas.spaces.options import open_space
-from search_spaces.checks.run import SHAPES, check_space, json_round_trip
+from nas.training.network import build_network
+from search_spaces.checks.run import SHAPES, CheckResult, check_space, json_round_trip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,12 +28,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from search_spaces import Architecture, SearchSpace
-    from search_spaces.checks.run import CheckResult
 
 Shape = tuple[int, int, int]
 # Largest number of pixels for which networks run on the CPU. Larger images use the meta device: it does not compute values,
 # so its time does not depend on the image size, but each layer has more overhead.
 SMALL_IMAGE = 64 * 64
+# Number of networks that `check` exports. Each takes seconds.
+EXPORTED = 3
 
 
 @final
@@ -168,7 +172,7 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 def check(
     space: SearchSpace, *, samples: int | None = None, seed: int = 0, shape: Shape | None = None, classes: int | None = None
 ) -> list[CheckResult]:
-    """Returns the results of the checks of a space. Architectures must also survive YAML, the format of bundles.
+    """Returns the results of the checks of a space. Architectures must also survive YAML, and networks their export.
 
     Args:
         space: The space.
@@ -177,14 +181,35 @@ def check(
         shape: Shape of the images, (C, H, W); None for several shapes.
         classes: Number of classes, K; None for 7.
     """
-    return check_space(
+    shapes = SHAPES if shape is None else (shape,)
+    results = check_space(
         space,
         samples=20 if samples is None else samples,
         seed=seed,
-        input_shapes=SHAPES if shape is None else (shape,),
+        input_shapes=shapes,
         num_classes=7 if classes is None else classes,
         formats={"JSON": json_round_trip, "YAML": _through_yaml},
     )
+    return [*results, _exports(space, min(EXPORTED, samples or EXPORTED), seed, shapes[0], classes or 7)]
+
+
+def _exports(space: SearchSpace, samples: int, seed: int, shape: Shape, classes: int) -> CheckResult:
+    """Checks that networks of random architectures can be exported in all forms of a bundle."""
+    images, exported = torch.rand(3, *shape, generator=torch.Generator().manual_seed(seed)), 0
+    for architecture in random_architectures(space, samples, seed)[:samples]:
+        try:
+            network = build_network(space, architecture, images, classes, seed)
+            with torch.no_grad():
+                network.eval()(images)
+        except (Exception, SystemExit):  # Other checks report it.
+            continue
+        for form, reason in failed_exports(network, images, FORMATS).items():
+            message = f"{form}: {reason}; change the network, or search with finalists.forms: [weights]"
+            return CheckResult("exports", False, message, architecture)
+        exported += 1
+    if not exported:
+        return CheckResult("exports", None, "not tried: no sample builds and maps images to logits")
+    return CheckResult("exports", True, f"{exported} networks as {', '.join(FORMATS)}")
 
 
 def _through_yaml(architecture: Architecture) -> object:

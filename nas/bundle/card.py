@@ -8,6 +8,8 @@ from evaluators.profiles.record import fitted
 from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from evaluators import RobustnessProfile
     from nas.bundle.manifest import Provenance
     from nas.study.finalists import Candidate
@@ -17,10 +19,22 @@ _ROLES = {
     "random": "A reference: the median of the search's random candidates.",
     "residual": "A reference: a plain residual network of about the same size as the best finalist.",
 }
+# How to load each format.
+_USE = {
+    "model.pt2": ("", "import torch", 'network = torch.export.load("model.pt2").module()       # with torch only'),
+    "model.onnx": (
+        "",
+        "import onnxruntime",
+        'session = onnxruntime.InferenceSession("model.onnx")    # with onnxruntime only',
+        'logits = session.run(["logits"], {"image": images})[0]',
+    ),
+}
 
 
-def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Provenance, cell: str) -> str:
-    """Returns the card as Markdown; `cell` is the line with the architecture's drawing, or ''."""
+def model_card(
+    candidate: Candidate, profile: RobustnessProfile, provenance: Provenance, cell: str, lacking: Collection[str]
+) -> str:
+    """Returns the card as Markdown; `cell` is the line with the drawing, or '', and `lacking` holds the absent formats."""
     record, epsilon = profile.record, provenance.epsilon
     failed = profile.failed_checks()
     norm = provenance.norm
@@ -57,13 +71,7 @@ def model_card(candidate: Candidate, profile: RobustnessProfile, provenance: Pro
             "```python",
             "import nas",
             'network = nas.load("PATH/TO/THIS/FOLDER")              # with Hardcell',
-            "",
-            "import torch",
-            'network = torch.export.load("model.pt2").module()       # with torch only',
-            "",
-            "import onnxruntime",
-            'session = onnxruntime.InferenceSession("model.onnx")    # with onnxruntime only',
-            'logits = session.run(["logits"], {"image": images})[0]',
+            *(line for form, lines in _USE.items() if form not in lacking for line in lines),
             "```",
             "",
             "`hardcell verify PATH/TO/THIS/FOLDER` checks the files, compares the formats and measures the curves again.",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import yaml
 
 from evaluators import save_profile
@@ -23,7 +26,7 @@ from nas.plots.profile import error_curves_figure
 from nas.spaces.stored import FILE
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
@@ -46,6 +49,7 @@ def export_bundle(
     profile: RobustnessProfile,
     images: Tensor,
     provenance: Provenance,
+    forms: Collection[str] = FORMATS,
 ) -> None:
     """Writes a bundle: architecture, weights, model.pt2, model.onnx, profile, radii, card, plots and manifest.
 
@@ -59,6 +63,7 @@ def export_bundle(
         profile: Profile of the network on the test split.
         images: Images (N, C, H, W) on the CPU, N >= 2, with pixels in [0, 1], on which the formats must agree.
         provenance: Config, seed, data and environment of the training.
+        forms: Formats of the network to write, of `FORMATS`.
 
     Raises:
         BundleError: the formats of the network do not give the same logits.
@@ -67,7 +72,7 @@ def export_bundle(
     # The name has the process id, because another process may export the same bundle.
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        _write(partial, candidate, space, network, profile, images, provenance)
+        _write(partial, candidate, space, network, profile, images, provenance, forms)
         partial.rename(folder)
     except OSError:
         if not is_bundle(folder):
@@ -84,6 +89,7 @@ def _write(
     profile: RobustnessProfile,
     images: Tensor,
     provenance: Provenance,
+    forms: Collection[str],
 ) -> None:
     """Writes all files of a bundle; the manifest comes last."""
     (folder / "plots").mkdir(parents=True)
@@ -103,14 +109,14 @@ def _write(
         "name": candidate.name,
         "architecture": candidate.key,
     }
-    not_exported = write_formats(network, images[:2], folder, metadata)
-    differences = _differences(network, images, folder, not_exported)
+    not_exported, differences = write_checked_formats(network, images, folder, forms, metadata)
     save_profile(profile, folder)
     (folder / "plots" / "error_curves.svg").write_text(
         error_curves_figure(profile, provenance.norm, provenance.epsilon), encoding="utf-8"
     )
     cell = _draw(folder, candidate, space)
-    (folder / "README.md").write_text(model_card(candidate, profile, provenance, cell), encoding="utf-8")
+    lacking = [form for form in FORMATS if form not in forms or form in not_exported]
+    (folder / "README.md").write_text(model_card(candidate, profile, provenance, cell, lacking), encoding="utf-8")
     write_manifest(
         folder,
         {
@@ -142,27 +148,50 @@ def _draw(folder: Path, candidate: Candidate, space: SearchSpace) -> str:
     return "![The cell](plots/cell.svg)"
 
 
-def _differences(network: Normalised, images: Tensor, folder: Path, not_exported: dict[str, str]) -> dict[str, float]:
-    """Returns the largest difference between the logits of each format and of the network, as `difference` defines it.
+def write_checked_formats(
+    network: Normalised, images: Tensor, folder: Path, forms: Collection[str], metadata: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Writes a network in all formats of `forms` that give its logits; removes the others.
 
-    A format that fails, or whose difference exceeds `TOLERANCE`, is removed and added to `not_exported`.
+    Returns:
+        The reason of each format that failed or whose difference exceeds `TOLERANCE`, and the largest difference between the
+        logits of each other format and of the network, as `difference` defines it.
     """
+    failed = write_formats(network, images[:2], folder, metadata, forms)
+    not_exported = {name: reason for name, reason in failed.items() if name in forms}
     expected = logits_of(FORMATS[0], folder, images, network)
     differences = {}
-    for form in FORMATS[1:]:
-        if form in not_exported:
-            continue
+    for form in (form for form in FORMATS[1:] if form in forms and form not in not_exported):
         try:
-            apart = difference(logits_of(form, folder, images, trust=True), expected)
+            logits = logits_of(form, folder, images, trust=True)
+            apart = difference(logits, expected)
         except Exception as error:  # The type of the error depends on the format's library.
             not_exported[form] = format_error(error)
         else:
-            if apart <= TOLERANCE:
+            if logits.dtype == expected.dtype and apart <= TOLERANCE:
                 differences[form] = apart
                 continue
             not_exported[form] = f"its logits differ from those of the network by {apart:.2g}"
+            if logits.dtype != expected.dtype:
+                not_exported[form] = f"its logits are {logits.dtype}, those of the network {expected.dtype}"
         (folder / form).unlink()
-    return differences
+    return not_exported, differences
+
+
+def failed_exports(network: Normalised, images: Tensor, forms: Collection[str]) -> dict[str, str]:
+    """Exports a network to a temporary folder and returns the reason of each format that fails, by the file's name.
+
+    Args:
+        network: Network, untrained or trained; left on the CPU in evaluation mode.
+        images: Images (N, C, H, W) on the CPU, N >= 3, with pixels in [0, 1].
+        forms: Formats to try, of `FORMATS`.
+    """
+    network = network.cpu().to(memory_format=torch.contiguous_format).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return write_checked_formats(network, images, Path(folder), forms, {})[0]
+        except (Exception, SystemExit) as error:  # safetensors and the layers of a custom space may raise any error.
+            return {FORMATS[0]: format_error(error)}
 
 
 def difference(logits: Tensor, expected: Tensor) -> float:

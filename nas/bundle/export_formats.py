@@ -13,10 +13,11 @@ from safetensors.torch import save
 
 from nas.bundle.exported import open_exported, read_limited, strip_archive
 from nas.bundle.onnx_model import run_onnx, write_onnx
+from nas.config.schema import FORMS
 from nas.errors import format_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -25,17 +26,25 @@ WEIGHTS = "weights.safetensors"
 FORMATS = (WEIGHTS, "model.pt2", "model.onnx")
 
 
-def write_formats(network: nn.Module, example: Tensor, folder: Path, metadata: Mapping[str, str]) -> dict[str, str]:
-    """Writes a network in all formats that it can be exported to; the batch size is dynamic in each.
+def files_of(forms: Collection[str]) -> tuple[str, ...]:
+    """Returns the file names of the forms in `finalists.forms`."""
+    return tuple(file for form, file in zip(FORMS, FORMATS, strict=True) if form in forms)
+
+
+def write_formats(
+    network: nn.Module, example: Tensor, folder: Path, metadata: Mapping[str, str], forms: Collection[str] = FORMATS
+) -> dict[str, str]:
+    """Writes a network in the formats that it can be exported to; the batch size is dynamic in each.
 
     Args:
         network: Network in evaluation mode on the CPU, from images (N, C, H, W) to logits (N, K).
         example: Example images (N, C, H, W), N >= 2.
         folder: Folder of the files.
         metadata: Metadata of model.onnx.
+        forms: Formats to write, of `FORMATS`. Weights are always written.
 
     Returns:
-        The reason of each format to which the network cannot be exported, by the file's name. Weights are always written.
+        The reason of each format to which the network cannot be exported, by the file's name.
 
     Raises:
         OSError: a file cannot be written.
@@ -46,17 +55,22 @@ def write_formats(network: nn.Module, example: Tensor, folder: Path, metadata: M
     (folder / WEIGHTS).write_bytes(weights)
     failed: dict[str, str] = {}
     program: torch.export.ExportedProgram | None = None
+    if not set(forms) - {WEIGHTS}:
+        return failed
     # Without gradients: an exported network is not trained further.
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(network, (example,), dynamic_shapes=({0: _batch()},))
-            (folder / "model.pt2").write_bytes(_as_pt2(program))
+            if "model.pt2" in forms:
+                (folder / "model.pt2").write_bytes(_as_pt2(program))
         except OSError:
             raise
         except Exception as error:  # torch raises various errors for layers that it cannot export.
-            failed["model.pt2"] = format_error(error)
+            failed["model.pt2"] = _reason(error)
+        if "model.onnx" not in forms:
+            return failed
         if program is None:
-            return {**failed, "model.onnx": "needs model.pt2"}
+            return {**failed, "model.onnx": "needs the graph of model.pt2" if "model.pt2" in forms else failed["model.pt2"]}
         try:
             (folder / "model.onnx").write_bytes(write_onnx(program, example, _batch(), metadata))
         except OSError:
@@ -64,6 +78,13 @@ def write_formats(network: nn.Module, example: Tensor, folder: Path, metadata: M
         except Exception as error:
             failed["model.onnx"] = format_error(error)
     return failed
+
+
+def _reason(error: Exception) -> str:
+    """Returns the reason why torch.export failed, on one line."""
+    if "Constraints violated" in str(error) or "ConstraintViolation" in type(error).__name__:
+        return "the graph depends on the batch size, as with a loop over the images or a view of a fixed size"
+    return format_error(error)
 
 
 def _batch() -> Any:

@@ -158,3 +158,14 @@ def epsilon_and_norm(record: dict[str, Any]) -> tuple[float, str]:
     """Returns epsilon, in pixel units, and norm name of the search that made a bundle, from its manifest."""
     attacks = _at(record, _ATTACKS).values()
     return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks if "norm" in attack), "linf")
+
+
+def forms_left_out(record: dict[str, Any]) -> set[str]:
+    """Returns the formats that a bundle lacks because `finalists.forms` of its config leaves them out."""
+    forms = _at(record, "config.finalists.forms")
+    lacking = {"model.pt2": "pt2", "model.onnx": "onnx"}
+    return {
+        file
+        for file, form in lacking.items()
+        if isinstance(forms, list) and form not in forms and file not in record["files"]
+    }

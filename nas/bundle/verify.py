@@ -19,7 +19,7 @@ from evaluators.profiles.attack_entry import disagreements
 from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.export_formats import FORMATS, WEIGHTS, logits_of
 from nas.bundle.load import load_checked, read_profile
-from nas.bundle.manifest import check_files, epsilon_and_norm, read_manifest
+from nas.bundle.manifest import check_files, epsilon_and_norm, forms_left_out, read_manifest
 from nas.config.files import parse_config, parse_untrusted_config
 from nas.data import open_test
 from nas.device import set_threads
@@ -152,7 +152,10 @@ def _forms(folder: Path, loaded: LoadedNetwork, images: torch.Tensor, trust: boo
     against = FORMATS[0 if rebuilt else 1]
     expected = logits_of(WEIGHTS, folder, images, network)
     not_exported = loaded.manifest.get("not_exported") or {}
+    left_out = forms_left_out(loaded.manifest)
     for form in FORMATS[FORMATS.index(against) + 1 :]:
+        if form in left_out:
+            continue
         if form in not_exported:
             outcomes.append(CheckResult(form, None, f"was not exported: {not_exported[form]}"))
             continue

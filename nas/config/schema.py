@@ -25,6 +25,8 @@ from nas.training.early_stopping import Halving
 from nas.validation import bounded, check_bounds, format_number, raise_if_invalid
 from search_spaces import Architecture  # noqa: TC001 (config files are read by annotations)
 
+# Forms of the network in a bundle. Weights are always among them.
+FORMS = ("weights", "pt2", "onnx")
 # Maps a network, the images (a Dataset) and the Config to numbers by name.
 Recorder = Callable[..., Mapping[str, float]]
 
@@ -176,9 +178,11 @@ class FinalistsConfig:
         epsilons: Epsilons of the final profile for each norm (linf, l2), in pixel units; null to choose them from the
             first-order radii of each network.
         images: Maximum number of test images.
+        forms: Forms of the network in a bundle: weights (safetensors), pt2 (torch alone) and onnx (onnxruntime alone). Use
+            [weights] for networks that cannot be exported.
 
     Raises:
-        ValueError: a value is out of range, or an attack has an invalid name.
+        ValueError: a value is out of range, an attack has an invalid name, or forms is not valid.
     """
 
     count: int = bounded(2, 1)
@@ -195,9 +199,14 @@ class FinalistsConfig:
     )
     epsilons: Mapping[str, tuple[float, ...]] | None = None
     images: int = bounded(10000, 1)
+    forms: tuple[str, ...] = FORMS
 
     def __post_init__(self) -> None:
         faults = check_bounds(self)
+        if FORMS[0] not in self.forms or not set(self.forms) <= set(FORMS):
+            faults.append(
+                ("forms", f"must hold weights, and may hold {' and '.join(FORMS[1:])}, got [{', '.join(self.forms)}]")
+            )
         try:
             check_names(self.attacks)
         except ValueError as error:

@@ -12,10 +12,13 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas.bundle.export import failed_exports
+from nas.bundle.export_formats import files_of
 from nas.config.metrics import CHEAP_METRICS
 from nas.errors import RunError, SearchFailedError
 from nas.evaluation.train_and_attack import reason_of
 from nas.executors import ExecutionContext, Job, JobStarted
+from nas.executors.local import time_limit
 from nas.pipeline.events import EpochFinished, TrialFinished, TrialStarted
 from nas.samplers.study_sampler import KEY, PROPOSED
 from nas.seeds import seed_of
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 
     from nas.config.schema import Config
     from nas.evaluation.base import Evaluator
+    from nas.evaluation.train_and_attack import TrainAndAttack
     from nas.executors import TrialResult
+    from search_spaces import Architecture, SearchSpace
 
 
 @final
@@ -235,16 +240,43 @@ def check_some_complete(trials: list[Trial]) -> None:
     raise SearchFailedError(f"none of the {len(trials)} trials is complete: {listed}")
 
 
+def first_candidates(space: SearchSpace) -> list[Architecture]:
+    """Returns the 10 architectures that are tried before a search."""
+    generator = random.Random(0)
+    last = {name: choice.values[-1] for name, choice in space.choices.items()}
+    return [last, *(space.sample(generator) for _ in range(9))]
+
+
+def check_exportable(evaluate: TrainAndAttack) -> None:
+    """Checks before the search that the first candidate that can be built can be exported in all forms of the config.
+
+    Raises:
+        RunError: a form cannot be exported.
+    """
+    config, space = evaluate.config, evaluate.space
+    for architecture in first_candidates(space):
+        try:
+            with time_limit(config.search.time_limit, config.search.time_limit):
+                network = evaluate.build(space.canonical(architecture), 0)
+        except (Exception, SystemExit):  # The next one may be buildable.
+            continue
+        failed = failed_exports(network, evaluate.data.validation.x[:3].cpu(), files_of(config.finalists.forms))
+        if failed:
+            working = [form for form in config.finalists.forms if not set(files_of([form])) & failed.keys()]
+            remedy = f"or set finalists.forms to [{', '.join(working)}]" if working else "so that its weights can be saved"
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise RunError(f"space {space.name}: a network cannot be exported to {reasons}; change the network, {remedy}")
+        return
+
+
 def check_some_buildable(evaluate: Evaluator) -> None:
     """Checks before the search that the space has an architecture that can be built for the run's images.
 
     Raises:
         RunError: none of up to 10 architectures can be built.
     """
-    space, generator = evaluate.space, random.Random(0)
-    last = {name: choice.values[-1] for name, choice in space.choices.items()}
-    reason = ""
-    for architecture in [last, *(space.sample(generator) for _ in range(9))]:
+    space, reason = evaluate.space, ""
+    for architecture in first_candidates(space):
         try:
             canonical = space.canonical(architecture)
             evaluate.precheck(Job(number=-1, architecture=canonical, proposed=canonical, seed=0))

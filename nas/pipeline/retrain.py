@@ -10,6 +10,7 @@ import torch
 
 from evaluators import ProfileOptions, profile
 from nas.bundle.export import export_bundle
+from nas.bundle.export_formats import files_of
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import Provenance, is_bundle
 from nas.config.writer import as_data
@@ -117,7 +118,8 @@ def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, tes
         environment=environment(device),
     )
     target = folder.bundles / candidate.name
-    export_bundle(target, candidate, space, network, robustness, test.x[:64], provenance)
+    forms = files_of(config.finalists.forms)
+    export_bundle(target, candidate, space, network, robustness, test.x[:64], provenance, forms)
     checkpoint.path.unlink(missing_ok=True)
     yield BundleFinished(
         candidate.name, target, robustness.record["clean_error"], robustness.error_at(config.evaluation.epsilon, norm)

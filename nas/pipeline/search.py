@@ -19,7 +19,7 @@ from nas.device import open_device, set_threads
 from nas.errors import ConfigError, RunError, SearchFailedError
 from nas.evaluation.table import open_table
 from nas.evaluation.train_and_attack import TrainAndAttack
-from nas.pipeline.controller import Controller, check_some_buildable, check_some_complete
+from nas.pipeline.controller import Controller, check_exportable, check_some_buildable, check_some_complete
 from nas.pipeline.earlier_run import resolve_earlier_runs
 from nas.pipeline.events import EpochFinished, FinalistsLacking, RunFinished, RunStarted
 from nas.pipeline.retrain import make_bundles
@@ -128,7 +128,7 @@ def _logged(events: Iterator[Event]) -> Iterator[Event]:
 def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
     """Starts a new run and returns a generator of its events, from the first trial to the report.
 
-    Config, data, space and device are checked before the folder is created.
+    Config, data, space, export and device are checked before the folder is created.
 
     Args:
         config: Settings of the search; None for the defaults.
@@ -139,6 +139,8 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
     """
     config = resolve_earlier_runs(config or Config())
     evaluate = prepare(config)
+    if isinstance(evaluate, TrainAndAttack):
+        check_exportable(evaluate)
     if config.search.storage is not None:
         check_database(config.search.storage)
     return _logged(_events(create_run(Path(run), config), evaluate))
