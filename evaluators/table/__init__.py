@@ -2,6 +2,6 @@
 
 from evaluators.table.checks import check_table
 from evaluators.table.columns import Column, parse_column
-from evaluators.table.file import read_table
+from evaluators.table.file import TableText, read_cells, read_table
 
-__all__ = ["Column", "check_table", "parse_column", "read_table"]
+__all__ = ["Column", "TableText", "check_table", "parse_column", "read_cells", "read_table"]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from evaluators.table import TableText
+
 
 _OPERATORS: dict[type[ast.AST], Any] = {
     ast.Add: operator.add,
@@ -78,7 +80,7 @@ def parse_formula(text: str, header: Sequence[str], place: str) -> Formula:
     return Formula(tree, columns)
 
 
-def evaluate_formula(formula: Formula, cells: Mapping[str, str], path: Path, line: int) -> float | None:
+def evaluate_formula(formula: Formula, table: TableText, cells: Mapping[str, str], path: Path, line: int) -> float | None:
     """Returns the value of a formula in a row; None if a required cell is empty or the value is not finite.
 
     Raises:
@@ -86,12 +88,12 @@ def evaluate_formula(formula: Formula, cells: Mapping[str, str], path: Path, lin
     """
     numbers: dict[str, float] = {}
     for name, column in formula.columns.items():
-        if not cells[column] or cells[column].lower() == "nan":
+        number = table.number(cells[column])
+        if number is None:
+            raise DataError(f"{path}, line {line}: {column} must be a number, got {cells[column]!r}")
+        if math.isnan(number):
             return None
-        try:
-            numbers[name] = float(cells[column])
-        except ValueError as error:
-            raise DataError(f"{path}, line {line}: {column} must be a number, got {cells[column]!r}") from error
+        numbers[name] = number
 
     def compute(node: ast.AST) -> float:
         match node:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from evaluators import macs, parameters
+from evaluators.table import read_cells
 from nas.config.metrics import CHEAP_METRICS
 from nas.config.schema import Config
 from nas.errors import DataError
@@ -23,8 +21,9 @@ from nas.executors.base import TrialResult
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
+    from evaluators.table import TableText
     from nas.config.evaluators import TableEvaluatorConfig
     from nas.executors.base import Job
     from nas.training.checkpoints import Checkpoint
@@ -133,16 +132,22 @@ def open_table(config: Config, space: SearchSpace) -> TableLookup:
     """
     settings = _settings(config)
     path = Path(settings.path)
-    header, body, digest = _read(path)
+    try:
+        table, digest = read_cells(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    header = table.header
     formulas = {name: parse_formula(text, header, f"{path}: column of {name}") for name, text in settings.columns.items()}
-    architecture_of = _architecture_reader(header, space, path)
+    architecture_of = _architecture_reader(table, space, path)
     rows: dict[Row, Mapping[str, float | None]] = {}
-    for number, cells in body:
+    for number, cells in table.rows:
         try:
             architecture = space.validate(architecture_of(cells))
         except (ValueError, KeyError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-        values = {name: evaluate_formula(formula, cells, path, number) for name, formula in formulas.items()}
+        values = {name: evaluate_formula(formula, table, cells, path, number) for name, formula in formulas.items()}
         for name, value in values.items():
             if name.endswith("_error") and value is not None and not 0 <= value <= 1:
                 raise DataError(
@@ -161,40 +166,20 @@ def _settings(config: Config) -> TableEvaluatorConfig:
     return config.evaluator
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]:
-    """Returns the header, the rows with their line numbers, and the hash of a file."""
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except OSError as error:  # Also raised for a file that is not gzip.
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: must be CSV in UTF-8, gzipped if its name ends in .gz: {error}") from error
-    try:
-        lines = list(csv.reader(text.splitlines()))
-    except csv.Error as error:
-        raise DataError(f"{path}: must be CSV: {error}") from error
-    if not any(lines[1:]):
-        raise DataError(f"{path}: must hold a header and at least one row")
-    header = [name.strip() for name in lines[0]]
-    twice = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
-    if twice:
-        raise DataError(f"{path}: duplicate columns: {', '.join(twice)}")
-    body = []
-    for number, cells in enumerate(lines[1:], start=2):
-        if len(cells) == len(header):
-            body.append((number, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
-        elif cells:
-            raise DataError(f"{path}, line {number}: must hold {len(header)} cells like the header, got {len(cells)}")
-    return header, body, hashlib.sha256(content).hexdigest()[:16]
-
-
-def _architecture_reader(header: Sequence[str], space: SearchSpace, path: Path) -> Any:
+def _architecture_reader(table: TableText, space: SearchSpace, path: Path) -> Any:
     """Returns a function that maps the cells of a row to its architecture."""
+    header = table.header
     if all(name in header for name in space.choices):
         # Text of each value: 3 is an int if the choice has the int 3. csv and pandas write None as an empty cell.
         empty = {name: {"": None} if None in choice.values else {} for name, choice in space.choices.items()}
-        written = {name: {**empty[name], **{str(v): v for v in choice.values}} for name, choice in space.choices.items()}
+        comma = {
+            name: {str(v).replace(".", ","): v for v in choice.values if isinstance(v, float) and table.separator != ","}
+            for name, choice in space.choices.items()
+        }
+        written = {
+            name: {**empty[name], **comma[name], **{str(v): v for v in choice.values}}
+            for name, choice in space.choices.items()
+        }
         return lambda cells: {name: written[name].get(cells[name], cells[name]) for name in space.choices}
     if "arch" in header:
         return lambda cells: _of_nasbench201(cells["arch"])

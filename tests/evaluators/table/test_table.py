@@ -315,6 +315,9 @@ class TestReading:
             (b"a,pgd_8\nx,1\n\ny,high\n", "line 4: pgd_8 must be a number, got 'high'"),
             (b"a,pgd_8\nx,1,2\n", "line 2: must have 2 cells, like the header, got 3"),
             (b"clean,clean\n1,2\n", "line 1: column names must be unique, got 'clean' more than once"),
+            (b"name;clean\na;1.234,5\n", "line 2: clean must be a number, got '1.234,5'"),
+            (b"name,clean\na,1_0\n", "line 2: clean must be a number, got '1_0'"),
+            (b'name,clean\na,"' + b"1" * 140_000, "must be CSV: field larger than"),
             (b"\xff\xfe\x00", "is not a text table (UnicodeDecodeError)"),
         ],
     )
@@ -364,3 +367,11 @@ def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
     assert outcomes["nothing_missing"].passed
     # The clean accuracy is not in it.
     assert "val_acc is of another split" in explain(outcomes["adversarial_below_clean"])
+
+
+def test_a_table_that_promises_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluators.table.file.LARGEST_TABLE", 1000)
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress(b"clean\n" + b"9\n" * 10_000))
+    with pytest.raises(ValueError, match="must hold at most 1,000 bytes"):
+        read_table(path)
