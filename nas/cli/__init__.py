@@ -18,7 +18,7 @@ from nas.cli.surface_command import surface
 from nas.cli.trust import trust_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from nas.config.schema import Config
     from nas.pipeline.events import Event
@@ -63,6 +63,34 @@ def _system_message(error: OSError) -> str:
     return f"{place}{error.strerror or error}"
 
 
+# Options that `search` and `resume` share, by their name, and the setting of each.
+_SHORT = {
+    "trials": ("search.trials", int, "Number of trials"),
+    "executor": ("search.executor.name", str, "Where trials run, local or ray"),
+    "workers": ("search.executor.workers", int, "Maximum number of parallel trials under Ray"),
+    "address": ("search.executor.address", str, "Address of a Ray cluster, HOST:PORT or auto"),
+}
+
+
+def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of `_SHORT` and --set to a command."""
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Override one setting; repeatable. Relative paths start at the working directory.",
+    )(command)
+    for name, (key, kind, text) in reversed(_SHORT.items()):
+        command = click.option(f"--{name}", type=kind, help=f"{text}; the same as --set {key}=VALUE.")(command)
+    return command
+
+
+def _overrides(short: Mapping[str, Any]) -> list[str]:
+    """Returns the given options of `_SHORT` as overrides."""
+    return [f"{_SHORT[name][0]}={value}" for name, value in short.items() if value is not None]
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hardcell")
 def commands() -> None:
@@ -73,23 +101,8 @@ def commands() -> None:
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-DATE-TIME]")
 @click.option("--seed", type=int, help="Seed of all random numbers; the same as --set seed=N.")
-@click.option("--trials", type=int, help="Number of trials; the same as --set search.trials=N.")
-@click.option("--executor", help="Where trials run, local or ray; the same as --set search.executor.name=NAME.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="Override one setting; repeatable. Relative paths start at the working directory.",
-)
-def search(
-    config: Path | None,
-    run: Path | None,
-    seed: int | None,
-    trials: int | None,
-    executor: str | None,
-    overrides: tuple[str, ...],
-) -> None:
+@_setting_options
+def search(config: Path | None, run: Path | None, seed: int | None, overrides: tuple[str, ...], **short: Any) -> None:
     """Run a search, export the best networks and write the report.
 
     CONFIG is a YAML file. The default config searches the space cell201 on the digits data.
@@ -98,10 +111,7 @@ def search(
 
     from nas.pipeline.search import search_events
 
-    short = [f"seed={seed}"] if seed is not None else []
-    short += [f"search.trials={trials}"] if trials is not None else []
-    short += [f"search.executor.name={executor}"] if executor is not None else []
-    settings = _settings(config, [*overrides, *short])
+    settings = _settings(config, [*overrides, *([f"seed={seed}"] if seed is not None else []), *_overrides(short)])
     name = config.stem if config else settings.data.name
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     _show(search_events(settings, folder), folder)
@@ -109,11 +119,15 @@ def search(
 
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def resume(run: Path) -> None:
-    """Resume the run in folder RUN after an interruption."""
+@_setting_options
+def resume(run: Path, overrides: tuple[str, ...], **short: Any) -> None:
+    """Resume the run in folder RUN after an interruption.
+
+    Settings that do not change what a trial is can be changed, by options or in config.yaml of the folder.
+    """
     from nas.pipeline.search import resume_events
 
-    _show(resume_events(run), run)
+    _show(resume_events(run, [*overrides, *_overrides(short)]), run)
 
 
 @commands.command()

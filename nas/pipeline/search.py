@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators import NORMS
+from nas.bundle.manifest import is_bundle
+from nas.config.changes import check_changes
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.files import load_config
 from nas.config.schema import Config
@@ -27,13 +29,13 @@ from nas.reports.page import write_report
 from nas.reports.verdict import verdicts
 from nas.resolve import UntrustedCodeError
 from nas.runs.environment import environment
-from nas.runs.folder import RunFolder, create_run, find_run, locked, write_environment
+from nas.runs.folder import RunFolder, create_run, find_run, locked, write_config, write_environment
 from nas.runs.leaderboard import write_leaderboard
 from nas.runs.run import Run, read_run, study_location
 from nas.spaces.options import open_space
 from nas.study.finalists import choose_finalists, choose_references
 from nas.study.storage import backup, check_database, close_storage, open_storage, storage_errors
-from nas.study.study import create_study
+from nas.study.study import config_changes, create_study, open_study
 from nas.study.trial import read_trials
 
 if TYPE_CHECKING:
@@ -68,23 +70,25 @@ def search(config: Config | None = None, run: Path | str = "runs/search", *, on_
     return read_run(run, trust=True)
 
 
-def resume(run: Path | str, *, on_event: OnEvent | None = None) -> Run:
+def resume(run: Path | str, overrides: Sequence[str] = (), *, on_event: OnEvent | None = None) -> Run:
     """Resumes a run and returns the finished run; for a run that is already finished, writes a new report.
 
     Args:
         run: Folder of the run.
+        overrides: Changed settings, as strings `section.key=value`. They are written to the run's config.
         on_event: Called with each event of the run, in the caller's thread.
 
     Raises:
-        HardcellError: the folder holds no run that can be resumed, no trial is complete, or no finalist has a usable bundle.
+        HardcellError: the folder holds no run that can be resumed, a setting cannot change in a run that has begun, no trial
+            is complete, or no finalist has a usable bundle.
 
     Example:
         >>> import nas
-        >>> run = nas.resume("runs/digits")
+        >>> run = nas.resume("runs/digits", ["search.trials=7"])
         >>> len(run.trials)
-        6
+        7
     """
-    _consume(resume_events(run), on_event)
+    _consume(resume_events(run, overrides), on_event)
     return read_run(run, trust=True)
 
 
@@ -146,19 +150,34 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
     return _logged(_events(create_run(Path(run), config), evaluate))
 
 
-def resume_events(run: Path | str) -> Iterator[Event]:
+def resume_events(run: Path | str, overrides: Sequence[str] = ()) -> Iterator[Event]:
     """Resumes a run and returns a generator of its events.
 
     Args:
         run: Folder of the run.
+        overrides: As for `resume`.
 
     Raises:
         HardcellError: as for `resume`.
     """
     folder = find_run(Path(run))
-    evaluate = prepare(load_config(folder.config))
+    config = load_config(folder.config, overrides)
+    _check_config(folder, config)
+    evaluate = prepare(config)
     _check_same_images(folder, evaluate)
-    return _logged(_events(folder, evaluate))
+    return _logged(_events(folder, evaluate, changed=bool(overrides)))
+
+
+def _check_config(folder: RunFolder, config: Config) -> None:
+    """Checks that only settings have changed that may change in a run that has begun.
+
+    Raises:
+        ConfigError: other settings have changed.
+    """
+    with open_study(study_location(folder, config)) as study:
+        changes = config_changes(study, config) if study is not None else {}
+    exported = any(is_bundle(path) for path in folder.bundles.glob("[!.]*"))
+    check_changes(changes, str(folder.config), exported=exported)
 
 
 def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator[Event]:
@@ -234,13 +253,16 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
             raise RunError(f"{folder.path}: the {what} changed since the run began; start a new run")
 
 
-def _events(folder: RunFolder, evaluate: Evaluator) -> Iterator[Event]:
+def _events(folder: RunFolder, evaluate: Evaluator, *, changed: bool = False) -> Iterator[Event]:
+    """Runs the stages of a run and yields their events. If `changed`, the config is written to the run's folder."""
     config, location = evaluate.config, study_location(folder, evaluate.config)
     with locked(folder), storage_errors(location):
         backup(location)
         storage = open_storage(location, write=True)
         try:
             study = create_study(storage, location, config, evaluate.space, must_exist=folder.environment.exists())
+            if changed:
+                write_config(folder, config)
             write_environment(folder, environment(evaluate.device), evaluate.hashes)
             yield RunStarted(
                 folder=folder.path,

@@ -82,8 +82,13 @@ def create_run(path: Path, config: Config) -> RunFolder:
     run.path.mkdir(parents=True, exist_ok=True)
     if config.search.storage is not None:
         write_atomic(run.study_name, f"{run.path.name}-{uuid.uuid4().hex[:8]}\n")
-    write_atomic(run.config, dump_config(config))
+    write_config(run, config)
     return run
+
+
+def write_config(run: RunFolder, config: Config) -> None:
+    """Writes the complete config of a run to config.yaml."""
+    write_atomic(run.config, dump_config(config))
 
 
 def find_run(path: Path) -> RunFolder:

@@ -12,8 +12,8 @@ from nas.config.schema import Config
 from nas.errors import RunError
 from nas.runs.folder import RunFolder, find_run
 from nas.study.finalists import choose_finalists
-from nas.study.storage import StudyLocation, open_storage, release, storage_errors
-from nas.study.study import SESSION, load_study
+from nas.study.storage import StudyLocation
+from nas.study.study import SESSION, open_study
 from nas.study.trial import Trial, read_trials
 
 
@@ -86,14 +86,11 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
     if location.url is not None and not trust:
         # Opening a database may connect to a server, and its URL may hold environment variables.
         return Run(folder, config, (), (), refused=(*refused, f"search.storage {UNOPENED}"))
-    if location.url is not None or location.path.exists():
-        storage = open_storage(location)
-        try:
-            with storage_errors(location):
-                study = load_study(storage, location)
-                trials, session = read_trials(study), study.user_attrs.get(SESSION)
-        finally:
-            release(storage)
+    with open_study(location) as study:
+        if study is not None:
+            trials, session = read_trials(study), study.user_attrs.get(SESSION)
+        elif location.url is not None or location.path.exists():
+            raise RunError(f"{location}: holds no study of Hardcell")
     # A bundle exported during the search may have a rank that is no longer current.
     current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
     bundles, damaged = open_bundles(folder.bundles)

@@ -16,10 +16,11 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from nas.config.changes import changed_settings
 from nas.config.writer import as_data
 from nas.errors import RunError
 from nas.samplers import StudySampler
-from nas.study.storage import storage_errors
+from nas.study.storage import open_storage, release, storage_errors
 from nas.study.trial import Trial, read_trial
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def create_study(
 ) -> optuna.Study:
     """Returns the study of a run with its sampler. A missing study is created.
 
+    The study stores the config. `config_changes` gives the differences from that of an earlier session.
+
     Args:
         storage: The database.
         location: Location of the study.
@@ -49,7 +52,7 @@ def create_study(
         must_exist: Whether a missing study is an error, as for a resumed run.
 
     Raises:
-        RunError: the database is damaged, the study is missing, or it belongs to another config.
+        RunError: the database is damaged, or the study is missing.
     """
     with storage_errors(location):
         if must_exist and location.name not in optuna.get_all_study_names(storage):
@@ -62,36 +65,37 @@ def create_study(
         study = optuna.create_study(
             study_name=location.name, storage=storage, directions=directions, sampler=sampler, load_if_exists=True
         )
-        stored = study.user_attrs.get("config")
-        if stored is None and not study.get_trials(deepcopy=False):
+        if "config" not in study.user_attrs and not study.get_trials(deepcopy=False):
             with _experimental():
                 study.set_metric_names(list(config.objective.minimise))
+        if study.user_attrs.get("config") != as_data(config):
             study.set_user_attr("config", as_data(config))
-        elif stored != as_data(config):
-            raise RunError(f"{location}: belongs to another config: {_difference(stored, as_data(config))}")
         return study
 
 
-def load_study(storage: RDBStorage, location: StudyLocation) -> optuna.Study:
-    """Returns the study of a run, for reading only.
+def config_changes(study: optuna.Study, config: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that differ from those of a study, by dotted key, with the stored and the new value."""
+    stored = study.user_attrs.get("config")
+    return {} if stored is None else changed_settings(stored, config)
+
+
+@contextmanager
+def open_study(location: StudyLocation) -> Iterator[optuna.Study | None]:
+    """Opens the study of a run inside the block, for reading only; None if it does not exist.
 
     Raises:
-        RunError: the database is damaged or does not hold the study.
+        RunError: the database is damaged.
     """
-    with storage_errors(location):
-        try:
-            return optuna.load_study(study_name=location.name, storage=storage)
-        except KeyError as error:
-            raise RunError(f"{location}: holds no study of Hardcell") from error
-
-
-def _difference(stored: Any, wanted: Any, path: str = "") -> str:
-    """Returns a description of the first difference of two trees."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in [*stored, *wanted]:
-            if stored.get(key) != wanted.get(key):
-                return _difference(stored.get(key), wanted.get(key), f"{path}.{key}".lstrip("."))
-    return f"{path or 'the config'} is {stored!r} in the study and {wanted!r} here"
+    if location.url is None and not location.path.exists():
+        yield None
+        return
+    storage = open_storage(location)
+    try:
+        with storage_errors(location):
+            exists = location.name in optuna.get_all_study_names(storage)
+            yield optuna.load_study(study_name=location.name, storage=storage) if exists else None
+    finally:
+        release(storage)
 
 
 def tell_outcome(

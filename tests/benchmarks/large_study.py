@@ -34,7 +34,7 @@ from nas.samplers import SAMPLERS, StudySampler
 from nas.spaces.config import SpaceConfig
 from nas.spaces.options import open_space
 from nas.study.storage import close_storage, open_storage
-from nas.study.study import create_study, load_study
+from nas.study.study import create_study, open_study
 from nas.study.trial import read_trials
 
 
@@ -93,8 +93,8 @@ def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
     seconds_by_sampler = {}
     for name, kind in SAMPLERS.items():
         place = study_location(RunFolder(path), config)
-        storage = open_storage(place)
-        study = load_study(storage, place)
+        storage = open_storage(place, write=True)
+        study = optuna.load_study(study_name=place.name, storage=storage)
         study.get_trials(deepcopy=False)  # Opening is measured apart.
         space = open_space(config.space, trust=True)
         study.sampler = StudySampler(kind(), space, seed=0, random_trials=config.search.random_trials)
@@ -117,10 +117,10 @@ def measure(config: Config, trials: int) -> dict[str, object]:
         fill(path, config, trials)
         place = study_location(RunFolder(path), config)
         started = time.perf_counter()
-        storage = open_storage(place)
-        read_trials(load_study(storage, place))
+        with open_study(place) as study:
+            assert study is not None
+            read_trials(study)
         opened = time.perf_counter() - started
-        close_storage(storage)
         suggested = suggestions(path, config)
         started = time.perf_counter()
         write_report(read_run(path))

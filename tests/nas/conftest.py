@@ -22,8 +22,8 @@ from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.pipeline.events import EpochFinished, FinalistsStarted
 from nas.pipeline.search import resume_events, search, search_events
-from nas.study.storage import StudyLocation, open_storage
-from nas.study.study import load_study
+from nas.study.storage import StudyLocation
+from nas.study.study import open_study
 
 ATTACKS = {"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 2, "step_size": 0.5}}
 TINY = {
@@ -206,8 +206,8 @@ def stored():
     """Returns the Optuna trials of a run."""
 
     def read(path):
-        place = StudyLocation(path / "study.db")
-        return load_study(open_storage(place), place).get_trials()
+        with open_study(StudyLocation(path / "study.db")) as study:
+            return study.get_trials()
 
     return read
 

@@ -10,13 +10,15 @@ from itertools import count
 
 import numpy as np
 import pytest
+from optuna import load_study
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 import nas
 from nas.bundle import export
 from nas.bundle.load import is_bundle
-from nas.errors import BundleError, RunError
+from nas.config.changes import check_changes
+from nas.errors import BundleError, ConfigError, RunError
 from nas.pipeline.events import (
     BundleFinished,
     EpochFinished,
@@ -27,6 +29,7 @@ from nas.pipeline.events import (
     TrialStarted,
 )
 from nas.pipeline.search import export_events, resume_events, search_events
+from nas.study.storage import StudyLocation, close_storage, open_storage
 
 pytestmark = pytest.mark.usefixtures("no_surfaces")
 
@@ -398,11 +401,110 @@ def test_images_that_changed_are_refused(tiny, tmp_path, break_off):
     assert isinstance(next(resume_events(run)), RunStarted)
 
 
-def test_study_of_another_config_is_refused_with_the_difference(run_copy):
-    config = run_copy / "config.yaml"
-    config.write_text(config.read_text().replace("learning_rate: 0.2", "learning_rate: 0.3"))
-    with pytest.raises(RunError, match=r"another config: training\.learning_rate .*0\.2.*0\.3"):
-        next(resume_events(run_copy))
+class TestChangedSettings:
+    @pytest.fixture
+    def begun(self, tiny, tmp_path, break_off):
+        run = tmp_path / "run"
+        break_off(search_events(tiny("search.trials=3", "search.sampler=random", "finalists.references=false"), run), 1)
+        return run
+
+    def test_more_trials_and_another_executor_go_on(self, begun, trials_only, tiny, tmp_path, study_content):
+        overrides = ["search.trials=4", "search.time_limit=600", "search.attempts=5", "finalists.epochs=1"]
+        for event in resume_events(begun, overrides):
+            if isinstance(event, FinalistsStarted):
+                break
+        trials_only(tmp_path / "whole", tiny("search.trials=4", "search.sampler=random", "finalists.references=false"))
+        assert study_content(begun) == study_content(tmp_path / "whole")
+        config = nas.load_config(begun / "config.yaml")
+        assert (config.search.trials, config.search.attempts, config.finalists.epochs) == (4, 5, 1)
+        trials_only(begun)  # The study has the same settings.
+
+    def test_edited_config_is_accepted_and_keeps_its_comments(self, begun):
+        config = begun / "config.yaml"
+        config.write_text(config.read_text().replace("  trials: 3", "  trials: 5  # more"))
+        assert next(resume_events(begun)).trials == 5
+        assert "# more" in config.read_text()
+
+    def test_options_of_the_command(self, begun, cli, monkeypatch):
+        seen = []
+        monkeypatch.setattr("nas.pipeline.search.resume_events", lambda run, overrides: iter(seen.append(overrides) or []))
+        options = ["--trials", 9, "--executor", "ray", "--workers", 2, "--address", "auto", "--set", "search.attempts=1"]
+        assert cli("resume", begun, *options)[0] == 0
+        assert seen == [
+            [
+                "search.attempts=1",
+                "search.trials=9",
+                "search.executor.name=ray",
+                "search.executor.workers=2",
+                "search.executor.address=auto",
+            ]
+        ]
+
+    def test_executor_is_changed_by_options(self, begun, cli):
+        code, _, err = cli("resume", begun, "--executor", "ray", "--address", "127.0.0.1:1", "--workers", 1)
+        assert code == 2
+        assert "no Ray cluster at 127.0.0.1:1" in err
+        config = nas.load_config(begun / "config.yaml")
+        assert (config.search.executor.address, config.search.executor.workers) == ("127.0.0.1:1", 1)
+        assert next(resume_events(begun, ["search.executor=local"])).trials == 3
+
+    def test_what_cannot_change_is_listed_with_reasons(self, begun, cli):
+        before = (begun / "config.yaml").read_text()
+        changes = {
+            "seed": ("7", "it decides the architectures"),
+            "data.limit": ("300", "the same images"),
+            "space.channels": ("8", "one search space"),
+            "training.epochs": ("3", "trained in the same way"),
+            "training.recipe": ("adversarial", "trained in the same way"),
+            "evaluation.epsilon": ("0.1", "attacked in the same way"),
+            "objective.minimise": ("[clean_error]", "constraints of the trials depend"),
+            "search.sampler": ("evolution", "each proposal depends"),
+            "search.random_trials": ("1", "each proposal depends"),
+            "search.stopping": ("{first: 0.5}", "the same rungs"),
+        }
+        options = [part for key, (value, _) in changes.items() for part in ("--set", f"{key}={value}")]
+        code, _, err = cli("resume", begun, "--trials", 9, *options)
+        assert code == 2
+        for key, (_, reason) in changes.items():
+            (line,) = (line for line in err.splitlines() if line.startswith(f"  {key}: "))
+            assert " cannot become " in line
+            assert reason in line
+        assert "search.trials: 3" not in err
+        assert "these settings can change: device, threads, data.path" in err
+        assert (begun / "config.yaml").read_text() == before
+
+    def test_moved_images_are_compared_by_their_hashes(self, tiny, tmp_path, break_off):
+        save_images(tmp_path / "images.npz", 0)
+        run = tmp_path / "run"
+        break_off(search_events(tiny(f"data={{name: npz, path: '{tmp_path / 'images.npz'}'}}"), run), 1)
+        (tmp_path / "images.npz").rename(tmp_path / "moved.npz")
+        assert next(resume_events(run, [f"data.path={tmp_path / 'moved.npz'}"])).finished == 1
+        save_images(tmp_path / "moved.npz", 1)
+        with pytest.raises(RunError, match="train images have changed"):
+            resume_events(run)
+
+    def test_budget_of_finalists_cannot_change_once_there_are_bundles(self, run_copy):
+        with pytest.raises(ConfigError, match=r"finalists\.epochs: 6 cannot become 7: the run has bundles .* move them"):
+            resume_events(run_copy, ["finalists.epochs=7"])
+        assert next(resume_events(run_copy, ["finalists.count=2"])).finished == 6
+
+    def test_run_of_an_older_version_without_a_setting_goes_on(self, begun):
+        place = StudyLocation(begun / "study.db")
+        storage = open_storage(place, write=True)
+        study = load_study(study_name=place.name, storage=storage)
+        stored = study.user_attrs["config"]
+        del stored["search"]["attempts"]
+        study.set_user_attr("config", stored)
+        close_storage(storage)
+        assert next(resume_events(begun)).trials == 3
+        with pytest.raises(ConfigError, match="seed: 2 cannot become 3"):
+            resume_events(begun, ["seed=3"])
+
+    def test_address_of_the_study_may_change_but_not_its_kind(self, tiny):
+        moved = {"search.storage": ("postgresql://a/x", "postgresql://b/x")}
+        check_changes(moved, "config.yaml", exported=False)
+        with pytest.raises(ConfigError, match=r"search\.storage: None cannot become .*: the study is stored there"):
+            check_changes({"search.storage": (None, "postgresql://b/x")}, "config.yaml", exported=False)
 
 
 def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_run, study_content):

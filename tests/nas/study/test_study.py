@@ -3,22 +3,24 @@
 import pytest
 
 from nas.config.schema import ObjectiveConfig
+from nas.config.writer import as_data
 from nas.errors import RunError
 from nas.runs.run import read_run
+from nas.samplers import TPE
 from nas.spaces.options import open_space
-from nas.study.storage import StudyLocation, open_storage
-from nas.study.study import create_study, load_study, set_constraints
+from nas.study.storage import StudyLocation, close_storage, open_storage
+from nas.study.study import config_changes, create_study, open_study, set_constraints
 from nas.study.trial import read_trials
 
 
 def made(path, config):
     place = StudyLocation(path)
-    return create_study(open_storage(place), place, config, open_space(config.space, trust=True))
+    return create_study(open_storage(place, write=True), place, config, open_space(config.space, trust=True))
 
 
 def loaded(path):
-    place = StudyLocation(path)
-    return load_study(open_storage(place), place)
+    with open_study(StudyLocation(path)) as study:
+        return study
 
 
 @pytest.fixture
@@ -44,14 +46,15 @@ def test_metric_at_its_bound_is_feasible(study):
     assert read_trials(study)[0].violation == 0
 
 
-def test_study_of_another_config_is_refused_with_the_difference(tmp_path, tiny):
-    path = tmp_path / "study.db"
-    made(path, tiny())
-    made(path, tiny())
-    with pytest.raises(RunError, match=r"study\.db: .* another config: search\.trials .*6\b.*7\b"):
-        made(path, tiny("search.trials=7"))
-    with pytest.raises(RunError, match=r"objective\.constraints\.parameters .*None.*100\.0"):
-        made(path, tiny("objective.constraints={parameters: 100}"))
+def test_differences_from_another_config(tmp_path, tiny):
+    study = made(tmp_path / "study.db", tiny())
+    assert config_changes(study, tiny()) == {}
+    other = tiny("search.trials=7", "objective.constraints={parameters: 100}", "search.sampler=random")
+    assert config_changes(study, other) == {
+        "objective.constraints.parameters": (None, 100.0),
+        "search.trials": (6, 7),
+        "search.sampler": ({**as_data(TPE()), "name": "tpe"}, {"name": "random"}),
+    }
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
@@ -69,10 +72,13 @@ def test_truncated_database_of_a_run_is_told_with_its_place(run_copy):
         read_run(run_copy)
 
 
-def test_database_without_our_study_is_told(tmp_path):
-    path = tmp_path / "study.db"
+def test_database_without_our_study_is_told(run_copy):
+    (run_copy / "study.db").unlink()
+    assert loaded(run_copy / "study.db") is None
+    close_storage(open_storage(StudyLocation(run_copy / "study.db"), write=True))
+    assert loaded(run_copy / "study.db") is None
     with pytest.raises(RunError, match=r"study\.db: holds no study of Hardcell"):
-        loaded(path)
+        read_run(run_copy)
 
 
 def test_data_frame_of_the_study_holds_everything(finished_run):
