@@ -52,8 +52,11 @@ class SearchFailedError(HardcellError):
     exit_code: ClassVar[int] = 1
 
 
-class TimeLimitError(Exception):
-    """A trial exceeded its time limit. This is recorded as its result."""
+class LimitError(BaseException):
+    """A trial exceeded its limit of time or output. This is recorded as its result.
+
+    It is no `Exception`, so that code of a candidate which catches any exception does not catch it.
+    """
 
 
 class RecordError(Exception):

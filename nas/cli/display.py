@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
@@ -22,6 +23,7 @@ from rich.text import Text
 from nas.cli.tables import format_metric
 from nas.config.metrics import CHEAP_METRICS
 from nas.pipeline.events import (
+    BundleDamaged,
     BundleFailed,
     BundleFinished,
     EpochFinished,
@@ -44,7 +46,8 @@ if TYPE_CHECKING:
 
 def show(events: Iterator[Event], console: Console | None = None) -> None:
     """Consumes the events of a run and prints a permanent line for most; a terminal has a live view below the lines."""
-    console = console or Console(highlight=False, soft_wrap=True)
+    # An explicit file: while a trial runs, its output goes elsewhere.
+    console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     with _live(console) as view:
         for event in events:
             line = _line(event)
@@ -87,6 +90,8 @@ def _line(event: Event) -> str | None:
                 f"{event.name}: clean error {event.clean_error:.3f}, adversarial error {event.adversarial_error:.3f} "
                 f"on the test split; {event.folder}"
             )
+        case BundleDamaged():
+            return f"warning: bundle {event.folder} is damaged: {event.reason}; without the folder, `resume` makes it again"
         case BundleFailed():
             return f"{event.name}: no bundle: {event.reason}"
         case RunFinished():

@@ -38,6 +38,7 @@ _REASONS: dict[str, str | None] = {
     "search.time_limit": None,
     "search.attempts": None,
     "search.checkpoint_seconds": None,
+    "search.isolate": None,
     "search.storage": "the study is stored there",
     "finalists": "the run has bundles that were made with the earlier value; move them to another folder",
     "finalists.count": None,

@@ -125,9 +125,12 @@ class SearchConfig:
         sampler: Proposes architectures: random, grid, tpe, nsga2, evolution, ppo or surrogate.
         executor: Runs the trials: local (in this process) or ray (on the cores of this machine or on a cluster).
         stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train every trial fully.
-        time_limit: Maximum seconds per trial, after which it counts as failed; null for no limit.
+        time_limit: Maximum seconds per trial, including the construction of its network; after that it is failed. Null
+            for no limit.
         attempts: Number of times that a trial is restarted after its process died. After that it counts as failed.
         checkpoint_seconds: Seconds between checkpoints of the training. A killed trial resumes from the last one.
+        isolate: Run each trial in a child process under the local executor, so that a crash fails one trial only. Workers of
+            Ray are processes anyway.
         storage: URL of the study's database, such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME; null for study.db in
             the run's folder.
 
@@ -144,6 +147,7 @@ class SearchConfig:
     time_limit: float | None = bounded(None, 0.001, 1e8)
     attempts: int = bounded(3, 1)
     checkpoint_seconds: float = bounded(10.0, 0)
+    isolate: bool = False
     storage: str | None = None
 
     @property

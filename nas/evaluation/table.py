@@ -15,9 +15,9 @@ from evaluators.table import read_cells
 from nas.config.metrics import CHEAP_METRICS
 from nas.config.schema import Config
 from nas.errors import DataError
-from nas.evaluation.base import Evaluator, Precheck
+from nas.evaluation.base import Evaluator
 from nas.evaluation.formula import evaluate_formula, parse_formula
-from nas.executors.base import TrialResult
+from nas.executors.base import Precheck, TrialResult
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class TableLookup(Evaluator):
             known = self.counted[row] | known
         return Precheck(known, constant=False)
 
-    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
+    def measure(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
         """Yields no epoch, and returns the metrics of the table."""
         yield from ()
         row = self._row(job)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
@@ -14,14 +13,13 @@ from evaluators.radius import measure
 from nas.config.schema import Config
 from nas.config.writer import as_data
 from nas.data import Dataset
-from nas.errors import RecordError, TimeLimitError, first_line, format_error
-from nas.evaluation.base import Evaluator, Precheck
+from nas.errors import RecordError, format_error
+from nas.evaluation.base import Evaluator
 from nas.evaluation.metrics import measured_metrics, parse_record
-from nas.executors.base import Job, TrialResult
+from nas.executors.base import Job, Precheck, TrialResult
 from nas.seeds import seed_of
-from nas.training.checkpoints import Checkpoint, CheckpointError
 from nas.training.network import Normalised, build_network
-from nas.training.train import DivergedError, has_input_gradient, train
+from nas.training.train import probe, train
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from evaluators.curves.error_curves import Floats
     from nas.config.schema import EvaluationConfig
     from nas.data import Split
+    from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
     from search_spaces import Architecture
 
@@ -90,48 +89,33 @@ class TrainAndAttack(Evaluator):
         """
         network = self.build(job.architecture, job.seed)
         metrics = {"parameters": float(parameters(network)), "macs": float(macs(network, self.data.input_shape))}
-        return Precheck(metrics, constant=not has_input_gradient(network, self.data.train.x[:4]))
+        constant, response = probe(network, self.data.train.x[:4])
+        return Precheck(metrics, constant, response)
 
-    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
-        """Yields the epochs of the training and returns the result. Errors of the candidate are results, too.
+    def measure(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
+        """Yields the epochs of the training and returns the metrics.
 
         Raises:
-            CheckpointError: a checkpoint cannot be written.
+            Exception: any error of the candidate.
         """
-        started = time.perf_counter()
-        epochs: list[EpochResult] = []
         stopping = self.config.search.stopping
-        try:
-            network = self.build(job.architecture, job.seed)
-            for epoch in train(
-                network,
-                self.data,
-                self.config.training,
-                epsilon=self.config.evaluation.epsilon,
-                epochs=self.config.training.epochs,
-                seed=job.seed,
-                rungs=stopping.rungs(self.config.training.epochs) if stopping is not None else None,
-                checkpoint=checkpoint,
-            ):
-                epochs.append(epoch)
-                yield epoch
-            radii = validation_radii(network, self.data.validation, self.config.evaluation, job.seed)
-            names = self.config.objective.metrics()
-            metrics = measured_metrics(names, radii, network, self.data.validation, self.config.evaluation)
-            metrics |= self._recorded(network)
-        except CheckpointError:
-            raise
-        except (Exception, SystemExit) as error:  # Any error of a candidate is its result, and the search continues.
-            return TrialResult(
-                reason=reason_of(error),
-                seconds=time.perf_counter() - started,
-                epochs=tuple(epochs),
-            )
+        network = self.build(job.architecture, job.seed)
+        yield from train(
+            network,
+            self.data,
+            self.config.training,
+            epsilon=self.config.evaluation.epsilon,
+            epochs=self.config.training.epochs,
+            seed=job.seed,
+            rungs=stopping.rungs(self.config.training.epochs) if stopping is not None else None,
+            checkpoint=checkpoint,
+        )
+        radii = validation_radii(network, self.data.validation, self.config.evaluation, job.seed)
+        names = self.config.objective.metrics()
+        metrics = measured_metrics(names, radii, network, self.data.validation, self.config.evaluation)
         epsilon = self.config.evaluation.epsilon
         return TrialResult(
-            metrics=metrics,
-            seconds=time.perf_counter() - started,
-            epochs=tuple(epochs),
+            metrics=metrics | self._recorded(network),
             radii={
                 "images": len(radii),
                 "misclassified": int((radii == 0).sum()),
@@ -152,7 +136,7 @@ class TrainAndAttack(Evaluator):
             return {}
         try:
             returned = record(network, self.data, self.config)
-        except (torch.OutOfMemoryError, MemoryError, TimeLimitError):  # These keep their own reason.
+        except (torch.OutOfMemoryError, MemoryError):  # These keep their own reason.
             raise
         except (Exception, SystemExit) as error:
             raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error
@@ -171,14 +155,3 @@ def validation_radii(network: Normalised, validation: Split, config: EvaluationC
             radii = measure(prepared, attack, config.grid(), seed=seed_of(seed, name), known=radii)
     assert radii is not None  # The config holds at least one attack.
     return radii.numpy()
-
-
-def reason_of(error: BaseException) -> str:
-    """Returns the reason of a failure, on one line."""
-    if isinstance(error, SystemExit):
-        return f"SystemExit: the candidate called sys.exit({'' if error.code is None else repr(error.code)[:80]})"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
-        return f"out of memory: {first_line(error)}"
-    if isinstance(error, DivergedError | RecordError | TimeLimitError):
-        return first_line(error)
-    return format_error(error)

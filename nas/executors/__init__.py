@@ -3,7 +3,7 @@
 To add one, write a frozen dataclass with the method `run`, and add it to `EXECUTORS`.
 """
 
-from nas.executors.base import Evaluate, ExecutionContext, Executor, Job, JobEvent, JobStarted, TrialResult
+from nas.executors.base import Evaluate, ExecutionContext, Executor, Job, JobEvent, JobStarted, Precheck, TrialResult
 from nas.executors.local import Local
 from nas.executors.ray_tune.executor import Ray
 from nas.training.epoch import EpochResult
@@ -20,6 +20,7 @@ __all__ = [
     "JobEvent",
     "JobStarted",
     "Local",
+    "Precheck",
     "Ray",
     "TrialResult",
 ]

@@ -49,12 +49,30 @@ class JobStarted:
 
 @final
 @dataclass(frozen=True)
+class Precheck:
+    """Event: properties of a candidate that need no training.
+
+    Attributes:
+        metrics: Number of parameters and macs, by name.
+        constant: Whether the logits do not depend on the image.
+        response: Sum of the squared logits of the untrained network for the first images; None if there is no network. It
+            shows whether a changed search space still builds the same network.
+    """
+
+    metrics: Mapping[str, float]
+    constant: bool
+    response: float | None = None
+
+
+@final
+@dataclass(frozen=True)
 class TrialResult:
     """Result of a job: metrics, or the reason why there are none.
 
     Attributes:
         metrics: Metrics of the trained network, by name; empty if the job failed or was stopped.
         reason: Reason of a failure; None otherwise.
+        infeasible: Reason why a constraint excludes the candidate before its training; None otherwise.
         stopped: Epoch at which early stopping ended the job; None otherwise.
         seconds: Wall time, in seconds.
         epochs: Results of the epochs.
@@ -63,6 +81,7 @@ class TrialResult:
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    infeasible: str | None = None
     stopped: int | None = None
     seconds: float = 0.0
     epochs: tuple[EpochResult, ...] = ()
@@ -72,8 +91,11 @@ class TrialResult:
 class Evaluate(Protocol):
     """Evaluates an architecture, epoch by epoch."""
 
-    def __call__(self, job: Job, checkpoint: Checkpoint, /) -> Generator[EpochResult, None, TrialResult]:
-        """Yields all epochs, including those before the checkpoint. Returns the result, also for errors of the job."""
+    def __call__(self, job: Job, checkpoint: Checkpoint, /) -> Generator[Precheck | EpochResult, None, TrialResult]:
+        """Yields the precheck and all epochs, including those before the checkpoint.
+
+        Returns the result, also for errors of the job.
+        """
 
 
 @final
@@ -89,6 +111,8 @@ class ExecutionContext:
         time_limit: Maximum seconds of a job; None for no limit.
         attempts: Number of times that a job is restarted after its worker died.
         threads: Number of CPU threads of a job; None to choose it from the image size.
+        isolate: Run each job in a child process. Workers of Ray are processes anyway.
+        precheck_only: End each job after its precheck.
     """
 
     evaluate: Evaluate
@@ -98,9 +122,11 @@ class ExecutionContext:
     time_limit: float | None = None
     attempts: int = 3
     threads: int | None = None
+    isolate: bool = False
+    precheck_only: bool = False
 
 
-JobEvent = JobStarted | EpochResult | TrialResult
+JobEvent = JobStarted | Precheck | EpochResult | TrialResult
 
 
 class Executor(ABC):
@@ -108,7 +134,7 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
-        """Yields the events of each job: its start, every epoch, and its result.
+        """Yields the events of each job: its start, its precheck, every epoch, and its result.
 
         Implementations must pull a job only when it can start. Each pull calls the sampler, which should use all results so
         far. Closing the iterator ends the running jobs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter, deque
 from contextlib import suppress
@@ -12,31 +11,25 @@ import optuna
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas.bundle.export import failed_exports
-from nas.bundle.export_formats import files_of
-from nas.config.metrics import CHEAP_METRICS
 from nas.errors import RunError, SearchFailedError
-from nas.evaluation.train_and_attack import reason_of
-from nas.executors import ExecutionContext, Job, JobStarted
-from nas.executors.local import time_limit
+from nas.executors import Job, JobStarted, Precheck
 from nas.pipeline.events import EpochFinished, TrialFinished, TrialStarted
+from nas.pipeline.prechecks import RESPONSE, context_of
 from nas.samplers.study_sampler import KEY, PROPOSED
 from nas.seeds import seed_of
 from nas.study.ranking import sort_key
-from nas.study.study import SESSION, set_constraint, set_constraints, tell_failed, tell_outcome, tell_pruned, tell_values
+from nas.study.study import SESSION, tell_failed, tell_outcome, tell_values
 from nas.study.trial import Trial, read_rungs, read_trial, read_trials
 from nas.training.checkpoints import trial_file
 from nas.training.epoch import EpochResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from nas.config.schema import Config
     from nas.evaluation.base import Evaluator
-    from nas.evaluation.train_and_attack import TrainAndAttack
     from nas.executors import TrialResult
-    from search_spaces import Architecture, SearchSpace
 
 
 @final
@@ -44,15 +37,27 @@ class Controller:
     """Runs the trials that a study still lacks.
 
     The controller requests an architecture from the sampler, passes it to the executor, and writes the result to the study.
+    It calls `check` before it handles an event, and `after_trial` after each trial.
     """
 
-    def __init__(self, study: optuna.Study, storage: optuna.storages.BaseStorage, evaluate: Evaluator, folder: Path) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        evaluate: Evaluator,
+        folder: Path,
+        after_trial: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._study, self._storage, self._evaluate, self._folder = study, storage, evaluate, folder
+        self._after_trial, self._check = after_trial, check
         self._config: Config = evaluate.config
-        self._open: dict[int, tuple[optuna.Trial, dict[str, float]]] = {}
+        # Trials that the executor has, and the prechecks of some of them, by number.
+        self._open: dict[int, optuna.Trial] = {}
+        self._known: dict[int, Precheck] = {}
         # Trials that this controller has started, with the number of earlier attempts.
         self._started: dict[int, tuple[optuna.Trial, int]] = {}
-        # Trials that ended without the executor (duplicates, infeasible and failed trials) and are not yet yielded.
+        # Trials that ended without the executor and are not yet yielded: duplicates, and those that died too often.
         self._without_training: deque[Trial] = deque()
         trials = read_trials(study)
         self._count = len(trials)
@@ -67,25 +72,20 @@ class Controller:
     def trials(self) -> Iterator[TrialStarted | EpochFinished | TrialFinished]:
         """Yields the events of the remaining trials until the study has all trials."""
         search = self._config.search
-        context = ExecutionContext(
-            evaluate=self._evaluate,
-            stop=self._stop,
-            folder=self._folder,
-            checkpoint_seconds=search.checkpoint_seconds,
-            time_limit=search.time_limit,
-            attempts=search.attempts,
-            threads=self._config.threads,
-        )
+        context = context_of(self._config, self._evaluate, self._folder, self._stop)
         try:
             if self._count >= search.trials and not self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 return  # Do not start an executor without trials to run.
             self._study.set_user_attr(SESSION, time.time())
             for job, event in search.executor.run(self._jobs(), context):
+                self._check()
                 yield from self._ended_without_training()
                 match event:
                     case JobStarted():
-                        self._open[job.number][0].set_user_attr("worker", event.worker)
+                        self._open[job.number].set_user_attr("worker", event.worker)
                         yield TrialStarted(job.number, event.worker)
+                    case Precheck():
+                        self._checked(job, event)
                     case EpochResult():
                         yield EpochFinished(f"trial {job.number}", event)
                     case _:
@@ -152,31 +152,17 @@ class Controller:
             trial.set_user_attr("duplicate_of", first.number)
             self._without_training.append(tell_values(self._study, trial, objective, first.metrics))
             return
-        job = Job(trial.number, architecture, proposed, seed_of(self._config.seed, "trial", trial.number))
-        try:
-            known = self._evaluate.precheck(job)
-        except (Exception, SystemExit) as error:  # The candidate's layers may raise any error; the trial then fails.
-            self._without_training.append(tell_failed(self._study, trial, reason_of(error)))
-            return
-        faults = [
-            f"{name} {known.metrics[name]:g} exceeds {bound:g}"
-            for name, bound in objective.constraints.items()
-            if name in CHEAP_METRICS and known.metrics[name] > bound
-        ]
-        if known.constant:
-            faults.append("no path leads from the image to the logits")
-            set_constraint(trial, "path", 1.0)
-        if faults:
-            trial.set_user_attr("metrics", known.metrics)
-            set_constraints(trial, objective, known.metrics)
-            self._without_training.append(tell_pruned(self._study, trial, "; ".join(faults)))
-            return
-        self._open[trial.number] = trial, known.metrics
-        yield job
+        self._open[trial.number] = trial
+        yield Job(trial.number, architecture, proposed, seed_of(self._config.seed, "trial", trial.number))
+
+    def _checked(self, job: Job, known: Precheck) -> None:
+        self._known[job.number] = known
+        if known.response is not None:
+            self._open[job.number].set_user_attr(RESPONSE, known.response)
 
     def _stop(self, job: Job, epoch: EpochResult) -> bool:
         """Applies early stopping to a trial at a rung, records the decision in the study, and returns whether to stop."""
-        trial, known = self._open[job.number]
+        trial, known = self._open[job.number], self._known[job.number].metrics
         stopping = self._config.search.stopping
         assert stopping is not None
         earlier = read_rungs(trial.user_attrs)
@@ -196,7 +182,7 @@ class Controller:
         return not promoted
 
     def _finish(self, job: Job, outcome: TrialResult) -> Trial:
-        trial, known = self._open.pop(job.number)
+        trial, known = self._open.pop(job.number), self._known.pop(job.number, None)
         finished = tell_outcome(self._study, trial, self._config.objective, known, outcome)
         trial_file(self._folder, job.number).unlink(missing_ok=True)
         return finished
@@ -206,6 +192,7 @@ class Controller:
             yield self._finished(self._without_training.popleft())
 
     def _finished(self, trial: Trial) -> TrialFinished:
+        self._after_trial()
         objective = self._config.objective
         if trial.state == "complete":
             self._complete.setdefault(trial.key, trial)
@@ -238,49 +225,3 @@ def check_some_complete(trials: list[Trial]) -> None:
     reasons = Counter(trial.reason or trial.state for trial in trials).most_common(3)
     listed = "; ".join(f"{count} x {reason}" for reason, count in reasons)
     raise SearchFailedError(f"none of the {len(trials)} trials is complete: {listed}")
-
-
-def first_candidates(space: SearchSpace) -> list[Architecture]:
-    """Returns the 10 architectures that are tried before a search."""
-    generator = random.Random(0)
-    last = {name: choice.values[-1] for name, choice in space.choices.items()}
-    return [last, *(space.sample(generator) for _ in range(9))]
-
-
-def check_exportable(evaluate: TrainAndAttack) -> None:
-    """Checks before the search that the first candidate that can be built can be exported in all forms of the config.
-
-    Raises:
-        RunError: a form cannot be exported.
-    """
-    config, space = evaluate.config, evaluate.space
-    for architecture in first_candidates(space):
-        try:
-            with time_limit(config.search.time_limit, config.search.time_limit):
-                network = evaluate.build(space.canonical(architecture), 0)
-        except (Exception, SystemExit):  # The next one may be buildable.
-            continue
-        failed = failed_exports(network, evaluate.data.validation.x[:3].cpu(), files_of(config.finalists.forms))
-        if failed:
-            working = [form for form in config.finalists.forms if not set(files_of([form])) & failed.keys()]
-            remedy = f"or set finalists.forms to [{', '.join(working)}]" if working else "so that its weights can be saved"
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-            raise RunError(f"space {space.name}: a network cannot be exported to {reasons}; change the network, {remedy}")
-        return
-
-
-def check_some_buildable(evaluate: Evaluator) -> None:
-    """Checks before the search that the space has an architecture that can be built for the run's images.
-
-    Raises:
-        RunError: none of up to 10 architectures can be built.
-    """
-    space, reason = evaluate.space, ""
-    for architecture in first_candidates(space):
-        try:
-            canonical = space.canonical(architecture)
-            evaluate.precheck(Job(number=-1, architecture=canonical, proposed=canonical, seed=0))
-            return
-        except (Exception, SystemExit) as error:  # A custom space may raise any error.
-            reason = reason or (str(error) if isinstance(error, ValueError) else reason_of(error))
-    raise RunError(f"space {space.name}: no network can be built: {reason}")

@@ -137,6 +137,20 @@ class BundleFinished:
 
 @final
 @dataclass(frozen=True)
+class BundleDamaged:
+    """A bundle of an earlier session cannot be read. It is neither changed nor made again.
+
+    Attributes:
+        folder: Folder of the bundle.
+        reason: Reason why it cannot be read.
+    """
+
+    folder: Path
+    reason: str
+
+
+@final
+@dataclass(frozen=True)
 class BundleFailed:
     """A candidate has no usable bundle.
 
@@ -172,6 +186,7 @@ Event = (
     | FinalistsStarted
     | StageStarted
     | BundleFinished
+    | BundleDamaged
     | BundleFailed
     | RunFinished
 )

@@ -16,12 +16,13 @@ from nas.bundle.manifest import Provenance, is_bundle
 from nas.config.writer import as_data
 from nas.data import Split, open_test
 from nas.errors import BundleError
-from nas.evaluation.train_and_attack import reason_of
+from nas.evaluation.base import reason_of
 from nas.pipeline.events import BundleFailed, BundleFinished, EpochFinished, FinalistsStarted, StageStarted
 from nas.runs.environment import environment
 from nas.seeds import seed_of
 from nas.spaces.options import open_space
-from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, checkpoint_file
+from nas.study.trial import ENDED
+from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, checkpoint_file, trial_file
 from nas.training.network import build_network
 from nas.training.train import train
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nas.pipeline.events import Event
     from nas.runs.folder import RunFolder
     from nas.study.finalists import Candidate
+    from nas.study.trial import Trial
 
 
 def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: TrainAndAttack) -> Iterator[Event]:
@@ -63,6 +65,18 @@ def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: T
             yield BundleFailed(candidate.name, str(error))
         except (Exception, SystemExit) as error:  # The network may raise any error in training; only this candidate fails.
             yield BundleFailed(candidate.name, reason_of(error))
+
+
+def remove_checkpoints(folder: RunFolder, trials: Sequence[Trial]) -> None:
+    """Removes the checkpoints of trials and finalists that have ended. A finalist without a bundle keeps its checkpoint."""
+    running = {trial_file(folder.path, trial.number).name for trial in trials if trial.state not in ENDED}
+    checkpoints = trial_file(folder.path, 0).parent
+    for path in checkpoints.glob("*"):
+        of_trial = path.name.startswith("trial-")
+        if path.name.startswith(".") or (path.name not in running if of_trial else is_bundle(folder.bundles / path.stem)):
+            path.unlink(missing_ok=True)
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
 
 
 def _clear_partial(folder: RunFolder) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators import NORMS
+from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle
 from nas.config.changes import check_changes
 from nas.config.evaluators import TableEvaluatorConfig
@@ -21,10 +24,17 @@ from nas.device import open_device, set_threads
 from nas.errors import ConfigError, RunError, SearchFailedError
 from nas.evaluation.table import open_table
 from nas.evaluation.train_and_attack import TrainAndAttack
-from nas.pipeline.controller import Controller, check_exportable, check_some_buildable, check_some_complete
+from nas.pipeline.controller import Controller, check_some_complete
 from nas.pipeline.earlier_run import resolve_earlier_runs
-from nas.pipeline.events import EpochFinished, FinalistsLacking, RunFinished, RunStarted
-from nas.pipeline.retrain import make_bundles
+from nas.pipeline.events import BundleDamaged, EpochFinished, FinalistsLacking, RunFinished, RunStarted
+from nas.pipeline.prechecks import (
+    changed_choices,
+    changed_networks,
+    check_exportable,
+    check_same_space,
+    first_buildable,
+)
+from nas.pipeline.retrain import make_bundles, remove_checkpoints
 from nas.reports.page import write_report
 from nas.reports.verdict import verdicts
 from nas.resolve import UntrustedCodeError
@@ -34,8 +44,9 @@ from nas.runs.leaderboard import write_leaderboard
 from nas.runs.run import Run, read_run, study_location
 from nas.spaces.options import open_space
 from nas.study.finalists import choose_finalists, choose_references
-from nas.study.storage import backup, check_database, close_storage, open_storage, storage_errors
-from nas.study.study import config_changes, create_study, open_study
+from nas.study.lease import Lease
+from nas.study.storage import StudyLocation, backup, check_database, close_storage, open_storage, storage_errors
+from nas.study.study import config_changes, create_study, open_study, store_config
 from nas.study.trial import read_trials
 
 if TYPE_CHECKING:
@@ -46,6 +57,8 @@ if TYPE_CHECKING:
 
 
 OnEvent = Callable[["Event"], object]
+# Seconds between two backups of the study.
+BACKUP_SECONDS = 60.0
 
 
 def search(config: Config | None = None, run: Path | str = "runs/search", *, on_event: OnEvent | None = None) -> Run:
@@ -162,22 +175,17 @@ def resume_events(run: Path | str, overrides: Sequence[str] = ()) -> Iterator[Ev
     """
     folder = find_run(Path(run))
     config = load_config(folder.config, overrides)
-    _check_config(folder, config)
-    evaluate = prepare(config)
-    _check_same_images(folder, evaluate)
-    return _logged(_events(folder, evaluate, changed=bool(overrides)))
-
-
-def _check_config(folder: RunFolder, config: Config) -> None:
-    """Checks that only settings have changed that may change in a run that has begun.
-
-    Raises:
-        ConfigError: other settings have changed.
-    """
     with open_study(study_location(folder, config)) as study:
         changes = config_changes(study, config) if study is not None else {}
+        trials = study.get_trials(deepcopy=False) if study is not None else []
     exported = any(is_bundle(path) for path in folder.bundles.glob("[!.]*"))
     check_changes(changes, str(folder.config), exported=exported)
+    space = open_space(config.space, trust=True)
+    check_same_space(space, changed_choices(trials, space))
+    evaluate = prepare(config)
+    _check_same_images(folder, evaluate)
+    check_same_space(space, changed_networks(trials, evaluate))
+    return _logged(_events(folder, evaluate, changed=bool(overrides)))
 
 
 def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator[Event]:
@@ -226,7 +234,7 @@ def prepare(config: Config, *, trust: bool = True) -> Evaluator:
     data = replace(data, validation=data.validation.first(config.evaluation.images))
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, space, data.to(device))
-    check_some_buildable(evaluate)
+    first_buildable(evaluate)
     pixels = data.train.x[0].numel()
     grids = {**(config.finalists.epsilons or {}), f"{config.norm} ": (config.evaluation.epsilon,)}
     for norm, grid in grids.items():
@@ -261,21 +269,27 @@ def _events(folder: RunFolder, evaluate: Evaluator, *, changed: bool = False) ->
         storage = open_storage(location, write=True)
         try:
             study = create_study(storage, location, config, evaluate.space, must_exist=folder.environment.exists())
-            if changed:
-                write_config(folder, config)
-            write_environment(folder, environment(evaluate.device), evaluate.hashes)
-            yield RunStarted(
-                folder=folder.path,
-                trials=config.search.trials,
-                finished=sum(trial.state != "running" for trial in read_trials(study)),
-                space_size=evaluate.space.size,
-                source=evaluate.source,
-            )
-            try:
-                yield from Controller(study, storage, evaluate, folder.path).trials()
-            finally:
-                write_leaderboard(folder, read_trials(study), config.objective)
-            trials = read_trials(study)
+            with Lease(study, location) if location.url is not None else nullcontext() as lease:
+                store_config(study, config)
+                if changed:
+                    write_config(folder, config)
+                write_environment(folder, environment(evaluate.device), evaluate.hashes)
+                yield RunStarted(
+                    folder=folder.path,
+                    trials=config.search.trials,
+                    finished=sum(trial.state != "running" for trial in read_trials(study)),
+                    space_size=evaluate.space.size,
+                    source=evaluate.source,
+                )
+                for bundle in open_bundles(folder.bundles)[1]:
+                    yield BundleDamaged(bundle.folder, bundle.reason)
+                remove_checkpoints(folder, read_trials(study))
+                check = (lambda: None) if lease is None else lease.check
+                try:
+                    yield from Controller(study, storage, evaluate, folder.path, _regular_backup(location), check).trials()
+                finally:
+                    write_leaderboard(folder, read_trials(study), config.objective)
+                trials = read_trials(study)
         finally:
             close_storage(storage)
         check_some_complete(trials)
@@ -285,8 +299,24 @@ def _events(folder: RunFolder, evaluate: Evaluator, *, changed: bool = False) ->
             if config.finalists.references:
                 candidates += choose_references(trials, config, data.input_shape, len(data.classes))
             yield from make_bundles(folder, candidates, evaluate)
+        remove_checkpoints(folder, trials)
         finished = read_run(folder.path, trust=True)
         write_report(finished, trust=True)
         if isinstance(evaluate, TrainAndAttack) and not any(bundle.role == "finalist" for bundle in finished.bundles):
             raise SearchFailedError(f"none of the finalists has a usable bundle; {folder.report} shows the search")
         yield RunFinished(folder.report, tuple(str(v) for v in verdicts(finished)))
+
+
+def _regular_backup(location: StudyLocation) -> Callable[[], None]:
+    """Returns a function to call after each trial. Its first call writes a backup of the study, then one call a minute."""
+    due = 0.0
+
+    def write() -> None:
+        nonlocal due
+        started = time.monotonic()
+        if started >= due:
+            backup(location)
+            # At most about 1 % of the time, for a large study.
+            due = time.monotonic() + max(BACKUP_SECONDS, 100 * (time.monotonic() - started))
+
+    return write

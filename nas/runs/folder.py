@@ -72,7 +72,7 @@ def create_run(path: Path, config: Config) -> RunFolder:
     """Creates the folder of a new run and writes its config.
 
     Raises:
-        RunError: the folder already holds a run or other files.
+        RunError: the folder already holds a run or other files, or its file system has no locks.
     """
     run = RunFolder(path.expanduser().resolve())
     if run.config.exists() or run.study.exists():
@@ -80,6 +80,13 @@ def create_run(path: Path, config: Config) -> RunFolder:
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise RunError(f"{path}: must be a new or empty folder")
     run.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(run):
+            pass
+    except RunError:
+        (run.path / ".lock").unlink()
+        run.path.rmdir()
+        raise
     if config.search.storage is not None:
         write_atomic(run.study_name, f"{run.path.name}-{uuid.uuid4().hex[:8]}\n")
     write_config(run, config)
@@ -117,27 +124,35 @@ def locked(run: RunFolder) -> Iterator[None]:
     """Locks the run for this process; the operating system releases the lock when the process ends, even after a crash.
 
     Raises:
-        RunError: another process holds the lock.
+        RunError: another process holds the lock, or the file system has no locks.
     """
     with (run.path / ".lock").open("a") as file:
         for wait in (0.1, 0.2, 0.4, None):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError as error:
+            except BlockingIOError as error:
                 if wait is None:
                     raise RunError(f"{run.path}: another process is working on this run") from error
                 time.sleep(wait)  # `is_locked` of another process holds the lock for an instant.
+            except OSError as error:
+                raise RunError(
+                    f"{run.path}: its file system has no file locks ({error.strerror}), which keep a second process from "
+                    "the run; use a folder on another file system, such as a local disk, or mount this one with locks; "
+                    "an existing run may be copied and resumed there"
+                ) from error
         yield
 
 
 def is_locked(run: RunFolder) -> bool:
-    """Returns whether a process holds the lock of the run."""
-    with (run.path / ".lock").open("a") as file:
-        try:
+    """Returns whether a process holds the lock of the run. Nothing is written. Without locks, no process is at work."""
+    try:
+        with (run.path / ".lock").open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
     return False
 
 

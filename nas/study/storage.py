@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import tempfile
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any, final
 import optuna
 from optuna.storages import RDBStorage
 from sqlalchemy import URL, event, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from nas.config.storage_url import expand_variables, hide_password
 from nas.errors import RunError, first_line
@@ -43,7 +46,7 @@ class StudyLocation:
 
     @property
     def backup(self) -> Path:
-        """Backup of the file, written at every resume."""
+        """Backup of the file, written at every resume and during a search."""
         return self.path.with_name(f"{self.path.name}.backup")
 
 
@@ -72,8 +75,8 @@ def _remedy(location: StudyLocation, message: str) -> str:
             return f"the file is damaged, and so is its backup {location.backup}"
         # The write-ahead log belongs to the damaged file and would damage the copy.
         remove, copy = f"rm -f {location.path}-wal {location.path}-shm", f"cp {location.backup} {location.path}"
-        return f"the file is damaged; `{remove}; {copy}` restores the backup of the last resume, with {count} trials"
-    return "the file is damaged and has no backup; backups are written at every resume"
+        return f"the file is damaged; `{remove}; {copy}` restores the last backup, with {count} trials"
+    return "the file is damaged and has no backup; the first one is written after the first trial"
 
 
 def _trials_in(path: Path) -> int | None:
@@ -91,11 +94,12 @@ def silence_optuna() -> None:
 
 
 def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
-    """Returns the database of a study. A missing SQLite file is created.
+    """Returns the database of a study.
 
     Args:
         location: Location of the study.
-        write: Optimise SQLite for frequent writes, until `close_storage`.
+        write: Open a SQLite file for writing, and create a missing one. Otherwise it is not changed, and its folder may
+            be read-only.
 
     Raises:
         RunError: the file is damaged or not a database, or the URL cannot be used.
@@ -103,10 +107,11 @@ def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
     silence_optuna()
     with storage_errors(location):
         if location.url is None:
+            if not write:
+                return _copy_in_memory(location.path)
             # Not by string concatenation: a question mark in the path would end it.
             storage = RDBStorage(URL.create("sqlite", database=str(location.path)).render_as_string())
-            if write:
-                _write_ahead(storage)
+            _write_ahead(storage)
             return storage
         try:
             # A server may close idle connections.
@@ -118,6 +123,38 @@ def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
                 f"{location}: {message}; search.storage must be a URL such as "
                 "postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is installed (pip install psycopg2-binary)"
             ) from error
+
+
+def _copy_in_memory(path: Path) -> RDBStorage:
+    """Returns a copy of a SQLite database in memory. Neither the file nor its folder is changed.
+
+    Raises:
+        SQLAlchemyError: the file is damaged or not a database.
+    """
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    try:
+        try:
+            _copy_into(memory, path)
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+            # A process was killed while it wrote: its log must be merged, which changes the files. Merge a copy of them.
+            with tempfile.TemporaryDirectory() as folder:
+                for file in (path, *(path.with_name(f"{path.name}-{log}") for log in ("wal", "journal"))):
+                    if file.exists():
+                        shutil.copyfile(file, Path(folder, file.name))
+                _copy_into(memory, Path(folder, path.name), mode="rw")
+        # A file of another program, or of none, has no tables; they are then made in memory.
+        return RDBStorage("sqlite://", engine_kwargs={"creator": lambda: memory, "poolclass": StaticPool})
+    except sqlite3.Error as error:
+        memory.close()
+        raise DatabaseError(None, None, error) from error
+
+
+def _copy_into(memory: sqlite3.Connection, path: Path, mode: str = "ro") -> None:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)) as database:
+        database.execute("select count(*) from sqlite_master").fetchone()
+        database.backup(memory)
 
 
 def check_database(url: str) -> None:
@@ -173,7 +210,7 @@ def backup(location: StudyLocation) -> None:
         return
     if not location.path.exists():
         if location.backup.exists():
-            remedy = f"`cp {location.backup} {location.path}` restores the backup of the last resume"
+            remedy = f"`cp {location.backup} {location.path}` restores the last backup"
             raise RunError(f"{location}: is missing; {remedy}")
         return
     partial = location.backup.with_name(f".{location.backup.name}.partial")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
     from nas.config.schema import Config, ObjectiveConfig
-    from nas.executors import TrialResult
+    from nas.executors import Precheck, TrialResult
     from nas.study.storage import StudyLocation
     from search_spaces import SearchSpace
 
@@ -41,8 +41,6 @@ def create_study(
     storage: RDBStorage, location: StudyLocation, config: Config, space: SearchSpace, *, must_exist: bool = False
 ) -> optuna.Study:
     """Returns the study of a run with its sampler. A missing study is created.
-
-    The study stores the config. `config_changes` gives the differences from that of an earlier session.
 
     Args:
         storage: The database.
@@ -68,9 +66,14 @@ def create_study(
         if "config" not in study.user_attrs and not study.get_trials(deepcopy=False):
             with _experimental():
                 study.set_metric_names(list(config.objective.minimise))
-        if study.user_attrs.get("config") != as_data(config):
-            study.set_user_attr("config", as_data(config))
+            store_config(study, config)
         return study
+
+
+def store_config(study: optuna.Study, config: Config) -> None:
+    """Stores the config in the study. `config_changes` gives the differences of a later one."""
+    if study.user_attrs.get("config") != as_data(config):
+        study.set_user_attr("config", as_data(config))
 
 
 def config_changes(study: optuna.Study, config: Config) -> dict[str, tuple[Any, Any]]:
@@ -99,21 +102,37 @@ def open_study(location: StudyLocation) -> Iterator[optuna.Study | None]:
 
 
 def tell_outcome(
-    study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float], outcome: TrialResult
+    study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, known: Precheck | None, outcome: TrialResult
 ) -> Trial:
-    """Writes the result of a trial to the study and ends the trial. Returns the trial."""
-    trial.set_user_attr("metrics", {**metrics, **outcome.metrics})
+    """Writes the result of a trial to the study and ends the trial. Returns the trial.
+
+    Args:
+        study: The study.
+        trial: The trial.
+        objective: Objective of the search.
+        known: Properties of the candidate that need no training; None if its network could not be built.
+        outcome: Result of the trial.
+    """
+    cheap = known.metrics if known is not None else {}
+    metrics = {**cheap, **outcome.metrics}
+    if metrics:
+        trial.set_user_attr("metrics", metrics)
     trial.set_user_attr("seconds", round(outcome.seconds, 4))
     if outcome.epochs:
         trial.set_user_attr("epochs", [dataclasses.asdict(epoch) for epoch in outcome.epochs])
     if outcome.reason is not None:
         return tell_failed(study, trial, outcome.reason)
+    if outcome.infeasible is not None:
+        if known is not None and known.constant:
+            set_constraint(trial, "path", 1.0)
+        set_constraints(trial, objective, cheap)
+        return tell_pruned(study, trial, outcome.infeasible)
     if outcome.stopped is not None:
-        set_constraints(trial, objective, metrics)
+        set_constraints(trial, objective, cheap)
         return tell_pruned(study, trial, f"pruned by successive halving at epoch {outcome.stopped}")
     if outcome.radii:
         trial.set_user_attr("radii", dict(outcome.radii))
-    return tell_values(study, trial, objective, {**metrics, **outcome.metrics})
+    return tell_values(study, trial, objective, metrics)
 
 
 def tell_values(study: optuna.Study, trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> Trial:

@@ -109,7 +109,8 @@ def train(
         }
 
     stored = checkpoint.load()
-    if stored is not None and stored.get("seed") == seed:
+    # A finalist may have another number of epochs after a resume.
+    if stored is not None and stored.get("seed") == seed and all(epoch["epochs"] == epochs for epoch in stored["epochs"]):
         network.load_state_dict(stored["network"])
         optimiser.load_state_dict(stored["optimiser"])
         schedule.load_state_dict(stored["schedule"])
@@ -206,13 +207,16 @@ def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
     return config.precision == "bfloat16"
 
 
-def has_input_gradient(network: nn.Module, x: Tensor) -> bool:
-    """Returns whether the logits have a gradient other than 0 at images x (N, C, H, W). Some cells have no such path."""
+def probe(network: nn.Module, x: Tensor) -> tuple[bool, float]:
+    """Returns whether the logits do not depend on the images x (N, C, H, W), and the sum of their squares.
+
+    The logits of some cells do not depend on the images: no path leads from the input to the output.
+    """
     points = x.detach().clone().requires_grad_()
     with frozen(network), torch.enable_grad():
         # Squared, because the sum of the logits may have a zero gradient.
         value = network(points).square().sum()
     if not value.requires_grad:
-        return False
+        return True, float(value.detach())
     (gradient,) = torch.autograd.grad(value, points, allow_unused=True)
-    return gradient is not None and bool((gradient != 0).any())
+    return gradient is None or not bool((gradient != 0).any()), float(value.detach())

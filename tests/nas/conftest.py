@@ -48,10 +48,50 @@ TINY = {
 # A space that misbehaves as told. Its networks take milliseconds, so that many runs fit into one test.
 OWN_SPACE = """
 import math
+import os
+import signal
+import sys
 
 from torch import nn
 
 from search_spaces import Choice, SearchSpace
+
+
+class BaseError(BaseException):
+    pass
+
+
+def raise_base():
+    raise BaseError("neither an error nor an exit")
+
+
+def flood():
+    for number in range(5000):
+        print("noise", number)
+
+
+def hang():
+    while True:
+        try:
+            math.sqrt(2)
+        except Exception:
+            pass
+
+
+ROGUE = {
+    "exits": lambda: sys.exit(3),
+    "raises base": raise_base,
+    "ends": lambda: os._exit(3),
+    "segfaults": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "prints": flood,
+    "hangs": hang,
+}
+
+
+def misbehave(kind, when):
+    name = kind.removesuffix(when)
+    if name != kind:
+        ROGUE.get(name, int)()
 
 
 class Layer(nn.Module):
@@ -60,12 +100,12 @@ class Layer(nn.Module):
         self.kind = kind
 
     def forward(self, x):
+        if self.training:
+            misbehave(self.kind, " in training")
         if self.kind == "raises":
             raise RuntimeError("a broken layer")
         if self.kind == "raises in training" and self.training:
             raise RuntimeError("broken in training\\nand a second line")
-        if self.kind == "exits in training" and self.training:
-            raise SystemExit(3)
         if self.kind == "memory" and self.training:
             raise MemoryError("4 GiB wanted")
         if self.kind == "nan" and self.training:
@@ -75,6 +115,7 @@ class Layer(nn.Module):
 
 def own(kinds: str = "works") -> SearchSpace:
     def build(architecture, input_shape, num_classes):
+        misbehave(architecture["kind"], " in build")
         if architecture["kind"] == "raises in build":
             raise RuntimeError("cannot be built")
         if architecture["kind"] == "memory in build":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from nas.errors import RunError
-from nas.executors.base import Job, TrialResult
+from nas.executors.base import Job, Precheck, TrialResult
 from nas.training.epoch import EpochResult
 
 # To a JobRequest: a job, None for "not now", or False for "no more jobs". To an EpochReported: whether the job ends.
@@ -38,6 +38,15 @@ class WorkerStarted:
     worker: str
     kill: Callable[[], None]
     time: float
+
+
+@final
+@dataclass(frozen=True)
+class JobChecked:
+    """The precheck of a job has ended."""
+
+    number: int
+    known: Precheck
 
 
 @final
@@ -93,7 +102,7 @@ class TuneFinished:
     error: str | None
 
 
-Message = JobRequest | WorkerStarted | EpochReported | JobFinished | WorkerDied | FatalError | TuneFinished
+Message = JobRequest | WorkerStarted | JobChecked | EpochReported | JobFinished | WorkerDied | FatalError | TuneFinished
 
 
 @final

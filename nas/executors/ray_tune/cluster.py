@@ -33,6 +33,45 @@ ENVIRONMENT = {
 NODE_CACHE_SECONDS = 1.0
 # Timeout of a connection to an address, in seconds.
 CONNECT_TIMEOUT = 10.0
+# Seconds between two checks of the head node, and seconds without an answer after which it is lost. After 60 seconds Ray
+# ends this process, without a message.
+HEAD_CHECK_SECONDS, HEAD_LOST_SECONDS = 5.0, 20.0
+
+
+class HeadLostError(RunError):
+    """The head node of the cluster does not answer. Any further call of Ray may end this process."""
+
+
+@final
+class HeadMonitor:
+    """Checks that the head node of the cluster answers."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        """Stores the address HOST:PORT of the head node, and the folder of the run for the message."""
+        self._address, self._folder = address, folder
+        self._checked = self._answered = time.monotonic()
+
+    def check(self) -> None:
+        """Connects to the head node, at most every HEAD_CHECK_SECONDS.
+
+        Raises:
+            HeadLostError: it has not answered for HEAD_LOST_SECONDS.
+        """
+        if time.monotonic() - self._checked < HEAD_CHECK_SECONDS:
+            return
+        host, _, port = self._address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=HEAD_CHECK_SECONDS).close()
+            self._answered = time.monotonic()
+        except OSError as error:
+            silent = time.monotonic() - self._answered
+            if silent >= HEAD_LOST_SECONDS:
+                raise HeadLostError(
+                    f"search.executor: the head of the Ray cluster at {self._address} has not answered for {silent:.0f} s "
+                    f"({first_line(error)}); finished trials are kept: `hardcell resume {self._folder}` continues, with "
+                    "--address for another cluster or --executor local"
+                ) from error
+        self._checked = time.monotonic()
 
 
 @final
@@ -134,6 +173,9 @@ def connected(
             cluster = Cluster(workers=workers, cpus=cpus, gpus=gpus)
             cluster.check()
             yield cluster
+        except HeadLostError:
+            connects = False
+            raise
         finally:
             if connects:
                 ray.shutdown()

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, final
 
 from nas.errors import RunError
 from nas.executors.base import ExecutionContext, Executor, Job, JobEvent, JobStarted, TrialResult
-from nas.executors.local import limit_message
+from nas.executors.jobs import GRACE, limit_message
 from nas.executors.ray_tune.channel import (
     Channel,
     EpochReported,
     FatalError,
+    JobChecked,
     JobFinished,
     JobRequest,
     Reply,
@@ -29,13 +30,11 @@ from nas.executors.ray_tune.channel import (
     WorkerDied,
     WorkerStarted,
 )
+from nas.executors.ray_tune.cluster import HEAD_CHECK_SECONDS
 from nas.training.epoch import EpochResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-# Seconds after the time limit until a worker is killed. Its alarm has no effect if it hangs outside of Python.
-GRACE = 10.0
+    from collections.abc import Callable, Iterable, Iterator
 
 
 @final
@@ -82,12 +81,15 @@ class Ray(Executor):
             CheckpointError: a checkpoint cannot be written.
         """
         # Ray is slow to import, and the settings do not need it.
-        from nas.executors.ray_tune.cluster import connected
+        import ray
+
+        from nas.executors.ray_tune.cluster import HeadMonitor, connected
         from nas.executors.ray_tune.thread import TuneThread
 
         cluster = connected(self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
         with cluster as opened, TuneThread(opened, context) as search:
-            yield from Dispatcher(search.channel, context).serve(jobs)
+            head = HeadMonitor(ray.get_runtime_context().gcs_address, context.folder)
+            yield from Dispatcher(search.channel, context, head.check).serve(jobs)
 
 
 @final
@@ -117,8 +119,9 @@ class RunningJob:
 class Dispatcher:
     """Replies to the Tune thread, in the study thread. It yields exactly one result per job."""
 
-    def __init__(self, channel: Channel, context: ExecutionContext) -> None:
-        self._channel, self._context = channel, context
+    def __init__(self, channel: Channel, context: ExecutionContext, check_head: Callable[[], None] = lambda: None) -> None:
+        """Stores the channel, the context, and a function that raises an error if the head node is lost."""
+        self._channel, self._context, self._check_head = channel, context, check_head
         self._running: dict[int, RunningJob] = {}
         # Jobs to restart because their worker died.
         self._restarts: deque[Job] = deque()
@@ -128,16 +131,20 @@ class Dispatcher:
         """Yields the events of the jobs."""
         jobs = iter(jobs)
         while True:
-            message = self._channel.receive(self._seconds_to_deadline())
+            message = self._channel.receive(self._seconds_to_wait())
+            self._check_head()
             yield from self._kill_overdue()
             match message:
                 case JobRequest():
                     self._channel.reply(self._next_job(jobs))
                 case TuneFinished(error):
                     if error is not None or self._running:
-                        raise RunError(f"Ray Tune ended before the search: {error or 'no reason given'}")
+                        raise RunError(
+                            f"Ray Tune ended before the search: {error or 'no reason given'}; finished trials are kept: "
+                            f"`hardcell resume {self._context.folder}` continues"
+                        )
                     return
-                case WorkerStarted() | EpochReported() | JobFinished() | WorkerDied() | FatalError() if (
+                case WorkerStarted() | JobChecked() | EpochReported() | JobFinished() | WorkerDied() | FatalError() if (
                     message.number in self._running
                 ):
                     yield from self._handle(self._running[message.number], message)
@@ -158,12 +165,16 @@ class Dispatcher:
         return job
 
     def _handle(
-        self, running: RunningJob, message: WorkerStarted | EpochReported | JobFinished | WorkerDied | FatalError
+        self,
+        running: RunningJob,
+        message: WorkerStarted | JobChecked | EpochReported | JobFinished | WorkerDied | FatalError,
     ) -> Iterator[tuple[Job, JobEvent]]:
         match message:
             case WorkerStarted():
                 running.started = message
                 yield running.job, JobStarted(message.worker)
+            case JobChecked(known=known):
+                yield running.job, known
             case EpochReported(result=epoch):
                 yield from self._handle_epoch(running, epoch)
             case JobFinished(outcome=outcome):
@@ -194,12 +205,12 @@ class Dispatcher:
         if stopped:
             yield running.job, running.outcome(stopped=epoch.epoch)
 
-    def _seconds_to_deadline(self) -> float | None:
-        """Returns the seconds until the next job is overdue; None for no limit or no running job."""
+    def _seconds_to_wait(self) -> float:
+        """Returns the seconds until the next job is overdue, but at most those until the next check of the head node."""
         times = [running.started.time for running in self._running.values() if running.started is not None]
         if self._context.time_limit is None or not times:
-            return None
-        return max(0.0, min(times) + self._context.time_limit + GRACE - time.monotonic())
+            return HEAD_CHECK_SECONDS
+        return max(0.0, min(HEAD_CHECK_SECONDS, min(times) + self._context.time_limit + GRACE - time.monotonic()))
 
     def _kill_overdue(self) -> Iterator[tuple[Job, JobEvent]]:
         """Kills workers whose jobs are overdue, and yields the results of these jobs."""

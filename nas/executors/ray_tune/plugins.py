@@ -17,11 +17,12 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import NoopStopper
 
 from nas.errors import RunError, first_line
-from nas.executors.base import Job, TrialResult
+from nas.executors.base import Job, Precheck, TrialResult
 from nas.executors.ray_tune.channel import (
     Channel,
     EpochReported,
     FatalError,
+    JobChecked,
     JobFinished,
     JobRequest,
     WorkerDied,
@@ -153,11 +154,13 @@ class EventCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Sends JobFinished or FatalError."""
+        """Sends JobChecked, JobFinished or FatalError."""
         event = result.pop(EVENT, None)
         number = trial.config["job"]["number"]
         if isinstance(event, TrialResult):
             self._plugins.channel.send(JobFinished(number, event))
+        elif isinstance(event, Precheck):
+            self._plugins.channel.send(JobChecked(number, event))
         elif isinstance(event, WorkerFailure):
             self._plugins.channel.send(FatalError(number, event.error()))
 

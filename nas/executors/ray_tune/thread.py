@@ -13,6 +13,7 @@ from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from nas.errors import format_error
 from nas.executors.ray_tune.channel import Channel, TuneFinished
 from nas.executors.ray_tune.checkpoints import CheckpointService
+from nas.executors.ray_tune.cluster import HeadLostError
 from nas.executors.ray_tune.plugins import (
     CloseLogsCallback,
     EventCallback,
@@ -72,12 +73,13 @@ class TuneThread:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Ends all running jobs and Tune."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends all running jobs and Tune. If the head node is lost, they are left to Ray."""
         self.channel.close()
-        self._plugins.kill()
-        self._thread.join(SHUTDOWN_TIMEOUT)
-        self._checkpoint_service.stop()
+        if kind is not HeadLostError:
+            self._plugins.kill()
+            self._thread.join(SHUTDOWN_TIMEOUT)
+            self._checkpoint_service.stop()
         for name, value in self._environment.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -16,8 +16,8 @@ from ray import tune
 from nas.data import Dataset
 from nas.device import set_threads
 from nas.errors import RunError, format_error
-from nas.executors.base import Evaluate, ExecutionContext, Job, TrialResult
-from nas.executors.local import run_job
+from nas.executors.base import Evaluate, ExecutionContext, Job, Precheck, TrialResult
+from nas.executors.jobs import run_job
 from nas.executors.ray_tune.checkpoints import RemoteStore
 from nas.executors.ray_tune.ray_internals import unpickling_error
 from nas.training.checkpoints import Checkpoint, CheckpointError
@@ -49,7 +49,7 @@ class WorkerFailure:
 
 
 class Worker(tune.Trainable):
-    """Runs jobs in sequence. One Tune step is one epoch."""
+    """Runs jobs in sequence. One Tune step is one event of a job, such as an epoch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Also set here, because a running cluster does not have the environment of the driver.
@@ -58,7 +58,7 @@ class Worker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Fetches the ExecutionContext and starts the first job."""
-        self._steps: Iterator[EpochResult | TrialResult] | None = None
+        self._steps: Iterator[Precheck | EpochResult | TrialResult] | None = None
         try:
             self._checkpoint_actor = ray.get_actor(config["checkpoint_actor"])
             self._context = fetch_context(self._checkpoint_actor)
@@ -76,14 +76,14 @@ class Worker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Returns the next epoch of the job, or its result."""
-        event: EpochResult | TrialResult | WorkerFailure | None = self._failure
+        """Returns the precheck of the job, its next epoch, or its result."""
+        event: Precheck | EpochResult | TrialResult | WorkerFailure | None = self._failure
         if self._steps is not None:
             try:
                 event = next(self._steps)
             except Exception as error:
                 event = worker_failure(error)
-        return {EVENT: event, "done": not isinstance(event, EpochResult), **_numbers(event)}
+        return {EVENT: event, "done": not isinstance(event, Precheck | EpochResult), **_numbers(event)}
 
     def cleanup(self) -> None:
         """Ends the current job."""
@@ -135,7 +135,7 @@ def worker_failure(error: Exception) -> WorkerFailure:
     return WorkerFailure(f"no job can run on worker {worker_name()}: {format_error(error)}{place}")
 
 
-def _numbers(event: EpochResult | TrialResult | WorkerFailure | None) -> dict[str, Any]:
+def _numbers(event: Precheck | EpochResult | TrialResult | WorkerFailure | None) -> dict[str, Any]:
     """Returns the numbers of an event, for Tune's files."""
     if isinstance(event, EpochResult):
         return {
@@ -144,4 +144,4 @@ def _numbers(event: EpochResult | TrialResult | WorkerFailure | None) -> dict[st
             "clean_error": event.clean_error,
             "adversarial_error": event.adversarial_error,
         }
-    return dict(event.metrics) if isinstance(event, TrialResult) else {}
+    return dict(event.metrics) if isinstance(event, Precheck | TrialResult) else {}

@@ -479,7 +479,7 @@ def test_study_of_another_config(run_copy, cli):
     write(run_copy / "config.yaml", config)
     code, _, err = cli("resume", run_copy)
     assert code == 2
-    assert "belongs to another config: training.epochs is 2 in the study and 9 here" in err
+    assert "training.epochs: 2 cannot become 9: all trials must be trained in the same way" in err
 
 
 @pytest.mark.parametrize(

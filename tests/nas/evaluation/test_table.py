@@ -83,7 +83,7 @@ def answer(table, proposed):
     """Returns the precheck and the result of a job."""
     job = Job(0, table.space.canonical(proposed), proposed, seed=0)
     known = table.precheck(job)
-    steps = table(job, Checkpoint())
+    steps = table.measure(job, Checkpoint())
     with pytest.raises(StopIteration) as stop:
         next(steps)
     assert not known.constant

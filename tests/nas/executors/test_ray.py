@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -36,7 +37,14 @@ from nas.executors.ray_tune.channel import (
     WorkerDied,
     WorkerStarted,
 )
-from nas.executors.ray_tune.cluster import Cluster, connected, connection_message, is_user_module
+from nas.executors.ray_tune.cluster import (
+    Cluster,
+    HeadLostError,
+    HeadMonitor,
+    connected,
+    connection_message,
+    is_user_module,
+)
 from nas.executors.ray_tune.executor import Dispatcher
 from nas.resolve import resolve
 from nas.training.checkpoints import CheckpointError
@@ -337,10 +345,29 @@ def test_the_desk_kills_a_worker_that_hangs():
     assert [item.reason for item in news if isinstance(item, TrialResult)] == ["took longer than search.time_limit, 2 s"]
 
 
+def test_lost_head_ends_the_search_with_how_to_go_on(monkeypatch, tmp_path):
+    clock = [0.0]
+    monkeypatch.setattr("nas.executors.ray_tune.cluster.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("nas.executors.ray_tune.executor.HEAD_CHECK_SECONDS", 0.001)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        head = HeadMonitor(address, tmp_path)
+        for clock[0] in (1.0, 30.0, 60.0):
+            head.check()
+    for clock[0] in (66.0, 72.0, 75.0):  # A short interruption is no loss.
+        head.check()
+    clock[0] = 81.0
+    with pytest.raises(HeadLostError) as error:
+        list(Dispatcher(Channel(), work_of(tmp_path), head.check).serve([job_of(0)]))
+    message = str(error.value)
+    assert f"the head of the Ray cluster at {address} has not answered for 21 s" in message
+    assert f"`hardcell resume {tmp_path}` continues" in message
+
+
 def test_the_desk_raises_what_is_not_the_candidates_doing():
     with pytest.raises(RunError, match="no module"):
         served(work_of(), [0], JobRequest(), FatalError(0, RunError("no module")))
-    with pytest.raises(RunError, match=r"Ray Tune ended .*: TuneError: bad$"):
+    with pytest.raises(RunError, match=r"Ray Tune ended .*: TuneError: bad; .* `hardcell resume .*` continues$"):
         served(work_of(), [0], JobRequest(), TuneFinished("TuneError: bad"))
     with pytest.raises(RunError, match=r"Ray Tune ended .*no reason"):
         served(work_of(), [0], JobRequest(), TuneFinished(None))

@@ -3,15 +3,20 @@
 import signal
 import threading
 import time
+from dataclasses import replace
 
+import optuna
 import pytest
 
 import nas
-from nas.errors import ConfigError, TimeLimitError
+from nas.errors import ConfigError, LimitError
 from nas.executors import ExecutionContext, Job, TrialResult
-from nas.executors.local import limit_message, run_job, time_limit
+from nas.executors.jobs import limit_message, run_job, time_limit
 from nas.pipeline.events import TrialFinished
+from nas.pipeline.search import search_events
 from nas.runs.run import read_run
+from nas.samplers import StudySampler
+from nas.spaces.options import open_space
 from nas.training.checkpoints import Checkpoint
 from nas.training.epoch import EpochResult
 
@@ -81,7 +86,7 @@ def test_what_the_job_makes_of_it_is_its_outcome(tmp_path):
         yield epoch(1)
         try:
             loops()
-        except TimeLimitError as error:
+        except LimitError as error:
             return TrialResult(reason=f"caught: {error}")
 
     assert run(evaluate, tmp_path, 0.3)[-1] == TrialResult(reason=f"caught: {MESSAGE}")
@@ -128,9 +133,9 @@ def test_trial_in_time_is_as_without_a_limit(limit, tmp_path, handler):
 def test_handler_is_restored_whatever_is_raised(tmp_path, handler):
     with pytest.raises(KeyboardInterrupt), time_limit(30, 30):
         raise KeyboardInterrupt
-    with pytest.raises(TimeLimitError, match=r"^took longer than search\.time_limit, 0\.3 s$"), time_limit(0.01, 0.3):
+    with pytest.raises(LimitError, match=r"^took longer than search\.time_limit, 0\.3 s$"), time_limit(0.01, 0.3):
         loops()
-    with pytest.raises(TimeLimitError, match=r"search\.time_limit, 0\.3 s$"), time_limit(-1, 0.3):
+    with pytest.raises(LimitError, match=r"search\.time_limit, 0\.3 s$"), time_limit(-1, 0.3):
         raise AssertionError("not begun")
 
 
@@ -153,6 +158,59 @@ def test_outside_the_main_thread_what_begins_too_late_is_broken_off(tmp_path, ha
 def test_what_is_no_limit_is_refused():
     with pytest.raises(ConfigError, match=r"config: search\.time_limit must be at least 0\.001, got 0$"):
         nas.parse_config({"search": {"time_limit": 0}})
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["in this process", "isolated"])
+def test_build_that_hangs_is_ended(isolate, custom_space, tmp_path, trials_only):
+    config = custom_space(
+        "hangs in build,works",
+        "search.trials=3",
+        "search.random_trials=3",
+        "search.time_limit=5",
+        f"search.isolate={isolate}",
+    )
+    config = replace(config, seed=seed_with(config, "hangs in build"))
+    trials_only(tmp_path / "run", config)
+    trials = read_run(tmp_path / "run").trials
+    hung = [trial for trial in trials if trial.architecture["kind"] == "hangs in build"]
+    assert {(trial.state, trial.reason) for trial in hung} == {("failed", "took longer than search.time_limit, 5 s")}
+    assert {trial.state for trial in trials if trial not in hung} == {"complete"}
+
+
+def seed_with(config, kind):
+    """Returns a seed with which one of three random trials has this kind."""
+    space = open_space(config.space, trust=True)
+    for seed in range(20):
+        study = optuna.create_study(sampler=StudySampler(config.search.sampler, space, seed=seed, random_trials=3, first=()))
+        if [space.suggest(study.ask())["kind"] for _ in range(3)].count(kind) == 1:
+            return seed
+    raise AssertionError
+
+
+def test_last_architecture_that_hangs_does_not_hang_the_start(custom_space, tmp_path):
+    config = custom_space("works,hangs in build", "search.trials=1", "search.time_limit=2")
+    events = search_events(config, tmp_path / "run")
+    assert next(events).trials == 1
+    events.close()
+
+
+def test_alarm_comes_again_for_code_that_catches_every_error(monkeypatch):
+    monkeypatch.setattr("nas.executors.jobs.REPEAT", 0.05)
+    caught = 0
+
+    def stubborn():
+        nonlocal caught
+        while True:
+            try:
+                loops()
+            except BaseException:
+                caught += 1
+                if caught == 3:
+                    raise
+
+    with pytest.raises(LimitError), time_limit(0.05, 0.05):
+        stubborn()
+    assert caught == 3
 
 
 def test_search_goes_on_after_a_trial_that_hangs(custom_space, tmp_path, trials_only, stored):

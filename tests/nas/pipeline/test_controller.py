@@ -1,12 +1,15 @@
 """Results of each kind of candidate, and of a search over such candidates."""
 
 import sqlite3
+import sys
+from contextlib import suppress
 
 import pytest
 from optuna.trial import TrialState
 
-from nas.errors import RunError, SearchFailedError
+from nas.errors import LimitError, RunError, SearchFailedError
 from nas.executors import ExecutionContext, Executor, Job, JobStarted, Local, TrialResult
+from nas.executors.output import LimitedOutput
 from nas.pipeline.events import EpochFinished, FinalistsStarted, TrialFinished
 from nas.pipeline.search import resume_events, search, search_events
 from nas.runs.run import read_run
@@ -134,6 +137,11 @@ def test_disconnected_cell_of_cell201_is_rejected(tiny, searched, monkeypatch):
         ("raises in build", "RuntimeError: cannot be built"),
         ("raises in training", "RuntimeError: broken in training"),
         ("exits in training", "SystemExit: the candidate called sys.exit(3)"),
+        ("exits in build", "SystemExit: the candidate called sys.exit(3)"),
+        ("raises base in training", "BaseError: neither an error nor an exit"),
+        ("raises base in build", "BaseError: neither an error nor an exit"),
+        ("prints in training", "printed more than 1,000 lines or 200,000 characters"),
+        ("prints in build", "printed more than 1,000 lines or 200,000 characters"),
         ("memory", "out of memory: 4 GiB wanted"),
         ("memory in build", "out of memory: 8 GiB wanted"),
         ("nan", "training diverged: the loss is nan in epoch 1 of 2"),
@@ -150,6 +158,25 @@ def test_broken_candidate_is_a_failed_trial_with_its_reason_and_the_search_goes_
     assert max(t.number for t in trials["works"]) > min(t.number for t in trials[kind])
     assert {stored(run.folder.path)[trial.number].state for trial in trials[kind]} == {TrialState.FAIL}
     assert len(run.trials) == 6
+
+
+def test_flood_of_lines_does_not_reach_the_terminal(custom_space, searched, capsys):
+    run, _ = searched(custom_space("prints in training", "search.trials=1", "search.random_trials=1"))
+    assert run.trials[0].state == "failed"
+    assert capsys.readouterr().out.splitlines() == [f"noise {number}" for number in range(10)]
+
+
+def test_output_limit_holds_for_code_that_catches_every_error():
+    output, before = LimitedOutput(), sys.stdout
+
+    def stubborn():
+        for number in range(2000):
+            with suppress(BaseException):
+                print(number, file=sys.stderr)
+
+    with pytest.raises(LimitError, match="printed more than 1,000 lines"), output:
+        stubborn()
+    assert sys.stdout is before
 
 
 def test_learning_rate_that_diverges_fails_with_its_reason(tiny, tmp_path):

@@ -2,10 +2,12 @@
 
 import hashlib
 import random
+import re
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
+import sys
+from contextlib import contextmanager, suppress
 from itertools import count
 
 import numpy as np
@@ -505,6 +507,128 @@ class TestChangedSettings:
         check_changes(moved, "config.yaml", exported=False)
         with pytest.raises(ConfigError, match=r"search\.storage: None cannot become .*: the study is stored there"):
             check_changes({"search.storage": (None, "postgresql://b/x")}, "config.yaml", exported=False)
+
+
+def test_damaged_bundle_is_said_at_resume(run_copy, cli):
+    (bundle,) = (run_copy / "bundles").glob("residual-*")
+    (bundle / "profile.json").write_text("{")
+    code, out, _ = cli("resume", run_copy)
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("warning"))
+    assert re.fullmatch(
+        rf"warning: bundle {bundle} is damaged: .*profile.json.*; without the folder, `resume` makes it again", line
+    )
+
+
+def test_leftover_checkpoints_are_removed(run_copy):
+    checkpoints, (bundle, *_) = run_copy / "checkpoints", sorted((run_copy / "bundles").iterdir())
+    checkpoints.mkdir(exist_ok=True)
+    for name in ("trial-0.pt", "trial-77.pt", f"{bundle.name}.pt", ".trial-1.pt.12.partial"):
+        (checkpoints / name).write_bytes(b"old")
+    (checkpoints / "1-unfinished.pt").write_bytes(b"of a finalist whose export failed")
+    next(events := resume_events(run_copy))
+    next(events)
+    assert [path.name for path in checkpoints.iterdir()] == ["1-unfinished.pt"]
+    (checkpoints / "1-unfinished.pt").unlink()
+    list(events)
+    assert not checkpoints.exists()
+
+
+def test_checkpoint_of_a_running_trial_stays(tiny, tmp_path, break_off):
+    run = tmp_path / "run"
+    break_off(search_events(tiny("search.trials=2", "search.checkpoint_seconds=0"), run), 1)
+    for _ in range(2):
+        events = resume_events(run)
+        while not isinstance(next(events), TrialStarted):
+            pass
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["trial-1.pt"]
+        events.close()
+
+
+SPACE = """
+import random
+
+from torch import nn
+
+from search_spaces import Choice, SearchSpace
+
+
+def build(a, s, k):
+    body = [nn.Conv2d(s[0], a["width"], a["kernel"]), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(a["width"], k))
+
+
+SPACE = SearchSpace(name="own", choices={"width": Choice(4, 6), "kernel": Choice(1, 3)}, build=build)
+"""
+
+
+class TestChangedSpace:
+    @pytest.fixture
+    def begun(self, tiny, tmp_path, break_off):
+        """Returns the file of a space, and the folder of a run with two finished trials of it."""
+        (tmp_path / "space.py").write_text(SPACE)
+        config = tiny(f"space='{tmp_path / 'space.py'}:SPACE'", "finalists.references=false", "training.epochs=1")
+        break_off(search_events(config, tmp_path / "run"), 2)
+        return tmp_path / "space.py", tmp_path / "run"
+
+    @pytest.mark.parametrize(
+        ("old", "new", "change"),
+        [
+            ("Choice(4, 6)", "Choice(4, 6, 8)", "choice width: added 8"),
+            ("Choice(4, 6)", "Choice(4, 7)", "choice width: added 7; removed 6"),
+            ("Choice(4, 6)", "Choice(6, 4)", "choice width: its values have another order"),
+            ("Choice(4, 6)", "Choice(4.0, 6)", "choice width: added 4.0; removed 4"),
+            ('"kernel": Choice(1, 3)', '"kernel": Choice(1, 3), "depth": Choice(1)', "choice depth: is new"),
+            (', "kernel": Choice(1, 3)', "", "choice kernel: is missing"),
+            (
+                "nn.Flatten()",
+                "nn.Flatten(), nn.Linear(a['width'], a['width'])",
+                "trial 0: its network has .* parameters, and had",
+            ),
+            ("nn.ReLU()", "nn.Tanh()", "trial 0: its untrained network has other logits"),
+            (
+                "body = [",
+                "assert a['width'] == 6 and a['kernel'] == 3; body = [",
+                "trial 0: its network cannot be built: AssertionError",
+            ),
+        ],
+    )
+    def test_is_refused_with_what_changed(self, begun, old, new, change):
+        file, run = begun
+        assert old in SPACE
+        file.write_text(SPACE.replace(old, new))
+        with pytest.raises(RunError) as error, fresh_imports():
+            resume_events(run)
+        first, *changes, last = str(error.value).splitlines()
+        assert first.startswith("space own: has changed since the run began")
+        assert re.fullmatch(f"  {change}.*", changes[0])
+        assert "undo the changes, or start a new run" in last
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [("import random", "# a comment\nimport random"), ("body =", "unused = 1\n    body =")],
+        ids=["comment", "refactored"],
+    )
+    def test_same_networks_from_other_code_are_accepted(self, begun, old, new):
+        file, run = begun
+        file.write_text(SPACE.replace(old, new))
+        with fresh_imports():
+            assert next(resume_events(run)).finished == 2
+
+    def test_random_networks_are_not_compared_by_their_logits(self, tiny, tmp_path, break_off):
+        text = SPACE.replace("nn.ReLU()", "nn.LeakyReLU(random.random())")
+        (tmp_path / "space.py").write_text(text)
+        config = tiny(f"space='{tmp_path / 'space.py'}:SPACE'", "training.epochs=1", "finalists.references=false")
+        break_off(search_events(config, tmp_path / "run"), 2)
+        assert next(resume_events(tmp_path / "run")).finished == 2
+
+
+@contextmanager
+def fresh_imports():
+    """Imports files of users anew, as another process does."""
+    for name in [name for name in sys.modules if name.startswith("hardcell_user_")]:
+        del sys.modules[name]
+    yield
 
 
 def test_finished_run_gets_a_fresh_report_and_keeps_all_else(run_copy, finished_run, study_content):

@@ -5,8 +5,11 @@ import io
 import itertools
 import json
 import math
+import os
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -216,3 +219,63 @@ def test_status_as_plain_data(table, tmp_path, cli):
     events.close()
     _, out, _ = cli("status", tmp_path / "run", "--json")
     assert json.loads(out).keys() == record.keys()
+
+
+@pytest.fixture
+def read_only():
+    """Yields a function that makes a folder read-only, and gives it to another user than root."""
+    folders = []
+
+    def make(folder):
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o500 if path.is_dir() else 0o400)
+            folders.append(path)
+            if os.geteuid() == 0:
+                os.chown(path, 65534, 65534)
+
+    yield make
+    for path in folders:
+        if path.exists():
+            path.chmod(0o700)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["ended", "killed"])
+def test_status_reads_a_folder_that_cannot_be_written(killed, table, tmp_path, read_only):
+    run = tmp_path / "run"
+    events = search_events(table, tmp_path / "original")
+    for event in events:
+        if isinstance(event, TrialFinished) and event.trial.number == 2:
+            break
+    if not killed:
+        events.close()
+    shutil.copytree(tmp_path / "original", run)
+    events.close()
+    # A killed process leaves a log that is not merged, and the file with its index is not always copied.
+    assert (run / "study.db-wal").exists() is killed
+    (run / "study.db-shm").unlink(missing_ok=True)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    read_only(run)
+    if os.geteuid() == 0:  # Permissions do not apply to root.
+        for parent in (tmp_path, *tmp_path.parents):
+            if not parent.stat().st_mode & 0o001:
+                parent.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        status = run_status(run)
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+    assert (status.state, status.trials["complete"]) == ("interrupted", 3)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_status_of_a_killed_run_changes_no_file(table, tmp_path):
+    events = search_events(table, tmp_path / "original")
+    next(event for event in events if isinstance(event, TrialFinished))
+    run = Path(shutil.copytree(tmp_path / "original", tmp_path / "run"))
+    events.close()
+    (run / ".lock").unlink()
+    # SQLite marks its readers in the index of the log.
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".db-shm"}
+    assert run_status(run).trials["complete"] == 1
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".db-shm"} == before

@@ -17,7 +17,7 @@ import pytest
 import nas
 from nas.errors import ConfigError, RunError
 from nas.pipeline.events import TrialFinished
-from nas.pipeline.search import resume_events, search_events
+from nas.pipeline.search import _regular_backup, resume_events, search_events
 from nas.runs.folder import RunFolder
 from nas.runs.run import read_run, study_location
 from nas.study.storage import StudyLocation, backup, close_storage, open_storage
@@ -69,12 +69,27 @@ def journal(path):
 
 
 class TestBackup:
-    def test_is_made_at_every_resume(self, config, tmp_path):
+    def test_is_made_at_every_resume(self, config, tmp_path, monkeypatch):
         run = tmp_path / "run"
         begin(config, run, 2)
-        assert not (run / "study.db.backup").exists()
+        monkeypatch.setattr("nas.pipeline.search._regular_backup", lambda place: lambda: None)
         begin(None, run, 3)
         assert count(run / "study.db.backup") == (2, "ok")
+        assert not list(run.glob(".*.partial"))
+
+    def test_is_made_after_the_first_trial_of_a_session_and_then_regularly(self, config, tmp_path, monkeypatch):
+        run = tmp_path / "run"
+        begin(config, run, 3)
+        assert count(run / "study.db.backup") == (1, "ok")
+        clock = [0.0]
+        monkeypatch.setattr("nas.pipeline.search.time.monotonic", lambda: clock[0])
+        place, counts = StudyLocation(run / "study.db"), []
+        write = _regular_backup(place)
+        for clock[0] in (0.0, 59.0, 61.0):
+            place.backup.unlink(missing_ok=True)
+            write()
+            counts.append(place.backup.exists())
+        assert counts == [True, False, True]
         assert not list(run.glob(".*.partial"))
 
     def test_is_whole_after_a_kill(self, config, tmp_path):
@@ -155,6 +170,7 @@ class TestBackup:
     def test_where_there_is_none_the_message_says_so(self, config, tmp_path):
         run = tmp_path / "run"
         begin(config, run, 1)
+        (run / "study.db.backup").unlink()
         damage(run / "study.db")
         for look in (read_run, resume_events):
             with pytest.raises(
@@ -172,14 +188,14 @@ class TestOneFile:
         assert journal(run / "study.db") == b"\2\2"
         events.close()
         assert journal(run / "study.db") == b"\1\1"
-        assert [path.name for path in run.glob("study.db*")] == ["study.db"]
+        assert sorted(path.name for path in run.glob("study.db*")) == ["study.db", "study.db.backup"]
 
     def test_looking_at_it_leaves_it_so(self, config, tmp_path, trials_only, cli):
         run = tmp_path / "run"
         trials_only(run, config)
         before = (run / "study.db").read_bytes()
         assert [cli(command, run)[0] for command in ("status", "report")] == [0, 0]
-        assert [path.name for path in run.glob("study.db*")] == ["study.db"]
+        assert sorted(path.name for path in run.glob("study.db*")) == ["study.db", "study.db.backup"]
         assert (run / "study.db").read_bytes() == before
 
     def test_reads_in_a_folder_that_cannot_be_written(self, config, tmp_path, trials_only):
@@ -260,7 +276,8 @@ class TestElsewhere:
             begin(None, tmp_path / "run", 2)
         own = tmp_path / "own"
         begin(config, own, 1)
-        (own / "study.db").unlink()  # Before any resume, so that there is no copy of it.
+        (own / "study.db").unlink()
+        (own / "study.db.backup").unlink()
         with pytest.raises(RunError, match=r"study\.db: .* study of the run is missing"):
             begin(None, own, 2)
 

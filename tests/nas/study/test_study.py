@@ -1,5 +1,7 @@
 """The study holds all results of a search."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from nas.config.schema import ObjectiveConfig
@@ -18,9 +20,11 @@ def made(path, config):
     return create_study(open_storage(place, write=True), place, config, open_space(config.space, trust=True))
 
 
-def loaded(path):
-    with open_study(StudyLocation(path)) as study:
-        return study
+@pytest.fixture
+def loaded():
+    """Opens the study in a file until the end of the test."""
+    with ExitStack() as stack:
+        yield lambda path: stack.enter_context(open_study(StudyLocation(path)))
 
 
 @pytest.fixture
@@ -72,7 +76,7 @@ def test_truncated_database_of_a_run_is_told_with_its_place(run_copy):
         read_run(run_copy)
 
 
-def test_database_without_our_study_is_told(run_copy):
+def test_database_without_our_study_is_told(run_copy, loaded):
     (run_copy / "study.db").unlink()
     assert loaded(run_copy / "study.db") is None
     close_storage(open_storage(StudyLocation(run_copy / "study.db"), write=True))
@@ -81,7 +85,7 @@ def test_database_without_our_study_is_told(run_copy):
         read_run(run_copy)
 
 
-def test_data_frame_of_the_study_holds_everything(finished_run):
+def test_data_frame_of_the_study_holds_everything(finished_run, loaded):
     pytest.importorskip("pandas")
     path = finished_run / "study.db"
     frame = loaded(path).trials_dataframe()
@@ -102,7 +106,7 @@ def test_data_frame_of_the_study_holds_everything(finished_run):
     assert (complete.user_attrs_seconds > 0).all()
 
 
-def test_study_names_its_metrics_and_holds_the_config(finished_run, tiny):
+def test_study_names_its_metrics_and_holds_the_config(finished_run, tiny, loaded):
     from nas.config.files import parse_config
 
     path = finished_run / "study.db"

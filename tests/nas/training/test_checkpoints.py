@@ -266,13 +266,18 @@ def test_weights_of_the_best_epoch_are_kept_on_either_side_of_the_break(best, br
     assert_same(resumed, last)
 
 
-@pytest.mark.parametrize("stored", ["another seed", "damaged", "no training"])
+@pytest.mark.parametrize("stored", ["another seed", "another number of epochs", "damaged", "no training"])
 def test_what_is_none_of_this_training_is_ignored(stored, split, monkeypatch):
     training = Training(split, monkeypatch)
     weights, epochs, _ = training()
     store = Memory()
     if stored == "another seed":
         training(store, until=2, seed=4)
+    elif stored == "another number of epochs":
+        training(store, until=2)
+        state = dict(torch.load(io.BytesIO(store.read()), weights_only=True))
+        state["epochs"] = [{**epoch, "epochs": EPOCHS + 1} for epoch in state["epochs"]]
+        Checkpoint(store, 0).save(lambda: state)
     elif stored == "damaged":
         training(store, until=2)
         store.write(store.read()[:-100])

@@ -18,7 +18,7 @@ from nas.training.augment import augment
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised, build_network
 from nas.training.recipes import RECIPES, Adversarial, Recipe, Standard
-from nas.training.train import DivergedError, has_input_gradient, train
+from nas.training.train import DivergedError, probe, train
 from search_spaces import cell201, macro
 
 EPSILON = 0.1
@@ -525,14 +525,14 @@ class TestInputGradient:
     )
     def test_disconnected_cells_are_found(self, data, change, connected):
         network = build_network(self.space, CELL | change, data.train.x, 10, seed=0)
-        assert has_input_gradient(network, data.train.x[:4]) is connected
+        assert probe(network, data.train.x[:4])[0] is not connected
 
     def test_a_sum_of_logits_without_gradient_is_no_disconnection(self):
         class Opposed(nn.Module):
             def forward(self, x):
                 return torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1)
 
-        assert has_input_gradient(Opposed(), torch.rand(4, 1, 8, 8))
+        assert not probe(Opposed(), torch.rand(4, 1, 8, 8))[0]
 
     def test_a_network_that_ignores_its_input_has_none(self):
         class Constant(nn.Module):
@@ -543,13 +543,13 @@ class TestInputGradient:
             def forward(self, x):
                 return self.weight.expand(len(x), 2)
 
-        assert not has_input_gradient(Constant(), torch.rand(4, 1, 8, 8))
+        assert probe(Constant(), torch.rand(4, 1, 8, 8)) == (True, 8.0)
 
     def test_network_and_images_are_left_as_they_were(self, data):
         network, x = small(data).train(), data.train.x[:4]
         state = {name: value.clone() for name, value in network.state_dict().items()}
         with torch.no_grad():  # works in any grad mode of the caller
-            assert has_input_gradient(network, x)
+            assert not probe(network, x)[0]
         assert network.training
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
         assert all(p.requires_grad and p.grad is None for p in network.parameters())

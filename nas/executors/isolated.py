@@ -1,0 +1,262 @@
+"""Runs each job in a child process, so that a crash costs one trial and not the search.
+
+The driver starts a server process, which imports torch once and holds the images. The server forks a child for each job.
+The server itself computes nothing, so that it has no threads and no CUDA context, which would not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, final
+
+import torch
+
+from nas.device import set_threads
+from nas.errors import RunError, format_error
+from nas.executors.base import ExecutionContext, Job, Precheck, TrialResult
+from nas.executors.jobs import GRACE, import_late_modules, limit_message, run_job
+from nas.executors.ray_tune.cluster import code_by_value
+from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, trial_file
+from nas.training.epoch import EpochResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Seconds between two looks of the server at its child and at the driver.
+POLL_SECONDS = 0.02
+
+
+@final
+@dataclass(frozen=True)
+class StopRequest:
+    """Message of a child: request for the decision of early stopping. The reply is whether the job ends."""
+
+    epoch: EpochResult
+
+
+@final
+@dataclass(frozen=True)
+class ChildEnded:
+    """Message of the server: the child has ended, with its exit code, or minus the number of its signal."""
+
+    code: int
+
+
+@final
+class ChildProcesses:
+    """Context manager that runs jobs in sequence, each in a child process."""
+
+    def __init__(self, context: ExecutionContext) -> None:
+        self._context = context
+        self._server: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[Any, Any]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def run(self, job: Job) -> Iterator[Precheck | EpochResult | TrialResult]:
+        """Yields the events of a job, and its result. A child that dies gives a result with the reason.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be written.
+            RunError: the search cannot be sent to another process.
+        """
+        if self._server is None:
+            self._start()
+        started, limit, ended = time.monotonic(), self._context.time_limit, False
+        epochs: list[EpochResult] = []
+        result: TrialResult | None = None
+        code = child = None
+        overdue = False
+        try:
+            self._connection.send(job)
+            while code is None:
+                left = None
+                if limit is not None and not overdue and child is not None:  # Before, the server may still start.
+                    left = max(0.0, started + limit + GRACE - time.monotonic())
+                if not self._connection.poll(left):
+                    overdue = True  # The alarm in the child has no effect while it hangs outside of Python.
+                    _kill(child)
+                    continue
+                match self._connection.recv():
+                    case int(pid):
+                        child, started = pid, time.monotonic()
+                    case StopRequest(epoch):
+                        self._connection.send(self._context.stop(job, epoch))
+                    case TrialResult() as returned:
+                        result = returned
+                    case EpochResult() as epoch:
+                        epochs.append(epoch)
+                        yield epoch
+                    case Precheck() as known:
+                        yield known
+                    case RunError() as error:
+                        raise error
+                    case ChildEnded(status):
+                        code = status
+            ended = True
+        except (EOFError, OSError, pickle.UnpicklingError):  # The server has ended, such as for lack of memory.
+            code = None
+        finally:
+            if not ended:
+                _kill(child)
+                self._stop()
+        if result is None:
+            reason = limit_message(limit) if overdue and limit is not None else end_of_process(code)
+            result = TrialResult(reason=reason, seconds=time.monotonic() - started, epochs=tuple(epochs))
+        yield result
+
+    def _start(self) -> None:
+        context = self._context
+        try:
+            with code_by_value():
+                from ray import cloudpickle  # Standard pickle cannot send a search space.
+
+                content = cloudpickle.dumps((context.evaluate, _device_of(context.evaluate)))
+        except Exception as error:
+            raise RunError(f"search.isolate: the search cannot be sent to a child process: {format_error(error)}") from error
+        mine, theirs = socket.socketpair()
+        self._connection = Connection(mine.detach())
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"from nas.executors.isolated import serve; serve({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C reaches the driver only.
+            )
+        settings = replace(context, evaluate=_no_evaluation, stop=_no_decision)
+        self._connection.send(settings)
+        self._connection.send_bytes(content)
+
+    def _stop(self) -> None:
+        """Ends the server, which kills its child."""
+        if self._server is None:
+            return
+        self._connection.close()
+        self._server.wait()
+        self._server = None
+
+
+def end_of_process(code: int | None) -> str:
+    """Returns the reason of a trial whose process has ended.
+
+    Args:
+        code: Exit code, or minus the number of a signal; None if unknown.
+    """
+    if code is None:
+        return "the process ended for an unknown reason"
+    if code >= 0:
+        return f"the process ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    hint = "; it may have run out of memory" if -code == signal.SIGKILL else ""
+    return f"the process ended with signal {name}{hint}"
+
+
+def _kill(pid: int | None) -> None:
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _device_of(evaluate: Any) -> str | None:
+    """Returns the device of an evaluator's images; None if it has no images."""
+    data = getattr(evaluate, "data", None)
+    return None if data is None else str(data.train.x.device)
+
+
+def _no_evaluation(job: Job, checkpoint: Checkpoint) -> Any:
+    """Replaces the evaluator in a context that is sent separately."""
+    raise AssertionError
+
+
+def _no_decision(job: Job, epoch: EpochResult) -> bool:
+    """Replaces the decision of early stopping, which only the driver can make."""
+    raise AssertionError
+
+
+def serve(handle: int) -> None:
+    """Runs the server process: forks a child for each job until the driver closes the connection.
+
+    Args:
+        handle: File descriptor of the connection to the driver.
+    """
+    connection: Connection[Any, Any] = Connection(handle)
+    torch.set_num_threads(1)  # No pool of threads: it would not survive the fork.
+    import_late_modules()
+    try:
+        context: ExecutionContext = connection.recv()
+        evaluate, device = pickle.loads(connection.recv_bytes())
+        context = replace(context, evaluate=evaluate)
+        while True:
+            job = connection.recv()
+            child = os.fork()
+            if child == 0:
+                _run_child(connection, job, context, device)
+            connection.send(ChildEnded(_wait(child, connection)))
+    except (EOFError, OSError):  # The driver has ended.
+        return
+
+
+def _wait(child: int, connection: Connection[Any, Any]) -> int:
+    """Returns the exit code of the child, or minus the number of its signal. Kills the child if the driver has ended."""
+    driver = select.poll()
+    driver.register(connection.fileno(), 0)  # Reports only that the other end is closed.
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if driver.poll(1000 * POLL_SECONDS):
+            os.kill(child, signal.SIGKILL)
+
+
+def _run_child(connection: Connection[Any, Any], job: Job, context: ExecutionContext, device: str | None) -> None:
+    """Runs one job in this process, sends its events, and ends the process."""
+    try:
+        connection.send(os.getpid())
+        _discard_output_of_libraries()
+        evaluate: Any = context.evaluate
+        if device is not None:
+            set_threads(context.threads, evaluate.data.train.x[0, 0].numel())
+            if device != "cpu":
+                evaluate = replace(evaluate, data=evaluate.data.to(device))
+
+        def stop(job: Job, epoch: EpochResult) -> bool:
+            connection.send(StopRequest(epoch))
+            return bool(connection.recv())
+
+        checkpoint = Checkpoint(FileStore(trial_file(context.folder, job.number)), context.checkpoint_seconds)
+        for event in run_job(job, replace(context, evaluate=evaluate, stop=stop), checkpoint):
+            connection.send(event)
+    except CheckpointError as error:
+        connection.send(error)
+    except BaseException as error:  # In this process, even a KeyboardInterrupt comes from the candidate.
+        connection.send(TrialResult(reason=format_error(error)))
+    finally:
+        os._exit(0)
+
+
+def _discard_output_of_libraries() -> None:
+    """Sends output that bypasses Python to /dev/null. Python's own output is limited by `LimitedOutput`."""
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        setattr(sys, name, os.fdopen(os.dup(stream), "w", buffering=1))
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream)
+        os.close(null)

@@ -1,0 +1,183 @@
+"""Checks of a search space before the search: it builds a network, and for a resumed run the same networks as before."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState
+
+from nas.bundle.export import failed_exports
+from nas.bundle.export_formats import files_of
+from nas.config.evaluators import TableEvaluatorConfig
+from nas.errors import RunError
+from nas.executors import ExecutionContext, Job, Local, Precheck, TrialResult
+from nas.seeds import seed_of
+from search_spaces import SPACES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from optuna.trial import FrozenTrial
+
+    from nas.config.schema import Config
+    from nas.evaluation.base import Evaluator
+    from nas.evaluation.train_and_attack import TrainAndAttack
+    from nas.training.epoch import EpochResult
+    from search_spaces import Architecture, SearchSpace
+
+# Attribute of a trial: response of its untrained network, as in `Precheck`.
+RESPONSE = "response"
+# Number of earlier trials whose networks are built again at resume.
+COMPARED = 3
+# Largest relative difference between responses of the same network. Devices and versions of torch round differently.
+TOLERANCE = 0.02
+
+
+def context_of(
+    config: Config, evaluate: Evaluator, folder: Path, stop: Callable[[Job, EpochResult], bool], **more: Any
+) -> ExecutionContext:
+    """Returns the context of a search's jobs."""
+    settings: dict[str, Any] = {
+        "checkpoint_seconds": config.search.checkpoint_seconds,
+        "time_limit": config.search.time_limit,
+        "attempts": config.search.attempts,
+        "threads": config.threads,
+        "isolate": config.search.isolate,
+    }
+    return ExecutionContext(evaluate, stop, folder, **{**settings, **more})
+
+
+def prechecks(evaluate: Evaluator, jobs: Iterable[Job]) -> Iterator[Precheck | str]:
+    """Yields the properties of each candidate that need no training, or the reason why it cannot be built.
+
+    Candidates of a custom space are built in child processes where trials run in other processes.
+    """
+    config = evaluate.config
+    apart = config.search.isolate or not isinstance(config.search.executor, Local)
+    isolate = apart and config.space.name not in SPACES and not isinstance(config.evaluator, TableEvaluatorConfig)
+    context = context_of(config, evaluate, Path(), lambda job, epoch: False, isolate=isolate, precheck_only=True)
+    for _, event in Local().run(jobs, context):
+        if isinstance(event, Precheck):
+            yield event
+        elif isinstance(event, TrialResult) and event.reason is not None:
+            yield event.reason
+
+
+def first_buildable(evaluate: Evaluator) -> Architecture:
+    """Returns the first of up to 10 architectures that can be built for the run's images, in its canonical form.
+
+    Raises:
+        RunError: none of up to 10 architectures can be built.
+    """
+    space, generator = evaluate.space, random.Random(0)
+    last = {name: choice.values[-1] for name, choice in space.choices.items()}
+    canonical = list(map(space.canonical, [last, *(space.sample(generator) for _ in range(9))]))
+    jobs = (Job(number=-1, architecture=a, proposed=a, seed=0) for a in canonical)
+    reason = ""
+    for architecture, known in zip(canonical, prechecks(evaluate, jobs), strict=False):
+        if isinstance(known, Precheck):
+            return architecture
+        reason = reason or known.removeprefix("ValueError: ")
+    raise RunError(f"space {space.name}: no network can be built: {reason}")
+
+
+def check_exportable(evaluate: TrainAndAttack) -> None:
+    """Checks before the search that the first candidate that can be built can be exported in all forms of the config.
+
+    Raises:
+        RunError: a form cannot be exported.
+    """
+    config, space = evaluate.config, evaluate.space
+    network = evaluate.build(first_buildable(evaluate), 0)
+    failed = failed_exports(network, evaluate.data.validation.x[:3].cpu(), files_of(config.finalists.forms))
+    if failed:
+        working = [form for form in config.finalists.forms if not set(files_of([form])) & failed.keys()]
+        remedy = f"or set finalists.forms to [{', '.join(working)}]" if working else "so that its weights can be saved"
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise RunError(f"space {space.name}: a network cannot be exported to {reasons}; change the network, {remedy}")
+
+
+def check_same_space(space: SearchSpace, changes: Sequence[str]) -> None:
+    """Checks that the space of a resumed run has not changed.
+
+    Args:
+        space: The space.
+        changes: The changes, as from `changed_choices` and `changed_networks`.
+
+    Raises:
+        RunError: there are changes; the message lists them.
+    """
+    if changes:
+        listed = "\n".join(f"  {change}" for change in changes)
+        raise RunError(
+            f"space {space.name}: has changed since the run began, but all trials must come from one space:\n{listed}\n"
+            "undo the changes, or start a new run; `search.first` can name this run, to begin with its best"
+        )
+
+
+def changed_choices(trials: Sequence[FrozenTrial], space: SearchSpace) -> list[str]:
+    """Returns the differences between the choices of earlier trials and those of the space."""
+    # A trial that was interrupted may lack some choices.
+    earlier = {
+        name: distribution.choices
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+        if isinstance(distribution, CategoricalDistribution)
+    }
+    whole = any(trial.state.is_finished() for trial in trials)
+    current = {name: choice.values for name, choice in space.choices.items()}
+    changes = [f"choice {name}: is new" for name in current if whole and name not in earlier]
+    for name, values in earlier.items():
+        if name not in current:
+            changes.append(f"choice {name}: is missing")
+            continue
+        # 1, 1.0 and True are different values.
+        was, now = list(map(repr, values)), list(map(repr, current[name]))
+        added, removed = [v for v in now if v not in was], [v for v in was if v not in now]
+        parts = [f"added {', '.join(added)}"] if added else []
+        parts += [f"removed {', '.join(removed)}"] if removed else []
+        if parts or was != now:
+            changes.append(f"choice {name}: {'; '.join(parts) or 'its values have another order'}")
+    return changes
+
+
+def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator) -> list[str]:
+    """Returns the differences between the networks of the first complete trials and those that the space builds now."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and "duplicate_of" not in t.user_attrs][:COMPARED]
+    changes = [
+        f"trial {trial.number}: its architecture has another canonical form"
+        for trial in complete
+        if evaluate.space.canonical(trial.user_attrs["architecture"]) != trial.user_attrs["architecture"]
+    ]
+    if changes or not complete:
+        return changes
+    seed = evaluate.config.seed
+    jobs = [Job(t.number, t.user_attrs["architecture"], t.params, seed_of(seed, "trial", t.number)) for t in complete]
+    # Twice, because a network with other logits each time is a random one.
+    known = list(prechecks(evaluate, [*jobs, *jobs]))
+    for trial, first, second in zip(complete, known[: len(jobs)], known[len(jobs) :], strict=True):
+        if isinstance(first, str) or isinstance(second, str):
+            changes.append(
+                f"trial {trial.number}: its network cannot be built: {first if isinstance(first, str) else second}"
+            )
+            continue
+        metrics = trial.user_attrs.get("metrics", {})
+        counts = [
+            f"trial {trial.number}: its network has {count:,.0f} {name}, and had {metrics[name]:,.0f}"
+            for name, count in first.metrics.items()
+            if name in metrics and count != metrics[name]
+        ]
+        random_network = isinstance(second, str) or not _same_response(first.response, second.response)
+        if not counts and not random_network and not _same_response(trial.user_attrs.get(RESPONSE), first.response):
+            counts.append(f"trial {trial.number}: its untrained network has other logits")
+        changes += counts
+    return changes
+
+
+def _same_response(first: float | None, second: float | None) -> bool:
+    """Returns whether two responses may be of the same network; True if one is unknown."""
+    return first is None or second is None or not math.isfinite(first) or math.isclose(first, second, rel_tol=TOLERANCE)

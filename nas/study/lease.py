@@ -1,0 +1,105 @@
+"""Lease of a study in a shared database: one process at a time, on any machine, may run its trials.
+
+The holder of the lease is a user attribute of the study. A thread renews it, so that the lease of a dead process expires.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self, final
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from nas.errors import RunError
+
+if TYPE_CHECKING:
+    import optuna
+
+    from nas.study.storage import StudyLocation
+
+# Attribute of a study: owner (a random id), host, pid and time (in seconds since 1970) of the process that runs its trials.
+DRIVER = "driver"
+RENEW_SECONDS, EXPIRE_SECONDS = 5.0, 60.0
+# Seconds after which a process that took the lease looks whether another one took it at the same time.
+SETTLE_SECONDS = 0.5
+
+
+@final
+class Lease:
+    """Context manager that holds the lease of a study.
+
+    Raises:
+        RunError: another process holds the lease.
+    """
+
+    def __init__(self, study: optuna.Study, location: StudyLocation) -> None:
+        self._study, self._location = study, location
+        self._owner, self._ended = uuid.uuid4().hex, threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.check()
+        self._write()
+        time.sleep(SETTLE_SECONDS)
+        self.check()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        with suppress(SQLAlchemyError, StorageInternalError):  # It expires.
+            if self._holder().get("owner") == self._owner:
+                self._study.set_user_attr(DRIVER, {})
+
+    def check(self) -> None:
+        """Checks that no other process holds the lease.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        holder = self._holder()
+        if not holder or holder["owner"] == self._owner or _has_ended(holder):
+            return
+        age = max(0.0, time.time() - holder["time"])
+        raise RunError(
+            f"{self._location}: a process on host {holder['host']} (process {holder['pid']}) is working on this study; its "
+            f"last sign of life was {age:.0f} s ago; one process at a time can run its trials. End that process; if it has "
+            f"died, run `hardcell resume` in {max(0.0, EXPIRE_SECONDS - age):.0f} s"
+        )
+
+    def _holder(self) -> dict[str, Any]:
+        return self._study.user_attrs.get(DRIVER) or {}
+
+    def _write(self) -> None:
+        holder = {"owner": self._owner, "host": platform.node(), "pid": os.getpid(), "time": time.time()}
+        self._study.set_user_attr(DRIVER, holder)
+
+    def _renew(self) -> None:
+        """Renews the lease until the end, or until another process has taken it."""
+        while not self._ended.wait(RENEW_SECONDS):
+            with suppress(SQLAlchemyError, StorageInternalError):  # The database may be back at the next time.
+                if self._holder().get("owner") != self._owner:
+                    return
+                self._write()
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Returns whether a lease has expired, or its process on this machine does not exist any more."""
+    if time.time() - holder["time"] > EXPIRE_SECONDS:
+        return True
+    if holder["host"] != platform.node():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
