@@ -42,6 +42,10 @@ class RunError(HardcellError):
     """The folder, the database or the hardware of a run cannot be used."""
 
 
+class HeadLostError(RunError):
+    """The head node of a Ray cluster does not answer. Any further call of Ray, also at exit, blocks or ends the process."""
+
+
 class BundleError(HardcellError):
     """A bundle is damaged or modified, or cannot be built."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,10 +43,14 @@ def main() -> None:
     except OSError as error:
         _fail(_system_message(error), 2)
     except Exception as error:
-        from nas.errors import HardcellError
+        from nas.errors import HardcellError, HeadLostError
 
         if not isinstance(error, HardcellError):
             raise
+        if isinstance(error, HeadLostError):
+            click.echo(f"hardcell: {error}", err=True)
+            sys.stdout.flush()
+            os._exit(error.exit_code)  # Ray's functions at exit would wait for the head node.
         _fail(str(error), error.exit_code)
 
 

@@ -92,7 +92,8 @@ class Controller:
                         yield self._finished(self._finish(job, event))
             yield from self._ended_without_training()
         except (KeyboardInterrupt, GeneratorExit, RunError):  # Not caused by a candidate.
-            with suppress(SQLAlchemyError):
+            with suppress(SQLAlchemyError, RunError):
+                self._check()  # The study may be that of another process now.
                 self._restore_attempts()
             raise
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from nas.errors import RunError, first_line
+from nas.errors import HeadLostError, RunError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,6 @@ CONNECT_TIMEOUT = 10.0
 # Seconds between two checks of the head node, and seconds without an answer after which it is lost. After 60 seconds Ray
 # ends this process, without a message.
 HEAD_CHECK_SECONDS, HEAD_LOST_SECONDS = 5.0, 20.0
-
-
-class HeadLostError(RunError):
-    """The head node of the cluster does not answer. Any further call of Ray may end this process."""
 
 
 @final

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Self, final
 from ray import tune
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 
-from nas.errors import format_error
+from nas.errors import HeadLostError, format_error
 from nas.executors.ray_tune.channel import Channel, TuneFinished
 from nas.executors.ray_tune.checkpoints import CheckpointService
-from nas.executors.ray_tune.cluster import HeadLostError
 from nas.executors.ray_tune.plugins import (
     CloseLogsCallback,
     EventCallback,

@@ -22,6 +22,7 @@ from nas.cli import commands
 from nas.cli.display import show
 from nas.config.files import load_config, parse_config
 from nas.config.schema import Config, ObjectiveConfig
+from nas.errors import HeadLostError
 from nas.files import write_atomic
 from nas.pipeline.events import BundleFailed, FinalistsStarted, RunFinished, StageStarted, TrialFinished
 from nas.pipeline.search import resume_events, search_events
@@ -471,6 +472,17 @@ def test_damaged_bundle_is_told_on_the_way_and_made_again_once_it_is_removed(run
 def test_folder_that_is_no_bundle(tmp_path, refused, finished_run):
     assert "none: is not a bundle (no manifest.json)" in refused("verify", tmp_path / "none")
     assert "is not a bundle" in refused("verify", finished_run)
+
+
+def test_lost_head_of_a_cluster_ends_the_process_without_ray(run_copy, cli, monkeypatch):
+    def lost(run, overrides):
+        raise HeadLostError("the head is lost; `hardcell resume` continues")
+
+    monkeypatch.setattr("nas.pipeline.search.resume_events", lost)
+    monkeypatch.setattr(os, "_exit", lambda code: sys.exit(100 + code))
+    code, _, err = cli("resume", run_copy)
+    assert code == 102
+    assert err == "hardcell: the head is lost; `hardcell resume` continues\n"
 
 
 def test_study_of_another_config(run_copy, cli):

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from nas.data import Dataset, Split
-from nas.errors import RunError
+from nas.errors import HeadLostError, RunError
 from nas.executors import EXECUTORS, ExecutionContext, Job, JobStarted, Local, Ray, TrialResult
 from nas.executors.ray_tune import cluster, executor
 from nas.executors.ray_tune.channel import (
@@ -39,7 +39,6 @@ from nas.executors.ray_tune.channel import (
 )
 from nas.executors.ray_tune.cluster import (
     Cluster,
-    HeadLostError,
     HeadMonitor,
     connected,
     connection_message,

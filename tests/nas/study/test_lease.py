@@ -136,8 +136,8 @@ def test_search_that_lost_its_study_ends_before_it_writes(custom_space, tmp_path
     storage = open_storage(location)
     taken = optuna.load_study(study_name=location.name, storage=storage)
     taken.set_user_attr(DRIVER, holder(host="thief"))
-    before = len([trial for trial in taken.trials if trial.state.is_finished()])
     with pytest.raises(RunError, match="on host thief"):
         list(events)
-    assert len([trial for trial in taken.trials if trial.state.is_finished()]) == before
+    assert [trial.state.is_finished() for trial in taken.trials] == [True, False]
+    assert taken.trials[1].user_attrs["attempts"] == 1  # Not reset, as by an interrupt of the user.
     release(storage)
