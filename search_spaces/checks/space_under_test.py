@@ -151,7 +151,7 @@ class SpaceUnderTest:
         faulty = self.unregistered.keys() | self.shared.keys()
         working = [architecture for architecture in self.running_samples if as_text(architecture) not in faulty]
         if not working:
-            raise CheckSkipped("no sample has registered parameters of its own")
+            raise CheckSkipped("no sample has registered parameters")
         return working
 
     @cached_property
