@@ -60,7 +60,8 @@ class CleanGradientCache:
         images = self.images[places]
         new = ~known[images]
         if bool(new.any()):
-            values[images[new]], gradients[images[new]] = compute(places[new])
+            losses, gradients[images[new]] = compute(places[new])
+            values[images[new]] = losses.to(values.dtype)  # The network may compute in another format than the images'.
             known[images[new]] = True
         return values[images], gradients[images]
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from evaluators.engine.input_checks import check_format
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -90,10 +92,14 @@ def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
 
     Every image is assumed to need as much memory as the first. If the network cannot be differentiated, so that only
     black-box attacks work, the batch size is `FORWARD_ONLY`.
+
+    Raises:
+        ValueError: the network fails, and its parameters and the images have different number formats.
     """
     try:
         kept, logits = activation_bytes(network, x[:1])
     except Exception:  # An error that is not due to gradients is raised again below.
+        check_format(network, x)
         with torch.no_grad():
             return Batches(FORWARD_ONLY), network(x[:1].clone())
     needed = max(1, kept)

@@ -64,6 +64,20 @@ def check_images(x: Tensor) -> None:
         raise ValueError(f"x must have pixels in [0, 1], got [{low:.3g}, {high:.3g}]; {remedy}")
 
 
+def check_format(network: nn.Module, x: Tensor) -> None:
+    """Checks that a network that fails on images x has parameters in their number format.
+
+    Raises:
+        ValueError: no parameter has the format of the images.
+    """
+    formats = sorted({str(p.dtype) for p in network.parameters() if p.is_floating_point()})
+    if formats and str(x.dtype) not in formats:
+        raise ValueError(
+            f"the network's parameters are {', '.join(formats)}, but the images x are {x.dtype}; use x.to({formats[0]}), "
+            f"or network.to({x.dtype})"
+        )
+
+
 def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
     """Checks that y holds n class indices, (n,) int64, below `classes` if that is given.
 

@@ -204,6 +204,21 @@ def ok(**changed):
 
 
 MISTAKES = {
+    "a network in double precision": (
+        ok(network=lambda network: network.double()),
+        ValueError,
+        "parameters are torch.float64, but the images x are torch.float32; use x.to(torch.float64), or network.to(",
+    ),
+    "a network in half precision": (
+        ok(network=lambda network: network.half()),
+        ValueError,
+        "parameters are torch.float16, but the images x are torch.float32; use x.to(torch.float16)",
+    ),
+    "images in double precision": (
+        ok(x=lambda x: x.double()),
+        ValueError,
+        "parameters are torch.float32, but the images x are torch.float64; use x.to(torch.float32), or network.to(",
+    ),
     "normalised images": (
         ok(x=lambda x: (x - 0.5) / 0.25),
         ValueError,
@@ -264,6 +279,14 @@ def test_users_mistakes_have_a_remedy_in_every_public_function(case, function, m
 def test_an_epsilon_of_8_has_a_remedy_wherever_one_is_given(case, call):
     with raises(ValueError, "pixels are in [0, 1], so write 8/255 rather than 8"):
         call(*case)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_network_that_converts_its_images_is_taken(case, function):
+    network, x, y = case
+    converts = Broken(network.double(), lambda logits: logits)
+    converts.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    FUNCTIONS[function](converts, x, y)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
