@@ -372,7 +372,8 @@ def _check_sizes(network: nn.Module, program: torch.export.ExportedProgram) -> N
     sizes = [size for size in inputs[0].shape[1:] if isinstance(size, int)]
     if len(sizes) < inputs[0].ndim - 1:
         raise _refused("images of an unknown size")
-    for batch in (2, 1024):
+    batch_size = inputs[0].shape[0]
+    for batch in (batch_size,) if isinstance(batch_size, int) else (2, 1024):
         with FakeTensorMode(allow_non_fake_inputs=True), _SizeLimit(batch * LARGEST_TENSOR), torch.no_grad():
             network(torch.empty(batch, *sizes, dtype=inputs[0].dtype))
 
