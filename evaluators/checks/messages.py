@@ -36,7 +36,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "averages.",
     ),
     "normalised_inside": (
-        "The check tried three other input ranges. None of them significantly reduces the clean error to half or less.",
+        "The check also tried standardised images and pixels in [-1, 1] and [0, 255]. With none of them is the clean error "
+        "significantly half as large or less, so the network does not seem to expect another range.",
         "The clean error is {clean_error:.1%} on pixels in [0, 1], but {error_standardised:.1%} on standardised images, "
         "{error_signed:.1%} on pixels in [-1, 1] and {error_bytes:.1%} on pixels in [0, 255]. The network expects "
         "another input range. Put the normalisation inside the network.",
@@ -71,7 +72,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "enough_steps": (
         "With {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all images, which no attack had "
-        "fooled before.",
+        "fooled before. So few additional images are normal.",
         "At epsilon {epsilon:.3g}, with {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all "
         "images, which no attack had fooled before. The attack has too few steps.",
     ),

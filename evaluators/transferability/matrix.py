@@ -78,7 +78,7 @@ class Shares:
 
     Attributes:
         counts: Number of images that fool the target, (...).
-        of: Number of images that these are a part of, (...): all, or those that fool the source.
+        of: Denominator of the share, (...): number of all images, or of those that fool the source.
         share: `counts` over `of`, (...); NaN if `of` is 0.
         interval: Clopper-Pearson interval of the share, (..., 2); NaN if `of` is 0.
     """
@@ -130,8 +130,8 @@ def transfer_matrix(
     Each image is crafted once per source and epsilon, and tested on all targets. The attack does not stop at the first point
     that fools the source: that point lies just beyond the boundary of the source and transfers poorly. As a consequence, the
     last point of an attack may not fool the source although an earlier point did. So the diagonal can be below the flip rate
-    of the error curve. Ensembles and minimum-norm attacks always stop at the boundary, so their matrix underestimates
-    transfer.
+    of the error curve. Ensembles of attacks and minimum-norm attacks return points near the boundary, so their matrix
+    underestimates transfer.
 
     Only images that all networks classify correctly are used, so that all sources and targets are compared on the same
     images. These images are easier than average.
@@ -282,7 +282,8 @@ def asymmetry(matrix: TransferMatrix, confidence: float = 0.95) -> list[Asymmetr
     """
     pairs = list(combinations(range(len(matrix.names)), 2))
     cells = [(e, a, b) for e in range(len(matrix.epsilons)) for a, b in pairs]
-    # As radii, 0 if the image transfers and infinite otherwise: the error at epsilon 0 is then the transfer rate.
+    # `compare` expects radii. Radius 0 stands for an image that transfers, infinity for one that does not. The error at
+    # epsilon 0 is then the transfer rate.
     radius = np.where(matrix.fooled, 0.0, np.inf)
     comparisons = [compare(radius[e, a, b], radius[e, b, a], 0.0, confidence) for e, a, b in cells]
     corrected = holm([one.p_value for one in comparisons])

@@ -48,11 +48,11 @@ ATTACKS = {"fgsm": FGSM(), "pgd": PGD(loss=margin, steps=10)}
 MULTIPLES = {"smoke": (1.0, 2.0), "default": (0.5, 1.0, 2.0), "full": (0.25, 0.5, 1.0, 2.0, 4.0)}
 # The multiple at which the matrix is drawn.
 SHOWN_MULTIPLE = 1.0
-# Number of images to search for images that all networks classify correctly, and the required number of these.
+# Of the first MAX_IMAGES test images, those that all networks classify correctly are used, at least MIN_IMAGES.
 MAX_IMAGES = {"smoke": 120, "default": 600, "full": 5000}
 MIN_IMAGES = {"smoke": 10, "default": 30, "full": 200}
 RESAMPLES = 1000
-# A share of fewer images than this has a pale label.
+# If fewer images than this fool the source, the labels in its row are pale.
 PALE_BELOW = 10
 
 
@@ -72,7 +72,11 @@ def short_name(spec: NetworkSpec) -> str:
 
 
 def drop_inaccurate(networks: dict[str, nn.Module], split: Split, min_images: int) -> list[str]:
-    """Removes the least accurate networks until all others classify enough images correctly, and returns their names."""
+    """Returns the names of the networks that are kept.
+
+    The least accurate network is left out, one at a time, until the kept ones all classify the same `min_images` images
+    correctly.
+    """
     labels = split.y.cpu().numpy()
     correct = {name: logits_of(network, split.x).argmax(1) == labels for name, network in networks.items()}
     while len(correct) > 1 and np.all(list(correct.values()), axis=0).sum() < min_images:
@@ -174,7 +178,11 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
-    """Returns the (source, target) pairs by their difference and by their kinds of training."""
+    """Returns the (source, target) pairs in groups.
+
+    A group has the training of source and target, and for the same training the difference: another architecture, or only
+    another seed.
+    """
     groups: dict[str, list[tuple[int, int]]] = {}
     for (s, source), (t, target) in product(enumerate(specs), repeat=2):
         if s == t:
@@ -187,7 +195,7 @@ def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
 
 
 def pooled_transfer(matrix: TransferMatrix, epsilon_index: int, name: str, pairs: list[tuple[int, int]]) -> dict:
-    """Returns the pooled share of successful source images that also fool the target, with an interval over images."""
+    """Returns the share of the images that fool the source and also the target, pooled over pairs, with its interval."""
     source, target = np.array(pairs).T
     fooled_source = matrix.fooled[epsilon_index, source, source]
     fooled_both = (matrix.fooled[epsilon_index, source, target] & fooled_source).sum(0)
@@ -239,8 +247,9 @@ def draw_matrices(results: list[dict], file: Path) -> None:
             bar = figure.colorbar(image, ax=axes, shrink=0.8)
             bar.set_label("share that fools the target, too", fontsize=9)
         figure.supxlabel(
-            f"in the cells: percent of the images that fool the source, pale where these are fewer than {PALE_BELOW}; "
-            "on the diagonal: how many do; std, adv: training; epsilon: L∞",
+            "off the diagonal: of the images that fool the source, the percentage that also fools the target (pale if fewer "
+            f"than {PALE_BELOW} fool the source); on the diagonal: number of images that fool the source; "
+            "std, adv: training; epsilon: L∞",
             fontsize=9,
         )
         figure.savefig(file, dpi=110)
@@ -254,7 +263,7 @@ def draw_groups(results: list[dict], file: Path) -> None:
     """Plots the transfer by seed, architecture and training against epsilon."""
     data = list(dict.fromkeys(row["data"] for row in results))
     names = list(dict.fromkeys(group["group"] for row in results for group in row.get("groups", [])))
-    # Pairs with the same training are in the groups for another seed and another architecture.
+    # Pairs with the same training are already in the groups "another seed" or "another architecture".
     names = [name for name in names if name not in ("standard to standard", "adversarial to adversarial")]
     colours = dict(zip(names, COLOURS, strict=False))
     with mpl.rc_context(STYLE):
@@ -318,7 +327,9 @@ def draw_universal_transfer(results: list[dict], file: Path) -> None:
         ]
         mark = {"marker": "|", "markersize": 11, "markeredgewidth": 1.6, "linestyle": ""}
         handles.append(
-            mpl.lines.Line2D([], [], color="black", label="where these two would end, were targets independent", **mark)
+            mpl.lines.Line2D(
+                [], [], color="black", label="expected end of the two bars, if the targets were fooled independently", **mark
+            )
         )
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
         figure.savefig(file, dpi=110)

@@ -136,7 +136,7 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     with mpl.rc_context(STYLE):
         picture = to_svg(disagreement_figure(result, norm))
     summary = (
-        f"Around {len(centres)} clean images, the networks assign different classes to these shares of the points "
-        f"(95 % intervals): {shares}."
+        f"Random points were drawn in balls around each of {len(centres)} clean images. The networks assign different "
+        f"classes to these shares of the points (95 % intervals): {shares}."
     )
     return NetworkPairs((picture,), (summary,))

@@ -95,7 +95,7 @@ def _open(bundle: Bundle, splits: dict[DataConfig, Split], trust: bool) -> Loade
 
     Args:
         bundle: The bundle.
-        splits: Open test splits; a new one is added.
+        splits: Test splits opened so far, by their settings; a newly opened one is added.
         trust: Import the code of a custom search space.
 
     Raises:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 SHOWN_TRIALS = 20
 CAPTIONS = {
-    "margins": "Densities of the differences between the logit of the label and the largest logits of the wrong classes.",
+    "margins": "Densities of the logit of the label minus the largest, second and third largest logit of the wrong classes.",
     "corruptions": "Error under common corruptions.",
     "certificates": "Certified error of the randomized-smoothing classifier.",
 }

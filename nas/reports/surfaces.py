@@ -103,8 +103,8 @@ def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
         for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True)
     )
     text = (
-        f"Of {balls.samples} random points around the adversarial image ({norm}), these shares are adversarial "
-        f"(95 % intervals): {shares}."
+        f"In each of these balls around the adversarial image ({norm}), {balls.samples} random points were drawn. These "
+        f"shares of them are adversarial (95 % intervals): {shares}."
     )
     if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
         return f"{text} No radius is certified."

@@ -77,7 +77,7 @@ class TPE(OptunaSampler):
             raise ValueError(f"candidates must be at least 1, got {self.candidates}")
 
     def make(self, history: History, seed: int) -> BaseSampler:
-        """Returns Optuna's TPE. Its random start-up is off, because `search.random_trials` replaces it."""
+        """Returns Optuna's TPE. Its random start-up has one trial only, because `search.random_trials` replaces it."""
         return TPESampler(
             seed=seed, n_startup_trials=1, n_ei_candidates=self.candidates, multivariate=True, constant_liar=True
         )

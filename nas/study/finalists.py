@@ -31,7 +31,8 @@ class Candidate:
 
     Attributes:
         name: Name of the bundle: rank and hash, or role and hash.
-        role: finalist; random (the random candidate of median rank); or residual (a plain network of the same size).
+        role: finalist; random (the random candidate of median rank); or residual (the plain residual network with the
+            number of parameters closest to that of the best finalist).
         space: Search space of the architecture.
         architecture: The canonical architecture.
         key: Hash of the architecture.
