@@ -29,11 +29,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    # A name that nobody can predict, and "x": a link that somebody placed there is not followed.
+    # A new file with a name that nobody can predict: a link that somebody placed there is not followed.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.partial")
     try:
-        with partial.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        partial.touch(exist_ok=False)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     except OSError:
         with suppress(OSError):

@@ -123,10 +123,10 @@ def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
 
     code, out, _ = cli("verify", bundles[1])
     assert code == 0
-    assert out.count("passed") == 7
+    assert out.count("passed") == 8
     code, out, _ = cli("verify", bundles[0], "--json")
     verified = json.loads(out)
-    assert (code, verified["passed"], len(verified["checks"])) == (0, True, 7)
+    assert (code, verified["passed"], len(verified["checks"])) == (0, True, 8)
     assert verified["checks"][0] == {"name": "checksums", "passed": True, "detail": "9 files"}
 
     code, out, _ = cli("resume", run)
