@@ -46,7 +46,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "The gradient of the margin is zero or not finite on {share_without_gradient:.1%} of the correctly classified "
         "images.",
         "The gradient of the margin is zero or not finite on {share_without_gradient:.1%} of the correctly classified "
-        "images. Gradient-based attacks cannot move these images, whether they are robust or not.",
+        "images. Gradient-based attacks cannot move these images, whether they are robust or not. Look for torch.no_grad(), "
+        "detach(), and rounding in the network's forward.",
     ),
     "gradients_predict": (
         "On {share_off:.1%} of the images, the gradient does not predict the effect of a small step.",
