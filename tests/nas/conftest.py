@@ -208,6 +208,12 @@ def reseal():
     return run
 
 
+@pytest.fixture(autouse=True)
+def exported_first(monkeypatch):
+    """Leaves out the export before the first trial, which takes seconds. Its tests replace this fixture."""
+    monkeypatch.setattr("nas.pipeline.search.check_exportable", lambda evaluate: None)
+
+
 @pytest.fixture(scope="session")
 def trials_only():
     """Runs a search, new or begun, up to its last trial; returns the events."""

@@ -75,6 +75,11 @@ def test_bundle_has_the_forms_that_could_be_exported(kind, tiny, tmp_path, cli):
         assert not_exported == {}
 
 
+@pytest.fixture(autouse=True)
+def exported_first():
+    """Searches export a network before the first trial, as they do outside of tests."""
+
+
 @pytest.fixture
 def loops(tiny, tmp_path):
     """A factory of configs of a space of which no network can be exported."""

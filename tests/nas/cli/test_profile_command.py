@@ -287,7 +287,7 @@ def test_all_faults_of_the_options_are_told_at_once():
     ("arguments", "message"),
     [
         (["none.pt", *QUICK], "hardcell: none.pt: no such file or folder; a network is a bundle's folder"),
-        (["weights.pt", *QUICK], r"found a pickle.*; write a function without arguments"),
+        (["weights.pt", *QUICK], "found a pickle (of weights or of a whole module); write a function without arguments"),
         (["own.py:needs", *QUICK], "own.py:needs: must be called without arguments, but needs width"),
         (["own.py:state", *QUICK], "own.py:state: must return a network, an nn.Module, got OrderedDict"),
         (["own.py:colour", *QUICK], "own.py:colour: cannot take the images of digits, 1 x 8 x 8"),

@@ -42,6 +42,7 @@ def test_crash_costs_one_failed_trial_with_its_reason(custom_space, tmp_path, tr
     assert [event.trial.number for event in events if isinstance(event, TrialFinished)] == list(range(7))
 
 
+@pytest.mark.slow
 def test_trials_equal_those_of_this_process(tiny, tmp_path, trials_only, study_content):
     settings = ["search.trials=3", "search.stopping={first: 0.5, reduction: 2}", "search.random_trials=3"]
     for isolate in ("true", "false"):
@@ -100,6 +101,7 @@ def test_killed_job_keeps_its_epochs_and_the_next_one_runs(run):
     assert second.metrics
 
 
+@pytest.mark.slow
 def test_disk_that_is_full_ends_the_search_and_an_interrupt_of_the_candidate_does_not(run):
     (result,) = [event for _, event in run(4) if isinstance(event, TrialResult)]
     assert result.reason == "KeyboardInterrupt"
@@ -122,12 +124,14 @@ def children_of(pid):
     return set(map(int, listed.stdout.split()))
 
 
+@pytest.mark.slow
 def test_time_limit(run):
     (result,) = [event for _, event in run(5, time_limit=1) if isinstance(event, TrialResult)]
     assert result.reason == "took longer than search.time_limit, 1 s"
     assert [epoch.epoch for epoch in result.epochs] == [1]
 
 
+@pytest.mark.slow
 def test_interrupt_of_the_user_stops_the_search(custom_space, tmp_path):
     config = custom_space("works", "search.trials=2", "search.isolate=true")
     events = search_events(config, tmp_path / "run")

@@ -160,7 +160,7 @@ def test_what_is_no_limit_is_refused():
         nas.parse_config({"search": {"time_limit": 0}})
 
 
-@pytest.mark.parametrize("isolate", [False, True], ids=["in this process", "isolated"])
+@pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["in this process", "isolated"])
 def test_build_that_hangs_is_ended(isolate, custom_space, tmp_path, trials_only):
     config = custom_space(
         "hangs in build,works",
