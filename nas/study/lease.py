@@ -28,6 +28,8 @@ DRIVER = "driver"
 RENEW_SECONDS, EXPIRE_SECONDS = 5.0, 60.0
 # Seconds after which a process that took the lease looks whether another one took it at the same time.
 SETTLE_SECONDS = 0.5
+# Owners of the leases that this process holds.
+_HELD: set[str] = set()
 
 
 @final
@@ -48,12 +50,14 @@ class Lease:
         self._write()
         time.sleep(SETTLE_SECONDS)
         self.check()
+        _HELD.add(self._owner)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        _HELD.discard(self._owner)
         with suppress(SQLAlchemyError, StorageInternalError):  # It expires.
             if self._holder().get("owner") == self._owner:
                 self._study.set_user_attr(DRIVER, {})
@@ -91,11 +95,13 @@ class Lease:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Returns whether a lease has expired, or its process on this machine does not exist any more."""
+    """Returns whether a lease has expired, or its process on this machine has ended or given it up."""
     if time.time() - holder["time"] > EXPIRE_SECONDS:
         return True
     if holder["host"] != platform.node():
         return False
+    if holder["pid"] == os.getpid():  # A lost database may keep a lease that this process gave up.
+        return holder["owner"] not in _HELD
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:

@@ -82,6 +82,12 @@ def test_live_process_of_this_machine_keeps_it(study, location):
         pass
 
 
+def test_lease_that_this_process_gave_up_is_taken(study, location):
+    study.set_user_attr(DRIVER, holder(host=platform.node(), pid=os.getpid()))  # Its database was lost at its end.
+    with Lease(study, location) as taken:
+        taken.check()
+
+
 def test_is_renewed_by_a_thread(study, location):
     with Lease(study, location):
         first = study.user_attrs[DRIVER]["time"]
