@@ -318,6 +318,7 @@ def test_killed_twice_under_ray_and_resumed(hardcell, tiny_file, tiny, study_con
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_killed_at_twenty_random_moments_under_ray(hardcell, tiny_file, tiny, study_content, stored, tmp_path, trials_only):
     run = tmp_path / "run"
     assert killed_under_ray(hardcell, stored, tiny_file, run, 20, seed=1) >= 5
