@@ -55,8 +55,8 @@ def disagreements(profile: RobustnessProfile) -> list[str]:
     The clean error and all numbers of the attacks are computed again from the radii.
     """
     record = profile.record
-    again = {"clean_error": float((next(iter(profile.radii.values())) == 0).mean())}
-    wrong = _differences(record["clean_error"], again["clean_error"], "clean_error")
+    clean_error = float((next(iter(profile.radii.values())) == 0).mean())
+    wrong = _differences(record["clean_error"], clean_error, "clean_error")
     for name, entry in record["attacks"].items():
         try:
             computed = attack_entry(profile.radii[name], entry["epsilons"], exact=record["tolerance"] is not None)

@@ -141,7 +141,7 @@ def checked_archive(archive: bytes) -> bytes:
         if name in entries:
             _check_tensors(_parse(entries[name], name), name, folder, sizes)
     if _PROGRAM not in entries:
-        raise _refused("no program")
+        raise refused("no program")
     program = _without_metadata(_parse(entries[_PROGRAM], _PROGRAM))
     _check(program, "program", 0)
     for node in program["graph_module"]["graph"]["nodes"]:
@@ -176,7 +176,8 @@ def _without_metadata(program: Any) -> Any:
     return program
 
 
-def _refused(what: str) -> UntrustedCodeError:
+def refused(what: str) -> UntrustedCodeError:
+    """Returns the error for a file that holds what Hardcell's exporter does not write."""
     return UntrustedCodeError(
         f"is not in the form that Hardcell exports: it holds {what}; if you trust the file, use --trust (trust=True)"
     )
@@ -189,9 +190,9 @@ def _read_entries(archive: bytes) -> dict[str, bytes]:
         for info in source.infolist():
             name = info.filename.partition("/")[2]
             if not _ENTRIES.fullmatch(name) or name in entries:
-                raise _refused(f"the entry {info.filename[:80]!r}")
+                raise refused(f"the entry {info.filename[:80]!r}")
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > len(archive):
-                raise _refused(f"a compressed or encrypted entry, {info.filename!r}")
+                raise refused(f"a compressed or encrypted entry, {info.filename!r}")
             entries[name] = source.read(info)
     return entries
 
@@ -200,23 +201,23 @@ def _parse(content: bytes, name: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _refused(f"an entry {name} that is no JSON") from error
+        raise refused(f"an entry {name} that is no JSON") from error
 
 
 def _check_tensors(config: Any, name: str, folder: str, sizes: dict[str, int]) -> None:
     """Checks that all tensors are raw bytes in the archive, and no larger than these."""
     tensors = config.get("config") if isinstance(config, dict) else None
     if not isinstance(tensors, dict):
-        raise _refused(f"an entry {name} of another form")
+        raise refused(f"an entry {name} of another form")
     for key, entry in tensors.items():
         if not isinstance(entry, dict) or entry.get("use_pickle") is not False:
-            raise _refused(f"a pickle, for the tensor {key[:80]!r}")
+            raise refused(f"a pickle, for the tensor {key[:80]!r}")
         size, path = None, entry.get("path_name")
         if isinstance(path, str):
             size = sizes.get(folder + path)
         _check({"value": entry.get("tensor_meta")}, name, 0)
         if size is None or not _DOTTED.fullmatch(key) or _last_index(entry.get("tensor_meta")) >= max(size, 1):
-            raise _refused(f"the tensor {key[:80]!r} without its bytes")
+            raise refused(f"the tensor {key[:80]!r} without its bytes")
 
 
 def _last_index(meta: Any) -> float:
@@ -240,17 +241,17 @@ def _check(value: Any, key: str, depth: int) -> None:
         UntrustedCodeError: a key is unknown, or a value has another form.
     """
     if depth > DEEPEST:
-        raise _refused("a graph that is nested too deep")
+        raise refused("a graph that is nested too deep")
     if isinstance(value, dict) and key in _NAMED:
         for name, entry in value.items():
             if not _IDENTIFIER.fullmatch(name):
-                raise _refused(f"the name {name[:80]!r}")
+                raise refused(f"the name {name[:80]!r}")
             _check(entry, "value", depth + 1)
     elif isinstance(value, dict):
         for name, entry in value.items():
             known = _KEYS.fullmatch(name) or name in _STRINGS or name in _NAMED or name in _TEXTS
             if not known and (entry or name not in _EMPTY):
-                raise _refused(f"{name[:80]!r}")
+                raise refused(f"{name[:80]!r}")
             _check(entry, name, depth + 1)
     elif isinstance(value, list):
         for entry in value:
@@ -259,9 +260,9 @@ def _check(value: Any, key: str, depth: int) -> None:
         if key in _TEXTS:
             _TEXTS[key](value)
         elif key not in _STRINGS or not _STRINGS[key].fullmatch(value):
-            raise _refused(f"the text {value[:80]!r} as {key}")
+            raise refused(f"the text {value[:80]!r} as {key}")
     elif isinstance(value, int) and abs(value) > 2**63:
-        raise _refused(f"the number {value}")
+        raise refused(f"the number {value}")
 
 
 def _check_target(text: str) -> None:
@@ -274,7 +275,7 @@ def _check_target(text: str) -> None:
     packet = getattr(torch.ops.aten, match[1], None) if match else None
     operator = getattr(packet, match[2], None) if match and isinstance(packet, torch._ops.OpOverloadPacket) else None
     if not isinstance(operator, torch._ops.OpOverload):
-        raise _refused(f"the operator {text[:80]!r}")
+        raise refused(f"the operator {text[:80]!r}")
 
 
 def _check_expression(text: str) -> None:
@@ -284,7 +285,7 @@ def _check_expression(text: str) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
     if tree is None or not _is_arithmetic(tree.body):
-        raise _refused(f"the expression {text[:80]!r}")
+        raise refused(f"the expression {text[:80]!r}")
 
 
 def _is_arithmetic(node: ast.expr) -> bool:
@@ -325,7 +326,7 @@ def _check_tree(text: str) -> None:
 
     tree = _parse(text.encode(), "of inputs or outputs")
     if not (isinstance(tree, list) and len(tree) == 2 and type(tree[0]) is int and plain(tree[1], 0)):
-        raise _refused(f"the form {text[:80]!r}")
+        raise refused(f"the form {text[:80]!r}")
 
 
 # Keys of a program whose text is checked by a function.
@@ -340,7 +341,7 @@ def _check_node(node: Any) -> None:
         if "getitem" in node["target"]:  # One of several results of an operator.
             kinds |= {"as_tensor", "as_tensors"}
         if any(not kinds >= set(argument) for argument in arguments):
-            raise _refused(f"the arguments of {node['target']}")
+            raise refused(f"the arguments of {node['target']}")
 
 
 @final
@@ -356,7 +357,7 @@ class _SizeLimit(TorchDispatchMode):
         results = func(*args, **(kwargs or {}))
         for result in results if isinstance(results, tuple | list) else (results,):
             if isinstance(result, torch.Tensor) and result.numel() > self.largest:
-                raise _refused(f"a tensor of {result.numel():,} values")
+                raise refused(f"a tensor of {result.numel():,} values")
         return results
 
 
@@ -368,10 +369,10 @@ def _check_sizes(network: nn.Module, program: torch.export.ExportedProgram) -> N
     """
     inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"][-1:]
     if len(program.graph_signature.user_inputs) != 1 or not inputs or inputs[0].ndim < 1:
-        raise _refused("other inputs than one batch of images")
+        raise refused("other inputs than one batch of images")
     sizes = [size for size in inputs[0].shape[1:] if isinstance(size, int)]
     if len(sizes) < inputs[0].ndim - 1:
-        raise _refused("images of an unknown size")
+        raise refused("images of an unknown size")
     batch_size = inputs[0].shape[0]
     for batch in (batch_size,) if isinstance(batch_size, int) else (2, 1024):
         with FakeTensorMode(allow_non_fake_inputs=True), _SizeLimit(batch * LARGEST_TENSOR), torch.no_grad():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nas.resolve import UntrustedCodeError
+from nas.bundle.exported import refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -106,13 +106,13 @@ def check_onnx(content: bytes, shape: tuple[int, ...]) -> None:
         raise ValueError("is no ONNX model") from error
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto) and (message.external_data or message.data_location):
-            raise _refused("a tensor in another file")
+            raise refused("a tensor in another file")
         if isinstance(message, onnx.FunctionProto | onnx.SparseTensorProto | onnx.TrainingInfoProto):
-            raise _refused("a function, a sparse tensor or training information")
+            raise refused("a function, a sparse tensor or training information")
         if isinstance(message, onnx.NodeProto) and (message.domain or not _OPERATORS.fullmatch(message.op_type)):
-            raise _refused(f"the operator {f'{message.domain}.{message.op_type}'.lstrip('.')[:80]!r}")
+            raise refused(f"the operator {f'{message.domain}.{message.op_type}'.lstrip('.')[:80]!r}")
         if isinstance(message, onnx.GraphProto) and message is not model.graph:
-            raise _refused("a graph inside an operator")
+            raise refused("a graph inside an operator")
     _check_sizes(model, shape)
 
 
@@ -128,12 +128,12 @@ def _check_sizes(model: Any, shape: tuple[int, ...]) -> None:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise _refused("tensors whose sizes do not fit") from error
+        raise refused("tensors whose sizes do not fit") from error
     sizes = {value.name: _size(value) for value in (*inferred.value_info, *inferred.output)}
     for node in inferred.node:
         for name in node.output:
             if name and not 0 <= sizes.get(name, math.inf) <= LARGEST_TENSOR:
-                raise _refused(f"a tensor of {sizes.get(name, math.inf):,} values")
+                raise refused(f"a tensor of {sizes.get(name, math.inf):,} values")
 
 
 def _size(value: Any) -> float:
@@ -151,9 +151,3 @@ def _messages(message: Any) -> Iterator[Any]:
         if field.type == field.TYPE_MESSAGE:
             for inner in value if isinstance(value, list) or hasattr(value, "add") else (value,):
                 yield from _messages(inner)
-
-
-def _refused(what: str) -> UntrustedCodeError:
-    return UntrustedCodeError(
-        f"is not in the form that Hardcell exports: it holds {what}; if you trust the file, use --trust (trust=True)"
-    )

@@ -171,7 +171,7 @@ def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator) -> list
             for name, count in first.metrics.items()
             if name in metrics and count != metrics[name]
         ]
-        random_network = isinstance(second, str) or not _same_response(first.response, second.response)
+        random_network = not _same_response(first.response, second.response)
         if not counts and not random_network and not _same_response(trial.user_attrs.get(RESPONSE), first.response):
             counts.append(f"trial {trial.number}: its untrained network has other logits")
         changes += counts

@@ -11,7 +11,7 @@ def registered_layers(under_test: SpaceUnderTest) -> str:
         names = under_test.unregistered.get(as_text(architecture))
         if names:
             raise CheckFailure(
-                f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} holds layers that are not registered, so they "
+                f"{_first(names)} holds layers that are not registered, so they "
                 "are neither trained nor saved; use nn.ModuleList, nn.ModuleDict or nn.Parameter",
                 architecture,
             )
@@ -38,8 +38,13 @@ def trainable_parameters(under_test: SpaceUnderTest) -> str:
         names = [n for n, p in network.named_parameters() if p.is_floating_point() and not p.requires_grad]
         if names:
             raise CheckFailure(
-                f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''} does not require gradients, so it is not "
+                f"{_first(names)} does not require gradients, so it is not "
                 "trained; remove requires_grad=False, or use register_buffer for fixed values",
                 architecture,
             )
     return f"{len(under_test.working_samples)} networks"
+
+
+def _first(names: list[str]) -> str:
+    """Returns the first names as text."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
