@@ -11,6 +11,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from rich.console import Console
 
@@ -256,6 +257,8 @@ def test_status_reads_a_folder_that_cannot_be_written(killed, table, tmp_path, r
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     read_only(run)
     if os.geteuid() == 0:  # Permissions do not apply to root.
+        if any(not folder.stat().st_mode & 0o001 for folder in Path(optuna.__file__).parents):
+            pytest.skip("only root may read the installed packages")
         for parent in (tmp_path, *tmp_path.parents):
             if not parent.stat().st_mode & 0o001:
                 parent.chmod(0o755)
