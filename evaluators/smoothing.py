@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from evaluators.curves.error_curves import Floats, binomial_interval
 from evaluators.engine.input_checks import check_logits
@@ -125,6 +124,8 @@ def certify(
         >>> certificates.radii.round(1)
         array([0.1, 0.5, 0. ])
     """
+    from scipy.stats import norm  # Slow to import.
+
     check_smoothing(smoothing)
     sigma, n = smoothing.sigma, smoothing.n
     with prepare(network, x, y, batch_size) as prepared:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import numpy as np
-from scipy.stats import binom
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +66,8 @@ def excess(weak: NDArray[np.bool_], strong: NDArray[np.bool_]) -> Excess:
         weak: Whether the weak attack fools each image, (N,).
         strong: Whether the strong attack fools each of the same images, (N,).
     """
+    from scipy.stats import binom  # Slow to import.
+
     only_weak, only_strong = int((weak & ~strong).sum()), int((strong & ~weak).sum())
     # Probability of at least `only_weak` heads when a fair coin is thrown for each image with different outcomes.
     p_value = float(binom.sf(only_weak - 1, only_weak + only_strong, 0.5))
@@ -75,6 +76,8 @@ def excess(weak: NDArray[np.bool_], strong: NDArray[np.bool_]) -> Excess:
 
 def binomial_excess(count: int, n: int, expected: float = MORE_EXPECTED, tolerance: float = MORE_TOLERANCE) -> Excess:
     """Returns the share count/n with an exact binomial test against the share expected of a correct evaluation."""
+    from scipy.stats import binom  # Slow to import.
+
     return Excess(count / n if n else 0.0, float(binom.sf(count - 1, n, expected)), tolerance)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,6 +70,8 @@ def binomial_interval(successes: Floats, n: int, confidence: float = 0.95) -> Fl
 
     Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934.
     """
+    from scipy.stats import beta  # Slow to import.
+
     check_confidence(confidence)
     tail = (1 - confidence) / 2
     with np.errstate(invalid="ignore"):

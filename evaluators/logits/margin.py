@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import gaussian_kde
 
 from evaluators.attacks.gradient_oracle import usable
 from evaluators.curves.error_curves import Floats
@@ -200,6 +199,8 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
 
     Source: Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 2.10.
     """
+    from scipy.stats import gaussian_kde  # Slow to import.
+
     right = margin[margin > 0]
     if len(right) < 10 or np.ptp(right) == 0:
         return None

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import numpy as np
-from scipy.stats import rankdata
 
 from evaluators.curves.error_curves import Floats, check_confidence
 
@@ -130,6 +129,8 @@ def _with_interval(statistic: Callable[[Floats], Floats], values: Floats, confid
 
 def _spearman(samples: Floats) -> Floats:
     """Returns the rank correlations (S,) of S samples of pairs (2, S, N); NaN if one of the two metrics does not vary."""
+    from scipy.stats import rankdata  # Slow to import.
+
     ranks = rankdata(samples, axis=-1)
     ranks -= ranks.mean(-1, keepdims=True)
     both = np.sqrt((ranks**2).sum(-1).prod(0))

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import chi2, f, t
 
 from evaluators.curves.error_curves import Floats
 
@@ -131,6 +130,8 @@ def heterogeneity(observations: Sequence[Observation]) -> Heterogeneity:
         ValueError: there are fewer than two observations, their factors differ, an exponent or a bound of its interval is
             not finite and above 0, or an interval has no width.
     """
+    from scipy.stats import chi2  # Slow to import.
+
     if len(observations) < 2:
         raise ValueError(f"observations must be at least 2, got {len(observations)}")
     names = [*observations[0].factors]
@@ -173,6 +174,8 @@ def _reach(means: Floats, mean: float, weights: Floats) -> float:
     The scale is at least 1, as Roever, Knapp and Friede propose: means that lie closer than their uncertainty predicts do so
     by chance.
     """
+    from scipy.stats import t  # Slow to import.
+
     if len(means) < 2:
         return math.nan
     scale = max(1.0, float((weights * (means - mean) ** 2).sum()) / (len(means) - 1))
@@ -249,6 +252,8 @@ def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
 
 def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[str, Effect], float]:
     """Returns the effect of each factor, and the residual standard deviation."""
+    from scipy.stats import f  # Slow to import.
+
     codes = {name: _coded(levels) for name, levels in factors.items()}
     total = float(((logs - logs.mean()) ** 2).sum())
     full_sum, full_rank = _residual(logs, [*codes.values()])

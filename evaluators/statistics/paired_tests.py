@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri
-from scipy.stats import binomtest
 
 from evaluators.curves.error_curves import ROUNDING, check_confidence, check_radii
 
@@ -208,6 +207,8 @@ def _round_up(radii: Floats, epsilons: Sequence[float]) -> Floats:
 
 
 def _sign_test(one: int, other: int) -> float:
+    from scipy.stats import binomtest  # Slow to import.
+
     return float(binomtest(one, one + other).pvalue) if one + other else 1.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -131,6 +132,15 @@ JobEvent = JobStarted | Precheck | EpochResult | TrialResult
 
 class Executor(ABC):
     """Runs jobs. A subclass is a frozen dataclass of settings."""
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Starts what the executor needs, such as a cluster, inside the block. A later `run` in the block begins sooner.
+
+        Raises:
+            RunError: the executor cannot be used.
+        """
+        yield
 
     @abstractmethod
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
@@ -13,19 +14,22 @@ from optuna.trial import TrialState
 from nas.bundle.export import failed_exports
 from nas.bundle.export_formats import files_of
 from nas.config.evaluators import TableEvaluatorConfig
+from nas.config.metrics import CHEAP_METRICS
 from nas.errors import RunError
+from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.executors import ExecutionContext, Job, Local, Precheck, TrialResult
 from nas.seeds import seed_of
 from search_spaces import SPACES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from optuna.trial import FrozenTrial
 
     from nas.config.schema import Config
     from nas.evaluation.base import Evaluator
-    from nas.evaluation.train_and_attack import TrainAndAttack
+    from nas.executors import JobEvent
+    from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
     from search_spaces import Architecture, SearchSpace
 
@@ -33,8 +37,10 @@ if TYPE_CHECKING:
 RESPONSE = "response"
 # Number of earlier trials whose networks are built again at resume.
 COMPARED = 3
-# Largest relative difference between responses of the same network. Devices and versions of torch round differently.
+# Largest relative difference between responses of the same network, where devices and versions of torch may differ, and
+# where the same process builds and runs it again.
 TOLERANCE = 0.02
+TOLERANCE_AGAIN = 1e-5
 
 
 def context_of(
@@ -52,19 +58,23 @@ def context_of(
 
 
 def prechecks(evaluate: Evaluator, jobs: Iterable[Job]) -> Iterator[Precheck | str]:
-    """Yields the properties of each candidate that need no training, or the reason why it cannot be built.
-
-    Candidates of a custom space are built in child processes where trials run in other processes.
-    """
-    config = evaluate.config
-    apart = config.search.isolate or not isinstance(config.search.executor, Local)
-    isolate = apart and config.space.name not in SPACES and not isinstance(config.evaluator, TableEvaluatorConfig)
-    context = context_of(config, evaluate, Path(), lambda job, epoch: False, isolate=isolate, precheck_only=True)
-    for _, event in Local().run(jobs, context):
+    """Yields the properties of each candidate that need no training, or the reason why it cannot be built."""
+    for _, event in _run_apart(evaluate, jobs, precheck_only=True):
         if isinstance(event, Precheck):
             yield event
         elif isinstance(event, TrialResult) and event.reason is not None:
             yield event.reason
+
+
+def _run_apart(evaluate: Evaluator, jobs: Iterable[Job], **more: Any) -> Iterator[tuple[Job, JobEvent]]:
+    """Yields the events of jobs before the search.
+
+    Candidates of a custom space run in child processes where trials run in other processes.
+    """
+    config = evaluate.config
+    apart = config.search.isolate or not isinstance(config.search.executor, Local)
+    isolate = apart and config.space.name not in SPACES and not isinstance(config.evaluator, TableEvaluatorConfig)
+    yield from Local().run(jobs, context_of(config, evaluate, Path(), lambda job, epoch: False, isolate=isolate, **more))
 
 
 def first_buildable(evaluate: Evaluator) -> Architecture:
@@ -85,20 +95,41 @@ def first_buildable(evaluate: Evaluator) -> Architecture:
     raise RunError(f"space {space.name}: no network can be built: {reason}")
 
 
-def check_exportable(evaluate: TrainAndAttack) -> None:
-    """Checks before the search that the first candidate that can be built can be exported in all forms of the config.
+@final
+@dataclass(frozen=True)
+class ExportCheck(TrainAndAttack):
+    """Evaluates a job by the export of its untrained network, in all forms of the config. A failed export is the reason."""
+
+    def precheck(self, job: Job) -> Precheck:
+        """Returns properties that no constraint excludes."""
+        return Precheck(dict.fromkeys(CHEAP_METRICS, 0.0), constant=False)
+
+    def measure(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
+        """Exports the network to a temporary folder. There are no epochs."""
+        yield from ()
+        forms = self.config.finalists.forms
+        network = self.build(job.architecture, job.seed)
+        failed = failed_exports(network, self.data.validation.x[:3].cpu(), files_of(forms))
+        if not failed:
+            return TrialResult()
+        working = [form for form in forms if not set(files_of([form])) & failed.keys()]
+        remedy = f"or set finalists.forms to [{', '.join(working)}]" if working else "so that its weights can be saved"
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        return TrialResult(reason=f"a network cannot be exported to {reasons}; change the network, {remedy}")
+
+
+def check_exportable(evaluate: TrainAndAttack, architecture: Architecture) -> None:
+    """Checks before the search that a candidate can be exported in all forms of the config.
 
     Raises:
         RunError: a form cannot be exported.
     """
-    config, space = evaluate.config, evaluate.space
-    network = evaluate.build(first_buildable(evaluate), 0)
-    failed = failed_exports(network, evaluate.data.validation.x[:3].cpu(), files_of(config.finalists.forms))
-    if failed:
-        working = [form for form in config.finalists.forms if not set(files_of([form])) & failed.keys()]
-        remedy = f"or set finalists.forms to [{', '.join(working)}]" if working else "so that its weights can be saved"
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise RunError(f"space {space.name}: a network cannot be exported to {reasons}; change the network, {remedy}")
+    check = ExportCheck(evaluate.config, evaluate.space, evaluate.data)
+    job = Job(number=-1, architecture=architecture, proposed=architecture, seed=0)
+    # An export may take longer than the training that the time limit is for.
+    for _, event in _run_apart(check, [job], time_limit=None):
+        if isinstance(event, TrialResult) and event.reason is not None:
+            raise RunError(f"space {evaluate.space.name}: {event.reason}")
 
 
 def check_same_space(space: SearchSpace, changes: Sequence[str]) -> None:
@@ -171,13 +202,13 @@ def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator) -> list
             for name, count in first.metrics.items()
             if name in metrics and count != metrics[name]
         ]
-        random_network = not _same_response(first.response, second.response)
+        random_network = not _same_response(first.response, second.response, TOLERANCE_AGAIN)
         if not counts and not random_network and not _same_response(trial.user_attrs.get(RESPONSE), first.response):
             counts.append(f"trial {trial.number}: its untrained network has other logits")
         changes += counts
     return changes
 
 
-def _same_response(first: float | None, second: float | None) -> bool:
+def _same_response(first: float | None, second: float | None, tolerance: float = TOLERANCE) -> bool:
     """Returns whether two responses may be of the same network; True if one is unknown."""
-    return first is None or second is None or not math.isfinite(first) or math.isclose(first, second, rel_tol=TOLERANCE)
+    return first is None or second is None or not math.isfinite(first) or math.isclose(first, second, rel_tol=tolerance)

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -39,7 +39,7 @@ from nas.reports.page import write_report
 from nas.reports.verdict import verdicts
 from nas.resolve import UntrustedCodeError
 from nas.runs.environment import environment
-from nas.runs.folder import RunFolder, create_run, find_run, locked, write_config, write_environment
+from nas.runs.folder import RunFolder, check_unused, create_run, find_run, locked, write_config, write_environment
 from nas.runs.leaderboard import write_leaderboard
 from nas.runs.run import Run, read_run, study_location
 from nas.spaces.options import open_space
@@ -155,12 +155,16 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
         HardcellError: as for `search`.
     """
     config = resolve_earlier_runs(config or Config())
+    check_unused(Path(run))
     evaluate = prepare(config)
-    if isinstance(evaluate, TrainAndAttack):
-        check_exportable(evaluate)
-    if config.search.storage is not None:
-        check_database(config.search.storage)
-    return _logged(_events(create_run(Path(run), config), evaluate))
+    with ExitStack() as stack:
+        stack.enter_context(config.search.executor.started())
+        if isinstance(evaluate, TrainAndAttack):
+            check_exportable(evaluate, first_buildable(evaluate))
+        if config.search.storage is not None:
+            check_database(config.search.storage)
+        folder = create_run(Path(run), config)
+        return _logged(_events(folder, evaluate, stack.pop_all()))
 
 
 def resume_events(run: Path | str, overrides: Sequence[str] = ()) -> Iterator[Event]:
@@ -184,8 +188,14 @@ def resume_events(run: Path | str, overrides: Sequence[str] = ()) -> Iterator[Ev
     check_same_space(space, changed_choices(trials, space))
     evaluate = prepare(config)
     _check_same_images(folder, evaluate)
-    check_same_space(space, changed_networks(trials, evaluate))
-    return _logged(_events(folder, evaluate, changed=bool(overrides)))
+    finished = sum(trial.state.is_finished() for trial in trials) >= config.search.trials
+    with ExitStack() as stack:
+        if not finished:
+            stack.enter_context(config.search.executor.started())
+        if isinstance(evaluate, TrainAndAttack):
+            first_buildable(evaluate)
+        check_same_space(space, changed_networks(trials, evaluate))
+        return _logged(_events(folder, evaluate, stack.pop_all(), changed=bool(overrides)))
 
 
 def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator[Event]:
@@ -206,6 +216,7 @@ def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator
         raise RunError(f"{run}: its trials come from a table, so no network can be trained and exported")
     evaluate = prepare(stored.config, trust=trust)
     assert isinstance(evaluate, TrainAndAttack)
+    first_buildable(evaluate)
     _check_same_images(stored.folder, evaluate)
     candidates = choose_finalists(stored.trials, stored.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []
@@ -234,7 +245,6 @@ def prepare(config: Config, *, trust: bool = True) -> Evaluator:
     data = replace(data, validation=data.validation.first(config.evaluation.images))
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, space, data.to(device))
-    first_buildable(evaluate)
     pixels = data.train.x[0].numel()
     grids = {**(config.finalists.epsilons or {}), f"{config.norm} ": (config.evaluation.epsilon,)}
     for norm, grid in grids.items():
@@ -261,10 +271,17 @@ def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:
             raise RunError(f"{folder.path}: the {what} changed since the run began; start a new run")
 
 
-def _events(folder: RunFolder, evaluate: Evaluator, *, changed: bool = False) -> Iterator[Event]:
-    """Runs the stages of a run and yields their events. If `changed`, the config is written to the run's folder."""
+def _events(folder: RunFolder, evaluate: Evaluator, started: ExitStack, *, changed: bool = False) -> Iterator[Event]:
+    """Runs the stages of a run and yields their events.
+
+    Args:
+        folder: Folder of the run.
+        evaluate: The evaluator.
+        started: Holds the started executor. It is closed after the trials.
+        changed: Write the config to the run's folder.
+    """
     config, location = evaluate.config, study_location(folder, evaluate.config)
-    with locked(folder), storage_errors(location):
+    with started, locked(folder), storage_errors(location):
         backup(location)
         storage = open_storage(location, write=True)
         try:
@@ -289,6 +306,7 @@ def _events(folder: RunFolder, evaluate: Evaluator, *, changed: bool = False) ->
                     yield from Controller(study, storage, evaluate, folder.path, _regular_backup(location), check).trials()
                 finally:
                     write_leaderboard(folder, read_trials(study), config.objective)
+                started.close()
                 trials = read_trials(study)
         finally:
             close_storage(storage)

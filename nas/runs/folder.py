@@ -68,17 +68,27 @@ class RunFolder:
         return self.path / "environment.json"
 
 
-def create_run(path: Path, config: Config) -> RunFolder:
-    """Creates the folder of a new run and writes its config.
+def check_unused(path: Path) -> RunFolder:
+    """Returns the folder of a new run, which is empty or does not exist.
 
     Raises:
-        RunError: the folder already holds a run or other files, or its file system has no locks.
+        RunError: the folder already holds a run or other files.
     """
     run = RunFolder(path.expanduser().resolve())
     if run.config.exists() or run.study.exists():
         raise RunError(f"{path}: holds a run already; `hardcell resume {path}` resumes it, or choose another folder")
     if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
         raise RunError(f"{path}: must be a new or empty folder")
+    return run
+
+
+def create_run(path: Path, config: Config) -> RunFolder:
+    """Creates the folder of a new run and writes its config.
+
+    Raises:
+        RunError: the folder already holds a run or other files, or its file system has no locks.
+    """
+    run = check_unused(path)
     run.path.mkdir(parents=True, exist_ok=True)
     try:
         with locked(run):

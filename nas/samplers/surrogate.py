@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 from scipy.special import log_ndtr, logsumexp, ndtri
-from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from nas.samplers.base import Sampler
@@ -118,6 +117,8 @@ def _first_new(history: History, candidates: Sequence[dict[str, Value]]) -> dict
 
 def _ranked(trials: Sequence[FinishedTrial], weights: Floats) -> list[FinishedTrial]:
     """Returns trials ordered by violation, then by the weighted objectives, best first."""
+    from scipy.stats import rankdata  # Slow to import.
+
     measured = [(trial.number, trial.values) for trial in trials if trial.values is not None]
     ranks = np.array([rankdata([_number(values[place]) for _, values in measured]) for place in range(len(weights))])
     cost = dict(zip((number for number, _ in measured), _weighed(ranks, weights), strict=True))
@@ -184,6 +185,8 @@ def _promise(
 
 def _by_rank(values: Floats) -> Floats:
     """Returns normal scores (T,), which depend only on the order of the values."""
+    from scipy.stats import rankdata  # Slow to import.
+
     return np.asarray(ndtri((rankdata(np.nan_to_num(values, nan=np.inf)) - 0.5) / len(values)))
 
 

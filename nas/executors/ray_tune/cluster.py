@@ -15,7 +15,7 @@ import sysconfig
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from nas.errors import HeadLostError, RunError, first_line
 
@@ -165,7 +165,7 @@ def connected(
         handler = signal.getsignal(signal.SIGTERM)
         try:
             if connects:
-                _connect(address, math.ceil((workers or 0) * cpus))
+                _connect(address, workers=workers, cpus=cpus, gpus=gpus)
             cluster = Cluster(workers=workers, cpus=cpus, gpus=gpus)
             cluster.check()
             yield cluster
@@ -194,26 +194,30 @@ def ray_output_disabled() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _connect(address: str | None, cores_needed: int) -> None:
+def _connect(address: str | None, *, workers: int | None, cpus: float, gpus: float) -> None:
     import ray
 
-    from nas.executors.ray_tune.ray_internals import fewer_processes
+    from nas.executors.ray_tune.ray_internals import fewer_processes, preloading
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    cores = None
+    local: dict[str, Any] = {}
     if address is None:
-        cores = max(os.cpu_count() or 1, cores_needed)
+        # One more than the workers, for the process of the checkpoints.
+        local["num_cpus"] = math.ceil(workers * cpus) + 1 if workers is not None else os.cpu_count() or 1
+        # Ray starts one process per core. If each becomes a worker, it imports early what the trials need.
+        if cpus == 1 and not gpus:
+            local["_system_config"] = preloading("nas.executors.ray_tune.worker", "nas.evaluation.train_and_attack")
     else:
         _check_answers(address)
     try:
         with fewer_processes() if address is None else contextlib.nullcontext():
             ray.init(
                 address or "local",
-                num_cpus=cores,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
+                **local,
             )
     except Exception as error:
         raise RunError(connection_message(address, error)) from error

@@ -9,6 +9,7 @@ Ray is imported on first use, so the settings work without it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -35,6 +36,9 @@ from nas.training.epoch import EpochResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from nas.executors.ray_tune.cluster import Cluster
 
 
 @final
@@ -73,6 +77,16 @@ class Ray(Executor):
                 "start the search on a machine of the cluster, with address: auto"
             )
 
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        """Connects to Ray inside the block. On this machine its workers start, and import torch while the caller goes on.
+
+        Raises:
+            RunError: Ray is not installed, or the cluster cannot be used.
+        """
+        with self._connected():
+            yield
+
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields the events of the jobs as they happen. A restarted job yields another JobStarted.
 
@@ -83,13 +97,17 @@ class Ray(Executor):
         # Ray is slow to import, and the settings do not need it.
         import ray
 
-        from nas.executors.ray_tune.cluster import HeadMonitor, connected
+        from nas.executors.ray_tune.cluster import HeadMonitor
         from nas.executors.ray_tune.thread import TuneThread
 
-        cluster = connected(self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
-        with cluster as opened, TuneThread(opened, context) as search:
+        with self._connected() as cluster, TuneThread(cluster, context) as search:
             head = HeadMonitor(ray.get_runtime_context().gcs_address, context.folder)
             yield from Dispatcher(search.channel, context, head.check).serve(jobs)
+
+    def _connected(self) -> AbstractContextManager[Cluster]:
+        from nas.executors.ray_tune.cluster import connected
+
+        return connected(self.address, workers=self.workers, cpus=self.cpus, gpus=self.gpus)
 
 
 @final

@@ -6,6 +6,10 @@ The list gives the use of each interface, and the reason why no public one is su
   of workers, but not the cluster's messages about workers that died.
 - `Node.start_api_server`, `Node.start_monitor` and `Node.start_log_monitor`, in `fewer_processes`: `ray.init` starts the
   processes of the dashboard, the autoscaler and the logs even without a dashboard and logs, and waits for the first.
+- `ray.init(_system_config)`, in `preloading`: nothing public imports modules in the processes that Ray starts in advance, or
+  keeps these processes until the first trial.
+- `_ActorClassCache.get`, in `use_started_processes`: Tune sets variables in the environment of its workers, so each trial
+  would start a process of its own and import torch there; nothing public turns this off.
 - `RayActorManager._actor_task_failed`, in `treat_memory_kills_as_deaths`: Tune treats only `RayActorError` as the death of a
   worker and ends at any other error; nothing public converts an error before Tune handles it.
 - `Trial.temporary_state.ray_actor`, in `trial_actor`: callbacks receive the trial, but nothing public returns its actor.
@@ -37,17 +41,21 @@ REMEDY = "install a version that is known to work: pip install 'ray[tune]==2.60.
 try:
     from ray._private import node, worker
     from ray.air.execution._internal import actor_manager
+    from ray.tune.execution import class_cache
 except ImportError as error:
     raise RunError(f"search.executor: Ray {ray.__version__} has changed {error.name}; {REMEDY}") from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PRELOADED_SECONDS = 120
+
 UNUSED_PROCESSES = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 def missing_interfaces() -> list[str]:
     """Returns the private interfaces that are missing or have another signature in the installed Ray."""
+    cache = getattr(class_cache, "_ActorClassCache", None)
     handler = getattr(getattr(actor_manager, "RayActorManager", None), "_actor_task_failed", None)
     try:
         state = Trial("hardcell", stub=True).temporary_state
@@ -57,6 +65,9 @@ def missing_interfaces() -> list[str]:
         "ray._private.worker._worker_logs_enabled": isinstance(getattr(worker, "_worker_logs_enabled", None), bool),
         "ray.air.execution._internal.actor_manager.RayActorManager._actor_task_failed(tracked_actor_task, exception)": (
             handler is not None and [*inspect.signature(handler).parameters] == ["self", "tracked_actor_task", "exception"]
+        ),
+        "ray.tune.execution.class_cache._ActorClassCache.get(trainable_cls)": (
+            [*inspect.signature(getattr(cache, "get", len)).parameters] == ["self", "trainable_cls"]
         ),
         "ray.tune.experiment.Trial.temporary_state.ray_actor": hasattr(state, "ray_actor"),
         "ray.tune.experiment.Trial.pickled_error_file": isinstance(
@@ -101,6 +112,29 @@ def fewer_processes() -> Iterator[None]:
     finally:
         for name, method in methods.items():
             setattr(node.Node, name, method)
+
+
+def preloading(*modules: str) -> dict[str, Any]:
+    """Returns settings for `ray.init`, by which the processes that it starts in advance import modules at once.
+
+    These processes wait up to `PRELOADED_SECONDS` for their first trial. By default Ray ends them when Tune reserves their
+    cores, often before it gives them to the trials.
+    """
+    return {"preload_python_modules": [*modules], "idle_worker_killing_time_threshold_ms": 1000 * PRELOADED_SECONDS}
+
+
+def use_started_processes() -> None:
+    """Patches Tune in this process: workers are processes that Ray has started already, if there are any.
+
+    The variables that Tune would set are unnecessary: Worker sets the one that it needs.
+    """
+
+    def get(self: Any, trainable_cls: type) -> Any:
+        if trainable_cls not in self._cache:
+            self._cache[trainable_cls] = ray.remote(trainable_cls)
+        return self._cache[trainable_cls]
+
+    class_cache._ActorClassCache.get = get  # type: ignore[method-assign]
 
 
 def treat_memory_kills_as_deaths() -> None:

@@ -21,7 +21,7 @@ from nas.executors.ray_tune.plugins import (
     RungScheduler,
     StopWhenClosed,
 )
-from nas.executors.ray_tune.ray_internals import treat_memory_kills_as_deaths
+from nas.executors.ray_tune.ray_internals import treat_memory_kills_as_deaths, use_started_processes
 from nas.executors.ray_tune.worker import Worker
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class TuneThread:
         # The default loggers of Tune, passed here so that CloseLogsCallback can close their files if Tune ends early.
         loggers = [JsonLoggerCallback(), CSVLoggerCallback()]
         treat_memory_kills_as_deaths()
+        use_started_processes()
         try:
             tune.run(
                 Worker,

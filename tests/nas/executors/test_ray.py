@@ -569,6 +569,39 @@ def writes(job, checkpoint):
     checkpoint.save(dict)
 
 
+def title_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # The process has ended.
+        return ""
+
+
+def imported_torch(pid):
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:  # The process has ended.
+        return False
+
+
+@pytest.mark.ray
+def test_a_started_executor_has_workers_that_have_imported_torch(tmp_path):
+    import ray
+
+    ours = os.getpid()
+    with Ray(workers=1).started():
+        assert ray.is_initialized()
+        deadline, ready = time.monotonic() + 120, []
+        while len(ready) < 2 and time.monotonic() < deadline:  # One for the trials, one for the checkpoints.
+            time.sleep(0.5)
+            others = [pid for pid in map(int, (p.name for p in Path("/proc").glob("[0-9]*"))) if pid != ours]
+            ready = [pid for pid in others if title_of(pid).startswith("ray::IDLE") and imported_torch(pid)]
+        events = [event for _, event in Ray(workers=1).run([job_of(0)], work_of(tmp_path))]
+        assert ray.is_initialized()
+    (started,) = [event for event in events if isinstance(event, JobStarted)]
+    assert int(started.worker.rpartition(":")[2]) in ready
+    assert not ray.is_initialized()
+
+
 @pytest.mark.ray
 def test_jobs_run_and_end_once(two_cores, tmp_path):
     threads, in_hand, most = set(), set(), 0

@@ -15,6 +15,7 @@ from ray._private import worker
 from ray._private.node import Node
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError, RaySystemError
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 import nas
@@ -40,6 +41,8 @@ def other_signature(self, task, error):
         (actor_manager, "RayActorManager", None, "_actor_task_failed"),
         (actor_manager.RayActorManager, "_actor_task_failed", None, "_actor_task_failed"),
         (actor_manager.RayActorManager, "_actor_task_failed", other_signature, "_actor_task_failed"),
+        (class_cache, "_ActorClassCache", None, "_ActorClassCache.get"),
+        (class_cache._ActorClassCache, "get", other_signature, "_ActorClassCache.get"),
         (Trial, "__init__", lambda self, *args, **settings: None, "temporary_state.ray_actor"),
         (Trial, "pickled_error_file", None, "pickled_error_file"),
         (RaySystemError, "__init__", lambda self, *args: None, "client_exc"),
@@ -71,6 +74,17 @@ def test_worker_logs_are_disabled_and_enabled_again():
     worker.print_worker_logs(MESSAGE, enabled)
     assert disabled.getvalue() == ""
     assert "a worker died" in enabled.getvalue()
+
+
+def test_workers_of_tune_have_no_environment_of_their_own(monkeypatch):
+    class Trainable:
+        pass
+
+    monkeypatch.setattr(class_cache._ActorClassCache, "get", class_cache._ActorClassCache.get)
+    cache = class_cache._ActorClassCache()
+    assert cache.get(Trainable)._default_options["runtime_env"]
+    ray_internals.use_started_processes()
+    assert class_cache._ActorClassCache().get(Trainable)._default_options.get("runtime_env") is None
 
 
 def test_fewer_processes_are_started_inside_the_block(monkeypatch):
