@@ -1,4 +1,7 @@
-"""Errors with a message for the user. The command line prints the message and exits with the exit code."""
+"""Errors with a message for the user, and their text.
+
+The command line prints the message of a HardcellError and exits with its code.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class RunError(HardcellError):
 
 
 class HeadLostError(RunError):
-    """The head node of a Ray cluster does not answer. Any further call of Ray, also at exit, blocks or ends the process."""
+    """The head node of a Ray cluster does not answer. Further calls to Ray block or end the process, even at its exit."""
 
 
 class BundleError(HardcellError):
@@ -57,7 +60,7 @@ class SearchFailedError(HardcellError):
 
 
 class LimitError(BaseException):
-    """A trial exceeded its limit of time or output. This is recorded as its result.
+    """A trial ran too long or printed too much. This is recorded as its result.
 
     It is no `Exception`, so that code of a candidate which catches any exception does not catch it.
     """
@@ -68,7 +71,10 @@ class RecordError(Exception):
 
 
 def printable(text: str) -> str:
-    """Returns text with its control characters replaced, except line ends and tabs. They could change a terminal's state."""
+    """Returns text in which only printable characters, line feeds and tabs remain. The others are replaced.
+
+    Control characters could change the state of a terminal.
+    """
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

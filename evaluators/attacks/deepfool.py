@@ -36,7 +36,7 @@ class DeepFool(MinimumNorm):
         norm: Norm to minimise, linf or l2.
         steps: Largest number of linearisations.
         overshoot: Share by which the sum of the steps is lengthened, to cross the boundary.
-        candidates: Number of classes considered, by the largest clean logits, the true class included.
+        candidates: Number of classes considered: the true class and the others with the largest clean logits.
 
     Raises:
         ValueError: steps is below 1, overshoot is negative, or candidates is below 2.
@@ -51,7 +51,7 @@ class DeepFool(MinimumNorm):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.overshoot < math.inf:
-            raise ValueError(f"overshoot must not be negative, got {self.overshoot}")
+            raise ValueError(f"overshoot must be a finite number of at least 0, got {self.overshoot}")
         if self.candidates < 2:
             raise ValueError(f"candidates must be at least 2, the true class and one other, got {self.candidates}")
 
@@ -74,9 +74,11 @@ class DeepFool(MinimumNorm):
                 step = torch.where(broadcast_per_image(nearer, x), self.norm.ascent(gradient), step)
             if wrong.all():
                 return
-            # Clipped pixels shorten every step. Without the extra thousandth the boundary would never be reached. Where
-            # logits tie, as rounded ones do, the distance is 0: the extra doubles until the tie is passed.
-            ties = torch.where(distance == 0, ties + 1, 0)
-            distance = distance + self.norm.size(delta) / 1000 * (2.0**ties).to(x.dtype)
+            # Clipped pixels shorten every step, so that the boundary would never be reached. Each step is therefore longer
+            # by a thousandth of the perturbation's size. Where logits tie, as rounded ones do, the distance is 0. There,
+            # this addition doubles with each step until the tie is passed, also from the clean image.
+            ties, size = torch.where(distance == 0, ties + 1, 0), self.norm.size(delta)
+            size = torch.where(ties > 0, size.clamp(min=torch.finfo(x.dtype).eps), size)
+            distance = distance + size / 1000 * (2.0**ties).to(x.dtype)
             delta = delta + broadcast_per_image(torch.where(~wrong & distance.isfinite(), distance, 0), x) * step
         target.wrong((x + (1 + self.overshoot) * delta).clamp(0, 1))

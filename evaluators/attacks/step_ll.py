@@ -25,7 +25,7 @@ class StepLL(SingleStep):
 
     Attributes:
         norm: Shape of the ball.
-        loss: Loss whose targeted form is maximised: cross_entropy, as in the paper, margin or dlr.
+        loss: Loss whose targeted form is maximised: cross_entropy (as in the paper), margin or dlr.
 
     Raises:
         ValueError: the loss has no targeted form.

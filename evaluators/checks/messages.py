@@ -28,10 +28,9 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "A final softmax makes the gradients of attacks vanish. Remove the softmax.",
     ),
     "batch_independent": (
-        "The logits of an image do not depend on the other images of the batch. Before the check, the network was in "
-        "{handed_over_in}.",
+        "The logits of an image do not depend on the other images of the batch. The network was given in {handed_over_in}.",
         "In evaluation mode, the logits of an image change by up to {difference_between_batches:.2g} (largest logit: "
-        "{largest_logit:.2g}) with the other images of the batch. Before the check, the network was in {handed_over_in}. "
+        "{largest_logit:.2g}) with the other images of the batch. The network was given in {handed_over_in}. "
         "BatchNorm in training mode uses the statistics of the batch. Call network.eval(), and let BatchNorm track running "
         "averages.",
     ),
@@ -56,7 +55,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "approximation of the network.",
     ),
     "scale_does_not_matter": (
-        "Neither rescaled logits nor the margin loss significantly increase the error of PGD on cross-entropy.",
+        "PGD with rescaled logits or the margin loss does not fool significantly more images than PGD on cross-entropy.",
         "At epsilon {epsilon:.3g} PGD on cross-entropy reaches an error of {error_as_given:.1%}, but {error_rescaled:.1%} "
         "with rescaled logits and {error_by_margin:.1%} on the margin. The attack fails because of the scale of "
         "the logits (median margin {median_margin:.3g}), not because the network is robust. Attack the margin.",
@@ -73,7 +72,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     ),
     "enough_steps": (
         "With {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all images, which no attack had "
-        "fooled before. So few additional images are normal.",
+        "fooled before. More than 5% would fail the check.",
         "At epsilon {epsilon:.3g}, with {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all "
         "images, which no attack had fooled before. The attack has too few steps.",
     ),

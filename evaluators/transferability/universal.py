@@ -3,9 +3,10 @@
 Source: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
 Uncertainty Regions", arXiv:2107.00003, for the claim that transfer is not universal.
 
-The baseline is Hardcell's own: the shares expected if the targets were fooled independently, at the same transfer rates. A
-share above the baseline shows that the same images fool the targets. It does not show the reason: the adversarial images may
-be universal, or their clean images may lie near the boundary of every network.
+`TransferGroup.chance` is not from the paper. It is the share expected if the targets were fooled independently of each
+other, at the same transfer rates. If more images than expected transfer to all targets, the same images tend to fool each
+of them. This does not show the reason: the adversarial images may be universal, or their clean images may lie near the
+boundary of every network.
 """
 
 from __future__ import annotations

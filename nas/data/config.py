@@ -28,7 +28,7 @@ class DataConfig:
         split_seed: Seed of the splits. It is separate from `seed`, so that runs with different seeds share the test split.
 
     Raises:
-        ValueError: a value is out of range, the name is unknown, or folder or npz has no path.
+        ValueError: a value is out of range, the name or the user in ~USER is unknown, or a source needs a path.
     """
 
     name: str = "digits"
@@ -49,6 +49,6 @@ class DataConfig:
         if self.path is not None:
             try:
                 object.__setattr__(self, "path", str(Path(self.path).expanduser()))
-            except RuntimeError as error:  # There is no such user.
+            except RuntimeError as error:  # The user in ~USER is unknown, or has no home folder.
                 faults.append(("path", f"cannot be read, got {self.path!r}: {error}"))
         raise_if_invalid(faults)

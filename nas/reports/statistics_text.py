@@ -53,10 +53,10 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     low, high = near["interval"]
     return (
         "The gap of an image is the difference between its two largest logits, divided by the mean difference. The density "
-        f"of the gaps near zero is {near['density']:.2f} (95 % interval {low:.2f} to {high:.2f}). An exponential "
-        "distribution has density 1 at zero. For comparison, the logits of each class are shuffled over the images, which "
-        "makes the classes independent. The Kolmogorov-Smirnov distance between the gaps and those of the shuffled logits "
-        f"is {gaps['distance_to_independent']:.2f}."
+        f"of the gaps near zero is {near['density']:.2f} (95 % interval {low:.2f} to {high:.2f}). For comparison, "
+        "an exponential distribution of mean 1 has density 1 at zero. The logits of each class are then shuffled over the "
+        "images, which makes the classes independent. The Kolmogorov-Smirnov distance between the gaps and those of the "
+        f"shuffled logits is {gaps['distance_to_independent']:.2f}."
     )
 
 

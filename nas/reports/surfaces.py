@@ -86,8 +86,8 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         else:
             plane = f" and two noisy images. PGD finds no adversarial image within epsilon {format_epsilon(epsilon)}."
         caption = (
-            f"{around}, in the plane through the clean image{plane} Points outside the pixel range are hatched in the plane "
-            "and dotted on the line."
+            f"{around}, in the plane through the clean image{plane} Points outside the pixel range are hatched in the "
+            "plane, and dotted in the plot along the line."
         )
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"

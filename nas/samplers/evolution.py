@@ -1,7 +1,7 @@
 """Regularised (ageing) evolution: only the newest trials are parents.
 
 Source: Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019, arXiv:1802.01548.
-Extensions: constraints, several objectives, and a retry if a child is not new.
+Extensions: constraints, several objectives, crossover, and a retry if a child is not new.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from nas.samplers.base import FinishedTrial, History
     from search_spaces import Value
 
-# Maximum number of tournaments for one proposal; after that, a child that is not new is proposed.
-TOURNAMENTS = 20
+# Maximum number of children for one proposal. The last one is proposed even if it is not new.
+MOST_CHILDREN = 20
 
 
 @final
@@ -36,7 +36,7 @@ class Evolution(Sampler):
     Attributes:
         population: Number of the newest measured trials that may be parents.
         tournament: Number of trials drawn for a tournament. The best one is the parent.
-        crossover: Probability that a child takes each choice from one of two parents before the mutation.
+        crossover: Probability that a child has two parents. Then each choice is from one of them, before the mutation.
 
     Raises:
         ValueError: a value is out of range.
@@ -67,7 +67,7 @@ class Evolution(Sampler):
             drawn = [generator.randrange(len(population)) for _ in range(self.tournament)]
             return population[min(drawn, key=places.__getitem__)]
 
-        for _ in range(TOURNAMENTS):
+        for _ in range(MOST_CHILDREN):
             parent = winner().architecture
             if generator.random() < self.crossover:
                 parent = history.space.crossover(parent, winner().architecture, generator)
@@ -77,5 +77,5 @@ class Evolution(Sampler):
         return child
 
     def _population(self, history: History) -> Sequence[FinishedTrial]:
-        """Returns the newest measured trials. If there are none, returns the newest infeasible trials."""
+        """Returns the newest measured trials. If there are none, returns the newest trials that violate constraints."""
         return (history.measured or [trial for trial in history.finished if trial.violation > 0])[-self.population :]

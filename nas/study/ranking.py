@@ -21,7 +21,7 @@ MOST_SPREAD = 30
 def sort_key(trial: Trial, objective: ObjectiveConfig) -> tuple[float, tuple[float, ...], int]:
     """Returns the sort key of a complete trial: violation, objectives in order, number.
 
-    If a trial is feasible, the first trial in this order is on the Pareto front.
+    If any trial is feasible, the first trial in this order is on the Pareto front.
     """
     return trial.violation, _values(trial, objective), trial.number
 
@@ -55,7 +55,7 @@ def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
 def ranked(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
     """Returns the complete trials from best to worst, without duplicate architectures.
 
-    The order is: the Pareto front, the other feasible trials by the first objective, the infeasible trials by violation.
+    The order is: the Pareto front, the other feasible trials by their objectives in order, the infeasible ones by violation.
     """
     complete = sorted(_unique(trials), key=lambda trial: sort_key(trial, objective))
     if len(objective.minimise) == 1:
@@ -83,5 +83,5 @@ def hypervolume_so_far(trials: Sequence[Trial], objective: ObjectiveConfig) -> l
 
 
 def _unique(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the complete trials, with the first trial of each architecture."""
+    """Returns the first complete trial of each architecture."""
     return list({trial.key: trial for trial in reversed(trials) if trial.state == "complete"}.values())

@@ -79,7 +79,7 @@ class Ray(Executor):
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
-        """Connects to Ray inside the block. On this machine its workers start, and import torch while the caller goes on.
+        """Connects to Ray inside the block. On this machine, workers start and import torch during the block.
 
         Raises:
             RunError: Ray is not installed, or the cluster cannot be used.

@@ -9,7 +9,7 @@ The list gives the use of each interface, and the reason why no public one is su
 - `ray.init(_system_config)`, in `preloading`: nothing public imports modules in the processes that Ray starts in advance, or
   keeps these processes until the first trial.
 - `_ActorClassCache.get`, in `use_started_processes`: Tune sets variables in the environment of its workers, so each trial
-  would start a process of its own and import torch there; nothing public turns this off.
+  would start a new process and import torch there; nothing public turns this off.
 - `RayActorManager._actor_task_failed`, in `treat_memory_kills_as_deaths`: Tune treats only `RayActorError` as the death of a
   worker and ends at any other error; nothing public converts an error before Tune handles it.
 - `Trial.temporary_state.ray_actor`, in `trial_actor`: callbacks receive the trial, but nothing public returns its actor.

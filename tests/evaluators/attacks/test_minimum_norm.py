@@ -318,7 +318,7 @@ class TestTrainedNetwork:
     ("kind", "settings", "message"),
     [
         (DeepFool, {"steps": 0}, "steps must be at least 1, got 0"),
-        (DeepFool, {"overshoot": -0.1}, "overshoot must not be negative, got -0.1"),
+        (DeepFool, {"overshoot": -0.1}, "overshoot must be a finite number of at least 0, got -0.1"),
         (DeepFool, {"candidates": 1}, "candidates must ... at least 2 ... got 1"),
         (FMN, {"steps": 0}, "steps must be at least 1, got 0"),
         (FMN, {"step_size": 0.0}, "step_size must ... positive ... got 0.0"),
@@ -353,6 +353,15 @@ def test_deepfool_steps_past_ties_of_logits(norm, conv, images):
     plain, tied = (sizes_of(DeepFool(norm=norm), one, x, y) for one in (network, Rounded(network)))
     right = Rounded(network)(x).argmax(1) == y
     assert (tied[right].isfinite().float().mean() >= plain[right].isfinite().float().mean() - 0.05).item()
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_deepfool_leaves_a_tie_at_the_clean_image(norm):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.eye(2, 4))
+    x, y = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long)
+    assert radii(network, x, y, DeepFool(norm=norm), [1e-3]).tolist() == [pytest.approx(1e-3)] * 3
 
 
 def sizes_of(attack, network, x, y):

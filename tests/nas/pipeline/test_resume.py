@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 
 import numpy as np
@@ -443,12 +443,15 @@ class TestChangedSettings:
             ]
         ]
 
-    def test_executor_is_changed_by_options(self, begun, cli):
+    def test_executor_is_changed_by_options(self, begun, cli, monkeypatch):
+        before = (begun / "config.yaml").read_text()
         code, _, err = cli("resume", begun, "--executor", "ray", "--address", "127.0.0.1:1", "--workers", 1)
         assert code == 2
         assert "no Ray cluster at 127.0.0.1:1" in err
-        config = nas.load_config(begun / "config.yaml")
-        assert (config.search.executor.address, config.search.executor.workers) == ("127.0.0.1:1", 1)
+        assert (begun / "config.yaml").read_text() == before
+        monkeypatch.setattr("nas.executors.Ray.started", lambda self: nullcontext())
+        assert next(resume_events(begun, ["search.executor={name: ray, workers: 1}"])).trials == 3
+        assert nas.load_config(begun / "config.yaml").search.executor.workers == 1
         assert next(resume_events(begun, ["search.executor=local"])).trials == 3
 
     def test_what_cannot_change_is_listed_with_reasons(self, begun, cli):

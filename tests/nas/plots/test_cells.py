@@ -1,4 +1,4 @@
-"""Drawings of architectures are deterministic; a space that cannot draw lacks only its drawings."""
+"""Drawings of architectures are deterministic. If a space cannot draw, the run completes without drawings."""
 
 import pytest
 from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ def test_what_cannot_be_drawn_names_the_space_and_the_remedy(drawing, message):
         ("raises", "own cannot be drawn: KeyError: 'no such edge'; fix the `draw` of its SearchSpace"),
     ],
 )
-def test_a_run_is_not_lost_for_the_want_of_a_drawing(tiny, tmp_path, drawing, message):
+def test_a_run_completes_without_a_drawing(tiny, tmp_path, drawing, message):
     (tmp_path / "own.py").write_text(SPACE, encoding="utf-8")
     space = f"space={{name: '{tmp_path}/own.py:own', drawing: {drawing}}}"
     smallest = ["search.trials=1", "search.random_trials=1", "training.epochs=1", "finalists.epochs=1"]

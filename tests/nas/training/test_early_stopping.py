@@ -60,7 +60,7 @@ class TestRungs:
         assert list(Halving(first=first / 100, reduction=reduction / 10).rungs(epochs)) == wanted
 
     def test_effort_grows_with_the_logarithm_of_the_epochs(self):
-        # Of 1, 2, 4, 8 and 16 epochs each is a quarter of the way.
+        # From 1 to 16 epochs there are four doublings. Each is a quarter of the way on the logarithmic scale.
         budgets = Halving(first=1 / 16, reduction=2, images=1 / 16, steps=1 / 81).rungs(16)
         assert {epoch: (e.images, e.steps) for epoch, e in budgets.items()} == {
             1: (1 / 16, 1 / 81),
@@ -311,7 +311,7 @@ def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, study_content,
 
 @pytest.mark.parametrize("seconds", [0, 1000], ids=["from a checkpoint", "anew"])
 def test_rung_is_judged_once(seconds, halved, tiny, study_content, stored, tmp_path, break_off, monkeypatch):
-    # Killed between the decision and the end of the trial: the stored decision is used, despite later results.
+    # The trial is killed between the decision and its end. The stored decision is used; the rule is not applied again.
     number = next(t.number for t in read_run(halved).trials if t.state == "pruned")
     run = tmp_path / "run"
     events = search_events(tiny(*STOPPED, f"search.trials={number + 1}", f"search.checkpoint_seconds={seconds}"), run)
