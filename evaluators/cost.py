@@ -73,7 +73,7 @@ def latency(
         input_shape: Shape of one image, (C, H, W).
         batch_size: Number of images in the batch, N.
         repeats: Number of measured passes.
-        warm_up: Number of passes before the measured ones, which are slower because they set up caches.
+        warm_up: Number of passes before the measured ones. These first passes are slower, because they set up caches.
 
     Raises:
         ValueError: batch_size or repeats is below 1.
@@ -102,7 +102,7 @@ def _weights(network: nn.Module) -> Tensor:
 
 @final
 class _Counter(TorchDispatchMode):
-    """Counts the operations of all torch functions, two per multiply-accumulate.
+    """Counts the operations of the functions in `_FORMULAS` and of convolutions, two per multiply-accumulate.
 
     Convolutions are not computed: only their shapes are needed, and their outputs are zeros. torch's own FlopCounterMode
     takes ten times as long for a network of many small layers.
@@ -145,7 +145,7 @@ _ATEN = torch.ops.aten
 _FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     **dict.fromkeys((_ATEN.avg_pool2d, _ATEN.max_pool2d_with_indices), _pool),
-    # Global and adaptive pooling: each pixel is in one window.
+    # Global and adaptive pooling: a pixel is in one window, if the sizes divide.
     **dict.fromkeys((_ATEN.mean, _ATEN._adaptive_avg_pool2d), _per_value(1)),
     **dict.fromkeys(
         (

@@ -35,8 +35,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "averages.",
     ),
     "normalised_inside": (
-        "The check also tried standardised images and pixels in [-1, 1] and [0, 255]. With none of them is the clean error "
-        "significantly half as large or less, so the network does not seem to expect another range.",
+        "The check also tried standardised images and pixels in [-1, 1] and [0, 255]. None of them halves the clean error "
+        "significantly. So the network does not seem to expect another range.",
         "The clean error is {clean_error:.1%} on pixels in [0, 1], but {error_standardised:.1%} on standardised images, "
         "{error_signed:.1%} on pixels in [-1, 1] and {error_bytes:.1%} on pixels in [0, 255]. The network expects "
         "another input range. Put the normalisation inside the network.",
@@ -49,7 +49,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "detach(), and rounding in the network's forward.",
     ),
     "gradients_predict": (
-        "On {share_off:.1%} of the images, the gradient does not predict the effect of a small step.",
+        "The gradient predicts the effect of a small step wrongly on {share_off:.1%} of the images.",
         "On {share_off:.1%} of the images, the gradient does not predict how a small step changes the margin. An operation "
         "of the network probably rounds its values. Use an attack without gradients, or the gradients of a smooth "
         "approximation of the network.",
@@ -71,8 +71,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "images. The attacks do not work on this network.",
     ),
     "enough_steps": (
-        "With {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all images, which no attack had "
-        "fooled before. More than 5% would fail the check.",
+        "At epsilon {epsilon:.3g}, {attack} with {longer} steps instead of {steps} fools another {newly_fooled:.1%} of the "
+        "images, which no attack fooled before. More than 5% would fail the check.",
         "At epsilon {epsilon:.3g}, with {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all "
         "images, which no attack had fooled before. The attack has too few steps.",
     ),

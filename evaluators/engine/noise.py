@@ -93,6 +93,6 @@ class ImageNoise:
 
     def normal(self, x: Tensor, draw: int = 0) -> Tensor:
         """Returns standard normal random numbers, with the shape and dtype of x. Each `draw` gives new numbers."""
-        # A shift by half a step keeps erfinv finite at both ends. It is added last, where the addition is exact.
+        # Without this small shift, erfinv would be infinite at -1. It is added after the subtraction, which is exact.
         centred = (2 * self.uniform(x, draw) - 1) + torch.finfo(x.dtype).eps / 2
         return torch.erfinv(centred) * 2**0.5

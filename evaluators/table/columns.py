@@ -48,10 +48,10 @@ class Column:
 
 
 def in_pixels(columns: Sequence[Column]) -> list[Column]:
-    """Returns the columns of a table with L-infinity epsilons in pixel units, so that 8 and 8/255 are equal.
+    """Returns the columns of a table with L-infinity epsilons for pixels in [0, 1], so that 8 and 8/255 are equal.
 
-    No L-infinity epsilon is above 1 in pixel units. If an epsilon without a unit is above 1, all epsilons without a unit are
-    read as multiples of 1/255.
+    With such pixels, no L-infinity epsilon is above 1. If an epsilon without a unit is above 1, all epsilons without a unit
+    are read as multiples of 1/255.
     """
     bytes_ = any(column.bare and column.norm == "linf" and (column.epsilon or 0) > 1 for column in columns)
     return [
@@ -65,7 +65,7 @@ def in_pixels(columns: Sequence[Column]) -> list[Column]:
 def parse_column(name: str) -> Column | None:
     """Parses a column name such as `pgd_1.0`, `fgsm_l2_0.5`, `apgd-ce 8/255`, `clean` or `val_acc`.
 
-    An integer after a hyphen is the number of steps of a many-step attack: PGD-20 equals PGD20.
+    An integer after a hyphen is the number of steps of a many-step attack, as in PGD-20, and no epsilon.
 
     Args:
         name: Name of a column.

@@ -13,6 +13,7 @@ from torch import nn
 from nas.analysis.networks import expand_path, open_network
 from nas.bundle.load import load_network
 from nas.bundle.manifest import epsilon_and_norm, is_bundle
+from nas.bundle.source import data_settings
 from nas.data import class_names
 from nas.errors import ConfigError, NetworkError
 
@@ -82,7 +83,7 @@ def open_source(network: str | Path | nn.Module | NetworkSource, *, trust: bool 
         return NetworkSource(name, open_network(name, trust=trust))
     loaded = load_network(folder, trust=trust)
     epsilon, norm = epsilon_and_norm(loaded.manifest)
-    data = loaded.manifest["config"].get("data")
+    data = data_settings(folder, loaded.manifest)
     return NetworkSource(name, loaded.network, loaded.manifest, data, norm, epsilon, loaded.stored.classes)
 
 

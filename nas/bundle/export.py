@@ -18,7 +18,7 @@ from evaluators import save_profile
 from nas.bundle.card import model_card
 from nas.bundle.export_formats import FORMATS, logits_of, write_formats
 from nas.bundle.manifest import is_bundle, write_manifest
-from nas.bundle.source import copy_sources
+from nas.bundle.source import copy_sources, without_places
 from nas.config.writer import as_data
 from nas.errors import RunError, format_error
 from nas.plots.cells import draw
@@ -131,7 +131,7 @@ def _write(
             "environment": dict(provenance.environment),
             "logits_difference": differences,
             "not_exported": not_exported,
-            "config": copy_sources(dict(provenance.config), folder),
+            "config": copy_sources(without_places(provenance.config), folder),
         },
     )
 

@@ -1,10 +1,18 @@
-"""Copies of the user's code in a bundle, so that the bundle can be rebuilt on another machine. It runs only with trust."""
+"""What a bundle says of the machine on which it was made: copies of the user's code, and no paths or addresses.
+
+The copies run only with trust. Images are not copied.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from nas.files import read_plain_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FOLDER = "source"
 
@@ -32,6 +40,39 @@ def copy_sources(content: Any, folder: Path) -> Any:
     if not colon or not name.isidentifier() or path.suffix != ".py" or not path.is_absolute() or not path.is_file():
         return content
     return f"{FOLDER}/{_copy(path, folder / FOLDER)}:{name}"
+
+
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config, as plain data, without paths of images, and without the addresses of a database and a cluster.
+
+    Of the folder or file of a user's images, the name remains. `data_settings` finds it again in the run's folder.
+    """
+    data, search = dict(config["data"]), dict(config["search"])
+    if data.get("path") is not None:
+        data["path"] = Path(data["path"]).name if data["name"] in ("folder", "npz") else None
+    if search.get("storage") is not None:
+        search["storage"] = None
+    if isinstance(search.get("executor"), dict):
+        search["executor"] = {key: value for key, value in search["executor"].items() if key != "address"}
+    return {**config, "data": data, "search": search}
+
+
+def data_settings(folder: Path, manifest: Mapping[str, Any]) -> Any:
+    """Returns the section `data` of a bundle's config. If the bundle lies in its run's folder, the path is that of the run.
+
+    Args:
+        folder: Folder of the bundle.
+        manifest: Content of its manifest.
+    """
+    data, run = manifest["config"].get("data"), folder.resolve().parent.parent / "config.yaml"
+    if not isinstance(data, dict) or Path(str(data.get("path") or "")).is_absolute():
+        return data
+    try:
+        of_run = read_plain_yaml(run)["data"]
+        name, path = of_run["name"], of_run["path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return data
+    return {**data, "path": path} if name == data.get("name") and data.get("path") in (None, Path(path or "").name) else data
 
 
 def _copy(path: Path, folder: Path) -> str:

@@ -20,6 +20,7 @@ from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.export_formats import FORMATS, WEIGHTS, logits_of
 from nas.bundle.load import load_checked, read_profile
 from nas.bundle.manifest import check_files, epsilon_and_norm, forms_left_out, read_manifest
+from nas.bundle.source import data_settings
 from nas.config.files import parse_config, parse_untrusted_config
 from nas.data import open_test
 from nas.device import set_threads
@@ -51,7 +52,7 @@ class CheckResult:
     detail: str
 
 
-def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
+def verify(folder: Path | str, *, data: Path | str | None = None, trust: bool = False) -> list[CheckResult]:
     """Verifies a bundle and returns the results of the checks.
 
     The checks are: checksums, manifest, profile, logits of all formats, clean error, and error curve of each attack.
@@ -61,6 +62,7 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
 
     Args:
         folder: Folder of the bundle.
+        data: Folder or file of the test images, if the bundle is no longer in its run's folder or they were moved.
         trust: Import the code of a custom search space and of custom attacks, and let torch open model.pt2 unchecked.
             Without it, a bundle of a custom space is verified through model.pt2, and custom attacks are not run.
 
@@ -85,11 +87,13 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
     loaded = load_checked(folder, record, trust=trust)
     network, stored = loaded.network, loaded.stored
     outcomes.append(_profile(loaded, profile))
-    source = f"{folder}/manifest.json"
+    source, settings = f"{folder}/manifest.json", {**record["config"], "data": data_settings(folder, record)}
+    if data is not None:
+        settings["data"] = {**settings["data"], "path": str(Path(data).expanduser().absolute())}
     if trust:
-        config = parse_config(record["config"], source=source, folder=folder)
+        config = parse_config(settings, source=source, folder=folder)
     else:
-        config, _ = parse_untrusted_config(record["config"], source=source, folder=folder)
+        config, _ = parse_untrusted_config(settings, source=source, folder=folder)
     try:
         test = open_test(config.data).first(profile.record["n"])
     except DataError as error:
@@ -98,7 +102,7 @@ def verify(folder: Path | str, *, trust: bool = False) -> list[CheckResult]:
         return [
             *outcomes,
             *_forms(folder, loaded, images, trust),
-            CheckResult("error curves", None, f"the images cannot be opened: {error}"),
+            CheckResult("error curves", None, f"the images cannot be opened: {error}; --data gives their folder or file"),
         ]
     set_threads(config.threads if trust else None, test.x[0, 0].numel())
     outcomes += _forms(folder, loaded, test.x[:64], trust)

@@ -191,8 +191,13 @@ def export(run: Path, top: int, trust: bool) -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--allow-skipped", is_flag=True, help="Exit 0 although a check could not run.")
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Folder or file of the images.  [default: that in the config of the bundle's run]",
+)
 @trust_option
-def verify(bundle: Path, as_json: bool, allow_skipped: bool, trust: bool) -> None:
+def verify(bundle: Path, as_json: bool, allow_skipped: bool, data: str | None, trust: bool) -> None:
     """Verify a bundle.
 
     Checks the checksums of its files, compares its formats, and measures its error curves again. Exits 2 if a check fails or
@@ -203,7 +208,7 @@ def verify(bundle: Path, as_json: bool, allow_skipped: bool, trust: bool) -> Non
     from nas.bundle.verify import verify as verify_bundle
     from nas.cli.tables import print_verifications
 
-    outcomes = verify_bundle(bundle, trust=trust)
+    outcomes = verify_bundle(bundle, data=data, trust=trust)
     failed = [outcome for outcome in outcomes if outcome.passed is False]
     skipped = [outcome for outcome in outcomes if outcome.passed is None]
     if as_json:

@@ -10,7 +10,7 @@ from nas.errors import LimitError
 if TYPE_CHECKING:
     from types import TracebackType
 
-# Number of lines of a trial that are shown.
+# Number of lines of a trial after which nothing more is shown.
 SHOWN_LINES = 10
 # Largest output of a trial. A trial that prints more fails.
 MAX_LINES, MAX_CHARACTERS = 1000, 200_000
@@ -18,9 +18,10 @@ MAX_LINES, MAX_CHARACTERS = 1000, 200_000
 
 @final
 class LimitedOutput:
-    """Context manager, to be entered any number of times, that limits the output to stdout and stderr inside its blocks.
+    """Context manager that limits how much a trial prints in its blocks. It can be entered again, and goes on counting.
 
-    Only output through Python is counted. A call that prints too much, or the end of its block, raises LimitError.
+    Only output through Python's stdout and stderr is counted. The call that exceeds the limit raises LimitError. If the
+    candidate catches this error, the end of the block raises it again.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class LimitedOutput:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._before is not None
         sys.stdout, sys.stderr = self._before
-        if kind is None or kind is StopIteration:  # The candidate may have caught the error.
+        if kind is None or kind is StopIteration:  # The candidate may have caught a LimitError.
             self._check()
 
     def count(self, text: str) -> bool:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 # Epsilons that are measured, in multiples of the search's epsilon.
 MULTIPLES = (0.5, 1.0, 2.0)
-# Number of images that are crafted on each network, and time limit of each measurement in seconds.
+# Largest number of images that are crafted on each network, and time limit of each measurement in seconds.
 IMAGES, SECONDS = 200, 5.0
-# Number of clean images around which points are drawn, and of points in each ball.
+# Largest number of clean images around which points are drawn, and of points in each ball.
 CENTRES, POINTS = 50, 40
 TOO_LONG = "was not measured, because it would take too long; run `hardcell compare`."
 
@@ -79,7 +79,7 @@ class _TooLongError(Exception):
 
 
 def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
-    """Returns the transfer matrix, the reach of adversarial images, and the asymmetry of transfer.
+    """Returns the transfer matrix, the number of networks that adversarial images fool, and the asymmetry of transfer.
 
     Raises:
         _TooLongError: the measurement would exceed the time limit.

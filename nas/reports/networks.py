@@ -14,6 +14,7 @@ from nas.analysis.fit import check_compatible
 from nas.analysis.profile import parse_profile_config
 from nas.bundle.export_formats import WEIGHTS
 from nas.bundle.load import Bundle, load
+from nas.bundle.source import data_settings
 from nas.data import Split, open_test
 from nas.data.config import DataConfig
 from nas.device import open_device
@@ -103,7 +104,7 @@ def _open(bundle: Bundle, splits: dict[DataConfig, Split], trust: bool) -> Loade
         Exception: the images or the network cannot be opened.
     """
     device = open_device("auto")
-    data = parse_profile_config({"data": bundle.manifest["config"]["data"]}).data
+    data = parse_profile_config({"data": data_settings(bundle.folder, bundle.manifest)}).data
     if data not in splits:
         splits[data] = open_test(data)
     test = splits[data].first(bundle.profile.record["n"])

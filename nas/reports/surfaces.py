@@ -86,8 +86,8 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         else:
             plane = f" and two noisy images. PGD finds no adversarial image within epsilon {format_epsilon(epsilon)}."
         caption = (
-            f"{around}, in the plane through the clean image{plane} Points outside the pixel range are hatched in the "
-            "plane, and dotted in the plot along the line."
+            f"{around}, in the plane through the clean image{plane} Points outside the pixel range are hatched. "
+            "The last plot shows the margin along a line from the clean image; there, these points are dotted."
         )
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"
@@ -103,8 +103,8 @@ def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
         for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True)
     )
     text = (
-        f"In each of these balls around the adversarial image ({norm}), {balls.samples} random points were drawn. These "
-        f"shares of them are adversarial (95 % intervals): {shares}."
+        f"{balls.samples} random points were drawn in each of several {norm} balls around the adversarial image. The shares "
+        f"of adversarial points are (95 % intervals): {shares}."
     )
     if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
         return f"{text} No radius is certified."

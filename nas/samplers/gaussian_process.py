@@ -1,9 +1,9 @@
 """Additive Gaussian process on architectures, with several distances.
 
-A view is a distance of two architectures. The views are: the number of different choices, the operations of the cells, the
-wiring of the operations, and the paths of operations from input to output. Each view has one process with a long and one
-with a short length scale. Their variances and the noise variance maximise the marginal likelihood with a prior. So views
-that do not explain the measurements get a small weight.
+A view is a distance of two architectures. The views are: the number of different choices, the steps between numeric choices,
+the operations of the cells, the wiring of the operations, and the paths of operations from input to output. Each view has
+one process with a long and one with a short length scale. Their variances and the noise variance maximise the marginal
+likelihood with a prior. So views that do not explain the measurements get a small weight.
 
 Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, sections 2.2 and 5.4. Wiring: Ru
 et al., "Interpretable Neural Architecture Search via Bayesian Optimisation with Weisfeiler-Lehman Kernels", ICLR 2021,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RATES = (0.1, 1.0)
 LONGEST_PATH = 3
 WIRING_DEPTH = 3
-# Wide normal prior of the log variances, because few measurements do not determine them.
+# Normal prior of the log variances. It is wide, but needed: a small number of measurements does not determine them.
 PRIOR_MEAN, PRIOR_PRECISION = -2.0, 0.04
 LOG_WEIGHTS = (-9.0, 3.0)
 ITERATIONS = 30
@@ -138,7 +138,7 @@ def distances_to(space: SearchSpace, architectures: Sequence[Architecture], firs
         first: T, the number of reference architectures.
     """
     if space.graphs is None:
-        # Without cells, only the canonical form excludes choices that have no effect.
+        # In cells, live edges show which choices have an effect. Without cells, the canonical form removes the others.
         return np.stack(_choice_distances(space, [space.canonical(architecture) for architecture in architectures], first))
     cells = [space.graphs(architecture) for architecture in architectures]
     live = [{name: _live_edges(graph) for name, graph in row.items()} for row in cells]
@@ -155,7 +155,7 @@ def distances_to(space: SearchSpace, architectures: Sequence[Architecture], firs
 
 
 def _choice_distances(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> list[Floats]:
-    """Returns the numbers of different choices. If there are numeric choices, adds a view with the steps between numbers."""
+    """Returns the numbers of different choices. If a choice has more than two numbers, adds a view of steps."""
     nominal, ordinal = [], []
     for name, choice in space.choices.items():
         place = {(type(value), value): number for number, value in enumerate(choice.values)}
@@ -186,7 +186,7 @@ def _live_edges(graph: CellGraph) -> list[Edge]:
 
 
 def _wiring_features(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edge]]) -> Counter[tuple[Hashable, ...]]:
-    """Returns counts of operations, (cell, operation), and of Weisfeiler-Lehman labels of nodes, (cell, depth, label)."""
+    """Returns counts of operations, (cell, operation), and of Weisfeiler-Lehman labels, (cell, depth or "output", label)."""
     counts: Counter[tuple[Hashable, ...]] = Counter()
     for cell, graph in cells.items():
         feeding: dict[int, list[tuple[str, int]]] = {}

@@ -89,7 +89,7 @@ class TestLinearNetworks:
         two, all_ = (sizes(DeepFool(norm=L2(), candidates=n), network, x, y) for n in (2, 10))
         assert (all_ <= two * 1.001).all()
         assert (all_ < two * 0.999).any()
-        # Between two classes the radius is that to the class with the second largest logit.
+        # With two candidates, the radius is the distance to the class with the second largest logit.
         logits = network(x).detach()
         second = logits.topk(2).indices[:, 1]
         slope = network[1].weight.detach()[second] - network[1].weight.detach()[y]
@@ -179,7 +179,8 @@ def test_radii_on_a_grid_are_rounded_up_to_it(attack, linear, images):
 
 
 def test_bisection_halves_the_distance_to_the_boundary(linear):
-    # The mean pixel decides: misclassified from 0.55 on. L2 goes along the straight line, Linf clips.
+    # Images are misclassified if the mean pixel is at least 0.55. The bisection shortens perturbations in L2, and clips
+    # them in Linf.
     network = linear(weight=torch.stack([torch.zeros(64), torch.ones(64)]), bias=torch.tensor([0.0, -64 * 0.55]))
     x = torch.full((3, 1, 8, 8), 0.5)
     points = x + torch.linspace(0.1, 0.5, 64).view(1, 1, 8, 8)
@@ -263,7 +264,7 @@ def foolbox():
 class TestTrainedNetwork:
     @NEAREST
     def test_every_image_has_a_radius(self, attack, digits):
-        # A third of the pixels are 0 or 1, and cannot go further: there DeepFool without its thousandth stops short.
+        # Many pixels are 0 or 1 and cannot go further. There, DeepFool reaches the boundary only with its longer steps.
         assert sizes(attack, *digits).isfinite().all()
 
     @pytest.mark.parametrize("norm", BOTH)
@@ -281,7 +282,7 @@ class TestTrainedNetwork:
         scaled[1].weight.data = 100 * torch.eye(10)
         before, distances = sizes(attack, network, x, y), sizes(attack, scaled, x, y)
         assert distances.isfinite().all()
-        # Cross-entropy has no gradient there until DDN has stumbled on a way out.
+        # With such large logits, the gradient of the cross-entropy is zero at the clean image, so DDN needs longer.
         assert distances.median() <= before.median() * (1.25 if attack == DDN() else 1.01)
 
     @pytest.mark.parametrize(
@@ -302,7 +303,8 @@ class TestTrainedNetwork:
         distances = sizes(attack, network, x, y)
         assert distances.median() <= 1.02 * expected.median()
         assert distances.isfinite().sum() >= expected.isfinite().sum()
-        if theirs != "L2FMNAttack":  # Whose projection in Foolbox 3.3.4 divides a length by itself: it never projects.
+        # The projection of L2FMNAttack in Foolbox 3.3.4 divides a length by itself, so it never projects.
+        if theirs != "L2FMNAttack":
             assert expected.median() <= 1.05 * distances.median()
 
     @NEAREST

@@ -15,7 +15,7 @@ from evaluators.regions.voting import disagreement, low_margin_share, mean_inter
 
 
 def half_plane(linear, angle, offset=0.0, scale=1.0, pixels=16):
-    """Returns a network that predicts 1 beyond a hyperplane at an angle in the plane of the first two pixels, else 0.
+    """Returns a network that predicts 1 beyond a hyperplane, else 0. The angle is that of its normal to the first axis.
 
     Its margin is the distance from the hyperplane, times 2 and the scale.
     """
@@ -39,7 +39,7 @@ def test_two_hyperplanes_disagree_in_a_double_wedge(linear, angle, device):
 
 
 def test_two_hyperplanes_in_a_linf_ball(linear):
-    # In a square, the wedge between the first axis and its diagonal is an eighth, and there are two.
+    # The networks disagree in two wedges of a square, each between an axis and a diagonal: an eighth of the square.
     networks = [half_plane(linear, math.pi / 2), half_plane(linear, 3 * math.pi / 4)]
     disagreements = disagreement(networks, grey(), Linf(), [0.2], sampling=Sampling(samples=4000))
     assert disagreements.share[0, 0] == pytest.approx(0.25, abs=0.03)
@@ -94,7 +94,7 @@ def test_vote_entropy_of_known_votes():
 
 
 def test_low_margin_is_a_slab(linear):
-    # The margin is twice the scale times the distance from the hyperplane: a slab of half-width 0.05.
+    # The margin is 2 * 3 times the distance from the hyperplane. So it is below 0.3 at distances below 0.05.
     network = half_plane(linear, 0.0, scale=3.0)
     low_margin = low_margin_share(network, grey(), Linf(), [0.04, 0.1, 0.5], threshold=0.3, sampling=Sampling(samples=4000))
     np.testing.assert_allclose(low_margin.share, [[1.0, 0.5, 0.1]], atol=0.03)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from nas.analysis.network_source import open_source
 from nas.bundle import export
 from nas.bundle.load import load
 from nas.bundle.manifest import digest_of, read_manifest
@@ -326,7 +327,16 @@ def test_verify_says_what_it_could_not_try(tiny, tmp_path, cli):
     )
     list(search_events(tiny(*overrides), tmp_path / "run"))
     (bundle,) = (tmp_path / "run" / "bundles").glob("1-*")
+    assert not any(
+        str(tmp_path) in path.read_text() for path in bundle.iterdir() if path.suffix in (".json", ".yaml", ".md")
+    )
     assert all(outcome.passed for outcome in verify(bundle))
+    assert open_source(bundle).data["path"] == str(images)
+    away = Path(shutil.copytree(bundle, tmp_path / "away" / bundle.name))
+    assert verify(away)[-1].passed is None
+    assert "--data gives" in verify(away)[-1].detail
+    assert all(outcome.passed for outcome in verify(away, data=images))
+    assert cli("verify", away, "--data", images)[0] == 0
     images.unlink()
     *tried, curves = verify(bundle)
     assert [outcome.passed for outcome in tried] == [True] * 5

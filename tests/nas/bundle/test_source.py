@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import torch
+import yaml
 
 import nas
 from nas.bundle.manifest import read_manifest
-from nas.bundle.source import copy_sources
+from nas.bundle.source import copy_sources, data_settings, without_places
 from nas.pipeline.search import search_events
 
 SPACE = """
@@ -66,6 +67,32 @@ def test_no_file_of_the_bundle_holds_the_folder_where_it_was_made(made):
             content = path.read_bytes()
             assert str(bundle.parent).encode() not in content, path
             assert nas.__path__[0].encode() not in content, path
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "kept"),
+    [
+        ("folder", "/data/mine/cats", "cats"),
+        ("npz", "/data/x.npz", "x.npz"),
+        ("mnist", "/cache", None),
+        ("digits", None, None),
+    ],
+)
+def test_places_of_a_machine_are_left_out(name, path, kept, tmp_path):
+    executor = {"name": "ray", "address": "10.0.0.1:6379", "cpus": 1}
+    search = {"trials": 3, "storage": "postgresql://host/db", "executor": executor}
+    left = without_places({"data": {"name": name, "path": path}, "search": search, "seed": 0})
+    assert left == {
+        "data": {"name": name, "path": kept},
+        "search": {"trials": 3, "storage": None, "executor": {"name": "ray", "cpus": 1}},
+        "seed": 0,
+    }
+    bundle = tmp_path / "bundles" / "1-a"
+    assert data_settings(bundle, {"config": left}) == left["data"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"name": name, "path": path}}))
+    assert data_settings(bundle, {"config": left}) == {"name": name, "path": path}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"name": "npz", "path": "/other/y.npz"}}))
+    assert data_settings(bundle, {"config": left}) == left["data"]
 
 
 def test_files_of_the_same_name_are_both_kept(tmp_path):

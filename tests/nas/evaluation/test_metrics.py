@@ -52,7 +52,7 @@ def test_curve_metrics_come_from_the_radii(conv, validation):
     metrics = measured(conv(), validation, *names, epsilons=(0.05, 0.2))
     assert metrics["adversarial_error@0.05"] == metrics["adversarial_error@1/20"] == 3 / 8
     assert metrics["negative_median_radius"] == -0.1
-    # Over log epsilon from 0.05 to 0.2: three images all of it, two half, the one at the end and those beyond none.
+    # On the log axis from 0.05 to 0.2, three images are wrong everywhere, two on half of it, and the other three nowhere.
     assert metrics["error_area"] == pytest.approx((3 + 2 * 0.5) / 8)
 
 
