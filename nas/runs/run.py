@@ -12,6 +12,7 @@ from nas.config.schema import Config
 from nas.errors import RunError
 from nas.runs.folder import RunFolder, find_run
 from nas.study.finalists import choose_finalists
+from nas.study.lease import is_leased
 from nas.study.storage import StudyLocation
 from nas.study.study import SESSION, open_study
 from nas.study.trial import Trial, read_trials
@@ -29,6 +30,7 @@ class Run:
         bundles: Readable bundles: finalists, best first, then references.
         damaged: Bundles that cannot be read.
         session: Start of the last process that ran trials, in seconds since 1970; None if there was none.
+        leased: Whether a process runs trials of the study in a shared database, on this machine or another one.
         refused: Settings of the config that refer to code, and have their defaults here because the run is not trusted.
     """
 
@@ -38,6 +40,7 @@ class Run:
     bundles: tuple[Bundle, ...]
     damaged: tuple[DamagedBundle, ...] = ()
     session: float | None = None
+    leased: bool = False
     refused: tuple[str, ...] = ()
 
 
@@ -81,7 +84,7 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
     folder = find_run(Path(path))
     config, refused = (load_config(folder.config, build_space=False), ()) if trust else load_untrusted_config(folder.config)
     trials: list[Trial] = []
-    session = None
+    session, leased = None, False
     location = study_location(folder, config)
     if location.url is not None and not trust:
         # Opening a database may connect to a server, and its URL may hold environment variables.
@@ -89,10 +92,11 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
     with open_study(location) as study:
         if study is not None:
             trials, session = read_trials(study), study.user_attrs.get(SESSION)
+            leased = location.url is not None and is_leased(study)
         elif location.url is not None or location.path.exists():
             raise RunError(f"{location}: holds no study of Hardcell")
     # A bundle exported during the search may have a rank that is no longer current.
     current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
     bundles, damaged = open_bundles(folder.bundles)
     bundles = [bundle for bundle in bundles if bundle.role != "finalist" or bundle.name in current]
-    return Run(folder, config, tuple(trials), tuple(bundles), tuple(damaged), session, refused)
+    return Run(folder, config, tuple(trials), tuple(bundles), tuple(damaged), session, leased, refused)

@@ -195,7 +195,7 @@ def run_status(path: Path | str, *, trust: bool = False) -> RunStatus:
 
 
 def _state(run: Run, ended: int) -> Literal["running", "finished", "interrupted"]:
-    if is_locked(run.folder):
+    if is_locked(run.folder) or run.leased:
         return "running"
     count = 0 if isinstance(run.config.evaluator, TableEvaluatorConfig) else run.config.finalists.count
     wanted = {candidate.name for candidate in choose_finalists(run.trials, run.config, count)}

@@ -79,7 +79,7 @@ class Lease:
         )
 
     def _holder(self) -> dict[str, Any]:
-        return self._study.user_attrs.get(DRIVER) or {}
+        return _holder_of(self._study)
 
     def _write(self) -> None:
         holder = {"owner": self._owner, "host": platform.node(), "pid": os.getpid(), "time": time.time()}
@@ -92,6 +92,16 @@ class Lease:
                 if self._holder().get("owner") != self._owner:
                     return
                 self._write()
+
+
+def is_leased(study: optuna.Study) -> bool:
+    """Returns whether a process runs the trials of a study in a shared database, on this machine or another one."""
+    holder = _holder_of(study)
+    return bool(holder) and not _has_ended(holder)
+
+
+def _holder_of(study: optuna.Study) -> dict[str, Any]:
+    return study.user_attrs.get(DRIVER) or {}
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:

@@ -125,11 +125,19 @@ def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
             ) from error
 
 
+# Views and virtual tables run statements when they are read, some without end.
+_NOT_OPTUNAS = """
+    select type, name from sqlite_master
+    where type not in ('table', 'index') or (type = 'table' and sql not like 'create table%')
+"""
+
+
 def _copy_in_memory(path: Path) -> RDBStorage:
     """Returns a copy of a SQLite database in memory. Neither the file nor its folder is changed.
 
     Raises:
         SQLAlchemyError: the file is damaged or not a database.
+        RunError: the database holds more than tables and indices.
     """
     memory = sqlite3.connect(":memory:", check_same_thread=False)
     try:
@@ -144,6 +152,10 @@ def _copy_in_memory(path: Path) -> RDBStorage:
                     if file.exists():
                         shutil.copyfile(file, Path(folder, file.name))
                 _copy_into(memory, Path(folder, path.name), mode="rw")
+        odd = memory.execute(_NOT_OPTUNAS).fetchone()
+        if odd is not None:
+            memory.close()
+            raise RunError(f"{path}: holds {' '.join(odd)}; a study has only tables and indices, so it is not read")
         # A file of another program, or of none, has no tables; they are then made in memory.
         return RDBStorage("sqlite://", engine_kwargs={"creator": lambda: memory, "poolclass": StaticPool})
     except sqlite3.Error as error:

@@ -206,7 +206,7 @@ def test_exponents_that_differ_and_those_that_may_be_equal():
         assert text in sentence
     sentence = exponents_sentence({"a": one, "b": other, "c": NoPowerLaw("too steep")})
     assert "do not differ significantly" in sentence
-    assert "No power law fits 1 of the 3 networks" in sentence
+    assert "For 1 of the 3 networks, no power law fits" in sentence
     assert exponents_sentence({"a": one, "c": NoPowerLaw("too steep")}) is None
     certain = dataclasses.replace(other, exponent_interval=(1.0, 1.0))
     assert exponents_sentence({"a": one, "b": certain}) is None

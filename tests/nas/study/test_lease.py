@@ -14,6 +14,7 @@ import pytest
 from nas.errors import RunError
 from nas.pipeline.events import RunStarted, TrialFinished
 from nas.pipeline.search import resume_events, search_events
+from nas.runs.status import run_status
 from nas.study import lease as module
 from nas.study.lease import DRIVER, EXPIRE_SECONDS, Lease
 from nas.study.storage import StudyLocation, open_storage, release
@@ -118,7 +119,9 @@ def test_copied_folder_is_refused_while_the_search_runs(custom_space, tmp_path, 
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     with pytest.raises(RunError, match=rf"on host {platform.node()} \(process {os.getpid()}\) is working on this study"):
         next(resume_events(tmp_path / "copy", ["search.trials=9"]))
+    assert run_status(tmp_path / "copy", trust=True).state == "running"
     events.close()
+    assert run_status(tmp_path / "copy", trust=True).state == "interrupted"
     resumed = resume_events(tmp_path / "copy")
     assert isinstance(next(resumed), RunStarted)
     resumed.close()

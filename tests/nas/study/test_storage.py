@@ -459,3 +459,27 @@ def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
     with pytest.raises(RunError, match="password authentication failed") as caught:
         nas.read_run(run, trust=True)
     assert "wrong" not in str(caught.value)
+
+
+# Renamed from its table, a view with this body is read in place of it, and never ends.
+ENDLESS = (
+    "WITH RECURSIVE n(study_id) AS (SELECT 1 UNION ALL SELECT study_id + 1 FROM n) SELECT study_id, '' AS study_name FROM n"
+)
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        (f"ALTER TABLE studies RENAME TO old; CREATE VIEW studies AS {ENDLESS}", "view studies"),
+        ("CREATE TRIGGER more AFTER INSERT ON studies BEGIN DELETE FROM studies; END", "trigger more"),
+        ("CREATE VIRTUAL TABLE words USING fts5(word)", "table words"),
+    ],
+)
+def test_a_study_with_statements_of_its_own_is_not_read(statement, what, tmp_path):
+    location = StudyLocation(tmp_path / "study.db")
+    close_storage(open_storage(location, write=True))
+    close_storage(open_storage(location))
+    with closing(sqlite3.connect(location.path)) as database:
+        database.executescript(statement)
+    with pytest.raises(RunError, match=rf"study\.db: holds {what}; a study has only tables and indices"):
+        open_storage(location)
