@@ -37,6 +37,7 @@ def smallest():
         "finalists.images=40",
         "finalists.references=false",
         "finalists.attacks={fgsm: fgsm}",
+        "finalists.forms=[weights]",
     ]
 
 

@@ -33,7 +33,7 @@ _LOT = 64
 @final
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Square attack: changes random squares of pixels and keeps each change that raises the margin.
+    """Square attack: changes random squares of pixels and keeps each change that raises the margin loss.
 
     It uses no gradients and needs images (N, C, H, W).
 
@@ -171,7 +171,7 @@ def shift(
 def bumps(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns the pattern that the L2 attack adds, and its transpose, each of length 1, (2, side * side).
 
-    One half of the square is a positive pyramid and the other half a negative one. Both halves have the same length.
+    One half of the square is a positive pyramid and the other half a negative one. Both halves have the same L2 length.
     """
     half = side // 2
     upright = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
@@ -183,7 +183,7 @@ def _pyramid(height: int, width: int) -> Tensor:
     """Returns a pyramid of L2 length 1, (height, width).
 
     Rings around the centre are numbered 1, 2, ... from the inside. The value at ring r is proportional to the sum of 1/k²
-    over all k >= r.
+    over the rings k >= r.
     """
     rows = (torch.arange(height) - height // 2).abs()
     columns = (torch.arange(width) - width // 2).abs()

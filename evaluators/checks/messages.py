@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 # By check name, without the norm: the message of a passed check, then the message of a failed check.
 SENTENCES: dict[str, tuple[str, str]] = {
     "tells_classes_apart": (
-        "The network predicts {classes} classes and has a clean error of {clean_error:.1%}. One answer for every image "
-        "would have {error_of_one_answer:.1%}.",
+        "The network predicts {classes} classes and has a clean error of {clean_error:.1%} on the images of the "
+        "checks. One answer for every image would have an error of {error_of_one_answer:.1%}.",
         "The number of predicted classes is {classes}, and the clean error is {clean_error:.1%}. One answer for every image "
-        "would have {error_of_one_answer:.1%}. The network does not tell classes apart, so its robustness means nothing.",
+        "would have an error of {error_of_one_answer:.1%}. The network does not tell classes apart, so its robustness means "
+        "nothing.",
     ),
     "deterministic": (
         "Two passes over the same images give the same logits.",

@@ -151,8 +151,8 @@ def fit_power_law(
     p_value = _p_value(counts, log_grid, law, float(windows.distance[0]), resamples, generator)
     if p_value < ACCEPTED_P:
         return NoPowerLaw(
-            f"no power law fits: in the best window, up to epsilon {top:.3g}, p is {p_value:.2g}, and at least "
-            f"{ACCEPTED_P} is needed; measure at smaller epsilons"
+            f"no power law fits: the test of fit in the best window, up to epsilon {top:.3g}, gives p = {p_value:.2g}, "
+            f"below {ACCEPTED_P}; measure at smaller epsilons"
         )
     interval, saturated = _bootstrap(counts, log_grid, exponent, confidence, resamples, generator)
     return PowerLaw(

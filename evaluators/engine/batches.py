@@ -127,7 +127,8 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        # The logits keep the storage alive until it is counted. Freed storage could be allocated and counted again.
+        # The logits keep the saved tensors alive until they are summed. Otherwise a new tensor could have the address of a
+        # freed one, and replace its entry.
         logits = network(x.detach().requires_grad_().clone())
     total = sum(size for pointer, size in kept.items() if pointer not in weights)
     return 2 * total, logits.detach() if isinstance(logits, Tensor) else logits

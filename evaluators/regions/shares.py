@@ -42,7 +42,8 @@ class BallShares:
         samples: Number of points per ball.
         counts: Number of points with the property, (N, R) int64.
         share: Share of points with the property, (N, R), in [0, 1].
-        interval: Clopper-Pearson interval of the share, (N, R, 2). It holds for one ball and covers the sampling error.
+        interval: Clopper-Pearson interval of the share, (N, R, 2). It holds for each ball alone, and covers only the
+            sampling error.
     """
 
     radii: Floats
@@ -71,7 +72,7 @@ def ball_shares(
     Args:
         network: Maps images (N, ...) to logits (N, K). Its state is restored afterwards.
         centres: Images, (N, ...), pixels in [0, 1].
-        labels: True labels, (N,) int64. Points with another class count.
+        labels: True labels, (N,) int64. Points that the network assigns to another class are counted.
         norm: Linf() or L2().
         radii: Radii of the balls, (R,), strictly increasing, in pixel units.
         sampling: Number of points per ball and other settings.

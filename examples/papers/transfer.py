@@ -180,8 +180,8 @@ def _finite_or_none(value: float) -> float | None:
 def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
     """Returns the (source, target) pairs in groups.
 
-    A group has the training of source and target, and for the same training the difference: another architecture, or only
-    another seed.
+    Pairs are grouped by the training of source and target. Pairs with the same training are also grouped by what differs:
+    the architecture, or only the seed.
     """
     groups: dict[str, list[tuple[int, int]]] = {}
     for (s, source), (t, target) in product(enumerate(specs), repeat=2):
@@ -195,7 +195,7 @@ def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
 
 
 def pooled_transfer(matrix: TransferMatrix, epsilon_index: int, name: str, pairs: list[tuple[int, int]]) -> dict:
-    """Returns the share of the images that fool the source and also the target, pooled over pairs, with its interval."""
+    """Returns the share of the images that fool the source which also fool the target, over all pairs, with its interval."""
     source, target = np.array(pairs).T
     fooled_source = matrix.fooled[epsilon_index, source, source]
     fooled_both = (matrix.fooled[epsilon_index, source, target] & fooled_source).sum(0)
@@ -217,7 +217,7 @@ def pooled_transfer(matrix: TransferMatrix, epsilon_index: int, name: str, pairs
 
 
 def draw_matrices(results: list[dict], file: Path) -> None:
-    """Plots the share of successful source images that fool the target, at the epsilon of adversarial training."""
+    """Plots, of the images that fool the source, the share that fools the target, at the epsilon of adversarial training."""
     data = list(dict.fromkeys(row["data"] for row in results))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(7 * len(ATTACKS), 0.6 + 6.2 * len(data)), layout="constrained")
@@ -328,7 +328,11 @@ def draw_universal_transfer(results: list[dict], file: Path) -> None:
         mark = {"marker": "|", "markersize": 11, "markeredgewidth": 1.6, "linestyle": ""}
         handles.append(
             mpl.lines.Line2D(
-                [], [], color="black", label="expected end of the two bars, if the targets were fooled independently", **mark
+                [],
+                [],
+                color="black",
+                label="expected right ends of the first two bars, if the targets were fooled independently",
+                **mark,
             )
         )
         figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)

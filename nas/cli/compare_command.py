@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME|YAML",
     help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}'; NAME= in front sets its name. Repeatable; "
-    "all attacks need one norm. Radii are the worst case over the attacks.  [default: fgsm, pgd and fmn, in the norm of the "
-    "bundles' searches]",
+    "all attacks must have the same norm. Radii are the worst case over the attacks.  [default: fgsm, pgd and fmn, in the "
+    "norm of the bundles' searches]",
 )
 @click.option(
     "--epsilon",

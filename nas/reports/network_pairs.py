@@ -128,7 +128,7 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
         raise _TooLongError
     points = affordable_samples(ball, centres[0].numel(), balls, min(POINTS, affordable))
     result = disagreement([one.network for one in opened.values()], centres, ball, sizes, sampling=Sampling(samples=points))
-    where = [f"within {format_epsilon(size)}" if size else "at the image itself" for size in sizes]
+    where = [f"within {format_epsilon(size)}" if size else "at the clean images themselves" for size in sizes]
     shares = ", ".join(
         f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) {place}"
         for place, share, (low, high) in zip(where, result.mean_share, result.mean_share_interval, strict=True)
@@ -136,7 +136,7 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     with mpl.rc_context(STYLE):
         picture = to_svg(disagreement_figure(result, norm))
     summary = (
-        f"Random points were drawn in balls around each of {len(centres)} clean images. The networks assign different "
-        f"classes to these shares of the points (95 % intervals): {shares}."
+        f"Random points were drawn in balls around each of {len(centres)} clean images. At these shares of "
+        f"the points, the networks do not all predict the same class (95 % intervals): {shares}."
     )
     return NetworkPairs((picture,), (summary,))

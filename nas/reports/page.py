@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 SHOWN_TRIALS = 20
 CAPTIONS = {
-    "margins": "Densities of the logit of the label minus the largest, second and third largest logit of the wrong classes.",
+    "margins": "Densities of three differences: the label's logit minus the largest, the second and the third largest logit "
+    "of the wrong classes.",
     "corruptions": "Error under common corruptions.",
     "certificates": "Certified error of the randomized-smoothing classifier.",
 }

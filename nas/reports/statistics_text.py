@@ -33,7 +33,7 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     low, high = spread.range
     verdict = "differ significantly" if spread.heterogeneity_p < 0.05 else "do not differ significantly"
     without = len(laws) - len(fitted)
-    rest = f" For {without} of the {len(laws)} networks, no power law fits this curve." if without else ""
+    rest = f" For {without} of the {len(laws)} networks, no power law fits the curve of the worst case." if without else ""
     return (
         f"Under the worst case over the attacks, the power laws of {len(determined)} networks have exponents between "
         f"{low:.2f} and {high:.2f}. The exponents {verdict} (Cochran's Q, p = {spread.heterogeneity_p:.2g}).{rest}"

@@ -26,7 +26,8 @@ CANDIDATES = 16
 POINTS, FEWEST_POINTS = 41, 21
 # Number of points drawn from each ball around the adversarial image.
 SAMPLES = 200
-# Time limit of a plane, and of the balls around the adversarial image, in seconds; approximate passes of the bounds.
+# Time limit of a plane, and of the balls around the adversarial image, in seconds. The proof of a radius costs at most about
+# as much as this number of forward passes.
 SECONDS, PROOF = 1.0, 500
 
 

@@ -42,7 +42,8 @@ TINY = {
     "evaluation": {"epsilon": 0.05, "attacks": {"pgd": ATTACKS["pgd"]}, "images": 40},
     "objective": {"constraints": {}},
     "search": {"trials": 6, "random_trials": 2},
-    "finalists": {"count": 1, "epochs": 6, "images": 60, "attacks": ATTACKS},
+    # The export of other forms takes as long as all else. Tests of these forms ask for them with `all_forms`.
+    "finalists": {"count": 1, "epochs": 6, "images": 60, "attacks": ATTACKS, "forms": ["weights"]},
 }
 
 # A space that misbehaves as told. Its networks take milliseconds, so that many runs fit into one test.
@@ -146,6 +147,12 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
+def all_forms():
+    """The setting of bundles with all forms."""
+    return "finalists.forms=[weights, pt2, onnx]"
+
+
+@pytest.fixture(scope="session")
 def tiny_file(tmp_path_factory):
     """The tiny config as a file."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
@@ -172,7 +179,7 @@ def no_surfaces(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny, tmp_path_factory):
+def finished_run(tiny, all_forms, tmp_path_factory):
     """The folder of a finished run, one for all test processes. Never to be changed: `run_copy` is for that."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
@@ -180,7 +187,7 @@ def finished_run(tiny, tmp_path_factory):
     with (shared / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "report.html").exists():
-            search(tiny(), folder)
+            search(tiny(all_forms), folder)
     return folder
 
 

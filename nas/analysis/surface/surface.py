@@ -63,8 +63,8 @@ def image_surfaces(
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or raises an error.
         BundleError: the bundle is damaged.
-        ConfigError: an image number or epsilon is out of range, the three images lie on one line, or the network
-            misclassifies the clean image.
+        ConfigError: an image number or epsilon is out of range, the image and those of `config.others` lie on one line, or
+            the network misclassifies the clean image.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
 
@@ -119,7 +119,7 @@ def surfaces_of(
         samples: Number of points in each ball around the adversarial image; 0 for no balls.
 
     Raises:
-        ConfigError: the three images of `config.others` lie on one line.
+        ConfigError: the image and the two images of `config.others` lie on one line.
     """
     x, label = test.x[config.image], int(test.y[config.image])
     with frozen(network):
@@ -139,7 +139,7 @@ def surfaces_of(
     if "adversarial" in directions and samples:
         try:
             around = _neighbourhood(network, x, label, directions["adversarial"], config, samples)
-        except Exception as error:  # Optional for the pictures, and a device may lack double precision.
+        except Exception as error:  # The pictures need no balls, and a device may lack double precision.
             notes.append(f"the balls around the adversarial image cannot be measured: {first_line(error)}")
     reach = config.extent * max(map(_length, directions.values()))
     return ImageSurfaces(
@@ -250,7 +250,7 @@ def _length(step: Tensor) -> float:
 
 
 def _check_numbers_of(config: SurfaceConfig, test: Split, name: str) -> None:
-    """Checks that the image numbers exist, and that epsilon is not larger than the pixel range."""
+    """Checks that the image numbers exist, and that epsilon is not larger than any perturbation of images."""
     faults, last = [], len(test.x) - 1
     for key, numbers in (("image", (config.image,)), ("others", config.others or ())):
         faults += [

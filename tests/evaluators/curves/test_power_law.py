@@ -232,7 +232,7 @@ def test_a_law_that_does_not_fit_is_the_reason_however_strong_the_evidence(n):
     grid = np.linspace(0.01, 0.1, 91)
     law = fit_power_law(on_grid(radii, grid), grid)
     assert isinstance(law, NoPowerLaw)
-    message = r"no power law fits.* up to epsilon [0-9.]+, p is [0-9.e-]+, .*0\.1 .*; measure at smaller epsilons"
+    message = r"no power law fits.* up to epsilon [0-9.]+, gives p = [0-9.e-]+, below 0\.1; measure at smaller epsilons"
     assert re.fullmatch(message, law.reason)
 
 

@@ -308,10 +308,12 @@ def test_entry_twice_is_refused(changed, tmp_path):
 @pytest.mark.parametrize("name", sorted(set(SPACES) - {"cells"}))
 def test_networks_of_every_space_are_read_without_trust(name, tmp_path):
     options = {"cell201": {"channels": 4, "cells_per_stage": 1}, "robnet": {"channels": 4, "layers": 3}}
+    options["nasnet"] = {"channels": 4, "cells_per_stage": 1, "stages": 2}
+    options["macro"] = {"stages": 1}
     options["darts"] = options["robnet"]
     space = SPACES[name](**options.get(name, {}))
     network = space.build(space.sample(random.Random(1)), (1, 16, 16), 3).eval()
-    write_formats(network, torch.rand(2, 1, 16, 16), tmp_path, {})
+    write_formats(network, torch.rand(2, 1, 16, 16), tmp_path, {}, ["model.pt2"])
     x = torch.rand(3, 1, 16, 16)
     with torch.no_grad():
         assert torch.allclose(open_exported(tmp_path / "model.pt2")(x), network(x), atol=1e-4)

@@ -124,7 +124,7 @@ def test_transfer_and_disagreement_are_those_of_the_evaluators(opened):
     for picture in pairs.pictures:
         ElementTree.fromstring(picture)
     votes = disagreement(list(networks.values()), test.x[:50], Linf(), [0.0, 0.1, 0.2, 0.4], sampling=Sampling(samples=40))
-    places = ("at the image itself", "within 0.1", "within 0.2", "within 0.4")
+    places = ("at the clean images themselves", "within 0.1", "within 0.2", "within 0.4")
     for place, share, (low, high) in zip(places, votes.mean_share, votes.mean_share_interval, strict=True):
         assert f" {100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) {place}" in parted
 
