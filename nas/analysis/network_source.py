@@ -13,7 +13,7 @@ from torch import nn
 from nas.analysis.networks import expand_path, open_network
 from nas.bundle.load import load_network
 from nas.bundle.manifest import epsilon_and_norm, is_bundle
-from nas.bundle.source import data_settings
+from nas.bundle.source import data_settings, has_place
 from nas.data import class_names
 from nas.errors import ConfigError, NetworkError
 
@@ -160,22 +160,33 @@ def common_bundle_data(sources: Sequence[NetworkSource]) -> Any:
     """Returns the common section `data` of all bundles among the networks, as plain data; None if no network is a bundle.
 
     Raises:
-        ConfigError: the bundles were made for different data, or for different test splits.
+        ConfigError: the bundles were made for different data or test splits, or their images are on another machine.
     """
-    by_name = {source.name: source.data for source in sources if source.manifest is not None}
-    # The other settings concern only training and validation.
-    deciding = ("name", "path", "test", "split_seed")
-    plain = {s: {key: data.get(key) for key in deciding} if isinstance(data, dict) else data for s, data in by_name.items()}
-    first = next(iter(plain.values()), None)
-    if any(data != first for data in plain.values()):
+    bundles = [source for source in sources if source.manifest is not None]
+    tests = [_test_split(source) for source in bundles]
+    if any(test != tests[0] for test in tests):
         raise ConfigError(
             [
                 "the bundles were made for different data or test splits; give --data, with images on which none of the "
                 "networks was trained:",
-                *(f"{name}: {_data_text(data)}" for name, data in plain.items()),
+                *(f"{source.name}: {_data_text(source.data)}" for source in bundles),
             ]
         )
-    return next(iter(by_name.values()), None)
+    found = [source.data for source in bundles if has_place(source.data)]
+    if bundles and not found:
+        raise ConfigError(
+            [f"{bundles[0].name}: its images are on the machine that made it; give their place with --data (data)"]
+        )
+    return next(iter(found), None)
+
+
+def _test_split(source: NetworkSource) -> Any:
+    """Returns what decides on the test images of a bundle: the settings of the split, and a hash or the path."""
+    if not isinstance(source.data, dict) or source.manifest is None:
+        return source.data
+    hashes = source.manifest.get("data")
+    test = hashes.get("test") if isinstance(hashes, Mapping) else None
+    return (*(source.data.get(key) for key in ("name", "test", "split_seed")), test or source.data.get("path"))
 
 
 def bundle_data(sources: Sequence[NetworkSource]) -> Any:
@@ -193,7 +204,8 @@ def bundle_data(sources: Sequence[NetworkSource]) -> Any:
 def _data_text(data: Any) -> str:
     if not isinstance(data, dict):
         return str(data)
-    return ", ".join(f"{key} {value}" for key, value in data.items() if value is not None)
+    shown = {key: data.get(key) for key in ("name", "path", "test", "split_seed")}
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if value is not None)
 
 
 def searched_norm(sources: Sequence[NetworkSource]) -> str:

@@ -95,6 +95,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("files"), dict):
         raise BundleError(f"{path}: schema must be '{SCHEMA}'")
     missing = [key for key in ("name", "role", "config", "data", "seed", "epsilon") if key not in record]
+    if isinstance(record.get("config"), dict) and "data" not in record["config"]:
+        missing.append("config.data")
     if missing:
         raise BundleError(f"{path}: damaged: {', '.join(missing)} missing")
     if faults := _faults(record):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FOLDER = "source"
+# Sources of images whose path names the images of a user. For the others it is the folder of a download.
+USER_IMAGES = ("folder", "npz")
 
 
 def copy_sources(content: Any, folder: Path) -> Any:
@@ -49,7 +51,7 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     data, search = dict(config["data"]), dict(config["search"])
     if data.get("path") is not None:
-        data["path"] = Path(data["path"]).name if data["name"] in ("folder", "npz") else None
+        data["path"] = Path(data["path"]).name if data["name"] in USER_IMAGES else None
     if search.get("storage") is not None:
         search["storage"] = None
     if isinstance(search.get("executor"), dict):
@@ -60,19 +62,27 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 def data_settings(folder: Path, manifest: Mapping[str, Any]) -> Any:
     """Returns the section `data` of a bundle's config. If the bundle lies in its run's folder, the path is that of the run.
 
+    Bundles of earlier versions hold the path itself.
+
     Args:
         folder: Folder of the bundle.
         manifest: Content of its manifest.
     """
-    data, run = manifest["config"].get("data"), folder.resolve().parent.parent / "config.yaml"
-    if not isinstance(data, dict) or Path(str(data.get("path") or "")).is_absolute():
+    data, place = manifest["config"].get("data"), folder.resolve().parent
+    if not isinstance(data, dict) or Path(str(data.get("path") or "")).is_absolute() or place.name != "bundles":
         return data
     try:
-        of_run = read_plain_yaml(run)["data"]
-        name, path = of_run["name"], of_run["path"]
-    except (OSError, ValueError, KeyError, TypeError):
+        of_run = read_plain_yaml(place.parent / "config.yaml")["data"]
+        path = of_run["path"] if of_run["name"] == data.get("name") else None
+        # Relative paths in a config are relative to its folder.
+        return data if path is None else {**data, "path": str(place.parent / Path(path).expanduser())}
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):  # The config is missing, or another program wrote it.
         return data
-    return {**data, "path": path} if name == data.get("name") and data.get("path") in (None, Path(path or "").name) else data
+
+
+def has_place(data: Any) -> bool:
+    """Returns whether the section `data` of a bundle says where its images are, and not only the name of their folder."""
+    return not isinstance(data, dict) or data.get("name") not in USER_IMAGES or Path(str(data.get("path"))).is_absolute()
 
 
 def _copy(path: Path, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -20,7 +21,7 @@ from nas.bundle.export import TOLERANCE, difference
 from nas.bundle.export_formats import FORMATS, WEIGHTS, logits_of
 from nas.bundle.load import load_checked, read_profile
 from nas.bundle.manifest import check_files, epsilon_and_norm, forms_left_out, read_manifest
-from nas.bundle.source import data_settings
+from nas.bundle.source import data_settings, has_place
 from nas.config.files import parse_config, parse_untrusted_config
 from nas.data import open_test
 from nas.device import set_threads
@@ -89,12 +90,14 @@ def verify(folder: Path | str, *, data: Path | str | None = None, trust: bool = 
     outcomes.append(_profile(loaded, profile))
     source, settings = f"{folder}/manifest.json", {**record["config"], "data": data_settings(folder, record)}
     if data is not None:
-        settings["data"] = {**settings["data"], "path": str(Path(data).expanduser().absolute())}
+        settings["data"] = {**settings["data"], "path": str(_absolute(Path(data)))}
     if trust:
         config = parse_config(settings, source=source, folder=folder)
     else:
         config, _ = parse_untrusted_config(settings, source=source, folder=folder)
     try:
+        if not has_place(settings["data"]):
+            raise DataError("they are on the machine that made the bundle")
         test = open_test(config.data).first(profile.record["n"])
     except DataError as error:
         shape = stored.input_shape
@@ -102,7 +105,9 @@ def verify(folder: Path | str, *, data: Path | str | None = None, trust: bool = 
         return [
             *outcomes,
             *_forms(folder, loaded, images, trust),
-            CheckResult("error curves", None, f"the images cannot be opened: {error}; --data gives their folder or file"),
+            CheckResult(
+                "error curves", None, f"the images cannot be opened: {error}; give their folder or file with --data (data)"
+            ),
         ]
     set_threads(config.threads if trust else None, test.x[0, 0].numel())
     outcomes += _forms(folder, loaded, test.x[:64], trust)
@@ -111,6 +116,13 @@ def verify(folder: Path | str, *, data: Path | str | None = None, trust: bool = 
         return [*outcomes, CheckResult("error curves", None, detail)]
     outcomes.append(_clean_error(network, test, profile))
     return outcomes + [_curve(name, network, test, profile, config) for name in profile.record["attacks"]]
+
+
+def _absolute(path: Path) -> Path:
+    """Returns a path relative to the working directory as an absolute one; unchanged if the user in ~user is unknown."""
+    with suppress(RuntimeError):
+        path = path.expanduser()
+    return path if str(path).startswith("~") else path.absolute()
 
 
 def _manifest(record: dict[str, Any]) -> CheckResult:

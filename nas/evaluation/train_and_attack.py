@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SHOWN_CLASSES = 12
 
 
+@final
 @dataclass(frozen=True)
 class TrainAndAttack(Evaluator):
     """Trains and attacks candidates.

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
+import numpy as np
 import torch
 
 from nas.device import set_threads
@@ -232,6 +233,7 @@ def _run_child(connection: Connection[Any, Any], job: Job, context: ExecutionCon
     try:
         connection.send(os.getpid())
         _discard_output_of_libraries()
+        np.random.seed()  # Forked processes would draw equal numbers in networks of a custom space.
         evaluate: Any = context.evaluate
         if device is not None:
             set_threads(context.threads, evaluate.data.train.x[0, 0].numel())

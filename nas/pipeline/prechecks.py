@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
@@ -14,67 +14,75 @@ from optuna.trial import TrialState
 from nas.bundle.export import failed_exports
 from nas.bundle.export_formats import files_of
 from nas.config.evaluators import TableEvaluatorConfig
-from nas.config.metrics import CHEAP_METRICS
+from nas.config.schema import Config
+from nas.data import Dataset
 from nas.errors import RunError
 from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.executors import ExecutionContext, Job, Local, Precheck, TrialResult
 from nas.seeds import seed_of
-from search_spaces import SPACES
+from search_spaces import SPACES, SearchSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from optuna.trial import FrozenTrial
 
-    from nas.config.schema import Config
     from nas.evaluation.base import Evaluator
-    from nas.executors import JobEvent
+    from nas.executors import Evaluate, JobEvent
     from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
-    from search_spaces import Architecture, SearchSpace
+    from search_spaces import Architecture
 
 # Attribute of a trial: response of its untrained network, as in `Precheck`.
 RESPONSE = "response"
 # Number of earlier trials whose networks are built again at resume.
 COMPARED = 3
 # Largest relative difference between responses of the same network, where devices and versions of torch may differ, and
-# where the same process builds and runs it again.
+# where the same machine builds and runs it again.
 TOLERANCE = 0.02
 TOLERANCE_AGAIN = 1e-5
+# Smallest time limit of the export before the search, in seconds. It takes longer than the trials of small networks.
+EXPORT_SECONDS = 120.0
 
 
 def context_of(
-    config: Config, evaluate: Evaluator, folder: Path, stop: Callable[[Job, EpochResult], bool], **more: Any
+    config: Config, evaluate: Evaluate, folder: Path, stop: Callable[[Job, EpochResult], bool]
 ) -> ExecutionContext:
     """Returns the context of a search's jobs."""
-    settings: dict[str, Any] = {
-        "checkpoint_seconds": config.search.checkpoint_seconds,
-        "time_limit": config.search.time_limit,
-        "attempts": config.search.attempts,
-        "threads": config.threads,
-        "isolate": config.search.isolate,
-    }
-    return ExecutionContext(evaluate, stop, folder, **{**settings, **more})
+    search = config.search
+    return ExecutionContext(
+        evaluate,
+        stop,
+        folder,
+        checkpoint_seconds=search.checkpoint_seconds,
+        time_limit=search.time_limit,
+        attempts=search.attempts,
+        threads=config.threads,
+        isolate=search.isolate,
+    )
 
 
 def prechecks(evaluate: Evaluator, jobs: Iterable[Job]) -> Iterator[Precheck | str]:
     """Yields the properties of each candidate that need no training, or the reason why it cannot be built."""
-    for _, event in _run_apart(evaluate, jobs, precheck_only=True):
+    config = evaluate.config
+    for _, event in _run_apart(config, evaluate, jobs, time_limit=config.search.time_limit, precheck_only=True):
         if isinstance(event, Precheck):
             yield event
         elif isinstance(event, TrialResult) and event.reason is not None:
             yield event.reason
 
 
-def _run_apart(evaluate: Evaluator, jobs: Iterable[Job], **more: Any) -> Iterator[tuple[Job, JobEvent]]:
+def _run_apart(
+    config: Config, evaluate: Evaluate, jobs: Iterable[Job], *, time_limit: float | None, precheck_only: bool = False
+) -> Iterator[tuple[Job, JobEvent]]:
     """Yields the events of jobs before the search.
 
     Candidates of a custom space run in child processes where trials run in other processes.
     """
-    config = evaluate.config
     apart = config.search.isolate or not isinstance(config.search.executor, Local)
     isolate = apart and config.space.name not in SPACES and not isinstance(config.evaluator, TableEvaluatorConfig)
-    yield from Local().run(jobs, context_of(config, evaluate, Path(), lambda job, epoch: False, isolate=isolate, **more))
+    context = context_of(config, evaluate, Path(), lambda job, epoch: False)
+    yield from Local().run(jobs, replace(context, isolate=isolate, time_limit=time_limit, precheck_only=precheck_only))
 
 
 def first_buildable(evaluate: Evaluator) -> Architecture:
@@ -97,18 +105,24 @@ def first_buildable(evaluate: Evaluator) -> Architecture:
 
 @final
 @dataclass(frozen=True)
-class ExportCheck(TrainAndAttack):
-    """Evaluates a job by the export of its untrained network, in all forms of the config. A failed export is the reason."""
+class ExportCheck:
+    """Evaluates a job by the export of its untrained network, in all forms of the config. A failed export is the reason.
 
-    def precheck(self, job: Job) -> Precheck:
-        """Returns properties that no constraint excludes."""
-        return Precheck(dict.fromkeys(CHEAP_METRICS, 0.0), constant=False)
+    Attributes:
+        config: The settings of the run.
+        space: The search space.
+        data: Training and validation images, on the device of the training.
+    """
 
-    def measure(self, job: Job, checkpoint: Checkpoint) -> Generator[EpochResult, None, TrialResult]:
-        """Exports the network to a temporary folder. There are no epochs."""
+    config: Config
+    space: SearchSpace
+    data: Dataset
+
+    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[Precheck | EpochResult, None, TrialResult]:
+        """Exports the network to a temporary folder. There are no events before the result."""
         yield from ()
         forms = self.config.finalists.forms
-        network = self.build(job.architecture, job.seed)
+        network = TrainAndAttack(self.config, self.space, self.data).build(job.architecture, job.seed)
         failed = failed_exports(network, self.data.validation.x[:3].cpu(), files_of(forms))
         if not failed:
             return TrialResult()
@@ -126,8 +140,10 @@ def check_exportable(evaluate: TrainAndAttack, architecture: Architecture) -> No
     """
     check = ExportCheck(evaluate.config, evaluate.space, evaluate.data)
     job = Job(number=-1, architecture=architecture, proposed=architecture, seed=0)
-    # An export may take longer than the training that the time limit is for.
-    for _, event in _run_apart(check, [job], time_limit=None):
+    limit = evaluate.config.search.time_limit
+    for _, event in _run_apart(
+        evaluate.config, check, [job], time_limit=None if limit is None else max(limit, EXPORT_SECONDS)
+    ):
         if isinstance(event, TrialResult) and event.reason is not None:
             raise RunError(f"space {evaluate.space.name}: {event.reason}")
 

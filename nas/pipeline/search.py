@@ -145,7 +145,8 @@ def _logged(events: Iterator[Event]) -> Iterator[Event]:
 def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
     """Starts a new run and returns a generator of its events, from the first trial to the report.
 
-    Config, data, space, export and device are checked before the folder is created.
+    Config, data, space, export and device are checked before the folder is created. The executor is already started: iterate
+    the generator, or delete it.
 
     Args:
         config: Settings of the search; None for the defaults.
@@ -168,7 +169,7 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
 
 
 def resume_events(run: Path | str, overrides: Sequence[str] = ()) -> Iterator[Event]:
-    """Resumes a run and returns a generator of its events.
+    """Resumes a run and returns a generator of its events. The executor is already started, as for `search_events`.
 
     Args:
         run: Folder of the run.

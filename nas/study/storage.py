@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 NAME = "hardcell"
 
+# Views and virtual tables run statements when they are read, some without end.
+_NOT_OPTUNAS = """
+    select type, name from sqlite_master
+    where type not in ('table', 'index') or (type = 'table' and sql not like 'create table%')
+"""
+
 
 @final
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ def _trials_in(path: Path) -> int | None:
     """Returns the number of trials in an SQLite file; None if it is damaged."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            if database.execute(_NOT_OPTUNAS).fetchone() is not None:
+                return None
             return int(database.execute("select count(*) from trials").fetchone()[0])
     except sqlite3.Error:
         return None
@@ -123,13 +131,6 @@ def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
                 f"{location}: {message}; search.storage must be a URL such as "
                 "postgresql+psycopg2://USER:$PASSWORD@HOST/NAME whose driver is installed (pip install psycopg2-binary)"
             ) from error
-
-
-# Views and virtual tables run statements when they are read, some without end.
-_NOT_OPTUNAS = """
-    select type, name from sqlite_master
-    where type not in ('table', 'index') or (type = 'table' and sql not like 'create table%')
-"""
 
 
 def _copy_in_memory(path: Path) -> RDBStorage:

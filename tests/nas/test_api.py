@@ -53,10 +53,10 @@ def test_search_in_python_gives_the_trials_of_the_command_line(tiny, tmp_path, c
     assert all(outcome.passed for outcome in nas.verify(run.bundles[0].folder))
 
 
-def test_finished_run_reads_back(finished_run, tiny):
+def test_finished_run_reads_back(finished_run, tiny, all_forms):
     run = nas.read_run(finished_run)
     assert isinstance(run, nas.Run)
-    assert run.config == tiny()
+    assert run.config == tiny(all_forms)
     assert len(run.trials) == 6
     assert [bundle.role for bundle in run.bundles] == ["finalist", "random", "residual"]
     assert nas.load_config(finished_run / "config.yaml") == run.config

@@ -15,7 +15,7 @@ import sysconfig
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from nas.errors import HeadLostError, RunError, first_line
 
@@ -33,6 +33,8 @@ ENVIRONMENT = {
 NODE_CACHE_SECONDS = 1.0
 # Timeout of a connection to an address, in seconds.
 CONNECT_TIMEOUT = 10.0
+# Largest number of processes that import modules before the first trial.
+MOST_PRELOADED = 16
 # Seconds between two checks of the head node, and seconds without an answer after which it is lost. After 60 seconds Ray
 # ends this process, without a message.
 HEAD_CHECK_SECONDS, HEAD_LOST_SECONDS = 5.0, 20.0
@@ -40,7 +42,13 @@ HEAD_CHECK_SECONDS, HEAD_LOST_SECONDS = 5.0, 20.0
 
 @final
 class HeadMonitor:
-    """Checks that the head node of the cluster answers."""
+    """Checks that the head node of the cluster answers.
+
+    Attributes:
+        lost: Whether the head node of the last cluster of this process is lost.
+    """
+
+    lost: ClassVar[bool] = False
 
     def __init__(self, address: str, folder: Path) -> None:
         """Stores the address HOST:PORT of the head node, and the folder of the run for the message."""
@@ -62,6 +70,7 @@ class HeadMonitor:
         except OSError as error:
             silent = time.monotonic() - self._answered
             if silent >= HEAD_LOST_SECONDS:
+                HeadMonitor.lost = True
                 raise HeadLostError(
                     f"search.executor: the head of the Ray cluster at {self._address} has not answered for {silent:.0f} s "
                     f"({first_line(error)}); finished trials are kept: `hardcell resume {self._folder}` continues, with "
@@ -165,15 +174,13 @@ def connected(
         handler = signal.getsignal(signal.SIGTERM)
         try:
             if connects:
+                HeadMonitor.lost = False
                 _connect(address, workers=workers, cpus=cpus, gpus=gpus)
             cluster = Cluster(workers=workers, cpus=cpus, gpus=gpus)
             cluster.check()
             yield cluster
-        except HeadLostError:
-            connects = False
-            raise
         finally:
-            if connects:
+            if connects and not HeadMonitor.lost:
                 ray.shutdown()
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGTERM, handler)
@@ -205,8 +212,9 @@ def _connect(address: str | None, *, workers: int | None, cpus: float, gpus: flo
     if address is None:
         # One more than the workers, for the process of the checkpoints.
         local["num_cpus"] = math.ceil(workers * cpus) + 1 if workers is not None else os.cpu_count() or 1
-        # Ray starts one process per core. If each becomes a worker, it imports early what the trials need.
-        if cpus == 1 and not gpus:
+        # Ray starts one process per core. If each becomes a worker, it imports early what the trials need. Very many
+        # would slow down the checks, which run meanwhile.
+        if cpus == 1 and not gpus and local["num_cpus"] <= MOST_PRELOADED:
             local["_system_config"] = preloading("nas.executors.ray_tune.worker", "nas.evaluation.train_and_attack")
     else:
         _check_answers(address)

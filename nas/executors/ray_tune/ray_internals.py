@@ -123,8 +123,9 @@ def preloading(*modules: str) -> dict[str, Any]:
     return {"preload_python_modules": [*modules], "idle_worker_killing_time_threshold_ms": 1000 * PRELOADED_SECONDS}
 
 
-def use_started_processes() -> None:
-    """Patches Tune in this process: workers are processes that Ray has started already, if there are any.
+@contextlib.contextmanager
+def use_started_processes() -> Iterator[None]:
+    """Inside the block, workers of Tune are processes that Ray has started already, if there are any.
 
     The variables that Tune would set are unnecessary: Worker sets the one that it needs.
     """
@@ -134,7 +135,12 @@ def use_started_processes() -> None:
             self._cache[trainable_cls] = ray.remote(trainable_cls)
         return self._cache[trainable_cls]
 
+    original = class_cache._ActorClassCache.get
     class_cache._ActorClassCache.get = get  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        class_cache._ActorClassCache.get = original  # type: ignore[method-assign]
 
 
 def treat_memory_kills_as_deaths() -> None:

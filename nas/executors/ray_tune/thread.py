@@ -90,26 +90,26 @@ class TuneThread:
         # The default loggers of Tune, passed here so that CloseLogsCallback can close their files if Tune ends early.
         loggers = [JsonLoggerCallback(), CSVLoggerCallback()]
         treat_memory_kills_as_deaths()
-        use_started_processes()
         try:
-            tune.run(
-                Worker,
-                name=time.strftime(f"%Y-%m-%d_%H-%M-%S_{os.getpid()}"),
-                storage_path=str((self._folder / "ray").resolve()),
-                resources_per_trial=tune.PlacementGroupFactory([self._cluster.job_resources]),
-                num_samples=-1,
-                search_alg=JobSearcher(self._plugins),
-                scheduler=RungScheduler(self._plugins),
-                callbacks=[EventCallback(self._plugins), *loggers, CloseLogsCallback(loggers)],
-                stop=StopWhenClosed(self.channel),
-                reuse_actors=True,
-                # JobSearcher restarts jobs whose worker died.
-                max_failures=0,
-                raise_on_failed_trial=False,
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
-                verbose=0,
-            )
+            with use_started_processes():
+                tune.run(
+                    Worker,
+                    name=time.strftime(f"%Y-%m-%d_%H-%M-%S_{os.getpid()}"),
+                    storage_path=str((self._folder / "ray").resolve()),
+                    resources_per_trial=tune.PlacementGroupFactory([self._cluster.job_resources]),
+                    num_samples=-1,
+                    search_alg=JobSearcher(self._plugins),
+                    scheduler=RungScheduler(self._plugins),
+                    callbacks=[EventCallback(self._plugins), *loggers, CloseLogsCallback(loggers)],
+                    stop=StopWhenClosed(self.channel),
+                    reuse_actors=True,
+                    # JobSearcher restarts jobs whose worker died.
+                    max_failures=0,
+                    raise_on_failed_trial=False,
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
+                    verbose=0,
+                )
         except BaseException as raised:  # Any error of Tune ends the search, in the study thread.
             error = format_error(raised)
         self.channel.send(TuneFinished(error))

@@ -358,7 +358,7 @@ def test_deepfool_steps_past_ties_of_logits(norm, conv, images):
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
-def test_deepfool_leaves_a_tie_at_the_clean_image(norm):
+def test_deepfool_moves_away_from_a_tie_at_the_clean_image(norm):
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         network[1].weight.copy_(torch.eye(2, 4))

@@ -26,8 +26,8 @@ def bundle(finished_run):
     return folder
 
 
-def source(name, **recorded):
-    manifest = {"name": name} if recorded else None
+def source(name, manifest=None, **recorded):
+    manifest = manifest or ({"name": name} if recorded else None)
     return NetworkSource(name, nn.Identity(), manifest, **recorded)
 
 
@@ -144,3 +144,16 @@ class TestRecordsOfSeveral:
         assert common_bundle_data([source("file.pt2")]) is None
         with pytest.raises(ConfigError, match=r"(?s)different data.*a: name digits.*b: name mnist"):
             common_bundle_data([one, source("b", data={**digits, "name": "mnist"})])
+
+    def test_equal_test_images_are_the_same_data_wherever_they_are(self):
+        here = {"name": "folder", "path": "/here/cats", "test": 0.2, "split_seed": 0}
+        away = {**here, "path": "cats"}
+        first, second, other = (
+            source(name, data=data, manifest={"data": {"test": test}})
+            for name, data, test in (("a", away, "abc"), ("b", here, "abc"), ("c", away, "def"))
+        )
+        assert common_bundle_data([first, second]) == here
+        with pytest.raises(ConfigError, match="different data"):
+            common_bundle_data([first, other])
+        with pytest.raises(ConfigError, match=r"^a: its images are on the machine that made it; .*--data"):
+            common_bundle_data([first])

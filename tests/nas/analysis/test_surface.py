@@ -400,7 +400,7 @@ def test_what_lies_around_an_adversarial_image_in_words(drawn):
     around = drawn().neighbourhood
     text = neighbourhood_sentence(around)
     assert "500 random points" in text
-    assert "(L∞)" in text
+    assert "L∞ balls" in text
     for radius, share, (low, high) in zip(around.balls.radii, around.balls.share[0], around.balls.interval[0], strict=True):
         assert f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}" in text
     proved = neighbourhood_sentence(dataclasses.replace(around, proved=0.0125))

@@ -316,7 +316,7 @@ def save_images(path, seed):
     np.savez(path, x=rng.integers(0, 256, (120, 8, 8), dtype=np.uint8), y=np.arange(120) % 3)
 
 
-def test_verify_says_what_it_could_not_try(tiny, tmp_path, cli):
+def test_verify_says_what_it_could_not_try(tiny, all_forms, tmp_path, cli):
     images = tmp_path / "images.npz"
     save_images(images, 0)
     overrides = (
@@ -325,7 +325,7 @@ def test_verify_says_what_it_could_not_try(tiny, tmp_path, cli):
         "finalists.references=false",
         "finalists.epochs=1",
     )
-    list(search_events(tiny(*overrides), tmp_path / "run"))
+    list(search_events(tiny(all_forms, *overrides), tmp_path / "run"))
     (bundle,) = (tmp_path / "run" / "bundles").glob("1-*")
     assert not any(
         str(tmp_path) in path.read_text() for path in bundle.iterdir() if path.suffix in (".json", ".yaml", ".md")
@@ -334,9 +334,13 @@ def test_verify_says_what_it_could_not_try(tiny, tmp_path, cli):
     assert open_source(bundle).data["path"] == str(images)
     away = Path(shutil.copytree(bundle, tmp_path / "away" / bundle.name))
     assert verify(away)[-1].passed is None
-    assert "--data gives" in verify(away)[-1].detail
+    assert re.search(r"on the machine that made the bundle; .*--data", verify(away)[-1].detail)
     assert all(outcome.passed for outcome in verify(away, data=images))
     assert cli("verify", away, "--data", images)[0] == 0
+    for command in (("verify", "--data", "~nobody-of-this-name/x"), ("profile", "--attack", "fgsm")):
+        code, _, err = cli(command[0], away, *command[1:])
+        assert code == 2
+        assert "data" in err
     images.unlink()
     *tried, curves = verify(bundle)
     assert [outcome.passed for outcome in tried] == [True] * 5

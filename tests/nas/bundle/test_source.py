@@ -8,7 +8,7 @@ import yaml
 
 import nas
 from nas.bundle.manifest import read_manifest
-from nas.bundle.source import copy_sources, data_settings, without_places
+from nas.bundle.source import copy_sources, data_settings, has_place, without_places
 from nas.pipeline.search import search_events
 
 SPACE = """
@@ -29,12 +29,12 @@ own = SearchSpace(name="own", choices={"width": Choice(4, 8)}, build=build)
 
 
 @pytest.fixture(scope="module")
-def made(tiny, tmp_path_factory):
+def made(tiny, all_forms, tmp_path_factory):
     """A bundle of a custom space, whose original file is gone, and its logits for the images."""
     folder = tmp_path_factory.mktemp("custom")
     own = folder / "own.py"
     own.write_text(SPACE)
-    config = tiny(f"space={{name: '{own}:own'}}", "finalists.references=false", "search.trials=1")
+    config = tiny(f"space={{name: '{own}:own'}}", all_forms, "finalists.references=false", "search.trials=1")
     list(search_events(config, folder / "run"))
     (bundle,) = (folder / "run" / "bundles").glob("1-*")
     images = torch.rand(3, 1, 8, 8)
@@ -89,10 +89,38 @@ def test_places_of_a_machine_are_left_out(name, path, kept, tmp_path):
     }
     bundle = tmp_path / "bundles" / "1-a"
     assert data_settings(bundle, {"config": left}) == left["data"]
+    assert has_place(left["data"]) is (name in ("mnist", "digits"))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"name": name, "path": path}}))
     assert data_settings(bundle, {"config": left}) == {"name": name, "path": path}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"name": "npz", "path": "/other/y.npz"}}))
-    assert data_settings(bundle, {"config": left}) == left["data"]
+    assert data_settings(tmp_path / "others" / "1-a", {"config": left}) == left["data"]
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ({"name": "folder", "path": "/moved/dogs"}, "/moved/dogs"),
+        ({"name": "folder", "path": "../images"}, "RUN/../images"),
+        ({"name": "folder", "path": 5}, "cats"),
+        ({"name": "folder", "path": ["a"]}, "cats"),
+        ({"name": "folder", "path": "~nobody-of-this-name/x"}, "cats"),
+        ({"name": "folder", "path": None}, "cats"),
+        ({"name": "npz", "path": "/other/y.npz"}, "cats"),
+        ({"path": "/moved/dogs"}, "cats"),
+        ([], "cats"),
+        (None, "cats"),
+    ],
+)
+def test_place_of_the_images_is_that_of_the_run(written, found, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": written}))
+    settings = data_settings(tmp_path / "bundles" / "1-a", {"config": {"data": {"name": "folder", "path": "cats"}}})
+    assert settings == {"name": "folder", "path": found.replace("RUN", str(tmp_path))}
+
+
+def test_path_in_a_bundle_of_an_earlier_version_is_kept(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"name": "folder", "path": "/new"}}))
+    old = {"name": "folder", "path": "/old/cats"}
+    assert data_settings(tmp_path / "bundles" / "1-a", {"config": {"data": old}}) == old
+    assert has_place(old)
 
 
 def test_files_of_the_same_name_are_both_kept(tmp_path):

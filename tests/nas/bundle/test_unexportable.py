@@ -45,10 +45,11 @@ SPACE = SearchSpace("custom", {{"width": Choice(4, 8)}}, lambda a, shape, classe
 
 @pytest.mark.usefixtures("no_surfaces")
 @pytest.mark.parametrize("kind", list(SPACES))
-def test_bundle_has_the_forms_that_could_be_exported(kind, tiny, tmp_path, cli):
+def test_bundle_has_the_forms_that_could_be_exported(kind, tiny, all_forms, tmp_path, cli):
     (tmp_path / "space.py").write_text(SPACE.format(net=SPACES[kind], all=False))
     config = tiny(
         f"space={tmp_path / 'space.py'}:SPACE",
+        all_forms,
         "search.trials=1",
         "search.random_trials=1",
         "search.first=[{width: 4}]",
@@ -95,6 +96,18 @@ def test_a_space_that_cannot_be_exported_is_refused_before_the_folder_is_made(lo
     )
     with pytest.raises(nas.errors.RunError, match=message):
         search(loops(f"finalists.forms={forms}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_crash_in_the_export_is_the_reason_where_trials_have_processes(tiny, tmp_path):
+    line = "x = self.first(x)"
+    crashes = SPACES["a loop over the batch"].replace(
+        line, f"os._exit(3) if torch.compiler.is_exporting() else None; {line}"
+    )
+    (tmp_path / "space.py").write_text("import os" + SPACE.format(net=crashes, all=False))
+    config = tiny(f"space={tmp_path / 'space.py'}:SPACE", "search.isolate=true", "finalists.forms=[weights, pt2]")
+    with pytest.raises(nas.errors.RunError, match="space custom: the process ended with exit code 3"):
+        search(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

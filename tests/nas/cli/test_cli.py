@@ -86,10 +86,21 @@ def test_config_prints_the_default_config_with_a_comment_on_every_key(cli):
         assert not line.strip() or "#" in line, line
 
 
-def test_search_resume_status_report_export_verify(tiny_file, tmp_path, cli):
+def test_search_resume_status_report_export_verify(tiny_file, all_forms, tmp_path, cli):
     """Applies all commands to one run, with every option of `search`."""
     run = tmp_path / "new" / "run"
-    options = ["--seed", 3, "--trials", 3, "--set", "finalists.references=false", "--set", "training.epochs=1"]
+    options = [
+        "--seed",
+        3,
+        "--trials",
+        3,
+        "--set",
+        "finalists.references=false",
+        "--set",
+        "training.epochs=1",
+        "--set",
+        all_forms,
+    ]
     code, out, err = cli("search", tiny_file, "--run", run, *options)
     assert (code, err) == (0, "")
     lines = out.splitlines()

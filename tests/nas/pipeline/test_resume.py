@@ -21,6 +21,7 @@ from nas.bundle import export
 from nas.bundle.load import is_bundle
 from nas.config.changes import check_changes
 from nas.errors import BundleError, ConfigError, RunError
+from nas.executors import Precheck
 from nas.pipeline.events import (
     BundleFinished,
     EpochFinished,
@@ -30,8 +31,10 @@ from nas.pipeline.events import (
     TrialFinished,
     TrialStarted,
 )
-from nas.pipeline.search import export_events, resume_events, search_events
+from nas.pipeline.prechecks import changed_networks
+from nas.pipeline.search import export_events, prepare, resume_events, search_events
 from nas.study.storage import StudyLocation, close_storage, open_storage
+from nas.study.study import open_study
 
 pytestmark = pytest.mark.usefixtures("no_surfaces")
 
@@ -625,6 +628,69 @@ class TestChangedSpace:
         config = tiny(f"space='{tmp_path / 'space.py'}:SPACE'", "training.epochs=1", "finalists.references=false")
         break_off(search_events(config, tmp_path / "run"), 2)
         assert next(resume_events(tmp_path / "run")).finished == 2
+
+    @pytest.mark.parametrize(("again", "changed"), [(1.001, 0), (1 + 1e-7, 2)], ids=["random", "other logits"])
+    def test_network_is_random_if_it_answers_otherwise_a_second_time(self, begun, again, changed, monkeypatch):
+        _, run = begun
+        config = nas.load_config(run / "config.yaml")
+        evaluate = prepare(config)
+
+        def answers(evaluate, jobs):
+            half = len(jobs) // 2
+            yield from (Precheck({}, constant=False, response=7.0 * (1 if i < half else again)) for i in range(len(jobs)))
+
+        monkeypatch.setattr("nas.pipeline.prechecks.prechecks", answers)
+        with open_study(StudyLocation(run / "study.db")) as study:
+            assert len(changed_networks(study.get_trials(), evaluate)) == changed
+
+    @pytest.mark.slow
+    def test_numpys_random_numbers_differ_in_child_processes(self, tiny, tmp_path, break_off):
+        text = SPACE.replace("nn.ReLU()", "nn.LeakyReLU(np.random.random())").replace("import random", "import numpy as np")
+        (tmp_path / "space.py").write_text(text)
+        own = ("training.epochs=1", "finalists.references=false", "search.isolate=true")
+        break_off(search_events(tiny(f"space='{tmp_path / 'space.py'}:SPACE'", *own), tmp_path / "run"), 2)
+        assert next(resume_events(tmp_path / "run")).finished == 2
+
+
+class TestStartedExecutor:
+    """An executor starts before the checks, and ends with them if they fail."""
+
+    @pytest.fixture
+    def seen(self, monkeypatch):
+        seen = []
+
+        @contextmanager
+        def noticed(self):
+            seen.append("started")
+            try:
+                yield
+            finally:
+                seen.append("ended")
+
+        monkeypatch.setattr("nas.executors.Local.started", noticed)
+        return seen
+
+    def test_ends_if_a_check_fails(self, custom_space, tmp_path, seen):
+        with pytest.raises(RunError, match="no network can be built"):
+            search_events(custom_space("raises in build"), tmp_path / "run")
+        assert seen == ["started", "ended"]
+
+    def test_is_not_started_for_a_folder_in_use(self, tiny, run_copy, seen):
+        with pytest.raises(RunError, match="holds a run already"):
+            search_events(tiny(), run_copy)
+        assert seen == []
+
+    def test_ends_after_the_trials(self, custom_space, tmp_path, seen):
+        for event in search_events(custom_space("works", "search.trials=1", "training.epochs=1"), tmp_path / "run"):
+            seen.append(type(event).__name__)
+        assert seen[0] == "started"
+        assert seen.index("TrialFinished") < seen.index("ended") < seen.index("FinalistsStarted")
+        assert seen.count("started") == seen.count("ended") == 1
+
+    @pytest.mark.usefixtures("no_surfaces")
+    def test_is_not_started_for_a_finished_run(self, run_copy, seen):
+        list(resume_events(run_copy))
+        assert seen == []
 
 
 @contextmanager

@@ -483,3 +483,7 @@ def test_a_study_with_statements_of_its_own_is_not_read(statement, what, tmp_pat
         database.executescript(statement)
     with pytest.raises(RunError, match=rf"study\.db: holds {what}; a study has only tables and indices"):
         open_storage(location)
+    location.path.rename(location.backup)
+    location.path.write_bytes(b"not a database at all" * 300)
+    with pytest.raises(RunError, match=r"damaged, and so is its backup"):
+        open_storage(location)

@@ -106,10 +106,10 @@ def test_data_frame_of_the_study_holds_everything(finished_run, loaded):
     assert (complete.user_attrs_seconds > 0).all()
 
 
-def test_study_names_its_metrics_and_holds_the_config(finished_run, tiny, loaded):
+def test_study_names_its_metrics_and_holds_the_config(finished_run, tiny, all_forms, loaded):
     from nas.config.files import parse_config
 
     path = finished_run / "study.db"
     study = loaded(path)
     assert study.metric_names == ["adversarial_error"]
-    assert parse_config(study.user_attrs["config"]) == tiny()
+    assert parse_config(study.user_attrs["config"]) == tiny(all_forms)

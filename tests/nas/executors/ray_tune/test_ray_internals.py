@@ -76,15 +76,18 @@ def test_worker_logs_are_disabled_and_enabled_again():
     assert "a worker died" in enabled.getvalue()
 
 
-def test_workers_of_tune_have_no_environment_of_their_own(monkeypatch):
+def test_workers_of_tune_have_no_environment_of_their_own():
     class Trainable:
         pass
 
-    monkeypatch.setattr(class_cache._ActorClassCache, "get", class_cache._ActorClassCache.get)
-    cache = class_cache._ActorClassCache()
-    assert cache.get(Trainable)._default_options["runtime_env"]
-    ray_internals.use_started_processes()
-    assert class_cache._ActorClassCache().get(Trainable)._default_options.get("runtime_env") is None
+    def environment():
+        return class_cache._ActorClassCache().get(Trainable)._default_options.get("runtime_env")
+
+    before = environment()
+    with ray_internals.use_started_processes():
+        assert environment() is None
+    assert environment() == before != {}
+    assert before is not None
 
 
 def test_fewer_processes_are_started_inside_the_block(monkeypatch):
