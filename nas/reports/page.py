@@ -189,7 +189,11 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust
         "pictures": [(Markup(figure), CAPTIONS[name]) for name, figure in figures.items()],
         "surfaces": [(Markup(figure), caption) for figure, caption in surfaces],
         "n": record["n"],
-        "first_order": record["margins"]["first_order"],
+        "first_order_medians": " and ".join(
+            f"{entry['median_radius']:.3g} in {NORM_NAMES.get(norm, norm)}"
+            for norm, entry in record["margins"]["first_order"].items()
+            if entry["median_radius"] is not None
+        ),
         # Older profiles lack the mean field.
         "mean_field": all("mean_field_error" in entry for entry in record["margins"]["first_order"].values()),
     }
