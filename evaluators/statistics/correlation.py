@@ -35,7 +35,8 @@ class RankCorrelation:
         n: Number of networks.
         value: Correlation or difference, between -1 and 1; None if one of the metrics does not vary.
         interval: Percentile interval over the networks; None with fewer than `ENOUGH` networks or if the ranks agree
-            completely. It is also None if fewer than `APART` networks differ from the most common value of a metric.
+            completely or are exactly reversed. It is also None if fewer than `APART` networks differ from the most common
+            value of a metric.
     """
 
     n: int

@@ -63,7 +63,7 @@ BUDGETS = {
     "default": AttackBudget(epochs=7, seeds=2, images=300, steps=10, queries=100),
     "full": AttackBudget(epochs=60, seeds=3, images=2000, steps=50, queries=5000),
 }
-# Multiples of the search's epsilon. Beyond 1, nearly all images fool every network. The tests use 1.
+# Multiples of the search's epsilon. Above 1, the attacks succeed on nearly all images. McNemar's tests use 1.
 MULTIPLES = (0.5, 1.0)
 NETWORK_NAMES = ("best", "residual", "NASNet-A", "random")
 WHITE_BOX, BLACK_BOX = ("FGSM", "PGD, margin", "APGD, DLR"), ("Square", "transfer")
@@ -88,7 +88,7 @@ def choose_architectures(data: str, out: Path) -> dict[str, Candidate]:
 
 
 def match_parameters(candidate: Candidate, size: int, images: Dataset) -> Candidate:
-    """Returns the candidate with the number of channels whose parameters have the ratio to `size` closest to 1."""
+    """Returns the candidate with as many channels as bring its number of parameters closest to `size`, as a ratio."""
     options = candidate.space.options
     wider = (
         replace(candidate, space=replace(candidate.space, options={**options, "channels": channels}))
@@ -172,7 +172,7 @@ def _measure(size: str, data: str, name: str, candidate: Candidate, seed: int, o
         "parameters": parameters(network),
         "epsilon": config.evaluation.epsilon,
         "epsilons": grid,
-        # Null if no attack succeeds on the image, because JSON has no infinity.
+        # Null if the attack does not succeed on the image, because JSON has no infinity.
         "radii": {title: [r if math.isfinite(r) else None for r in values] for title, values in image_radii.items()},
     }
 

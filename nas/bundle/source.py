@@ -1,4 +1,4 @@
-"""What a bundle says of the machine on which it was made: copies of the user's code, and no paths or addresses.
+"""Prepares a bundle for other machines: copies the user's code, and leaves out paths and addresses.
 
 The copies run only with trust. Images are not copied.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FOLDER = "source"
-# Sources of images whose path names the images of a user. For the others it is the folder of a download.
+# Sources whose `path` is that of the user's images. For other sources, it is the folder of a download.
 USER_IMAGES = ("folder", "npz")
 
 
@@ -47,7 +47,7 @@ def copy_sources(content: Any, folder: Path) -> Any:
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config, as plain data, without paths of images, and without the addresses of a database and a cluster.
 
-    Of the folder or file of a user's images, the name remains. `data_settings` finds it again in the run's folder.
+    Only the last part of the path of a user's images is kept. `data_settings` reads the whole path from the run's config.
     """
     data, search = dict(config["data"]), dict(config["search"])
     if data.get("path") is not None:
@@ -81,12 +81,12 @@ def data_settings(folder: Path, manifest: Mapping[str, Any]) -> Any:
 
 
 def has_place(data: Any) -> bool:
-    """Returns whether the section `data` of a bundle says where its images are, and not only the name of their folder."""
+    """Returns whether the images of a bundle can be found: its section `data` has more than the name of their folder."""
     return not isinstance(data, dict) or data.get("name") not in USER_IMAGES or Path(str(data.get("path"))).is_absolute()
 
 
 def _copy(path: Path, folder: Path) -> str:
-    """Copies a file to a folder and returns its name there. Files of the same name get a part of their hash."""
+    """Copies a file to a folder and returns its name there. A second file of the same name gets a part of its hash."""
     source = path.read_bytes()
     folder.mkdir(exist_ok=True)
     target = folder / path.name

@@ -85,7 +85,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _value(value: object) -> str:
-    """Returns a value as YAML: true, null, 0.5, and '1' in quotes for text."""
+    """Returns a value as YAML, such as true, null or 0.5. Text that looks like a number is quoted: '1'."""
     return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).removesuffix("...\n").strip()
 
 

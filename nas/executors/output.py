@@ -18,7 +18,7 @@ MAX_LINES, MAX_CHARACTERS = 1000, 200_000
 
 @final
 class LimitedOutput:
-    """Context manager that limits how much a trial prints in its blocks. It can be entered again, and goes on counting.
+    """Context manager that limits how much a trial prints in its blocks. It can be entered again; the counts add up.
 
     Only output through Python's stdout and stderr is counted. The call that exceeds the limit raises LimitError. If the
     candidate catches this error, the end of the block raises it again.

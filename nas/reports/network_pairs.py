@@ -136,7 +136,7 @@ def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float],
     with mpl.rc_context(STYLE):
         picture = to_svg(disagreement_figure(result, norm))
     summary = (
-        f"Random points were drawn in balls around each of {len(centres)} clean images. At these shares of "
-        f"the points, the networks do not all predict the same class (95 % intervals): {shares}."
+        f"Random points were drawn in balls around each of {len(centres)} clean images. The networks disagree "
+        f"about the class at this share of the points (95 % intervals): {shares}."
     )
     return NetworkPairs((picture,), (summary,))

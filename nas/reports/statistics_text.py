@@ -19,7 +19,7 @@ _PREDICTORS = {"clean_error": "clean error", "parameters": "parameters", "macs":
 
 
 def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
-    """Returns a sentence on the spread of power-law exponents over networks; None if fewer than two have an exponent.
+    """Returns a sentence on the spread of power-law exponents over networks; None if fewer than two have a finite interval.
 
     Args:
         laws: Power law of each network, by name.

@@ -87,8 +87,9 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         else:
             plane = f" and two noisy images. PGD finds no adversarial image within epsilon {format_epsilon(epsilon)}."
         caption = (
-            f"{around}, in the plane through the clean image{plane} Points outside the pixel range are hatched. "
-            "The last plot shows the margin along a line from the clean image; there, these points are dotted."
+            f"{around}, in the plane through the clean image{plane} The last plot shows the "
+            "margin along a line from the clean image. What is outside the pixel range is hatched in the planes and dotted "
+            "on the line."
         )
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"

@@ -18,7 +18,8 @@ from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, 
 if TYPE_CHECKING:
     from search_spaces.space import Architecture
 
-# Number of draws of weights that are equal for all channels. One draw may give a dead network by chance.
+# Number of draws of weights for a comparison in which all input channels have equal weights. One draw may give a dead
+# network by chance.
 WEIGHT_DRAWS = 3
 
 
@@ -56,8 +57,8 @@ def canonical_equal_functions(under_test: SpaceUnderTest) -> str:
 
     Weights depend only on the shape and role of the tensor, so a layer has the same weights at every position. If the logits
     differ, the canonical form may have reordered concatenated outputs. The networks are then compared again with weights
-    that are equal for all channels. The check cannot detect that a canonical form merges two layers with the same input and
-    separate weights into one layer.
+    that are equal for all input channels. The check cannot detect that a canonical form merges two layers with the same
+    input and separate weights into one layer.
     """
     compared = 0
     for architecture in under_test.many_samples:
@@ -82,7 +83,7 @@ def canonical_equal_functions(under_test: SpaceUnderTest) -> str:
             )
         compared += 1
     if not compared:
-        return f"nothing to compare: all {len(under_test.many_samples)} architectures are canonical forms"
+        return f"nothing to compare: no network of {len(under_test.many_samples)} architectures has another canonical form"
     return f"{compared} architectures compared with their canonical forms, of {len(under_test.many_samples)}"
 
 

@@ -37,7 +37,7 @@ def accuracies(architecture):
     """Synthetic accuracies in percent: convolutions raise clean accuracy, average pooling raises accuracy under PGD."""
     convolutions, averages = ([*architecture.values()].count(name) for name in ("conv3x3", "avgpool3x3"))
     clean = min(60 + 10 * convolutions, 99)
-    # Cells with equal accuracies under attack have different clean accuracies.
+    # Skips change only the clean accuracy, so cells with equal accuracies under attack may differ in it.
     percentages = {"val_acc": clean + 0.01 * [*architecture.values()].count("skip")}
     for epsilon in EPSILONS:
         percentages |= {f"fgsm_{epsilon}": clean - 20 * epsilon, f"square_{epsilon}": clean - 10 * epsilon}
@@ -60,7 +60,7 @@ def all_cells(scripts, table):
 
 
 def handmade(scripts, operations=None, network=None, **numbers):
-    """Returns Cells with these numbers: `clean` is the clean accuracy, `pgd` is the reward and all other accuracies."""
+    """Returns Cells with these numbers: `clean` is the clean accuracy, `pgd` stands for all other accuracies."""
     clean, reward = (np.array(numbers[name], dtype=float) for name in ("clean", "pgd"))
     every = dict.fromkeys((*scripts.measured.MEASURES, scripts.measured.CLEAN_PROXY), reward)
     sizes = {name: np.array(numbers.get(name, np.arange(len(clean)))) for name in ("parameters", "depth")}
@@ -89,7 +89,7 @@ def test_what_is_read_is_what_the_table_says(scripts, all_cells):
         assert all_cells.numbers["parameters"][cell] == parameters(space.build(alive, (3, 32, 32), 10))
     residual = space.index(scripts.table_search.RESIDUAL)
     assert all_cells.numbers["depth"][[0, residual, 15_624]].tolist() == [0, 2, 3]
-    # Cells of equal accuracies under attack, and no others, are one network.
+    # Cells have the same network number exactly if all their accuracies under attack are equal.
     attacked = {tuple(accuracies(cell).values())[1:] for cell in space.enumerate()}
     assert len(np.unique(all_cells.network)) == len(attacked)
     same = np.flatnonzero(all_cells.network == all_cells.network[residual])
@@ -136,7 +136,7 @@ def test_correlations_of_accuracy_and_of_the_share_kept(scripts):
 def test_deviations_within_groups(scripts):
     values = np.array([1.0, 3.0, 10.0, 14.0, 7.0])
     deviation = scripts.measured.within_group_deviation(values, np.array([5, 5, 2, 2, 9]))
-    # Squares 1 + 1 + 4 + 4, of two groups of two.
+    # The squared deviations sum to 1 + 1 + 4 + 4. Two groups of two values have two degrees of freedom.
     assert deviation == {"groups": 2, "within": round(math.sqrt(5), 4), "all": round(float(np.std(values, ddof=1)), 4)}
     assert math.isnan(scripts.measured.within_group_deviation(values, np.arange(5))["within"])
 
@@ -155,7 +155,8 @@ def test_two_trainings_of_one_function_are_compared(scripts, monkeypatch):
         "networks_of_several_sizes": 1,
         "cells_where_attacked_beats_clean": 1,
     }
-    # Networks 3 and 1 are of one function, 0.3 apart; cells of one network 0.1 and 0.2.
+    # Networks 3 and 1 compute one function; their PGD accuracies differ by 0.3. Clean accuracies within a network differ by
+    # 0.1 and 0.2.
     assert description["deviations"]["pgd@1"]["within"] == pytest.approx(0.3 / math.sqrt(2), abs=1e-4)
     assert description["deviations"]["clean accuracy"]["within"] == pytest.approx(math.sqrt((0.1**2 + 0.2**2) / 4), abs=1e-4)
 
@@ -186,7 +187,7 @@ def test_the_controller_learns_from_the_reward_and_the_bound(scripts, all_cells,
     for task, name in (("alone", "pgd@1"), ("bounded", "clean accuracy")):
         values = all_cells.numbers[name]
         assert values[late[task, "ppo"]].mean() > values[late[task, "random"]].mean() + 0.03
-    # The bound requires it, and the reward does not.
+    # Only the bound requires a high clean accuracy. The reward alone does not.
     fits = scripts.table_search.feasible(all_cells, "bounded")
     assert fits.sum() == sum(accuracies(cell)["val_acc"] >= 90 for cell in scripts.measured.SPACE.enumerate())
     assert fits[late["bounded", "ppo"]].mean() > 0.5 > fits[late["alone", "ppo"]].mean()
@@ -229,7 +230,7 @@ def test_cells_of_the_size_of_a_pick(scripts):
 def test_samplers_are_compared_by_seed(scripts, all_cells):
     by_reward = np.argsort(all_cells.numbers["pgd@1"], kind="stable")
     values = all_cells.numbers["pgd@1"]
-    # Rewards that rise from seed to seed, and random search's lower by as many different amounts.
+    # The reward of PPO rises from seed to seed, that of random search is lower, and all differences are distinct.
     steps = [by_reward[np.searchsorted(values[by_reward], level)] for level in (0.40, 0.45, 0.5, 0.55, 0.6, 0.65)]
     low = np.repeat(by_reward[np.searchsorted(values[by_reward], 0.35)], 6)
     picks = {("alone", "ppo"): np.array(steps), ("alone", "random"): low}
@@ -239,7 +240,7 @@ def test_samplers_are_compared_by_seed(scripts, all_cells):
     assert (one["better_seeds"], one["worse_seeds"], one["seen"]) == (6, 0, True)
     assert one["ppo"] == pytest.approx(np.quantile(values[steps], [0.25, 0.5, 0.75]), abs=1e-4)
     assert one["gain"] == pytest.approx(np.median(values[steps]) - values[low[0]], abs=1e-4)
-    # One sign pattern of 64 is as extreme, and its mirror; Holm multiplies the least of twenty by twenty.
+    # Of 64 sign patterns, only this one and its mirror are as extreme. Holm multiplies the smallest of 20 p-values by 20.
     assert (one["p_value"], one["corrected"]) == (pytest.approx(2 / 64), pytest.approx(20 * 2 / 64))
     better = [int((values[steps] > bound).sum()) for bound in (0.38, max(values))]
     assert one["against"]["residual cell"] == [0.38, better[0], int((values[steps] < 0.38).sum())]

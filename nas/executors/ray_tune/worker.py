@@ -26,14 +26,14 @@ from nas.training.epoch import EpochResult
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Key of the event object in a Tune result. The other keys are numbers for Tune's files.
+# Key of the event object in a Tune result. The others are for Tune: `done`, and numbers for its files.
 EVENT = "event"
 
 
 @final
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Event: no job can run on a worker. This is not a result of the candidate.
+    """Event: this worker cannot run any job. This is not a result of the candidate.
 
     Attributes:
         message: Message for the user.
@@ -76,7 +76,7 @@ class Worker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Returns the precheck of the job, its next epoch, or its result."""
+        """Returns the next event of the job as a result of Tune: its precheck, an epoch, its result or a failure."""
         event: Precheck | EpochResult | TrialResult | WorkerFailure | None = self._failure
         if self._steps is not None:
             try:
