@@ -99,6 +99,15 @@ class Evaluate(Protocol):
         """
 
 
+# Evaluates a job by some steps of an evaluator.
+Steps = Callable[[Any, Job, "Checkpoint"], "Generator[Precheck | EpochResult, None, TrialResult]"]
+
+
+def all_steps(evaluate: Evaluate, job: Job, checkpoint: Checkpoint) -> Generator[Precheck | EpochResult, None, TrialResult]:
+    """Evaluates a job from the precheck to the metrics."""
+    return evaluate(job, checkpoint)
+
+
 @final
 @dataclass(frozen=True)
 class ExecutionContext:
@@ -113,7 +122,7 @@ class ExecutionContext:
         attempts: Number of times that a job is restarted after its worker died.
         threads: Number of CPU threads of a job; None to choose it from the image size.
         isolate: Run each job in a child process. Workers of Ray are processes anyway.
-        precheck_only: End each job after its precheck.
+        steps: Evaluates a job by some steps of `evaluate`; by default, by all.
     """
 
     evaluate: Evaluate
@@ -124,7 +133,7 @@ class ExecutionContext:
     attempts: int = 3
     threads: int | None = None
     isolate: bool = False
-    precheck_only: bool = False
+    steps: Steps = all_steps
 
 
 JobEvent = JobStarted | Precheck | EpochResult | TrialResult

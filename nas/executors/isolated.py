@@ -25,7 +25,7 @@ import torch
 
 from nas.device import set_threads
 from nas.errors import RunError, format_error
-from nas.executors.base import ExecutionContext, Job, Precheck, TrialResult
+from nas.executors.base import Evaluate, ExecutionContext, Job, Precheck, TrialResult
 from nas.executors.jobs import GRACE, import_late_modules, limit_message, run_job
 from nas.executors.ray_tune.cluster import code_by_value
 from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, trial_file
@@ -58,19 +58,27 @@ class ChildEnded:
 class ChildProcesses:
     """Context manager that runs jobs in sequence, each in a child process."""
 
-    def __init__(self, context: ExecutionContext) -> None:
-        self._context = context
+    def __init__(self, evaluate: Evaluate) -> None:
+        """Takes the evaluator of the jobs, which is sent to the server once."""
+        self._evaluate = evaluate
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any]
+        self._ready = False  # Whether the server has the evaluator.
+        self._running = False
 
     def __enter__(self) -> Self:
+        self._start()  # Its imports take seconds, in which the caller may do other things.
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def run(self, job: Job) -> Iterator[Precheck | EpochResult | TrialResult]:
+    def run(self, job: Job, context: ExecutionContext) -> Iterator[Precheck | EpochResult | TrialResult]:
         """Yields the events of a job, and its result. A child that dies gives a result with the reason.
+
+        Args:
+            job: The job.
+            context: Its functions and limits; `evaluate` is that of these processes.
 
         Raises:
             CheckpointError: a checkpoint cannot be written.
@@ -78,13 +86,16 @@ class ChildProcesses:
         """
         if self._server is None:
             self._start()
-        started, limit, ended = time.monotonic(), self._context.time_limit, False
+        if not self._ready:
+            self._send_evaluate()
+        started, limit = time.monotonic(), context.time_limit
         epochs: list[EpochResult] = []
         result: TrialResult | None = None
         code = child = None
         overdue = False
         try:
-            self._connection.send(job)
+            self._running = True
+            self._connection.send((job, replace(context, evaluate=_no_evaluation, stop=_no_decision)))
             while code is None:
                 left = None
                 if limit is not None and not overdue and child is not None:  # Before, the server may still start.
@@ -97,7 +108,7 @@ class ChildProcesses:
                     case int(pid):
                         child, started = pid, time.monotonic()
                     case StopRequest(epoch):
-                        self._connection.send(self._context.stop(job, epoch))
+                        self._connection.send(context.stop(job, epoch))
                     case TrialResult() as returned:
                         result = returned
                     case EpochResult() as epoch:
@@ -109,11 +120,11 @@ class ChildProcesses:
                         raise error
                     case ChildEnded(status):
                         code = status
-            ended = True
+            self._running = False
         except (EOFError, OSError, pickle.UnpicklingError):  # The server has ended, such as for lack of memory.
             code = None
         finally:
-            if not ended:
+            if self._running:
                 _kill(child)
                 self._stop()
         if result is None:
@@ -122,14 +133,7 @@ class ChildProcesses:
         yield result
 
     def _start(self) -> None:
-        context = self._context
-        try:
-            with code_by_value():
-                from ray import cloudpickle  # Standard pickle cannot send a search space.
-
-                content = cloudpickle.dumps((context.evaluate, _device_of(context.evaluate)))
-        except Exception as error:
-            raise RunError(f"search.isolate: the search cannot be sent to a child process: {format_error(error)}") from error
+        self._ready = False
         mine, theirs = socket.socketpair()
         self._connection = Connection(mine.detach())
         with theirs:
@@ -140,17 +144,27 @@ class ChildProcesses:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches the driver only.
             )
-        settings = replace(context, evaluate=_no_evaluation, stop=_no_decision)
-        self._connection.send(settings)
+
+    def _send_evaluate(self) -> None:
+        try:
+            with code_by_value():
+                from ray import cloudpickle  # Standard pickle cannot send a search space.
+
+                content = cloudpickle.dumps((self._evaluate, _device_of(self._evaluate)))
+        except Exception as error:
+            raise RunError(f"search.isolate: the search cannot be sent to a child process: {format_error(error)}") from error
         self._connection.send_bytes(content)
+        self._ready = True
 
     def _stop(self) -> None:
         """Ends the server, which kills its child."""
         if self._server is None:
             return
+        if not self._running:
+            self._server.kill()  # It has no child, and would need seconds to end by itself.
         self._connection.close()
         self._server.wait()
-        self._server = None
+        self._server, self._running = None, False
 
 
 def end_of_process(code: int | None) -> str:
@@ -203,14 +217,12 @@ def serve(handle: int) -> None:
     torch.set_num_threads(1)  # No pool of threads: it would not survive the fork.
     import_late_modules()
     try:
-        context: ExecutionContext = connection.recv()
         evaluate, device = pickle.loads(connection.recv_bytes())
-        context = replace(context, evaluate=evaluate)
         while True:
-            job = connection.recv()
+            job, context = connection.recv()
             child = os.fork()
             if child == 0:
-                _run_child(connection, job, context, device)
+                _run_child(connection, job, replace(context, evaluate=evaluate), device)
             connection.send(ChildEnded(_wait(child, connection)))
     except (EOFError, OSError):  # The driver has ended.
         return

@@ -30,7 +30,7 @@ def run_job(job: Job, context: ExecutionContext, checkpoint: Checkpoint) -> Iter
     """Runs a job in this process. Yields its precheck, its epochs and its result."""
     import_late_modules()
     started = time.monotonic()
-    steps, output = context.evaluate(job, checkpoint), LimitedOutput()
+    steps, output = context.steps(context.evaluate, job, checkpoint), LimitedOutput()
     epochs: list[EpochResult] = []
     while True:
         left = None if context.time_limit is None else context.time_limit - (time.monotonic() - started)
@@ -48,7 +48,7 @@ def run_job(job: Job, context: ExecutionContext, checkpoint: Checkpoint) -> Iter
             epochs.append(event)
             stopped = event.epoch if event.rung and context.stop(job, event) else None
         yield event
-        if stopped is not None or (context.precheck_only and isinstance(event, Precheck)):
+        if stopped is not None:
             steps.close()
             yield TrialResult(stopped=stopped, seconds=time.monotonic() - started, epochs=tuple(epochs))
             return

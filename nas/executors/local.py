@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -21,13 +22,16 @@ class Local(Executor):
 
     def run(self, jobs: Iterable[Job], context: ExecutionContext) -> Iterator[tuple[Job, JobEvent]]:
         """Yields the events of each job in turn."""
-        if context.isolate:
-            with ChildProcesses(context) as children:
-                for job in jobs:
-                    yield job, JobStarted("local")
-                    yield from ((job, event) for event in children.run(job))
-            return
-        for job in jobs:
-            yield job, JobStarted("local")
-            checkpoint = Checkpoint(FileStore(trial_file(context.folder, job.number)), context.checkpoint_seconds)
-            yield from ((job, event) for event in run_job(job, context, checkpoint))
+        with ChildProcesses(context.evaluate) if context.isolate else nullcontext() as children:
+            for job in jobs:
+                yield job, JobStarted("local")
+                yield from ((job, event) for event in run_here_or_apart(job, context, children))
+
+
+def run_here_or_apart(job: Job, context: ExecutionContext, children: ChildProcesses | None) -> Iterator[JobEvent]:
+    """Yields the events of a job, which runs in a child process, or in this one if children is None."""
+    if children is not None:
+        yield from children.run(job, context)
+        return
+    checkpoint = Checkpoint(FileStore(trial_file(context.folder, job.number)), context.checkpoint_seconds)
+    yield from run_job(job, context, checkpoint)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Self, final
 
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
@@ -14,21 +16,23 @@ from optuna.trial import TrialState
 from nas.bundle.export import failed_exports
 from nas.bundle.export_formats import files_of
 from nas.config.evaluators import TableEvaluatorConfig
-from nas.config.schema import Config
-from nas.data import Dataset
 from nas.errors import RunError
-from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.executors import ExecutionContext, Job, Local, Precheck, TrialResult
+from nas.executors.isolated import ChildProcesses
+from nas.executors.local import run_here_or_apart
 from nas.seeds import seed_of
 from search_spaces import SPACES, SearchSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from optuna.trial import FrozenTrial
 
+    from nas.config.schema import Config
     from nas.evaluation.base import Evaluator
+    from nas.evaluation.train_and_attack import TrainAndAttack
     from nas.executors import Evaluate, JobEvent
+    from nas.executors.base import Steps
     from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
     from search_spaces import Architecture
@@ -62,90 +66,104 @@ def context_of(
     )
 
 
-def prechecks(evaluate: Evaluator, jobs: Iterable[Job]) -> Iterator[Precheck | str]:
-    """Yields the properties of each candidate that need no training, or the reason why it cannot be built."""
-    config = evaluate.config
-    for _, event in _run_apart(config, evaluate, jobs, time_limit=config.search.time_limit, precheck_only=True):
-        if isinstance(event, Precheck):
-            yield event
-        elif isinstance(event, TrialResult) and event.reason is not None:
-            yield event.reason
+def precheck_steps(
+    evaluate: Evaluate, job: Job, checkpoint: Checkpoint
+) -> Generator[Precheck | EpochResult, None, TrialResult]:
+    """Evaluates a job up to its precheck."""
+    with closing(evaluate(job, checkpoint)) as steps:
+        try:
+            yield next(steps)
+        except StopIteration as stop:
+            result: TrialResult = stop.value
+            return result
+    return TrialResult()
 
 
-def _run_apart(
-    config: Config, evaluate: Evaluate, jobs: Iterable[Job], *, time_limit: float | None, precheck_only: bool = False
-) -> Iterator[tuple[Job, JobEvent]]:
-    """Yields the events of jobs before the search.
-
-    Candidates of a custom space run in child processes where trials run in other processes.
-    """
-    apart = config.search.isolate or not isinstance(config.search.executor, Local)
-    isolate = apart and config.space.name not in SPACES and not isinstance(config.evaluator, TableEvaluatorConfig)
-    context = context_of(config, evaluate, Path(), lambda job, epoch: False)
-    yield from Local().run(jobs, replace(context, isolate=isolate, time_limit=time_limit, precheck_only=precheck_only))
-
-
-def first_buildable(evaluate: Evaluator) -> Architecture:
-    """Returns the first of up to 10 architectures that can be built for the run's images, in its canonical form.
-
-    Raises:
-        RunError: none of up to 10 architectures can be built.
-    """
-    space, generator = evaluate.space, random.Random(0)
-    last = {name: choice.values[-1] for name, choice in space.choices.items()}
-    canonical = list(map(space.canonical, [last, *(space.sample(generator) for _ in range(9))]))
-    jobs = (Job(number=-1, architecture=a, proposed=a, seed=0) for a in canonical)
-    reason = ""
-    for architecture, known in zip(canonical, prechecks(evaluate, jobs), strict=False):
-        if isinstance(known, Precheck):
-            return architecture
-        reason = reason or known.removeprefix("ValueError: ")
-    raise RunError(f"space {space.name}: no network can be built: {reason}")
+def export_steps(
+    evaluate: TrainAndAttack, job: Job, checkpoint: Checkpoint
+) -> Generator[Precheck | EpochResult, None, TrialResult]:
+    """Exports the untrained network of a job in all forms of the config. A failed export is the reason of the result."""
+    yield from ()
+    forms = evaluate.config.finalists.forms
+    network = evaluate.build(job.architecture, job.seed)
+    failed = failed_exports(network, evaluate.data.validation.x[:3].cpu(), files_of(forms))
+    if not failed:
+        return TrialResult()
+    working = [form for form in forms if not set(files_of([form])) & failed.keys()]
+    remedy = f"or set finalists.forms to [{', '.join(working)}]" if working else "so that its weights can be saved"
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return TrialResult(reason=f"a network cannot be exported to {reasons}; change the network, {remedy}")
 
 
 @final
-@dataclass(frozen=True)
-class ExportCheck:
-    """Evaluates a job by the export of its untrained network, in all forms of the config. A failed export is the reason.
+class Prechecks:
+    """Context manager for checks of candidates before the search.
 
-    Attributes:
-        config: The settings of the run.
-        space: The search space.
-        data: Training and validation images, on the device of the training.
+    Candidates of a custom space run in child processes if trials run in other processes.
     """
 
-    config: Config
-    space: SearchSpace
-    data: Dataset
+    def __init__(self, evaluate: Evaluator) -> None:
+        """Takes the evaluator of the search."""
+        self._evaluate = evaluate
+        config = evaluate.config
+        apart = config.search.isolate or not isinstance(config.search.executor, Local)
+        trains = not isinstance(config.evaluator, TableEvaluatorConfig)
+        custom = config.space.name not in SPACES
+        self._children = ChildProcesses(evaluate) if apart and trains and custom else None
 
-    def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[Precheck | EpochResult, None, TrialResult]:
-        """Exports the network to a temporary folder. There are no events before the result."""
-        yield from ()
-        forms = self.config.finalists.forms
-        network = TrainAndAttack(self.config, self.space, self.data).build(job.architecture, job.seed)
-        failed = failed_exports(network, self.data.validation.x[:3].cpu(), files_of(forms))
-        if not failed:
-            return TrialResult()
-        working = [form for form in forms if not set(files_of([form])) & failed.keys()]
-        remedy = f"or set finalists.forms to [{', '.join(working)}]" if working else "so that its weights can be saved"
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        return TrialResult(reason=f"a network cannot be exported to {reasons}; change the network, {remedy}")
+    def __enter__(self) -> Self:
+        if self._children is not None:
+            self._children.__enter__()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        if self._children is not None:
+            self._children.__exit__()
 
-def check_exportable(evaluate: TrainAndAttack, architecture: Architecture) -> None:
-    """Checks before the search that a candidate can be exported in all forms of the config.
+    def precheck(self, job: Job) -> Precheck | str:
+        """Returns the properties of a candidate that need no training, or the reason why it cannot be built."""
+        known: Precheck | str = ""
+        # To the end of the job: leaving it earlier would end the process that the next job needs.
+        for event in self._run(job, precheck_steps, self._evaluate.config.search.time_limit):
+            if isinstance(event, Precheck):
+                known = event
+            elif isinstance(event, TrialResult) and event.reason is not None:
+                known = event.reason
+        return known
 
-    Raises:
-        RunError: a form cannot be exported.
-    """
-    check = ExportCheck(evaluate.config, evaluate.space, evaluate.data)
-    job = Job(number=-1, architecture=architecture, proposed=architecture, seed=0)
-    limit = evaluate.config.search.time_limit
-    for _, event in _run_apart(
-        evaluate.config, check, [job], time_limit=None if limit is None else max(limit, EXPORT_SECONDS)
-    ):
-        if isinstance(event, TrialResult) and event.reason is not None:
-            raise RunError(f"space {evaluate.space.name}: {event.reason}")
+    def first_buildable(self) -> Architecture:
+        """Returns the first of up to 10 architectures that can be built for the run's images, in its canonical form.
+
+        Raises:
+            RunError: none of up to 10 architectures can be built.
+        """
+        space, generator = self._evaluate.space, random.Random(0)
+        last = {name: choice.values[-1] for name, choice in space.choices.items()}
+        sampled = (space.sample(generator) for _ in range(9))
+        reason = ""
+        for architecture in islice(chain(self._evaluate.config.search.first_architectures, [last], sampled), 10):
+            canonical = space.canonical(architecture)
+            known = self.precheck(Job(number=-1, architecture=canonical, proposed=canonical, seed=0))
+            if isinstance(known, Precheck):
+                return canonical
+            reason = reason or known.removeprefix("ValueError: ")
+        raise RunError(f"space {space.name}: no network can be built: {reason}")
+
+    def check_exportable(self, architecture: Architecture) -> None:
+        """Checks before the search that a candidate can be exported in all forms of the config.
+
+        Raises:
+            RunError: a form cannot be exported.
+        """
+        job = Job(number=-1, architecture=architecture, proposed=architecture, seed=0)
+        limit = self._evaluate.config.search.time_limit
+        for event in self._run(job, export_steps, None if limit is None else max(limit, EXPORT_SECONDS)):
+            if isinstance(event, TrialResult) and event.reason is not None:
+                raise RunError(f"space {self._evaluate.space.name}: {event.reason}")
+
+    def _run(self, job: Job, steps: Steps, limit: float | None) -> Iterator[JobEvent]:
+        context = context_of(self._evaluate.config, self._evaluate, Path(), lambda job, epoch: False)
+        return run_here_or_apart(job, replace(context, steps=steps, time_limit=limit), self._children)
 
 
 def check_same_space(space: SearchSpace, changes: Sequence[str]) -> None:
@@ -192,7 +210,7 @@ def changed_choices(trials: Sequence[FrozenTrial], space: SearchSpace) -> list[s
     return changes
 
 
-def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator) -> list[str]:
+def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator, checks: Prechecks) -> list[str]:
     """Returns the differences between the networks of the first complete trials and those that the space builds now."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE and "duplicate_of" not in t.user_attrs][:COMPARED]
     changes = [
@@ -205,7 +223,7 @@ def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator) -> list
     seed = evaluate.config.seed
     jobs = [Job(t.number, t.user_attrs["architecture"], t.params, seed_of(seed, "trial", t.number)) for t in complete]
     # Twice, because a network with other logits each time is a random one.
-    known = list(prechecks(evaluate, [*jobs, *jobs]))
+    known = [checks.precheck(job) for job in [*jobs, *jobs]]
     for trial, first, second in zip(complete, known[: len(jobs)], known[len(jobs) :], strict=True):
         if isinstance(first, str) or isinstance(second, str):
             changes.append(

@@ -27,13 +27,7 @@ from nas.evaluation.train_and_attack import TrainAndAttack
 from nas.pipeline.controller import Controller, check_some_complete
 from nas.pipeline.earlier_run import resolve_earlier_runs
 from nas.pipeline.events import BundleDamaged, EpochFinished, FinalistsLacking, RunFinished, RunStarted
-from nas.pipeline.prechecks import (
-    changed_choices,
-    changed_networks,
-    check_exportable,
-    check_same_space,
-    first_buildable,
-)
+from nas.pipeline.prechecks import Prechecks, changed_choices, changed_networks, check_same_space
 from nas.pipeline.retrain import make_bundles, remove_checkpoints
 from nas.reports.page import write_report
 from nas.reports.verdict import verdicts
@@ -159,9 +153,10 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
     check_unused(Path(run))
     evaluate = prepare(config)
     with ExitStack() as stack:
-        stack.enter_context(config.search.executor.started())
-        if isinstance(evaluate, TrainAndAttack):
-            check_exportable(evaluate, first_buildable(evaluate))
+        with Prechecks(evaluate) as checks:
+            stack.enter_context(config.search.executor.started())
+            if isinstance(evaluate, TrainAndAttack):
+                checks.check_exportable(checks.first_buildable())
         if config.search.storage is not None:
             check_database(config.search.storage)
         folder = create_run(Path(run), config)
@@ -191,11 +186,12 @@ def resume_events(run: Path | str, overrides: Sequence[str] = ()) -> Iterator[Ev
     _check_same_images(folder, evaluate)
     finished = sum(trial.state.is_finished() for trial in trials) >= config.search.trials
     with ExitStack() as stack:
-        if not finished:
-            stack.enter_context(config.search.executor.started())
-        if isinstance(evaluate, TrainAndAttack):
-            first_buildable(evaluate)
-        check_same_space(space, changed_networks(trials, evaluate))
+        with Prechecks(evaluate) as checks:
+            if not finished:
+                stack.enter_context(config.search.executor.started())
+            if isinstance(evaluate, TrainAndAttack):
+                checks.first_buildable()
+            check_same_space(space, changed_networks(trials, evaluate, checks))
         return _logged(_events(folder, evaluate, stack.pop_all(), changed=bool(overrides)))
 
 
@@ -217,7 +213,8 @@ def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator
         raise RunError(f"{run}: its trials come from a table, so no network can be trained and exported")
     evaluate = prepare(stored.config, trust=trust)
     assert isinstance(evaluate, TrainAndAttack)
-    first_buildable(evaluate)
+    with Prechecks(evaluate) as checks:
+        checks.first_buildable()
     _check_same_images(stored.folder, evaluate)
     candidates = choose_finalists(stored.trials, stored.config, top)
     lacking = [FinalistsLacking(top, len(candidates))] if len(candidates) < top else []

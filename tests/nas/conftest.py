@@ -218,7 +218,7 @@ def reseal():
 @pytest.fixture(autouse=True)
 def exported_first(monkeypatch):
     """Leaves out the export before the first trial, which takes seconds. Its tests replace this fixture."""
-    monkeypatch.setattr("nas.pipeline.search.check_exportable", lambda evaluate, architecture: None)
+    monkeypatch.setattr("nas.pipeline.prechecks.Prechecks.check_exportable", lambda self, architecture: None)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ class Net(nn.Module):
         super().__init__()
         self.first, self.head = nn.Conv2d(channels, width, 3), nn.Linear(width, classes)
     def forward(self, x):
-        x = self.first(x)  # The widest network, which the search exports first, has no loop.
+        x = self.first(x)  # The wider network, which the search exports first, has no loop.
         x = torch.stack([torch.relu(one) for one in x]) if x.shape[1] == 4 or ALL else torch.relu(x)
         return self.head(x.mean((2, 3)))
 """,
@@ -50,14 +50,14 @@ def test_bundle_has_the_forms_that_could_be_exported(kind, tiny, all_forms, tmp_
     config = tiny(
         f"space={tmp_path / 'space.py'}:SPACE",
         all_forms,
-        "search.trials=1",
-        "search.random_trials=1",
-        "search.first=[{width: 4}]",
+        "search.trials=2",
+        "search.first=[{width: 8}, {width: 4}]",  # The first one is exported before the search.
         "training.epochs=1",
+        "finalists.count=2",
         "finalists.epochs=1",
         "finalists.references=false",
     )
-    (bundle,) = search(config, tmp_path / "run").bundles
+    (bundle,) = (b for b in search(config, tmp_path / "run").bundles if b.stored.architecture == {"width": 4})
     not_exported = read_manifest(bundle.folder)["not_exported"]
     network = nas.load(bundle.folder, trust=True)
     assert network(torch.rand(3, 1, 8, 8)).shape == (3, 10)

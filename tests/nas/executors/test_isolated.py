@@ -10,7 +10,8 @@ import pytest
 from nas.executors import ExecutionContext, Job, JobStarted, Local, TrialResult
 from nas.executors.isolated import end_of_process
 from nas.pipeline.events import EpochFinished, TrialFinished
-from nas.pipeline.search import search_events
+from nas.pipeline.prechecks import Prechecks
+from nas.pipeline.search import prepare, search_events
 from nas.runs.run import read_run
 from nas.training.checkpoints import CheckpointError
 from nas.training.epoch import EpochResult
@@ -25,6 +26,22 @@ CRASHES = {
     "exits in training": "SystemExit: the candidate called sys.exit(3)",
     "prints in build": "printed more than 1,000 lines or 200,000 characters",
 }
+
+
+def test_all_checks_before_the_search_share_one_server(custom_space, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        "nas.executors.isolated.subprocess.Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
+    evaluate = prepare(custom_space("works,raises in build,segfaults in build", "search.isolate=true"))
+    job = Job(0, {"kind": "works", "width": 4}, {}, 0)
+    with Prechecks(evaluate) as checks:
+        # The last kind crashes, but the next architecture can be built.
+        assert checks.first_buildable()["kind"] == "works"
+        assert checks.precheck(job) == checks.precheck(job)
+    assert len(started) == 1
+    assert started[0].returncode is not None
 
 
 def test_crash_costs_one_failed_trial_with_its_reason(custom_space, tmp_path, trials_only):
