@@ -1,7 +1,7 @@
 """Hardcell: architecture search for adversarial robustness, from a config to exported networks with measured profiles.
 
 Most commands of the command line have a function here. Names are imported at first use, so that `import nas` is fast.
-Progress goes to the logger `hardcell`, which is silent unless the program configures it.
+Progress goes to the logger `hardcell`, which is silent unless your program configures it.
 """
 
 from __future__ import annotations

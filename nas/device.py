@@ -6,17 +6,19 @@ import torch
 
 from nas.errors import RunError, first_line
 
+# Largest number of pixels (height times width) of a small image.
 SMALL_IMAGE = 256
 
 
 def set_threads(threads: int | None, pixels: int) -> None:
     """Sets the number of CPU threads.
 
-    For small images, one thread is nearly as fast as two on an idle machine and 20 times as fast on a busy one. The work
-    between two synchronisations is shorter than the wait for a preempted thread.
+    For small images, one thread is nearly as fast as two threads on an idle machine, and 20 times as fast on a busy machine.
+    With several threads, each operation waits until all threads are done. On a busy machine, this wait is longer than the
+    computation.
 
     Args:
-        threads: Number of threads; None for 1 for small images and for torch's default otherwise.
+        threads: Number of threads. With None, it is 1 for images of at most SMALL_IMAGE pixels, and unchanged otherwise.
         pixels: Number of pixels of an image, height times width.
     """
     if threads is not None:
@@ -26,7 +28,7 @@ def set_threads(threads: int | None, pixels: int) -> None:
 
 
 def open_device(name: str) -> torch.device:
-    """Returns the device of a name. For auto it is cuda, mps or cpu, the first available.
+    """Returns the device with this name. The name auto stands for the first available one of cuda, mps and cpu.
 
     Raises:
         RunError: the device is not available.

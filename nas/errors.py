@@ -1,6 +1,6 @@
-"""Errors with a message for the user, and their text.
+"""Exception classes, and functions that format exceptions for messages.
 
-The command line prints the message of a HardcellError and exits with its code.
+The command line prints the message of a HardcellError and exits with its `exit_code`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RunError(HardcellError):
 
 
 class HeadLostError(RunError):
-    """The head node of a Ray cluster does not answer. Further calls to Ray block or end the process, even at its exit."""
+    """The head node of a Ray cluster does not answer. Any further call to Ray, even at exit, blocks or ends the process."""
 
 
 class BundleError(HardcellError):
@@ -60,18 +60,18 @@ class SearchFailedError(HardcellError):
 
 
 class LimitError(BaseException):
-    """A trial ran too long or printed too much. This is recorded as its result.
+    """A trial ran too long or printed too much. The error message is recorded as the reason why the trial failed.
 
-    It is no `Exception`, so that code of a candidate which catches any exception does not catch it.
+    LimitError is not a subclass of `Exception`, so that an `except Exception` in the code of a candidate does not catch it.
     """
 
 
 class RecordError(Exception):
-    """The custom function `evaluation.record` raised an error. This is recorded as the result of the trial."""
+    """The custom function `evaluation.record` raised an error, which is recorded as the reason why the trial failed."""
 
 
 def printable(text: str) -> str:
-    """Returns text in which only printable characters, line feeds and tabs remain. The others are replaced.
+    """Returns a text in which all characters are replaced except printable characters, line feeds and tabs.
 
     Control characters could change the state of a terminal.
     """
@@ -79,7 +79,7 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, printable, or the name of its type if the message is empty."""
+    """Returns the printable first line of an error's message, or the name of the error's type if the message is empty."""
     return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))
 
 

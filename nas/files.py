@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-# Largest JSON or YAML file that is read.
+# Largest sizes of the JSON and YAML files that are read, in bytes.
 LARGEST_JSON, LARGEST_YAML = 2**25, 2**17
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    # A new file with a name that nobody can predict: a link that somebody placed there is not followed.
+    # Nobody can predict the name of the new file, so nobody can place a link there that the write would follow.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.partial")
     try:
         partial.touch(exist_ok=False)
@@ -46,7 +46,8 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is too large or not JSON, is nested too deep, or holds control characters.
+        ValueError: the file is not a regular file, is too large, is not JSON in UTF-8, is nested too deep, or holds control
+            characters.
     """
     text = _read_text(path, LARGEST_JSON)
     try:
@@ -60,11 +61,12 @@ def read_json(path: Path) -> Any:
 def read_plain_yaml(path: Path) -> Any:
     """Returns the content of a YAML file of at most LARGEST_YAML bytes, without aliases.
 
-    Aliases make a small file huge when it is expanded.
+    With aliases, a small file could expand to huge data.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is too large or not YAML, is nested too deep, or holds aliases or control characters.
+        ValueError: the file is not a regular file, is too large, is not YAML in UTF-8, is nested too deep, or holds aliases,
+            tags, duplicate keys or control characters.
     """
     try:
         content = yaml.load(_read_text(path, LARGEST_YAML), _PlainLoader)
@@ -88,13 +90,13 @@ def check_regular(path: Path) -> None:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Raises an error for duplicate keys, where PyYAML would keep the last one, and for tags."""
+    """YAML loader that raises an error for tags and for duplicate keys. PyYAML would keep the last of the duplicates."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Returns a node.
 
         Raises:
-            ValueError: the node has a tag. PyYAML raises various errors for tags that do not fit their values.
+            ValueError: the node has a tag. Without this check, PyYAML raises errors of various types for unsuitable tags.
         """
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
@@ -114,7 +116,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
 
 class _PlainLoader(UniqueKeyLoader):
-    """Raises an error for aliases as well."""
+    """YAML loader that also raises an error for aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Returns a node.

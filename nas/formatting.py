@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def format_epsilon(epsilon: float) -> str:
-    """Returns an epsilon as k/255 if k is a multiple of 1/4, such as 8/255, and with three digits otherwise.
+    """Returns an epsilon as k/255, such as 8/255, if k is a multiple of 1/4, and with three significant digits otherwise.
 
-    A number with at most three digits is not converted: 0.2 equals 51/255, but is usually written 0.2.
+    A number with at most three significant digits is not converted: 0.2 equals 51/255, but is usually written 0.2.
     """
     short, steps = f"{epsilon:.3g}", 255 * epsilon
     if float(short) == epsilon or abs(4 * steps - round(4 * steps)) > 1e-4:

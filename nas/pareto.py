@@ -44,7 +44,7 @@ def front_ranks(points: ArrayLike) -> NDArray[np.int64]:
             ranks[i] = front = bisect_right(least, second)
             least[front : front + 1] = [second]
     elif objectives > 2:
-        # Only the order of the values matters, and int32 is fast to compare.
+        # The values are replaced by their ranks: only their order matters, and int32 is fast to compare.
         order = [np.unique(column, return_inverse=True)[1].astype(np.int32) for column in distinct.T[1:]]
         depth = np.zeros(size, dtype=np.int32)
         for i in range(size):
@@ -57,10 +57,10 @@ def front_ranks(points: ArrayLike) -> NDArray[np.int64]:
 
 
 def crowding(points: ArrayLike) -> NDArray[np.float64]:
-    """Returns the crowding distance of each point: the distance of its neighbours, summed over the objectives.
+    """Returns the crowding distance of each point: the distance between its two neighbours, summed over the objectives.
 
     Distances are relative to the range of an objective. They are infinite at both ends of every objective that varies.
-    Equal points count as one and share its distance.
+    Equal points count as one point and have the same distance.
 
     Args:
         points: Objectives of one front, (N, M). Infinite values count as the largest or smallest finite value.
@@ -92,7 +92,7 @@ def constrained_rank(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int
 
     Args:
         points: Objectives, (N, M).
-        violations: Sums of the excesses over the constraints, (N,), 0 if feasible.
+        violations: Sum of the excesses over the constraints of each point, (N,), 0 if the point is feasible.
 
     Returns:
         Ranks, (N,).
@@ -148,11 +148,11 @@ def hypervolume_history(points: ArrayLike, reference: Sequence[float]) -> NDArra
 def hypervolume_subset(points: ArrayLike, count: int, reference: Sequence[float]) -> list[int]:
     """Returns a subset of a front with a large hypervolume, by greedy selection.
 
-    The first point is the best by the first objective. Each next point adds the most hypervolume.
+    The first point is the best by the first objective. Each next point adds the most hypervolume to the earlier ones.
 
     Args:
         points: Objectives of a front, (N, M), M from 1 to 5.
-        count: Number of points to choose, or all if there are fewer.
+        count: Number of points to choose; if there are fewer points, all are chosen.
         reference: Reference point, (M,).
 
     Returns:
@@ -199,8 +199,8 @@ def _volume(sides: NDArray[np.float64]) -> float:
     if sides.shape[1] == 2:
         widths, heights = sides[np.argsort(-sides[:, 0], kind="stable")].T
         return float(np.sum(np.maximum.accumulate(heights) * (widths - np.append(widths[1:], 0.0))))
-    # Sorted by the last side: the overlap of a box with later boxes has the full length of its last side. So the gain of a
-    # box over the later boxes is a gain in one dimension less, times its last side.
+    # The boxes are sorted by their last side, so the overlap of a box with a later box has the box's full last side. The
+    # volume that a box adds to the later boxes is therefore its last side times a gain in one dimension less.
     sides = _largest(sides)
     sides = sides[np.argsort(sides[:, -1], kind="stable")]
     return sum(float(box[-1]) * _gain(sides[i + 1 :, :-1], box[:-1]) for i, box in enumerate(sides))

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Keys of the entries of `rungs`, a user attribute of trials.
+# Old and new keys of the entries of `rungs`, a user attribute of Optuna's trials. A rung is an epoch at which early stopping
+# compares trials.
 RUNG_KEYS = {"went_on": "promoted"}
 
-# Other keys keep their old names in files, so that the files of all versions are alike. The newer names in the code:
+# Other keys keep their old names in files, so that the files of all versions are alike. Old names, and new ones in the code:
 #   parting_epsilon in profile.json: first_order_breakdown
 #   leads in surface.json: endpoints
 #   reach in compare.json: universal_transfer
-#   Optuna's state PRUNED, with no rung reached (earlier: rejected): infeasible
+#   Optuna's state PRUNED of a trial that early stopping has not pruned (Hardcell called it rejected): infeasible
 
 
 def rename_keys(stored: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Resolves names in YAML: entries of a table, `path/to/file.py:NAME` and `package.module:NAME`.
+"""Resolves names in YAML: entries of a table of built-in objects, `path/to/file.py:NAME` and `package.module:NAME`.
 
-The last two import code. This is right for the config that a user runs. A bundle or a run's folder is data that others may
-have made. Its names are resolved with `trust=False`, which refuses to import code.
+The last two forms import code. This is right for the config that a user runs. But others may have made a bundle or the
+folder of a run. The names in them are resolved with `trust=False`, which refuses to import code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ENDS = "is a script that exits when it is imported; guard its code with if __na
 
 
 class UntrustedCodeError(ValueError):
-    """A name refers to code, and code is not trusted."""
+    """A name refers to code, or a file may run code when it is opened, and code is not trusted."""
 
 
 def resolve(reference: str, table: Mapping[str, object], folder: Path | None = None, *, trust: bool = True) -> object:
@@ -38,7 +38,7 @@ def resolve(reference: str, table: Mapping[str, object], folder: Path | None = N
         trust: Import files and modules. If false, only names in the table are resolved.
 
     Raises:
-        UntrustedCodeError: the name is not in the table, and `trust` is false.
+        UntrustedCodeError: the name refers to a file or a module, and `trust` is false.
         ValueError: the name is unknown, or its file or module cannot be imported.
     """
     if reference in table:
@@ -58,7 +58,7 @@ def resolve(reference: str, table: Mapping[str, object], folder: Path | None = N
 
 
 def absolute(reference: str, table: Mapping[str, object], folder: Path | None = None) -> str:
-    """Returns a reference with an absolute path, so that it is valid in any working directory."""
+    """Returns a reference in which the path of a file is absolute, so that it is valid in any working directory."""
     place, colon, name = reference.rpartition(":")
     if reference in table or not colon or not place.endswith(".py"):
         return reference
@@ -101,7 +101,7 @@ class _DuplicateKeyError(ValueError):
 
 
 def _check_keys(path: Path) -> None:
-    """Raises an error for duplicate keys in a dict literal, where Python silently keeps the last one."""
+    """Raises an error for duplicate keys in a dict literal of a file. Python would silently keep the last one."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Dict):
             keys = [(key.value, key.lineno) for key in node.keys if isinstance(key, ast.Constant)]

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ValidationError(ValueError):
-    """The faults of one section, as (key, message) pairs."""
+    """Error with all faults of one section of a config, as (key, message) pairs."""
 
     def __init__(self, faults: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{key} {message}" for key, message in faults))
@@ -20,13 +20,13 @@ def bounded(default: Any, low: float | None = None, high: float | None = None) -
 
 
 def check_bounds(settings: Any) -> list[tuple[str, str]]:
-    """Returns the faults of the numbers in a dataclass of settings: values outside the bounds of their fields."""
+    """Returns the faults of the numbers in a dataclass of settings: NaN, and values outside the bounds of their fields."""
     faults = []
     for f in fields(settings):
         value, low, high = getattr(settings, f.name), f.metadata.get("low"), f.metadata.get("high")
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if value != value:  # NaN passes all comparisons below.
+        if value != value:  # For NaN, both comparisons below are False.
             faults.append((f.name, "must be a number, got nan"))
         elif low is not None and value < low:
             faults.append((f.name, f"must be at least {format_number(low)}, got {format_number(value)}"))
