@@ -60,7 +60,7 @@ class Split:
 @final
 @dataclass(frozen=True)
 class Dataset:
-    """The training and validation splits. A search uses no other images.
+    """The training and validation splits. Trials use no other images.
 
     Attributes:
         name: Name of the source.
@@ -92,7 +92,8 @@ def open_data(config: DataConfig) -> Dataset:
         config: Source, shares and seed of the splits.
 
     Raises:
-        DataError: the images are missing, unreadable, of different sizes, of one class, or too few.
+        DataError: the images are missing, unreadable, of different sizes, of one class, or too few, or their pixels have a
+            wrong type or are out of range.
     """
     raw, pool, _ = _open(config, "train")
     path = None if config.path is None else Path(config.path)
@@ -105,12 +106,12 @@ def open_data(config: DataConfig) -> Dataset:
     pool = pool[: config.limit]
     held = max(1, round(len(pool) * config.validation))
     if len(pool) - held < 2:
-        raise DataError(f"{_where(config)}: too few images to split, {len(pool)}")
+        raise DataError(f"{_where(config)}: too few images for a training and a validation split, got {len(pool)}")
     return Dataset(config.name, raw.classes, train=_select(raw, pool[held:]), validation=_select(raw, pool[:held]))
 
 
 def open_test(config: DataConfig) -> Split:
-    """Returns the test split, on the CPU. Only final profiles may use it.
+    """Returns the test split, on the CPU. Trials must not use it.
 
     Raises:
         DataError: as for `open_data`.
@@ -120,7 +121,10 @@ def open_test(config: DataConfig) -> Split:
 
 
 def _open(config: DataConfig, part: Part) -> tuple[RawImages, NDArray[np.int64], NDArray[np.int64]]:
-    """Returns raw images, the shuffled indices for training and validation, and those for the test split."""
+    """Returns raw images, the shuffled indices for training and validation, and those for the test split.
+
+    If the source has a test split, the raw images are those of the part, and both sets of indices cover all of them.
+    """
     raw = SOURCES[config.name](None if config.path is None else Path(config.path), part)
     assert raw is not None, "every source has the parts train and test"
     _check(raw, config)
@@ -135,7 +139,7 @@ def _check(raw: RawImages, config: DataConfig) -> None:
     """Checks the classes and the pixels of images.
 
     Raises:
-        DataError: there are no images, fewer than two classes, or pixels out of range.
+        DataError: there are no images, fewer than two classes, or pixels of a wrong type or out of range.
     """
     labels = np.unique(raw.y)
     if len(labels) < 2:
@@ -151,7 +155,7 @@ def _check(raw: RawImages, config: DataConfig) -> None:
 
 
 def check_test(config: DataConfig, input_shape: tuple[int, int, int]) -> None:
-    """Checks the images of the test split before a search, which opens them only for the final profiles.
+    """Checks the images of the test split before a search, which otherwise opens them only after all trials.
 
     Args:
         config: Source, shares and seed of the splits.
@@ -176,7 +180,7 @@ def class_names(config: DataConfig) -> tuple[str, ...]:
 
 
 def _from_arrays(x: NDArray[Any], y: NDArray[Any], digest: str) -> Split:
-    """Returns the split of arrays without a copy. Shared arrays are read-only: do not write to the split."""
+    """Returns a split that uses the arrays without a copy. Arrays shared by Ray are read-only: do not write to the split."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return Split(torch.from_numpy(x), torch.from_numpy(y), digest)

@@ -29,19 +29,19 @@ SPLITS = {
 }
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-# Largest pixels: floats in [0, 1], and integers of 8, 12, 16 and 32 bits.
+# Largest possible pixel values: of floats in [0, 1], and of integers with 8, 12, 16 and 32 bits.
 _RANGES = (1.0, 255.0, 4095.0, 65535.0, 2.0**32 - 1)
 
 
 def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64], tuple[str, ...], bool] | None:
     """Returns images (N, C, H, W), labels (N,) and classes of one part of a folder, and whether there is no test split.
 
-    Without a test split, the parts train and test are the same images; the caller splits them. All images must have the most
-    common size of the training images. They are grey if all training images are grey.
+    Without a test split, the parts train and test are the same images, and the caller splits them. All images must have the
+    most common size of the training images. Images are read as grey if all training images are grey, and as RGB otherwise.
 
-    If all training images are grey, and one is deeper than 8 bits, images are float32 in [0, 1]. The divisor is the smallest
-    of 1, 255, 4095, 65535 and 2**32 - 1 that no training image exceeds. Otherwise images are uint8, and a deep image is
-    scaled by its own range.
+    If all training images are grey, and one has more than 8 bits per pixel, images are float32 in [0, 1]. The divisor is the
+    smallest of 1, 255, 4095, 65535 and 2**32 - 1 that no training pixel exceeds. Otherwise images are uint8. The divisor of
+    an image with more than 8 bits is then chosen for this image alone.
 
     Args:
         path: The folder.
@@ -61,7 +61,7 @@ def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64],
         return None
     # The training images define the size, the colour mode, the depth and the class indices.
     first = _listing(splits["train"])
-    # Checked for all parts, so that a search does not end with an error in the test images.
+    # All parts are checked, whichever part is read, so that a fault in the test split is found before a search.
     listings = {"train": first} | {name: _listing(place) for name, place in splits.items() if name != "train"}
     for name, listing in listings.items():
         if odd := sorted({*first.classes} ^ {*listing.classes}):
@@ -202,7 +202,7 @@ def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint
 
     image = _open(file, size)
     try:
-        if image.mode in _DEEP:  # A deep image in a folder with colour images: Pillow would clip its values at 255.
+        if image.mode in _DEEP:  # Pillow would clip the values of an image with more than 8 bits at 255.
             values = np.asarray(image, dtype=np.float64)
             image = Image.fromarray((255 * values / _range_of(values.max())).clip(0, 255).astype(np.uint8))
         elif image.has_transparency_data:
@@ -214,7 +214,7 @@ def _read_image(file: Path, size: tuple[int, int], mode: str) -> NDArray[np.uint
 
 
 def _deep(file: Path, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Returns one grey image of any depth, (H, W), in its own range."""
+    """Returns one grey image with any number of bits, (H, W), with the pixel values of the file."""
     image = _open(file, size)
     if image.mode not in _DEEP:
         grey: NDArray[np.float64] = _read_image(file, size, "L")[0].astype(np.float64)
@@ -226,7 +226,7 @@ def _deep(file: Path, size: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def _deep_images(listing: _Listing, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Returns grey images of any depth, (N, 1, H, W), in their own range."""
+    """Returns grey images with any number of bits, (N, 1, H, W), with the pixel values of the files."""
     return np.stack([_deep(file, size) for file, _ in listing.files])[:, None]
 
 

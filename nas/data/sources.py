@@ -1,7 +1,7 @@
-"""Sources of images. A source is a function from a path to raw arrays.
+"""Sources of images. A source is a function that returns raw images and labels.
 
-To add one, write a function `(path, part) -> RawImages` and add it to `SOURCES`. It returns None for the part validation if
-it has none; the validation split is then a share of the training images.
+To add a source, write a function `(path, part) -> RawImages | None` and add it to `SOURCES`. If the source has no validation
+split, the function returns None for the part validation. The validation split is then a share of the training images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RawImages:
         x: Images, (N, C, H, W): uint8, or floating point in [0, 1].
         y: Class indices, (N,) int64.
         classes: Names of the classes.
-        whole: Whether these are all images of the source, because it has no test split.
+        whole: Whether the source has no test split. If it has none, the test split is a share of these images.
     """
 
     x: NDArray[Any]
@@ -74,10 +74,10 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages | None:
     if part == "validation":
         return None
     kind, root = getattr(datasets, name), str((path or CACHE).expanduser())
-    if path is not None and not Path(root).is_dir():  # The path may come with a bundle, and must not create folders.
+    if path is not None and not Path(root).is_dir():  # A path that comes with a bundle must not create folders.
         raise DataError(f"{root}: no such folder; create it, then {name} is downloaded into it, or leave data.path out")
     try:
-        # Without download first: a read-only folder may already hold the files.
+        # Tried first without a download, which needs a writable folder: a read-only folder may already hold the files.
         dataset = kind(root, train=part == "train", download=False)
     except RuntimeError:
         try:
@@ -97,7 +97,7 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages | None:
 
 
 def folder(path: Path | None, part: Part) -> RawImages | None:
-    """Returns the images of a folder with one subfolder per class, as `read_folder`."""
+    """Returns the images of a folder with one subfolder per class, as `read_folder` reads them."""
     assert path is not None
     found = read_folder(path, part)
     return None if found is None else RawImages(*found)
@@ -155,7 +155,7 @@ def npz(path: Path | None, part: Part) -> RawImages | None:
             f"{count - len(used)} classes have no images, such as {', '.join(map(str, gaps))}"
         )
     if y.max() >= count:
-        raise DataError(f"{path}: test labels must be classes of the training images, 0 to {count - 1}, got {y.max()}")
+        raise DataError(f"{path}: {part} labels must be classes of the training images, 0 to {count - 1}, got {y.max()}")
     return RawImages(_channels_first(x, path), y.astype(np.int64), tuple(str(c) for c in range(count)), whole=not split)
 
 

@@ -211,7 +211,7 @@ class TestNpz:
             opened("npz", path)
 
     def test_too_few_images_are_refused(self, npz):
-        with pytest.raises(DataError, match=r"images\.npz: too few images to split, 2$"):
+        with pytest.raises(DataError, match=r"images\.npz: too few images for a training and a validation split, got 2$"):
             opened("npz", npz(x=pixels(3, 6, 5), y=np.arange(3) % 2))
 
     def test_missing_file_is_refused(self, tmp_path):
