@@ -1,4 +1,7 @@
-"""Choice of the finalists and references, which are retrained, profiled on the test split and exported."""
+"""Choice of the finalists and references, which are retrained, profiled on the test split and exported.
+
+A reference is a network with which the best finalist is compared.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Candidate:
 
 
 def choose_finalists(trials: Sequence[Trial], config: Config, count: int) -> list[Candidate]:
-    """Returns the best `count` architectures of the search, best first."""
+    """Returns the best architectures of the search, at most `count`, best first."""
     return [
         Candidate(f"{rank}-{trial.key}", "finalist", config.space, trial.architecture, trial.key, trial.number)
         for rank, trial in enumerate(ranked(trials, config.objective)[:count], start=1)
@@ -60,8 +63,9 @@ def choose_references(
 ) -> list[Candidate]:
     """Returns the median random candidate and the residual network closest in parameters to the best finalist.
 
-    The median is over the ranking of the uniformly drawn trials; of two middle trials it is the better one. Pruned trials
-    rank below all others, and lower if they were pruned earlier.
+    The median is over the ranking of the complete and the pruned trials that were drawn uniformly. Of two middle trials, the
+    better one is chosen. Pruned trials rank below complete trials, and lower if they were pruned earlier. Without such
+    trials, there is no random candidate. Without complete trials, there is no residual network.
 
     Args:
         trials: All trials of the search.
@@ -83,14 +87,14 @@ def choose_references(
 
 
 def _stopped(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the pruned uniformly drawn trials, ordered by their last epoch (latest first), then by their metrics."""
+    """Returns the uniformly drawn trials that were pruned, latest epoch first, then ordered by the metrics at that epoch."""
     stopped = [trial for trial in trials if trial.random and trial.state == "pruned"]
     return sorted(stopped, key=lambda trial: (-trial.rungs[-1]["epoch"], trial.rungs[-1]["point"], trial.number))
 
 
 def _residual(size: float, input_shape: tuple[int, int, int], num_classes: int) -> Candidate:
     """Returns the plain residual network with the number of parameters closest to `size` in ratio."""
-    # The last stage keeps at least 4 x 4 pixels, as in the cell spaces.
+    # The last stage has at least 4 x 4 pixels, unless the images are smaller.
     stages = max(1, min(3, int(math.log2(min(input_shape[1:]))) - 1))
     config = SpaceConfig(name="macro", options={"stages": stages})
     space = open_space(config, trust=True)

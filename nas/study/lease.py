@@ -1,6 +1,7 @@
-"""Lease of a study in a shared database: one process at a time, on any machine, may run its trials.
+"""Lease of a study in a shared database: only the process that holds the lease, on any machine, may run the study's trials.
 
-The holder of the lease is a user attribute of the study. A thread renews it, so that the lease of a dead process expires.
+A user attribute of the study names the holder of the lease. A thread of the holder renews the lease every few seconds.
+Without renewal the lease expires, for example if the process has died.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from nas.study.storage import StudyLocation
 
-# Attribute of a study: owner (a random id), host, pid and time (in seconds since 1970) of the process that runs its trials.
+# Attribute of a study: owner (a random id), host and pid of the process that runs the study's trials, and time of the last
+# renewal (in seconds since 1970).
 DRIVER = "driver"
 RENEW_SECONDS, EXPIRE_SECONDS = 5.0, 60.0
 # Seconds after which a process that took the lease looks whether another one took it at the same time.
@@ -58,7 +60,7 @@ class Lease:
         self._ended.set()
         self._thread.join()
         _HELD.discard(self._owner)
-        with suppress(SQLAlchemyError, StorageInternalError):  # It expires.
+        with suppress(SQLAlchemyError, StorageInternalError):  # After an error, the lease expires by itself.
             if self._holder().get("owner") == self._owner:
                 self._study.set_user_attr(DRIVER, {})
 
@@ -66,7 +68,7 @@ class Lease:
         """Checks that no other process holds the lease.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds the lease.
         """
         holder = self._holder()
         if not holder or holder["owner"] == self._owner or _has_ended(holder):
@@ -86,9 +88,9 @@ class Lease:
         self._study.set_user_attr(DRIVER, holder)
 
     def _renew(self) -> None:
-        """Renews the lease until the end, or until another process has taken it."""
+        """Renews the lease until the `with` block ends or another process has taken the lease."""
         while not self._ended.wait(RENEW_SECONDS):
-            with suppress(SQLAlchemyError, StorageInternalError):  # The database may be back at the next time.
+            with suppress(SQLAlchemyError, StorageInternalError):  # The database may answer again at the next renewal.
                 if self._holder().get("owner") != self._owner:
                     return
                 self._write()
@@ -105,12 +107,12 @@ def _holder_of(study: optuna.Study) -> dict[str, Any]:
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:
-    """Returns whether a lease has expired, or its process on this machine has ended or given it up."""
+    """Returns whether a lease has expired, or its holder was a process of this machine that has ended or released it."""
     if time.time() - holder["time"] > EXPIRE_SECONDS:
         return True
     if holder["host"] != platform.node():
         return False
-    if holder["pid"] == os.getpid():  # A lost database may keep a lease that this process gave up.
+    if holder["pid"] == os.getpid():  # If the database did not answer at the release, it still holds the released lease.
         return holder["owner"] not in _HELD
     try:
         os.kill(holder["pid"], 0)

@@ -19,7 +19,7 @@ MOST_SPREAD = 30
 
 
 def sort_key(trial: Trial, objective: ObjectiveConfig) -> tuple[float, tuple[float, ...], int]:
-    """Returns the sort key of a complete trial: violation, objectives in order, number.
+    """Returns the sort key of a complete trial: violation, values of the objectives in the config's order, number.
 
     If any trial is feasible, the first trial in this order is on the Pareto front.
     """
@@ -34,8 +34,9 @@ def front(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
     """Returns the Pareto front: the non-dominated complete and feasible trials, without duplicate architectures.
 
     The first trial is the best one by the first objective. With two to five objectives, each of the next trials, up to the
-    30th, adds the most hypervolume to the earlier ones. The others are in the order of `sort_key`. The reference point is
-    slightly worse than the worst value of each objective. With one objective, the front holds the best trial and its ties.
+    30th, adds the most hypervolume to the earlier ones. The others are in the order of `sort_key`. In each objective, the
+    reference point of the hypervolume is slightly worse than the worst value. With one objective, the front holds all trials
+    with the best value.
     """
     feasible = [trial for trial in _unique(trials) if trial.violation == 0]
     if not feasible:
@@ -66,7 +67,7 @@ def ranked(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[Trial]:
 
 
 def hypervolume_so_far(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[tuple[int, float]]:
-    """Returns the number of each complete and feasible trial, and the hypervolume of the trials up to it.
+    """Returns the number of each complete and feasible trial, and the hypervolume of all such trials up to it.
 
     The unit is the volume of the box between the best and the worst value of each objective. The list is empty for fewer
     than two feasible trials or more than five objectives.

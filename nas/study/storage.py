@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 NAME = "hardcell"
 
-# Views and virtual tables run statements when they are read, some without end.
+# A view or a virtual table runs code when it is read, possibly without end. The query finds everything except ordinary
+# tables and indices.
 _NOT_OPTUNAS = """
     select type, name from sqlite_master
     where type not in ('table', 'index') or (type = 'table' and sql not like 'create table%')
@@ -52,13 +53,13 @@ class StudyLocation:
 
     @property
     def backup(self) -> Path:
-        """Backup of the file, written at every resume and during a search."""
+        """Path of the backup of the SQLite file. It is written at the start of a resume, and regularly during the trials."""
         return self.path.with_name(f"{self.path.name}.backup")
 
 
 @contextmanager
 def storage_errors(location: StudyLocation) -> Iterator[None]:
-    """Converts database errors to RunError, such as a full disk, a damaged file or a lost server."""
+    """Converts database errors, such as a full disk, a damaged file or a lost server, to RunError."""
     try:
         yield
     except RuntimeError as error:
@@ -82,7 +83,7 @@ def _remedy(location: StudyLocation, message: str) -> str:
         # The write-ahead log belongs to the damaged file and would damage the copy.
         remove, copy = f"rm -f {location.path}-wal {location.path}-shm", f"cp {location.backup} {location.path}"
         return f"the file is damaged; `{remove}; {copy}` restores the last backup, with {count} trials"
-    return "the file is damaged and has no backup; the first one is written after the first trial"
+    return "the file is damaged and has no backup (the first one is written after the first trial); start a new run"
 
 
 def _trials_in(path: Path) -> int | None:
@@ -106,8 +107,8 @@ def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
 
     Args:
         location: Location of the study.
-        write: Open a SQLite file for writing, and create a missing one. Otherwise it is not changed, and its folder may
-            be read-only.
+        write: Open a SQLite file for writing, and create a missing one. If false, the file is copied into memory and not
+            changed, so its folder may be read-only.
 
     Raises:
         RunError: the file is damaged or not a database, or the URL cannot be used.
@@ -117,12 +118,12 @@ def open_storage(location: StudyLocation, *, write: bool = False) -> RDBStorage:
         if location.url is None:
             if not write:
                 return _copy_in_memory(location.path)
-            # Not by string concatenation: a question mark in the path would end it.
+            # Text such as f"sqlite:///{path}" would be wrong: a question mark in the path would end the path.
             storage = RDBStorage(URL.create("sqlite", database=str(location.path)).render_as_string())
             _write_ahead(storage)
             return storage
         try:
-            # A server may close idle connections.
+            # A server may close idle connections, and pool_pre_ping replaces them.
             return RDBStorage(expand_variables(location.url), engine_kwargs={"pool_pre_ping": True})
         except (ArgumentError, ValueError, ImportError) as error:
             # The text of a ValueError about the port may contain a part of the password.
@@ -138,7 +139,7 @@ def _copy_in_memory(path: Path) -> RDBStorage:
 
     Raises:
         SQLAlchemyError: the file is damaged or not a database.
-        RunError: the database holds more than tables and indices.
+        RunError: the database holds more than ordinary tables and indices.
     """
     memory = sqlite3.connect(":memory:", check_same_thread=False)
     try:
@@ -147,7 +148,8 @@ def _copy_in_memory(path: Path) -> RDBStorage:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise
-            # A process was killed while it wrote: its log must be merged, which changes the files. Merge a copy of them.
+            # A process was killed while it wrote. SQLite must merge the log of that process, which changes the files, so it
+            # merges copies of them.
             with tempfile.TemporaryDirectory() as folder:
                 for file in (path, *(path.with_name(f"{path.name}-{log}") for log in ("wal", "journal"))):
                     if file.exists():
@@ -156,8 +158,10 @@ def _copy_in_memory(path: Path) -> RDBStorage:
         odd = memory.execute(_NOT_OPTUNAS).fetchone()
         if odd is not None:
             memory.close()
-            raise RunError(f"{path}: holds {' '.join(odd)}; a study has only tables and indices, so it is not read")
-        # A file of another program, or of none, has no tables; they are then made in memory.
+            raise RunError(
+                f"{path}: holds {' '.join(odd)}, which is not an ordinary table or index of a study, so the file is not read"
+            )
+        # If the file has no tables of Optuna (it is empty, or of another program), Optuna makes them in memory.
         return RDBStorage("sqlite://", engine_kwargs={"creator": lambda: memory, "poolclass": StaticPool})
     except sqlite3.Error as error:
         memory.close()
@@ -185,7 +189,7 @@ def check_database(url: str) -> None:
 
 
 def _write_ahead(storage: RDBStorage) -> None:
-    """Sets SQLite to write-ahead logging. It halves the time of a write, and writes survive a kill of the process."""
+    """Sets SQLite to write-ahead logging. This halves the time of a write, and writes survive a kill of the process."""
 
     def tune(connection: Any, record: object) -> None:
         with suppress(sqlite3.OperationalError):  # The folder may be read-only.
@@ -200,7 +204,7 @@ def close_storage(storage: RDBStorage) -> None:
     """Closes a database. A SQLite database becomes one file, which can be copied and read in a read-only folder."""
     release(storage)
     if storage.engine.dialect.name == "sqlite":
-        with suppress(SQLAlchemyError), storage.engine.connect() as connection:  # Another process may read it.
+        with suppress(SQLAlchemyError), storage.engine.connect() as connection:  # Fails if others read the file.
             connection.execute(text("PRAGMA journal_mode=DELETE"))
         release(storage)
 
@@ -214,10 +218,12 @@ def release(storage: RDBStorage) -> None:
 def backup(location: StudyLocation) -> None:
     """Checks the SQLite file of a study and writes a backup of it.
 
-    There is nothing to do for a study in a database with a URL, and for one without trials.
+    Nothing is done for a study in a database with a URL. Without an earlier backup, nothing is done either if the file is
+    missing or has no table of trials.
 
     Raises:
-        RunError: the file is damaged, or missing although there is a backup. The earlier backup is kept.
+        RunError: the file is damaged, or there is an earlier backup and the file is missing or has no table of trials. The
+            earlier backup is kept.
     """
     if location.url is not None:
         return
@@ -232,7 +238,8 @@ def backup(location: StudyLocation) -> None:
             integrity = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if integrity != "ok":
                 raise sqlite3.DatabaseError(f"malformed: {integrity}")
-            # SQLite accepts an empty file. Without a backup, the run was killed before its first trial.
+            # SQLite accepts an empty file. If there is no backup, the run was killed before its first trial. If there is
+            # one, the file had trials and is damaged.
             if not database.execute("select count(*) from sqlite_master where name = 'trials'").fetchone()[0]:
                 if location.backup.exists():
                     raise sqlite3.DatabaseError("malformed: holds no trials")

@@ -1,7 +1,7 @@
 """The Optuna study of a run, which holds all results of a search.
 
-The architecture of a trial is stored as parameters. Metrics, epochs and all other results are user attributes.
-optuna-dashboard and pandas can read them.
+Optuna's parameters of a trial hold the proposed architecture. Its user attributes hold the canonical architecture, the
+metrics, the epochs and other results. optuna-dashboard and pandas can read all of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def create_study(
         must_exist: Whether a missing study is an error, as for a resumed run.
 
     Raises:
-        RunError: the database is damaged, or the study is missing.
+        RunError: the database is damaged, or the study is missing and must exist.
     """
     with storage_errors(location):
         if must_exist and location.name not in optuna.get_all_study_names(storage):
@@ -71,7 +71,7 @@ def create_study(
 
 
 def store_config(study: optuna.Study, config: Config) -> None:
-    """Stores the config in the study. `config_changes` gives the differences of a later one."""
+    """Stores the config in the study. `config_changes` compares a later config with it."""
     if study.user_attrs.get("config") != as_data(config):
         study.set_user_attr("config", as_data(config))
 
@@ -84,7 +84,7 @@ def config_changes(study: optuna.Study, config: Config) -> dict[str, tuple[Any, 
 
 @contextmanager
 def open_study(location: StudyLocation) -> Iterator[optuna.Study | None]:
-    """Opens the study of a run inside the block, for reading only; None if it does not exist.
+    """Context manager that opens the study of a run for reading. Its value is None if the study does not exist.
 
     Raises:
         RunError: the database is damaged.
@@ -153,14 +153,14 @@ def _experimental() -> Iterator[None]:
 
 
 def set_constraints(trial: optuna.Trial, objective: ObjectiveConfig, metrics: Mapping[str, float]) -> None:
-    """Sets the constraints of the measured metrics: excess over the bound, divided by the bound if it is not 0."""
+    """Sets the constraint of each measured metric with a bound: the excess, divided by the absolute bound if it is not 0."""
     for name, bound in objective.constraints.items():
         if name in metrics:
             set_constraint(trial, name, (metrics[name] - bound) / (abs(bound) or 1.0))
 
 
 def set_constraint(trial: optuna.Trial, name: str, excess: float) -> None:
-    """Sets a constraint of a trial, unless a killed process has set it. The trial is feasible for excess <= 0."""
+    """Sets a constraint of a trial, unless a killed process has already set it. The constraint holds if excess <= 0."""
     with _experimental():
         if name not in trial.constraints:
             trial.set_constraint(name, excess)

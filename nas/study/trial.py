@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-# States of a trial in Hardcell, by state in Optuna.
+# States of a trial in Hardcell, by state in Optuna. Trials that early stopping has pruned have the state pruned.
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "infeasible",
@@ -47,7 +47,8 @@ class Trial:
         reason: Reason why the trial failed, is infeasible or was pruned; None for other states.
         duplicate_of: Number of the earlier trial with the same canonical architecture, whose results are reused; else None.
         epochs: Results of the epochs, one mapping each.
-        rungs: One mapping for each reached rung: epoch, point (metrics compared at the rung), and promoted.
+        rungs: One mapping for each reached rung, an epoch at which early stopping compares trials. The keys are epoch, point
+            (the compared metrics) and promoted (whether the trial continued).
         worker: Name of the worker.
         started: Start time, in seconds since 1970; None if unknown.
         ended: End time, in seconds since 1970; None if unknown.
@@ -92,10 +93,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _check_attributes(number: int, attributes: Mapping[str, Any]) -> None:
-    """Checks the attributes of a trial. Others may have written the database.
+    """Checks the types of a trial's attributes, because others may have written the database.
 
     Raises:
-        RunError: an attribute has another type.
+        RunError: an attribute has a wrong type.
     """
     metrics = attributes.get("metrics", {})
     wrong = [name for name, kinds in _TYPES.items() if name in attributes and not isinstance(attributes[name], kinds)]
@@ -113,7 +114,7 @@ def _check_attributes(number: int, attributes: Mapping[str, Any]) -> None:
 
 
 def read_trial(trial: FrozenTrial) -> Trial:
-    """Converts an Optuna trial to a Trial. Its texts are printable.
+    """Converts an Optuna trial to a Trial, and replaces characters of texts that are not printable.
 
     Raises:
         RunError: an attribute of the trial has a wrong type.

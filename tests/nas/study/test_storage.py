@@ -481,7 +481,7 @@ def test_a_study_with_statements_of_its_own_is_not_read(statement, what, tmp_pat
     close_storage(open_storage(location))
     with closing(sqlite3.connect(location.path)) as database:
         database.executescript(statement)
-    with pytest.raises(RunError, match=rf"study\.db: holds {what}; a study has only tables and indices"):
+    with pytest.raises(RunError, match=rf"study\.db: holds {what}, which is not an ordinary table or index"):
         open_storage(location)
     location.path.rename(location.backup)
     location.path.write_bytes(b"not a database at all" * 300)
