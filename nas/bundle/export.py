@@ -1,4 +1,4 @@
-"""Atomic export of a bundle, with all formats of the network that give the same logits."""
+"""Atomic export of a bundle, with all formats that give the same logits as the network."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from nas.training.network import Normalised
     from search_spaces import SearchSpace
 
-# Largest allowed difference between the logits of two formats. It is relative to the largest logit if that is above 1,
-# because rounding errors grow with the logits.
+# Largest allowed difference between the logits of two formats. The difference is relative to the largest absolute logit if
+# that is above 1, because rounding errors grow with the logits.
 TOLERANCE = 1e-4
 
 
@@ -53,7 +53,8 @@ def export_bundle(
 ) -> None:
     """Writes a bundle: architecture, weights, model.pt2, model.onnx, profile, radii, card, plots and manifest.
 
-    The bundle is written to a temporary folder beside its target and then renamed, so it is complete if it exists.
+    The bundle is written to a temporary folder, which is then renamed to `folder`. So a bundle is complete if it exists. A
+    format that fails or does not give the logits of the network is left out, and the manifest has the reason.
 
     Args:
         folder: Folder of the bundle, which must not exist.
@@ -66,7 +67,6 @@ def export_bundle(
         forms: Formats of the network to write, of `FORMATS`.
 
     Raises:
-        BundleError: the formats of the network do not give the same logits.
         OSError: a file cannot be written.
     """
     # The name has the process id, because another process may export the same bundle.
@@ -151,11 +151,12 @@ def _draw(folder: Path, candidate: Candidate, space: SearchSpace) -> str:
 def write_checked_formats(
     network: Normalised, images: Tensor, folder: Path, forms: Collection[str], metadata: Mapping[str, str]
 ) -> tuple[dict[str, str], dict[str, float]]:
-    """Writes a network in all formats of `forms` that give its logits; removes the others.
+    """Writes a network in all formats of `forms`, and removes those whose logits differ from those of the network.
 
     Returns:
-        The reason of each format that failed or whose difference exceeds `TOLERANCE`, and the largest difference between the
-        logits of each other format and of the network, as `difference` defines it.
+        Two mappings by file name. The first has the reason for each format that failed or whose logits differ by more than
+        `TOLERANCE`. The second has the `difference` between the logits of the network and of each other format except the
+        weights.
     """
     failed = write_formats(network, images[:2], folder, metadata, forms)
     not_exported = {name: reason for name, reason in failed.items() if name in forms}
@@ -182,7 +183,7 @@ def failed_exports(network: Normalised, images: Tensor, forms: Collection[str]) 
     """Exports a network to a temporary folder and returns the reason of each format that fails, by the file's name.
 
     Args:
-        network: Network, untrained or trained; left on the CPU in evaluation mode.
+        network: Network, untrained or trained. It is moved to the CPU and set to evaluation mode.
         images: Images (N, C, H, W) on the CPU, N >= 3, with pixels in [0, 1].
         forms: Formats to try, of `FORMATS`.
     """
@@ -195,5 +196,5 @@ def failed_exports(network: Normalised, images: Tensor, forms: Collection[str]) 
 
 
 def difference(logits: Tensor, expected: Tensor) -> float:
-    """Returns the largest absolute difference of logits (N, K), divided by the largest expected logit if that is above 1."""
+    """Returns the largest absolute difference of logits (N, K), divided by the largest absolute expected one if above 1."""
     return float((logits - expected).abs().max() / expected.abs().max().clamp(min=1))

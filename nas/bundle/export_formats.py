@@ -27,7 +27,7 @@ FORMATS = (WEIGHTS, "model.pt2", "model.onnx")
 
 
 def files_of(forms: Collection[str]) -> tuple[str, ...]:
-    """Returns the file names of the forms in `finalists.forms`."""
+    """Returns the file names of `forms`, the short names of formats in the setting `finalists.forms`."""
     return tuple(file for form, file in zip(FORMS, FORMATS, strict=True) if form in forms)
 
 
@@ -49,15 +49,15 @@ def write_formats(
     Raises:
         OSError: a file cannot be written.
     """
-    # Serialised in memory and written by Python: on a full disk the libraries' writers end the process. Copies, because
-    # safetensors refuses tensors that share memory.
+    # Files are serialised in memory and written by Python, because on a full disk the libraries' writers end the process.
+    # The tensors are copied, because safetensors refuses tensors that share memory.
     weights = save({name: value.contiguous().clone() for name, value in network.state_dict().items()})
     (folder / WEIGHTS).write_bytes(weights)
     failed: dict[str, str] = {}
     program: torch.export.ExportedProgram | None = None
     if not set(forms) - {WEIGHTS}:
         return failed
-    # Without gradients: an exported network is not trained further.
+    # The export needs no gradients, because an exported network is not trained further.
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(network, (example,), dynamic_shapes=({0: _batch()},))
@@ -104,7 +104,7 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
         form: One of `FORMATS`.
         folder: Folder of the bundle.
         x: Images on the CPU, with pixels in [0, 1].
-        network: Network with the loaded weights, required for weights.safetensors.
+        network: Network with the loaded weights; required and used for weights.safetensors only.
         trust: Open model.pt2 and model.onnx unchecked.
     """
     with torch.no_grad(), _quiet():

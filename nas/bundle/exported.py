@@ -1,9 +1,9 @@
 """Opens a program of torch.export as data. An archive that could run code is refused before torch reads it.
 
 torch.export.load unpickles sample inputs and some tensors, evaluates symbolic expressions as Python, resolves operators by
-attribute access, compiles guards, and puts names into generated code. Here the archive is read once. Only the entries,
-tensors, operators, names and expressions that Hardcell's exporter produces are allowed. torch then reads a new archive with
-the checked content, without sample inputs and without metadata of nodes.
+attribute access, compiles guards, and puts names into generated code. This module allows only the entries, tensors,
+operators, names and expressions that Hardcell's exporter produces. torch then reads a new archive with the checked content,
+without sample inputs and without metadata of nodes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LARGEST_FILE = 2**31
 # Largest number of values in a tensor of the graph, for one image.
 LARGEST_TENSOR = 2**26
+# Largest depth of nested values in a program.
 DEEPEST = 60
 _ENTRIES = re.compile(
     r"(data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/model_(weights|constants)_config\.json"
@@ -45,11 +46,11 @@ _TENSORS = {
     "data/weights/model_weights_config.json": "data/weights/",
     "data/constants/model_constants_config.json": "data/constants/",
 }
-# Names without two underscores, which would reach attributes of Python such as __globals__.
+# Patterns of names. They allow no double underscore, which could give access to attributes of Python such as __globals__.
 _IDENTIFIER, _DOTTED = re.compile(r"(?!\w*__)[A-Za-z_]\w*", re.ASCII), re.compile(r"(?![\w.]*__)[\w.]*", re.ASCII)
 _OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)", re.ASCII)
-# Operators of networks in evaluation mode, without the suffix _ of those in place. Others may have side effects, or read and
-# write memory outside their tensors (as_strided, resize, set).
+# Operators of networks in evaluation mode, without the suffix _ of in-place operators. Others may have side effects, or read
+# and write memory outside their tensors (as_strided, resize, set).
 _OPERATORS = re.compile(
     r"conv[123]d|conv_transpose[123]d|convolution|linear|addmm|matmul|mm|bmm|baddbmm|mv|dot|einsum|scaled_dot_product_attention"
     r"|(batch|layer|group|instance|rms)_norm|relu6?|leaky_relu|gelu|silu|s?elu|celu|hardswish|hardsigmoid|hardtanh|sigmoid|tanh"
@@ -69,7 +70,7 @@ _FUNCTION = re.compile(
 )
 _CONTEXT = re.compile(r'None|null|\[("\w{0,80}"(, )?){0,100}\]', re.ASCII)
 _PLAIN = re.compile(r"[\w.+-]*", re.ASCII)
-# Keys of a program whose text has a pattern.
+# Keys of a program whose text must match a pattern.
 _STRINGS = {
     **dict.fromkeys(("name", "as_name", "forward_arg_names"), _IDENTIFIER),
     **dict.fromkeys(("fqn", "parameter_name", "buffer_name", "tensor_constant_name"), _DOTTED),
@@ -83,21 +84,22 @@ _KEYS = re.compile(
     r"|as_(scalar_type|memory_format|layout|device|optional_tensors?)|dtype|sizes|strides|storage_offset|requires_grad|device"
     r"|index|layout|min_val|max_val|schema_version|major|minor|is_(single_tensor|hop_single_tensor)_return"
 )
+# Keys of mappings whose own keys are names.
 _NAMED = {"tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "range_constraints", "opset_version"}
-# Keys without content in what Hardcell writes.
+# Keys whose values are empty in the files that Hardcell writes.
 _EMPTY = {"guards_code", "custom_obj_values", "treespec_namedtuple_fields", "metadata"}
 _SYMBOLIC = {"Symbol", "Integer", "Add", "Mul", "Max", "Min", "FloorDiv", "Mod", "PythonMod", "CleanDiv", "CeilToInt"}
 
 
 def open_exported(path: Path, *, trust: bool = False) -> nn.Module:
-    """Returns the network of a .pt2 file, from images (N, C, H, W) to logits (N, K), with the mode of its export.
+    """Returns the network of a .pt2 file, from images (N, C, H, W) to logits (N, K), in the mode in which it was exported.
 
     Args:
         path: File of torch.export.save.
         trust: Pass the file to torch unchecked.
 
     Raises:
-        UntrustedCodeError: the file holds what could run code, and `trust` is false.
+        UntrustedCodeError: the file is not in the form that Hardcell exports, so it could run code, and `trust` is false.
         Exception: the file is damaged; the type depends on the damage.
     """
     archive = read_limited(path)
@@ -110,7 +112,7 @@ def open_exported(path: Path, *, trust: bool = False) -> nn.Module:
     for module in network.modules():
         module.training = False  # The flag is always True after loading, independent of the graph's mode.
     for parameter in network.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())  # Otherwise they are not counted.
+        parameter.requires_grad_(parameter.is_floating_point())  # The file may mark parameters as frozen.
     return network
 
 
@@ -129,10 +131,10 @@ def read_limited(path: Path) -> bytes:
 
 
 def checked_archive(archive: bytes) -> bytes:
-    """Returns an archive of torch.export with only its checked entries.
+    """Checks an archive of torch.export and returns it without sample inputs and without metadata of nodes.
 
     Raises:
-        UntrustedCodeError: the archive holds what could run code.
+        UntrustedCodeError: the archive is not in the form that Hardcell exports, so it could run code.
         zipfile.BadZipFile: the archive is damaged.
     """
     entries = _read_entries(archive)
@@ -170,7 +172,7 @@ def _archive(entries: Mapping[str, bytes], program: Any) -> bytes:
 
 
 def _without_metadata(program: Any) -> Any:
-    with suppress(KeyError, TypeError):  # `_check` refuses a program of another form.
+    with suppress(KeyError, TypeError):  # `_check` refuses a malformed program.
         for node in program["graph_module"]["graph"]["nodes"]:
             node["metadata"] = {}
     return program
@@ -205,10 +207,10 @@ def _parse(content: bytes, name: str) -> Any:
 
 
 def _check_tensors(config: Any, name: str, folder: str, sizes: dict[str, int]) -> None:
-    """Checks that all tensors are raw bytes in the archive, and no larger than these."""
+    """Checks that every tensor is stored as raw bytes in the archive, and is no larger than these bytes."""
     tensors = config.get("config") if isinstance(config, dict) else None
     if not isinstance(tensors, dict):
-        raise refused(f"an entry {name} of another form")
+        raise refused(f"a malformed entry {name}")
     for key, entry in tensors.items():
         if not isinstance(entry, dict) or entry.get("use_pickle") is not False:
             raise refused(f"a pickle, for the tensor {key[:80]!r}")
@@ -238,7 +240,7 @@ def _check(value: Any, key: str, depth: int) -> None:
     """Checks a value of a program by its key.
 
     Raises:
-        UntrustedCodeError: a key is unknown, or a value has another form.
+        UntrustedCodeError: a key is unknown, or its value is not allowed.
     """
     if depth > DEEPEST:
         raise refused("a graph that is nested too deep")
@@ -251,7 +253,7 @@ def _check(value: Any, key: str, depth: int) -> None:
         for name, entry in value.items():
             known = _KEYS.fullmatch(name) or name in _STRINGS or name in _NAMED or name in _TEXTS
             if not known and (entry or name not in _EMPTY):
-                raise refused(f"{name[:80]!r}")
+                raise refused(f"the key {name[:80]!r}")
             _check(entry, name, depth + 1)
     elif isinstance(value, list):
         for entry in value:
@@ -266,7 +268,7 @@ def _check(value: Any, key: str, depth: int) -> None:
 
 
 def _check_target(text: str) -> None:
-    """Checks that the name of an operator is one of ATen, or arithmetic of sizes."""
+    """Checks that an operator is an allowed operator of ATen or arithmetic of sizes, by its name."""
     if _FUNCTION.fullmatch(text):
         return
     match = _OPERATOR.fullmatch(text)
@@ -312,7 +314,7 @@ def _is_symbol(value: object) -> bool:
 
 
 def _check_tree(text: str) -> None:
-    """Checks that the form of inputs or outputs has only tuples, lists, dicts and leaves."""
+    """Checks that the nested structure of inputs or outputs has only tuples, lists, dicts and leaves."""
 
     def plain(tree: Any, depth: int) -> bool:
         return (
@@ -326,7 +328,7 @@ def _check_tree(text: str) -> None:
 
     tree = _parse(text.encode(), "of inputs or outputs")
     if not (isinstance(tree, list) and len(tree) == 2 and type(tree[0]) is int and plain(tree[1], 0)):
-        raise refused(f"the form {text[:80]!r}")
+        raise refused(f"the structure {text[:80]!r} of inputs or outputs")
 
 
 # Keys of a program whose text is checked by a function.
@@ -334,19 +336,19 @@ _TEXTS = {"target": _check_target, "expr_str": _check_expression, "in_spec": _ch
 
 
 def _check_node(node: Any) -> None:
-    """Checks that arithmetic of sizes has only numbers."""
+    """Checks that all arguments of arithmetic of sizes are numbers."""
     arguments = [entry.get("arg", {}) for entry in node["inputs"]]
     if _FUNCTION.fullmatch(str(node["target"])):
         kinds = {"as_int", "as_float", "as_bool", "as_sym_int"}
-        if "getitem" in node["target"]:  # One of several results of an operator.
+        if "getitem" in node["target"]:  # It selects one of several results of an operator.
             kinds |= {"as_tensor", "as_tensors"}
         if any(not kinds >= set(argument) for argument in arguments):
-            raise refused(f"the arguments of {node['target']}")
+            raise refused(f"arguments of {node['target']} that are not numbers")
 
 
 @final
 class _SizeLimit(TorchDispatchMode):
-    """Raises an error for results of operators with more values than a limit."""
+    """Raises an error if an operator returns a tensor with more values than a limit."""
 
     def __init__(self, largest: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -362,10 +364,14 @@ class _SizeLimit(TorchDispatchMode):
 
 
 def _check_sizes(network: nn.Module, program: torch.export.ExportedProgram) -> None:
-    """Checks the sizes of all tensors in a graph. Runs it with tensors without memory, for two sizes of the batch.
+    """Checks the sizes of all tensors in a graph.
+
+    The graph runs with fake tensors, which use no memory: with a batch of 2 and one of 1024, or with the batch size of the
+    graph if that is fixed.
 
     Raises:
-        UntrustedCodeError: a tensor has more values than allowed for one image, or more than in proportion to the batch.
+        UntrustedCodeError: a tensor has more than LARGEST_TENSOR values for each image of the batch, or the graph does not
+            take one batch of images of a known size.
     """
     inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"][-1:]
     if len(program.graph_signature.user_inputs) != 1 or not inputs or inputs[0].ndim < 1:

@@ -55,7 +55,7 @@ def load(folder: Path | str, *, trust: bool = False) -> nn.Module:
         trust: Import the code of a custom search space. Without it, the network of such a bundle is the graph in model.pt2.
 
     Raises:
-        BundleError: the bundle is missing, damaged or tampered with, or its search space cannot be found.
+        BundleError: the bundle is missing, damaged or tampered with, or its network cannot be built.
 
     Example:
         >>> import nas, torch
@@ -97,7 +97,7 @@ def rebuild(folder: Path, stored: StoredArchitecture, *, trust: bool = False) ->
 
     Raises:
         UntrustedCodeError: the search space is custom, and `trust` is false.
-        BundleError: the search space cannot be found, or the weights do not match the network.
+        BundleError: the search space is unknown or cannot build the architecture, or the weights do not fit the network.
     """
     channels = stored.input_shape[0]
     try:
@@ -109,8 +109,8 @@ def rebuild(folder: Path, stored: StoredArchitecture, *, trust: bool = False) ->
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(
-            f"{folder}: its network cannot be rebuilt: {first_line(error)}; model.pt2 needs only torch, "
-            "model.onnx only onnxruntime"
+            f"{folder}: its network cannot be rebuilt: {first_line(error)}; open model.pt2 with torch or model.onnx with "
+            "onnxruntime instead"
         ) from error
     return network.eval()
 

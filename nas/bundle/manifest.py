@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 SCHEMA = "hardcell-bundle/1"
 NAME = "manifest.json"
-# Places in a manifest that must hold mappings.
+# Dotted paths of the values in a manifest that must be mappings.
 _MAPPINGS, _ATTACKS = ("data", "config", "config.data", "config.evaluation"), "config.evaluation.attacks"
 
 
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """Settings, seed, data and environment from which a network was trained.
+    """Settings, seed, data and environment with which a network was trained.
 
     Attributes:
         config: Complete config of the run, as plain data.
@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: damaged: {error}") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("files"), dict):
-        raise BundleError(f"{path}: schema must be '{SCHEMA}'")
+        raise BundleError(f"{path}: schema must be '{SCHEMA}', and files must be a mapping")
     missing = [key for key in ("name", "role", "config", "data", "seed", "epsilon") if key not in record]
     if isinstance(record.get("config"), dict) and "data" not in record["config"]:
         missing.append("config.data")
@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _faults(record: dict[str, Any]) -> list[str]:
-    """Returns the wrong types in a manifest; in the config, only those of the entries that are read directly."""
+    """Returns a message for each wrong value in a manifest. Of the config, only entries used without parsing are checked."""
     kinds = (("name", str), ("role", str), ("seed", int))
     faults = [
         f"{key} must be {kind.__name__}, got {record[key]!r}" for key, kind in kinds if not isinstance(record[key], kind)
@@ -139,7 +139,8 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
     """Verifies the files of a bundle against the manifest; `names` selects files.
 
     Raises:
-        BundleError: a file is missing, differs, or was not exported; the message lists every fault.
+        BundleError: a file is missing, differs or was not exported, and the message lists all such files; or the folder
+            holds a link or a pipe.
     """
     paths = sorted(folder.rglob("*"))
     odd = [
@@ -157,7 +158,7 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
 
 
 def epsilon_and_norm(record: dict[str, Any]) -> tuple[float, str]:
-    """Returns epsilon, in pixel units, and norm name of the search that made a bundle, from its manifest."""
+    """Returns the epsilon (in pixel units) and the name of the norm of the search that made a bundle, from its manifest."""
     attacks = _at(record, _ATTACKS).values()
     return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks if "norm" in attack), "linf")
 

@@ -1,7 +1,7 @@
-"""Writes ONNX models without traces of the machine that made them, and opens those of others as data.
+"""Writes ONNX models without traces of the machine that made them, and opens models of other people as data.
 
-A foreign model could read other files as tensors, run loops without end, or make huge tensors. Only operators of networks
-with tensors of bounded size are allowed, and all tensors must be in the file.
+A model of other people could read other files as tensors, run loops without end, or make huge tensors. Only operators of
+ordinary networks are allowed. All tensors must have a bounded size, and all stored tensors must be in the file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INPUT, OUTPUT = "image", "logits"
-# Largest number of values in a tensor.
+# Largest number of values in a tensor, for the whole batch.
 LARGEST_TENSOR = 2**28
-# Operators of networks in evaluation mode. None has a graph inside, or makes a tensor from a size alone.
+# Operators of networks in evaluation mode. None of them contains a graph, as Loop does, or makes a tensor from a size alone,
+# as ConstantOfShape does.
 _OPERATORS = re.compile(
     r"Abs|Add|And|ArgMax|ArgMin|AveragePool|BatchNormalization|Cast|CastLike|Ceil|Celu|Clip|Concat|Constant|Conv"
     r"|ConvTranspose|Cos|DepthToSpace|Div|Dropout|Einsum|Elu|Equal|Erf|Exp|Expand|Flatten|Floor|Gather|GatherElements"
@@ -36,7 +37,7 @@ _OPERATORS = re.compile(
 
 
 def write_onnx(program: torch.export.ExportedProgram, example: Tensor, batch: Any, metadata: Mapping[str, str]) -> bytes:
-    """Returns the ONNX model of an exported program, with metadata and without source lines and paths.
+    """Returns the ONNX model of an exported program, with the given metadata and without source lines and paths.
 
     Args:
         program: Program from images (N, C, H, W) to logits (N, K).
@@ -90,11 +91,11 @@ def run_onnx(content: bytes, x: Tensor, *, trust: bool = False) -> Tensor:
 
 
 def check_onnx(content: bytes, shape: tuple[int, ...]) -> None:
-    """Checks a model for images of a shape (N, C, H, W).
+    """Checks that a model can run on images of a shape (N, C, H, W) without harm.
 
     Raises:
-        UntrustedCodeError: the model refers to another file, has an unknown operator, or a tensor that is too large or of
-            unknown size.
+        UntrustedCodeError: the model refers to another file; has a function, a sparse tensor, training information, a graph
+            inside an operator or an operator that is not allowed; or has a tensor that is too large or of unknown size.
         ValueError: the model cannot be read.
     """
     import onnx
@@ -117,7 +118,7 @@ def check_onnx(content: bytes, shape: tuple[int, ...]) -> None:
 
 
 def _check_sizes(model: Any, shape: tuple[int, ...]) -> None:
-    """Checks the sizes of all tensors that the model makes of images of a shape."""
+    """Checks the sizes of all tensors that the model computes from images of a shape."""
     import onnx
 
     for image in model.graph.input:

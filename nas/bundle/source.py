@@ -1,6 +1,6 @@
 """Prepares a bundle for other machines: copies the user's code, and leaves out paths and addresses.
 
-The copies run only with trust. Images are not copied.
+The copied code runs only with `trust=True`. Images are not copied.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FOLDER = "source"
-# Sources whose `path` is that of the user's images. For other sources, it is the folder of a download.
+# Data sources whose `path` leads to the user's own images. For other sources, `path` is the folder of a download.
 USER_IMAGES = ("folder", "npz")
 
 
@@ -62,7 +62,7 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 def data_settings(folder: Path, manifest: Mapping[str, Any]) -> Any:
     """Returns the section `data` of a bundle's config. If the bundle lies in its run's folder, the path is that of the run.
 
-    Bundles of earlier versions hold the path itself.
+    Bundles of earlier versions hold the whole path, which is returned unchanged.
 
     Args:
         folder: Folder of the bundle.
@@ -81,12 +81,12 @@ def data_settings(folder: Path, manifest: Mapping[str, Any]) -> Any:
 
 
 def has_place(data: Any) -> bool:
-    """Returns whether the images of a bundle can be found: its section `data` has more than the name of their folder."""
+    """Returns whether a section `data` tells where the images are. For a user's own images, the path must be absolute."""
     return not isinstance(data, dict) or data.get("name") not in USER_IMAGES or Path(str(data.get("path"))).is_absolute()
 
 
 def _copy(path: Path, folder: Path) -> str:
-    """Copies a file to a folder and returns its name there. A second file of the same name gets a part of its hash."""
+    """Copies a file to a folder and returns the name of the copy, which contains a hash if another file has the name."""
     source = path.read_bytes()
     folder.mkdir(exist_ok=True)
     target = folder / path.name

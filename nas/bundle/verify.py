@@ -58,17 +58,18 @@ def verify(folder: Path | str, *, data: Path | str | None = None, trust: bool = 
 
     The checks are: checksums, manifest, profile, logits of all formats, clean error, and error curve of each attack.
 
-    A curve passes if every stored error, in profile.json and in radii.npz, lies in the 95 % interval of the new measurement.
-    If the checksums fail, no other check runs.
+    A curve passes if every stored error, in profile.json and from radii.npz, lies in the 95 % interval of the new
+    measurement. If the checksums fail, no other check runs.
 
     Args:
         folder: Folder of the bundle.
-        data: Folder or file of the test images, if the bundle is no longer in its run's folder or they were moved.
-        trust: Import the code of a custom search space and of custom attacks, and let torch open model.pt2 unchecked.
+        data: Folder or file of the test images, if the bundle is no longer in its run's folder or the images were moved.
+        trust: Import the code of a custom search space and of custom attacks, and open model.pt2 and model.onnx unchecked.
             Without it, a bundle of a custom space is verified through model.pt2, and custom attacks are not run.
 
     Raises:
         BundleError: the folder is not a bundle, or its network cannot be rebuilt.
+        ConfigError: the config in the manifest has faults.
 
     Example:
         >>> import nas
@@ -112,7 +113,7 @@ def verify(folder: Path | str, *, data: Path | str | None = None, trust: bool = 
     set_threads(config.threads if trust else None, test.x[0, 0].numel())
     outcomes += _forms(folder, loaded, test.x[:64], trust)
     if test.hash != record["data"]["test"]:
-        detail = f"the test split has hash {test.hash}, that of the profile had {record['data']['test']}"
+        detail = f"the test split has hash {test.hash}, but the profile was measured on one with {record['data']['test']}"
         return [*outcomes, CheckResult("error curves", None, detail)]
     outcomes.append(_clean_error(network, test, profile))
     return outcomes + [_curve(name, network, test, profile, config) for name in profile.record["attacks"]]
@@ -126,7 +127,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _manifest(record: dict[str, Any]) -> CheckResult:
-    """Returns the result for the manifest; `read_manifest` refuses a wrong digest."""
+    """Returns the result for the manifest. `read_manifest` has already refused a wrong digest."""
     if "digest" not in record:
         return CheckResult("manifest", None, "has no digest: an older version of Hardcell wrote it")
     return CheckResult("manifest", True, "its digest matches its content")
@@ -161,7 +162,7 @@ def _weights(folder: Path, network: nn.Module) -> CheckResult:
 def _forms(folder: Path, loaded: LoadedNetwork, images: torch.Tensor, trust: bool) -> list[CheckResult]:
     """Returns the results of all formats, compared with the network that the search space builds from the weights.
 
-    Without trust in a custom space, they are compared with model.pt2.
+    If the space is custom and not trusted, the formats are compared with model.pt2 instead.
     """
     network, rebuilt = loaded.network, loaded.refused is None
     outcomes = [] if rebuilt else [_weights(folder, network)]

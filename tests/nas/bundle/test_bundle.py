@@ -440,7 +440,7 @@ def test_weights_of_another_network_with_new_checksums_are_told(bundle_copy, fin
     (other,) = (finished_run / "bundles").glob("residual-*")
     shutil.copy(other / "weights.safetensors", bundle_copy)
     reseal(bundle_copy)
-    with pytest.raises(BundleError, match=r"cannot be rebuilt: .*; model\.pt2 needs only torch"):
+    with pytest.raises(BundleError, match=r"cannot be rebuilt: .*; open model\.pt2 with torch"):
         load(bundle_copy)
 
 
@@ -451,7 +451,7 @@ def test_bundle_of_a_space_that_is_gone_is_verified_through_its_graph(bundle_cop
     stored["space"] = {"name": "/nowhere/space.py:SPACE", "options": {}}
     path.write_text(yaml.safe_dump(stored))
     reseal(bundle_copy)
-    with pytest.raises(BundleError, match=r"/nowhere/space\.py does not exist; model\.pt2 needs only torch"):
+    with pytest.raises(BundleError, match=r"/nowhere/space\.py does not exist; open model\.pt2 with torch"):
         load(bundle_copy, trust=True)
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(load(bundle_copy)(images), load(original)(images))
