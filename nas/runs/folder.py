@@ -147,15 +147,15 @@ def locked(run: RunFolder) -> Iterator[None]:
                 time.sleep(wait)  # `is_locked` of another process holds the lock for an instant.
             except OSError as error:
                 raise RunError(
-                    f"{run.path}: its file system has no file locks ({error.strerror}), which keep a second process from "
-                    "the run; use a folder on another file system, such as a local disk, or mount this one with locks; "
-                    "an existing run may be copied and resumed there"
+                    f"{run.path}: its file system has no file locks ({error.strerror}), which prevent two processes from "
+                    "working on one run; use a folder on another file system, such as a local disk, or mount this one with "
+                    "locks; an existing run may be copied to another folder and resumed there"
                 ) from error
         yield
 
 
 def is_locked(run: RunFolder) -> bool:
-    """Returns whether a process holds the lock of the run. Nothing is written. Without locks, no process is at work."""
+    """Returns whether a process holds the lock of the run, without writing. False if the file system has no locks."""
     try:
         with (run.path / ".lock").open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

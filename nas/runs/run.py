@@ -27,11 +27,11 @@ class Run:
         folder: Paths of the run's files.
         config: Config of the run.
         trials: Trials of the study, by number.
-        bundles: Readable bundles: finalists, best first, then references.
+        bundles: Readable bundles: finalists of the current ranking, best first, then references.
         damaged: Bundles that cannot be read.
         session: Start of the last process that ran trials, in seconds since 1970; None if there was none.
         leased: Whether a process runs trials of the study in a shared database, on this machine or another one.
-        refused: Settings of the config that refer to code, and have their defaults here because the run is not trusted.
+        refused: Messages about settings that refer to code or a database and are ignored because the run is not trusted.
     """
 
     folder: RunFolder
@@ -60,7 +60,7 @@ def study_location(folder: RunFolder, config: Config) -> StudyLocation:
         return StudyLocation(folder.study, url, folder.study_name.read_text(encoding="utf-8").strip())
     except OSError as error:
         raise RunError(
-            f"{folder.study_name}: {error.strerror}; it holds the name of the run's study in the database"
+            f"{folder.study_name}: {error.strerror}; this file holds the name of the run's study in the database"
         ) from error
 
 
@@ -69,7 +69,7 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
 
     Args:
         path: Folder of the run.
-        trust: Import the code that the config refers to, and open its database. Without it, a run whose study is in a
+        trust: Import the code that the config refers to, and open its database. If false, the result for a run with a
             database has neither trials nor bundles.
 
     Raises:
@@ -95,7 +95,7 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
             leased = location.url is not None and is_leased(study)
         elif location.url is not None or location.path.exists():
             raise RunError(f"{location}: holds no study of Hardcell")
-    # A bundle exported during the search may have a rank that is no longer current.
+    # A bundle exported during the search may have a rank that is no longer current. Such a bundle is left out.
     current = {candidate.name for candidate in choose_finalists(trials, config, len(trials))}
     bundles, damaged = open_bundles(folder.bundles)
     bundles = [bundle for bundle in bundles if bundle.role != "finalist" or bundle.name in current]

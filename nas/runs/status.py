@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from nas.runs.run import Run
     from nas.study.trial import Trial
 
+# Number of best trials in a status.
 SHOWN = 5
-# Number of last trials that give the speed of a search.
+# Number of last trials from which the speed of a search is computed.
 RECENT = 30
 
 
@@ -37,8 +38,8 @@ def speed_of(trials: Sequence[Trial], since: float = 0.0) -> float | None:
 
     Args:
         trials: Trials of the study.
-        since: Start of the measured period, in seconds since 1970. Trials that ended before it are ignored; trials that
-            started before it count from it.
+        since: Start of the measured period, in seconds since 1970. Trials that ended earlier are ignored. For a trial that
+            started earlier, only the time from `since` counts.
     """
     ended = sorted(
         (t.ended, max(t.started, since)) for t in trials if t.ended is not None and t.started is not None and t.ended > since
@@ -114,15 +115,15 @@ class RunStatus:
 
     Attributes:
         run: Folder of the run.
-        state: running, finished, or interrupted (not finished, and no process holds the run's lock).
-        trials: Number of trials: `total`, and in each state.
+        state: running, finished, or interrupted (not finished, and no process works on the run).
+        trials: Numbers of trials: `total`, the number in the config, and the number in each state.
         trials_per_minute: Speed of the last trials; None before two have ended.
         seconds_left: Estimated seconds for the remaining trials; None if the run is not running or the speed is unknown.
         workers: Workers with a running trial.
         duplicates: Number of trials with the metrics of an earlier trial of an equivalent architecture.
         last_failure: Reason of the last failed trial; None if no trial failed.
-        shown: Names of the metrics in tables.
-        best: The best trials.
+        shown: Names of the metrics that a table of the status shows.
+        best: The best trials, at most SHOWN.
         bundles: Finalists, best first, then references.
         damaged: Bundles that cannot be read.
         report: Path of the report; None before it is written.
@@ -205,7 +206,7 @@ def _state(run: Run, ended: int) -> Literal["running", "finished", "interrupted"
 
 
 def _workers(run: Run) -> tuple[WorkerStatus, ...]:
-    """Returns the workers with a running trial; a trial of a process that died has no worker until it restarts."""
+    """Returns the workers with a running trial. If a process died, its trials have no worker until they restart."""
     now, session = time.time(), run.session or 0.0
     return tuple(
         WorkerStatus(
