@@ -37,7 +37,8 @@ class Controller:
     """Runs the trials that a study still lacks.
 
     The controller requests an architecture from the sampler, passes it to the executor, and writes the result to the study.
-    It calls `check` before it handles an event, and `after_trial` after each trial.
+    It calls `after_trial` after each trial. Before it handles an event, it calls `check`, which raises RunError if another
+    process runs the study.
     """
 
     def __init__(
@@ -52,18 +53,18 @@ class Controller:
         self._study, self._storage, self._evaluate, self._folder = study, storage, evaluate, folder
         self._after_trial, self._check = after_trial, check
         self._config: Config = evaluate.config
-        # Trials that the executor has, and the prechecks of some of them, by number.
+        # Trials that the executor has not finished, and their prechecks as far as they have arrived, by number.
         self._open: dict[int, optuna.Trial] = {}
         self._known: dict[int, Precheck] = {}
         # Trials that this controller has started, with the number of earlier attempts.
         self._started: dict[int, tuple[optuna.Trial, int]] = {}
-        # Trials that ended without the executor and are not yet yielded: duplicates, and those that died too often.
+        # Trials that ended without the executor and are not yet yielded: duplicates, and trials whose worker died too often.
         self._without_training: deque[Trial] = deque()
         trials = read_trials(study)
         self._count = len(trials)
         self._complete = {t.key: t for t in reversed(trials) if t.state == "complete"}
         self._best = min(self._complete.values(), key=lambda t: sort_key(t, self._config.objective), default=None)
-        # Values that early stopping compares at a rung (`rung_point`), by epoch and trial number.
+        # Values that early stopping compares at a rung (`rung_point`), by epoch of the rung and trial number.
         self._rungs: dict[int, dict[int, Sequence[float]]] = {}
         for trial in trials:
             for rung in trial.rungs:
@@ -91,9 +92,9 @@ class Controller:
                     case _:
                         yield self._finished(self._finish(job, event))
             yield from self._ended_without_training()
-        except (KeyboardInterrupt, GeneratorExit, RunError):  # Not caused by a candidate.
+        except (KeyboardInterrupt, GeneratorExit, RunError):  # No candidate caused the interruption.
             with suppress(SQLAlchemyError, RunError):
-                self._check()  # The study may be that of another process now.
+                self._check()  # Raises RunError if another process runs the study now. Then nothing is restored.
                 self._restore_attempts()
             raise
 
@@ -115,7 +116,7 @@ class Controller:
         return optuna.Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _restore_attempts(self) -> None:
-        """Resets the attempts of running trials to their values before this run; an interruption is not a failed attempt."""
+        """Resets the attempts of running trials to the earlier numbers; an interruption does not count as an attempt."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         for number in self._started.keys() & {trial.number for trial in running}:
             trial, earlier = self._started[number]
@@ -131,7 +132,8 @@ class Controller:
         self._started[trial.number] = trial, earlier
         space, objective, search = self._evaluate.space, self._config.objective, self._config.search
         if PROPOSED not in trial.user_attrs:
-            # Written first, in one step: a process that dies between two choices would leave an incomplete proposal.
+            # The proposal is written first, in one step. `suggest` writes it choice by choice, and the process may die
+            # between two choices.
             trial.set_user_attr(PROPOSED, trial.relative_params)
         proposed = space.suggest(trial)
         architecture = space.canonical(proposed)

@@ -22,7 +22,8 @@ def resolve_earlier_runs(config: Config) -> Config:
     """Returns the config after replacing each run folder in `search.first` by the finalists of that run.
 
     Raises:
-        ConfigError: an earlier run cannot be read, has no complete trial, or has architectures of another space.
+        ConfigError: an earlier run cannot be read or has no complete trial, an architecture does not belong to the space, or
+            the section search becomes invalid.
     """
     if not any(isinstance(entry, Path) for entry in config.search.first):
         return config

@@ -48,7 +48,7 @@ class TrialStarted:
 @final
 @dataclass(frozen=True)
 class EpochFinished:
-    """An epoch of a trial or of a finalist has ended.
+    """An epoch of a trial, or of the final training of a finalist or reference, has ended.
 
     Attributes:
         name: Name of the trial, such as 'trial 7', or of the bundle.
@@ -92,11 +92,11 @@ class FinalistsLacking:
 @final
 @dataclass(frozen=True)
 class FinalistsStarted:
-    """The trials have ended, and the export of the finalists begins.
+    """The final training, profiling and export of the finalists and references begin.
 
     Attributes:
         names: Names of the bundles.
-        finished: Number of bundles that already exist.
+        finished: Number of usable bundles that already exist.
     """
 
     names: tuple[str, ...]
@@ -106,7 +106,7 @@ class FinalistsStarted:
 @final
 @dataclass(frozen=True)
 class StageStarted:
-    """A finalist begins a stage without epochs.
+    """The profile or the export of a finalist or reference begins, after its training.
 
     Attributes:
         name: Name of the bundle.
@@ -126,7 +126,7 @@ class BundleFinished:
         name: Name of the bundle.
         folder: Folder of the bundle.
         clean_error: Clean error on the test split, in [0, 1].
-        adversarial_error: Worst-case error on the test split at the epsilon of the search, in [0, 1].
+        adversarial_error: Error on the test split at the epsilon of the search, worst case over the attacks, in [0, 1].
     """
 
     name: str
@@ -138,7 +138,7 @@ class BundleFinished:
 @final
 @dataclass(frozen=True)
 class BundleDamaged:
-    """A bundle of an earlier session cannot be read. It is neither changed nor made again.
+    """An existing bundle cannot be read. It is neither changed nor made again.
 
     Attributes:
         folder: Folder of the bundle.
@@ -170,7 +170,7 @@ class RunFinished:
 
     Attributes:
         report: Path of report.html.
-        verdicts: A sentence for each reference, which compares the best finalist with it.
+        verdicts: One text for each reference. It compares the best finalist with the reference.
     """
 
     report: Path

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: TrainAndAttack) -> Iterator[Event]:
     """Makes a bundle of each candidate and yields the events; existing bundles are not changed.
 
-    A candidate whose training fails, or whose existing bundle is damaged, gives a `BundleFailed` event and is skipped.
+    A candidate is skipped, with a `BundleFailed` event, if its training, profile or export fails or its existing bundle is
+    damaged.
 
     Raises:
         OSError: a file cannot be written.
@@ -63,7 +64,7 @@ def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: T
             raise
         except BundleError as error:
             yield BundleFailed(candidate.name, str(error))
-        except (Exception, SystemExit) as error:  # The network may raise any error in training; only this candidate fails.
+        except (Exception, SystemExit) as error:  # The code of a network may raise any error. Only this candidate fails.
             yield BundleFailed(candidate.name, reason_of(error))
 
 
@@ -90,7 +91,7 @@ def _clear_partial(folder: RunFolder) -> None:
 def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, test: Split) -> Iterator[Event]:
     config, data, device = evaluate.config, evaluate.data, evaluate.device
     space = open_space(candidate.space, trust=True)
-    # Seeded by the architecture, so that its bundle does not depend on its rank or on the other finalists.
+    # The seed depends on the architecture, so that a bundle does not depend on its rank or on the other finalists.
     seed = seed_of(config.seed, "finalist", int(candidate.key, 16))
     network = build_network(space, candidate.architecture, data.train.x, len(data.classes), seed_of(seed, "weights"))
     checkpoint = FileStore(checkpoint_file(folder.path, candidate.name))
