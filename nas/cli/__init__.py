@@ -68,7 +68,7 @@ def _system_message(error: OSError) -> str:
     return f"{place}{error.strerror or error}"
 
 
-# Options that `search` and `resume` share, by their name, and the setting of each.
+# Options that `search` and `resume` share, by name: the setting, its type, and the help text.
 _SHORT = {
     "trials": ("search.trials", int, "Number of trials"),
     "executor": ("search.executor.name", str, "Where trials run, local or ray"),
@@ -128,7 +128,8 @@ def search(config: Path | None, run: Path | None, seed: int | None, overrides: t
 def resume(run: Path, overrides: tuple[str, ...], **short: Any) -> None:
     """Resume the run in folder RUN after an interruption.
 
-    Settings that do not change what a trial is can be changed, by options or in config.yaml of the folder.
+    Options, or edits of config.yaml in the folder, can change settings such as the number of trials. Settings that all
+    trials must share, such as the data, cannot change.
     """
     from nas.pipeline.search import resume_events
 
@@ -180,7 +181,8 @@ def report(run: Path, trust: bool) -> None:
 def export(run: Path, top: int, trust: bool) -> None:
     """Export the best architectures of a run.
 
-    The architectures of the run in folder RUN, finished or not, are retrained, profiled and written as bundles.
+    The best architectures of the run in folder RUN are retrained, profiled and written as bundles. The run need not be
+    finished.
     """
     from nas.pipeline.search import export_events
 
@@ -190,7 +192,7 @@ def export(run: Path, top: int, trust: bool) -> None:
 @commands.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--allow-skipped", is_flag=True, help="Exit 0 although a check could not run.")
+@click.option("--allow-skipped", is_flag=True, help="Exit 0 even if a check could not run.")
 @click.option(
     "--data",
     metavar="PATH",
@@ -252,7 +254,7 @@ def _settings(path: Path | None, overrides: list[str]) -> Config:
 
 
 def _show(events: Iterator[Event], run: Path) -> None:
-    """Prints the events of a run. Where the run is interrupted or the disk is full, says how to resume it."""
+    """Prints the events of a run. If the run is interrupted or the disk is full, prints how to resume the run."""
     from nas.cli.display import show
 
     try:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--data",
     metavar="NAME|PATH",
     help="digits, mnist, fashion_mnist, cifar10, a folder of images, an .npz file, or YAML such as "
-    "'{name: mnist, path: DIR}'.  [default: the images of the bundles' searches, if these are the same]",
+    "'{name: mnist, path: DIR}'.  [default: the images of the bundles' searches, if all used the same]",
 )
 @click.option(
     "--attack",

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @final
 class CompareArguments(TypedDict):
-    """Unparsed options of `hardcell compare` that become settings of `CompareConfig`; None for an option that is not given.
+    """Unparsed options of `hardcell compare` that become settings of `CompareConfig`.
+
+    An option that is not given is None, or () if it is repeatable.
 
     Attributes:
         data: Name of a data source, a path, or YAML.
@@ -37,10 +39,12 @@ class CompareArguments(TypedDict):
 
 
 def compare_config(sources: Sequence[NetworkSource], options: CompareArguments) -> CompareConfig:
-    """Returns the settings of `hardcell compare` from its options; data and norm default to those of the bundles.
+    """Returns the settings of `hardcell compare` from its options.
+
+    By default, the data and the norm of the attacks are those of the bundles' searches.
 
     Raises:
-        ConfigError: an option is invalid; the message lists every fault.
+        ConfigError: an option is missing or invalid.
     """
     attacks = options["attacks"]
     settings: dict[str, Any] = {

@@ -88,8 +88,8 @@ def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
     """Prints one table for each epsilon: shares of all images, and in brackets shares of the images that fool the source."""
     plain, among = transfer_rates(matrix), transfer_rates(matrix, conditional=True)
     out.print(
-        f"transfer by {attack}: number and share of the {matrix.n} of {matrix.given} images that all networks classify "
-        "correctly, with 95 % intervals; in brackets, of the images that fool the source",
+        f"transfer by {attack}: number and share of images that fool each network, among the {matrix.n} of {matrix.given} "
+        "images that all networks classify correctly, with 95 % intervals; in brackets, among those that fool the source",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -121,7 +121,7 @@ def _print_asymmetry(out: Console, attack: str, matrix: TransferMatrix) -> None:
 
 
 def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
-    title = f"reach, {cell(attack)}: images that fool the source, by whether they fool all other networks, some, or none"
+    title = f"transfer by {cell(attack)} to several networks: do images that fool the source fool all others, some, or none?"
     columns = ("source", "epsilon", "fool the source", "all others", "all others by chance", "some", "none")
     table = Table(*columns, title=title, title_justify="left")
     transfers = universal_transfer(matrix)

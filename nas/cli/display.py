@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 
 def show(events: Iterator[Event], console: Console | None = None) -> None:
-    """Consumes the events of a run and prints a permanent line for most; a terminal has a live view below the lines."""
-    # An explicit file: while a trial runs, its output goes elsewhere.
+    """Consumes the events of a run and prints a permanent line for most of them. A terminal also has a live view."""
+    # The console keeps this stdout: while a trial runs, sys.stdout is a stream that limits the trial's output.
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     with _live(console) as view:
         for event in events:
@@ -91,7 +91,10 @@ def _line(event: Event) -> str | None:
                 f"on the test split; {event.folder}"
             )
         case BundleDamaged():
-            return f"warning: bundle {event.folder} is damaged: {event.reason}; without the folder, `resume` makes it again"
+            return (
+                f"warning: bundle {event.folder} is damaged: {event.reason}; delete the folder, and `resume` makes the "
+                "bundle again"
+            )
         case BundleFailed():
             return f"{event.name}: no bundle: {event.reason}"
         case RunFinished():

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None]:
-    """Creates the output folder before the work inside the context; after an error or Ctrl-C, removes what it created.
+    """Creates the output folder before the work inside the context.
 
-    Only folders that are empty are removed.
+    After a HardcellError or Ctrl-C, removes the folders that it created, if they are empty.
 
     Args:
         folder: Output folder; None to write no files.
@@ -39,7 +39,7 @@ def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None
         yield
     except (HardcellError, KeyboardInterrupt):
         for place in made:
-            with suppress(OSError):  # Another process may have put something into it.
+            with suppress(OSError):  # Another process may have put something into the folder.
                 place.rmdir()
         raise
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     help="Epsilon of the attacks, in pixel units: 8/255, not 8; repeatable.  [default: a grid chosen for the network]",
 )
 @click.option("--images", type=int, help="Maximum number of test images.  [default: 1000]")
-@click.option("--exact", is_flag=True, help="Bisect each radius to a relative tolerance of 1 %, instead of the grid.")
+@click.option("--exact", is_flag=True, help="Bisect each radius to a relative tolerance of 1 %, instead of using a grid.")
 @click.option("--corruptions", is_flag=True, help="Also measure the errors under common corruptions.")
 @click.option(
     "--certify",
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     "--transfer",
     multiple=True,
     metavar="NETWORK",
-    help="Source network of a transfer attack; repeatable. PGD crafts images on it, which are tested on NETWORK as attack "
-    "transfer_1, ...",
+    help="Source network of a transfer attack; repeatable. PGD crafts images on the source, which are tested on NETWORK. "
+    "The attacks are named transfer_1, transfer_2, ...",
 )
 @click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]")
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")

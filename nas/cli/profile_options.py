@@ -27,7 +27,9 @@ EXACT = 0.01
 
 @final
 class ProfileArguments(TypedDict):
-    """Unparsed options of `hardcell profile` that become settings of `ProfileConfig`; None for an option that is not given.
+    """Unparsed options of `hardcell profile` that become settings of `ProfileConfig`.
+
+    An option that is not given is None, () if it is repeatable, and False if it is a flag.
 
     Attributes:
         data: Name of a data source, a path, or YAML.
@@ -57,10 +59,10 @@ class ProfileArguments(TypedDict):
 
 
 def profile_config(source: NetworkSource, options: ProfileArguments) -> ProfileConfig:
-    """Returns the settings of `hardcell profile` from its options; for a bundle, data defaults to that of its search.
+    """Returns the settings of `hardcell profile` from its options. For a bundle, the default data are those of its search.
 
     Raises:
-        ConfigError: an option is invalid; the message lists every fault.
+        ConfigError: an option is missing or invalid.
     """
     settings: dict[str, Any] = {
         "data": data_setting([source], options["data"]),
@@ -87,7 +89,7 @@ def data_setting(sources: Sequence[NetworkSource], option: str | None) -> Any:
     """Returns the setting `data` from `--data`; without the option, the data of the bundles among the networks.
 
     Raises:
-        ConfigError: the option is missing and no network is a bundle, or the bundles were made for different data.
+        ConfigError: the option is not valid YAML, or is missing although the bundles do not determine the data.
     """
     if option is not None:
         return parse_data(option)

@@ -34,7 +34,7 @@ def print_profile(profile: RobustnessProfile, claimed: Mapping[str, Sequence[flo
 
     Args:
         profile: The profile.
-        claimed: Epsilons to show in pixel units, by norm; for a norm without an entry, a few epsilons of the grid.
+        claimed: Epsilons to show, in pixel units, by norm. A norm without an entry shows a few epsilons of its grid.
     """
     out = open_console()
     out.print(
@@ -53,7 +53,7 @@ def print_profile(profile: RobustnessProfile, claimed: Mapping[str, Sequence[flo
 
 
 def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: Sequence[float]) -> None:
-    """Prints the table of one norm, with a row for each attack and for the worst case, and the reasons for missing laws."""
+    """Prints the table of one norm: a row for each attack and the worst case. Then prints why power laws are missing."""
     record = profile.record
     entries = {name: entry for name, entry in record["attacks"].items() if entry["config"]["norm"] == norm}
     grid = profile.epsilons(norm)
@@ -138,7 +138,7 @@ def _print_certificates(out: Console, record: dict[str, Any]) -> None:
 
 
 def print_checks(checks: Sequence[CheckResult], *, all_of_them: bool = False) -> None:
-    """Prints a sentence for each failed check, then the number of passed checks, or a sentence for each of them."""
+    """Prints a sentence for each failed check, then the number of passed checks or, with `all_of_them`, their sentences."""
     out = open_console()
     failed = [check for check in checks if not check.passed]
     passed = [check for check in checks if check.passed]

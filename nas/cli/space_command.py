@@ -24,16 +24,16 @@ SAMPLES, SHAPE, CLASSES = 100, (3, 32, 32), 10
 
 @final
 class SpaceArguments(TypedDict):
-    """Unparsed options of `hardcell space`; None for an option that is not given.
+    """Unparsed options of `hardcell space`.
 
     Attributes:
         options: Options of the space, each as KEY=VALUE.
-        samples: Number of random architectures.
-        shape: Shape of an image, as C,H,W.
-        classes: Number of classes.
+        samples: Number of random architectures; None if not given.
+        shape: Shape of an image, as C,H,W; None if not given.
+        classes: Number of classes; None if not given.
         seed: Seed of all random numbers.
         timed: Also measure the latency of one image.
-        drawing: File of the drawing, .svg or .png.
+        drawing: File of the drawing, .svg or .png; None for no drawing.
         count: Number of drawings.
         checked: Check the space instead of showing it.
         as_json: Print JSON.
@@ -80,7 +80,7 @@ class SpaceArguments(TypedDict):
 def space(space: str, **options: Unpack[SpaceArguments]) -> None:
     """Show, draw or check a search space.
 
-    The output has its size, its choices and the cost of its networks.
+    By default, the output has the size and the choices of the space, and the cost of its networks.
 
     SPACE is a name (cell201, darts, ...), path/to/file.py:NAME, package.module:NAME, or a YAML config, whose space is used.
     With --check, exits 2 if a check fails.
@@ -96,7 +96,7 @@ def space(space: str, **options: Unpack[SpaceArguments]) -> None:
 
 
 def _run(reference: str, options: SpaceArguments) -> bool:
-    """Draws, checks or summarises the space; returns False if a check did not pass."""
+    """Draws the space if requested, then checks or summarises it. Returns False if a check did not pass."""
     from nas.analysis.spaces import draw, drawing_paths, find_space, random_architectures
     from nas.errors import ConfigError
 

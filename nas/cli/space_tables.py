@@ -90,7 +90,7 @@ def _value(value: object) -> str:
 
 
 def print_checks(space: SearchSpace, outcomes: Sequence[CheckResult]) -> None:
-    """Prints a table of checks, then as YAML an architecture for each failed check."""
+    """Prints a table of checks. Then, for each failed check, prints an architecture that shows the fault, as YAML."""
     out = open_console()
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]-[/]"}
     table = Table("", "check", "result", title=cell(space.name))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--extent",
     type=float,
-    help="Size of each plane: X times the box around the images it goes through.  [default: 2]",
+    help="Size of each plane: X times the box around the images that the plane goes through.  [default: 2]",
     metavar="X",
 )
 @click.option("--points", type=int, help="Points along each side of a plane.  [default: 61]")

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @final
 class SurfaceArguments(TypedDict):
-    """Unparsed options of `hardcell surface` that become settings of `SurfaceConfig`; None for an option that is not given.
+    """Unparsed options of `hardcell surface` that become settings of `SurfaceConfig`; None for an option that is missing.
 
     Attributes:
-        image: `SurfaceConfig.image`.
+        image: `SurfaceConfig.image`, always given.
         data: Name of a data source, a path, or YAML.
         attack: Name of an attack, or YAML.
         epsilon: Number or fraction such as 8/255, in pixel units.
@@ -41,10 +41,12 @@ class SurfaceArguments(TypedDict):
 
 
 def surface_config(source: NetworkSource, options: SurfaceArguments) -> SurfaceConfig:
-    """Returns the settings of `hardcell surface` from its options; for a bundle, data and epsilon default to its search's.
+    """Returns the settings of `hardcell surface` from its options.
+
+    For a bundle, data, norm and epsilon default to those of its search.
 
     Raises:
-        ConfigError: an option is invalid; the message lists every fault.
+        ConfigError: an option is missing or invalid.
     """
     norm, epsilon = source.norm or "linf", options["epsilon"]
     if epsilon is None and source.epsilon is None:

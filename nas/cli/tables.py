@@ -71,7 +71,7 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
 
 
 def cell(text: str) -> str:
-    """Returns text of others for the cell of a table: without markup and without control characters."""
+    """Returns text as the cell of a table: markup is escaped, and control characters are replaced."""
     return escape(printable(text))
 
 
@@ -81,7 +81,7 @@ def format_metric(name: str, value: float) -> str:
 
 
 def law_cell(law: PowerLaw | NoPowerLaw) -> str:
-    """Returns the table cell of a power law: its exponent, 95 % interval and window."""
+    """Returns the table cell of a power law: exponent, 95 % interval, top of the window, and whether it is saturated."""
     if isinstance(law, NoPowerLaw):
         return "none"
     low, high = law.exponent_interval

@@ -523,7 +523,8 @@ def test_damaged_bundle_is_said_at_resume(run_copy, cli):
     assert code == 0
     (line,) = (line for line in out.splitlines() if line.startswith("warning"))
     assert re.fullmatch(
-        rf"warning: bundle {bundle} is damaged: .*profile.json.*; without the folder, `resume` makes it again", line
+        rf"warning: bundle {bundle} is damaged: .*profile.json.*; delete the folder, and `resume` makes the bundle again",
+        line,
     )
 
 
