@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 # By check name, without the norm: the message of a passed check, then the message of a failed check.
 SENTENCES: dict[str, tuple[str, str]] = {
     "tells_classes_apart": (
-        "The network predicts {classes} classes and has a clean error of {clean_error:.1%} on the images of this "
-        "check, at most 256. One answer for every image would have an error of {error_of_one_answer:.1%}.",
-        "The number of predicted classes is {classes}, and the clean error is {clean_error:.1%}. One answer for every image "
-        "would have an error of {error_of_one_answer:.1%}. The network does not tell classes apart, so its robustness means "
-        "nothing.",
+        "The network predicts {classes} classes and has a clean error of {clean_error:.1%} (on at most 256 images). "
+        "Always predicting the most frequent class would give an error of {error_of_one_answer:.1%}.",
+        "The number of predicted classes is {classes}, and the clean error is {clean_error:.1%} (on at most 256 images). "
+        "Always predicting the most frequent class would give an error of {error_of_one_answer:.1%}. The network does not "
+        "tell classes apart, so its robustness means nothing.",
     ),
     "deterministic": (
         "Two passes over the same images give the same logits.",
@@ -50,7 +50,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "detach(), and rounding in the network's forward.",
     ),
     "gradients_predict": (
-        "The gradient predicts the effect of a small step wrongly on {share_off:.1%} of the images.",
+        "On {share_off:.1%} of the images, the gradient does not predict how a small step changes the margin.",
         "On {share_off:.1%} of the images, the gradient does not predict how a small step changes the margin. An operation "
         "of the network probably rounds its values. Use an attack without gradients, or the gradients of a smooth "
         "approximation of the network.",
@@ -124,7 +124,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "rows_are_distinct": (
         "No row repeats another row.",
         "{repeating_rows:,} of {of:,} rows have the same accuracies as an earlier row, and {repeated_names:,} names occur "
-        "more than once ({example}). They are copies or equivalent networks. Count each of them once.",
+        "more than once ({example}). Such rows are copies or equivalent networks. Count each network once.",
     ),
     "falls_with_epsilon": (
         "Accuracy under {attack} never rises with epsilon, except for rounding.",
@@ -133,19 +133,19 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "larger epsilon. Rows with too high an accuracy, by column: {counts}.",
     ),
     "one_step_never_beats_many": (
-        "At each epsilon, no single-step attack gives a lower accuracy than many-step attacks, except for rounding.",
+        "At each epsilon, no single-step attack gives a lower accuracy than all many-step attacks, except for rounding.",
         "A single-step attack gives a lower accuracy than all many-step attacks in {rows:,} of {of:,} rows, by up to "
         "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The many-step attacks failed there. Rows "
         "by column: {counts}.",
     ),
     "black_box_never_beats_white_box": (
-        "At each epsilon, no black-box attack gives a lower accuracy than white-box attacks, except for rounding.",
+        "At each epsilon, no black-box attack gives a lower accuracy than all white-box attacks, except for rounding.",
         "A black-box attack gives a lower accuracy than all white-box attacks in {rows:,} of {of:,} rows, by up to "
         "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The gradients mislead the white-box "
         "attacks there. Rows by column: {counts}.",
     ),
     "noise_never_beats_attacks": (
-        "At each epsilon, random noise does not give a lower accuracy than the attacks, except for rounding.",
+        "At each epsilon, random noise does not give a lower accuracy than all white-box attacks, except for rounding.",
         "Random noise gives a lower accuracy than all white-box attacks in {rows:,} of {of:,} rows, by up to "
         "{largest_points:.3g} percentage points ({largest_at}, in {largest_in}). The attacks do not work there. Rows by "
         "column: {counts}.",
@@ -153,7 +153,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "adversarial_below_clean": (
         "{compared}.",
         "An adversarial accuracy is above the clean accuracy in {rows:,} of {of:,} rows, by up to {largest_points:.3g} "
-        "percentage points ({largest_at}, in {largest_in}). The two were measured on different images or in different ways.",
+        "percentage points ({largest_at}, in {largest_in}). These accuracies were measured on different images or in "
+        "different ways.",
     ),
     "comparison_resolved": (
         "{images} images are enough to distinguish the two networks.",

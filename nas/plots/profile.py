@@ -86,14 +86,15 @@ def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
     for key, label, dash in curves:
         if key not in entry:  # Older profiles lack the mean field.
             continue
-        rate = (np.array(entry[key]) - clean) / (1 - clean)  # A flip rate is drawn, so clean < 1.
+        # The axes have a flip rate, so some image is correctly classified, and clean < 1.
+        rate = (np.array(entry[key]) - clean) / (1 - clean)
         positive = (rate > 0) & (grid > 0)
         if positive.any():
             axes.plot(grid[positive], rate[positive], color=INK, linestyle=dash, linewidth=1.1, label=label)
 
 
 def margins_figure(profile: RobustnessProfile) -> str:
-    """Returns a picture of the densities of logit differences to the nearest wrong classes, on correct images."""
+    """Returns densities of logit differences to the nearest wrong classes on correctly classified images, as a picture."""
     densities = {**profile.record["margins"]["densities"]}
     at: list[float] = densities.pop("at")
     with mpl.rc_context(STYLE):

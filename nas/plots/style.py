@@ -46,7 +46,10 @@ def to_svg(figure: Figure) -> str:
 
 
 def epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
-    """Labels logarithmic axes of flip rate over epsilon, and marks one epsilon."""
+    """Makes axes of flip rate over epsilon logarithmic, labels them, and marks an epsilon if it is not None.
+
+    Axes without curves get a message instead.
+    """
     if not axes.get_lines():
         axes.text(0.5, 0.5, "no image was flipped", transform=axes.transAxes, ha="center", color=INK)
         axes.set_axis_off()

@@ -79,7 +79,7 @@ class _TooLongError(Exception):
 
 
 def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
-    """Returns the transfer matrix, the number of networks that adversarial images fool, and the asymmetry of transfer.
+    """Returns pictures of transfer, and sentences on the number of fooled networks and the asymmetry of transfer.
 
     Raises:
         _TooLongError: the measurement would exceed the time limit.
@@ -114,7 +114,9 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
 
 
 def _disagreement(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], norm: str) -> NetworkPairs:
-    """Returns the shares of points in balls around clean images to which the networks assign different classes.
+    """Returns a picture and a sentence on the share of points to which the networks assign different classes.
+
+    The points are random, in balls around clean images.
 
     Raises:
         _TooLongError: the measurement would exceed the time limit.

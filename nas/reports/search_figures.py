@@ -87,7 +87,7 @@ def clean_against_adversarial(trials: Sequence[Trial], objective: ObjectiveConfi
 
 
 def front_figures(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[str]:
-    """Returns pictures of the Pareto front, one for the first objective with each other one, and of the hypervolume.
+    """Returns pictures of the Pareto front, one for the first with each further objective, and of the hypervolume.
 
     The list is empty for a single objective.
     """

@@ -19,7 +19,9 @@ _PREDICTORS = {"clean_error": "clean error", "parameters": "parameters", "macs":
 
 
 def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
-    """Returns a sentence on the spread of power-law exponents over networks; None if fewer than two have a finite interval.
+    """Returns sentences on the spread of power-law exponents over networks.
+
+    Returns None if fewer than two exponents have a positive, finite interval of more than zero width.
 
     Args:
         laws: Power law of each network, by name.

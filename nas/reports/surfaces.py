@@ -26,16 +26,16 @@ CANDIDATES = 16
 POINTS, FEWEST_POINTS = 41, 21
 # Number of points drawn from each ball around the adversarial image.
 SAMPLES = 200
-# Time limit of a plane, and of the balls around the adversarial image, in seconds. The proof of a radius costs at most about
-# as much as this number of forward passes.
+# Time limit of a plane, and of the balls around the adversarial image, in seconds. PROOF: approximate cost of the proof of a
+# radius, as a number of forward passes.
 SECONDS, PROOF = 1.0, 500
 
 
 def report_surfaces(opened: Mapping[str, LoadedBundle], images: int = 2) -> dict[str, list[tuple[str, str]]]:
-    """Returns pictures of networks around test images, as (SVG text, caption), by the bundle's name.
+    """Returns pictures of response surfaces around test images, as (SVG text, caption), by the bundle's name.
 
-    The images are among the first test images that the network classifies correctly. Images that PGD fools at the search's
-    epsilon come first. A network that is too slow, or that raises an error, has no pictures.
+    The images are chosen from the first 16 test images, among those that the network classifies correctly. Images that PGD
+    fools at the search's epsilon come first. A network that is too slow, or that raises an error, has no pictures.
 
     Args:
         opened: Networks by name.
@@ -62,7 +62,8 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         points_found = attack(network, test.x[right], test.y[right], epsilon)
         fooled = predict(network, points_found).argmax(1) != test.y[right]
     chosen = [*right[fooled].tolist(), *right[~fooled].tolist()][:images]
-    # The balls cost more passes than the plane. Passes of the bounds count twice, because they use double precision.
+    # The balls cost more passes than the plane, so slow networks have none. Passes of the bounds are in double precision and
+    # count twice.
     samples = SAMPLES if one.passes(SECONDS) > len(SHARES) * SAMPLES + 2 * PROOF else 0
     pictures = []
     for image in chosen:
@@ -87,9 +88,9 @@ def _pictures(one: LoadedBundle, images: int) -> list[tuple[str, str]]:
         else:
             plane = f" and two noisy images. PGD finds no adversarial image within epsilon {format_epsilon(epsilon)}."
         caption = (
-            f"{around}, in the plane through the clean image{plane} The last plot shows the "
-            "margin along a line from the clean image. What is outside the pixel range is hatched in the planes and dotted "
-            "on the line."
+            f"{around}, in the plane through the clean image{plane} The last plot shows the margin along a line from the "
+            f"clean image, in the {next(iter(drawn.lines))} direction. Points outside the pixel range are hatched in the "
+            "plane and dotted on the line."
         )
         if drawn.neighbourhood is not None:
             caption += f" {neighbourhood_sentence(drawn.neighbourhood)}"
@@ -109,8 +110,8 @@ def neighbourhood_sentence(neighbourhood: Neighbourhood) -> str:
         f"of adversarial points are (95 % intervals): {shares}."
     )
     if isinstance(neighbourhood.proved, NoBound) or neighbourhood.proved == 0:
-        return f"{text} No radius is certified."
+        return f"{text} No radius around the adversarial image is certified."
     return (
-        f"{text} Bounds on the logits prove that all images within {neighbourhood.proved:.2g} of the adversarial image are "
-        "adversarial. The proof estimates rounding errors only heuristically."
+        f"{text} Bounds on the logits prove that all images within {norm} distance {neighbourhood.proved:.2g} of the "
+        "adversarial image are adversarial. The proof estimates rounding errors only heuristically."
     )

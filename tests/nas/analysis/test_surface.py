@@ -404,9 +404,10 @@ def test_what_lies_around_an_adversarial_image_in_words(drawn):
     for radius, share, (low, high) in zip(around.balls.radii, around.balls.share[0], around.balls.interval[0], strict=True):
         assert f"{100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f}) within {radius:.3g}" in text
     proved = neighbourhood_sentence(dataclasses.replace(around, proved=0.0125))
-    assert "images within 0.013 of the adversarial image are adversarial" in proved
+    assert "images within L∞ distance 0.013 of the adversarial image are adversarial" in proved
     for none in (0.0, NoBound("a layer that it does not know")):
-        assert neighbourhood_sentence(dataclasses.replace(around, proved=none)).endswith(". No radius is certified.")
+        unproved = neighbourhood_sentence(dataclasses.replace(around, proved=none))
+        assert unproved.endswith(". No radius around the adversarial image is certified.")
 
 
 def test_a_report_does_without_what_is_too_large_or_fails(bundle_copy):
