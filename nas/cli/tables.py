@@ -28,7 +28,7 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
     ended = sum(trials[name] for name in ENDED)
     console.print(f"{status.run}: {status.state}", soft_wrap=True, markup=False)
     console.print(
-        f"{ended} of {trials['total']} trials: {trials['complete']} complete ({status.duplicates} from the cache), "
+        f"{ended} of {trials['total']} trials: {trials['complete']} complete ({status.duplicates} duplicates), "
         f"{trials['infeasible']} infeasible, {trials['pruned']} pruned, {trials['failed']} failed, "
         f"{trials['running']} running"
     )

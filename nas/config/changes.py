@@ -1,6 +1,6 @@
 """Changes of a run's config, and which of them a resumed run accepts.
 
-A change is accepted if it does not change what a trial is, so that all trials of the study stay comparable.
+A change is accepted if all trials of the study stay comparable.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from nas.config.schema import Config
 
-# Reasons why a setting cannot change, by its section or key. The longest matching entry applies; None accepts the change.
+# Reasons why a setting cannot change, by section or dotted key; None accepts the change. The longest matching key applies.
 _REASONS: dict[str, str | None] = {
     "seed": "it decides the architectures, weights and attacks of all trials",
     "device": None,
     "threads": None,
     "data": "all trials must use the same images",
-    # The images and the table are compared by their hashes.
+    # The paths of the images and of the table may change, because their contents are compared by hash.
     "data.path": None,
     "space": "all trials must come from one search space",
     "evaluator": "all trials must be measured in the same way",
@@ -53,7 +53,7 @@ def changed_settings(stored: Any, config: Config) -> dict[str, tuple[Any, Any]]:
         stored: The config of the study, as plain data. Keys that an older version did not have take their defaults.
         config: The new config.
     """
-    with suppress(ConfigError):  # A file of the user's own may have moved.
+    with suppress(ConfigError):  # A custom file may have moved; the stored data is then compared as it is.
         stored = as_data(parse_config(stored, build_space=False))
     return dict(_differences(stored, as_data(config), ""))
 
@@ -104,4 +104,4 @@ def _reason(key: str, values: tuple[Any, Any], exported: bool) -> str | None:
         return None
     parts = key.split(".")
     entries = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-    return next((_REASONS[entry] for entry in entries if entry in _REASONS), "it changes what a trial is")
+    return next((_REASONS[entry] for entry in entries if entry in _REASONS), "it may change the results of trials")

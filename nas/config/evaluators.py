@@ -22,7 +22,7 @@ class EvaluatorConfig(ABC):
             grid: Epsilons of the evaluation, in pixel units.
 
         Returns:
-            Pairs of metric and message. The metric is '' where the fault is not in its name.
+            Pairs of metric and message. The metric is '' if its name is valid and the fault lies elsewhere.
         """
 
 
@@ -48,11 +48,12 @@ class TableEvaluatorConfig(EvaluatorConfig):
 
     Attributes:
         path: CSV file with a header and one architecture per row, gzipped if its name ends in .gz. Each choice has a column
-            of its name. For cell201, a column arch may instead hold cells in NAS-Bench-201 notation, |nor_conv_3x3~0|+|...|.
+            with the name of the choice. For cell201, a column arch may instead hold cells in the notation of NAS-Bench-201,
+            |nor_conv_3x3~0|+|...|.
         columns: Metrics by name. Each is a column or a formula over columns, such as 1 - pgd_1.0 / 100 for an error from an
             accuracy in percent. Smaller is better.
-        image: Channels, height and width of an image. Used to count parameters and macs if the table has no such column.
-        classes: Number of classes. Used to count parameters and macs.
+        image: Channels, height and width of an image. Used to count parameters and macs if `columns` lacks them.
+        classes: Number of classes. Used like `image`.
 
     Raises:
         ValueError: path or columns is empty, a size in image is below 1, or classes is below 2.
@@ -72,7 +73,7 @@ class TableEvaluatorConfig(EvaluatorConfig):
             raise ValueError("image must hold sizes of at least 1, and classes must be at least 2")
 
     def check_metrics(self, metrics: Sequence[str], grid: Sequence[float]) -> list[tuple[str, str]]:
-        """Returns the metrics that are neither in `columns` nor countable."""
+        """Returns the metrics that are not in `columns`, except parameters and macs, which can be counted."""
         known = [*self.columns, *(name for name in CHEAP_METRICS if name not in self.columns)]
         return [
             (

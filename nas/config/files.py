@@ -52,7 +52,7 @@ def parse_config(
     """
     _check_mapping(data, source)
     typed = [_parsed(override) for override in overrides]
-    # Names first: a new name discards the settings below it, so the order of the overrides must not matter.
+    # Names come first, so that the order of the overrides does not matter: a new name discards the settings below it.
     for keys, value in sorted(typed, key=lambda entry: entry[0][-1] != "name"):
         data = _replaced(data, Config(), keys, value)
     reader = Reader(source, folder, build_space, typed=[".".join(keys) for keys, _ in typed])
@@ -69,9 +69,9 @@ def parse_config(
 
 
 def parse_untrusted_config(data: Any, *, source: str, folder: Path | None = None) -> tuple[Config, tuple[str, ...]]:
-    """Returns the config that comes with a bundle or a run, and what it leaves out because it refers to code.
+    """Returns the config that comes with a bundle or a run, without importing anything.
 
-    Nothing is imported. Settings that refer to code take their defaults. The search space is not built.
+    Settings that refer to code take their defaults. The search space is not built.
 
     Args:
         data: Content of a YAML file: a mapping of sections, or None.
@@ -79,7 +79,7 @@ def parse_untrusted_config(data: Any, *, source: str, folder: Path | None = None
         folder: Base of relative paths; the working directory if None.
 
     Returns:
-        The config, and one message for each setting that refers to code. The search space is not among them.
+        The config, and one message for each setting that refers to code, except the search space.
 
     Raises:
         ConfigError: the config has other faults; the error lists all of them.
@@ -186,7 +186,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = (), *, build_space:
 
 
 def load_untrusted_config(path: Path) -> tuple[Config, tuple[str, ...]]:
-    """Returns the config in the YAML file of a run, and what it leaves out, as `parse_untrusted_config`.
+    """Returns the config in the YAML file of a run, and messages, as `parse_untrusted_config`.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or has faults.

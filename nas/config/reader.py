@@ -87,14 +87,14 @@ class Reader:
         self.faults.append(f"{self.source_of(path)}: {path} {message}" if path else f"{self.source}: {message}")
 
     def _unresolved(self, path: str, error: ValueError) -> None:
-        """Adds a name that cannot be resolved to the faults, or to the refused settings if it refers to code."""
+        """Records a name that cannot be resolved: in `refused` if it refers to untrusted code, else in `faults`."""
         if isinstance(error, UntrustedCodeError):
             self.refused.append(f"{path} {error}")
         else:
             self.fault(path, str(error))
 
     def source_of(self, path: str) -> str:
-        """Returns '--set' if the setting at a dotted path, or a part of it, was overridden; else `source`."""
+        """Returns '--set' if an override sets a dotted path, a part of it, or a section that contains it; else `source`."""
         return "--set" if any(_within(path, key) or _within(key, path) for key in self.typed) else self.source
 
     def folder_of(self, path: str) -> Path | None:
@@ -289,7 +289,7 @@ class Reader:
         return function
 
     def _architectures(self, value: Any, path: str) -> Sequence[InitialArchitecture]:
-        if not self.trust and isinstance(value, str) and value not in PUBLISHED:  # It may name any file.
+        if not self.trust and isinstance(value, str) and value not in PUBLISHED:  # The text may name any file.
             return ()
         try:
             return read_architectures(value, self.folder_of(path))

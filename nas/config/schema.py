@@ -38,7 +38,7 @@ class EvaluationConfig:
 
     Attributes:
         epsilon: Radius of the ball for adversarial_error, in pixel units (pixels in [0, 1]; fractions such as 8/255 work).
-        epsilons: Further attack radii, for metrics of the error curve; null for none.
+        epsilons: Further epsilons, for metrics of the error curve; null for none.
         attacks: Attacks by name. An image counts as an error if any attack succeeds.
         images: Maximum number of validation images.
         record: path/to/file.py:NAME of a custom function. It gets each trained network, the images and this config. The
@@ -55,7 +55,7 @@ class EvaluationConfig:
     record: Recorder | None = None
 
     def grid(self) -> list[float]:
-        """Returns all attack radii of a trial in increasing order, in pixel units."""
+        """Returns all epsilons of a trial in increasing order, in pixel units."""
         return sorted({*(self.epsilons or ()), self.epsilon})
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class SearchConfig:
     """How the space is searched.
 
     Attributes:
-        trials: Number of trials, including duplicates whose result comes from the cache.
+        trials: Number of trials, including duplicates, which copy the result of an equivalent trial.
         first: Architectures of the first trials. Possible entries: published names (darts_v2, resnet18); YAML files with one
             architecture or a list, such as a bundle's architecture.yaml; folders of earlier runs, for their finalists;
             mappings of choices.
@@ -125,12 +125,12 @@ class SearchConfig:
         sampler: Proposes architectures: random, grid, tpe, nsga2, evolution, ppo or surrogate.
         executor: Runs the trials: local (in this process) or ray (on the cores of this machine or on a cluster).
         stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train every trial fully.
-        time_limit: Maximum seconds per trial, including the construction of its network; after that it is failed. Null
-            for no limit.
+        time_limit: Maximum seconds per trial, including the construction of its network. A trial that takes longer fails.
+            Null for no limit.
         attempts: Number of times that a trial is restarted after its process died. After that it counts as failed.
-        checkpoint_seconds: Seconds between checkpoints of the training. A killed trial resumes from the last one.
-        isolate: Run each trial in a child process under the local executor, so that a crash fails one trial only. Workers of
-            Ray are processes anyway.
+        checkpoint_seconds: Seconds between checkpoints of the training. A killed trial resumes from its last checkpoint.
+        isolate: Run each trial in a child process under the local executor, so that a crash fails one trial only. Under Ray,
+            each worker is a separate process in any case.
         storage: URL of the study's database, such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME; null for study.db in
             the run's folder.
 

@@ -32,7 +32,7 @@ def hide_password(url: str) -> str:
 
 
 def validate_url(url: str) -> str | None:
-    """Returns the fault of a database URL, with unexpanded variables, or None."""
+    """Returns the fault of a database URL whose variables are not expanded; None if the URL is valid."""
     parsed = _parse(url)
     if parsed is None:
         return f"must be a URL such as postgresql+psycopg2://USER:$PASSWORD@HOST/NAME, got {hide_password(url)!r}"

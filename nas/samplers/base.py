@@ -61,7 +61,8 @@ class History:
         study: The study, for Optuna's samplers.
         trial: The trial for which an architecture is proposed, for Optuna's samplers.
         key_of: Function that returns the hash of an architecture's canonical form. It caches the hashes.
-        cache: Cache for results of earlier proposals, by class of the sampler. Proposals must not depend on it.
+        cache: Cache for results of earlier proposals, by class of the sampler. It must not change
+            the proposals.
     """
 
     space: SearchSpace

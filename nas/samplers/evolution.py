@@ -36,7 +36,8 @@ class Evolution(Sampler):
     Attributes:
         population: Number of the newest measured trials that may be parents.
         tournament: Number of trials drawn for a tournament. The best one is the parent.
-        crossover: Probability that a child has two parents. Then each choice is from one of them, before the mutation.
+        crossover: Probability that a child has two parents. Each choice then comes from one of the two, before the
+            mutation.
 
     Raises:
         ValueError: a value is out of range.

@@ -1,9 +1,9 @@
 """Additive Gaussian process on architectures, with several distances.
 
-A view is a distance of two architectures. The views are: the number of different choices, the steps between numeric choices,
-the operations of the cells, the wiring of the operations, and the paths of operations from input to output. Each view has
-one process with a long and one with a short length scale. Their variances and the noise variance maximise the marginal
-likelihood with a prior. So views that do not explain the measurements get a small weight.
+A view is a distance of two architectures. The views are: the number of different choices, the differences in rank between
+the values of numeric choices, the operations of the cells, the wiring of the operations, and the paths of operations from
+input to output. Each view has one process with a long and one with a short length scale. Their variances and the noise
+variance maximise the marginal likelihood times a prior. So views that do not explain the measurements get small variances.
 
 Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", MIT Press 2006, sections 2.2 and 5.4. Wiring: Ru
 et al., "Interpretable Neural Architecture Search via Bayesian Optimisation with Weisfeiler-Lehman Kernels", ICLR 2021,
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Edge = tuple[int, int, str]
 
-# Inverse length scales of the processes of a view, relative to its mean distance.
+# Inverse length scales of the two processes of a view, in units of 1 / mean distance in the view.
 RATES = (0.1, 1.0)
 LONGEST_PATH = 3
 WIRING_DEPTH = 3
-# Normal prior of the log variances. It is wide, but needed: a small number of measurements does not determine them.
+# Normal prior of the log variances. It is wide, but needed: few measurements do not determine the variances.
 PRIOR_MEAN, PRIOR_PRECISION = -2.0, 0.04
 LOG_WEIGHTS = (-9.0, 3.0)
 ITERATIONS = 30
@@ -138,7 +138,8 @@ def distances_to(space: SearchSpace, architectures: Sequence[Architecture], firs
         first: T, the number of reference architectures.
     """
     if space.graphs is None:
-        # In cells, live edges show which choices have an effect. Without cells, the canonical form removes the others.
+        # Canonical forms do not differ in choices without effect. In spaces with cells, live edges show which choices have
+        # an effect.
         return np.stack(_choice_distances(space, [space.canonical(architecture) for architecture in architectures], first))
     cells = [space.graphs(architecture) for architecture in architectures]
     live = [{name: _live_edges(graph) for name, graph in row.items()} for row in cells]
@@ -155,7 +156,7 @@ def distances_to(space: SearchSpace, architectures: Sequence[Architecture], firs
 
 
 def _choice_distances(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> list[Floats]:
-    """Returns the numbers of different choices. If a choice has more than two numbers, adds a view of steps."""
+    """Returns the view of the number of different choices. Adds a view of ranks if a choice has more than two numbers."""
     nominal, ordinal = [], []
     for name, choice in space.choices.items():
         place = {(type(value), value): number for number, value in enumerate(choice.values)}

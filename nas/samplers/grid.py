@@ -27,7 +27,7 @@ class Grid(Sampler):
     max_resamples: ClassVar[int] = 0
 
     def propose(self, history: History, seed: int) -> dict[str, Value]:
-        """Returns the next new architecture after the last finished proposal, or any if none is new."""
+        """Returns the next new architecture after the last finished proposal, or an old one if none is new."""
         space, proposed = history.space, [trial for trial in history.finished if trial.number >= history.start]
         size, stride = space.size, golden_stride(space.size)
         # Start in the middle of the indices: at index 0 every choice has its first value.
@@ -45,7 +45,7 @@ class Grid(Sampler):
 def golden_stride(size: int) -> int:
     """Returns the largest number up to 0.618 times the size (golden ratio) that is coprime to the size, at least 1.
 
-    Its multiples modulo the size visit every index from 0 to size - 1 once.
+    The multiples of this number modulo the size visit every index from 0 to size - 1 once.
     """
     stride = (math.isqrt(5 * size * size) - size) // 2
     while math.gcd(stride, size) > 1:

@@ -47,7 +47,7 @@ class OptunaSampler(Sampler):
 class Random(OptunaSampler):
     """Draws every architecture uniformly."""
 
-    # Draw until the architecture is new, so that it is uniform over the new ones.
+    # Draws again until the architecture is new, so that proposals are uniform over the new architectures.
     max_resamples: ClassVar[int] = 1000
 
     def make(self, history: History, seed: int) -> BaseSampler:

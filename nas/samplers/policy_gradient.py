@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Architectures drawn for one proposal. The first new one is proposed.
 DRAWS = 16
-# Number of earlier trials in the ranking of a reward. More would only cost time.
+# Maximum number of earlier trials with which a batch is ranked. More would only cost time.
 REWARD_WINDOW = 512
 # The first BATCHES batches have the configured size. Later ones have SHARE of the earlier trials, if that is more.
 BATCHES, SHARE = 32, 1 / 12
@@ -48,17 +48,17 @@ class PolicyGradient(Sampler):
     """Draws architectures from a policy that is trained on batches of trials.
 
     The reward is a rank: the share of trials that are worse minus the share of trials that are better. It is computed over
-    the batch and the earlier trials. Trials are compared by their violation of the constraints, then by the objective, or
+    the batch and the trials before it. Trials are compared by their violation of the constraints, then by the objective, or
     with several objectives by front and crowding distance. Failed trials rank last. A rank has the same scale in every study
     and needs no weights between objectives and constraints.
 
     Attributes:
-        batch: Number of trials in a batch. It grows later in long searches.
+        batch: Number of trials in a batch. In long searches, later batches are larger.
         steps: Gradient steps per batch.
         learning_rate: Learning rate of Adam.
         entropy: Weight of the entropy bonus, which prevents early convergence.
         clip: Clipping range of the probability ratio in PPO.
-        memory: Decay of the moving average of the rewards, per batch.
+        memory: Weight of the previous value in the moving average of the rewards, per batch.
         hidden: Width of the recurrent network.
 
     Raises:
@@ -100,7 +100,7 @@ class PolicyGradient(Sampler):
 
 @final
 class PolicyNetwork(nn.Module):
-    """Distribution over architectures. An architecture is a row of value indices, one for each of T choices, (B, T).
+    """Distribution over architectures. B architectures are a tensor (B, T) with the index of the value of each of T choices.
 
     The untrained distribution is uniform.
     """
@@ -118,7 +118,7 @@ class PolicyNetwork(nn.Module):
         self.mask = torch.zeros(absent.shape, device="cpu", dtype=torch.float32).masked_fill(absent, -1e9)
 
     def forward(self, places: Tensor) -> Tensor:
-        """Returns the log probabilities (B, T, V) of all V values of each choice, given the earlier choices."""
+        """Returns log probabilities (B, T, V) of the values of each choice, at most V, given the earlier choices."""
         tokens = torch.cat([torch.zeros_like(places[:, :1]), (places + self.first_values)[:, :-1]], dim=1)
         states, _ = self.lstm(self.embedding(tokens))
         return (torch.einsum("bth,tvh->btv", states, self.output) + self.mask).log_softmax(-1)
@@ -191,7 +191,7 @@ CacheEntry = tuple[PolicyGradient, Mapping[str, Choice], tuple[FinishedTrial, ..
 
 
 def _trained_policy(settings: PolicyGradient, history: History) -> Policy:
-    """Returns the policy trained on all complete batches. Training resumes from the cached policy with the most trials."""
+    """Returns the policy trained on all complete batches. Continues from the cached policy with the most batches."""
     cache: list[CacheEntry] = history.cache.setdefault(PolicyGradient, [])
     batches, choices = list(batch_slices(len(history.finished), settings.batch)), history.space.choices
     trials = history.finished[: batches[-1].stop] if batches else ()

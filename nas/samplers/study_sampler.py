@@ -31,9 +31,9 @@ KEY = "key"
 class StudySampler(BaseSampler):
     """Proposes an architecture for each trial from the run's seed, the trial's number and the earlier trials.
 
-    The first trials use the given architectures. The next trials are drawn uniformly, and a sampler proposes the others. No
-    proposal is equivalent to an earlier one while new architectures exist; given architectures may be. Several samplers of
-    one space may share `keys`, the hashes of canonical forms by the values of the choices.
+    The first trials use the given architectures. The next trials are drawn uniformly, and a sampler proposes the others.
+    While new architectures exist, only a given architecture may be equivalent to an earlier one. Several samplers of one
+    space may share `keys`, the hashes of canonical forms by the values of the choices.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class StudySampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Raises ValueError: Optuna calls it only for choices that are not in the space."""
+        """Raises ValueError, because Optuna calls this method only for choices that are not in the space."""
         raise ValueError(f"{self._space.name} has no choice {param_name!r} with these values")
 
     def _history(self, study: Study, trial: FrozenTrial) -> History:

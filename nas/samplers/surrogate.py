@@ -44,8 +44,8 @@ UNIFORM, CROSSED, FURTHER = 0.2, 0.2, 0.4
 class Surrogate(Sampler):
     """Bayesian optimisation with a model of each objective and constraint. Maximises the expected improvement.
 
-    With several objectives, each proposal uses random weights. While no trial is feasible, it maximises the probability of
-    feasibility.
+    With several objectives, each proposal uses random weights of the objectives. While no trial is feasible, the proposal
+    maximises the probability of feasibility.
 
     Attributes:
         start: Number of trials with values of objectives or constraints before the model is used. Before that, proposals are
@@ -95,7 +95,7 @@ class Surrogate(Sampler):
             if kind < UNIFORM:
                 child = space.sample(generator)
             else:
-                # Better trials are more likely.
+                # Better trials are more likely to be parents.
                 child = dict(parents[int(len(parents) * generator.random() ** 2)])
                 if kind < UNIFORM + CROSSED:
                     child = space.crossover(child, generator.choice(parents), generator)
@@ -116,7 +116,7 @@ def _first_new(history: History, candidates: Sequence[dict[str, Value]]) -> dict
 
 
 def _ranked(trials: Sequence[FinishedTrial], weights: Floats) -> list[FinishedTrial]:
-    """Returns trials ordered by violation, then by the weighted objectives, best first."""
+    """Returns trials ordered by violation, then by the weighted ranks of the objectives, best first."""
     from scipy.stats import rankdata  # Slow to import.
 
     measured = [(trial.number, trial.values) for trial in trials if trial.values is not None]

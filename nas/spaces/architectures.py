@@ -20,7 +20,7 @@ def read_architectures(reference: Any, folder: Path | None) -> list[InitialArchi
 
     Args:
         reference: One of: the name of a published architecture; a mapping of choices; the folder of a run; or a YAML file.
-            The file holds a mapping of choices, the same under the key `architecture` (as a bundle's architecture.yaml),
+            The file holds a mapping of choices, the same under the key `architecture` (as in a bundle's architecture.yaml),
             or a list of entries.
         folder: Base of relative paths; the working directory if None.
 

@@ -1,8 +1,9 @@
 """Builds the search space of a config, and checks its options, including custom operations.
 
-Options may be annotated with `Operation`, such as `list[str | Operation]`. They accept names of OPERATIONS and functions of
-(channels, stride), written as `path/to/file.py:NAME` or `package.module:NAME`. Settings store these references as text with
-absolute paths, so that they are plain data in every file and process. `open_space` resolves them to functions.
+An option may have a type that contains `Operation`, such as `list[str | Operation]`. Such an option accepts names of
+OPERATIONS and functions of (channels, stride), written as `path/to/file.py:NAME` or `package.module:NAME`. Settings store
+these references as text with absolute paths, so that they are plain data in every file and process. `open_space` resolves
+them to functions.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def parameters_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def annotations_of(factory: Callable[..., Any]) -> dict[str, Any]:
-    """Returns the annotations of a space's factory function; {} if they are only for type checkers."""
+    """Returns the annotations of a space's factory function; {} if one of them cannot be evaluated."""
     try:
         return get_type_hints(factory)
     except Exception:
@@ -78,7 +79,7 @@ def annotations_of(factory: Callable[..., Any]) -> dict[str, Any]:
 
 
 def is_plain(value: object) -> bool:
-    """Returns whether YAML reads a value back unchanged."""
+    """Returns whether a value is plain data that YAML can store."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and is_plain(v) for key, v in value.items())
     if isinstance(value, list | tuple):
@@ -96,7 +97,7 @@ def check_operation(value: Any, folder: Path | None, *, trust: bool) -> str:
 
     Raises:
         UntrustedCodeError: the operation is custom, and `trust` is false.
-        ValueError: the operation does not exist, or its name is taken.
+        ValueError: the value does not name an operation, or its name is that of a built-in operation.
     """
     if not isinstance(value, str):
         raise ValueError(f"must be the name of an operation, or FILE.py:NAME, got {value!r}")

@@ -226,7 +226,7 @@ def test_tables_are_not_cut_where_there_is_no_terminal(finished_run, cli, monkey
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = cli("status", finished_run)
     lines = out.splitlines()
-    assert "6 of 6 trials: 6 complete (0 from the cache), 0 infeasible, 0 pruned, 0 failed, 0 running" in lines
+    assert "6 of 6 trials: 6 complete (0 duplicates), 0 infeasible, 0 pruned, 0 failed, 0 running" in lines
     assert "…" not in out
     for bundle in read_run(finished_run).bundles:
         (line,) = (line for line in lines if bundle.name in line)

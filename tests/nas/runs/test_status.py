@@ -126,9 +126,7 @@ def test_pruned_trials_are_counted_and_told(custom_space, tmp_path, trials_only,
     assert not {row.trial for row in status.best} & {t.number for t in trials if t.state == "pruned"}
     code, out, _ = cli("status", run)
     assert code == 0
-    assert (
-        f"6 of 6 trials: {6 - pruned} complete (0 from the cache), 0 infeasible, {pruned} pruned, 0 failed, 0 running" in out
-    )
+    assert f"6 of 6 trials: {6 - pruned} complete (0 duplicates), 0 infeasible, {pruned} pruned, 0 failed, 0 running" in out
     assert " trials a minute\n" in out
 
 
