@@ -12,7 +12,7 @@ from nas.errors import RunError
 from nas.executors.base import Job, Precheck, TrialResult
 from nas.training.epoch import EpochResult
 
-# To a JobRequest: a job, None for "not now", or False for "no more jobs". To an EpochReported: whether the job ends.
+# Reply to a JobRequest: a job, None for "not now", or False for "no more jobs". To an EpochReported: whether the job ends.
 Reply = Job | bool | None
 
 
@@ -107,7 +107,10 @@ Message = JobRequest | WorkerStarted | JobChecked | EpochReported | JobFinished 
 
 @final
 class Channel:
-    """Two queues. The Tune thread sends one request at a time. After `close`, requests return False at once."""
+    """Two queues: messages from the Tune thread, and replies of the study thread.
+
+    The Tune thread sends one request at a time. After `close`, requests return False at once.
+    """
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()

@@ -1,6 +1,6 @@
 """Checkpoints of Ray's workers. An actor on the driver's node reads and writes them.
 
-No shared file system is needed. A job whose worker died resumes on any node.
+So no shared file system is needed, and a job whose worker died can resume on any node.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RemoteStore(Store):
 
 @contextlib.contextmanager
 def _ray_errors_as_checkpoint_errors() -> Iterator[None]:
-    """Converts errors of the checkpoint actor to CheckpointError, so that they are not results of the candidate."""
+    """Converts errors of the checkpoint actor to CheckpointError, so that they do not count as failures of a candidate."""
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -70,7 +70,10 @@ def _ray_errors_as_checkpoint_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def defer_alarm() -> Iterator[None]:
-    """Defers the alarm of a time limit to the end of the block. An exception inside Ray would corrupt its return value."""
+    """Defers the alarm of a time limit to the end of the block.
+
+    The alarm raises an exception, which would corrupt the return value of a call of Ray.
+    """
     alarms: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda number, frame: alarms.append(number))
     try:
@@ -85,7 +88,7 @@ def defer_alarm() -> Iterator[None]:
 class CheckpointActor:
     """Actor on the driver's node that reads and writes checkpoints and provides the ExecutionContext.
 
-    It is pickled by value, so that it does not import torch, which would dominate its start time.
+    The class is pickled by value, so that the actor does not import torch, which would dominate its start time.
     """
 
     def __init__(self, folder: str, context: list[Any]) -> None:
@@ -128,7 +131,7 @@ class CheckpointService:
         self.name = f"hardcell-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             with code_by_value():
-                # `stop` reads the study, so it stays in the driver.
+                # `stop` reads the study, so it stays in the driver, and workers get a function that never stops.
                 self._context = ray.put(replace(context, stop=_never_stop, folder=Path()))
         except Exception as error:
             raise RunError(f"the search cannot be sent to Ray's workers: {format_error(error)}") from error

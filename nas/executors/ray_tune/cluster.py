@@ -29,7 +29,7 @@ ENVIRONMENT = {
     # The future default of Ray. Setting it avoids a warning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Seconds for which the number of slots is cached.
+# Seconds for which the number of slots, the jobs that fit on all nodes, is cached.
 NODE_CACHE_SECONDS = 1.0
 # Timeout of a connection to an address, in seconds.
 CONNECT_TIMEOUT = 10.0
@@ -56,10 +56,10 @@ class HeadMonitor:
         self._checked = self._answered = time.monotonic()
 
     def check(self) -> None:
-        """Connects to the head node, at most every HEAD_CHECK_SECONDS.
+        """Connects to the head node, at most once in HEAD_CHECK_SECONDS.
 
         Raises:
-            HeadLostError: it has not answered for HEAD_LOST_SECONDS.
+            HeadLostError: the head node has not answered for HEAD_LOST_SECONDS.
         """
         if time.monotonic() - self._checked < HEAD_CHECK_SECONDS:
             return
@@ -188,7 +188,7 @@ def connected(
 
 @contextlib.contextmanager
 def ray_output_disabled() -> Iterator[None]:
-    """Disables Ray's output inside the block. Results and errors contain its messages."""
+    """Disables Ray's output inside the block. Ray's messages reach the user in results and errors."""
     from nas.executors.ray_tune.ray_internals import worker_logs_disabled
 
     logger = logging.getLogger("ray")
@@ -210,10 +210,10 @@ def _connect(address: str | None, *, workers: int | None, cpus: float, gpus: flo
         os.environ.setdefault(name, value)
     local: dict[str, Any] = {}
     if address is None:
-        # One more than the workers, for the process of the checkpoints.
+        # One process more than the workers, for the checkpoint actor.
         local["num_cpus"] = math.ceil(workers * cpus) + 1 if workers is not None else os.cpu_count() or 1
-        # Ray starts one process per core. If each becomes a worker, it imports early what the trials need. Very many
-        # would slow down the checks, which run meanwhile.
+        # Ray starts one process per core. If a worker is one such process, all of them import early what the trials need.
+        # Too many would slow down the checks of the search, which run at the same time.
         if cpus == 1 and not gpus and local["num_cpus"] <= MOST_PRELOADED:
             local["_system_config"] = preloading("nas.executors.ray_tune.worker", "nas.evaluation.train_and_attack")
     else:
@@ -232,7 +232,7 @@ def _connect(address: str | None, *, workers: int | None, cpus: float, gpus: flo
 
 
 def _check_answers(address: str) -> None:
-    """Raises RunError if nothing listens at an address. Ray would wait for minutes and then end the process."""
+    """Raises RunError if nothing listens at an address: Ray would wait for minutes and then end the process."""
     if address in ("auto", "local"):
         return
     host, colon, port = address.rpartition(":")

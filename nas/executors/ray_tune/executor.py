@@ -79,7 +79,7 @@ class Ray(Executor):
 
     @contextlib.contextmanager
     def started(self) -> Iterator[None]:
-        """Connects to Ray inside the block. On this machine, workers start and import torch during the block.
+        """Connects to Ray inside the block. Without an address, processes on this machine may import torch meanwhile.
 
         Raises:
             RunError: Ray is not installed, or the cluster cannot be used.
@@ -113,7 +113,7 @@ class Ray(Executor):
 @final
 @dataclass
 class RunningJob:
-    """A job without a result that Tune has.
+    """A job that was given to Tune and has no result yet.
 
     Attributes:
         job: The job.
@@ -128,14 +128,14 @@ class RunningJob:
     epochs: list[EpochResult] = field(default_factory=list)
 
     def outcome(self, **what: Any) -> TrialResult:
-        """Returns a result for a job whose worker does not return one."""
+        """Returns the result of a job whose worker returns none, such as a killed worker."""
         seconds = time.monotonic() - self.started.time if self.started is not None else 0.0
         return TrialResult(seconds=seconds, epochs=tuple(self.epochs), **what)
 
 
 @final
 class Dispatcher:
-    """Replies to the Tune thread, in the study thread. It yields exactly one result per job."""
+    """Replies to messages of the Tune thread and yields events, with exactly one result per job, in the study thread."""
 
     def __init__(self, channel: Channel, context: ExecutionContext, check_head: Callable[[], None] = lambda: None) -> None:
         """Stores the channel, the context, and a function that raises an error if the head node is lost."""
@@ -146,7 +146,11 @@ class Dispatcher:
         self._exhausted = False
 
     def serve(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, JobEvent]]:
-        """Yields the events of the jobs."""
+        """Yields the events of the jobs until Tune has ended.
+
+        Raises:
+            RunError: Tune has ended too early, a job cannot run on a worker, or the head node is lost.
+        """
         jobs = iter(jobs)
         while True:
             message = self._channel.receive(self._seconds_to_wait())
@@ -224,7 +228,7 @@ class Dispatcher:
             yield running.job, running.outcome(stopped=epoch.epoch)
 
     def _seconds_to_wait(self) -> float:
-        """Returns the seconds until the next job is overdue, but at most those until the next check of the head node."""
+        """Returns the seconds until the next job is overdue, but at most HEAD_CHECK_SECONDS."""
         times = [running.started.time for running in self._running.values() if running.started is not None]
         if self._context.time_limit is None or not times:
             return HEAD_CHECK_SECONDS

@@ -87,7 +87,7 @@ class JobSearcher(Searcher):
         return {"checkpoint_actor": plugins.checkpoint_actor, "job": asdict(job)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Removes the trial from the state."""
+        """Removes the trial from the state. If it ended without an error, its worker counts as idle."""
         self._plugins.given.discard(trial_id)
         if self._plugins.running.pop(trial_id, None) is not None and not error:
             self._plugins.idle += 1
@@ -215,7 +215,7 @@ def death_message(trial: Trial) -> tuple[bool, str]:
         return False, "an error that cannot be shown"
     died = isinstance(error, RayActorError) and not error.actor_init_failed
     lines = [line.strip() for line in str(error).splitlines()]
-    if died:  # Indented lines after the first hold ids of the actor; skip them.
+    if died:  # Skip the first line, and indented lines, which hold ids of the actor.
         reasons = [line for line in str(error).splitlines()[1:] if line and not line.startswith("\t")]
         return True, " ".join(" ".join(reasons).split())[:MAX_MESSAGE] or first_line(error)
     return False, next((line for line in reversed(lines) if line), type(error).__name__)[:MAX_MESSAGE]

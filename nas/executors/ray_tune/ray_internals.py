@@ -5,7 +5,7 @@ The list gives the use of each interface, and the reason why no public one is su
 - `ray._private.worker._worker_logs_enabled`, in `worker_logs_disabled`: `ray.init(log_to_driver=False)` silences the output
   of workers, but not the cluster's messages about workers that died.
 - `Node.start_api_server`, `Node.start_monitor` and `Node.start_log_monitor`, in `fewer_processes`: `ray.init` starts the
-  processes of the dashboard, the autoscaler and the logs even without a dashboard and logs, and waits for the first.
+  processes of the dashboard, the autoscaler and the logs even if they are turned off, and waits for the dashboard's.
 - `ray.init(_system_config)`, in `preloading`: nothing public imports modules in the processes that Ray starts in advance, or
   keeps these processes until the first trial.
 - `_ActorClassCache.get`, in `use_started_processes`: Tune sets variables in the environment of its workers, so each trial
@@ -91,7 +91,7 @@ def require() -> None:
 
 @contextlib.contextmanager
 def worker_logs_disabled() -> Iterator[None]:
-    """Disables the output of workers, and of cluster messages about them, inside the block."""
+    """Disables the output of workers, and messages of the cluster about workers, inside the block."""
     enabled = worker._worker_logs_enabled
     worker._worker_logs_enabled = False
     try:
@@ -103,7 +103,7 @@ def worker_logs_disabled() -> Iterator[None]:
 @contextlib.contextmanager
 def fewer_processes() -> Iterator[None]:
     """Inside the block, `ray.init` does not start the processes of the dashboard, the autoscaler and the logs."""
-    # Where Ray has no such method, it starts as usual.
+    # If Ray lacks one of these methods, `ray.init` starts the process as usual.
     methods = {name: getattr(node.Node, name) for name in UNUSED_PROCESSES if hasattr(node.Node, name)}
     for name in methods:
         setattr(node.Node, name, lambda self, *args, **settings: None)
@@ -115,10 +115,10 @@ def fewer_processes() -> Iterator[None]:
 
 
 def preloading(*modules: str) -> dict[str, Any]:
-    """Returns settings for `ray.init`, by which the processes that it starts in advance import modules at once.
+    """Returns settings for `ray.init` with which processes that Ray starts in advance import modules at once.
 
-    These processes wait up to `PRELOADED_SECONDS` for their first trial. By default Ray ends them when Tune reserves their
-    cores, often before it gives them to the trials.
+    These processes wait up to `PRELOADED_SECONDS` for their first trial. By default, Ray ends them when Tune reserves their
+    cores, often before a trial uses them.
     """
     return {"preload_python_modules": [*modules], "idle_worker_killing_time_threshold_ms": 1000 * PRELOADED_SECONDS}
 
@@ -169,7 +169,7 @@ def trial_error(trial: Trial) -> Exception:
     """Returns the exception of a failed trial, which Tune has stored in the trial's folder.
 
     Raises:
-        Exception: the file is missing or cannot be unpickled; of any type.
+        Exception: of any type, if the file is missing or cannot be unpickled.
     """
     error: Exception = cloudpickle.loads(Path(trial.pickled_error_file or "").read_bytes())
     return error

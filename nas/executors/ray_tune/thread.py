@@ -37,7 +37,7 @@ MAX_PENDING = 1_000_000
 
 ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": str(MAX_PENDING),
-    # Errors of trials are in their results.
+    # Tune need not print errors of trials, because the plug-ins send them to the study thread.
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # Interval of Tune's own checkpoints. They are not used, because runs resume from the study.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -73,7 +73,7 @@ class TuneThread:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Ends all running jobs and Tune. If the head node is lost, they are left to Ray."""
+        """Ends all running jobs and Tune. If the head node is lost, these are not ended."""
         self.channel.close()
         if kind is not HeadLostError:
             self._plugins.kill()
@@ -85,7 +85,7 @@ class TuneThread:
                 os.environ[name] = value
 
     def _run(self) -> None:
-        """Runs Tune until all jobs are finished."""
+        """Runs Tune until all jobs are finished or the channel is closed."""
         error = None
         # The default loggers of Tune, passed here so that CloseLogsCallback can close their files if Tune ends early.
         loggers = [JsonLoggerCallback(), CSVLoggerCallback()]
@@ -103,7 +103,7 @@ class TuneThread:
                     callbacks=[EventCallback(self._plugins), *loggers, CloseLogsCallback(loggers)],
                     stop=StopWhenClosed(self.channel),
                     reuse_actors=True,
-                    # JobSearcher restarts jobs whose worker died.
+                    # The Dispatcher restarts jobs whose worker died.
                     max_failures=0,
                     raise_on_failed_trial=False,
                     trial_name_creator=_name,

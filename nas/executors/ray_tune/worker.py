@@ -26,7 +26,7 @@ from nas.training.epoch import EpochResult
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Key of the event object in a Tune result. The others are for Tune: `done`, and numbers for its files.
+# Key of the event object in a Tune result. The other keys are for Tune: `done`, and numbers for its files.
 EVENT = "event"
 
 
