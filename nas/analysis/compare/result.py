@@ -124,7 +124,7 @@ def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
         return f"{text}the other network as well"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)
     whom = "both other networks" if others == 2 else f"all {others} other networks"
-    return f"{text}{whom} as well; {expected:.1f} would be expected if the targets were fooled independently"
+    return f"{text}{whom} as well; {expected:.1f} would be expected if these networks were fooled independently"
 
 
 def as_record(comparison: NetworkComparison) -> dict[str, Any]:

@@ -212,8 +212,8 @@ def _connect(address: str | None, *, workers: int | None, cpus: float, gpus: flo
     if address is None:
         # One process more than the workers, for the checkpoint actor.
         local["num_cpus"] = math.ceil(workers * cpus) + 1 if workers is not None else os.cpu_count() or 1
-        # Ray starts one process per core. If a worker is one such process, all of them import early what the trials need.
-        # Too many would slow down the checks of the search, which run at the same time.
+        # Ray starts one process per core. If a job needs one core, each process can become a worker, and imports early
+        # what the trials need. Too many imports would slow down the checks of the search, which run at the same time.
         if cpus == 1 and not gpus and local["num_cpus"] <= MOST_PRELOADED:
             local["_system_config"] = preloading("nas.executors.ray_tune.worker", "nas.evaluation.train_and_attack")
     else:
