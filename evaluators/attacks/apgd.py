@@ -37,8 +37,9 @@ class APGD(Attack):
         loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps per restart.
         restarts: Number of runs, each from a new random start.
-        rho: Share of steps, in [0, 1]. At fixed steps, the step size is halved if the loss rose in at most this share of the
-            steps since the previous such step, or if neither the best loss nor the step size changed since then.
+        rho: Share of steps, in [0, 1]. At fixed steps, the checkpoints, the step size is halved in two cases: the loss rose
+            in at most this share of the steps since the previous checkpoint, or neither the best loss nor the step size has
+            changed since then.
 
     Raises:
         ValueError: steps or restarts is below 1, or rho is not between 0 and 1.
@@ -127,7 +128,8 @@ def climb(
 ) -> tuple[Tensor, Tensor]:
     """Returns the point of largest loss of one run, (N, ...), and that loss, (N,). Algorithm 1 of the paper.
 
-    A dropped image has infinite loss and zero gradient. Its final point is ignored.
+    If `GradientOracle` drops a fooled image, the loss is infinite and the gradient zero there. The image's final point is
+    then ignored.
 
     Args:
         ascend: Function that returns the loss, (N,), and its gradient, (N, ...), at points (N, ...).
@@ -136,7 +138,7 @@ def climb(
         noise: Random numbers for the start.
         norm: Shape of the ball.
         steps: Number of gradient steps.
-        rho: The step size is halved if at most this share of the steps raises the loss.
+        rho: As in `APGD`.
     """
 
     def inside(points: Tensor) -> Tensor:
@@ -146,7 +148,8 @@ def climb(
     value, gradient = ascend(points)
     best, best_points, best_gradient = value, points, gradient
     step, rises = 2 * epsilon, torch.zeros_like(value)
-    # As in the authors' code, the first checkpoint only counts rises of the loss, as if the step had just been halved.
+    # As in the authors' code, only the rises of the loss count at the first checkpoint, as if the step size had just been
+    # halved.
     halved, best_before = torch.ones_like(value, dtype=torch.bool), best
     since = checkpoints(steps)
     for number in range(1, steps + 1):
@@ -174,7 +177,8 @@ def climb(
 def checkpoints(steps: int) -> dict[int, int]:
     """Returns the steps at which the step size is checked, each with the number of steps since the previous checkpoint.
 
-    Rounded to whole steps as in the authors' code. For 100 steps they equal the paper's: 22, 41, 57, 70, 80, 87, 93, 99.
+    The checkpoints are rounded to whole steps as in the authors' code. For 100 steps they are those of the paper: 22, 41,
+    57, 70, 80, 87, 93, 99.
     """
     periods, number, period = {}, 0, max(22 * steps // 100, 1)
     while number + period <= steps:

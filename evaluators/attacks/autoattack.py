@@ -3,9 +3,9 @@
 Not to be confused with the package `autoattack`. The original runs APGD on cross-entropy, targeted APGD on DLR, targeted
 FAB and Square. This variant differs in two points:
 
-- FMN replaces FAB and runs second. One run of FMN finds the radii of the images, so the attacks after it run only on the
-  images and epsilons that are left. Targeted APGD is the most expensive of them.
-- Square gets a tenth of the original's queries. Its purpose is to detect gradient masking, which needs few queries.
+- FMN replaces FAB and runs second. One run of FMN finds the radii of the images. Targeted APGD, the most expensive attack,
+  and Square then run only on the images and epsilons that are left.
+- Square gets a tenth of the original's queries. Its purpose is to detect gradient masking. This needs few queries.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
 ICML 2020, arXiv:2003.01690.

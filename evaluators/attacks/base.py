@@ -38,7 +38,8 @@ class Attack(ABC):
         The caller projects the result onto the ball. An implementation projects only where its paper does.
 
         Args:
-            target: The attacked network: `target.gradient(points, loss)`, or `target.value(points, loss)` without gradients.
+            target: The attacked network. `target.gradient(points, loss)` returns gradients, and `target.value(points, loss)`
+                returns losses without gradients.
             x: Clean images, (N, ...), pixels in [0, 1].
             epsilon: Radius of each image's ball, (N, 1, ...), in pixel units.
             noise: Random numbers, reproducible for each image.
@@ -61,7 +62,8 @@ class Attack(ABC):
     ) -> Tensor:
         """Returns adversarial images, (N, ...), within epsilon of x and with pixels in [0, 1].
 
-        The network runs in evaluation mode. Its mode, `requires_grad` flags and `grad` fields are restored afterwards.
+        The network runs in evaluation mode. Afterwards its mode, buffers, `requires_grad` flags and `grad` fields are as
+        before.
 
         Args:
             network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K).
@@ -69,7 +71,8 @@ class Attack(ABC):
             y: True labels, (N,) int64.
             epsilon: Radius of the ball in pixel units: 8/255, not 8. One number, or one number per image, (N,).
             seed: Seed of the attack's random numbers.
-            stop_when_fooled: Return the first misclassified point instead of the last point of the attack.
+            stop_when_fooled: Return the first misclassified point of an image, if there is one, instead of the last point of
+                the attack. Ensembles always do this. Minimum-norm attacks always return the nearest misclassified point.
 
         Raises:
             TypeError: network, x, y or a setting of the attack has the wrong type.
@@ -120,7 +123,9 @@ class Attack(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Returns adversarial images (N, ...), and whether each is known to be misclassified, (N,) bool. Checks no inputs.
 
-        For callers that checked the inputs before: `radii` and adversarial training. The network keeps its current mode.
+        Its callers, such as `radii` and adversarial training, have checked the inputs. The network keeps its current mode.
+        False means unknown: the last point of an attack may not be evaluated, and without `stop_when_fooled` only ensembles
+        and minimum-norm attacks record misclassified points.
 
         Args:
             network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K).
@@ -128,9 +133,10 @@ class Attack(ABC):
             y: True labels, (N,) int64.
             epsilon: Radius of each image's ball, (N,), in pixel units.
             noise: Random numbers of each image.
-            stop_when_fooled: Return the first misclassified point instead of the last point of the attack.
+            stop_when_fooled: As for `__call__`.
             one_pass: Largest number of images in one pass through the network; all of them if None.
-            clean: Cache of gradients at the clean images, which are then computed only once.
+            clean: Cache of the gradients at the clean images, so that several calls compute them only once; None for no
+                cache. With a cache, the network must classify all clean images correctly.
         """
         ball = epsilon.view(-1, *[1] * (x.ndim - 1))
         keep: Keep = "first" if stop_when_fooled or isinstance(self, AttackEnsemble) else "nothing"
@@ -148,10 +154,10 @@ class Attack(ABC):
 
 
 def check_attack(attack: Attack) -> None:
-    """Checks that `attack` is an `Attack`, its norm a `Norm` and its loss a function, not their names.
+    """Checks that `attack` is an `Attack`, that its norm is a `Norm`, and that its loss, if any, is a function.
 
     Raises:
-        TypeError: one of them has the wrong type.
+        TypeError: the attack, its norm or its loss has the wrong type, such as a class or a name.
     """
     if not isinstance(attack, Attack):
         if isinstance(attack, type) and issubclass(attack, Attack):
@@ -172,7 +178,7 @@ class SingleStep(Attack):
 
     @abstractmethod
     def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
-        """Returns the perturbation of size 1, (N, ...), shaped like x. `perturb` scales it by epsilon."""
+        """Returns a perturbation of size 1 for each image, shaped like x (N, ...). `perturb` scales it by epsilon."""
 
     @final
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
@@ -181,10 +187,10 @@ class SingleStep(Attack):
 
 
 class MinimumNorm(Attack):
-    """Base class of attacks that look for the nearest misclassified point instead of any one within epsilon.
+    """Base class of attacks that look for the nearest misclassified point instead of any misclassified point within epsilon.
 
-    One run therefore gives the radius of every image and does not depend on the grid. The target evaluates points on
-    request and keeps the nearest misclassified one.
+    One run therefore gives the radius of every image without a grid of epsilons. The attack evaluates points with the
+    `GradientOracle`, which keeps the nearest misclassified point of each image.
     """
 
     @abstractmethod
@@ -204,7 +210,8 @@ class MinimumNorm(Attack):
 class AttackEnsemble(Attack):
     """Base class of ensembles: several attacks of one norm, of which the worst case counts for each image.
 
-    Each attack runs only on images that the earlier attacks did not fool, or only at epsilons below their radii so far.
+    Each attack runs only on images that the earlier attacks did not fool. In `radii`, it runs on an image only at epsilons
+    below the smallest radius that the earlier attacks found for this image.
     """
 
     @abstractmethod
@@ -218,7 +225,7 @@ class AttackEnsemble(Attack):
 
     @final
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns the perturbation of the last member. The target keeps the points that the other members found."""
+        """Returns the perturbation of the last member. The target keeps the misclassified points of all members."""
         delta = torch.zeros_like(x)
         for number, member in enumerate(self.supported_members(x)):
             if number:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class BIM(Attack):
     """Basic iterative method: small FGSM steps from the clean image, each followed by a projection onto the ball.
 
-    Equal to `PGD(random_start=False)` with the same steps. In the paper a step is 1/255 for every epsilon. Here it is a
-    fraction of epsilon, so that one setting fits a whole grid.
+    It equals `PGD(random_start=False)` with the same steps and step size. In the paper a step is 1/255 for every epsilon.
+    Here it is a fraction of epsilon, so that one setting fits a whole grid of epsilons.
 
     Attributes:
         norm: Shape of the ball, linf or l2.

@@ -1,4 +1,4 @@
-"""Bisection from a misclassified point back towards the clean image, the last step of minimum-norm attacks."""
+"""Bisection from a misclassified point back towards the clean image, for minimum-norm attacks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def bisect(target: GradientOracle, norm: Norm, x: Tensor, points: Tensor, steps:
         target: The attacked network.
         norm: Norm in which the size is measured.
         x: Clean images, (N, ...).
-        points: Misclassified points, (N, ...), pixels in [0, 1]. A correctly classified point may be returned unchanged.
+        points: Misclassified points, (N, ...), pixels in [0, 1]. Where no shorter perturbation is misclassified, the point
+            is returned unchanged, even if it is classified correctly.
         steps: Number of bisection steps, one forward pass each.
     """
     delta = points - x

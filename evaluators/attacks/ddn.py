@@ -74,7 +74,7 @@ class DDN(MinimumNorm):
             wrong, size = value > 0, self.norm.size(points - x)
             closer = wrong & (size < best)
             best, nearest = torch.where(closer, size, best), torch.where(broadcast_per_image(closer, x), points, nearest)
-            # A random direction where the gradient is zero, as in the authors' code.
+            # Where the gradient is zero, the direction is random, as in the authors' code.
             flat = gradient.flatten(1).abs().amax(1) == 0
             gradient = torch.where(broadcast_per_image(flat, x), noise.normal(x, step), gradient)
             radius = radius * torch.where(wrong, 1 - self.gamma, 1 + self.gamma).to(x.dtype)

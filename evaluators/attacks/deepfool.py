@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 class DeepFool(MinimumNorm):
     """DeepFool: repeated steps to the nearest decision boundary of the network's linearisation at the current point.
 
-    Exact for linear networks and fast for others. It rarely finds the nearest point; FMN and DDN search longer. Two
-    deviations from the paper: points are clipped to the pixel range at each step, and each step after the first is
-    slightly longer than the distance to its boundary.
+    For a linear network it finds the nearest point, up to the overshoot, if no pixel is clipped. For other networks it is
+    fast, but rarely finds the nearest point; FMN and DDN search longer. There are two deviations from the paper. Points are
+    clipped to the pixel range at each step, and each step after the first is slightly longer than the distance to its
+    boundary.
 
     Attributes:
         norm: Norm to minimise, linf or l2.
@@ -74,9 +75,9 @@ class DeepFool(MinimumNorm):
                 step = torch.where(broadcast_per_image(nearer, x), self.norm.ascent(gradient), step)
             if wrong.all():
                 return
-            # Clipped pixels shorten every step, so that the boundary would never be reached. Each step is therefore longer
-            # by a thousandth of the perturbation's size. Where logits tie, as rounded ones do, the distance is 0. There,
-            # this addition doubles with each step until the tie is passed, also from the clean image.
+            # Clipped pixels shorten every step, so that the boundary might never be reached. Each step is therefore longer
+            # by a thousandth of the perturbation's size. Where two logits are equal (by rounding), the distance is 0. Then
+            # the size counts as at least eps, and the addition doubles with each step until the logits differ.
             ties, size = torch.where(distance == 0, ties + 1, 0), self.norm.size(delta)
             size = torch.where(ties > 0, size.clamp(min=torch.finfo(x.dtype).eps), size)
             distance = distance + size / 1000 * (2.0**ties).to(x.dtype)

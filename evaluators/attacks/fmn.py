@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class FMN(MinimumNorm):
     """Fast minimum-norm attack: gradient ascent on the margin inside a ball of adaptive radius.
 
-    The ball shrinks when the point is misclassified and grows otherwise. Until an image is first misclassified, its ball
-    extends to the decision boundary of the network's linearisation. Deviations from the paper:
+    The ball shrinks when the current point is misclassified and grows otherwise. Until the first misclassified point of an
+    image, its ball extends slightly beyond the decision boundary of the network's linearisation. Deviations from the paper:
 
-    - The length of a step is relative to the ball. With the paper's absolute length of 1 in L2, up to 7 % of the images of
-      small networks were never misclassified.
+    - The length of a step is a fraction of the ball's radius. With the paper's absolute length of 1 in L2, up to 7 % of the
+      images were never misclassified by small networks.
     - The direction of a step is the steepest one in the norm.
     - The nearest misclassified point is bisected towards the image at the end.
 
@@ -74,7 +74,8 @@ class FMN(MinimumNorm):
             wrong, size = value > 0, self.norm.size(delta)
             closer = wrong & (size < best)
             best, nearest = torch.where(closer, size, best), torch.where(broadcast_per_image(closer, x), points, nearest)
-            # Slightly beyond the linear boundary, which the points of a linear network would otherwise never cross.
+            # This radius is slightly beyond the boundary of the linearisation. With a radius up to the boundary, the points
+            # of a linear network would come close to the boundary, but never cross it.
             linear = (1 + gamma) * (size + value.abs() / self.norm.dual(gradient).clamp(min=tiny))
             grown = torch.where(best.isfinite(), (1 + gamma) * radius, linear)
             radius = torch.where(wrong, torch.minimum((1 - gamma) * radius, best), grown).clamp(max=largest)

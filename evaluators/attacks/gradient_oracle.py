@@ -42,7 +42,7 @@ class CleanGradientCache:
         self._kept = {} if kept is None else kept
 
     def select(self, index: Tensor) -> CleanGradientCache:
-        """Returns a view of the cache for other images, with indices (M,) in `x`."""
+        """Returns a view of the same cache for the images with the indices `index` in `x`, (M,)."""
         return CleanGradientCache(self.x, index, self._kept)
 
     def take(self, places: Tensor, loss: Loss, compute: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -70,8 +70,8 @@ class CleanGradientCache:
 class GradientOracle:
     """An attacked network with its images (N, ...), their labels (N,) and the ball around each image.
 
-    An attack calls it with points for the whole batch and gets gradients, losses or logits. `keep` says which points are
-    recorded:
+    An attack passes points for the whole batch to the methods, which return gradients, losses or logits. `keep` says which
+    of these points are recorded:
 
     - "nothing": none.
     - "first": the first misclassified point of each image. The image is then dropped: it costs no further passes and its
@@ -86,13 +86,13 @@ class GradientOracle:
 
     Args:
         network: Network from images (N, ...) to logits (N, K).
-        x: Images, (N, ...), all of them correctly classified.
+        x: Clean images, (N, ...). If `clean` is given, the network must classify all of them correctly.
         y: True labels, (N,).
         norm: Shape of the balls.
         epsilon: Radius of each ball, N values in any shape, in pixel units.
-        keep: Points that are recorded.
+        keep: Which points are recorded, as listed above.
         one_pass: Largest number of images in one pass; all images if None.
-        clean: Cache of gradients at the clean images; None for none.
+        clean: Cache of gradients at the clean images; None for no cache.
     """
 
     def __init__(
@@ -129,7 +129,9 @@ class GradientOracle:
         return self.value_and_gradient(points, loss, *classes)[1]
 
     def value_and_gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the loss at points, (N,), and its gradient, (N, ...); infinite and zero where the image is dropped.
+        """Returns the loss at points, (N,), and its gradient, (N, ...).
+
+        Where the image is dropped, the loss is infinite and the gradient is zero. Arguments are as for `gradient`.
 
         Raises:
             AllFooledError: all images are dropped; `Attack` catches it.
@@ -139,7 +141,7 @@ class GradientOracle:
             return value, gradient
         left = self._left()
         if points is self._x and self._clean is not None and not classes:
-            # Attacked images are correctly classified when clean: there is no misclassified point to record.
+            # With a cache, all clean images are classified correctly: there is no misclassified point to record.
             losses, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
         else:
             losses, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
@@ -217,7 +219,7 @@ class GradientOracle:
             return
         images, points = left[wrong], points[wrong]
         size = self._norm.size(points - self._x[images])
-        # An attack may evaluate points outside the ball (momentum, finite differences): these do not count.
+        # An attack may evaluate points outside the ball or the pixel range (momentum, probes): these do not count.
         hit = (size <= self._epsilon[images] * (1 + 1e-5) + 1e-7) & (size < self.sizes[images])
         hit &= (points.flatten(1).amin(1) >= 0) & (points.flatten(1).amax(1) <= 1)
         images = images[hit]

@@ -37,8 +37,8 @@ def gradient_steps(
 ) -> Tensor:
     """Returns the perturbation after a number of gradient steps, (N, ...). All points are in the ball and the pixel range.
 
-    The loop updates points, not perturbations, as other libraries do. Perturbations would be rounded differently, and
-    gradients that are almost zero would change their sign.
+    Like other libraries, the loop updates points, not perturbations. Perturbations would be rounded differently. The
+    rounding could change the sign of gradients that are almost zero.
 
     Args:
         gradient: Function from points (N, ...) to the gradient of the maximised loss, same shape.

@@ -61,9 +61,10 @@ class HopSkipJump(MinimumNorm):
             raise ValueError(f"probes must be at least 1, got {self.probes}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Runs iterations until the queries are used up. Each finds points on the boundary nearer to x."""
+        """Runs iterations until the queries are used up. Each iteration looks for points on the boundary nearer to x."""
         pixels = x[0].numel()
-        # The paper's precision, theta = pixels^-3/2 in L2 and pixels^-2 in Linf, limited to that of float32.
+        # The bisection stops at the paper's precision theta, pixels^(-3/2) in L2 and pixels^(-2) in Linf, but at the
+        # latest after 24 halvings, the precision of float32.
         halvings = min(math.ceil((2 if self.norm == Linf() else 1.5) * math.log2(pixels)), 24)
         points = bisect(target, self.norm, x, self._start(target, x, noise), halvings)
         left, iteration = self.queries - STARTS - halvings, 1
@@ -75,9 +76,9 @@ class HopSkipJump(MinimumNorm):
             left, iteration = left - probes - LENGTHS - halvings, iteration + 1
 
     def _start(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> Tensor:
-        """Returns a misclassified point for each image, (N, ...).
+        """Returns a start for each image, (N, ...): a misclassified point, or the image itself if none is found.
 
-        It is the image itself if that is misclassified or if no misclassified point is found.
+        An image that is misclassified is its own start.
         """
         points, misclassified = x, target.wrong(x)
         for draw in range(STARTS - 1):
@@ -120,7 +121,7 @@ def estimate_direction(
 def search_step(target: GradientOracle, points: Tensor, direction: Tensor, length: Tensor) -> Tensor:
     """Moves points along a direction by length, length / 2, ... until they are misclassified, and returns them, (N, ...).
 
-    A point for which no length succeeds stays unchanged.
+    At most `LENGTHS` lengths are tried. A point for which no length succeeds stays unchanged.
 
     Args:
         target: The attacked network.

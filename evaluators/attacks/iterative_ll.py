@@ -29,7 +29,7 @@ class IterativeLL(Attack):
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        loss: Loss whose targeted form is maximised: cross_entropy, as in the paper, margin or dlr.
+        loss: Loss whose targeted form is maximised: cross_entropy (as in the paper), margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
 

@@ -14,7 +14,7 @@ Loss = Callable[..., Tensor]
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Returns the cross-entropy of each image, (N,).
 
-    Where the label's logit is much larger than the others, its gradient is rounded to zero.
+    Where the label's logit is much larger than the others, the gradient of the cross-entropy is rounded to zero.
 
     Args:
         logits: Logits, (N, K).
@@ -24,10 +24,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the margin loss: the largest wrong logit minus the logit of the label, (N,). Positive: misclassified.
+    """Returns the margin loss: the largest wrong logit minus the logit of the label, (N,).
 
-    This loss is minus the margin of `evaluators.margins` and of response surfaces. The direction of its gradient does not
-    depend on the scale of the logits, unlike that of cross-entropy.
+    It is positive where the image is misclassified. This loss is minus the margin of `evaluators.margins` and of response
+    surfaces. The direction of its gradient does not depend on the scale of the logits, unlike that of cross-entropy.
 
     Args:
         logits: Logits, (N, K).

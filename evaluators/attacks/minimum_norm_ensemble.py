@@ -1,7 +1,8 @@
 """The smallest radius of several attacks, as the best upper bound on the exact radius.
 
-Each minimum-norm attack fails on some images, and different attacks fail on different images. A bisected fixed-epsilon
-attack does not fail completely, but its radii are often too large. The smallest radius of all is the one to report.
+Each minimum-norm attack fails on some images, and different attacks fail on different images. An attack with a fixed
+epsilon, such as PGD, fools almost every image at some epsilon. But its radii are often too large, even if they are bisected.
+The smallest radius of all attacks is the one to report.
 """
 
 from __future__ import annotations

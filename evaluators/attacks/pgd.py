@@ -36,7 +36,7 @@ class PGD(Attack):
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
         random_start: Start at a random point of the ball instead of the clean image.
-        restarts: Number of runs, each from a new random start. The run with the largest final loss counts.
+        restarts: Number of runs, each from a new random start. For each image, the run with the largest final loss counts.
 
     Raises:
         ValueError: steps or restarts is below 1, step_size is not positive, or restarts is above 1 without random_start.

@@ -39,8 +39,8 @@ class Square(Attack):
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        queries: Number of evaluated points per image.
-        p_init: Share of an image's pixels that the first squares cover, in (0, 1].
+        queries: Largest number of evaluated points per image. The search ends earlier once all images are misclassified.
+        p_init: Share of an image's pixels that each of the first squares covers, in (0, 1].
 
     Raises:
         ValueError: norm is not linf or l2, queries is below 1, or p_init is not above 0 and at most 1.
@@ -103,7 +103,7 @@ class Square(Attack):
 
 
 def stripes(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-    """Returns images with vertical stripes: each column of each channel changes by plus or minus epsilon, shaped like x."""
+    """Returns images with vertical stripes, shaped like x: each column of each channel changes by plus or minus epsilon."""
     return (x + epsilon * _sign(noise.uniform(x[:, :, :1]))).clamp(0, 1)
 
 
@@ -116,9 +116,10 @@ def recolour(
         points: Current perturbed images, (N, C, H, W), contiguous.
         x: Clean images, (N, C, H, W), contiguous.
         epsilon: Radius of each image's ball, (N, 1, 1, 1), in pixel units.
-        sizes: Size of the current perturbations, (N,).
+        sizes: Size of the current perturbations, (N,). Only `shift` uses it.
         left: Indices of the images to change, (M,).
-        drawn: Random numbers in [0, 1), (M, 5 + C).
+        drawn: Random numbers in [0, 1), (M, 5 + C): two for each of two positions, one for the orientation of a bump, and
+            one for the sign in each channel. Only `shift` uses the second position and the orientation.
         side: Side of the square, in pixels.
 
     Returns:
@@ -132,7 +133,7 @@ def recolour(
 
 
 def tiles(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-    """Returns images plus a grid of bumps with random signs, of L2 length epsilon, shaped like x."""
+    """Returns images plus a perturbation of L2 length epsilon, shaped like x: a grid of `bumps` with random signs."""
     count, channels, height, width = x.shape
     side = max(min(height, width) // 5, 1)
     rows, columns = height // side, width // side

@@ -33,10 +33,10 @@ class Transfer(Attack):
     YAML cannot hold a network, so this attack has no name in `ATTACKS`.
 
     Attributes:
-        source: Source network, on the images' device. It runs in evaluation mode, and its state is restored afterwards.
+        source: Source network, on the device of the images. It runs in evaluation mode. Its state is restored afterwards.
         attack: Attack on the source network, at the same epsilon. Minimum-norm attacks stop at the decision boundary of
             the source and transfer badly.
-        norm: Shape of the ball; that of the inner attack.
+        norm: Shape of the ball. It is the norm of the inner attack and is not an argument.
 
     Raises:
         TypeError: source is not a network, or attack is not an attack.
