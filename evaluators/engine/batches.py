@@ -1,4 +1,4 @@
-"""Batches that fit into memory. Their size is estimated from the network."""
+"""Batches that fit into memory. Their size is estimated from the memory that the network needs for one image."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LARGEST = 1024
-# Memory for the passes of one batch on a CPU. More is slower: it exceeds the caches, and its pages are allocated anew each
-# time. A fixed number, not a share of the free memory, so that repeated runs have the same batches.
+# Memory for a forward and backward pass of one batch on a CPU. More memory is slower: it exceeds the caches, and its pages
+# are allocated again for every batch. The number is fixed instead of a share of the free memory, so that repeated runs
+# have the same batches.
 CPU_BYTES = 40 << 20
-# Smallest batch on a CPU, as long as it fits into this memory: smaller batches spend too much time on reading the weights.
+# Smallest batch on a CPU, unless it needs more than CPU_MOST_BYTES of memory. Smaller batches spend too much time on reading
+# the weights.
 CPU_LEAST, CPU_MOST_BYTES = 32, 512 << 20
 CUDA_SHARE = 0.25
 # Batch size of forward passes without gradients.
@@ -61,7 +63,8 @@ class Batches:
             loops: Whether the work is an attack loop instead of one pass.
 
         Raises:
-            RuntimeError: a single image does not fit (torch.OutOfMemoryError on a GPU).
+            RuntimeError: a single image does not fit (torch.OutOfMemoryError on a GPU), or `work` raises it for another
+                reason.
         """
         start = 0
         while start < len(index):
@@ -88,13 +91,13 @@ def forward(network: nn.Module, points: Tensor, one_pass: int) -> Tensor:
 
 
 def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
-    """Returns batches for forward and backward passes over images x (N, ...), and the logits (1, K) of the first image.
+    """Returns batch sizes for forward and backward passes over images x (N, ...), and the first image's logits (1, K).
 
     Every image is assumed to need as much memory as the first. If the network cannot be differentiated, so that only
     black-box attacks work, the batch size is `FORWARD_ONLY`.
 
     Raises:
-        ValueError: the network fails, and its parameters and the images have different number formats.
+        ValueError: the network fails, and none of its parameters has the dtype of the images.
     """
     try:
         kept, logits = activation_bytes(network, x[:1])
@@ -114,9 +117,9 @@ def find_batches(network: nn.Module, x: Tensor) -> tuple[Batches, Tensor]:
 
 
 def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
-    """Returns the memory of a forward and backward pass of x, in bytes, and the logits.
+    """Returns the estimated memory of a forward and backward pass of x, in bytes, and the logits.
 
-    It is twice the memory that the forward pass keeps for the backward pass, to allow for the gradients.
+    The estimate is twice the memory that the forward pass keeps for the backward pass, to allow for the gradients.
     """
     kept: dict[int, int] = {}
 
@@ -127,8 +130,8 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        # The logits keep the saved tensors alive until they are summed. Otherwise a new tensor could have the address of a
-        # freed one, and replace its entry.
+        # The logits keep the saved tensors alive until their sizes are summed. Otherwise a new tensor could have the address
+        # of a freed one, and replace its entry in `kept`.
         logits = network(x.detach().requires_grad_().clone())
     total = sum(size for pointer, size in kept.items() if pointer not in weights)
     return 2 * total, logits.detach() if isinstance(logits, Tensor) else logits

@@ -28,8 +28,9 @@ def inference(network: nn.Module, x: Tensor, attempts: int = MIN_ATTEMPTS_TO_FUS
     """Yields a network with the same logits as `network` in evaluation mode, faster where possible.
 
     In a copy of the network, batch norm is folded into the preceding convolutions, and images (N, C, H, W) use the
-    channels-last format. The original network is yielded if it cannot be traced, if there are too few attempts, or if the
-    logits of the copy differ on the first images. `network` is frozen inside the context and restored afterwards.
+    channels-last format where this is safe. The original network is yielded if it has no convolution, has hooks or cannot be
+    traced, if there are too few attempts, or if the logits of the copy differ on the first images. `network` is frozen
+    inside the context and restored afterwards.
 
     Args:
         network: Maps images (N, ...) to logits (N, K).
@@ -44,7 +45,10 @@ def inference(network: nn.Module, x: Tensor, attempts: int = MIN_ATTEMPTS_TO_FUS
 
 
 def _folded(network: nn.Module) -> nn.Module | None:
-    """Returns a copy in which batch norm is folded into convolutions, or None if the network cannot be traced."""
+    """Returns a copy in which batch norm is folded into convolutions.
+
+    It returns None if the network has no convolution, has hooks or cannot be traced.
+    """
     modules = list(network.modules())
     if not any(isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) for module in modules):
         return None

@@ -45,7 +45,8 @@ def check_images(x: Tensor) -> None:
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: x is empty, not finite, or has pixels outside [0, 1].
+        ValueError: x is empty, does not have the shape (N, ...), is not finite, has pixels outside [0, 1], or was created
+            in torch's inference mode.
     """
     if not isinstance(x, torch.Tensor):
         remedy = "; use torch.from_numpy(x)" if type(x).__name__ == "ndarray" else ""
@@ -65,10 +66,10 @@ def check_images(x: Tensor) -> None:
 
 
 def check_format(network: nn.Module, x: Tensor) -> None:
-    """Checks that a network that fails on images x has parameters in their number format.
+    """Checks, for a network that fails on images x, that at least one of its parameters has the dtype of the images.
 
     Raises:
-        ValueError: no parameter has the format of the images.
+        ValueError: the network has floating-point parameters, but none with the dtype of the images.
     """
     formats = sorted({str(p.dtype) for p in network.parameters() if p.is_floating_point()})
     if formats and str(x.dtype) not in formats:

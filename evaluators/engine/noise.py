@@ -1,7 +1,10 @@
 """Per-image, counter-based random numbers.
 
-Each number is a hash of (seed, image, draw, pixel). A random start therefore does not depend on the batch size, on the
-device, or on images dropped before, and error curves are reproducible. `torch.Generator` has none of these properties.
+Each number is a hash of (seed, stream, image, draw, pixel). Streams are independent random numbers under one seed, such as
+one stream for each epsilon. A draw is one set of numbers within a stream, with one number for each pixel.
+
+A random start therefore does not depend on the batch size, on the device, or on images dropped before, and error curves are
+reproducible. `torch.Generator` has none of these properties.
 
 Source: the finaliser of SplitMix64, Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
 """
@@ -29,7 +32,10 @@ def _wrap(z: int) -> int:
 
 
 def _step(count: int) -> int:
-    """Returns (count + 1) * gamma, wrapped to a signed 64-bit integer. Count 0 must not give 0, which `_mix` maps to 0."""
+    """Returns (count + 1) * gamma, wrapped to a signed 64-bit integer.
+
+    Count 0 must not give 0, because `_mix` maps 0 to 0.
+    """
     return _wrap((count + 1) * _GAMMA)
 
 
@@ -69,7 +75,7 @@ class ImageNoise:
 
     @classmethod
     def of(cls, seed: int, images: Tensor, stream: int = 0) -> ImageNoise:
-        """Returns the noise of the images with indices `images`, (N,) int64, under a seed. Streams are independent."""
+        """Returns the noise of the images with indices `images`, (N,) int64, in one stream under a seed."""
         start = _mix_one(_wrap(_mix_one(_step(seed)) + _step(stream)))
         return cls(_mix(images * _GAMMA + start))
 
@@ -78,11 +84,11 @@ class ImageNoise:
         return ImageNoise(self.keys[index])
 
     def fork(self, number: int) -> ImageNoise:
-        """Returns new noise of the same images, independent of this one and of the forks with other numbers."""
+        """Returns new noise of the same images, independent of this noise and of forks with other numbers."""
         return ImageNoise(_mix(_mix(self.keys ^ _MIX_2) + _step(number)))
 
     def uniform(self, x: Tensor, draw: int = 0) -> Tensor:
-        """Returns uniform random numbers in [0, 1), with the shape and dtype of x (N, ...). Each `draw` gives new ones."""
+        """Returns uniform random numbers in [0, 1), shape and dtype of x (N, ...). Each `draw` gives new numbers."""
         pixels = torch.arange(x[0].numel(), device=x.device)
         keys = _mix(self.keys + _step(draw))
         bits = _shift(_mix(keys[:, None] + pixels[None, :] * _GAMMA), 40)

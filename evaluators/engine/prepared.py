@@ -52,8 +52,8 @@ def prepare(
         x: Clean images, (N, ...), pixels in [0, 1].
         y: True labels, (N,) int64.
         batch_size: Images in one pass through the network; estimated from the memory that one image needs if None.
-        attempts: Expected number of attempts on each image: attacks times epsilons. If it is small, the network is not
-            optimised for speed.
+        attempts: Expected number of attempts on each image: attacks times epsilons. If the attempts on all images are few,
+            the network is not optimised for speed.
 
     Raises:
         TypeError: network, x or y has the wrong type.
