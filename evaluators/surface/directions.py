@@ -20,7 +20,7 @@ from evaluators.norms import L2
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Different from the streams of attacks, so that a random direction is not equal to the random start of an attack.
+# Number of the stream of random directions. Attacks here use stream 0, so a random direction never equals a random start.
 _STREAM = 1
 
 
@@ -36,7 +36,8 @@ def adversarial_direction(
 ) -> Tensor | None:
     """Returns the adversarial perturbation (C, H, W) that an attack finds, or None if the attack fails.
 
-    It leads to the last point of the attack. If that point is not adversarial, it leads to the first adversarial one.
+    The perturbation leads to the last point of the attack. If that point is not adversarial, the attack runs again and stops
+    at its first misclassified point. With a target class, a point is adversarial only if the network predicts that class.
 
     Args:
         network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Its state is restored afterwards.
@@ -103,8 +104,9 @@ class _Aimed:
 def random_direction(image: Tensor, length: float, *, seed: int = 0) -> Tensor:
     """Returns a perturbation (C, H, W) of a given L2 length in a random direction, with signs that suit the pixel range.
 
-    The direction is drawn uniformly. Then the sign of each change that leaves the pixel range is flipped, if the opposite
-    change stays in it. Many pixels of real images are 0 or 1, so almost all random directions would otherwise leave it.
+    The direction is drawn uniformly. Then the change of each pixel that would leave the pixel range is reversed, if the
+    opposite change stays in the range. Many pixels of real images are 0 or 1, so almost all random directions would
+    otherwise leave the range.
 
     Args:
         image: Clean image, (C, H, W), pixels in [0, 1].
@@ -131,7 +133,7 @@ def check_image(image: Tensor) -> None:
 
     Raises:
         TypeError: image is not a floating-point tensor.
-        ValueError: image has a different shape or is out of range.
+        ValueError: image does not have the shape (C, H, W), is not finite or is out of range.
     """
     if isinstance(image, torch.Tensor) and image.ndim != 3:
         raise ValueError(f"image must be one image, (C, H, W), got shape {tuple(image.shape)}")

@@ -87,7 +87,7 @@ class BoundaryLine:
         confidence: Largest softmax probability.
         inside: Whether all pixels of the point are in [0, 1], bool. Other points are not valid images.
         crossings: Detected changes of the class, in order.
-        length: L2 length of the direction, which is the position of the image plus the direction.
+        length: L2 length of the direction. At this position, the line is at the image plus the direction.
     """
 
     positions: Floats
@@ -111,9 +111,9 @@ def boundary_line(
 ) -> BoundaryLine:
     """Returns class, margin and confidence of a network along a line, with the crossings of decision boundaries.
 
-    The line starts at an image and follows a direction. Where the class changes between two neighbouring positions,
-    crossings are bisected until the classes at both positions are connected. Crossings that return to the same class
-    between two neighbouring positions are missed. More points reduce this number.
+    Position 0 of the line is an image, and the line follows a direction. Where the class differs between two neighbouring
+    positions, bisection locates the crossings that lead from one class to the other. If the class changes and changes back
+    between two neighbouring positions, both crossings are missed. More points make this rarer.
 
     Args:
         network: Maps images (N, C, H, W) with pixels in [0, 1] to logits (N, K). Its state is restored afterwards.

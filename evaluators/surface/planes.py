@@ -1,7 +1,7 @@
 """Response surfaces: class, margin and confidence of a network in a plane through an image.
 
 A plane is spanned by two perturbations, adversarial or random, or goes through three images. Its basis is orthonormal, so
-distances in the plane are L2 distances between images, in pixel units. The images that span it are marked.
+distances in the plane are L2 distances between images, in pixel units. The images that span the plane are marked.
 
 The definitions are ours. Source of the idea: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
 Network's Response Surface and Uncertainty Regions", arXiv:2107.00003.
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-# Two directions count as parallel if the sine of their angle is smaller. Their orthogonal part is then only rounding error.
+# Two directions count as parallel if the sine of their angle is at most this number: their orthogonal part is then only
+# rounding error.
 PARALLEL = 1e-4
 
 
@@ -158,7 +159,7 @@ def window(plane: Plane, extent: float = 2.0, points: int = 61) -> tuple[Floats,
         plane: Plane with marks.
         extent: Width of the window, as a multiple of the longer side of the box around the marks, at least 1. The window
             has the same centre as the box.
-        points: Number of coordinates per axis P, at least 2.
+        points: Number P of coordinates per axis, at least 2.
 
     Raises:
         ValueError: extent is below 1 or not finite, or points is below 2.
