@@ -1,6 +1,6 @@
 """The adversarial images of one clean image: number of distinct ones from many starts, distances, and connectivity.
 
-Balls and the pixel range are convex, so the straight path between two adversarial images stays in both. If every image on
+Balls and the pixel range are convex, so the straight path between two adversarial images leaves neither. If every image on
 the path is adversarial, the two images belong to one connected set. A path is evaluated at a finite number of points,
 which is evidence of a connection but not a proof. If a straight path fails, one bent path is tried. It goes through the
 image that gradient steps reach from the middle of the straight path.
@@ -8,7 +8,7 @@ image that gradient steps reach from the middle of the straight path.
 The definitions are ours. Sources: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's
 Response Surface and Uncertainty Regions", arXiv:2107.00003 (only the abstract was available), for the claim of infinitely
 many adversarial images; Garipov et al., "Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs", NeurIPS 2018,
-arXiv:1802.10026, for bent paths, there between weights.
+arXiv:1802.10026, for bent paths. Their paths connect the weights of networks.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Connections:
         points: Number of evaluated points of a straight path, without its ends.
         straight: Whether the straight path between two images is misclassified at all points, (M, M) bool.
         same_class: Whether the straight path and both ends have the same wrong class at all points, (M, M) bool.
-        bent: Whether a bent path connects two images that no straight path connects, (M, M) bool.
+        bent: Whether a bent path connects two images whose straight path fails, (M, M) bool.
         by_straight: Component of each image under straight paths, (M,) int64, numbered from 0.
         components: Component of each image under straight and bent paths, (M,) int64, numbered from 0.
     """
@@ -209,7 +209,8 @@ def connections(
 ) -> Connections:
     """Returns which adversarial images of a set are connected inside the ball.
 
-    The cost is one forward pass for each point of a path, and one path for each pair of images: 496 paths for 32 images.
+    The cost is one forward pass for each point of a path, and one straight path for each pair of images: 496 paths for 32
+    images. Each straight path that fails also costs gradient steps and a bent path.
 
     Args:
         network: Network for which the adversarial images were found. Its state is restored afterwards.
@@ -267,7 +268,7 @@ def _pushed(
     x = adversarial.x.expand_as(middles)
     size = middles.new_full((len(middles),), adversarial.epsilon)
     y = torch.full((len(middles),), adversarial.label, dtype=torch.int64, device=middles.device)
-    # No stop at the boundary: the halves of a path through a point close to it would soon cross it again.
+    # The steps do not stop at the boundary: a path through a point close to the boundary would soon cross it again.
     target = GradientOracle(network, x, y, adversarial.norm, size, keep="nothing", one_pass=one_pass)
     ball = size.view(-1, *[1] * (x.ndim - 1))
     return x + gradient_steps(

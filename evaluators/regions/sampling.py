@@ -1,14 +1,14 @@
 """Uniform samples of the part of a ball that lies in the pixel range.
 
-Samples of the whole ball that are clamped to the pixel range would not be uniform: many would lie on the edges of the range,
-where images have many of their pixels.
+Samples of the whole ball, clamped to the pixel range, would not be uniform. Many pixels of images are 0 or 1, so many
+samples would lie on the edges of the range.
 
 - Linf: the part of the ball in the range is a box. Each pixel is sampled separately.
 - L2: rejection sampling. The part of the ball in the range is tiny in many dimensions, so proposals are not drawn from the
-  ball. They are normal numbers, truncated to the range of each pixel, with the mean squared length radius^2. A proposal
-  delta in the ball is accepted with probability exp((|delta|^2 - radius^2) / (2 variance)). This cancels the normal density
-  and gives exactly the uniform one. This variance maximises the acceptance rate, which is about 1 / sqrt(pi D) for D pixels
-  and any centre.
+  ball. Proposals are normal perturbations, truncated to the pixel range. Their variance is chosen so that their mean squared
+  length is radius^2. A proposal delta in the ball is accepted with probability exp((|delta|^2 - radius^2) / (2 variance)).
+  This cancels the normal density, so that accepted proposals are exactly uniform. The chosen variance maximises the
+  acceptance rate, which is about 1 / sqrt(pi D) for D pixels and any centre.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Largest number of proposals per sample, and of noise indices reserved for it. Known balls need at most a few thousand.
+# Largest number of proposals per sample. Each proposal has its own noise index, so as many indices are reserved per sample.
+# A few thousand proposals were enough for all balls tried.
 _MOST_ATTEMPTS = 1 << 20
 # Number of proposals drawn at once.
 _PROPOSALS = 2048
@@ -142,7 +143,7 @@ def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: 
     Args:
         centres: Centres of the balls, (B, D).
         radius: Radius of each ball, (B,).
-        scale: Scale of the proposals for each ball, (B,).
+        scale: Standard deviation of the normal proposals for each ball, (B,); infinite for uniform proposals.
         draws: Noise index of each point, (B,) int64.
         seed: Seed of the noise.
     """
@@ -173,7 +174,13 @@ def _round(centres: Tensor, radius: Tensor, scale: Tensor, draws: Tensor, seed: 
 
 
 def _truncated_normal(centres: Tensor, scale: Tensor, uniform: Tensor) -> Tensor:
-    """Returns normal perturbations of scale (B, 1), truncated to keep centres (B, D) in [0, 1], shaped (B, D)."""
+    """Returns normal perturbations of centres (B, D), shaped (B, D), truncated so that all pixels stay in [0, 1].
+
+    Args:
+        centres: Centres, (B, D).
+        scale: Standard deviation, (B, 1). Where it is infinite, the perturbed pixels are uniform in [0, 1].
+        uniform: Uniform random numbers in [0, 1), (B, D), which are converted to normal ones.
+    """
     flat = scale.isinf()
     finite = torch.where(flat, 1.0, scale)
     low, high = (torch.special.ndtr(edge / finite) for edge in (-centres, 1 - centres))
@@ -184,7 +191,7 @@ def _truncated_normal(centres: Tensor, scale: Tensor, uniform: Tensor) -> Tensor
 def _standard_deviation(centres: Tensor, radius: float) -> Tensor:
     """Returns the scale (N,) at which truncated normal perturbations of centres (N, D) have mean squared length radius^2.
 
-    It is infinite where even uniform pixels are nearer to the centre on average.
+    The scale is infinite where the mean squared length is at most radius^2 even for uniform pixels.
     """
     uniform = ((1 - centres) ** 3 + centres**3).sum(1) / 3
     # The mean squared length is at most D scale^2. As the scale grows, it approaches that of uniform pixels.

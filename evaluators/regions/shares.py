@@ -1,8 +1,8 @@
 """Adversarial share of the balls around an image, by radius.
 
 If a continuous network has a non-zero margin at an adversarial image, all images in some ball around it are adversarial.
-So one adversarial image implies infinitely many. This module estimates the size of the ball by sampling. For small
-networks, `provable_radii` gives a lower bound.
+So one adversarial image implies infinitely many. This module samples balls of given radii and estimates the share of each
+ball that is adversarial. For small networks, `provable_radii` gives a radius within which all images are adversarial.
 
 The definitions are ours. Source of the claim: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural
 Network's Response Surface and Uncertainty Regions", arXiv:2107.00003 (only the abstract was available).
@@ -104,7 +104,8 @@ def count_in_balls(
     """Returns the share of each ball around centres (N, ...) that has a property. Checks no inputs.
 
     Args:
-        property_of: Function of ball indices, (B,), and points, (B, ...), that returns whether each has it, (B,) bool.
+        property_of: Function of ball indices, (B,), and points, (B, ...). It returns whether each point has the property,
+            (B,) bool.
         centres: As for `ball_shares`.
         norm: As for `ball_shares`.
         radii: As for `ball_shares`.

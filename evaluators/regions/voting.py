@@ -2,13 +2,14 @@
 
 A point is in the uncertainty region of several networks if they do not all predict the same class. The vote entropy
 measures the disagreement. It is the entropy, in nats, of the predicted classes, with one vote per network. It is 0 if all
-networks agree, and at most the logarithm of the smaller of the numbers of networks and classes.
+networks agree, and at most log(min(M, K)) for M networks and K classes.
 
 A point is in the uncertainty region of one network if its margin (largest minus second-largest logit) is below a
 threshold. The threshold is in logits, whose scale differs between networks.
 
-Both are measured in balls around clean images, adversarial images or noise (`torch.rand`), for points in the pixel range.
-`vote_along_line` measures disagreement along lines through two images, relative to the decision boundary.
+Both regions are measured as shares of balls around clean images, adversarial images or noise (`torch.rand`). Only points
+in the pixel range count. `vote_along_line` measures disagreement along lines through two images, relative to the decision
+boundary.
 
 The definitions are ours. Sources: Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's
 Response Surface and Uncertainty Regions", arXiv:2107.00003 (only the abstract was available), for the term; Dagan and
@@ -207,8 +208,8 @@ def low_margin_share(
         centres: Images, (N, ...), pixels in [0, 1].
         norm: Linf() or L2().
         epsilons: Radii of the balls, strictly increasing, in pixel units.
-        threshold: Threshold of the largest minus the second-largest logit, above 0. The median margin of clean images
-            gives its scale.
+        threshold: Threshold for the largest minus the second-largest logit, above 0. A natural unit for it is the median
+            margin of clean images.
         sampling: Number of points per ball and other settings.
 
     Raises:

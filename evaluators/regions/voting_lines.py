@@ -135,9 +135,10 @@ def boundary_entropy(
         networks: As for `vote_along_line`.
         start: As for `vote_along_line`.
         end: As for `vote_along_line`.
-        crossing: Position of the boundary on each line, (N,), from `vote_along_line`. Infinite ones are ignored.
+        crossing: Position of the boundary on each line, (N,), from `vote_along_line`. Lines with an infinite position are
+            ignored.
         offsets: Signed distances from the boundary, (O,), as shares of the distance from start to boundary, at least -1.
-            Negative ones are on the side of the start.
+            Negative distances are on the side of the start.
         batch_size: Points in one pass.
         confidence: Confidence level of each interval, in (0, 1).
 
