@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class NetworkSource:
-    """An open network with the records of its bundle. Without a bundle, only `name` and `network` are set.
+    """An open network with the records of its bundle. Without a bundle, only `name`, `network` and `in_memory` are set.
 
     Attributes:
         name: Name that the user gave: a path, FILE.py:NAME or package.module:NAME.
@@ -67,7 +67,8 @@ def open_source(network: str | Path | nn.Module | NetworkSource, *, trust: bool 
 
     Args:
         network: Path or name as for `open_network`, an `nn.Module` (set to evaluation mode), or a source (returned as is).
-        trust: Run code that comes with a bundle or a .pt2 file. A named function is code that the caller chose.
+        trust: Run code that comes with a bundle or a .pt2 file. A function named in `network` always runs, because the
+            caller chose it.
 
     Raises:
         NetworkError: the network cannot be opened.
@@ -133,7 +134,7 @@ def _identity(network: str | Path | nn.Module | NetworkSource) -> object:
     written, suffix = (place, f":{function}") if colon and place.endswith(".py") else (name, "")
     try:
         path = Path(written).expanduser()
-    except RuntimeError:  # There is no such user; `open_network` reports that.
+    except RuntimeError:  # The user in ~user does not exist; `open_network` reports that.
         return name
     if path.exists():
         return f"{path.resolve()}{suffix}"
@@ -181,7 +182,7 @@ def common_bundle_data(sources: Sequence[NetworkSource]) -> Any:
 
 
 def _test_split(source: NetworkSource) -> Any:
-    """Returns what decides on the test images of a bundle: the settings of the split, and a hash or the path."""
+    """Returns values that identify the test images of a bundle: settings of the split, and the images' hash or else path."""
     if not isinstance(source.data, dict) or source.manifest is None:
         return source.data
     hashes = source.manifest.get("data")
@@ -193,7 +194,7 @@ def bundle_data(sources: Sequence[NetworkSource]) -> Any:
     """Returns the common section `data` of the bundles among the networks, as plain data.
 
     Raises:
-        ConfigError: no network is a bundle, or the bundles were made for different data.
+        ConfigError: no network is a bundle, or `common_bundle_data` raises it.
     """
     data = common_bundle_data(sources)
     if data is None:
@@ -209,7 +210,7 @@ def _data_text(data: Any) -> str:
 
 
 def searched_norm(sources: Sequence[NetworkSource]) -> str:
-    """Returns the common norm name of the searches of all bundles among the networks; linf if they differ."""
+    """Returns the norm name that the searches of all bundles share; linf if their norms differ or there is no bundle."""
     norms = {source.norm for source in sources if source.norm is not None}
     return norms.pop() if len(norms) == 1 else "linf"
 

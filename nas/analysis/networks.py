@@ -182,7 +182,7 @@ def _needed(function: Any) -> list[str]:
 
 @contextmanager
 def _importable(folders: list[Path]) -> Iterator[None]:
-    """Puts folders in front of `sys.path`, as for a script that runs there."""
+    """Puts folders in front of `sys.path`, as Python does with the folder of a script."""
     added = [str(folder) for folder in folders]
     sys.path[:0] = added
     try:

@@ -36,11 +36,14 @@ class ProfileConfig:
     Attributes:
         data: Data source; the test split is used.
         attacks: Attacks by name.
-        epsilons: Grid of each norm (linf, l2), in pixel units; null to choose it from the network's first-order radii.
+        epsilons: Grid of each norm (linf, l2), in pixel units; null to choose it from the network's first-order radii,
+            which are estimated from gradients at the clean images.
         images: Maximum number of test images.
-        tolerance: Relative tolerance of each radius, such as 0.01 for 1 %, instead of the grid; null for the grid.
+        tolerance: Relative precision to which each radius is bisected, such as 0.01 for 1 %; null to round radii up to the
+            grid.
         corruptions: Also measure the errors under common corruptions.
-        certify: Also certify L2 radii by randomized smoothing with this standard deviation, in pixel units; null for none.
+        certify: Also certify L2 radii by randomized smoothing. The value is the standard deviation of the noise, in pixel
+            units; null for none.
         transfer: Further networks, as for `open_source`; PGD crafts images on each, which are tested on the network.
         seed: Seed of all random numbers.
         device: cpu, cuda, mps, or auto for the best available device.
@@ -98,8 +101,8 @@ def profile_network(
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or fails under attack.
         BundleError: the bundle is damaged.
-        ConfigError: an epsilon is too large for the images, its norm has no attack, or there is neither a config nor a
-            bundle.
+        ConfigError: an epsilon is too large for the images, a grid has a norm that no attack has, or the data cannot be
+            taken from the bundle and there is no config.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
 

@@ -33,7 +33,7 @@ Shape = tuple[int, int, int]
 # Largest number of pixels for which networks run on the CPU. Larger images use the meta device: it does not compute values,
 # so its time does not depend on the image size, but each layer has more overhead.
 SMALL_IMAGE = 64 * 64
-# Number of networks that `check` exports. Each takes seconds.
+# Number of networks that `check` exports. Each export takes seconds.
 EXPORTED = 3
 
 
@@ -106,7 +106,8 @@ def summarise(
         progress: Called with the completed share, in [0, 1).
 
     Raises:
-        RunError: a network cannot be built or run; the message has the architecture.
+        RunError: an architecture has no canonical form, or its network cannot be built or run; the message has the
+            architecture.
     """
     costs: dict[str, list[float]] = {name: [] for name in ("parameters", "MACs", *(["latency"] if timed else []))}
     disconnected, keys = 0, set[str]()
@@ -172,7 +173,9 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 def check(
     space: SearchSpace, *, samples: int | None = None, seed: int = 0, shape: Shape | None = None, classes: int | None = None
 ) -> list[CheckResult]:
-    """Returns the results of the checks of a space. Architectures must also survive YAML, and networks their export.
+    """Returns the results of the checks of a space.
+
+    Besides the checks of `check_space`, architectures are written to YAML and read again, and networks are exported.
 
     Args:
         space: The space.
@@ -201,14 +204,14 @@ def _exports(space: SearchSpace, samples: int, seed: int, shape: Shape, classes:
             network = build_network(space, architecture, images, classes, seed)
             with torch.no_grad():
                 network.eval()(images)
-        except (Exception, SystemExit):  # Other checks report it.
+        except (Exception, SystemExit):  # Other checks report this error.
             continue
         for form, reason in failed_exports(network, images, FORMATS).items():
             message = f"{form}: {reason}; change the network, or search with finalists.forms: [weights]"
             return CheckResult("exports", False, message, architecture)
         exported += 1
     if not exported:
-        return CheckResult("exports", None, "not tried: no sample builds and maps images to logits")
+        return CheckResult("exports", None, "not tried: no sampled network can be built and maps images to logits")
     return CheckResult("exports", True, f"{exported} networks as {', '.join(FORMATS)}")
 
 

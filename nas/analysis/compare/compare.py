@@ -47,10 +47,11 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, float], None]
 
-# Relative distances: a chosen epsilon is dropped if it is this near to a given epsilon, or to another chosen one.
+# Relative distances. A point of the grid is dropped if it is within the first distance of an epsilon of the tests. A
+# quartile of the first-order radii does not become an epsilon of the tests within the second distance of another one.
 SAME_EPSILON, DISTINCT_EPSILON = 0.05, 0.3
-# Disagreement: number of images, number of points in each ball, and radii of the balls in multiples of an epsilon. Large
-# images have fewer points, because drawing them is slow.
+# Disagreement: number of images, number of points in each ball, and radii of the balls in multiples of the first epsilon.
+# Balls around large images have fewer points, because drawing points is slow.
 BALLS, BALL_SAMPLES, BALL_RADII = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 
@@ -70,7 +71,7 @@ def compare_networks(
     Args:
         sources: At least two networks: paths, names, modules or `NetworkSource`, as for `open_source`. A network maps images
             (N, C, H, W) with pixels in [0, 1] to logits (N, K). Modules are set to evaluation mode and moved to the device.
-        config: Settings; None for the data and the norm of the bundles, and the defaults.
+        config: Settings; None to take the data and the norm from the bundles, and defaults for the rest.
         names: Display name of each network; empty for the names of bundles and files.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
         trust: Run code that comes with a bundle or a .pt2 file.
@@ -214,7 +215,9 @@ def error_context(source: str) -> Iterator[None]:
 
 
 def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
-    """Returns the attacks that craft images for transfer: those that do not stop at the first success; else PGD.
+    """Returns the attacks that craft images for transfer: all but ensembles and minimum-norm attacks, or else PGD.
+
+    Ensembles and minimum-norm attacks return points near the decision boundary, which transfer poorly.
 
     Args:
         attacks: Attacks by name, all in one norm.
@@ -232,16 +235,16 @@ def _choose_epsilons(first_order: Mapping[str, Floats], wanted: Sequence[float],
         epsilon = min(float(f"{np.quantile(usable, share):.1g}"), largest)
         if not any(math.isclose(epsilon, other, rel_tol=DISTINCT_EPSILON) for other in chosen):
             chosen.append(epsilon)
-    return chosen or [largest]  # No network has gradients.
+    return chosen or [largest]  # Without usable radii, for example if all gradients are zero.
 
 
 def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Sequence[float]) -> list[float]:
-    """Returns the common grid of networks: the union of the grids chosen for each, and the wanted epsilons.
+    """Returns the common grid of networks: the union of the grids chosen for each network, and the wanted epsilons.
 
     Args:
         first_order: First-order radii, (N,), by network, in pixel units.
         largest: Size of the pixel range in the norm, in pixel units.
-        epsilons: Wanted epsilons, in pixel units; they replace grid points that are near.
+        epsilons: Wanted epsilons, in pixel units. Each replaces the grid points near it.
     """
     suited = {epsilon for radii in first_order.values() for epsilon in adaptive_epsilons(radii, largest)}
     apart = {e for e in suited if not any(math.isclose(e, wanted, rel_tol=SAME_EPSILON) for wanted in epsilons)}
@@ -251,7 +254,7 @@ def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Seq
 def _worst_case(
     network: nn.Module, test: Split, config: CompareConfig, grid: Sequence[float], progress: Callable[[float], None]
 ) -> Floats:
-    """Returns each image's smallest radius over the attacks, (N,). Each attack gets the radii known from earlier ones."""
+    """Returns each image's smallest radius over the attacks, (N,). An attack tries only epsilons below the radii so far."""
     known = None
     with prepare(network, test.x, test.y, attempts=len(grid) * len(config.attacks)) as prepared:
         for place, attack in enumerate(config.attacks.values()):

@@ -26,10 +26,10 @@ class CompareConfig:
 
     Attributes:
         data: Data source; the test split is used.
-        attacks: Attacks by name, all in one norm; a radius is the worst case over them. Those that do not stop at the first
-            success also craft the images for transfer; if there is none, PGD does.
-        epsilons: Epsilons of the paired tests and of transfer, in pixel units; null for the epsilons of the bundles'
-            searches, and further ones chosen for the networks.
+        attacks: Attacks by name, all in one norm. The radius of an image is its smallest over the attacks. All attacks but
+            ensembles and minimum-norm attacks also craft the images for transfer; if there is no other, PGD does.
+        epsilons: Epsilons of the paired tests and of transfer, in pixel units. Null for the epsilons of the bundles'
+            searches, and up to three that are chosen from the networks' gradients at the clean images.
         images: Maximum number of test images.
         seed: Seed of all random numbers.
         device: cpu, cuda, mps, or auto for the best available device.

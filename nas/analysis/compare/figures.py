@@ -1,4 +1,7 @@
-"""Pictures of a comparison: error curves, transfer matrices, reach of adversarial images, disagreement."""
+"""Pictures of a comparison: error curves, transfer matrices, reach of adversarial images, disagreement.
+
+The reach of an adversarial image is the set of other networks that it fools: all, some or none.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from evaluators.transferability.universal import UniversalTransfer
     from nas.analysis.compare.result import NetworkComparison
 
-# Number of panels in a row, maximum letters of a name, and minimum share of a bar that has room for a number.
+# Number of panels in a row, maximum letters of a name, and minimum share of a part of a bar that has room for a number.
 ACROSS, LETTERS, ROOM = 3, 36, 0.07
 DOTS_PER_INCH = 150
 # Line styles; the next one is used when all colours are taken.
@@ -101,7 +104,7 @@ def transfer_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
     side = max(2.2, 0.72 * size)
     figure, panels = _panels(len(matrix.epsilons), side, side + 0.3, labels=1.0 + 0.075 * _longest(matrix))
     for e, axes in enumerate(panels):
-        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # The limit 1.25 keeps the frame visible.
+        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # No cell is so dark that it hides its frame.
         axes.grid(visible=False)
         axes.set_title(_panel_title(matrix, e, norm), fontsize=9)
         axes.set(xticks=range(size), yticks=range(size), xticklabels=range(1, size + 1), xlabel="target")
@@ -168,7 +171,10 @@ def disagreement_figure(disagreement: Disagreement, norm: str) -> Figure:
 
 
 def _bar(axes: Axes, place: int, one: UniversalTransfer) -> None:
-    """Draws the bar of one source: three parts with their numbers, and a mark for the first part under independence."""
+    """Draws the bar of one source: three parts with their numbers of images, and a mark.
+
+    The mark is at the share of the first part that is expected if the networks are fooled independently of each other.
+    """
     if one.fooled == 0:
         axes.text(0.02, place, "no image fools the source", va="center", fontsize=8, color=INK)
         return

@@ -33,7 +33,8 @@ class PairTest:
         second: Name of the second network.
         epsilon: Epsilon in pixel units; None for the test over all epsilons.
         test: Result of the test, with the uncorrected p-value.
-        corrected: Holm's p-value over all pairs, and over all epsilons for tests at one epsilon.
+        corrected: P-value with Holm's correction. Tests at one epsilon are corrected for all pairs and epsilons together,
+            and tests over all epsilons for all pairs.
     """
 
     first: str
@@ -75,10 +76,11 @@ class NetworkComparison:
         radii: Radius of each image, (N,), by network: worst case over the attacks, in pixel units.
         laws: Power law of each network's flip rate under the worst case, or the reason why there is none.
         at_epsilon: Paired tests at each epsilon.
-        over_all: Paired tests of the radii.
+        over_all: Paired tests of the radii, over all epsilons.
         transfers: Transfer matrix by attack, or the reason why there is none.
-        disagreement: Disagreement of the networks in balls around the first images, in the attacks' norm. The radii are
-            multiples of the first given or chosen epsilon.
+        disagreement: Disagreement of the networks in balls around the first images, in the attacks' norm. The radii of the
+            balls are multiples of one epsilon: the first of the config, else the smallest of the bundles' searches, else
+            the rounded median of all first-order radii.
         seed: Seed of all random numbers.
     """
 
@@ -113,10 +115,14 @@ class NetworkComparison:
 
 
 def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
-    """Returns a sentence on the adversarial images that fool all networks, from the reach of all sources at one epsilon."""
+    """Returns a sentence on the number of adversarial images that fool all networks.
+
+    Args:
+        reach: For each source network, the images that fool all, some or none of the other networks, at one epsilon.
+    """
     epsilon, others, fooled = reach[0].epsilon, len(reach) - 1, sum(one.fooled for one in reach)
     if fooled == 0:
-        return f"at epsilon {format_epsilon(epsilon)}: no image fools its source"
+        return f"at epsilon {format_epsilon(epsilon)}: no adversarial image fools its source network"
     reaching = sum(len(one.to_all.images) for one in reach)
     sources = "both source networks" if others == 1 else f"all {len(reach)} source networks"
     text = f"at epsilon {format_epsilon(epsilon)}: over {sources}, {reaching} of {fooled} adversarial images fool "

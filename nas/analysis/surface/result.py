@@ -62,12 +62,12 @@ class ImageSurfaces:
         config: Settings.
         classes: Names of the classes.
         label: True label of the image, which the network predicts for the clean image.
-        margin: Margin of the clean image: its logit minus the largest other logit.
+        margin: Margin of the clean image: logit of the true label minus the largest other logit.
         confidence: Confidence of the clean image, its largest softmax probability.
         endpoints: End point of each direction, by name: adversarial, second adversarial, random, second random.
         lines: Line along each direction, by the direction's name.
         surfaces: Planes by name: adversarial_random or two_random, two_adversarial, three_images.
-        neighbourhood: Measurements around the adversarial image; None if there is no such image or they were not made.
+        neighbourhood: Measurements around the adversarial image; None if there is no such image or no measurement.
         notes: Missing parts, with reasons.
     """
 

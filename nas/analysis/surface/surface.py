@@ -37,7 +37,7 @@ LINE_POINTS = 201
 # Number of target classes for a second adversarial direction; after them, another seed is tried.
 RIVALS = 3
 # Radii of the balls around the adversarial image, as shares of the perturbation's size, and number of points in each ball.
-# Large images have fewer points, because drawing them is slow.
+# Balls around large images have fewer points, because drawing points is slow.
 SHARES, SAMPLES = (0.125, 0.25, 0.5, 1.0), 500
 # Number of images to search for a correctly classified one, which the error message suggests.
 AHEAD = 100
@@ -175,7 +175,7 @@ def _directions(
     """Returns directions by name, and notes on the missing ones."""
     adversarial = adversarial_direction(network, x, label, config.attack, config.epsilon, seed=config.seed)
     if adversarial is None:
-        # The random directions have the L2 length of the ball's longest perturbation, a corner in L-infinity.
+        # The random directions have the L2 length of the ball's longest perturbation. In L-infinity it leads to a corner.
         corner = config.attack.norm.project(torch.ones_like(x)[None], torch.tensor(config.epsilon).to(x))
         length = _length(corner)
         drawn = {"random": config.seed, "second random": config.seed + 1}
@@ -229,7 +229,7 @@ def _neighbourhood(
     norm, point, y = config.attack.norm, (x + step).clamp(0, 1)[None], torch.tensor([label], device=x.device)
     with frozen(network):
         if bool(predict(network, point).argmax(1) == y):
-            raise ValueError("it is so near to the boundary that rounding changes its class")
+            raise ValueError("the image is so near to the boundary that rounding changes its class")
     size = float(norm.size(step[None]))
     samples = affordable_samples(norm, x.numel(), len(SHARES), samples)
     balls = ball_shares(
@@ -250,7 +250,7 @@ def _length(step: Tensor) -> float:
 
 
 def _check_numbers_of(config: SurfaceConfig, test: Split, name: str) -> None:
-    """Checks that the image numbers exist, and that epsilon is not larger than any perturbation of images."""
+    """Checks that the image numbers exist, and that epsilon is at most the size of the pixel range."""
     faults, last = [], len(test.x) - 1
     for key, numbers in (("image", (config.image,)), ("others", config.others or ())):
         faults += [

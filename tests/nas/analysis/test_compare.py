@@ -336,7 +336,7 @@ def test_tables_of_errors_tests_and_transfer(here, cli):
 def test_where_nothing_is_fooled_nothing_is_divided(here, cli):
     code, out, err = cli("compare", *THREE[:2], *QUICK, "--epsilon", "1e-6")
     assert (code, err) == (0, "")
-    assert "at epsilon 1e-06: no image fools its source" in out
+    assert "at epsilon 1e-06: no adversarial image fools its source network" in out
     assert "nan" not in out
 
 

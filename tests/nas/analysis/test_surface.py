@@ -194,7 +194,7 @@ def test_pictures_are_not_lost_where_the_neighbourhood_cannot_be_measured(drawn,
             lambda network, x, *args, **kwargs: torch.full_like(x, 1e-6),
         )
         surfaces = drawn()
-    message = "the balls around the adversarial image cannot be measured: it is so near to the boundary that rounding"
+    message = "the balls around the adversarial image cannot be measured: the image is so near to the boundary that"
     assert surfaces.neighbourhood is None
     assert surfaces.notes[-1].startswith(message)
     assert draw_lines(surfaces)
