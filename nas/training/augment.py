@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def augment(x: Tensor, *, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Returns images (N, C, H, W) with random shifts, padded with zeros, and random mirroring.
+    """Returns randomly shifted and mirrored images, (N, C, H, W). Pixels that a shift uncovers are zero.
 
     Args:
         x: Images, (N, C, H, W).
         shift: Largest shift in pixels, in each direction along each axis.
-        flip: Mirror half of the images, left to right.
+        flip: Mirror each image left to right with probability 1/2.
         generator: Generator on the CPU, so that the random numbers do not depend on the device.
     """
     n, _, height, width = x.shape

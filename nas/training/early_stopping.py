@@ -1,9 +1,11 @@
 """Early stopping by asynchronous successive halving.
 
 Rungs are fixed epochs. A trial continues from a rung if it is among the best 1/reduction of the trials that have reached the
-rung so far, itself included. The best trial always continues. With several objectives, trials are ordered by Pareto front.
+rung so far, itself included. The best trial always continues. Trials with several metrics are ordered by Pareto front, and
+within a front by the first metric.
 
-Trials are compared by the adversarial error, because the clean error during training does not predict robustness.
+The first metric is the adversarial error at the rung, because the clean error during training does not predict robustness.
+The other metrics are those of clean error, parameters and macs that are objectives.
 
 Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, arXiv:1810.05934. Trials are stopped,
 as in the paper's stopping variant, and never paused.
@@ -37,7 +39,7 @@ class Halving:
     """Stops trials that are not among the best at a rung.
 
     Attributes:
-        first: Epoch of the first rung, as a share of all epochs. Each next rung is at `reduction` times the epoch.
+        first: Epoch of the first rung, as a share of all epochs. The epoch of each next rung is `reduction` times as large.
         reduction: The best 1/reduction of the trials continue from a rung.
         images: Share of the validation images that are attacked at the first rung. It grows to 1 at the last epoch.
         steps: Share of the selection attack's steps at the first rung. It grows to 1 at the last epoch.
@@ -60,7 +62,7 @@ class Halving:
             raise ValueError(f"reduction must be above 1 and at most {MOST_REDUCTION}, got {self.reduction:g}")
 
     def rungs(self, epochs: int) -> dict[int, AttackBudget]:
-        """Returns the attack budget of each rung, by epoch. All rungs lie below the last epoch."""
+        """Returns the attack budget of each rung, by epoch. All rungs are before the last epoch."""
         budgets, reached = {}, max(1, math.ceil(epochs * self.first - _ROUNDING))
         first = reached
         while reached < epochs:
@@ -98,7 +100,10 @@ class AttackBudget:
     steps: float = 1.0
 
     def count(self, images: int) -> int:
-        """Returns the number of attacked images, given the number of available images."""
+        """Returns the number of attacked images, given the number of available images.
+
+        At least `FEWEST_IMAGES` are attacked, or all if there are fewer.
+        """
         return min(images, max(FEWEST_IMAGES, math.ceil(images * self.images - _ROUNDING)))
 
     def of(self, attack: Attack) -> Attack:

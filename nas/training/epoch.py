@@ -15,10 +15,12 @@ class EpochResult:
         epoch: Number of the epoch, from 1.
         epochs: Total number of epochs.
         loss: Mean training loss.
-        clean_error: Clean error on the validation split, in [0, 1]. None if the epoch is no rung and cannot be kept.
-        adversarial_error: Error on the validation split under the selection attack, in [0, 1]; None like clean_error.
+        clean_error: Clean error on the validation split, in [0, 1]. None if the epoch is no rung and too early for its
+            weights to be kept.
+        adversarial_error: Error on the validation split under the selection attack, in [0, 1]. None if clean_error is None.
         seconds: Wall time, in seconds.
-        rung: Whether early stopping may stop the trial at this epoch. The errors then use the attack budget of the rung.
+        rung: Whether early stopping may stop the trial at this epoch. Unless the weights of the epoch may be kept, the
+            errors are then those of averaged weights under the attack budget of the rung.
     """
 
     epoch: int

@@ -51,8 +51,8 @@ def train(
     The best epoch has the smallest adversarial error on the validation split, under the selection attack at epsilon. Epochs
     before the share `selection_from` are excluded. Among equal epochs the last one is best.
 
-    The same seed gives the same weights, bit for bit on a CPU with the same number of threads. A training that
-    resumes from a checkpoint gives them too. It first yields the stored results of the earlier epochs.
+    The same seed gives the same weights, bit for bit on a CPU with the same number of threads. So does a training that
+    resumes from a checkpoint. It first yields the stored results of the earlier epochs.
 
     Args:
         network: The network on the device of the data. It is trained in place.
@@ -62,8 +62,8 @@ def train(
         epochs: Number of epochs.
         seed: Seed of the batch order, the augmentation and the attacks.
         rungs: Attack budgets of early stopping, by epoch from 1. Before the share `selection_from` of the epochs, validation
-            errors are measured with averaged weights and this budget. Afterwards they are those of the epoch's own weights
-            and the full budget.
+            errors at these epochs are measured with averaged weights and this budget. Afterwards, the errors of every epoch
+            are measured with its own weights and the full budget.
         checkpoint: Checkpoint to read from and write to; None for none.
 
     Raises:
@@ -84,7 +84,7 @@ def train(
         fused=x.device.type in ("cpu", "cuda"),
     )
     total = epochs * steps + 1
-    # Warm up for a quarter of the steps, but at least 1.5 steps: OneCycleLR would divide by zero.
+    # Warm up for a quarter of the steps, but at least 1.5 steps: with 1 step, OneCycleLR would divide by zero.
     schedule = OneCycleLR(optimiser, config.learning_rate, total_steps=total, pct_start=max(0.25, 1.5 / total))
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
     autocast, modes = _uses_bfloat16(config, x.device), _Modes(network)
@@ -109,7 +109,7 @@ def train(
         }
 
     stored = checkpoint.load()
-    # A finalist may have another number of epochs after a resume.
+    # The number of epochs of finalists may change at a resume. A checkpoint for another number of epochs is not used.
     if stored is not None and stored.get("seed") == seed and all(epoch["epochs"] == epochs for epoch in stored["epochs"]):
         network.load_state_dict(stored["network"])
         optimiser.load_state_dict(stored["optimiser"])
@@ -173,7 +173,7 @@ def train(
 class _Modes:
     """Sets the mode of a network like `train` and `eval`, without a walk over its modules.
 
-    In every batch, this walk would take 4 % of the training time of a small network.
+    Such a walk in every batch would take 4 % of the training time of a small network.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -208,13 +208,13 @@ def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
 
 
 def probe(network: nn.Module, x: Tensor) -> tuple[bool, float]:
-    """Returns whether the logits do not depend on the images x (N, C, H, W), and the sum of their squares.
+    """Returns whether the logits do not depend on the images x (N, C, H, W), and the sum of the squared logits.
 
     The logits of some cells do not depend on the images: no path leads from the input to the output.
     """
     points = x.detach().clone().requires_grad_()
     with frozen(network), torch.enable_grad():
-        # Squared, because the sum of the logits may have a zero gradient.
+        # Squared, because the sum of the logits may have a zero gradient even if the logits depend on the images.
         value = network(points).square().sum()
     if not value.requires_grad:
         return True, float(value.detach())
