@@ -36,7 +36,7 @@ class Formula:
 
     Attributes:
         tree: The parsed expression.
-        columns: Column of each name in the expression.
+        columns: Name of the column that each variable of the expression stands for. Variables are column0, column1, ...
     """
 
     tree: ast.expr
@@ -44,7 +44,7 @@ class Formula:
 
 
 def parse_formula(text: str, header: Sequence[str], place: str) -> Formula:
-    """Returns the formula of a text. It may contain the names of columns with any characters.
+    """Returns the parsed formula. Names of columns in the text may contain any characters.
 
     Args:
         text: The formula, such as 1 - pgd_1.0 / 100.

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def measured_metrics(
     names: Iterable[str], radii: Floats, network: nn.Module, validation: Split, config: EvaluationConfig
 ) -> dict[str, float]:
-    """Returns the standard metrics of a trained network and those of `names`, by name.
+    """Returns the standard metrics of a trained network and the further metrics in `names`, by name.
 
-    parameters and macs are left out: the precheck has measured them.
+    parameters and macs are left out: they are measured before the training, by `Evaluator.precheck`.
 
     Args:
         names: Names of metrics.
@@ -42,7 +42,7 @@ def measured_metrics(
     epsilon, norm = config.epsilon, next(iter(config.attacks.values())).norm
     x, y = validation.x, validation.y
     grid = config.grid()
-    # A radius beyond the grid counts as the largest epsilon, a lower bound of the median.
+    # A median radius beyond the grid is infinite. The largest epsilon, a lower bound, replaces it.
     largest = max(grid)
     measures = {
         "clean_error": lambda: error_at(radii, 0.0),

@@ -76,7 +76,9 @@ class TableLookup(Evaluator):
         return torch.device("cpu")
 
     def precheck(self, job: Job) -> Precheck:
-        """Returns the parameters and macs of a candidate from the table. Counts missing ones that the objective needs.
+        """Returns the parameters and macs of a candidate from the table.
+
+        If the objective needs one of them and the table does not have it, it is counted in the network.
 
         Raises:
             Exception: any error of the network's construction.
@@ -128,7 +130,8 @@ def open_table(config: Config, space: SearchSpace) -> TableLookup:
         space: The search space.
 
     Raises:
-        DataError: the file is unreadable, a row has no architecture of the space, or a column is missing.
+        DataError: the file is unreadable, a column is missing, a formula is invalid, or a row has no architecture of the
+            space, an invalid value, or other values than an earlier row of the same architecture.
     """
     settings = _settings(config)
     path = Path(settings.path)
@@ -151,11 +154,11 @@ def open_table(config: Config, space: SearchSpace) -> TableLookup:
         for name, value in values.items():
             if name.endswith("_error") and value is not None and not 0 <= value <= 1:
                 raise DataError(
-                    f"{path}, line {number}: {name} must be an error, a share from 0 to 1, got {value:g}; of an accuracy in "
-                    "percent it is 1 - COLUMN / 100"
+                    f"{path}, line {number}: {name} must be an error, a share from 0 to 1, got {value:g}; for an accuracy "
+                    "in percent, write 1 - COLUMN / 100"
                 )
         if rows.setdefault(tuple(architecture.values()), values) != values:
-            raise DataError(f"{path}, line {number}: the architecture of an earlier row, with other values: {cells}")
+            raise DataError(f"{path}, line {number}: repeats the architecture of an earlier row, with other values: {cells}")
     return TableLookup(config, space, rows, digest)
 
 
@@ -170,7 +173,8 @@ def _architecture_reader(table: TableText, space: SearchSpace, path: Path) -> An
     """Returns a function that maps the cells of a row to its architecture."""
     header = table.header
     if all(name in header for name in space.choices):
-        # Text of each value: 3 is an int if the choice has the int 3. csv and pandas write None as an empty cell.
+        # Maps the text of a cell to a value of the choice: "3" to the int 3 if the choice has it, and "3,5" to 3.5 if the
+        # separator is no comma. An empty cell is None, as csv and pandas write it.
         empty = {name: {"": None} if None in choice.values else {} for name, choice in space.choices.items()}
         comma = {
             name: {str(v).replace(".", ","): v for v in choice.values if isinstance(v, float) and table.separator != ","}

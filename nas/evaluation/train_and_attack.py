@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from search_spaces import Architecture
 
 
-# Number of classes that the display names.
+# Largest number of classes that `source` names.
 SHOWN_CLASSES = 12
 
 
@@ -61,7 +61,7 @@ class TrainAndAttack(Evaluator):
 
     @property
     def source(self) -> str:
-        """Description of the images and of their classes with their numbers of images, for the display."""
+        """Text for the display: the numbers of images, their device, and the number of images of each class."""
         train, validation = self.data.train, self.data.validation
         counts = torch.cat([train.y, validation.y]).bincount(minlength=len(self.data.classes)).tolist()
         named = [f"{name} ({count})" for name, count in zip(self.data.classes, counts, strict=True)]
@@ -136,7 +136,7 @@ class TrainAndAttack(Evaluator):
             return {}
         try:
             returned = record(network, self.data, self.config)
-        except (torch.OutOfMemoryError, MemoryError):  # These keep their own reason.
+        except (torch.OutOfMemoryError, MemoryError):  # `reason_of` has a reason of its own for them.
             raise
         except (Exception, SystemExit) as error:
             raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error
