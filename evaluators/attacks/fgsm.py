@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FGSM(SingleStep):
-    """Fast gradient sign method: one step of length epsilon along the gradient of the loss.
+    """Fast gradient sign method: one step of length epsilon in the direction of steepest ascent of the loss.
 
     Not to be confused with FGSM from a random start, which is `PGD(steps=1, step_size=1.25)`.
 

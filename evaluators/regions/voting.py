@@ -55,7 +55,8 @@ class Disagreement:
         samples: Number of points per ball.
         counts: Number of points at which the networks disagree, (N, E) int64.
         share: Share of points at which the networks disagree, (N, E), in [0, 1].
-        interval: Clopper-Pearson interval of the share, (N, E, 2). It holds for one ball and covers the sampling error.
+        interval: Clopper-Pearson interval of the share, (N, E, 2). It holds for each ball alone, and covers
+            only the sampling error.
         entropy: Mean vote entropy of the points, in nats, (N, E).
         mean_share: Mean of `share` over the images, (E,).
         mean_share_interval: Interval of the mean share of the image population, (E, 2), by `mean_interval`. Its sample

@@ -211,7 +211,7 @@ def _exports(space: SearchSpace, samples: int, seed: int, shape: Shape, classes:
             return CheckResult("exports", False, message, architecture)
         exported += 1
     if not exported:
-        return CheckResult("exports", None, "not tried: no sampled network can be built and maps images to logits")
+        return CheckResult("exports", None, "not tried: no sampled network can be built and run on images")
     return CheckResult("exports", True, f"{exported} networks as {', '.join(FORMATS)}")
 
 

@@ -65,7 +65,9 @@ class Evaluator(ABC):
 
     @final
     def __call__(self, job: Job, checkpoint: Checkpoint) -> Generator[Precheck | EpochResult, None, TrialResult]:
-        """Yields the precheck and the epochs of a trial and returns its result. Errors of the candidate are results, too.
+        """Yields the precheck and the epochs of a trial and returns its result.
+
+        An error of the candidate is not raised. It becomes the result of the trial.
 
         Raises:
             CheckpointError: a checkpoint cannot be written.

@@ -173,8 +173,8 @@ def _architecture_reader(table: TableText, space: SearchSpace, path: Path) -> An
     """Returns a function that maps the cells of a row to its architecture."""
     header = table.header
     if all(name in header for name in space.choices):
-        # Maps the text of a cell to a value of the choice: "3" to the int 3 if the choice has it, and "3,5" to 3.5 if the
-        # separator is no comma. An empty cell is None, as csv and pandas write it.
+        # Maps the text of a cell to a value of the choice: "3" to the int 3, and "3,5" to 3.5 if commas do not separate the
+        # columns. If the choice has the value None, an empty cell stands for it, as csv and pandas write None.
         empty = {name: {"": None} if None in choice.values else {} for name, choice in space.choices.items()}
         comma = {
             name: {str(v).replace(".", ","): v for v in choice.values if isinstance(v, float) and table.separator != ","}

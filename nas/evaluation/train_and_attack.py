@@ -136,7 +136,7 @@ class TrainAndAttack(Evaluator):
             return {}
         try:
             returned = record(network, self.data, self.config)
-        except (torch.OutOfMemoryError, MemoryError):  # `reason_of` has a reason of its own for them.
+        except (torch.OutOfMemoryError, MemoryError):  # `reason_of` reports these as out of memory.
             raise
         except (Exception, SystemExit) as error:
             raise RecordError(f"evaluation.record, {as_data(record)}: {format_error(error)}") from error

@@ -5,7 +5,7 @@ rung so far, itself included. The best trial always continues. Trials with sever
 within a front by the first metric.
 
 The first metric is the adversarial error at the rung, because the clean error during training does not predict robustness.
-The other metrics are those of clean error, parameters and macs that are objectives.
+If the clean error, parameters or macs are objectives, they are the other metrics.
 
 Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, arXiv:1810.05934. Trials are stopped,
 as in the paper's stopping variant, and never paused.

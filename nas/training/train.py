@@ -51,8 +51,8 @@ def train(
     The best epoch has the smallest adversarial error on the validation split, under the selection attack at epsilon. Epochs
     before the share `selection_from` are excluded. Among equal epochs the last one is best.
 
-    The same seed gives the same weights, bit for bit on a CPU with the same number of threads. So does a training that
-    resumes from a checkpoint. It first yields the stored results of the earlier epochs.
+    The same seed gives the same weights, bit for bit on a CPU with the same number of threads. A training that
+    resumes from a checkpoint gives them, too, and first yields the stored results of the earlier epochs.
 
     Args:
         network: The network on the device of the data. It is trained in place.

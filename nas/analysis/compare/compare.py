@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str, float], None]
 
 # Relative distances. A point of the grid is dropped if it is within the first distance of an epsilon of the tests. A
-# quartile of the first-order radii does not become an epsilon of the tests within the second distance of another one.
+# quartile of the first-order radii becomes an epsilon of the tests, unless it is within the second distance of another one.
 SAME_EPSILON, DISTINCT_EPSILON = 0.05, 0.3
 # Disagreement: number of images, number of points in each ball, and radii of the balls in multiples of the first epsilon.
 # Balls around large images have fewer points, because drawing points is slow.

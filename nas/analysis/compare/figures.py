@@ -104,7 +104,7 @@ def transfer_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
     side = max(2.2, 0.72 * size)
     figure, panels = _panels(len(matrix.epsilons), side, side + 0.3, labels=1.0 + 0.075 * _longest(matrix))
     for e, axes in enumerate(panels):
-        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # No cell is so dark that it hides its frame.
+        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # Above 1, so that no cell is too dark for its frame.
         axes.grid(visible=False)
         axes.set_title(_panel_title(matrix, e, norm), fontsize=9)
         axes.set(xticks=range(size), yticks=range(size), xticklabels=range(1, size + 1), xlabel="target")

@@ -33,8 +33,8 @@ class PairTest:
         second: Name of the second network.
         epsilon: Epsilon in pixel units; None for the test over all epsilons.
         test: Result of the test, with the uncorrected p-value.
-        corrected: P-value with Holm's correction. Tests at one epsilon are corrected for all pairs and epsilons together,
-            and tests over all epsilons for all pairs.
+        corrected: P-value with Holm's correction. Tests at one epsilon are corrected together for all pairs and all
+            epsilons. Tests over all epsilons are corrected for all pairs.
     """
 
     first: str
