@@ -41,14 +41,14 @@ def _gaussian_blur(x: Tensor, sigma: float, noise: ImageNoise) -> Tensor:
     x = F.pad(x, (reach, reach, reach, reach), mode="replicate")
     for axis in (2, 3):
         size = x.shape[axis] - 2 * reach
-        # A sum of shifted images, because convolutions round to ten bits on some GPUs.
+        # A sum of shifted images, because on some GPUs convolutions round their inputs to ten bits (TF32).
         shifted = (weight / sum(bell) * x.narrow(axis, i, size) for i, weight in enumerate(bell))
         x = sum(shifted, start=x.new_zeros(()))
     return x
 
 
 def _brightness(x: Tensor, rise: float, noise: ImageNoise) -> Tensor:
-    # The value of HSV (the largest channel) rises. Equal factors for all channels keep hue and saturation.
+    # The V of HSV (the largest channel) rises. One factor for all channels keeps hue and saturation.
     value = x.amax(1, keepdim=True)
     raised = (value + rise).clamp(max=1)
     return torch.where(value > 0, x / torch.where(value > 0, value, 1) * raised, raised)
@@ -71,7 +71,7 @@ def _jpeg(x: Tensor, quality: float, noise: ImageNoise) -> Tensor:
 
 
 # Each corruption's function of images (N, C, H, W), and its parameter at severities 1 to 5: standard deviation of the
-# noise, standard deviation of the blur in pixels, rise of the value of HSV, factor of the contrast, quality in percent.
+# noise, standard deviation of the blur in pixels, rise of the V of HSV, factor of the contrast, JPEG quality in percent.
 CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float, ImageNoise], Tensor], tuple[float, ...]]] = {
     "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1)),
     "gaussian_blur": (_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),

@@ -145,7 +145,7 @@ _ATEN = torch.ops.aten
 _FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     **dict.fromkeys((_ATEN.avg_pool2d, _ATEN.max_pool2d_with_indices), _pool),
-    # Global and adaptive pooling: a pixel is in one window, if the sizes divide.
+    # Global and adaptive pooling: each pixel is in one window, if the output size divides the input size.
     **dict.fromkeys((_ATEN.mean, _ATEN._adaptive_avg_pool2d), _per_value(1)),
     **dict.fromkeys(
         (

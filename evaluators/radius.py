@@ -24,7 +24,7 @@ Progress = Callable[[float], None]
 
 # Relative tolerance for rounding: a point that is at most this far outside a ball of the grid counts as inside.
 SLACK = 1e-5
-# Largest number of bisection steps. The first cell of the grid begins at 0, so its bisection needs a limit.
+# Largest number of bisection steps. Between 0 and the smallest epsilon, a bisection may never reach a relative precision.
 MOST_ROUNDS = 40
 
 
@@ -36,8 +36,9 @@ class EpsilonGrid:
     Attributes:
         epsilons: Epsilons in pixel units, strictly increasing.
         tolerance: Relative precision of the radii, between 0 and 1 (0.01 for 1 %); None to round radii up to the grid.
-            The radius is then the size of the smallest perturbation found that fools the network, bisected between the
-            points of the grid. Minimum-norm attacks are not bisected: their radius is the size of their perturbation.
+            With a tolerance, the radius is the size of the smallest perturbation found that fools the network, bisected
+            between the points of the grid. Minimum-norm attacks are not bisected: their radius is the size of their
+            perturbation.
 
     Raises:
         TypeError: epsilons is not a sequence of numbers.
@@ -130,7 +131,9 @@ def measure(
     progress: Progress | None = None,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Returns the radii for a network prepared by `prepare`, (N,), as `radii` does. Several attacks share the clean pass.
+    """Returns the radii for a network prepared by `prepare`, (N,), as `radii` does.
+
+    Several attacks on one prepared network share its forward pass over the clean images.
 
     Args:
         prepared: The network and its images.
@@ -138,8 +141,8 @@ def measure(
         epsilons: As for `radii`.
         seed: As for `radii`.
         progress: As for `radii`.
-        known: Radii under other attacks, (N,) float64. Each image is attacked only at epsilons below its known radius.
-            It keeps that radius where the attack fails.
+        known: Radii under other attacks, (N,) float64. Each image is attacked only at epsilons below its known radius, and
+            keeps this radius if the attack fails.
 
     Raises:
         TypeError: attack is not an attack.
@@ -224,7 +227,7 @@ def _ascend(
     report: Progress,
     tolerance: float | None,
 ) -> Tensor:
-    """Returns the radii under an attack with a fixed epsilon, tried from the smallest epsilon of the grid upwards."""
+    """Returns the radii under an attack that needs an epsilon. The epsilons of the grid are tried in ascending order."""
     attempt = _Attempt(
         prepared=prepared,
         attack=attack,
@@ -326,7 +329,7 @@ def _fooled(attempt: _Attempt, images: Tensor, epsilons: Tensor, stream: int, re
 
 
 def _directions(prepared: PreparedNetwork, attack: SingleStep, wanted: Tensor) -> Tensor:
-    """Returns the attack's step of size 1 for the selected images, (N,) bool, shaped like x; zero for the others."""
+    """Returns the attack's step of size 1 for each image, shaped like x; zero for images outside the mask `wanted`."""
     directions = torch.zeros_like(prepared.x)
 
     def work(batch: Tensor) -> Tensor:

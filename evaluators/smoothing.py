@@ -1,8 +1,8 @@
 """Certified L2 radii by randomized smoothing.
 
 The certificates hold for the smoothed network, not for the network itself. The smoothed network returns the class that
-the network predicts most often under Gaussian noise. Noisy pixels are not clipped to [0, 1], because clipping would have
-to be part of the network. Networks that are not trained with noise usually get small certified radii.
+the network predicts most often under Gaussian noise. The certificate requires that the full noise reaches the network, so
+noisy pixels are not clipped to [0, 1]. Networks that are not trained with noise usually get small certified radii.
 
 Source: Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019,
 arXiv:1902.02918.
@@ -26,7 +26,8 @@ from evaluators.engine.prepared import PreparedNetwork, prepare
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Largest number of indices of draws in memory at once: a million draws of each of 10,000 images must be possible.
+# Largest number of draws whose indices are in memory at once. The indices of all draws may not fit: a million draws for each
+# of 10,000 images must be possible.
 _HELD = 1 << 20
 
 
@@ -35,14 +36,15 @@ _HELD = 1 << 20
 class Certificates:
     """Certificates of N images.
 
-    `error_curve(radii, epsilons)` is the certified error curve. It is an upper bound on the adversarial error of the
-    smoothed network under any L2 attack, except for images whose radius is too large.
+    `error_curve(radii, epsilons)` is the certified error curve. If no radius is too large, it is an upper bound on the
+    adversarial error of the smoothed network under any L2 attack.
 
     Attributes:
         predictions: Class of the smoothed network, (N,) int64; -1 where it abstains.
         radii: Radius of the open L2 ball in which the class is correct and cannot change, (N,), in pixel units. It is 0
             where the smoothed network abstains or is wrong. Each radius is too large with probability at most alpha.
-        lower: Lower bound on the probability of the most frequent class of the first n0 draws, (N,).
+        lower: Lower bound on the probability, under noise, of the class that is most frequent in the n0 draws, (N,). Each
+            bound is too large with probability at most alpha.
     """
 
     predictions: NDArray[np.int64]
@@ -78,7 +80,7 @@ class Smoothing:
             raise ValueError(f"sigma must be positive, in pixel units: 0.25 rather than 64, got {self.sigma:g}")
         if not 0 < self.alpha < 0.5:
             raise ValueError(
-                f"alpha must be between 0 and 0.5, the probability that a radius is too large, got {self.alpha:g}"
+                f"alpha, the probability that a radius is too large, must be between 0 and 0.5, got {self.alpha:g}"
             )
         needed = math.floor(-math.log2(self.alpha)) + 1
         for name, draws, least in (("n0", self.n0, 1), ("n", self.n, needed)):

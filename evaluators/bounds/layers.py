@@ -1,16 +1,17 @@
 """Bound propagation rules of layers and operations, in one table each.
 
-The rules need upper bounds on operator norms. Power iteration gives lower bounds and is not valid here. The L2 norm of a
-zero-padded convolution has two upper bounds, and the smaller one is used:
+The rules need upper bounds on operator norms. Power iteration gives lower bounds and is not valid here. The L2 operator norm
+of a zero-padded convolution has two upper bounds, and the smaller one is used:
 
-- The norm of the circular convolution on the padded image. Its outputs include all outputs of the padded convolution, so
-  its norm is at least as large. It is the maximum over all frequencies of the norm of a small matrix.
-- The square root of the largest row sum times the largest column sum of the absolute values.
+- The norm of the circular convolution on the padded image. The outputs of the circular convolution include all outputs of
+  the zero-padded one, so its norm is at least as large. This norm is the maximum over all frequencies of the norm of a small
+  matrix.
+- The square root of the largest row sum times the largest column sum of the absolute values of the convolution's matrix.
 
-To add a layer, write a function of the layer and the bound on its input, and add a line to `LAYERS`.
+To add a layer, write a function with the arguments of `LayerRule` and add a line to `LAYERS`.
 
 Source: Sedghi, Gupta and Long, "The Singular Values of Convolutional Layers", ICLR 2019, arXiv:1805.10408, for circular
-convolutions. The step to zero padding and strides is ours: they only drop outputs.
+convolutions. The extension to zero padding and strides is ours: such a convolution has a subset of the circular outputs.
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ from evaluators.bounds.rules import (
     sums,
 )
 
-# The layer has the type that is its key in `LAYERS`.
+# Arguments: the layer, the bound on its input, the balls around the images, and the name of the layer's node in the trace.
 LayerRule = Callable[[Any, Bound, Balls, str], Bound]
 TraceTarget = Callable[..., Any] | str
 
-# Largest size of the Fourier transform of a kernel. Larger kernels use the coarser bound.
+# Largest Fourier transform of a kernel that is computed: channels (output times input) times grid points. If it would be
+# larger, only the second bound above is used.
 _MOST_FREQUENCIES = 1 << 24
 
 
@@ -83,7 +85,7 @@ def conv(layer: nn.Conv2d, bound: Bound, balls: Balls, step: str) -> Bound:
 def circular_norm(layer: nn.Conv2d, size: torch.Size | tuple[int, int]) -> float:
     """Returns an upper bound on the L2 operator norm of a zero-padded convolution of images of size (H, W).
 
-    It is almost exact for stride 1 and images much larger than the kernel. It is infinite where the computation would
+    The bound is almost exact for stride 1 and images much larger than the kernel. It is infinite if the computation would
     need too much memory.
     """
     kernel = layer.weight
@@ -116,7 +118,9 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, bound: Bound, balls: Ball
 
 
 def max_pool(layer: nn.MaxPool2d, bound: Bound, balls: Balls, step: str) -> Bound:
-    """Returns the bound on the output of max pooling. The L2 bound depends on how many windows can contain one pixel.
+    """Returns the bound on the output of max pooling.
+
+    For L2 balls, the Lipschitz constant grows by the square root of the number of windows that can contain one pixel.
 
     Raises:
         NoRuleError: the layer returns indices.
@@ -125,7 +129,7 @@ def max_pool(layer: nn.MaxPool2d, bound: Bound, balls: Balls, step: str) -> Boun
         raise NoRuleError("there is no rule for MaxPool2d with return_indices")
     sides = (layer.kernel_size, layer.stride, layer.dilation)
     kernel, stride, dilation = (side if isinstance(side, tuple) else (side, side) for side in sides)
-    # With dilation, a pixel can lie in windows at every offset for any stride.
+    # With dilation, windows are counted for stride 1. A larger stride cannot put a pixel into more windows.
     steps = [s if d == 1 else 1 for s, d in zip(stride, dilation, strict=True)]
     windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, steps, strict=True))
     maximum = rising(layer, bound)
@@ -182,7 +186,7 @@ def operation(target: TraceTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
         args: Positional arguments, with bounds in place of tensors that depend on the image.
         kwargs: Keyword arguments.
         balls: Balls around the images.
-        step: Name of the step.
+        step: Name of the operation's node in the traced network, for the cache of operator norms and for messages.
 
     Raises:
         NoRuleError: the operation has no rule for these arguments.

@@ -1,17 +1,18 @@
 """Provable radii of small networks: within the radius, the network cannot change its class.
 
-The radii hold for the network itself and for all images within the radius with pixels in [0, 1]. Around an adversarial
-image they prove an open set of adversarial images. Not to be confused with `smoothing`, whose certificates hold for a
+The radii hold for the network itself and for all images within the radius with pixels in [0, 1]. If the image is
+adversarial, all these images are adversarial too. The certificates of `evaluators.smoothing` are different: they hold for a
 smoothed network, with high probability.
 
-Bounds are propagated from layer to layer, and their slack multiplies. They are exact for a linear network. For a deep
-network the radii can be orders of magnitude smaller than those of an attack.
+Bounds are propagated from layer to layer, and become looser with each layer. They are exact for a linear network. For a
+deep network the radii can be orders of magnitude smaller than those of an attack.
 
 Bounds are computed in double precision. Rounding errors of the bounds and of the network are covered by a heuristic
 allowance, which is not a proof. A margin must exceed the sum of two terms:
 
-- 64 * eps * S, where eps is that of the network's dtype, and S the largest sum of absolute values in a logit.
-- Twice the difference between the network's logits and the logits in double precision.
+- 64 * eps * S, where eps is the machine epsilon of the network's dtype. S is the largest sum of the absolute terms of a
+  logit in the last layer.
+- Twice the largest difference between the network's logits and the logits in double precision.
 
 The layers and operations with a rule are in `layers`.
 
@@ -59,8 +60,8 @@ class ProvableRadii:
 
     Attributes:
         predictions: Class of each image, (N,) int64.
-        radii: Radius of the ball in which the class cannot change, (N,), in pixel units, at most the size of the pixel
-            range. It is 0 if no radius above the rounding unit of the network's dtype could be proved.
+        radii: Radius of the ball in which the class cannot change, (N,), in pixel units, at most the largest distance of two
+            images. It is 0 if no radius above the machine epsilon of the network's dtype could be proved.
         lipschitz: Radius from the Lipschitz constants alone, (N,), in pixel units; at most `radii`.
     """
 
@@ -127,7 +128,7 @@ class _Traced:
     """A traced network in double precision, with its last layer separate.
 
     Attributes:
-        steps: Traced steps without the last layer.
+        steps: Traced network, without the last layer if that layer is linear.
         weight: Weight of the last layer, (K, F); None if the last layer is not linear.
         bias: Bias of the last layer, (K,); None if there is none.
     """
@@ -255,7 +256,7 @@ def _prove(
     others = torch.ones_like(own, dtype=torch.bool).scatter(1, label[:, None], value=False)
 
     def spare(output: Bound) -> Tensor:
-        """Returns the allowance for rounding of each margin, (N, 1)."""
+        """Returns the allowance for rounding of the margins of each image, (N, 1)."""
         size = torch.maximum(output.lower.abs(), output.upper.abs()) @ weight.abs().T + bias.abs()
         return (_UNITS * precision * size.amax(1) + 2 * deviation)[:, None]
 
@@ -265,7 +266,7 @@ def _prove(
     def by_slope(spare: Tensor) -> Tensor:
         return torch.where(others, (margin - spare) / slope, most).nan_to_num(0.0, most, 0.0).amin(1).clamp(0, most)
 
-    # The allowance for rounding grows with the ball. It is taken from a ball that is at least as large as the result's.
+    # The allowance for rounding grows with the ball. It is computed for a ball that is at least as large as the result's.
     lipschitz = by_slope(spare(bound(by_slope(spare(at_centre)))))
 
     def proved(radius: Tensor) -> Tensor:
@@ -275,7 +276,7 @@ def _prove(
         straight = margin - slope * radius[:, None]
         return ((torch.maximum(lowest, straight) > spare(output)) | ~others).all(1)
 
-    # The largest radius is tried first: where it is proved, no bisection is needed.
+    # Where the largest possible radius is proved, `low` equals `high` and the bisection changes nothing.
     low, high = lipschitz.clamp(min=precision), torch.full_like(lipschitz, most)
     low = torch.where((lipschitz >= precision) | proved(low), low, 0.0)
     low = torch.where(proved(high), high, low)

@@ -1,8 +1,11 @@
-"""Bound propagation rules, by kind of step: from a bound on the input of a step to a bound on its output.
+"""Bound propagation rules: from a bound on the input of a step to a bound on its output.
+
+A step is one node of the traced network: a layer or an operation. A value is the tensor that a step returns.
 
 A bound has two parts. The first is an interval for each entry of the value (interval bound propagation). The second is a
 Lipschitz constant of the value as a function of the image: the product of the operator norms of the steps. For L2 balls,
-each row of an affine step also turns the Lipschitz constant into an interval. The narrower interval is used.
+an affine step also has a second interval for each entry: the Lipschitz constant of its input times the Euclidean norm of
+the entry's row times the radius, around the value at the image. The intersection of the two intervals is used.
 
 Source: Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust Models",
 arXiv:1810.12715; Szegedy et al., "Intriguing properties of neural networks", arXiv:1312.6199, for the product of norms.
@@ -36,7 +39,7 @@ class Bound:
         centre: Value at the images, (N, ...).
         lower: Lower bound of each entry, (N, ...).
         upper: Upper bound of each entry, (N, ...).
-        reach: Lipschitz constant of the value as a function of the image, in the norm of the ball for both.
+        reach: Lipschitz constant of the value as a function of the image. Both distances are in the norm of the ball.
     """
 
     centre: Tensor
@@ -53,7 +56,7 @@ class Balls:
     Attributes:
         euclidean: Whether they are L2 balls instead of Linf balls.
         radius: Radius of each ball, (N,), in pixel units.
-        gains: Cache of operator norms by the name of the step. They do not depend on images and radii.
+        gains: Cache of operator norms by the name of the step. These norms do not depend on the images and radii.
     """
 
     euclidean: bool
@@ -73,11 +76,11 @@ def affine(f: Map, absolute: Map, rows: Tensor, gain: Callable[[], float], bound
     Args:
         f: Affine map.
         absolute: Linear map with the absolute values of the entries of f.
-        rows: Euclidean norm of each row of f, which broadcasts against its output.
-        gain: Function that computes the operator norm of f.
+        rows: Euclidean norm of each row of the matrix of f, in a shape that broadcasts against the output of f.
+        gain: Function that computes the operator norm of f, or an upper bound on it.
         bound: Bound on the value.
         balls: Balls around the images.
-        step: Name of the step.
+        step: Name of the step, the key of the operator norm in `balls.gains`.
     """
     centre, middle = f(bound.centre), f((bound.upper + bound.lower) / 2)
     half = absolute((bound.upper - bound.lower) / 2)
@@ -149,10 +152,10 @@ def concatenated(bounds: list[Bound], dim: int, balls: Balls) -> Bound:
 
 
 def _same_shape(result: Bound, bound: Bound) -> Bound:
-    # Broadcast entries would count several times in a norm.
+    # A broadcast repeats entries of the value. The Lipschitz constant does not count the repeats and would be too small.
     if result.centre.shape != bound.centre.shape:
         raise NoRuleError(
-            f"shapes {tuple(bound.centre.shape[1:])} and {tuple(result.centre.shape[1:])} do not match in a sum"
+            f"shapes {tuple(bound.centre.shape[1:])} and {tuple(result.centre.shape[1:])} do not match in a sum or product"
         )
     return result
 

@@ -2,7 +2,7 @@
 
 | check | needs | finds |
 | --- | --- | --- |
-| `tells_classes_apart` | prepared | one answer for every image, or a clean error no better than that |
+| `tells_classes_apart` | prepared | one class for every image, or a clean error not below that of a constant class |
 | `deterministic` | network | random networks, such as those with added noise |
 | `logits_not_probabilities` | network | a final softmax |
 | `batch_independent` | network | BatchNorm that uses the statistics of the batch |
@@ -17,13 +17,13 @@
 | `white_box_is_weaker` | prepared, radii | adversarial images that an evaluation without gradients missed |
 | `black_box_is_weaker` | radii | masked gradients, from black-box attacks of the evaluation |
 | `many_steps_beat_one` | radii | masked gradients, or steps that are too short |
-| `cross_entropy_not_masked` | radii | the fault of `scale_does_not_matter`, from attacks of the evaluation |
+| `cross_entropy_not_masked` | radii | the pitfall of `scale_does_not_matter`, from attacks of the evaluation |
 | `enough_images`, `comparison_resolved` | radii | too few images for the claim |
 
-"Prepared" is a `PreparedNetwork`: a network with its images and their clean logits. Checks that need only radii also run on
-radii measured elsewhere. `evaluators.table` runs similar checks on a table of accuracies. `check_network` and
-`check_attacks` use at most 256 images for checks that need the network. All of them together cost less than an error curve
-under PGD on twice as many images.
+"Prepared" is a `PreparedNetwork`: a network with its images and their clean logits. "Margins" are those of
+`evaluators.margins`. Checks that need only radii also run on radii measured elsewhere. `evaluators.table` runs similar
+checks on a table of accuracies. `check_network` and `check_attacks` use at most 256 images for checks that need the
+network. Together, these checks cost less than an error curve under PGD on twice as many images.
 
 Sources: Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.06705, and Athalye, Carlini and Wagner,
 "Obfuscated Gradients Give a False Sense of Security", ICML 2018, arXiv:1802.00420.

@@ -1,6 +1,7 @@
 """Checks that run an additional attack and compare it with the measured radii, or with chance.
 
-All of them take a `PreparedNetwork` with a few hundred images and radii (N,) measured on the same images.
+All of them take a `PreparedNetwork` with a few hundred images. All except `reaches_chance` also take radii (N,) of the same
+images.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evaluators.logits.margin import Margins
     from evaluators.norms import Norm
 
-# Predicted change of the margin in one step of the finite differences, as a share of the largest logit.
+# Length of the step in `gradients_predict`: the predicted change of the margin, as a share of the largest logit.
 CHANGE = 1e-4
 # At this median margin, in logits, cross-entropy does not saturate and its gradient favours the nearest class.
 MEDIAN_MARGIN = 6.0
@@ -46,13 +46,14 @@ def gradients_alive(margins: Margins) -> CheckResult:
 
 
 def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
-    """Checks that gradients predict how a small step changes the margin. They do not where an operation rounds.
+    """Checks that gradients predict how a small step changes the margin. They do not if the network rounds its values.
 
-    Rounding has no gradient, or has an artificial "straight-through" gradient. The step follows the sign of the gradient. It
-    should change the logit difference to the nearest wrong class by 1e-4 of the largest logit. An image counts as off if the
-    change differs from the predicted change by more than half. Where the gradient is zero, the image counts as off if a
-    random step of 0.02 changes the difference. The check fails if more than 5 % of the images are off, beyond chance (exact
-    binomial test). It runs in double precision if the network supports it.
+    Rounding has no gradient, or has an artificial "straight-through" gradient. The step goes against the sign of the
+    gradient. By prediction, it lowers the logit difference to the nearest wrong class by 1e-4 of the largest logit. An image
+    counts as off if the change differs from the predicted change by more than half of it. If the gradient is about zero, the
+    image counts as off if a random step of 0.02 changes the difference by more than 1e-4 of the largest logit. The check
+    fails if more than 5 % of the images are off, beyond chance (exact binomial test). It runs in double precision if the
+    network supports it.
 
     Args:
         prepared: The network and N images.
@@ -70,7 +71,7 @@ def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
     # The targeted margin has the opposite sign of the difference to the wrong class.
     gaps, gradient = (-value for value in target.value_and_gradient(x, targeted_margin, rival))
     wanted = CHANGE * logits.abs().amax(1)
-    # Only pixels away from the bound move, so that the step stays within [0, 1].
+    # Pixels at the bound towards which they would move stay where they are, so that the step stays within [0, 1].
     room = torch.where(gradient > 0, x, 1 - x) > 1e-3
     slope = (gradient.abs() * room).flatten(1).sum(1)
     step = (wanted / slope.clamp(min=1e-300)).clamp(max=1e-3)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evaluators.engine.prepared import PreparedNetwork
 
 
-# Largest change by rounding on any device, relative to the largest logit.
+# Assumed largest change by rounding on any device, relative to the largest logit.
 ROUNDING = 1e-4
 
 
@@ -72,12 +72,13 @@ def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | N
 
 
 def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
-    """Checks that the logits of an image do not depend on the other images of its batch, as with BatchNorm.
+    """Checks that the logits of an image do not depend on the other images of its batch.
 
-    In evaluation mode, the images are run in a batch with copies of themselves and in a batch with black images. The check
-    fails if the logits differ by more than 1e-4 of the largest logit. It also fails if a BatchNorm module is passed in
-    training mode, and the logits in training mode differ by more than that. The deployed network may then not be the
-    measured one. Call this function before anything sets the mode. It uses at most half a batch of images.
+    With BatchNorm in training mode they do. In evaluation mode, the images are run in a batch with copies of themselves and
+    in a batch with black images. The check fails if the logits differ by more than 1e-4 of the largest logit. It also fails
+    if a BatchNorm module is passed in training mode, and the logits in training mode differ by more than this from those in
+    evaluation mode. The deployed network may then not be the measured one. Call this function before other code sets the
+    mode. It uses at most half a batch of images.
 
     Args:
         network: Maps images to logits (N, K), in the mode in which it is used; unchanged by the check.
@@ -140,9 +141,9 @@ def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, f
 
 
 def tells_classes_apart(prepared: PreparedNetwork) -> CheckResult:
-    """Checks that the network predicts several classes, and is right more often than one constant answer.
+    """Checks that the network predicts several classes, and beats a constant prediction of the most frequent label.
 
-    A network that gives one answer for every image cannot be fooled where the answer is right. The check passes if all
+    A network that predicts one class for every image cannot be fooled on the images of this class. The check passes if all
     images have one label.
 
     Args:

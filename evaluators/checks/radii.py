@@ -29,7 +29,7 @@ HALF_WIDTH = 0.05
 
 
 def is_black_box(attack: Attack) -> bool:
-    """Returns whether an attack uses no gradient of the network: only logits, only decisions, or nothing."""
+    """Returns whether an attack is `Square`, `HopSkipJump` or `Transfer`, which use no gradient of the network."""
     return isinstance(attack, Square | HopSkipJump | Transfer)
 
 
@@ -39,7 +39,7 @@ def is_single_step(attack: Attack) -> bool:
 
 
 def is_many_step(attack: Attack) -> bool:
-    """Returns whether an attack is untargeted and takes many gradient steps, so that it should beat a single step."""
+    """Returns whether an attack takes many gradient steps and should beat a single step; `IterativeLL` need not."""
     return not (is_black_box(attack) or isinstance(attack, SingleStep | UniformNoise | IterativeLL))
 
 
@@ -56,7 +56,7 @@ def many_steps_beat_one(
         radii: Radii of the images under each attack, (N,) each, by name of the attack.
         epsilons: Epsilons to compare at, in pixel units.
 
-    Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: one-step attacks perform better than iterative attacks.
+    Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: "One-step attacks perform better than iterative attacks."
     """
     singles = {name: r for name, r in radii.items() if is_single_step(attacks[name])}
     worst = np.min(np.stack([r for name, r in radii.items() if is_many_step(attacks[name])]), axis=0)
@@ -102,7 +102,7 @@ def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequ
         black: Smallest radius of each image over the black-box attacks, (N,).
         epsilons: Epsilons to compare at, in pixel units.
 
-    Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: black-box attacks are better than white-box attacks.
+    Source: Athalye, Carlini and Wagner, ICML 2018, section 3.2: "Black-box attacks are better than white-box attacks."
     """
     counts = [int(((black <= e) & (white > e)).sum()) for e in epsilons]
     passed, evidence = largest([binomial_excess(count, len(white)) for count in counts], epsilons)
@@ -120,7 +120,7 @@ def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequ
 
 
 def enough_images(worst: Floats, epsilons: Sequence[float], limit: float = HALF_WIDTH) -> CheckResult:
-    """Checks that the images are enough for the error at every epsilon.
+    """Checks that there are enough images to measure the error at every epsilon.
 
     The check fails if the half-width of the exact 95 % interval is above `limit` at any epsilon. A limit of 0.05 needs about
     400 images where the error is near 0.5.

@@ -1,19 +1,20 @@
 """Compares a power law with two alternative forms of the whole flip-rate curve.
 
 A form is F(epsilon) = ceiling * G(shape * ln(epsilon / scale)). The ceiling, 0 < ceiling <= 1, is the share of images that
-can be flipped at any epsilon. The saturating form uses G(z) = 1 - exp(-exp(z)), a Weibull distribution of the radii. Its
+are flipped at large epsilon. The saturating form uses G(z) = 1 - exp(-exp(z)), a Weibull distribution of the radii. Its
 lower tail is a power law of exponent `shape`. The log-normal form uses the normal distribution function. It has no power-law
 tail.
 
-A form is fitted by interval-censored maximum likelihood to all images: the flips in each cell of the grid, and the images
-that are never flipped. The law is fitted only in its window. Law and form are compared on the flips inside the window, by
-the likelihood of each flip given that it lies in the window. This is the test of Vuong, "Likelihood ratio tests for model
-selection and non-nested hypotheses", Econometrica 57, 1989, which Clauset, Shalizi and Newman (SIAM Review 51, 2009) use for
-power laws.
+A form is fitted by interval-censored maximum likelihood to all correctly classified images: the flips in each cell of the
+grid, and the images that are never flipped. The law is fitted only in its window. Law and form are compared on the flips
+inside the window, by the likelihood of each flip given that it lies in the window. This is the test of Vuong, "Likelihood
+ratio tests for model selection and non-nested hypotheses", Econometrica 57, 1989, which Clauset, Shalizi and Newman (SIAM
+Review 51, 2009) use for power laws.
 
-The comparison favours the law, because its window is chosen to suit it, whereas a form is fitted to the whole curve. If the
+The comparison favours the law: the window is chosen to suit the law, whereas a form is fitted to the whole curve. If the
 verdict is 'power law', the form does not describe the lower end of the curve. If the two are not distinguishable, the law
-may be the lower end of the form. In `tests/benchmarks/coverage.py` a form is never rejected on data drawn from it.
+may be the lower end of the form. In `tests/benchmarks/coverage.py` the verdict is never 'power law' on data drawn from the
+form.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ class Alternative:
     """An alternative form of the curve, F(epsilon) = ceiling * G(shape * ln(epsilon / scale)), compared with the power law.
 
     Attributes:
-        ceiling: Share of the images that can be flipped at any epsilon, between 0 and 1.
+        ceiling: Share of the correctly classified images that are flipped at large epsilon, between 0 and 1.
         scale: Epsilon at z = 0, in pixel units. There the curve reaches a share 1 - 1/e (saturating) or 1/2 (log-normal) of
             the ceiling.
-        shape: Exponent at zero (saturating), or one over the standard deviation of ln(radius) (log-normal).
+        shape: Exponent of the curve near epsilon 0 (saturating), or one over the standard deviation of ln(radius)
+            (log-normal).
         log_likelihood_ratio: Log-likelihood of the flips in the window under the law, minus that under the form.
         p_value: Two-sided p-value of Vuong's test that law and form are equally good.
     """
@@ -110,7 +112,7 @@ def _fit(form: Callable[[Floats], Floats], counts: Floats, log_grid: Floats) -> 
         (ceiling, middle + spread / 2, shape),
         (ceiling, middle, shape + 0.3),
     ]
-    # No gradient method: SciPy's call a threaded BLAS on 3 x 3 matrices, which spends its time on waiting for threads.
+    # SciPy's gradient methods call a threaded BLAS on 3 x 3 matrices, which spends its time on waiting for threads.
     optimum = minimize(
         loss,
         corners[0],

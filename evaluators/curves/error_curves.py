@@ -100,7 +100,8 @@ def check_radii(radii: Floats, *, empty: bool = False) -> Floats:
 def error_curve(radii: Floats, epsilons: Sequence[float], confidence: float = 0.95) -> ErrorCurve:
     """Returns the error curve of radii on a grid of epsilons.
 
-    The error at epsilon is the share of radii of at most epsilon. At epsilon 0 it is the clean error, and it never falls.
+    The error at epsilon is the share of radii of at most epsilon. At epsilon 0 it is the clean error. It never falls as
+    epsilon grows.
 
     Args:
         radii: One radius per image, in pixel units, (N,): 0 if misclassified when clean, infinite if never fooled.

@@ -1,17 +1,19 @@
 """The power law of the flip rate, F(epsilon) = prefactor * epsilon ** exponent, by maximum likelihood.
 
 Cubuk et al. (arXiv:1711.02846) find that adversarial error grows as a power of the size of the perturbation. Here the law
-is fitted to the flip rate, which starts at 0: the share of correctly classified images that are flipped within epsilon.
+is fitted to the flip rate: the share of correctly classified images that are flipped within epsilon. Unlike the error, it
+is 0 at epsilon 0, as a power law is.
 
 **Window.** The law is fitted in a window (0, top]. Among the images with radius at most top, the share with radius at most
 epsilon is (epsilon / top) ** exponent. The top with the least Kolmogorov-Smirnov distance between law and data is chosen
 (`power_law_window`).
 
 **Estimate.** Radii on a grid are interval-censored: only the cell between two grid points is known. Exact radii are counted
-on a fine grid made for this purpose. The estimate then differs from Hill's by a few hundredths of its standard error.
+on a fine grid made for this purpose. The result differs from Hill's estimate for exact radii by a few hundredths of its
+standard error.
 
 **Test.** A law is rejected if p < 0.1 in the semi-parametric bootstrap of Clauset et al. Each draw takes radii from the law
-inside the window and from the measured curve above it. The window is chosen again for each draw.
+inside the window and from the measured curve above the window. The window is chosen again for each draw.
 
 **Interval.** The interval of the exponent is a percentile interval over resamples of the images. The window is chosen again
 for each resample, so the interval includes the uncertainty of the window.
@@ -29,8 +31,9 @@ The limit at epsilon 0 is that of d ln(flip rate) / d ln(epsilon). On the last t
 lower than the limit: by 2 % with 10,000 images, by 10 to 20 % with 200 images. Curves of the first row are rejected in 5 to
 8 % of the draws, those of the last two rows in 6 to 16 %.
 
-A curve may have no such limit above 0, for example if radii are log-normal. A law is still fitted in three quarters of the
-draws of 200 to 1,000 images, and in a third of the draws of 10,000. So a fit alone does not show a law near epsilon 0.
+A curve may have no finite limit, for example if radii are log-normal. A law is still fitted to log-normal radii in three
+quarters of the draws of 200 to 1,000 images, and in a third of the draws of 10,000. So a fit alone does not show a law near
+epsilon 0.
 
 Source: Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM Review 51, 2009; Hill, "A simple
 general approach to inference about the tail of a distribution", Annals of Statistics 3, 1975, here for the lower tail.

@@ -8,8 +8,9 @@ and Virkar and Clauset, "Power-law distributions in binned empirical data", Anna
 the lower tail instead of the upper tail. The law is fitted by maximum likelihood in every window. The chosen window has the
 smallest Kolmogorov-Smirnov distance between the law and the data, at the points of the grid.
 
-A window must hold a fifth of the flips of a table, but at least 20 and never more than 40. Smaller windows would sometimes
-be chosen by chance. They would make the interval of the exponent wider by up to two thirds without better coverage.
+A window must hold a minimum number of flips, in at least 4 cells. The minimum is a fifth of the flips of the table, but not
+below 20 and not above 40. Smaller windows would sometimes be chosen by chance. They would make the interval of the exponent
+wider by up to two thirds without better coverage.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def median_radius(radii: Floats) -> float:
 def error_area(radii: Floats, epsilons: Sequence[float]) -> float:
     """Returns the mean adversarial error over log epsilon, between 0 and 1: the normalised area under the error curve.
 
-    The area is exact for the step function between the smallest and the largest epsilon.
+    The error is a step function of epsilon. Its area between the smallest and the largest epsilon is computed exactly.
 
     Args:
         radii: One radius per image, in pixel units, (N,).

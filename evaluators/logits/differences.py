@@ -5,10 +5,10 @@ lowers D_j by at most e * g_j, where g_j is the dual norm of the gradient of D_j
 images flipped within e is the share of images with D_1 below e * g. Let rho be the density of D_1 at zero. If rho is finite
 and not zero, this share is e * g * rho for small e: a power law with exponent 1, for any network and images.
 
-The full definitions of the paper were not available, so the following are Hardcell's. The mean field gives every image the
-mean gradient norm of each rank, whereas `Margins.radii` uses the gradient norms of the image. Independent logits combine the
-logits of different images, one image per class. Two distributions have the same shape if they agree after division by their
-means.
+The full definitions of the paper were not available, so the following are Hardcell's. The rank of a wrong class is its place
+by logit, 1 for the nearest. The mean field gives every image the mean gradient norm of each rank, whereas `Margins.radii`
+uses the gradient norms of the image. Independent logits combine the logits of different images, one image per class. Two
+distributions have the same shape if they agree after division by their means.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846.
 """

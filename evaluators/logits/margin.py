@@ -3,7 +3,7 @@
 Let h be the logits of a correctly classified image with true class 1. The difference to class j is h_1 - h_j. To first
 order, a perturbation of size epsilon lowers the difference by at most epsilon times the dual norm of its gradient. The
 first-order radius is the smallest ratio, over j, of the difference to the dual norm of its gradient. It is exact for a
-linear network if the pixel range does not bind. The nearest wrong class is the one with the largest logit.
+linear network if the pixel range does not bind. The nearest wrong class is the wrong class with the largest logit.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the role of logit differences.
 """
@@ -206,7 +206,7 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
         return None
     points = np.asarray(at, dtype=np.float64)
     both = np.concatenate([right, -right])
-    # gaussian_kde takes the bandwidth in standard deviations of its data; that of the mirrored data is far larger.
+    # gaussian_kde takes the bandwidth in standard deviations of its data. Mirrored data have a far larger one.
     bandwidth = len(right) ** -0.2 * right.std(ddof=1) / both.std(ddof=1)
     density: Floats = np.where(points >= 0, 2 * gaussian_kde(both, bandwidth)(points), 0.0)
     return density
@@ -227,8 +227,8 @@ def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> 
 
     The grid starts at the quantile of the radii with ten images below it, at least the 0.2 % and at most the 25 % quantile.
     It ends at 1.5 times the 90 % quantile of the radii. So it covers the curve from just above the clean error to
-    saturation. All values are 10^(k / m) for integers k, rounded to three digits, where m depends on the number of points.
-    Grids of different networks share values where they overlap, so whole curves can be compared.
+    saturation. All values are 10^(k / m) for integers k, rounded to three digits, or `largest`. The number m is one of
+    `PER_DECADE`, so grids of different networks share values where they overlap, and whole curves can be compared.
 
     Args:
         first_order: First-order radii, in pixel units, (N,). Radii of 0 and infinity are ignored.

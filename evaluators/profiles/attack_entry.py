@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from evaluators.curves.error_curves import Floats
     from evaluators.profiles.record import RobustnessProfile
 
-# Allowed relative difference of numbers that are computed again, perhaps with other versions of numpy and scipy.
+# Allowed relative or absolute difference of numbers that are computed again, perhaps with other versions of numpy and scipy.
 TOLERANCE = 1e-4
 
 

@@ -55,7 +55,7 @@ def profile(
         attacks: Attacks, by their name in the profile.
         epsilons: Grid of epsilons, in pixel units, by name of the norm. A missing grid is chosen from the first-order radii.
         options: Additional measurements, and how the radii are measured.
-        seed: Seed of the random numbers of the attacks.
+        seed: Seed of the random numbers of the attacks, the corruptions and the smoothing.
         progress: Called with the current stage and the completed share of the work, between 0 and 1.
 
     Raises:

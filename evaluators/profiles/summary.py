@@ -20,7 +20,7 @@ def summary_line(profile: RobustnessProfile, epsilons: Mapping[str, float] | Non
     """Returns one line with the failed checks, if any, the clean error and the adversarial error of each norm.
 
     The adversarial error is the worst case over the attacks of the norm, at the largest measured epsilon that is not above
-    the claimed epsilon.
+    the claimed epsilon. If all measured epsilons are above the claimed one, it is the error at the smallest.
 
     Args:
         profile: Profile of one network on one split.

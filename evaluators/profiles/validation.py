@@ -1,4 +1,4 @@
-"""Checks that the content of a profile's files has the form that the rest of the package reads."""
+"""Checks the content of a profile's files. A form describes the structure and the types that a value must have."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _Mapping:
     """Form of a mapping: the forms of its keys, or the form of all its entries.
 
     Attributes:
-        keys: Forms of the required keys.
-        optional: Forms of the keys that may be missing.
-        entries: Form of the entries under any other key; None if other keys are ignored.
+        keys: Forms of the values under the required keys.
+        optional: Forms of the values under keys that may be missing.
+        entries: Form of the values under any other key; None if these values are not checked.
         exact: Whether other keys are refused.
     """
 

@@ -1,13 +1,13 @@
 """Heterogeneity of power-law exponents: their spread between networks, and the factors that explain it.
 
-Exponents come from `fit_power_law`, each with an interval. Each belongs to a combination of factors (architecture, data,
+Exponents come from `fit_power_law`, each with an interval. Each exponent has one level of each factor (architecture, data,
 training, attack). There are two analyses. The first tests whether all exponents are equal (Cochran's Q), and estimates the
-spread between networks beyond their uncertainty. The second is an analysis of variance of main effects. A factor that is not
-significant is no evidence of universality; a small spread is.
+spread between networks beyond the uncertainty of the exponents. The second is an analysis of variance of main effects. A
+factor without a significant effect is no evidence of universality; a small spread is.
 
 Several exponents of one network, for example under several attacks, are not independent. Factors that vary between networks
 are tested between networks, with the mean of the exponents of each network. Factors that vary within a network are tested
-within networks (a split-plot design).
+within networks (a split-plot design). The networks are the subjects of this design.
 
 The analysis is on log exponents, because the uncertainty of an exponent grows with the exponent. On the linear scale the
 smallest exponents would dominate the mean, and the largest would dominate the analysis of variance. Spreads are standard
@@ -73,7 +73,8 @@ class Effect:
         counts: Number of observations at each level.
         share: Omega squared, at least 0: the share of the variance that only this factor explains. The variance is that
             between subjects or, for a factor that varies within subjects, the total variance.
-        f_value: Mean square of the factor over the mean square of the residual; NaN without residual degrees of freedom.
+        f_value: Mean square of the factor over the mean square of the residual. It is NaN if the factor or the residual has
+            no degrees of freedom, or if both mean squares are 0.
         freedom: Degrees of freedom of the factor and of the residual.
         p_value: P-value of the F test that the factor has no effect; NaN if f_value is.
     """

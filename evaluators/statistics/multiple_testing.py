@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def holm(p_values: Sequence[float]) -> Floats:
     """Returns p-values corrected by Holm's method, (P,).
 
-    If all tests with a corrected p-value below a level are rejected, the probability of any false rejection is at most that
-    level.
+    If all null hypotheses with a corrected p-value below a level are rejected, the probability of any false rejection is at
+    most that level.
 
     Args:
         p_values: P-values of all tests, (P,), between 0 and 1.

@@ -112,13 +112,13 @@ def compare_radii(
 ) -> RadiiComparison:
     """Compares the radii of two networks on the same images, over all epsilons, with the exact sign test.
 
-    The sign test uses only which network has the larger radius on each image. So it holds for radii on a grid, radii of 0
+    The sign test uses only which network has the larger radius on each image. So it is valid for radii on a grid, radii of 0
     (misclassified when clean) and infinite radii (never fooled up to the largest epsilon). It does not depend on the units
     or the scale of epsilon. Equal radii are ties and do not count. Rank tests of the differences (Wilcoxon, or Prentice's
     for censored pairs) have more power if few radii are censored. Their result depends on the scale (epsilon or its
     logarithm) and on the scores of ties.
 
-    With a single epsilon and no misclassified clean images it is the McNemar test of `compare`.
+    With a single epsilon and no misclassified clean images, the sign test is the McNemar test of `compare`.
 
     Args:
         first: Radii of the first network, in pixel units, (N,).

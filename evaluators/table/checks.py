@@ -1,7 +1,7 @@
 """Checks of a table of published accuracies, with one row per network and one column per attack and epsilon.
 
-A network cannot have a higher accuracy under a stronger attack. So a single row in which it has one fails a check. The
-difference must be above 0.1 percentage points and above the rounding of the printed digits.
+A network cannot have a higher accuracy under a stronger attack. So one row with such an accuracy is enough for a check to
+fail. Only differences above 0.1 percentage points and above the rounding of the printed digits count.
 
 Sources: as in `evaluators.checks`.
 """
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 # Smallest difference that counts, as a share; smaller differences may be noise.
 TOLERANCE = 0.001
-# At this L-infinity epsilon a perturbation can turn every image grey, so accuracies there are at chance or below.
+# From this L-infinity epsilon on, a perturbation can turn every image grey, so the accuracy is at chance or below. Such
+# columns are left out of `falls_with_epsilon`.
 WHOLE_RANGE = 0.5
 # With fewer columns two rows may agree by coincidence.
 ENOUGH_COLUMNS = 4
@@ -40,8 +41,9 @@ def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
     Args:
         columns: Columns by name, (N,) each, with one row per network. Columns of accuracies have a numeric dtype and a name
             such as `clean`, `val_acc`, `pgd_Linf_eps2` or `fgsm_l2_0.5`. Accuracies are in percent or shares between 0 and
-            1, detected from their range; NaN if missing. If an L-infinity epsilon is above 1, epsilons are multiples of
-            1/255. The first column of another dtype names the rows. Other columns are ignored.
+            1, detected from their range; NaN if missing. If an L-infinity epsilon is above 1, all L-infinity epsilons
+            without "/255" are read as multiples of 1/255. The first column of another dtype names the rows. Other columns
+            are ignored.
 
     Raises:
         ValueError: there are no rows, no column has the name of an accuracy, or columns differ in length.
@@ -102,8 +104,8 @@ class _Table:
     def tolerance(self, *names: str) -> float:
         """Returns the largest difference between accuracies of the columns that counts as rounding, at least 0.1 points.
 
-        Rounding is half a printed digit per column. In a table of few rows all values of a column may end in 0, so the
-        finest digit of all columns counts.
+        Rounding is half a unit of the last printed digit per column. In a table of few rows, all values of a column may end
+        in 0, so the finest last digit of all columns is used.
         """
         few = len(self.labels) < FEW_ROWS
         digits = sum(min(map(self._digit, self.values)) if few else self._digit(name) for name in names) / 2
@@ -122,16 +124,16 @@ class _Table:
 
 
 def _labels(columns: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Returns the names of the rows: the first column of strings, or their numbers from 1."""
+    """Returns the names of the rows: the first column of strings, or "row 1", "row 2" and so on."""
     names = next((np.asarray(v) for v in columns.values() if not np.issubdtype(np.asarray(v).dtype, np.number)), None)
     rows = len(next(iter(columns.values())))
     return [f"row {i + 1}" for i in range(rows)] if names is None else [str(name) for name in names]
 
 
 def _unit(values: Sequence[Floats]) -> float:
-    """Returns 100 for percent and 1 for shares, from the median over the rows of the best accuracy.
+    """Returns 100 for percent and 1 for shares. It takes the best accuracy of each row, and the median of these.
 
-    A median above 1 means percent: a best accuracy of at most 1 % is implausible.
+    A median above 1 means percent. Otherwise the unit is shares, because a best accuracy of at most 1 % is implausible.
     """
     best = np.fmax.reduce(values)
     return 100.0 if np.isfinite(best).any() and np.nanmedian(best) > 1 else 1.0

@@ -235,7 +235,7 @@ def _tried(
     def work(batch: Tensor) -> Tensor:
         x, y = source.x[batch], source.y[batch]
         size = torch.full((len(batch),), epsilon, dtype=x.dtype, device=x.device)
-        # The same random numbers as `radii` uses for an image at this epsilon, so that the two agree for random attacks.
+        # The same random numbers as `radii` uses for an image at this epsilon, so that both run the same attack.
         noise, most = ImageNoise.of(seed, batch, stream_of(epsilon)), source.batches.size
         points, _ = attack.generate(source.network, x, y, size, noise, stop_when_fooled=False, one_pass=most)
         return torch.stack([misclassified(forward(one.network, points, one.batches.size), y) for one in targets])

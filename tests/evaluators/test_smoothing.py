@@ -149,8 +149,8 @@ def test_network_is_left_as_it_was(conv, images):
     [
         ({"sigma": 0}, "sigma must ... positive ... got 0"),
         ({"sigma": float("inf")}, "sigma must ... positive ... got inf"),
-        ({"alpha": 0.5}, "alpha must ... between 0 and 0.5 ... got 0.5"),
-        ({"alpha": 0}, "alpha must ... between 0 and 0.5 ... got 0"),
+        ({"alpha": 0.5}, "alpha ... must ... between 0 and 0.5 ... got 0.5"),
+        ({"alpha": 0}, "alpha ... must ... between 0 and 0.5 ... got 0"),
         ({"n0": 0}, "n0 must ... at least 1 ... got 0"),
         ({"n0": 2.5}, "n0 must ... at least 1 ... got 2.5"),
         ({"n": 9}, "n must ... at least 10 ... got 9"),

@@ -242,7 +242,11 @@ def test_sums_differences_and_concatenations_of_values(euclidean):
         ("softmax", lambda b: (b, 1), "there is no rule for the operation softmax with these arguments"),
         (torch.cat, lambda b: ([b, b.centre], 1), "there is no rule for the operation cat with these arguments"),
         (F.relu, lambda b: (), "there is no rule for the operation relu with these arguments"),
-        (operator.add, lambda b: (b, torch.zeros(3, 1, 1, 1, 1)), "shapes (4, 7, 7) and (2, 4, 7, 7) do not match in a sum"),
+        (
+            operator.add,
+            lambda b: (b, torch.zeros(3, 1, 1, 1, 1)),
+            "shapes (4, 7, 7) and (2, 4, 7, 7) do not match in a sum or product",
+        ),
         (F.pad, lambda b: (b, (1, 1), "constant", 1.0), "step is not a linear map without negative entries"),
         (F.avg_pool2d, lambda b: (b, 2, 2, 0, False, True, -4), "step is not a linear map without negative entries"),
     ],
