@@ -30,7 +30,7 @@ def one_hot(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArra
 
     Args:
         space: The search space.
-        architectures: A architectures of the space.
+        architectures: Architectures of the space; A is their number.
 
     Raises:
         ValueError: An architecture is not in the space.
@@ -62,14 +62,14 @@ def one_hot_names(space: SearchSpace) -> list[str]:
 def path_encoding(space: SearchSpace, architectures: Sequence[Architecture], max_length: int = 3) -> NDArray[np.float64]:
     """Returns the path encoding of architectures, an array (A, P) of 0 and 1.
 
-    Each column is a sequence of operations from one input of a cell to the output. It is 1 if the cell has such a path.
-    The columns are ordered by cell, input, length and sequence. The last operation of a sequence varies fastest.
-    A space of C cells with I inputs and O operations (without `none`) has P = C * I * (O + O**2 + ... + O**max_length)
-    columns, 1,596 for darts.
+    Each column stands for a sequence of operations from one input of a cell to the output. It is 1 if the cell has a path
+    with these operations. The columns are ordered by cell, input, length and sequence. The last operation of a sequence
+    varies fastest. A space of C cells with I inputs and O operations (without `none`) has
+    P = C * I * (O + O**2 + ... + O**max_length) columns. For darts and max_length 3, these are 1,596.
 
     Args:
         space: Search space with cells.
-        architectures: A architectures of the space.
+        architectures: Architectures of the space; A is their number.
         max_length: Number of operations of the longest encoded paths, at least 1. Longer paths are left out.
 
     Raises:

@@ -13,7 +13,8 @@ class CellGraph:
 
     Attributes:
         inputs: Number of inputs, nodes 0 to inputs - 1.
-        nodes: For each further node, its (operation, source node) pairs. The node is their sum, or zeros without a pair.
+        nodes: For each further node, its (operation, source node) pairs. The node is the sum of these operations, or zeros
+            if it has no pair.
         outputs: Numbers of the nodes that are concatenated into the output, in order.
         strided: Whether the cell halves the resolution. Operations on its inputs then have a stride of 2.
 

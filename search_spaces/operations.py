@@ -1,8 +1,8 @@
 """Operations of cells: a table of functions of (channels, stride) that return a module.
 
-Every module maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for every C, H and W. A convolution consists of
-ReLU, convolution and batch norm, in this order, as in the cell spaces of the literature. A custom operation is a function of
-the same form.
+Every module maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for every C, H and W. A convolution operation
+consists of ReLU, convolution and batch norm, in this order, as in the cell spaces of the literature. A custom operation is
+also a function of (channels, stride).
 
 Source: Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018, arXiv:1707.07012, and
 Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055, define the operations.
@@ -165,7 +165,7 @@ class SqueezeExcitation(nn.Module):
 
 @final
 class BlurPool(nn.Module):
-    """A 3x3 binomial filter on each channel with a stride. The filter reduces aliasing.
+    """A 3x3 binomial filter with a stride, applied to each channel. The filter reduces aliasing.
 
     Source: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv:1904.11486.
     """
@@ -185,7 +185,7 @@ class BlurPool(nn.Module):
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=self.stride, groups=self.channels)
 
 
-# Ordered from the weakest to the strongest operation: the canonical form of a cell depends on this order.
+# Ordered from the weakest to the strongest operation. An edge with several operations has the colour of the strongest.
 OPERATIONS: dict[str, Operation] = {
     "none": lambda channels, stride: Zero(stride),
     "skip": skip,
@@ -212,11 +212,12 @@ OPERATIONS: dict[str, Operation] = {
     "conv7x7": conv(7),
 }
 # These sets describe the built-in operations. No property is assumed for a custom operation.
-# Operations without weights: two of them on the same input are equal. A skip with stride 2 has weights.
+# Operations without weights: the same operation used twice on one input gives equal results. A strided skip has weights.
 WEIGHTLESS = frozenset({"none", "skip", "avgpool3x3", "maxpool3x3", "maxpool5x5", "maxpool7x7", "blurpool3x3"})
 # Linear operations: the output for a sum is the sum of the outputs.
 LINEAR = frozenset({"avgpool3x3", "blurpool3x3"})
 # Operations that map zeros to zeros. A convolution does not, because its batch norm adds a learned shift.
 VANISHING = (WEIGHTLESS - {"skip"}) | {"se"}
-# Operations that map a spatially constant input to a spatially constant output. Those without weights do not change it.
+# Operations that map a spatially constant input to a spatially constant output. Those without weights return such an input
+# unchanged.
 POINTWISE = (WEIGHTLESS - {"none", "skip"}) | {"conv1x1", "se"}

@@ -89,7 +89,8 @@ class SearchSpace:
         canonical: Function that maps all architectures with the same set of functions to one of them, the canonical form.
             The canonical form maps to itself.
         draw: Function that returns a drawing of an architecture; None if the space has none.
-        graphs: Function that returns the cells of an architecture, by name; None if the space has no cells.
+        graphs: Function that returns the graphs of the cells of an architecture, by name of the cell; None if the space has
+            no cells.
         operations: Names of the single operations on the edges of the cells, without `none`; empty if the space has no
             cells.
 
@@ -188,7 +189,7 @@ class SearchSpace:
     def mutate(self, architecture: Architecture, generator: random.Random) -> dict[str, Value]:
         """Returns a random neighbour with another canonical form, drawn uniformly.
 
-        If all neighbours have the same canonical form, the search continues with the neighbours of the neighbours.
+        If all neighbours have the canonical form of the architecture, the neighbours of the neighbours are tried, and so on.
 
         Raises:
             ValueError: The architecture is not in the space, or all architectures have the same canonical form.

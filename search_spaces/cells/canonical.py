@@ -33,12 +33,12 @@ def canonical_cell(
 ) -> tuple[NodeChoice, ...] | None:
     """Returns the alternative and the operations of each node of the first cell that is equivalent to a graph.
 
-    Returns None if the search exceeds MAX_STATES. This happens for cells with many poolings and skips, because they have
-    very many equivalent forms.
+    Returns None if the search exceeds MAX_STATES. This happens for cells with many poolings and skips, because very many
+    cells are equivalent to them.
 
     Args:
         topology: Topology of the cell.
-        operations: Values of an edge, in order.
+        operations: Possible values of an edge, from the weakest to the strongest.
         graph: The cell.
         vanishing: Operations that map zeros to zeros.
     """
@@ -61,7 +61,7 @@ class _State:
 
     Attributes:
         sums: Sum of each node; None for a node that does not reach the output.
-        placed: Terms that already have an edge.
+        placed: Terms of the expression that already have an edge.
     """
 
     sums: tuple[Sum | None, ...]
@@ -71,10 +71,10 @@ class _State:
 @final
 @dataclass(frozen=True)
 class _Candidate:
-    """One interpretation of an edge value on a source node.
+    """One way in which an edge value on a source node can stand for terms of the expression.
 
     Attributes:
-        rank: Index of the edge value.
+        rank: Index of the edge value in the operations.
         sum: Sum that the edge adds to its target node.
         weighted_terms: Terms with weights that the edge places.
         weightless_terms: Terms without weights that the edge places.
@@ -131,7 +131,7 @@ class _Search:
         return None
 
     def _equivalent_state(self, state: _State) -> _State:
-        """Returns a representative of the states with the same completions. It sorts interchangeable nodes."""
+        """Returns a representative of the states with the same completions. Its interchangeable nodes are sorted."""
         if not self.interchangeable:
             return state
         sums = state.sums[self.topology.inputs :]
@@ -139,7 +139,7 @@ class _Search:
         return _State((*state.sums[: self.topology.inputs], *ordered), state.placed)
 
     def _options(self, state: _State, number: int) -> tuple[bool, set[Sum], list[list[_Candidate]]]:
-        """Returns the targets of the next node and the candidates of each source node.
+        """Returns the targets of the next node and the candidates of each source node. A target is a sum of the expression.
 
         Returns:
             Whether the next node must equal a target (otherwise it may be a part of one), the targets, and the list of
@@ -231,7 +231,7 @@ class _Search:
             if self._is_feasible(after, number, last):
                 yield ranks, after
         if self.topology.output == "last" and not last:
-            # A node that does not reach the output takes the first assignment.
+            # A node that does not reach the output takes the first value on all its edges.
             after = _State((*state.sums, None), state.placed)
             if self._is_feasible(after, number, last):
                 yield (0,) * len(candidates), after
@@ -248,7 +248,7 @@ class _Search:
         return remaining[::-1]
 
     def _can_reach_target(self, sum_: Sum, targets: Collection[Sum], remaining: Sum | None) -> bool:
-        """Returns whether a sum is part of a target and, if `remaining` is given, whether this holds the missing terms."""
+        """Returns whether a sum is part of a target. If `remaining` is given, it must contain the rest of the target."""
         is_part = self.expression.is_part
         if remaining is None:
             return is_part(sum_, targets)

@@ -167,7 +167,8 @@ def assemble(
     # Batch norm without a learned shift maps zeros to zeros, and so do all built-in convolutions with it.
     vanishing = VANISHING if affine else VANISHING | (OPERATIONS.keys() - {"skip"})
     names, operations_by_name = tuple(operations), {**OPERATIONS, **(custom or {})}
-    # A shared cell is used with and without a stride. Its graph has the stride, because this separates more cells.
+    # A shared cell is used with and without a stride. The canonical form uses the graph with the stride, because fewer cells
+    # are equivalent with it.
     strided: dict[str, bool] = {}
     for layer in layers:
         if layer is not None:

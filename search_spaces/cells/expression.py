@@ -1,13 +1,14 @@
-"""Algebraic expression of a cell. Every node is a sum of terms, and every term is an operation on a sum.
+"""Algebraic expression of a cell. Every node is a sum of terms. A term is an input of the cell or an operation on a sum.
 
 Rules of equivalence:
 
 - Each operation with weights is a separate term. Operations without weights on the same sum are the same term.
 - A skip returns its input sum. Average pooling of a sum is the sum of the average poolings.
-- Operations in `vanishing` map the empty sum to the empty sum.
+- Operations in `vanishing` map the empty sum, which is zero, to the empty sum.
 - A convolution of the empty sum is a spatial constant. Pooling does not change constants.
 - Terms that do not reach the output are removed.
-- Sums and outputs are unordered, because the weights of the next layer can be permuted. The inputs are ordered.
+- The summands of a sum are unordered. The outputs are also unordered, because the weights of the next layer can be permuted.
+  The inputs are ordered.
 
 Other identities are not used: max pooling of a doubled sum, two max poolings as one larger pooling, and the sum of two
 constants as one constant. Convolutions of the empty sum with different kernels stay different.
@@ -33,7 +34,10 @@ OperationKind = tuple[str, bool]
 
 
 class Expression:
-    """The expression of a cell: the live terms, each with its kind and argument, and the sums of the output nodes."""
+    """The expression of a cell: its terms, each with its kind and argument, and the sums of the output nodes.
+
+    Only live terms are kept: terms that reach the output.
+    """
 
     def __init__(self, graph: CellGraph, vanishing: frozenset[str] = VANISHING) -> None:
         self.vanishing = vanishing
@@ -56,9 +60,9 @@ class Expression:
         for term, kind in self.kinds.items():
             if not weightless(kind):
                 self.weighted_terms.setdefault((kind, self.arguments[term]), []).append(term)
-        # `one_per_operation`: terms of which an edge adds exactly one. `needed`: sums that some node must equal: each is an
-        # output or the argument of a term. With constants, the argument of a pooling term is not certain, because a
-        # node may also hold constants.
+        # `one_per_operation`: terms that are the only term of their operation. A linear operation has one term per summand.
+        # `needed`: sums that some node must equal. Each of them is an output or the argument of a term. If there are
+        # constants, the argument of a pooling term is not certain, because a node may also hold constants.
         self.one_per_operation = {term for term, kind in self.kinds.items() if kind[0] not in LINEAR}
         certain = [term for term in self.one_per_operation if not self.constants or not weightless(self.kinds[term])]
         self.needed = {*self.outputs, *(self.arguments[term] for term in certain)}
@@ -122,7 +126,7 @@ class Expression:
         return live
 
     def _useful(self) -> set[Sum]:
-        """Returns the needed sums and the sums before pooling of needed sums. Every node must be a part of one of these."""
+        """Returns the needed sums and the sums whose poolings give needed sums. Every node is a part of one of these."""
         useful, pending = set(self.needed), list(self.needed)
         pooled = {kind for kind in self.kinds.values() if weightless(kind)}
         while pending:

@@ -59,7 +59,7 @@ class Topology:
     def picks(self) -> bool:
         """Whether any node has several alternatives or the same source twice.
 
-        If so, the operation choices are named `node2_op1`, not after edges.
+        If so, the names of the operation choices are like `node2_op1` instead of `edge02`.
         """
         return any(
             len(alternatives) > 1 or len({*first}) < len(first) for alternatives in self.sources for first in alternatives

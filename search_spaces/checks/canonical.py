@@ -18,8 +18,8 @@ from search_spaces.checks.space_under_test import CheckFailure, SpaceUnderTest, 
 if TYPE_CHECKING:
     from search_spaces.space import Architecture
 
-# Number of draws of weights for a comparison in which all input channels have equal weights. One draw may give a dead
-# network by chance.
+# Number of draws of weights for a comparison in which all input channels have equal weights. With one draw, all ReLUs of a
+# layer may be zero by chance.
 WEIGHT_DRAWS = 3
 
 
@@ -145,7 +145,7 @@ def _weight_values(shape: tuple[int, ...], role: str, draw: int, equal_channels:
     kernel_size = math.prod(shape[2:])
     if not equal_channels:
         return torch.randn(shape, generator=generator) * math.sqrt(2 / (shape[1] * kernel_size))
-    # A depthwise layer has its channels in the first dimension. They are equal, too.
+    # A depthwise layer has its input channels in the first dimension. These also get equal weights.
     channels = 1 if shape[1] == 1 and len(shape) > 2 else shape[0]
     values = torch.randn(channels, 1, *shape[2:], generator=generator) * math.sqrt(2 / kernel_size) / shape[1]
     return values.expand(shape)

@@ -16,7 +16,7 @@ CANONICAL_TRIES = 50
 BUILD_TRIES = 25
 # Largest number of pairs of architectures that are compared to find that a canonical form is missing.
 MOST_PAIRS = 60
-# Returns a text for each architecture; None if the architecture has none.
+# Returns a text for each architecture, which identifies its canonical form or its network; None if there is none.
 Fingerprints = Callable[[list[Architecture]], list[str | None]]
 
 
@@ -98,7 +98,7 @@ def _check_every_value(
     value_message: str,
     precondition: Fingerprints | None = None,
 ) -> str:
-    """Searches, for each value of each choice, an architecture in which its fingerprint differs from all other values.
+    """Searches, for each value of each choice, an architecture in which no other value gives the same fingerprint.
 
     Args:
         under_test: The space.
@@ -163,7 +163,7 @@ def _canonical_texts(under_test: SpaceUnderTest, architectures: list[Architectur
 
 
 def _network_texts(under_test: SpaceUnderTest, architectures: list[Architecture]) -> list[str | None]:
-    """Returns the modules and shapes of each network as text. If the texts of two networks are equal, it adds the logits."""
+    """Returns the modules and shapes of each network as text. If two texts are equal, the logits are added to them."""
     shape = under_test.input_shapes[0]
     fingerprints: list[str | None] = []
     for architecture in architectures:

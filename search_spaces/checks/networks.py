@@ -185,7 +185,7 @@ def gradients(under_test: SpaceUnderTest) -> str:
     """Checks that gradients reach the image and every parameter.
 
     The check uses canonical forms, because other forms may hold operations that do not reach the output. A layer may still
-    have no gradient because of the architecture: its input is empty, or no layer uses its output. So the check fails only if
+    have no gradient because of the architecture: its input is zero, or no layer uses its output. So the check fails only if
     the layer also has no gradient in similar architectures. A network without a path from the image to the logits is
     degenerate and passes, unless all networks are degenerate.
     """
@@ -216,7 +216,7 @@ def gradients(under_test: SpaceUnderTest) -> str:
 
 
 def _gradient_flow(under_test: SpaceUnderTest, architecture: Architecture, shape: Shape) -> _GradientFlow:
-    """Returns the gradients that are nonzero in at least one draw of weights and images."""
+    """Returns which gradients are nonzero in at least one draw of weights and images."""
     image, with_gradient, without_gradient = False, set[tuple[str, ...]](), set[tuple[str, ...]]()
     for draw in range(WEIGHT_DRAWS):
         network = under_test.build(architecture, shape, seed=draw)
@@ -254,7 +254,7 @@ def _parameter_identity(network: nn.Module, name: str) -> tuple[str, ...]:
 def _always_without_gradient(
     under_test: SpaceUnderTest, architecture: Architecture, without_gradient: set[tuple[str, ...]]
 ) -> set[tuple[str, ...]]:
-    """Returns the parameters that have no gradient on larger images or in similar architectures."""
+    """Returns those of the parameters that have a gradient neither on larger images nor in similar architectures."""
     remaining = without_gradient - _gradient_flow(under_test, architecture, under_test.input_shapes[0]).with_gradient
     generator = random.Random(under_test.seed)
     for number in range(NEIGHBOURS):

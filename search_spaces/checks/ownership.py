@@ -10,7 +10,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-# Depth of lists, dicts and objects within an attribute.
+# Largest depth of nested lists, dicts and objects within an attribute that is searched.
 DEPTH = 4
 
 
@@ -64,7 +64,7 @@ def _parts(value: object) -> list[object]:
 
 @final
 class ParameterOwners:
-    """The parameters of networks that still exist, by their memory."""
+    """The parameters of networks that still exist, by the address of their memory."""
 
     def __init__(self) -> None:
         self._owners: dict[int, weakref.ref[Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Runs checks of a search space on random architectures. A search relies on the properties that they test.
+"""Runs checks of a search space on random architectures. A search relies on the properties that the checks test.
 
     for result in check_space(SPACE):
         print(result.check, result.passed, result.message)
@@ -36,7 +36,8 @@ from search_spaces.space import Architecture, SearchSpace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# Each check returns a summary or raises CheckFailure. A fault is reported by one check, and the other checks skip it.
+# Each check returns a summary, or raises CheckFailure, CheckHint or CheckSkipped. A fault is reported by one check, and the
+# other checks skip the architecture.
 CHECKS: dict[str, Callable[[SpaceUnderTest], str]] = {
     "builds": builds,
     "shapes": shapes,
@@ -100,7 +101,8 @@ def check_space(
         space: Search space.
         samples: Number of random architectures, at least 1. Fast checks use ten times as many.
         seed: Random seed.
-        input_shapes: Image shapes (C, H, W) for which networks must build. A shape that is not square finds swapped sides.
+        input_shapes: Image shapes (C, H, W) for which networks must build. A shape that is not square shows whether height
+            and width are swapped.
         num_classes: Number of classes K, at least 1.
         formats: Functions by name. Each writes an architecture as text and reads it back.
 

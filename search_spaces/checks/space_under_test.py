@@ -127,13 +127,13 @@ class SpaceUnderTest:
 
     @cached_property
     def unregistered(self) -> dict[str, list[str]]:
-        """The attributes with layers that are not registered, by the running sample as text."""
+        """Attributes with layers that are not registered, for each running sample (as text) that has any."""
         found = {as_text(a): unregistered_layers(self.build(a, self.small_shape)) for a in self.running_samples}
         return {text: names for text, names in found.items() if names}
 
     @cached_property
     def shared(self) -> dict[str, str]:
-        """The name of a parameter that an earlier network has, too, by the running sample as text."""
+        """Name of a parameter shared with an earlier network, for each running sample (as text) that has one."""
         owners, found = ParameterOwners(), dict[str, str]()
         for architecture in self.running_samples:
             networks = [self.build(architecture, self.small_shape, seed) for seed in (0, 1)]  # Both must exist.
@@ -143,7 +143,7 @@ class SpaceUnderTest:
 
     @cached_property
     def working_samples(self) -> list[dict[str, Value]]:
-        """The running samples whose parameters are all registered and their own. Other checks report the rest.
+        """The running samples with only registered parameters that no other network shares. Other checks report the rest.
 
         Raises:
             CheckSkipped: There is no such sample.
@@ -151,7 +151,7 @@ class SpaceUnderTest:
         faulty = self.unregistered.keys() | self.shared.keys()
         working = [architecture for architecture in self.running_samples if as_text(architecture) not in faulty]
         if not working:
-            raise CheckSkipped("no sample has registered parameters")
+            raise CheckSkipped("every sample has parameters that are not registered or are shared with another network")
         return working
 
     @cached_property

@@ -166,7 +166,7 @@ def _layers(graph: CellGraph, lines: list[Line], names: list[str]) -> list[int]:
 
 
 def _routes(lines: list[Line], nodes: list[Slot]) -> list[list[Slot]]:
-    """Returns the slots of every line. Its label is in the passed column that has the fewest labels so far."""
+    """Returns the slots of every line. A line's label is in the column on its way that has the fewest labels so far."""
     crowd: dict[int, int] = {}
     routes: list[list[Slot]] = [[] for _ in lines]
     # The shortest lines have the fewest columns for their label, so they come first.

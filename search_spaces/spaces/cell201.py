@@ -1,10 +1,10 @@
 """cell201: the cell of NAS-Bench-201.
 
 A cell has four nodes. Node 0 is the input and node 3 is the output. Each of the six edges i -> j (i < j) has one of five
-operations. A node is the sum of its edges. There are 5**6 = 15,625 cells.
+operations. A node is the sum of the operations on its incoming edges. There are 5**6 = 15,625 cells.
 
 Source: Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020,
-arXiv:2001.00326. With 16 channels, 5 cells per stage and 3 stages, the network has the same parameters as in the paper.
+arXiv:2001.00326. With 16 channels, 5 cells per stage and 3 stages, the network has as many parameters as in the paper.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ inputs and 8**8 ways to pick the operations. There are (180 * 8**8)**2 = 9.12e18
 derived cells of the paper exclude, there are 1.08e18.
 
 Source: Liu, Simonyan and Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, arXiv:1806.09055. With 36 channels
-and 20 layers, the network has the same parameters as the CIFAR-10 network of the paper, without the auxiliary head. There is
+and 20 layers, the network has as many parameters as the CIFAR-10 network of the paper without its auxiliary head. There is
 no drop path in training.
 """
 
@@ -32,7 +32,7 @@ def darts(channels: int = 16, layers: int = 8) -> SearchSpace:
     """Returns the search space of DARTS cells.
 
     Args:
-        channels: Number of channels of the nodes of the first cell. Each reduction cell doubles it.
+        channels: Number of channels of the nodes of the first cell. Each reduction cell doubles this number.
         layers: Number of cells. The cells at one third and at two thirds of the depth are reduction cells.
 
     Raises:

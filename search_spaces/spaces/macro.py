@@ -1,13 +1,13 @@
-"""macro: residual networks that vary along the axes of hand-designed networks.
+"""macro: residual networks that vary in the properties of hand-designed networks.
 
 A network has one to four stages of residual blocks. Depth and width vary by stage, and all other choices apply to the whole
 network. There are (4 * 27)**stages * 4 * 3 * 3 * 3 * 2 * 4 * 3 * 2 architectures: 559,872 with one stage, 6.53e9 with three,
-and 7.05e11 with four. The first value of each axis is the value of a plain ResNet for small images. ResNet-18 and WRN-28-10
-are architectures of this space and have the same parameters as in their papers.
+and 7.05e11 with four. The first value of each choice in `AXES` is that of a plain ResNet for small images. ResNet-18 and
+WRN-28-10 are architectures of this space and have as many parameters as in their papers.
 
 Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385; Zagoruyko and Komodakis,
 "Wide Residual Networks", BMVC 2016, arXiv:1605.07146; Sandler et al., "MobileNetV2", CVPR 2018, arXiv:1801.04381; Hu et al.,
-"Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507. Effects of the axes on adversarial error: Xie et al., "Smooth
+"Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507. Effects of such choices on robustness: Xie et al., "Smooth
 Adversarial Training", arXiv:2006.14536; Peng et al., "Robust Principles", BMVC 2023, arXiv:2308.16258.
 """
 
@@ -134,7 +134,7 @@ def _style_label(architecture: Architecture) -> str:
 
 
 def plain_architectures(stages: int = 3) -> list[dict[str, Value]]:
-    """Returns all residual networks with the same depth in each stage, doubled widths and the first value of each axis.
+    """Returns all plain residual networks: equal depths, widths that double from stage to stage, first values of `AXES`.
 
     Args:
         stages: Number of stages, 1 to 4.

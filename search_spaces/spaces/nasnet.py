@@ -36,7 +36,7 @@ def nasnet(channels: int = 16, cells_per_stage: int = 2, stages: int = 3) -> Sea
     """Returns the search space of NASNet cells.
 
     Args:
-        channels: Number of channels of the nodes of the first cell. Each reduction cell doubles it.
+        channels: Number of channels of the nodes of the first cell. Each reduction cell doubles this number.
         cells_per_stage: Number of normal cells in each stage, N in the paper.
         stages: Number of stages. A reduction cell is between two stages.
 
