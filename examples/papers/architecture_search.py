@@ -4,15 +4,16 @@ Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711
 learning, with adversarial accuracy as the reward, finds networks that are more robust to white-box and black-box attacks;
 adversarial accuracy correlates with clean accuracy, and weakly with model size.
 
-Method: run `examples/paper_search.yaml` on MNIST and CIFAR-10 with other numbers. By default, images are averaged over 2x2
-pixels (14x14, 16x16). The script has four analyses:
+Method: run `examples/paper_search.yaml` on MNIST and CIFAR-10, at the sizes in `children.py`. By default, images are
+averaged over 2x2 pixels (14x14, 16x16). The networks that a search trains are its children. The controller is the PPO policy
+that proposes them, and the reward of a child is its adversarial accuracy on validation images. The script has four analyses:
 
 - Rank correlations over all children, and over the random children alone: adversarial accuracy under a one-step attack
   (FGSM) and a many-step attack (PGD) with clean accuracy, parameters and depth. Depth is the largest number of operations,
   without skips, on a path through the searched cells (our definition).
 - White-box and black-box errors of the best child, a residual network, the NASNet-A cell and the median random cell. All
   have about the same number of parameters and are trained again.
-- Operations and inputs that the best quarter of the children shares.
+- Operations and inputs that are more frequent in the best quarter of the children than in the others.
 - Rewards of the controller's later children and of random children.
 
     python examples/papers/architecture_search.py [--smoke | --full] [--out FOLDER] [--workers N]
@@ -48,7 +49,7 @@ REWARDS = {"one step": "one_step@1", "many steps": "many_steps@1"}
 # Possible predictors of adversarial accuracy, by axis label, as functions of a child.
 PREDICTORS = {
     "clean accuracy on test images": lambda row: 1 - row["test_error"],
-    # Adversarial accuracy uses some of the same test images, so sampling noise favours the same networks in both.
+    # On other images than adversarial accuracy. On the same images, sampling noise would favour the same networks in both.
     "clean accuracy on validation images": lambda row: 1 - row["validation_error"],
     "parameters": lambda row: row["parameters"],
     "depth": lambda row: row["depth"],

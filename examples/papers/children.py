@@ -1,7 +1,11 @@
 """Runs, resumes and reads the searches that `architecture_search.py` and `generalisation.py` analyse.
 
-A child is a trained network of a search, as in the paper. Each search is `examples/paper_search.yaml` with other numbers. By
-default, images are averaged over 2x2 pixels (14x14 for MNIST, 16x16 for CIFAR-10), so that tens of children take minutes.
+A child is a network that a search trains. The controller is the PPO policy that proposes children after the first random
+ones. The reward of a child is its adversarial accuracy on validation images. The terms are from Cubuk et al.
+(arXiv:1711.02846).
+
+Each search is `examples/paper_search.yaml` at a size of SEARCH_SCALES. By default, images are averaged over 2x2 pixels
+(14x14 for MNIST, 16x16 for CIFAR-10), so that tens of children take minutes.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ class Scale:
     Attributes:
         train: Number of training images.
         validation: Number of validation images.
-        measured: Number of attacked images, of the validation split for the reward and of the test split for the analysis.
+        measured: Number of attacked images: validation images for the reward, and as many test images for the analysis.
         test: Number of test images for clean errors, for the analysis.
         halved: Whether images are averaged over 2x2 pixels.
         channels: Number of channels of the first cell.

@@ -7,8 +7,8 @@ no decision, but it makes the gradients of the cross-entropy vanish.
 Method: train networks with and without adversarial images, for several strengths of the penalty. Measure the entropy, the
 logit differences, and the errors under six attacks: FGSM (one step), PGD on the cross-entropy, PGD on the margin, APGD on
 the difference of logits ratio (DLR), Square (no gradients), and transfer from an unpenalised network with another seed. A
-gain under the first two attacks that the others do not show is masking. The worst case over all attacks is the robust gain.
-The gains at every strength have intervals over the images, which are the same for all networks.
+gain under the first two attacks that the others do not show is masking. The gain in the worst case over all attacks is the
+robust gain. The gains at every strength have intervals over the images, which are the same for all networks.
 
     python examples/papers/entropy_penalty.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -47,7 +47,7 @@ LOGIT_PANELS = (
     ("its steepness / 100, logits per unit of epsilon", "steepness", 100),
 )
 # Epsilons for networks with standard training. At these, a quarter to a third of the images fools an unpenalised network. At
-# the epsilon of adversarial training, all images fool it, so no gain could be visible.
+# the epsilon of adversarial training, nearly all images fool it, so no gain could be visible.
 STANDARD_EPSILONS = {"digits": 0.06, "mnist": 0.0225}
 ATTACK_STEPS = {"smoke": (2, 10), "default": (40, 500), "full": (100, 5000)}
 

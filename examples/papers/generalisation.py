@@ -3,10 +3,10 @@
 Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neural Network's Response Surface and
 Uncertainty Regions", arXiv:2107.00003): it does not.
 
-Method: use the children of the searches of `architecture_search.py`, which this script runs if they are missing. Compute
-rank correlations over all children, and over the random children alone. One variable is the clean training, validation or
-test error, or the gap between test and training error. The other is the adversarial error on test images at several
-epsilons, under a one-step attack (FGSM) and a many-step attack (PGD).
+Method: use the children (trained networks) of the searches of `architecture_search.py`. This script runs the searches if
+they are missing. Compute rank correlations over all children, and over the random children alone. One variable is the clean
+error on training, validation or test images, or the gap between test and training error. The other is the adversarial error
+on test images at several epsilons, under a one-step attack (FGSM) and a many-step attack (PGD).
 
 The adversarial error includes the clean error, so the two correlate at small epsilons by definition. The flip rate, which is
 the adversarial error among correctly classified images, does not include it. A quantity that captures adversarial examples
@@ -55,7 +55,7 @@ def analyse(data: str, rows: list[dict], out: Path) -> dict:
         "data": data,
         "search": search,
         "children": len(rows),
-        # Standard deviation of the gap; and its upper bound by sampling alone, if the gap were equal for all children.
+        # Standard deviation of the gap, and an upper bound on the deviation that the sampling of images alone would cause.
         "gap_deviation": float(np.std([ERRORS["gap"](row) for row in rows], ddof=1)) if len(rows) > 1 else None,
         "gap_deviation_by_chance_at_most": gap_deviation_by_chance(rows, search),
         "ranges": {name: [float(pick(value(row) for row in rows)) for pick in (min, max)] for name, value in ERRORS.items()},

@@ -4,9 +4,10 @@ Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711
 because the differences between the largest logit and the others have a universal distribution, finite at zero, which hardly
 changes while a network is trained.
 
-Method: use the networks of universality.py. Measure the density of the differences D_j to every rival class j, at zero and
-elsewhere. Compare its shape with that of independent logits, between networks, and over training. Compare the measured error
-curve with the mean-field prediction from the differences and one gradient norm per rival.
+Method: use the networks of universality.py. The rivals of an image are all classes except the one with the largest logit, in
+the order of their logits. Measure the density of the differences D_j to every rival j, at zero and elsewhere. Compare its
+shape with that of independent logits, between networks, and over training. Compare the measured error curve with the
+mean-field prediction from the differences and one gradient norm per rival.
 
     python examples/papers/logit_differences.py [--smoke | --full] [--out FOLDER] [--workers N]
 """

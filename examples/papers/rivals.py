@@ -1,8 +1,8 @@
 """Trains and attacks the best network of a search and three rivals of about the same size.
 
-The rivals are a residual network, the NASNet-A cell and the median random cell of the search. Their channels are chosen so
-that their parameters are closest to those of the best network. All are trained with the recipe and images of the search, for
-more epochs.
+The rivals are a residual network, the NASNet-A cell and the median random cell of the search. Their widths are chosen so
+that their numbers of parameters are closest to that of the best network. All four are trained with the recipe and images of
+the search, for more epochs.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def choose_architectures(data: str, out: Path) -> dict[str, Candidate]:
 
 
 def match_parameters(candidate: Candidate, size: int, images: Dataset) -> Candidate:
-    """Returns the candidate with as many channels as bring its number of parameters closest to `size`, as a ratio."""
+    """Returns the candidate with the number of channels at which its number of parameters over `size` is closest to 1."""
     options = candidate.space.options
     wider = (
         replace(candidate, space=replace(candidate.space, options={**options, "channels": channels}))

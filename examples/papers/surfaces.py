@@ -4,10 +4,11 @@ Claim (Shu, Xi and Kamhoua, "Understanding Adversarial Examples Through Deep Neu
 Uncertainty Regions", arXiv:2107.00003): the response surface (the output of a network over the space of images) shows the
 classification boundary. The measurements are ours.
 
-Method: compare a network with standard training and one with adversarial training. For one image, draw maps of label, margin
-and confidence in three planes: an adversarial and a random direction, two adversarial directions, and three images. Draw
-lines from the image through the adversarial image and beyond, with every crossing. For many images, measure the distance to
-the first crossing in adversarial and random directions, the number of crossings per line, and the linearity of the margin.
+Method: compare a network with standard training and one with adversarial training. For one image, draw maps of class, margin
+and confidence in three planes. The first is spanned by an adversarial and a random direction, the second by two adversarial
+directions, and the third goes through three images. Draw lines from the image through the adversarial image and beyond,
+with every crossing of a decision boundary. For many images, measure the distance to the first crossing in adversarial and
+random directions, the number of crossings per line, and the linearity of the margin.
 
     python examples/papers/surfaces.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -174,7 +175,7 @@ def _draw_planes(name: str, data: str, folder: Path) -> dict:
     for training, network in networks.items():
         config = _config(network, test, chosen, BUDGETS[name].side)
         if config is None:
-            return {"reason": f"the attack does not fool the network of {training} training on image {chosen[0]}"}
+            return {"reason": f"the attack does not fool the network with {training} training on image {chosen[0]}"}
         classes = tuple(map(str, range(10)))
         surfaces[training] = surfaces_of(network, test, config, network_name=training, data_name=data, classes=classes)
     for plane in dict.fromkeys(plane for one in surfaces.values() for plane in one.surfaces):
@@ -205,7 +206,10 @@ def _draw_planes(name: str, data: str, folder: Path) -> dict:
 
 
 def _config(network: nn.Module, test: Split, chosen: list[int], side: int) -> SurfaceConfig | None:
-    """Returns the settings with twice the smallest successful epsilon, to leave room for a second direction."""
+    """Returns the settings with twice the smallest successful epsilon, to leave room for a second direction.
+
+    Returns None if the attack succeeds at no epsilon.
+    """
     image = chosen[0]
     for epsilon in GRID:
         if adversarial_direction(network, test.x[image], int(test.y[image]), ATTACK, epsilon) is not None:
@@ -340,7 +344,7 @@ def draw(networks: list[dict], file: Path) -> None:
 def report_text(rows: list[dict]) -> str:
     """Returns a summary of the results, a few lines for each network."""
 
-    def spread_text(spread: dict | None, beyond: str = "beyond reach") -> str:
+    def spread_text(spread: dict | None, beyond: str = "beyond the lines") -> str:
         if spread is None:
             return "none"
         low, median, high = (

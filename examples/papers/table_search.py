@@ -4,18 +4,19 @@ Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711
 learning, with adversarial accuracy as the reward, finds networks that are more robust to white-box and black-box attacks;
 adversarial accuracy correlates with clean accuracy, and weakly with model size.
 
-Method: children are looked up in a table instead of trained. The table has all 15,625 cells of NAS-Bench-201 under FGSM
-and PGD (white box) and Square (black box). It is `nasbench201-robustness.csv.gz` in the folder HARDCELL_DATA; `measured.py`
-describes it. Its networks have standard training, but the paper's children are trained on adversarial images. There are
-three analyses:
+Method: the children (the networks of a search) are looked up in a table instead of trained. The best child of a search is
+its pick. The table has all 15,625 cells of NAS-Bench-201 under FGSM and PGD (white box) and Square (black box). It is
+`nasbench201-robustness.csv.gz` in the folder HARDCELL_DATA; `measured.py` describes it. Its networks have standard training,
+but the paper's children are trained on adversarial images. There are three analyses:
 
 - Correlates of adversarial accuracy.
 - Results of the PPO controller with accuracy under PGD at 1/255 as reward, against random search and known cells, also
   under attacks that are not part of the reward.
 - Operations of the most robust networks.
 
-The table covers the whole space without sampling. So there are no intervals, and p-values exist only for seeds of the
-search. Each network is trained once. The report gives the deviation between two trainings of the same function.
+The table covers the whole space without sampling. So there are no intervals, and p-values exist only for comparisons over
+seeds of the search. Each network is trained once. The report gives the standard deviation between trainings of the same
+function.
 
     python examples/papers/table_search.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
@@ -142,8 +143,8 @@ def size_matched_medians(all_cells: Cells, task: str, picks: np.ndarray, name: s
 def compare(all_cells: Cells, picks: dict[tuple[str, str], np.ndarray]) -> list[dict]:
     """Compares the picks of PPO with those of random search and with reference cells, for each task and number.
 
-    The test is Wilcoxon's signed-rank test over seeds, because both searches of a seed share their first trials. It is
-    two-sided and corrected by Holm for all tasks and numbers. A seed without a feasible pick has the value 0.
+    The test is paired, because both searches of a seed share their first trials. It is Wilcoxon's signed-rank test over
+    seeds, two-sided and corrected by Holm for all tasks and numbers. A seed without a feasible pick has the value 0.
 
     Args:
         all_cells: All cells.

@@ -372,12 +372,12 @@ def report_text(results: list[dict]) -> str:
             f"{to} to {back}, by {100 * abs(most['difference']):.0f} % of the images (p = {most['corrected']:.2g})"
         )
         for at, (key, networks_name) in product(
-            row["epsilons"], (("reach", "all"), ("reach_among_standard", "normally trained"))
+            row["epsilons"], (("reach", "all networks"), ("reach_among_standard", "networks with standard training"))
         ):
             sources = [one for one in row[key] if one["epsilon"] == at and one["fooled"]]
             if sources:
                 text = _format_universal_transfer(sources)
-                lines.append(f"  at {format_epsilon(row['data'], at)}, over {networks_name} networks: {text}")
+                lines.append(f"  at {format_epsilon(row['data'], at)}, over {networks_name}: {text}")
     return "\n".join(lines)
 
 

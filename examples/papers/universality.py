@@ -4,9 +4,10 @@ Claim (Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711
 networks, adversarially trained networks and networks trained on shuffled labels, on MNIST, CIFAR-10, ImageNet and random
 data, for FGSM, step l.l. and PGD.
 
-Method: measure four architectures, four data sets, three kinds of training and three attacks. For each, compute the flip
-rate on a grid of epsilons adapted to the network. Fit its power law with a bootstrap interval, or give the reason for a
-failure. Then analyse the variance of the exponents, its factors, and the correlation of the exponents with the clean error.
+Method: measure four architectures, four data sets, three kinds of training and three attacks. For each combination, compute
+the flip rate on a grid of epsilons adapted to the network. Fit a power law with a bootstrap interval, or give the reason why
+none is fitted. Then analyse the variance of the exponents, its factors, and the correlation of the exponents with the clean
+error.
 
     python examples/papers/universality.py [--smoke | --full] [--out FOLDER] [--workers N]
 """
