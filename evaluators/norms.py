@@ -1,4 +1,4 @@
-"""Norms of perturbations. A norm is the shape of the ball in which an attack searches."""
+"""Norms of perturbations. A norm sets the shape of the ball in which an attack searches."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ def reaches_chance(prepared: PreparedNetwork) -> CheckResult:
 def noise_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilons: Sequence[float]) -> CheckResult:
     """Checks that random noise fools no more images than the attacks at any epsilon.
 
-    The check fails if the excess is above 0.03 and beyond chance (McNemar's test).
+    The check fails if the error under noise is above the error under the attacks by more than 0.03, beyond chance (McNemar's
+    test).
 
     Args:
         prepared: The network and N images.

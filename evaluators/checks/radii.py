@@ -48,7 +48,8 @@ def many_steps_beat_one(
 ) -> CheckResult:
     """Checks that no single-step attack fools more images than all many-step attacks of the norm together.
 
-    The check fails if the excess at any epsilon is above 0.03 and beyond chance (McNemar's test).
+    The check fails if the error of a single-step attack at any epsilon is above that of the many-step attacks by more than
+    0.03, beyond chance (McNemar's test).
 
     Args:
         norm: Norm of the attacks, for the name of the check.
@@ -60,7 +61,7 @@ def many_steps_beat_one(
     """
     singles = {name: r for name, r in radii.items() if is_single_step(attacks[name])}
     worst = np.min(np.stack([r for name, r in radii.items() if is_many_step(attacks[name])]), axis=0)
-    # Each single-step attack is compared separately; the evidence is that of the largest excess.
+    # Each single-step attack is compared separately. The evidence is that of a failing one, if any, with the largest excess.
     outcomes = {
         name: largest([excess(single <= e, worst <= e) for e in epsilons], epsilons) for name, single in singles.items()
     }
@@ -75,8 +76,8 @@ def cross_entropy_not_masked(
     """Checks that PGD on the margin loss fools no more images than PGD on cross-entropy.
 
     Cross-entropy depends on the scale of the logits, and the margin does not. If PGD on the margin fools more images, the
-    scale of the logits stops PGD on cross-entropy, not robustness. The check fails if the excess at any epsilon is above
-    0.03 and beyond chance (McNemar's test).
+    scale of the logits stops PGD on cross-entropy, not robustness. The check fails if the error of PGD on the margin at any
+    epsilon is higher by more than 0.03, beyond chance (McNemar's test).
 
     Args:
         norm: Norm of the attacks, for the name of the check.

@@ -82,7 +82,12 @@ def binomial_excess(count: int, n: int, expected: float = MORE_EXPECTED, toleran
 
 
 def largest(excesses: Sequence[Excess], epsilons: Sequence[float]) -> tuple[bool, dict[str, float | str]]:
-    """Returns whether no excess is a finding, and the evidence of the largest excess. There is one excess per epsilon."""
+    """Returns whether no excess is a finding, and the evidence of the largest finding, or of the largest excess without one.
+
+    Args:
+        excesses: One excess per epsilon.
+        epsilons: The epsilons, in pixel units.
+    """
     findings = [share_excess.is_finding(len(excesses)) for share_excess in excesses]
     worst = max(range(len(excesses)), key=lambda i: (findings[i], excesses[i].share))
     return not any(findings), {

@@ -47,8 +47,8 @@ class Alternative:
 
     Attributes:
         ceiling: Share of the correctly classified images that are flipped at large epsilon, between 0 and 1.
-        scale: Epsilon at z = 0, in pixel units. There the curve reaches a share 1 - 1/e (saturating) or 1/2 (log-normal) of
-            the ceiling.
+        scale: Epsilon at which the argument of G is 0, in pixel units. There the curve reaches a share 1 - 1/e (saturating)
+            or 1/2 (log-normal) of the ceiling.
         shape: Exponent of the curve near epsilon 0 (saturating), or one over the standard deviation of ln(radius)
             (log-normal).
         log_likelihood_ratio: Log-likelihood of the flips in the window under the law, minus that under the form.

@@ -1,8 +1,8 @@
 """First-order prediction of the error curve from gradients at clean images, and the epsilon up to which it holds.
 
 The predicted curve is `error_curve(margins(...).radii["linf"], epsilons)`. No attack is run. The prediction holds where the
-network is linear within the perturbation and the pixel range does not bind. At larger epsilons the predicted and the
-measured curve diverge.
+network is linear within the ball and no pixel is clipped to [0, 1]. At larger epsilons the predicted and the measured curve
+diverge.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the first-order argument.
 """

@@ -3,7 +3,7 @@
 Let h be the logits of a correctly classified image with true class 1. The difference to class j is h_1 - h_j. To first
 order, a perturbation of size epsilon lowers the difference by at most epsilon times the dual norm of its gradient. The
 first-order radius is the smallest ratio, over j, of the difference to the dual norm of its gradient. It is exact for a
-linear network if the pixel range does not bind. The nearest wrong class is the wrong class with the largest logit.
+linear network if no pixel is clipped to [0, 1]. The nearest wrong class is the wrong class with the largest logit.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the role of logit differences.
 """
