@@ -77,7 +77,7 @@ class Smoothing:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma < math.inf:
-            raise ValueError(f"sigma must be positive, in pixel units: 0.25 rather than 64, got {self.sigma:g}")
+            raise ValueError(f"sigma must be positive and finite, in pixel units (0.25 rather than 64), got {self.sigma:g}")
         if not 0 < self.alpha < 0.5:
             raise ValueError(
                 f"alpha, the probability that a radius is too large, must be between 0 and 0.5, got {self.alpha:g}"

@@ -19,7 +19,7 @@ from evaluators.curves.error_curves import Floats, check_confidence
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# With fewer pairs the percentile interval is far too narrow.
+# With fewer networks the percentile interval is far too narrow.
 ENOUGH = 8
 # If fewer values than this differ from the most common value, many resamples contain none of them.
 APART = 5
