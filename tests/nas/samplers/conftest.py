@@ -18,7 +18,7 @@ def silent():
 
 @pytest.fixture(scope="session")
 def toy():
-    """A factory of spaces whose choices are named a, b, c, and so on; each is given by its values, or their number."""
+    """A factory of spaces with choices a, b, c, and so on. Each is given as a tuple of values, or as n for 0 to n - 1."""
 
     def make(*choices, canonical=dict):
         values = [tuple(range(choice)) if isinstance(choice, int) else choice for choice in choices]
@@ -57,7 +57,8 @@ def history_of():
 def search():
     """Runs trials of a study, new or given; returns their architectures.
 
-    `measure` maps an architecture to its values (a number or several), None if it fails, and its constraints.
+    `measure` maps an architecture to a pair: the values (one number or several; None for a failed trial) and the
+    constraints, by name.
     """
 
     def run(sampler, space, measure, trials, *, seed=0, random_trials=5, study=None, objectives=1):

@@ -13,7 +13,7 @@ from search_spaces import darts
 
 
 def distance(architecture):
-    """Returns the number of choices that are not 0, and no constraint."""
+    """Returns the number of choices that are not 0, and no constraints."""
     return float(sum(value != 0 for value in architecture.values())), {}
 
 
@@ -182,7 +182,7 @@ def test_it_finds_the_optimum_sooner_than_chance(toy, search):
 def test_it_finds_the_feasible_optimum(toy, search):
     def measure(architecture):
         zeros = sum(value == 0 for value in architecture.values())
-        return -float(zeros), {"zeros": zeros - 4.0}  # the objective pulls beyond the constraint
+        return -float(zeros), {"zeros": zeros - 4.0}  # The objective favours more zeros than the constraint allows.
 
     def best(seed):
         values = [measure(architecture) for architecture in search(Evolution(), toy(*[5] * 8), measure, 60, seed=seed)]

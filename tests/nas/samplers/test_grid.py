@@ -1,4 +1,4 @@
-"""The grid visits every architecture once, in an order that spreads."""
+"""The grid visits every architecture once, in an order that covers the space evenly from the start."""
 
 import time
 
@@ -29,7 +29,7 @@ def test_name():
 def test_stride_meets_every_index_and_is_near_the_golden_section(size):
     stride = golden_stride(size)
     assert stride == 1 or pow(stride, -1, size) * stride % size == 1
-    # Numbers without a common divisor are dense: 60 in a row always hold one at this size.
+    # Numbers coprime to the size are so dense that, for random sizes, one is within 60 of the golden section.
     assert abs(stride - (5**0.5 - 1) / 2 * size) < 60 + 1e-9 * size
 
 
@@ -39,7 +39,7 @@ def test_every_architecture_once(toy, search, choices):
     assert sorted(flat(search(Grid(), space, measure, space.size, random_trials=0))) == sorted(flat(space.enumerate()))
 
 
-def test_what_is_known_is_passed_over(toy, search):
+def test_architectures_of_random_trials_are_passed_over(toy, search):
     space = toy(3, 4, 5)
     visited = flat(search(Grid(), space, measure, space.size, random_trials=7))
     assert len(set(visited)) == space.size
@@ -52,7 +52,7 @@ def test_of_equal_functions_one_is_visited(toy, search):
     assert len({space.key(architecture) for architecture in visited}) == 9
 
 
-def test_it_goes_on_once_all_are_known(toy, search):
+def test_it_goes_on_after_the_last_new_architecture(toy, search):
     space = toy(2, 2)
     assert len(search(Grid(), space, measure, 6, random_trials=0)) == 6
 

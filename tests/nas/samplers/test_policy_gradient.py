@@ -14,24 +14,24 @@ from nas.samplers import SAMPLERS, FinishedTrial, History, PolicyGradient, Rando
 from nas.samplers.policy_gradient import PolicyNetwork, batch_slices, rank_rewards
 from search_spaces import cell201, darts
 
-# Cache of one study's sampler.
+# Cache of trained policies. All histories share it, as in one study.
 CACHE = {}
 
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    """Clears the cache of policies before each test."""
+    """Clears CACHE before each test."""
     CACHE.clear()
 
 
 @pytest.fixture
 def history_of(history_of):
-    """A factory of histories of one study."""
+    """A factory of histories that share CACHE."""
     return lambda *args, **kwargs: history_of(*args, cache=CACHE, **kwargs)
 
 
 def distance(architecture):
-    """Returns the number of choices that are not 0, and no constraint."""
+    """Returns the number of choices that are not 0, and no constraints."""
     return float(sum(value != 0 for value in architecture.values())), {}
 
 
@@ -147,7 +147,7 @@ def test_same_history_and_seed_same_proposal_warm_or_cold(toy, history_of):
         forget()
         cold.append(PolicyGradient().propose(history_of(space, trials[:end]), 3))
     forget()
-    # Out of order, and with other studies in between.
+    # The cache must not matter: the histories come in any order, with other settings and other trials in between.
     for end, expected in zip(ENDS, cold, strict=True):
         assert PolicyGradient().propose(history_of(space, trials[:end]), 3) == expected
         PolicyGradient(entropy=0.5).propose(history_of(space, trials[:end]), 3)
@@ -201,7 +201,7 @@ def test_torch_is_left_as_it_was(toy, history_of):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_torch_was_does_not_matter(toy, history_of):
+def test_state_of_torch_does_not_matter(toy, history_of):
     space = toy(4, 4)
     history = history_of(space, sampled(space, 20))
     expected = [PolicyGradient().propose(history, seed) for seed in range(5)]
@@ -246,7 +246,7 @@ def test_values_of_mixed_types_and_choices_of_one_value(toy, history_of):
 
     policy = PolicyGradient(batch=8, steps=8)
     values = [policy.propose(history_of(space, sampled(space, 64, measure)), seed)["a"] for seed in range(20)]
-    # Everything is known, so what is proposed is what was drawn.
+    # All 10 architectures were tried, so each proposal is simply the last draw from the policy.
     assert sum(value is True for value in values) > 8
 
 
@@ -254,7 +254,7 @@ def test_new_ones_are_preferred(toy, history_of):
     space = toy(4, 4)
     trials = [(a, (0.0,), {}) for a in space.enumerate() if tuple(a.values()) != (2, 3)]
     proposals = [tuple(PolicyGradient().propose(history_of(space, trials), seed).values()) for seed in range(30)]
-    assert proposals.count((2, 3)) > 10  # drawn 16 times each, and not once where all are equal
+    assert proposals.count((2, 3)) > 10  # A proposal has 16 draws. Uniform ones include (2, 3) with probability 0.64.
 
 
 def test_it_finds_the_optimum_sooner_than_chance(toy, search):
@@ -268,7 +268,7 @@ def test_it_finds_the_optimum_sooner_than_chance(toy, search):
 def test_it_keeps_to_the_constraints(toy, search):
     def measure(architecture):
         zeros = sum(value == 0 for value in architecture.values())
-        return -float(zeros), {"zeros": zeros - 2.0}  # the objective pulls beyond the constraint
+        return -float(zeros), {"zeros": zeros - 2.0}  # The objective favours more zeros than the constraint allows.
 
     run = search(PolicyGradient(), toy(*[3] * 8), measure, 150)[100:]
     zeros = [-measure(architecture)[0] for architecture in run]
@@ -290,7 +290,7 @@ def test_several_objectives(toy, search):
         return (float(sum(values)), float(sum(4 - value for value in values[:3]))), {}
 
     run = search(PolicyGradient(), toy(*[5] * 6), measure, 100, objectives=2)[60:]
-    # The last three choices are no compromise: 0 is best for both.
+    # The last three choices affect only the first objective, for which 0 is best.
     assert statistics.mean(value for architecture in run for value in list(architecture.values())[3:]) < 1.4
 
 
@@ -304,7 +304,7 @@ def test_ten_thousand_trials_are_replayed_in_seconds(space, limit):
     history = History(space, 1, finished, {e.key for e in finished}, 8, None, None, space.key)
     started = time.process_time()
     first = PolicyGradient().propose(history, 0)
-    assert time.process_time() - started < limit  # of one core, measured: a sixth of this
+    assert time.process_time() - started < limit  # CPU time; measured: a sixth of the limit
     started = time.process_time()
     assert PolicyGradient().propose(history, 0) == first
     assert time.process_time() - started < limit / 10

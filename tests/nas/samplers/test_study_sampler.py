@@ -18,7 +18,7 @@ def sampler(seed=0, kind=None, random_trials=RANDOM_TRIALS, space=SPACE, first=(
 
 
 def cost(architecture):
-    """Returns a toy objective: the sum over the edges of the length of the operation's name times the edge's number."""
+    """Returns a toy objective: the length of the operation's name times the number of the edge, summed over the edges."""
     return sum(len(o) * (i + 1) for i, o in enumerate(architecture.values()))
 
 
@@ -50,9 +50,9 @@ def test_another_seed_draws_otherwise(kind):
     assert advance(fresh(kind=kind), 6) != advance(fresh(kind=kind, seed=1), 6)
 
 
-def test_no_two_trials_draw_from_one_stream():
+def test_trials_draw_independently():
     drawn = advance(fresh(kind=Random()), 40)
-    assert len({tuple(a.values()) for a in drawn}) >= 38  # of 15,625
+    assert len({tuple(a.values()) for a in drawn}) >= 38  # The space has 15,625 architectures.
 
 
 def test_what_came_before_in_the_process_does_not_matter():
@@ -66,11 +66,11 @@ def test_one_sampler_serves_several_studies():
     one = sampler()
     first, second = (optuna.create_study(sampler=one) for _ in range(2))
     wanted = advance(fresh(), 3)
-    for number in range(3):  # alternate, so that both propose for the same number
+    for number in range(3):  # Alternate, so that both studies propose for the same trial number.
         assert advance(first, 1) == advance(second, 1) == [wanted[number]]
 
 
-def test_order_of_telling_does_not_matter_to_random_trials():
+def test_order_of_suggesting_does_not_matter_to_random_trials():
     study = fresh(kind=Random())
     asked = [study.ask() for _ in range(4)]
     drawn = {trial.number: SPACE.suggest(trial) for trial in reversed(asked)}
@@ -88,7 +88,7 @@ def test_first_trials_do_not_depend_on_what_is_told():
 
 
 def test_random_trials_are_uniform():
-    # Without equivalent architectures, because only the first one of them is proposed.
+    # A space without equivalent architectures: of a group of equivalent ones, only one is proposed, so shares differ.
     plain = SearchSpace(name="plain", choices=SPACE.choices, build=SPACE.build)
     drawn = advance(fresh(random_trials=1000, space=plain), 400, space=plain)
     for edge, choice in SPACE.choices.items():
@@ -103,7 +103,7 @@ def test_tpe_depends_on_the_study():
     assert up[RANDOM_TRIALS:] != down[RANDOM_TRIALS:]
 
 
-def test_first_trial_after_the_random_ones_knows_what_was_told():
+def test_first_trial_after_the_random_ones_depends_on_the_values():
     differing = 0
     for seed in range(5):
         up, down = (advance(fresh(seed=seed), RANDOM_TRIALS + 1, value=lambda a, s=sign: s * cost(a)) for sign in (1, -1))
@@ -132,14 +132,14 @@ def test_tpe_keeps_to_the_constraints():
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                         trial.set_constraint("convolutions", convolutions - 1.0)
-                study.tell(trial, -convolutions)  # the objective pulls the other way
+                study.tell(trial, -convolutions)  # The objective favours many convolutions.
                 count += number >= 20 and convolutions > 1
         return count
 
     assert violations(constrained=True) < 0.75 * violations(constrained=False)
 
 
-def test_failed_and_pruned_trials_are_seen():
+def test_two_studies_with_failed_and_pruned_trials_agree():
     drawn = []
     for _ in range(2):
         study, proposals = fresh(), []
@@ -162,7 +162,7 @@ def test_resumed_equals_uninterrupted(tmp_path, kind, stops):
     whole = advance(fresh(kind=kind), 12)
     drawn = []
     for start, end in zip((0, *stops), (*stops, 12), strict=True):
-        # Reopened each time, like in another process.
+        # Reopen the study each time, as another process would.
         storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
         study = optuna.create_study(study_name="s", storage=storage, sampler=sampler(kind=kind), load_if_exists=True)
         drawn += advance(study, end - start)
@@ -170,7 +170,7 @@ def test_resumed_equals_uninterrupted(tmp_path, kind, stops):
     assert drawn == whole
 
 
-def test_a_trial_cut_short_leaves_the_next_as_it_is_by_its_number():
+def test_a_trial_cut_short_does_not_change_later_random_trials():
     study = fresh(kind=Random())
     advance(study, 2)
     study.ask()  # killed before it suggested anything
@@ -187,7 +187,7 @@ def test_candidates_below_1_are_refused(candidates):
         TPE(candidates=candidates)
 
 
-def test_two_objectives_agree_too():
+def test_two_studies_of_two_objectives_agree():
     drawn = []
     for _ in range(2):
         study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler())
@@ -207,7 +207,7 @@ def reopened(study, storage, number):
 
 @pytest.mark.parametrize("left", [0, 1, 3, 6])
 def test_trial_that_a_killed_process_left_is_proposed_as_it_was(left):
-    """Other trials have ended since, and the killed process has stored only some of the choices."""
+    """The killed process has stored only the first `left` choices, and other trials have finished since."""
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name="left", sampler=sampler())
     advance(study, 8)
@@ -238,7 +238,7 @@ class TestNew:
     @pytest.mark.parametrize("space", [SPACE, darts(channels=8, layers=3)], ids=["cell201", "darts"])
     def test_no_two_trials_are_of_equal_function(self, kind, space):
         study = fresh(kind=kind, space=space)
-        # Few architectures are good, so samplers tend to propose the same again.
+        # Few architectures are good, so samplers tend to propose the same ones again.
         drawn = advance(study, 25, value=lambda a: sum(value != "skip" for value in a.values()), space=space)
         assert len({space.key(a) for a in drawn}) == 25
 
@@ -257,15 +257,15 @@ class TestNew:
         study = fresh(kind=kind, random_trials=2, space=small)
         drawn = advance(study, 20, value=lambda a: float(a["a"]), space=small)
         keys = [small.key(a) for a in drawn]
-        assert len(set(keys[:14])) == 14  # 2 * 3 * 2 + 1 * 1 * 2
+        assert len(set(keys[:14])) == 14  # If a is 0, b has no effect: 2 * 3 * 2 + 1 * 1 * 2.
         assert {*keys} == {*keys[:14]}
 
-    def test_trials_that_still_run_are_known(self):
+    def test_architectures_of_running_trials_are_not_proposed_again(self):
         study = fresh(kind=Random(), space=mlp(), random_trials=1)
         keys = [mlp().key(mlp().suggest(study.ask())) for _ in range(30)]
         assert len(set(keys)) == 30
 
-    def test_given_ones_may_be_of_equal_function_and_are_known(self):
+    def test_given_architectures_may_be_equivalent_and_are_not_proposed_again(self):
         cells = [SPACE.at(0), SPACE.at(0), SPACE.at(7)]
         study = fresh(kind=Random(), first=cells)
         assert advance(study, 3) == cells
@@ -305,7 +305,7 @@ def test_choice_of_another_space_is_refused():
 
 
 class Proposes(Sampler):
-    """Custom sampler that proposes a given value."""
+    """Custom sampler that proposes the result of a given function of the history."""
 
     def __init__(self, what):
         self.what = what
@@ -328,7 +328,7 @@ class Proposes(Sampler):
         (lambda history: None, "search.sampler: Proposes does not propose a valid architecture: TypeError"),
     ],
 )
-def test_sampler_of_ones_own_that_goes_wrong_is_told(what, message):
+def test_error_of_a_custom_sampler_names_the_sampler(what, message):
     study = fresh(kind=Proposes(what))
     advance(study, RANDOM_TRIALS)
     with pytest.raises(RunError, match=message):

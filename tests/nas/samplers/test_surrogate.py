@@ -19,7 +19,7 @@ MIXED = (("x", 1, True), (1.0, None, 2), (False, 0, 0.0, "0"), 4, 4, 4, 4)
 
 
 def steps(architecture):
-    """Returns the sum of all choices, no constraint."""
+    """Returns the sum of the values of all choices, and no constraints."""
     return float(sum(architecture.values())), {}
 
 
@@ -39,11 +39,11 @@ def test_settings_below_the_least_are_refused(name, least):
         Surrogate(**{name: least - 1})
 
 
-# The process.
+# The Gaussian process.
 
 
 def test_likelihood_and_prediction_are_those_of_a_normal_distribution(toy):
-    """Oracle: a joint normal distribution, conditioned on the measurements."""
+    """Compares the process with a joint normal distribution, conditioned on the measurements."""
     space = toy(4, 4, 4)
     architectures = [space.sample(random.Random(seed)) for seed in range(12)]
     distances = distances_to(space, architectures, 12)
@@ -124,7 +124,7 @@ def test_cells_that_compute_the_same_differ_in_their_choices_alone():
 
 
 @pytest.mark.parametrize("name", ["mlp", "macro", "cell201", "darts"])
-def test_proposes_the_same_for_the_same_history_alone(name, history_of):
+def test_proposals_depend_only_on_history_and_seed(name, history_of):
     space = SPACES[name]()
     trials = trials_of(space, 20, lambda a: ((len(repr(a)) / 10,), {"c": len(repr(a)) % 7 - 3.0}))
     first = Surrogate(start=0).propose(history_of(space, trials), 0)
@@ -143,7 +143,7 @@ def test_resumed_equals_uninterrupted(toy, search):
 
 
 def test_finds_the_best_far_sooner_than_chance(toy, search):
-    """One of 4**6 = 4,096 architectures is the best. Random search would have tried 60 of them."""
+    """One of 4**6 = 4,096 architectures is the best. Each search has 60 trials."""
     space = toy(*[4] * 6)
     best = [min(map(steps, search(Surrogate(start=0), space, steps, 60, seed=seed)))[0] for seed in range(3)]
     chance = [min(map(steps, search(Random(), space, steps, 60, seed=seed)))[0] for seed in range(3)]
@@ -169,7 +169,7 @@ def test_keeps_to_the_constraints(toy, search):
 
 
 def test_learns_constraints_from_rejected_trials(toy, history_of):
-    """Infeasible trials have no values. All feasible trials have a = 0, so the proposals do, too."""
+    """Infeasible trials have no values. All feasible trials have a = 0, so most proposals must have a = 0, too."""
     space = toy(4, 4, 4, 4)
 
     def measure(a):
@@ -181,7 +181,7 @@ def test_learns_constraints_from_rejected_trials(toy, history_of):
 
 
 @pytest.mark.parametrize("values", [None, (1.0,)])
-def test_looks_for_the_feasible_while_nothing_is(toy, history_of, values):
+def test_proposals_approach_feasibility_while_no_trial_is_feasible(toy, history_of, values):
     space = toy(*[4] * 6)
     history = history_of(space, trials_of(space, 40, lambda a: (values, {"c": steps(a)[0]})))
     least = min(trial.constraints["c"] for trial in history.finished)
@@ -248,7 +248,7 @@ def test_without_measurements_draws_are_uniform(toy, history_of):
 
 
 def test_what_was_tried_is_not_proposed(toy, history_of):
-    """All but one of 16 were tried, or are running."""
+    """Of 16 architectures, 12 were tried and 3 are running, so the remaining one is proposed."""
     space = toy(4, 4)
     everything = list(space.enumerate())
     for left in (0, 7, 15):
@@ -276,9 +276,9 @@ def test_ten_thousand_trials_take_no_longer(toy, history_of):
     assert taken[2] < 2 * taken[1] + 0.5
 
 
-def test_draws_uniformly_until_so_many_trials_are_known(toy, history_of):
+def test_draws_uniformly_until_start_trials_have_finished(toy, history_of):
     space = toy(*[4] * 6)
-    # Sum of the choices: proposals are below uniform draws, whose mean is 9.
+    # The objective is the sum of the choices. Its mean is 9 over uniform draws, and lower over proposals of the model.
     trials = [(architecture, (float(steps(architecture)[0]),), {}) for architecture, *_ in trials_of(space, 12, steps)]
 
     def mean(known):
