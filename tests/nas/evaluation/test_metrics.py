@@ -32,7 +32,7 @@ def measured(network, validation, *names, **settings):
     ("name", "epsilon"),
     [("adversarial_error@0.05", 0.05), ("adversarial_error@8/255", 8 / 255), ("adversarial_error", None), ("macs", None)],
 )
-def test_errors_at_chosen_epsilons_are_named_by_them(name, epsilon):
+def test_epsilon_of_a_metric_is_read_from_its_name(name, epsilon):
     assert epsilon_of(name) == epsilon
     assert is_metric(name)
 
@@ -93,7 +93,7 @@ def test_epsilons_that_are_refused(epsilons):
         parse_config({"evaluation": {"epsilons": epsilons}})
 
 
-def test_an_objective_on_the_curve_is_a_config():
+def test_config_with_metrics_of_the_curve():
     config = parse_config(
         {
             "evaluation": {"epsilons": ["8/255", 0.2]},

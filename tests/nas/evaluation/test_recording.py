@@ -44,7 +44,7 @@ def test_numbers_are_kept_with_the_trial_and_in_the_leaderboard(file, tiny, tria
     run = read_run(tmp_path / "run", trust=True)
     for trial in run.trials:
         assert 0 < trial.metrics["test_error"] < 1
-        assert trial.metrics["images"] == 300  # A quarter of the 400 validates.
+        assert trial.metrics["images"] == 300  # A quarter of the 400 images is for validation.
         assert trial.metrics["training"] == 0
     assert run.config == config
     rows = (tmp_path / "run" / "leaderboard.csv").read_text(encoding="utf-8").splitlines()

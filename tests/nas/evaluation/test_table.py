@@ -26,7 +26,7 @@ from nas.spaces.options import open_space
 from nas.training.checkpoints import Checkpoint
 from search_spaces import cell201
 
-# Values of every type; the order of the two halves changes nothing that is computed.
+# Choices with values of every type. `order` has no effect: it is always "ab" in the canonical form.
 SPACE = """
 import math
 
@@ -60,7 +60,7 @@ ARCH = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|avg_pool_3x3~0|nor_conv_1x1~1|
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """Opens a table for the space above, or for cell201, from the content of its file."""
+    """A function that opens a table from the content of its file, for the space above or for cell201."""
     folder = tmp_path_factory.mktemp("tables")
     (folder / "own.py").write_text(SPACE, encoding="utf-8")
     config = nas.parse_config({"objective": {"minimise": ["macs"], "constraints": {}}})
@@ -80,7 +80,7 @@ def opened(tmp_path_factory):
 
 
 def answer(table, proposed):
-    """Returns the precheck and the result of a job."""
+    """Returns the metrics of the precheck of an architecture, and the result of its trial."""
     job = Job(0, table.space.canonical(proposed), proposed, seed=0)
     known = table.precheck(job)
     steps = table.measure(job, Checkpoint())
@@ -252,14 +252,14 @@ class TestFormula:
             ("ms + 1j", "1j is neither a column nor a number"),
         ],
     )
-    def test_what_is_none_is_told(self, opened, formula, message):
+    def test_what_is_no_formula_is_refused(self, opened, formula, message):
         with pytest.raises(DataError) as caught:
             opened(ONE_ROW.format("ms", 1), {"latency": formula})
         assert str(caught.value).endswith(f"table.csv: column of latency: {formula!r}: {message}")
 
 
 ROW = "width,rate,order,ms\n2,0.5,ab,1\n"
-# Without the time stamp, which would make the test ids differ between processes.
+# mtime=0, because a time stamp in the bytes would make the test ids differ between processes.
 PACKED = gzip.compress(ROW.encode(), mtime=0)
 
 
@@ -288,7 +288,7 @@ class TestMessages:
             (ROW + "2,0.5,ab,3\n", "table.csv", r"line 3: .*earlier row.*: \{'wi"),
         ],
     )  # fmt: skip
-    def test_what_is_wrong_with_a_file_is_told(self, opened, content, name, message):
+    def test_faults_of_a_file_are_refused(self, opened, content, name, message):
         with pytest.raises(DataError, match=message):
             opened(content, {"latency": "ms"}, name=name)
 
@@ -363,7 +363,7 @@ class TestAnswers:
         known, outcome = answer(table, {**FIRST, "width": 3})
         assert (known["parameters"], outcome.reason) == (17 * 3 + 3 * 4, None)
 
-    def test_nothing_is_built_where_neither_is_asked_for(self, opened, monkeypatch):
+    def test_no_network_is_built_where_the_objective_needs_no_counts(self, opened, monkeypatch):
         monkeypatch.setattr("nas.evaluation.table.parameters", lambda network: 1 / 0)
         assert answer(opened(ROW, {"latency": "ms"}, objective=["latency"]), FIRST)[0] == {}
 
@@ -384,7 +384,7 @@ class TestSettings:
             ),
         ],
     )
-    def test_what_is_wrong_is_told(self, settings, message):
+    def test_invalid_settings_are_refused(self, settings, message):
         with pytest.raises(ConfigError) as caught:
             nas.parse_config({"evaluator": {"name": "table", **settings}})
         assert any(f"config: evaluator is refused: {message}" in fault for fault in caught.value.faults)
@@ -416,7 +416,7 @@ def latency(width, rate, order):
 
 @pytest.fixture
 def config(tmp_path):
-    """A config with a table that lacks one architecture."""
+    """A config with a table that lacks width 3 with rate None."""
     (tmp_path / "own.py").write_text(SPACE, encoding="utf-8")
     with (tmp_path / "table.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -443,7 +443,7 @@ def config(tmp_path):
 def test_search_from_the_config_to_the_report(config, tmp_path, study_content, monkeypatch):
     monkeypatch.setattr("nas.pipeline.search.open_data", lambda *args: 1 / 0)
     run = nas.search(config, tmp_path / "run")
-    # The twelve that compute different things, each once. Widths 2 and 3 need 43 and 63 parameters, and 4 needs 83.
+    # Each of the 12 distinct functions is tried once. Widths 2, 3 and 4 have 43, 63 and 83 parameters; the bound is 80.
     assert len({trial.key for trial in run.trials}) == 12
     states = {}
     for trial, in_study in zip(run.trials, study_content(run.folder.path), strict=True):
@@ -497,12 +497,12 @@ def test_changed_table_is_refused(config, tmp_path):
     table.write_bytes(content + b"3,None,ab,1,60\r\n")
     with pytest.raises(RunError, match=r"run: the table has changed .*; start a new run$"):
         resume_events(tmp_path / "run")
-    assert read_run(tmp_path / "run").trials  # It can be read without its table.
+    assert read_run(tmp_path / "run").trials  # Reading a run does not need its table.
     table.write_bytes(content)
     assert isinstance(next(resume_events(tmp_path / "run")), RunStarted)
 
 
-def test_command_line_searches_says_what_answers_and_refuses_to_export(config, tmp_path, cli):
+def test_command_line_searches_names_the_table_and_refuses_to_export(config, tmp_path, cli):
     from nas.config.writer import dump_config
 
     path = tmp_path / "table.yaml"

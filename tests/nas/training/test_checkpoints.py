@@ -27,7 +27,7 @@ write_bytes = Path.write_bytes
 
 
 def full_disk(path, content):
-    """Writes half of a checkpoint and raises an error, like a full disk. Other files are written."""
+    """Writes half of a checkpoint and raises the error of a full disk. Writes other files completely."""
     if not (".pt." in path.name and path.name.endswith(".partial")):
         return write_bytes(path, content)
     write_bytes(path, content[: len(content) // 2])
@@ -43,7 +43,7 @@ class TestFileStore:
             assert store.read() == content
         assert [path.name for path in store.path.parent.iterdir()] == ["a.pt"]
 
-    def test_full_disk_is_told_and_leaves_the_old_one(self, tmp_path, monkeypatch):
+    def test_full_disk_is_an_error_and_leaves_the_old_checkpoint(self, tmp_path, monkeypatch):
         store = FileStore(tmp_path / "a.pt")
         store.write(b"the old one")
         monkeypatch.setattr(Path, "write_bytes", full_disk)
@@ -54,7 +54,7 @@ class TestFileStore:
         assert store.read() == b"the old one"
         assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
-    def test_kill_while_it_is_written_leaves_the_old_one(self, tmp_path, monkeypatch):
+    def test_kill_during_a_write_leaves_the_old_checkpoint(self, tmp_path, monkeypatch):
         class KilledError(BaseException):
             pass
 
@@ -69,7 +69,7 @@ class TestFileStore:
             store.write(b"the new one")
         assert store.read() == b"the old one"
 
-    def test_folder_that_cannot_be_made_is_told(self, tmp_path):
+    def test_folder_that_cannot_be_created_is_an_error(self, tmp_path):
         (tmp_path / "checkpoints").write_text("a file")
         with pytest.raises(CheckpointError, match=r"trial-3\.pt: (File exists|Not a directory); .*`hardcell resume`"):
             FileStore(trial_file(tmp_path, 3)).write(b"")
@@ -152,7 +152,7 @@ EPOCHS = 5
 
 
 class Training:
-    """A training with a checkpoint after every epoch that records the random draws."""
+    """A training that records the generator's state at every batch. By default it writes a checkpoint after every epoch."""
 
     def __init__(self, split, monkeypatch, config=CONFIG, rungs=None):
         import nas.training.train as module
@@ -167,7 +167,7 @@ class Training:
         monkeypatch.setattr(module, "augment", augment)
 
     def __call__(self, store=None, *, until=EPOCHS, seed=3, seconds=0):
-        """Returns the network, epochs and draws of a training that ends or is interrupted after some epochs."""
+        """Trains for `until` epochs; returns the weights, the results of the epochs and the recorded generator states."""
         self.drawn.clear()
         trained, epochs = network(), []
         steps = train(
@@ -215,7 +215,7 @@ def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, spli
 
 
 @pytest.mark.parametrize("broken", range(1, EPOCHS))
-def test_rungs_judge_the_same_after_a_break(broken, split, monkeypatch):
+def test_rungs_measure_the_same_after_a_break(broken, split, monkeypatch):
     late = dataclasses.replace(CONFIG, selection_from=0.8)
     training = Training(split, monkeypatch, late, rungs={2: AttackBudget(), 4: AttackBudget()})
     weights, epochs, _ = training()
@@ -261,13 +261,13 @@ def test_weights_of_the_best_epoch_are_kept_on_either_side_of_the_break(best, br
     assert errors == []
     assert_same(resumed, weights)
     assert min(epochs, key=lambda epoch: epoch.adversarial_error).epoch == best + 1
-    # Trained to that epoch and no further, the network is the same.
+    # The kept weights are those of the checkpoint of the best epoch. The last epoch has no checkpoint.
     last = dict(torch.load(io.BytesIO(store.written[best]), weights_only=True))["network"] if best < EPOCHS - 1 else resumed
     assert_same(resumed, last)
 
 
 @pytest.mark.parametrize("stored", ["another seed", "another number of epochs", "damaged", "no training"])
-def test_what_is_none_of_this_training_is_ignored(stored, split, monkeypatch):
+def test_unusable_checkpoint_is_ignored(stored, split, monkeypatch):
     training = Training(split, monkeypatch)
     weights, epochs, _ = training()
     store = Memory()
@@ -386,7 +386,7 @@ def test_full_disk_ends_the_run_with_the_message_and_is_no_failure_of_the_candid
         patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(RunError, match=r"trial-0\.pt: No space left on device; .*`hardcell resume`"):
             trials_only(run, config)
-        for _ in range(config.search.attempts + 1):  # After all restarts.
+        for _ in range(config.search.attempts + 1):  # More often than a trial may be restarted.
             code, _, err = cli("resume", run)
             assert code == 2
             assert "trial-0.pt: No space left on device" in err

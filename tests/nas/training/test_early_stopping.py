@@ -42,7 +42,7 @@ class TestRungs:
             ({"first": 0.5, "reduction": 2}, 8, [4]),
             ({"reduction": 1.01}, 10, [2, 3, 4, 5, 6, 7, 8, 9]),
             ({"reduction": 1000}, 10, [2]),
-            # 0.07 * 100 is 7.000000000000001 and 10 * 1.1 is 11.000000000000002.
+            # 0.07 * 100 is 7.000000000000001 and 10 * 1.1 is 11.000000000000002. They must not round up to 8 and 12.
             ({"first": 0.07, "reduction": 100}, 100, [7]),
             ({"first": 0.5, "reduction": 1.1}, 20, [10, 11, 13, 15, 17, 19]),
         ],
@@ -59,7 +59,7 @@ class TestRungs:
             reached = max(reached + 1, math.ceil(Fraction(reached * reduction, 10)))
         assert list(Halving(first=first / 100, reduction=reduction / 10).rungs(epochs)) == wanted
 
-    def test_effort_grows_with_the_logarithm_of_the_epochs(self):
+    def test_attack_budget_grows_with_the_logarithm_of_the_epochs(self):
         # From 1 to 16 epochs there are four doublings. Each is a quarter of the way on the logarithmic scale.
         budgets = Halving(first=1 / 16, reduction=2, images=1 / 16, steps=1 / 81).rungs(16)
         assert {epoch: (e.images, e.steps) for epoch, e in budgets.items()} == {
@@ -70,7 +70,7 @@ class TestRungs:
         }
 
     @given(st.integers(2, 300), st.floats(0.01, 1), st.floats(1.01, 5), st.floats(0.01, 0.99))
-    def test_effort_begins_at_the_share_and_grows_towards_one(self, epochs, first, reduction, share):
+    def test_attack_budget_begins_at_the_share_and_grows_towards_one(self, epochs, first, reduction, share):
         efforts = list(Halving(first=first, reduction=reduction, images=share, steps=share).rungs(epochs).values())
         shares = [effort.images for effort in efforts]
         assert shares == [effort.steps for effort in efforts] == sorted(set(shares))
@@ -78,7 +78,7 @@ class TestRungs:
         assert all(share < 1 for share in shares)
 
 
-class TestEffort:
+class TestAttackBudget:
     @pytest.mark.parametrize(
         ("share", "images", "count"),
         [
@@ -157,7 +157,7 @@ class TestRule:
         (["error_area", "macs", "clean_error"], [0.5, 9.0, 0.2]),
     ],
 )
-def test_trial_is_judged_by_its_adversarial_error_and_what_else_is_known(minimise, point):
+def test_rung_point_is_the_adversarial_error_and_the_available_objectives(minimise, point):
     epoch = EpochResult(1, 2, 1.0, 0.2, 0.5, 0.0, rung=True)
     assert rung_point(epoch, {"parameters": 7.0, "macs": 9.0}, minimise) == point
 
@@ -174,7 +174,7 @@ def test_trial_is_judged_by_its_adversarial_error_and_what_else_is_known(minimis
         ("halving", "search.stopping must be a mapping, got 'halving'"),
     ],
 )
-def test_what_is_no_setting_is_refused(stopping, message):
+def test_invalid_settings_are_refused(stopping, message):
     with pytest.raises(ConfigError) as caught:
         nas.parse_config({"search": {"stopping": stopping}})
     assert caught.value.faults == (f"config: {message}",)
@@ -185,7 +185,7 @@ def test_no_stopping_by_default():
     assert nas.parse_config({"search": {"stopping": {}}}).search.stopping == Halving()
 
 
-def test_rungs_are_measured_with_their_effort_and_kept_epochs_in_full(monkeypatch):
+def test_rungs_use_their_attack_budget_and_selectable_epochs_the_full_budget(monkeypatch):
     measured = []
 
     def radii(network, x, y, attack, epsilons, *, seed):
@@ -232,7 +232,7 @@ def both(tiny, tmp_path_factory, trials_only):
     return folder
 
 
-def test_every_decision_is_the_rules_and_what_is_stopped_is_pruned(halved, stored):
+def test_every_decision_follows_the_rule_and_stopped_trials_are_pruned(halved, stored):
     run = read_run(halved)
     halving, reached = Halving(first=0.17, reduction=2, images=0.5), {}
     assert {trial.state for trial in run.trials} == {"complete", "pruned"}
@@ -255,7 +255,7 @@ def test_every_decision_is_the_rules_and_what_is_stopped_is_pruned(halved, store
             assert set(trial.metrics) == {"parameters", "macs"}
 
 
-def test_what_is_stopped_is_never_ranked(halved):
+def test_pruned_trials_are_never_ranked(halved):
     run = read_run(halved)
     complete = [trial for trial in run.trials if trial.state == "complete"]
     assert 0 < len(complete) < len(run.trials)
@@ -263,7 +263,7 @@ def test_what_is_stopped_is_never_ranked(halved):
     assert {c.trial for c in choose_finalists(run.trials, run.config, 99)} == {t.number for t in complete}
 
 
-def test_two_objectives_judge_by_both_and_report_no_intermediate_values(both, stored):
+def test_two_objectives_decide_by_both_and_report_no_intermediate_values(both, stored):
     run = read_run(both)
     assert {trial.state for trial in run.trials} == {"complete", "pruned"}
     for trial, in_study in zip(run.trials, stored(both), strict=True):
@@ -310,8 +310,8 @@ def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, study_content,
 
 
 @pytest.mark.parametrize("seconds", [0, 1000], ids=["from a checkpoint", "anew"])
-def test_rung_is_judged_once(seconds, halved, tiny, study_content, stored, tmp_path, break_off, monkeypatch):
-    # The trial is killed between the decision and its end. The stored decision is used; the rule is not applied again.
+def test_rung_is_decided_once(seconds, halved, tiny, study_content, stored, tmp_path, break_off, monkeypatch):
+    # The trial is killed after the decision and before it ends. The stored decision is used; the rule is not applied again.
     number = next(t.number for t in read_run(halved).trials if t.state == "pruned")
     run = tmp_path / "run"
     events = search_events(tiny(*STOPPED, f"search.trials={number + 1}", f"search.checkpoint_seconds={seconds}"), run)

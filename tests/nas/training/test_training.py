@@ -50,7 +50,7 @@ def small(data, seed=0):
 
 
 def trained(network, data, config=FAST, *, epochs=None, seed=0, epsilon=EPSILON):
-    """Trains a network; returns it with its epochs."""
+    """Trains a network; returns it with the results of its epochs."""
     epochs = list(train(network, data, config, epsilon=epsilon, epochs=epochs or config.epochs, seed=seed))
     return network, epochs
 
@@ -102,7 +102,7 @@ class TestSeeds:
 
 
 class Scripted(nn.Module):
-    """Network with a scripted error per epoch in evaluation mode. It counts its training epochs in a buffer."""
+    """Network whose error in evaluation mode is scripted for each epoch. A buffer counts its training batches."""
 
     def __init__(self, errors, labels, steps):
         super().__init__()
@@ -116,7 +116,7 @@ class Scripted(nn.Module):
             return self.weight * x.flatten(1)[:, :10]
         epoch = math.ceil(float(self.batches) / self.steps)
         wrong = round(self.errors[epoch - 1] * len(self.labels))
-        # The images carry their number in the first pixel.
+        # The first pixel of an image is its index divided by the number of images.
         index = (x.flatten(1)[:, 0] * len(self.labels)).round().long()
         answer = torch.where(index < wrong, (self.labels[index] + 1) % 10, self.labels[index])
         return F.one_hot(answer, 10) * 10.0 + 0 * x.sum()
@@ -164,8 +164,9 @@ class TestKeptEpoch:
         assert float((image_radii == 0).double().mean()) == best.clean_error
         assert best.clean_error < best.adversarial_error
 
-    def test_the_judge_is_the_adversarial_error_not_the_clean_one(self, data, monkeypatch):
-        # (clean wrong, fooled) of 10 images by epoch: the clean error is least in the first, the adversarial in the second.
+    def test_epoch_is_chosen_by_the_adversarial_error_not_the_clean_one(self, data, monkeypatch):
+        # Numbers of misclassified and of fooled images, out of 10, in each epoch. The clean error is smallest in the first
+        # epoch, the adversarial error in the second one.
         script = iter([(1, 8), (3, 2), (2, 4)])
 
         def scripted(network, x, y, attack, epsilons, *, seed):
@@ -229,7 +230,7 @@ class TestLoop:
         known = {image.numpy().tobytes() for image in data.train.x}
         for epoch in epochs:
             assert set(epoch) <= known
-            assert len(set(epoch)) > 0.95 * len(epoch)  # a few digits are equal
+            assert len(set(epoch)) > 0.95 * len(epoch)  # A few images are equal.
         assert epochs[0] != epochs[1]
 
     def test_noise_differs_from_batch_to_batch(self, data):
@@ -269,7 +270,7 @@ class TestLoop:
             trained(small(data), data, dataclasses.replace(FAST, recipe=Broken()), epochs=3)
 
     def test_too_high_a_learning_rate_diverges(self, data):
-        # Linear and unnormalised, so that nothing bounds the weights.
+        # A linear network without normalisation, so that nothing bounds the logits.
         network = nn.Sequential(nn.Flatten(), *[nn.Linear(64, 64, bias=False) for _ in range(6)], nn.Linear(64, 10))
         with pytest.raises(DivergedError, match=r"the loss is (nan|inf) in epoch \d of 4$"):
             trained(network, data, dataclasses.replace(FAST, recipe=Standard(), learning_rate=1e2), epochs=4)
@@ -281,7 +282,7 @@ class TestLoop:
                 return x
 
             def loss(self, network, x, points, y):
-                # Finite, with a gradient that is not: the square root at zero.
+                # The loss is finite, but its gradient is not: the square root at zero.
                 return F.cross_entropy(network(x), y) + (network(x) * 0).sum().abs().sqrt()
 
         few = dataclasses.replace(data, train=data.train.first(64))
@@ -394,7 +395,7 @@ class TestRecipes:
         points = recipe.points(network.eval(), x, y, noise)
         assert all(p.grad is None for p in network.parameters())
         recipe.loss(network.train(), x, points, y)
-        # One update, by the training points. The steps of the attack make none.
+        # Only the forward pass of the loss updates the statistics. The steps of the attack do not.
         assert network[1].num_batches_tracked == 1
         wanted = 0.1 * network[0](points).mean((0, 2, 3))
         assert torch.allclose(network[1].running_mean, wanted, atol=1e-6)
@@ -413,7 +414,7 @@ class TestRecipes:
 
 
 def shifted(image, down, right):
-    """Moves an image (C, H, W) pixel by pixel."""
+    """Returns an image (C, H, W) shifted by whole pixels, with zeros at the edges."""
     moved = torch.zeros_like(image)
     _, height, width = image.shape
     for row in range(height):
@@ -445,7 +446,7 @@ class TestAugment:
         downs, rights, mirrors = (set(column) for column in zip(*moves, strict=True))
         assert downs == rights == set(range(-shift, shift + 1))
         assert mirrors == ({False, True} if flip else {False})
-        # Independent of each other: neither the two axes nor the mirror move together.
+        # The axes shift independently: equal shifts of both would give only 2 * shift + 1 pairs.
         assert shift == 0 or len({(down, right) for down, right, _ in moves}) > 2 * shift + 1
 
     def test_half_of_the_images_are_mirrored(self):

@@ -30,14 +30,14 @@ def test_is_the_polynomial_decay_average_of_the_paper():
     for value in values:
         network.weight.data.fill_(value)
         average.update_parameters(network)
-    # Weight of each step, times the decay by the later steps.
+    # Each step enters the average with its share. Every later step multiplies this weight by 1 - (share of that step).
     shares = [(ETA + 1) / (step + ETA) for step in range(1, len(values) + 1)]
     left = [share * math.prod(1 - later for later in shares[n + 1 :]) for n, share in enumerate(shares)]
     wanted = sum(value * share for value, share in zip(values, left, strict=True))
     assert average.module.weight.item() == pytest.approx(wanted)
 
 
-def test_of_what_does_not_change_is_that():
+def test_average_of_constant_weights_is_these_weights():
     network = layer(2.5)
     average = average_of(network)
     for _ in range(20):
@@ -72,7 +72,7 @@ def data(images):
     return Dataset("made up", ("a", "b", "c"), split, split)
 
 
-def test_a_rung_judges_the_average_and_an_epoch_that_may_be_kept_the_weights(data, monkeypatch):
+def test_rung_evaluates_the_average_and_selection_the_weights(data, monkeypatch):
     judged = []
 
     def spy(network, x, y, attack, epsilons, **rest):
