@@ -1,4 +1,4 @@
-"""A bundle has all its files, runs without Hardcell, and reports files that differ from the exported ones."""
+"""A bundle has all its files and runs without Hardcell. Files that differ from the exported ones are named."""
 
 import io
 import json
@@ -135,7 +135,7 @@ def test_form_runs_alone_in_a_new_process(form, code, blocked, bundle_copy, tmp_
         x = torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(n))
         np.save(work / f"in{n}.npy", x.numpy())
         expected[n] = network(x).detach().numpy()
-    # In another folder, so that it cannot use the other files.
+    # The form is copied to another folder, so that it cannot use the other files of the bundle.
     shutil.copy(bundle_copy / form, work)
     script = ALONE.format(blocked=blocked, load=code.format(path=str(work / form)))
     subprocess.run([sys.executable, "-c", script], cwd=work, check=True, capture_output=True, timeout=120)
@@ -167,7 +167,7 @@ def test_nothing_in_a_bundle_is_pickled(finished_run, tmp_path):
     for path in (finished_run / "bundles").rglob("*.npz"):
         with np.load(path, allow_pickle=False) as arrays:
             assert all(arrays[name].dtype == np.float64 for name in arrays)
-    # The search for pickles finds an existing one.
+    # `pickles` finds a pickle where there is one.
     torch.save({"a": torch.ones(2)}, tmp_path / "a.bin")
     assert list(pickles("a.bin", (tmp_path / "a.bin").read_bytes())) != []
 
@@ -269,7 +269,7 @@ def test_a_manifest_whose_entries_are_of_another_kind(place, value, message, bun
     assert not out.exists()
 
 
-def test_all_faults_of_a_manifest_are_told_at_once(bundle_copy):
+def test_all_faults_of_a_manifest_are_named_at_once(bundle_copy):
     path = bundle_copy / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "config": [], "epsilon": "x"}), encoding="utf-8")
     with pytest.raises(BundleError, match=re.escape("epsilon must be a number above 0, got 'x'; config must be a mapping")):
@@ -406,7 +406,7 @@ def attack_said_to_be_stronger(record, arrays):
     ids=lambda claim: claim.__name__,
 )
 def test_inflated_claim_with_new_checksums_is_caught(claim, bundle_copy, cli, reseal):
-    """The numbers in profile, card and report are measured again independently."""
+    """Anyone can recompute checksums, so `verify` also measures the numbers again and compares the files with each other."""
     with np.load(bundle_copy / "radii.npz") as stored:
         arrays = {name: stored[name].copy() for name in stored}
     edit_profile(bundle_copy, lambda record: claim(record, arrays))
@@ -428,7 +428,7 @@ def test_form_of_another_network_with_new_checksums_is_caught(form, bundle_copy,
 
 
 @pytest.mark.parametrize("form", ["model.pt2", "model.onnx"])
-def test_unreadable_form_with_new_checksums_is_told_without_a_traceback(form, bundle_copy, cli, reseal):
+def test_unreadable_form_with_new_checksums_is_named_without_a_traceback(form, bundle_copy, cli, reseal):
     (bundle_copy / form).write_bytes(b"not a network")
     reseal(bundle_copy)
     code, out, err = cli("verify", bundle_copy)
@@ -436,7 +436,7 @@ def test_unreadable_form_with_new_checksums_is_told_without_a_traceback(form, bu
     assert form in out + err
 
 
-def test_weights_of_another_network_with_new_checksums_are_told(bundle_copy, finished_run, reseal):
+def test_weights_of_another_network_with_new_checksums_are_refused(bundle_copy, finished_run, reseal):
     (other,) = (finished_run / "bundles").glob("residual-*")
     shutil.copy(other / "weights.safetensors", bundle_copy)
     reseal(bundle_copy)

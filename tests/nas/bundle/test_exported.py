@@ -21,7 +21,7 @@ WEIGHTS = "archive/data/weights/model_weights_config.json"
 
 
 class Payload:
-    """Creates a file when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -111,7 +111,7 @@ def test_sample_inputs_are_not_unpickled(changed, network, tmp_path):
     assert not (tmp_path / "ran").exists()
     with pytest.raises(Exception):  # noqa: B017 (torch's error depends on its version)
         open_exported(path, trust=True)
-    assert (tmp_path / "ran").exists()  # The plant works.
+    assert (tmp_path / "ran").exists()  # With trust, the planted code runs.
 
 
 def test_weights_are_not_unpickled(changed, tmp_path):
@@ -139,7 +139,7 @@ def test_expressions_are_not_evaluated(changed, tmp_path):
     assert not (tmp_path / "ran").exists()
     with pytest.raises(Exception):  # noqa: B017
         open_exported(path, trust=True)
-    assert (tmp_path / "ran").exists()  # The plant works.
+    assert (tmp_path / "ran").exists()  # With trust, the planted code runs.
 
 
 @pytest.mark.parametrize(

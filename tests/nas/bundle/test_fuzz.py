@@ -142,7 +142,7 @@ def test_a_thousand_changes(sealed, bundle_copy, reseal, tmp_path):
         except Exception as error:
             raise AssertionError(f"change {number} of {name}: {error!r}") from error
         else:
-            if not sealed:  # Only the layout of the manifest's text may change.
+            if not sealed:  # An accepted change affects only the layout of the manifest's text.
                 assert (name, read_manifest(copy)) == ("manifest.json", read_manifest(bundle_copy)), number
             elif name != "weights.safetensors":
                 assert torch.allclose(logits, expected), f"change {number} of {name}"

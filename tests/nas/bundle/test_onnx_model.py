@@ -1,4 +1,4 @@
-"""An ONNX model is data: other files, loops, and tensors of any size are refused before onnxruntime sees them."""
+"""An ONNX model is data: references to other files, loops and huge tensors are refused before onnxruntime sees them."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_model_holds_its_metadata_and_no_path(content):
 
 
 def small(*nodes, initializers=(), functions=()):
-    """A model from images to logits whose last operator is an identity."""
+    """Returns a model from images to logits whose last operator flattens the images."""
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 4, 4])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
     graph = helper.make_graph(

@@ -30,7 +30,7 @@ own = SearchSpace(name="own", choices={"width": Choice(4, 8)}, build=build)
 
 @pytest.fixture(scope="module")
 def made(tiny, all_forms, tmp_path_factory):
-    """A bundle of a custom space, whose original file is gone, and its logits for the images."""
+    """A moved bundle, images and their logits. The original file of the bundle's custom space is deleted."""
     folder = tmp_path_factory.mktemp("custom")
     own = folder / "own.py"
     own.write_text(SPACE)

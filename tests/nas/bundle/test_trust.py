@@ -165,7 +165,7 @@ def test_config_of_a_run_is_imported_with_trust(run_copy, evil, tmp_path):
 
 
 def quick(work):
-    """Asserts that a bundle is refused within seconds; the time is generous, because other tests run beside this one."""
+    """Asserts that `work` is refused within 20 s, and returns the message. Other tests may run at the same time."""
     start = time.monotonic()
     with pytest.raises(HardcellError) as error:
         work()
@@ -351,7 +351,7 @@ def test_pipe_in_a_bundle_is_refused(bundle_copy):
     assert "pipe" in quick(lambda: nas.load(bundle_copy))
 
 
-def test_steps_of_an_attack_without_end_are_refused(bundle_copy, reseal):
+def test_attack_with_too_many_steps_is_refused(bundle_copy, reseal):
     def change(manifest):
         name = next(iter(manifest["config"]["finalists"]["attacks"]))
         manifest["config"]["finalists"]["attacks"][name] = {"name": "pgd", "steps": 10**9}

@@ -1,4 +1,4 @@
-"""A space that cannot be exported is refused before the search, and a network that cannot be exported keeps its weights."""
+"""A space that cannot be exported is refused before the search. A bundle may lack other forms, but has the weights."""
 
 import json
 
@@ -78,7 +78,7 @@ def test_bundle_has_the_forms_that_could_be_exported(kind, tiny, all_forms, tmp_
 
 @pytest.fixture(autouse=True)
 def exported_first():
-    """Searches export a network before the first trial, as they do outside of tests."""
+    """Replaces the fixture of conftest.py that leaves out the export before the first trial."""
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_space_that_cannot_be_exported_is_refused_before_the_folder_is_made(lo
     assert not (tmp_path / "run").exists()
 
 
-def test_a_crash_in_the_export_is_the_reason_where_trials_have_processes(tiny, tmp_path):
+def test_crash_in_the_export_is_the_reason_if_trials_run_in_processes(tiny, tmp_path):
     line = "x = self.first(x)"
     crashes = SPACES["a loop over the batch"].replace(
         line, f"os._exit(3) if torch.compiler.is_exporting() else None; {line}"
@@ -112,7 +112,7 @@ def test_a_crash_in_the_export_is_the_reason_where_trials_have_processes(tiny, t
 
 
 @pytest.mark.usefixtures("no_surfaces")
-def test_bundles_of_such_a_space_hold_weights_alone(loops, tmp_path, cli):
+def test_bundles_of_a_space_without_exports_hold_weights_only(loops, tmp_path, cli):
     (bundle,) = search(loops("finalists.forms=[weights]"), tmp_path / "run").bundles
     assert not list(bundle.folder.glob("model.*"))
     assert read_manifest(bundle.folder)["not_exported"] == {}
