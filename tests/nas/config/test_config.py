@@ -144,7 +144,7 @@ class TestDefaults:
         attacks = {"attacks": {"a": {"name": "pgd", "norm": "l2"}}, "epsilon": 2}
         changed = parse_config({"evaluation": attacks, "training": {"selection": {"norm": "l2"}}})
         assert changed.norm == "l2"
-        # With another norm, the epsilon of the selection attack would have another meaning.
+        # The selection attack uses evaluation.epsilon, which is measured in the norm of evaluation.attacks.
         with pytest.raises(ConfigError, match=r"training\.selection must be in l2, the norm of evaluation\.attacks"):
             parse_config({"evaluation": attacks})
 
@@ -203,7 +203,7 @@ class TestWriting:
             {"evaluation": {"attacks": {"yes": "pgd", "1": "fgsm"}}},
         ],
     )
-    def test_both_forms_of_any_config_read_back(self, data):
+    def test_config_with_and_without_comments_reads_back(self, data):
         config = parse_config(data)
         assert parse_config(yaml.safe_load(dump_config(config))) == config
         assert parse_config(yaml.safe_load(commented_config(config))) == config
@@ -357,7 +357,7 @@ class TestUserThings:
         try:
             read = parse_config({"space": {"name": "mine.py:lists", **options}}, folder=folder).space.options
         except ConfigError:
-            return  # a refusal with a message is as good
+            return  # A refusal with a message is also accepted.
         assert {name: list(read[name]) if name == "widths" else read[name] for name in options} == options
 
     def test_annotations_for_type_checkers_alone_do_no_harm(self, tmp_path):
@@ -453,7 +453,7 @@ _trees = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_words | _plain, inner, max_size=5),
     max_leaves=25,
 )
-# Valid section names, so that most examples pass the first check.
+# The sections have valid names, so that most examples pass the check of the keys.
 _sections = st.fixed_dictionaries(
     {},
     optional={
@@ -466,8 +466,8 @@ _sections = st.fixed_dictionaries(
 )
 
 
-def test_settings_of_what_is_named_are_kept_in_whatever_order_they_are_typed():
-    """The command for a cluster in the README: --executor ray with an address."""
+def test_name_and_settings_may_come_in_either_order():
+    """Ray on a cluster needs the name of the executor and its address."""
     name, address = "search.executor.name=ray", "search.executor.address=auto"
     for overrides in ([name, address], [address, name]):
         assert parse_config(None, overrides=overrides).search.executor.address == "auto"
@@ -495,7 +495,7 @@ def test_settings_of_what_is_named_are_kept_in_whatever_order_they_are_typed():
         ),
     ],
 )
-def test_settings_of_a_search_that_do_not_go_together(settings, message):
+def test_settings_of_a_search_that_are_refused(settings, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse_config(settings)
 
@@ -721,7 +721,7 @@ class TestFaults:
         assert ConfigError(["a"]).exit_code == 2
 
     @given(_sections | _trees)
-    def test_whatever_is_written_nothing_else_is_raised(self, data):
+    def test_any_data_gives_a_config_or_a_config_error(self, data):
         try:
             config = parse_config(data)
         except ConfigError:
@@ -779,7 +779,7 @@ class TestOverrides:
         assert list(config.evaluation.attacks) == ["pgd", "pgd_margin", "mine"]
 
     def test_another_source_keeps_the_splits(self):
-        # The shares of the splits are kept when the source changes.
+        # All sources share the settings of the splits, so a new source keeps these settings.
         config = parse_config({"data": {"limit": 100, "test": 0.5}}, overrides=["data.name=mnist"])
         assert (config.data.name, config.data.limit, config.data.test) == ("mnist", 100, 0.5)
 
@@ -830,7 +830,7 @@ class TestOverrides:
             ({"training": {"recipe": {"name": "adversarial", "epsilon": 8}}}, "training.recipe.epsilon=8/255"),
             ({"training": 3}, "training={epochs: 3}"),
             ({"data": {"name": "npz"}}, "data.path=x.npz"),
-            # Faulty only in combination with the rest of the file.
+            # Faulty only together with the default attacks of the evaluation, which are in linf.
             ({"training": {"selection": {"norm": "l2"}}}, "training.selection.norm=linf"),
         ],
     )
@@ -859,7 +859,7 @@ class TestOverrides:
             "--set: search.trials must be int, got 'x'",
         ]  # fmt: skip
 
-    def test_faults_of_the_file_and_of_overrides_are_told_at_once_and_apart(self):
+    def test_faults_of_the_file_and_of_overrides_are_listed_at_once_with_their_source(self):
         data = {"sead": 1, "search": {"attempts": "x"}, "training": {"recipe": {"name": "adversarial", "attack": "pgd"}}}
         assert faults(data, overrides=["seed=x", "search.trials=x", "training.recipe.attack.steps=0"]) == [
             "unknown key sead; did you mean 'seed'?",
@@ -870,7 +870,7 @@ class TestOverrides:
         ]
 
     @given(_sections, st.sampled_from(_KEYS), st.lists(_words | st.just("name"), max_size=2), _trees)
-    def test_whatever_they_override_nothing_else_is_raised(self, data, key, inner, value):
+    def test_any_override_gives_a_config_or_a_config_error(self, data, key, inner, value):
         override = f"{'.'.join([key, *inner])}={yaml.safe_dump(value, default_flow_style=True)}"
         try:
             config = parse_config(data, overrides=[override])

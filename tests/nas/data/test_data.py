@@ -42,7 +42,7 @@ def npz(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes images into tmp_path: a mapping of relative path to array."""
+    """A function that writes images, given as arrays by relative path, into tmp_path."""
 
     def write(files):
         for name, array in files.items():
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 
 def classes_of(images, under="", classes=("cat", "dog")):
-    """Returns file names for images, with the classes in turn."""
+    """Returns the images by file name. They belong to the classes in turn."""
     return {f"{under}{classes[i % len(classes)]}/{i:03}.png": image for i, image in enumerate(images)}
 
 
@@ -80,7 +80,7 @@ class TestSplits:
         assert (len(open_test(config).x), len(data.validation.x), len(data.train.x)) == sizes
 
     def test_splits_are_disjoint_and_together_all_images(self, npz):
-        x = pixels(60, 6, 5)  # random, so no two are equal, unlike the digits, of which a few are
+        x = pixels(60, 6, 5)  # Random, so that no two images are equal, as a few of the digits are.
         config = DataConfig(name="npz", path=str(npz(x=x, y=np.arange(60) % 3)))
         data, test = open_data(config), open_test(config)
         images = rows(data.train) + rows(data.validation) + rows(test)
@@ -101,7 +101,7 @@ class TestSplits:
         assert open_test(DataConfig()).hash == open_test(DataConfig()).hash != open_test(DataConfig(split_seed=1)).hash
         assert re.fullmatch("[0-9a-f]{16}", first.train.hash)
 
-    def test_hash_knows_labels_pixels_and_shape(self, npz):
+    def test_hash_depends_on_labels_pixels_and_shape(self, npz):
         x, y = pixels(40, 6, 4), np.arange(40) % 2
         changed = x.copy()
         changed[:, 3, 2] ^= 1
@@ -234,7 +234,7 @@ class TestNpz:
             damaged = bytearray(whole)
             damaged[place] ^= 0x55
             path.write_bytes(damaged)
-            with suppress(DataError):  # damage to a time stamp does no harm
+            with suppress(DataError):  # A damaged time stamp is harmless and not refused.
                 opened("npz", path)
 
     def test_pickles_are_refused(self, npz):
@@ -290,7 +290,7 @@ class TestFolder:
         assert set(rows(held)) == {(image[None] / np.float32(255)).tobytes() for image in test}
 
     def test_labels_mean_the_same_in_the_test_folder(self, folder):
-        # Every image is of its class's shade.
+        # All images of a class have its shade.
         shades = {"ant": 50, "cat": 100, "dog": 150}
         files = {
             f"{part}/{c}/{i}.png": np.full((6, 5), s, np.uint8)
@@ -465,7 +465,7 @@ def test_cifar10_as_jpeg_is_an_image_folder(shared_data, tmp_path):
             name = member.name.split("/")[1]
             counts[name] = counts.get(name, 0) + 1
             if counts[name] <= 120:
-                # All are from the training part: reading on to the test part would take as long as the rest of the tests.
+                # All images are from the training part of the archive, because reading on to its test part takes long.
                 file = tmp_path / ("train" if counts[name] <= 90 else "test") / name / member.name.split("/")[2]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(archive.extractfile(member).read())

@@ -126,7 +126,7 @@ class TestPixels:
         x = open_data(config_of(tmp_path)).train.x
         assert len(x.unique(dim=0)) == 4
         assert x.unique().tolist() == [0, 1]
-        assert x[:, :, 0, 0].min() == 1  # The corner is transparent.
+        assert x[:, :, 0, 0].min() == 1  # The corner is transparent, so it becomes white.
 
     @pytest.mark.parametrize(
         ("dtype", "top", "suffix"),

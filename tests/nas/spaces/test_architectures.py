@@ -56,7 +56,7 @@ class TestRead:
             (3, r"^must be a name, a YAML file, or a mapping of choices, got 3$"),
         ],
     )
-    def test_what_is_none_is_refused(self, tmp_path, reference, message):
+    def test_what_is_no_architecture_is_refused(self, tmp_path, reference, message):
         (tmp_path / "broken.yaml").write_text("a: [", encoding="utf-8")
         (tmp_path / "text.yaml").write_text("one", encoding="utf-8")
         (tmp_path / "list.yaml").write_text("[1, 2]", encoding="utf-8")
@@ -128,14 +128,14 @@ class TestConfig:
             nas.parse_config({"space": "cell201", "search": {"first": first}})
 
 
-def test_as_many_trials_are_asked_for_as_architectures_are_given():
+def test_fewer_trials_than_given_architectures_are_refused():
     with pytest.raises(ConfigError, match=r"search\.trials must be at least 2, one for each of search\.first, got 1$"):
         nas.parse_config({"search": {"trials": 1, "first": [CELL, CELL]}})
 
 
 @pytest.fixture
 def given(tiny):
-    """A config whose first two trials are given, the next one drawn uniformly, and the fourth proposed."""
+    """A config of four trials (two given, one uniform, one proposed by the sampler), and the two given architectures."""
     other = CELL | {"edge03": "conv3x3"}
     return tiny("search.trials=4", "search.random_trials=1", f"search.first={[CELL, other]}"), [CELL, other]
 

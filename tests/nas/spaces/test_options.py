@@ -138,7 +138,7 @@ def test_own_operations_are_kept_as_absolute_paths_and_opened_as_functions(folde
     assert parse_config(yaml.safe_load(commented_config(config))) == config
 
 
-def test_what_has_another_name_or_none_is_called_as_yaml_does(folder):
+def test_partials_and_lambdas_have_the_names_in_yaml(folder):
     """A partial and a lambda have no distinct names."""
     config = parse_config(cells("ops.py:wide", "ops.py:narrow"), folder=folder)
     assert open_space(config.space, trust=True).operations == ("wide", "narrow")
@@ -225,7 +225,7 @@ def test_functions_that_will_not_do_are_refused(folder, operation, message):
 
 @pytest.mark.parametrize(("operation", "sides"), [("strideless", "9, 6"), ("floored", "4, 3")])
 def test_strides_are_tried_where_there_are_any(folder, operation, sides):
-    """A residual block separates stages with the same cell, so no edge has a stride."""
+    """With shared cells, the residual blocks between the stages have the stride, so no edge is tried at stride 2."""
     parse_config(cells(f"ops.py:{operation}"), folder=folder)
     (fault,) = faults(cells(f"ops.py:{operation}", cells="normal_reduction"), folder=folder)
     assert fault == (
@@ -234,7 +234,7 @@ def test_strides_are_tried_where_there_are_any(folder, operation, sides):
     )
 
 
-def test_trying_draws_no_numbers(folder):
+def test_checking_an_operation_draws_no_random_numbers(folder):
     config = parse_config(cells("ops.py:wave"), folder=folder)
     torch.manual_seed(0)
     open_space(config.space, trust=True)
@@ -273,7 +273,7 @@ def test_options_that_will_not_do_are_refused(key, value, message):
         ({"operations": ["none"]}, ("space", "operations must hold at least one", "'none'", "got ['none']")),
     ],
 )
-def test_what_the_space_refuses_is_told(options, parts):
+def test_faults_that_the_space_finds_are_named(options, parts):
     (fault,) = faults(cells("skip", **options))
     assert all(part in fault for part in parts), fault
 
