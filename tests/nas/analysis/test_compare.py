@@ -74,7 +74,7 @@ def colour():
 
 
 def wrong():
-    # Wrong on almost all images of digits: predicts the next class.
+    # Misclassifies almost all digits, because it predicts the next class.
     return nn.Sequential(linear(1), Roll())
 
 
@@ -156,7 +156,7 @@ def here(nets, monkeypatch):
 
 @pytest.fixture(scope="module")
 def compared(nets):
-    """A comparison of three networks by three attacks at two epsilons."""
+    """A comparison of three networks under three attacks at two epsilons."""
     sources = [f"{nets}/nets.py:{name}" for name in "abc"]
     # The weakest attack comes last; results of earlier attacks must be kept.
     attacks = {"pgd": PGD(steps=3), "fgsm": FGSM(), "fmn": FMN(steps=1)}
@@ -262,7 +262,7 @@ def test_the_grid_suits_every_network_and_holds_the_epsilons_asked_for():
     assert 0.03 in grid
 
 
-def test_without_epsilons_they_are_those_of_the_searches_and_such_as_suit(finished_run, nets):
+def test_default_epsilons_include_those_of_the_searches(finished_run, nets):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     config = CompareConfig(attacks={"fgsm": FGSM()}, images=60, device="cpu")
     comparison = compare_networks([str(bundle), f"{nets}/nets.py:a"], config)
@@ -333,14 +333,14 @@ def test_tables_of_errors_tests_and_transfer(here, cli):
     assert "\x1b" not in out
 
 
-def test_where_nothing_is_fooled_nothing_is_divided(here, cli):
+def test_without_fooled_images_no_share_is_computed(here, cli):
     code, out, err = cli("compare", *THREE[:2], *QUICK, "--epsilon", "1e-6")
     assert (code, err) == (0, "")
     assert "at epsilon 1e-06: no adversarial image fools its source network" in out
     assert "nan" not in out
 
 
-def test_where_too_few_images_are_right_all_but_transfer_is_told(here, cli, tmp_path, monkeypatch):
+def test_with_too_few_correct_images_everything_but_transfer_is_measured(here, cli, tmp_path, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("transfer is not to be tried")
 
@@ -359,7 +359,7 @@ def test_where_too_few_images_are_right_all_but_transfer_is_told(here, cli, tmp_
     assert not (folder / "reach_fgsm.svg").exists()
 
 
-def test_too_few_right_images_by_rounding_alone_lose_nothing_else(here, monkeypatch):
+def test_too_few_correct_images_by_rounding_leave_out_only_transfer(here, monkeypatch):
     def few(*args, **kwargs):
         raise TooFewImagesError("only 9 of 60 images")
 
@@ -427,7 +427,7 @@ def test_pictures_are_the_same_each_time(compared):
     assert {Path(name).stem for name in drawn} == {"error_curves", "disagreement"}
 
 
-def test_disk_full_is_told(here, refused, monkeypatch, tmp_path):
+def test_disk_full_is_reported(here, refused, monkeypatch, tmp_path):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
@@ -493,7 +493,7 @@ def test_bundles_of_different_data(bundle_copy, tmp_path, refused):
 
 def test_how_many_images_were_trained_on_makes_no_difference(bundle_copy, tmp_path, refused):
     other = changed(bundle_copy, tmp_path, limit=50, validation=0.5)
-    # They reach the epsilon.
+    # The check of the data passes, so the error is that of the epsilon.
     assert "in pixel units (8/255, not 8)" in refused(bundle_copy, other, "--epsilon", "8")
 
 

@@ -51,7 +51,7 @@ class TestOpening:
         assert open_source(open_source(str(bundle))).name == str(bundle)
         assert reads == [bundle]
 
-    def test_other_networks_say_nothing(self, network_folder):
+    def test_other_networks_have_no_records(self, network_folder):
         opened = open_source(f"{network_folder}/graph.pt2")
         assert opened.short_name == "graph.pt2"
         assert [opened.manifest, opened.data, opened.norm, opened.epsilon, opened.classes] == [None] * 5

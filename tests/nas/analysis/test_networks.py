@@ -76,7 +76,7 @@ def test_a_bundle_is_the_network_that_it_loads(finished_run, digits):
     assert torch.equal(open_network(str(bundle))(digits.x), nas.load(bundle)(digits.x))
     graph = open_network(str(bundle / "model.pt2"))
     assert torch.allclose(graph(digits.x), nas.load(bundle)(digits.x), atol=1e-4)
-    # Parameters count, although the network was exported without gradients.
+    # The parameters are counted, although the network was exported without gradients.
     assert parameters(graph) == parameters(nas.load(bundle))
 
 
@@ -141,7 +141,7 @@ FUNCTION = "write a function without arguments that returns the network with its
         ("~nobody-here/net.pt", "~nobody-here/net.pt: "),
     ],
 )
-def test_what_is_no_network_is_told_with_a_remedy(source, message, open_here):
+def test_what_is_no_network_is_refused_with_a_remedy(source, message, open_here):
     with pytest.raises(HardcellError) as caught:
         open_here(source)
     assert isinstance(caught.value, NetworkError)

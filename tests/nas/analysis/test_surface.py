@@ -37,7 +37,7 @@ def run(here, cli):
 
 @pytest.fixture
 def drawn(here):
-    """Surfaces of a test image of digits and a linear network."""
+    """A factory of surfaces of a test image of digits and a linear network."""
 
     def make(**settings):
         config = SurfaceConfig(**{"image": 0, "epsilon": 0.2, "points": 15, "device": "cpu", **settings})
@@ -86,14 +86,15 @@ def test_pictures_numbers_and_a_table(run, tmp_path):
     assert second["label"] not in (label, lead["label"])
     assert np.shape(record["surfaces"]["three_images"]["margin"]) == (9, 9)
 
-    # Balls around the image, measured by the evaluators.
+    # Balls around the adversarial image, measured directly by the evaluators.
     around, y = record["neighbourhood"], test.y[3:4]
     balls = ball_shares(network, point[None], y, Linf(), around["radii"], sampling=Sampling(samples=500))
     assert (around["norm"], around["samples"], around["no_bound"]) == ("linf", 500, None)
     assert around["radii"] == pytest.approx([0.025, 0.05, 0.1, 0.2], rel=1e-4)
     assert around["adversarial"] == balls.counts[0].tolist()
     assert np.allclose(around["interval"], balls.interval[0], atol=1e-5)
-    # For a linear network: margin / largest L1 slope of another class; the pixel range may allow a larger radius.
+    # Radius of a linear network: the smallest (logit difference / L1 norm of its gradient) over the other classes.
+    # The proved radius may be larger, because pixels stay in [0, 1].
     with torch.no_grad():
         steep = network(torch.eye(64).view(64, 1, 8, 8)) - network(torch.zeros(64, 1, 8, 8))
         at = network(point[None])[0]
@@ -131,7 +132,7 @@ def test_a_bundle_brings_its_images_its_epsilon_and_its_classes(finished_run, ru
     assert "--epsilon must be given for an attack in l2: the bundle's search was in linf" in message[2]
 
 
-def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_path):
+def test_an_attack_that_fails_is_reported_and_two_random_directions_drawn(run, tmp_path):
     options = ("--data", "digits", "--epsilon", "0.001", "--points", 5, "--device", "cpu")
     code, out, _ = run("own.py:network", "--image", 3, *options, "--out", tmp_path / "out")
     assert code == 0
@@ -142,12 +143,12 @@ def test_an_attack_that_fails_is_told_and_two_random_directions_drawn(run, tmp_p
     assert list(record["leads"]) == ["random", "second random"]
     assert record["neighbourhood"] is None
     assert "balls around" not in out
-    # Length of the ball's corners: 8 x 8 pixels, each changed by epsilon.
+    # L2 length of the ball's corners: 8 x 8 pixels, each changed by epsilon.
     assert record["leads"]["random"]["l2"] == pytest.approx(0.008, rel=1e-4)
     assert (tmp_path / "out" / "two_random.svg").exists()
 
 
-def test_an_attack_that_cannot_find_a_second_direction_is_told(drawn):
+def test_an_attack_that_cannot_find_a_second_direction_is_reported(drawn):
     from evaluators import DeepFool
 
     surfaces = drawn(attack=DeepFool(), epsilon=0.5)
@@ -157,7 +158,7 @@ def test_an_attack_that_cannot_find_a_second_direction_is_told(drawn):
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_why_no_radius_is_proved_is_told(as_json, run, tmp_path, undrawn):
+def test_why_no_radius_is_proved_is_reported(as_json, run, tmp_path, undrawn):
     code, out, err = run("scripted.pt", "--image", 3, *QUICK, "--out", tmp_path, *["--json"] * as_json)
     assert (code, err) == (0, "")
     if as_json:
@@ -188,7 +189,7 @@ def test_balls_are_of_the_norm_of_the_attack(drawn):
 
 def test_pictures_are_not_lost_where_the_neighbourhood_cannot_be_measured(drawn, monkeypatch):
     with monkeypatch.context() as patched:
-        # The point is on the correct side of the boundary.
+        # At the end of this short direction, the image is still classified correctly.
         patched.setattr(
             "nas.analysis.surface.surface.adversarial_direction",
             lambda network, x, *args, **kwargs: torch.full_like(x, 1e-6),
@@ -259,7 +260,7 @@ def test_wrong_networks(network, message, run, tmp_path):
 @pytest.mark.parametrize(
     ("network", "message"), [("none.pt", "none.pt: no such file or folder"), ("own.py:none", "has no 'none'")]
 )
-def test_a_network_that_cannot_be_opened_is_told_before_the_missing_epsilon(network, message, run, tmp_path):
+def test_a_network_that_cannot_be_opened_is_reported_before_the_missing_epsilon(network, message, run, tmp_path):
     code, _, err = run(network, "--image", 3, "--data", "digits", "--out", tmp_path)
     assert (code, message in " ".join(err.split()), "--epsilon" in err) == (2, True, False)
 
@@ -274,7 +275,7 @@ def test_a_misclassified_image_is_refused_and_the_next_right_one_named(run, tmp_
     message = " ".join(err.split())
     true, given = int(test.y[wrong]), int(predicted[wrong])
     assert re.search(rf"image {wrong} is of class {true}\b.* predicts {given}\b.*use image {right}\b", message)
-    assert tmp_path.is_dir()  # It existed before.
+    assert tmp_path.is_dir()  # The folder existed before, so it is not removed.
 
 
 def test_surfaces_that_are_there_are_left_alone(run, tmp_path):
@@ -292,7 +293,7 @@ def test_a_file_is_no_folder(run, tmp_path):
     assert "file: is a file; name a folder" in " ".join(err.split())
 
 
-def test_a_full_disk_is_told(run, tmp_path, monkeypatch, undrawn):
+def test_a_full_disk_is_reported(run, tmp_path, monkeypatch, undrawn):
     def full(path, *args, **kwargs):
         raise OSError(28, "No space left on device", str(path))
 
@@ -367,7 +368,7 @@ def test_pictures_say_what_they_show(drawn):
     assert "crossing" in shown
 
 
-def test_a_network_that_says_one_thing_everywhere_is_drawn(tmp_path):
+def test_a_constant_network_is_drawn(tmp_path):
     class Constant(nn.Module):
         def forward(self, x):
             return nn.functional.one_hot(torch.full((len(x),), 4), 10).float() + 0 * x.flatten(1).sum(1, keepdim=True)

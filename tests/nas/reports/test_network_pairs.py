@@ -67,14 +67,14 @@ def other_images(tmp_path):
 
 
 def of_these(bundle, file):
-    """A bundle whose profile names these images."""
+    """Returns a bundle with the hash and the number of the test images in a file."""
     test = open_test(parse_profile_config({"data": {"name": "npz", "path": str(file)}}).data)
     record = {**bundle.profile.record, "n": len(test.x)}
     manifest = {**bundle.manifest, "data": {**bundle.manifest["data"], "test": test.hash}}
     return dataclasses.replace(bundle, manifest=manifest, profile=dataclasses.replace(bundle.profile, record=record))
 
 
-def test_twins_are_known_by_their_weights(run, bundle_copy):
+def test_duplicates_are_found_by_the_checksums_of_their_weights(run, bundle_copy):
     first, second = run.bundles[:2]
     files = {**second.manifest["files"], "weights.safetensors": first.manifest["files"]["weights.safetensors"]}
     twin = dataclasses.replace(second, manifest={**second.manifest, "files": files})
@@ -82,10 +82,10 @@ def test_twins_are_known_by_their_weights(run, bundle_copy):
     assert duplicates([first, twin]) == {second.name: first.name}
     page = render_report(dataclasses.replace(run, bundles=(first, twin)))
     assert re.search(f"<code>{second.name}</code> is [^.]*<code>{first.name}</code>", page)
-    assert "McNemar" not in page  # There is only one network.
+    assert "McNemar" not in page  # Without the duplicate, only one network is left.
 
 
-def test_what_is_gone_or_another_by_now_is_left_out(bundle_copy, other_images):
+def test_bundles_whose_files_or_images_are_missing_or_different_are_left_out(bundle_copy, other_images):
     bundle = open_bundle(bundle_copy)
 
     def changed(**parts):
@@ -133,12 +133,12 @@ def test_no_epsilon_is_larger_than_the_pixel_range(opened):
     assert " within 1." in report_network_pairs(opened, 1.0, "linf").sentences[-1]
 
 
-def test_one_network_alone_has_nothing_to_do_with_others(opened):
+def test_one_network_has_no_pairs(opened):
     name, one = next(iter(opened.items()))
     assert report_network_pairs({name: one}, 0.1, "linf") == NetworkPairs()
 
 
-def test_what_cannot_be_measured_is_told(opened):
+def test_measurements_that_fail_are_reported(opened):
     class Broken(nn.Module):
         def forward(self, x):
             raise RuntimeError("no such layer")
@@ -168,7 +168,7 @@ def test_what_would_take_long_is_left_out(opened):
     assert all("not measured" in sentence and "`hardcell compare`" in sentence for sentence in pairs.sentences)
 
 
-def test_few_images_that_all_are_right_on_are_told(opened):
+def test_too_few_images_that_all_networks_classify_correctly_are_reported(opened):
     (first, one), (second, other) = list(opened.items())[:2]
 
     class Wrong(nn.Module):
@@ -270,7 +270,7 @@ def test_the_page_holds_it_all(run, opened):
     assert text.count("difference between its two largest logits") == len(run.bundles)
 
 
-def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch):
+def test_the_page_shows_how_exponents_vary_and_what_is_left_out(run, monkeypatch):
     torch.manual_seed(0)
     laws = dict(
         zip((bundle.name for bundle in run.bundles), [law(1.0), law(3.0), *[NoPowerLaw("too steep")] * 9], strict=False)
@@ -283,7 +283,7 @@ def test_the_page_tells_how_exponents_vary_and_what_is_left_out(run, monkeypatch
     assert re.search(f"<code>{name}</code> is left out [^.]*: gone.npz: no such file", text)
 
 
-def test_profiles_of_before_the_mean_field_are_shown(run, monkeypatch):
+def test_older_profiles_without_a_mean_field_are_shown(run, monkeypatch):
     monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles, trust: ({}, {}))
     bundle = run.bundles[0]
     record = json.loads(json.dumps(bundle.profile.record))

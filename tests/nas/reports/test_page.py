@@ -170,7 +170,7 @@ def test_run_with_finalists_and_no_references(finished):
     assert "did not beat" not in text
 
 
-def test_damaged_bundle_is_told_before_the_others(run_copy):
+def test_damaged_bundle_is_named_before_the_others(run_copy):
     (best,) = (run_copy / "bundles").glob("1-*")
     (best / "radii.npz").write_bytes(b"damage")
     run = read_run(run_copy)
@@ -199,7 +199,7 @@ def test_run_that_has_not_begun(tiny, tmp_path):
     assert "No trial is complete yet." in text
 
 
-def test_run_with_no_complete_trial_tells_the_failures(custom_space, tmp_path):
+def test_run_with_no_complete_trial_shows_the_failures(custom_space, tmp_path):
     with pytest.raises(SearchFailedError):
         search(custom_space("raises in training", "search.trials=3"), tmp_path / "run")
     text = shown(render_report(read_run(tmp_path / "run")))
@@ -299,7 +299,7 @@ def test_every_attack_of_many_is_drawn(conv, images):
 
 
 def test_first_order_curve_of_a_linear_network_lies_on_the_measured_one():
-    """For a linear network, the first-order curve goes through the points of the attack."""
+    """For a linear network, the first-order curve goes through the measured errors of FGSM."""
     generator = torch.Generator().manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, dtype=torch.float64))
     x = 0.3 + 0.4 * torch.rand(200, 1, 4, 4, generator=generator, dtype=torch.float64)
@@ -359,7 +359,7 @@ def test_verdict_gives_the_p_value(finished):
 
 
 def test_verdict_over_all_epsilons_may_differ_from_that_at_one(finished):
-    """The numbers of fooled images at 0.05 are equal; beyond 0.05, the finalist has more images with larger radii."""
+    """The errors at 0.05 are equal. Beyond 0.05, one of the networks has the larger radius on 50 of 60 images."""
     best, random, _ = finished.bundles
     later = max(set(best.profile.epsilons("linf")) & set(random.profile.epsilons("linf")))
     assert later > 0.05
@@ -407,7 +407,7 @@ def test_verdicts_are_about_the_best_finalist(finished):
 
 
 def test_bundle_that_lost_its_rank_is_not_reported(run_copy):
-    # Exported during the search: another architecture has the rank in its name now.
+    # A bundle that was exported during the search may lose the rank in its name to another architecture.
     (best,) = (run_copy / "bundles").glob("1-*")
     (random,) = (run_copy / "bundles").glob("random-*")
     other = best.rename(best.with_name("1-000000000000"))
@@ -430,7 +430,7 @@ def test_leaderboard_has_a_row_for_every_trial(finished):
             assert float(row["adversarial_error"]) == trial.metrics["adversarial_error"]
 
 
-def test_page_tells_the_config_and_the_environment(finished):
+def test_page_shows_the_config_and_the_environment(finished):
     text = shown(finished.folder.report.read_text())
     environment = json.loads(finished.folder.environment.read_text())
     assert environment["versions"]["torch"] in text
