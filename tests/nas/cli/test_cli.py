@@ -87,7 +87,7 @@ def test_config_prints_the_default_config_with_a_comment_on_every_key(cli):
 
 
 def test_search_resume_status_report_export_verify(tiny_file, all_forms, tmp_path, cli):
-    """Applies all commands to one run, with every option of `search`."""
+    """Applies search, status, report, export, verify and resume to one run."""
     run = tmp_path / "new" / "run"
     options = [
         "--seed",
@@ -114,7 +114,7 @@ def test_search_resume_status_report_export_verify(tiny_file, all_forms, tmp_pat
     assert "; best " in lines[5]
     assert lines[6] == "retraining, profiling and exporting 1 networks"
     assert lines[-1] == f"report: {run / 'report.html'}"
-    assert "\x1b" not in out  # Plain lines without a terminal.
+    assert "\x1b" not in out  # Without a terminal, the lines have no escape sequences.
     config = load_config(run / "config.yaml")
     assert (config.seed, config.search.trials, config.training.epochs) == (3, 3, 1)
 
@@ -193,7 +193,7 @@ def test_status_of_a_running_and_of_an_interrupted_run(tiny, tmp_path, cli):
     assert code == 0
     assert "interrupted" in out
     assert "1 of 6 trials: 1 complete" in out
-    # Report and export of an unfinished run.
+    # An unfinished run can have a report.
     assert cli("report", run)[0] == 0
     assert (run / "report.html").exists()
 
@@ -240,7 +240,7 @@ METRICS = {"parameters": 13458.0, "macs": 100764.0, "clean_error": 0.018, "adver
 @pytest.mark.parametrize(
     ("minimise", "constraints", "line", "best"),
     [
-        # As the README has it.
+        # The README shows lines with these metrics.
         (
             ["adversarial_error"],
             {"clean_error": 0.1},
@@ -258,7 +258,7 @@ METRICS = {"parameters": 13458.0, "macs": 100764.0, "clean_error": 0.018, "adver
     ],
     ids=["the default", "one", "cheap", "several"],
 )
-def test_lines_tell_the_metrics_of_the_objective(minimise, constraints, line, best):
+def test_lines_show_the_metrics_of_the_objective(minimise, constraints, line, best):
     objective = ObjectiveConfig(minimise=tuple(minimise), constraints=constraints)
     trial = Trial(0, "complete", "key", {}, METRICS, violation=0, seconds=3.0, reason=None, duplicate_of=None)
     console = Console(file=io.StringIO(), soft_wrap=True, highlight=False)
@@ -349,7 +349,7 @@ def test_bad_config_file(text, message, tmp_path, refused):
     assert not (tmp_path / "run").exists()
 
 
-def test_all_faults_are_told_at_once(tmp_path, refused):
+def test_all_faults_are_named_at_once(tmp_path, refused):
     err = refused("search", write(tmp_path / "bad.yaml", "search: {trails: 3, attempts: many}\nevaluation: {epsilon: 8}"))
     assert all(message in err for message in ("search.trails", "search.attempts", "evaluation.epsilon"))
 
@@ -445,7 +445,7 @@ def test_damaged_environment(run_copy, refused):
         "profile.json",
     ],
 )
-def test_damaged_bundle_of_a_run_is_told_with_its_reason_beside_the_others(name, run_copy, cli):
+def test_damaged_bundle_of_a_run_is_named_with_its_reason_beside_the_others(name, run_copy, cli):
     (bundle,) = (run_copy / "bundles").glob("1-*")
     others = [path.name for path in (run_copy / "bundles").iterdir() if path != bundle]
     content = (bundle / name).read_bytes()
@@ -466,7 +466,7 @@ def test_damaged_bundle_of_a_run_is_told_with_its_reason_beside_the_others(name,
 
 
 @pytest.mark.slow
-def test_damaged_bundle_is_told_on_the_way_and_made_again_once_it_is_removed(run_copy, cli):
+def test_damaged_bundle_is_named_by_resume_and_made_again_once_it_is_removed(run_copy, cli):
     (bundle,) = (run_copy / "bundles").glob("random-*")
     (bundle / "profile.json").write_text("{}")
     code, out, _ = cli("resume", run_copy)

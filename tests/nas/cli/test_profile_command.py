@@ -26,7 +26,7 @@ QUICK = ("--data", "digits", "--images", "60", "--attack", "fgsm", "--device", "
 
 @pytest.fixture
 def profiled(here, cli):
-    """Profiles a network of the folder with few images; returns the record."""
+    """Profiles a network of the folder; returns the record."""
 
     def run(*arguments):
         code, out, err = cli("profile", *arguments, "--json")
@@ -128,7 +128,7 @@ def test_what_else_was_measured_is_shown(here, cli):
     assert re.search(r"clean images: median margin \d.*, mean entropy .* nats, .* diverge", out)
 
 
-def test_the_median_radius_of_a_network_that_holds_is_told_as_a_bound(here, cli):
+def test_a_median_radius_beyond_the_epsilons_is_shown_as_a_bound(here, cli):
     _, out, _ = cli("profile", "own.py:network", *QUICK, "--epsilon", "0.01")
     assert "above 0.01" in out
 
@@ -180,7 +180,7 @@ def test_ctrl_c_says_that_nothing_is_kept_and_speaks_of_no_run(here, cli, tmp_pa
     assert "interrupted" in err
     assert "hardcell resume" not in err
     assert not (tmp_path / "profile").exists()
-    # The same command can then run again.
+    # The same folder can then be used.
     assert cli("profile", "own.py:network", *QUICK, "--out", tmp_path / "profile")[0] == 0
 
 
@@ -219,7 +219,7 @@ def test_an_attack_of_the_users_own():
     assert list(config.attacks) == ["RandomSigns"]
 
 
-def test_the_norm_is_that_of_attacks_given_by_name_alone():
+def test_the_norm_applies_only_to_attacks_given_by_name_alone():
     attacks = described(options("pgd", "{name: fgsm}", norm="l2"))
     assert {name: entry["norm"] for name, entry in attacks.items()} == {"pgd": "l2", "fgsm": "linf"}
     # ddn has a fixed norm.
@@ -266,7 +266,7 @@ def test_images_of_ones_own_are_profiled(profiled, tmp_path):
     assert (record["dataset"], record["n"]) == ("npz", 112)
 
 
-def test_all_faults_of_the_options_are_told_at_once():
+def test_all_faults_of_the_options_are_named_at_once():
     with pytest.raises(ConfigError) as caught:
         options("fgms", "{name: pgd, stpes: 40}", images=0, seed=-1, certify="lots")
     message = str(caught.value)
@@ -382,4 +382,5 @@ def test_a_folder_is_no_table(refused, tmp_path):
 def test_the_published_table_of_nas_bench_201(cli, shared_data):
     code, out, _ = cli("check-table", shared_data / "nasbench201-robustness.csv.gz")
     assert code == 1
-    assert "in 15,268 of 15,625 rows" in out  # Counted independently: rows with FGSM more than 0.1 points below PGD.
+    assert "in 15,268 of 15,625 rows" in out
+    # Counted independently: rows whose accuracy under FGSM is more than 0.1 points below that under PGD.

@@ -53,7 +53,7 @@ def wrong(architecture):
 
 
 def numbers(architecture, input_shape, num_classes):
-    "Needs numbers: the meta device has none."
+    "Needs the values of the weights, which do not exist on the meta device."
     network = build(architecture, input_shape, num_classes)
     float(network[0].weight.sum())
     return network
@@ -104,7 +104,7 @@ def test_a_summary(mine, cli):
     assert re.search(r"width +│ 4, 6 ", out)
     assert re.search(r"path +│ true, false ", out)
     assert "all 8 architectures, images of 3 x 8 x 8, 5 classes" in out
-    assert re.search(r"parameters │ 41 +│", out)  # 3 * 4 + 4 + 4 * 5 + 5.
+    assert re.search(r"parameters │ 41 +│", out)  # Convolution 3 * 4 + 4, linear 4 * 5 + 5.
     assert "4 of 8 (50%) have no path from the image to the logits" in out
     assert re.search(r"2 of 8 \(25%\) are .* by the canonical form", out)
     assert "latency" not in out
@@ -124,8 +124,8 @@ def test_a_summary_as_json(mine, cli):
     assert 0 < record["costs"]["latency"]["min"] <= record["costs"]["latency"]["max"] < 1
 
 
-def test_large_images_are_passed_without_numbers_where_that_is_possible(mine):
-    """On the meta device, costs are the same, and a path counts even if its values are zero."""
+def test_large_images_use_the_meta_device_where_that_is_possible(mine):
+    """On the meta device, parameters are the same, and a path counts even if its values are zero. NUMBERS needs the CPU."""
     for name in ("SPACE", "NUMBERS"):
         space = find_space(f"{mine}:{name}")
         architectures = random_architectures(space, 8, 0)
@@ -197,7 +197,7 @@ def test_drawings(mine, cli, tmp_path, monkeypatch):
     assert [(tmp_path / f"cell-{number}.svg").read_bytes() for number in (1, 2, 3)] == first
     cli("space", f"{mine}:SPACE", "--input", "3,8,8", "--draw", "one.png")
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    # There are only eight.
+    # The space has only eight architectures.
     assert "drawing: all-8.svg" in cli("space", f"{mine}:SPACE", "--input", "3,8,8", "--draw", "all.svg", "--count", 9)[1]
     assert not (tmp_path / "all-9.svg").exists()
 
@@ -336,7 +336,7 @@ def strideless(channels, stride):
 
 @pytest.fixture
 def cells(tmp_path):
-    """Returns the file of a config whose cells have a custom operation, defined in a file beside it."""
+    """A function that writes a config whose cells have a custom operation, and returns its path."""
 
     def write(operation, **options):
         (tmp_path / "ops.py").write_text(OPERATIONS, encoding="utf-8")
@@ -358,7 +358,7 @@ def test_cells_with_an_operation_of_ones_own(cells, cli):
     assert re.search(r"edge01, edge02, edge12 +│ none, skip, good ", out)
 
 
-def test_an_operation_of_ones_own_that_passes_over_its_stride(cells, refused):
+def test_an_operation_of_ones_own_that_ignores_its_stride(cells, refused):
     """The error names the operation and comes before any network is built."""
     path = cells("ops.py:strideless", cells="normal_reduction")
     assert refused(path) == (
@@ -388,7 +388,7 @@ def test_numbers_below_one(arguments, cli):
     assert f"Invalid value for '{arguments[0]}': {arguments[1]} is not in the range x>=1" in err
 
 
-def test_interrupting_is_told(cli, monkeypatch):
+def test_interruption_is_reported(cli, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 

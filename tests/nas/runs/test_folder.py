@@ -12,7 +12,7 @@ from nas.runs.folder import RunFolder, create_run, is_locked, locked
 
 @pytest.fixture(params=["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
 def no_locks(request, monkeypatch):
-    """Makes `flock` fail as on a file system without locks."""
+    """Makes `flock` fail as on a file system without locks, and returns the text of the error."""
     number = getattr(errno, request.param)
 
     def flock(file, operation):

@@ -41,13 +41,13 @@ class TestSpeed:
             ([(0, 30), (30, 60)], 2.0),
             ([(0, 60), (0, 60)], 2.0),  # Two workers in parallel.
             ([(10, 20), (20, 30), (30, 40), (40, None)], 6.0),
-            ([(40, 70), (10, 40)], 2.0),  # In any order.
+            ([(40, 70), (10, 40)], 2.0),  # The order of the trials does not matter.
         ],
     )
     def test_closed_forms(self, times, speed):
         assert speed_of([trial(*pair) for pair in times]) == speed
 
-    def test_is_that_of_the_last_trials(self):
+    def test_speed_is_that_of_the_last_trials(self):
         slow = [trial(1000 * i, 1000 * (i + 1)) for i in range(10)]
         fast = [trial(10_000 + i, 10_001 + i) for i in range(RECENT)]
         assert speed_of([*slow, *fast]) == 60.0
@@ -74,7 +74,7 @@ def table(tmp_path_factory):
     )
 
 
-def test_run_that_was_answered_from_a_table_is_finished_without_bundles(table, tmp_path, cli):
+def test_run_from_a_table_is_finished_without_bundles(table, tmp_path, cli):
     nas.search(table, tmp_path / "run")
     status = run_status(tmp_path / "run")
     assert (status.state, status.bundles, status.workers, status.seconds_left) == ("finished", (), (), None)
@@ -87,7 +87,7 @@ def test_run_that_was_answered_from_a_table_is_finished_without_bundles(table, t
     assert run_status(tmp_path / "run").state == "interrupted"
 
 
-def test_running_run_says_who_is_at_work_for_how_long_and_what_is_left(custom_space, tmp_path):
+def test_running_run_has_workers_a_speed_and_the_time_left(custom_space, tmp_path):
     run = tmp_path / "run"
     stopping = ("search.stopping={first: 0.3, reduction: 2}", "training.epochs=4")
     events = search_events(custom_space("works,other", *stopping, "search.trials=5", "search.random_trials=5"), run)
@@ -114,7 +114,7 @@ def test_running_run_says_who_is_at_work_for_how_long_and_what_is_left(custom_sp
     assert status.trials_per_minute == pytest.approx(speed, abs=0.01)
 
 
-def test_pruned_trials_are_counted_and_told(custom_space, tmp_path, trials_only, cli):
+def test_pruned_trials_are_counted_and_shown(custom_space, tmp_path, trials_only, cli):
     run = tmp_path / "run"
     stopping = ("search.stopping={first: 0.5, reduction: 100}", "search.trials=6", "search.random_trials=6")
     trials_only(run, custom_space("works,other,third", *stopping))
@@ -130,7 +130,7 @@ def test_pruned_trials_are_counted_and_told(custom_space, tmp_path, trials_only,
     assert " trials a minute\n" in out
 
 
-def test_speed_and_the_time_left_are_told(table, tmp_path, cli, monkeypatch):
+def test_speed_and_the_time_left_are_shown(table, tmp_path, cli, monkeypatch):
     nas.search(table, tmp_path / "run")
     status = run_status(tmp_path / "run")
     worker = WorkerStatus("node-1", 17, 200, (1, 3))
@@ -144,7 +144,7 @@ def test_speed_and_the_time_left_are_told(table, tmp_path, cli, monkeypatch):
 class TestWatch:
     @pytest.fixture
     def going_on(self, table, tmp_path, monkeypatch):
-        """A run at its first trial, which runs one trial in each pause between two refreshes; returns the pauses."""
+        """Runs the first trial of a run, then one in each pause between two refreshes. Yields the pauses, in seconds."""
         events, pauses = search_events(table, tmp_path / "run"), []
 
         def step():
@@ -159,7 +159,7 @@ class TestWatch:
         yield pauses
         events.close()
 
-    def test_json_is_a_line_a_look_until_the_run_has_ended(self, going_on, tmp_path, cli):
+    def test_json_has_a_line_for_each_refresh_until_the_run_has_ended(self, going_on, tmp_path, cli):
         code, out, err = cli("status", tmp_path / "run", "--watch", "--json", "--every", "0.5")
         assert (code, err) == (0, "")
         looks = [json.loads(line) for line in out.splitlines()]
@@ -167,21 +167,21 @@ class TestWatch:
         assert [look["trials"]["complete"] for look in looks] == [1, 2, 3, 4, 5, 6, 6]
         assert going_on == [0.5] * (len(looks) - 1)
 
-    def test_where_there_is_no_terminal_one_after_another(self, going_on, tmp_path, cli):
+    def test_without_a_terminal_the_views_follow_each_other(self, going_on, tmp_path, cli):
         code, out, err = cli("status", tmp_path / "run", "--watch")
         assert (code, err) == (0, "")
         assert out.count(f"{tmp_path / 'run'}: running") == 6
         assert out.count(f"{tmp_path / 'run'}: finished") == 1
         assert going_on == [2.0] * 6
 
-    def test_on_a_terminal_in_place(self, going_on, tmp_path, monkeypatch):
+    def test_on_a_terminal_each_view_replaces_the_last_one(self, going_on, tmp_path, monkeypatch):
         shown = io.StringIO()
         monkeypatch.setattr("nas.cli.watch.open_console", lambda: Console(file=shown, force_terminal=True, width=200))
         watch_status(tmp_path / "run", 0.1)
         assert len(going_on) == 6
         text = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue())
         assert text.index("1 of 6 trials") < text.index("6 of 6 trials")
-        assert "\x1b[1A" in text  # Replaces the last view.
+        assert "\x1b[1A" in text  # Moves the cursor up, to replace the last view.
         assert ": finished" in text
 
     @pytest.mark.parametrize("arguments", [["--watch"], ["--watch", "--json"]])
@@ -193,14 +193,14 @@ class TestWatch:
         assert code == 0
         assert out.count("finished") == 1
 
-    def test_no_run_is_told(self, tmp_path, cli):
+    def test_folder_without_a_run_is_refused(self, tmp_path, cli):
         with pytest.raises(RunError, match="holds no run"):
             watch_status(tmp_path, 1)
         code, _, err = cli("status", tmp_path, "--watch", "--json")
         assert code == 2
         assert "holds no run (no config.yaml)" in err
 
-    def test_seconds_between_two_looks_must_be_some(self, tmp_path, cli):
+    def test_seconds_between_two_refreshes_must_not_be_0(self, tmp_path, cli):
         code, _, err = cli("status", tmp_path, "--watch", "--every", "0")
         assert code == 2
         assert "0 is not in the range x>=0.1" in err
@@ -222,7 +222,7 @@ def test_status_as_plain_data(table, tmp_path, cli):
 
 @pytest.fixture
 def read_only():
-    """Yields a function that makes a folder read-only, and gives it to another user than root."""
+    """Yields a function that makes a folder read-only, and gives it to another user if the tests run as root."""
     folders = []
 
     def make(folder):
@@ -249,7 +249,7 @@ def test_status_reads_a_folder_that_cannot_be_written(killed, table, tmp_path, r
         events.close()
     shutil.copytree(tmp_path / "original", run)
     events.close()
-    # A killed process leaves a log that is not merged, and the file with its index is not always copied.
+    # A killed process leaves a write-ahead log that is not merged. The index of the log (-shm) is not always copied.
     assert (run / "study.db-wal").exists() is killed
     (run / "study.db-shm").unlink(missing_ok=True)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -276,7 +276,7 @@ def test_status_of_a_killed_run_changes_no_file(table, tmp_path):
     run = Path(shutil.copytree(tmp_path / "original", tmp_path / "run"))
     events.close()
     (run / ".lock").unlink()
-    # SQLite marks its readers in the index of the log.
+    # SQLite marks its readers in the index of the log (-shm), so only that file may change.
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".db-shm"}
     assert run_status(run).trials["complete"] == 1
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".db-shm"} == before

@@ -77,26 +77,27 @@ def test_lease_of_a_dead_process_is_taken(case, study, location):
         assert study.user_attrs[DRIVER]["pid"] == os.getpid()
 
 
-def test_live_process_of_this_machine_keeps_it(study, location):
+def test_live_process_of_this_machine_keeps_the_lease(study, location):
     study.set_user_attr(DRIVER, holder(host=platform.node(), pid=os.getppid()))
     with pytest.raises(RunError, match="is working on this study"), Lease(study, location):
         pass
 
 
 def test_lease_that_this_process_gave_up_is_taken(study, location):
-    study.set_user_attr(DRIVER, holder(host=platform.node(), pid=os.getpid()))  # Its database was lost at its end.
+    # The database was lost before the lease was removed.
+    study.set_user_attr(DRIVER, holder(host=platform.node(), pid=os.getpid()))
     with Lease(study, location) as taken:
         taken.check()
 
 
-def test_is_renewed_by_a_thread(study, location):
+def test_lease_is_renewed_by_a_thread(study, location):
     with Lease(study, location):
         first = study.user_attrs[DRIVER]["time"]
         while study.user_attrs[DRIVER]["time"] == first:
             time.sleep(0.01)
 
 
-def test_process_that_lost_it_stops_and_leaves_it(study, location, monkeypatch):
+def test_process_that_lost_the_lease_stops_and_leaves_it(study, location, monkeypatch):
     monkeypatch.setattr(module, "RENEW_SECONDS", 100)
     with Lease(study, location) as lost:
         study.set_user_attr(DRIVER, holder(host="thief"))
@@ -148,5 +149,5 @@ def test_search_that_lost_its_study_ends_before_it_writes(custom_space, tmp_path
     with pytest.raises(RunError, match="on host thief"):
         list(events)
     assert [trial.state.is_finished() for trial in taken.trials] == [True, False]
-    assert taken.trials[1].user_attrs["attempts"] == 1  # Not reset, as by an interrupt of the user.
+    assert taken.trials[1].user_attrs["attempts"] == 1  # Unlike after Ctrl-C, the number is not reset to 0.
     release(storage)

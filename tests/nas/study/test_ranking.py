@@ -69,9 +69,10 @@ def test_pareto_front_comes_before_what_it_dominates():
         trial(3, adversarial=0.40, parameters=100),  # dominated by 2
         trial(4, adversarial=0.25, parameters=500),
     ]
-    # Up to the reference (0.43, 1035), 2 adds 0.13 * 800 = 104 to what 0 covers, and 4 adds 0.18 * 400 = 72.
+    # The reference point is (0.43, 1035). To the area that trial 0 dominates, trial 2 adds 0.13 * 800 = 104, and trial 4
+    # adds 0.18 * 400 = 72.
     assert numbers(trials, "adversarial_error", "parameters") == [0, 2, 4, 1, 3]
-    # To what 2 covers, 0 adds 0.2 * 135 = 27, and 4 adds 0.05 * 535 = 26.75.
+    # To the area that trial 2 dominates, trial 0 adds 0.2 * 135 = 27, and trial 4 adds 0.05 * 535 = 26.75.
     assert numbers(trials, "parameters", "adversarial_error") == [2, 0, 4, 3, 1]
 
 
@@ -84,7 +85,7 @@ def test_infeasible_point_dominates_no_feasible_one():
     assert numbers(trials, "adversarial_error", "parameters") == [1, 0]
 
 
-def test_least_worth_is_the_first():
+def test_smallest_sort_key_is_that_of_the_first():
     trials = [
         trial(0, violation=0.2),
         trial(1, parameters=3),
@@ -151,7 +152,7 @@ def test_front_of_one_objective_is_the_best_and_what_equals_it():
 
 class TestHypervolume:
     def test_two_corners_of_the_box_add_nothing_and_what_lies_between_adds_its_rectangle(self):
-        # In units of the box: (0, 1), (1, 0), (0.25, 0.5), and, dominated by that, (0.5, 0.75).
+        # In units of the box: (0, 1), (1, 0), (0.25, 0.5) and (0.5, 0.75). The third point dominates the last one.
         trials = [
             trial(0, adversarial=0.2, parameters=500),
             trial(1, adversarial=0.6, parameters=100),
@@ -165,7 +166,7 @@ class TestHypervolume:
         trials = [trial(0, adversarial=0.9, parameters=9), trial(1, adversarial=0.1, parameters=1)]
         assert hypervolume_so_far(trials, BOTH) == [(0, 0.0), (1, 1.0)]
 
-    def test_of_one_objective_it_is_the_way_to_the_best(self):
+    def test_of_one_objective_it_is_the_share_of_the_range(self):
         trials = [trial(0, adversarial=0.5), trial(1, adversarial=0.4), trial(2, adversarial=0.1), trial(3, adversarial=0.2)]
         history = hypervolume_so_far(trials, ObjectiveConfig())
         assert history == [(number, pytest.approx(share)) for number, share in [(0, 0), (1, 0.25), (2, 1), (3, 1)]]
@@ -196,7 +197,7 @@ class TestHypervolume:
 
     @given(grids)
     def test_grows_and_counts_cells_of_the_grid(self, points):
-        # Of the 5 x 5 x 5 cells, those that some point dominates; the ends 0 and 5 are there to fix the box.
+        # The hypervolume is the share of the 5 x 5 x 5 cells that some point dominates. The corners fix the box to [0, 5].
         corners = [(0, 5, 5), (5, 0, 5), (5, 5, 0)]
         rows = [*corners, *(point[:3] for point in points)]
         trials = [trial(i, adversarial=a, clean=c, parameters=p) for i, (a, c, p) in enumerate(rows)]

@@ -29,7 +29,7 @@ def config(custom_space):
 
 
 def begin(config, run, trials):
-    """Interrupts a run after some trials, like Ctrl-C."""
+    """Starts a run, or resumes it if the config is None, and interrupts it after some trials, as Ctrl-C does."""
     events = search_events(config, run) if config else resume_events(run)
     for event in events:
         if isinstance(event, TrialFinished) and event.trial.number == trials - 1:
@@ -39,7 +39,7 @@ def begin(config, run, trials):
 
 
 def begin_killed(config, run, trials, folder):
-    """Leaves the files of a run that was killed after some trials: the write-ahead log is not merged."""
+    """Copies a run after some trials, as a kill would leave its files: the write-ahead log is not merged."""
     events = search_events(config, run)
     for event in events:
         if isinstance(event, TrialFinished) and event.trial.number == trials - 1:
@@ -64,7 +64,7 @@ def damage(path):
 
 
 def journal(path):
-    """Returns the journal mode in the header of a SQLite file: 1 is rollback, 2 is write-ahead logging."""
+    """Returns two bytes of the header of a SQLite file: 1 and 1 for a rollback journal, 2 and 2 for write-ahead logging."""
     return path.read_bytes()[18:20]
 
 
@@ -152,7 +152,7 @@ class TestBackup:
             assert code == 2
             (remedy,) = re.findall(r"damaged.*`(.*)`.* (\d+) trials", err)
             assert f"{run / 'study.db'}: " in err
-        # This includes the trial that was running.
+        # The number in the remedy may include a trial that was running.
         assert trials <= int(remedy[1]) <= trials + 1
         subprocess.run(remedy[0], shell=True, check=True)
         trials_only(run)
@@ -190,7 +190,7 @@ class TestOneFile:
         assert journal(run / "study.db") == b"\1\1"
         assert sorted(path.name for path in run.glob("study.db*")) == ["study.db", "study.db.backup"]
 
-    def test_looking_at_it_leaves_it_so(self, config, tmp_path, trials_only, cli):
+    def test_status_and_report_leave_it_unchanged(self, config, tmp_path, trials_only, cli):
         run = tmp_path / "run"
         trials_only(run, config)
         before = (run / "study.db").read_bytes()
@@ -224,7 +224,7 @@ class TestElsewhere:
         run = tmp_path / "run"
         begin(elsewhere, run, 2)
         assert not (run / "study.db").exists()
-        # A folder of others must not open a connection.
+        # Without trust, the database in the config of a folder must not be opened.
         code, _, err = cli("status", run)
         assert code == 2
         assert re.search(r"search\.storage names a database, .*--trust", err)
@@ -239,13 +239,13 @@ class TestElsewhere:
         assert cli("report", run, "--trust")[0] == 0
         assert (run / "report.html").exists()
         assert not list(run.glob("study.db*"))
-        # The same trials as in a separate file.
+        # The trials equal those of a run with its own file.
         trials_only(tmp_path / "own-file", config)
         assert [(t.key, t.metrics) for t in trials] == [(t.key, t.metrics) for t in read_run(tmp_path / "own-file").trials]
 
     def test_runs_share_a_database_each_under_a_name_of_its_own(self, config, tmp_path, trials_only):
         url = f"sqlite:///{tmp_path / 'all.db'}"
-        # Two of them in folders of one name.
+        # Two of the folders have the same name.
         seeds = {"a/run": 0, "b/run": 1, "other": 2}
         for name, seed in seeds.items():
             settings = replace(config, seed=seed, search=replace(config.search, storage=url, trials=3))
@@ -311,7 +311,7 @@ class TestElsewhere:
             search_events(replace(config, search=replace(config.search, storage=url)), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    def test_missing_file_is_told_with_its_copy(self, config, tmp_path):
+    def test_missing_file_is_reported_with_its_backup(self, config, tmp_path):
         run = tmp_path / "run"
         begin(config, run, 1)
         begin(None, run, 2)
@@ -319,7 +319,7 @@ class TestElsewhere:
         with pytest.raises(RunError, match=r"study\.db: is missing; `cp .*study\.db\.backup .*study\.db` restores the"):
             begin(None, run, 3)
 
-    def test_database_without_the_study_is_told(self, config, tmp_path):
+    def test_database_without_the_study_is_reported(self, config, tmp_path):
         url = f"sqlite:///{tmp_path / 'all.db'}"
         begin(replace(config, search=replace(config.search, storage=url)), tmp_path / "run", 1)
         (tmp_path / "run" / ".study").write_text("another")
@@ -349,7 +349,7 @@ class TestUrls:
             ("nosuch://me:hid@den:hidden@host/db", "nosuch:***@host/db", "is not a URL"),
         ],
     )
-    def test_what_is_none_that_works_is_told_without_its_password(self, url, shown, message, tmp_path, monkeypatch):
+    def test_unusable_url_is_reported_without_its_password(self, url, shown, message, tmp_path, monkeypatch):
         monkeypatch.setenv("PASSWORD", "hidden@word:/{}%")
         with pytest.raises(RunError) as caught:
             open_storage(StudyLocation(tmp_path / "study.db", url, "mine"))
@@ -373,7 +373,7 @@ class TestUrls:
         place = StudyLocation(Path("study.db"), f"postgresql+psycopg2://me:{written}@$HOST/studies", "mine")
         assert str(place) == "study mine in postgresql+psycopg2://me:***@db.example.org:5433/studies"
 
-    def test_all_of_it_may_be_in_a_variable(self, tmp_path, monkeypatch):
+    def test_whole_url_may_be_in_a_variable(self, tmp_path, monkeypatch):
         monkeypatch.setenv("URL", f"sqlite:///{tmp_path / 'all.db'}")
         close_storage(open_storage(StudyLocation(tmp_path / "study.db", "$URL", "mine")))
         assert (tmp_path / "all.db").exists()
@@ -387,7 +387,7 @@ def free_port():
 
 @pytest.fixture
 def postgres():
-    """The port of a PostgreSQL test server with special characters in its password, and a function that restarts it."""
+    """The port of a PostgreSQL test server with special characters in its password; a function that starts or stops it."""
     pytest.importorskip("psycopg2", reason="needs psycopg2, the driver")
     programs = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     binaries = programs[-1] if programs else Path(shutil.which("initdb") or "").parent
@@ -396,7 +396,7 @@ def postgres():
     root = os.geteuid() == 0
     if root and subprocess.run(["su", "postgres", "-c", "true"], capture_output=True, check=False).returncode:
         pytest.skip("postgres refuses to run as root, and there is no user postgres")
-    # Not pytest's own folder, which other users may not enter.
+    # A folder outside pytest's own one, which other users may not enter.
     holder = tempfile.TemporaryDirectory(prefix="hardcell-postgres-")
     folder = Path(holder.name)
     if root:
@@ -412,7 +412,7 @@ def postgres():
         )
 
     def control(what):
-        # Output to a file, because the server would keep an inherited pipe open.
+        # The output goes to a file, because the server would keep an inherited pipe open.
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
         run(f"pg_ctl -D data -w -m immediate -l log -o '{options}' {what} > control 2>&1")
 
@@ -461,7 +461,7 @@ def test_postgresql(postgres, config, tmp_path, monkeypatch, trials_only, cli):
     assert "wrong" not in str(caught.value)
 
 
-# Renamed from its table, a view with this body is read in place of it, and never ends.
+# A view with this body takes the place of the renamed table `studies`. Reading it never ends.
 ENDLESS = (
     "WITH RECURSIVE n(study_id) AS (SELECT 1 UNION ALL SELECT study_id + 1 FROM n) SELECT study_id, '' AS study_name FROM n"
 )

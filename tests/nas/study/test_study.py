@@ -39,7 +39,7 @@ def test_violation_is_the_sum_of_relative_excesses(study):
     set_constraints(asked, objective, {"parameters": 300.0, "clean_error": 0.05, "adversarial_error": 0.25})
     study.tell(asked, [0.25])
     (trial,) = read_trials(study)
-    # Excess relative to the bound, absolute for a bound of zero. A met constraint does not offset another one.
+    # The excess is relative to the bound, or absolute if the bound is 0. A met constraint does not offset another one.
     assert trial.violation == pytest.approx(0.5 + 0.25)
 
 
@@ -62,21 +62,21 @@ def test_differences_from_another_config(tmp_path, tiny):
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
-def test_damaged_database_is_told_with_its_place(content, tmp_path, tiny):
+def test_damaged_database_is_reported_with_its_path(content, tmp_path, tiny):
     path = tmp_path / "study.db"
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"study\.db: "):
         made(path, tiny())
 
 
-def test_truncated_database_of_a_run_is_told_with_its_place(run_copy):
+def test_truncated_database_of_a_run_is_reported_with_its_path(run_copy):
     study = run_copy / "study.db"
     study.write_bytes(study.read_bytes()[:5000])
     with pytest.raises(RunError, match=r"study\.db: "):
         read_run(run_copy)
 
 
-def test_database_without_our_study_is_told(run_copy, loaded):
+def test_database_without_our_study_is_reported(run_copy, loaded):
     (run_copy / "study.db").unlink()
     assert loaded(run_copy / "study.db") is None
     close_storage(open_storage(StudyLocation(run_copy / "study.db"), write=True))
