@@ -13,7 +13,7 @@ from nas.formatting import format_epsilon
         (0.25 / 255, "0.25/255"),
         (16 / 255, "16/255"),
         (0.12, "0.12"),
-        (0.2, "0.2"),  # 51/255, to the last bit.
+        (0.2, "0.2"),  # 0.2 equals 51/255 in every bit, but is not converted.
         (0.0, "0"),
         (1.0, "1"),
         (0.123456, "0.123"),

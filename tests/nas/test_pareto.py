@@ -14,7 +14,7 @@ from nas.pareto import constrained_rank, crowding, front_ranks, hypervolume, hyp
 
 
 def tables(least=1, most=5, rows=12):
-    """Small integers, so that many values are equal."""
+    """Returns a strategy for tables of points (N, M). The values are small integers, so many are equal."""
     shapes = st.tuples(st.integers(0, rows), st.integers(least, most))
     return shapes.flatmap(lambda shape: arrays.arrays(float, shape, elements=st.integers(0, 4).map(float)))
 
@@ -42,7 +42,7 @@ def cubes(points, reference):
 
 
 @given(tables())
-def test_fronts_are_what_is_left_when_the_ones_before_are_taken_off(points):
+def test_fronts_agree_with_repeated_removal_of_non_dominated_points(points):
     np.testing.assert_array_equal(front_ranks(points), peeled(points))
 
 
@@ -64,7 +64,7 @@ def test_ten_thousand_points_are_sorted_within_seconds(objectives):
     points = np.random.default_rng(0).random((10_000, objectives))
     started = time.process_time()
     front_ranks(points)
-    assert time.process_time() - started < 10  # measured: 0.6 s at most, of one core
+    assert time.process_time() - started < 10  # CPU time; measured: at most 0.6 s
 
 
 def test_points_must_be_a_table():
@@ -73,7 +73,7 @@ def test_points_must_be_a_table():
 
 
 def test_crowding_of_a_line():
-    # Neighbours of (1, 3) are (0, 4) and (3, 1): both sides of the box are 3 of 4.
+    # (1, 3) lies between (0, 4) and (3, 1), which differ by 3 of 4 in both objectives: 3/4 + 3/4.
     assert crowding([[0, 4], [1, 3], [3, 1], [4, 0]]).tolist() == [math.inf, 1.5, 1.5, math.inf]
 
 
@@ -95,14 +95,14 @@ def test_crowding_of_infinite_values():
     assert not np.isnan(crowding([[math.inf, math.inf]])).any()
 
 
-def test_standing_goes_by_violation_then_front_then_crowding():
+def test_rank_is_by_violation_then_front_then_crowding():
     points = [[9, 9], [0, 4], [1, 3], [2, 2], [4, 0], [0, 0], [0, 0], [1, 3]]
-    #          behind  end     dense   wide    end   infeasible    dense, again
+    # In order: dominated, end of the front, dense part, sparse part, other end, two infeasible points, dense part again.
     assert constrained_rank(points, [0, 0, 0, 0, 0, 2, 1, 0]).tolist() == [3, 0, 2, 1, 0, 5, 4, 2]
 
 
 @given(tables(1, 1))
-def test_standing_of_one_objective_is_the_order_of_its_values(points):
+def test_rank_of_one_objective_is_the_order_of_its_values(points):
     expected = np.unique(points[:, 0], return_inverse=True)[1]
     np.testing.assert_array_equal(constrained_rank(points, np.zeros(len(points))), expected)
 
@@ -139,7 +139,7 @@ def test_hypervolume_of_many_points_agrees_with_inclusion_by_sampling(objectives
 @pytest.mark.parametrize(("objectives", "size"), [(3, 300), (4, 200), (5, 100)])
 def test_hypervolume_of_a_whole_front_takes_seconds(objectives, size):
     points = np.abs(np.random.default_rng(0).normal(size=(size, objectives)))
-    points /= np.linalg.norm(points, axis=1, keepdims=True)  # on a sphere, none dominates another
+    points /= np.linalg.norm(points, axis=1, keepdims=True)  # On a sphere, no point dominates another.
     started = time.process_time()
     assert 0 < hypervolume(points, [1.1] * objectives) < 1.1**objectives
     assert time.process_time() - started < 20
@@ -179,13 +179,13 @@ def test_history_of_ten_thousand_points_of_two_objectives_is_fast(shape):
         points[:, 1] = 1 - points[:, 0]
     started = time.process_time()
     volumes = hypervolume_history(points, [1.0, 1.0])
-    assert time.process_time() - started < 5  # measured: 0.1 s at most, of one core
+    assert time.process_time() - started < 5  # CPU time; measured: at most 0.1 s
     assert volumes[-1] == pytest.approx(hypervolume(points, [1.0, 1.0]))
 
 
 def test_choice_starts_with_the_best_by_the_first_objective_and_spreads():
     points = [[4, 0], [0, 4], [1, 3], [2, 2], [3, 1]]
-    # (2, 2) adds 2 * 3 of the square to the right of (0, 4); then (4, 0), (1, 3) and (3, 1) add 2, 1 and 1 unit more each.
+    # (0, 4) is the best by the first objective. The next ones, (2, 2), (4, 0), (1, 3) and (3, 1), add 6, 2, 1 and 1.
     chosen = hypervolume_subset(points, 3, [5, 5])
     assert chosen[:2] == [1, 3]
     assert hypervolume_subset(points, 9, [5, 5])[:3] == chosen

@@ -27,7 +27,7 @@ def test_the_table_comes_before_files_and_modules():
     assert resolve("math:pi", {"math:pi": 3}) == 3
 
 
-def test_a_module_and_a_name_are_what_it_holds():
+def test_a_name_in_a_module_is_its_attribute():
     assert resolve("math:pi", TABLE) == math.pi
     assert resolve("os.path:sep", TABLE) == "/"
 
@@ -69,7 +69,7 @@ def test_a_dict_with_one_key_twice_is_refused(tmp_path):
             resolve("space.py:choices", TABLE, tmp_path)
 
 
-def test_the_line_that_led_to_an_error_is_told(tmp_path):
+def test_the_line_that_led_to_an_error_is_named(tmp_path):
     (tmp_path / "space.py").write_text(
         "from search_spaces import Choice\n\nwidth = Choice(1, 2)\nkernel = Choice([3], [5])\n"
     )
