@@ -8,7 +8,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-# One thread per process: pytest-xdist already uses all cores, and the order of sums is the same on every machine.
+# One thread per process, because pytest-xdist already uses all cores. The order of sums is then the same on every machine.
 torch.set_num_threads(1)
 
 # The same examples in every run, and no time limit per example, because the first call of an operation is slow.
@@ -51,13 +51,13 @@ def shared_data():
 
 @pytest.fixture
 def linear():
-    """A factory of linear networks: logits = weight @ pixels + bias. The weight (K, D) is random by default."""
+    """A factory of linear networks: logits = scale * (weight @ pixels + bias). The weight (K, D) is random by default."""
 
     def make(classes=2, pixels=64, *, seed=0, weight=None, bias=None, scale=1.0):
         generator = torch.Generator().manual_seed(seed)
         if weight is None:
             weight = torch.randn(classes, pixels, generator=generator)
-        # Centred, so that images near 0.5 are on both sides of every boundary.
+        # By default, all logits are 0 at pixels of 0.5. So images near 0.5 lie on both sides of every decision boundary.
         bias = -0.5 * weight.sum(1) if bias is None else bias
         layer = nn.Linear(weight.shape[1], weight.shape[0])
         layer.load_state_dict({"weight": scale * weight, "bias": scale * bias})

@@ -1,4 +1,4 @@
-"""The code blocks of the README and the guides run, and their links lead somewhere."""
+"""The code blocks and command lines of the README and the guides are valid, and their links lead to files."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ def blocks(guide, language):
 
 
 def command_lines(guide):
-    """The `hardcell` command lines in shell blocks and indented lines, including those that `ray exec` passes on."""
+    """The `hardcell` command lines in shell blocks and indented lines, including those inside other commands."""
     indented = re.sub(r"^```.*?^```", "", text_of(guide), flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks(guide, "sh") for line in block.splitlines()]
     lines += re.findall(r"^    (\S.*)", indented, re.MULTILINE)
@@ -84,7 +84,15 @@ def test_python_with_a_search_runs(guide, reader, tmp_path, smallest):
 
 
 def run_python(guide, folder, reader=None, overrides=()):
-    """Runs the Python blocks of a guide as one program, with overrides of the config that it reads; returns its output."""
+    """Runs the Python blocks of a guide as one program and returns its output.
+
+    Args:
+        guide: Path of the guide.
+        folder: Working folder of the program.
+        reader: Function of `nas` that reads the config in the program, to which the overrides are passed; None if no
+            config is read.
+        overrides: Overrides of the config.
+    """
     code = "\n".join(blocks(guide, "python"))
     if reader is not None:
         code, count = re.subn(rf"nas\.{reader}\(([^)]*)\)", rf"nas.{reader}(\1, overrides={overrides!r})", code)
@@ -113,6 +121,6 @@ def test_readme_is_short_and_names_every_command():
     assert [name for name in commands.commands if f"`hardcell {name}" not in text] == []
 
 
-def test_guide_of_nas_describes_every_sampler_and_function():
+def test_guide_of_nas_describes_every_function_but_load_config():
     text = text_of("nas/README.md")
     assert [name for name in nas.__all__ if name[0].islower() and f"nas.{name}" not in text] == ["load_config"]

@@ -1,4 +1,4 @@
-"""The structure of the packages: what import-linter cannot see."""
+"""The rules for the structure of the packages that import-linter cannot check."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ import search_spaces
 PACKAGES = [evaluators, nas, search_spaces]
 MODULES = sorted(m.name for package in PACKAGES for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))
 MAX_PARAMETERS = 8
-# Its parameters are the keys of `space: {name: cells, ...}` in YAML, which are not nested.
+# `cell_space` may have more, because its parameters are the keys of `space: {name: cells, ...}` in YAML, without nesting.
 MORE_PARAMETERS = {"search_spaces.cells.cell_space.cell_space"}
 
 

@@ -1,13 +1,18 @@
-"""How often the power law's intervals hold the truth, on curves whose law is known.
+"""Coverage of the intervals of power laws, on curves with a given exponent.
 
     python tests/benchmarks/coverage.py [--draws 200] [--curves 0,4] [--sizes 200,1000]
 
-Draws the radii of N images from a known curve, measures them exactly or on a geometric grid of 12 points as a profile would
-choose it, fits, and prints a table. Columns: whether radii are exact; N; the share of draws in which a law was fitted; the
-mean exponent; the width of the interval (half, over 1.96, as a share of the exponent); how often the 95 % interval holds
-the exponent of the curve at zero, and the exponent of the law nearest to the true curve in the window that was chosen; how
-often the curve was called saturated; how often the law, the saturating form and the log-normal form were told apart (law
-favoured / form favoured); milliseconds a fit.
+For each curve and each number of images N, the script draws N radii and fits a law, many times. Radii are exact, or measured
+on a geometric grid of 12 points like that of a profile. The script prints a table with these columns:
+
+- fitted: share of the draws in which a law was fitted. The next columns are over these draws.
+- exponent: mean exponent.
+- width: half the width of the 95 % interval of ln(exponent), over 1.96; the median.
+- at zero: share of the 95 % intervals that hold the exponent of the curve at epsilon 0.
+- in window: share of the 95 % intervals that hold the exponent of the law nearest to the curve in the chosen window.
+- saturated: share of the curves that are flagged as saturated.
+- saturating, log-normal: share of the comparisons with this form that favour the law / the form.
+- ms: milliseconds per fit, over all draws.
 """
 
 from __future__ import annotations
@@ -28,7 +33,13 @@ from evaluators.curves.power_law import PowerLaw, fit_power_law
 @final
 @dataclass(frozen=True)
 class Curve:
-    """A flip rate over epsilon. `top` is the largest epsilon measured; None where the curve goes on to 1."""
+    """A flip rate as a function of epsilon.
+
+    Attributes:
+        rate: Function from epsilons to flip rates.
+        exponent: Exponent of the curve at epsilon 0; NaN if there is none.
+        top: Largest measured epsilon; None for a curve that approaches 1.
+    """
 
     rate: Callable[[np.ndarray], np.ndarray]
     exponent: float
@@ -57,7 +68,10 @@ def draw(curve: Curve, n: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def grid_of(curve: Curve, n: int, points: int = 12) -> np.ndarray:
-    """Returns a grid like that of `adaptive_epsilons`: from where ten images lie to 1.5 times the 90 % quantile."""
+    """Returns a grid like that of `adaptive_epsilons`: from about the tenth smallest of n radii to the top of the curve.
+
+    For a curve without a top, the grid ends at 1.5 times the 90 % quantile of the radii.
+    """
 
     def quantile(share: float) -> float:
         return float(np.interp(share, curve.rate(_FINE), _FINE))
@@ -67,7 +81,7 @@ def grid_of(curve: Curve, n: int, points: int = 12) -> np.ndarray:
 
 
 def on_grid(radii: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Returns radii as a measurement on a grid has them."""
+    """Returns radii as measured on a grid: rounded up to a grid point, or infinite above the grid."""
     return np.append(grid, np.inf)[np.searchsorted(grid, radii)]
 
 
@@ -79,7 +93,7 @@ def nearest_exponent(curve: Curve, inside: np.ndarray) -> float:
 
 
 def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Returns what a row of the table shows."""
+    """Returns the numbers of one row of the table, by column."""
     generator = np.random.default_rng(seed)
     grid, fits, seconds = grid_of(curve, n), [], 0.0
     for _ in range(draws):
@@ -122,7 +136,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--curves", default=",".join(str(i) for i in range(len(CURVES))), help="their numbers, from 0")
+    parser.add_argument("--curves", default=",".join(str(i) for i in range(len(CURVES))), help="curve numbers, from 0")
     parser.add_argument("--sizes", default="200,449,1000,10000")
     options = parser.parse_args()
     names = [list(CURVES)[int(i)] for i in options.curves.split(",")]

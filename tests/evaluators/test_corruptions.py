@@ -99,7 +99,7 @@ LUMINANCE = np.array(
 
 
 def grey_jpeg(levels, quality):
-    """Returns a block (8, 8) of levels 0 to 255, coded and decoded by the standard, with the usual scale of quality."""
+    """Returns a block (8, 8) of levels 0 to 255, coded and decoded as in the JPEG standard, with libjpeg's quality scale."""
     scale = 5000 / quality if quality < 50 else 200 - 2 * quality
     steps = np.clip(np.floor((LUMINANCE * scale + 50) / 100), 1, 255)
     coded = np.round(dctn(levels - 128, norm="ortho") / steps) * steps
@@ -114,8 +114,8 @@ def test_jpeg_of_grey_blocks_is_the_standards(severity, quality, pictures):
     np.testing.assert_allclose(corrupted, corrupted.round(), atol=1e-4)
     blocks = [np.s_[n, 0, r : r + 8, c : c + 8] for n in range(20) for r in (0, 8) for c in (0, 8, 16)]
     same = [np.abs(corrupted[block] - grey_jpeg(levels[block], quality)).max() <= 1.01 for block in blocks]
-    # Coders differ by how they round the transform, where it falls half-way between two steps. With a quality that is off
-    # by one, half of the blocks or fewer agree.
+    # JPEG coders differ in the rounding of coefficients half-way between two levels, so a few blocks may differ. If the
+    # quality were off by one, at most half of the blocks would agree.
     assert np.mean(same) > 0.75
 
 
@@ -124,7 +124,7 @@ def test_jpeg_of_colours_is_near_the_image_and_gets_worse(pictures):
     distances = [float((corrupt(x, "jpeg", severity) - x).abs().mean()) for severity in SEVERITIES]
     assert 0.002 < distances[0] < 0.05
     assert distances == sorted(distances)
-    # Channels and axes are where they were.
+    # The order of the channels and axes stays the same.
     plain = torch.tensor([1.0, 0.5, 0.0]).view(1, 3, 1, 1).repeat(1, 1, 16, 24)
     assert float((corrupt(plain, "jpeg", 1) - plain).abs().max()) < 0.03
     split = torch.full((1, 3, 16, 24), 0.2)
@@ -173,7 +173,7 @@ class Spread(nn.Module):
         return torch.stack([torch.full_like(spread, 0.1), spread], dim=1)
 
 
-def test_errors_of_a_network_that_sees_brightness():
+def test_errors_of_a_network_that_depends_on_brightness():
     means = torch.linspace(0.2, 0.69, 98)
     x = means.view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     y = (means > 0.6).long()
@@ -185,7 +185,7 @@ def test_errors_of_a_network_that_sees_brightness():
     assert errors.errors["gaussian_blur"] == [0, 0, 0, 0, 0]
 
 
-def test_errors_of_a_network_that_sees_contrast(pictures):
+def test_errors_of_a_network_that_depends_on_contrast(pictures):
     x = pictures(60, 1)
     x = 0.5 + (x - 0.5) * torch.linspace(0.1, 2, 60).view(-1, 1, 1, 1)
     x = x.clamp(0, 1)

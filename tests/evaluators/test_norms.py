@@ -42,7 +42,7 @@ def test_ascent_reaches_the_dual_norm_and_nothing_of_size_1_beats_it(norm, gradi
 @pytest.mark.parametrize("norm", BOTH)
 @pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e-12, 1.0, 1e12, 1e25])
 def test_ascent_has_size_1_whatever_the_scale_of_the_gradient(norm, scale):
-    # Squares of float32 vanish below about 1e-23 and overflow above 1e19; a masked network has such gradients.
+    # Squares of float32 numbers underflow to 0 below about 1e-23 and overflow above about 1e19.
     gradient = torch.linspace(0.5, 1, 16).view(1, 1, 4, 4) * scale
     assert norm.size(norm.ascent(gradient)).item() == pytest.approx(1, rel=1e-3)
 
@@ -61,13 +61,13 @@ def test_projection_is_the_nearest_point_of_the_ball(norm, delta, other, epsilon
     torch.testing.assert_close(norm.project(near, ball), near, rtol=1e-12, atol=0)
     inside = norm.size(delta) <= epsilon
     torch.testing.assert_close(near[inside], delta[inside], rtol=1e-12, atol=0)
-    # Any other point of the ball is at least as far, in the Euclidean sense, which both projections minimise.
+    # Both projections minimise the L2 distance to delta, so any other point of the ball is at least as far away.
     rival = norm.project(other, ball)
     assert (L2().size(delta - near) <= L2().size(delta - rival) + 1e-9).all()
 
 
 @pytest.mark.parametrize("norm", BOTH)
-def test_projection_takes_one_epsilon_an_image(norm):
+def test_projection_takes_one_epsilon_per_image(norm):
     epsilon = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1, 1)
     projected_sizes = norm.size(norm.project(torch.full((3, 1, 4, 4), 9.0), epsilon))
     torch.testing.assert_close(projected_sizes, epsilon.flatten())
@@ -92,7 +92,7 @@ def test_samples_of_linf_are_uniform_in_each_pixel():
 
 @pytest.mark.parametrize("pixels", [1, 3, 20])
 def test_samples_of_l2_fill_the_ball_evenly(pixels):
-    # The share of a d-ball within r is r^d, and each coordinate is symmetric.
+    # In d dimensions, the share r^d of a unit ball lies within r of its centre. Each coordinate is symmetric.
     x = torch.zeros(4000, 1, 1, pixels)
     delta = L2().sample(x, torch.tensor(2.0), ImageNoise.of(5, torch.arange(4000))).double().flatten(1)
     assert kstest(((delta.norm(dim=1) / 2) ** pixels).numpy(), "uniform").pvalue > 0.01

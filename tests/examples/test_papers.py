@@ -1,4 +1,4 @@
-"""The paper scripts at their smallest size: they run, store their results and resume from them."""
+"""The paper scripts: their functions on small inputs, and runs at the smallest size that store and resume results."""
 
 import dataclasses
 import importlib
@@ -35,9 +35,9 @@ PICTURES = {
     "architecture_search": ("children", "networks", "operations"),
     "generalisation": ("",),
 }
-# Shared modules, and a module that a config refers to.
+# Modules that are not scripts. `recorded` is named in `paper_search.yaml`; the scripts import the others.
 SHARED = {"lab", "children", "cells", "rivals", "recorded", "measured"}
-# These have a separate test file.
+# Scripts with a test file of their own.
 ELSEWHERE = {"table_search"}
 
 
@@ -91,7 +91,7 @@ def test_a_search_goes_on_and_is_not_run_twice(work, script, monkeypatch):
     assert seen == [3, 4, 5, 6]
     rows = children.read_children("digits", out)
     whole = work / "architecture_search"
-    if not (whole / "architecture_search.json").exists():  # Another process may have run that.
+    if not (whole / "architecture_search.json").exists():  # Another pytest process may have run it, in another folder.
         start("architecture_search", work)
     kept = json.loads((whole / "architecture_search.json").read_text(encoding="utf-8"))["children"]["digits"]
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in kept]
@@ -104,7 +104,7 @@ def test_a_search_goes_on_and_is_not_run_twice(work, script, monkeypatch):
 
 
 @pytest.mark.slow
-def test_goes_on_from_what_it_kept(work):
+def test_entropy_penalty_resumes_from_its_stored_networks(work):
     printed = start("entropy_penalty", work)
     numbers, out = check("entropy_penalty", work / "entropy_penalty"), work / "entropy_penalty"
     kept = sorted((out / "networks").iterdir())
@@ -116,13 +116,13 @@ def test_goes_on_from_what_it_kept(work):
     assert kept[0].exists()
 
 
-def test_every_script_is_tried():
+def test_every_script_has_a_test():
     assert {file.stem for file in SCRIPTS.glob("*.py")} - SHARED == {*PICTURES} | ELSEWHERE
 
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a script by name, with its folder on the path."""
+    """A function that imports a script by name. The folder of the scripts is on the import path."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     yield importlib.import_module
     for name in [*PICTURES, *SHARED]:
@@ -131,7 +131,7 @@ def script(monkeypatch):
 
 @pytest.fixture
 def half_spaces():
-    """A linear network of two classes: the first pixel against the second."""
+    """A linear network of two classes for images (1, 2, 2). Its logits are the first two pixels."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
     with torch.no_grad():
         network[1].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
@@ -187,7 +187,7 @@ def test_networks_that_are_right_on_too_few_images_are_left_out(script, half_spa
     ]
 
 
-def test_the_search_of_the_paper_is_scaled_by_its_numbers_alone(script, tmp_path, monkeypatch):
+def test_scaled_searches_differ_from_paper_search_yaml_only_in_numbers(script, tmp_path, monkeypatch):
     children = script("children")
     monkeypatch.setattr(
         children, "data_section", lambda *_: {"name": "cifar10", "path": None, "validation": 0.1, "limit": 50_000}
@@ -211,11 +211,11 @@ def _without_numbers(tree):
 @pytest.mark.parametrize(
     ("nodes", "outputs", "expected"),
     [
-        # Only skips; two consecutive convolutions; the same, but only the first is an output.
+        # Only skips; a convolution and then a pooling; the same, but the output is that of the convolution.
         (((("skip", 0), ("skip", 1)),), (2,), 0),
         (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (3,), 2),
         (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (2,), 1),
-        # A block without inputs is not on a path.
+        # Block 2 has no inputs, so no path leads through it.
         (((), (("conv3x3", 2), ("conv1x1", 1))), (3,), 1),
         (((), (("conv3x3", 2),)), (3,), 0),
     ],
@@ -226,11 +226,11 @@ def test_depth_of_a_cell(script, nodes, outputs, expected):
 
 def test_depth_of_nasnet_a(script):
     graphs = nasnet().graphs(PUBLISHED["nasnet_a"].architecture)
-    # No block of the normal cell uses another block. The reduction cell has two consecutive blocks of two operations.
+    # No block of the normal cell uses another block. In the reduction cell, a path leads through two blocks.
     assert {name: script("cells").depth(graph) for name, graph in graphs.items()} == {"normal": 1, "reduction": 2}
 
 
-def test_what_the_best_quarter_shares(script):
+def test_operations_of_the_best_quarter_are_compared_with_the_others(script):
     space = nasnet()
     plain = {name: choice.values[0] for name, choice in space.choices.items()}
     convolutions = {
@@ -240,15 +240,15 @@ def test_what_the_best_quarter_shares(script):
     rows = {(one["cell"], one["kind"], one["name"]): one for one in differences}
     assert (rows["normal", "operation", "conv3x3"]["best"], rows["normal", "operation", "conv3x3"]["others"]) == (1, 0)
     assert rows["normal", "operation", "skip"]["best"] == 0
-    # One of the 1820 quarters is as extreme.
+    # Of the C(16, 4) = 1820 choices of a quarter, only this one is as extreme.
     assert rows["normal", "operation", "conv3x3"]["p_value"] == pytest.approx(1 / 1820, abs=1e-3)
     assert rows["normal", "operation", "conv3x3"]["corrected"] >= rows["normal", "operation", "conv3x3"]["p_value"]
-    # The other cell and the inputs of both cells do not differ.
+    # The reduction cell and the inputs of both cells are the same in all architectures.
     assert {one["p_value"] for one in differences if one["cell"] == "reduction" or one["kind"] == "input"} == {1.0}
     assert sum(one["best"] for one in differences if one["cell"] == "normal" and one["kind"] == "input") == pytest.approx(1)
 
 
-def test_gains_of_a_penalty_are_of_the_same_images(script):
+def test_gains_of_a_penalty_compare_the_same_images(script):
     gains = script("entropy_penalty").gains
     plain = {"PGD, cross-entropy": [1, 1, 1, 1], "Square": [1, 1, 0, 0]}
     masked = {"PGD, cross-entropy": [0, 0, 0, 0], "Square": [1, 1, 1, 0]}
@@ -261,7 +261,7 @@ def test_gains_of_a_penalty_are_of_the_same_images(script):
     assert low == 0 < 0.25 < high
 
 
-def test_what_an_attack_does_to_the_exponents_of_a_network(script):
+def test_exponents_under_an_attack_relative_to_fgsm(script):
     universality = script("universality")
 
     def network(**exponents):
@@ -277,7 +277,7 @@ def test_what_an_attack_does_to_the_exponents_of_a_network(script):
     one = universality.exponents_relative_to_fgsm(networks, "pgd")
     assert (one["networks"], one["range"]) == (2, pytest.approx([1.5, 3]))
     assert one["mean_ratio"] == pytest.approx(math.sqrt(4.5))
-    assert one["p_value"] == 0.5  # Two equal signs: one of the four outcomes, two-sided.
+    assert one["p_value"] == 0.5  # Both ratios are above 1: one of four sign patterns, times two for a two-sided test.
     assert universality.exponents_relative_to_fgsm(networks[1:], "pgd") is None
 
 
@@ -321,12 +321,12 @@ def test_universal_transfer_among_some_of_the_networks(script):
     assert transfer.universal_transfer_rows(transfer.restrict_networks(matrix, ["a"])) == []
 
 
-def test_what_is_noted_of_a_network(script, monkeypatch):
+def test_recorded_errors_of_a_linear_network(script, monkeypatch):
     recorded = script("recorded")
     x = torch.zeros(6, 1, 1, 2)
     x[:, 0, 0, 0] = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.2, 0.9])
     x[:, 0, 0, 1] = 0.5
-    split = Split(x, torch.tensor([0, 0, 0, 0, 0, 1]), "x")  # The last two are wrong; of the first five, one.
+    split = Split(x, torch.tensor([0, 0, 0, 0, 0, 1]), "x")  # The network misclassifies the last two images.
     monkeypatch.setattr(recorded, "open_test", lambda config: split)
     config = nas.Config()
     config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, epsilon=0.06, images=5))
@@ -334,12 +334,12 @@ def test_what_is_noted_of_a_network(script, monkeypatch):
     network[1].load_state_dict({"weight": torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "bias": torch.zeros(2)})
     metrics = recorded.errors(network, nas.data.Dataset("x", ("a", "b"), split.first(4), split.first(5)), config)
     assert (metrics["train_error"], metrics["validation_error"], metrics["test_error"]) == (0, 0.2, pytest.approx(2 / 6))
-    # Margins of 0.4, 0.3, 0.2, 0.1 fall by twice epsilon: the last within 0.06, the last two within 0.12.
+    # The margins 0.4, 0.3, 0.2 and 0.1 fall by twice epsilon. So epsilon 0.06 flips the last image, and 0.12 the last two.
     assert (metrics["one_step@1"], metrics["one_step_flips@1"]) == (pytest.approx(2 / 5), pytest.approx(1 / 4))
     assert (metrics["many_steps@2"], metrics["many_steps_flips@2"]) == (pytest.approx(3 / 5), pytest.approx(2 / 4))
 
 
-def test_the_gap_by_chance(script):
+def test_standard_deviation_of_the_generalisation_gap(script):
     rows = [{"train_error": 0.2, "test_error": 0.5}] * 3
     deviation = script("generalisation").gap_deviation_by_chance(rows, {"train_images": 100, "test_images": 400})
     assert deviation == pytest.approx(math.sqrt(0.2 * 0.8 / 100 + 0.5 * 0.5 / 400))
@@ -350,12 +350,12 @@ def test_a_ball_is_whole_up_to_its_first_hole(script, share, radius):
     assert script("neighbourhoods").hole_free_radius([0.1, 0.2, 0.4], np.array(share)) == radius
 
 
-def test_a_folder_is_of_one_size(script, tmp_path, monkeypatch, capsys):
+def test_a_folder_holds_results_of_one_size(script, tmp_path, monkeypatch, capsys):
     lab = script("lab")
     monkeypatch.setattr("sys.argv", ["transfer.py", "--smoke", "--out", str(tmp_path / "transfer")])
     lab.parse_arguments("transfer.py", None)
     assert lab.parse_arguments("transfer.py", None).size == "smoke"
-    for place in ("transfer", "another"):  # The second folder shares networks with the first.
+    for place in ("transfer", "another"):  # Both folders share the folder `networks` next to them.
         monkeypatch.setattr("sys.argv", ["transfer.py", "--out", str(tmp_path / place)])
         with pytest.raises(SystemExit):
             lab.parse_arguments("transfer.py", None)
@@ -408,7 +408,7 @@ def test_rivals_of_the_best(script):
     wrong = {**row, "name": "residual", "radii": {attack: [0.0] * 4 for attack in radii}}
     tests = {one["attack"]: one for one in rivals.mcnemar_tests([row, wrong])}
     assert tests["black box"]["difference"] == -0.5
-    # Both pairs favour the best network. Holm doubles the smaller p-value.
+    # Two images differ, and both favour the best network: p = 2 * 0.5**2. Holm doubles the smaller of the two p-values.
     assert (tests["black box"]["p_value"], tests["black box"]["corrected"]) == (0.5, 1.0)
     assert tests["white box"]["p_value"] == 1.0
 
@@ -433,5 +433,5 @@ def test_a_controller_that_learns_nothing_and_one_that_does(script):
     assert search.compare_controller([*drawn, *same, *same])["better"] == 0.5
     comparison = search.compare_controller([*drawn, *better])
     assert (comparison["better"], comparison["late"], comparison["best_is_random"]) == (1.0, 6, False)
-    assert comparison["p_value"] == pytest.approx(2 / 924)  # Two of the 12-choose-6 orders are as extreme.
+    assert comparison["p_value"] == pytest.approx(2 / 924)  # Of the C(12, 6) = 924 orders, two are as extreme.
     assert search.compare_controller(drawn) is None

@@ -37,7 +37,7 @@ def accuracies(architecture):
     """Synthetic accuracies in percent: convolutions raise clean accuracy, average pooling raises accuracy under PGD."""
     convolutions, averages = ([*architecture.values()].count(name) for name in ("conv3x3", "avgpool3x3"))
     clean = min(60 + 10 * convolutions, 99)
-    # Skips change only the clean accuracy, so cells with equal accuracies under attack may differ in it.
+    # Skips change only the clean accuracy. So cells with equal accuracies under attack may differ in clean accuracy.
     percentages = {"val_acc": clean + 0.01 * [*architecture.values()].count("skip")}
     for epsilon in EPSILONS:
         percentages |= {f"fgsm_{epsilon}": clean - 20 * epsilon, f"square_{epsilon}": clean - 10 * epsilon}
@@ -60,7 +60,7 @@ def all_cells(scripts, table):
 
 
 def handmade(scripts, operations=None, network=None, **numbers):
-    """Returns Cells with these numbers: `clean` is the clean accuracy, `pgd` stands for all other accuracies."""
+    """Returns Cells with the clean accuracies `clean`. All accuracies under attack are `pgd`."""
     clean, reward = (np.array(numbers[name], dtype=float) for name in ("clean", "pgd"))
     every = dict.fromkeys((*scripts.measured.MEASURES, scripts.measured.CLEAN_PROXY), reward)
     sizes = {name: np.array(numbers.get(name, np.arange(len(clean)))) for name in ("parameters", "depth")}
@@ -68,7 +68,7 @@ def handmade(scripts, operations=None, network=None, **numbers):
     return scripts.measured.Cells({"clean accuracy": clean, **every, **sizes}, operations, network)
 
 
-def test_edges_through_which_nothing_gets_are_none(scripts):
+def test_edges_on_no_path_from_input_to_output_become_none(scripts):
     paths = (("edge03",), ("edge01", "edge13"), ("edge02", "edge23"), ("edge01", "edge12", "edge23"))
     for cell in scripts.measured.SPACE.enumerate():
         on = {edge for path in paths if all(cell[edge] != "none" for edge in path) for edge in path}
@@ -77,7 +77,7 @@ def test_edges_through_which_nothing_gets_are_none(scripts):
         }
 
 
-def test_what_is_read_is_what_the_table_says(scripts, all_cells):
+def test_read_cells_have_the_numbers_of_the_table(scripts, all_cells):
     space, cells = scripts.measured.SPACE, random.Random(0).sample(range(15_625), 12)
     for cell in cells:
         architecture, expected = space.at(cell), accuracies(space.at(cell))
@@ -108,7 +108,7 @@ def test_rank_correlations_are_those_of_scipy(scripts):
     assert scripts.measured.spearman(x, np.ones(200)) is None
 
 
-def test_what_is_at_chance_is_left_out_and_networks_count_once(scripts):
+def test_cells_at_chance_are_left_out_and_networks_count_once(scripts):
     cells = handmade(scripts, clean=[0.1, 0.95, 0.8, 0.91, 0.5], pgd=[0.1, 0.4, 0.4, 0.4, 0.3], network=[0, 2, 2, 2, 1])
     rows = scripts.measured.populations(cells)
     assert {name: values["clean accuracy"].tolist() for name, values in rows.items()} == {
@@ -128,7 +128,8 @@ def test_correlations_of_accuracy_and_of_the_share_kept(scripts):
     assert correlations["count"] == 4
     assert correlations["accuracy"]["fgsm@2"] == {"clean accuracy": 1, "parameters": -1, "depth": None}
     assert correlations["kept"]["pgd@1"] == 1
-    assert correlations["kept_of_nearest"]["pgd@1"] is None  # Here accuracies are the same at all epsilons.
+    # All accuracies under attack are equal here, so the share that is kept of the proxy is constant.
+    assert correlations["kept_of_nearest"]["pgd@1"] is None
     assert scripts.measured.correlations({**rows, "pgd@1": np.sqrt(clean)})["kept"]["pgd@1"] == -1
     assert scripts.measured.correlations({**rows, "square@0.1": clean**3})["kept_of_nearest"]["pgd@1"] == -1
 
@@ -155,15 +156,15 @@ def test_two_trainings_of_one_function_are_compared(scripts, monkeypatch):
         "networks_of_several_sizes": 1,
         "cells_where_attacked_beats_clean": 1,
     }
-    # Networks 3 and 1 compute one function; their PGD accuracies differ by 0.3. Clean accuracies within a network differ by
-    # 0.1 and 0.2.
+    # Networks 3 and 1 compute the same function; their PGD accuracies differ by 0.3. The two cells of network 1 differ by
+    # 0.1 in clean accuracy, and those of network 2 by 0.2.
     assert description["deviations"]["pgd@1"]["within"] == pytest.approx(0.3 / math.sqrt(2), abs=1e-4)
     assert description["deviations"]["clean accuracy"]["within"] == pytest.approx(math.sqrt((0.1**2 + 0.2**2) / 4), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
 def proposed(scripts, table, tmp_path_factory):
-    """Returns the proposals of two searches of 64 trials, by task and sampler."""
+    """Returns the cells that two searches of 64 trials propose (seeds 0 and 1), by task and sampler."""
     folder = tmp_path_factory.mktemp("searches")
     jobs = product(scripts.measured.TASKS, scripts.table_search.SAMPLER_NAMES)
     return {job: np.array([scripts.table_search.search(table, folder, *job, seed, 64) for seed in (0, 1)]) for job in jobs}
@@ -205,7 +206,7 @@ def test_best_so_far_and_what_is_picked(scripts):
     assert picks.tolist() == [1, 1]
 
 
-def test_what_picks_are_compared_with(scripts, all_cells):
+def test_reference_cells_are_those_of_a_loop_over_all_cells(scripts, all_cells):
     space = scripts.measured.SPACE
     cells = [(accuracies(cell)["pgd_1.0"], accuracies(cell)["val_acc"]) for cell in space.enumerate()]
     for task, chosen in (("alone", cells), ("bounded", [cell for cell in cells if cell[1] >= 90])):
@@ -230,7 +231,7 @@ def test_cells_of_the_size_of_a_pick(scripts):
 def test_samplers_are_compared_by_seed(scripts, all_cells):
     by_reward = np.argsort(all_cells.numbers["pgd@1"], kind="stable")
     values = all_cells.numbers["pgd@1"]
-    # The reward of PPO rises from seed to seed, that of random search is lower, and all differences are distinct.
+    # The reward of PPO's pick rises from seed to seed. The pick of random search is the same and worse for every seed.
     steps = [by_reward[np.searchsorted(values[by_reward], level)] for level in (0.40, 0.45, 0.5, 0.55, 0.6, 0.65)]
     low = np.repeat(by_reward[np.searchsorted(values[by_reward], 0.35)], 6)
     picks = {("alone", "ppo"): np.array(steps), ("alone", "random"): low}
@@ -240,7 +241,7 @@ def test_samplers_are_compared_by_seed(scripts, all_cells):
     assert (one["better_seeds"], one["worse_seeds"], one["seen"]) == (6, 0, True)
     assert one["ppo"] == pytest.approx(np.quantile(values[steps], [0.25, 0.5, 0.75]), abs=1e-4)
     assert one["gain"] == pytest.approx(np.median(values[steps]) - values[low[0]], abs=1e-4)
-    # Of 64 sign patterns, only this one and its mirror are as extreme. Holm multiplies the smallest of 20 p-values by 20.
+    # Of 64 sign patterns, only all plus and all minus are as extreme. Holm multiplies the smallest of 20 p-values by 20.
     assert (one["p_value"], one["corrected"]) == (pytest.approx(2 / 64), pytest.approx(20 * 2 / 64))
     better = [int((values[steps] > bound).sum()) for bound in (0.38, max(values))]
     assert one["against"]["residual cell"] == [0.38, better[0], int((values[steps] < 0.38).sum())]
@@ -250,11 +251,11 @@ def test_samplers_are_compared_by_seed(scripts, all_cells):
     assert (nothing["p_value"], nothing["ppo"], nothing["better_seeds"]) == (1, [0, 0, 0], 0)
 
 
-def test_what_the_most_robust_are_made_of(scripts):
+def test_operations_of_the_most_robust_networks(scripts):
     none, skip, average, _, convolution = range(5)
     operations = np.full((201, 6), skip)
     operations[0], operations[1], operations[2] = average, convolution, none
-    # Of 101 networks the most robust one is that of the first two cells, the next one that of the third alone.
+    # There are 101 networks. The most robust one has the first two cells, the second one has only the third cell.
     network = [7, 7, *(100 + (np.arange(199) + 1) // 2)]
     pgd = [0.9, 0.9, *(0.5 - 0.001 * ((np.arange(199) + 1) // 2))]
     cells = handmade(scripts, operations, np.unique(network, return_inverse=True)[1], clean=[0.9] * 201, pgd=pgd)

@@ -11,7 +11,7 @@ from evaluators.curves.power_law_window import log_shares
 
 GRID = np.geomspace(0.001, 0.1, 14)
 
-# Each form by SciPy: (epsilons, ceiling, scale, shape) to flip rates.
+# Each form, computed by SciPy: a function from (epsilons, ceiling, scale, shape) to flip rates.
 ORACLES = {
     "saturating": lambda e, ceiling, scale, shape: ceiling * weibull_min.cdf(e, shape, scale=scale),
     "log_normal": lambda e, ceiling, scale, shape: ceiling * lognorm.cdf(e, 1 / shape, scale=scale),
@@ -60,7 +60,7 @@ def test_the_comparison_is_vuongs():
     for form, comparison in compare_forms(counts, np.log(GRID), law).items():
         below = ORACLES[form](GRID[:7], comparison.ceiling, comparison.scale, comparison.shape)
         shares = np.diff(below, prepend=0) / below[-1]
-        # One log-likelihood ratio per flip, in a loop over the flips.
+        # One log-likelihood ratio for each flip in the window.
         ratios = np.repeat(law - np.log(shares), counts[:7].astype(int))
         assert comparison.log_likelihood_ratio == pytest.approx(ratios.sum(), rel=1e-6)
         statistic = ratios.sum() / (np.sqrt(len(ratios)) * ratios.std())
@@ -82,26 +82,26 @@ def test_verdict(p_value, ratio, level, verdict):
 
 
 def verdicts(form, *parameters, n=10_000, draws=20):
-    """Returns the verdicts on both forms over several draws from a form."""
+    """Fits a law to each of several samples from a form, and returns the verdicts on both forms."""
     fits = [fit_power_law(radii_of(drawn(form, n, seed, *parameters)), GRID, resamples=100) for seed in range(draws)]
     laws = [fit for fit in fits if isinstance(fit, PowerLaw)]
     assert len(laws) >= 0.25 * draws
     return {name: [law.alternatives[name].verdict() for law in laws] for name in ORACLES}
 
 
-def test_a_saturating_curve_is_told_from_a_log_normal_one_and_not_from_its_own_form():
+def test_a_law_beats_only_the_log_normal_form_on_a_saturating_curve():
     by_form = verdicts("saturating", 0.9, 0.03, 1.0)
     assert set(by_form["saturating"]) == {"not distinguishable"}
     assert by_form["log_normal"].count("power law") >= 0.9 * len(by_form["log_normal"])
 
 
-def test_a_log_normal_curve_is_told_from_a_saturating_one_and_not_from_its_own_form():
+def test_a_law_beats_only_the_saturating_form_on_a_log_normal_curve():
     by_form = verdicts("log_normal", 0.9, 0.02, 1.0)
     assert by_form["log_normal"].count("not distinguishable") >= 0.9 * len(by_form["log_normal"])
     assert by_form["saturating"].count("power law") >= 0.9 * len(by_form["saturating"])
 
 
-def test_a_pure_law_is_told_from_both():
+def test_a_law_beats_both_forms_on_a_pure_law():
     radii = 0.1 * np.random.default_rng(0).random(10_000) / 0.8
     radii = np.append(GRID, np.inf)[np.searchsorted(GRID, radii)]
     fit = fit_power_law(radii, GRID)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evaluators import NoPowerLaw, PowerLaw, error_curve, fit_power_law
 from evaluators.curves.power_law_window import choose_windows
 
-# The same curves and draws as in the table of coverages.
+# The curves and samples behind the table of coverages in `power_law.py`.
 COVERAGE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))
 CURVES, measure = COVERAGE["CURVES"], COVERAGE["measure"]
 GRID = np.geomspace(0.001, 0.1, 16)
@@ -29,7 +29,7 @@ def draw(exponent, seed, n=1000, share=0.8, top=0.1):
 
 
 def quantiles(exponent, top=0.1, flips=4000, others=1000):
-    """Returns radii at the quantiles of a law, the limit of a large sample, and some infinite radii."""
+    """Returns radii at evenly spaced quantiles of a law, which have no sampling noise, and some infinite radii."""
     return np.append(top * (np.arange(1, flips + 1) / flips) ** (1 / exponent), np.full(others, np.inf))
 
 
@@ -80,7 +80,8 @@ def test_a_higher_confidence_widens_the_interval(grid):
 def test_the_interval_covers_the_exponent_at_zero_and_that_in_the_window(curve, exact):
     row = measure(CURVES[curve], 449, exact, draws=40, resamples=300)
     assert row["fitted"] >= 0.75
-    # At a coverage of 95 %, fewer than 35 of 40 draws are covered once in 100 such tests. At 30 %, 35 are almost never.
+    # If the coverage is 95 %, fewer than 34 of 40 intervals hold the exponent once in 300 such tests. If it is 30 %, 34 or
+    # more almost never do.
     assert row["at zero"] >= 34 / 40
     assert row["in window"] >= 34 / 40
 
@@ -93,22 +94,22 @@ def test_coverage_over_many_draws(curve, n):
     assert row["in window"] >= 0.9
     if curve == "log-normal":
         return
-    # The coverage measured in 300 draws (power_law.py), minus two standard errors of 200 draws.
+    # The bounds are the coverages in `power_law.py`, measured in 300 draws, minus two standard errors of 200 draws.
     assert row["at zero"] >= (0.79 if curve == "e / (1 + e)" else 0.87)
     assert row["fitted"] >= 0.8
     assert row["exponent"] == pytest.approx(CURVES[curve].exponent, rel=0.2)
     assert row["saturated"] <= 0.02 if curve.startswith("pure") else row["saturated"] >= 0.5
 
 
-def test_the_interval_holds_the_choice_of_the_window():
-    # With the window held fixed the interval would be that of Hill, exponent * (1 +- 1.96 / sqrt(n)): too narrow by far.
+def test_the_interval_includes_the_choice_of_the_window():
+    # For a fixed window, the interval would be Hill's, exponent * (1 +- 1.96 / sqrt(n)). It is much narrower.
     fit = fit_power_law(on_grid(draw(1.0, 3)), GRID)
     assert np.log(fit.exponent_interval[1] / fit.exponent_interval[0]) > 1.3 * 2 * 1.96 / np.sqrt(fit.n)
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.8])
 def test_the_interval_is_that_of_resampled_images(confidence):
-    # A bootstrap over images with other draws must agree with the bootstrap over the counts of the cells.
+    # A bootstrap over images, with other random numbers, must agree with the bootstrap over the counts of the cells.
     radii, generator = on_grid(draw(1.0, 4)), np.random.default_rng(7)
     resampled = generator.choice(radii, size=(4000, len(radii)))
     counts = (resampled[:, :, None] == GRID).sum(axis=1).astype(float)
@@ -299,7 +300,7 @@ def test_a_very_steep_law_has_numbers_or_a_reason():
     assert isinstance(fit, NoPowerLaw) or np.isfinite(fit.prefactor)
 
 
-def test_most_curves_are_fitted_in_a_third_of_a_second():
+def test_a_fit_takes_less_than_a_second():
     radii, started = on_grid(draw(1.0, 0, n=10_000)), time.process_time()
     fit_power_law(radii, GRID)
     # About 0.03 s on an idle core.

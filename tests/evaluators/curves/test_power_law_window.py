@@ -11,7 +11,7 @@ GRIDS = {
 
 
 def tables(grid, rows=5, n=600):
-    """Returns counts of radii with exponentially distributed sizes of several scales, (R, E)."""
+    """Returns counts of radii in the cells of a grid, (R, E). Each row has an exponential distribution of another scale."""
     generator = np.random.default_rng(0)
     radii = np.geomspace(0.005, 0.1, rows)[:, None] * generator.exponential(size=(rows, n))
     cells = np.searchsorted(grid, radii)
@@ -19,7 +19,7 @@ def tables(grid, rows=5, n=600):
 
 
 def by_brute_force(counts, grid):
-    """Returns the top of the best window of one table, its exponent and its distance."""
+    """Returns the smallest distance over all windows of one table, and the top and the exponent of that window."""
     windows = []
     for last in range(4, len(grid) + 1):
         inside, cells = grid[:last], counts[:last]
@@ -47,7 +47,7 @@ def test_the_window_is_that_of_least_distance(grid):
 
 
 def test_each_table_is_fitted_as_if_alone():
-    # More tables than the size of one step.
+    # `choose_windows` processes 256 tables at a time.
     grid = GRIDS["irregular"]
     counts = tables(grid, rows=600)
     windows, log_grid = choose_windows(counts, np.log(grid)), np.log(grid)
@@ -62,7 +62,7 @@ def test_each_table_is_fitted_as_if_alone():
     ("flips", "total", "allowed"), [(19, 60, False), (21, 100, True), (21, 120, False), (41, 5000, True)]
 )
 def test_a_window_holds_a_fifth_of_the_flips_or_40(flips, total, allowed):
-    # Only the first five cells follow a law, and exactly. They would be the best window if they held enough flips.
+    # Only the first five cells follow a law, and they follow it exactly. They are the best window if they hold enough flips.
     grid = np.append(np.linspace(0.2, 1, 5), [2, 3, 4])
     counts = np.array([[flips / 5] * 5 + [(total - flips) * share for share in (0.1, 0.2, 0.7)]])
     windows = choose_windows(counts, np.log(grid))

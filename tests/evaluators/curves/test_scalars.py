@@ -15,7 +15,7 @@ def test_metrics_by_hand():
     radii = np.array([0.0, 0.01, 0.1, np.inf])
     assert [error_at(radii, epsilon) for epsilon in (0, 0.005, 0.01, 0.1, 1)] == [0.25, 0.25, 0.5, 0.75, 0.75]
     assert median_radius(radii) == 0.1
-    # Over the two decades of [0.01, 1], the images are misclassified on both, on both, on the upper one, and on none.
+    # For each image: the share of the range of log epsilon that lies above its radius. Each range has two decades.
     assert error_area(radii, [0.001, 0.1]) == pytest.approx((1 + 0.5 + 0 + 0) / 4)
     assert error_area(radii, [0.01, 0.1, 1.0]) == pytest.approx((1 + 1 + 0.5 + 0) / 4)
 
