@@ -62,7 +62,7 @@ MADE = {
 
 
 def around(seed=0, *, euclidean, width=0.3, reach=1.0):
-    """Returns a random bound on values (2, 4, 7, 7), balls, and points in both."""
+    """Returns a bound around random values (2, 4, 7, 7), the balls around two images, and 60 points within the bound."""
     generator = torch.Generator().manual_seed(seed)
     centre = torch.randn(2, 4, 7, 7, generator=generator, dtype=torch.float64)
     balls = Balls(euclidean, torch.tensor([width, 2 * width], dtype=torch.float64), {})
@@ -78,7 +78,7 @@ def around(seed=0, *, euclidean, width=0.3, reach=1.0):
 
 
 def check(f, output, bound, points):
-    """Checks that a bound holds at points, and its norm at the gradients there."""
+    """Checks that the bound on the output holds at points, and that its centre is the output at the centre."""
     for point in points:
         value = f(point)
         assert (value >= output.lower - 1e-9).all()
@@ -108,12 +108,12 @@ def test_bounds_hold_and_norms_are_not_below_the_exact_ones(name, euclidean):
     loose = 2.0 if isinstance(layer, nn.Conv2d) and max(layer.stride) > 1 else 1.35
     if linear and not name.startswith(("average", "adaptive")):
         assert output.reach <= exact * (loose if euclidean else 1 + 1e-8)
-    # A second image or radius uses the cached norm.
+    # The second call uses the cached norm.
     assert LAYERS[type(layer)](layer, bound, balls, "step").reach == output.reach
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_the_circular_norm_is_that_of_every_frequency(name):
+def test_the_circular_norm_is_an_upper_bound(name):
     layer = convolution(name).double().requires_grad_(False)
     matrix = torch.autograd.functional.jacobian(
         lambda x: F.conv2d(x, layer.weight, None, 1, 0, layer.dilation, layer.groups),
@@ -122,7 +122,7 @@ def test_the_circular_norm_is_that_of_every_frequency(name):
     assert circular_norm(layer, (12, 12)) >= float(torch.linalg.matrix_norm(matrix, ord=2)) * (1 - 1e-9)
 
 
-def test_a_kernel_with_one_entry_has_its_norm():
+def test_the_norm_of_a_kernel_with_one_entry_is_its_absolute_value():
     layer = nn.Conv2d(1, 1, 3, padding=1, bias=False).double().requires_grad_(False)
     layer.weight.zero_()
     layer.weight[0, 0, 0, 2] = -3.0
@@ -130,20 +130,22 @@ def test_a_kernel_with_one_entry_has_its_norm():
 
 
 def differences(**settings):
-    """Returns the convolution of a row of pixels with (-1, 0, 1). At frequency w its norm is 2 sin(w)."""
+    """Returns the convolution of a row of pixels with (-1, 0, 1). Its norm at frequency w is abs(2 sin(w))."""
     layer = nn.Conv2d(1, 1, (1, 3), bias=False, **settings).double().requires_grad_(False)
     layer.weight.copy_(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3))
     return layer
 
 
-def test_zeros_around_the_image_count_among_the_frequencies():
-    # The matrix for 6 pixels has norm 2 cos(pi / 7); at multiples of a sixth of a turn none has more than sqrt(3).
+def test_zero_padding_adds_frequencies():
+    # The exact norm for 6 pixels is 2 cos(pi / 7). At the frequencies of 6 pixels (multiples of 2 pi / 6) the norm is at
+    # most sqrt(3), so they give no upper bound. The frequencies of the 8 padded pixels include pi / 2, whose norm is 2.
     assert circular_norm(differences(padding=(0, 1)), (1, 6)) == pytest.approx(2)
     assert 2 > 2 * math.cos(math.pi / 7) > math.sqrt(3)
 
 
-def test_gaps_in_the_kernel_count():
-    # With gaps its size is 2 sin(2w), at multiples of a twelfth at most sqrt(3); without them 2.
+def test_dilation_changes_the_norm():
+    # With dilation 2, the norm is abs(2 sin(2w)). At the frequencies of 12 pixels, multiples of 2 pi / 12, it is at most
+    # sqrt(3). Without dilation it is at most 2.
     assert circular_norm(differences(dilation=(1, 2)), (1, 12)) == pytest.approx(math.sqrt(3))
     assert circular_norm(differences(), (1, 12)) == pytest.approx(2)
 
@@ -165,7 +167,7 @@ def test_one_bright_pixel_is_the_maximum_of_every_window_that_holds_it(layer, wi
     assert max_pool(layer, Bound(pixel, pixel, pixel, 1.0), balls, "step").reach == pytest.approx(math.sqrt(windows))
 
 
-def test_too_large_a_transform_is_not_tried():
+def test_a_fourier_transform_that_is_too_large_gives_an_infinite_norm():
     assert circular_norm(nn.Conv2d(64, 64, 3, padding=1), (224, 224)) == math.inf
 
 

@@ -65,7 +65,7 @@ def test_the_pixel_range_cuts_the_linf_ball(linear):
 
 
 class Mixed(nn.Module):
-    """A network with every kind of step: constants, shortcut, concatenation, maximum, means, functions, methods."""
+    """A network with many kinds of operations: constants, a shortcut, a concatenation, max pooling, means, methods."""
 
     def __init__(self):
         super().__init__()
@@ -125,6 +125,7 @@ def test_no_attack_fools_within_the_radius(seed, kind, norm):
 
 
 def attacked(network, x, proof, norm):
+    """Checks that no attack within the provable radius changes the class of an image."""
     y, radius = torch.as_tensor(proof.predictions), torch.as_tensor(proof.radii).to(x.dtype)
     for attack in (PGD(norm=norm, loss=margin, steps=25), PGD(norm=norm, loss=margin, steps=25, random_start=False)):
         points = attack(network, x, y, radius)
@@ -154,7 +155,7 @@ def test_trained_networks_are_not_fooled_and_their_radii_not_far_too_small(norm)
 
 
 class Negated(nn.Module):
-    """A network that negates its input in three ways."""
+    """Applies a network to the negated image, which it computes with three different negations."""
 
     def __init__(self, network):
         super().__init__()
@@ -203,7 +204,7 @@ def test_two_pixels_by_brute_force(norm, seed):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_what_is_summed_or_put_side_by_side_stays_exact_where_it_is_linear(norm, images):
+def test_radii_of_linear_networks_with_sums_or_concatenations_are_exact(norm, images):
     class Doubled(nn.Module):
         def __init__(self, weight, how):
             super().__init__()
@@ -231,7 +232,7 @@ def test_what_is_summed_or_put_side_by_side_stays_exact_where_it_is_linear(norm,
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_kind_of_step_is_bounded(norm, images):
+def test_a_network_with_many_kinds_of_operations_has_bounds(norm, images):
     network, x = made(Mixed, 1), images(8)
     proof = provable_radii(network, x, norm)
     assert isinstance(proof, ProvableRadii)
@@ -239,7 +240,7 @@ def test_every_kind_of_step_is_bounded(norm, images):
     attacked(network, x, proof, norm)
 
 
-def test_around_an_adversarial_image_there_is_an_open_set_of_them(images):
+def test_all_points_in_the_ball_of_an_adversarial_image_are_adversarial(images):
     network, x = made(TwoPixels, 1), images(20).flatten(1)[:, :2]
     with torch.no_grad():
         y = network(x).argmax(1)
@@ -253,7 +254,7 @@ def test_around_an_adversarial_image_there_is_an_open_set_of_them(images):
         )
 
 
-def test_a_network_that_always_says_the_same_is_proved_on_the_whole_range(linear, images):
+def test_the_radius_of_a_constant_network_is_the_size_of_the_pixel_range(linear, images):
     network = linear(weight=torch.zeros(2, 64), bias=torch.tensor([1.0, 0.0]))
     for norm in NORMS:
         proof = provable_radii(network, images(3), norm)
@@ -261,7 +262,7 @@ def test_a_network_that_always_says_the_same_is_proved_on_the_whole_range(linear
         assert (proof.lipschitz == norm.largest(64)).all()
 
 
-def test_of_a_tie_nothing_is_proved(linear, images):
+def test_tied_logits_have_radius_0(linear, images):
     network = linear(weight=torch.ones(2, 64), bias=torch.zeros(2))
     assert (provable_radii(network, images(3), Linf()).radii == 0).all()
 
@@ -278,7 +279,7 @@ def test_batches_change_nothing_and_the_network_is_left_as_it_was(images):
 
 
 class Forward(nn.Module):
-    """A linear network of a function of the flattened pixels."""
+    """A linear layer on a function of the flattened pixels."""
 
     def __init__(self, f):
         super().__init__()
@@ -324,14 +325,14 @@ class Counting(nn.Module):
         (Forward(lambda x: x.sigmoid().sort(1).values), "there is no rule for the operation sort with these arguments"),
     ],
 )
-def test_what_has_no_bound_is_told(network, reason, images):
+def test_networks_without_bounds_give_the_reason(network, reason, images):
     proof = provable_radii(network, images(3), Linf())
     assert isinstance(proof, NoBound)
     assert proof.reason.startswith(reason)
 
 
-def test_a_change_through_a_view_is_seen_where_it_does_not_show():
-    """At an image of zeros the network and its trace agree, and only there."""
+def test_a_change_in_place_through_a_view_is_detected_at_an_image_of_zeros():
+    """Only at an image of zeros do the network and its trace agree, so their logits cannot show the change."""
 
     def quadrupled(x):
         y = x * 1.0
@@ -355,7 +356,7 @@ def test_a_change_through_a_view_is_seen_where_it_does_not_show():
         assert proof.reason == "mul_ changes in place a value that is used again"
 
 
-def test_parts_may_be_joined_along_an_axis_by_that_name(images):
+def test_concatenation_accepts_axis_for_dim(images):
     class Joined(nn.Module):
         def __init__(self):
             super().__init__()
@@ -373,7 +374,7 @@ def test_parts_may_be_joined_along_an_axis_by_that_name(images):
     assert (wanted > 0).all()
 
 
-def test_classes_are_no_logits(images):
+def test_class_indices_are_no_logits(images):
     class Classes(nn.Module):
         def forward(self, x):
             return (x.flatten(1)[:, :2] > 0.5).long()
@@ -382,13 +383,13 @@ def test_classes_are_no_logits(images):
         provable_radii(Classes(), images(2), Linf())
 
 
-def test_hooks_are_told(linear, images):
+def test_hooks_are_a_reason_for_no_bounds(linear, images):
     network = linear()
     network[1].register_forward_hook(lambda *_: None)
     assert provable_radii(network, images(2), L2()) == NoBound("the network has forward hooks, which cannot be traced")
 
 
-def test_a_last_layer_on_more_than_rows_is_told(images):
+def test_a_linear_layer_on_rows_of_pixels_has_bounds(images):
     class Rows(nn.Module):
         def __init__(self):
             super().__init__()

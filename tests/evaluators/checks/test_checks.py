@@ -167,7 +167,7 @@ class TestOutcome:
         share_excess = excess(weak, strong)
         assert share_excess.share == pytest.approx(15 / 200)
         assert share_excess.p_value == pytest.approx(binomtest(20, 25, alternative="greater").pvalue)
-        # Half of the two-sided p-value of the comparison of two networks, which is the same test.
+        # `compare` runs the same test two-sided, so its p-value is twice as large.
         both = compare(np.where(weak, 0.1, INF), np.where(strong, 0.1, INF), 0.1)
         assert share_excess.p_value == pytest.approx(both.p_value / 2)
         assert excess(strong, weak).p_value > 0.5
@@ -180,27 +180,27 @@ class TestOutcome:
             weak = np.arange(n) < count
             assert excess(weak, np.zeros(n, dtype=bool)).is_finding() is finding
 
-    def test_more_tests_ask_for_more(self):
+    def test_more_tests_need_a_smaller_p_value(self):
         share_excess = excess(np.arange(100) < 7, np.zeros(100, dtype=bool))
         assert share_excess.is_finding()
         assert not share_excess.is_finding(tests=2)
 
-    def test_attacks_of_equal_strength_are_told_apart_no_oftener_than_promised(self):
+    def test_attacks_of_equal_strength_are_seldom_a_finding(self):
         generator = np.random.default_rng(0)
-        # Each attack fools half of the images independently, a harder case than real attacks.
+        # Each attack fools a random half of the images. Real attacks fool similar images and differ less by chance.
         findings = [excess(*(generator.random((2, 150)) < 0.5)).is_finding() for _ in range(3000)]
         assert 0 < np.mean(findings) < 0.01
 
-    def test_beyond_is_the_exact_binomial_test(self):
+    def test_binomial_excess_is_the_exact_binomial_test(self):
         share_excess = binomial_excess(9, 120)
         assert share_excess.share == pytest.approx(0.075)
         assert share_excess.p_value == pytest.approx(binomtest(9, 120, 0.02, alternative="greater").pvalue)
         assert binomial_excess(0, 0).p_value == 1
-        assert not binomial_excess(10, 200).is_finding()  # 5 %, which is tolerated
+        assert not binomial_excess(10, 200).is_finding()  # A share of 5 % is tolerated.
         assert binomial_excess(14, 200).is_finding()
 
-    def test_the_epsilon_that_tells_most_halves_the_right_images(self):
-        r = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # right: 4, of which two are fooled within 0.2
+    def test_the_most_informative_epsilon_halves_the_correct_images(self):
+        r = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # Of 4 correct images, 0.2 fools two.
         assert most_informative_epsilon(r, [0.05, 0.1, 0.2, 0.3]) == 0.2
         assert most_informative_epsilon(np.full(5, INF), [0.1, 0.2]) == 0.2
         assert most_informative_epsilon(np.zeros(5), [0.1, 0.2]) == 0.2
@@ -275,7 +275,7 @@ class TestOutputs:
         assert batch_independent(network, x[:count]).passed
         assert not batch_independent(with_batch_statistics(network), x[:count]).passed
 
-    def test_the_mode_in_which_a_network_was_handed_over_is_said(self, case):
+    def test_the_mode_of_the_given_network_is_in_the_evidence(self, case):
         network, x, _ = case
         network = copy.deepcopy(network).train()
         state = {name: value.clone() for name, value in network.state_dict().items()}
@@ -294,11 +294,11 @@ class TestOutputs:
         assert not check.passed
         assert check.evidence["handed_over_in"] == "evaluation mode, with BatchNorm in training mode"
         without = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train()
-        assert batch_independent(without, x).passed  # Dropout is reported, but is no dependence on the batch.
+        assert batch_independent(without, x).passed  # Dropout does not depend on the batch.
         assert batch_independent(without, x).evidence["handed_over_in"] == "training mode"
         assert [module.training for module in network] == [False, True] + [False] * 6
 
-    def test_training_mode_that_cannot_be_run_is_said(self, case):
+    def test_training_mode_that_cannot_be_run_is_in_the_evidence(self, case):
         network, x, _ = case
         refusing = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3)).eval()
         assert batch_independent(refusing, x[:1]).evidence["training_mode"] == "cannot be run: ValueError"
@@ -324,19 +324,19 @@ class TestOutputs:
         assert not check.passed
         assert check.evidence[name] < check.evidence["clean_error"] / 2
 
-    def test_a_bad_network_is_not_taken_for_one_that_wants_other_images(self, case, conv):
+    def test_an_untrained_network_is_not_taken_for_one_that_expects_another_range(self, case, conv):
         _, x, y = case
         for seed in range(10):
             assert normalised_inside(conv(10, seed=seed), x, y).passed
 
-    def test_inputs_that_overflow_a_network_are_not_what_it_wants(self, case):
+    def test_images_that_overflow_a_network_count_as_misclassified(self, case):
         network, x, y = case
         check = normalised_inside(before(lambda v: torch.where(v > 1, torch.inf, v), network), x, y)
         assert check.passed
         assert check.evidence["error_bytes"] == 1
 
     @pytest.mark.parametrize(("left", "passed"), [(40, True), (30, False)])
-    def test_to_want_other_images_is_to_make_half_the_errors_on_them(self, left, passed):
+    def test_at_most_half_the_errors_on_another_input_range_are_a_fault(self, left, passed):
         y = torch.arange(100) % 10
 
         def forgetful(points):
@@ -367,7 +367,7 @@ class TestGradients:
         assert gradients_alive(logit_margins).passed is passed
 
     def test_gradients_of_equal_logits_are_not_alive(self, images):
-        # Constant logits, as from a network with dead activations. torch's argmax takes the first class, which is correct.
+        # Constant logits, as from a network with dead activations. Their argmax is class 0, the label of all images.
         x = images()
         dead = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
         nn.init.zeros_(dead[1].weight)
@@ -387,7 +387,7 @@ class TestGradients:
     @pytest.mark.parametrize("function", [rounded, straight_through, bytes_straight_through])
     def test_rounding_is_seen(self, case, function):
         network, x, y = case
-        # Half a step off the grid of the digits' sixteenths, as natural pixels are.
+        # The pixels of the digits are multiples of 1/16, many of which rounding to 1/8 does not change. So they are moved.
         with prepare(before(function, network), (0.9 * x + 0.02), y) as prepared:
             check = gradients_predict(prepared)
         assert not check.passed
@@ -406,7 +406,7 @@ class TestGradients:
             with prepare(after(network, lambda h, s=scale: s * h), x, y) as prepared:
                 assert gradients_predict(prepared).passed
 
-    def test_a_network_that_insists_on_float32_is_judged_in_it(self, case):
+    def test_a_network_that_converts_to_float32_is_checked_in_float32(self, case):
         network, x, y = case
         for function, passed in ((lambda v: v.float(), True), (lambda v: straight_through(v).float(), False)):
             with prepare(before(function, network), x, y) as prepared:
@@ -435,13 +435,13 @@ class TestGradients:
                 check = scale_does_not_matter(prepared, norm, epsilon)
             assert check.name == f"scale_does_not_matter_{norm.name}"
             errors[scale] = check.evidence
-            # In L2 a direction survives until float32 underflows; small logits harm both.
+            # The remaining two cases, L2 with scales 0.01 and 100, have no expected outcome.
             if scale == 1:
                 assert check.passed
             if (norm, scale) in ((Linf(), 0.01), (Linf(), 100), (Linf(), 1000), (L2(), 1000)):
                 assert not check.passed, scale
         assert errors[100]["share_without_cross_entropy_gradient"] > errors[1]["share_without_cross_entropy_gradient"]
-        # The margin does not depend on the scale, and the rescaled logits do not either.
+        # The errors by the margin and with rescaled logits do not depend on the scale.
         assert errors[1]["error_by_margin"] == pytest.approx(errors[1000]["error_by_margin"], abs=0.01)
         assert errors[1]["error_rescaled"] == pytest.approx(errors[1000]["error_rescaled"], abs=0.01)
 
@@ -455,7 +455,8 @@ class TestGradients:
         with prepare(Function(uneven), x, y) as prepared:
             check = scale_does_not_matter(prepared, Linf(), 0.12)
         assert not check.passed
-        # The median margin is that of the other images, and no single factor suits both groups.
+        # The logits are rescaled by the median margin, which is that of the images with small logits. No single factor
+        # suits both groups of images.
         assert check.evidence["error_rescaled"] - check.evidence["error_as_given"] < 0.03
         assert check.evidence["error_by_margin"] - check.evidence["error_as_given"] > 0.1
 
@@ -481,7 +482,7 @@ class TestAttacks:
         assert check.evidence["error"] < 0.9
 
     def test_large_logits_alone_do_not_keep_the_error_from_chance(self, case):
-        # Cross-entropy has no gradient here; the check must not confuse that with masked gradients.
+        # Cross-entropy has no gradient here, but the attack of the check uses the margin.
         network, x, y = case
         with prepare(after(network, lambda h: 1e4 * h), x, y) as prepared:
             assert reaches_chance(prepared).evidence["error"] == 1
@@ -517,7 +518,7 @@ class TestAttacks:
         assert (short["attack"], short["steps"], short["longer"]) == ("short", 2, 8)
         assert (outcomes["long"].evidence["longer"], outcomes["apgd"].evidence["longer"]) == (100, 52)
         assert short["newly_fooled"] > 0.05
-        # The error plus the newly fooled share is the error under the longer attack.
+        # The error plus the newly fooled share is the error under the worst case of the short and the longer attack.
         longer = PGD(norm=norm, steps=8, step_size=0.1, random_start=False)
         both = worst(network, x, y, longer, PGD(norm=norm, steps=2, step_size=0.1, random_start=False), grid=[epsilon])
         assert short["error"] + short["newly_fooled"] == pytest.approx((both <= epsilon).mean())
@@ -544,7 +545,7 @@ class TestCurves:
             False
         ] * 2
         assert [is_many_step(a) for a in (PGD(), APGD())] == [True, True]
-        # An attack towards the least likely class is weak: FGSM beats it on clean networks.
+        # IterativeLL has many steps, but its target is the least likely class. So FGSM beats it even on clean networks.
         assert not any(is_many_step(a) for a in (FGSM(), StepLL(), IterativeLL(), UniformNoise(), Square(), transfer))
 
     def test_many_steps_beat_one(self, case):
@@ -554,7 +555,7 @@ class TestCurves:
         check = many_steps_beat_one(Linf(), attacks, radii_by_attack, GRID)
         assert check.name == "many_steps_beat_one_linf"
         assert check.passed
-        # A loop whose steps cannot reach the end of the ball is the planted fault.
+        # The planted fault is an attack whose step is too short to cross the ball.
         broken = {name: attacks[name] for name in ("fgsm", "step_ll", "short")}
         check = many_steps_beat_one(Linf(), broken, {name: radii_by_attack[name] for name in broken}, GRID)
         assert not check.passed
@@ -616,7 +617,7 @@ class TestCurves:
             assert check.passed is passed
             assert check.evidence["difference"] == pytest.approx(-more / 400)
         assert comparison_resolved(first, first, 0.1).evidence["images_needed"] == "infinitely many"
-        # Radii that exceed epsilon by rounding count, as in `compare`.
+        # Radii that exceed epsilon only by rounding count as fooled, as in `compare`.
         above = comparison_resolved(first * (1 + 1e-12), second * (1 + 1e-12), 0.1)
         assert above.evidence == check.evidence
 
@@ -724,7 +725,7 @@ class TestAll:
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
         assert torch.equal(torch.get_rng_state(), random)
 
-    def test_checks_of_one_network_come_out_the_same_twice(self, case):
+    def test_checks_are_reproducible(self, case):
         assert check_network(*case) == check_network(*case)
 
 
@@ -747,7 +748,7 @@ class TestSentence:
                 assert "{" not in message
 
     def test_no_name_is_the_beginning_of_another(self):
-        # The norm comes after an underscore: "noise_is_weaker" must not match "noise_is_weaker_than..." of another check.
+        # `explain` looks for a key that is the beginning of the name of the check, because many names end with the norm.
         for name in SENTENCES:
             assert [other for other in SENTENCES if other.startswith(f"{name}_")] == []
 
@@ -761,12 +762,12 @@ class TestSentence:
         odd = CheckResult("deterministic", False, {"largest_logit_difference": "x", "largest_logit": 1.0})
         assert explain(odd).startswith("deterministic failed")
 
-    def test_a_check_of_ones_own_is_told_too(self):
+    def test_a_custom_check_is_explained_by_its_evidence(self):
         assert explain(CheckResult("own", False, {"share": 0.5, "what": "x"})) == "own failed: share 0.5, what x."
 
 
 def test_evidence_of_training_mode_is_the_same_each_time(conv, images):
-    # The network has dropout, which draws in training mode.
+    # The network has dropout, which is random in training mode.
     network, x = conv(), images(20)
     first, again = batch_independent(network, x), batch_independent(network, x)
     assert first.evidence["difference_in_training_mode"] > 0
@@ -789,7 +790,7 @@ class Answers(nn.Module):
     [
         ([0, 0, 0, 0], [0, 0, 0, 1], False),  # One class for every image.
         ([0, 1, 2, 0], [0, 1, 2, 1], True),
-        ([0, 1, 2, 2], [0, 0, 0, 1], False),  # One answer would be right for three of four images.
+        ([0, 1, 2, 2], [0, 0, 0, 1], False),  # Class 0 for every image would be right for three of four images.
         ([0, 0, 0, 0], [0, 0, 0, 0], True),  # There is only one label.
     ],
 )

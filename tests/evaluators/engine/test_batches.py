@@ -44,7 +44,7 @@ def test_one_image_that_does_not_fit_and_other_errors_are_raised():
 
 
 def test_activations_are_counted_by_storage_without_the_weights():
-    # Kept for the backward pass: the sigmoid's output, which is also the last layer's input, 100 numbers of 4 bytes.
+    # The backward pass needs the output of the sigmoid, which is also the input of the last layer: 100 numbers of 4 bytes.
     network = nn.Sequential(nn.Linear(10, 100), nn.Sigmoid(), nn.Linear(100, 3))
     assert activation_bytes(network, torch.rand(1, 10))[0] <= 2 * 4 * (100 + 10)
     assert activation_bytes(network, torch.rand(1, 10))[0] >= 2 * 4 * 100

@@ -63,7 +63,7 @@ def test_network_is_left_as_it_was(conv, images):
 
 
 class Branches(nn.Module):
-    """Control flow that depends on the pixels, which cannot be traced."""
+    """A network whose control flow depends on the pixels, so that it cannot be traced."""
 
     def __init__(self, network):
         super().__init__()
@@ -74,7 +74,7 @@ class Branches(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A random number per pass, which a trace would turn into a constant."""
+    """A network that adds a random number in each pass. A trace would turn the number into a constant."""
 
     def __init__(self, network):
         super().__init__()
@@ -85,7 +85,7 @@ class Noisy(nn.Module):
 
 
 class Shared(nn.Module):
-    """One convolution before two batch norms, into which only one can be folded."""
+    """A network that uses one convolution twice, before two batch norms. Only one of them can be folded into it."""
 
     def __init__(self):
         super().__init__()

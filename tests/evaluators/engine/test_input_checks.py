@@ -72,7 +72,7 @@ def test_images_that_are_refused(x, kind, message):
         check_images(x)
 
 
-def test_images_that_are_taken():
+def test_images_that_are_accepted():
     for dtype in (torch.float16, torch.float32, torch.float64):
         check_images(torch.tensor([[0.0, 1.0]], dtype=dtype))
 
@@ -139,7 +139,7 @@ def test_epsilons_that_are_refused(epsilons, message):
         check_epsilons(epsilons, 1.0)
 
 
-def test_epsilons_reach_the_diagonal_of_the_pixel_range():
+def test_epsilons_up_to_the_size_of_the_pixel_range_are_accepted():
     check_epsilons([0.0, 8 / 255, 1.0], 1.0)
     check_epsilons([0.5, math.sqrt(3072)], math.sqrt(3072))
 
@@ -168,7 +168,7 @@ def test_logits_must_be_finite(value, name):
 
 
 GRID = [0.02, 0.05]
-# Every public function that takes a network, images and labels.
+# Public functions that take a network, images and labels.
 FUNCTIONS = {
     "radii": lambda network, x, y: radii(network, x, y, FGSM(), GRID),
     "profile": lambda network, x, y: profile(network, x, y, {"pgd": PGD(steps=2)}, epsilons={"linf": GRID}),
@@ -186,7 +186,7 @@ FUNCTIONS = {
 
 
 class Broken(nn.Module):
-    """A network whose output is replaced."""
+    """A network followed by a function that changes its output."""
 
     def __init__(self, body, output):
         super().__init__()
@@ -276,13 +276,13 @@ def test_users_mistakes_have_a_remedy_in_every_public_function(case, function, m
         lambda *case: first_order_error(*case, Linf(), 8),
     ],
 )
-def test_an_epsilon_of_8_has_a_remedy_wherever_one_is_given(case, call):
+def test_an_epsilon_of_8_has_a_remedy_in_every_function(case, call):
     with raises(ValueError, "pixels are in [0, 1], so write 8/255 rather than 8"):
         call(*case)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_network_that_converts_its_images_is_taken(case, function):
+def test_a_network_that_converts_its_images_is_accepted(case, function):
     network, x, y = case
     converts = Broken(network.double(), lambda logits: logits)
     converts.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
@@ -296,7 +296,7 @@ def test_one_image_is_enough(case, function):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_training_mode_is_put_aside_and_put_back(case, function):
+def test_networks_are_measured_in_evaluation_mode_and_stay_in_training_mode(case, function):
     network, x, y = case
     expected = FUNCTIONS[function](network, x, y)
     network.train()
@@ -305,7 +305,7 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
     assert all(module.training for module in network.modules())
     assert torch.equal(network[1].running_mean, averages)
     if function in ("profile", "check_network"):
-        # The error message has the remedy.
+        # Only one check differs. The explanation of its failure has the remedy.
         checks = result.record["checks"] if function == "profile" else [vars(check) for check in result]
         (evidence,) = [check["evidence"] for check in checks if check["name"] == "batch_independent"]
         assert evidence["handed_over_in"] == "training mode"
@@ -355,7 +355,7 @@ def test_training_mode_is_put_aside_and_put_back(case, function):
         ),
     ],
 )
-def test_misuse_is_told_before_any_work(case, call, kind, message):
+def test_misuse_is_an_error_before_any_work(case, call, kind, message):
     network, x, y = case
     passes = []
     network.register_forward_hook(lambda *_: passes.append(1))
@@ -403,7 +403,7 @@ def test_gradients_that_are_not_finite_are_no_robustness(case):
     assert "gradients_alive" in network_profile.failed_checks()
 
 
-def test_gradients_that_are_not_finite_are_told(case):
+def test_gradients_that_are_not_finite_give_a_warning(case):
     network, x, _ = case
     x = x.clone()
     x[:3, :, :2, :2] = 0
@@ -439,7 +439,7 @@ def test_a_frozen_script_module_is_measured(case):
     assert torch.equal(radii(frozen, x, y, FGSM(), [0.1, 0.2]), radii(network, x, y, FGSM(), [0.1, 0.2]))
 
 
-def test_no_pass_of_a_profile_is_larger_than_asked(case):
+def test_no_pass_of_a_profile_is_larger_than_batch_size(case):
     network, x, y = case
     seen = []
     network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
@@ -447,7 +447,7 @@ def test_no_pass_of_a_profile_is_larger_than_asked(case):
     assert max(seen) == 4
 
 
-def test_a_radius_does_not_depend_on_what_else_stands_in_the_grid(case):
+def test_a_radius_does_not_depend_on_the_other_epsilons_of_the_grid(case):
     network, x, y = case
     alone, image_radii = radii(network, x, y, PGD(), [0.2]), radii(network, x, y, PGD(), [0.01, 0.1, 0.2])
     later = image_radii > 0.1
@@ -465,7 +465,7 @@ class Plain(Attack):
         return epsilon * self.pattern.expand_as(x)
 
 
-def test_an_attack_of_ones_own_need_not_be_a_dataclass(case):
+def test_a_custom_attack_need_not_be_a_dataclass(case):
     network, x, y = case
     network_profile = profile(network, x, y, {"own": Plain()})
     assert network_profile.record["attacks"]["own"]["config"]["norm"] == "linf"

@@ -53,7 +53,7 @@ def test_numbers_belong_to_the_image_not_to_its_batch():
 def test_seeds_streams_draws_images_and_pixels_are_all_different():
     variants = [noise(seed, stream=stream).uniform(X, draw) for seed in (0, 1, -5) for stream in (0, 1) for draw in (0, 1)]
     numbers = torch.cat([v.flatten() for v in variants])
-    # 12,000 numbers of 24 bits hold about 4 pairs that are equal by accident; a shared row would add 25.
+    # Among 12,000 numbers of 24 bits, about 4 pairs are equal by chance. An image with the numbers of another adds 25 pairs.
     assert len(numbers) - len(numbers.unique()) < 15
 
 
@@ -77,7 +77,7 @@ def test_normal_is_normal():
 
 @pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
 def test_normal_is_finite_at_both_ends_of_uniform(monkeypatch, end):
-    # One number in 16 million is the largest one below 1, which happens often on a test set.
+    # One number in 16 million is the largest number below 1. A test set has many millions of numbers.
     monkeypatch.setattr(ImageNoise, "uniform", lambda self, x, draw=0: torch.full_like(x, end))
     assert noise().normal(X).isfinite().all()
 

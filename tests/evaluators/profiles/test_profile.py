@@ -85,7 +85,7 @@ def test_exports_match():
     assert public == set(evaluators.__all__)
 
 
-def test_keys_that_are_promised(measured_profile):
+def test_a_record_has_the_documented_keys(measured_profile):
     record = measured_profile.record
     promised = {"schema", "dataset", "split", "n", "clean_error", "attacks", "margins", "checks", "cost", "seed"}
     assert set(record) >= promised
@@ -102,7 +102,7 @@ def test_keys_that_are_promised(measured_profile):
     assert set(record["cost"]) == {"parameters", "macs"}
 
 
-def test_numbers_are_those_of_the_parts(case, measured_profile):
+def test_numbers_are_those_of_the_separate_functions(case, measured_profile):
     network, x, y = case
     assert measured_profile.record["clean_error"] == pytest.approx(0.05)
     assert measured_profile.record["cost"] == {"parameters": parameters(network), "macs": macs(network, (1, 8, 8))}
@@ -129,7 +129,7 @@ def test_numbers_are_those_of_the_parts(case, measured_profile):
         assert entry["median_radius"] == pytest.approx(np.median(clean.radii[name][clean.margin > 0]))
 
 
-def test_nearest_differences_are_those_of_the_parts(case, measured_profile):
+def test_nearest_differences_are_those_of_the_separate_functions(case, measured_profile):
     network, x, _ = case
     logits = logits_of(network, x)
     nearest = logit_differences(logits)[:, 0]
@@ -147,7 +147,7 @@ def test_logits_that_are_all_alike_have_no_differences():
     assert record["margins"]["nearest"] is None
 
 
-def test_a_chosen_grid_sees_the_whole_curve(measured_profile):
+def test_a_chosen_grid_covers_the_whole_curve(measured_profile):
     for entry in measured_profile.record["attacks"].values():
         assert entry["error"][0] < 0.15
         assert entry["error"][-1] > 0.9
@@ -171,15 +171,15 @@ def test_error_where_nothing_was_measured_is_refused(measured_profile):
         measured_profile.error_at(0.0123)
 
 
-def test_grids_of_the_users_own_hold_what_must_be_compared(case):
+def test_included_epsilons_are_added_to_a_given_grid(case):
     network_profile = profile(
         *case, {"fgsm": FGSM()}, epsilons={"linf": [0.2]}, options=ProfileOptions(include={"linf": [0.05]})
     )
     assert network_profile.record["attacks"]["fgsm"]["epsilons"] == [0.05, 0.2]
 
 
-def test_masks_are_looked_for_in_every_norm(case):
-    # The worst of several attacks with one loss counts, whatever their order.
+def test_masking_of_cross_entropy_is_checked_in_every_norm(case):
+    # The check uses the worst case over all attacks with one loss, so the weak attack must not change the outcome.
     weak = PGD(norm=L2(), steps=1, step_size=0.01, random_start=False)
     network_profile = profile(*case, {"pgd": PGD(norm=L2()), "margin": PGD(norm=L2(), loss=margin), "weak": weak})
     assert {"cross_entropy_not_masked_l2"} <= {check["name"] for check in network_profile.record["checks"]}
@@ -192,7 +192,7 @@ def test_a_norm_that_was_not_measured_is_refused(case):
         network_profile.error_at(0.1, "l2")
 
 
-def test_a_clean_network_passes_every_check(measured_profile):
+def test_a_clean_network_passes_every_check_but_enough_images(measured_profile):
     names = [check["name"] for check in measured_profile.record["checks"]]
     assert len(names) == len(set(names))
     assert {
@@ -209,7 +209,7 @@ def test_a_clean_network_passes_every_check(measured_profile):
     } <= set(names)
     for check in ("noise_is_weaker", "scale_does_not_matter"):
         assert {f"{check}_linf", f"{check}_l2"} <= set(names)
-    # With 300 images the half-width of the interval is at most 5.8 points.
+    # With 300 images, the half-width of an interval can be 5.8 percentage points. The limit of the check is 5.
     assert set(measured_profile.failed_checks()) <= {"enough_images"}
 
 
@@ -220,7 +220,7 @@ class Coarse(nn.Module):
 
 def test_planted_faults_reach_the_record(case, linear):
     network, x, y = case
-    # Without a random start, which is itself noise.
+    # The attacks have no random start, because a random start is noise and may fool the network without gradients.
     plain = {"fgsm": FGSM(), "pgd": PGD(random_start=False)}
     masked = profile(nn.Sequential(Coarse(), network), x, y, plain, epsilons={"linf": LINF_GRID})
     assert {"gradients_alive", "gradients_predict", "reaches_chance", "noise_is_weaker_linf"} <= {*masked.failed_checks()}
@@ -243,14 +243,14 @@ def test_checks_compare_within_one_norm(case):
     names = [check["name"] for check in profile(network, x, y, attacks).record["checks"]]
     assert "many_steps_beat_one_linf" not in names
     assert "cross_entropy_not_masked_linf" not in names
-    # Radii of another norm are smaller numbers: they must not hide that FGSM in L2 finds nothing.
+    # L-infinity radii are smaller than L2 radii. They must not hide that FGSM in L2 fools no image.
     attacks = {"noise": UniformNoise(), "fgsm_l2": FGSM(norm=L2())}
     grids = {"linf": [0.3, 0.6, 1.0], "l2": [2.0]}
     masked = profile(nn.Sequential(Coarse(), network), x, y, attacks, epsilons=grids)
     assert "noise_is_weaker_l2" in masked.failed_checks()
 
 
-def test_grids_may_be_given_or_hold_what_is_asked(case):
+def test_grids_are_given_or_chosen_with_the_included_epsilons(case):
     given = profile(*case, ATTACKS, epsilons={"linf": [0.2, 0.1, 0.1]})
     assert given.record["attacks"]["fgsm"]["epsilons"] == [0.1, 0.2]
     assert len(given.record["attacks"]["fgsm_l2"]["epsilons"]) > 10
@@ -302,7 +302,7 @@ def test_files_are_plain(measured_profile, tmp_path):
 
 @pytest.mark.parametrize("name", ["pgd/20", "with space", "file", "allow_pickle"])
 def test_the_name_of_an_attack_survives_the_files_or_is_refused(case, tmp_path, name):
-    # The last two are arguments of numpy's writer.
+    # The last two are also parameters of `np.savez`, which takes the names of arrays as keywords.
     try:
         network_profile = profile(*case, {name: FGSM()}, epsilons={"linf": [0.01, 0.02]})
     except ValueError as error:
@@ -337,7 +337,7 @@ def test_extreme_networks_give_strict_json(linear, images, tmp_path, kind):
 
 
 def test_large_images_take_the_chosen_l2_grid():
-    # A nearly flat network has first-order radii beyond the pixel range, whose diagonal is 110.85 here.
+    # A nearly flat network has first-order radii beyond the pixel range. Its diagonal is sqrt(3 * 64 * 64) = 110.85.
     torch.manual_seed(0)
     x = torch.rand(30, 3, 64, 64)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2))
@@ -458,9 +458,9 @@ def test_exact_radii_refine_those_of_the_grid(case):
         assert exact.record["attacks"][name]["error"] == pytest.approx(coarse.record["attacks"][name]["error"], abs=0.02)
 
 
-def test_theory_stands_beside_what_was_measured(measured_profile):
+def test_first_order_predictions_and_densities_are_recorded(measured_profile):
     entry = measured_profile.record["margins"]["first_order"]["linf"]
-    # The network is linear, so prediction and measurement differ only where the pixel range binds.
+    # The network is linear, so prediction and measurement differ only where an attack reaches the ends of the pixel range.
     assert entry["parting_epsilon"] is None or entry["parting_epsilon"] > 0.1
     densities = measured_profile.record["margins"]["densities"]
     assert set(densities) == {"at", "rival_1", "rival_2"}
@@ -496,7 +496,7 @@ def test_progress_names_every_stage_and_ends_at_1(case):
     assert shares[-1] == 1
 
 
-def test_an_epsilon_of_the_grid_gives_way_to_one_beside_it_that_is_asked_for(conv, images):
+def test_an_included_epsilon_replaces_a_grid_point_next_to_it(conv, images):
     network, x = conv(), images(60)
     y = network.eval()(x).argmax(1)
     alone = profile(network, x, y, {"fgsm": FGSM()}).record["attacks"]["fgsm"]["epsilons"]

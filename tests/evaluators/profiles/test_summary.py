@@ -36,13 +36,13 @@ def test_failed_checks_come_first():
     [
         ("mnist", None, "50.0% at linf 0.3"),
         ("own", None, "37.5% at linf 0.0314"),
-        ("own", {"linf": 0.4}, "50.0% at linf 0.3"),  # nothing was measured at 0.4
+        ("own", {"linf": 0.4}, "50.0% at linf 0.3"),  # 0.3 is the largest measured epsilon up to 0.4.
         ("own", {"linf": 0.3}, "50.0% at linf 0.3"),
         ("own", {"linf": 0.001}, "25.0% at linf 0.01"),
         ("own", {"l2": 0.001}, "37.5% at linf 0.0314"),
     ],
 )
-def test_the_epsilon_is_that_of_the_claim(dataset, claimed, expected):
+def test_the_epsilon_is_the_largest_measured_one_up_to_the_claim(dataset, claimed, expected):
     assert f"adversarial error {expected}, on" in summary_line(make(dataset), claimed)
 
 
