@@ -41,16 +41,16 @@ def test_macs_of_pooling_count_the_pixels_of_its_windows():
 @pytest.mark.parametrize(
     "activation", [nn.ReLU(), nn.ReLU(inplace=True), nn.SiLU(), nn.GELU(), nn.Softplus(), nn.Sigmoid(), nn.Tanh()], ids=str
 )
-def test_macs_of_an_activation_are_one_a_value(activation):
+def test_macs_of_an_activation_are_one_per_value(activation):
     assert macs(activation, (3, 4, 5)) == 60
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.LayerNorm([4, 3, 5])], ids=str)
-def test_macs_of_normalisation_are_two_a_value(norm):
+def test_macs_of_normalisation_are_two_per_value(norm):
     assert macs(norm, (4, 3, 5)) == 2 * 60
 
 
-def test_macs_are_what_torch_counts_where_it_counts():
+def test_macs_of_convolutions_and_linear_layers_are_those_of_torch():
     convolutions = nn.Sequential(
         nn.Conv2d(3, 8, 5, stride=2, dilation=2), nn.Conv2d(8, 8, 3, groups=4), nn.Flatten(), nn.LazyLinear(7)
     )
@@ -66,7 +66,7 @@ def test_macs_without_memory_for_weights():
     assert macs(on_meta, (3, 8, 8)) == macs(network(), (3, 8, 8))
 
 
-def test_macs_count_one_use_of_a_layer_each():
+def test_macs_count_every_use_of_a_layer():
     layer = nn.Linear(16, 16)
     assert macs(nn.Sequential(nn.Flatten(), layer, layer), (1, 4, 4)) == 2 * 256
 
@@ -84,7 +84,7 @@ def test_macs_leave_the_network_as_it_was(device):
 
 def test_macs_of_a_network_in_double_precision_and_of_one_in_training_mode():
     assert macs(network().double(), (3, 8, 8)) == macs(network(), (3, 8, 8))
-    # A batch of one 1x1 image has no variance: batch normalisation must not be in training mode.
+    # A batch of one 1x1 image has no variance, so batch norm would fail in training mode.
     assert macs(nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4)).train(), (2, 1, 1)) == 8 + 2 * 4
 
 
@@ -99,13 +99,13 @@ def test_macs_of_a_matrix_product(dtype):
 
 
 def test_latency_is_the_median_of_the_passes_after_warm_up(monkeypatch):
-    """Passes of 9, 9, 1, 2 and 30 seconds, by a fake clock. The first two are warm-up."""
+    """By a fake clock, the passes take 9, 9, 1, 2 and 30 seconds. The first two are warm-up."""
     clock = iter([0, 9, 10, 19, 20, 21, 30, 32, 40, 70])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert latency(network(), (3, 8, 8), repeats=3, warm_up=2) == 2
 
 
-def test_latency_asks_for_batches_in_evaluation_mode_where_the_network_is(device):
+def test_latency_runs_batches_in_evaluation_mode_on_the_device_of_the_network(device):
     seen = []
 
     class Watch(nn.Module):
@@ -120,6 +120,6 @@ def test_latency_asks_for_batches_in_evaluation_mode_where_the_network_is(device
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"repeats": 0}])
-def test_latency_refuses_nothing_to_measure(wrong):
+def test_latency_of_no_images_or_no_passes_is_refused(wrong):
     with pytest.raises(ValueError, match="batch_size and repeats must be at least 1"):
         latency(network(), (3, 8, 8), **wrong)

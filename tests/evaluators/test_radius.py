@@ -107,8 +107,9 @@ def test_radii_of_a_linear_network_are_margin_over_the_l2_norm(linear, images, d
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
 @pytest.mark.parametrize("scale", [1e-24, 1e-6, 20.0, 40.0])
 def test_radii_do_not_depend_on_the_scale_of_the_gradient(linear, images, norm, order, grid, loss, scale):
-    # Logits tens apart leave cross-entropy a gradient near 1e-25: it points the right way, and its square is 0.
-    # Weights of opposite sign, for in float32 the share of the true class is rounded away first.
+    # If logits are tens apart, the gradient of cross-entropy is near 1e-25. Its direction is right, but its square is 0.
+    # In float32, the gradient at the true logit is rounded to 0. The rows of the weight are opposite, so that the gradient
+    # at the other logit alone has the right direction.
     weight = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
     network, x = linear(weight=torch.cat([weight, -weight]), scale=scale), images(200, low=0.35, high=0.65, seed=1)
     y = right_labels(network, x)
@@ -122,7 +123,7 @@ def test_radii_do_not_depend_on_the_scale_of_the_gradient(linear, images, norm, 
 
 
 def test_clamping_to_the_pixel_range_counts(linear):
-    # Pixels at the ends of the range cannot follow the gradient outwards: half of the step is lost.
+    # The second pixel is at the end of its range and cannot move outwards, so half of the step is lost.
     weight = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     network = linear(weight=weight, bias=torch.tensor([1.3, 0.0]))
     x, y = torch.tensor([[[[0.2, 1.0]]]]), torch.tensor([0])
@@ -218,7 +219,7 @@ def test_radii_lie_on_the_grid_and_their_error_never_falls(conv, images, attack)
 
 
 class Backward(torch.autograd.Function):
-    """The identity, which calls `seen` with the number of images whose gradient passes."""
+    """The identity. Its backward pass calls `seen` with the number of images."""
 
     @staticmethod
     def forward(ctx, x, seen):
@@ -242,7 +243,7 @@ class Counting(nn.Module):
         return self.network(Backward.apply(x, self.counts.append))
 
 
-def test_a_single_step_attack_takes_one_gradient_an_image_for_the_whole_grid(conv, images):
+def test_a_single_step_attack_takes_one_gradient_per_image_for_the_whole_grid(conv, images):
     network, x = Counting(conv()), images(100)
     y = right_labels(network, x)
     y[:13] = (y[:13] + 1) % 4
@@ -252,7 +253,7 @@ def test_a_single_step_attack_takes_one_gradient_an_image_for_the_whole_grid(con
     assert sum(network.counts) == 87
 
 
-def test_a_loop_works_on_no_image_whose_answer_is_known(conv, images):
+def test_an_iterative_attack_drops_misclassified_images(conv, images):
     network, x = Counting(conv().double()), images(100, dtype=torch.float64)
     y = right_labels(network, x)
     y[:13] = (y[:13] + 1) % 4
@@ -266,7 +267,7 @@ def test_a_loop_works_on_no_image_whose_answer_is_known(conv, images):
 
 
 @pytest.mark.parametrize("attack", [PGD(steps=3, random_start=False), BIM(steps=3), MIFGSM(steps=3)], ids=identify)
-def test_walks_that_begin_at_the_image_take_its_gradient_once_for_the_whole_grid(conv, images, attack):
+def test_attacks_that_start_at_the_clean_image_take_its_gradient_once_for_the_whole_grid(conv, images, attack):
     network, x = Counting(conv()), images(100)
     y, grid = right_labels(network, x), [1e-6, 2e-6, 3e-6, 4e-6]
     image_radii = radii(network, x, y, attack, grid)
@@ -276,13 +277,13 @@ def test_walks_that_begin_at_the_image_take_its_gradient_once_for_the_whole_grid
     assert torch.equal(radii(network, x, y, attack, [0.05, 0.1]), torch.minimum(*one_by_one))
 
 
-def test_walks_that_begin_elsewhere_take_every_gradient(conv, images):
+def test_attacks_with_a_random_start_take_every_gradient(conv, images):
     network, x = Counting(conv()), images(100)
     radii(network, x, right_labels(network, x), PGD(steps=3), [1e-6, 2e-6])
     assert sum(network.counts) == 100 * 2 * 3
 
 
-def test_a_loop_splits_its_passes_and_fills_them_as_images_are_dropped(conv, images):
+def test_an_attack_loop_fills_its_passes_as_images_are_dropped(conv, images):
     network, x = Counting(conv()), images(300)
     y, attack = right_labels(network, x), PGD(steps=10, random_start=False)
     with prepare(network, x, y) as prepared:
@@ -314,7 +315,7 @@ class Detach(nn.Module):
         return x.detach()
 
 
-def test_all_images_wrong_asks_for_no_gradient(conv, images):
+def test_misclassified_images_need_no_gradient(conv, images):
     network, x = Counting(conv()), images(10)
     y = (right_labels(network, x) + 1) % 4
     assert radii(network, x, y, FGSM(), [0.1]).tolist() == [0.0] * 10

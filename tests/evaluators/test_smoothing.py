@@ -19,8 +19,9 @@ def distances(network, x):
 
 
 def test_radii_of_a_linear_network_are_just_below_its_distances(linear, images, device):
-    # Noise carries an image over the boundary of a linear network with the chance Phi(-distance / sigma). So the smoothed
-    # network is the network itself, and sigma * Phi^-1(p) the distance.
+    # Noise moves an image across the boundary of a linear network with probability Phi(-distance / sigma). So the smoothed
+    # network predicts the same class, with probability p = Phi(distance / sigma). Its radius sigma * Phi^-1(p) is the
+    # distance.
     network, x = linear(), images(300)
     distance = distances(network, x)
     y = torch.from_numpy((distance < 0).astype(np.int64))
@@ -28,11 +29,11 @@ def test_radii_of_a_linear_network_are_just_below_its_distances(linear, images, 
     distance = np.abs(distance)
     assert set(certificates.predictions[certificates.predictions != y.numpy()]) <= {-1}
     too_large = (certificates.radii > distance).sum()
-    # Of 300 bounds at 5 %, about 15 fail: neither too many nor suspiciously few.
+    # About 5 % of the 300 radii should be too large: 15, and neither many more nor many fewer.
     assert binom.ppf(0.001, 300, 0.05) <= too_large <= binom.ppf(0.999, 300, 0.05)
     chance = norm.cdf(distance / 0.5)
-    # What scipy's bound would be for counts at both ends of what the true chance allows. Nearest to the boundary the other
-    # class may have come first.
+    # SciPy's bounds for the smallest and the largest count that the true probability allows. Images close to the boundary
+    # are left out, because the first draws may select the other class there.
     low, high = (beta.ppf(0.05, k, 2001 - k) for k in binom.ppf([[1e-5], [1 - 1e-5]], 2000, chance))
     assert ((low - 1e-9 <= certificates.lower) & (certificates.lower <= high + 1e-9))[distance > 0.1].all()
     assert (distance > 0.1).sum() > 150

@@ -33,7 +33,7 @@ class Counting(nn.Module):
 
 
 class Peak(nn.Module):
-    """Two logits whose margin has one maximum, which is -1: no image is ever misclassified."""
+    """Two logits whose margin loss has one maximum, -1. So no image is ever misclassified."""
 
     def __init__(self, top):
         super().__init__()
@@ -63,7 +63,7 @@ def test_it_reaches_the_exact_radii_of_a_linear_network(norm, linear, images):
         exact = -margin(network(x), y) / norm.dual((weight[0] - weight[1])[None])
     grid = torch.tensor([0.001 * 1.5**k for k in range(1, 12)])
     assert exact.median() < grid[-1]
-    # No exact radius is so close to an epsilon of the grid that rounding matters.
+    # Radii very close to an epsilon of the grid are left out, because rounding could move them.
     clear = ((exact[:, None] / grid - 1).abs() > 1e-3).all(1)
     assert clear.sum() > 250
     edges = torch.cat([grid.double(), torch.tensor([torch.inf])])
@@ -99,7 +99,7 @@ def test_the_step_shrinks_around_a_peak_inside_the_ball(norm, images):
         clean = norm.size(x - top)
 
     def distance(attack):
-        # Not through `Attack.__call__`, which runs the network on one image; it has 50 peaks, one per image.
+        # `Attack.__call__` would run the network on one image, but the network has 50 peaks, one for each image.
         target = GradientOracle(network, x, y, norm, torch.full((50,), epsilon), keep="nothing")
         delta = attack.perturb(target, x, torch.full((50, 1, 1, 1), epsilon), ImageNoise.of(0, torch.arange(50)))
         return norm.size(x + delta - top).max() / epsilon
@@ -110,7 +110,7 @@ def test_the_step_shrinks_around_a_peak_inside_the_ball(norm, images):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_it_returns_the_best_point_it_saw(norm, conv, images):
+def test_it_returns_the_best_evaluated_point(norm, conv, images):
     network, x = conv(), images()
     y = right_labels(network, x)
     seen = []
@@ -125,7 +125,7 @@ def test_it_returns_the_best_point_it_saw(norm, conv, images):
         torch.testing.assert_close(margin(network(adversarial), y), torch.stack(seen).amax(0))
 
 
-def test_more_walks_only_add_fooled_images(conv, images):
+def test_more_restarts_only_add_fooled_images(conv, images):
     network, x = conv(classes=10), images(200)
     y = right_labels(network, x)
     once, thrice = (radii(network, x, y, APGD(steps=5, restarts=restarts), [0.01, 0.02, 0.04, 0.08]) for restarts in (1, 3))
@@ -133,8 +133,8 @@ def test_more_walks_only_add_fooled_images(conv, images):
     assert (thrice < once).any()
 
 
-def test_it_walks_towards_the_classes_of_the_largest_logits():
-    # The second class lies next, but no pixel moves it; the third lies further off, and every pixel does.
+def test_it_targets_the_classes_with_the_largest_logits():
+    # The second class has the nearest logit, but no pixel changes it. The third logit is lower, and every pixel changes it.
     layer = nn.Linear(64, 3)
     weight = torch.zeros(3, 64)
     weight[2] = 1
@@ -171,10 +171,10 @@ def test_a_fooled_image_costs_nothing_more(conv, images):
         assert walk[-1] <= 100 - fooled + 5
 
 
-def test_dlr_is_blind_to_the_scale_of_the_logits(conv, images):
+def test_dlr_does_not_depend_on_the_scale_of_the_logits(conv, images):
     network, x = conv(10), images(100)
     y = right_labels(network, x)
-    # Scaling by a power of two is exact. The gradient of cross-entropy is zero here.
+    # Scaling by a power of two is exact. The gradient of cross-entropy is zero at the scaled logits.
     large = nn.Sequential(network, Scale(2.0**14))
     grid = [0.01, 0.02, 0.04]
     for attack in (APGD(loss=dlr, steps=20), TargetedAPGD(steps=20, targets=2)):
@@ -257,8 +257,8 @@ def digits():
 
 @pytest.mark.parametrize("steps", [20, 100])
 @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.09), (L2(), 0.5)])
-def test_a_walk_has_autoattacks_pixels(autopgd, digits, norm, epsilon, steps):
-    # In double precision, where rounding does not decide whether a loss has risen.
+def test_a_run_has_the_pixels_of_autoattack(autopgd, digits, norm, epsilon, steps):
+    # In single precision, rounding could decide whether a loss has risen.
     x, y = digits[1][:100].double(), digits[2][:100]
     network = nn.Sequential(*digits[0])
     network.double()

@@ -50,7 +50,7 @@ def every(kind, **settings):
 
 def budget(attack):
     """Returns an epsilon at which the attack fools some of the images of these tests."""
-    # A decision-based attack needs more queries than a gradient-based one.
+    # With few queries, a decision-based attack finds only large perturbations.
     return (4 if isinstance(attack, HopSkipJump) else 1) * (0.05 if attack.norm == Linf() else 0.4)
 
 
@@ -150,7 +150,7 @@ class AttackContract:
 
     @pytest.mark.parametrize("stop", [False, True])
     def test_an_image_does_not_depend_on_its_batch(self, attack, conv, images, stop):
-        # In double precision, where the order of summation cannot change the sign of a gradient.
+        # In single precision, the order of summation could change the sign of a gradient.
         network, x = conv().double(), images(dtype=torch.float64)
         y = right_labels(network, x)
         whole = attack(network, x, y, budget(attack), stop_when_fooled=stop)
@@ -220,7 +220,7 @@ class AttackContract:
 
     def test_epsilon_8_is_refused(self, attack, conv, images):
         x = images()
-        # Under L2 a perturbation of size 8 fits into 64 pixels: there the first impossible number is 8.1.
+        # The L2 size of the pixel range of 64 pixels is 8, so 8 is allowed in L2, and 8.1 is not.
         epsilon = 8 if attack.norm == Linf() else 8.1
         with pytest.raises(ValueError, match=rf"got {epsilon}\b.*8/255"):
             attack(conv(), x, torch.zeros(16, dtype=torch.int64), epsilon)
@@ -385,7 +385,7 @@ def test_a_step_that_is_too_long_gives_the_radii_of_the_projected_one(norm, line
     assert image_radii.tolist() == expected.tolist()
 
 
-def test_a_point_outside_the_ball_proves_nothing(linear, images):
+def test_a_misclassified_point_outside_the_ball_does_not_count(linear, images):
     network, x = linear(), images(200, low=0.35, high=0.65)
     y = right_labels(network, x)
 
@@ -403,7 +403,7 @@ def test_a_point_outside_the_ball_proves_nothing(linear, images):
     assert torch.equal(Peeks()(network, x, y, 0.01, stop_when_fooled=True), x)
 
 
-def test_stopping_returns_the_point_that_fooled_and_not_where_the_walk_went(linear, images):
+def test_stopping_returns_the_point_that_fooled_and_not_the_last_point(linear, images):
     network, x = linear(), images(20, low=0.35, high=0.65)
     y = right_labels(network, x)
 
@@ -431,7 +431,7 @@ def foolbox():
 @pytest.fixture
 def case(conv, images):
     network, x = conv(classes=10, channels=3, seed=1), images(16, 3, seed=2)
-    # A part of the pixels sits at the ends of the range, where clamping decides.
+    # Some pixels are at the ends of the range, so that clamping has an effect.
     x = torch.where(x < 0.1, 0.0, torch.where(x > 0.9, 1.0, x))
     return network, x, right_labels(network, x)
 
@@ -459,7 +459,7 @@ def test_step_ll_has_foolboxs_pixels(foolbox, case, epsilon):
     network, x, y = case
     with torch.no_grad():
         criterion = foolbox.criteria.TargetedMisclassification(network(x).argmin(1))
-    # Foolbox's FGSM takes no target; one step of its PGD of relative length 1 is the same step.
+    # Foolbox's FGSM takes no target. One step of its PGD with relative length 1 is the same step.
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(steps=1, rel_stepsize=1.0, random_start=False)
     expected = pixels_of(foolbox, attack, network, x, criterion, epsilon)
     torch.testing.assert_close(StepLL()(network, x, y, epsilon), expected, rtol=0, atol=1e-6)

@@ -52,7 +52,7 @@ def test_autoattack_is_no_weaker_than_pgd_on_either_loss(trained, norm):
         assert (image_radii <= epsilon).sum() >= (pgd <= epsilon).sum()
 
 
-def test_autoattack_does_not_mind_the_scale_of_the_logits(trained):
+def test_autoattack_does_not_depend_on_the_scale_of_the_logits(trained):
     network, x, y = trained
     plain = radii(network, x, y, AutoAttack(**SMALL), GRIDS["linf"])
     scaled = radii(Scaled(network, 1000.0), x, y, AutoAttack(**SMALL), GRIDS["linf"])
@@ -69,7 +69,7 @@ def test_nearest_is_at_most_the_radius_of_every_member(trained, norm):
     assert len(members) == (4 if norm == L2() else 3)
     for member in members:
         alone = radii(*trained, member, EpsilonGrid(epsilons=grid, tolerance=0.02))
-        # Members with random numbers or a bisection do not reuse earlier results.
+        # In the ensemble, members have other random numbers and start their bisection at other radii than alone.
         assert (image_radii <= alone * 1.05).double().mean() >= 0.95
         assert image_radii.quantile(0.5, interpolation="higher") <= alone.quantile(0.5, interpolation="higher") * 1.01
 

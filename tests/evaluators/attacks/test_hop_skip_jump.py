@@ -51,14 +51,14 @@ def test_the_radius_of_a_linear_network_is_nearly_found(norm, linear, images):
     exact = (gap / (slope.abs().sum() if norm == Linf() else slope.norm())).detach()
     few, many = (sizes(HopSkipJump(norm=norm, queries=n), network, x, y) for n in (500, 2500))
     assert (many >= exact * (1 - 1e-4)).all()
-    # The sign of each pixel's gradient is harder to estimate than a direction.
+    # The sign of the gradient at each pixel, for L-infinity, is harder to estimate than the direction, for L2.
     assert (many / exact).median() < (1.15 if norm == Linf() else 1.05)
     assert (many / exact).max() < 1.6
     assert (few / exact).median() > (many / exact).median()
 
 
 @BOTH
-def test_it_sees_decisions_only(norm, conv, images):
+def test_it_uses_only_decisions(norm, conv, images):
     network, x = conv(), images()
     y = labels(network, x)
     attack = HopSkipJump(norm=norm, queries=300, probes=10)
@@ -67,7 +67,7 @@ def test_it_sees_decisions_only(norm, conv, images):
 
 @BOTH
 @pytest.mark.parametrize("queries", [100, 150, 700])
-def test_it_asks_no_more_than_its_queries(norm, queries, conv, images):
+def test_it_uses_at_most_its_queries(norm, queries, conv, images):
     network, x = Asked(conv()), images()
     sizes(HopSkipJump(norm=norm, queries=queries), network, x, labels(network.network, x))
     assert 0.2 * queries < network.times <= queries
@@ -82,7 +82,7 @@ def test_an_image_that_is_wrong_costs_no_start_and_has_radius_0(norm, conv, imag
 
 @BOTH
 def test_an_image_does_not_depend_on_the_others(norm, conv, images):
-    # Misclassified images, and images without a start, end parts of an iteration early or never.
+    # Some images are misclassified, and some have no misclassified start. They must not affect the others.
     network, x = conv().double(), images(dtype=torch.float64)
     y = labels(network, x)
     y[::3] = (y[::3] + 1) % 4
@@ -120,9 +120,9 @@ class Only(nn.Module):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda x: x.std(1) > 0.25,  # noise, and x is plain
-        lambda x: x.std(1) > 0.45,  # black and white pixels only
-        lambda x: (x.std(1) < 0.1) & ((x.mean(1) - 0.5).abs() > 0.1),  # a plain grey of another shade only
+        lambda x: x.std(1) > 0.25,  # Noise is misclassified. The images themselves are nearly constant.
+        lambda x: x.std(1) > 0.45,  # Only black and white pixels are misclassified.
+        lambda x: (x.std(1) < 0.1) & ((x.mean(1) - 0.5).abs() > 0.1),  # Only a constant grey of another shade is.
     ],
 )
 def test_a_start_is_found_among_noise_and_greys(norm, wrong):
@@ -135,7 +135,7 @@ def test_a_start_is_found_among_noise_and_greys(norm, wrong):
 @BOTH
 @pytest.mark.parametrize("offset", [0.0, 0.1, 9.0])
 def test_the_direction_is_the_mean_of_the_probes_weighted_by_their_answers(norm, offset):
-    # On the boundary, beyond it (most probes are misclassified), and far beyond it (all probes are misclassified).
+    # The points are on the boundary, beyond it (most probes are misclassified), or far beyond it (all probes are).
     network = Only(lambda x: x.mean(1) > 0.5 - offset / 64)
     points, noise = torch.full((5, 1, 8, 8), 0.5, dtype=torch.float64), ImageNoise.of(4, torch.arange(5))
     target = GradientOracle(network, points, torch.zeros(5, dtype=torch.int64), norm, torch.ones(5), keep="nothing")
@@ -161,7 +161,7 @@ def test_a_step_is_halved_until_it_fools_and_no_further():
 
 
 @BOTH
-def test_without_a_start_an_image_is_given_up(norm, images):
+def test_an_image_without_a_misclassified_start_is_not_fooled(norm, images):
     network, x = Only(lambda x: torch.zeros(len(x), dtype=torch.bool)), images()
     y = torch.zeros(16, dtype=torch.int64)
     assert sizes(HopSkipJump(norm=norm, queries=200), network, x, y).isinf().all()

@@ -35,27 +35,28 @@ class OnePixel(nn.Module):
 class TestClosedForms:
     @pytest.mark.parametrize("norm", NORMS)
     @pytest.mark.parametrize("kind", [BIM, MIFGSM])
-    def test_a_linear_network_is_walked_straight_to_where_one_step_leads(self, kind, norm, linear, images):
+    def test_on_a_linear_network_many_steps_end_where_one_step_does(self, kind, norm, linear, images):
         network, x = linear().double(), images(low=0.35, high=0.65, dtype=torch.float64)
         y = labels(network, x)
         adversarial = kind(norm=norm, steps=4, step_size=0.25)(network, x, y, 0.02)
         torch.testing.assert_close(adversarial, FGSM(norm=norm)(network, x, y, 0.02), rtol=0, atol=1e-9)
 
     @pytest.mark.parametrize("norm", NORMS)
-    def test_of_two_classes_the_least_likely_is_the_other(self, norm, linear, images):
+    def test_with_two_classes_the_least_likely_class_is_the_wrong_one(self, norm, linear, images):
         network, x = linear().double(), images(low=0.35, high=0.65, dtype=torch.float64)
         y = labels(network, x)
         adversarial = IterativeLL(norm=norm, steps=4, step_size=0.25)(network, x, y, 0.02)
         torch.testing.assert_close(adversarial, StepLL(norm=norm)(network, x, y, 0.02), rtol=0, atol=1e-9)
 
     @pytest.mark.parametrize("kind", WALKS)
-    def test_the_walk_is_as_long_as_its_steps(self, kind, linear, images):
+    def test_the_perturbation_is_as_long_as_all_steps_together(self, kind, linear, images):
         network, x = linear(), images(low=0.35, high=0.65)
         adversarial = kind(steps=3, step_size=0.1)(network, x, labels(network, x), 0.1)
         torch.testing.assert_close(Linf().size(adversarial - x), torch.full((16,), 0.03), rtol=0, atol=1e-6)
 
     def test_the_class_that_was_least_likely_at_first_is_kept(self):
-        # From 0.5 on upwards the third class is the least likely; towards it the walk would turn back.
+        # At 0.5 the second class is the least likely, and steps towards it raise the pixel. At larger values the third
+        # class is. Steps towards the third class would lower the pixel again.
         network = OnePixel(lambda p: (0 * p + 5, 10 * (p - 0.5) - 1, -10 * (p - 0.5) - 0.5))
         x = torch.full((1, 1, 1, 1), 0.5)
         adversarial = IterativeLL(steps=3, step_size=1 / 3)(network, x, torch.tensor([0]), 0.3)
@@ -63,7 +64,7 @@ class TestClosedForms:
 
     @pytest.mark.parametrize(("decay", "way"), [(1.0, [0.6, 0.6, 0.5, 0.5]), (0.0, [0.6, 0.5, 0.6, 0.5])])
     def test_momentum_by_hand(self, decay, way):
-        # The margin rises by 100 per pixel below 0.55 and falls by 1 above: divided by its size each gradient is 1 or -1.
+        # The slope of the margin is 100 below 0.55 and -1 above. Divided by its size, each gradient is 1 or -1.
         network = OnePixel(lambda p: (0 * p, torch.where(p < 0.55, 100 * p, 60 - p)))
         x = torch.full((1, 1, 1, 1), 0.5)
         for steps, expected in enumerate(way, 1):
@@ -97,7 +98,7 @@ class TestOracles:
     @pytest.fixture
     def case(self, conv, images):
         network, x = conv(classes=10, channels=3, seed=1), images(16, 3, seed=2)
-        # A part of the pixels sits at the ends of the range, where clamping decides.
+        # Some pixels are at the ends of the range, so that clamping has an effect.
         x = torch.where(x < 0.1, 0.0, torch.where(x > 0.9, 1.0, x))
         return network, x, labels(network, x)
 
@@ -120,11 +121,11 @@ class TestOracles:
         torch.testing.assert_close(BIM()(network, x, y, 0.1), expected, rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("norm", NORMS)
-    def test_iterative_ll_has_the_pixels_of_foolboxs_targeted_walk(self, foolbox, case, norm):
+    def test_iterative_ll_has_the_pixels_of_foolboxs_targeted_pgd(self, foolbox, case, norm):
         network, x, y = case
         with torch.no_grad():
             criterion = foolbox.criteria.TargetedMisclassification(network(x).argmin(1))
-        # Foolbox's BIM takes no target; its PGD does, and is the same walk without a random start.
+        # Foolbox's BIM takes no target. Its PGD takes a target, and equals BIM without a random start.
         kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm.name]
         attack = kind(steps=7, rel_stepsize=0.25, random_start=False)
         epsilon = 0.05 if norm == Linf() else 1.0
@@ -151,7 +152,7 @@ class TestOracles:
 class TestRestarts:
     @pytest.mark.parametrize("norm", NORMS)
     @pytest.mark.parametrize("loss", [cross_entropy, margin])
-    def test_the_walk_with_the_largest_loss_counts(self, loss, norm, conv, images):
+    def test_the_restart_with_the_largest_loss_is_returned(self, loss, norm, conv, images):
         network, x = conv(seed=3), images()
         y, size, noise = labels(network, x), torch.full((16,), 0.3), ImageNoise.of(5, torch.arange(16))
         once = PGD(norm=norm, loss=loss, steps=1, step_size=0.5)
@@ -165,7 +166,7 @@ class TestRestarts:
         adversarial = PGD(norm=norm, loss=loss, steps=1, step_size=0.5, restarts=3)(network, x, y, 0.3, seed=5)
         assert torch.equal(adversarial, torch.stack(walks)[best, torch.arange(16)])
 
-    def test_one_walk_is_that_of_the_seed(self, conv, images):
+    def test_one_restart_uses_the_noise_of_the_seed(self, conv, images):
         network, x = conv(), images()
         y, noise = labels(network, x), ImageNoise.of(2, torch.arange(16))
         delta = Linf().sample(x, torch.tensor(0.1), noise)
@@ -175,7 +176,7 @@ class TestRestarts:
         adversarial = PGD(steps=1, step_size=0.5)(network, x, y, 0.1, seed=2)
         torch.testing.assert_close(adversarial, expected, rtol=0, atol=1e-6)
 
-    def test_more_walks_fool_more_images_and_never_at_a_larger_epsilon(self, conv, images):
+    def test_more_restarts_lower_some_radii_and_raise_none(self, conv, images):
         network, x = conv(seed=3), images(200)
         y, grid = labels(network, x), [0.01 * k for k in range(1, 15)]
         one, four = (radii(network, x, y, PGD(steps=1, restarts=n), grid) for n in (1, 4))
@@ -205,7 +206,7 @@ def test_settings_that_are_refused(kind, settings, message):
 
 @pytest.mark.parametrize("attack", [StepLL, IterativeLL])
 @pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])
-def test_the_least_likely_class_is_neared_under_every_loss(conv, images, attack, loss):
+def test_every_loss_moves_towards_the_least_likely_class(conv, images, attack, loss):
     network, x = conv().eval(), images(40)
     with torch.no_grad():
         logits = network(x)
@@ -216,7 +217,7 @@ def test_the_least_likely_class_is_neared_under_every_loss(conv, images, attack,
     assert (after > before).double().mean() > 0.9
 
 
-def test_a_loss_that_cannot_be_aimed_is_refused():
+def test_a_loss_without_a_targeted_form_is_refused():
     for attack in (StepLL, IterativeLL):
         with pytest.raises(ValueError, match="loss must be one of cross_entropy, margin, dlr"):
             attack(loss=lambda logits, y: logits.sum(1))

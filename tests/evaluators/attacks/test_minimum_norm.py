@@ -1,4 +1,4 @@
-"""DeepFool, FMN and DDN: exact radii of linear networks, then Foolbox's on a small trained one."""
+"""DeepFool, FMN and DDN: exact radii of linear networks, and a comparison with Foolbox on a small trained network."""
 
 import dataclasses
 import math
@@ -72,7 +72,7 @@ class TestLinearNetworks:
         elif isinstance(attack, DeepFool):
             torch.testing.assert_close(distances, 1.02 * exact, rtol=1e-3, atol=0)
         else:
-            # Ascent on the margin may converge to a class that is not the nearest.
+            # Gradient steps on the margin may end at a class that is not the nearest one.
             assert (distances <= exact * 1.01).float().mean() >= (1 if classes == 2 else 0.8)
 
     @pytest.mark.parametrize("norm", BOTH)
@@ -83,7 +83,7 @@ class TestLinearNetworks:
         distances = sizes(DeepFool(norm=norm, overshoot=overshoot), network, x, y)
         torch.testing.assert_close(distances, (1 + overshoot) * linear_radii(network, x, y, norm), rtol=1e-3, atol=0)
 
-    def test_deepfool_looks_at_no_more_classes_than_told(self, linear, images):
+    def test_deepfool_uses_at_most_its_candidates(self, linear, images):
         network, x = linear(6), images(100, low=0.35, high=0.65)
         y = labels(network, x)
         two, all_ = (sizes(DeepFool(norm=L2(), candidates=n), network, x, y) for n in (2, 10))
@@ -108,7 +108,7 @@ class TestLinearNetworks:
 
     @NEAREST
     def test_pixels_at_the_end_of_their_range_cannot_help(self, attack, linear):
-        # Half of the pixels are clipped: what is left is a linear network of the other half.
+        # Half of the pixels are 1 and cannot rise, so the network is a linear network of the other half.
         weight = torch.stack([torch.zeros(64), torch.ones(64)])
         network = linear(weight=weight, bias=torch.tensor([0.0, -64 * 0.72]))
         x = torch.full((1, 1, 8, 8), 0.4)
@@ -141,7 +141,7 @@ def test_logits_without_a_slope_make_no_nan(attack, bias, linear, images):
 
 
 @pytest.mark.parametrize("norm", BOTH)
-def test_fmn_bisects_what_a_short_walk_found(norm, linear, images):
+def test_fmn_bisects_the_result_of_a_short_run(norm, linear, images):
     network, x = linear(), images(40, low=0.35, high=0.65)
     y = labels(network, x)
     distances, exact = sizes(FMN(norm=norm, steps=3), network, x, y), linear_radii(network, x, y, norm)
@@ -158,7 +158,7 @@ def test_an_image_that_is_wrong_has_radius_0_and_stays_as_it_is(attack, conv, im
 
 
 @NEAREST
-def test_a_ball_keeps_the_images_whose_radius_it_holds(attack, linear, images):
+def test_within_epsilon_only_images_with_smaller_radii_are_fooled(attack, linear, images):
     network, x = linear(), images(40, low=0.35, high=0.65)
     y = labels(network, x)
     distances = sizes(attack, network, x, y)
@@ -215,7 +215,7 @@ class Together(AttackEnsemble):
 def test_dropped_images_do_no_harm_in_an_ensemble(norm, conv, images):
     network, x = conv(), images(48)
     y = labels(network, x)
-    # Large enough for some images that the first attack fools them, too small for others to be fooled at all.
+    # The epsilon of some images is so large that the first attack fools them. For others, it is too small for any attack.
     epsilon = torch.linspace(0.001, 0.2 if norm == Linf() else 1.5, 48)
     adversarial = Together(norm=norm)(network, x, y, epsilon)
     assert adversarial.isfinite().all()
@@ -264,7 +264,7 @@ def foolbox():
 class TestTrainedNetwork:
     @NEAREST
     def test_every_image_has_a_radius(self, attack, digits):
-        # Many pixels are 0 or 1 and cannot go further. There, DeepFool reaches the boundary only with its longer steps.
+        # Many pixels are 0 or 1 and cannot move further. DeepFool needs lengthened steps to reach the boundary there.
         assert sizes(attack, *digits).isfinite().all()
 
     @pytest.mark.parametrize("norm", BOTH)
@@ -312,7 +312,7 @@ class TestTrainedNetwork:
         network, x, y = digits
         epsilon = sizes(attack, network, x, y).median().item()
         walk = PGD(norm=attack.norm, loss=margin, steps=20, step_size=0.15)(network, x, y, epsilon)
-        # DeepFool stops at the first boundary that it meets.
+        # DeepFool stops at the first boundary that it meets, so its radii are larger, and PGD fools more images.
         assert (labels(network, walk) != y).float().mean() <= (0.75 if isinstance(attack, DeepFool) else 0.6)
 
 

@@ -46,16 +46,17 @@ def test_squares_shrink_as_in_the_paper():
     sides = [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
     assert [attack.side(query, x) for query in starts] == sides
     assert [attack.side(query - 1, x) for query in starts[1:]] == sides[:-1]
-    # The same shares of another number of queries.
+    # With another number of queries, the sides shrink after the same shares of the queries.
     assert [Square(queries=1000).side(query, x) for query in (1, 3, 7, 22, 52, 102)] == sides[:6]
-    # Odd and at least 3 in L2, and never more than the image.
+    # In L2 the sides are odd and at least 3. They are never larger than the image.
     assert [Square(norm=L2(), queries=10_000).side(query, x) for query in starts] == [29, 21, 15, 11, 7, 5, 5, 3, 3, 3]
     for norm in NORMS:
         assert Square(norm=norm, p_init=1.0).side(1, torch.zeros(1, 1, 2, 9)) == 2
 
 
 def test_bumps_by_hand():
-    # The upper half is one row; around the middle of either half, 1 + 1/4 falls to 1/4. Each half weighs 1/2.
+    # The upper half is one row. In each half, the value falls from 1 + 1/4 in the middle to 1/4. The squared L2 length of
+    # each half is 1/2.
     upper = torch.tensor([[1.0, 5.0, 1.0]], dtype=torch.float64) / math.sqrt(2 * 27)
     lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0]], dtype=torch.float64) / math.sqrt(2 * 30)
     expected = torch.cat([upper, -lower])
@@ -112,7 +113,7 @@ def test_a_shift_empties_one_square_and_fills_another(side, images):
     changed, before = shift(points, x, ball, L2().size(start - x), left, drawn, side)
     assert torch.equal(points[1::2], start[1::2])
     torch.testing.assert_close(L2().size(points - x)[left], torch.full((25,), 0.1))
-    # Each channel keeps the length it had in the two squares, and gets its share of what was left of epsilon.
+    # Each channel keeps its squared length in the two squares. It also gets half of the squared length that was unused.
     delta, old = (points - x)[left].flatten(2), (start - x)[left].flatten(2)
     gained = delta.square().sum(2) - old.square().sum(2)
     torch.testing.assert_close(gained, torch.full((25, 2), (1 - 0.64) * 0.01 / 2), rtol=1e-3, atol=1e-7)
@@ -147,7 +148,7 @@ def test_it_keeps_the_best_point_and_undoes_the_rest(norm, conv, images):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_fooled_image_costs_no_query_more(norm, conv, images):
+def test_a_fooled_image_costs_no_further_query(norm, conv, images):
     network, x = conv(10, channels=3), images(60, 3)
     y = right_labels(network, x)
     noting, epsilon = Noting(network, y), 0.12 if norm == Linf() else 1.2
@@ -160,7 +161,8 @@ def test_a_fooled_image_costs_no_query_more(norm, conv, images):
 
 
 def test_it_reaches_the_exact_radii_of_a_linear_network(linear, images):
-    # One pixel after another is enough where pixels do not interact; corners are then best.
+    # In a linear network, pixels do not interact. So a search that changes pixels one by one finds the best corner of the
+    # ball.
     network, x = linear(), images(100, low=0.35, high=0.65)
     y = right_labels(network, x)
     weight = network[1].weight.detach()
@@ -183,7 +185,7 @@ def test_l2_comes_near_the_exact_radii_of_a_linear_network(linear, images):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_it_does_not_see_gradients_nor_the_scale_of_the_logits(norm, conv, images):
+def test_it_depends_on_neither_gradients_nor_the_scale_of_the_logits(norm, conv, images):
     network, x = conv(), images(60)
     y = right_labels(network, x)
     grid = [0.05, 0.1, 0.2] if norm == Linf() else [0.4, 0.8, 1.6]
@@ -301,5 +303,5 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
         with torch.random.fork_rng(devices=[]):
             expected += int((right_labels(network, oracle.perturb(x.clone(), y)) != y).sum())
     assert 160 < expected < 340
-    # Two percentage points: the error of either implementation varies as much between seeds.
+    # A difference of 8 of 400 images is two percentage points. The errors of both implementations vary as much by seed.
     assert abs(fooled_here - expected) <= 8

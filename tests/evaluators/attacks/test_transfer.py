@@ -29,7 +29,7 @@ class NoGradients(nn.Module):
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()])
-def test_a_step_on_one_linear_network_moves_the_margin_of_another_by_their_angle(norm, linear, images):
+def test_a_step_on_one_linear_network_changes_the_margin_of_another_by_a_closed_form(norm, linear, images):
     source, target, x = linear(seed=1), linear(seed=2), images(300, low=0.35, high=0.65)
     y = labels(target, x)
     epsilon = 0.02 if norm == Linf() else 0.15

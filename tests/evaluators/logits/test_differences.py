@@ -29,7 +29,7 @@ class TestLogits:
         for size in (None, 3):
             assert logits_of(network, x, size) == pytest.approx(wanted, abs=1e-5)
 
-    def test_leaves_no_trace(self, conv, images):
+    def test_leaves_the_network_as_it_was(self, conv, images):
         network = conv().train()
         logits_of(network, images(4))
         assert network.training
@@ -66,7 +66,7 @@ class TestDifferences:
 
 
 class TestIndependent:
-    def test_keeps_each_class_and_breaks_what_ties_them(self):
+    def test_keeps_each_class_and_removes_their_correlation(self):
         first = NUMBERS.normal(size=4000)
         tied = np.stack([first, first + 0.1, NUMBERS.normal(size=4000)], axis=1)
         free = independent_logits(tied, seed=1)
@@ -83,7 +83,7 @@ class TestIndependent:
 class TestNearZero:
     def test_of_an_exponential_is_one(self):
         density = near_zero(NUMBERS.exponential(3.0, size=200_000))
-        # The mean density over (0, 0.1).
+        # The expected value is the mean density over (0, 0.1).
         assert density.density == pytest.approx((1 - math.exp(-0.1)) / 0.1, abs=0.02)
         assert density.interval[0] < density.density < density.interval[1]
         assert density.count == round(density.density * 0.1 * density.n)
@@ -126,11 +126,11 @@ class TestShapeDistance:
         first, second = NUMBERS.exponential(size=4000), NUMBERS.exponential(7.0, size=3000)
         assert shape_distance(first, 4 * first) == 0
         assert shape_distance(first, second) < 0.05
-        # Between exponential and uniform of mean 1: the largest of |exp(-x) - (1 - x / 2)|, at x = ln 2 and at x = 2.
+        # The distance between an exponential and a uniform distribution of mean 1: the largest |exp(-x) - max(0, 1 - x/2)|.
         wanted = max(abs(math.exp(-x) - max(0, 1 - x / 2)) for x in np.linspace(0, 4, 4001))
         assert shape_distance(first, NUMBERS.uniform(size=4000)) == pytest.approx(wanted, abs=0.03)
 
-    def test_is_scipys_statistic_ties_and_single_images_included(self):
+    def test_is_scipys_statistic_also_for_ties_and_single_images(self):
         for sizes in ((40, 30), (200, 7), (2, 3)):
             first, second = (np.round(NUMBERS.gamma(2, size=size), 1) + 0.1 for size in sizes)
             wanted = ks_2samp(first / first.mean(), second / second.mean()).statistic
@@ -140,13 +140,13 @@ class TestShapeDistance:
 
 
 class TestMeanField:
-    def test_is_first_order_theory_where_all_are_equally_steep(self, linear, images):
+    def test_is_the_first_order_radius_if_all_gradients_are_equal(self, linear, images):
         network, x = linear(), images(40, low=0.4, high=0.6)
         logit_margins = margins(network, x, torch.arange(40) % 2, [Linf()])
         assert 0 < logit_margins.right.sum() < 40
         assert mean_field_radii(logit_margins, "linf") == pytest.approx(logit_margins.radii["linf"], rel=1e-6)
 
-    def test_takes_the_mean_steepness_of_the_right_images(self, conv, images):
+    def test_takes_the_mean_gradient_norm_of_the_correct_images(self, conv, images):
         network, x = conv(classes=3), images(60)
         y = torch.tensor(logits_of(network, x).argmax(1))
         y[:20] = (y[:20] + 1) % 3
@@ -155,12 +155,11 @@ class TestMeanField:
         assert (radii[:20] == 0).all()
         steepness = logit_margins.gradient_norms["linf"][20:].mean(0)
         assert radii[20:] == pytest.approx((logit_margins.differences[20:] / steepness).min(1))
-        # For small epsilons the curve is as steep as the density at zero times the mean gradient says.
         assert (radii[20:] > 0).all()
 
     def test_predicts_a_law_of_exponent_one_from_a_density_at_zero(self):
         class Scores(nn.Module):
-            """Two logits with an exponential difference, the sum of the pixels. All images have the same gradient."""
+            """Two logits whose difference is the sum of the pixels. All images have the same gradient."""
 
             def forward(self, x):
                 total = x.flatten(1).sum(1)
@@ -171,7 +170,7 @@ class TestMeanField:
         curve = error_curve(mean_field_radii(logit_margins, "linf"), [0.0005, 0.001])
         assert curve.flip_rate == pytest.approx(np.array([0.0005, 0.001]) / 0.02, rel=0.1)
 
-    def test_without_a_right_image_all_are_zero(self, linear, images):
+    def test_without_a_correct_image_all_are_zero(self, linear, images):
         network, x = linear(), images(6)
         wrong = torch.tensor(1 - logits_of(network, x).argmax(1))
         assert (mean_field_radii(margins(network, x, wrong, [Linf()]), "linf") == 0).all()

@@ -24,7 +24,7 @@ def labels(network, x):
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
 def test_prediction_is_the_error_of_fgsm_on_a_linear_network(linear, images, device, norm):
-    # Near grey, so that no step leaves the pixel range.
+    # The images are near grey, so that no step leaves the pixel range.
     network, x = linear(), images(200, low=0.3, high=0.7, seed=1)
     y = labels(network, x)
     network, x, y = network.to(device), x.to(device), y.to(device)
@@ -35,7 +35,7 @@ def test_prediction_is_the_error_of_fgsm_on_a_linear_network(linear, images, dev
     assert first_order_error(network, x, y, norm, 0.0) == pytest.approx(0.1)
 
 
-def test_rivals_kept_bound_the_error_of_fgsm_on_a_linear_network(linear, images):
+def test_predictions_from_one_and_from_all_wrong_classes_bound_the_error_of_fgsm(linear, images):
     # FGSM steps towards the nearest wrong class and may reach another class first. Its error is at least that predicted
     # from one wrong class, and at most that predicted from all of them.
     network, x = linear(10), images(200, low=0.3, high=0.7)
@@ -86,7 +86,7 @@ def test_gradient_norms_are_those_of_numpy(linear, images):
     for norm, order in ((Linf(), 1), (L2(), 2)):
         expected = np.linalg.norm(by_hand, order, axis=1)
         np.testing.assert_allclose(gradient_norms(network, x, y, norm), expected, rtol=1e-3, atol=1e-5)
-    # For the margin loss and one wrong class, it is the gradient norm of the margin.
+    # With the margin loss, it is the gradient norm of the difference to the nearest wrong class.
     steepness = margins(network, x, y, [L2()], classes=1).gradient_norms["l2"][:, 0]
     np.testing.assert_allclose(gradient_norms(network, x, y, L2(), margin, batch_size=3), steepness, rtol=1e-5)
 
@@ -133,9 +133,9 @@ GRID = np.linspace(0.01, 0.2, 20).tolist()
 
 
 @pytest.mark.parametrize("level", [0.01, 1e-6])
-def test_curves_part_where_enough_images_stop_being_fooled(level):
-    # Each step of 0.001 fools one more image, up to 0.05. All discordant images are on one side, so the p-value of the
-    # exact test is 2 * 0.5 ** count.
+def test_curves_diverge_where_enough_images_stop_being_fooled(level):
+    # Per 0.001 of epsilon, one more image is predicted to be fooled, but none is fooled beyond 0.05. All discordant images
+    # are on one side, so the p-value of the exact test is 2 * 0.5 ** count.
     first_order = np.append(np.arange(1, 201) / 1000, np.zeros(7)) - 1e-9 * np.append(np.ones(200), np.zeros(7))
     measured = np.where(first_order > 0.05, np.inf, first_order)
     needed = math.ceil(math.log2(2 * 20 / level))
@@ -145,12 +145,12 @@ def test_curves_part_where_enough_images_stop_being_fooled(level):
     assert first_order_breakdown(first_order, first_order, GRID, level=level) is None
 
 
-def test_curves_that_meet_again_have_parted():
+def test_curves_that_meet_again_have_diverged():
     first_order, measured = np.full(100, 0.045), np.full(100, 0.095)
     assert first_order_breakdown(first_order, measured, GRID) == pytest.approx(0.05)
 
 
-def test_curves_that_differ_by_chance_seldom_part():
+def test_curves_that_differ_by_chance_seldom_diverge():
     generator = np.random.default_rng(0)
     parted = 0
     for _ in range(100):
@@ -160,7 +160,7 @@ def test_curves_that_differ_by_chance_seldom_part():
     assert parted <= 2
 
 
-def test_a_linear_network_never_parts_from_its_prediction(linear, images):
+def test_a_linear_network_never_diverges_from_its_prediction(linear, images):
     network, x = linear(), images(200, low=0.3, high=0.7)
     y = labels(network, x)
     first_order = margins(network, x, y, [Linf()]).radii["linf"]
@@ -168,15 +168,18 @@ def test_a_linear_network_never_parts_from_its_prediction(linear, images):
 
 
 class Wall(nn.Module):
-    """A margin that is linear up to 2 below the boundary and then ten times as steep, so first order overestimates radii."""
+    """A margin with slope 10 within a distance of 2 from the boundary, and slope 1 elsewhere.
+
+    So first-order radii above 2 are too large.
+    """
 
     def forward(self, x):
         rest = 0.5 * x[0].numel() + 8 - x.flatten(1).sum(1)
         return torch.stack([torch.where(rest > 2, rest + 18, 10 * rest), torch.zeros_like(rest)], dim=1)
 
 
-def test_a_network_that_bends_parts_from_its_prediction():
-    # Images at distances 0 to 8 from the boundary, in units of 1/64. The prediction is exact below 2; above 2 the
+def test_a_nonlinear_network_diverges_from_its_prediction():
+    # The images are at distances 0 to 8 from the boundary, in units of 1/64. The prediction is exact below 2. Above 2, the
     # first-order distance is too large by 18.
     distance = torch.linspace(0.01, 7.99, 400)
     x = (0.5 + (8 - distance) / 64).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
@@ -186,7 +189,7 @@ def test_a_network_that_bends_parts_from_its_prediction():
     expected = torch.where(distance > 2, distance + 18, distance).numpy() / 64
     np.testing.assert_allclose(first_order, expected, rtol=1e-3)
     measured = radii(Wall(), x, y, PGD(loss=margin), grid).numpy()
-    # At 2/64 the curves still agree; at 2.5/64, 25 images are fooled that should not be.
+    # At 2/64 the curves still agree. At 2.5/64, the attack fools 25 images that are predicted to be robust.
     assert first_order_breakdown(first_order, measured, grid) == 2.5 / 64
 
 

@@ -44,7 +44,7 @@ def test_radii_of_a_linear_network_are_exact(linear, images, classes, device):
 
 
 @pytest.mark.parametrize("classes", [None, 1, 3, 9, 50])
-def test_the_nearest_rivals_are_kept(linear, images, classes):
+def test_the_nearest_wrong_classes_are_kept(linear, images, classes):
     network, x = linear(10), images(60)
     y = labels(network, x)
     logit_margins = margins(network, x, y, NORMS, classes=classes)
@@ -70,7 +70,7 @@ class Ball(nn.Module):
         return torch.stack([9 - distance, torch.zeros_like(distance)], dim=1)
 
 
-def test_a_curved_boundary_is_taken_for_its_tangent(images):
+def test_a_curved_boundary_is_replaced_by_a_tangent(images):
     x = images(50, dtype=torch.float64)
     distance = (x.flatten(1) - 0.5).norm(dim=1).numpy()
     logit_margins = margins(Ball(), x, torch.zeros(50, dtype=torch.int64), [L2()])
@@ -106,7 +106,7 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize(("classes", "passes"), [(None, 9), (3, 3), (1, 1)])
-def test_costs_one_backward_pass_an_image_and_rival_kept(linear, images, classes, passes):
+def test_costs_one_backward_pass_per_image_and_wrong_class(linear, images, classes, passes):
     network, x = linear(10), images(40)
     Count.passed = 0
     margins(Counted(network), x, labels(network, x), NORMS, batch_size=16, classes=classes)
@@ -192,7 +192,7 @@ def test_without_gradients_the_radii_are_infinite(linear, images, kind):
         assert (logit_margins.radii[name][logit_margins.margin <= 0] == 0).all()
 
 
-def test_gradient_free_counts_among_the_right_images(images):
+def test_the_share_without_gradient_is_among_the_correct_images(images):
     class Half(nn.Module):
         """Depends on the pixels only if the first pixel is above 0.5."""
 
@@ -208,7 +208,7 @@ def test_gradient_free_counts_among_the_right_images(images):
     assert margins(Half(), x, y, NORMS).zero_gradient_share == pytest.approx(expected)
 
 
-def test_one_rival_with_a_gradient_is_enough(images):
+def test_one_wrong_class_with_a_gradient_is_enough(images):
     class OneMoves(nn.Module):
         def forward(self, x):
             moving = x.flatten(1).mean(1)
@@ -253,7 +253,7 @@ def test_labels_of_another_number_of_images_are_refused_whatever_the_batch_size(
         margins(conv(), torch.zeros(4, 1, 8, 8), torch.arange(2), NORMS, batch_size=2)
 
 
-def test_no_rival_is_refused(conv, images):
+def test_zero_wrong_classes_are_refused(conv, images):
     with pytest.raises(ValueError, match=r"classes must be at least 1.* got 0"):
         margins(conv(), images(4), torch.arange(4), NORMS, classes=0)
 
@@ -283,7 +283,7 @@ def test_density_is_that_of_half_normal_margins():
     assert (margin_density(samples, np.array([-1.0, -0.01])) == 0).all()
 
 
-def test_density_is_a_sum_of_bells_over_the_margins_and_their_mirror_image():
+def test_density_is_a_sum_of_gaussians_at_the_margins_and_the_negated_margins():
     samples = np.random.default_rng(1).exponential(1, 40)
     width = 40**-0.2 * np.std(samples, ddof=1)
     for at in (0.0, 0.3, 2.0):
@@ -312,7 +312,7 @@ some_radii = st.lists(st.one_of(st.sampled_from([0.0, np.inf]), st.floats(1e-9, 
 
 
 @given(first_order=some_radii, pixels=st.sampled_from([2, 48, 64, 784, 3072, 3 * 64 * 64, 3 * 224 * 224]))
-def test_adaptive_epsilons_are_a_grid_that_every_measurement_takes(first_order, pixels):
+def test_adaptive_epsilons_are_a_valid_grid(first_order, pixels):
     for norm in NORMS:
         grid = adaptive_epsilons(first_order, norm.largest(pixels))
         check_epsilons(grid, norm.largest(pixels))
@@ -324,7 +324,7 @@ def test_adaptive_epsilons_span_the_radii():
     first_order = np.append(np.geomspace(0.001, 0.1, 1000), [0.0, np.inf])
     grid = adaptive_epsilons(first_order, 1.0)
     usable = first_order[:-2]
-    # From the radius below which ten of the thousand images lie, to 1.5 times the 90 % quantile.
+    # The grid reaches from the radius with ten of the thousand images below it to 1.5 times the 90 % quantile.
     assert np.quantile(usable, 0.01) / 10 ** (1 / 6) < grid[0] <= np.quantile(usable, 0.01)
     assert np.quantile(usable, 0.9) * 1.5 <= grid[-1] < np.quantile(usable, 0.9) * 1.5 * 10 ** (1 / 6)
     steps = np.diff(np.log10(grid))
@@ -341,11 +341,11 @@ def test_grids_of_two_networks_share_values(factor, decades):
     there = adaptive_epsilons(factor * np.geomspace(0.01 / 10 ** (decades - 1), 0.1, 500), 1.0)
     low, high = max(here[0], there[0]), min(here[-1], there[-1])
     fewer = min(([e for e in grid if low <= e <= high] for grid in (here, there)), key=len)
-    # The coarse grid is a subset of the fine grid, except for ends cut at the largest epsilon.
+    # The coarse grid is a subset of the fine grid, except for a last point that is lowered to the largest epsilon.
     assert len(set(here) & set(there)) >= len(fewer) - 1 >= 3
 
 
-def test_gradients_are_measured_where_they_are_switched_off(conv, images):
+def test_gradients_are_measured_inside_no_grad(conv, images):
     network, x = conv(), images(6)
     y = network(x).argmax(1)
     wanted = margins(network, x, y, [Linf()])
@@ -355,7 +355,7 @@ def test_gradients_are_measured_where_they_are_switched_off(conv, images):
     assert np.isfinite(logit_margins.radii["linf"]).all()
 
 
-def test_gradients_that_are_not_finite_are_told(linear):
+def test_gradients_that_are_not_finite_give_a_warning(linear):
     class Root(nn.Module):
         def __init__(self):
             super().__init__()

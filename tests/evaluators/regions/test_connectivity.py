@@ -13,7 +13,7 @@ from evaluators.regions.connectivity import AdversarialSet, adversarial_set, con
 
 
 class Strips(nn.Module):
-    """Class 0 near the two axes through 0.5 of the first two pixels, and classes 1 to 4 in the quadrants."""
+    """Predicts class 0 where the first or the second pixel is near 0.5, and classes 1 to 4 in the four quadrants."""
 
     def __init__(self, strip):
         super().__init__()
@@ -55,11 +55,11 @@ def at(*places):
     return images
 
 
-def test_noise_finds_the_wedges_in_their_proportions():
+def test_noise_finds_the_quadrants_in_their_proportions():
     adversarial = adversarial_set(
         Strips(0.1), grey(2), ZERO, UniformNoise(norm=Linf()), 0.3, starts=Starts(count=800), tolerance=0
     )
-    # Of a square of side 0.6, strips of width 0.2 along both axes leave (0.4 / 0.6)^2.
+    # The ball is a square of side 0.6. Without the strips of width 0.2 along both axes, the share (0.4 / 0.6)^2 remains.
     assert abs(adversarial.successes / 800 - 4 / 9) < 4 * math.sqrt(20 / 81 / 800)
     assert len(adversarial.images) == adversarial.successes
     assert adversarial.classes == 4
@@ -123,7 +123,7 @@ def test_none_found(conv, images):
         connections(network, adversarial)
 
 
-def test_wedges_are_parted_by_strips_that_straight_paths_cross():
+def test_strips_that_straight_paths_cross_separate_the_quadrants():
     adversarial = given(at((0.2, 0.2), (0.3, 0.15), (0.2, -0.2), (-0.2, -0.2)))
     joined = connections(Strips(0.1), adversarial, points=20, steps=1, step_size=0.01)
     np.testing.assert_array_equal(joined.by_straight, [0, 0, 1, 2])
@@ -136,7 +136,7 @@ def test_wedges_are_parted_by_strips_that_straight_paths_cross():
 
 
 class Disc(nn.Module):
-    """Class 0 in a disc around 0.5 of the first two pixels, and classes 1 and 2 in the halves outside."""
+    """Predicts class 0 where the first two pixels are in a disc around 0.5, and classes 1 and 2 in the halves outside."""
 
     def forward(self, x):
         place = x.flatten(1)[:, :2] - 0.5
@@ -153,11 +153,11 @@ def test_a_bent_path_goes_round_a_disc():
     assert joined.bent[1, 0]
     np.testing.assert_array_equal(joined.by_straight, [0, 1, 0])
     np.testing.assert_array_equal(joined.components, [0, 0, 0])
-    # A step too short to leave the disc.
+    # Here the gradient step is too short to leave the disc.
     assert not connections(Disc(), adversarial, points=30, steps=1, step_size=0.01).bent.any()
 
 
-def test_a_bent_path_is_looked_at_on_both_halves():
+def test_a_bent_path_is_evaluated_on_both_halves():
     class Narrow(nn.Module):
         """Makes the middle and one half of the path adversarial, but not the other half."""
 
@@ -192,7 +192,7 @@ def test_a_path_between_images_of_one_class_may_pass_through_another():
             a = x.flatten(1)[:, 0] - 0.5
             return torch.stack([0 * a - 1, a.abs() - 0.1, 0.1 - a.abs()], 1)
 
-    # The third image is just inside the band. No other point of the path from the first image is.
+    # The third image is just inside the band. All other points of the path from the first image are outside.
     images = at((0.25, 0.0), (-0.25, 0.0), (0.099, 0.0))
     adversarial = AdversarialSet(**{**vars(given(images)), "predictions": np.array([1, 1, 2])})
     joined = connections(Band(), adversarial, points=7)
@@ -200,7 +200,7 @@ def test_a_path_between_images_of_one_class_may_pass_through_another():
     np.testing.assert_array_equal(joined.same_class, np.eye(3, dtype=bool))
 
 
-def test_how_many_points_are_looked_at():
+def test_number_of_evaluated_points():
     class Counted(nn.Module):
         seen = 0
 

@@ -20,9 +20,9 @@ def drawn(centre, norm, radius, samples, *, seed=0, batch_size=512):
     )
 
 
-def test_fewer_points_are_afforded_where_they_take_long_to_draw():
+def test_fewer_samples_are_affordable_if_they_take_long_to_draw():
     assert affordable_samples(L2(), 64, 4, 500) == affordable_samples(Linf(), 3072, 4, 500) == 500
-    # 3,072 numbers for each of the sqrt(3072 pi) proposals of a point.
+    # A point needs about sqrt(3072 pi) proposals, each of 3,072 random numbers.
     assert affordable_samples(L2(), 3072, 4, 500) == 41
     assert affordable_samples(L2(), 3072, 8, 500) == 20
     assert affordable_samples(L2(), 10**6, 200, 40) == 1
@@ -51,7 +51,8 @@ def size_l2(points, centre):
 
 @pytest.mark.parametrize("place", [0.5, 0.0])
 def test_lengths_in_many_dimensions_follow_their_law(place):
-    # At the middle the ball is whole; at a corner symmetry leaves one orthant of it: the law of lengths is the same.
+    # Around the middle of the pixel range, the whole ball is in the range. Around a corner, one orthant of the ball is. By
+    # symmetry, the lengths have the same distribution.
     centre = torch.full((1, 1, 16, 16), place, dtype=torch.float64)
     points = drawn(centre, L2(), 0.5, 800)
     length = (points - centre).flatten(1).norm(dim=1).numpy() / 0.5

@@ -54,7 +54,7 @@ def test_share_of_a_linf_ball_beyond_a_pixels_value(linear):
     assert (shares.counts[wanted == 0] == 0).all()
 
 
-def test_counts_shares_and_intervals_go_together(conv, images):
+def test_counts_shares_and_intervals_are_consistent(conv, images):
     network, x = conv(), images(3)
     labels = torch.tensor([0, 1, 2])
     shares = ball_shares(network, x, labels, L2(), [0.5, 4.0], sampling=Sampling(samples=50, confidence=0.9))

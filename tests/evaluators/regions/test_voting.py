@@ -15,9 +15,9 @@ from evaluators.regions.voting import disagreement, low_margin_share, mean_inter
 
 
 def half_plane(linear, angle, offset=0.0, scale=1.0, pixels=16):
-    """Returns a network that predicts 1 beyond a hyperplane, else 0. The angle is that of its normal to the first axis.
+    """Returns a network that predicts 1 beyond a hyperplane, else 0. Its margin is 2 * scale * distance from the hyperplane.
 
-    Its margin is the distance from the hyperplane, times 2 and the scale.
+    `angle` is the angle between the normal of the hyperplane and the first axis.
     """
     direction = torch.zeros(pixels)
     direction[:2] = torch.tensor([math.cos(angle), math.sin(angle)])
@@ -39,7 +39,7 @@ def test_two_hyperplanes_disagree_in_a_double_wedge(linear, angle, device):
 
 
 def test_two_hyperplanes_in_a_linf_ball(linear):
-    # The networks disagree in two wedges of a square, each between an axis and a diagonal: an eighth of the square.
+    # The networks disagree in two wedges between an axis and a diagonal of a square. Each wedge is an eighth of the square.
     networks = [half_plane(linear, math.pi / 2), half_plane(linear, 3 * math.pi / 4)]
     disagreements = disagreement(networks, grey(), Linf(), [0.2], sampling=Sampling(samples=4000))
     assert disagreements.share[0, 0] == pytest.approx(0.25, abs=0.03)
@@ -53,7 +53,7 @@ def test_two_hyperplanes_in_a_linf_ball(linear):
     np.testing.assert_allclose(moved.share, [[0.5, 0.25]], atol=0.03)
 
 
-def test_networks_that_are_one_disagree_nowhere(conv, images):
+def test_equal_networks_disagree_nowhere(conv, images):
     disagreements = disagreement([conv(), conv(), conv()], images(3), Linf(), [0, 0.1, 1.0], sampling=Sampling(samples=20))
     assert (disagreements.counts == 0).all()
     assert (disagreements.entropy == 0).all()
@@ -61,7 +61,7 @@ def test_networks_that_are_one_disagree_nowhere(conv, images):
     np.testing.assert_allclose(disagreements.mean_share_interval[:, 1], 1 - 0.025 ** (1 / 3))
 
 
-def test_at_epsilon_0_the_images_themselves_are_asked(conv, images):
+def test_at_epsilon_0_the_images_themselves_are_classified(conv, images):
     networks, x = [conv(seed=seed) for seed in range(4)], images(20)
     disagreements = disagreement(networks, x, L2(), [0.0], sampling=Sampling(samples=3))
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_at_epsilon_0_the_images_themselves_are_asked(conv, images):
     assert disagreements.entropy.max() > 0
 
 
-def test_parts_of_a_disagreement_go_together(conv, images):
+def test_fields_of_a_disagreement_are_consistent(conv, images):
     networks, x = [conv(seed=seed) for seed in range(3)], images(5)
     disagreements = disagreement(networks, x, Linf(), [0.1, 0.5], sampling=Sampling(samples=30, confidence=0.9))
     np.testing.assert_array_equal(disagreements.share, disagreements.counts / 30)
@@ -101,7 +101,7 @@ def test_low_margin_is_a_slab(linear):
     assert low_margin.share[0, 0] == 1
 
 
-def test_low_margin_is_asked_at_the_same_points(conv, images):
+def test_low_margin_uses_the_same_points(conv, images):
     network, x = conv(), images(2)
     low_margin = low_margin_share(network, x, L2(), [1.0], 0.1, sampling=Sampling(samples=40, seed=3, batch_size=9))
     points = torch.cat([points for _, points in ball_points(x, L2(), [1.0], Sampling(samples=40, seed=3, batch_size=100))])
@@ -112,7 +112,7 @@ def test_low_margin_is_asked_at_the_same_points(conv, images):
 
 @pytest.mark.parametrize("n", [1, 10, 60])
 @pytest.mark.parametrize("p", [0.02, 0.3, 0.9])
-def test_mean_interval_covers_coins(n, p):
+def test_mean_interval_covers_the_mean_of_coin_flips(n, p):
     hits = np.arange(n + 1)
     ends = np.array([mean_interval((np.arange(n) < k).astype(float)) for k in hits])
     covers = (ends[:, 0] <= p) & (p <= ends[:, 1])

@@ -52,13 +52,13 @@ def test_a_line_ends_where_it_leaves_the_pixel_range(linear):
 
 
 def test_entropy_by_distance_from_the_boundary(linear):
-    # The first boundary is at 0.3, half of the way; the second 0.035 farther, which is 0.35 of the way to the first.
+    # The first boundary is at 0.3, a distance of 0.1 from the start. The second one is 0.035 beyond it: an offset of 0.35.
     networks = [step(linear, 0.3), step(linear, 0.335)]
     start, end = line(3)
     start[2, 0, 0, 0], end[2, 0, 0, 0] = 0.1, 0.2
     line_votes = vote_along_line(networks, start, end)
     assert np.isfinite(line_votes.crossing[:2]).all()
-    # The third line ends at 0.3 but for rounding: it is left out.
+    # The third line ends at 0.3, where rounding decides whether it crosses the boundary. So it is left out.
     crossing = np.array([*line_votes.crossing[:2], np.inf])
     near = boundary_entropy(networks, start, end, crossing, [-1.0, -0.1, 0.01, 0.3, 0.4, 10.0])
     np.testing.assert_allclose(near.entropy, [0, 0, math.log(2), math.log(2), 0, math.nan])

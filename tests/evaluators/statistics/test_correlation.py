@@ -23,7 +23,7 @@ def test_only_the_order_counts():
     assert rank_correlation(X, Y) == rank_correlation(np.exp(9 * X), Y**3)
 
 
-def test_interval_is_that_of_samples_drawn_again():
+def test_interval_is_that_of_resampled_networks():
     draws = np.random.default_rng(0).integers(20, size=(2000, 20))
     values = [spearmanr(X[draw], Y[draw]).statistic for draw in draws]
     assert rank_correlation(X, Y).interval == pytest.approx(np.quantile(values, [0.025, 0.975]))
@@ -34,7 +34,7 @@ def test_interval_lies_around_the_value_and_widens_with_confidence():
     assert lower < low < rank_correlation(X, Y).value < high < higher
 
 
-def test_whole_agreement_has_no_interval():
+def test_complete_agreement_has_no_interval():
     assert rank_correlation(X, X**3) == RankCorrelation(20, pytest.approx(1), None)
     assert rank_correlation(X, -X).value == pytest.approx(-1)
 
@@ -62,7 +62,7 @@ def test_what_does_not_vary_has_no_correlation():
     assert str(correlation).startswith("none")
 
 
-def test_is_told_with_its_interval():
+def test_text_has_the_interval():
     assert str(RankCorrelation(28, 0.84, (-0.066, 0.92))) == "+0.84 (-0.07 to +0.92)"
 
 
@@ -83,7 +83,7 @@ def test_interval_holds_the_truth(strength):
         x, noise = generator.normal(size=(2, 40))
         low, high = rank_correlation(x, strength * x + noise, seed=seed).interval
         held += low <= truth <= high
-    # A coverage of 95 % in 200 draws, minus the error of a percentile interval of 40 pairs.
+    # The nominal coverage is 95 %. A percentile interval of 40 pairs covers a little less.
     assert 0.88 * 200 <= held <= 199
 
 

@@ -41,7 +41,7 @@ def test_two_balanced_factors_are_the_sums_of_squares_of_the_textbook():
     assert analysis.effects["row"].share == pytest.approx(max(0, (rows - 2 * rest / 6) / (rows + columns + rest + rest / 6)))
 
 
-def test_unbalanced_factors_are_told_apart():
+def test_effects_of_unbalanced_factors_are_separated():
     """An effect of the data set is not attributed to an architecture that was measured mostly on one data set."""
     observations = []
     for data, architecture, count in (("a", "x", 20), ("a", "y", 3), ("b", "x", 3), ("b", "y", 20)):
@@ -77,12 +77,15 @@ def test_p_values_are_uniform_where_there_is_nothing():
             [observe(NUMBERS.normal(1.0, 0.1), data="abc"[n % 3], attack="xy"[n // 3 % 2]) for n in range(12)]
         )
         p_values.append((analysis.heterogeneity_p, analysis.effects["data"].p_value, analysis.effects["attack"].p_value))
-    # Three standard errors of a share of 0.1 among 400.
+    # The tolerance is three standard errors of a share of 0.1 among 400.
     assert np.mean(np.array(p_values) < 0.1, axis=0) == pytest.approx([0.1] * 3, abs=0.045)
 
 
 def laboratory(subjects, *, kinds=4, attacks="xyz", spread=0.3, missing=0.0):
-    """Returns exponents of networks under several attacks. Networks differ at random, attacks systematically."""
+    """Returns exponents of networks under several attacks. Networks differ at random, attacks systematically.
+
+    Each exponent, except that under the first attack, is left out with the probability `missing`.
+    """
     observations = []
     for n in range(subjects):
         level = NUMBERS.normal(1.0, spread)
@@ -94,7 +97,7 @@ def laboratory(subjects, *, kinds=4, attacks="xyz", spread=0.3, missing=0.0):
     return observations
 
 
-def test_what_sets_networks_apart_is_judged_by_networks():
+def test_factors_that_vary_between_networks_are_tested_between_networks():
     observations = laboratory(12, kinds=3)
     analysis = heterogeneity(observations)
     logs = np.log([o.exponent for o in observations]).reshape(12, 3)
@@ -119,12 +122,12 @@ def test_attacks_on_one_network_are_no_independent_networks(missing):
         p_values.append(analysis.effects["kind"].p_value)
         held.append(analysis.mean_interval[0] < math.exp(1.1) < analysis.mean_interval[1])
         assert analysis.effects["attack"].p_value < 1e-3
-    # Three standard errors of shares of 0.1 and 0.95 among 300.
+    # The tolerances are three standard errors of the shares 0.1 and 0.95 among 300.
     assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.052)
     assert np.mean(held) >= 0.9
 
 
-def test_numbers_that_are_known_by_hand():
+def test_numbers_by_hand():
     analysis = heterogeneity([observe(1.0, 0.1, data="a"), observe(2.0, 0.1, data="b"), observe(3.0, 0.1, data="b")])
     assert analysis.range == pytest.approx((math.exp(1), math.exp(3)))
     assert analysis.deviation == pytest.approx(1.0)
@@ -140,17 +143,17 @@ def test_interval_of_the_mean_holds_it_for_few_networks_too(networks):
         errors = NUMBERS.uniform(0.03, 0.1, size=networks)
         analysis = heterogeneity([observe(NUMBERS.normal(1.0, math.hypot(e, 0.5)), e) for e in errors])
         held.append(analysis.mean_interval[0] < math.e < analysis.mean_interval[1])
-    # Three standard errors of a share of 0.95 among 400.
+    # The tolerance is three standard errors of a share of 0.95 among 400.
     assert np.mean(held) >= 0.95 - 0.033
 
 
-def test_exponents_that_happen_to_agree_are_no_surer_than_they_are():
+def test_exponents_that_agree_by_chance_do_not_narrow_the_interval():
     analysis = heterogeneity([observe(0.7, 0.1), observe(0.7001, 0.1)])
     assert analysis.mean_interval[1] / analysis.mean_interval[0] > math.exp(2 * 1.96 * 0.1 / math.sqrt(2))
 
 
-def test_the_mean_weighs_networks_by_what_is_known_of_them_and_by_how_they_differ():
-    """With three precise exponents and an imprecise one, a large spread between networks gives nearly equal weights."""
+def test_weights_of_the_mean_depend_on_precision_and_on_the_spread_of_networks():
+    """A large spread gives three precise exponents and an imprecise one nearly equal weights. A small spread does not."""
     logs, errors = [0.0, 2.0, 4.0, 6.0], [0.01, 0.01, 0.01, 0.3]
     analysis = heterogeneity([observe(log, error) for log, error in zip(logs, errors, strict=True)])
     assert math.log(analysis.mean) == pytest.approx(3, abs=0.1)
@@ -205,6 +208,6 @@ def test_one_level_and_saturated_designs_have_no_answer():
         ([observe(1.0), Observation(math.nan, (1.0, 2.0), {})], "exponents .*must be finite .* got .*nan, .*1 to 2"),
     ],
 )
-def test_bad_observations_are_told(observations, message):
+def test_bad_observations_are_refused(observations, message):
     with pytest.raises(ValueError, match=message):
         heterogeneity(observations)

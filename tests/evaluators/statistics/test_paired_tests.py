@@ -14,7 +14,10 @@ some_radii = st.lists(st.sampled_from([0.0, 0.1, 0.2, np.inf]), min_size=40, max
 
 
 def pair(only_first, only_second, both=5, neither=5):
-    """Returns radii of two networks with given numbers of images wrong at 0.1 for the first, the second, both or none."""
+    """Returns radii of two networks, given how many images only the first, only the second, both or neither misclassifies.
+
+    The images are misclassified at epsilon 0.1.
+    """
     counts = [only_first, only_second, both, neither]
     return np.repeat([0.1, np.inf, 0.05, np.inf], counts), np.repeat([np.inf, 0.1, 0.1, 0.2], counts)
 
@@ -58,7 +61,8 @@ def test_interval_is_that_of_the_score_of_the_likelihood(only_first, only_second
 
 
 def test_interval_by_hand():
-    # Without a discordant pair the score is difference * sqrt(n / (|difference| - difference^2)): z^2 / (n + z^2).
+    # Without a discordant pair, the score of a difference d is -d * sqrt(n / (|d| - d^2)). It is z or -z at
+    # |d| = z^2 / (n + z^2).
     z = norm.ppf(0.975)
     assert paired_interval(0, 0, 50) == pytest.approx((-(z**2) / (50 + z**2), z**2 / (50 + z**2)))
     assert paired_interval(50, 0, 50)[1] == 1
@@ -137,7 +141,8 @@ def test_radii_swap_and_do_not_depend_on_the_scale(first, second):
 
 @given(first=some_radii, second=some_radii)
 def test_at_one_common_epsilon_the_radii_give_mcnemars_test(first, second):
-    # Without images that are wrong when clean, because their radius of 0 is smaller than that of images flipped at epsilon.
+    # No image is misclassified when clean. Such an image would have radius 0, and the sign test would not count it as a tie
+    # with an image that is flipped at epsilon.
     first, second = np.maximum(first, 0.05), np.maximum(second, 0.05)
     over_all, at_one = compare_radii(first, second, [0.1]), compare(first, second, 0.1)
     assert over_all.p_value == at_one.p_value
@@ -174,14 +179,14 @@ def test_no_ratio_of_medians_that_are_0_or_infinite(radii):
     assert compare_radii(np.ones(3), np.array(radii)).median_ratio is None
 
 
-def test_equal_networks_are_told_apart_in_5_percent_at_most():
+def test_equal_networks_differ_significantly_in_at_most_5_percent():
     generator = np.random.default_rng(0)
     p_values = []
     for _ in range(500):
         common = generator.exponential(size=(1, 200))
         first, second = np.ceil(4 * common * generator.exponential(size=(2, 200))) / 4
         p_values.append(compare_radii(np.where(first > 2, np.inf, first), np.where(second > 2, np.inf, second)).p_value)
-    # 500 draws at 5 %: more than 40 once in a thousand such tests.
+    # Of 500 tests at the level 5 %, more than 40 would be significant by chance about once in a thousand runs.
     assert 5 <= sum(p < 0.05 for p in p_values) <= 40
 
 
@@ -195,18 +200,18 @@ def test_radii_of_different_images_are_refused():
             test(np.array([]), np.array([]))
 
 
-def test_common_epsilons_must_be_there():
+def test_there_must_be_a_common_epsilon():
     with pytest.raises(ValueError, match=r"epsilons must .*above 0"):
         compare_radii(np.ones(3), np.ones(3), [0.0])
 
 
-def test_an_epsilon_that_rounding_has_moved_is_the_same_everywhere():
+def test_radii_that_exceed_epsilon_by_rounding_count_everywhere():
     first, second = np.full(10, 0.1 + 0.2), np.full(10, np.inf)
     assert compare(first, second, 0.3).difference == error_at(first, 0.3) == error_curve(first, [0.3]).error[0] == 1
 
 
 @pytest.mark.parametrize("epsilon", [np.nan, -0.1])
-def test_epsilons_that_are_none_are_refused(epsilon):
+def test_negative_and_nan_epsilons_are_refused(epsilon):
     with pytest.raises(ValueError, match="epsilons must be numbers of at least 0"):
         error_curve(np.ones(3), [epsilon])
 

@@ -35,7 +35,7 @@ def unit(direction):
 
 
 class Stripes(nn.Module):
-    """Predicts the class of the interval of the mean pixel, for given interval edges and classes."""
+    """Predicts one of `classes`, by the interval between `edges` that contains the mean pixel."""
 
     def __init__(self, edges, classes):
         super().__init__()
@@ -58,7 +58,7 @@ def test_crossing_of_a_linear_network_is_at_margin_over_slope(linear, image, cla
     for seed in range(5):
         direction = random_direction(x, 3.0, seed=seed)
         rise = weight @ unit(direction).cpu().flatten().numpy()
-        # The class after the nearest boundary, and where that is, in closed form.
+        # The nearest boundary in closed form: its position, and the class behind it.
         ways = {j: (logits[label] - logits[j]) / (rise[j] - rise[label]) for j in range(classes) if rise[j] > rise[label]}
         rival = min(ways, key=ways.get, default=None)
         sampled = boundary_line(network, x, label, direction, segment=Segment(stop=6, points=301))
@@ -110,14 +110,14 @@ def test_several_crossings_between_two_positions_are_all_located(image):
     assert [c.position for c in sampled.crossings] == pytest.approx([0.08, 0.14, 0.2], abs=1e-6)
 
 
-def test_a_stripe_narrower_than_the_step_is_missed_as_documented(image):
+def test_a_stripe_narrower_than_the_spacing_is_missed_as_documented(image):
     x = image().mul(0).add(0.5)
     network = Stripes([0.51, 0.512], [0, 1, 0])
     assert boundary_line(network, x, 0, torch.ones_like(x), segment=Segment(stop=1, points=3)).crossings == ()
     assert len(boundary_line(network, x, 0, torch.ones_like(x), segment=Segment(stop=1, points=101)).crossings) == 2
 
 
-def test_a_tolerance_below_rounding_ends(image):
+def test_a_tolerance_below_rounding_ends_the_bisection(image):
     x = image().mul(0).add(0.5)
     sampled = boundary_line(
         Stripes([0.6], [0, 1]), x, 0, torch.ones_like(x), segment=Segment(stop=1, points=3), tolerance=1e-300
@@ -156,7 +156,7 @@ def test_distances_in_a_plane_are_l2_distances(image, dtype):
         assert float(plane.up.norm()) == pytest.approx(1)
 
 
-def test_the_surface_at_a_mark_is_what_the_network_says_of_that_image(conv, image):
+def test_the_surface_at_a_mark_is_the_output_for_that_image(conv, image):
     network = conv(4).double()
     images = torch.stack([image(seed) for seed in range(3)])
     plane = plane_through(images, ("a", "b", "c"))
@@ -187,7 +187,7 @@ def test_a_surface_does_not_depend_on_the_batch_size_and_leaves_the_network_alon
 def test_inside_is_the_pixel_range(linear):
     x = torch.full((1, 8, 8), 0.5, dtype=torch.float64)
     one, other = torch.zeros_like(x), torch.zeros_like(x)
-    one[0, 0, 0], other[0, 0, 1] = 1, 1  # Each coordinate is one pixel's change.
+    one[0, 0, 0], other[0, 0, 1] = 1, 1  # Each coordinate is the change of one pixel.
     grid = np.linspace(-0.6, 0.6, 121)
     surface = response_surface(linear(2).double(), plane_along(x, one, other), 0, grid, grid)
     expected = (abs(grid)[:, None] <= 0.5 + 1e-9) & (abs(grid)[None, :] <= 0.5 + 1e-9)
@@ -250,7 +250,8 @@ def test_an_attack_aimed_at_a_class_leads_there(linear, image):
 
 def test_another_class_than_the_one_aimed_at_does_not_count(linear, image):
     x = image().mul(0).add(0.5)
-    # By the mean pixel m: 10 (m - 0.52) of class 1 is ahead from 0.52 on, 20 (m - 0.55) of class 2 from 0.58 on.
+    # With the mean pixel m, the logits are 0, 10 (m - 0.52) and 20 (m - 0.55). So class 1 is predicted for m from 0.52 to
+    # 0.58, and class 2 above.
     rise = torch.tensor([0.0, 10.0, 20.0])
     weight = (rise[:, None] / 64).expand(3, 64)
     network = linear(weight=weight, bias=torch.tensor([0.0, -5.2, -11.0])).double()
@@ -290,7 +291,7 @@ def test_a_random_direction_has_its_length_and_leads_to_an_image_where_it_can(le
     assert not torch.equal(direction, random_direction(x, length, seed=seed + 1))
 
 
-def test_a_random_direction_favours_none():
+def test_a_random_direction_is_uniform():
     x = torch.full((1, 8, 8), 0.5)
     drawn = torch.stack([random_direction(x, 1.0, seed=seed).flatten() for seed in range(400)])
     # Each coordinate of a uniform direction in 64 dimensions has mean 0 and variance 1/64.
@@ -335,7 +336,7 @@ def test_wrong_surfaces(linear, image):
         window(plane, points=1)
 
 
-def test_what_is_not_finite_is_refused_before_the_network_is_asked(linear, image):
+def test_what_is_not_finite_is_refused_before_the_network_runs(linear, image):
     network, x, step = linear(3).double(), image(), random_direction(image(), 1.0)
     plane = plane_along(x, step, random_direction(x, 1.0, seed=1))
     for wrong, value in ((step * float("nan"), "NaN"), (step / 0, "infinity")):

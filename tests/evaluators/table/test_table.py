@@ -68,7 +68,7 @@ class TestColumns:
         "name",
         ["", "arch", "params_m", "flops_m", "edgegpu_latency_ms", "layer_1", "l2", "epoch", "8/255", "pgdx_1", "val_loss"],
     )
-    def test_names_that_are_left_aside(self, name):
+    def test_names_that_are_ignored(self, name):
         assert parse_column(name) is None
 
 
@@ -81,7 +81,7 @@ class TestUnits:
         table = {"pgd_8": np.linspace(50, 60, 20), "pgd_16/255": np.linspace(55, 65, 20), "clean": np.linspace(80, 90, 20)}
         assert failed(table) == {"falls_with_epsilon_pgd"}
 
-    def test_whole_range_in_either_unit_is_left_aside(self):
+    def test_whole_range_in_either_unit_is_left_out(self):
         rising = {
             "clean": np.linspace(80, 90, 20),
             "pgd_8/255": np.linspace(1, 2, 20),
@@ -118,7 +118,7 @@ class TestClean:
         assert failed(one) == set()
 
     def test_rounding_is_no_finding(self):
-        # Accuracies that differ by half a point, printed in whole points.
+        # The accuracies are printed in whole points, so a difference of one point may be rounding.
         columns = {"clean": [91, 92, 93.0], "fgsm_8": [50, 51, 52.0], "pgd_8": [51, 52, 53.0], "square_8": [50, 60, 61.0]}
         assert failed({name: np.array(v) for name, v in columns.items()}) == set()
 
@@ -134,13 +134,12 @@ class TestFaults:
         columns = clean()
         columns["pgd_8.0"][7] = columns["pgd_1.0"][7] + 1.5
         columns["pgd_2.0"][[3, 9]] = columns["pgd_1.0"][[3, 9]] + 0.5
-        # FGSM is raised too, so that only one check fails; Square is far above.
         check = by_name(columns)["falls_with_epsilon_pgd"]
         assert not check.passed
         evidence = check.evidence
         assert (evidence["rows"], evidence["of"], evidence["largest_in"]) == (3, 40, "net7")
         assert evidence["largest_at"] == "pgd_8.0"
-        # Above the lowest accuracy at any smaller epsilon, which is that at 2.
+        # The rise is measured from the lowest accuracy at a smaller epsilon, here that at 2.
         assert evidence["largest_points"] == pytest.approx(columns["pgd_8.0"][7] - columns["pgd_2.0"][7])
         assert evidence["counts"] == "pgd_2.0: 2; pgd_8.0: 1"
         assert evidence["first_rows"] == "net3; net7; net9"
@@ -150,12 +149,12 @@ class TestFaults:
         columns = {f"pgd_{e}": np.array([50.0, 60.0]) + 0.1 * i for i, e in enumerate((1, 2, 4))}
         assert by_name(columns)["falls_with_epsilon_pgd"].evidence["counts"] == "pgd_4: 2"
 
-    def test_norms_are_held_apart(self):
+    def test_norms_are_checked_separately(self):
         columns = {"pgd_l2_0.5": np.array([60.0, 61]), "pgd_8": np.array([30.0, 31]), "fgsm_l2_8": np.array([20.0, 21])}
         assert failed(columns) == set()
         assert "falls_with_epsilon_pgd" not in by_name(columns)
 
-    def test_an_epsilon_of_the_whole_range_is_left_aside(self):
+    def test_an_epsilon_of_the_whole_range_is_left_out(self):
         columns = clean() | {"fgsm_255.0": np.full(40, 99.0)}
         columns["fgsm_255.0"][0] = 98
         check = by_name(columns)["falls_with_epsilon_fgsm"]
@@ -170,7 +169,7 @@ class TestFaults:
         assert evidence["largest_points"] == pytest.approx(0.4)
         assert evidence["largest_at"] == "fgsm_2.0 below pgd_2.0"
 
-    def test_the_worst_of_the_many_steps_counts(self):
+    def test_the_worst_case_over_the_many_step_attacks_counts(self):
         columns = clean()
         weak = columns["fgsm_2.0"] + 2
         assert failed(columns | {"bim_2.0": weak}) == set()
@@ -196,7 +195,7 @@ class TestFaults:
         assert (evidence["largest_in"], evidence["largest_at"]) == ("net4", "square_0.5")
         assert evidence["largest_points"] == pytest.approx(1)
 
-    def test_the_accuracy_of_another_split_decides_nothing(self):
+    def test_the_accuracy_of_another_split_fails_no_check(self):
         columns = clean()
         del columns["clean"]
         columns["val_acc"] = columns["square_0.5"] - 2
@@ -229,7 +228,7 @@ class TestFaults:
         columns = clean() | {"pgd_8.0": np.full(40, 0.1)}
         assert "columns_vary" in failed(columns)
         assert by_name(columns)["columns_vary"].evidence == {"columns": "pgd_8.0"}
-        # Two rows may well agree.
+        # Two rows may agree by chance.
         assert "columns_vary" not in by_name({"clean": np.array([90.0, 90.0])})
 
     def test_missing_cells(self):
@@ -321,7 +320,7 @@ class TestReading:
             (b"\xff\xfe\x00", "is not a text table (UnicodeDecodeError)"),
         ],
     )
-    def test_what_is_wrong_with_a_file_is_said_with_its_line(self, tmp_path, content, message):
+    def test_errors_in_a_file_name_the_file(self, tmp_path, content, message):
         path = tmp_path / "table.csv"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=re.escape(f"{path}") + ".*" + re.escape(message)):
@@ -343,8 +342,8 @@ class TestReading:
             read_table(path)
 
 
-def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
-    # The published table; references.md lists its faults.
+def test_known_faults_of_the_nasbench201_table_are_found(shared_data):
+    # The published table of NAS-Bench-201 under attack.
     columns = read_table(shared_data / "nasbench201-robustness.csv.gz")
     assert len(columns["arch"]) == 15625
     outcomes = by_name(columns)
@@ -354,7 +353,7 @@ def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
     at = dict(part.rsplit(": ", 1) for part in steps.evidence["counts"].split("; "))
     weaker = int(at["fgsm_0.1 below pgd_0.1"].replace(",", ""))
     assert weaker > 0.95 * 15625
-    # The same count from differences of more than the printed tenth.
+    # The same count from the printed values: a difference above 0.1 points.
     tenths = np.round(10 * (columns["pgd_0.1"] - columns["fgsm_0.1"]))
     assert weaker == int((tenths > 1).sum())
     # FGSM accuracy is not monotone in epsilon on hundreds of cells.
@@ -365,11 +364,11 @@ def test_what_is_known_to_be_wrong_with_nasbench201_is_found(shared_data):
     assert outcomes["falls_with_epsilon_square"].passed
     assert outcomes["accuracies_in_range"].passed
     assert outcomes["nothing_missing"].passed
-    # The clean accuracy is not in it.
+    # The table has no clean accuracy of the attacked images.
     assert "val_acc is of another split" in explain(outcomes["adversarial_below_clean"])
 
 
-def test_a_table_that_promises_too_much_is_refused(tmp_path, monkeypatch):
+def test_a_table_that_is_too_large_after_decompression_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("evaluators.table.file.LARGEST_TABLE", 1000)
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"clean\n" + b"9\n" * 10_000))

@@ -26,7 +26,7 @@ def labels(*networks, x):
 
 
 def matrix(fooled, index=None, given=100):
-    """Returns a matrix of given outcomes (E, S, T, N)."""
+    """Returns a TransferMatrix with the outcomes `fooled`, (E, S, T, N)."""
     fooled = np.asarray(fooled, dtype=bool)
     names = tuple("abcdef"[: fooled.shape[1]])
     epsilons = tuple(0.1 * (e + 1) for e in range(len(fooled)))
@@ -35,7 +35,7 @@ def matrix(fooled, index=None, given=100):
 
 @pytest.fixture
 def family(conv, images):
-    """A factory of networks that mostly agree: one random network with increasing noise on its weights."""
+    """A factory of networks that mostly agree: copies of one random network, each with other small noise on its weights."""
 
     def make(names="abc", size=0.01):
         networks = {}
@@ -45,7 +45,7 @@ def family(conv, images):
             with torch.no_grad():
                 for parameter in networks[name].parameters():
                     parameter += size * torch.randn(parameter.shape, generator=generator)
-                # Without its bias to one class.
+                # Removes the preference for one class.
                 networks[name][-1].bias -= networks[name](images(200, seed=9)).mean(0)
         return networks
 
@@ -65,7 +65,7 @@ some_matrices = st.integers(2, 4).flatmap(
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_between_linear_networks_the_margin_falls_by_their_angle(norm, linear, images):
+def test_transfer_between_linear_networks_has_a_closed_form(norm, linear, images):
     networks = {"a": linear(seed=1), "b": linear(seed=2), "c": linear(seed=3)}
     x = images(400, low=0.35, high=0.65)
     y, together = labels(*networks.values(), x=x)
@@ -95,7 +95,7 @@ def test_identical_networks_transfer_entirely(linear, images):
     assert all(one.p_value == one.corrected == 1 and one.difference == 0 for one in asymmetry(transfers))
 
 
-def test_the_same_module_may_stand_under_two_names(linear, images):
+def test_the_same_module_may_have_two_names(linear, images):
     network, x = linear(), images(30)
     network.train()
     y, _ = labels(network, x=x)
@@ -105,8 +105,8 @@ def test_the_same_module_may_stand_under_two_names(linear, images):
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_what_lowers_one_margin_raises_that_of_the_opposite_network(images):
-    # Opposite slopes, and biases large enough that both are right on all images.
+def test_adversarial_images_do_not_transfer_between_opposite_networks(images):
+    # The slopes of the two networks are opposite. Their biases are so large that both are correct on most images.
     x = images(40, low=0.45, high=0.55)
     y = torch.zeros(40, dtype=torch.int64)
     weight = torch.randn(64, generator=torch.Generator().manual_seed(0))
@@ -227,11 +227,11 @@ def test_asymmetry_is_corrected_for_all_pairs_and_epsilons():
     assert any(one.corrected > one.p_value for one in tests)
 
 
-# To all, to some, to none.
+# Transfer to all, to some and to none.
 
 
-def test_reach_by_hand():
-    # Five images with indices 10, 11, ... in the input; the last image does not fool its source a.
+def test_universal_transfer_by_hand():
+    # The five images have the indices 10 to 14 in the input. The last image does not fool its source a.
     crafted_on_a = [[1, 1, 1, 1, 0], [1, 1, 0, 0, 1], [1, 0, 0, 1, 1]]
     nothing = [[0] * 5] * 3
     first, second, third = universal_transfer(matrix([[crafted_on_a, nothing, nothing]], index=np.arange(10, 15)))
@@ -239,7 +239,7 @@ def test_reach_by_hand():
     groups = (first.to_all, first.to_some, first.to_none)
     assert [group.images.tolist() for group in groups] == [[10], [11, 13], [12]]
     assert [group.share for group in groups] == [0.25, 0.5, 0.25]
-    # Each of b and c is fooled by two of the four.
+    # Two of the four images that fool a also fool b, and two fool c.
     assert [group.chance for group in groups] == pytest.approx([0.25, 0.5, 0.25])
     exact = binomtest(1, 4).proportion_ci(method="exact")
     assert first.to_all.interval == pytest.approx((exact.low, exact.high))
@@ -250,7 +250,7 @@ def test_reach_by_hand():
             assert np.isnan([group.share, group.chance, *group.interval]).all()
 
 
-def test_chance_is_the_mean_over_all_ways_in_which_targets_could_share_their_images():
+def test_chance_is_the_mean_share_over_random_permutations_of_the_images():
     random = np.random.default_rng(3)
     fooled = random.random((1, 4, 4, 30)) < 0.6
     fooled[0, 0, 0] = True
@@ -268,7 +268,7 @@ def test_chance_is_the_mean_over_all_ways_in_which_targets_could_share_their_ima
 
 @settings(max_examples=40)
 @given(some_matrices)
-def test_the_groups_part_the_images_that_fool_the_source(transfers):
+def test_the_groups_partition_the_images_that_fool_the_source(transfers):
     among = transfer_rates(transfers, conditional=True)
     for place, one in enumerate(universal_transfer(transfers)):
         e, s = divmod(place, len(transfers.names))
@@ -373,7 +373,7 @@ def test_a_first_layer_that_works_in_place_changes_nothing(images):
     np.testing.assert_array_equal(plain.fooled, changing.fooled)
 
 
-def test_networks_of_other_classes_are_told_before_labels(linear, images):
+def test_different_numbers_of_classes_are_reported_before_labels(linear, images):
     networks = {"three": linear(classes=3), "two": linear(classes=2)}
     with pytest.raises(ValueError, match="got different numbers of logits: three 3, two 2"):
         transfer_matrix(networks, images(12), torch.full((12,), 2), PGD(), [0.1])
