@@ -1,12 +1,16 @@
-"""Our attacks against foolbox's, torchattacks' and pyautoattack's, in turn, on the same networks, images and epsilons.
+"""Compares our attacks with those of foolbox, torchattacks and pyautoattack, on the same networks, images and epsilons.
 
     python tests/benchmarks/attacks.py [curve] [fgsm] [single] [autoattack] [nearest] [--images 512] [--rounds 3]
 
-Two small residual networks trained on CIFAR-10, normally and adversarially (cifar_networks.py trains and keeps them; the
-images are those of the shared data). Each part prints one JSON object a network: errors, seconds, and the ratio of seconds,
-for curve, fgsm and single the median of some rounds in each of which all have their turn.
-Goals: curve 12x and 4x faster with no lower error; fgsm 4x with equal errors; single equal pixels and no slower; autoattack
-in a quarter of the time and at most 0.2 points lower; nearest no larger medians.
+The networks are two small residual networks trained on CIFAR-10, normally and adversarially (`cifar_networks.py`). Each part
+prints one JSON object per network, with errors, seconds and ratios of seconds. For curve, fgsm and single, all libraries run
+in each of several rounds, and the seconds are medians over the rounds.
+
+- curve: PGD-20 over 8 epsilons. Goal: 12 times as fast as foolbox and 4 times as fast as torchattacks, with no lower error.
+- fgsm: FGSM over 16 epsilons. Goal: 4 times as fast, with equal errors.
+- single: four attacks at one epsilon. Goal: equal pixels, and not slower.
+- autoattack: AutoAttack at 4 epsilons. Goal: a quarter of the time, and an error that is at most 0.2 points lower.
+- nearest: minimum-norm attacks. Goal: no larger median radii.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ SINGLE = {"normal": 1 / 255, "adversarial": 8 / 255}
 
 
 def timed(function):
-    """Returns what a function returns, and its seconds; what it prints is dropped."""
+    """Returns the result of a function and the seconds that it takes. Its output and its warnings are suppressed."""
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,7 +62,7 @@ def timed(function):
 
 
 def in_turn(functions, rounds):
-    """Returns what each function returns, by name, and the median seconds; in each round, each has its turn."""
+    """Returns the result and the median seconds of each function, by name. Each round runs every function once."""
     results, seconds = {}, {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -79,13 +83,13 @@ def error_of(net, points, y):
 
 
 def compared(seconds):
-    """Returns seconds of all and how many times longer each peer takes than ours."""
+    """Returns the seconds of all libraries, and their ratios to our seconds."""
     ratio = {name: round(value / seconds["ours"], 2) for name, value in seconds.items() if name != "ours"}
     return {"seconds": {name: round(value, 2) for name, value in seconds.items()}, "ratio": ratio}
 
 
 def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons, rounds):
-    """Compares an error curve: ours by radii, foolbox's with its list of epsilons, torchattacks' one by one."""
+    """Compares error curves: ours from `radii`, foolbox's with a list of epsilons, torchattacks' with a run per epsilon."""
     import foolbox
 
     model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
@@ -112,7 +116,7 @@ def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons, rounds)
 
 
 def _foolbox(attack, model, x, y, epsilons, criterion=lambda labels: labels):
-    """Returns foolbox's points for each epsilon, in batches like the others'."""
+    """Returns foolbox's points for each epsilon, in batches of 256 images."""
     pairs = zip(x.split(256), y.split(256), strict=True)
     parts = [attack(model, a, criterion(b), epsilons=epsilons)[1] for a, b in pairs]
     return [torch.cat([part[k] for part in parts]) for k in range(len(epsilons))]
@@ -123,7 +127,7 @@ def _torchattack(attack, x, y):
 
 
 def curve(kind, net, x, y, rounds):
-    """PGD-20 over 8 epsilons, without a random start."""
+    """Compares PGD-20 over 8 epsilons, without a random start."""
     import foolbox
     import torchattacks
 
@@ -137,7 +141,7 @@ def curve(kind, net, x, y, rounds):
 
 
 def fgsm(kind, net, x, y, rounds):
-    """FGSM over 16 epsilons."""
+    """Compares FGSM over 16 epsilons."""
     import foolbox
     import torchattacks
 
@@ -155,7 +159,7 @@ def fgsm(kind, net, x, y, rounds):
 
 
 def single(kind, net, x, y, rounds):
-    """One epsilon in the standard protocol: pixels and speed."""
+    """Compares pixels and speed of four attacks at one epsilon."""
     import foolbox
     import torchattacks
 
@@ -211,7 +215,7 @@ def single(kind, net, x, y, rounds):
 
 
 def autoattack(kind, net, x, y, rounds):
-    """Our ensemble over 4 epsilons, against AutoAttack's standard one at each."""
+    """Compares our ensemble over 4 epsilons with runs of pyautoattack's standard ensemble, one per epsilon."""
     from pyautoattack import AutoAttack as Theirs
 
     epsilons = AUTOATTACK
@@ -232,7 +236,7 @@ def autoattack(kind, net, x, y, rounds):
 
 
 def nearest(kind, net, x, y, rounds):
-    """Median exact radii, by norm."""
+    """Compares the median radii of minimum-norm attacks, by norm."""
     import foolbox
 
     model = foolbox.PyTorchModel(net, bounds=(0, 1), preprocessing=None)
@@ -274,12 +278,12 @@ PARTS = {part.__name__: part for part in (curve, fgsm, single, autoattack, neare
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the selected parts and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run, of {', '.join(PARTS)}; all by default")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="of curve, fgsm and single, whose median counts")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of curve, fgsm and single")
     parser.add_argument("--networks", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args()

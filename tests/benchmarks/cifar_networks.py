@@ -1,7 +1,7 @@
-"""Two small convolutional networks trained on CIFAR-10, normally and adversarially: what the benchmarks of attacks attack.
+"""Two small residual networks trained on CIFAR-10, normally and adversarially. The benchmark of attacks uses them.
 
-The images are those of the shared data (CIFAR-10 as JPEG). Training takes some minutes on two cores and is done once: the
-weights and images are kept in a folder.
+The images are in the file cifar10-jpeg.tar.xz of ../shared/data or of the folder HARDCELL_DATA. Training takes some minutes
+on two cores. It runs once, because the weights and the images are stored in a folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECIPES = {"normal": Standard(), "adversarial": Adversarial(epsilon=8 / 255)}
 
 
 def images(archive: Path, cache: Path = CACHE) -> tuple[Split, Split]:
-    """Returns training and test images, as many of each class."""
+    """Returns training and test images, with equally many images of each class."""
     stored = cache / "cifar10.npz"
     if not stored.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def _read(archive: Path) -> dict[str, np.ndarray]:
 
 
 def network(kind: str, archive: Path, cache: Path = CACHE) -> torch.nn.Module:
-    """Returns the network trained by one of RECIPES, from the cache where it was trained before."""
+    """Returns the network trained with one of RECIPES. It is read from the cache if it was trained before."""
     training, test = images(archive, cache)
     built = build_network(macro(), ARCHITECTURE, training.x, 10, seed=0)
     stored = cache / f"{kind}.pt"
@@ -93,6 +93,6 @@ def network(kind: str, archive: Path, cache: Path = CACHE) -> torch.nn.Module:
 
 if __name__ == "__main__":
     shared = Path(os.environ.get("HARDCELL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    torch.set_num_threads(1)  # A second one gains little, and loses much beside a busy process.
+    torch.set_num_threads(1)  # A second thread gains little, and is slow if another process is busy.
     for name in RECIPES:
         network(name, shared / "cifar10-jpeg.tar.xz")

@@ -1,11 +1,12 @@
-"""What an executor costs a trial, and what a second worker brings.
+"""Time that executors need per trial, and the speed-up from a second worker.
 
     python tests/benchmarks/executors.py [--trials 40] [--jobs 16] [--seconds 1.5]
 
-Two kinds of jobs, both made up: such as do nothing (one epoch, then an outcome), and such as keep one core busy for so many
-seconds of its own time. Each is run by the local executor and by Ray on this machine with one and with two workers. Times
-begin once all workers have had a job; the start itself is told apart. Goals: under 0.3 s a trial that does nothing; two
-workers on two cores at least 1.7 times one. Prints JSON.
+There are two kinds of artificial jobs. One kind does nothing but report one epoch and a result. The other kind keeps one
+core busy for a number of seconds of CPU time. The local executor runs both kinds, and so does Ray on this machine, with one
+and with two workers. The clock starts at the first result after all workers have started a job. The time until the first
+job starts is reported separately. Goals: under 0.3 s per trial that does nothing; with two workers on two cores, at least
+1.7 times as many trials per minute as with one. Prints JSON.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from nas.training.epoch import EpochResult
 
 @dataclass(frozen=True)
 class Busy:
-    """Multiplies matrices, in one thread, for so many seconds of this process's own time.
+    """Multiplies matrices in one thread, for a number of seconds of CPU time.
 
     Attributes:
-        seconds: How long; 0 to do nothing.
+        seconds: Seconds of CPU time; 0 to do nothing.
     """
 
     seconds: float
@@ -45,9 +46,9 @@ class Busy:
 
 
 def measure(executor, evaluate, count, workers):
-    """Returns the seconds until the first job began, and those of each job after that.
+    """Returns the seconds until the first job starts, and the mean seconds per job.
 
-    Jobs that began before all workers were there are not counted, nor is the time until then.
+    The mean is over `count` results, after the first result that comes when all workers have started a job.
     """
     begun, ended, seen, first, counted = time.perf_counter(), [], set(), None, None
     jobs = (Job(number, {}, {}, number) for number in range(10_000))
@@ -69,11 +70,11 @@ def measure(executor, evaluate, count, workers):
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the measurements and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=40, help="jobs that do nothing")
-    parser.add_argument("--jobs", type=int, default=16, help="jobs that keep a core busy")
-    parser.add_argument("--seconds", type=float, default=1.5, help="seconds of one of these")
+    parser.add_argument("--trials", type=int, default=40, help="number of jobs that do nothing")
+    parser.add_argument("--jobs", type=int, default=16, help="number of jobs that keep a core busy")
+    parser.add_argument("--seconds", type=float, default=1.5, help="CPU seconds of such a job")
     options = parser.parse_args()
     measurements: dict[str, dict[str, float]] = {}
     executors = {"local": (Local(), 1), "ray, 1 worker": (Ray(workers=1), 1), "ray, 2 workers": (Ray(workers=2), 2)}

@@ -1,13 +1,13 @@
-"""Early stopping against training every trial to its end: architectures a minute, and the error of what is found.
+"""Compares early stopping with full training of every trial: architectures per minute, and the error of the best one.
 
-For every seed the same random architectures are tried both ways; with early stopping there are twice as many trials. The
-best architecture of each search is retrained as a finalist is, and attacked on the test split as the search attacks. Goal:
-at least 2 times the architectures a minute (of CPU time, one thread: the machine may be shared) at equal or better
-adversarial error, over 5 seeds, on digits and on MNIST (from ../shared/data, or where HARDCELL_DATA points).
+For each seed, both searches try the same random architectures. With early stopping, there are twice as many trials. The best
+architecture of each search is retrained like a finalist, and attacked on the test split as in the search. Goal: at least
+twice as many architectures per minute, at an equal or lower adversarial error, over 5 seeds, on digits and on MNIST (from
+../shared/data or the folder HARDCELL_DATA). Minutes are of CPU time, because other processes may use the machine.
 
     python tests/benchmarks/halving.py [--data digits mnist] [--seeds 5] [--trials 20] [--stopping '{first: 0.2}']
 
-Prints a line a search, and JSON.
+Prints a line for each search, then JSON.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHARED = Path(os.environ.get("HARDCELL_DATA", Path(__file__).parents[2] / ".." /
 
 
 def configure(data: str, seed: int, trials: int, sampler: str) -> Config:
-    """Returns the config of a search without early stopping: the default one, on some images of MNIST or on digits."""
+    """Returns the config of a search without early stopping: the default on digits, and a variant for 2,000 MNIST images."""
     base = Config(threads=1, seed=seed)
     config = replace(base, search=replace(base.search, trials=trials, sampler=SAMPLERS[sampler]()))
     if data == "digits":
@@ -56,7 +56,7 @@ def configure(data: str, seed: int, trials: int, sampler: str) -> Config:
     return replace(
         config,
         data=DataConfig(**files),
-        # So few images need small batches, and a small ball, to be learnt from within ten epochs.
+        # With so few images, ten epochs are enough only with small batches and a small epsilon.
         training=replace(config.training, batch_size=32, learning_rate=0.1, recipe=Adversarial(epsilon=MNIST_EPSILON)),
         space=replace(config.space, options={"channels": 4, "cells_per_stage": 1, "stages": 2}),
         evaluation=replace(config.evaluation, epsilon=MNIST_EPSILON),
@@ -65,7 +65,7 @@ def configure(data: str, seed: int, trials: int, sampler: str) -> Config:
 
 
 def mnist_folder() -> str:
-    """Returns a folder as torchvision wants it, linked to the shared files."""
+    """Returns a folder with the unpacked MNIST files, as torchvision needs it."""
     root = Path(tempfile.gettempdir(), "hardcell-mnist")
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,10 @@ def mnist_folder() -> str:
 
 
 def run(config: Config) -> dict[str, float]:
-    """Returns the CPU seconds of a search, its trials, and the test errors of its best architecture, retrained."""
+    """Runs a search. Returns its CPU seconds, numbers of trials, and the errors of its best architecture.
+
+    The test error is that of the retrained architecture.
+    """
     evaluate = prepare(config)
     assert isinstance(evaluate, TrainAndAttack)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +116,7 @@ def run(config: Config) -> dict[str, float]:
 
 
 def compare(data: str, seeds: int, trials: int, sampler: str, stopping: Halving) -> dict[str, object]:
-    """Returns the comparison on one data set, and prints every search of it."""
+    """Returns the comparison on one data set, and prints a line for each search."""
     rows = []
     for seed in range(seeds):
         without_stopping = configure(data, seed, trials, sampler)
@@ -143,7 +146,7 @@ def compare(data: str, seeds: int, trials: int, sampler: str, stopping: Halving)
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the comparisons and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["digits", "mnist"])
     parser.add_argument("--seeds", type=int, default=5)

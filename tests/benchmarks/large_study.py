@@ -1,8 +1,9 @@
-"""A study of many finished trials: how long it takes to open, to suggest with each sampler, to report, and to show.
+"""Speed of a study with many finished trials: opening it, suggestions of each sampler, the report and the status.
 
-Goals, with 10,000 trials: open in under 10 s, suggest in under 1 s with each sampler, report in under 60 s. The trials are
-answered from a made-up table, written as the controller writes them. A suggestion is measured twice, in a process that has
-just opened the study (cold) and again (warm); the time of one grows with the number of trials as `growth` shows.
+Goals with 10,000 trials: open in under 10 s, suggest in under 1 s with each sampler, report in under 60 s. The trials have
+artificial results, which are stored as the controller stores them. Each sampler makes two suggestions: one right after the
+study is opened (cold), and a second one (warm). With `--growth`, smaller studies show how the times grow with the number of
+trials.
 
     python tests/benchmarks/large_study.py [--trials 10000] [--space cell201] [--growth]
 
@@ -39,7 +40,7 @@ from nas.study.trial import read_trials
 
 
 def fill(path: Path, config: Config, trials: int) -> None:
-    """Makes a run whose study holds so many trials, all of other architectures; one in twenty is rejected."""
+    """Creates a run whose study has `trials` trials of different architectures. One in twenty is rejected."""
     folder, space = create_run(path, config), open_space(config.space, trust=True)
     place = study_location(folder, config)
     storage = open_storage(place, write=True)
@@ -52,7 +53,7 @@ def fill(path: Path, config: Config, trials: int) -> None:
             continue
         seen.add(tuple(proposed.values()))
         number = len(batch)
-        # Not the canonical form's key, of which cell201 has but 5,554: only that it is known matters here.
+        # Not the key of the canonical form, because cell201 has only 5,554 of them. Any unique key works here.
         key = f"{number:012x}"
         cost = sum(len(str(value)) for value in proposed.values())
         metrics = {
@@ -89,13 +90,13 @@ def fill(path: Path, config: Config, trials: int) -> None:
 
 
 def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
-    """Returns the seconds of a first and a second suggestion by each sampler, each over a study opened anew."""
+    """Returns the seconds of the first and the second suggestion of each sampler. The study is opened for each sampler."""
     seconds_by_sampler = {}
     for name, kind in SAMPLERS.items():
         place = study_location(RunFolder(path), config)
         storage = open_storage(place, write=True)
         study = optuna.load_study(study_name=place.name, storage=storage)
-        study.get_trials(deepcopy=False)  # Opening is measured apart.
+        study.get_trials(deepcopy=False)  # Opening the study is measured separately.
         space = open_space(config.space, trust=True)
         study.sampler = StudySampler(kind(), space, seed=0, random_trials=config.search.random_trials)
         seconds = []
@@ -138,12 +139,12 @@ def measure(config: Config, trials: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the measurements and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--space", default="cell201", choices=["cell201", "darts", "nasnet"])
     parser.add_argument("--objectives", type=int, default=1, choices=[1, 2])
-    parser.add_argument("--growth", action="store_true", help="measure 100, 1,000 and so on, too")
+    parser.add_argument("--growth", action="store_true", help="also measure studies of a tenth of the size, and so on")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     minimise = ("adversarial_error", "parameters")[: options.objectives]

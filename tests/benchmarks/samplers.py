@@ -1,9 +1,9 @@
 """Samplers compared on a table of measured architectures, through the controller and the tabular evaluator.
 
-Tasks are searches of NAS-Bench-201's cells on the robustness table (from ../shared/data, or where HARDCELL_DATA points).
-Every sampler has its default settings on all of them, 8 random first trials, and 20 seeds. Each search is written to a file
-of results as it ends, so that a run that is broken off goes on. What comes out is a figure and a table a task: medians with
-quartiles of the best so far, or of the hypervolume where there are two objectives.
+Each task is a search of the cells of NAS-Bench-201 on the table of their accuracies under attack, from ../shared/data or the
+folder HARDCELL_DATA. Every sampler runs with its default settings, 8 random first trials and 20 seeds. The results of each
+search are stored when it ends, so an interrupted run can be continued. The output is a figure and a table for each task:
+median and quartiles of the best value so far, or of the hypervolume if there are two objectives.
 
     python tests/benchmarks/samplers.py --out FOLDER [--tasks pgd ...] [--samplers surrogate ...] [--seeds 20] [--trials 250]
 """
@@ -43,8 +43,8 @@ COLUMNS = {
     "square_error": "1 - square_1.0 / 100",
     "latency": "raspi4_latency_ms",
 }
-# Parameters without any weights in the cells, and those that an operation on one edge adds: in 5 cells each of 16, 32 and 64
-# channels, with its batch norm.
+# Parameters of a network whose cells have no weights, and the parameters that an operation on one edge adds. There are 5
+# cells each of 16, 32 and 64 channels, and batch norm is included.
 SMALLEST = 73_306
 WEIGHTS = {
     "conv1x1": sum(5 * (c * c + 2 * c) for c in (16, 32, 64)),
@@ -55,12 +55,12 @@ MARKS = (20, 30, 50, 60, 100, 150, 200, 250)
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched for.
+    """A task of the benchmark.
 
     Attributes:
-        title: For the figure.
+        title: Title of the figure.
         minimise: Metrics to minimise.
-        constraints: Upper bounds.
+        constraints: Upper bounds of metrics, by name.
     """
 
     title: str
@@ -91,14 +91,14 @@ def open_task(task: Task) -> TableLookup:
     config = nas.parse_config(settings)
     evaluate = open_table(config, open_space(config.space, trust=True))
     for architecture in evaluate.space.enumerate():
-        # Exact for this network, as tests/search_spaces/spaces/test_cell201.py shows, where counting takes 0.1 s a cell.
+        # This sum is exact, because only convolutions have weights. To build and count a network takes 0.1 s.
         size = SMALLEST + sum(WEIGHTS.get(operation, 0) for operation in architecture.values())
         evaluate.counted[tuple(architecture.values())] = {"parameters": float(size)}
     return evaluate
 
 
 def search(evaluate: TableLookup, sampler: str, seed: int, trials: int, keys: dict) -> tuple[list[list[float]], float]:
-    """Returns the values of the feasible trials, each after its number, and the seconds of a trial."""
+    """Returns [number, value, ...] for each feasible trial, and the mean seconds per trial."""
     config = evaluate.config
     config = replace(config, seed=seed, search=replace(config.search, trials=trials, sampler=SAMPLERS[sampler]()))
     evaluate = replace(evaluate, config=config)
@@ -117,7 +117,10 @@ def search(evaluate: TableLookup, sampler: str, seed: int, trials: int, keys: di
 
 
 def progress(feasible: list[list[float]], trials: int, task: Task, worst: list[float]) -> np.ndarray:
-    """Returns what the search has reached after each trial (trials,): accuracy in percent, latency, or hypervolume."""
+    """Returns the best accuracy in percent, the best latency or the hypervolume after each trial, (trials,).
+
+    It is NaN before the first feasible trial.
+    """
     reached = np.full(trials, np.nan)
     if not feasible:
         return reached
@@ -151,7 +154,7 @@ def summarise(folder: Path, name: str, task: Task, rows: list[dict], worst: list
             table = np.array([curve for curve in curves[sampler] if len(curve) == trials])
             if not len(table):
                 continue
-            # A search that has found nothing feasible yet has reached the worst.
+            # Before its first feasible trial, a search has the worst value.
             table = np.nan_to_num(table, nan=np.inf if latency else 0.0)
             low, median, high = np.quantile(table, [0.25, 0.5, 0.75], axis=0, method="median_unbiased")
             shown = np.arange(1, trials + 1)
@@ -173,7 +176,7 @@ def summarise(folder: Path, name: str, task: Task, rows: list[dict], worst: list
 
 
 def main() -> None:
-    """Measures, draws and prints."""
+    """Runs the searches, draws the figures and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=[*TASKS], choices=[*TASKS])
@@ -203,7 +206,7 @@ def main() -> None:
                     out.write(json.dumps(row) + "\n")
             print(f"{name}: {sampler} done", flush=True)
         measured = [row for row in rows if row["task"] == name and row["trials"] >= options.trials]
-        # Over all rows, so that searches share their unit.
+        # The worst values are over all rows of the table, so that the hypervolumes of all searches have the same unit.
         largest = max(feasible["parameters"] for feasible in evaluate.counted.values())
         worst = [
             max((row[metric] for row in evaluate.rows.values() if row.get(metric) is not None), default=largest)

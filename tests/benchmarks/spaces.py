@@ -1,17 +1,18 @@
-"""What it costs to draw architectures, to bring them to canonical form, to build their networks and to count those.
+"""Speed of search spaces: sampling, canonical forms, building networks, and counting parameters and multiply-accumulates.
 
     python tests/benchmarks/spaces.py [--parts rates,canonical,large] [--count 200] [--rounds 7]
 
-On one thread of this machine's processor. Prints one JSON object a part.
+Runs on one thread of the processor and prints one JSON object per part:
 
-rates: architectures a second, by space, of narrow networks for images of 32x32 pixels: drawn, canonicalised, built, and
-their parameters and multiply-accumulates counted; `all` is one after the other, as a search does before it trains.
-canonical: milliseconds for the canonical form of a random architecture: mean, median, 99th percentile and most. Goals, for
-the mean: under 1 ms for cell201, under 5 ms for nasnet and darts.
-large: milliseconds to build a darts network of 36 channels and 20 cells and to count its multiply-accumulates at 32x32
-pixels, the median of rounds, each of another architecture. Goal: under 150 ms.
+- rates: architectures per second, by space, for narrow networks and images of 32x32 pixels. The steps are sampling, the
+  canonical form, building, and counting of parameters and of multiply-accumulates. `all` is all steps together, as a search
+  does them before training.
+- canonical: milliseconds for the canonical form of a random architecture: mean, median, 99th percentile and largest. Goals
+  for the mean: under 1 ms for cell201, under 5 ms for nasnet and darts.
+- large: milliseconds to build a darts network of 36 channels and 20 cells, and to count its multiply-accumulates at 32x32
+  pixels. It is the median over rounds, each with another architecture. Goal: under 150 ms.
 
-No canonical form is taken from its cache: architectures are all different, and what is cached is cleared before each part.
+The cache of canonical forms has no effect: all architectures are different, and the cache is cleared before each space.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ SPACES: dict[str, SearchSpace] = {
 
 
 def drawn(space: SearchSpace, count: int) -> list[dict]:
-    """Returns different architectures, fewer where a space has fewer."""
+    """Returns `count` different random architectures, but at most half of the space."""
     generator, architectures = random.Random(0), {}
     while len(architectures) < min(count, space.size // 2):
         architecture = space.sample(generator)
@@ -54,7 +55,7 @@ def drawn(space: SearchSpace, count: int) -> list[dict]:
 
 
 def timed(function: Callable, items: Sequence) -> tuple[list[float], list]:
-    """Returns how long a function takes for each of some items, in seconds, and what it returns."""
+    """Returns the seconds that a function takes for each item, and its results."""
     seconds, results = [], []
     for item in items:
         started = time.perf_counter()
@@ -64,14 +65,14 @@ def timed(function: Callable, items: Sequence) -> tuple[list[float], list]:
 
 
 def rates(count: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Returns architectures a second, by space and by what is done with them."""
+    """Returns architectures per second, by space and step."""
     return {name: rates_of(space, count) for name, space in SPACES.items()}
 
 
 def rates_of(space: SearchSpace, count: int) -> dict[str, float]:
-    """Returns architectures of one space a second."""
+    """Returns architectures per second of one space, by step."""
     architectures = drawn(space, count)
-    # Building and counting take the most: of fewer of them.
+    # Building and counting are slow, so they are measured on a quarter of the architectures.
     chosen = architectures[: max(1, count // 4)]
     canonical_cell.cache_clear()
     spent = {
@@ -81,14 +82,14 @@ def rates_of(space: SearchSpace, count: int) -> dict[str, float]:
     space.build(chosen[0], SHAPE, CLASSES)
     spent["build"], networks = timed(lambda a: space.build(a, SHAPE, CLASSES), chosen)
     spent["parameters"] = timed(parameters, networks)[0]
-    macs(networks[0], SHAPE)  # torch loads what it needs with the first pass.
+    macs(networks[0], SHAPE)  # The first pass is slower, because torch loads modules.
     spent["macs"] = timed(lambda network: macs(network, SHAPE), networks)[0]
     means = {what: statistics.mean(seconds) for what, seconds in spent.items()}
     return {what: round(1 / mean, 1) for what, mean in (means | {"all": sum(means.values())}).items()}
 
 
 def canonical(count: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Returns milliseconds for the canonical form, by space."""
+    """Returns statistics of the milliseconds for a canonical form, by space."""
     milliseconds = {}
     for name, space in SPACES.items():
         architectures = drawn(space, 10 * count)
@@ -105,7 +106,7 @@ def canonical(count: int, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def large(count: int, rounds: int) -> dict[str, float]:
-    """Returns milliseconds for a network of darts as it is published."""
+    """Returns the median milliseconds for a darts network of the published size, by step."""
     space = darts(36, 20)
     architectures = drawn(space, rounds + 1)
     macs(space.build(architectures.pop(), SHAPE, CLASSES), SHAPE)
@@ -120,10 +121,10 @@ PARTS = {"rates": rates, "canonical": canonical, "large": large}
 
 
 def main() -> None:
-    """Prints the parts that are asked for."""
+    """Prints the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--count", type=int, default=200, help="architectures a space; ten times as many for canonical")
+    parser.add_argument("--count", type=int, default=200, help="architectures per space; ten times as many for canonical")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)

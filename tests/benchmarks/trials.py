@@ -1,11 +1,11 @@
-"""How many trials a minute the embedded default does, and what share of a trial is not forward and backward passes.
+"""Trials per minute with the default config, and the share of the time outside forward and backward passes.
 
     python tests/benchmarks/trials.py [--trials 12] [--threads 1]
 
 Runs the random sampler on digits through the whole controller: sampling, prechecks, training, attacks, the study. The
 passes are timed inside the same run: the network's forward and its loss, `backward` and `torch.autograd.grad`. One trial
-before them is not timed: torch loads much of itself with the first. Goal: under 10 % of the time of the trials is spent
-outside them. Prints JSON.
+runs before without timing, because torch loads many modules in the first trial. Goal: less than 10 % of the time of the
+trials is outside the passes. Prints JSON.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from nas.study.trial import read_trials
 
 @contextmanager
 def timed_passes():
-    """Adds up the seconds spent in forward and backward passes while it is open, in the dict that it yields."""
+    """Yields a dict with the seconds that forward and backward passes take inside the context."""
     spent, running = {"forward": 0.0, "backward": 0.0}, []
 
     def timed(name, function):
         def call(*args, **kwargs):
-            if running:  # A layer of a network: its time is part of the network's.
+            if running:  # A layer of a network. Its time is part of the network's time.
                 return function(*args, **kwargs)
             running.append(name)
             started = time.perf_counter()
@@ -52,7 +52,7 @@ def timed_passes():
         return call
 
     with (
-        # Networks, and their copies that are folded for attacks.
+        # This covers networks and their folded copies, which attacks use.
         mock.patch.object(nn.Module, "__call__", timed("forward", nn.Module.__call__)),
         mock.patch.object(F, "cross_entropy", timed("forward", F.cross_entropy)),
         mock.patch.object(torch.Tensor, "backward", timed("backward", torch.Tensor.backward)),
@@ -62,7 +62,7 @@ def timed_passes():
 
 
 def measure(config: Config) -> dict[str, float]:
-    """Returns trials a minute, and shares of the trials' time."""
+    """Runs a search and returns its trials per minute, and shares of its time."""
     evaluate = prepare(config)
     with tempfile.TemporaryDirectory() as folder:
         place = StudyLocation(Path(folder, "study.db"))
@@ -91,7 +91,7 @@ def measure(config: Config) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the measurement and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=10)

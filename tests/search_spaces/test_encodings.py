@@ -44,7 +44,7 @@ def sequences(operations, longest):
 
 class TestOneHot:
     @pytest.mark.parametrize("space", [*SPACES_OF_CELLS, macro(), mlp(), MIXED], ids=lambda s: s.name)
-    def test_it_reads_back_as_the_architectures(self, space):
+    def test_it_can_be_decoded(self, space):
         architectures = samples(space)
         encoded = one_hot(space, architectures)
         assert encoded.shape == (30, sum(len(choice.values) for choice in space.choices.values()))
@@ -63,7 +63,7 @@ class TestOneHot:
         turned = dict(reversed(architecture.items()))
         assert (one_hot(macro(), [turned]) == one_hot(macro(), [architecture])).all()
 
-    def test_names_tell_the_columns(self):
+    def test_names_are_those_of_the_columns(self):
         space, architecture = cell201(), cell(edge03="skip")
         names = one_hot_names(space)
         assert names[:2] == ["edge01=none", "edge01=skip"]
@@ -104,7 +104,7 @@ class TestPathEncoding:
 
     @pytest.mark.parametrize("longest", [1, 2, 3, 4])
     def test_cell201_is_as_by_brute_force(self, longest):
-        """The four paths of the cell."""
+        """Compares the encoding with the four possible paths of the cell."""
         space = cell201()
         ways = [["03"], ["01", "13"], ["02", "23"], ["01", "12", "23"]]
         columns = sequences(space.operations, longest)
@@ -115,7 +115,7 @@ class TestPathEncoding:
 
     @pytest.mark.parametrize("space", SPACES_OF_CELLS, ids=lambda s: s.name)
     def test_every_cell_and_input_has_columns_of_its_own(self, space):
-        """A recursion from the outputs, against the forward computation from the inputs."""
+        """Compares the encoding with paths from a recursion that starts at the outputs."""
 
         def back(graph, node):
             if node < graph.inputs:
@@ -130,7 +130,7 @@ class TestPathEncoding:
                     wanted += [float((source, *sequence) in there) for sequence in sequences(space.operations, 3)]
             assert path_encoding(space, [architecture])[0].tolist() == wanted
 
-    def test_operations_that_lead_nowhere_do_not_show(self):
+    def test_unused_operations_do_not_change_the_encoding(self):
         first = cell(edge03="conv3x3", edge01="skip")
         second = cell(edge03="conv3x3", edge02="conv1x1", edge12="avgpool3x3")
         assert cell201().key(first) == cell201().key(second)
@@ -143,7 +143,7 @@ class TestPathEncoding:
         assert path_encoding(cell201(), [chain], 2).sum() == 0
         assert path_encoding(cell201(), [chain], 3).sum() == 1
 
-    def test_most_functions_differ(self):
+    def test_most_functions_have_different_encodings(self):
         space = cell201()
         architectures = {space.key(a): space.canonical(a) for a in samples(space, 400)}
         encoded = path_encoding(space, list(architectures.values()))
@@ -172,14 +172,14 @@ class TestPathEncoding:
 
 
 class TestPaths:
-    def test_longest_keeps_the_short_ones_of_all(self):
+    def test_a_maximum_length_keeps_all_shorter_paths(self):
         for architecture in samples(nasnet(), 20):
             for graph in nasnet().graphs(architecture).values():
                 for longest in range(6):
                     wanted = {path for path in graph.paths() if len(path) <= longest + 1}
                     assert graph.paths(longest) == wanted
 
-    def test_large_cells_have_their_short_paths_at_once(self):
+    def test_short_paths_of_large_cells_are_fast(self):
         """60 nodes with two edges from the previous node give 2**60 paths of 60 operations each."""
         chain = [(("a", node), ("b", node)) for node in range(60)]
         last = (("a", 0), ("b", 60))

@@ -36,7 +36,7 @@ def test_edges_are_all_operations_by_node(graph):
 
 
 @given(graphs(), st.sampled_from([None, 0, 1, 2, 3]))
-def test_paths_are_the_ways_from_an_input_to_an_output(graph, longest):
+def test_paths_are_those_of_a_recursion_from_the_outputs(graph, longest):
     every = {walk for node in graph.outputs for walk in walks(graph, node)}
     assert graph.paths(longest) == {walk for walk in every if longest is None or len(walk) - 1 <= longest}
 
@@ -48,7 +48,7 @@ def test_number_of_paths(nodes, paths):
     assert len(graph.paths()) == paths == 2 ** (nodes - 2)
 
 
-def test_equal_operations_on_equal_ways_are_one_path():
+def test_paths_with_equal_operations_are_one_path():
     graph = CellGraph(1, ((("a", 0),), (("a", 0),), (("b", 1), ("b", 2))), (3,))
     assert graph.paths() == {(0, "a", "b")}
     assert CellGraph(1, ((), (("a", 1),)), (2,)).paths() == set()

@@ -50,14 +50,14 @@ def test_shapes(name, stride):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_what_comes_in_is_left_alone(name, stride):
+def test_the_input_is_not_changed(name, stride):
     x = torch.randn(2, 4, 5, 6)
     given = x.clone()
     made(name, 4, stride)(given)
     assert torch.equal(given, x)
 
 
-# Receptive fields, as the number of pixels on a side and their distance.
+# Receptive fields, as sets of (row, column) offsets from the centre.
 
 
 def square(pixels, apart=1):
@@ -68,7 +68,8 @@ def window(rows, columns=None):
     return {(row, column) for row in rows for column in (rows if columns is None else columns)}
 
 
-# The receptive fields of two convolutions add up. At a stride of 2, one step of the second is two pixels.
+# Receptive fields at stride 1 and at stride 2. Those of two convolutions add up. At stride 2, neighbouring positions of the
+# second convolution are two pixels apart.
 FOOTPRINTS = {
     "none": (set(), set()),
     "skip": ({(0, 0)}, {(0, 0), (1, 1)}),
@@ -97,7 +98,7 @@ FOOTPRINTS = {
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_pixels_that_an_output_sees(name, stride):
+def test_pixels_on_which_an_output_depends(name, stride):
     """The pixels whose change affects an output pixel. At a stride of 2, output (i, j) is centred on input (2i, 2j)."""
     side, centre = 23, 10
     x = torch.rand(1, 8, side, side)
@@ -108,13 +109,13 @@ def test_pixels_that_an_output_sees(name, stride):
     module, at = made(name, 8, stride), centre // stride
     difference = (module(changed) - module(x))[:, :, at, at].abs().amax(1)
     seen = {(i - centre, j - centre) for (i, j), d in zip(pixels, difference.tolist(), strict=True) if d > 1e-4}
-    # A gate depends on all pixels through their mean.
+    # The gate of squeeze and excitation depends on all pixels through their mean.
     assert seen == (FOOTPRINTS[name][stride - 1] if name != "se" else window(range(-centre, side - centre)))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_channels_that_an_output_sees(name, stride):
+def test_channels_on_which_an_output_depends(name, stride):
     channels = 24
     alone = ("avgpool3x3", "maxpool3x3", "maxpool5x5", "maxpool7x7", "blurpool3x3", "depthwise3x3", "depthwise5x5")
     own = {(i, i) for i in range(channels)}
@@ -186,7 +187,7 @@ def test_parameters_of_darts_operations_with_16_channels():
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTLESS))
-def test_operations_without_weights_have_none_and_two_are_one(name):
+def test_operations_without_weights_have_none_and_always_compute_the_same(name):
     x = torch.randn(2, 4, 7, 6)
     for stride in (1,) if name == "skip" else (1, 2):
         assert not list(OPERATIONS[name](4, stride).parameters())
@@ -204,18 +205,20 @@ def test_all_other_operations_have_weights(name):
 def test_linear_operations_are_and_others_are_not(name, stride):
     module, a, b = made(name, 4, stride), torch.randn(3, 4, 7, 6), torch.randn(3, 4, 7, 6)
     linear = torch.allclose(module(2 * a + b), 2 * module(a) + module(b), atol=1e-5)
-    # These two are linear as well. They are not in LINEAR, because a skip is its input and `none` has no term.
+    # `none` and a skip at stride 1 are linear, too. They are not in LINEAR, because a skip equals its input and `none` adds
+    # nothing to a sum.
     assert linear == (name in LINEAR or name == "none" or (name == "skip" and stride == 1))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_of_nothing_those_that_vanish_make_nothing_and_others_something(name, stride):
+def test_only_vanishing_operations_map_zeros_to_zeros(name, stride):
     made_of_nothing = made(name, 4, stride)(torch.zeros(2, 4, 6, 5))
     vanishes = name in VANISHING or (name == "skip" and stride == 1)
     assert bool((made_of_nothing == 0).all()) == vanishes
     if not vanishes and ("conv" in name or "depthwise" in name) and "sepconv" not in name:
-        # The learned shift of batch norm is constant. A second convolution depends on the border of the image.
+        # The output is the learned shift of batch norm, equal at all pixels. In a sepconv, the second convolution pads it
+        # with zeros, so pixels at the border differ.
         assert torch.equal(made_of_nothing, made_of_nothing[:1, :, :1, :1].expand_as(made_of_nothing))
 
 
@@ -250,7 +253,7 @@ def test_pooling_is_over_the_pixels_of_the_window_that_lie_in_the_image(name, ke
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_cut_edges_are_zeros_and_skips_the_input(stride):
+def test_none_returns_zeros_and_skip_returns_its_input(stride):
     x = torch.randn(2, 3, 5, 4)
     assert torch.equal(OPERATIONS["none"](3, stride)(x), torch.zeros(2, 3, math.ceil(5 / stride), math.ceil(4 / stride)))
     assert torch.equal(OPERATIONS["skip"](3, 1)(x), x)
@@ -258,7 +261,7 @@ def test_cut_edges_are_zeros_and_skips_the_input(stride):
     assert torch.equal(OPERATIONS["none"](3, stride)(x / 0), OPERATIONS["none"](3, stride)(x))
 
 
-def test_blur_is_binomial_keeps_constants_and_lets_no_checkerboard_pass():
+def test_blur_is_binomial_and_keeps_constants_and_removes_a_checkerboard():
     blur = BlurPool(2, 1)
     impulse = torch.zeros(1, 2, 5, 5)
     impulse[0, 1, 2, 2] = 16
@@ -326,7 +329,7 @@ def test_separable_convolutions_are_what_their_paper_says(stride):
     assert torch.allclose(module(x), output, rtol=1e-4, atol=1e-5)
 
 
-def test_groups_are_eight_or_as_many_of_them_as_divide_the_channels():
+def test_groups_are_the_largest_of_8_4_2_and_1_that_divides_the_channels():
     for channels, groups in ((8, 8), (16, 8), (12, 4), (6, 2), (9, 1), (1, 1)):
         (conv,) = (m for m in OPERATIONS["groupconv3x3"](channels, 1) if isinstance(m, nn.Conv2d))
         assert conv.groups == groups

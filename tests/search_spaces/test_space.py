@@ -33,16 +33,18 @@ def built(space, architecture, shape=(1, 8, 8), classes=7, seed=0):
 
 
 def flow(network):
-    """Returns the parameters on a path to the logits, those that depend on the image, and whether the logits depend on it.
+    """Returns two sets of parameter names, and whether the logits depend on the image.
 
-    Paths can end only in cells. Each cell is traversed forwards from the image and backwards from the logits.
+    The first set has the parameters on a path to the logits. The second set has those of them on a path from the image, too.
+    Only cells can interrupt a path. Each cell is traversed forwards from the image and backwards from the logits.
     """
     cells = [(name, module) for name, module in network.named_modules() if isinstance(module, Cell)]
     names = {name for name, _ in network.named_parameters()}
     if not cells:
         return names, names, True
     inputs = cells[0][1].graph.inputs
-    # Flags of the cell outputs by index. The entries before the first cell are for the stem.
+    # By index of the cell: whether its output depends on the image, and the cells whose output is used. -2 and -1 are the
+    # stem.
     shows, used = {-2: True, -1: True}, {len(cells) - 1}
     unseen, unused = set(), set()
     for number, (name, cell) in enumerate(cells):
@@ -61,7 +63,7 @@ def flow(network):
             node = int(prefix.split(".edges.edge")[1][1]) if ".edges." in prefix else source
             unused |= {p for p in names if p.startswith(prefix) and node not in live}
     if inputs == 1:
-        # Layers before a disconnected cell do not reach the logits. Layers behind it do not depend on the image.
+        # Layers before a disconnected cell do not reach the logits. Layers after it do not depend on the image.
         cut = [int(name) for number, (name, _) in enumerate(cells) if number - 1 not in used]
         unused |= {p for p in names for place in cut if int(p.split(".")[0]) < place}
         unseen |= {p for p in names for place in cut if int(p.split(".")[0]) > place}
@@ -73,7 +75,7 @@ def flow(network):
 
 
 def parts(name, cell):
-    """Yields the source node of each layer of a cell, and the prefix of its parameter names."""
+    """Yields the source node of each layer of a cell, and the prefix of the names of the layer's parameters."""
     for i in range(len(cell.preprocess)):
         yield i, f"{name}.preprocess.{i}."
     for incoming in cell.incoming:
@@ -126,7 +128,7 @@ class SpaceContract:
 
     def test_gradients_reach_the_input_and_every_parameter_on_the_way(self, space, samples):
         forms = [space.canonical(architecture) for architecture in samples[:6]]
-        # In cell spaces, the first architecture has no path from the image to the logits.
+        # If cells have the operation `none`, the first architecture has no path from the image to the logits.
         for architecture in [space.at(0), *samples[:6], *forms]:
             network = built(space, architecture).train()
             x = torch.rand(8, 1, 8, 8, requires_grad=True)
@@ -135,7 +137,7 @@ class SpaceContract:
             on_the_way, seeing, shown = flow(network)
             assert (x.grad is not None and bool((x.grad != 0).any())) == shown, architecture
             assert {n for n, p in network.named_parameters() if p.grad is not None} == on_the_way, architecture
-            # A parameter that does not depend on the image has a zero gradient.
+            # The gradient of a parameter may be zero only if there is no path from the image to the parameter.
             dead = {n for n, p in network.named_parameters() if n in seeing and not (p.grad != 0).any()}
             assert not dead, architecture
 
@@ -157,7 +159,7 @@ class SpaceContract:
             assert space.canonical(once) == once
             assert list(once) == list(space.choices)
 
-    def test_keys_are_equal_where_canonical_forms_are(self, space):
+    def test_keys_are_equal_if_and_only_if_canonical_forms_are(self, space):
         generator = random.Random(1)
         drawn = [space.sample(generator) for _ in range(150)]
         by_key, by_form = {}, {}
@@ -167,7 +169,7 @@ class SpaceContract:
             assert by_key.setdefault(key, form) == form
             assert by_form.setdefault(form, key) == key
 
-    def test_key_does_not_depend_on_the_order_of_what_was_stored(self, space, samples):
+    def test_key_does_not_depend_on_the_stored_order(self, space, samples):
         for architecture in samples:
             turned = dict(reversed(architecture.items()))
             assert space.key(space.validate(turned)) == space.key(architecture)
@@ -185,7 +187,7 @@ class SpaceContract:
                 expected = expected * len(choice.values) + choice.values.index(architecture[name])
             assert expected == index
 
-    def test_indices_are_found_again(self, space, samples):
+    def test_index_is_the_inverse_of_at(self, space, samples):
         for architecture in samples:
             index = space.index(architecture)
             assert 0 <= index < space.size
@@ -210,7 +212,7 @@ class SpaceContract:
             mutated = space.mutate(architecture, generator)
             assert space.validate(mutated) == mutated
             assert space.key(mutated) != space.key(architecture)
-            # In all built-in spaces, at most two steps reach a different function.
+            # In all built-in spaces, one or two changed choices are enough for another function.
             assert 1 <= len(differing(mutated, architecture)) <= 2
             architecture = mutated
         first, again = ([space.mutate(architecture, random.Random(7)) for _ in range(2)] for _ in range(2))
@@ -331,7 +333,7 @@ class TestMacro(SpaceContract):
 
     @pytest.fixture
     def samples(self, space):
-        """The contract test with narrow networks, because the widest networks of this space need gigabytes."""
+        """Samples of narrow networks, because the widest networks of this space need gigabytes."""
         generator = random.Random(0)
         drawn = [space.sample(generator) for _ in range(12)]
         return [a | {name: min(a[name], 20) for name in a if re.fullmatch(r"width\d", name)} for a in drawn]
@@ -383,7 +385,7 @@ def switches(**changes):
 
 
 class TestMutate:
-    def test_where_no_neighbour_computes_anything_else_it_goes_on_from_these(self):
+    def test_if_all_neighbours_compute_the_same_the_search_continues_from_them(self):
         for seed in range(20):
             assert switches().mutate({"a": 0, "b": 0}, random.Random(seed)) == {"a": 1, "b": 1}
         indices = {switches().index(switches().mutate({"a": 1, "b": 1}, random.Random(seed))) for seed in range(40)}
@@ -405,7 +407,7 @@ class TestMutate:
         for neighbour in wanted:
             assert abs(drawn.count(neighbour) / 2000 - 0.2) < 5 * math.sqrt(0.16 / 2000)
 
-    def test_a_space_of_one_function_has_nothing_to_mutate_to(self):
+    def test_mutation_in_a_space_of_one_function_is_refused(self):
         space = switches(canonical=lambda a: {"a": 0, "b": 0})
         message = "switches.* same function.* mutate"
         for architecture in space.enumerate():
@@ -521,7 +523,7 @@ class TestValidate:
         assert str(error.value).count(";") == 6
 
     @pytest.mark.parametrize("name", [1, None])
-    def test_names_that_are_no_text_are_faults(self, name):
+    def test_names_that_are_no_strings_are_faults(self, name):
         with pytest.raises(ValueError, match=f"unknown choice '{name}'"):
             macro(1).validate(self.good | {name: 1})
 

@@ -1,4 +1,4 @@
-"""The cluster commands of the guide and the SLURM script run as printed, on two nodes that this machine plays."""
+"""The cluster commands of the guide and the SLURM script run as printed, on two simulated nodes on this machine."""
 
 import csv
 import os
@@ -17,8 +17,8 @@ import pytest
 import nas
 
 ROOT = Path(__file__).parents[3]
-# `ray` for the node SLURM_PROCID of a SLURM job. All Ray processes of this machine count as one node for Ray, so the
-# command must not see those that belong to others, and must not stop them.
+# The command `ray` on node SLURM_PROCID of a SLURM job. To Ray, all its processes on this machine are one node. So this
+# command must neither look for Ray processes of other programs nor stop them.
 RAY = """#!{python}
 import os, sys
 from ray.scripts import scripts, symmetric_run
@@ -39,7 +39,7 @@ training: {epochs: 1}
 search: {trials: 2, random_trials: 1}
 finalists: {count: 1, epochs: 1, images: 40, references: false, attacks: {fgsm: fgsm}}
 """
-# `srun`: starts the command once for each node, and waits for the first node.
+# The command `srun`: starts a command once for each node, and waits for the first node.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 SLURM_PROCID=1 "$@" > node1.txt 2>&1 &
@@ -48,7 +48,7 @@ SLURM_PROCID=0 "$@"
 
 
 def processes(mark):
-    """Returns the processes with a string in their environment."""
+    """Returns the ids of the processes whose environment contains a string."""
     pids = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -61,7 +61,7 @@ def processes(mark):
 
 @pytest.fixture
 def environment(tmp_path):
-    """Environment of the nodes. Their processes are ended afterwards."""
+    """Environment of the nodes. Processes with this environment are ended afterwards."""
     if not subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.strip():
         pytest.skip("needs a network interface, and `hostname -I`")
     mark = f"HARDCELL_TEST={tmp_path}"
@@ -89,14 +89,14 @@ def environment(tmp_path):
 
 @pytest.fixture
 def config(tmp_path):
-    """File with a search of two trials."""
+    """Config file of a search with two trials."""
     path = tmp_path / "mine.yaml"
     path.write_text(CONFIG, encoding="utf-8")
     return path
 
 
 def free_port(low=20000, high=30000):
-    """Returns a port that nothing listens at."""
+    """Returns a port on which no process listens."""
     for port in range(low + os.getpid() % 5000, high):
         with socket.socket() as listener:
             if listener.connect_ex(("127.0.0.1", port)):
@@ -105,7 +105,7 @@ def free_port(low=20000, high=30000):
 
 
 def lines_of_the_guide(where):
-    """Returns the commands of the guide for a node, in order."""
+    """Returns the commands of the guide whose comment names this node or every node, in order."""
     guide = (ROOT / "nas" / "README.md").read_text(encoding="utf-8")
     block = next(
         block for block in re.findall(r"^```sh\n(.*?)^```", guide, re.DOTALL | re.MULTILINE) if "ray start" in block
@@ -134,7 +134,7 @@ def test_the_commands_of_the_guide(environment, config):
 
 @pytest.fixture
 def slurm(environment, config):
-    """Function that submits the SLURM script with an `srun`, and returns its output."""
+    """Function that runs the SLURM script with the given program text of `srun`, and returns its output."""
 
     def submit(srun):
         folder, port = config.parent, free_port()

@@ -1,4 +1,4 @@
-"""Ray executor. Tests marked `ray` start Ray. The classes for workers are in this file, which is pickled by value."""
+"""Ray executor. Tests marked `ray` start Ray. Workers use classes of this file, which is therefore pickled by value."""
 
 import copy
 import importlib
@@ -64,7 +64,12 @@ def never(job, epoch):
 
 @dataclass(frozen=True)
 class Script:
-    """Scripted evaluation: the action of each job before its epochs, by number."""
+    """An evaluation that may do something before the epochs of a job.
+
+    Attributes:
+        acts: Functions of the job and its checkpoint, by the number of the job.
+        epochs: Number of epochs of each job.
+    """
 
     acts: dict = field(default_factory=dict)
     epochs: int = 2
@@ -126,17 +131,17 @@ def test_settings_that_cannot_be(settings, message):
         (None, 2, 1, 1, 0, 0, True),  # The first worker is still starting.
         (None, 2, 0, 2, 2, 0, False),
         (None, 2, 0, 1, 1, 0, True),  # The resources are taken, but by an idle worker.
-        (None, 4, 0, 2, 1, 0, False),  # One waits, as others use the cluster.
-        (None, 4, 0, 2, 1, 1, True),  # One waits, but not for this worker.
+        (None, 4, 0, 2, 1, 0, False),  # One job waits already, because others use the cluster.
+        (None, 4, 0, 2, 1, 1, True),  # One job waits, but a worker is idle.
         (None, 0, 0, 0, 0, 0, True),  # All nodes are lost: one job waits for the next node.
         (None, 0, 0, 1, 0, 0, False),
         (1, 4, 3, 1, 1, 0, False),
-        (3, 2, 0, 2, 2, 0, True),  # One waits, so that an autoscaling cluster grows.
+        (3, 2, 0, 2, 2, 0, True),  # One job may wait, so that an autoscaling cluster grows.
         (3, 2, 0, 3, 2, 0, False),
         (9, 2, 0, 3, 2, 0, False),
     ],
 )
-def test_a_job_is_pulled_when_there_is_room(monkeypatch, workers, slots, free, given, running, idle, room):
+def test_a_job_is_requested_when_there_is_room(monkeypatch, workers, slots, free, given, running, idle, room):
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": free * 0.5})
     monkeypatch.setattr(Cluster, "slots", lambda self: slots)
     assert Cluster(workers=workers, cpus=0.5).has_room(given=given, running=running, idle=idle) is room
@@ -181,11 +186,11 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
         (OSError("no space\nleft"), None, "Ray does not start: OSError: no space$"),
     ],
 )
-def test_a_refusal_says_what_to_do(error, address, message):
+def test_connection_errors_say_what_to_do(error, address, message):
     assert re.search(message, connection_message(address, error))
 
 
-def test_users_own_modules(tmp_path):
+def test_modules_of_users_are_recognised(tmp_path):
     (tmp_path / "own.py").write_text("VALUE = 1\n", encoding="utf-8")
     resolve(f"{tmp_path / 'own.py'}:VALUE", {})
     user_modules = [name for name, module in sys.modules.items() if is_user_module(module)]
@@ -229,7 +234,7 @@ def test_a_split_pickles_without_copies():
 
 
 class Tune(threading.Thread):
-    """Fake Tune thread: sends scripted messages and records the replies."""
+    """Fake Tune thread: sends the given messages and records the replies."""
 
     def __init__(self, channel, *messages):
         super().__init__(daemon=True)
@@ -261,7 +266,7 @@ def work_of(folder=Path(), evaluate=None, stop=never, **settings):
     return ExecutionContext(evaluate or Script(), stop, folder, **settings)
 
 
-def test_the_desk_answers_pulls_and_epochs():
+def test_the_dispatcher_answers_requests_and_epochs():
     stop = mock.Mock(side_effect=lambda job, epoch: job.number == 1)
     outcome = TrialResult({"clean_error": 0.5})
     news, answers = served(
@@ -278,7 +283,8 @@ def test_the_desk_answers_pulls_and_epochs():
         ),
         *(JobRequest(), TuneFinished(None)),
     )
-    # Two jobs, then none now. One job continues, the other ends at its rung and ignores late epochs. No more jobs.
+    # The replies are: two jobs, None for no job now; False, False for the epochs of job 0, which continues; False, True,
+    # True for those of job 1, which stops at its rung; and False, because there are no more jobs.
     assert answers == [job_of(0), job_of(1), None, False, False, False, True, True, False]
     assert [number for number, _ in news] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert news[3][1] == outcome
@@ -288,7 +294,7 @@ def test_the_desk_answers_pulls_and_epochs():
     assert [call.args[1].epoch for call in stop.call_args_list] == [1, 2]
 
 
-def test_the_desk_lets_a_job_begin_again_and_hears_no_epoch_twice():
+def test_the_dispatcher_restarts_a_job_and_reports_no_epoch_twice():
     stop = mock.Mock(return_value=False)
     rung = EpochReported(0, epoch_of(1, rung=True))
     outcome = TrialResult({"clean_error": 0.5})
@@ -303,7 +309,7 @@ def test_the_desk_lets_a_job_begin_again_and_hears_no_epoch_twice():
     assert stop.call_count == 1
 
 
-def test_the_desk_gives_a_job_up_after_its_attempts():
+def test_the_dispatcher_gives_a_job_up_after_its_attempts():
     news, _ = served(
         work_of(attempts=1),
         [0],
@@ -325,7 +331,7 @@ def test_the_desk_gives_a_job_up_after_its_attempts():
     assert sum(isinstance(item, TrialResult) for _, item in news) == 1
 
 
-def test_the_desk_kills_a_worker_that_hangs():
+def test_the_dispatcher_kills_a_worker_that_hangs():
     killed = threading.Event()
     limit = 2.0
     channel = Channel()
@@ -363,7 +369,7 @@ def test_lost_head_ends_the_search_with_how_to_go_on(monkeypatch, tmp_path):
     assert f"`hardcell resume {tmp_path}` continues" in message
 
 
-def test_the_desk_raises_what_is_not_the_candidates_doing():
+def test_the_dispatcher_raises_errors_that_no_candidate_causes():
     with pytest.raises(RunError, match="no module"):
         served(work_of(), [0], JobRequest(), FatalError(0, RunError("no module")))
     with pytest.raises(RunError, match=r"Ray Tune ended .*: TuneError: bad; .* `hardcell resume .*` continues$"):
@@ -396,7 +402,7 @@ def test_no_cluster_at_the_address(address, tmp_path):
 
 
 def processes(mark):
-    """Returns the processes with a string in their environment or that of a parent."""
+    """Returns the ids of the processes whose environment contains a string. Child processes inherit the environment."""
     pids = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -411,7 +417,7 @@ INTERRUPTED = """
 import signal, sys, time
 from pathlib import Path
 
-# Shells start background jobs with Ctrl-C ignored, and processes inherit that: the tests may be such a job.
+# Shells start background jobs with SIGINT ignored, and child processes inherit this. The tests may run in such a job.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[2])
 from script_for_ray import Sleeps
@@ -449,14 +455,14 @@ def test_ctrl_c_leaves_no_process(tmp_path):
         start_new_session=True,
     )
     assert process.stdout.readline() == "JobStarted\n"
-    # Ray on this machine has no processes for a dashboard, an autoscaler and logs.
+    # Hardcell starts Ray without the processes for a dashboard, an autoscaler and logs.
     commands = [
         Path(f"/proc/{pid}/cmdline").read_text() for pid in processes(mark.encode()) if Path(f"/proc/{pid}").exists()
     ]
     assert any("gcs_server" in command for command in commands)
     assert not [command for command in commands if re.search(r"dashboard\.py|monitor\.py", command)]
     time.sleep(1)
-    # Like a terminal: to the whole process group.
+    # A terminal sends Ctrl-C to the whole process group, too.
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert out in ("interrupted\n", "JobStarted\ninterrupted\n")
@@ -498,7 +504,7 @@ def test_nodes_come_and_go(tmp_path):
                 if isinstance(item, JobStarted):
                     counts[item.worker.partition("/")[2].partition(":")[0]] += 1
                     at_work = {items[0].worker for items in news.values() if not isinstance(items[-1], TrialResult)}
-                    # A worker node with jobs, not the head node, on which this process depends.
+                    # The lost node is a worker node with a job. It is not the head node, on which this process depends.
                     if lost is None and len(counts) == 3 and len(at_work) == 3:
                         lost, cut = others[0], job.number
                         nodes.remove_node(lost, allow_graceful=False)
@@ -534,7 +540,7 @@ def two_cores():
 
 
 def remember(job, checkpoint):
-    """Records the job, and dies after the write is complete."""
+    """Writes a checkpoint and kills its process when the write is complete. The restarted job finds the checkpoint."""
     if checkpoint.load() is None:
         checkpoint.seconds = -1
         checkpoint.save(lambda: {"seed": job.seed})
@@ -591,7 +597,7 @@ def test_a_started_executor_has_workers_that_have_imported_torch(tmp_path):
     with Ray(workers=1).started():
         assert ray.is_initialized()
         deadline, ready = time.monotonic() + 120, []
-        while len(ready) < 2 and time.monotonic() < deadline:  # One for the trials, one for the checkpoints.
+        while len(ready) < 2 and time.monotonic() < deadline:  # One process is for trials, one for checkpoints.
             time.sleep(0.5)
             others = [pid for pid in map(int, (p.name for p in Path("/proc").glob("[0-9]*"))) if pid != ours]
             ready = [pid for pid in others if title_of(pid).startswith("ray::IDLE") and imported_torch(pid)]
@@ -636,7 +642,7 @@ def test_jobs_run_and_end_once(two_cores, tmp_path):
             assert items[-1].metrics == {"clean_error": number / 100}
     assert sorted(news) == list(range(8))
     assert len({items[0].worker for items in news.values()}) <= 2  # Workers are reused.
-    # Tune's own files.
+    # Tune writes results to its own files.
     (result,) = tmp_path.glob("ray/*/trial-5/result.json")
     assert '"adversarial_error": 0.2' in result.read_text()
     assert "TrialResult" not in result.read_text()
@@ -665,7 +671,7 @@ def test_a_killed_worker_and_what_takes_too_long(two_cores, tmp_path, monkeypatc
 
 
 class Elsewhere:
-    """Unpickles only with a module that no worker has."""
+    """Can be unpickled only with a module that no worker has."""
 
     def __reduce__(self):
         return importlib.import_module, ("a_module_of_nobody",)
@@ -692,8 +698,8 @@ class Never:
         (Never(), RunError, "cannot be sent to Ray's workers: TypeError"),
     ],
 )
-def test_what_is_not_the_candidates_doing_ends_the_run(two_cores, tmp_path, evaluate, kind, message):
-    for number in range(9):  # A folder where a file should be.
+def test_errors_that_no_candidate_causes_end_the_run(two_cores, tmp_path, evaluate, kind, message):
+    for number in range(9):  # A folder at the path of each checkpoint makes writing it fail.
         (tmp_path / "checkpoints" / f"trial-{number}.pt").mkdir(parents=True)
     pulled = []
 
@@ -710,12 +716,12 @@ def test_what_is_not_the_candidates_doing_ends_the_run(two_cores, tmp_path, eval
 
 @dataclass(frozen=True)
 class Looks:
-    """Returns the location of its images and the number of threads."""
+    """Reports the memory mapping of its images, the number of threads and the working folder."""
 
     data: Dataset
 
     def __call__(self, job, checkpoint):
-        # Wait for the other worker.
+        # Leaves the other worker time to start a job, too.
         time.sleep(3)
         x = self.data.train.x
         for line in Path("/proc/self/maps").read_text().splitlines():
@@ -740,11 +746,11 @@ def test_workers_of_a_node_share_the_images(two_cores, tmp_path):
     outcomes = [items[-1] for items in news.values()]
     assert len({items[0].worker for items in news.values()}) == 2
     (where,) = {outcome.radii["where"] for outcome in outcomes}
-    # One memory file that both map.
+    # Both workers map the same file in shared memory.
     assert where.split()[0].endswith("s")
     assert {items[1].loss for items in news.values()} == {float(data.train.x.sum())}
     assert {outcome.metrics["threads"] for outcome in outcomes} == {3}
-    # Tune would change to the trial's folder.
+    # By default, Tune would change to the folder of the trial.
     assert {outcome.radii["cwd"] for outcome in outcomes} == {str(Path.cwd())}
 
 
@@ -840,7 +846,7 @@ def test_weights_are_those_of_the_local_executor(two_cores, tmp_path):
 
 
 @pytest.mark.ray
-def test_files_of_the_users_own_travel(two_cores, tmp_path):
+def test_objects_from_files_of_users_run_on_workers(two_cores, tmp_path):
     file = tmp_path / "own_things.py"
     file.write_text(OWN, encoding="utf-8")
     space, attack, recipe = (resolve(f"{file}:{name}", {}) for name in ("SPACE", "OwnAttack", "OwnRecipe"))
@@ -853,7 +859,7 @@ def test_files_of_the_users_own_travel(two_cores, tmp_path):
 
 
 @pytest.mark.ray
-def test_closing_ends_what_is_in_hand(two_cores, tmp_path):
+def test_closing_ends_running_jobs(two_cores, tmp_path):
     import ray
 
     work = work_of(tmp_path, Script(dict.fromkeys(range(9), hang)))

@@ -48,7 +48,7 @@ def works(job, checkpoint):
 
 @pytest.fixture
 def handler():
-    """A handler and an alarm of the caller, which a limit must restore."""
+    """A signal handler and a timer of the caller. A time limit must restore both."""
 
     def mine(number, frame):
         raise AssertionError("an alarm of a limit that has ended")
@@ -81,7 +81,7 @@ def test_trial_that_hangs_fails_and_keeps_its_epochs(hang, epochs, tmp_path, han
     assert 0.3 <= outcome.seconds < 20
 
 
-def test_what_the_job_makes_of_it_is_its_outcome(tmp_path):
+def test_a_job_that_catches_the_limit_returns_its_own_result(tmp_path):
     def evaluate(job, checkpoint):
         yield epoch(1)
         try:
@@ -103,7 +103,7 @@ def test_limit_is_on_all_epochs_together(tmp_path):
     assert outcome.reason == limit_message(0.35)
 
 
-def test_limit_is_on_each_trial_anew(tmp_path, handler):
+def test_limit_is_on_each_trial_separately(tmp_path, handler):
     def evaluate(job, checkpoint):
         time.sleep(0.1)
         yield epoch(1)
@@ -112,7 +112,7 @@ def test_limit_is_on_each_trial_anew(tmp_path, handler):
     assert [run(evaluate, tmp_path, 1)[-1] for _ in range(12)] == [TrialResult()] * 12
 
 
-def test_alarm_of_the_callers_own_rings_in_time(tmp_path, handler):
+def test_timer_of_the_caller_still_ends_in_time(tmp_path, handler):
     rung, before = [], signal.getsignal(signal.SIGALRM)
     signal.signal(signal.SIGALRM, lambda number, frame: rung.append(time.monotonic()))
     timer, started = signal.setitimer(signal.ITIMER_REAL, 0.3), time.monotonic()
@@ -126,7 +126,7 @@ def test_alarm_of_the_callers_own_rings_in_time(tmp_path, handler):
 
 
 @pytest.mark.parametrize("limit", [None, 30])
-def test_trial_in_time_is_as_without_a_limit(limit, tmp_path, handler):
+def test_limit_does_not_change_a_trial_that_ends_in_time(limit, tmp_path, handler):
     assert run(works, tmp_path, limit) == [epoch(1), TrialResult(metrics={"clean_error": 0.5})]
 
 
@@ -139,7 +139,7 @@ def test_handler_is_restored_whatever_is_raised(tmp_path, handler):
         raise AssertionError("not begun")
 
 
-def test_outside_the_main_thread_what_begins_too_late_is_broken_off(tmp_path, handler):
+def test_outside_the_main_thread_a_trial_ends_at_its_next_epoch(tmp_path, handler):
     def evaluate(job, checkpoint):
         for number in range(1, 10):
             time.sleep(0.2)
@@ -155,7 +155,7 @@ def test_outside_the_main_thread_what_begins_too_late_is_broken_off(tmp_path, ha
     assert outcome.epochs == tuple(news)
 
 
-def test_what_is_no_limit_is_refused():
+def test_a_limit_of_0_is_refused():
     with pytest.raises(ConfigError, match=r"config: search\.time_limit must be at least 0\.001, got 0$"):
         nas.parse_config({"search": {"time_limit": 0}})
 
@@ -215,7 +215,7 @@ def test_alarm_comes_again_for_code_that_catches_every_error(monkeypatch):
 
 def test_search_goes_on_after_a_trial_that_hangs(custom_space, tmp_path, trials_only, stored):
     space = tmp_path / "own.py"
-    # 14 batches per epoch: it hangs in the second epoch.
+    # An epoch has 14 batches, so a network that hangs after 20 batches hangs in the second epoch.
     space.write_text(
         space.read_text().replace(
             "        return 0 * x if",

@@ -58,7 +58,7 @@ def test_duplicates_are_answered_from_the_cache_without_training(custom_space, s
     assert all(values[trial.number] == values[first[trial.key].number] for trial in run.trials)
 
 
-def test_every_trial_is_told_once_and_in_order(custom_space, searched):
+def test_every_trial_is_reported_once_and_in_order(custom_space, searched):
     _, events = searched(custom_space("raises,constant,works", "search.trials=9", "search.random_trials=9"))
     finished = [event for event in events if isinstance(event, TrialFinished)]
     assert [event.trial.number for event in finished] == list(range(9))
@@ -94,7 +94,7 @@ def test_too_many_parameters_are_rejected_before_training(custom_space, searched
             assert stored(run.folder.path)[trial.number].constraints["parameters"] <= 0
 
 
-def test_all_broken_bounds_are_named(custom_space, searched):
+def test_all_violated_bounds_are_named(custom_space, searched):
     run, _ = searched(
         custom_space(
             "works", "search.trials=8", "search.random_trials=8", "objective.constraints={parameters: 400, macs: 320}"
@@ -180,7 +180,7 @@ def test_output_limit_holds_for_code_that_catches_every_error():
 
 
 def test_learning_rate_that_diverges_fails_with_its_reason(tiny, tmp_path):
-    # Without batch norm, a large step on the last layer's weights overflows.
+    # No batch norm follows the last layer, so a large step on its weights overflows.
     config = tiny("training.learning_rate=100", "training.weight_decay=1", "training.epochs=12", "search.trials=2")
     with pytest.raises(SearchFailedError, match=r"training diverged: the loss is (nan|inf)") as caught:
         search(config, tmp_path / "run")
@@ -214,7 +214,7 @@ def test_search_in_which_all_trials_fail_says_why(custom_space, tmp_path, cli):
 
 
 @pytest.mark.parametrize("kind", ["raises", "raises in build", "memory in build"])
-def test_space_of_which_nothing_can_be_built_is_told_without_a_traceback(kind, custom_space, tmp_path, cli):
+def test_space_of_which_nothing_can_be_built_is_an_error_without_a_traceback(kind, custom_space, tmp_path, cli):
     from nas.config.writer import dump_config
 
     config = tmp_path / "own.yaml"
@@ -246,7 +246,7 @@ def test_two_objectives_end_to_end(custom_space, tmp_path, stored):
     assert points[bundle.stored.key] == min(points.values())
 
 
-def test_first_trials_are_drawn_at_random_and_say_so(finished_run):
+def test_first_trials_are_drawn_at_random_and_are_marked(finished_run):
     assert [trial.random for trial in read_run(finished_run).trials] == [True, True, False, False, False, False]
 
 
@@ -257,18 +257,18 @@ def test_seed_decides_the_trials(custom_space, tmp_path, trials_only, study_cont
     assert study_content(tmp_path / "a") != study_content(tmp_path / "c")
 
 
-def test_leaderboard_is_there_even_if_the_search_breaks_off(tiny, tmp_path, break_off):
+def test_leaderboard_is_written_even_if_the_search_is_interrupted(tiny, tmp_path, break_off):
     break_off(search_events(tiny(), tmp_path / "run"), 1)
     lines = (tmp_path / "run" / "leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in lines] == [["number", "state"], ["0", "complete"], ["1", "running"]]
 
 
-def test_locked_database_is_told_and_not_a_traceback(tiny, tmp_path, break_off, monkeypatch):
+def test_locked_database_is_an_error_without_a_traceback(tiny, tmp_path, break_off, monkeypatch):
     run = tmp_path / "run"
     break_off(search_events(tiny("search.trials=2"), run), 1)
     holder = sqlite3.connect(run / "study.db")
     try:
-        # Another program keeps a write lock; SQLite's timeout is shortened here.
+        # Another connection keeps a write lock. SQLite's timeout is shortened, so that the test does not wait for it.
         monkeypatch.setattr("sqlite3.dbapi2.connect", lambda *a, c=sqlite3.connect, **k: c(*a, **{**k, "timeout": 0.1}))
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(RunError, match=r"study\.db: .*locked"):
@@ -282,7 +282,7 @@ def never(job, epoch):
 
 
 class ExecutorContract:
-    """Contract tests of executors; a subclass gives an executor."""
+    """Contract tests of executors. A subclass defines the fixture `executor`."""
 
     @pytest.fixture
     def executor(self) -> Executor:
@@ -319,7 +319,7 @@ class ExecutorContract:
     def test_no_jobs_no_news(self, executor, work):
         assert list(executor.run(iter(()), work(self.evaluate))) == []
 
-    def test_pulls_no_job_before_it_is_asked(self, executor, work):
+    def test_pulls_no_job_before_the_first_event_is_requested(self, executor, work):
         pulled = []
         news = executor.run(self.jobs(5, pulled), work(self.evaluate))
         assert pulled == []
@@ -327,8 +327,8 @@ class ExecutorContract:
         assert len(pulled) < 5
         news.close()
 
-    def test_what_is_told_of_a_job_is_known_when_the_next_is_pulled(self, executor, work):
-        # The iterable calls the sampler: with one worker, every proposal uses all earlier results.
+    def test_earlier_results_are_yielded_before_later_jobs_are_pulled(self, executor, work):
+        # In a search, the iterable of jobs calls the sampler, which uses all results so far.
         outcomes, known = [], []
 
         def jobs():
@@ -371,7 +371,7 @@ class TestLocal(ExecutorContract):
             assert isinstance(news, JobStarted | EpochResult | TrialResult)
 
 
-def test_search_asks_for_finalists_once_all_trials_are_told(custom_space, tmp_path):
+def test_finalists_start_after_all_trials_are_reported(custom_space, tmp_path):
     events = search_events(custom_space("works", "search.trials=3"), tmp_path / "run")
     kinds = []
     for event in events:

@@ -101,7 +101,7 @@ def test_resumed_search_has_the_trials_of_an_uninterrupted_one(
     assert study_content(run) == uninterrupted(sampler)
 
 
-def test_trials_say_how_often_they_were_started(tiny, tmp_path, break_off, stored, trials_only):
+def test_trials_store_how_often_they_were_started(tiny, tmp_path, break_off, stored, trials_only):
     run = tmp_path / "run"
     break_off(search_events(tiny("search.trials=2"), run), 1, error=KilledError)
     trials_only(run)
@@ -207,11 +207,11 @@ def test_killed_at_some_writes_into_the_study(custom_space, study_content, tmp_p
 
 @pytest.mark.slow
 def test_killed_at_every_fifth_write_into_the_study(custom_space, study_content, tmp_path, monkeypatch, trials_only):
-    # With an odd step, so that kills before and after a write alternate.
+    # The step of the range is odd, so that kills before and after a write alternate.
     check_killed_at(lambda total: range(1, total, 5), custom_space, study_content, tmp_path, monkeypatch, trials_only)
 
 
-def test_duplicates_of_a_trial_before_the_break_are_still_answered_from_the_cache(
+def test_duplicates_of_a_trial_before_the_interruption_are_still_answered_from_the_cache(
     custom_space, tmp_path, break_off, trials_only
 ):
     run = tmp_path / "run"
@@ -378,7 +378,7 @@ def test_interrupt_does_not_end_a_trial(tiny, tmp_path, monkeypatch, stored):
     assert [trial.state for trial in stored(tmp_path / "run")] == [TrialState.RUNNING]
 
 
-def test_second_driver_is_refused(tiny, tmp_path):
+def test_second_process_for_a_run_is_refused(tiny, tmp_path):
     run = tmp_path / "run"
     first = search_events(tiny(), run)
     assert isinstance(next(first), RunStarted)
@@ -423,7 +423,7 @@ class TestChangedSettings:
         assert study_content(begun) == study_content(tmp_path / "whole")
         config = nas.load_config(begun / "config.yaml")
         assert (config.search.trials, config.search.attempts, config.finalists.epochs) == (4, 5, 1)
-        trials_only(begun)  # The study has the same settings.
+        trials_only(begun)  # The study has the new settings, so the run resumes without overrides.
 
     def test_edited_config_is_accepted_and_keeps_its_comments(self, begun):
         config = begun / "config.yaml"
@@ -516,7 +516,7 @@ class TestChangedSettings:
             check_changes({"search.storage": (None, "postgresql://b/x")}, "config.yaml", exported=False)
 
 
-def test_damaged_bundle_is_said_at_resume(run_copy, cli):
+def test_resume_warns_of_a_damaged_bundle(run_copy, cli):
     (bundle,) = (run_copy / "bundles").glob("residual-*")
     (bundle / "profile.json").write_text("{")
     code, out, _ = cli("resume", run_copy)
@@ -631,7 +631,7 @@ class TestChangedSpace:
         assert next(resume_events(tmp_path / "run")).finished == 2
 
     @pytest.mark.parametrize(("again", "changed"), [(1.001, 0), (1 + 1e-7, 2)], ids=["random", "other logits"])
-    def test_network_is_random_if_it_answers_otherwise_a_second_time(self, begun, again, changed, monkeypatch):
+    def test_network_is_random_if_its_second_response_differs(self, begun, again, changed, monkeypatch):
         _, run = begun
         config = nas.load_config(run / "config.yaml")
         evaluate = prepare(config)
@@ -696,7 +696,7 @@ class TestStartedExecutor:
 
 @contextmanager
 def fresh_imports():
-    """Imports files of users anew, as another process does."""
+    """Forgets the imported files of users, so that they are imported again, as in a new process."""
     for name in [name for name in sys.modules if name.startswith("hardcell_user_")]:
         del sys.modules[name]
     yield
@@ -737,14 +737,14 @@ def test_half_a_bundle_is_never_taken_for_a_whole_one(stage, after, run_copy, fi
     assert [bundle.role for bundle in nas.read_run(run_copy).bundles] == ["random", "residual"]
     with pytest.raises(BundleError, match="is not a bundle"):
         nas.load(best)
-    if stage == "write_manifest":  # Almost complete: the partial folder does not disturb later exports.
+    if stage == "write_manifest":  # The partial folder is almost complete. It does not disturb later exports.
         nas.resume(run_copy)
         assert_same_run(run_copy, finished_run, study_content)
         assert not list((run_copy / "bundles").glob(".*"))
 
 
 @pytest.mark.slow
-def test_export_beside_a_driver_at_its_own_export_harms_neither(run_copy, monkeypatch):
+def test_export_during_the_export_of_the_run_harms_neither(run_copy, monkeypatch):
     """`hardcell export` fails while the run is active, or it does not disturb the run."""
     (best,) = (run_copy / "bundles").glob("1-*")
     shutil.rmtree(best)
@@ -764,7 +764,7 @@ def test_export_beside_a_driver_at_its_own_export_harms_neither(run_copy, monkey
 
 
 @pytest.mark.slow
-def test_broken_off_between_the_bundles_of_the_finalists(run_copy, finished_run, study_content):
+def test_interrupted_between_the_bundles_of_the_finalists(run_copy, finished_run, study_content):
     for role in ("random", "residual"):
         (bundle,) = (run_copy / "bundles").glob(f"{role}-*")
         shutil.rmtree(bundle)

@@ -142,7 +142,7 @@ def outputs_of(graph, channels=4):
     x = [torch.randn(1, channels, 6, 6, generator=torch.Generator().manual_seed(i)) for i in range(graph.inputs)]
     with torch.no_grad():
         outputs = tied(Cell(graph, OPERATIONS, channels))(*x)
-    # Concatenated nodes have no order.
+    # The order of concatenated nodes does not matter.
     return sorted(outputs.split(channels, 1), key=lambda part: [round(v, 3) for v in part.flatten()[:8].tolist()])
 
 
@@ -176,7 +176,7 @@ def test_form_computes_the_same(name, strided, seed):
 @pytest.mark.parametrize("name", SPACES)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**9))
-def test_form_is_that_of_the_same_cell_written_otherwise(name, seed):
+def test_form_does_not_depend_on_the_order_of_nodes_and_inputs(name, seed):
     """Permutes nodes that do not feed each other and, in cells with two inputs per node, the two inputs."""
     topology, operations = SPACES[name]
     generator = random.Random(seed)
@@ -197,7 +197,7 @@ def test_form_is_that_of_the_same_cell_written_otherwise(name, seed):
 
 
 def turned_places(graph, topology, generator):
-    """Returns a new index for every node, after its sources. The last node keeps its index if it is the output."""
+    """Returns a new index for every node, above those of its sources. The last node keeps its index if it is the output."""
     feeds = {n: {s for _, s in summands} for n, summands in enumerate(graph.nodes, start=graph.inputs)}
     fixed = [max(feeds)] if topology.output == "last" else []
     order, left = list(range(graph.inputs)), [node for node in feeds if node not in fixed]
@@ -208,8 +208,8 @@ def turned_places(graph, topology, generator):
     return {node: place for place, node in enumerate(order + fixed)}
 
 
-def test_cells_of_too_many_ways_to_write_them_are_given_up():
-    """A cell with thousands of sums of one average pooling exceeds the search limit and stays unchanged."""
+def test_a_cell_beyond_the_search_limit_has_no_form():
+    """A cell that can be written with thousands of different sums of average poolings exceeds the search limit."""
     topology, operations = two_inputs(7, output="unused", distinct=False), ("skip", "avgpool3x3", "conv1x1")
     pairs = {3: "1,2", 4: "1,3", 5: "3,4", 6: "1,5"}
     values = {"node2_inputs": "0,1"} | {f"node{node}_inputs": pair for node, pair in pairs.items()}
@@ -227,14 +227,14 @@ class TestRules:
         )
         return {edge: operation for edge, operation in values_of_form.items() if operation != "none"}
 
-    def test_what_reaches_no_output_is_not_there(self):
+    def test_operations_that_reach_no_output_are_removed(self):
         assert self.form(edge01="conv1x1", edge12="conv1x1", edge03="skip") == {"edge03": "skip"}
 
-    def test_what_nothing_feeds_and_vanishes_is_not_there(self):
+    def test_vanishing_operations_without_input_are_removed(self):
         for operation in ("skip", "avgpool3x3", "se"):
             assert self.form(edge13=operation, edge03="skip") == {"edge03": "skip"}
 
-    def test_a_convolution_of_nothing_is_a_constant_and_stays(self):
+    def test_a_convolution_without_input_is_a_constant_and_stays(self):
         assert self.form(edge13="conv1x1", edge03="skip") != {"edge03": "skip"}
 
     def test_poolings_of_one_sum_are_one_and_convolutions_are_two(self):
@@ -245,7 +245,7 @@ class TestRules:
         one = self.form(edge01="conv1x1", edge12="skip", edge13="avgpool3x3", edge23="avgpool3x3")
         assert two != one
 
-    def test_of_a_stride_skips_have_weights(self):
+    def test_skips_with_a_stride_have_weights(self):
         topology, operations = two_inputs(4, output="all"), ("none", "skip", "conv1x1")
         twice = {"node2_op1": "skip", "node2_op2": "none", "node3_inputs": "0,1", "node3_op1": "skip", "node3_op2": "none"}
         once_ = {"node2_op1": "skip", "node2_op2": "none", "node3_inputs": "0,2", "node3_op1": "none", "node3_op2": "skip"}
@@ -273,7 +273,7 @@ class TestRules:
 
 @functools.cache
 def literature_string(cell):
-    """Returns the string with which NAS-Bench-201 identifies cells. A cut edge stays in its sum as `#`."""
+    """Returns the string with which NAS-Bench-201 identifies cells. An edge with `none` stays in its sum as `#`."""
     nodes = ["0"]
     for node in range(1, 4):
         terms = []
@@ -287,13 +287,13 @@ def literature_string(cell):
     return nodes[-1]
 
 
-def test_the_literatures_count_of_cell201_comes_of_a_coarser_rule():
-    """There are 6,466 strings: the number of cut edges in a sum matters, and shared weights do not."""
+def test_the_published_count_of_cell201_comes_from_another_rule():
+    """There are 6,466 strings: the number of `none` edges in a sum matters, and shared weights do not."""
     operations = ("none", "skip", "avgpool3x3", "conv1x1", "conv3x3")
     cells = list(itertools.product(operations, repeat=6))
     strings = {cell: literature_string(cell) for cell in cells}
     assert len(set(strings.values())) == 6466
-    # Neither rule refines the other.
+    # The canonical forms of these two cells differ.
     topology = all_pairs(4)
     names = list(topology.choices(operations))
     order = ["edge01", "edge02", "edge12", "edge03", "edge13", "edge23"]

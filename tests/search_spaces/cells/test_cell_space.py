@@ -74,8 +74,8 @@ def test_joined_operations_are_added():
     assert torch.allclose(cell(x), x + conv(x))
 
 
-def test_of_an_own_operation_nothing_is_known():
-    """Two equal custom operations on one input are not merged. A custom operation does not vanish and is not linear."""
+def test_custom_operations_are_assumed_to_have_weights():
+    """Two equal custom operations on one input are not merged. They count as neither vanishing nor linear."""
     space = cell_space(operations=["none", "skip", scaled, "avgpool3x3"], channels=2)
     empty = dict.fromkeys(space.choices, "none")
 
@@ -142,7 +142,7 @@ def test_stages_halve_the_resolution_and_double_the_channels(inputs, cells):
     network(torch.rand(2, 3, 9, 12))
     own = 4 - inputs
     stages = [[(own * c, h, w)] * 2 for c, h, w in ((2, 9, 12), (4, 5, 6), (8, 3, 3))]
-    # The input of a residual block has twice the channels of a node; the input of a cell has the channels of all nodes.
+    # Between stages, a residual block returns the channels of one node, and a cell those of all its nodes.
     halvings = [(c if inputs == 1 and cells == "shared" else own * c, h, w) for c, h, w in ((4, 5, 6), (8, 3, 3))]
     assert shapes == [*stages[0], halvings[0], *stages[1], halvings[1], *stages[2]]
 
@@ -314,7 +314,7 @@ def test_custom_operations_that_break_a_cell_are_refused(operation, parts):
     with pytest.raises(ValueError) as error:
         cell_space(operations=["skip", operation], channels=4, cells="normal_reduction")
     assert f"operation '{operation.__name__}'" in str(error.value)
-    # Only the first line of the error of the operation.
+    # The message has only the first line of the operation's own error.
     assert "\n" not in str(error.value)
     assert all(part in str(error.value) for part in parts), str(error.value)
 
@@ -327,7 +327,7 @@ def test_custom_operations_are_tried_at_a_stride_only_where_cells_have_one():
 
 
 @pytest.mark.parametrize("operations", [["skip", "skip+none"], ["skip+skip"], ["conv1x1+skip", "skip+conv1x1"]])
-def test_sets_that_say_one_thing_twice_are_refused(operations):
+def test_sets_with_a_repeated_operation_are_refused(operations):
     message = f"set of operations .*once.*, got '{re.escape(operations[-1])}'$"
     with pytest.raises(ValueError, match=message):
         cell_space(operations=operations)

@@ -42,7 +42,7 @@ def node_choices(draw):
 
 
 @given(node_choices())
-def test_what_is_written_is_read_back(case):
+def test_graphs_have_the_chosen_operations(case):
     topology, choices_of_nodes = case
     values, choices = topology.choice_values(choices_of_nodes), topology.choices(OPERATIONS)
     assert list(values) == list(choices)
@@ -59,7 +59,7 @@ def test_what_is_written_is_read_back(case):
 
 
 @given(topologies(), st.integers(0, 10**9))
-def test_values_are_written_as_they_were_read(topology, seed):
+def test_values_are_recovered_from_the_choices_of_nodes(topology, seed):
     """For random values, the graph of a cell contains the chosen operations and converts back to the same values."""
     choices, generator = topology.choices(OPERATIONS), random.Random(seed)
     values = {name: generator.choice(choice.values) for name, choice in choices.items()}
@@ -110,7 +110,7 @@ def test_all_pairs_has_an_edge_to_each_node_from_each_before(nodes, inputs):
         (3, 2, True, [1]),
     ],
 )
-def test_two_inputs_has_so_many_pairs(nodes, inputs, distinct, pairs):
+def test_number_of_pairs_of_two_inputs(nodes, inputs, distinct, pairs):
     topology = two_inputs(nodes, inputs, distinct=distinct)
     choices = topology.choices(OPERATIONS)
     picked = [len(choice.values) for name, choice in choices.items() if name.endswith("_inputs")]
@@ -153,7 +153,7 @@ def test_edges_may_come_in_any_order():
     assert list(edge_list(edges).choices(("a",))) == ["edge01", "edge12", "edge03", "edge23"]
 
 
-def test_nodes_that_feed_no_other_may_be_outputs_but_inputs_may_not_be_idle():
+def test_nodes_that_feed_no_other_may_be_outputs():
     for output, outputs in (("all", (1, 2)), ("unused", (1, 2))):
         assert edge_list([(0, 1), (0, 2)], 1, output).graph({"edge01": "a", "edge02": "a"}).outputs == outputs
 

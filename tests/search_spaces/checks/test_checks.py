@@ -1,4 +1,4 @@
-"""Checks of a space: built-in spaces pass, and each bug fails exactly one check."""
+"""Checks of a space: built-in spaces pass, and a planted bug fails its check, in most cases only this check."""
 
 import dataclasses
 import enum
@@ -19,7 +19,7 @@ OPERATIONS = ("none", "skip", "conv")
 
 
 class Cell(nn.Module):
-    """The sum of two operations. One of them may have a bug."""
+    """The sum of two operations. The cell has the bug with this name."""
 
     def __init__(self, architecture, width, bug):
         super().__init__()
@@ -139,10 +139,10 @@ def test_a_sound_space_passes_and_reports_what_was_checked():
     assert all(isinstance(f, CheckResult) and f.message and f.architecture is None for f in results.values())
     assert all(part in results["builds"].message for part in ("12 ", "(3, 32, 32)", "(1, 28, 28)", "(3, 24, 40)"))
     assert all(part in results["reachable"].message for part in ("11 values", "4 choices"))
-    # There are 54 architectures and nine pairs of operations. Three pairs are out of order: 3 * 2 * 3 architectures. Four
-    # pairs, one of them out of order, have no convolution: 3 * 3 more architectures with an unused kernel of 5.
+    # There are 9 pairs of operations, 2 kernels and 3 widths: 54 architectures. Three pairs are out of order: 3 * 2 * 3
+    # architectures. Three other pairs have no convolution: 3 * 3 architectures with the unused kernel 5. In sum: 27.
     assert re.findall(r"\d+", results["canonical_equal_functions"].message) == ["27", "54"]
-    # The numbers are 12 networks and the disconnected ones among them.
+    # The message has the number of networks, 12, and the number of disconnected networks among them.
     counts = re.findall(r"\d+", results["gradients"].message)
     assert counts[0] == "12"
     assert 0 < int(counts[1]) < 12
@@ -198,7 +198,7 @@ def test_values_that_build_one_network_are_named():
         ("no batch of one", "shapes", ("(1, 3, 32, 32)", "evaluation mode")),
     ],
 )
-def test_what_fails_for_all_leaves_nothing_to_try(bug, check, parts):
+def test_a_bug_in_all_architectures_skips_other_checks(bug, check, parts):
     results = failed(check_space(space(bug), samples=6))
     assert all(part in results[check].message for part in parts), results[check].message
     others = {result.passed for name, result in results.items() if name != check}
@@ -255,7 +255,7 @@ def test_a_canonical_form_that_is_not_its_own():
     assert result.message.index(repr(second)) < result.message.rindex(repr(first))
 
 
-def test_a_canonical_form_whose_names_change_places():
+def test_a_canonical_form_in_another_order_of_choices():
     def turns(architecture):
         return dict(reversed(architecture.items()))
 
@@ -283,7 +283,7 @@ def test_a_canonical_form_that_does_not_run():
     assert "ValueError: there is nothing" in results["canonical_equal_functions"].message
 
 
-def test_outputs_that_are_concatenated_may_change_places():
+def test_concatenated_outputs_may_change_their_order():
     """The canonical form is correct because the weights of the next layer can be permuted."""
 
     class Both(nn.Module):
@@ -311,7 +311,7 @@ def test_outputs_that_are_concatenated_may_change_places():
     assert "canonical_equal_functions" in failed(check_space(wrong, samples=4, input_shapes=shapes))
 
 
-def test_filters_are_left_as_they_are_in_comparisons():
+def test_buffers_that_are_no_weights_keep_their_values_in_comparisons():
     """A buffer that is not a weight, here a mask of a branch, keeps its values."""
 
     class Masked(nn.Module):
@@ -350,14 +350,14 @@ class Kind(enum.StrEnum):
         (Kind.plain, "JSON: .* must be one of"),
     ],
 )
-def test_values_that_text_cannot_hold(value, message):
+def test_values_that_do_not_survive_a_format(value, message):
     choices = {**space().choices, "kernel": Choice(3, 5), "extra": Choice(value)}
     result = failed(check_space(space(choices=choices, canonical=dict), samples=4))["round_trip"]
     assert result.passed is False
     assert re.search(message, result.message)
 
 
-def test_formats_are_tried_by_name():
+def test_a_format_that_fails_is_named():
     results = check_space(space(), samples=4, formats={"JSON": dict, "lines": lambda a: "\n".join(a)})
     message = failed(results)["round_trip"].message
     assert "lines" in message
@@ -385,7 +385,7 @@ def test_a_choice_that_never_matters_by_the_canonical_form():
     assert "value" not in result.message
 
 
-def test_choices_that_change_neither_modules_nor_shapes_may_be_used_all_the_same():
+def test_choices_that_change_only_the_logits_are_used():
     """The initialisation of weights and the number of passes of a layer change only the logits."""
 
     class Passed(nn.Module):
@@ -477,5 +477,5 @@ LARGE = ("darts", "nasnet", "robnet", "robnet_free")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LARGE else ()) for n in SHIPPED])
-def test_the_spaces_that_ship_pass(name):
+def test_built_in_spaces_pass(name):
     assert failed(check_space(SHIPPED[name](), samples=3, input_shapes=((3, 16, 16), (1, 12, 20)))) == {}

@@ -87,7 +87,7 @@ def test_a_cell_is_drawn_whole(space):
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_text_lies_on_no_text_and_on_no_node_but_its_own(space):
-    """Measured by a renderer, over random cells: 6 of each space, of which two have two cells an architecture."""
+    """A renderer measures the boxes of texts and nodes, for 6 random architectures of each space."""
     for architecture in samples(space, 6, seed=1):
         figure = space.draw(architecture)
         canvas = FigureCanvasAgg(figure)
@@ -264,7 +264,7 @@ def test_names_are_text_and_nothing_else(name):
         assert name in svg_texts(svg)
         assert "<script>" not in svg
     assert svg_texts(saved(draw_cells(graphs))).count(name) == 2
-    # As the report draws them, with letters as paths.
+    # The report draws letters as paths.
     with mpl.rc_context(STYLE):
         svg = to_svg(draw_cells(graphs))
     ElementTree.fromstring(svg)
@@ -286,7 +286,7 @@ def test_cells_of_any_size_draw(nodes):
     assert len(of(FancyArrowPatch, figure.axes[0])) == nodes * (nodes - 1) // 2
 
 
-def test_drawing_leaves_no_trace_and_needs_no_pyplot():
+def test_drawing_changes_no_settings_and_does_not_import_pyplot():
     code = """
 import sys
 import search_spaces

@@ -73,7 +73,8 @@ def random_cell(architecture, seed=0):
         cell = Cell(SPACE.graphs(architecture)[""], OPERATIONS, 4).eval()
         for name, value in cell.state_dict().items():
             if not name.endswith("num_batches_tracked"):
-                # Positive for variances, and unequal, so that the constants of batch norm have an effect.
+                # Random, so that the constants of batch norm have an effect, and positive except for kernels ("1.weight"),
+                # because variances must be.
                 value.copy_(torch.rand(value.shape) + 0.1 if "1.weight" not in name else torch.randn(value.shape))
     return cell
 
@@ -96,7 +97,7 @@ class TestTable:
         assert {tuple(parsed(text)[edge] for edge in EDGES) for text in table} == {tuple(c.values()) for c in cells()}
 
     def test_parameters_and_macs_are_exactly_those_of_the_table(self, table):
-        """Tests a sample of the cells, and all 9,445 known ones in the slow test. The table rounds to three digits."""
+        """Tests a sample of the 9,445 cells whose numbers are in the table. The table rounds to three decimals."""
         known = self.known(table)
         self.compare(known, [known[0], known[-1], *random.Random(0).sample(known, 60)])
 
@@ -143,7 +144,7 @@ class TestNetwork:
             assert edge[1].kernel_size == (kernel, kernel)
             assert edge[1].bias is None
 
-    def test_empty_cell_is_nothing(self):
+    def test_empty_cell_returns_zeros(self):
         assert torch.equal(random_cell(EMPTY)(torch.randn(2, 4, 5, 5)), torch.zeros(2, 4, 5, 5))
 
     @pytest.mark.parametrize(("channels", "per_stage", "stages"), [(4, 1, 1), (4, 2, 2), (6, 1, 3)])
@@ -257,7 +258,7 @@ class TestCanonical:
                 counts.append(sorted(architecture[e] for e in live(architecture) if architecture[e].startswith("conv")))
             assert counts[0] == counts[1], (cell, form)
 
-    def test_convolution_of_nothing_is_not_nothing(self):
+    def test_convolution_of_zeros_is_not_zero(self):
         constant = EMPTY | {"edge13": "conv1x1"}
         assert SPACE.canonical(constant) != SPACE.canonical(EMPTY)
         assert SPACE.canonical(EMPTY | {"edge13": "avgpool3x3"}) == EMPTY == SPACE.canonical(EMPTY | {"edge13": "skip"})
@@ -266,8 +267,8 @@ class TestCanonical:
     def test_cells_of_other_classes_compute_other_functions(self, forms):
         """No assignment of the same random weights makes the outputs of two classes equal.
 
-        One set of weights for all convolutions of a kernel separates most classes. The other classes differ only in shared
-        convolutions, and separate weights distinguish them.
+        If all convolutions of a kernel size have equal weights, the outputs of most classes already differ. The outputs of
+        the other classes differ if each convolution has its own weights.
         """
         x = torch.randn(1, 4, 5, 5)
         by_output = {}
@@ -286,7 +287,7 @@ class TestCanonical:
         for first, second in random.Random(5).sample(alike, 250):
             assert not any_assignment_agrees(first, second, x), (first, second)
 
-    def test_one_edge_in_several_places(self):
+    def test_one_operation_on_different_edges(self):
         for operation in ("avgpool3x3", "conv1x1", "conv3x3"):
             direct = EMPTY | {"edge03": operation}
             by_1 = EMPTY | {"edge01": operation, "edge13": "skip"}

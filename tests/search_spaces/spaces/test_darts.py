@@ -42,7 +42,7 @@ def test_size():
     assert len(space.operations) == 7
 
 
-def test_nodes_pick_two_different_ones_before_them():
+def test_nodes_pick_two_different_earlier_nodes():
     space = darts()
     for cell in ("normal", "reduction"):
         assert f"{cell}_node2_inputs" not in space.choices
@@ -76,7 +76,7 @@ def test_cells_after_a_third_and_two_thirds_halve_the_resolution_and_double_the_
         assert cell.graph.outputs == (2, 3, 4, 5)
 
 
-def test_inputs_of_a_cell_pass_a_convolution_and_after_a_reduction_the_older_is_halved():
+def test_inputs_pass_a_convolution_and_after_a_reduction_the_older_input_is_halved():
     space = darts(2, 6)
     network = space.build(space.sample(random.Random(2)), (3, 16, 16), 10)
     kinds = [[type(layer).__name__ for layer in cell.preprocess] for cell in cells_of(network)]
@@ -91,7 +91,7 @@ def test_inputs_of_a_cell_pass_a_convolution_and_after_a_reduction_the_older_is_
                 assert (layer[1].kernel_size, layer[1].out_channels) == ((1, 1), cell.channels)
 
 
-def test_of_a_reduction_cell_operations_on_its_inputs_have_a_stride():
+def test_operations_on_the_inputs_of_a_reduction_cell_have_a_stride():
     space = darts(2, 3)
     architecture = {name: "sepconv3x3" if "_op" in name else space.choices[name].values[-1] for name in space.choices}
     architecture["reduction_node5_inputs"] = "1,4"

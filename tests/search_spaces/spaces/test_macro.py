@@ -50,7 +50,7 @@ def network(depths, widths, shape=(3, 8, 8), classes=5, **style):
 
 
 def carry(source, target):
-    """Copies the weights of a network with tensors of the same shapes in the same order."""
+    """Copies the weights of `source` to `target`. Both have tensors of the same shapes in the same order."""
     ours, theirs = target.state_dict(), source.state_dict()
     target.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
 
@@ -117,7 +117,8 @@ def test_parameters_are_those_counted_by_hand(stages):
 
 
 def test_resnet18_has_its_parameters():
-    # Two blocks of two 3x3 convolutions a stage, the first from half as many channels, with a shortcut.
+    # Each stage has two blocks of two 3x3 convolutions. From the second stage on, the first convolution has half as many
+    # input channels, and its block has a projection shortcut.
     convs = 27 * 64 + 9 * (4 * 64 * 64)
     norms = 2 * 64 * 5
     for width in (128, 256, 512):
@@ -129,7 +130,8 @@ def test_resnet18_has_its_parameters():
 
 
 def test_wide_resnet_28_10_has_its_parameters():
-    # Four blocks a stage; a normalisation in front of each convolution but the first one and the shortcuts, one at the end.
+    # Each stage has four blocks. A normalisation precedes each convolution, except the first one and the shortcuts. Another
+    # normalisation is at the end.
     total, width = 27 * 16, 16
     for out in (160, 320, 640):
         total += 9 * (width * out + 7 * out * out) + width * out
@@ -215,7 +217,7 @@ def test_an_inverted_block_is_that_of_torchvision():
     assert (ours(x) < 0).any()
 
 
-def test_plain_networks_are_those_of_before_the_other_axes_weight_for_weight():
+def test_plain_networks_are_those_of_the_first_stored_results():
     """The definition of these networks at the time of the first stored results."""
 
     class Block(nn.Module):
@@ -270,7 +272,7 @@ def test_stems_and_stages_halve_the_resolution_and_round_up(stem, sides, kernel,
 
 
 @pytest.mark.parametrize("sides", [(8, 6), (7, 5)])
-def test_patches_are_two_by_two_pixels_each_seen_once(sides):
+def test_patches_of_two_by_two_pixels_do_not_overlap(sides):
     stem = network([1], [4], (3, *sides), stem="patch2", normalisation="none")[:2]
     x = torch.rand(2, 3, *sides)
     padded = F.pad(x, (0, sides[1] % 2, 0, sides[0] % 2))
@@ -281,11 +283,11 @@ def test_patches_are_two_by_two_pixels_each_seen_once(sides):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("order", ["post_activation", "pre_activation"])
-def test_the_activation_is_the_only_one(name, order):
+def test_all_activations_of_a_network_are_of_one_kind(name, order):
     built = network([1, 1], [4, 8], activation=name, order=order, squeeze_excitation=True)
     kind = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "softplus": nn.Softplus}[name]
     activations = [m for m in built.modules() if type(m) in (nn.ReLU, nn.SiLU, nn.GELU, nn.Softplus)]
-    # One of the stem or the end, two of each block, and one of its gate.
+    # There is one activation after the stem or at the end. Each block has two, and its gate one.
     assert len(activations) == 1 + 2 * 3
     assert all(type(m) is kind for m in activations)
 
@@ -330,7 +332,7 @@ def test_groups_are_the_most_that_fit(width):
     assert group_norm(width).num_groups == max(fitting)
 
 
-def test_without_normalisation_convolutions_have_a_bias_and_else_none():
+def test_convolutions_have_a_bias_only_without_normalisation():
     for normalisation in ("batch", "group", "none"):
         for order in ("post_activation", "pre_activation"):
             built = network([1, 1], [4, 8], normalisation=normalisation, order=order)
@@ -390,7 +392,7 @@ def test_a_stem_of_the_first_width_is_one_however_it_is_written(width):
     assert torch.equal(first(x), second(x))
 
 
-def test_stems_of_other_widths_stay_apart():
+def test_stems_of_other_widths_are_not_merged():
     keys = {macro(1).key(architecture([1], [w], stem_width=s)) for w in (4, 16, 64) for s in ("width1", 16, 64)}
     assert len(keys) == 3 * 3 - 2
 
@@ -469,7 +471,7 @@ def texts(figure):
     return [text.get_text().replace("\n", " ") for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
-def test_drawing_tells_stem_stages_and_style():
+def test_drawing_has_stem_stages_and_style():
     assert texts(macro(4).draw(RESNET18)) == [
         *("conv3x3, 64", "2 basic3x3, 64", "2 basic3x3, 128", "2 basic3x3, 256", "2 basic3x3, 512"),
         "all: post, relu, batch",

@@ -106,7 +106,7 @@ def test_networks_are_matrix_products_with_activations_between(activation, norma
         assert torch.allclose(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_not_built_is_erased():
+def test_settings_without_effect_get_their_first_value():
     proposed = {"depth": 1, "width1": 64, "width2": 128, "width3": 2048, "activation": "gelu", "normalisation": "none"}
     assert mlp().canonical(proposed) == architecture([64], activation="gelu", normalisation="none")
     assert mlp().canonical(proposed | {"depth": 0}) == architecture([])
@@ -130,7 +130,7 @@ def test_architectures_are_merged_where_and_only_where_they_compute_the_same():
 
 @pytest.mark.parametrize(("activation", "normalisation"), STYLES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 3)])
-def test_gradients_reach_every_parameter_and_images_are_apart(activation, normalisation, shape):
+def test_gradients_reach_every_parameter_and_images_do_not_affect_each_other(activation, normalisation, shape):
     for widths in ([], [16], [64, 16, 32]):
         network = mlp().build(architecture(widths, activation=activation, normalisation=normalisation), shape, 5).train()
         x = torch.rand(9, *shape, requires_grad=True)
@@ -147,7 +147,7 @@ def test_no_layers_at_all_are_refused(layers):
         mlp(layers)
 
 
-def test_drawing_tells_the_layers_that_are_built():
+def test_drawing_has_the_layers_that_are_built():
     def texts(a):
         return [t.get_text().replace("\n", " ") for t in mlp().draw(a).findobj(matplotlib.text.Text) if t.get_text()]
 

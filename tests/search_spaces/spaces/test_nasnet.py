@@ -35,7 +35,7 @@ def test_two_operations_may_have_one_input():
     architecture = {name: choice.values[0] for name, choice in space.choices.items()}
     assert architecture["normal_node6_inputs"] == "0,0"
     assert space.graphs(architecture)["normal"].nodes == ((("skip", 0), ("skip", 0)),) * 5
-    # The same node twice.
+    # Each block adds the first input to itself.
     (cell, *_) = (m for m in space.build(architecture, (3, 8, 8), 10).modules() if isinstance(m, Cell))
     cell.preprocess[0] = cell.preprocess[1] = torch.nn.Identity()
     x = torch.rand(1, 16, 4, 4)
@@ -73,7 +73,7 @@ def test_stages_of_normal_cells_with_a_reduction_cell_between(per_stage, stages)
     assert channels == [2 * 2 ** sum(k == "reduction" for k in kinds[: i + 1]) for i in range(len(kinds))]
 
 
-def test_with_one_stage_the_reduction_cell_is_not_there():
+def test_with_one_stage_there_is_no_reduction_cell():
     assert set(nasnet(2, 1, 1).graphs(nasnet(2, 1, 1).at(0))) == {"normal"}
 
 

@@ -31,7 +31,7 @@ def counted(space, architecture):
         return parameters(space.build(architecture, (3, 32, 32), 10))
 
 
-def test_names_asked_for_are_there():
+def test_robust_and_standard_architectures_are_included():
     assert {"darts_v2", "pdarts", "advrush", "racl", "robnet_free", "robnet_large", "resnet18", "wrn_28_10"} <= set(
         PUBLISHED
     )
@@ -46,8 +46,8 @@ def test_architectures_are_of_their_spaces(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_canonical_forms_have_no_more_parameters(name):
-    """Canonical forms keep the parameter count unless operations do not reach the output: no used operation is removed."""
+def test_canonical_forms_have_the_same_number_of_parameters(name):
+    """A canonical form removes only operations that do not reach the output. None of those has weights here."""
     published = PUBLISHED[name]
     space = published.space
     form = space.canonical(published.architecture)
@@ -57,7 +57,7 @@ def test_canonical_forms_have_no_more_parameters(name):
 
 @pytest.mark.parametrize("name", DARTS)
 def test_darts_cells_are_those_of_the_table(genotypes, name):
-    """Returns the pairs of each node as a set, because their order does not matter."""
+    """The pairs of each node are compared in sorted order, because their order does not matter."""
     published = PUBLISHED[name]
     graphs = published.space.graphs(published.architecture)
     for cell, key in (("normal", "normal"), ("reduction", "reduce")):

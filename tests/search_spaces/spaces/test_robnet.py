@@ -24,7 +24,7 @@ def test_size():
     assert robnet().operations == ("skip", "sepconv3x3")
 
 
-def test_every_node_may_be_fed_by_each_before_it():
+def test_there_is_an_edge_from_every_node_to_every_later_one():
     edges = [f"edge{i}{j}" for j in range(2, 6) for i in range(j)]
     assert list(robnet().choices) == edges
     assert len(edges) == 14
@@ -52,7 +52,7 @@ def test_batch_norm_in_cells_only_normalises(shared):
     assert len(norms) > 10
     for norm in norms:
         assert norm.affine == (norm.weight is not None) == (norm.bias is not None) == (id(norm) not in inside)
-    # Only the stem has them.
+    # Only the batch norm of the stem has a scale and a shift.
     assert sum(norm.affine for norm in norms) == 1
     # The running statistics are kept.
     assert all(norm.track_running_stats for norm in norms)
@@ -94,7 +94,7 @@ def test_settings_that_are_refused(settings, message):
         robnet(**settings)
 
 
-def test_what_nothing_feeds_makes_nothing():
+def test_a_node_without_inputs_has_no_effect():
     """Without the shift of batch norm, a convolution of zeros is zero, also after training."""
     space = robnet(4, 3)
     live = dict.fromkeys(space.choices, "sepconv3x3") | {"edge02": "none", "edge12": "none"}

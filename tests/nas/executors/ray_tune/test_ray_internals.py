@@ -1,4 +1,7 @@
-"""Ray's private interfaces. A release of Ray that changes one fails here. No test starts Ray."""
+"""The private interfaces of Ray that Hardcell uses. If a release of Ray changes one, a test here fails.
+
+No test of this file starts Ray.
+"""
 
 import ast
 import inspect
