@@ -149,7 +149,7 @@ class TestPathEncoding:
         encoded = path_encoding(space, list(architectures.values()))
         assert len(np.unique(encoded, axis=0)) > 0.8 * len(architectures)
 
-    def test_own_operations_have_columns(self):
+    def test_custom_operations_have_columns(self):
         def wave(channels, stride):
             return OPERATIONS["conv3x3"](channels, stride)
 

@@ -302,7 +302,7 @@ def channel_wise(channels, stride):
     return nn.Sequential(nn.Conv2d(channels, channels, 3, stride, 1, groups=channels), nn.Tanh())
 
 
-class TestCellsOfOnesOwn(SpaceContract):
+class TestCustomCells(SpaceContract):
     """A cell space with a custom operation and with the settings that the other spaces do not use."""
 
     @pytest.fixture(params=["shared", "normal_reduction", "each"])
@@ -345,7 +345,7 @@ class TestMLP(SpaceContract):
         return mlp(request.param)
 
 
-class TestSpaceOfOnesOwn(SpaceContract):
+class TestCustomSpace(SpaceContract):
     @pytest.fixture
     def space(self):
         def build(architecture, input_shape, num_classes):

@@ -1,4 +1,4 @@
-"""AutoAttack and MinimumNormEnsemble, also on networks with masked gradients and with members that fail."""
+"""AutoAttack and MinimumNormEnsemble, also on a network with masked gradients and on images that Square does not support."""
 
 import numpy as np
 import pytest

@@ -332,7 +332,7 @@ def test_networks_without_bounds_give_the_reason(network, reason, images):
 
 
 def test_a_change_in_place_through_a_view_is_detected_at_an_image_of_zeros():
-    """Only at an image of zeros do the network and its trace agree, so their logits cannot show the change."""
+    """The network and its trace agree only at an image of zeros. There, their logits do not show the change."""
 
     def quadrupled(x):
         y = x * 1.0

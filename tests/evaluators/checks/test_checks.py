@@ -270,7 +270,7 @@ class TestOutputs:
         assert check.evidence["difference_between_batches"] > 0.1
 
     @pytest.mark.parametrize("count", [1, 2])
-    def test_batch_norm_is_seen_with_few_images(self, case, count):
+    def test_batch_norm_is_detected_with_few_images(self, case, count):
         network, x, _ = case
         assert batch_independent(network, x[:count]).passed
         assert not batch_independent(with_batch_statistics(network), x[:count]).passed
@@ -385,16 +385,16 @@ class TestGradients:
         assert check.evidence["share_without_gradient"] == 0
 
     @pytest.mark.parametrize("function", [rounded, straight_through, bytes_straight_through])
-    def test_rounding_is_seen(self, case, function):
+    def test_rounding_is_detected(self, case, function):
         network, x, y = case
-        # The pixels of the digits are multiples of 1/16, many of which rounding to 1/8 does not change. So they are moved.
+        # The pixels of the digits are multiples of 1/16. Rounding to 1/8 does not change many of them, so they are moved.
         with prepare(before(function, network), (0.9 * x + 0.02), y) as prepared:
             check = gradients_predict(prepared)
         assert not check.passed
         assert check.evidence["share_off"] > 0.5
         assert check.evidence["share_without_gradient"] == (1 if function is rounded else 0)
 
-    def test_rounded_activations_are_seen(self, case):
+    def test_rounded_activations_are_detected(self, case):
         network, x, y = case
         inside = nn.Sequential(*network[:3], Function(lambda h: h + ((4 * h).round() / 4 - h).detach()), *network[3:]).eval()
         with prepare(inside, x, y) as prepared:
@@ -445,7 +445,7 @@ class TestGradients:
         assert errors[1]["error_by_margin"] == pytest.approx(errors[1000]["error_by_margin"], abs=0.01)
         assert errors[1]["error_rescaled"] == pytest.approx(errors[1000]["error_rescaled"], abs=0.01)
 
-    def test_scales_that_differ_between_images_are_seen_by_the_margin(self, case):
+    def test_scales_that_differ_between_images_are_detected_by_the_margin(self, case):
         network, x, y = case
         bright = x.flatten(1).mean(1).quantile(0.55)
 

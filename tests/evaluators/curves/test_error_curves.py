@@ -60,7 +60,7 @@ def test_the_worst_case_is_at_least_as_bad_as_either(first, second):
     assert (error_curve(both, GRID).error >= error_curve(np.array(first), GRID).error).all()
 
 
-def test_no_right_image_leaves_no_flip_rate():
+def test_without_correct_images_there_is_no_flip_rate():
     curve = error_curve(np.zeros(5), GRID)
     assert curve.right == 0
     assert (curve.error == 1).all()

@@ -80,8 +80,8 @@ def test_a_higher_confidence_widens_the_interval(grid):
 def test_the_interval_covers_the_exponent_at_zero_and_that_in_the_window(curve, exact):
     row = measure(CURVES[curve], 449, exact, draws=40, resamples=300)
     assert row["fitted"] >= 0.75
-    # If the coverage is 95 %, fewer than 34 of 40 intervals hold the exponent once in 300 such tests. If it is 30 %, 34 or
-    # more almost never do.
+    # If the coverage is 95 %, fewer than 34 of 40 intervals hold the exponent in one of 300 such tests. If the coverage is
+    # 30 %, it is almost impossible that 34 or more hold it.
     assert row["at zero"] >= 34 / 40
     assert row["in window"] >= 34 / 40
 
@@ -102,7 +102,7 @@ def test_coverage_over_many_draws(curve, n):
 
 
 def test_the_interval_includes_the_choice_of_the_window():
-    # For a fixed window, the interval would be Hill's, exponent * (1 +- 1.96 / sqrt(n)). It is much narrower.
+    # For a fixed window, the interval would be Hill's, exponent * (1 +- 1.96 / sqrt(n)). Hill's interval is much narrower.
     fit = fit_power_law(on_grid(draw(1.0, 3)), GRID)
     assert np.log(fit.exponent_interval[1] / fit.exponent_interval[0]) > 1.3 * 2 * 1.96 / np.sqrt(fit.n)
 
@@ -237,7 +237,7 @@ def test_a_law_that_does_not_fit_is_the_reason_however_strong_the_evidence(n):
     assert re.fullmatch(message, law.reason)
 
 
-def test_images_that_are_wrong_when_clean_play_no_part():
+def test_images_that_are_misclassified_when_clean_have_no_effect():
     radii = on_grid(draw(1.5, 1))
     assert fit_power_law(np.append(radii, np.zeros(300)), GRID) == fit_power_law(radii, GRID)
 

@@ -53,7 +53,8 @@ def test_numbers_belong_to_the_image_not_to_its_batch():
 def test_seeds_streams_draws_images_and_pixels_are_all_different():
     variants = [noise(seed, stream=stream).uniform(X, draw) for seed in (0, 1, -5) for stream in (0, 1) for draw in (0, 1)]
     numbers = torch.cat([v.flatten() for v in variants])
-    # Among 12,000 numbers of 24 bits, about 4 pairs are equal by chance. An image with the numbers of another adds 25 pairs.
+    # Among 12,000 numbers of 24 bits, about 4 pairs are equal by chance. If two images had the same random numbers, there
+    # would be 25 more.
     assert len(numbers) - len(numbers.unique()) < 15
 
 

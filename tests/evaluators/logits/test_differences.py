@@ -122,7 +122,7 @@ class TestNearZero:
 
 
 class TestShapeDistance:
-    def test_forgets_the_scale_and_sees_the_shape(self):
+    def test_depends_on_the_shape_and_not_on_the_scale(self):
         first, second = NUMBERS.exponential(size=4000), NUMBERS.exponential(7.0, size=3000)
         assert shape_distance(first, 4 * first) == 0
         assert shape_distance(first, second) < 0.05

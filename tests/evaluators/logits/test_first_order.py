@@ -86,7 +86,7 @@ def test_gradient_norms_are_those_of_numpy(linear, images):
     for norm, order in ((Linf(), 1), (L2(), 2)):
         expected = np.linalg.norm(by_hand, order, axis=1)
         np.testing.assert_allclose(gradient_norms(network, x, y, norm), expected, rtol=1e-3, atol=1e-5)
-    # With the margin loss, it is the gradient norm of the difference to the nearest wrong class.
+    # With the margin loss, the result is the gradient norm of the difference to the nearest wrong class.
     steepness = margins(network, x, y, [L2()], classes=1).gradient_norms["l2"][:, 0]
     np.testing.assert_allclose(gradient_norms(network, x, y, L2(), margin, batch_size=3), steepness, rtol=1e-5)
 

@@ -94,7 +94,7 @@ def test_an_attack_without_a_random_start_finds_one_image(conv, images):
     assert math.isnan(adversarial.spread)
 
 
-def test_images_are_wrong_inside_the_ball_and_the_same_for_more_starts(conv, images):
+def test_images_are_adversarial_and_the_same_for_more_starts(conv, images):
     network, x = conv(), images(1)
     y = network(x).argmax(1)
     attack = PGD(norm=L2(), loss=margin)

@@ -117,7 +117,7 @@ def test_mean_interval_covers_the_mean_of_coin_flips(n, p):
     ends = np.array([mean_interval((np.arange(n) < k).astype(float)) for k in hits])
     covers = (ends[:, 0] <= p) & (p <= ends[:, 1])
     assert binom.pmf(hits, n, p)[covers].sum() >= 0.95
-    # Up to rounding, never narrower than the exact binomial interval, because it holds for more distributions.
+    # Up to rounding, the interval is never narrower than the exact binomial one, because it holds for all distributions.
     exact = binomial_interval(hits.astype(float), n)
     assert (ends[:, 1] >= exact[:, 1] - 1e-9).all()
     assert (ends[:, 0] <= exact[:, 0] + 1e-9).all()

@@ -70,7 +70,7 @@ def test_equal_exponents_are_universal_and_others_are_not():
     assert equal.mean_interval[1] / equal.mean_interval[0] < spread.mean_interval[1] / spread.mean_interval[0]
 
 
-def test_p_values_are_uniform_where_there_is_nothing():
+def test_p_values_are_uniform_if_no_factor_has_an_effect():
     p_values = []
     for _ in range(400):
         analysis = heterogeneity(

@@ -302,7 +302,7 @@ def test_a_random_direction_is_uniform():
 # Invalid inputs.
 
 
-def test_what_spans_no_plane(image):
+def test_images_that_span_no_plane_are_refused(image):
     x, other = image(dtype=torch.float32), image(1, dtype=torch.float32)
     step = other - x
     with pytest.raises(ValueError, match="clean, adversarial, random must not lie on one line"):
@@ -323,7 +323,7 @@ def test_what_spans_no_plane(image):
             plane_through(torch.stack(images))
 
 
-def test_wrong_surfaces(linear, image):
+def test_invalid_surfaces_are_refused(linear, image):
     network, x = linear(3).double(), image()
     plane = plane_along(x, random_direction(x, 1.0), random_direction(x, 1.0, seed=1))
     with pytest.raises(ValueError, match="across and up must be vectors of at least one coordinate"):
@@ -367,7 +367,7 @@ def test_what_is_not_finite_is_refused_before_the_network_runs(linear, image):
         ({"points": 1}, "points must be at least 2, got 1"),
     ],
 )
-def test_wrong_segments(settings, message):
+def test_invalid_segments_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Segment(**settings)
 
@@ -385,13 +385,13 @@ def test_wrong_segments(settings, message):
         ({"image": torch.ones(64)}, re.escape("image must be one image, (C, H, W), got shape (64,)")),
     ],
 )
-def test_wrong_lines(linear, image, settings, message):
+def test_invalid_lines_are_refused(linear, image, settings, message):
     given = {"image": image(), "label": 0, "direction": torch.ones(1, 8, 8), **settings}
     with pytest.raises(ValueError, match=message):
         boundary_line(linear(3).double(), **given)
 
 
-def test_wrong_directions(linear, image):
+def test_invalid_directions_are_refused(linear, image):
     network, x = linear(3).double(), image()
     label = answer(network, x)
     wrong = (label + 1) % 3

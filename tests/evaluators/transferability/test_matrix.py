@@ -142,7 +142,7 @@ def test_a_network_scaled_by_100_is_itself_under_an_attack_on_the_margin(attack,
     [FGSM(), PGD(steps=3, random_start=False), PGD(steps=3, restarts=2), PGD(norm=L2(), steps=3), FMN(steps=10)],
     ids=["fgsm", "pgd", "pgd-drawn", "pgd-l2", "fmn"],
 )
-def test_each_cell_is_what_transfer_and_radii_find(attack, family, images, device):
+def test_each_entry_is_what_transfer_and_radii_find(attack, family, images, device):
     networks = {name: network.to(device) for name, network in family().items()}
     x = images(50).to(device)
     y, _ = labels(*networks.values(), x=x)

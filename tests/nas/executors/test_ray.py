@@ -650,7 +650,7 @@ def test_jobs_run_and_end_once(two_cores, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_killed_worker_and_what_takes_too_long(two_cores, tmp_path, monkeypatch, capfd):
+def test_killed_workers_and_jobs_over_the_time_limit(two_cores, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(executor, "GRACE", 2.0)
     work = work_of(tmp_path, Script({0: remember, 1: die, 3: loop, 4: hang}), attempts=1, time_limit=8.0)
     news = run(Ray(), range(6), work)

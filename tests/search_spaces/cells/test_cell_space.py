@@ -43,7 +43,7 @@ def trains(space, architecture, shape=(3, 8, 8)):
         return bool(F.cross_entropy(network(x), y) < before)
 
 
-def test_a_space_of_ones_own():
+def test_a_custom_space():
     space = cell_space(
         "mine",
         nodes=4,

@@ -137,7 +137,7 @@ def test_lines_run_round_nodes_and_round_labels_of_others(space):
             ]
 
 
-def test_empty_cell_says_so_in_red():
+def test_empty_cell_has_a_red_warning():
     space = cell201()
     axes = space.draw(dict.fromkeys(space.choices, "none")).axes[0]
     assert sorted(texts(axes)) == sorted(["input", "1", "2", "output", NO_PATH])
@@ -158,7 +158,7 @@ def test_empty_cell_says_so_in_red():
         (cell((), outputs=(0,)), False),
     ],
 )
-def test_cell_without_a_path_to_the_output_says_so(graph, dead):
+def test_cell_without_a_path_to_the_output_has_a_warning(graph, dead):
     assert (NO_PATH in texts(draw_cells({"": graph}).axes[0])) == dead
 
 
