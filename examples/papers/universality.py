@@ -134,7 +134,7 @@ def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict |
 
 
 def _failure_kind(reason: str) -> str:
-    return "too few flips" if "a fit needs" in reason else "does not fit" if "does not fit" in reason else "too steep"
+    return "too few flips" if "a fit needs" in reason else "too steep" if "steep" in reason else "does not fit"
 
 
 def fit_windows(networks: list[dict]) -> dict:

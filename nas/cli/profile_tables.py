@@ -81,18 +81,18 @@ def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: S
 
 
 def _theory(margins: dict[str, Any], norm: str) -> str:
-    """Returns a line on the clean images: margins, gradients, and the epsilon up to which first-order theory holds."""
+    """Returns a line on the clean images: margins, gradients, and the first epsilon at which first-order theory fails."""
     agreement = margins["first_order"][norm]
     lines = [f"clean images: median margin {margins['median']:.3g}, mean entropy {margins['mean_entropy']:.3g} nats"]
     if agreement["median_gradient"] is not None:
-        lines.append(f"median gradient of the margin {agreement['median_gradient']:.3g}")
+        lines.append(f"median gradient norm of the margin {agreement['median_gradient']:.3g}")
     if agreement["median_radius"] is not None:
         lines.append(f"median first-order radius {agreement['median_radius']:.3g}")
     parting = agreement["parting_epsilon"]
     lines.append(
-        "first-order theory and attacks do not diverge"
+        "the error does not differ significantly from the first-order prediction"
         if parting is None
-        else f"first-order theory and attacks diverge at {parting:.3g}"
+        else f"the error first differs significantly from the first-order prediction at {parting:.3g}"
     )
     return ", ".join(lines)
 

@@ -53,7 +53,7 @@ def changed_settings(stored: Any, config: Config) -> dict[str, tuple[Any, Any]]:
         stored: The config of the study, as plain data. Keys that an older version did not have take their defaults.
         config: The new config.
     """
-    with suppress(ConfigError):  # A custom file may have moved; the stored data is then compared as it is.
+    with suppress(ConfigError):  # A custom file may have moved; then the stored data is compared without being parsed.
         stored = as_data(parse_config(stored, build_space=False))
     return dict(_differences(stored, as_data(config), ""))
 

@@ -1,4 +1,4 @@
-"""Initial architectures of a search from an earlier run."""
+"""Takes the initial architectures of a search from the finalists of an earlier run."""
 
 from __future__ import annotations
 
@@ -55,8 +55,10 @@ def finalists_of(path: Path) -> list[Architecture]:
         run = read_run(path)
     except HardcellError as error:
         raise ValueError(str(error)) from error
-    if run.refused and not run.trials:
-        raise ValueError(f"{path}: {run.refused[-1]}")
+    if run.config.search.storage is not None and not run.trials:
+        raise ValueError(
+            f"{path}: its study is in a database, which is not opened; name the architecture.yaml of its bundles instead"
+        )
     best = [trial.architecture for trial in ranked(run.trials, run.config.objective)[: run.config.finalists.count]]
     if not best:
         raise ValueError(f"{path}: has no complete trial yet; name a run with complete trials")

@@ -236,7 +236,7 @@ class Counting(nn.Module):
     def __init__(self, network):
         super().__init__()
         self.network, self.counts = network, []
-        # A network with hooks is not folded, because a trace would call the counting hook only once.
+        # With a hook, the network is not traced to fold its batch norm. A trace would call `Backward` only once.
         self.register_forward_hook(lambda module, inputs, output: None)
 
     def forward(self, x):
@@ -430,7 +430,7 @@ def test_tolerances_that_are_refused(conv, images, tolerance):
 
 @dataclass(frozen=True, kw_only=True)
 class Halving(MinimumNorm):
-    """Evaluates points near the closest boundary of a linear network of two classes."""
+    """Evaluates points at 1.5, 1.001 and 0.9 times the distance to the boundary of a linear network of two classes."""
 
     norm: Norm = Linf()
 

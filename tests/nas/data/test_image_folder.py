@@ -1,4 +1,4 @@
-"""Folders of images as people have them: hidden files, names of splits, transparency, depths and orientation."""
+"""Folders of images as people have them: hidden files, names of splits, transparency, bit depths and orientation."""
 
 import numpy as np
 import pytest

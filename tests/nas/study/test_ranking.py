@@ -152,7 +152,8 @@ def test_front_of_one_objective_is_the_best_and_what_equals_it():
 
 class TestHypervolume:
     def test_two_corners_of_the_box_add_nothing_and_what_lies_between_adds_its_rectangle(self):
-        # In units of the box: (0, 1), (1, 0), (0.25, 0.5) and (0.5, 0.75). The third point dominates the last one.
+        # The box is the range of each objective. Scaled to it, the trials are at (0, 1), (1, 0), (0.25, 0.5) and
+        # (0.5, 0.75). The third point dominates the last one.
         trials = [
             trial(0, adversarial=0.2, parameters=500),
             trial(1, adversarial=0.6, parameters=100),

@@ -16,6 +16,7 @@ import pytest
 
 import nas
 from nas.errors import ConfigError, RunError
+from nas.pipeline.earlier_run import resolve_earlier_runs
 from nas.pipeline.events import TrialFinished
 from nas.pipeline.search import _regular_backup, resume_events, search_events
 from nas.runs.folder import RunFolder
@@ -229,6 +230,10 @@ class TestElsewhere:
         assert code == 2
         assert re.search(r"search\.storage names a database, .*--trust", err)
         assert read_run(run).trials == ()
+        with pytest.raises(
+            ConfigError, match=r"search\.first\[0\] .*in a database, which is not opened"
+        ):
+            resolve_earlier_runs(replace(elsewhere, search=replace(elsewhere.search, first=(run,))))
         code, out, _ = cli("status", run, "--trust")
         assert code == 0
         assert "2 of 4 trials: 2 complete" in out
