@@ -230,9 +230,7 @@ class TestElsewhere:
         assert code == 2
         assert re.search(r"search\.storage names a database, .*--trust", err)
         assert read_run(run).trials == ()
-        with pytest.raises(
-            ConfigError, match=r"search\.first\[0\] .*in a database, which is not opened"
-        ):
+        with pytest.raises(ConfigError, match=r"search\.first\[0\] .*in a database, which is not opened"):
             resolve_earlier_runs(replace(elsewhere, search=replace(elsewhere.search, first=(run,))))
         code, out, _ = cli("status", run, "--trust")
         assert code == 0
