@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import io
-import logging
-import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
 
-from nas.bundle.exported import open_exported, read_limited, strip_archive
+from nas.bundle.exported import open_exported, quiet, read_limited, strip_archive
 from nas.bundle.onnx_model import run_onnx, write_onnx
 from nas.config.schema import FORMS
 from nas.errors import format_error
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -58,7 +55,7 @@ def write_formats(
     if not set(forms) - {WEIGHTS}:
         return failed
     # The export needs no gradients, because an exported network is not trained further.
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             program = torch.export.export(network, (example,), dynamic_shapes=({0: _batch()},))
             if "model.pt2" in forms:
@@ -107,7 +104,7 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
         network: Network with the loaded weights; required and used for weights.safetensors only.
         trust: Open model.pt2 and model.onnx unchecked.
     """
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         if form == "model.pt2":
             logits: Tensor = open_exported(folder / form, trust=trust)(x)
             return logits
@@ -116,19 +113,3 @@ def logits_of(form: str, folder: Path, x: Tensor, network: nn.Module | None = No
         assert network is not None
         own: Tensor = network(x)
         return own
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the progress and deprecation messages of the exporters."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

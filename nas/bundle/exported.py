@@ -104,7 +104,7 @@ def open_exported(path: Path, *, trust: bool = False) -> nn.Module:
     """
     archive = read_limited(path)
     content = io.BytesIO(archive if trust else checked_archive(archive))
-    with _quiet():
+    with quiet():
         program = torch.export.load(content)
         network: nn.Module = program.module()
         if not trust:
@@ -386,14 +386,16 @@ def _check_sizes(network: nn.Module, program: torch.export.ExportedProgram) -> N
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences deprecation warnings, and tracebacks of errors that are raised anyway."""
-    logger = logging.getLogger("torch.export")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quiet() -> Iterator[None]:
+    """Silences torch's exporters: progress, deprecation warnings, and tracebacks of errors that are raised anyway."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
