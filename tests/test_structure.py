@@ -1,4 +1,4 @@
-"""The rules for the structure of the packages that import-linter cannot check."""
+"""Rules that import-linter cannot check: names of modules, exports, number of parameters."""
 
 import importlib
 import inspect

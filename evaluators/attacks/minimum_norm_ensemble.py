@@ -1,7 +1,8 @@
 """The smallest radius of several attacks, as the best upper bound on the exact radius.
 
-Each minimum-norm attack fails on some images, and different attacks fail on different images. An attack with a fixed
-epsilon, such as PGD, fools almost every image at some epsilon. But its radii are often too large, even if they are bisected.
+Each minimum-norm attack fails on some images, and different attacks fail on different images. An attack in a ball
+of given epsilon, such as PGD, fools almost every image if epsilon is large enough. But the smallest epsilon at which it
+succeeds is often larger than the exact radius.
 The smallest radius of all attacks is the one to report.
 """
 
@@ -24,7 +25,7 @@ from evaluators.norms import L2, Linf, Norm
 class MinimumNormEnsemble(AttackEnsemble):
     """The smallest radius of DeepFool, FMN, DDN (L2 only) and PGD on the margin.
 
-    Use it with an `EpsilonGrid` that has a tolerance: `radii` then bisects the radii of PGD.
+    Use it with an `EpsilonGrid` that has a tolerance: the function `radii` then finds those of PGD by bisection.
 
     Attributes:
         norm: Shape of the ball, linf or l2.

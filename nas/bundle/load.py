@@ -81,7 +81,9 @@ def load_checked(folder: Path, manifest: dict[str, Any], *, trust: bool) -> Load
         return LoadedNetwork(rebuild(folder, stored, trust=trust), manifest, stored)
     except UntrustedCodeError as error:
         if not (folder / "model.pt2").exists():
-            raise BundleError(f"{folder}: the search space {error}; there is no model.pt2, which needs no code") from error
+            raise BundleError(
+                f"{folder}: the search space {error}; there is no model.pt2, which could be loaded without this code"
+            ) from error
         return LoadedNetwork(_exported(folder), manifest, stored, refused=f"the search space {error}")
 
 
@@ -89,7 +91,7 @@ def _exported(folder: Path) -> nn.Module:
     try:
         return open_exported(folder / "model.pt2")
     except Exception as error:  # The type of the error depends on the damage.
-        raise BundleError(f"{folder}: model.pt2 {first_line(error)}") from error
+        raise BundleError(f"{folder}: model.pt2 cannot be opened: {first_line(error)}") from error
 
 
 def rebuild(folder: Path, stored: StoredArchitecture, *, trust: bool = False) -> nn.Module:

@@ -39,9 +39,9 @@ def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64],
     Without a test split, the parts train and test are the same images, and the caller splits them. All images must have the
     most common size of the training images. Images are read as grey if all training images are grey, and as RGB otherwise.
 
-    If all training images are grey, and one has more than 8 bits per pixel, images are float32 in [0, 1]. The divisor is the
-    smallest of 1, 255, 4095, 65535 and 2**32 - 1 that no training pixel exceeds. Otherwise images are uint8. The divisor of
-    an image with more than 8 bits is then chosen for this image alone.
+    If all training images are grey, and at least one has more than 8 bits per pixel, the images are float32 in [0, 1].
+    All pixels are divided by the smallest of 1, 255, 4095, 65535 and 2**32 - 1 that no training pixel exceeds. In all other
+    cases the images are uint8. An image with more than 8 bits per pixel is then divided by a number chosen from its own pixels.
 
     Args:
         path: The folder.
@@ -66,7 +66,7 @@ def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64],
     for name, listing in listings.items():
         if odd := sorted({*first.classes} ^ {*listing.classes}):
             raise DataError(
-                f"{splits[name]}: must hold the classes of {splits['train']}; only one of them holds {', '.join(odd)}"
+                f"{splits[name]}: must hold the same classes as {splits['train']}; only one of the two has {', '.join(odd)}"
             )
     headers = [_header(file) for file, _ in first.files]
     size = Counter(size for size, _ in headers).most_common(1)[0][0]

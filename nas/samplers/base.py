@@ -29,7 +29,8 @@ class FinishedTrial:
         number: Number of the trial.
         key: Hash of the canonical architecture.
         architecture: The proposed architecture.
-        values: Objectives, to be minimised; None if the trial failed, was infeasible or was pruned.
+        values: Objectives, to be minimised; None if the trial failed, was pruned, or was excluded by a constraint before
+            its training.
         constraints: (metric - bound) / |bound| of each constraint, by name, with a divisor of 1 if the bound is 0. The
             trial is feasible if no value is above 0.
     """

@@ -47,7 +47,7 @@ from evaluators import (
     radii,
 )
 
-# The range that papers on CIFAR-10 report, for both networks.
+# Epsilons of the curve of both networks: the usual range of papers on CIFAR-10.
 CURVE = [k / 255 for k in range(1, 9)]
 AUTOATTACK = [k / 255 for k in (1, 2, 4, 8)]
 SINGLE = {"normal": 1 / 255, "adversarial": 8 / 255}

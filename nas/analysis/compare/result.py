@@ -125,7 +125,10 @@ def universal_sentence(reach: Sequence[UniversalTransfer]) -> str:
         return f"at epsilon {format_epsilon(epsilon)}: no adversarial image fools its source network"
     reaching = sum(len(one.to_all.images) for one in reach)
     sources = "both source networks" if others == 1 else f"all {len(reach)} source networks"
-    text = f"at epsilon {format_epsilon(epsilon)}: over {sources}, {reaching} of {fooled} adversarial images fool "
+    text = (
+        f"at epsilon {format_epsilon(epsilon)}: over {sources}, {reaching} of {fooled} adversarial images that fool their "
+        "source network fool "
+    )
     if others == 1:
         return f"{text}the other network as well"
     expected = sum(one.fooled * one.to_all.chance for one in reach if one.fooled)

@@ -55,7 +55,7 @@ def history_of():
 
 @pytest.fixture(scope="session")
 def search():
-    """Runs trials of a study, new or given; returns their architectures.
+    """Runs trials of `study`, or of a new study if it is None, and returns their architectures.
 
     `measure` maps an architecture to a pair: the values (one number or several; None for a failed trial) and the
     constraints, by name.
