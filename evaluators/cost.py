@@ -1,4 +1,4 @@
-"""Cost of a network without training: parameters, multiply-accumulates and latency."""
+"""Costs of a network that need no training: parameters, multiply-accumulates and latency."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parameters(network: nn.Module) -> int:
 def macs(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Returns the number of multiply-accumulates (MACs) of one image in evaluation mode.
 
-    The count follows published tables:
+    The operations are counted as in the tables of NAS-Bench-201:
 
     - One per product of a convolution or a matrix multiplication.
     - One per pixel of a pooling window.

@@ -1,7 +1,7 @@
 """Multi-objective ranking: fronts, crowding, hypervolume. All objectives are minimised.
 
 Sources: Deb et al., "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE TEC 2002 (ranks, crowding); While,
-Bradstreet & Barone, "A Fast Way of Calculating Exact Hypervolumes", IEEE TEC 2012 (limit sets).
+Bradstreet & Barone, "A Fast Way of Calculating Exact Hypervolumes", IEEE TEC 2012 (hypervolume).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def constrained_rank(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int
 
     Args:
         points: Objectives, (N, M).
-        violations: Sum of the excesses over the constraints of each point, (N,), 0 if the point is feasible.
+        violations: Sum of the amounts by which each point exceeds its bounds, (N,); 0 if the point is feasible.
 
     Returns:
         Ranks, (N,).

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 # By check name, without the norm: the message of a passed check, then the message of a failed check.
 SENTENCES: dict[str, tuple[str, str]] = {
     "tells_classes_apart": (
-        "The network predicts {classes} classes and has a clean error of {clean_error:.1%} (on at most 256 images). "
+        "The network predicts {classes} classes and has a clean error of {clean_error:.1%} (on the images of this "
+        "check, at most 256). "
         "Always predicting the most frequent class would give an error of {error_of_one_answer:.1%}.",
-        "The number of predicted classes is {classes}, and the clean error is {clean_error:.1%} (on at most 256 images). "
+        "The number of predicted classes is {classes}, and the clean error is {clean_error:.1%} (on the images of this "
+        "check, at most 256). "
         "Always predicting the most frequent class would give an error of {error_of_one_answer:.1%}. The network does not "
         "tell classes apart, so its robustness means nothing.",
     ),

@@ -61,7 +61,7 @@ def _nearest(logits: Floats) -> dict[str, Any] | None:
     if not (differences > 0).any() or not (independent > 0).any():
         return None
     return {
-        # In units of one over the mean difference.
+        # The density is that of the differences divided by their mean.
         "near_zero": asdict(near_zero(differences)),
         "distance_to_independent": shape_distance(differences, independent),
     }

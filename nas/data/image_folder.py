@@ -39,9 +39,9 @@ def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64],
     Without a test split, the parts train and test are the same images, and the caller splits them. All images must have the
     most common size of the training images. Images are read as grey if all training images are grey, and as RGB otherwise.
 
-    If all training images are grey, and at least one has more than 8 bits per pixel, the images are float32 in [0, 1].
-    All pixels are divided by the smallest of 1, 255, 4095, 65535 and 2**32 - 1 that no training pixel exceeds. In all other
-    cases the images are uint8. An image with more than 8 bits per pixel is then divided by a number chosen from its own pixels.
+    If all training images are grey, and at least one has more than 8 bits per pixel, the images are float32 in [0, 1]. All
+    pixels are divided by the smallest of 1, 255, 4095, 65535 and 2**32 - 1 that no training pixel exceeds. Otherwise, the
+    images are uint8, and an image with more than 8 bits per pixel is divided by a number chosen from its own pixels.
 
     Args:
         path: The folder.

@@ -97,7 +97,8 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
     matrix = transfer_matrix(networks, first.test.x[:count], first.test.y[:count], attack, epsilons)
     reach, pairs = universal_transfer(matrix), asymmetry(matrix)
     carried = [
-        f"PGD ({NORM_NAMES.get(norm, norm)}) on the first {count} test images, {universal_sentence([one for one in reach if one.epsilon == epsilon])}."
+        f"PGD ({NORM_NAMES.get(norm, norm)}) on the first {count} test images, "
+        f"{universal_sentence([one for one in reach if one.epsilon == epsilon])}."
         for epsilon in matrix.epsilons
     ]
     uneven = sum(one.corrected < 0.05 for one in pairs)

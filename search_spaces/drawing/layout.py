@@ -5,7 +5,8 @@ last source. Between two columns of nodes is a column of labels. A line has a se
 and it bends only between columns. So it crosses no node and no label of another line.
 
 Source: Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures", IEEE Transactions on
-Systems, Man, and Cybernetics 11(2), 1981: it assigns columns, then orders with few crossings, then positions.
+Systems, Man, and Cybernetics 11(2), 1981. Their
+method chooses the column of each node, then an order in each column with few crossings, then the positions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from search_spaces.operations import OPERATIONS
 if TYPE_CHECKING:
     from search_spaces.graph import CellGraph
 
-# One colour per operation, in the order of OPERATIONS without none and skip. A kind has one hue, darker for larger kernels.
+# One colour per operation, in the order of OPERATIONS without none and skip. The k x k convolutions share a
+# hue, darker for larger kernels.
 COLOURS = (
     *(
         "#a15c00",
@@ -79,7 +81,7 @@ class CellLayout:
     """Layout of a cell.
 
     Attributes:
-        names: Text in each node. The last one is the box of the output, unless the output is a single node.
+        names: Text in each node. If the output is the sum of several nodes or an input, it has a box of its own, the last.
         lines: Lines between the nodes.
         routes: Slots that each line passes, from its source to its target.
         x: Horizontal centre of each column.
@@ -147,7 +149,7 @@ def _lines(graph: CellGraph, output: int | None) -> list[Line]:
 
 
 def _colour(operations: list[str]) -> str:
-    """Returns the colour of an arrow: the colour of its strongest operation, the same in all drawings."""
+    """Returns the colour of an arrow: that of its last operation in the order of OPERATIONS, custom ones after them."""
     table = [name for name in OPERATIONS if name not in ("none", "skip")]
     # A custom operation gets a colour from the hash of its name.
     places = [table.index(name) if name in table else zlib.crc32(name.encode()) for name in operations if name != "skip"]
@@ -262,7 +264,7 @@ def _straighten(slots: list[Slot], order: list[list[Slot]], y: dict[Slot, float]
 
 
 def separate(targets: list[float], weights: list[float], gaps: list[float]) -> list[float]:
-    """Returns the positions (N,) with the least weighted squared distance to the targets and with minimum gaps.
+    """Returns the positions (N,) nearest to the targets, in weighted squared distance, that keep at least the given gaps.
 
     Args:
         targets: Target positions (N,), from the top.

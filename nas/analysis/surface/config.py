@@ -46,8 +46,10 @@ class SurfaceConfig:
         faults = check_bounds(self)
         largest = 1.0 if isinstance(self.attack.norm, Linf) else 1e6
         if not 0 < self.epsilon <= largest:
-            faults.append(("epsilon", f"must be above 0, in pixel units (8/255, not 8), got {self.epsilon:g}"))
+            faults.append(
+                ("epsilon", f"must be above 0 and at most {largest:g}, in pixel units (8/255, not 8), got {self.epsilon:g}")
+            )
         if self.others is not None and len({self.image, *self.others}) < 3:
             first, second = self.others
-            faults.append(("others", f"must be two further images, got {first} and {second} beside image {self.image}"))
+            faults.append(("others", f"must be two images other than image {self.image}, got {first} and {second}"))
         raise_if_invalid(faults)

@@ -122,7 +122,7 @@ class Only(nn.Module):
     [
         lambda x: x.std(1) > 0.25,  # Noise is misclassified. The images themselves are nearly constant.
         lambda x: x.std(1) > 0.45,  # Only black and white pixels are misclassified.
-        lambda x: (x.std(1) < 0.1) & ((x.mean(1) - 0.5).abs() > 0.1),  # Only a constant grey of another shade is.
+        lambda x: (x.std(1) < 0.1) & ((x.mean(1) - 0.5).abs() > 0.1),  # Only constant grey of another shade.
     ],
 )
 def test_a_start_is_found_among_noise_and_greys(norm, wrong):

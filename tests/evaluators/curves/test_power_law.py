@@ -80,8 +80,7 @@ def test_a_higher_confidence_widens_the_interval(grid):
 def test_the_interval_covers_the_exponent_at_zero_and_that_in_the_window(curve, exact):
     row = measure(CURVES[curve], 449, exact, draws=40, resamples=300)
     assert row["fitted"] >= 0.75
-    # If the coverage is 95 %, fewer than 34 of 40 intervals hold the exponent in one of 300 such tests. If the coverage is
-    # 30 %, it is almost impossible that 34 or more hold it.
+    # With a true coverage of 95 %, this bound fails for one seed in 300; with one of 30 %, for nearly every seed.
     assert row["at zero"] >= 34 / 40
     assert row["in window"] >= 34 / 40
 
@@ -94,7 +93,7 @@ def test_coverage_over_many_draws(curve, n):
     assert row["in window"] >= 0.9
     if curve == "log-normal":
         return
-    # The bounds are the coverages in `power_law.py`, measured in 300 draws, minus two standard errors of 200 draws.
+    # These bounds are coverages that were measured in 300 draws on a grid, minus two standard errors of 200 draws.
     assert row["at zero"] >= (0.79 if curve == "e / (1 + e)" else 0.87)
     assert row["fitted"] >= 0.8
     assert row["exponent"] == pytest.approx(CURVES[curve].exponent, rel=0.2)
@@ -228,7 +227,7 @@ def test_exact_radii_that_are_all_equal_have_no_law():
 
 @pytest.mark.parametrize("n", [500, 200_000])
 def test_a_law_that_does_not_fit_is_the_reason_however_strong_the_evidence(n):
-    # Two clusters of radii: no window over four cells is a power law.
+    # Two clusters of radii: no window with flips in at least four cells follows a power law.
     radii = np.concatenate([np.linspace(0.011, 0.014, n // 2), np.linspace(0.07, 0.1, n // 2)])
     grid = np.linspace(0.01, 0.1, 91)
     law = fit_power_law(on_grid(radii, grid), grid)
@@ -294,7 +293,7 @@ def test_a_power_of_the_radii_divides_the_exponent(power, seed):
 
 
 def test_a_very_steep_law_has_numbers_or_a_reason():
-    # The radii differ by less than 0.1 %, so top ** exponent is below the smallest float64.
+    # The exponent is about 500, so top ** exponent, about 1e-1500, is below the smallest float64.
     radii = 1e-3 * np.random.default_rng(0).random(500) ** (1 / 500)
     fit = fit_power_law(radii)
     assert isinstance(fit, NoPowerLaw) or np.isfinite(fit.prefactor)

@@ -218,8 +218,11 @@ def test_the_same_seed_draws_the_same(drawn):
             ["--image", 3, *QUICK, "--others", 5, 1000],
             "others must be the number of a test image of digits, 0 to 448, got 1000",
         ),
-        (["--image", 3, *QUICK, "--others", 3, 4], "others must be two further images, got 3 and 4 beside image 3"),
-        (["--image", 3, *QUICK, "--epsilon", "8"], "epsilon must be above 0, in pixel units (8/255, not 8), got 8"),
+        (["--image", 3, *QUICK, "--others", 3, 4], "others must be two images other than image 3, got 3 and 4"),
+        (
+            ["--image", 3, *QUICK, "--epsilon", "8"],
+            "epsilon must be above 0 and at most 1, in pixel units (8/255, not 8), got 8",
+        ),
         (
             ["--image", 3, *QUICK, "--epsilon", "9", "--attack", "{name: pgd, norm: l2}"],
             "epsilon must be between 0 and 8, the size of the pixel range in this norm, got 9",
@@ -326,7 +329,7 @@ def test_three_images_that_span_no_plane(here):
 
 
 def texts(picture):
-    """Returns the texts of a picture, from the comments beside their outlines."""
+    """Returns the texts of an SVG picture. Matplotlib draws texts as outlines and writes each text in a comment."""
     ElementTree.fromstring(picture)
     return [text.strip() for text in re.findall("<!-- (.*?) -->", picture.decode(), flags=re.DOTALL)]
 
