@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -631,18 +632,14 @@ class TestChangedSpace:
         assert next(resume_events(tmp_path / "run")).finished == 2
 
     @pytest.mark.parametrize(("again", "changed"), [(1.001, 0), (1 + 1e-7, 2)], ids=["random", "other logits"])
-    def test_network_is_random_if_its_second_response_differs(self, begun, again, changed, monkeypatch):
+    def test_network_is_random_if_its_second_response_differs(self, begun, again, changed):
         _, run = begun
         config = nas.load_config(run / "config.yaml")
         evaluate = prepare(config)
-
-        def answers(evaluate, jobs):
-            half = len(jobs) // 2
-            yield from (Precheck({}, constant=False, response=7.0 * (1 if i < half else again)) for i in range(len(jobs)))
-
-        monkeypatch.setattr("nas.pipeline.prechecks.prechecks", answers)
+        responses = iter([7.0, 7.0, 7.0 * again, 7.0 * again])  # Both networks twice.
+        checks = SimpleNamespace(precheck=lambda job: Precheck({}, constant=False, response=next(responses)))
         with open_study(StudyLocation(run / "study.db")) as study:
-            assert len(changed_networks(study.get_trials(), evaluate)) == changed
+            assert len(changed_networks(study.get_trials(), evaluate, checks)) == changed
 
     @pytest.mark.slow
     def test_numpys_random_numbers_differ_in_child_processes(self, tiny, tmp_path, break_off):
