@@ -1,1 +1,1 @@
-"""Bundles: a folder with a trained network and its robustness profile. It runs without pickle and without Hardcell."""
+"""Bundles: folders with a trained network and its robustness profile. The network runs without pickle and Hardcell."""

@@ -74,7 +74,7 @@ def export_bundle(
     try:
         _write(partial, candidate, space, network, profile, images, provenance, forms)
         partial.rename(folder)
-    except OSError:
+    except OSError:  # If another process has exported this bundle meanwhile, its bundle is kept.
         if not is_bundle(folder):
             raise
     finally:
@@ -155,8 +155,8 @@ def write_checked_formats(
 
     Returns:
         Two mappings by file name. The first has the reason for each format that failed or whose logits differ by more than
-        `TOLERANCE`. The second has the `difference` between the logits of the network and of each other format except the
-        weights.
+        `TOLERANCE`. The second has, for each other format except the weights, the `difference` between its logits and those
+        of the network.
     """
     failed = write_formats(network, images[:2], folder, metadata, forms)
     not_exported = {name: reason for name, reason in failed.items() if name in forms}
@@ -180,7 +180,7 @@ def write_checked_formats(
 
 
 def failed_exports(network: Normalised, images: Tensor, forms: Collection[str]) -> dict[str, str]:
-    """Exports a network to a temporary folder and returns the reason of each format that fails, by the file's name.
+    """Exports a network to a temporary folder. Returns the reason of each failed export, by file name.
 
     Args:
         network: Network, untrained or trained. It is moved to the CPU and set to evaluation mode.

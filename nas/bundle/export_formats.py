@@ -31,7 +31,7 @@ def files_of(forms: Collection[str]) -> tuple[str, ...]:
 def write_formats(
     network: nn.Module, example: Tensor, folder: Path, metadata: Mapping[str, str], forms: Collection[str] = FORMATS
 ) -> dict[str, str]:
-    """Writes a network in the formats that it can be exported to; the batch size is dynamic in each.
+    """Writes a network in those of `forms` to which it can be exported. The graphs have a dynamic batch size.
 
     Args:
         network: Network in evaluation mode on the CPU, from images (N, C, H, W) to logits (N, K).
@@ -41,7 +41,8 @@ def write_formats(
         forms: Formats to write, of `FORMATS`. Weights are always written.
 
     Returns:
-        The reason of each format to which the network cannot be exported, by the file's name.
+        The reason of each failed export, by file name. If only model.onnx was requested, model.pt2 may still be among them,
+        because model.onnx is made from the same graph.
 
     Raises:
         OSError: a file cannot be written.

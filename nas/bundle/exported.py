@@ -49,8 +49,8 @@ _TENSORS = {
 # Patterns of names. They allow no double underscore, which could give access to attributes of Python such as __globals__.
 _IDENTIFIER, _DOTTED = re.compile(r"(?!\w*__)[A-Za-z_]\w*", re.ASCII), re.compile(r"(?![\w.]*__)[\w.]*", re.ASCII)
 _OPERATOR = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)", re.ASCII)
-# Operators of networks in evaluation mode, without the suffix _ of in-place operators. Others may have side effects, or read
-# and write memory outside their tensors (as_strided, resize, set).
+# Operators of networks in evaluation mode, without the suffix _ of in-place operators. Other operators may have side
+# effects, or read and write memory outside their tensors (as_strided, resize, set).
 _OPERATORS = re.compile(
     r"conv[123]d|conv_transpose[123]d|convolution|linear|addmm|matmul|mm|bmm|baddbmm|mv|dot|einsum|scaled_dot_product_attention"
     r"|(batch|layer|group|instance|rms)_norm|relu6?|leaky_relu|gelu|silu|s?elu|celu|hardswish|hardsigmoid|hardtanh|sigmoid|tanh"
@@ -84,7 +84,7 @@ _KEYS = re.compile(
     r"|as_(scalar_type|memory_format|layout|device|optional_tensors?)|dtype|sizes|strides|storage_offset|requires_grad|device"
     r"|index|layout|min_val|max_val|schema_version|major|minor|is_(single_tensor|hop_single_tensor)_return"
 )
-# Keys of mappings whose own keys are names.
+# Keys whose values are mappings by name; these names must match _IDENTIFIER.
 _NAMED = {"tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "range_constraints", "opset_version"}
 # Keys whose values are empty in the files that Hardcell writes.
 _EMPTY = {"guards_code", "custom_obj_values", "treespec_namedtuple_fields", "metadata"}
@@ -268,7 +268,7 @@ def _check(value: Any, key: str, depth: int) -> None:
 
 
 def _check_target(text: str) -> None:
-    """Checks that an operator is an allowed operator of ATen or arithmetic of sizes, by its name."""
+    """Checks by name that an operator is an allowed operator of ATen, or a function that computes sizes."""
     if _FUNCTION.fullmatch(text):
         return
     match = _OPERATOR.fullmatch(text)
@@ -336,11 +336,11 @@ _TEXTS = {"target": _check_target, "expr_str": _check_expression, "in_spec": _ch
 
 
 def _check_node(node: Any) -> None:
-    """Checks that all arguments of arithmetic of sizes are numbers."""
+    """Checks that a node which computes sizes has only numbers as arguments. Nodes of ATen operators pass."""
     arguments = [entry.get("arg", {}) for entry in node["inputs"]]
     if _FUNCTION.fullmatch(str(node["target"])):
         kinds = {"as_int", "as_float", "as_bool", "as_sym_int"}
-        if "getitem" in node["target"]:  # It selects one of several results of an operator.
+        if "getitem" in node["target"]:  # getitem may select one of several results of an operator.
             kinds |= {"as_tensor", "as_tensors"}
         if any(not kinds >= set(argument) for argument in arguments):
             raise refused(f"arguments of {node['target']} that are not numbers")

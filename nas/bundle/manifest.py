@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _faults(record: dict[str, Any]) -> list[str]:
-    """Returns a message for each wrong value in a manifest. Of the config, only entries used without parsing are checked."""
+    """Returns a message for each wrong value in a manifest. Parsing the config checks its other values."""
     kinds = (("name", str), ("role", str), ("seed", int))
     faults = [
         f"{key} must be {kind.__name__}, got {record[key]!r}" for key, kind in kinds if not isinstance(record[key], kind)
@@ -116,7 +116,7 @@ def _faults(record: dict[str, Any]) -> list[str]:
         faults.append(f"not_exported must be a mapping, got {record['not_exported']!r}")
     epsilon = record["epsilon"]
     if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 < epsilon < math.inf:
-        faults.append(f"epsilon must be a number above 0, got {epsilon!r}")
+        faults.append(f"epsilon must be a finite number above 0, got {epsilon!r}")
     attacks = _at(record, _ATTACKS)
     places = [*_MAPPINGS, _ATTACKS, *(f"{_ATTACKS}.{name}" for name in (attacks if isinstance(attacks, dict) else ()))]
     entries = {place: _at(record, place) for place in places}

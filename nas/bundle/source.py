@@ -20,7 +20,7 @@ USER_IMAGES = ("folder", "npz")
 
 
 def copy_sources(content: Any, folder: Path) -> Any:
-    """Returns plain data in which references to Python files name their copies, and copies the files.
+    """Copies the Python files to which plain data refers, and returns the data with references to the copies.
 
     A reference `/path/to/file.py:NAME` becomes `source/file.py:NAME`. Modules that the file imports are not copied.
 
@@ -60,9 +60,10 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_settings(folder: Path, manifest: Mapping[str, Any]) -> Any:
-    """Returns the section `data` of a bundle's config. If the bundle lies in its run's folder, the path is that of the run.
+    """Returns the section `data` of a bundle's config.
 
-    Bundles of earlier versions hold the whole path, which is returned unchanged.
+    If the bundle lies in its run's folder, the path of the images is taken from the run's config. Bundles of earlier
+    versions hold the whole path, which is returned unchanged.
 
     Args:
         folder: Folder of the bundle.
@@ -86,7 +87,7 @@ def has_place(data: Any) -> bool:
 
 
 def _copy(path: Path, folder: Path) -> str:
-    """Copies a file to a folder and returns the name of the copy, which contains a hash if another file has the name."""
+    """Copies a file to a folder and returns the copy's name, with a hash if the folder has another file of the same name."""
     source = path.read_bytes()
     folder.mkdir(exist_ok=True)
     target = folder / path.name

@@ -242,9 +242,9 @@ def test_harmed_manifest(content, message, bundle_copy):
         (("config", "evaluation"), 3, "config.evaluation must be a mapping, got 3"),
         (("config", "evaluation", "attacks"), None, "config.evaluation.attacks must be a mapping, got None"),
         (("config", "evaluation", "attacks", "pgd"), "pgd", "config.evaluation.attacks.pgd must be a mapping, got 'pgd'"),
-        (("epsilon",), "x", "epsilon must be a number above 0, got 'x'"),
-        (("epsilon",), True, "epsilon must be a number above 0, got True"),
-        (("epsilon",), float("nan"), "epsilon must be a number above 0, got nan"),
+        (("epsilon",), "x", "epsilon must be a finite number above 0, got 'x'"),
+        (("epsilon",), True, "epsilon must be a finite number above 0, got True"),
+        (("epsilon",), float("nan"), "epsilon must be a finite number above 0, got nan"),
         (("data",), [], "data must be a mapping, got []"),
         (("seed",), None, "seed must be int, got None"),
         (("name",), 1, "name must be str, got 1"),
@@ -272,7 +272,8 @@ def test_a_manifest_whose_entries_are_of_another_kind(place, value, message, bun
 def test_all_faults_of_a_manifest_are_named_at_once(bundle_copy):
     path = bundle_copy / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "config": [], "epsilon": "x"}), encoding="utf-8")
-    with pytest.raises(BundleError, match=re.escape("epsilon must be a number above 0, got 'x'; config must be a mapping")):
+    message = "epsilon must be a finite number above 0, got 'x'; config must be a mapping"
+    with pytest.raises(BundleError, match=re.escape(message)):
         load(bundle_copy)
 
 
