@@ -53,7 +53,7 @@ class Controller:
         self._study, self._storage, self._evaluate, self._folder = study, storage, evaluate, folder
         self._after_trial, self._check = after_trial, check
         self._config: Config = evaluate.config
-        # Trials that the executor has not finished, and their prechecks as far as they have arrived, by number.
+        # Trials that the executor has not finished, and the prechecks received for them, by trial number.
         self._open: dict[int, optuna.Trial] = {}
         self._known: dict[int, Precheck] = {}
         # Trials that this controller has started, with the number of earlier attempts.
@@ -64,7 +64,8 @@ class Controller:
         self._count = len(trials)
         self._complete = {t.key: t for t in reversed(trials) if t.state == "complete"}
         self._best = min(self._complete.values(), key=lambda t: sort_key(t, self._config.objective), default=None)
-        # Values that early stopping compares at a rung (`rung_point`), by epoch of the rung and trial number.
+        # A rung is an epoch at which early stopping compares trials. These are the compared values (`rung_point`), by epoch
+        # of the rung and trial number.
         self._rungs: dict[int, dict[int, Sequence[float]]] = {}
         for trial in trials:
             for rung in trial.rungs:
@@ -92,7 +93,8 @@ class Controller:
                     case _:
                         yield self._finished(self._finish(job, event))
             yield from self._ended_without_training()
-        except (KeyboardInterrupt, GeneratorExit, RunError):  # No candidate caused the interruption.
+        except (KeyboardInterrupt, GeneratorExit, RunError):
+            # No candidate caused the interruption, so it does not count as an attempt.
             with suppress(SQLAlchemyError, RunError):
                 self._check()  # Raises RunError if another process runs the study now. Then nothing is restored.
                 self._restore_attempts()

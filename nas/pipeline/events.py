@@ -126,7 +126,8 @@ class BundleFinished:
         name: Name of the bundle.
         folder: Folder of the bundle.
         clean_error: Clean error on the test split, in [0, 1].
-        adversarial_error: Error on the test split at the epsilon of the search, worst case over the attacks, in [0, 1].
+        adversarial_error: Error on the test split at the epsilon of the search, in [0, 1]; worst case over the attacks in
+            the norm of the search.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Checks of a search space before the search: it builds a network, and for a resumed run the same networks as before."""
+"""Checks before a search that its space can build a network, and at a resume that the space has not changed."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     from nas.training.epoch import EpochResult
     from search_spaces import Architecture
 
-# Attribute of a trial: response of its untrained network, as in `Precheck`.
+# Attribute of a trial: sum of the squared logits of its untrained network, as `Precheck.response`.
 RESPONSE = "response"
 # Number of earlier trials whose networks are built again at resume.
 COMPARED = 3
-# Largest relative difference between responses of the same network, where devices and versions of torch may differ, and
-# where the same machine builds and runs it again.
+# Largest relative difference between two responses of the same network. TOLERANCE allows for other devices and versions of
+# torch. TOLERANCE_AGAIN is for a network that the same machine builds and runs again.
 TOLERANCE = 0.02
 TOLERANCE_AGAIN = 1e-5
-# Smallest time limit of the export before the search, in seconds. It takes longer than the trials of small networks.
+# Smallest time limit of the export before the search, in seconds. An export takes longer than a trial of a small network.
 EXPORT_SECONDS = 120.0
 
 
@@ -82,7 +82,7 @@ def precheck_steps(
 def export_steps(
     evaluate: TrainAndAttack, job: Job, checkpoint: Checkpoint
 ) -> Generator[Precheck | EpochResult, None, TrialResult]:
-    """Exports the untrained network of a job in all forms of the config. A failed export is the reason of the result."""
+    """Exports the untrained network of a job in all formats of `finalists.forms`. The result has the reason of a failure."""
     yield from ()
     forms = evaluate.config.finalists.forms
     network = evaluate.build(job.architecture, job.seed)
@@ -123,7 +123,7 @@ class Prechecks:
     def precheck(self, job: Job) -> Precheck | str:
         """Returns the properties of a candidate that need no training, or the reason why it cannot be built."""
         known: Precheck | str = ""
-        # To the end of the job: leaving it earlier would end the process that the next job needs.
+        # The loop runs to the end of the job. A `break` would end the process that the next job needs.
         for event in self._run(job, precheck_steps, self._evaluate.config.search.time_limit):
             if isinstance(event, Precheck):
                 known = event
@@ -150,10 +150,10 @@ class Prechecks:
         raise RunError(f"space {space.name}: no network can be built: {reason}")
 
     def check_exportable(self, architecture: Architecture) -> None:
-        """Checks before the search that a candidate can be exported in all forms of the config.
+        """Checks before the search that a candidate can be exported in all formats of `finalists.forms`.
 
         Raises:
-            RunError: a form cannot be exported.
+            RunError: the export to a format fails.
         """
         job = Job(number=-1, architecture=architecture, proposed=architecture, seed=0)
         limit = self._evaluate.config.search.time_limit
@@ -222,7 +222,7 @@ def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator, checks:
         return changes
     seed = evaluate.config.seed
     jobs = [Job(t.number, t.user_attrs["architecture"], t.params, seed_of(seed, "trial", t.number)) for t in complete]
-    # Twice, because a network with other logits each time is a random one.
+    # Each network is built twice. If its two responses differ, it is random, and its logits are not compared.
     known = [checks.precheck(job) for job in [*jobs, *jobs]]
     for trial, first, second in zip(complete, known[: len(jobs)], known[len(jobs) :], strict=True):
         if isinstance(first, str) or isinstance(second, str):
@@ -244,5 +244,5 @@ def changed_networks(trials: Sequence[FrozenTrial], evaluate: Evaluator, checks:
 
 
 def _same_response(first: float | None, second: float | None, tolerance: float = TOLERANCE) -> bool:
-    """Returns whether two responses may be of the same network; True if one is unknown."""
+    """Returns whether two responses may be of the same network; True if either is None, or the first is not finite."""
     return first is None or second is None or not math.isfinite(first) or math.isclose(first, second, rel_tol=tolerance)

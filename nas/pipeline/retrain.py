@@ -69,7 +69,7 @@ def make_bundles(folder: RunFolder, candidates: Sequence[Candidate], evaluate: T
 
 
 def remove_checkpoints(folder: RunFolder, trials: Sequence[Trial]) -> None:
-    """Removes the checkpoints of trials and finalists that have ended. A finalist without a bundle keeps its checkpoint."""
+    """Removes the checkpoints of trials that have ended, and of finalists and references that have a bundle."""
     running = {trial_file(folder.path, trial.number).name for trial in trials if trial.state not in ENDED}
     checkpoints = trial_file(folder.path, 0).parent
     for path in checkpoints.glob("*"):

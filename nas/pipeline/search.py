@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 OnEvent = Callable[["Event"], object]
-# Seconds between two backups of the study.
+# Minimum seconds between two backups of the study.
 BACKUP_SECONDS = 60.0
 
 
@@ -78,7 +78,7 @@ def search(config: Config | None = None, run: Path | str = "runs/search", *, on_
 
 
 def resume(run: Path | str, overrides: Sequence[str] = (), *, on_event: OnEvent | None = None) -> Run:
-    """Resumes a run and returns the finished run; for a run that is already finished, writes a new report.
+    """Resumes a run and returns the finished run. For a finished run, only report and leaderboard are written again.
 
     Args:
         run: Folder of the run.
@@ -124,7 +124,7 @@ def _consume(events: Iterator[Event], on_event: OnEvent | None) -> None:
 
 
 def _logged(events: Iterator[Event]) -> Iterator[Event]:
-    """Yields events and logs each; passes errors that the caller throws in, and the end, on to the events."""
+    """Yields events and logs each. Passes the closing of this generator, and errors thrown into it, on to `events`."""
     logger = logging.getLogger("hardcell")
     for event in events:
         logger.log(logging.DEBUG if isinstance(event, EpochFinished) else logging.INFO, "%s", event)
@@ -139,8 +139,8 @@ def _logged(events: Iterator[Event]) -> Iterator[Event]:
 def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
     """Starts a new run and returns a generator of its events, from the first trial to the report.
 
-    Config, data, space, export and device are checked before the folder is created. The executor is already started: iterate
-    the generator, or delete it.
+    Config, data, space, export and device are checked before the folder is created. The executor is already started. To stop
+    it, iterate the generator to the end or delete it.
 
     Args:
         config: Settings of the search; None for the defaults.
@@ -222,7 +222,7 @@ def export_events(run: Path | str, top: int, *, trust: bool = False) -> Iterator
 
 
 def prepare(config: Config, *, trust: bool = True) -> Evaluator:
-    """Returns the evaluator of a config, with the images on the device.
+    """Returns the evaluator of a config. If it uses images, they are on the device.
 
     Args:
         config: The config.
@@ -276,7 +276,7 @@ def _events(folder: RunFolder, evaluate: Evaluator, started: ExitStack, *, chang
         folder: Folder of the run.
         evaluate: The evaluator.
         started: Holds the started executor. It is closed after the trials.
-        changed: Write the config to the run's folder.
+        changed: Whether settings were changed, so that the config is written to the run's folder again.
     """
     config, location = evaluate.config, study_location(folder, evaluate.config)
     with started, locked(folder), storage_errors(location):
@@ -324,7 +324,7 @@ def _events(folder: RunFolder, evaluate: Evaluator, started: ExitStack, *, chang
 
 
 def _regular_backup(location: StudyLocation) -> Callable[[], None]:
-    """Returns a function to call after each trial. Its first call writes a backup of the study, then one call a minute."""
+    """Returns a function to call after each trial. It writes a backup of the study, but at most one a minute."""
     due = 0.0
 
     def write() -> None:
@@ -332,7 +332,7 @@ def _regular_backup(location: StudyLocation) -> Callable[[], None]:
         started = time.monotonic()
         if started >= due:
             backup(location)
-            # At most about 1 % of the time, for a large study.
+            # Backups of a large study take at most about 1 % of the time.
             due = time.monotonic() + max(BACKUP_SECONDS, 100 * (time.monotonic() - started))
 
     return write
