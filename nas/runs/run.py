@@ -87,7 +87,7 @@ def read_run(path: Path | str, *, trust: bool = False) -> Run:
     session, leased = None, False
     location = study_location(folder, config)
     if location.url is not None and not trust:
-        # Opening a database may connect to a server, and its URL may hold environment variables.
+        # Opening a database may connect to a server, and send it the values of environment variables that the URL names.
         return Run(folder, config, (), (), refused=(*refused, f"search.storage {UNOPENED}"))
     with open_study(location) as study:
         if study is not None:

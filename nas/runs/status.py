@@ -57,7 +57,7 @@ class WorkerStatus:
         worker: Name of the worker.
         trial: Number of the trial.
         seconds: Time since the trial began, or since the run was resumed if that is later; None if unknown.
-        rungs: Epochs of the rungs of successive halving that the trial has passed.
+        rungs: Epochs at which early stopping has compared the trial with others (rungs).
     """
 
     worker: str
@@ -117,7 +117,7 @@ class RunStatus:
         run: Folder of the run.
         state: running, finished, or interrupted (not finished, and no process works on the run).
         trials: Numbers of trials: `total`, the number in the config, and the number in each state.
-        trials_per_minute: Speed of the last trials; None before two have ended.
+        trials_per_minute: Speed of the last trials; None until two have ended since the last start or resume.
         seconds_left: Estimated seconds for the remaining trials; None if the run is not running or the speed is unknown.
         workers: Workers with a running trial.
         duplicates: Number of trials with the metrics of an earlier trial of an equivalent architecture.

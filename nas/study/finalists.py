@@ -87,7 +87,7 @@ def choose_references(
 
 
 def _stopped(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the uniformly drawn trials that were pruned, latest epoch first, then ordered by the metrics at that epoch."""
+    """Returns the uniformly drawn, pruned trials from best to worst: by last epoch, then by the metrics of that epoch."""
     stopped = [trial for trial in trials if trial.random and trial.state == "pruned"]
     return sorted(stopped, key=lambda trial: (-trial.rungs[-1]["epoch"], trial.rungs[-1]["point"], trial.number))
 

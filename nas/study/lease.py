@@ -75,8 +75,8 @@ class Lease:
             return
         age = max(0.0, time.time() - holder["time"])
         raise RunError(
-            f"{self._location}: a process on host {holder['host']} (process {holder['pid']}) is working on this study; its "
-            f"last sign of life was {age:.0f} s ago; one process at a time can run its trials. End that process; if it has "
+            f"{self._location}: a process on host {holder['host']} (process {holder['pid']}) is working on this study; it "
+            f"last reported {age:.0f} s ago; one process at a time can run its trials. End that process; if it has "
             f"died, run `hardcell resume` in {max(0.0, EXPIRE_SECONDS - age):.0f} s"
         )
 

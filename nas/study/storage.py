@@ -148,8 +148,8 @@ def _copy_in_memory(path: Path) -> RDBStorage:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise
-            # A process was killed while it wrote. SQLite must merge the log of that process, which changes the files, so it
-            # merges copies of them.
+            # A process was killed while it wrote. SQLite must merge the log of that process into the database. This changes
+            # the files, so SQLite merges copies of them.
             with tempfile.TemporaryDirectory() as folder:
                 for file in (path, *(path.with_name(f"{path.name}-{log}") for log in ("wal", "journal"))):
                     if file.exists():

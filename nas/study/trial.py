@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-# States of a trial in Hardcell, by state in Optuna. Trials that early stopping has pruned have the state pruned.
+# States of a trial in Hardcell, by state in Optuna. Optuna's PRUNED also covers trials that early stopping has stopped;
+# `read_trial` gives them the state pruned.
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "infeasible",
@@ -114,7 +115,7 @@ def _check_attributes(number: int, attributes: Mapping[str, Any]) -> None:
 
 
 def read_trial(trial: FrozenTrial) -> Trial:
-    """Converts an Optuna trial to a Trial, and replaces characters of texts that are not printable.
+    """Converts an Optuna trial to a Trial, and replaces unprintable characters in its texts.
 
     Raises:
         RunError: an attribute of the trial has a wrong type.
