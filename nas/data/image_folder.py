@@ -1,7 +1,7 @@
 """Images in folders: PATH/CLASS/IMAGE, or PATH/SPLIT/CLASS/IMAGE.
 
-All formats and depths that Pillow supports are read. Transparent images are composited on white, and EXIF orientation is
-applied.
+All image formats and numbers of bits per pixel that Pillow supports are read. Transparent images are composited on white,
+and EXIF orientation is applied.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
 }
+# Pillow's modes of grey images, and its modes with more than 8 bits per pixel.
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 # Largest possible pixel values: of floats in [0, 1], and of integers with 8, 12, 16 and 32 bits.
@@ -41,7 +42,8 @@ def read_folder(path: Path, part: str) -> tuple[NDArray[Any], NDArray[np.int64],
 
     If all training images are grey, and at least one has more than 8 bits per pixel, the images are float32 in [0, 1]. All
     pixels are divided by the smallest of 1, 255, 4095, 65535 and 2**32 - 1 that no training pixel exceeds. Otherwise, the
-    images are uint8, and an image with more than 8 bits per pixel is divided by a number chosen from its own pixels.
+    images are uint8. An image with more than 8 bits per pixel is then divided by the smallest of these numbers that none of
+    its own pixels exceeds, and scaled to 0 to 255.
 
     Args:
         path: The folder.

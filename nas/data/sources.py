@@ -77,7 +77,7 @@ def _torchvision(name: str, path: Path | None, part: Part) -> RawImages | None:
     if path is not None and not Path(root).is_dir():  # A path that comes with a bundle must not create folders.
         raise DataError(f"{root}: no such folder; create it, then {name} is downloaded into it, or leave data.path out")
     try:
-        # Tried first without a download, which needs a writable folder: a read-only folder may already hold the files.
+        # The first try does not download: a download needs a writable folder, but a read-only one may hold the files.
         dataset = kind(root, train=part == "train", download=False)
     except RuntimeError:
         try:
