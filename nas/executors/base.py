@@ -26,7 +26,7 @@ class Job:
     Attributes:
         number: Number of the trial.
         architecture: The canonical architecture.
-        proposed: The architecture that the sampler proposed. It computes the same function.
+        proposed: The architecture that the sampler proposed. It computes the same function as the canonical one.
         seed: Seed of the weights, batches and attacks.
     """
 
@@ -54,10 +54,10 @@ class Precheck:
     """Event: properties of a candidate that need no training.
 
     Attributes:
-        metrics: Number of parameters and macs, by name.
+        metrics: Numbers of parameters and of multiply-accumulates (macs), by name.
         constant: Whether the logits do not depend on the image.
-        response: Sum of the squared logits of the untrained network for the first images; None if there is no network. It
-            shows whether a changed search space still builds the same network.
+        response: Sum of the squared logits of the untrained network for a few training images; None if there is no network.
+            It shows whether a changed search space still builds the same network.
     """
 
     metrics: Mapping[str, float]
@@ -95,11 +95,11 @@ class Evaluate(Protocol):
     def __call__(self, job: Job, checkpoint: Checkpoint, /) -> Generator[Precheck | EpochResult, None, TrialResult]:
         """Yields the precheck and all epochs, including those before the checkpoint.
 
-        Returns the result, also for errors of the job.
+        Returns the result, also if the job fails.
         """
 
 
-# Evaluates a job by some steps of an evaluator.
+# Function that evaluates a job with an evaluator, completely (`all_steps`) or in part. The evaluator is the first argument.
 Steps = Callable[[Any, Job, "Checkpoint"], "Generator[Precheck | EpochResult, None, TrialResult]"]
 
 
@@ -119,10 +119,10 @@ class ExecutionContext:
         folder: Folder of the run, for checkpoints and files of the executor.
         checkpoint_seconds: Minimum seconds between two checkpoints.
         time_limit: Maximum seconds of a job; None for no limit.
-        attempts: Number of times that a job is restarted after its worker died.
+        attempts: Maximum number of restarts of a job whose worker died.
         threads: Number of CPU threads of a job; None to choose it from the image size.
         isolate: Run each job in a child process. Workers of Ray are processes anyway.
-        steps: Evaluates a job by some steps of `evaluate`; by default, by all.
+        steps: Function that evaluates a job with `evaluate`; by default completely, from the precheck to the metrics.
     """
 
     evaluate: Evaluate

@@ -1,6 +1,7 @@
 """Runs each job in a child process, so that a crash costs one trial and not the search.
 
-The driver starts a server process, which imports torch once and holds the images. The server forks a child for each job.
+The driver is the process of the search. It starts a server process, which imports torch once and holds the images. The
+server forks a child for each job.
 The server itself computes nothing, so that it has no threads and no CUDA context, which would not survive a fork.
 """
 
@@ -34,7 +35,7 @@ from nas.training.epoch import EpochResult
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Seconds between two looks of the server at its child and at the driver.
+# Seconds between two checks by the server whether its child or the driver has ended.
 POLL_SECONDS = 0.02
 
 
@@ -67,7 +68,7 @@ class ChildProcesses:
         self._running = False
 
     def __enter__(self) -> Self:
-        self._start()  # Its imports take seconds, in which the caller may do other things.
+        self._start()  # The server needs seconds to import torch. The caller may do other things meanwhile.
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,7 +79,7 @@ class ChildProcesses:
 
         Args:
             job: The job.
-            context: Its functions and limits; `evaluate` is that of these processes.
+            context: Functions and limits of the job. Its `evaluate` is ignored: the server has the evaluator already.
 
         Raises:
             CheckpointError: a checkpoint cannot be written.
@@ -98,7 +99,7 @@ class ChildProcesses:
             self._connection.send((job, replace(context, evaluate=_no_evaluation, stop=_no_decision)))
             while code is None:
                 left = None
-                if limit is not None and not overdue and child is not None:  # Before, the server may still start.
+                if limit is not None and not overdue and child is not None:  # Without a child, the server may be starting.
                     left = max(0.0, started + limit + GRACE - time.monotonic())
                 if not self._connection.poll(left):
                     overdue = True  # The alarm in the child has no effect while it hangs outside of Python.
@@ -121,7 +122,7 @@ class ChildProcesses:
                     case ChildEnded(status):
                         code = status
             self._running = False
-        except (EOFError, OSError, pickle.UnpicklingError):  # The server has ended, such as for lack of memory.
+        except (EOFError, OSError, pickle.UnpicklingError):  # The server has ended, for example for lack of memory.
             code = None
         finally:
             if self._running:
@@ -198,7 +199,7 @@ def _device_of(evaluate: Any) -> str | None:
 
 
 def _no_evaluation(job: Job, checkpoint: Checkpoint) -> Any:
-    """Replaces the evaluator in a context that is sent separately."""
+    """Replaces the evaluator in a context, because the evaluator is sent separately."""
     raise AssertionError
 
 
@@ -245,7 +246,7 @@ def _run_child(connection: Connection[Any, Any], job: Job, context: ExecutionCon
     try:
         connection.send(os.getpid())
         _discard_output_of_libraries()
-        np.random.seed()  # Forked processes would draw equal numbers in networks of a custom space.
+        np.random.seed()  # Otherwise numpy would draw the same numbers in every child, for example in a custom space.
         evaluate: Any = context.evaluate
         if device is not None:
             set_threads(context.threads, evaluate.data.train.x[0, 0].numel())

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from nas.training.checkpoints import Checkpoint
 
-# Seconds after the time limit until a process is killed. Its alarm has no effect if it hangs outside of Python.
+# Seconds after the time limit until a process is killed. The alarm of `time_limit` has no effect in a process that hangs
+# outside of Python.
 GRACE = 10.0
 # Seconds between two alarms after the time limit.
 REPEAT = 5.0
@@ -55,7 +56,7 @@ def run_job(job: Job, context: ExecutionContext, checkpoint: Checkpoint) -> Iter
 
 
 def import_late_modules() -> None:
-    """Imports what torch imports at its first use. This takes seconds, and an alarm would leave torch half imported."""
+    """Imports what torch imports at its first use. This takes seconds, and an alarm in this time would break the import."""
     importlib.import_module("torch._dynamo")
 
 
@@ -84,7 +85,7 @@ def time_limit(left: float | None, limit: float | None) -> Iterator[None]:
         raise LimitError(message)
 
     started, before = time.monotonic(), signal.signal(signal.SIGALRM, ring)
-    # The alarm repeats, because code that catches every error would catch a single one.
+    # The alarm repeats, because code that catches every error would also catch the error of a single alarm.
     rest, interval = signal.setitimer(signal.ITIMER_REAL, left, REPEAT)
     try:
         yield

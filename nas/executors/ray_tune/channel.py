@@ -1,4 +1,4 @@
-"""Message channel between the Tune thread and the study thread."""
+"""Message channel between the Tune thread, which runs Ray Tune, and the study thread, which reads and writes the study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from nas.errors import RunError
 from nas.executors.base import Job, Precheck, TrialResult
 from nas.training.epoch import EpochResult
 
-# Reply to a JobRequest: a job, None for "not now", or False for "no more jobs". To an EpochReported: whether the job ends.
+# The reply to a JobRequest is a job, None for "not now", or False for "no more jobs". The reply to an EpochReported is
+# whether the job ends.
 Reply = Job | bool | None
 
 

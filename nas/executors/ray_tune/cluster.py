@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # The future default of Ray. Setting it avoids a warning.
+    # This will be Ray's default. Setting it already avoids a warning.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-# Seconds for which the number of slots, the jobs that fit on all nodes, is cached.
+# Seconds for which the number of slots (jobs that fit on all nodes together) is cached.
 NODE_CACHE_SECONDS = 1.0
 # Timeout of a connection to an address, in seconds.
 CONNECT_TIMEOUT = 10.0
@@ -210,10 +210,10 @@ def _connect(address: str | None, *, workers: int | None, cpus: float, gpus: flo
         os.environ.setdefault(name, value)
     local: dict[str, Any] = {}
     if address is None:
-        # One process more than the workers, for the checkpoint actor.
+        # Ray starts one process per core. With a given number of workers, one more core is for the checkpoint actor.
         local["num_cpus"] = math.ceil(workers * cpus) + 1 if workers is not None else os.cpu_count() or 1
-        # Ray starts one process per core. If a job needs one core, each process can become a worker, and imports early
-        # what the trials need. Too many imports would slow down the checks of the search, which run at the same time.
+        # If a job needs one core, each process can become a worker, and imports early what the trials need.
+        # Too many imports would slow down the checks of the search, which run at the same time.
         if cpus == 1 and not gpus and local["num_cpus"] <= MOST_PRELOADED:
             local["_system_config"] = preloading("nas.executors.ray_tune.worker", "nas.evaluation.train_and_attack")
     else:
@@ -256,7 +256,7 @@ def connection_message(address: str | None, error: BaseException) -> str:
     import ray
 
     text = str(error)
-    # A plain ConnectionError although something listens at the address: the cluster has refused.
+    # `_check_answers` has found that something listens at the address, so a ConnectionError means that the cluster refuses.
     refused = isinstance(error, ConnectionError) and address not in (None, "auto")
     # Ray 2.50 has no AuthenticationError.
     if refused or isinstance(error, getattr(ray.exceptions, "AuthenticationError", ())) or "token" in text.lower():

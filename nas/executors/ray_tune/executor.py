@@ -66,9 +66,9 @@ class Ray(Executor):
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         if not (math.isfinite(self.cpus) and self.cpus > 0):
-            raise ValueError(f"cpus must be above 0, got {self.cpus:g}")
+            raise ValueError(f"cpus must be a finite number above 0, got {self.cpus:g}")
         if not (math.isfinite(self.gpus) and self.gpus >= 0):
-            raise ValueError(f"gpus must be at least 0, got {self.gpus:g}")
+            raise ValueError(f"gpus must be a finite number of at least 0, got {self.gpus:g}")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus must be a fraction of one GPU or a whole number, got {self.gpus:g}")
         if self.address is not None and "://" in self.address:

@@ -17,8 +17,9 @@ The list gives the use of each interface, and the reason why no public one is su
   ended.
 - `RaySystemError.client_exc`, in `unpickling_error`: the public message is text, without the type of the original error.
 
-Ray 2.50.0 and 2.60.0 have the same interfaces. `require` checks them before a search connects;
-`tests/nas/executors/ray_tune/test_ray_internals.py` checks them and their behaviour, without starting Ray.
+Ray 2.50.0 and 2.60.0 have the same interfaces. Before a search connects, `require` checks all of them except the methods of
+`Node` and `_system_config`. `tests/nas/executors/ray_tune/test_ray_internals.py` tests all of them except `_system_config`,
+without starting Ray.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ UNUSED_PROCESSES = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 def missing_interfaces() -> list[str]:
-    """Returns the private interfaces that are missing or have another signature in the installed Ray."""
+    """Returns the required private interfaces that are missing or have another signature in the installed Ray."""
     cache = getattr(class_cache, "_ActorClassCache", None)
     handler = getattr(getattr(actor_manager, "RayActorManager", None), "_actor_task_failed", None)
     try:
@@ -79,7 +80,7 @@ def missing_interfaces() -> list[str]:
 
 
 def require() -> None:
-    """Checks that the installed Ray has all private interfaces that the executor uses.
+    """Checks that the installed Ray has the private interfaces without which the executor cannot run.
 
     Raises:
         RunError: an interface is missing.
@@ -127,7 +128,7 @@ def preloading(*modules: str) -> dict[str, Any]:
 def use_started_processes() -> Iterator[None]:
     """Inside the block, workers of Tune are processes that Ray has started already, if there are any.
 
-    The variables that Tune would set are unnecessary: Worker sets the one that it needs.
+    The variables that Tune would set are unnecessary: `Worker` itself sets the only one that matters.
     """
 
     def get(self: Any, trainable_cls: type) -> Any:

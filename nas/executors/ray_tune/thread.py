@@ -56,7 +56,7 @@ class TuneThread:
     """Context manager that runs Tune in a separate thread.
 
     Attributes:
-        channel: Messages to the study thread.
+        channel: Channel to the study thread, which iterates `Ray.run`.
     """
 
     def __init__(self, cluster: Cluster, context: ExecutionContext) -> None:

@@ -52,7 +52,7 @@ class Worker(tune.Trainable):
     """Runs jobs in sequence. One Tune step is one event of a job, such as an epoch."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Also set here, because a running cluster does not have the environment of the driver.
+        # The driver sets this variable too, but a running cluster does not have the environment of the driver.
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
         super().__init__(*args, **kwargs)
 

@@ -112,9 +112,9 @@ def test_settings_import_without_ray():
     ("settings", "message"),
     [
         ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"cpus": 0}, "cpus must be above 0, got 0"),
-        ({"cpus": float("nan")}, "cpus must be above 0, got nan"),
-        ({"gpus": -1}, "gpus must be at least 0, got -1"),
+        ({"cpus": 0}, "cpus must be a finite number above 0, got 0"),
+        ({"cpus": float("nan")}, "cpus must be a finite number above 0, got nan"),
+        ({"gpus": -1}, "gpus must be a finite number of at least 0, got -1"),
         ({"gpus": 1.5}, r"gpus must be .*whole number.*, got 1\.5$"),
         ({"address": "ray://host:10001"}, "address must be HOST:PORT or auto, got 'ray://host:10001'; .*address: auto"),
     ],
