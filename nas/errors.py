@@ -42,7 +42,7 @@ class NetworkError(HardcellError):
 
 
 class RunError(HardcellError):
-    """The folder, the database or the hardware of a run cannot be used."""
+    """A run or a command cannot continue, for example because of its folder, database, search space or hardware."""
 
 
 class HeadLostError(RunError):
@@ -50,11 +50,11 @@ class HeadLostError(RunError):
 
 
 class BundleError(HardcellError):
-    """A bundle is damaged or modified, or cannot be built."""
+    """A bundle is missing, damaged or modified, or its network cannot be built."""
 
 
 class SearchFailedError(HardcellError):
-    """No trial of a search succeeded."""
+    """No trial of a search is complete, or none of its finalists has a usable bundle."""
 
     exit_code: ClassVar[int] = 1
 

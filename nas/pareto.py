@@ -87,8 +87,8 @@ def crowding(points: ArrayLike) -> NDArray[np.float64]:
 def constrained_rank(points: ArrayLike, violations: ArrayLike) -> NDArray[np.int64]:
     """Returns the rank of each point, 0 for the best. Equally good points share a rank.
 
-    Feasible points come first, ordered by their front and within a front by decreasing crowding distance. For one objective
-    this is the order of its values. Infeasible points are ordered by their violation.
+    Feasible points come first, ordered by their front and within a front by decreasing crowding distance. With one
+    objective, they are ordered by its values. Infeasible points are ordered by their violation.
 
     Args:
         points: Objectives, (N, M).
@@ -148,7 +148,8 @@ def hypervolume_history(points: ArrayLike, reference: Sequence[float]) -> NDArra
 def hypervolume_subset(points: ArrayLike, count: int, reference: Sequence[float]) -> list[int]:
     """Returns a subset of a front with a large hypervolume, by greedy selection.
 
-    The first point is the best by the first objective. Each next point adds the most hypervolume to the earlier ones.
+    The first point is the best by the first objective. Each next point adds more hypervolume to the chosen ones
+    than any other point would.
 
     Args:
         points: Objectives of a front, (N, M), M from 1 to 5.

@@ -1,7 +1,7 @@
 """Resolves names in YAML: entries of a table of built-in objects, `path/to/file.py:NAME` and `package.module:NAME`.
 
-The last two forms import code. This is right for the config that a user runs. But others may have made a bundle or the
-folder of a run. The names in them are resolved with `trust=False`, which refuses to import code.
+The last two import code. This is right for the config that a user runs. But others may have made a bundle or the folder of a
+run. The names in them are resolved with `trust=False`, which refuses to import code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class UntrustedCodeError(ValueError):
 
 
 def resolve(reference: str, table: Mapping[str, object], folder: Path | None = None, *, trust: bool = True) -> object:
-    """Returns the object of a name in YAML.
+    """Returns the object to which a name in YAML refers.
 
     Args:
         reference: Name in the table, `path/to/file.py:NAME`, or `package.module:NAME`.
