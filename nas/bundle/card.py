@@ -78,8 +78,8 @@ def model_card(
             "",
             "## Limits",
             "",
-            "An error under attack is a lower bound: a stronger attack may find more adversarial images. The numbers hold "
-            "only for the data and the perturbations named above.",
+            "An error under attack is a lower bound of the worst-case error: a stronger attack may find more adversarial "
+            "images. The numbers hold only for the data and the perturbations named above.",
             "",
         ]
     )

@@ -64,8 +64,8 @@ def import_late_modules() -> None:
 def time_limit(left: float | None, limit: float | None) -> Iterator[None]:
     """Raises LimitError inside the block when the time is over.
 
-    Python code is interrupted anywhere, a call into torch only after it returns. Outside the main thread no signal arrives.
-    There, a running block is not interrupted, but a block that starts too late raises the error.
+    Python code is interrupted anywhere. A call into torch is interrupted only after it returns. Outside the main thread no
+    signal arrives. There, a running block is not interrupted, but a block that starts too late raises the error.
 
     Args:
         left: Remaining seconds; None for no limit.

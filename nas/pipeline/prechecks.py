@@ -180,7 +180,7 @@ def check_same_space(space: SearchSpace, changes: Sequence[str]) -> None:
         listed = "\n".join(f"  {change}" for change in changes)
         raise RunError(
             f"space {space.name}: has changed since the run began, but all trials must come from one space:\n{listed}\n"
-            "undo the changes, or start a new run; `search.first` can name this run, to begin with its best"
+            "undo the changes, or start a new run; `search.first` can name this run, to begin with its best architectures"
         )
 
 
@@ -200,7 +200,7 @@ def changed_choices(trials: Sequence[FrozenTrial], space: SearchSpace) -> list[s
         if name not in current:
             changes.append(f"choice {name}: is missing")
             continue
-        # 1, 1.0 and True are different values.
+        # Texts are compared, because 1, 1.0 and True are different values here but equal in Python.
         was, now = list(map(repr, values)), list(map(repr, current[name]))
         added, removed = [v for v in now if v not in was], [v for v in was if v not in now]
         parts = [f"added {', '.join(added)}"] if added else []

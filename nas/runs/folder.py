@@ -125,7 +125,7 @@ def find_run(path: Path) -> RunFolder:
         except ValueError as error:
             raise RunError(f"{file}: {error}") from error
     if run.bundles.is_symlink():
-        raise RunError(f"{run.bundles}: is a link; the run's folder must hold the folder itself")
+        raise RunError(f"{run.bundles}: is a link; the run's folder must hold the bundles themselves")
     return run
 
 

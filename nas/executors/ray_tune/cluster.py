@@ -33,7 +33,7 @@ ENVIRONMENT = {
 NODE_CACHE_SECONDS = 1.0
 # Timeout of a connection to an address, in seconds.
 CONNECT_TIMEOUT = 10.0
-# Largest number of processes that import modules before the first trial.
+# If Ray starts more processes than this, none of them imports modules before the first trial.
 MOST_PRELOADED = 16
 # Seconds between two checks of the head node, and seconds without an answer after which it is lost. After 60 seconds Ray
 # ends this process, without a message.

@@ -5,7 +5,7 @@ The list gives the use of each interface, and the reason why no public one is su
 - `ray._private.worker._worker_logs_enabled`, in `worker_logs_disabled`: `ray.init(log_to_driver=False)` silences the output
   of workers, but not the cluster's messages about workers that died.
 - `Node.start_api_server`, `Node.start_monitor` and `Node.start_log_monitor`, in `fewer_processes`: `ray.init` starts the
-  processes of the dashboard, the autoscaler and the logs even if it needs none of them, and waits for the dashboard process.
+  processes of the dashboard, the autoscaler and the logs even if they are not needed, and waits for the dashboard process.
 - `ray.init(_system_config)`, in `preloading`: nothing public imports modules in the processes that Ray starts in advance, or
   keeps these processes until the first trial.
 - `_ActorClassCache.get`, in `use_started_processes`: Tune sets variables in the environment of its workers, so each trial
