@@ -22,7 +22,8 @@ class EvaluatorConfig(ABC):
             grid: Epsilons of the evaluation, in pixel units.
 
         Returns:
-            Pairs of metric and message. The metric is '' if its name is valid and the fault lies elsewhere.
+            Pairs of metric and message. The first entry is '' if the name of the metric is valid and another setting is
+            faulty.
         """
 
 

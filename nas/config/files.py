@@ -37,8 +37,8 @@ def parse_config(
         data: Content of a YAML file: a mapping of sections, or None.
         source: Name of the data in error messages.
         folder: Base of relative paths; the working directory if None.
-        overrides: Strings `section.key=value` with values in YAML. Their paths are relative to the working directory. They
-            are applied before the checks, so they can repair a faulty value in the data.
+        overrides: Strings `section.key=value` with values in YAML. Their paths are relative to the working directory.
+            Overrides are applied before the checks, so they can repair a faulty value in the data.
         build_space: Build the search space to check its options. Use False to read the config of a finished run.
 
     Raises:
@@ -136,10 +136,10 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 
 def _replaced(base: Any, default: Any, keys: Sequence[str], value: Any) -> dict[str, Any]:
-    """Returns a tree with the value at the end of the keys. A new name discards the settings of the old name.
+    """Returns the tree with the new value at the path. A new name discards the other settings of its section.
 
     Args:
-        base: The tree of the file; None if it is empty.
+        base: The tree, as plain data; None if it is empty.
         default: The default settings of this tree; None if there are none.
         keys: Path to the value, one key per level.
         value: The new value.

@@ -41,8 +41,8 @@ class EvaluationConfig:
         epsilons: Further epsilons, for metrics of the error curve; null for none.
         attacks: Attacks by name. An image counts as an error if any attack succeeds.
         images: Maximum number of validation images.
-        record: path/to/file.py:NAME of a custom function. It gets each trained network, the images and this config. The
-            numbers that it returns, by name, are stored with the trial. Null for none.
+        record: path/to/file.py:NAME of a custom function. It gets each trained network, the images and the whole config.
+            The numbers that it returns, by name, are stored with the trial. Null for none.
 
     Raises:
         ValueError: a value is out of range, no attack is given, or the attacks have different norms.
@@ -127,7 +127,8 @@ class SearchConfig:
         stopping: Early stopping by successive halving, such as {first: 0.2, reduction: 3}; null to train every trial fully.
         time_limit: Maximum seconds per trial, including the construction of its network. A trial that takes longer fails.
             Null for no limit.
-        attempts: Number of times that a trial is restarted after its process died. After that it counts as failed.
+        attempts: Number of times that a trial is restarted after its process died. If the process dies once more, the trial
+            counts as failed.
         checkpoint_seconds: Seconds between checkpoints of the training. A killed trial resumes from its last checkpoint.
         isolate: Run each trial in a child process under the local executor, so that a crash fails one trial only. Under Ray,
             each worker is a separate process in any case.
@@ -233,8 +234,9 @@ class Config:
     Attributes:
         seed: Seed of all random numbers: architectures, weights, batches, attacks.
         device: cpu, cuda, mps, or auto for the fastest available device.
-        threads: Number of CPU threads. Null means 1 for images of at most 256 pixels, where more threads do not help, and
-            torch's default for larger images. The same number of threads reproduces the weights bit for bit.
+        threads: Number of CPU threads. Null means 1 for images of at most 256 pixels (height times width), where more
+            threads do not help, and torch's default for larger images. The same number of threads reproduces the weights bit
+            for bit.
         data: The images and their splits.
         space: Name and options of the search space.
         evaluator: How trials get their metrics: train (train and attack) or table (look up measured architectures).

@@ -27,7 +27,7 @@ def hide_password(url: str) -> str:
     if parsed is None:
         return re.sub(r":.*@", ":***@", url)
     url = parsed.render_as_string(hide_password=True)
-    # A password may contain an @: hide everything up to the last one.
+    # A password may contain an @: hide everything up to the last @.
     return re.sub(r"(?<=\w):[^/].*@", ":***@", url)
 
 
@@ -44,7 +44,7 @@ def validate_url(url: str) -> str | None:
 
 
 def _parse(url: str) -> URL | None:
-    """Returns a URL with its environment variables expanded, in its parts; None if it cannot be parsed."""
+    """Returns the parsed URL, with its environment variables expanded; None if it cannot be parsed."""
     from sqlalchemy import make_url  # Slow to import.
     from sqlalchemy.exc import ArgumentError
 

@@ -49,7 +49,8 @@ class TableLookup(Evaluator):
     Attributes:
         config: The settings of the run.
         space: The search space.
-        rows: Metrics by the values of the choices, in the order of `space.choices`; None for an empty cell.
+        rows: Metrics by the values of the choices, in the order of `space.choices`; None for an empty cell or a
+            formula whose value is not finite.
         digest: Hash of the table file.
         counted: Cache of counted parameters and macs, by the values of the choices.
     """

@@ -28,7 +28,7 @@ def read_architectures(reference: Any, folder: Path | None) -> list[InitialArchi
         Architectures. The folder of a run is returned as its absolute path.
 
     Raises:
-        ValueError: the name is unknown, or the file is unreadable or holds no architecture.
+        ValueError: the name is unknown, the folder holds no run, or the file is unreadable or holds no architecture.
     """
     if isinstance(reference, str):
         if reference in PUBLISHED:

@@ -39,8 +39,8 @@ def build(
         trust: Import the code of a custom search space.
 
     Raises:
-        NetworkError: the file holds no architecture, its space is custom and not trusted, or the network cannot be built at
-            this size.
+        NetworkError: the file holds no architecture, its space is custom and not trusted, an argument is out of range, or
+            the network cannot be built.
 
     Example:
         >>> import nas

@@ -37,7 +37,7 @@ def open_space(config: SpaceConfig, *, trust: bool) -> SearchSpace:
 
     Raises:
         UntrustedCodeError: the space or an operation is custom, and `trust` is false.
-        ValueError: the name is unknown, is not a search space, or an option is invalid.
+        ValueError: the name is unknown or names no search space, or an option is invalid.
     """
     resolved = resolve(config.name, SPACES, trust=trust)
     if not trust:
@@ -64,8 +64,8 @@ def parameters_of(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Returns the options of a space's factory function. `name` is excluded: in YAML it names the space.
 
     Raises:
-        ValueError: the function has no signature, as some builtins.
-        TypeError: the object has no signature.
+        ValueError: the function has no signature, like some builtins.
+        TypeError: the factory is not callable.
     """
     return {name: p for name, p in inspect.signature(factory).parameters.items() if name != "name"}
 
@@ -97,7 +97,8 @@ def check_operation(value: Any, folder: Path | None, *, trust: bool) -> str:
 
     Raises:
         UntrustedCodeError: the operation is custom, and `trust` is false.
-        ValueError: the value does not name an operation, or its name is that of a built-in operation.
+        ValueError: the value does not name an operation, adds a custom function to other operations, or names a custom
+            function like a built-in operation.
     """
     if not isinstance(value, str):
         raise ValueError(f"must be the name of an operation, or FILE.py:NAME, got {value!r}")

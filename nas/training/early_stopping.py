@@ -66,7 +66,7 @@ class Halving:
         budgets, reached = {}, max(1, math.ceil(epochs * self.first - _ROUNDING))
         first = reached
         while reached < epochs:
-            # Log-linear in the epoch: the configured share at the first rung, 1 at the last epoch.
+            # Both shares are log-linear in the epoch: as configured at the first rung, and 1 at the last epoch.
             way = math.log(reached / first) / math.log(epochs / first)
             budgets[reached] = AttackBudget(self.images ** (1 - way), self.steps ** (1 - way))
             reached = max(reached + 1, math.ceil(reached * self.reduction - _ROUNDING))

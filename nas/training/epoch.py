@@ -19,8 +19,8 @@ class EpochResult:
             weights to be kept.
         adversarial_error: Error on the validation split under the selection attack, in [0, 1]. None if clean_error is None.
         seconds: Wall time, in seconds.
-        rung: Whether early stopping may stop the trial at this epoch. Unless the weights of the epoch may be kept, the
-            errors are then those of averaged weights under the attack budget of the rung.
+        rung: Whether early stopping may stop the trial at this epoch. If so, and if the epoch is too early for its weights
+            to be kept, the errors are those of averaged weights under the attack budget of the rung.
     """
 
     epoch: int

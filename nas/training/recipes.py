@@ -5,9 +5,9 @@ To add one, write a frozen dataclass with the methods `points` and `loss`, and a
 The entropy penalty adds `entropy_penalty` times the mean entropy of the predictions, in nats, to the loss. A positive weight
 favours confident predictions, so the logit differences grow. A negative weight favours uncertain predictions.
 
-Pitfall: larger logit differences are no robustness, because the gradients grow with them. They also shrink the gradient of
-the cross-entropy, which weakens attacks on it. A gain of robustness is real only if it also holds under attacks on the
-margin, gradient-free attacks and transfer attacks.
+Pitfall: larger logit differences alone do not make a network robust, because the gradients of the logits grow with them.
+Larger differences also shrink the gradient of the cross-entropy, which weakens attacks on this loss. A gain of robustness is
+real only if it also holds under attacks on the margin, gradient-free attacks and transfer attacks.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846. For negative weights, Pereyra et
 al., "Regularizing Neural Networks by Penalizing Confident Output Distributions", arXiv:1701.06548.
@@ -65,7 +65,7 @@ def _loss(logits: Tensor, y: Tensor, entropy_penalty: float) -> Tensor:
     loss = F.cross_entropy(logits, y)
     if entropy_penalty == 0:
         return loss
-    # From log-probabilities: the gradient of p log p in p is not finite at p = 0.
+    # Computed from log-probabilities, because the gradient of p log p with respect to p is not finite at p = 0.
     logarithms = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
     return loss - entropy_penalty * (logarithms.exp() * logarithms).sum(1).mean()
 
@@ -124,7 +124,7 @@ class Adversarial(Recipe):
 
     def __post_init__(self) -> None:
         _check_penalty(self.entropy_penalty)
-        # The L2 diameter of the pixel range depends on the image size, which is unknown here.
+        # The L2 diameter of the pixel range depends on the image size, which is unknown here. So the limit for l2 is loose.
         largest = 1 if self.attack.norm.name == "linf" else 1e6
         if not 0 < self.epsilon <= largest:
             raise ValueError(

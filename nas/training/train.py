@@ -49,10 +49,10 @@ def train(
     """Trains a network and yields the result of each epoch. After the last, the network has the weights of the best epoch.
 
     The best epoch has the smallest adversarial error on the validation split, under the selection attack at epsilon. Epochs
-    before the share `selection_from` are excluded. Among equal epochs the last one is best.
+    in the share `selection_from` at the start are excluded. Among equal epochs the last one is best.
 
     The same seed gives the same weights, bit for bit on a CPU with the same number of threads. A training that
-    resumes from a checkpoint gives them, too, and first yields the stored results of the earlier epochs.
+    resumes from a checkpoint gives the same weights, too, and first yields the stored results of the earlier epochs.
 
     Args:
         network: The network on the device of the data. It is trained in place.
