@@ -58,7 +58,8 @@ class History:
         finished: Finished trials with smaller numbers than this trial, ordered by number.
         keys: Hashes of the canonical architectures of all trials with smaller numbers than this trial, including running
             trials.
-        start: Number of the first trial that the sampler proposes. Earlier trials are given or drawn uniformly.
+        start: Number of the first trial that the sampler proposes. Earlier trials come from `search.first` or are drawn
+            uniformly.
         study: The study, for Optuna's samplers.
         trial: The trial for which an architecture is proposed, for Optuna's samplers.
         key_of: Function that returns the hash of an architecture's canonical form. It caches the hashes.

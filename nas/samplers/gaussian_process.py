@@ -39,6 +39,7 @@ LONGEST_PATH = 3
 WIRING_DEPTH = 3
 # Normal prior of the log variances. It is wide, but needed: few measurements do not determine the variances.
 PRIOR_MEAN, PRIOR_PRECISION = -2.0, 0.04
+# Bounds of the log variances.
 LOG_WEIGHTS = (-9.0, 3.0)
 ITERATIONS = 30
 # Keeps the covariance positive definite if two architectures have distance 0 in all views.
@@ -138,8 +139,8 @@ def distances_to(space: SearchSpace, architectures: Sequence[Architecture], firs
         first: T, the number of reference architectures.
     """
     if space.graphs is None:
-        # Canonical forms do not differ in choices without effect. In spaces with cells, live edges show which choices have
-        # an effect.
+        # Canonical forms do not differ in choices without effect. In spaces with cells, the views of
+        # operations, wiring and paths ignore such choices: they use only edges on a path from an input to an output.
         return np.stack(_choice_distances(space, [space.canonical(architecture) for architecture in architectures], first))
     cells = [space.graphs(architecture) for architecture in architectures]
     live = [{name: _live_edges(graph) for name, graph in row.items()} for row in cells]
@@ -156,7 +157,10 @@ def distances_to(space: SearchSpace, architectures: Sequence[Architecture], firs
 
 
 def _choice_distances(space: SearchSpace, architectures: Sequence[Architecture], first: int) -> list[Floats]:
-    """Returns the view of the number of different choices. Adds a view of ranks if a choice has more than two numbers."""
+    """Returns the view of the number of different choices, and the view of ranks if the two views differ.
+
+    They differ if some choice has more than two values, and all of its values are numbers.
+    """
     nominal, ordinal = [], []
     for name, choice in space.choices.items():
         place = {(type(value), value): number for number, value in enumerate(choice.values)}
@@ -196,7 +200,7 @@ def _wiring_features(cells: Mapping[str, CellGraph], live: Mapping[str, list[Edg
             counts[cell, operation] += 1
         seen: dict[int, Hashable] = {node: f"input {node}" for node in range(graph.inputs)}
         for depth in range(WIRING_DEPTH):
-            # Sorted text, so that equal neighbourhoods have equal labels.
+            # The entries of a label are sorted, so that equal neighbourhoods have equal labels.
             new = {n: str(sorted((o, str(seen.get(s))) for o, s in summands)) for n, summands in feeding.items()}
             seen = {**seen, **new}
             counts.update((cell, depth, label) for label in new.values())

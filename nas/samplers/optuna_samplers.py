@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class OptunaSampler(Sampler):
-    """Base of Optuna's samplers. A new Optuna sampler is created for every proposal, so that it has no state."""
+    """Base of Optuna's samplers. A new Optuna sampler is created for every proposal, so that proposals share no state."""
 
     @abstractmethod
     def make(self, history: History, seed: int) -> BaseSampler:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 DRAWS = 16
 # Maximum number of earlier trials with which a batch is ranked. More would only cost time.
 REWARD_WINDOW = 512
-# The first BATCHES batches have the configured size. Later ones have SHARE of the earlier trials, if that is more.
+# The first BATCHES batches have the configured size. Later sizes are SHARE times the number of earlier trials, if
+# that is more.
 BATCHES, SHARE = 32, 1 / 12
 # Maximum number of trials in one gradient step. The steps on a larger batch alternate between its parts.
 MINIBATCH = 64
@@ -58,7 +59,7 @@ class PolicyGradient(Sampler):
         learning_rate: Learning rate of Adam.
         entropy: Weight of the entropy bonus, which prevents early convergence.
         clip: Clipping range of the probability ratio in PPO.
-        memory: Weight of the previous value in the moving average of the rewards, per batch.
+        memory: Weight of the previous value in the baseline, a moving average of the mean rewards of the batches.
         hidden: Width of the recurrent network.
 
     Raises:
@@ -114,7 +115,7 @@ class PolicyNetwork(nn.Module):
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True, device="cpu", dtype=torch.float32)
         self.output = nn.Parameter(torch.zeros(len(sizes), max(sizes), hidden, device="cpu", dtype=torch.float32))
         absent = torch.arange(max(sizes), device="cpu") >= torch.tensor(sizes, device="cpu")[:, None]
-        # Finite, so that the entropy has a gradient.
+        # -1e9 instead of minus infinity: otherwise the entropy would contain 0 * infinity, which is NaN.
         self.mask = torch.zeros(absent.shape, device="cpu", dtype=torch.float32).masked_fill(absent, -1e9)
 
     def forward(self, places: Tensor) -> Tensor:

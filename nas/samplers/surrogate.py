@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nas.samplers.gaussian_process import Floats
     from search_spaces import Value
 
-# Samples of the predicted objectives, to estimate the expected improvement.
+# Number of samples from the predicted objectives of each candidate, to estimate the expected improvement.
 DRAWS = 128
 # Weight of the sum in the augmented Chebyshev scalarisation (Knowles, 2006).
 AUGMENTATION = 0.05
@@ -143,7 +143,7 @@ def _promise(
     weights: Floats,
     numbers: np.random.Generator,
 ) -> Floats:
-    """Returns ln(expected improvement) + ln(probability of feasibility) of each candidate, up to a constant, (A,).
+    """Returns ln(expected improvement) + ln(probability of feasibility) of A candidates, (A,), up to a constant.
 
     While no trial is feasible, only the second term is used.
     """
