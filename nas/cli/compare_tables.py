@@ -65,7 +65,7 @@ def _print_errors(out: Console, comparison: NetworkComparison) -> None:
 
 def _print_tests(out: Console, comparison: NetworkComparison) -> None:
     """Prints the paired tests; those over all epsilons come last."""
-    title = "paired tests on the same images, p-values corrected for their number (Holm), 95 % intervals"
+    title = "paired tests on the same images, p-values corrected for the number of tests (Holm), 95 % intervals"
     table = Table("first", "second", "epsilon", "difference", "p", "the first is", title=title, title_justify="left")
     for one in (*comparison.at_epsilon, *comparison.over_all):
         epsilon = "all" if one.epsilon is None else format_epsilon(one.epsilon)
@@ -85,11 +85,12 @@ def _difference(one: PairTest) -> str:
 
 
 def _print_matrix(out: Console, attack: str, matrix: TransferMatrix) -> None:
-    """Prints one table for each epsilon: shares of all images, and in brackets shares of the images that fool the source."""
+    """Prints a table of fooled networks for each epsilon. Counts in brackets are among the images that fool the source."""
     plain, among = transfer_rates(matrix), transfer_rates(matrix, conditional=True)
     out.print(
         f"transfer by {attack}: number and share of images that fool each network, among the {matrix.n} of {matrix.given} "
-        "images that all networks classify correctly, with 95 % intervals; in brackets, among those that fool the source",
+        "images that all networks classify correctly, with 95 % intervals; in brackets, the number among those that fool "
+        "the source",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -137,8 +138,8 @@ def _print_reach(out: Console, attack: str, matrix: TransferMatrix) -> None:
 def _print_disagreement(out: Console, comparison: NetworkComparison) -> None:
     one, norm = comparison.disagreement, NORM_NAMES.get(comparison.norm, comparison.norm)
     out.print(
-        f"disagreement: share of points to which the networks assign different classes, and entropy of their votes, with "
-        f"95 % intervals; {one.samples} random points in each {norm} ball around {len(one.counts)} clean images",
+        f"disagreement: share of points to which the networks assign different classes, and entropy of the networks' "
+        f"votes, with 95 % intervals; {one.samples} random points in each {norm} ball around {len(one.counts)} clean images",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 @click.option(
     "--norm",
     type=click.Choice(["linf", "l2"]),
-    help="Norm of the attacks that are given by name only.  [default: the default norm of each attack, mostly linf]",
+    help="Norm of the default attacks, or of the attacks that are given by name only.  "
+    "[default: the default norm of each attack, mostly linf]",
 )
 @click.option(
     "--epsilon",

@@ -34,7 +34,7 @@ class ProfileArguments(TypedDict):
     Attributes:
         data: Name of a data source, a path, or YAML.
         attacks: Names of attacks or YAML, each optionally with `NAME=` in front.
-        norm: Norm of the attacks that are given by name only.
+        norm: Norm of the default attacks, or of the attacks that are given by name only.
         epsilons: Numbers or fractions such as 8/255, in pixel units.
         images: `ProfileConfig.images`.
         exact: Sets `ProfileConfig.tolerance` to 1 %.
@@ -89,7 +89,7 @@ def data_setting(sources: Sequence[NetworkSource], option: str | None) -> Any:
     """Returns the setting `data` from `--data`; without the option, the data of the bundles among the networks.
 
     Raises:
-        ConfigError: the option is not valid YAML, or is missing although the bundles do not determine the data.
+        ConfigError: the option is not valid YAML, or is missing and the bundles do not determine the data.
     """
     if option is not None:
         return parse_data(option)

@@ -92,7 +92,7 @@ def _theory(margins: dict[str, Any], norm: str) -> str:
     lines.append(
         "the error does not differ significantly from the first-order prediction"
         if parting is None
-        else f"the error first differs significantly from the first-order prediction at {parting:.3g}"
+        else f"the error first differs significantly from the first-order prediction at epsilon {parting:.3g}"
     )
     return ", ".join(lines)
 

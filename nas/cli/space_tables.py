@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from search_spaces import Architecture, Choice, SearchSpace
     from search_spaces.checks.run import CheckResult
 
-# From LARGE on, the number of architectures is also given as a power of ten; from HUGE on, only as a power of ten.
+# From LARGE on, the number of architectures is also given in scientific notation; from HUGE on, only in this notation.
 LARGE, HUGE = 10**9, 10**24
 
 

@@ -67,9 +67,8 @@ def surface(network: str, out: Path, as_json: bool, trust: bool, **options: Unpa
 
     Each plane goes through the image and is drawn as maps of class, margin and confidence. Planes are spanned by an
     adversarial and a random direction, by two adversarial directions, or by two further images. Lines follow each direction
-    and mark the detected crossings of decision boundaries. The output also has the share of points in balls around the
-    adversarial image that are adversarial, and a radius within which bounds certify the class. NETWORK is as for
-    `hardcell profile`.
+    and mark the detected crossings of decision boundaries. The output also has the share of adversarial points in balls
+    around the adversarial image, and a radius within which bounds certify the class. NETWORK is as for `hardcell profile`.
     """
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
@@ -146,7 +145,7 @@ def _print_around(out: Console, around: Neighbourhood, wrong: str) -> None:
     from nas.plots.style import NORM_NAMES
 
     norm, balls = NORM_NAMES.get(around.norm, around.norm), around.balls
-    meaning = f"share of {balls.samples} random points in each that are adversarial, with 95 % intervals"
+    meaning = f"share of adversarial points among {balls.samples} random points in each ball, with 95 % intervals"
     out.print(f"{norm} balls around the adversarial image: {meaning}", markup=False, highlight=False, soft_wrap=True)
     table = Table("radius", "radius / perturbation size", "share")
     for radius, share, (low, high) in zip(balls.radii, balls.share[0], balls.interval[0], strict=True):
