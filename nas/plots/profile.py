@@ -26,7 +26,7 @@ def profile_figures(profile: RobustnessProfile, norm: str | None = None, epsilon
     Args:
         profile: The profile.
         norm: Name of the search's norm; None for a network that no search made.
-        epsilon: Epsilon of the search, in pixel units, which is marked in the panel of that norm.
+        epsilon: Epsilon of the search, in pixel units, which is marked in the panel of the search's norm.
     """
     drawn = {"error_curves": error_curves_figure(profile, norm, epsilon)}
     if profile.record["margins"]["densities"] is not None:
@@ -76,7 +76,7 @@ def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> 
 
 
 def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
-    """Draws the flip rates predicted from gradients at the clean images: per image, and with the mean gradient."""
+    """Draws the flip rates predicted from gradients at the clean images: per image, and with the mean gradient norms."""
     entry, clean = profile.record["margins"]["first_order"][norm], profile.record["clean_error"]
     grid, parting = np.array(entry["epsilons"]), entry["parting_epsilon"]
     curves: tuple[tuple[str, str, Any], ...] = (
@@ -86,7 +86,7 @@ def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
     for key, label, dash in curves:
         if key not in entry:  # Older profiles lack the mean field.
             continue
-        # The axes have a flip rate, so some image is correctly classified, and clean < 1.
+        # The axes already show a curve of the flip rate, so some image is correctly classified, and clean < 1.
         rate = (np.array(entry[key]) - clean) / (1 - clean)
         positive = (rate > 0) & (grid > 0)
         if positive.any():

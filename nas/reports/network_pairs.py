@@ -31,7 +31,7 @@ MULTIPLES = (0.5, 1.0, 2.0)
 IMAGES, SECONDS = 200, 5.0
 # Largest number of clean images around which points are drawn, and of points in each ball.
 CENTRES, POINTS = 50, 40
-TOO_LONG = "was not measured, because it would take too long; run `hardcell compare`."
+TOO_LONG = "was not measured, because it would take too long; `hardcell compare` measures it."
 
 
 @final

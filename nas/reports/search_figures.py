@@ -87,9 +87,9 @@ def clean_against_adversarial(trials: Sequence[Trial], objective: ObjectiveConfi
 
 
 def front_figures(trials: Sequence[Trial], objective: ObjectiveConfig) -> list[str]:
-    """Returns pictures of the Pareto front, one for the first with each further objective, and of the hypervolume.
+    """Returns pictures of the Pareto front, one for each objective after the first, and a picture of the hypervolume.
 
-    The list is empty for a single objective.
+    Each picture of the front shows the first objective against one of the others. The list is empty for a single objective.
     """
     if len(objective.minimise) < 2:
         return []

@@ -25,7 +25,8 @@ class Verdict:
         reference: Name of the reference's bundle.
         role: Role of the reference: random or residual.
         comparison: The paired test, at the epsilon of the search.
-        over_all: The paired test of the radii over all epsilons at which both were measured; None for fewer than two.
+        over_all: The paired test of the radii over all epsilons at which both were measured; None for fewer than two
+            such epsilons.
         errors: Adversarial error of the finalist and of the reference.
         epsilon: The epsilon of the search.
         same: Whether both have the same architecture.
