@@ -196,7 +196,7 @@ def export(run: Path, top: int, trust: bool) -> None:
 @click.option(
     "--data",
     metavar="PATH",
-    help="Folder or file of the images.  [default: that in the config of the bundle's run]",
+    help="Folder or file of the images.  [default: the path in the config of the bundle's run]",
 )
 @trust_option
 def verify(bundle: Path, as_json: bool, allow_skipped: bool, data: str | None, trust: bool) -> None:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 def show(events: Iterator[Event], console: Console | None = None) -> None:
     """Consumes the events of a run and prints a permanent line for most of them. A terminal also has a live view."""
-    # Takes the present stdout: while a trial runs, sys.stdout is replaced by a stream that limits the trial's output.
+    # Keeps the current sys.stdout: while a trial runs, sys.stdout is replaced by a stream that limits the trial's output.
     console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
     with _live(console) as view:
         for event in events:

@@ -81,7 +81,7 @@ def format_metric(name: str, value: float) -> str:
 
 
 def law_cell(law: PowerLaw | NoPowerLaw) -> str:
-    """Returns the table cell of a power law: exponent, 95 % interval, top of the window, and whether it is saturated."""
+    """Returns the table cell of a power law: exponent, 95 % interval, end of its window, and whether it is saturated."""
     if isinstance(law, NoPowerLaw):
         return "none"
     low, high = law.exponent_interval

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def watch_status(run: Path, every: float, *, as_json: bool = False, trust: bool = False) -> None:
-    """Shows the state of a run repeatedly until no process works on the run; on a terminal, each view replaces the last.
+    """Shows the state of a run repeatedly until no process works on the run; on a terminal, a view replaces the one before.
 
     Args:
         run: Folder of the run.

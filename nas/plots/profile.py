@@ -94,7 +94,10 @@ def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
 
 
 def margins_figure(profile: RobustnessProfile) -> str:
-    """Returns densities of logit differences to the nearest wrong classes on correctly classified images, as a picture."""
+    """Returns a picture of the densities of the label's logit minus the logit of each of the nearest wrong classes.
+
+    The densities are over the correctly classified images.
+    """
     densities = {**profile.record["margins"]["densities"]}
     at: list[float] = densities.pop("at")
     with mpl.rc_context(STYLE):

@@ -46,9 +46,9 @@ def to_svg(figure: Figure) -> str:
 
 
 def epsilon_axis(axes: Axes, norm: str, epsilon: float | None) -> None:
-    """Makes axes of flip rate over epsilon logarithmic, labels them, and marks an epsilon if it is not None.
+    """Formats the axes of a plot of flip rate against epsilon: log scales and labels. Marks an epsilon if it is not None.
 
-    Axes without curves get a message instead.
+    A plot without curves gets a message instead of axes.
     """
     if not axes.get_lines():
         axes.text(0.5, 0.5, "no image was flipped", transform=axes.transAxes, ha="center", color=INK)

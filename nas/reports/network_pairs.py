@@ -87,7 +87,8 @@ def _transfer(opened: Mapping[str, LoadedBundle], epsilons: Sequence[float], nor
         Exception: a network raises it.
     """
     first, attack = next(iter(opened.values())), PGD(norm=NORMS[norm]())
-    # Each image is attacked on every network, by forward and backward passes, and then tested on all of them.
+    # Each image is attacked on every network, and then tested on all networks. A step of the attack needs a forward and a
+    # backward pass, which cost about three forward passes.
     passes = len(epsilons) * (3 * attack.steps + len(opened))
     affordable = int(SECONDS * macs_per_second(first.test) / (passes * sum(one.macs for one in opened.values())))
     count = min(IMAGES, affordable, len(first.test.x))

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 SHOWN_TRIALS = 20
 CAPTIONS = {
-    "margins": "Densities of three differences: the label's logit minus the largest, the second and the third largest logit "
-    "of the wrong classes.",
+    "margins": "Densities of up to three differences, over the correctly classified images: the label's logit minus the "
+    "largest, the second and the third largest logit of the wrong classes.",
     "corruptions": "Error under common corruptions.",
     "certificates": "Certified error of the randomized-smoothing classifier.",
 }
