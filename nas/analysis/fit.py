@@ -20,10 +20,10 @@ def check_compatible(source: str, network: nn.Module, test: Split, data: str) ->
     """Checks that a network accepts the images and has a logit for each label.
 
     Args:
-        source: Name of the network.
+        source: Name of the network, for messages.
         network: Network on the device of the images.
         test: Images (N, C, H, W) and labels (N,).
-        data: Name of the data.
+        data: Name of the data, for messages.
 
     Raises:
         NetworkError: the network fails on the images, accepts no batches, does not return logits (N, K), or has fewer logits
@@ -46,7 +46,8 @@ def check_compatible(source: str, network: nn.Module, test: Split, data: str) ->
     classes, largest = logits.shape[1], int(test.y.max())
     if largest >= classes:
         raise NetworkError(
-            f"{source}: has {classes} logits, but the labels of {data} are 0 to {largest}; use the data it was made for"
+            f"{source}: has {classes} logits, but the labels of {data} are 0 to {largest}; use the data that the network "
+            "was made for"
         )
 
 

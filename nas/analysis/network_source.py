@@ -29,7 +29,7 @@ class NetworkSource:
     """An open network with the records of its bundle. Without a bundle, only `name`, `network` and `in_memory` are set.
 
     Attributes:
-        name: Name that the user gave: a path, FILE.py:NAME or package.module:NAME.
+        name: Name that the user gave (a path, FILE.py:NAME or package.module:NAME), or the class name of a given module.
         network: Network in evaluation mode, from images (N, C, H, W) in [0, 1] to logits (N, K).
         manifest: Content of manifest.json.
         data: Section `data` of the search's config, as plain data.
@@ -124,7 +124,7 @@ def _name_of(network: str | Path | nn.Module | NetworkSource) -> str:
 
 
 def _identity(network: str | Path | nn.Module | NetworkSource) -> object:
-    """Returns a value that is equal for two ways to name one network: the absolute path, or the module's identity."""
+    """Returns a value that is equal for two names of one network: the absolute path, the module's id, or else the name."""
     if isinstance(network, nn.Module):
         return id(network)
     if isinstance(network, NetworkSource) and network.in_memory:
@@ -142,7 +142,7 @@ def _identity(network: str | Path | nn.Module | NetworkSource) -> object:
 
 
 def name_networks(sources: Sequence[NetworkSource], names: Sequence[str] = ()) -> dict[str, NetworkSource]:
-    """Returns networks by display name: the given names, or short names; equal short names become full names."""
+    """Returns networks by display name: the given names, or short names, or full names where short ones are equal."""
     if names:
         return dict(zip(names, sources, strict=True))
     counts = Counter(source.short_name for source in sources)
@@ -161,7 +161,7 @@ def common_bundle_data(sources: Sequence[NetworkSource]) -> Any:
     """Returns the common section `data` of all bundles among the networks, as plain data; None if no network is a bundle.
 
     Raises:
-        ConfigError: the bundles were made for different data or test splits, or their images are on another machine.
+        ConfigError: the bundles were made for different data or test splits, or all their images are on another machine.
     """
     bundles = [source for source in sources if source.manifest is not None]
     tests = [_test_split(source) for source in bundles]

@@ -44,7 +44,8 @@ class ProfileConfig:
         corruptions: Also measure the errors under common corruptions.
         certify: Also certify L2 radii by randomized smoothing. The value is the standard deviation of the noise, in pixel
             units; null for none.
-        transfer: Further networks, as for `open_source`; PGD crafts images on each, which are tested on the network.
+        transfer: Further networks, as for `open_source`. PGD, in the norm of the first attack, crafts adversarial images on
+            each of them. The profiled network is tested on these images.
         seed: Seed of all random numbers.
         device: cpu, cuda, mps, or auto for the best available device.
         threads: CPU threads; null for 1 on small images, and torch's default otherwise.

@@ -44,7 +44,7 @@ class SpaceSummary:
 
     Attributes:
         architectures: Number of architectures.
-        costs: Cost of each architecture, by name: parameters, MACs, and latency in seconds if measured.
+        costs: Costs by name (parameters, MACs and, if measured, latency in seconds), with one value per architecture.
         disconnected: Number of networks without a path from the image to the logits.
         duplicates: Number of architectures with the same canonical form as an earlier one.
     """
@@ -143,7 +143,7 @@ def _cost(space: SearchSpace, architecture: Architecture, shape: Shape, classes:
         x = torch.rand(4, *shape, requires_grad=True)
         logits = network.eval()(x * 1)
         (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True) if logits.requires_grad else (None,)
-        # The meta device has no values, so there only the path in the graph counts.
+        # The meta device has no values. There, a path from the image to the logits in the autograd graph is enough.
         sees = gradient is not None and (device == "meta" or bool((gradient != 0).any()))
         return parameters(network), macs(network, shape), sees
 

@@ -47,10 +47,11 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, float], None]
 
-# Relative distances. A point of the grid is dropped if it is within the first distance of an epsilon of the tests. A
-# quartile of the first-order radii becomes an epsilon of the tests, unless it is within the second distance of another one.
+# Relative distances. A point of the grid is dropped if it is within `SAME_EPSILON` of an epsilon of the tests. A quartile of
+# the first-order radii (estimated from gradients at the clean images) becomes an epsilon of the tests, unless it is within
+# `DISTINCT_EPSILON` of another epsilon of the tests.
 SAME_EPSILON, DISTINCT_EPSILON = 0.05, 0.3
-# Disagreement: number of images, number of points in each ball, and radii of the balls in multiples of the first epsilon.
+# Disagreement: number of images, number of points in each ball, and radii of the balls in multiples of one epsilon.
 # Balls around large images have fewer points, because drawing points is slow.
 BALLS, BALL_SAMPLES, BALL_RADII = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
@@ -65,8 +66,8 @@ def compare_networks(
 ) -> NetworkComparison:
     """Returns the comparison of several networks on test images.
 
-    The radii of all networks are measured on one grid, the union of the grids chosen for each network. On a coarser or
-    shorter grid than the others, a network would look more robust than it is.
+    The radii of all networks are measured on one grid, the union of the grids chosen for each network. Radii are rounded up
+    to the grid. On a coarser or shorter grid than the others, a network would therefore look more robust than it is.
 
     Args:
         sources: At least two networks: paths, names, modules or `NetworkSource`, as for `open_source`. A network maps images
@@ -169,7 +170,7 @@ def _check_epsilons(config: CompareConfig, test: Split) -> None:
 
 
 def _clean_pass(named: Mapping[str, str], networks: Mapping[str, nn.Module], test: Split) -> NoTransfer | None:
-    """Returns a reason if too few images are correct under all networks to measure transfer; else None. Runs no attack.
+    """Returns a reason if all networks classify too few images correctly to measure transfer; else None. Runs no attack.
 
     Raises:
         NetworkError: the networks have different numbers of logits, or a network fails on the images.
@@ -181,7 +182,7 @@ def _clean_pass(named: Mapping[str, str], networks: Mapping[str, nn.Module], tes
     classes = {name: outputs.shape[1] for name, outputs in logits.items()}
     if len(set(classes.values())) > 1:
         counts = ", ".join(f"{name} has {count}" for name, count in classes.items())
-        raise NetworkError(f"the networks were made for different classes, by their numbers of logits: {counts}")
+        raise NetworkError(f"the networks must have the same classes, got different numbers of logits: {counts}")
     try:
         right_under_all({name: outputs.argmax(1) == test.y for name, outputs in logits.items()})
     except TooFewImagesError as error:
@@ -199,7 +200,7 @@ def _transfer(
 ) -> TransferMatrix | NoTransfer:
     try:
         return transfer_matrix(networks, test.x, test.y, attack, epsilons, seed=seed, progress=progress)
-    except TooFewImagesError as error:  # Rounding may differ from the clean pass and change predictions.
+    except TooFewImagesError as error:  # Rounding may differ from that of `_clean_pass` and change predictions.
         return NoTransfer(str(error))
 
 
@@ -215,7 +216,7 @@ def error_context(source: str) -> Iterator[None]:
 
 
 def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
-    """Returns the attacks that craft images for transfer: all but ensembles and minimum-norm attacks, or else PGD.
+    """Returns the attacks that craft images for transfer: all but ensembles and minimum-norm attacks; PGD if none is left.
 
     Ensembles and minimum-norm attacks return points near the decision boundary, which transfer poorly.
 
@@ -235,7 +236,7 @@ def _choose_epsilons(first_order: Mapping[str, Floats], wanted: Sequence[float],
         epsilon = min(float(f"{np.quantile(usable, share):.1g}"), largest)
         if not any(math.isclose(epsilon, other, rel_tol=DISTINCT_EPSILON) for other in chosen):
             chosen.append(epsilon)
-    return chosen or [largest]  # Without usable radii, for example if all gradients are zero.
+    return chosen or [largest]  # There are no usable radii if, for example, all gradients are zero.
 
 
 def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Sequence[float]) -> list[float]:
@@ -254,7 +255,10 @@ def common_grid(first_order: Mapping[str, Floats], largest: float, epsilons: Seq
 def _worst_case(
     network: nn.Module, test: Split, config: CompareConfig, grid: Sequence[float], progress: Callable[[float], None]
 ) -> Floats:
-    """Returns each image's smallest radius over the attacks, (N,). An attack tries only epsilons below the radii so far."""
+    """Returns each image's smallest radius over the attacks, (N,).
+
+    An attack tries only epsilons below the smallest radius that the earlier attacks found.
+    """
     known = None
     with prepare(network, test.x, test.y, attempts=len(grid) * len(config.attacks)) as prepared:
         for place, attack in enumerate(config.attacks.values()):
@@ -271,7 +275,7 @@ def _worst_case(
 
 
 def tests_at_epsilon(radii: Mapping[str, Floats], epsilons: Sequence[float]) -> tuple[PairTest, ...]:
-    """Returns the paired tests of all pairs of networks at each epsilon, with Holm's correction over all of them.
+    """Returns the paired tests of all pairs of networks at each epsilon, with Holm's correction over all these tests.
 
     Args:
         radii: Radii, (N,), by network, on the same images.
@@ -284,7 +288,7 @@ def tests_at_epsilon(radii: Mapping[str, Floats], epsilons: Sequence[float]) -> 
 
 
 def tests_over_all(radii: Mapping[str, Floats]) -> tuple[PairTest, ...]:
-    """Returns the paired tests of the radii of all pairs of networks, with Holm's correction over all of them.
+    """Returns the paired tests of the radii of all pairs of networks, with Holm's correction over all pairs.
 
     Args:
         radii: Radii, (N,), by network, on the same images.

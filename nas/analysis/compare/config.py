@@ -26,8 +26,8 @@ class CompareConfig:
 
     Attributes:
         data: Data source; the test split is used.
-        attacks: Attacks by name, all in one norm. The radius of an image is its smallest over the attacks. All attacks but
-            ensembles and minimum-norm attacks also craft the images for transfer; if there is no other, PGD does.
+        attacks: Attacks by name, all in one norm. The radius of an image is the smallest of its radii under the attacks. All
+            attacks but ensembles and minimum-norm attacks also craft the images for transfer; if none is left, PGD does.
         epsilons: Epsilons of the paired tests and of transfer, in pixel units. Null for the epsilons of the bundles'
             searches, and up to three that are chosen from the networks' gradients at the clean images.
         images: Maximum number of test images.

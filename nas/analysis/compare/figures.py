@@ -104,7 +104,7 @@ def transfer_figure(matrix: TransferMatrix, attack: str, norm: str) -> Figure:
     side = max(2.2, 0.72 * size)
     figure, panels = _panels(len(matrix.epsilons), side, side + 0.3, labels=1.0 + 0.075 * _longest(matrix))
     for e, axes in enumerate(panels):
-        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # Above 1, so that no cell is too dark for its frame.
+        axes.imshow(rates.share[e], cmap="Blues", vmin=0, vmax=1.25)  # With vmax 1, cells could be too dark for the frame.
         axes.grid(visible=False)
         axes.set_title(_panel_title(matrix, e, norm), fontsize=9)
         axes.set(xticks=range(size), yticks=range(size), xticklabels=range(1, size + 1), xlabel="target")
@@ -173,7 +173,7 @@ def disagreement_figure(disagreement: Disagreement, norm: str) -> Figure:
 def _bar(axes: Axes, place: int, one: UniversalTransfer) -> None:
     """Draws the bar of one source: three parts with their numbers of images, and a mark.
 
-    The mark is at the share of the first part that is expected if the networks are fooled independently of each other.
+    The mark shows the length that the first part is expected to have if the networks are fooled independently of each other.
     """
     if one.fooled == 0:
         axes.text(0.02, place, "no image fools the source", va="center", fontsize=8, color=INK)

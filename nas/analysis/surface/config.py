@@ -22,7 +22,7 @@ class SurfaceConfig:
         image: Number of the image in the test split, from 0.
         attack: Attack that finds the adversarial directions.
         epsilon: Radius of the attack's ball, in pixel units.
-        extent: Width of each plane, in multiples of the longer side of the box around the images that it goes through.
+        extent: Width of each drawn plane, in multiples of the longer side of the box around the images that span the plane.
             Also the length of each line, in multiples of the longest perturbation.
         points: Points along each side of a plane.
         others: Numbers of two further test images, for the plane through all three; null for none.
@@ -51,5 +51,7 @@ class SurfaceConfig:
             )
         if self.others is not None and len({self.image, *self.others}) < 3:
             first, second = self.others
-            faults.append(("others", f"must be two images other than image {self.image}, got {first} and {second}"))
+            faults.append(
+                ("others", f"must be two different images other than image {self.image}, got {first} and {second}")
+            )
         raise_if_invalid(faults)

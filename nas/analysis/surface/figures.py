@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Form = Literal["svg", "png"]
 FORMS: tuple[Form, ...] = ("svg", "png")
 PNG_DPI = 150
-# Colours for data with more classes than `COLOURS`; further classes share a grey.
+# Further colours, for more classes than `COLOURS` has colours. All classes beyond these share a grey.
 MORE_COLOURS = ("#e0a6c0", "#7fc6c9", "#8a6a52", "#c3d07a", "#6b6fb5")
 MARKERS = ("o", "X", "P", "D")
 # Share of white in the colours of maps, so that marks on them are visible.
@@ -55,7 +55,7 @@ def draw_surface(surfaces: ImageSurfaces, name: str, form: Form = "svg") -> byte
 
 
 def draw_lines(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
-    """Returns the picture of all lines, as file bytes: margin over distance, with classes as bands and all crossings."""
+    """Returns the picture of all lines, as file bytes: margin over distance, classes as bands, boundary crossings."""
 
     def draw(figure: Figure) -> None:
         colours = class_colours(surfaces)
@@ -98,7 +98,7 @@ def draw_summary(surfaces: ImageSurfaces, form: Form = "svg") -> bytes:
 
 
 def class_colours(surfaces: ImageSurfaces) -> dict[int, str]:
-    """Returns a colour for each class that occurs; the true class has the first, then classes by their area."""
+    """Returns a colour for each class that occurs; the true class has the first colour, then classes by area."""
     labels = [surface.label.ravel() for surface in surfaces.surfaces.values()]
     labels += [line.label for line in surfaces.lines.values()]
     seen, counts = np.unique(np.concatenate(labels), return_counts=True)

@@ -40,9 +40,9 @@ class Neighbourhood:
     Attributes:
         norm: Name of the attack's norm, which is the norm of the balls.
         size: Size of the perturbation in that norm, in pixel units.
-        balls: Share of each ball around the adversarial image that stays adversarial (any wrong class), by radius.
+        balls: Share of each ball around the adversarial image that is adversarial too (any wrong class), by radius.
         proved: Radius, in pixel units, within which all images provably have the class of the adversarial image; 0 if the
-            bounds prove none; `NoBound` with the reason if no bound exists.
+            bounds prove no radius; `NoBound` with the reason if no bound exists.
     """
 
     norm: str

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from nas.data import Split
 
 LINE_POINTS = 201
-# Number of target classes for a second adversarial direction; after them, another seed is tried.
+# Number of target classes that are tried for a second adversarial direction. If all fail, another seed is tried.
 RIVALS = 3
 # Radii of the balls around the adversarial image, as shares of the perturbation's size, and number of points in each ball.
 # Balls around large images have fewer points, because drawing points is slow.
 SHARES, SAMPLES = (0.125, 0.25, 0.5, 1.0), 500
-# Number of images to search for a correctly classified one, which the error message suggests.
+# If the image is misclassified, the error message suggests the next correctly classified one among this many images.
 AHEAD = 100
 _PLANES = {
     ("adversarial", "random"): "adversarial_random",
@@ -175,7 +175,8 @@ def _directions(
     """Returns directions by name, and notes on the missing ones."""
     adversarial = adversarial_direction(network, x, label, config.attack, config.epsilon, seed=config.seed)
     if adversarial is None:
-        # The random directions have the L2 length of the ball's longest perturbation. In L-infinity it leads to a corner.
+        # The random directions have the L2 length of the ball's longest perturbation. In Linf, this perturbation leads to a
+        # corner of the ball.
         corner = config.attack.norm.project(torch.ones_like(x)[None], torch.tensor(config.epsilon).to(x))
         length = _length(corner)
         drawn = {"random": config.seed, "second random": config.seed + 1}

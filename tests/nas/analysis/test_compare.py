@@ -523,7 +523,7 @@ def test_the_folder_of_a_run(finished_run, refused):
         (["nets.py:a", "none.pt2", *QUICK], "none.pt2: no such file or folder"),
         (["nets.py:a", "nets.py:b"], "--data must be given if no network is a bundle: digits, mnist"),
         (["nets.py:a", "nets.py:colour", *QUICK], "nets.py:colour: cannot take the images of digits, 1 x 8 x 8"),
-        (["nets.py:a", "nets.py:twelve", *QUICK], "by their numbers of logits: nets.py:a has 10, nets.py:twelve has 12"),
+        (["nets.py:a", "nets.py:twelve", *QUICK], "different numbers of logits: nets.py:a has 10, nets.py:twelve has 12"),
         (["nets.py:a", "nets.py:breaks", *QUICK], "nets.py:breaks: cannot be measured: a broken layer"),
         ([*THREE, *QUICK, "--epsilon", "8"], "epsilons must hold epsilons above 0 in pixel units (8/255, not 8), got [8.0]"),
         ([*THREE, *QUICK, "--epsilon", "0"], "epsilons must hold epsilons above 0"),

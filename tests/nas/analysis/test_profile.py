@@ -154,7 +154,7 @@ def test_progress_goes_from_nothing_to_all_and_names_what_is_done(measured):
         ),
         (
             "own.py:five",
-            "own.py:five: has 5 logits, but the labels of digits are 0 to 9; use the data it was made for",
+            "own.py:five: has 5 logits, but the labels of digits are 0 to 9; use the data that the network was made for",
         ),
         ("own.py:pair", r"own.py:pair: must return logits, a tensor \(N, K\), got tuple; wrap it in a module"),
         ("own.py:maps", r"own.py:maps: the network must return logits of shape \(1, K\) with K >= 2, got \(1, 10, 1\)"),

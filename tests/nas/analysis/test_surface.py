@@ -218,7 +218,7 @@ def test_the_same_seed_draws_the_same(drawn):
             ["--image", 3, *QUICK, "--others", 5, 1000],
             "others must be the number of a test image of digits, 0 to 448, got 1000",
         ),
-        (["--image", 3, *QUICK, "--others", 3, 4], "others must be two images other than image 3, got 3 and 4"),
+        (["--image", 3, *QUICK, "--others", 3, 4], "others must be two different images other than image 3, got 3 and 4"),
         (
             ["--image", 3, *QUICK, "--epsilon", "8"],
             "epsilon must be above 0 and at most 1, in pixel units (8/255, not 8), got 8",
