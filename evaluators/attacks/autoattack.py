@@ -3,8 +3,8 @@
 Not to be confused with the package `autoattack`. The original runs APGD on cross-entropy, targeted APGD on DLR, targeted
 FAB and Square. This variant differs in two points:
 
-- FMN replaces FAB and runs second. One run of FMN finds the radii of the images. Targeted APGD, the most expensive attack,
-  and Square then run only on the images and epsilons that are left.
+- FMN replaces FAB and runs second. One run of FMN finds the radii of the images. Square and targeted APGD (the most
+  expensive attack) then run only on the images and epsilons that are left.
 - Square gets a tenth of the original's queries. Its purpose is to detect gradient masking. This needs few queries.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",

@@ -35,7 +35,7 @@ class BIM(Attack):
         step_size: Length of one step, as a fraction of epsilon.
 
     Raises:
-        ValueError: steps is below 1, or step_size is not positive.
+        ValueError: steps is below 1, or step_size is not positive and finite.
     """
 
     norm: Norm = Linf()

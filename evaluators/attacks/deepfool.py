@@ -30,7 +30,7 @@ class DeepFool(MinimumNorm):
 
     For a linear network it finds the nearest point, up to the overshoot, if no pixel is clipped. For other networks it is
     fast, but rarely finds the nearest point; FMN and DDN search longer. There are two deviations from the paper. Points are
-    clipped to the pixel range at each step, and each step after the first is slightly longer than the distance to its
+    clipped to the pixel range at each step, and each step after the first is slightly longer than the distance to the
     boundary.
 
     Attributes:

@@ -35,7 +35,7 @@ class FMN(MinimumNorm):
     - The length of a step is a fraction of the ball's radius. With the paper's absolute length of 1 in L2, up to 7 % of the
       images were never misclassified by small networks.
     - The direction of a step is the steepest one in the norm.
-    - The nearest misclassified point is bisected towards the image at the end.
+    - At the end, a bisection moves the nearest misclassified point closer to the image.
 
     Attributes:
         norm: Norm to minimise, linf or l2.
@@ -44,7 +44,7 @@ class FMN(MinimumNorm):
         gamma: Share by which the ball shrinks or grows at first, in [0.001, 1). It decays to 0.001.
 
     Raises:
-        ValueError: steps is below 1, step_size is not positive, or gamma is not between 0.001 and 1.
+        ValueError: steps is below 1, step_size is not positive and finite, or gamma is not between 0.001 and 1.
     """
 
     norm: Norm = Linf()
@@ -56,12 +56,12 @@ class FMN(MinimumNorm):
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 < self.step_size < math.inf:
-            raise ValueError(f"step_size must be positive, a fraction of the radius, got {self.step_size}")
+            raise ValueError(f"step_size must be positive and finite, a fraction of the radius, got {self.step_size}")
         if not 0.001 <= self.gamma < 1:
             raise ValueError(f"gamma must be between 0.001 and 1, got {self.gamma}")
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Takes the gradient steps, then bisects the nearest misclassified point towards x."""
+        """Takes the gradient steps, then moves the nearest misclassified point closer to x by a bisection."""
         delta, nearest = torch.zeros_like(x), x
         radius = best = x.new_full((len(x),), math.inf)
         largest, tiny = self.norm.largest(x[0].numel()), torch.finfo(x.dtype).tiny

@@ -61,7 +61,7 @@ class CleanGradientCache:
         new = ~known[images]
         if bool(new.any()):
             losses, gradients[images[new]] = compute(places[new])
-            values[images[new]] = losses.to(values.dtype)  # The network may compute in another format than the images'.
+            values[images[new]] = losses.to(values.dtype)  # The logits may have another dtype than the images.
             known[images[new]] = True
         return values[images], gradients[images]
 
@@ -244,8 +244,8 @@ def usable(gradient: Tensor) -> Tensor:
     if not bool(finite.all()):
         count = int((~finite).flatten(1).any(1).sum())
         warnings.warn(
-            f"the network's gradient has NaN or infinite entries at {count} of {len(gradient)} points, which are set to 0. "
-            "A common cause is a square root at 0: add a small constant under the root",
+            f"the network's gradient has NaN or infinite entries at {count} of {len(gradient)} points; these entries are "
+            "set to 0. A common cause is a square root at 0: add a small constant under the root",
             stacklevel=2,
         )
     return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -17,12 +17,12 @@ def check_steps(steps: int, step_size: float) -> None:
     """Checks the number of steps and the step size, which is a fraction of epsilon.
 
     Raises:
-        ValueError: steps is below 1, or step_size is not positive.
+        ValueError: steps is below 1, or step_size is not positive and finite.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 < step_size < math.inf:
-        raise ValueError(f"step_size must be positive, a fraction of epsilon, got {step_size}")
+        raise ValueError(f"step_size must be positive and finite, a fraction of epsilon, got {step_size}")
 
 
 def gradient_steps(
@@ -37,8 +37,8 @@ def gradient_steps(
 ) -> Tensor:
     """Returns the perturbation after a number of gradient steps, (N, ...). All points are in the ball and the pixel range.
 
-    Like other libraries, the loop updates points, not perturbations. Perturbations would be rounded differently. The
-    rounding could change the sign of gradients that are almost zero.
+    As in other libraries, the loop updates points, not perturbations. Perturbations would be rounded differently, and this
+    difference could change the sign of gradients that are almost zero.
 
     Args:
         gradient: Function from points (N, ...) to the gradient of the maximised loss, same shape.

@@ -112,8 +112,8 @@ def estimate_direction(
         move = probe - points
         answer = torch.where(target.wrong(probe), 1.0, -1.0).to(points.dtype)
         moves, gains, mean = moves + move, gains + broadcast_per_image(answer, points) * move, mean + answer / probes
-    # Subtracting the mean answer lowers the variance. Where all answers are equal, the estimate would then be zero, so
-    # nothing is subtracted.
+    # An answer is 1 for a misclassified probe, else -1. Subtracting the mean answer lowers the variance. Where all answers
+    # are equal, the estimate would then be zero, so nothing is subtracted.
     baseline = torch.where(mean.abs() > 1 - 0.5 / probes, 0, mean)
     return norm.ascent(gains - broadcast_per_image(baseline, points) * moves)
 

@@ -34,7 +34,7 @@ class IterativeLL(Attack):
         step_size: Length of one step, as a fraction of epsilon.
 
     Raises:
-        ValueError: steps is below 1, step_size is not positive, or the loss has no targeted form.
+        ValueError: steps is below 1, step_size is not positive and finite, or the loss has no targeted form.
     """
 
     norm: Norm = Linf()

@@ -54,10 +54,11 @@ def targeted_cross_entropy(logits: Tensor, y: Tensor, towards: Tensor) -> Tensor
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Returns the difference of logits ratio (DLR), (N,): the margin divided by the largest logit minus the third largest.
+    """Returns the difference of logits ratio (DLR), (N,).
 
-    It is positive where the image is misclassified. A change of the logits' scale or a constant added to them does not
-    change it. It is in [-1, 1] where the label is among the three largest logits.
+    The DLR is the loss `margin` divided by the difference between the largest and the third largest logit. It is positive
+    where the image is misclassified. A change of the logits' scale or a constant added to them does not change it. It is in
+    [-1, 1] where the label is among the three largest logits.
 
     Args:
         logits: Logits, (N, K), K >= 3.

@@ -39,7 +39,7 @@ class MIFGSM(Attack):
         decay: Factor on the running sum at each step, at least 0. With 0 the attack is BIM.
 
     Raises:
-        ValueError: steps is below 1, step_size is not positive, or decay is negative.
+        ValueError: steps is below 1, step_size is not positive and finite, or decay is negative or infinite.
     """
 
     norm: Norm = Linf()
@@ -51,7 +51,7 @@ class MIFGSM(Attack):
     def __post_init__(self) -> None:
         check_steps(self.steps, self.step_size)
         if not 0 <= self.decay < math.inf:
-            raise ValueError(f"decay must not be negative, got {self.decay}")
+            raise ValueError(f"decay must be finite and not negative, got {self.decay}")
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the perturbation after the last step."""

@@ -1,7 +1,7 @@
 """The smallest radius of several attacks, as the best upper bound on the exact radius.
 
-Each minimum-norm attack fails on some images, and different attacks fail on different images. An attack in a ball
-of given epsilon, such as PGD, fools almost every image if epsilon is large enough. But the smallest epsilon at which it
+Each minimum-norm attack fails on some images, and different attacks fail on different images. An attack with a
+given epsilon, such as PGD, fools almost every image if epsilon is large enough. But the smallest epsilon at which it
 succeeds is often larger than the exact radius.
 The smallest radius of all attacks is the one to report.
 """
@@ -23,9 +23,9 @@ from evaluators.norms import L2, Linf, Norm
 @final
 @dataclass(frozen=True, kw_only=True)
 class MinimumNormEnsemble(AttackEnsemble):
-    """The smallest radius of DeepFool, FMN, DDN (L2 only) and PGD on the margin.
+    """The smallest radius of DeepFool, FMN, DDN (L2 only) and PGD on the margin loss.
 
-    Use it with an `EpsilonGrid` that has a tolerance: the function `radii` then finds those of PGD by bisection.
+    Use it with an `EpsilonGrid` that has a tolerance: the function `radii` then bisects the radii under PGD.
 
     Attributes:
         norm: Shape of the ball, linf or l2.

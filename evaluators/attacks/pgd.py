@@ -39,7 +39,8 @@ class PGD(Attack):
         restarts: Number of runs, each from a new random start. For each image, the run with the largest final loss counts.
 
     Raises:
-        ValueError: steps or restarts is below 1, step_size is not positive, or restarts is above 1 without random_start.
+        ValueError: steps or restarts is below 1, step_size is not positive and finite, or restarts is above 1 without
+            random_start.
 
     Example:
         >>> import torch

@@ -499,9 +499,9 @@ def test_a_random_start_spreads_over_the_ball(norm, images):
     ("settings", "message"),
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"step_size": 0.0}, "step_size must be positive, a fraction of epsilon, got 0.0"),
-        ({"step_size": -1.0}, "step_size must be positive, a fraction of epsilon, got -1.0"),
-        ({"step_size": math.nan}, "step_size must be positive, a fraction of epsilon, got nan"),
+        ({"step_size": 0.0}, "step_size must be positive and finite, a fraction of epsilon, got 0.0"),
+        ({"step_size": -1.0}, "step_size must be positive and finite, a fraction of epsilon, got -1.0"),
+        ({"step_size": math.nan}, "step_size must be positive and finite, a fraction of epsilon, got nan"),
     ],
 )
 def test_pgd_refuses_settings(settings, message):

@@ -188,9 +188,15 @@ class TestRestarts:
     ("kind", "settings", "message"),
     [
         *[(kind, {"steps": 0}, "steps must be at least 1, got 0") for kind in WALKS],
-        *[(kind, {"step_size": 0.0}, "step_size must be positive, a fraction of epsilon, got 0.0") for kind in WALKS],
-        *[(kind, {"step_size": math.nan}, "step_size must be positive, a fraction of epsilon, got nan") for kind in WALKS],
-        (MIFGSM, {"decay": -0.1}, "decay must not be negative, got -0.1"),
+        *[
+            (kind, {"step_size": 0.0}, "step_size must be positive and finite, a fraction of epsilon, got 0.0")
+            for kind in WALKS
+        ],
+        *[
+            (kind, {"step_size": math.nan}, "step_size must be positive and finite, a fraction of epsilon, got nan")
+            for kind in WALKS
+        ],
+        (MIFGSM, {"decay": -0.1}, "decay must be finite and not negative, got -0.1"),
         (PGD, {"restarts": 0}, "restarts must be at least 1, got 0"),
         (
             PGD,
