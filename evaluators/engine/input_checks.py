@@ -84,7 +84,7 @@ def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
 
     Raises:
         TypeError: y is not a tensor of int64.
-        ValueError: y has a different shape, or a label is out of range.
+        ValueError: y does not have the shape (n,), or a label is out of range.
     """
     if not isinstance(y, torch.Tensor):
         raise TypeError(f"y must be an int64 tensor of class indices, got {type(y).__name__}; use torch.as_tensor(y)")
@@ -96,7 +96,7 @@ def check_labels(y: Tensor, n: int, classes: int | None = None) -> None:
         raise ValueError(f"y must have shape ({n},) to match x, got {tuple(y.shape)}{remedy}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or (classes is not None and high >= classes):
-        top = "" if classes is None else f" to {classes - 1}, the index of the network's last logit"
+        top = " upwards" if classes is None else f" to {classes - 1}, the index of the network's last logit"
         raise ValueError(f"y must hold labels from 0{top}, got labels from {low} to {high}")
 
 
@@ -132,7 +132,7 @@ def check_logits(logits: Tensor, n: int) -> None:
 
     Raises:
         TypeError: logits is not a floating-point tensor.
-        ValueError: logits has a different shape, or is not finite.
+        ValueError: logits does not have the shape (n, K) with K >= 2, or is not finite.
     """
     if not isinstance(logits, torch.Tensor):
         raise TypeError(

@@ -94,11 +94,11 @@ class ImageNoise:
         bits = _shift(_mix(keys[:, None] + pixels[None, :] * _GAMMA), 40)
         exact = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
         uniform = (bits.to(exact) * 2.0**-24).to(x.dtype)
-        # Dtypes with less than 24 bits of precision would round up to 1.
+        # In dtypes with less than 24 bits of precision, the largest numbers would be rounded up to 1.
         return uniform.clamp(max=1 - torch.finfo(x.dtype).eps / 2).view(x.shape)
 
     def normal(self, x: Tensor, draw: int = 0) -> Tensor:
         """Returns standard normal random numbers, with the shape and dtype of x. Each `draw` gives new numbers."""
-        # Without this small shift, erfinv would be infinite at -1. It is added after the subtraction, which is exact.
+        # Without this small shift, erfinv would be infinite at -1. The shift is added last because the subtraction is exact.
         centred = (2 * self.uniform(x, draw) - 1) + torch.finfo(x.dtype).eps / 2
         return torch.erfinv(centred) * 2**0.5

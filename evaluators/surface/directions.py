@@ -1,4 +1,4 @@
-"""Directions for response surfaces: to an adversarial image, to an image of a given class, or random."""
+"""Directions for response surfaces: to an adversarial image (of any wrong class or of a target class), or random."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evaluators.norms import L2
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Number of the stream of random directions. Attacks here use stream 0, so a random direction never equals a random start.
+# Number of the `ImageNoise` stream for random directions. The attacks here use stream 0, so their numbers differ.
 _STREAM = 1
 
 
@@ -85,7 +85,10 @@ def aimed(attack: Attack, towards: int) -> Attack:
     loss = getattr(attack, "loss", None)
     if loss in TARGETED and dataclasses.is_dataclass(attack) and not isinstance(attack, MinimumNorm | StepLL | IterativeLL):
         return cast("Attack", dataclasses.replace(cast("Any", attack), loss=_Aimed(targeted(loss), towards)))
-    rule = "attack must maximise cross_entropy, margin or dlr to target a class"
+    rule = (
+        "attack must have the loss cross_entropy, margin or dlr, and must not be a minimum-norm or least-likely-class "
+        "attack, to target a class"
+    )
     raise ValueError(f"{rule}, got {type(attack).__name__}; use an attack such as pgd")
 
 

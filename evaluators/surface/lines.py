@@ -111,7 +111,7 @@ def boundary_line(
 ) -> BoundaryLine:
     """Returns class, margin and confidence of a network along a line, with the crossings of decision boundaries.
 
-    Position 0 of the line is an image, and the line follows a direction. Where the class differs between two neighbouring
+    Position 0 of the line is the image, and the line follows the direction. Where the class differs between two neighbouring
     positions, bisection locates the crossings that lead from one class to the other. If the class changes and changes back
     between two neighbouring positions, both crossings are missed. More points make this rarer.
 

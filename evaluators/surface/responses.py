@@ -74,7 +74,7 @@ def responses(
             places = torch.from_numpy(np.ascontiguousarray(coordinates)).to(x)
 
             def work(batch: Tensor) -> tuple[Tensor, ...]:
-                # Term by term, because the rounding of a matrix product depends on the batch size.
+                # The terms are added one by one, because the rounding of a matrix product depends on the batch size.
                 pixels = x.flatten(1).expand(len(batch), -1)
                 for column, direction in zip(places[batch].unbind(1), flat, strict=True):
                     pixels = pixels + column[:, None] * direction
