@@ -45,7 +45,7 @@ LayerRule = Callable[[Any, Bound, Balls, str], Bound]
 TraceTarget = Callable[..., Any] | str
 
 # Largest Fourier transform of a kernel that is computed: channels (output times input) times grid points. If it would be
-# larger, only the second bound above is used.
+# larger, only the second of the two bounds above is used.
 _MOST_FREQUENCIES = 1 << 24
 
 
@@ -63,7 +63,7 @@ def conv(layer: nn.Conv2d, bound: Bound, balls: Balls, step: str) -> Bound:
     """Returns the bound on the output of a convolution.
 
     Raises:
-        NoRuleError: the padding is not with zeros.
+        NoRuleError: the layer does not pad with zeros.
     """
     if layer.padding_mode != "zeros":
         raise NoRuleError(f"there is no rule for Conv2d with padding_mode {layer.padding_mode!r}")
@@ -120,7 +120,7 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, bound: Bound, balls: Ball
 def max_pool(layer: nn.MaxPool2d, bound: Bound, balls: Balls, step: str) -> Bound:
     """Returns the bound on the output of max pooling.
 
-    For L2 balls, the Lipschitz constant grows by the square root of the number of windows that can contain one pixel.
+    For L2 balls, the Lipschitz constant is multiplied by the square root of the number of windows that can contain a pixel.
 
     Raises:
         NoRuleError: the layer returns indices.

@@ -73,7 +73,7 @@ class ProvableRadii:
 @final
 @dataclass(frozen=True)
 class NoBound:
-    """Result for a network that has no bounds.
+    """Result for a network whose bounds cannot be computed.
 
     Attributes:
         reason: Reason, such as the layer without a rule.
@@ -86,8 +86,8 @@ def provable_radii(network: nn.Module, x: Tensor, norm: Norm, *, batch_size: int
     """Returns the provable radii of images x (N, ...), or a `NoBound` with the reason why the network has none.
 
     torch.fx traces the network and folds batch norm into the preceding layers. Each radius is bisected to a relative
-    precision of a millionth. It is the largest radius at which the bounds separate the class from all other classes. The
-    cost is about a hundred forward passes per image in double precision, plus the operator norms of all layers once.
+    precision of a few millionths. It is the largest radius at which the bounds separate the class from all other classes.
+    The cost is about a hundred forward passes per image in double precision, plus the operator norms of all layers once.
 
     Args:
         network: Maps images (N, ...) to logits (N, K). Its state is restored afterwards.
@@ -171,7 +171,7 @@ def _traced(network: nn.Module) -> _Traced:
 
 
 def _shared(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Returns whether the result of a step, or a tensor of which it may be a view, is used more than once."""
+    """Returns whether the result of a node, or a tensor of which the result may be a view, is used more than once."""
     if len(node.users) > 1:
         return True
     layer = modules.get(str(node.target)) if node.op == "call_module" else None
@@ -184,7 +184,7 @@ _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, "re
 
 @final
 class _Propagation(fx.Interpreter):
-    """Interpreter that runs the steps on bounds instead of tensors."""
+    """Interpreter that runs a traced network on bounds instead of tensors."""
 
     def __init__(self, steps: fx.GraphModule, balls: Balls) -> None:
         super().__init__(steps)
@@ -266,7 +266,7 @@ def _prove(
     def by_slope(spare: Tensor) -> Tensor:
         return torch.where(others, (margin - spare) / slope, most).nan_to_num(0.0, most, 0.0).amin(1).clamp(0, most)
 
-    # The allowance for rounding grows with the ball. It is computed for a ball that is at least as large as the result's.
+    # The allowance for rounding grows with the ball. It is computed for a ball at least as large as that of the result.
     lipschitz = by_slope(spare(bound(by_slope(spare(at_centre)))))
 
     def proved(radius: Tensor) -> Tensor:

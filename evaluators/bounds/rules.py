@@ -4,8 +4,9 @@ A step is one node of the traced network: a layer or an operation. A value is th
 
 A bound has two parts. The first is an interval for each entry of the value (interval bound propagation). The second is a
 Lipschitz constant of the value as a function of the image: the product of the operator norms of the steps. For L2 balls,
-an affine step also has a second interval for each entry: the Lipschitz constant of its input times the Euclidean norm of
-the entry's row times the radius, around the value at the image. The intersection of the two intervals is used.
+an affine step also has a second interval for each entry, centred on the entry at the image. Its half-width is the product of
+the Lipschitz constant of the step's input, the Euclidean norm of the entry's row of the matrix, and the radius. The
+intersection of the two intervals is used.
 
 Source: Gowal et al., "On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust Models",
 arXiv:1810.12715; Szegedy et al., "Intriguing properties of neural networks", arXiv:1312.6199, for the product of norms.
@@ -27,7 +28,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 class NoRuleError(Exception):
-    """Raised if a layer or operation has no rule; the message names it."""
+    """Raised if no bound can be computed, for example for a layer without a rule; the message gives the reason."""
 
 
 @final

@@ -151,7 +151,7 @@ def adversarial_set(
         epsilon: Radius of the ball, in pixel units, above 0.
         starts: Number and settings of the runs of the attack.
         tolerance: Smallest distance of two distinct images, as a share of epsilon in the attack's norm, in [0, 2]. Nearer
-            images may be two approximations of one local maximum.
+            images may be two approximations of one local maximum of the loss.
         batch_size: Images in one pass without gradients.
 
     Raises:

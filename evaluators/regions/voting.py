@@ -161,9 +161,9 @@ def vote_entropy(votes: Tensor, classes: int) -> Tensor:
 def mean_interval(values: Floats, confidence: float = 0.95) -> Floats:
     """Returns a confidence interval of the population mean of values in [0, 1], (..., 2).
 
-    It holds all mu with N KL(m, mu) <= log(2 / alpha). Here m is the mean of N independent values, and KL is the relative
-    entropy of two Bernoulli distributions. Its coverage is at least the confidence level for every distribution, even if
-    all values are 0. It is conservative if the variance of the values is small.
+    The interval contains all mu with N KL(m, mu) <= log(2 / alpha). Here m is the mean of N independent values, and KL is
+    the relative entropy of two Bernoulli distributions. The coverage of the interval is at least the confidence level for
+    every distribution, even if all values are 0. The interval is conservative if the variance of the values is small.
 
     Args:
         values: Independent values in [0, 1], (N, ...).

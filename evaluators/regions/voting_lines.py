@@ -2,8 +2,8 @@
 
 A line starts at a clean image (position 0), passes through another image (position 1) and continues beyond it. The other
 image is usually an adversarial image of one network. The boundary is the first position at which the class of a selected
-network changes. The vote entropy shows whether the networks disagree only near the boundary or also far from it.
-The definitions are ours, as for `disagreement`.
+network changes. The vote entropy is the entropy of the classes that the networks predict at a point. It shows whether the
+networks disagree only near the boundary or also far from it. The definitions are ours, as for `disagreement`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class BoundaryEntropy:
             the clean image and 0 the boundary.
         entropy: Mean vote entropy over the images, in nats, (O,); NaN if `n` is 0.
         interval: Interval of the mean of the image population, in nats, (O, 2), by `mean_interval`; NaN if `n` is 0.
-        n: Number of images whose line crosses the boundary and has this point in the pixel range, (O,) int64.
+        n: Number of images whose line crosses the boundary and is in the pixel range at this distance, (O,) int64.
     """
 
     offsets: Floats
