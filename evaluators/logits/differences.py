@@ -39,8 +39,8 @@ class NearZero:
     """The density of logit differences near zero, relative to a uniform distribution from 0 to their mean.
 
     Attributes:
-        density: Density near zero times the mean, without unit. It is 1 for an exponential distribution and 0 if there is a
-            gap at zero. It has no upper bound if the density diverges at zero.
+        density: Density near zero times the mean, without unit. It is about 1 for an exponential distribution and 0 if there
+            is a gap at zero. It has no upper bound if the density diverges at zero.
         interval: Clopper-Pearson interval of the density, exact for a fixed mean.
         count: Number of differences near zero.
         n: Number of differences.
@@ -85,7 +85,7 @@ def logit_differences(logits: Floats) -> Floats:
 
 
 def independent_logits(logits: Floats, *, seed: int = 0) -> Floats:
-    """Returns logits with the images of each class permuted independently, (N, K).
+    """Returns logits in which each column (class) is permuted over the images on its own, (N, K).
 
     The distribution of each single logit is unchanged, but the classes become independent. Properties of the differences
     that remain are due to the distributions of the single logits.
@@ -101,7 +101,7 @@ def independent_logits(logits: Floats, *, seed: int = 0) -> Floats:
 
 
 def near_zero(differences: Floats, *, within: float = 0.1, confidence: float = 0.95) -> NearZero:
-    """Returns the density of logit differences near zero, in units of one over their mean.
+    """Returns the density of logit differences near zero, multiplied by their mean.
 
     Args:
         differences: Non-negative differences to one rank of wrong classes, for example the nearest, (N,).
@@ -125,7 +125,7 @@ def shape_distance(first: Floats, second: Floats) -> float:
     """Returns the distance between the shapes of two distributions of logit differences, between 0 and 1.
 
     It is the Kolmogorov-Smirnov distance after each sample is divided by its mean. The distance of two samples from the same
-    distribution depends on the distribution, so the usual critical values do not apply. Resample to get them.
+    distribution depends on the distribution, so the usual critical values do not apply. Resampling gives valid ones.
 
     Args:
         first: Non-negative differences, (N,).

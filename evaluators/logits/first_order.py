@@ -76,8 +76,9 @@ def gradient_norms(
 ) -> Floats:
     """Returns the dual norm of the input gradient of the loss at each image, in units of loss per pixel unit, (N,).
 
-    The gradient of cross-entropy vanishes where the logits are far apart, which stops attacks without any robustness.
-    `Margins.gradient_norms` grows with the logits instead. A comparison of the two shows this form of gradient masking.
+    The gradient of cross-entropy vanishes where the logits are far apart. Attacks then fail although the network is not
+    robust. `Margins.gradient_norms` grows with the logits instead. A comparison of the two shows this form of gradient
+    masking.
 
     Args:
         network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); unchanged.

@@ -190,12 +190,12 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
     pass `differences[right, j]` instead of the margins.
 
     The estimate is a Gaussian kernel estimate with Scott's bandwidth, on the margins and the negated margins (reflection at
-    0). The reflection keeps mass from leaking below 0. It makes the estimate flat at 0: its error there is 0.8 bandwidths
-    times the true slope.
+    0). The reflection keeps mass from leaking below 0. It makes the estimate flat at 0: its error there is about 0.8
+    bandwidths times the true slope.
 
     Args:
         margin: Margins of N images, (N,). Those of at most 0 are left out.
-        at: Points of the density, in logits, (G,). The density is 0 below 0.
+        at: Margins at which the density is computed, in logits, (G,). The density is 0 below 0.
 
     Source: Silverman, "Density Estimation for Statistics and Data Analysis", 1986, section 2.10.
     """
@@ -206,7 +206,7 @@ def margin_density(margin: Floats, at: Floats) -> Floats | None:
         return None
     points = np.asarray(at, dtype=np.float64)
     both = np.concatenate([right, -right])
-    # gaussian_kde takes the bandwidth in standard deviations of its data. Mirrored data have a far larger one.
+    # gaussian_kde takes the bandwidth in standard deviations of its data. That of mirrored data is far larger.
     bandwidth = len(right) ** -0.2 * right.std(ddof=1) / both.std(ddof=1)
     density: Floats = np.where(points >= 0, 2 * gaussian_kde(both, bandwidth)(points), 0.0)
     return density
@@ -227,8 +227,9 @@ def adaptive_epsilons(first_order: Floats, largest: float, points: int = 12) -> 
 
     The grid starts at the quantile of the radii with ten images below it, at least the 0.2 % and at most the 25 % quantile.
     It ends at 1.5 times the 90 % quantile of the radii. So it covers the curve from just above the clean error to
-    saturation. All values are 10^(k / m) for integers k, rounded to three digits, or `largest`. The number m is one of
-    `PER_DECADE`, so grids of different networks share values where they overlap, and whole curves can be compared.
+    saturation. It covers at least a factor of 10, and 0.001 to 1 if all radii are 0 or infinite. All values are 10^(k / m)
+    for integers k, rounded to three digits, or `largest`. The number m is one of `PER_DECADE`, so grids of different
+    networks share values where they overlap, and whole curves can be compared.
 
     Args:
         first_order: First-order radii, in pixel units, (N,). Radii of 0 and infinity are ignored.
