@@ -44,8 +44,8 @@ from evaluators.bounds.rules import (
 LayerRule = Callable[[Any, Bound, Balls, str], Bound]
 TraceTarget = Callable[..., Any] | str
 
-# Largest Fourier transform of a kernel that is computed: channels (output times input) times grid points. If it would be
-# larger, only the second of the two bounds above is used.
+# Largest size of a kernel's Fourier transform: output channels times input channels times grid points. A larger transform is
+# not computed, and only the second of the two bounds above is used.
 _MOST_FREQUENCIES = 1 << 24
 
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 # Number of bisection steps for the logarithm of a radius.
 ROUNDS = 24
-# Assumed largest change of a sum by rounding, in units in the last place.
+# Assumed largest rounding error of a logit, in multiples of eps * S (see above).
 _UNITS = 64
 
 

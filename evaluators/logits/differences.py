@@ -1,9 +1,10 @@
 """The distribution of logit differences, and the error curve that it predicts.
 
 Let h be the logits of an image in descending order, and D_j = h_1 - h_(j+1). To first order, a perturbation of size e
-lowers D_j by at most e * g_j, where g_j is the dual norm of the gradient of D_j. If g does not depend on D, the share of
-images flipped within e is the share of images with D_1 below e * g. Let rho be the density of D_1 at zero. If rho is finite
-and not zero, this share is e * g * rho for small e: a power law with exponent 1, for any network and images.
+lowers D_j by at most e * g_j, where g_j is the dual norm of the gradient of D_j. Suppose that g_1 is the same for all images
+and that the nearest wrong class is always reached first. Then the share of images flipped within e is the share of images
+with D_1 below e * g_1. Let rho be the density of D_1 at zero. If rho is finite and not zero, this share is e * g_1 * rho for
+small e: a power law with exponent 1, for any network and images.
 
 The full definitions of the paper were not available, so the following are Hardcell's. The rank of a wrong class is its place
 by logit, 1 for the nearest. The mean field gives every image the mean gradient norm of each rank, whereas `Margins.radii`
