@@ -195,7 +195,7 @@ class MinimumNorm(Attack):
 
     @abstractmethod
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
-        """Evaluates points with the target, in search of misclassified ones ever nearer to x, (N, ...).
+        """Evaluates points with the target, to find misclassified points nearer and nearer to x, (N, ...).
 
         Returns nothing: the target keeps the nearest misclassified point of each image.
         """
@@ -208,7 +208,7 @@ class MinimumNorm(Attack):
 
 
 class AttackEnsemble(Attack):
-    """Base class of ensembles: several attacks of one norm, of which the worst case counts for each image.
+    """Base class of ensembles: several attacks of one norm. For each image, the worst case over the attacks counts.
 
     Each attack runs only on images that the earlier attacks did not fool. In `radii`, it runs on an image only at epsilons
     below the smallest radius that the earlier attacks found for this image.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LARGEST = 1024
-# Memory for a forward and backward pass of one batch on a CPU. More memory is slower: it exceeds the caches, and its pages
-# are allocated again for every batch. The number is fixed instead of a share of the free memory, so that repeated runs
+# Memory for a forward and backward pass of one batch on a CPU. Larger batches are slower: their memory exceeds the caches,
+# and is allocated again for every batch. The number is fixed instead of a share of the free memory, so that repeated runs
 # have the same batches.
 CPU_BYTES = 40 << 20
 # Smallest batch on a CPU, unless it needs more than CPU_MOST_BYTES of memory. Smaller batches spend too much time on reading

@@ -26,8 +26,8 @@ def check_compatible(source: str, network: nn.Module, test: Split, data: str) ->
         data: Name of the data, for messages.
 
     Raises:
-        NetworkError: the network fails on the images, accepts no batches, does not return logits (N, K), or has fewer logits
-            than the labels need.
+        NetworkError: the network fails on the images, accepts only one image, does not return logits (N, K), or has fewer
+            logits than the labels need.
     """
     channels, height, width = test.x.shape[1:]
     images = f"the images of {data}, {channels} x {height} x {width} (channels, height, width)"
