@@ -110,7 +110,7 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: x is out of range or has a different shape, or name or severity is unknown.
+        ValueError: x is out of range or is not (N, C, H, W) with one or three channels, or name or severity is unknown.
     """
     check_pictures(x)
     if name not in CORRUPTIONS:
@@ -134,8 +134,8 @@ def corruption_errors(
 
     Raises:
         TypeError: network, x or y has the wrong type.
-        ValueError: x, y or batch_size is out of range, x has a different shape, or the network's output is not (N, K)
-            logits.
+        ValueError: x, y or batch_size is out of range, x is not (N, C, H, W) with one or three channels, or the network's
+            output is not (N, K) logits.
     """
     check_pictures(x)
     with prepare(network, x, y, batch_size) as prepared:
@@ -166,7 +166,7 @@ def check_pictures(x: Tensor) -> None:
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: x is out of range or has a different shape.
+        ValueError: x is out of range or is not (N, C, H, W) with one or three channels.
     """
     check_images(x)
     if x.ndim != 4 or x.shape[1] not in (1, 3):

@@ -104,8 +104,8 @@ def _weights(network: nn.Module) -> Tensor:
 class _Counter(TorchDispatchMode):
     """Counts the operations of the functions in `_FORMULAS` and of convolutions, two per multiply-accumulate.
 
-    Convolutions are not computed: only their shapes are needed, and their outputs are zeros. torch's own FlopCounterMode
-    takes ten times as long for a network of many small layers.
+    Convolutions, except transposed ones, are not computed: only the shapes are needed, and the outputs are zeros. torch's
+    own FlopCounterMode takes ten times as long for a network of many small layers.
     """
 
     def __init__(self) -> None:

@@ -36,9 +36,9 @@ class EpsilonGrid:
     Attributes:
         epsilons: Epsilons in pixel units, strictly increasing.
         tolerance: Relative precision of the radii, between 0 and 1 (0.01 for 1 %); None to round radii up to the grid.
-            With a tolerance, the radius is the size of the smallest perturbation found that fools the network, bisected
-            between the points of the grid. Minimum-norm attacks are not bisected: their radius is the size of their
-            perturbation.
+            With a tolerance, a bisection between the points of the grid refines each radius. The radius is then the size of
+            the smallest perturbation found that fools the network. Minimum-norm attacks are not bisected: their radius is
+            the size of their perturbation.
 
     Raises:
         TypeError: epsilons is not a sequence of numbers.
@@ -94,7 +94,7 @@ def radii(
         x: Clean images, (N, ...), pixels in [0, 1].
         y: True labels, (N,) int64.
         attack: Any attack.
-        epsilons: Grid of epsilons, strictly increasing, in pixel units; or an `EpsilonGrid`, to bisect between them.
+        epsilons: Grid of epsilons, strictly increasing, in pixel units; or an `EpsilonGrid`, with a tolerance to bisect.
         seed: Seed of the attack's random numbers. Results do not depend on the batch size.
         batch_size: Images in one pass through the network; estimated from the memory that one image needs if None.
         progress: Function called with the completed fraction, between 0 and 1.
@@ -289,7 +289,7 @@ def _fooled(attempt: _Attempt, images: Tensor, epsilons: Tensor, stream: int, re
         attempt: The shared inputs.
         images: Indices of the attacked images, (M,).
         epsilons: Radius of each image's ball, (M,).
-        stream: Number of the stream of random numbers.
+        stream: Number that selects the random numbers. Different numbers give independent noise.
         report: Function called with the completed fraction.
     """
     prepared, attack, directions = attempt.prepared, attempt.attack, attempt.directions
@@ -336,7 +336,7 @@ def _directions(prepared: PreparedNetwork, attack: SingleStep, wanted: Tensor) -
         x = prepared.x[batch]
         size = torch.ones(len(batch), dtype=x.dtype, device=x.device)
         target = GradientOracle(prepared.network, x, prepared.y[batch], attack.norm, size, keep="nothing")
-        # Projected once here, as in `generate`: a multiple by epsilon then stays in the ball of that radius.
+        # Projected once here, as in `generate`: epsilon times this step then lies in the ball of radius epsilon.
         return attack.norm.project(attack.direction(target, x), size.view(-1, *[1] * (x.ndim - 1)))
 
     for batch, steps in prepared.batches.over(wanted.nonzero().squeeze(1).to(prepared.x.device), work):

@@ -43,8 +43,8 @@ class Certificates:
         predictions: Class of the smoothed network, (N,) int64; -1 where it abstains.
         radii: Radius of the open L2 ball in which the class is correct and cannot change, (N,), in pixel units. It is 0
             where the smoothed network abstains or is wrong. Each radius is too large with probability at most alpha.
-        lower: Lower bound on the probability, under noise, of the class that is most frequent in the n0 draws, (N,). Each
-            bound is too large with probability at most alpha.
+        lower: Lower bound on the probability, under noise, of the class that is most frequent in the n0 draws of
+            `Smoothing`, (N,). Each bound is too large with probability at most alpha.
     """
 
     predictions: NDArray[np.int64]

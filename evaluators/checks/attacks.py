@@ -69,7 +69,7 @@ def noise_is_weaker(prepared: PreparedNetwork, norm: Norm, worst: Floats, epsilo
 
 
 def enough_steps(prepared: PreparedNetwork, name: str, attack: Attack, worst: Floats, epsilon: float) -> CheckResult:
-    """Checks that an attack with four times its steps (twice from 26 steps on) fools hardly any additional image.
+    """Checks that an attack with four times its steps (twice above 25 steps) fools hardly any additional image.
 
     The check fails if the attack newly fools more than 5 % of all images, and significantly more than 2 % (exact binomial
     test). A few additional images are normal for any second attack.

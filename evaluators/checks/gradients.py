@@ -50,10 +50,10 @@ def gradients_predict(prepared: PreparedNetwork) -> CheckResult:
 
     Rounding has no gradient, or has an artificial "straight-through" gradient. The step goes against the sign of the
     gradient. By prediction, it lowers the logit difference to the nearest wrong class by 1e-4 of the largest logit. An image
-    counts as off if the change differs from the predicted change by more than half of it. If the gradient is about zero, the
-    image counts as off if a random step of 0.02 changes the difference by more than 1e-4 of the largest logit. The check
-    fails if more than 5 % of the images are off, beyond chance (exact binomial test). It runs in double precision if the
-    network supports it.
+    counts as off if the actual change differs from the predicted change by more than half of the predicted change. If the
+    gradient is about zero, the image counts as off if a random step of 0.02 changes the difference by more than 1e-4 of the
+    largest logit. The check fails if more than 5 % of the images are off, beyond chance (exact binomial test). It runs in
+    double precision if the network supports this.
 
     Args:
         prepared: The network and N images.
@@ -99,10 +99,10 @@ def scale_does_not_matter(prepared: PreparedNetwork, norm: Norm, epsilon: float)
     """Checks that PGD on cross-entropy is not weakened by the scale of the logits, which changes no decision.
 
     If logits are far apart, the gradient of cross-entropy vanishes. If they are close together, it points towards all wrong
-    classes equally instead of the nearest. Both stop the attack without any robustness. The check runs PGD-10 from the clean
-    image three times: on cross-entropy, on cross-entropy of logits rescaled to a median margin of 6, and on the margin,
-    which does not depend on the scale. It fails if the error of the second or third run exceeds that of the first by more
-    than 0.03, beyond chance (McNemar's test).
+    classes equally instead of the nearest. Both weaken the attack on a network that is not robust. The check runs PGD-10
+    from the clean image three times: on cross-entropy, on cross-entropy of logits rescaled to a median margin of 6, and on
+    the margin, which does not depend on the scale. The check fails if the error of the second or third run exceeds that of
+    the first by more than 0.03, beyond chance (McNemar's test).
 
     Args:
         prepared: The network and N images.

@@ -74,11 +74,11 @@ def logits_not_probabilities(network: nn.Module, x: Tensor, batches: Batches | N
 def batch_independent(network: nn.Module, x: Tensor, batches: Batches | None = None) -> CheckResult:
     """Checks that the logits of an image do not depend on the other images of its batch.
 
-    With BatchNorm in training mode they do. In evaluation mode, the images are run in a batch with copies of themselves and
-    in a batch with black images. The check fails if the logits differ by more than 1e-4 of the largest logit. It also fails
-    if a BatchNorm module is passed in training mode, and the logits in training mode differ by more than this from those in
-    evaluation mode. The deployed network may then not be the measured one. Call this function before other code sets the
-    mode. It uses at most half a batch of images.
+    With BatchNorm in training mode, logits depend on the batch. In evaluation mode, the images are run in a batch with
+    copies of themselves and in a batch with black images. The check fails if the logits differ by more than 1e-4 of the
+    largest logit. It also fails if a BatchNorm module is passed in training mode, and the logits in training mode differ by
+    more than this from those in evaluation mode. The deployed network may then not be the measured one. Call this function
+    before other code sets the mode. It uses at most half a batch of images.
 
     Args:
         network: Maps images to logits (N, K), in the mode in which it is used; unchanged by the check.

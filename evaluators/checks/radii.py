@@ -61,7 +61,7 @@ def many_steps_beat_one(
     """
     singles = {name: r for name, r in radii.items() if is_single_step(attacks[name])}
     worst = np.min(np.stack([r for name, r in radii.items() if is_many_step(attacks[name])]), axis=0)
-    # Each single-step attack is compared separately. The evidence is that of a failing one, if any, with the largest excess.
+    # Each single-step attack is compared separately. The evidence is that of the largest excess, of failing attacks if any.
     outcomes = {
         name: largest([excess(single <= e, worst <= e) for e in epsilons], epsilons) for name, single in singles.items()
     }
@@ -94,8 +94,8 @@ def cross_entropy_not_masked(
 def black_box_is_weaker(norm: Norm, white: Floats, black: Floats, epsilons: Sequence[float]) -> CheckResult:
     """Checks that black-box attacks fool hardly any image that the white-box attacks do not fool.
 
-    White-box attacks have more information, so they should be stronger. The check fails if only black-box attacks fool more
-    than 5 % of all images at any epsilon, and significantly more than 2 % (exact binomial test).
+    White-box attacks have more information, so they should be stronger. The check fails if at any epsilon more than 5 % of
+    all images, and significantly more than 2 % (exact binomial test), are fooled only by black-box attacks.
 
     Args:
         norm: Norm of the attacks, for the name of the check.

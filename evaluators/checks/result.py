@@ -42,11 +42,11 @@ class CheckResult:
 @final
 @dataclass(frozen=True)
 class Excess:
-    """Share of images that an attack fools beyond the expected share.
+    """A share of images with a one-sided test whether it is larger than expected.
 
     Attributes:
-        share: Excess, as a share of the images.
-        p_value: One-sided p-value of the excess.
+        share: Share of the images (`binomial_excess`) or difference between two errors (`excess`).
+        p_value: One-sided p-value of the test.
         tolerance: Largest share that is not a finding.
     """
 
@@ -69,7 +69,7 @@ def excess(weak: NDArray[np.bool_], strong: NDArray[np.bool_]) -> Excess:
     from scipy.stats import binom  # Slow to import.
 
     only_weak, only_strong = int((weak & ~strong).sum()), int((strong & ~weak).sum())
-    # Probability of at least `only_weak` heads when a fair coin is thrown for each image with different outcomes.
+    # Probability of at least `only_weak` heads when a fair coin is thrown for each image that only one attack fools.
     p_value = float(binom.sf(only_weak - 1, only_weak + only_strong, 0.5))
     return Excess((only_weak - only_strong) / len(weak), p_value, TOLERANCE)
 
@@ -82,7 +82,7 @@ def binomial_excess(count: int, n: int, expected: float = MORE_EXPECTED, toleran
 
 
 def largest(excesses: Sequence[Excess], epsilons: Sequence[float]) -> tuple[bool, dict[str, float | str]]:
-    """Returns whether no excess is a finding, and the evidence of the largest finding, or of the largest excess without one.
+    """Returns whether no excess is a finding, and the evidence of the largest finding or, if none, of the largest excess.
 
     Args:
         excesses: One excess per epsilon.
@@ -101,7 +101,7 @@ def most_informative_epsilon(radii: Floats, epsilons: Sequence[float]) -> float:
     """Returns the epsilon at which the error of radii (N,) is closest to halfway between the clean error and 1.
 
     There the error can both rise and fall, so both a stronger and a weaker attack change it. Of equally good epsilons, the
-    largest is returned. So it is the largest of all if no image is fooled.
+    largest is returned. If no image is fooled, this is the largest epsilon of all.
     """
     half = (1 + np.mean(radii <= 0)) / 2
     distances = [abs(np.mean(radii <= epsilon) - half) for epsilon in epsilons]

@@ -6,10 +6,10 @@ lower tail is a power law of exponent `shape`. The log-normal form uses the norm
 tail.
 
 A form is fitted by interval-censored maximum likelihood to all correctly classified images: the flips in each cell of the
-grid, and the images that are never flipped. The law is fitted only in its window. Law and form are compared on the flips
-inside the window, by the likelihood of each flip given that it lies in the window. This is the test of Vuong, "Likelihood
-ratio tests for model selection and non-nested hypotheses", Econometrica 57, 1989, which Clauset, Shalizi and Newman (SIAM
-Review 51, 2009) use for power laws.
+grid, and the images that are never flipped. The law is fitted only in its window, the range (0, top] of epsilon that
+`power_law_window` chooses. Law and form are compared on the flips inside the window, by the likelihood of each flip given
+that it lies in the window. This is the test of Vuong, "Likelihood ratio tests for model selection and non-nested
+hypotheses", Econometrica 57, 1989, which Clauset, Shalizi and Newman (SIAM Review 51, 2009) use for power laws.
 
 The comparison favours the law: the window is chosen to suit the law, whereas a form is fitted to the whole curve. If the
 verdict is 'power law', the form does not describe the lower end of the curve. If the two are not distinguishable, the law
@@ -74,7 +74,7 @@ def compare_forms(counts: Floats, log_grid: Floats, law: Floats) -> dict[str, Al
     Args:
         counts: Number of flips in each cell of the grid, then number of images that are not flipped, (E + 1,).
         log_grid: Natural logarithms of the grid, (E,).
-        law: Log-probability of each cell of the window under the law, given a flip in the window, (W,).
+        law: Log-probability of each of the W cells of the window under the law, given a flip in the window, (W,).
     """
     return {name: _compare(form, counts, log_grid, law) for name, form in FORMS.items()}
 

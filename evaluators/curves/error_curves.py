@@ -33,8 +33,8 @@ class ErrorCurve:
         right: Number of images that are correctly classified when clean.
         error: Share of all images that are misclassified within epsilon, (E,), between 0 and 1.
         error_interval: Clopper-Pearson interval of the error, (E, 2).
-        flip_rate: Share of the images correctly classified when clean that are misclassified within epsilon, (E,); NaN if
-            no image is correctly classified.
+        flip_rate: Share of the correctly classified clean images that are misclassified within epsilon, (E,); NaN if no
+            image is correctly classified.
         flip_interval: Clopper-Pearson interval of the flip rate, (E, 2); NaN if no image is correctly classified.
     """
 

@@ -173,7 +173,8 @@ def fit_power_law(
 def _own_grid(flips: Floats) -> Floats:
     """Returns a geometric grid for exact radii, (E,).
 
-    It starts at the radius below which 20 radii lie (10 % of the radii if they are fewer than 200). It ends at the largest.
+    It starts at the radius below which 20 radii lie (10 % of the radii if they are fewer than 200). It ends at the largest
+    radius.
     """
     lowest = np.quantile(flips, min(SMALLEST_COUNT / len(flips), 0.1))
     return np.unique(np.append(np.geomspace(lowest, flips.max(), _OWN_CELLS)[:-1], flips.max()))

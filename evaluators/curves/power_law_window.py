@@ -26,7 +26,7 @@ from evaluators.curves.error_curves import Floats
 SMALLEST_COUNT = 20
 SMALLEST_CELLS = 4
 LARGEST_EXPONENT = 1e3
-_ROWS = 256  # Tables per step. Arrays that fit into the cache of the processor are about twice as fast.
+_ROWS = 256  # Number of tables in one array. Arrays that fit into the cache of the processor are about twice as fast.
 
 
 @final
@@ -37,7 +37,7 @@ class Windows:
     Attributes:
         last: Index of the grid point at the top of the window; -1 if no window holds enough flips in enough cells.
         exponent: Maximum-likelihood exponent in the window; NaN if there is no window.
-        n: Number of flips in the window.
+        n: Number of flips in the window; all flips of the table if there is no window.
         distance: Kolmogorov-Smirnov distance between law and data; infinite if there is no window.
     """
 
@@ -103,7 +103,7 @@ def _exponents(counts: Floats, log_grid: Floats, allowed: NDArray[np.bool_]) -> 
     steps = np.diff(log_grid)
     mean_step = (log_grid[-1] - log_grid[0]) / max(len(steps), 1)
     inner = counts[:, 1:]
-    # Relative to the first grid point, so that the rounding of the sums does not depend on the units.
+    # Logarithms relative to the first grid point: the rounding of the sums then does not depend on the units of epsilon.
     height = log_grid - log_grid[0]
     wanted = np.cumsum(counts, axis=1) * height - np.cumsum(counts * height, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,7 +114,7 @@ def _exponents(counts: Floats, log_grid: Floats, allowed: NDArray[np.bool_]) -> 
         terms = steps / np.expm1(np.minimum(exponents[:, :, None] * steps, 500.0))
         slope = np.einsum("rj,rwj,wj->rw", inner, terms, cells) - wanted
         curvature = np.einsum("rj,rwj,wj->rw", inner, terms * (terms + steps), cells)
-        # Newton's step on the logarithm of the exponent. The bound on the curvature guards a flat likelihood.
+        # Newton's step on the logarithm of the exponent. The bound on the curvature guards against a flat likelihood.
         step = np.where(allowed, slope / np.maximum(curvature * exponents, 1e-300), 0.0)
         exponents = np.clip(exponents * np.exp(np.clip(step, -1.0, 1.0)), 1 / LARGEST_EXPONENT, LARGEST_EXPONENT)
         if np.abs(step).max() < 1e-9:

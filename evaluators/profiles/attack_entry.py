@@ -64,7 +64,7 @@ def disagreements(profile: RobustnessProfile) -> list[str]:
             wrong.append(f"attacks.{name}.epsilons")
             continue
         for key, value in json.loads(json.dumps(computed)).items():
-            if key in entry:  # An older version of Hardcell may lack it.
+            if key in entry:  # A profile of an older version of Hardcell may lack the key.
                 wrong += _differences(entry[key], value, f"attacks.{name}.{key}")
     return wrong
 

@@ -54,7 +54,10 @@ def margins_record(
 
 
 def _nearest(logits: Floats) -> dict[str, Any] | None:
-    """Returns statistics of the differences between the two largest logits; None if all differences are 0."""
+    """Returns statistics of the differences between the two largest logits.
+
+    Returns None if all differences are 0, of the logits or of the independent logits that they are compared with.
+    """
     differences, independent = (
         logit_differences(class_logits)[:, 0] for class_logits in (logits, independent_logits(logits))
     )

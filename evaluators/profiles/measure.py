@@ -100,7 +100,7 @@ def profile(
             ).numpy()
             for name, attack in attacks.items()
         }
-    # Outside `prepare`, which sets evaluation mode: a check reports the mode in which the network was passed.
+    # The checks run outside `prepare`, which sets evaluation mode: a check reports the mode in which the network was passed.
     part("checks")(0.0)
     checks = [
         *check_network(network, x, y, margins, batch_size=batch_size),
@@ -134,7 +134,7 @@ def profile(
         certificates = certify(network, x, y, smoothing, seed=seed, batch_size=batch_size)
         record["certificates"] = _certificates_entry(certificates, smoothing.sigma)
         part("certificates")(1.0)
-    # Through JSON, so that a saved and loaded profile is equal to this one, and a value that cannot be saved raises here.
+    # The record passes through JSON: a loaded profile equals the saved one, and a value that cannot be saved raises here.
     return RobustnessProfile(json.loads(json.dumps(record, allow_nan=False)), radii)
 
 

@@ -105,7 +105,8 @@ def load_profile(folder: Path) -> RobustnessProfile:
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: profile.json is not JSON, or has another schema or form; radii.npz is damaged or lacks an attack.
+        ValueError: profile.json is too large, is not JSON, or has another schema or structure; radii.npz is damaged, lacks
+            an attack or holds wrong radii.
     """
     path = folder / "profile.json"
     if path.stat().st_size > LARGEST_FILE:

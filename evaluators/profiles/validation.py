@@ -22,13 +22,13 @@ LARGEST_INTEGER = 2**63
 @final
 @dataclass(frozen=True)
 class _Mapping:
-    """Form of a mapping: the forms of its keys, or the form of all its entries.
+    """Form of a mapping: the forms of its values, given by key or as one form for all keys.
 
     Attributes:
         keys: Forms of the values under the required keys.
         optional: Forms of the values under keys that may be missing.
         entries: Form of the values under any other key; None if these values are not checked.
-        exact: Whether other keys are refused.
+        exact: Whether keys outside `keys` and `optional` are refused, if `entries` is None.
     """
 
     keys: dict[str, Any]
@@ -219,7 +219,7 @@ def read_radii(path: Path, names: Collection[str], n: int) -> dict[str, Any]:
     """
     try:
         return _read_radii(path, names, n)
-    # A damaged archive: `RuntimeError` for encrypted entries, `NotImplementedError` for other compressions.
+    # Errors of damaged archives. Encrypted entries and unknown compressions raise `RuntimeError` or a subclass.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OverflowError, SyntaxError) as error:
         raise ValueError(f"{path.name}: is damaged: {error}") from error
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # With fewer networks the percentile interval is far too narrow.
 ENOUGH = 8
-# If fewer values than this differ from the most common value, many resamples contain none of them.
+# If fewer values than this differ from the most common value, many resamples are constant and have no correlation.
 APART = 5
 _RESAMPLES = 2000
 

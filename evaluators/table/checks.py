@@ -212,7 +212,10 @@ def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> CheckResult | 
 
 
 def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[str]) -> CheckResult | None:
-    """Checks that no column of the weak kinds is below the lowest column of the strong kinds, at equal norm and epsilon."""
+    """Checks that, in each row, no accuracy of a weak kind is below the lowest of the strong kinds.
+
+    Only accuracies at equal norm and epsilon are compared.
+    """
     gaps, tolerances = {}, {}
     for column in table.of(weak):
         rivals = [c for c in table.of(strong) if c.norm == column.norm and _same(c.epsilon, column.epsilon)]

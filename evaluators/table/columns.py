@@ -65,7 +65,7 @@ def in_pixels(columns: Sequence[Column]) -> list[Column]:
 def parse_column(name: str) -> Column | None:
     """Parses a column name such as `pgd_1.0`, `fgsm_l2_0.5`, `apgd-ce 8/255`, `clean` or `val_acc`.
 
-    An integer after a hyphen is the number of steps of a many-step attack, as in PGD-20, and no epsilon.
+    An integer after a hyphen is the number of steps of a many-step attack, as in PGD-20, and not an epsilon.
 
     Args:
         name: Name of a column.

@@ -32,7 +32,7 @@ class TableText:
 
     Attributes:
         header: Names of the columns.
-        rows: Number of the line in the file, and the cells by column, of each row.
+        rows: For each row, the number of its line in the file, and its cells by column.
         separator: Character between two cells.
     """
 
