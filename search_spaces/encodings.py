@@ -65,7 +65,7 @@ def path_encoding(space: SearchSpace, architectures: Sequence[Architecture], max
     Each column stands for a sequence of operations from one input of a cell to the output. It is 1 if the cell has a path
     with these operations. The columns are ordered by cell, input, length and sequence. The last operation of a sequence
     varies fastest. A space of C cells with I inputs and O operations (without `none`) has
-    P = C * I * (O + O**2 + ... + O**max_length) columns. For darts and max_length 3, these are 1,596.
+    P = C * I * (O + O**2 + ... + O**max_length) columns. For darts and max_length 3, P is 1,596.
 
     Args:
         space: Search space with cells.
@@ -89,7 +89,8 @@ def path_encoding(space: SearchSpace, architectures: Sequence[Architecture], max
     if max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
     digits, base = {operation: digit for digit, operation in enumerate(space.operations)}, len(space.operations)
-    # First column of each path length, relative to the input. The last entry is the number of columns of one input.
+    # First column of each path length, relative to the first column of an input. The last entry is the number of columns of
+    # one input.
     offsets = np.cumsum([0, *(base**length for length in range(1, max_length + 1))]).tolist()
     # All architectures have the same cells and the same inputs.
     inputs = [(cell, i) for cell, graph in space.graphs(space.at(0)).items() for i in range(graph.inputs)]

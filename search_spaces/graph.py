@@ -1,4 +1,4 @@
-"""Graph of a cell: its nodes, and the operations whose sum each node is."""
+"""Graph of a cell: its nodes and operations. Each node is a sum of operations."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def squeeze_excitation(channels: int, stride: int) -> nn.Module:
 
 @final
 class Zero(nn.Module):
-    """Returns zeros for every input. It removes an edge."""
+    """Returns zeros for every input, as if the edge did not exist."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class FactorisedReduce(nn.Module):
         x = F.relu(x)
         if self.odd is None:
             return self.norm(self.even(x))  # type: ignore[no-any-return]
-        # If a side has odd length, the last pixel has no successor. It is padded with zeros.
+        # If a side has odd length, the last pixel has no successor. The side is padded with zeros.
         shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
         return self.norm(torch.cat([self.even(x), self.odd(shifted)], 1))  # type: ignore[no-any-return]
 
@@ -185,7 +185,7 @@ class BlurPool(nn.Module):
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=self.stride, groups=self.channels)
 
 
-# Ordered from the weakest to the strongest operation. An edge with several operations has the colour of the strongest.
+# Ordered from the weakest to the strongest operation. A drawn edge with several operations has the colour of the strongest.
 OPERATIONS: dict[str, Operation] = {
     "none": lambda channels, stride: Zero(stride),
     "skip": skip,

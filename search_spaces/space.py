@@ -86,7 +86,8 @@ class SearchSpace:
         name: Name of the space.
         choices: Choices by name. The order is kept.
         build: Function that returns a network with random weights. The caller sets the seed of torch.
-        canonical: Function that maps all architectures with the same set of functions to one of them, the canonical form.
+        canonical: Function that maps all architectures that can compute the same functions to one of them, the canonical
+            form.
             The canonical form maps to itself.
         draw: Function that returns a drawing of an architecture; None if the space has none.
         graphs: Function that returns the graphs of the cells of an architecture, by name of the cell; None if the space has

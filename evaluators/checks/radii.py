@@ -61,7 +61,8 @@ def many_steps_beat_one(
     """
     singles = {name: r for name, r in radii.items() if is_single_step(attacks[name])}
     worst = np.min(np.stack([r for name, r in radii.items() if is_many_step(attacks[name])]), axis=0)
-    # Each single-step attack is compared separately. The evidence is that of the largest excess, of failing attacks if any.
+    # Each single-step attack is compared separately. If some of them fail the check, the evidence is the largest excess of
+    # these. Otherwise it is the largest excess of all.
     outcomes = {
         name: largest([excess(single <= e, worst <= e) for e in epsilons], epsilons) for name, single in singles.items()
     }

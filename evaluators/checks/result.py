@@ -42,7 +42,7 @@ class CheckResult:
 @final
 @dataclass(frozen=True)
 class Excess:
-    """A share of images with a one-sided test whether it is larger than expected.
+    """A share of images, and a one-sided test of whether it is larger than expected.
 
     Attributes:
         share: Share of the images (`binomial_excess`) or difference between two errors (`excess`).

@@ -49,7 +49,7 @@ class Observation:
         exponent: Exponent, above 0.
         interval: 95 % interval of the exponent, above 0.
         factors: Level of each factor, by name of the factor.
-        subject: Name of the network, if several observations are of the same network; None if this is its only one.
+        subject: Name of the network, if several observations are of the same network; None if there is only this one.
     """
 
     exponent: float
@@ -172,8 +172,8 @@ def heterogeneity(observations: Sequence[Observation]) -> Heterogeneity:
 def _reach(means: Floats, mean: float, weights: Floats) -> float:
     """Returns the half-width of the Hartung-Knapp interval of a weighted mean; NaN for one subject.
 
-    The scale is at least 1, as Roever, Knapp and Friede propose: if means lie closer together than their
-    uncertainty predicts, this is by chance.
+    The scale is at least 1, as Roever, Knapp and Friede propose: if means lie closer together than their uncertainty
+    predicts, this is by chance.
     """
     from scipy.stats import t  # Slow to import.
 

@@ -87,7 +87,7 @@ class _Candidate:
 
 
 class _Search:
-    """Depth-first search for the first cell with an expression, node by node."""
+    """Depth-first search, node by node, for the first cell with a given expression."""
 
     def __init__(self, topology: Topology, operations: tuple[str, ...], expression: Expression) -> None:
         self.topology, self.operations, self.expression = topology, operations, expression

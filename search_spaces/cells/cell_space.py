@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 CellSharing = Literal["shared", "normal_reduction", "each"]
 TopologyKind = Literal["all_pairs", "two_inputs"]
-# A cell is a pair: its name, and whether it halves the resolution. None is a residual block that halves the resolution.
+# A layer is a cell or a residual block that halves the resolution. A cell is written as a pair: its name, and whether it
+# halves the resolution. The block is written as None.
 # Cells with the same name share one architecture. The name is the prefix of the names of the choices.
 Layer = tuple[str, bool] | None
 

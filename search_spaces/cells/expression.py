@@ -69,7 +69,7 @@ class Expression:
         self.useful = self._useful()
 
     def kind(self, operation: str, source: int) -> OperationKind:
-        """Returns the kind of an operation on a node. It has a stride on the inputs of a strided cell."""
+        """Returns the kind of an operation on a node. In a strided cell, operations on the inputs have a stride."""
         return operation, self.strided and source < self.inputs
 
     def is_part(self, sum_: Sum, targets: Iterable[Sum]) -> bool:

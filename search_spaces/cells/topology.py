@@ -193,7 +193,8 @@ def edge_list(edges: Iterable[tuple[int, int]], inputs: int = 1, output: Output 
         output: Nodes that are concatenated into the output.
 
     Raises:
-        ValueError: An edge occurs twice, leads backwards or into an input, or a node has no edge that leads to it.
+        ValueError: An edge occurs twice, leads backwards or into an input, a node lacks an edge to it or from it, or inputs
+            or output is out of range.
     """
     pairs = [(int(i), int(j)) for i, j in edges]
     for i, j in pairs:

@@ -16,7 +16,8 @@ CANONICAL_TRIES = 50
 BUILD_TRIES = 25
 # Largest number of pairs of architectures that are compared to find that a canonical form is missing.
 MOST_PAIRS = 60
-# Returns a text for each architecture, which identifies its canonical form or its network; None if there is none.
+# Function that returns a text for each architecture. The text identifies the canonical form or the network of the
+# architecture; it is None if the form is invalid or the network does not run.
 Fingerprints = Callable[[list[Architecture]], list[str | None]]
 
 
@@ -98,7 +99,7 @@ def _check_every_value(
     value_message: str,
     precondition: Fingerprints | None = None,
 ) -> str:
-    """Searches, for each value of each choice, an architecture in which no other value gives the same fingerprint.
+    """Searches, for each value of each choice, for an architecture in which no other value gives the same fingerprint.
 
     Args:
         under_test: The space.
@@ -182,7 +183,7 @@ def _network_texts(under_test: SpaceUnderTest, architectures: list[Architecture]
             network = under_test.build(architectures[index], shape)
             with torch.no_grad():
                 outputs = torch.cat([network.train(mode)(x.clone()) for mode in (False, True)])
-        except Exception:  # `shapes` reports it, and logits that are not finite.
+        except Exception:  # `shapes` reports it, and also reports logits that are not finite.
             fingerprints[index] = None
         else:
             fingerprints[index] = f"{fingerprints[index]}{outputs.tolist()}" if bool(outputs.isfinite().all()) else None

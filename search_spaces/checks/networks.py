@@ -184,9 +184,9 @@ class _GradientFlow(NamedTuple):
 def gradients(under_test: SpaceUnderTest) -> str:
     """Checks that gradients reach the image and every parameter.
 
-    The check uses canonical forms, because other forms may hold operations that do not reach the output. A layer may still
-    have no gradient because of the architecture: its input is zero, or no layer uses its output. So the check fails only if
-    the layer also has no gradient in similar architectures. A network without a path from the image to the logits is
+    The check uses canonical forms, because other architectures may hold operations that do not reach the output. A layer may
+    still have no gradient because of the architecture: its input is zero, or no layer uses its output. So the check fails
+    only if the layer also has no gradient in similar architectures. A network without a path from the image to the logits is
     degenerate and passes, unless all networks are degenerate.
     """
     without_image_gradient = 0
@@ -221,7 +221,7 @@ def _gradient_flow(under_test: SpaceUnderTest, architecture: Architecture, shape
     for draw in range(WEIGHT_DRAWS):
         network = under_test.build(architecture, shape, seed=draw)
         with torch.no_grad():
-            # A layer that is initialised to zero blocks gradients.
+            # A layer that is initialised to zero blocks gradients, so all weights get noise.
             for parameter in network.parameters():
                 if parameter.is_floating_point():
                     parameter.add_(0.1 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""Parameters of a network that it does not own: layers that are not registered, and parameters of another network."""
+"""Finds parameters that a network uses but does not own: those of unregistered layers, and those of another network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import final
 
 from torch import Tensor, nn
 
-# Largest depth of nested lists, dicts and objects within an attribute that is searched.
+# Lists, dicts and objects within an attribute are searched down to this depth.
 DEPTH = 4
 
 
 def unregistered_layers(network: nn.Module) -> list[str]:
-    """Returns the attributes that hold layers or parameters that their module has not registered, as `path (kind)`.
+    """Returns the attributes that hold layers or parameters that their module has not registered, as `path (type)`.
 
     Such parameters are not in `network.parameters()`, so they are neither trained, moved to a device nor saved.
     """
@@ -55,7 +55,7 @@ def _parts(value: object) -> list[object]:
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, types.MethodType):
         return [value.__self__]
-    if isinstance(value, types.FunctionType):  # An empty cell has no content.
+    if isinstance(value, types.FunctionType):  # An empty closure cell has no content.
         return [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
     if isinstance(value, type | types.ModuleType) or type(value).__module__.partition(".")[0] == "torch":
         return []

@@ -95,7 +95,9 @@ def check_space(
     num_classes: int = 7,
     formats: Mapping[str, Callable[[Architecture], object]] = {"JSON": json_round_trip},
 ) -> list[CheckResult]:
-    """Runs all checks and returns one result for each, in the order of `CHECKS`. Errors in the space are results, too.
+    """Runs all checks and returns one result for each, in the order of `CHECKS`.
+
+    An error that the code of the space raises is the result of a check, not an error of this function.
 
     Args:
         space: Search space.

@@ -71,7 +71,8 @@ class SpaceUnderTest:
         space: Search space.
         samples: Distinct random architectures; all architectures if the space is small.
         many_samples: The samples and further distinct architectures, for fast checks.
-        input_shapes: Image shapes (C, H, W) for which networks are built. Checks that need one shape use the first.
+        input_shapes: Image shapes (C, H, W) for which networks are built. Checks that need one shape use the
+            first or `small_shape`.
         num_classes: Number of classes K.
         seed: Random seed.
         formats: Functions by name. Each writes an architecture as text and reads it back.
@@ -136,7 +137,8 @@ class SpaceUnderTest:
         """Name of a parameter shared with an earlier network, for each running sample (as text) that has one."""
         owners, found = ParameterOwners(), dict[str, str]()
         for architecture in self.running_samples:
-            networks = [self.build(architecture, self.small_shape, seed) for seed in (0, 1)]  # Both must exist.
+            # Both networks must exist at the same time, because the memory of a deleted network may be used again.
+            networks = [self.build(architecture, self.small_shape, seed) for seed in (0, 1)]
             names = [owners.add(network) for network in networks]
             found |= {as_text(architecture): name for name in names if name is not None}
         return found
@@ -156,7 +158,7 @@ class SpaceUnderTest:
 
     @cached_property
     def small_shape(self) -> Shape:
-        """The smallest tested shape (C, H, W) on which all samples run that run on the first shape.
+        """The smallest tested shape (C, H, W) on which all architectures in `running_samples` run.
 
         Raises:
             CheckSkipped: No sample runs.

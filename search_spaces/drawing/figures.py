@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NO_PATH = "no path from input to output"
 INK_COLOUR, WARNING_COLOUR = "#333a42", "#b2394b"
 TITLE_FONT_SIZE, MARGIN = 10.0, 14.0
-# Panels are side by side only if their total width is at most this.
+# If two columns of panels would be wider than this, up to four panels are drawn in one column.
 MAX_WIDTH = 1000.0
 
 

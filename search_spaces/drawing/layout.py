@@ -5,8 +5,8 @@ last source. Between two columns of nodes is a column of labels. A line has a se
 and it bends only between columns. So it crosses no node and no label of another line.
 
 Source: Sugiyama, Tagawa and Toda, "Methods for Visual Understanding of Hierarchical System Structures", IEEE Transactions on
-Systems, Man, and Cybernetics 11(2), 1981. Their
-method chooses the column of each node, then an order in each column with few crossings, then the positions.
+Systems, Man, and Cybernetics 11(2), 1981. Their method chooses the column of each node, then an order in each column with
+few crossings, then the positions.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from search_spaces.operations import OPERATIONS
 if TYPE_CHECKING:
     from search_spaces.graph import CellGraph
 
-# One colour per operation, in the order of OPERATIONS without none and skip. The k x k convolutions share a
-# hue, darker for larger kernels.
+# One colour per operation, in the order of OPERATIONS without none and skip. The k x k convolutions share a hue, darker for
+# larger kernels.
 COLOURS = (
     *(
         "#a15c00",
@@ -81,7 +81,7 @@ class CellLayout:
     """Layout of a cell.
 
     Attributes:
-        names: Text in each node. If the output is the sum of several nodes or an input, it has a box of its own, the last.
+        names: Text in each node. If the output concatenates several nodes or is an input, it has a separate box, the last.
         lines: Lines between the nodes.
         routes: Slots that each line passes, from its source to its target.
         x: Horizontal centre of each column.
@@ -149,7 +149,7 @@ def _lines(graph: CellGraph, output: int | None) -> list[Line]:
 
 
 def _colour(operations: list[str]) -> str:
-    """Returns the colour of an arrow: that of its last operation in the order of OPERATIONS, custom ones after them."""
+    """Returns the colour of the last operation of an arrow, in the order of OPERATIONS, then custom operations."""
     table = [name for name in OPERATIONS if name not in ("none", "skip")]
     # A custom operation gets a colour from the hash of its name.
     places = [table.index(name) if name in table else zlib.crc32(name.encode()) for name in operations if name != "skip"]
@@ -157,7 +157,10 @@ def _colour(operations: list[str]) -> str:
 
 
 def _layers(graph: CellGraph, lines: list[Line], names: list[str]) -> list[int]:
-    """Returns the layer of each node: 0 for inputs, otherwise one more than its last source. The output is last."""
+    """Returns the layer of each node: 0 for inputs, otherwise one more than the last layer of its sources.
+
+    If no line leaves the output, the output is in a layer after all other nodes.
+    """
     layers = [0] * len(names)
     for node in range(graph.inputs, len(names)):
         layers[node] = 1 + max((layers[line.source] for line in lines if line.target == node), default=0)
@@ -188,7 +191,7 @@ def _routes(lines: list[Line], nodes: list[Slot]) -> list[list[Slot]]:
 
 
 def _order(nodes: list[Slot], routes: list[list[Slot]]) -> list[list[Slot]]:
-    """Returns the slots of each column, ordered by the barycentres of their neighbours to have few crossings."""
+    """Returns the slots of each column, in an order with few crossings (by the barycentres of their neighbours)."""
     columns: list[list[Slot]] = [[] for _ in range(1 + max(slot.column for slot in nodes))]
     for slot in dict.fromkeys([*nodes, *itertools.chain(*routes)]):
         columns[slot.column].append(slot)
@@ -245,7 +248,7 @@ def _slot_heights(order: list[list[Slot]], routes: list[list[Slot]]) -> dict[Slo
 
 
 def _straighten(slots: list[Slot], order: list[list[Slot]], y: dict[Slot, float]) -> None:
-    """Moves runs of slots of a line to one height. Each run is as long as the neighbouring slots allow."""
+    """Moves consecutive slots of a line to one height. Each such run is as long as the neighbouring slots allow."""
     run: list[Slot] = []
     low, high = -math.inf, math.inf
     for slot in [*slots, None]:

@@ -31,7 +31,7 @@ BOTTLENECK_RATIO, MIN_INNER_CHANNELS = 4, 4
 EXPANSION_RATIO = 6
 # Group normalisation has at most 32 groups (Wu and He), each with at least 4 channels.
 MAX_GROUPS, MIN_GROUP_CHANNELS = 32, 4
-# The inner width of a gate is a quarter of the channels, at least 8. With 1 or 2, all its ReLUs are often zero at first.
+# The inner width of a gate is a quarter of the channels, at least 8. With 1 or 2, all its ReLUs are often zero initially.
 MIN_SQUEEZED_CHANNELS = 8
 
 # The smooth activations are from Xie et al., "Smooth Adversarial Training", arXiv:2006.14536.
@@ -46,7 +46,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def group_norm(channels: int) -> nn.GroupNorm:
     """Returns group normalisation.
 
-    A group has at least 4 channels, or all channels of a narrower layer. One channel of one pixel would become zero.
+    A group has at least 4 channels, or all channels of a narrower layer. A group of one channel and one pixel would become
+    zero.
 
     Source: Wu and He, "Group Normalization", ECCV 2018, arXiv:1803.08494.
     """
@@ -157,8 +158,8 @@ BLOCKS: dict[str, Callable[[int, int, int, Style], list[nn.Conv2d]]] = {
 class ResidualBlock(nn.Module):
     """Sum of a branch and a shortcut. It maps (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride)).
 
-    No activation follows the sum of an inverted block, as in MobileNetV2. Unlike there, an inverted block that changes the
-    shape has a shortcut, like the other blocks.
+    No activation follows the sum of an inverted block, as in MobileNetV2. Unlike in MobileNetV2, an inverted block that
+    changes the shape has a shortcut, like the other blocks.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, style: Style) -> None:

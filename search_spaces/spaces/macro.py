@@ -1,4 +1,4 @@
-"""macro: residual networks that vary in the properties of hand-designed networks.
+"""macro: residual networks that vary in depth, width, block and other properties of hand-designed networks.
 
 A network has one to four stages of residual blocks. Depth and width vary by stage, and all other choices apply to the whole
 network. There are (4 * 27)**stages * 4 * 3 * 3 * 3 * 2 * 4 * 3 * 2 architectures: 559,872 with one stage, 6.53e9 with three,

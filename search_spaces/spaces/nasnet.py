@@ -1,12 +1,13 @@
 """nasnet: the NASNet space with a normal cell and a reduction cell of five blocks each.
 
-Nodes 0 and 1 are the outputs of the previous two cells. Each block, nodes 2 to 6, is the sum of two operations on two
-earlier nodes, which may be equal. The output concatenates the blocks that feed no other block. The two inputs of a block are
-unordered, so k earlier nodes give k (k + 1) / 2 pairs. A cell has 3 * 6 * 10 * 15 * 21 = 56,700 ways to pick the inputs and
-13**10 ways to pick the operations. There are (56,700 * 13**10)**2 = 6.11e31 architectures.
+Nodes 0 and 1 are the outputs of the previous two cells. Each of the blocks, nodes 2 to 6, is the sum of two operations on
+two earlier nodes, which may be equal. The output concatenates the blocks that feed no other block. The two inputs of a block
+are unordered, so k earlier nodes give k (k + 1) / 2 pairs. A cell has 3 * 6 * 10 * 15 * 21 = 56,700 ways to pick the inputs
+and 13**10 ways to pick the operations. There are (56,700 * 13**10)**2 = 6.11e31 architectures.
 
 Source: Zoph, Vasudevan, Shlens and Le, "Learning Transferable Architectures for Scalable Image Recognition", CVPR 2018,
-arXiv:1707.07012. Cubuk et al., arXiv:1711.02846, search it for robustness. The network around the cells is that of DARTS.
+arXiv:1707.07012. Cubuk et al., arXiv:1711.02846, search this space for robust networks. The network around the cells is that
+of DARTS.
 """
 
 from __future__ import annotations
