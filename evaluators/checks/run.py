@@ -135,8 +135,8 @@ def check_attacks(
 
     Raises:
         TypeError: x or y has the wrong type.
-        ValueError: x or y is out of range, the network's output is not (N, K) finite logits, or the radii of an attack are
-            not N.
+        ValueError: x or y is out of range, the network's output is not (N, K) finite logits, or an attack does not
+            have N radii.
     """
     check_images(x)
     check_labels(y, len(x))

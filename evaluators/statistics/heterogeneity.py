@@ -71,8 +71,8 @@ class Effect:
     Attributes:
         means: Geometric mean of the exponents at each level, not adjusted for other factors.
         counts: Number of observations at each level.
-        share: Omega squared, at least 0: the share of the variance that only this factor explains. The variance is that
-            between subjects or, for a factor that varies within subjects, the total variance.
+        share: Omega squared, the share of the variance that only this factor explains, at least 0; NaN without degrees of
+            freedom. The variance is that between subjects or, for a factor that varies within subjects, the total variance.
         f_value: Mean square of the factor over the mean square of the residual. It is NaN if the factor or the residual has
             no degrees of freedom, or if both mean squares are 0.
         freedom: Degrees of freedom of the factor and of the residual.

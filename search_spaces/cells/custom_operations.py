@@ -35,7 +35,7 @@ def read_operations(operations: Sequence[str | Operation]) -> tuple[list[str], d
             name, parts = operation, operation.split("+")
             if len(parts) > 1 and ("none" in parts or len({*parts}) < len(parts) or {*parts} in map(set, sets)):
                 raise ValueError(
-                    f"a set of operations must hold each operation once and not 'none', and be listed once, got '{operation}'"
+                    f"a set of operations must hold each name once and not 'none', and be listed once, got '{operation}'"
                 )
             sets.append(parts)
             for part in parts:
