@@ -49,7 +49,8 @@ REWARDS = {"one step": "one_step@1", "many steps": "many_steps@1"}
 # Possible predictors of adversarial accuracy, by axis label, as functions of a child.
 PREDICTORS = {
     "clean accuracy on test images": lambda row: 1 - row["test_error"],
-    # On other images than adversarial accuracy. On the same images, sampling noise would favour the same networks in both.
+    # Measured on other images than adversarial accuracy. On the same images, sampling noise would favour the same networks
+    # in both.
     "clean accuracy on validation images": lambda row: 1 - row["validation_error"],
     "parameters": lambda row: row["parameters"],
     "depth": lambda row: row["depth"],
@@ -100,7 +101,7 @@ def correlations(rows: list[dict]) -> dict[str, dict[str, dict]]:
 
 
 def size_and_accuracy_compared(rows: list[dict]) -> dict[str, dict]:
-    """Returns the difference of absolute rank correlations: adversarial accuracy with clean accuracy and with parameters."""
+    """Returns the absolute rank correlation of adversarial accuracy with clean accuracy, minus that with parameters."""
     clean, size = ([PREDICTORS[name](row) for row in rows] for name in (MAIN_PREDICTOR, "parameters"))
     return {
         attack: asdict(stronger_correlation(clean, size, [1 - row[reward] for row in rows]))
@@ -109,7 +110,10 @@ def size_and_accuracy_compared(rows: list[dict]) -> dict[str, dict]:
 
 
 def compare_controller(rows: list[dict]) -> dict | None:
-    """Compares the reward of the controller's later half with that of random children; None if a group is empty."""
+    """Compares the errors of the later half of the controller's children with those of the random children.
+
+    Returns None if one of these groups is empty.
+    """
     drawn = [row["adversarial_error"] for row in rows if row["random"]]
     proposed = [row["adversarial_error"] for row in rows if not row["random"]]
     late = proposed[len(proposed) // 2 :]

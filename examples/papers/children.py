@@ -55,7 +55,7 @@ class Scale:
         cells_per_stage: Number of normal cells in each stage.
         stages: Number of stages.
         epochs: Number of training epochs of a child.
-        batch_size: Number of images in one step.
+        batch_size: Number of images in one training step.
         trials: Number of children.
         random_trials: Number of children that are drawn at random. They come first.
         batch: Number of children per controller update.
@@ -213,7 +213,7 @@ def _search(data: str, size: str, out: Path, queue) -> None:
 
 
 def read_children(data: str, out: Path) -> list[dict]:
-    """Returns one row of numbers for each fully trained child, in the order of the search."""
+    """Returns one row of numbers for each fully trained child, without duplicates, in the order of the search."""
     run = nas.read_run(run_folder(data, out), trust=True)
     space = open_space(run.config.space, trust=True)
     return [

@@ -1,8 +1,8 @@
 """Does an entropy penalty increase robustness, or does it mask gradients?
 
 Cubuk et al. ("Intriguing Properties of Adversarial Examples", arXiv:1711.02846) study a penalty on the entropy of the
-predictions as a defence. It rewards large logit differences. A network can reach them by scaling its logits. Scaling changes
-no decision, but it makes the gradients of the cross-entropy vanish.
+predictions as a defence. The penalty rewards large logit differences. A network can reach them by scaling its logits.
+Scaling changes no decision, but it makes the gradients of the cross-entropy vanish.
 
 Method: train networks with and without adversarial images, for several strengths of the penalty. Measure the entropy, the
 logit differences, and the errors under six attacks: FGSM (one step), PGD on the cross-entropy, PGD on the margin, APGD on
@@ -46,8 +46,8 @@ LOGIT_PANELS = (
     ("logit difference", "logit_difference", 1),
     ("its steepness / 100, logits per unit of epsilon", "steepness", 100),
 )
-# Epsilons for networks with standard training. At these, a quarter to a third of the images fools an unpenalised network. At
-# the epsilon of adversarial training, nearly all images fool it, so no gain could be visible.
+# Epsilons for networks with standard training. At these, the attacks fool an unpenalised network on a quarter to a third of
+# the images. At the epsilon of adversarial training, they fool it on nearly all images, so no gain could be visible.
 STANDARD_EPSILONS = {"digits": 0.06, "mnist": 0.0225}
 ATTACK_STEPS = {"smoke": (2, 10), "default": (40, 500), "full": (100, 5000)}
 

@@ -113,8 +113,8 @@ class NetworkSpec:
 def parse_arguments(script: str, description: str | None) -> argparse.Namespace:
     """Parses the command line and returns `size` (a name of SIZES), `out` (an existing folder) and `workers`.
 
-    The script exits with an error if the folder has results of another size or version. The same holds for the networks in
-    the folder `networks` beside it.
+    The script exits with an error if the output folder, or the folder `networks` beside it, has results of another size or
+    version.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()

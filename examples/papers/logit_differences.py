@@ -5,9 +5,9 @@ because the differences between the largest logit and the others have a universa
 changes while a network is trained.
 
 Method: use the networks of universality.py. The rivals of an image are all classes except the one with the largest logit, in
-the order of their logits. Measure the density of the differences D_j to every rival j, at zero and elsewhere. Compare its
-shape with that of independent logits, between networks, and over training. Compare the measured error curve with the
-mean-field prediction from the differences and one gradient norm per rival.
+the order of their logits. Measure the density of the differences D_j to every rival j, at zero and elsewhere. Compare the
+shape of this density with that of independent logits, between networks, and over training. Compare the measured error curve
+with the mean-field prediction from the differences and one gradient norm per rival.
 
     python examples/papers/logit_differences.py [--smoke | --full] [--out FOLDER] [--workers N]
 """

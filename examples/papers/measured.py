@@ -40,7 +40,7 @@ MEASURES = tuple(f"{attack}@{epsilon:g}" for attack, epsilon in product(ATTACKS,
 REWARD, CLEAN_PROXY = "pgd@1", "square@0.1"
 CLEAN = "clean accuracy"
 PREDICTORS = (CLEAN, "parameters", "depth")
-# No cell of the table is between chance, 0.1, and 0.25.
+# No cell of the table has a clean accuracy between chance (0.1) and 0.25.
 CHANCE_THRESHOLD, MIN_CLEAN_ACCURACY = 0.15, 0.9
 HIGH_ACCURACY = f", clean accuracy at least {MIN_CLEAN_ACCURACY:g}"
 TASKS = {"alone": "PGD accuracy alone", "bounded": "PGD accuracy" + HIGH_ACCURACY}
@@ -146,18 +146,21 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def correlations(rows: dict[str, np.ndarray]) -> dict:
-    """Returns the rank correlations of adversarial accuracy, and of the share of correct images that stays correct."""
+    """Returns the rank correlations of adversarial accuracy with each predictor, and of the share kept with clean accuracy.
+
+    The share kept is the share of correctly classified images that stays correct under an attack.
+    """
     return {
         "count": len(rows[CLEAN]),
         "accuracy": {measure: {name: spearman(rows[measure], rows[name]) for name in PREDICTORS} for measure in MEASURES},
-        # Relative to the clean accuracy, which is from other images; and relative to its proxy on the attacked images.
+        # The share is relative to the clean accuracy, which is from other images, or to its proxy on the attacked images.
         "kept": {measure: spearman(rows[measure] / rows[CLEAN], rows[CLEAN]) for measure in MEASURES},
         "kept_of_nearest": {measure: spearman(rows[measure] / rows[CLEAN_PROXY], rows[CLEAN]) for measure in MEASURES},
     }
 
 
 def describe_table(all_cells: Cells, rows: dict[str, np.ndarray]) -> dict:
-    """Returns counts of the table and the standard deviations of its numbers by chance.
+    """Returns counts of the table and the standard deviations of its numbers that are due to chance.
 
     The deviation by chance of accuracies under attack is that between networks that compute the same function. The deviation
     of clean accuracies is that between cells of the same network.

@@ -2,8 +2,8 @@
 
 The metrics are the clean errors on all training, validation and test images, and errors under attack. The attacks are a
 one-step and a many-step attack on the first `evaluation.images` test images, at several multiples of the search's epsilon.
-Both the adversarial error and the flip rate (the same among correctly classified images) are recorded. The search does not
-use these metrics. They are for the analysis (`architecture_search.py`, `generalisation.py`).
+Both the adversarial error and the flip rate (the adversarial error among correctly classified images) are recorded. The
+search does not use these metrics. They are for the analysis (`architecture_search.py`, `generalisation.py`).
 """
 
 from __future__ import annotations

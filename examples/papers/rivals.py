@@ -172,7 +172,7 @@ def _measure(size: str, data: str, name: str, candidate: Candidate, seed: int, o
         "parameters": parameters(network),
         "epsilon": config.evaluation.epsilon,
         "epsilons": grid,
-        # Null if the attack does not succeed on the image, because JSON has no infinity.
+        # JSON has no infinity, so the radius is null if the attack does not succeed on the image.
         "radii": {title: [r if math.isfinite(r) else None for r in values] for title, values in image_radii.items()},
     }
 

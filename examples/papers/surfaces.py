@@ -51,7 +51,7 @@ ATTACK = PGD(norm=L2(), loss=margin, steps=20)
 GRID = tuple(0.1 * 2 ** (k / 2) for k in range(13))
 # Standard deviation of noise whose L2 norm is the length of the lines.
 LINE_NOISE = 0.5
-# Points from the clean image to twice the adversarial perturbation.
+# Number of points from the clean image to twice the adversarial perturbation.
 NEAR_POINTS = 41
 
 

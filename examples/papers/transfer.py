@@ -195,7 +195,7 @@ def _pair_groups(specs: list[NetworkSpec]) -> dict[str, list[tuple[int, int]]]:
 
 
 def pooled_transfer(matrix: TransferMatrix, epsilon_index: int, name: str, pairs: list[tuple[int, int]]) -> dict:
-    """Returns the share of the images that fool the source which also fool the target, over all pairs, with its interval."""
+    """Returns the share of images that fool the target among those that fool the source, pooled over the pairs."""
     source, target = np.array(pairs).T
     fooled_source = matrix.fooled[epsilon_index, source, source]
     fooled_both = (matrix.fooled[epsilon_index, source, target] & fooled_source).sum(0)

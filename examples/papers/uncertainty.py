@@ -9,7 +9,7 @@ epsilon-ball around clean images, adversarial images and noise:
 
 - The share of points at which the committee disagrees, and the entropy of its votes.
 - The same for pairs of networks that differ only in the seed or only in the architecture.
-- The same for the networks that were not attacked. The attacked network changes its class at its boundary by definition.
+- The same without the attacked network, because this network changes its class at its boundary by definition.
 - The share of points at which the margin of one network is below a threshold.
 
 Also measure the entropy along lines through the boundary of the attacked network.

@@ -155,7 +155,10 @@ def fit_windows(networks: list[dict]) -> dict:
 
 
 def exponents_relative_to_fgsm(networks: list[dict], attack: str) -> dict | None:
-    """Returns the ratio of exponents under an attack and under FGSM, over networks with both; None for fewer than two."""
+    """Returns the ratio of exponents under an attack and under FGSM, over the networks that have both exponents.
+
+    Returns None for fewer than two such networks.
+    """
     pairs = [[row["attacks"][name]["law"].get("exponent") for name in (attack, "fgsm")] for row in networks]
     ratios = np.log([one / other for one, other in pairs if one and other])
     if len(ratios) < 2:
