@@ -60,7 +60,7 @@ def _contrast(x: Tensor, factor: float, noise: ImageNoise) -> Tensor:
 
 
 def _jpeg(x: Tensor, quality: float, noise: ImageNoise) -> Tensor:
-    # Pillow is a dependency of torchvision. torchvision's own JPEG encoder is about to be removed.
+    # Pillow, a dependency of torchvision, encodes the images: torchvision's own JPEG encoder is about to be removed.
     levels = (x.float() * 255).round().to(torch.uint8).cpu().permute(0, 2, 3, 1).numpy()
     coded = np.empty_like(levels)
     for number, image in enumerate(levels):

@@ -227,7 +227,10 @@ def _ascend(
     report: Progress,
     tolerance: float | None,
 ) -> Tensor:
-    """Returns the radii under an attack that needs an epsilon. The epsilons of the grid are tried in ascending order."""
+    """Returns the radii under an attack that needs an epsilon.
+
+    The epsilons of the grid are tried in ascending order. With a tolerance, a bisection follows.
+    """
     attempt = _Attempt(
         prepared=prepared,
         attack=attack,

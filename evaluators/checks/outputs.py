@@ -132,7 +132,7 @@ def _training_mode(network: nn.Module, x: Tensor, logits: Tensor) -> dict[str, f
     except Exception as error:  # BatchNorm rejects a single image; a custom network may raise any error.
         return {"training_mode": f"cannot be run: {type(error).__name__}"}
     finally:
-        with suppress(NotImplementedError):  # An exported network may have no eval(); `frozen` does the same.
+        with suppress(NotImplementedError):  # An exported network may have no eval().
             network.eval()
     return {
         "difference_in_training_mode": float((other - logits).abs().max().nan_to_num(posinf=3e38)),

@@ -190,7 +190,7 @@ def _count(right: Floats, grid: Floats) -> Floats:
 def _p_value(
     counts: Floats, log_grid: Floats, law: Floats, distance: float, resamples: int, generator: np.random.Generator
 ) -> float:
-    """Returns the bootstrap p-value: the share of simulated data sets at least `distance` away from their own fit."""
+    """Returns the bootstrap p-value: the share of simulated data sets whose distance to their own fit is >= `distance`."""
     inside, shares = len(law), counts / counts.sum()
     shares[:inside] = shares[:inside].sum() * np.exp(law)
     drawn = generator.multinomial(int(counts.sum()), shares / shares.sum(), size=resamples)

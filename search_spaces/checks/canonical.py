@@ -1,4 +1,4 @@
-"""Checks of the canonical form: it must be valid, idempotent and compute the same function."""
+"""Checks of the canonical form: it must be valid and idempotent, and compute the same function as the architecture."""
 
 from __future__ import annotations
 
