@@ -137,7 +137,7 @@ THREE = ("nets.py:a", "nets.py:b", "nets.py:c")
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory):
-    """A folder with linear networks for digits that mostly agree: ridge regressions with different noise."""
+    """A folder with linear networks for digits: one ridge regression plus different noise, so most predictions agree."""
     folder = tmp_path_factory.mktemp("nets")
     train = open_data(DataConfig()).train
     x = torch.cat([train.x.flatten(1), torch.ones(len(train.x), 1)], 1).double()
@@ -158,7 +158,7 @@ def here(nets, monkeypatch):
 def compared(nets):
     """A comparison of three networks under three attacks at two epsilons."""
     sources = [f"{nets}/nets.py:{name}" for name in "abc"]
-    # The weakest attack comes last; results of earlier attacks must be kept.
+    # The weakest attack comes last. The worst case must still count the stronger attacks before it.
     attacks = {"pgd": PGD(steps=3), "fgsm": FGSM(), "fmn": FMN(steps=1)}
     config = CompareConfig(attacks=attacks, epsilons=(0.05, 0.02), images=120, device="cpu")
     return compare_networks(sources, config, names=["first", "second", "third"])
@@ -199,7 +199,7 @@ def test_tests_are_those_of_every_pair_and_corrected_for_their_number(compared):
     for one in (*compared.at_epsilon, *compared.over_all):
         r = compared.radii[one.first], compared.radii[one.second]
         assert one.test == (compare_radii(*r) if one.epsilon is None else compare(*r, one.epsilon))
-    # Holm's correction: the smallest p-value times n, the next times n - 1, and never below the one before.
+    # Holm's correction of n tests: the smallest p-value times n, the next times n - 1, each at least the one before.
     for tests in (compared.at_epsilon, compared.over_all):
         largest = 0.0
         for place, one in enumerate(sorted(tests, key=lambda one: one.test.p_value)):
@@ -258,7 +258,7 @@ def test_the_grid_suits_every_network_and_holds_the_epsilons_asked_for():
     assert grid == sorted(set(grid))
     assert grid[0] < 0.002
     assert grid[-1] >= 0.6
-    assert [epsilon for epsilon in grid if 0.19 < epsilon < 0.21] == [0.2]  # Near grid points are dropped.
+    assert [epsilon for epsilon in grid if 0.19 < epsilon < 0.21] == [0.2]  # Grid points near 0.2 are dropped.
     assert 0.03 in grid
 
 

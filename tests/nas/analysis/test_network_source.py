@@ -1,4 +1,4 @@
-"""Networks with the records of their bundles."""
+"""Opened networks, with names and, if they come from bundles, with the records of the searches."""
 
 import dataclasses
 

@@ -56,7 +56,7 @@ def test_every_form_has_the_gradients_of_the_weights(form, open_here, digits, ne
 
 @pytest.mark.parametrize("form", ["own.py:network", "scripted.pt", "traced.pth", "graph.pt2"])
 def test_every_form_has_the_profile_of_the_weights(form, open_here, digits, expected, network_folder):
-    """Attacks and checks work with graphs of torch.export, which have no modes, and with TorchScript."""
+    """Attacks and checks work with graphs of torch.export, which have no training mode, and with TorchScript."""
     grid = [0.02, 0.1]
     measured = profile(open_here(form), digits.x, digits.y, {"fgsm": FGSM()}, epsilons={"linf": grid})
     # One step along the sign of the cross-entropy gradient, computed directly.

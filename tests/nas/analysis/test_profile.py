@@ -121,7 +121,7 @@ def test_images_crafted_on_a_similar_network_transfer_better(measured):
     )
     errors = {name: entry["error"][-1] for name, entry in result.record["attacks"].items()}
     assert list(errors) == ["pgd", "transfer_1", "transfer_2", "transfer_3"]
-    # transfer_2 uses the network itself, as a graph; transfer_3 uses a network with random weights.
+    # The images of transfer_2 are crafted on the network itself, as a graph; those of transfer_3 on random weights.
     assert errors["transfer_2"] == pytest.approx(errors["pgd"], abs=0.08)
     assert errors["transfer_3"] < errors["pgd"] - 0.2
     assert result.record["attacks"]["transfer_1"]["config"]["attack"]["name"] == "pgd"

@@ -37,7 +37,7 @@ def run(here, cli):
 
 @pytest.fixture
 def drawn(here):
-    """A factory of surfaces of a test image of digits and a linear network."""
+    """A function that computes the surfaces of a linear network around a test image of digits."""
 
     def make(**settings):
         config = SurfaceConfig(**{"image": 0, "epsilon": 0.2, "points": 15, "device": "cpu", **settings})
@@ -143,7 +143,7 @@ def test_an_attack_that_fails_is_reported_and_two_random_directions_drawn(run, t
     assert list(record["leads"]) == ["random", "second random"]
     assert record["neighbourhood"] is None
     assert "balls around" not in out
-    # L2 length of the ball's corners: 8 x 8 pixels, each changed by epsilon.
+    # The random direction ends in a corner of the ball: each of 8 x 8 pixels changes by 0.001, so the L2 length is 0.008.
     assert record["leads"]["random"]["l2"] == pytest.approx(0.008, rel=1e-4)
     assert (tmp_path / "out" / "two_random.svg").exists()
 
@@ -421,7 +421,7 @@ def test_a_report_does_without_what_is_too_large_or_fails(bundle_copy):
     large = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 10**9}})
     heavy = dataclasses.replace(one, bundle=dataclasses.replace(one.bundle, profile=large))
     assert report_surfaces({name: heavy}) == {name: []}
-    # A network of medium size has a plane, but no balls.
+    # For a network of medium size, surfaces are drawn, but no balls are sampled.
     medium = dataclasses.replace(one.bundle.profile, record={**one.bundle.profile.record, "cost": {"macs": 18 * 10**6}})
     heavier = dataclasses.replace(one, bundle=dataclasses.replace(one.bundle, profile=medium))
     pictures = report_surfaces({name: heavier})[name]

@@ -385,7 +385,7 @@ def clean_error_lowered(record, arrays):
     record["clean_error"] = 0.0
 
 
-def epsilons_shrunk(record, arrays):
+def epsilons_doubled(record, arrays):
     for entry in record["attacks"].values():
         entry["epsilons"] = [2 * epsilon for epsilon in entry["epsilons"]]
 
@@ -401,7 +401,7 @@ def attack_said_to_be_stronger(record, arrays):
         error_lowered_in_wide_intervals,
         radii_raised,
         clean_error_lowered,
-        epsilons_shrunk,
+        epsilons_doubled,
         attack_said_to_be_stronger,
     ],
     ids=lambda claim: claim.__name__,

@@ -1,4 +1,4 @@
-"""A .pt2 archive is data: what could run code is refused before torch sees it."""
+"""A .pt2 archive is data: what could run code is refused before torch reads it."""
 
 import io
 import json
@@ -190,7 +190,7 @@ def test_expression_that_is_no_arithmetic_is_refused(text, changed):
         "print",
     ],
 )
-def test_operator_outside_aten_is_refused(target, changed):
+def test_operator_that_is_not_allowed_is_refused(target, changed):
     def plant(program):
         nodes(program)[0]["target"] = target
 

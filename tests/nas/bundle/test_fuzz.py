@@ -1,4 +1,4 @@
-"""A bundle with one change is refused with a message, or the change is harmless: no code runs, no other error is raised."""
+"""A bundle with one change is refused with a HardcellError, or opened. In both cases, none of its code runs."""
 
 import json
 import random
@@ -107,7 +107,7 @@ def one_member(bundle, draw, marker):
 
 
 def use(bundle, images):
-    """Uses all that commands read of a bundle; returns the logits."""
+    """Opens all parts of a bundle that commands read; returns the logits of its network."""
     opened = open_bundle(bundle)
     for entry in opened.profile.record["attacks"].values():
         fitted(entry)

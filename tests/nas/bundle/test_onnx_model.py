@@ -1,4 +1,4 @@
-"""An ONNX model is data: references to other files, loops and huge tensors are refused before onnxruntime sees them."""
+"""An ONNX model is data: references to other files, loops and huge tensors are refused before onnxruntime reads them."""
 
 import json
 

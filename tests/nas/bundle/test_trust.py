@@ -165,7 +165,7 @@ def test_config_of_a_run_is_imported_with_trust(run_copy, evil, tmp_path):
 
 
 def quick(work):
-    """Asserts that `work` is refused within 20 s, and returns the message. Other tests may run at the same time."""
+    """Asserts that `work` raises a HardcellError within 20 s, and returns the message."""
     start = time.monotonic()
     with pytest.raises(HardcellError) as error:
         work()

@@ -1,4 +1,4 @@
-"""A space that cannot be exported is refused before the search. A bundle may lack other forms, but has the weights."""
+"""A space that cannot be exported is refused before the search. A bundle may lack model.pt2 or model.onnx."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_bundle_has_the_forms_that_could_be_exported(kind, tiny, all_forms, tmp_
         f"space={tmp_path / 'space.py'}:SPACE",
         all_forms,
         "search.trials=2",
-        "search.first=[{width: 8}, {width: 4}]",  # The first one is exported before the search.
+        "search.first=[{width: 8}, {width: 4}]",  # The network of width 8 is exported before the search.
         "training.epochs=1",
         "finalists.count=2",
         "finalists.epochs=1",
@@ -78,12 +78,12 @@ def test_bundle_has_the_forms_that_could_be_exported(kind, tiny, all_forms, tmp_
 
 @pytest.fixture(autouse=True)
 def exported_first():
-    """Replaces the fixture of conftest.py that leaves out the export before the first trial."""
+    """Replaces the fixture of conftest.py, because these tests need the export before the first trial."""
 
 
 @pytest.fixture
 def loops(tiny, tmp_path):
-    """A factory of configs of a space of which no network can be exported."""
+    """A factory of configs whose space has only networks that cannot be exported."""
     (tmp_path / "space.py").write_text(SPACE.format(net=SPACES["a loop over the batch"], all=True))
     settings = ("search.trials=1", "search.random_trials=1", "training.epochs=1", "finalists.epochs=1")
     return lambda *more: tiny(f"space={tmp_path / 'space.py'}:SPACE", *settings, "finalists.references=false", *more)
