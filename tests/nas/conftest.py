@@ -1,4 +1,4 @@
-"""A tiny search, run once, and what several files of tests do with it."""
+"""Fixtures for several test files: a tiny search that is run once, custom spaces and networks, and the command line."""
 
 import copy
 import fcntl
@@ -27,7 +27,7 @@ from nas.study.study import open_study
 
 ATTACKS = {"fgsm": {"name": "fgsm"}, "pgd": {"name": "pgd", "steps": 2, "step_size": 0.5}}
 TINY = {
-    # A seed with which none of the six trials is rejected.
+    # With this seed, all six trials are complete and none is a duplicate.
     "seed": 2,
     "threads": 1,
     "device": "cpu",
@@ -42,11 +42,11 @@ TINY = {
     "evaluation": {"epsilon": 0.05, "attacks": {"pgd": ATTACKS["pgd"]}, "images": 40},
     "objective": {"constraints": {}},
     "search": {"trials": 6, "random_trials": 2},
-    # The export of other forms takes as long as all else. Tests of these forms ask for them with `all_forms`.
+    # Exports to model.pt2 and model.onnx take as long as the rest of the search. `all_forms` turns them on.
     "finalists": {"count": 1, "epochs": 6, "images": 60, "attacks": ATTACKS, "forms": ["weights"]},
 }
 
-# A space that misbehaves as told. Its networks take milliseconds, so that many runs fit into one test.
+# A space whose choice `kind` says how a network misbehaves. Training takes milliseconds, so a test can run many trials.
 OWN_SPACE = """
 import math
 import os
@@ -130,7 +130,7 @@ def own(kinds: str = "works") -> SearchSpace:
             nn.Linear(width, num_classes),
         )
 
-    # What is named last is what is built before any work, so that a broken kind may come first.
+    # Without search.first, the last value of each choice is built before the search, so a broken kind may come first.
     choices = {"kind": Choice(*kinds.split(",")), "width": Choice(2, 4, 8, 16)}
     return SearchSpace(name="own", choices=choices, build=build)
 """
@@ -138,7 +138,7 @@ def own(kinds: str = "works") -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A factory of tiny configs, with settings of one's own as `section.key=value`."""
+    """A factory of tiny configs. Overrides are written as `section.key=value`."""
 
     def make(*overrides):
         return nas.parse_config(copy.deepcopy(TINY), overrides=overrides)
@@ -148,7 +148,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def all_forms():
-    """The setting of bundles with all forms."""
+    """The setting that exports bundles with weights, model.pt2 and model.onnx."""
     return "finalists.forms=[weights, pt2, onnx]"
 
 
@@ -162,7 +162,7 @@ def tiny_file(tmp_path_factory):
 
 @pytest.fixture
 def custom_space(tmp_path, tiny):
-    """A factory of tiny configs whose space is in a file of the user's own; kinds are separated by commas."""
+    """A factory of tiny configs whose space is OWN_SPACE in a file. `kinds` holds values of `kind`, separated by commas."""
     path = tmp_path / "own.py"
     path.write_text(OWN_SPACE, encoding="utf-8")
 
@@ -174,13 +174,13 @@ def custom_space(tmp_path, tiny):
 
 @pytest.fixture
 def no_surfaces(monkeypatch):
-    """Leaves out of reports what asks networks again: it takes as long as all else in them, and has tests of its own."""
+    """Leaves out the parts of reports that evaluate networks again. They are slow and have their own tests."""
     monkeypatch.setattr("nas.reports.page.load_bundles", lambda bundles, trust: ({}, {}))
 
 
 @pytest.fixture(scope="session")
 def finished_run(tiny, all_forms, tmp_path_factory):
-    """The folder of a finished run, one for all test processes. Never to be changed: `run_copy` is for that."""
+    """The folder of a finished run, shared by all test processes. Tests must not change it, but may change `run_copy`."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     folder = shared / "finished" / "run"
@@ -204,7 +204,7 @@ def bundle_copy(finished_run, tmp_path):
 
 @pytest.fixture(scope="session")
 def reseal():
-    """Recomputes every checksum and the digest of a bundle, as whoever tampers with it can."""
+    """Recomputes every checksum and the digest of a bundle, as a person who tampers with the bundle can do."""
 
     def run(bundle):
         manifest = json.loads((bundle / "manifest.json").read_text())
@@ -217,13 +217,13 @@ def reseal():
 
 @pytest.fixture(autouse=True)
 def exported_first(monkeypatch):
-    """Leaves out the export before the first trial, which takes seconds. Its tests replace this fixture."""
+    """Leaves out the export before the first trial, which takes seconds. Tests of this export replace this fixture."""
     monkeypatch.setattr("nas.pipeline.prechecks.Prechecks.check_exportable", lambda self, architecture: None)
 
 
 @pytest.fixture(scope="session")
 def trials_only():
-    """Runs a search, new or begun, up to its last trial; returns the events."""
+    """Runs a new search, or resumes one if `config` is None, until the last trial has ended; returns the events."""
 
     def run(path, config=None):
         events, seen = search_events(config, path) if config else resume_events(path), []
@@ -239,7 +239,7 @@ def trials_only():
 
 @pytest.fixture(scope="session")
 def break_off():
-    """Consumes events up to an epoch of a trial, and ends the generator there, or raises an error in it."""
+    """Consumes events up to an epoch of a trial. Then closes the generator, or throws `error` into it."""
 
     def run(events, trial, epoch=1, error=None):
         for event in events:
@@ -268,7 +268,7 @@ def stored():
 
 @pytest.fixture(scope="session")
 def study_content(stored):
-    """Returns everything that a run's study says of its trials but times, the machine, and how often each was started."""
+    """Returns the content of the trials of a run without times, worker names and numbers of attempts."""
 
     def read(path):
         trials = []
@@ -291,7 +291,7 @@ def study_content(stored):
     return read
 
 
-# Shells start background jobs with Ctrl-C ignored, and processes inherit that: the tests may be such a job.
+# Resets the handling of SIGINT. Shells start background jobs with SIGINT ignored, and child processes inherit this.
 INTERRUPTIBLE = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
@@ -314,7 +314,7 @@ def hardcell():
     return start
 
 
-# A network of the user's own, and what people name instead of one.
+# A network of a user, and objects that a user may name by mistake instead of a network.
 OWN_NETWORK = """
 from pathlib import Path
 
@@ -410,7 +410,7 @@ COUNT = 3
 
 @pytest.fixture(scope="session")
 def network_folder(tmp_path_factory):
-    """A folder with a linear classifier of digits, by ridge regression, in every form; never to be changed."""
+    """A folder with a linear classifier of digits (ridge regression) in many formats. Tests must not change it."""
     folder = tmp_path_factory.mktemp("networks")
     (folder / "neighbour.py").write_text("CLASSES = 10\n", encoding="utf-8")
     (folder / "own.py").write_text(OWN_NETWORK, encoding="utf-8")
@@ -418,7 +418,7 @@ def network_folder(tmp_path_factory):
     x = torch.cat([train.x.flatten(1), torch.ones(len(train.x), 1)], 1).double()
     solved = torch.linalg.solve(x.T @ x + torch.eye(65), x.T @ torch.nn.functional.one_hot(train.y).double()).float()
     layers = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).eval()
-    # Statistics other than a batch's own, so that the mode of the network shows in its logits.
+    # These statistics differ from those of a batch, so logits in training mode and in evaluation mode differ.
     layers[0].running_mean.fill_(0.1)
     layers[3].load_state_dict({"weight": 10 * solved[:-1].T, "bias": 10 * (solved[-1] + 0.1 * solved[:-1].sum(0))})
     torch.save(layers.state_dict(), folder / "weights.pt")
