@@ -17,8 +17,8 @@ import pytest
 import nas
 
 ROOT = Path(__file__).parents[3]
-# The command `ray` on node SLURM_PROCID of a SLURM job. To Ray, all its processes on this machine are one node. So this
-# command must neither look for Ray processes of other programs nor stop them.
+# The command `ray` on node SLURM_PROCID of a SLURM job. Both simulated nodes share this machine,
+# perhaps with other programs that use Ray. So this command must neither look for running Ray processes nor stop them.
 RAY = """#!{python}
 import os, sys
 from ray.scripts import scripts, symmetric_run
@@ -105,7 +105,7 @@ def free_port(low=20000, high=30000):
 
 
 def lines_of_the_guide(where):
-    """Returns the commands of the guide whose comment names this node or every node, in order."""
+    """Returns the commands of the guide whose comment starts with `where` or with "on every node", in order."""
     guide = (ROOT / "nas" / "README.md").read_text(encoding="utf-8")
     block = next(
         block for block in re.findall(r"^```sh\n(.*?)^```", guide, re.DOTALL | re.MULTILINE) if "ray start" in block

@@ -1,4 +1,4 @@
-"""Ray executor. Tests marked `ray` start Ray. Workers use classes of this file, which is therefore pickled by value."""
+"""Ray executor. Tests marked `ray` start Ray. Workers may be unable to import this file, so it is pickled by value."""
 
 import copy
 import importlib
@@ -64,7 +64,7 @@ def never(job, epoch):
 
 @dataclass(frozen=True)
 class Script:
-    """An evaluation that may do something before the epochs of a job.
+    """Fake evaluation of a job. For some jobs, it first calls a function, which may kill the worker, for example.
 
     Attributes:
         acts: Functions of the job and its checkpoint, by the number of the job.
@@ -526,7 +526,7 @@ def test_nodes_come_and_go(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_cores():
-    """Ray on two cores, started by the user: executors use it and leave it running."""
+    """Starts Ray on two cores, as a user may do before a search. Executors use this Ray and leave it running."""
     import ray
 
     from nas.executors.ray_tune.ray_internals import fewer_processes
@@ -540,7 +540,7 @@ def two_cores():
 
 
 def remember(job, checkpoint):
-    """Writes a checkpoint and kills its process when the write is complete. The restarted job finds the checkpoint."""
+    """Writes a checkpoint and then kills the worker process. The restarted job finds the checkpoint."""
     if checkpoint.load() is None:
         checkpoint.seconds = -1
         checkpoint.save(lambda: {"seed": job.seed})
@@ -721,7 +721,7 @@ class Looks:
     data: Dataset
 
     def __call__(self, job, checkpoint):
-        # Leaves the other worker time to start a job, too.
+        # The other worker needs time to start a job, too.
         time.sleep(3)
         x = self.data.train.x
         for line in Path("/proc/self/maps").read_text().splitlines():
@@ -869,7 +869,7 @@ def test_closing_ends_running_jobs(two_cores, tmp_path):
     begun = time.monotonic()
     running.close()
     assert time.monotonic() - begun < 12
-    # Ray kills in the background: on a busy machine the process needs a moment.
+    # Ray kills the process in the background, which takes a moment on a busy machine.
     status, deadline = Path(f"/proc/{pid}/status"), time.monotonic() + 30
     while status.exists() and b"\nState:\tZ" not in status.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)

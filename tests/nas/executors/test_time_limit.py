@@ -178,7 +178,7 @@ def test_build_that_hangs_is_ended(isolate, custom_space, tmp_path, trials_only)
 
 
 def seed_with(config, kind):
-    """Returns a seed with which one of three random trials has this kind."""
+    """Returns a seed with which exactly one of three random trials has the given kind."""
     space = open_space(config.space, trust=True)
     for seed in range(20):
         study = optuna.create_study(sampler=StudySampler(config.search.sampler, space, seed=seed, random_trials=3, first=()))
@@ -215,7 +215,7 @@ def test_alarm_comes_again_for_code_that_catches_every_error(monkeypatch):
 
 def test_search_goes_on_after_a_trial_that_hangs(custom_space, tmp_path, trials_only, stored):
     space = tmp_path / "own.py"
-    # An epoch has 14 batches, so a network that hangs after 20 batches hangs in the second epoch.
+    # An epoch has 18 batches, so a network that hangs after 20 batches hangs in the second epoch.
     space.write_text(
         space.read_text().replace(
             "        return 0 * x if",

@@ -1,4 +1,4 @@
-"""Results of each kind of candidate, and of a search over such candidates."""
+"""Results of candidates that work, are infeasible or fail, and a contract of executors."""
 
 import sqlite3
 import sys
@@ -88,7 +88,7 @@ def test_too_many_parameters_are_rejected_before_training(custom_space, searched
         assert trial.number not in trained(events)
         in_study = stored(run.folder.path)[trial.number]
         assert in_study.state == TrialState.PRUNED
-        assert in_study.constraints["parameters"] > 0  # Infeasible for Optuna's samplers.
+        assert in_study.constraints["parameters"] > 0  # Optuna's samplers then treat the trial as infeasible.
     for trial in run.trials:
         if trial.state == "complete":
             assert stored(run.folder.path)[trial.number].constraints["parameters"] <= 0
@@ -268,7 +268,7 @@ def test_locked_database_is_an_error_without_a_traceback(tiny, tmp_path, break_o
     break_off(search_events(tiny("search.trials=2"), run), 1)
     holder = sqlite3.connect(run / "study.db")
     try:
-        # Another connection keeps a write lock. SQLite's timeout is shortened, so that the test does not wait for it.
+        # Another connection keeps a write lock. SQLite's timeout is shortened, so that the test does not wait long.
         monkeypatch.setattr("sqlite3.dbapi2.connect", lambda *a, c=sqlite3.connect, **k: c(*a, **{**k, "timeout": 0.1}))
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(RunError, match=r"study\.db: .*locked"):

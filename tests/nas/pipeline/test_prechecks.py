@@ -10,7 +10,7 @@ from nas.pipeline.search import prepare
 
 @pytest.fixture
 def checks(custom_space):
-    """A factory of the checks of a space with two kinds of networks; the second cannot be built."""
+    """A factory of the checks of a space with two kinds of networks; the second kind cannot be built."""
     return lambda *settings: Prechecks(prepare(custom_space("works,raises in build", *settings)))
 
 

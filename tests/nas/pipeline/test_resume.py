@@ -66,7 +66,7 @@ def assert_same_run(run, whole, study_content, bundles=3):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny, study_content, trials_only, tmp_path_factory):
-    """Returns the content of an uninterrupted search's study, by sampler; each search runs once."""
+    """A function that returns the study content of an uninterrupted search with a sampler. It runs each search once."""
     known = {}
 
     def of(sampler):
@@ -141,10 +141,10 @@ def test_interrupts_before_the_training_use_up_no_attempts(place, tiny, tmp_path
 
 
 def mixed(custom_space):
-    """A config whose trials are complete, duplicate, infeasible (too large, or constant), and failed."""
+    """Config of a search that has complete, duplicate, failed and infeasible (too large or constant) trials."""
     return custom_space(
         "raises in training,constant,works",
-        # More trials than architectures: the last ones are duplicates.
+        # There are more trials than architectures, so the last trials are duplicates.
         "search.trials=16",
         "search.random_trials=4",
         "training.epochs=1",
@@ -283,7 +283,7 @@ def started(stored, run):
 
 
 def killed_under_ray(hardcell, stored, tiny_file, run, kills, seed):
-    """Kills a search under Ray repeatedly, then lets it end; trials that have ended must never change."""
+    """Kills a search under Ray repeatedly, then lets it end. Ended trials must not change. Returns the number of kills."""
     moment, ended, killed = random.Random(seed), {}, 0
     options = ("--executor", "ray", "--set", "search.executor.workers=2", "--set", "search.sampler=random")
     options += ("--set", "search.trials=30", "--set", "search.attempts=100", "--set", "finalists.references=false")
@@ -415,7 +415,7 @@ class TestChangedSettings:
         break_off(search_events(tiny("search.trials=3", "search.sampler=random", "finalists.references=false"), run), 1)
         return run
 
-    def test_more_trials_and_another_executor_go_on(self, begun, trials_only, tiny, tmp_path, study_content):
+    def test_more_trials_and_other_limits_are_accepted(self, begun, trials_only, tiny, tmp_path, study_content):
         overrides = ["search.trials=4", "search.time_limit=600", "search.attempts=5", "finalists.epochs=1"]
         for event in resume_events(begun, overrides):
             if isinstance(event, FinalistsStarted):
