@@ -18,7 +18,7 @@ def silent():
 
 @pytest.fixture(scope="session")
 def toy():
-    """A factory of spaces with choices a, b, c, and so on. Each is given as a tuple of values, or as n for 0 to n - 1."""
+    """A factory of spaces with choices a, b, c, and so on. A choice is given as a tuple, or as n for 0 to n - 1."""
 
     def make(*choices, canonical=dict):
         values = [tuple(range(choice)) if isinstance(choice, int) else choice for choice in choices]

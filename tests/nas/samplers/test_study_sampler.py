@@ -88,7 +88,7 @@ def test_first_trials_do_not_depend_on_what_is_told():
 
 
 def test_random_trials_are_uniform():
-    # A space without equivalent architectures: of a group of equivalent ones, only one is proposed, so shares differ.
+    # No architectures of this space are equivalent. Of several equivalent ones, a sampler proposes one, so shares differ.
     plain = SearchSpace(name="plain", choices=SPACE.choices, build=SPACE.build)
     drawn = advance(fresh(random_trials=1000, space=plain), 400, space=plain)
     for edge, choice in SPACE.choices.items():
@@ -173,7 +173,7 @@ def test_resumed_equals_uninterrupted(tmp_path, kind, stops):
 def test_a_trial_cut_short_does_not_change_later_random_trials():
     study = fresh(kind=Random())
     advance(study, 2)
-    study.ask()  # killed before it suggested anything
+    study.ask()  # This trial gets no values, as if its process was killed.
     assert advance(study, 2) == advance(fresh(kind=Random()), 5)[3:]
 
 

@@ -43,7 +43,7 @@ def test_settings_below_the_least_are_refused(name, least):
 
 
 def test_likelihood_and_prediction_are_those_of_a_normal_distribution(toy):
-    """Compares the process with a joint normal distribution, conditioned on the measurements."""
+    """Compares the Gaussian process with a joint normal distribution, conditioned on the measurements."""
     space = toy(4, 4, 4)
     architectures = [space.sample(random.Random(seed)) for seed in range(12)]
     distances = distances_to(space, architectures, 12)

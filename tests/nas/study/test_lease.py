@@ -1,4 +1,4 @@
-"""One process at a time runs the trials of a study in a shared database."""
+"""The lease of a study in a shared database: only the process that holds it runs trials."""
 
 import os
 import platform

@@ -64,9 +64,9 @@ def test_an_architecture_is_ranked_once_as_its_first_trial():
 def test_pareto_front_comes_before_what_it_dominates():
     trials = [
         trial(0, adversarial=0.10, parameters=900),
-        trial(1, adversarial=0.20, parameters=950),  # dominated by 0
+        trial(1, adversarial=0.20, parameters=950),  # Trial 0 dominates it.
         trial(2, adversarial=0.30, parameters=100),
-        trial(3, adversarial=0.40, parameters=100),  # dominated by 2
+        trial(3, adversarial=0.40, parameters=100),  # Trial 2 dominates it.
         trial(4, adversarial=0.25, parameters=500),
     ]
     # The reference point is (0.43, 1035). To the area that trial 0 dominates, trial 2 adds 0.13 * 800 = 104, and trial 4

@@ -52,7 +52,7 @@ def begin_killed(config, run, trials, folder):
 
 
 def count(path):
-    """Returns the number of finished trials in a file, and whether SQLite reports it as intact."""
+    """Returns the number of finished trials in a file, and SQLite's report on the file: "ok" if it is intact."""
     with closing(sqlite3.connect(path)) as database:
         whole = database.execute("PRAGMA integrity_check").fetchone()[0]
         (ended,) = database.execute("SELECT count(*) FROM trials WHERE state != 'RUNNING'").fetchone()
@@ -390,7 +390,7 @@ def free_port():
 
 @pytest.fixture
 def postgres():
-    """The port of a PostgreSQL test server with special characters in its password; a function that starts or stops it."""
+    """Yields the port of a PostgreSQL server and a function that starts or stops it. The password has special characters."""
     pytest.importorskip("psycopg2", reason="needs psycopg2, the driver")
     programs = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
     binaries = programs[-1] if programs else Path(shutil.which("initdb") or "").parent
@@ -399,7 +399,7 @@ def postgres():
     root = os.geteuid() == 0
     if root and subprocess.run(["su", "postgres", "-c", "true"], capture_output=True, check=False).returncode:
         pytest.skip("postgres refuses to run as root, and there is no user postgres")
-    # A folder outside pytest's own one, which other users may not enter.
+    # Other users may not enter pytest's folders, so the database is in another folder.
     holder = tempfile.TemporaryDirectory(prefix="hardcell-postgres-")
     folder = Path(holder.name)
     if root:

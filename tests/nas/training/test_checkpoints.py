@@ -152,7 +152,7 @@ EPOCHS = 5
 
 
 class Training:
-    """A training that records the generator's state at every batch. By default it writes a checkpoint after every epoch."""
+    """A training that records the state of the random generator at every batch."""
 
     def __init__(self, split, monkeypatch, config=CONFIG, rungs=None):
         import nas.training.train as module
@@ -167,7 +167,10 @@ class Training:
         monkeypatch.setattr(module, "augment", augment)
 
     def __call__(self, store=None, *, until=EPOCHS, seed=3, seconds=0):
-        """Trains for `until` epochs; returns the weights, the results of the epochs and the recorded generator states."""
+        """Trains for `until` epochs; returns the weights, the results of the epochs and the recorded generator states.
+
+        If there is a store and `seconds` is 0, each epoch but the last writes a checkpoint.
+        """
         self.drawn.clear()
         trained, epochs = network(), []
         steps = train(
@@ -207,7 +210,7 @@ def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, spli
     assert len(store.written) == broken
     resumed, after, drawn_after = training(store)
     assert_same(resumed, weights)
-    assert after[:broken] == before  # Unchanged, including their times.
+    assert after[:broken] == before  # The stored results are unchanged, including the times.
     assert timeless(after) == timeless(epochs)
     steps = 96 // 24
     assert len(drawn_after) == (EPOCHS - broken) * steps
@@ -319,7 +322,7 @@ def test_killed_trial_goes_on_from_its_checkpoint(
     assert [(event.name, event.result.epoch) for event in whole] == [
         (f"trial {n}", e) for n in range(3) for e in range(1, 5)
     ]
-    steps = len(trained) / (4 + 4 + 1)  # Of the first trial's four epochs, one was left.
+    steps = len(trained) / (4 + 4 + 1)  # Three of the first trial's four epochs were in the checkpoint, so one was left.
     assert steps == int(steps)
     assert study_content(run) == study_content(tmp_path / "whole")
     assert list((run / "checkpoints").iterdir()) == []
@@ -386,7 +389,7 @@ def test_full_disk_ends_the_run_with_the_message_and_is_no_failure_of_the_candid
         patch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(RunError, match=r"trial-0\.pt: No space left on device; .*`hardcell resume`"):
             trials_only(run, config)
-        for _ in range(config.search.attempts + 1):  # More often than a trial may be restarted.
+        for _ in range(config.search.attempts + 1):  # This is more often than a trial may be restarted.
             code, _, err = cli("resume", run)
             assert code == 2
             assert "trial-0.pt: No space left on device" in err

@@ -103,7 +103,7 @@ class TestAttackBudget:
 
 
 def fronts(points):
-    """Returns the front of each point by brute-force peeling."""
+    """Returns the number of the front of each point, from 0, by repeated removal of the non-dominated points."""
     ranks, left, rank = [0] * len(points), set(range(len(points))), 0
 
     def dominates(a, b):
@@ -311,7 +311,7 @@ def test_broken_off_and_resumed_is_as_uninterrupted(halved, tiny, study_content,
 
 @pytest.mark.parametrize("seconds", [0, 1000], ids=["from a checkpoint", "anew"])
 def test_rung_is_decided_once(seconds, halved, tiny, study_content, stored, tmp_path, break_off, monkeypatch):
-    # The trial is killed after the decision and before it ends. The stored decision is used; the rule is not applied again.
+    # The trial is interrupted after the decision. The stored decision is then used, and the rule is not applied again.
     number = next(t.number for t in read_run(halved).trials if t.state == "pruned")
     run = tmp_path / "run"
     events = search_events(tiny(*STOPPED, f"search.trials={number + 1}", f"search.checkpoint_seconds={seconds}"), run)

@@ -64,7 +64,7 @@ class TestSeeds:
     def test_same_seed_same_weights_bit_for_bit(self, data):
         config = dataclasses.replace(FAST, recipe=Adversarial(), shift=1, flip=True)
         first, epochs = trained(small(data), data, config)
-        torch.rand(7)  # other draws in the process must not matter
+        torch.rand(7)  # Other draws in the process must not matter.
         random.random()
         again, others = trained(small(data), data, config)
         assert same(first, again)
@@ -188,7 +188,7 @@ class TestLoop:
         config = dataclasses.replace(FAST, recipe=Standard(), epochs=12)
         network, epochs = trained(small(data), data, config)
         assert epochs[-1].loss < 0.5 * epochs[0].loss
-        assert epochs[-1].clean_error < 0.4  # 0.9 is chance
+        assert epochs[-1].clean_error < 0.4  # A random guess has the error 0.9.
         assert all(e.seconds > 0 for e in epochs)
         assert not network.training
 
@@ -282,7 +282,7 @@ class TestLoop:
                 return x
 
             def loss(self, network, x, points, y):
-                # The loss is finite, but its gradient is not: the square root at zero.
+                # The loss is finite, but its gradient is not, because the square root has no finite gradient at zero.
                 return F.cross_entropy(network(x), y) + (network(x) * 0).sum().abs().sqrt()
 
         few = dataclasses.replace(data, train=data.train.first(64))
@@ -453,7 +453,7 @@ class TestAugment:
         x = torch.rand(2000, 1, 2, 3)
         augmented = augment(x, shift=0, flip=True, generator=torch.Generator().manual_seed(0))
         mirrored = (augmented != x).flatten(1).any(1).float().mean()
-        assert 0.45 < mirrored < 0.55  # 4.5 standard errors
+        assert 0.45 < mirrored < 0.55  # The bounds are 4.5 standard errors from 0.5.
 
     def test_nothing_asked_is_the_identity_and_draws_nothing(self):
         generator = torch.Generator().manual_seed(0)
@@ -549,7 +549,7 @@ class TestInputGradient:
     def test_network_and_images_are_left_as_they_were(self, data):
         network, x = small(data).train(), data.train.x[:4]
         state = {name: value.clone() for name, value in network.state_dict().items()}
-        with torch.no_grad():  # works in any grad mode of the caller
+        with torch.no_grad():  # `probe` works in any grad mode of the caller.
             assert not probe(network, x)[0]
         assert network.training
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

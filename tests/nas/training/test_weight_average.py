@@ -30,7 +30,7 @@ def test_is_the_polynomial_decay_average_of_the_paper():
     for value in values:
         network.weight.data.fill_(value)
         average.update_parameters(network)
-    # Each step enters the average with its share. Every later step multiplies this weight by 1 - (share of that step).
+    # The weights of a step enter the average with a share. Each later step multiplies this share by 1 - (its own share).
     shares = [(ETA + 1) / (step + ETA) for step in range(1, len(values) + 1)]
     left = [share * math.prod(1 - later for later in shares[n + 1 :]) for n, share in enumerate(shares)]
     wanted = sum(value * share for value, share in zip(values, left, strict=True))
@@ -51,7 +51,7 @@ def test_is_mostly_the_last_ninth_of_the_steps():
     for step in range(900):
         network.weight.data.fill_(float(step >= 800))
         average.update_parameters(network)
-    # Remaining weight of the steps before the last ninth: about (8 / 9) ** 9.
+    # The steps before the last ninth keep a share of about (8 / 9) ** 9.
     assert average.module.weight.item() == pytest.approx(1 - (8 / 9) ** 9, abs=0.01)
 
 
