@@ -1,4 +1,4 @@
-"""The examples in docstrings run as printed; those of `nas` run beside a finished run and its config."""
+"""The examples in docstrings run as printed. Those of `nas` run in a folder with a finished run and its config."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""Fronts and hypervolumes, against brute force and closed forms."""
+"""Fronts and hypervolumes, compared with brute force and closed forms."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ def dominates(p, q):
 
 
 def peeled(points):
-    """Returns the fronts by definition, by repeated removal of the non-dominated points."""
+    """Returns the number of the front of each point, from 0, by repeated removal of the non-dominated points."""
     ranks, left = np.full(len(points), -1), set(range(len(points)))
     for front in itertools.count():
         if not left:
@@ -64,7 +64,7 @@ def test_ten_thousand_points_are_sorted_within_seconds(objectives):
     points = np.random.default_rng(0).random((10_000, objectives))
     started = time.process_time()
     front_ranks(points)
-    assert time.process_time() - started < 10  # CPU time; measured: at most 0.6 s
+    assert time.process_time() - started < 10  # CPU time. In practice, at most 0.6 s are used.
 
 
 def test_points_must_be_a_table():
@@ -179,7 +179,7 @@ def test_history_of_ten_thousand_points_of_two_objectives_is_fast(shape):
         points[:, 1] = 1 - points[:, 0]
     started = time.process_time()
     volumes = hypervolume_history(points, [1.0, 1.0])
-    assert time.process_time() - started < 5  # CPU time; measured: at most 0.1 s
+    assert time.process_time() - started < 5  # CPU time. In practice, at most 0.1 s are used.
     assert volumes[-1] == pytest.approx(hypervolume(points, [1.0, 1.0]))
 
 

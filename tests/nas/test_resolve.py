@@ -62,7 +62,7 @@ def test_a_file_that_exits_is_refused(tmp_path):
 
 
 def test_a_dict_with_one_key_twice_is_refused(tmp_path):
-    """Python keeps only the second value, so the space would lack a choice."""
+    """Python keeps only the second value of a key, so the first one would be lost."""
     (tmp_path / "space.py").write_text("choices = {\n    'width': 1,\n    'depth': 2,\n    'width': 3,\n}\n")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"space\.py, line 4: duplicate key 'width'"):

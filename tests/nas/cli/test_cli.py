@@ -158,7 +158,7 @@ def test_search_without_a_config_takes_the_defaults(monkeypatch, cli, tmp_path):
     monkeypatch.setattr("nas.pipeline.search.search_events", lambda config, path: iter(seen.append((config, path)) or []))
     assert cli("search", "--run", tmp_path / "run", "--seed", 7, "--trials", 9, "--set", "seed=5")[0] == 0
     ((config, path),) = seen
-    assert config == parse_config({"seed": 7, "search": {"trials": 9}})  # Short options override `--set`.
+    assert config == parse_config({"seed": 7, "search": {"trials": 9}})  # `--seed` overrides `--set seed`.
     assert path == tmp_path / "run"
 
 
@@ -572,7 +572,7 @@ def test_disk_full_in_the_midst_of_a_file_leaves_the_old_one(run_copy):
 
 def test_disk_full_while_the_study_is_written(cli, tiny_file, tmp_path, trials_only, study_content, finished_run):
     run = tmp_path / "run"
-    with largest_file(112 * 1024):  # Enough for an empty study, which has 100 KiB, and not for its trials.
+    with largest_file(112 * 1024):  # Enough for an empty study, which has 100 KiB, but not for its trials.
         code, _, err = cli("search", tiny_file, "--run", run)
     assert code == 2
     assert "study.db: " in err

@@ -26,7 +26,7 @@ QUICK = ("--data", "digits", "--images", "60", "--attack", "fgsm", "--device", "
 
 @pytest.fixture
 def profiled(here, cli):
-    """Profiles a network of the folder; returns the record."""
+    """Runs `hardcell profile` in the folder of networks; returns the record."""
 
     def run(*arguments):
         code, out, err = cli("profile", *arguments, "--json")
@@ -382,5 +382,5 @@ def test_a_folder_is_no_table(refused, tmp_path):
 def test_the_published_table_of_nas_bench_201(cli, shared_data):
     code, out, _ = cli("check-table", shared_data / "nasbench201-robustness.csv.gz")
     assert code == 1
+    # The rows whose accuracy under FGSM is more than 0.1 points below that under PGD, counted independently.
     assert "in 15,268 of 15,625 rows" in out
-    # Counted independently: rows whose accuracy under FGSM is more than 0.1 points below that under PGD.

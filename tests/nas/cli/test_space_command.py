@@ -125,7 +125,7 @@ def test_a_summary_as_json(mine, cli):
 
 
 def test_large_images_use_the_meta_device_where_that_is_possible(mine):
-    """On the meta device, parameters are the same, and a path counts even if its values are zero. NUMBERS needs the CPU."""
+    """On the meta device, a layer that multiplies by zero counts as a path. NUMBERS cannot be built on this device."""
     for name in ("SPACE", "NUMBERS"):
         space = find_space(f"{mine}:{name}")
         architectures = random_architectures(space, 8, 0)

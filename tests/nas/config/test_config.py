@@ -183,7 +183,7 @@ class TestWriting:
         lines = [line for line in commented_config(Config()).splitlines() if line and not line.startswith("#")]
         for line in lines:
             assert re.fullmatch(r"\s*[a-z0-9_]+:( .*)?  # \S.*", line), line
-        # One line for every key at any depth.
+        # There is one line for every key, at any depth.
         assert len(lines) == sum(1 for _ in keys(as_data(Config())))
 
     def test_comments_are_those_of_the_docstrings(self):
@@ -830,7 +830,7 @@ class TestOverrides:
             ({"training": {"recipe": {"name": "adversarial", "epsilon": 8}}}, "training.recipe.epsilon=8/255"),
             ({"training": 3}, "training={epochs: 3}"),
             ({"data": {"name": "npz"}}, "data.path=x.npz"),
-            # Faulty only together with the default attacks of the evaluation, which are in linf.
+            # This norm is a fault only because the default attacks of the evaluation are in linf.
             ({"training": {"selection": {"norm": "l2"}}}, "training.selection.norm=linf"),
         ],
     )

@@ -62,7 +62,7 @@ def classes_of(images, under="", classes=("cat", "dog")):
 class TestSplits:
     def test_digits_have_the_sizes_of_the_shares(self):
         data, test = opened("digits"), open_test(DataConfig())
-        # A quarter of 1,797, and a quarter of the rest.
+        # The test split is a quarter of 1,797 images, the validation split a quarter of the rest.
         assert (len(test.x), len(data.validation.x), len(data.train.x)) == (449, 337, 1011)
         assert data.input_shape == (1, 8, 8)
         assert data.classes == tuple("0123456789")
@@ -80,7 +80,7 @@ class TestSplits:
         assert (len(open_test(config).x), len(data.validation.x), len(data.train.x)) == sizes
 
     def test_splits_are_disjoint_and_together_all_images(self, npz):
-        x = pixels(60, 6, 5)  # Random, so that no two images are equal, as a few of the digits are.
+        x = pixels(60, 6, 5)  # Random images, so that no two are equal. A few of the digits are equal.
         config = DataConfig(name="npz", path=str(npz(x=x, y=np.arange(60) % 3)))
         data, test = open_data(config), open_test(config)
         images = rows(data.train) + rows(data.validation) + rows(test)
@@ -381,7 +381,7 @@ class TestFolder:
         path = folder(classes_of(pixels(10, 60, 50)))
         broken = path / "cat" / "000.png"
         content = bytearray(broken.read_bytes())
-        content[37:41] = b"\x01\x02\x03\x04"  # the name of the chunk after the header
+        content[37:41] = b"\x01\x02\x03\x04"  # These bytes are the name of the chunk after the header.
         broken.write_bytes(content)
         with pytest.raises(DataError, match=r"000\.png: cannot be read as an image: "):
             opened("folder", path)

@@ -145,7 +145,7 @@ class TestReading:
         assert [row["latency"] for row in table.rows.values()] == list(range(24))
 
     def test_none_may_be_an_empty_cell(self, opened):
-        """csv.writer and pandas write None as an empty cell. A choice without None must have no empty cell."""
+        """csv.writer and pandas write None as an empty cell. The cell of a choice without None must not be empty."""
         assert list(opened("width,rate,order,ms\n2,,ab,1\n2,None,ba,1\n", {"x": "ms"}).rows) == [
             (2, None, "ab"),
             (2, None, "ba"),

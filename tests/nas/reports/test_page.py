@@ -218,7 +218,7 @@ def test_space_of_the_users_own_whose_file_is_gone(custom_space, tmp_path, cli):
     config = custom_space("works", "search.trials=2", "search.random_trials=2", "finalists.epochs=1")
     run = search(config, tmp_path / "run")
     (tmp_path / "own.py").unlink()
-    # As in a new process, where the module is not imported.
+    # The report then runs as in a new process, which has not imported the file.
     for name in [name for name in sys.modules if name.startswith("hardcell_user_own")]:
         del sys.modules[name]
     code, out, err = cli("report", tmp_path / "run")
@@ -323,7 +323,7 @@ def with_radii(bundle, values):
         ([0.01] * 60, [1.0] * 60, "lost to", False),
         # Five discordant images, all in one direction: p = 1/16 in McNemar's exact two-sided test.
         ([1.0] * 60, [0.01] * 5 + [1.0] * 55, "did not beat", False),
-        # Six: p = 1/32.
+        # Six discordant images: p = 1/32.
         ([1.0] * 60, [0.01] * 6 + [1.0] * 54, "beat", True),
     ],
     ids=["beaten", "lost", "not distinguishable", "barely beaten"],

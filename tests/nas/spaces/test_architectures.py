@@ -151,7 +151,7 @@ def test_first_trials_have_the_architectures_given(tmp_path, given, trials_only)
 
 
 def test_interrupted_search_begins_with_the_same(tmp_path, given, trials_only):
-    """A search that is interrupted within its first trials and resumed has the trials of an uninterrupted one."""
+    """A search that is interrupted after its first trial and resumed has the trials of an uninterrupted search."""
     config, _ = given
     trials_only(tmp_path / "whole", config)
     events = search_events(config, tmp_path / "broken")

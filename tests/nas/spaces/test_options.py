@@ -139,7 +139,7 @@ def test_own_operations_are_kept_as_absolute_paths_and_opened_as_functions(folde
 
 
 def test_partials_and_lambdas_have_the_names_in_yaml(folder):
-    """A partial and a lambda have no distinct names."""
+    """A partial has no `__name__`, and all lambdas have the same one."""
     config = parse_config(cells("ops.py:wide", "ops.py:narrow"), folder=folder)
     assert open_space(config.space, trust=True).operations == ("wide", "narrow")
 
