@@ -134,7 +134,8 @@ def test_more_restarts_only_add_fooled_images(conv, images):
 
 
 def test_it_targets_the_classes_with_the_largest_logits():
-    # The second class has the nearest logit, but no pixel changes it. The third logit is lower, and every pixel changes it.
+    # The second logit is the nearest to the first, but no pixel changes it. The third logit is lower, and every pixel
+    # changes it.
     layer = nn.Linear(64, 3)
     weight = torch.zeros(3, 64)
     weight[2] = 1
@@ -152,7 +153,7 @@ def test_there_may_be_fewer_classes_than_targets(classes, epsilon, conv, images)
     attack = TargetedAPGD(steps=10)
     walks = Counting(network)
     attack(walks, x, y, epsilon)
-    # One image to check the network, one pass over the clean images, and then the gradient steps.
+    # One image to check the network, one pass over the clean images, and then 11 passes per target: the start and 10 steps.
     assert walks.counts == [1, 40] + [40] * (classes - 1) * 11
     weaker = (right_labels(network, PGD(steps=10)(network, x, y, epsilon)) != y).sum()
     assert (right_labels(network, attack(network, x, y, epsilon)) != y).sum() >= weaker > 0

@@ -459,7 +459,7 @@ def test_step_ll_has_foolboxs_pixels(foolbox, case, epsilon):
     network, x, y = case
     with torch.no_grad():
         criterion = foolbox.criteria.TargetedMisclassification(network(x).argmin(1))
-    # Foolbox's FGSM takes no target. One step of its PGD with relative length 1 is the same step.
+    # Foolbox's FGSM takes no target, but its PGD does. One PGD step of relative length 1 is the FGSM step to the target.
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(steps=1, rel_stepsize=1.0, random_start=False)
     expected = pixels_of(foolbox, attack, network, x, criterion, epsilon)
     torch.testing.assert_close(StepLL()(network, x, y, epsilon), expected, rtol=0, atol=1e-6)

@@ -44,7 +44,7 @@ SMALL = {"steps": 20, "targets": 3, "queries": 100}
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
-def test_autoattack_is_no_weaker_than_pgd_on_either_loss(trained, norm):
+def test_autoattack_is_no_weaker_than_pgd(trained, norm):
     image_radii = radii(*trained, AutoAttack(norm=norm, **SMALL), GRIDS[norm.name])
     pgd = radii(*trained, PGD(norm=norm, steps=40, step_size=0.1), GRIDS[norm.name])
     assert 0.1 < (pgd <= GRIDS[norm.name][1]).double().mean() < 0.9
@@ -62,20 +62,20 @@ def test_autoattack_does_not_depend_on_the_scale_of_the_logits(trained):
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
-def test_nearest_is_at_most_the_radius_of_every_member(trained, norm):
+def test_the_minimum_norm_ensemble_is_as_strong_as_every_member(trained, norm):
     grid = GRIDS[norm.name]
     image_radii = radii(*trained, MinimumNormEnsemble(norm=norm, steps=30), EpsilonGrid(epsilons=grid, tolerance=0.02))
     members = MinimumNormEnsemble(norm=norm, steps=30).members()
     assert len(members) == (4 if norm == L2() else 3)
     for member in members:
         alone = radii(*trained, member, EpsilonGrid(epsilons=grid, tolerance=0.02))
-        # In the ensemble, members have other random numbers and start their bisection at other radii than alone.
+        # A member of the ensemble draws other random numbers than the same attack alone, and bisects from another radius.
         assert (image_radii <= alone * 1.05).double().mean() >= 0.95
         assert image_radii.quantile(0.5, interpolation="higher") <= alone.quantile(0.5, interpolation="higher") * 1.01
 
 
 @pytest.mark.parametrize(("norm", "order", "low"), [(Linf(), 1, 0.35), (L2(), 2, 0.35)], ids=["linf", "l2"])
-def test_nearest_finds_the_distance_from_a_linear_boundary(linear, images, norm, order, low):
+def test_the_minimum_norm_ensemble_finds_the_distance_from_a_linear_boundary(linear, images, norm, order, low):
     network, x = linear(), images(40, low=low, high=1 - low, seed=1)
     with torch.no_grad():
         y = network(x).argmax(1)

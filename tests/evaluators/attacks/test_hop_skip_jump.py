@@ -29,7 +29,7 @@ def sizes(attack, network, x, y, seed=0):
 
 
 class Asked(nn.Module):
-    """Returns one-hot predictions of another network and counts its calls."""
+    """Returns the predictions of another network as one-hot rows, and counts the forward passes."""
 
     def __init__(self, network):
         super().__init__()
@@ -51,7 +51,8 @@ def test_the_radius_of_a_linear_network_is_nearly_found(norm, linear, images):
     exact = (gap / (slope.abs().sum() if norm == Linf() else slope.norm())).detach()
     few, many = (sizes(HopSkipJump(norm=norm, queries=n), network, x, y) for n in (500, 2500))
     assert (many >= exact * (1 - 1e-4)).all()
-    # The sign of the gradient at each pixel, for L-infinity, is harder to estimate than the direction, for L2.
+    # In L-infinity, the attack needs the sign of the gradient at each pixel. This is harder to estimate than the direction
+    # that it needs in L2.
     assert (many / exact).median() < (1.15 if norm == Linf() else 1.05)
     assert (many / exact).max() < 1.6
     assert (few / exact).median() > (many / exact).median()
@@ -74,7 +75,7 @@ def test_it_uses_at_most_its_queries(norm, queries, conv, images):
 
 
 @BOTH
-def test_an_image_that_is_wrong_costs_no_start_and_has_radius_0(norm, conv, images):
+def test_a_misclassified_image_has_radius_0(norm, conv, images):
     network, x = conv(), images()
     y = (labels(network, x) + 1) % 4
     assert (sizes(HopSkipJump(norm=norm, queries=200), network, x, y) == 0).all()
@@ -121,8 +122,8 @@ class Only(nn.Module):
     "wrong",
     [
         lambda x: x.std(1) > 0.25,  # Noise is misclassified. The images themselves are nearly constant.
-        lambda x: x.std(1) > 0.45,  # Only black and white pixels are misclassified.
-        lambda x: (x.std(1) < 0.1) & ((x.mean(1) - 0.5).abs() > 0.1),  # Only constant grey of another shade.
+        lambda x: x.std(1) > 0.45,  # Only images of black and white pixels are misclassified.
+        lambda x: (x.std(1) < 0.1) & ((x.mean(1) - 0.5).abs() > 0.1),  # Only grey images that are not mid-grey.
     ],
 )
 def test_a_start_is_found_among_noise_and_greys(norm, wrong):
@@ -155,7 +156,7 @@ def test_a_step_is_halved_until_it_fools_and_no_further():
     points = torch.full((3, 1, 8, 8), 0.6)
     target = GradientOracle(network, points, torch.zeros(3, dtype=torch.int64), Linf(), torch.ones(3), keep="nothing")
     direction = torch.ones_like(points)
-    direction[2] = -1  # Never fools.
+    direction[2] = -1  # No step in this direction fools the network.
     stepped = search_step(target, points, direction, torch.tensor([1.28, 0.04, 0.3]))
     torch.testing.assert_close(stepped.flatten(1).mean(1), torch.tensor([0.68, 0.64, 0.6]))
 

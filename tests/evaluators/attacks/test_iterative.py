@@ -55,8 +55,8 @@ class TestClosedForms:
         torch.testing.assert_close(Linf().size(adversarial - x), torch.full((16,), 0.03), rtol=0, atol=1e-6)
 
     def test_the_class_that_was_least_likely_at_first_is_kept(self):
-        # At 0.5 the second class is the least likely, and steps towards it raise the pixel. At larger values the third
-        # class is. Steps towards the third class would lower the pixel again.
+        # At 0.5 the second class is the least likely, and steps towards it raise the pixel. Above 0.525 the third class is
+        # the least likely, and steps towards the third class would lower the pixel again.
         network = OnePixel(lambda p: (0 * p + 5, 10 * (p - 0.5) - 1, -10 * (p - 0.5) - 0.5))
         x = torch.full((1, 1, 1, 1), 0.5)
         adversarial = IterativeLL(steps=3, step_size=1 / 3)(network, x, torch.tensor([0]), 0.3)
@@ -64,7 +64,7 @@ class TestClosedForms:
 
     @pytest.mark.parametrize(("decay", "way"), [(1.0, [0.6, 0.6, 0.5, 0.5]), (0.0, [0.6, 0.5, 0.6, 0.5])])
     def test_momentum_by_hand(self, decay, way):
-        # The slope of the margin is 100 below 0.55 and -1 above. Divided by its size, each gradient is 1 or -1.
+        # The slope of the margin is 100 below 0.55 and -1 above. MIFGSM divides each gradient by its size: 1 or -1 remains.
         network = OnePixel(lambda p: (0 * p, torch.where(p < 0.55, 100 * p, 60 - p)))
         x = torch.full((1, 1, 1, 1), 0.5)
         for steps, expected in enumerate(way, 1):
@@ -125,7 +125,7 @@ class TestOracles:
         network, x, y = case
         with torch.no_grad():
             criterion = foolbox.criteria.TargetedMisclassification(network(x).argmin(1))
-        # Foolbox's BIM takes no target. Its PGD takes a target, and equals BIM without a random start.
+        # Foolbox's BIM takes no target. Foolbox's PGD does, and without a random start it equals BIM.
         kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm.name]
         attack = kind(steps=7, rel_stepsize=0.25, random_start=False)
         epsilon = 0.05 if norm == Linf() else 1.0

@@ -39,7 +39,7 @@ def target_of(network, x, y, norm, **settings):
 
 
 def sizes(attack, network, x, y):
-    """Returns the size of the nearest perturbation that fools each image, (N,); infinite where none was found."""
+    """Returns the size of the smallest fooling perturbation of each image, (N,); infinite where none was found."""
     with frozen(network):
         target = target_of(network, x, y, attack.norm)
         attack.minimise(target, x, ImageNoise.of(0, torch.arange(len(x))))
@@ -49,7 +49,7 @@ def sizes(attack, network, x, y):
 
 
 def linear_radii(network, x, y, norm):
-    """Returns the exact radii of a linear network, (N,): the smallest margin over the dual norm of its slope."""
+    """Returns the exact radii of a linear network, (N,): the smallest gap / dual norm of its slope, over wrong classes."""
     weight = network[1].weight.detach()
     slopes = weight[y][:, None] - weight[None]  # (N, K, D)
     logits = network(x).detach()
@@ -232,7 +232,7 @@ def test_dropped_images_do_no_harm_in_an_ensemble(norm, conv, images):
 
 @pytest.fixture(scope="module")
 def digits():
-    """Returns a network trained on digits for a second, and 80 other images with their labels."""
+    """Returns a network trained on digits for a second, and 80 held-out images with their labels."""
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
     with torch.random.fork_rng(devices=[]):
@@ -264,7 +264,7 @@ def foolbox():
 class TestTrainedNetwork:
     @NEAREST
     def test_every_image_has_a_radius(self, attack, digits):
-        # Many pixels are 0 or 1 and cannot move further. DeepFool needs lengthened steps to reach the boundary there.
+        # Many pixels are 0 or 1 and cannot leave the range. So DeepFool needs longer steps to reach the boundary.
         assert sizes(attack, *digits).isfinite().all()
 
     @pytest.mark.parametrize("norm", BOTH)
@@ -282,7 +282,8 @@ class TestTrainedNetwork:
         scaled[1].weight.data = 100 * torch.eye(10)
         before, distances = sizes(attack, network, x, y), sizes(attack, scaled, x, y)
         assert distances.isfinite().all()
-        # With such large logits, the gradient of the cross-entropy is zero at the clean image, so DDN needs longer.
+        # With such large logits, the gradient of cross-entropy is zero at the clean image. So DDN loses steps, and its radii
+        # may be larger.
         assert distances.median() <= before.median() * (1.25 if attack == DDN() else 1.01)
 
     @pytest.mark.parametrize(
@@ -337,7 +338,7 @@ def test_settings_that_are_refused(kind, settings, message):
 
 
 class Rounded(nn.Module):
-    """Logits rounded to tenths, with straight-through gradients: they have many ties."""
+    """Rounds the logits to tenths, so that many of them are equal. The gradients are those of the unrounded logits."""
 
     def __init__(self, network):
         super().__init__()

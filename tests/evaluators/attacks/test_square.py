@@ -24,7 +24,7 @@ def right_labels(network, x):
 
 
 class Noting(nn.Module):
-    """Records the margins of its inputs, and fails if a gradient is computed."""
+    """Records the number of images of each call and the margins of complete batches. Fails if a gradient is computed."""
 
     def __init__(self, network, y):
         super().__init__()
@@ -48,15 +48,15 @@ def test_squares_shrink_as_in_the_paper():
     assert [attack.side(query - 1, x) for query in starts[1:]] == sides[:-1]
     # With another number of queries, the sides shrink after the same shares of the queries.
     assert [Square(queries=1000).side(query, x) for query in (1, 3, 7, 22, 52, 102)] == sides[:6]
-    # In L2 the sides are odd and at least 3. They are never larger than the image.
+    # In L2 the sides are odd and at least 3, except in smaller images. In both norms, they are never larger than the image.
     assert [Square(norm=L2(), queries=10_000).side(query, x) for query in starts] == [29, 21, 15, 11, 7, 5, 5, 3, 3, 3]
     for norm in NORMS:
         assert Square(norm=norm, p_init=1.0).side(1, torch.zeros(1, 1, 2, 9)) == 2
 
 
 def test_bumps_by_hand():
-    # The upper half is one row. In each half, the value falls from 1 + 1/4 in the middle to 1/4. The squared L2 length of
-    # each half is 1/2.
+    # The upper half is one row. In each half, the value falls from 1 + 1/4 in the middle to 1/4. Then the half is scaled to
+    # the squared L2 length 1/2.
     upper = torch.tensor([[1.0, 5.0, 1.0]], dtype=torch.float64) / math.sqrt(2 * 27)
     lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0]], dtype=torch.float64) / math.sqrt(2 * 30)
     expected = torch.cat([upper, -lower])
@@ -113,7 +113,8 @@ def test_a_shift_empties_one_square_and_fills_another(side, images):
     changed, before = shift(points, x, ball, L2().size(start - x), left, drawn, side)
     assert torch.equal(points[1::2], start[1::2])
     torch.testing.assert_close(L2().size(points - x)[left], torch.full((25,), 0.1))
-    # Each channel keeps its squared length in the two squares. It also gets half of the squared length that was unused.
+    # Each of the two channels keeps its squared length in the two squares, and gets half of the squared length that the
+    # start left unused.
     delta, old = (points - x)[left].flatten(2), (start - x)[left].flatten(2)
     gained = delta.square().sum(2) - old.square().sum(2)
     torch.testing.assert_close(gained, torch.full((25, 2), (1 - 0.64) * 0.01 / 2), rtol=1e-3, atol=1e-7)
@@ -197,7 +198,7 @@ def test_it_depends_on_neither_gradients_nor_the_scale_of_the_logits(norm, conv,
 
 
 class Masked(nn.Module):
-    """The same predictions from logits 2**20 times as large, without gradients."""
+    """Multiplies the logits of a network by 2**20, which changes no prediction. The result has no gradient."""
 
     def __init__(self, network):
         super().__init__()
@@ -303,5 +304,5 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
         with torch.random.fork_rng(devices=[]):
             expected += int((right_labels(network, oracle.perturb(x.clone(), y)) != y).sum())
     assert 160 < expected < 340
-    # A difference of 8 of 400 images is two percentage points. The errors of both implementations vary as much by seed.
+    # A difference of 8 of 400 images is two percentage points. Another seed changes each implementation's error as much.
     assert abs(fooled_here - expected) <= 8
