@@ -62,7 +62,10 @@ MADE = {
 
 
 def around(seed=0, *, euclidean, width=0.3, reach=1.0):
-    """Returns a bound around random values (2, 4, 7, 7), the balls around two images, and 60 points within the bound."""
+    """Returns a bound around random values (2, 4, 7, 7), the balls around two images, and 60 points within the bound.
+
+    `reach` is the Lipschitz constant of the value as a function of the image.
+    """
     generator = torch.Generator().manual_seed(seed)
     centre = torch.randn(2, 4, 7, 7, generator=generator, dtype=torch.float64)
     balls = Balls(euclidean, torch.tensor([width, 2 * width], dtype=torch.float64), {})
@@ -78,7 +81,7 @@ def around(seed=0, *, euclidean, width=0.3, reach=1.0):
 
 
 def check(f, output, bound, points):
-    """Checks that the bound on the output holds at points, and that its centre is the output at the centre."""
+    """Checks that the bound `output` holds for f at points, and that the centre of `output` is f(bound.centre)."""
     for point in points:
         value = f(point)
         assert (value >= output.lower - 1e-9).all()
@@ -138,14 +141,14 @@ def differences(**settings):
 
 def test_zero_padding_adds_frequencies():
     # The exact norm for 6 pixels is 2 cos(pi / 7). At the frequencies of 6 pixels (multiples of 2 pi / 6) the norm is at
-    # most sqrt(3), so they give no upper bound. The frequencies of the 8 padded pixels include pi / 2, whose norm is 2.
+    # most sqrt(3), so they give no upper bound. The frequencies of the 8 padded pixels include pi / 2, where the norm is 2.
     assert circular_norm(differences(padding=(0, 1)), (1, 6)) == pytest.approx(2)
     assert 2 > 2 * math.cos(math.pi / 7) > math.sqrt(3)
 
 
 def test_dilation_changes_the_norm():
-    # With dilation 2, the norm is abs(2 sin(2w)). At the frequencies of 12 pixels, multiples of 2 pi / 12, it is at most
-    # sqrt(3). Without dilation it is at most 2.
+    # With dilation 2, the norm at frequency w is abs(2 sin(2w)). Its maximum over the frequencies of 12 pixels, multiples of
+    # 2 pi / 12, is sqrt(3). Without dilation the maximum is 2.
     assert circular_norm(differences(dilation=(1, 2)), (1, 12)) == pytest.approx(math.sqrt(3))
     assert circular_norm(differences(), (1, 12)) == pytest.approx(2)
 

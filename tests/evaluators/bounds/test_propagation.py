@@ -332,7 +332,7 @@ def test_networks_without_bounds_give_the_reason(network, reason, images):
 
 
 def test_a_change_in_place_through_a_view_is_detected_at_an_image_of_zeros():
-    """The network and its trace agree only at an image of zeros. There, their logits do not show the change."""
+    """The change multiplies values by 4. At an image of zeros it has no effect, so the logits do not reveal it."""
 
     def quadrupled(x):
         y = x * 1.0
