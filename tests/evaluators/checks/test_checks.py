@@ -148,7 +148,7 @@ def tested():
 
 @pytest.fixture(params=["usual", "adversarial"])
 def case(request, networks, tested):
-    """A clean network with 160 of its test images."""
+    """A network without a planted fault, and 160 test images with their labels."""
     return networks[request.param], tested[0][:160], tested[1][:160]
 
 
@@ -200,7 +200,7 @@ class TestOutcome:
         assert binomial_excess(14, 200).is_finding()
 
     def test_the_most_informative_epsilon_halves_the_correct_images(self):
-        r = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # Of 4 correct images, 0.2 fools two.
+        r = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4])  # Epsilon 0.2 fools two of the 4 correct images.
         assert most_informative_epsilon(r, [0.05, 0.1, 0.2, 0.3]) == 0.2
         assert most_informative_epsilon(np.full(5, INF), [0.1, 0.2]) == 0.2
         assert most_informative_epsilon(np.zeros(5), [0.1, 0.2]) == 0.2
@@ -545,7 +545,7 @@ class TestCurves:
             False
         ] * 2
         assert [is_many_step(a) for a in (PGD(), APGD())] == [True, True]
-        # IterativeLL has many steps, but its target is the least likely class. So FGSM beats it even on clean networks.
+        # IterativeLL has many steps, but its target is the least likely class. So FGSM beats it even without a fault.
         assert not any(is_many_step(a) for a in (FGSM(), StepLL(), IterativeLL(), UniformNoise(), Square(), transfer))
 
     def test_many_steps_beat_one(self, case):
