@@ -11,7 +11,7 @@ from evaluators.curves.power_law_window import log_shares
 
 GRID = np.geomspace(0.001, 0.1, 14)
 
-# Each form, computed by SciPy: a function from (epsilons, ceiling, scale, shape) to flip rates.
+# The two alternatives to a power law, computed by SciPy: functions from (epsilons, ceiling, scale, shape) to flip rates.
 ORACLES = {
     "saturating": lambda e, ceiling, scale, shape: ceiling * weibull_min.cdf(e, shape, scale=scale),
     "log_normal": lambda e, ceiling, scale, shape: ceiling * lognorm.cdf(e, 1 / shape, scale=scale),
@@ -42,7 +42,7 @@ def test_a_form_without_noise_recovers_its_own_constants(form, parameters):
 @pytest.mark.parametrize("form", ORACLES)
 @pytest.mark.parametrize("seed", range(2))
 def test_no_parameters_have_a_greater_likelihood(form, seed):
-    # An independent search of the whole space of parameters.
+    # The oracle searches all parameters globally, by differential evolution.
     counts = drawn(form, 300, seed, 0.8, 0.015, 1.2)
 
     def loss(parameters):
@@ -82,7 +82,7 @@ def test_verdict(p_value, ratio, level, verdict):
 
 
 def verdicts(form, *parameters, n=10_000, draws=20):
-    """Fits a law to each of several samples from a form, and returns the verdicts on both forms."""
+    """Draws samples from one alternative, fits a power law to each, and returns the verdicts against both alternatives."""
     fits = [fit_power_law(radii_of(drawn(form, n, seed, *parameters)), GRID, resamples=100) for seed in range(draws)]
     laws = [fit for fit in fits if isinstance(fit, PowerLaw)]
     assert len(laws) >= 0.25 * draws

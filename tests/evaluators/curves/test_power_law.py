@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evaluators import NoPowerLaw, PowerLaw, error_curve, fit_power_law
 from evaluators.curves.power_law_window import choose_windows
 
-# The curves and samples behind the table of coverages in `power_law.py`.
+# The curves and the measurement behind the table of coverages in `power_law.py`.
 COVERAGE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))
 CURVES, measure = COVERAGE["CURVES"], COVERAGE["measure"]
 GRID = np.geomspace(0.001, 0.1, 16)
@@ -101,7 +101,7 @@ def test_coverage_over_many_draws(curve, n):
 
 
 def test_the_interval_includes_the_choice_of_the_window():
-    # For a fixed window, the interval would be Hill's, exponent * (1 +- 1.96 / sqrt(n)). Hill's interval is much narrower.
+    # For a fixed window, the interval would be Hill's, exponent * (1 +- 1.96 / sqrt(n)), which is narrower.
     fit = fit_power_law(on_grid(draw(1.0, 3)), GRID)
     assert np.log(fit.exponent_interval[1] / fit.exponent_interval[0]) > 1.3 * 2 * 1.96 / np.sqrt(fit.n)
 
@@ -124,7 +124,7 @@ def test_the_exact_estimate_is_close_to_hills():
         fit = fit_power_law(radii)
         flips = radii[radii <= fit.window[1] * (1 + 1e-9)]
         hill = 1 / np.log(fit.window[1] / flips).mean()
-        # An interval-censored estimate differs from Hill's by a small part of the standard error, which is 1 / sqrt(n).
+        # An interval-censored estimate differs from Hill's by a small part of the relative standard error, 1 / sqrt(n).
         assert np.log(fit.exponent / hill) == pytest.approx(0, abs=0.3 / np.sqrt(fit.n))
         assert fit.n == len(flips)
 
@@ -162,7 +162,7 @@ def test_saturation_is_flagged_on_a_curve_that_bends(exponent, seed):
 def test_a_law_is_seldom_refused_or_called_saturated(grid):
     fits = [fit_power_law(sample(1.5, grid, seed), grid, resamples=200) for seed in range(40)]
     laws = [fit for fit in fits if isinstance(fit, PowerLaw)]
-    # A true law is rejected at p < 0.1, so in at most about a tenth of the draws.
+    # A fit with p < 0.1 is refused. For a true law, this happens in about a tenth of the draws or fewer.
     assert len(laws) >= 32
     assert sum(fit.saturated for fit in laws) <= 1
 
@@ -302,5 +302,5 @@ def test_a_very_steep_law_has_numbers_or_a_reason():
 def test_a_fit_takes_less_than_a_second():
     radii, started = on_grid(draw(1.0, 0, n=10_000)), time.process_time()
     fit_power_law(radii, GRID)
-    # About 0.03 s on an idle core.
+    # The fit takes about 0.03 s on an idle core.
     assert time.process_time() - started < 1

@@ -19,7 +19,7 @@ def tables(grid, rows=5, n=600):
 
 
 def by_brute_force(counts, grid):
-    """Returns the smallest distance over all windows of one table, and the top and the exponent of that window."""
+    """Returns the smallest Kolmogorov-Smirnov distance of all windows of one table, and that window's top and exponent."""
     windows = []
     for last in range(4, len(grid) + 1):
         inside, cells = grid[:last], counts[:last]
