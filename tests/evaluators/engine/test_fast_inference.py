@@ -85,7 +85,7 @@ class Noisy(nn.Module):
 
 
 class Shared(nn.Module):
-    """A network that uses one convolution twice, before two batch norms. Only one of them can be folded into it."""
+    """A network that uses one convolution twice, before two batch norms. Only one batch norm could be folded into it."""
 
     def __init__(self):
         super().__init__()

@@ -305,7 +305,7 @@ def test_networks_are_measured_in_evaluation_mode_and_stay_in_training_mode(case
     assert all(module.training for module in network.modules())
     assert torch.equal(network[1].running_mean, averages)
     if function in ("profile", "check_network"):
-        # Only one check differs. The explanation of its failure has the remedy.
+        # Only one check has another outcome in training mode. The explanation of its failure names the remedy.
         checks = result.record["checks"] if function == "profile" else [vars(check) for check in result]
         (evidence,) = [check["evidence"] for check in checks if check["name"] == "batch_independent"]
         assert evidence["handed_over_in"] == "training mode"

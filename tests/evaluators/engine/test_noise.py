@@ -15,7 +15,7 @@ GAMMA = 0x9E3779B97F4A7C15
 
 
 def splitmix64(state):
-    """Returns the output of the generator at a state, with Python integers."""
+    """Returns the output of SplitMix64 at a state, computed with Python integers."""
     z = state % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
@@ -97,7 +97,7 @@ def test_every_device_draws_the_same(device):
 
 
 def test_the_very_first_number_is_random_too():
-    # A hash of 0 is 0: without an offset, seed 0, image 0, draw 0, pixel 0 would always give 0.
+    # A hash of 0 is 0: without an offset, the number of seed 0, image 0, draw 0 and pixel 0 would be 0.
     first = torch.stack([ImageNoise.of(seed, torch.arange(1)).uniform(X[:1]).flatten()[0] for seed in range(200)])
     assert first.min() > 0
     assert abs(float(first.mean()) - 0.5) < 0.1
