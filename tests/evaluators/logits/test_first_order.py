@@ -37,7 +37,7 @@ def test_prediction_is_the_error_of_fgsm_on_a_linear_network(linear, images, dev
 
 def test_predictions_from_one_and_from_all_wrong_classes_bound_the_error_of_fgsm(linear, images):
     # FGSM steps towards the nearest wrong class and may reach another class first. Its error is at least that predicted
-    # from one wrong class, and at most that predicted from all of them.
+    # from one wrong class, and at most that predicted from all wrong classes.
     network, x = linear(10), images(200, low=0.3, high=0.7)
     y = labels(network, x)
     image_radii = radii(network, x, y, FGSM(loss=margin), EPSILONS).numpy()
@@ -134,8 +134,8 @@ GRID = np.linspace(0.01, 0.2, 20).tolist()
 
 @pytest.mark.parametrize("level", [0.01, 1e-6])
 def test_curves_diverge_where_enough_images_stop_being_fooled(level):
-    # Per 0.001 of epsilon, one more image is predicted to be fooled, but none is fooled beyond 0.05. All discordant images
-    # are on one side, so the p-value of the exact test is 2 * 0.5 ** count.
+    # The prediction has one more fooled image per 0.001 of epsilon. The attack fools the same images up to 0.05, and no more
+    # beyond. All discordant images are on one side, so the p-value of the exact test is 2 * 0.5 ** count.
     first_order = np.append(np.arange(1, 201) / 1000, np.zeros(7)) - 1e-9 * np.append(np.ones(200), np.zeros(7))
     measured = np.where(first_order > 0.05, np.inf, first_order)
     needed = math.ceil(math.log2(2 * 20 / level))
@@ -156,7 +156,7 @@ def test_curves_that_differ_by_chance_seldom_diverge():
     for _ in range(100):
         pair = generator.uniform(0, 0.25, (2, 150))
         parted += first_order_breakdown(pair[0], pair[1], GRID) is not None
-    # The level allows 1 of 100 on average. Without correction for the 20 epsilons it would be about 8.
+    # At the level 0.01, 1 of 100 pairs diverges on average. Without the correction for the 20 epsilons, about 8 would.
     assert parted <= 2
 
 
@@ -168,9 +168,9 @@ def test_a_linear_network_never_diverges_from_its_prediction(linear, images):
 
 
 class Wall(nn.Module):
-    """A margin with slope 10 within a distance of 2 from the boundary, and slope 1 elsewhere.
+    """The margin has slope 10 within a distance of 2 from the boundary, and slope 1 elsewhere.
 
-    So first-order radii above 2 are too large.
+    The distance is a difference of pixel sums. Beyond a distance of 2, first-order radii are too large.
     """
 
     def forward(self, x):
