@@ -302,7 +302,7 @@ def test_files_are_plain(measured_profile, tmp_path):
 
 @pytest.mark.parametrize("name", ["pgd/20", "with space", "file", "allow_pickle"])
 def test_the_name_of_an_attack_survives_the_files_or_is_refused(case, tmp_path, name):
-    # The last two are also parameters of `np.savez`, which takes the names of arrays as keywords.
+    # The last two names are also parameters of `np.savez`, which takes the names of arrays as keywords.
     try:
         network_profile = profile(*case, {name: FGSM()}, epsilons={"linf": [0.01, 0.02]})
     except ValueError as error:
@@ -337,7 +337,7 @@ def test_extreme_networks_give_strict_json(linear, images, tmp_path, kind):
 
 
 def test_large_images_take_the_chosen_l2_grid():
-    # A nearly flat network has first-order radii beyond the pixel range. Its diagonal is sqrt(3 * 64 * 64) = 110.85.
+    # A nearly flat network has first-order radii beyond the largest L2 size of the pixel range, sqrt(3 * 64 * 64) = 110.85.
     torch.manual_seed(0)
     x = torch.rand(30, 3, 64, 64)
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2))
