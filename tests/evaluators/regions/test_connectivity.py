@@ -13,7 +13,7 @@ from evaluators.regions.connectivity import AdversarialSet, adversarial_set, con
 
 
 class Strips(nn.Module):
-    """Predicts class 0 where the first or the second pixel is near 0.5, and classes 1 to 4 in the four quadrants."""
+    """Predicts class 0 where the first or the second pixel is near 0.5, else the class of its quadrant, 1 to 4."""
 
     def __init__(self, strip):
         super().__init__()

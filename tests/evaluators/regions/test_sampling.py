@@ -30,7 +30,7 @@ def test_fewer_samples_are_affordable_if_they_take_long_to_draw():
 
 @pytest.mark.parametrize("norm", [Linf(), L2()])
 @pytest.mark.parametrize(("place", "radius"), [(0.5, 0.3), (0.1, 0.4), (0.0, 0.2), (1.0, 0.9)])
-def test_points_are_those_of_rejection_from_the_whole_ball(norm, place, radius):
+def test_points_are_distributed_like_those_of_rejection_from_the_pixel_range(norm, place, radius):
     centre = torch.full((1, 1, 1, 3), place, dtype=torch.float64)
     centre[..., 1] = 0.4
     points = drawn(centre, norm, radius, 4000).flatten(1).numpy()

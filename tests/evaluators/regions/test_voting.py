@@ -15,7 +15,7 @@ from evaluators.regions.voting import disagreement, low_margin_share, mean_inter
 
 
 def half_plane(linear, angle, offset=0.0, scale=1.0, pixels=16):
-    """Returns a network that predicts 1 beyond a hyperplane, else 0. Its margin is 2 * scale * distance from the hyperplane.
+    """Returns a network that predicts 1 beyond a hyperplane, else 0. The margin is 2 * scale * distance from the hyperplane.
 
     `angle` is the angle between the normal of the hyperplane and the first axis.
     """

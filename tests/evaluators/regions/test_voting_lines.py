@@ -52,7 +52,8 @@ def test_a_line_ends_where_it_leaves_the_pixel_range(linear):
 
 
 def test_entropy_by_distance_from_the_boundary(linear):
-    # The first boundary is at 0.3, a distance of 0.1 from the start. The second one is 0.035 beyond it: an offset of 0.35.
+    # The first boundary is at 0.3, a distance of 0.1 from the start. The second one is at 0.335, at an offset of
+    # 0.035 / 0.1 = 0.35 beyond the first.
     networks = [step(linear, 0.3), step(linear, 0.335)]
     start, end = line(3)
     start[2, 0, 0, 0], end[2, 0, 0, 0] = 0.1, 0.2
