@@ -53,7 +53,7 @@ def test_effects_of_unbalanced_factors_are_separated():
     assert analysis.effects["architecture"].share < 0.01
     assert analysis.effects["architecture"].p_value > 0.01
     means = analysis.effects["architecture"].means
-    assert math.log(means["y"] / means["x"]) > 0.5  # Means of levels are not adjusted.
+    assert math.log(means["y"] / means["x"]) > 0.5  # Means are not adjusted for the other factor.
 
 
 def test_equal_exponents_are_universal_and_others_are_not():
@@ -115,14 +115,14 @@ def test_factors_that_vary_between_networks_are_tested_between_networks():
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
 def test_attacks_on_one_network_are_no_independent_networks(missing):
-    """If networks differ only at random, factors are rarely significant and intervals cover the mean."""
+    """If kinds of networks differ only at random, `kind` is rarely significant, and most intervals hold the mean."""
     p_values, held = [], []
     for _ in range(300):
         analysis = heterogeneity(laboratory(24, missing=missing))
         p_values.append(analysis.effects["kind"].p_value)
         held.append(analysis.mean_interval[0] < math.exp(1.1) < analysis.mean_interval[1])
         assert analysis.effects["attack"].p_value < 1e-3
-    # The tolerances are three standard errors of the shares 0.1 and 0.95 among 300.
+    # For shares among 300, 0.052 is three standard errors of 0.1, and 0.9 is four standard errors below 0.95.
     assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.052)
     assert np.mean(held) >= 0.9
 
@@ -132,7 +132,7 @@ def test_numbers_by_hand():
     assert analysis.range == pytest.approx((math.exp(1), math.exp(3)))
     assert analysis.deviation == pytest.approx(1.0)
     assert analysis.mean == pytest.approx(math.exp(2))
-    # Q = 2 / 0.01; between = (200 - 2) / (300 - 3 * 100**2 / 300).
+    # Q = 2 / 0.01; between**2 = (200 - 2) / (300 - 3 * 100**2 / 300).
     assert analysis.between == pytest.approx(math.sqrt(198 / 200))
 
 

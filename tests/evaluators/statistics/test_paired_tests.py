@@ -25,7 +25,7 @@ def pair(only_first, only_second, both=5, neither=5):
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 1), (3, 9), (10, 10), (40, 12), (0, 30)])
 def test_p_value_is_the_exact_mcnemar_test(only_first, only_second):
     comparison = compare(*pair(only_first, only_second), 0.1)
-    # Twice the smaller tail of a fair coin, from the definition.
+    # By definition, the p-value is twice the smaller tail of a fair coin.
     tail = binom.cdf(min(only_first, only_second), only_first + only_second, 0.5)
     assert comparison.p_value == pytest.approx(min(1, 2 * tail))
     assert comparison.n == only_first + only_second + 10
@@ -141,8 +141,8 @@ def test_radii_swap_and_do_not_depend_on_the_scale(first, second):
 
 @given(first=some_radii, second=some_radii)
 def test_at_one_common_epsilon_the_radii_give_mcnemars_test(first, second):
-    # No image is misclassified when clean. Such an image would have radius 0, and the sign test would not count it as a tie
-    # with an image that is flipped at epsilon.
+    # No clean image is misclassified. In the sign test, radius 0 of one network and radius epsilon of the other would not be
+    # a tie. In McNemar's test, both networks misclassify such an image at epsilon.
     first, second = np.maximum(first, 0.05), np.maximum(second, 0.05)
     over_all, at_one = compare_radii(first, second, [0.1]), compare(first, second, 0.1)
     assert over_all.p_value == at_one.p_value
@@ -157,7 +157,7 @@ def test_a_coarser_or_shorter_grid_makes_no_network_more_robust():
         return np.append(grid, np.inf)[np.searchsorted(grid, radii)]
 
     fine, coarse, short = np.linspace(0.01, 1, 100), np.array([0.1, 0.5, 1.0]), np.linspace(0.01, 0.1, 10)
-    # The same radii on two grids. Without common epsilons, one network looks more robust.
+    # The same radii are rounded up to two grids. Without common epsilons, one network looks more robust.
     assert compare_radii(on(coarse), on(fine)).verdict() == "more robust"
     assert compare_radii(on(short), on(fine)).verdict() == "more robust"
     for grid in (coarse, short):
