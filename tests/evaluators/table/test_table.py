@@ -125,7 +125,7 @@ class TestClean:
     def test_a_tenth_of_a_point_is_no_finding(self):
         columns = {"fgsm_8": [0.500, 0.5100], "pgd_8": [0.501, 0.5109]}
         assert failed({name: np.array(v) for name, v in columns.items()}) == set()
-        # The outcome does not depend on which of a few rows end in 0.
+        # With few rows, all values of a column may end in 0 by chance. So the column with the most digits decides.
         assert failed({"fgsm_8": np.array([0.5, 0.51]), "pgd_8": np.array([0.5012, 0.51])}) == {"one_step_never_beats_many"}
 
 
@@ -353,7 +353,7 @@ def test_known_faults_of_the_nasbench201_table_are_found(shared_data):
     at = dict(part.rsplit(": ", 1) for part in steps.evidence["counts"].split("; "))
     weaker = int(at["fgsm_0.1 below pgd_0.1"].replace(",", ""))
     assert weaker > 0.95 * 15625
-    # The same count from the printed values: a difference above 0.1 points.
+    # The printed values give the same count of differences above 0.1 points.
     tenths = np.round(10 * (columns["pgd_0.1"] - columns["fgsm_0.1"]))
     assert weaker == int((tenths > 1).sum())
     # FGSM accuracy is not monotone in epsilon on hundreds of cells.
