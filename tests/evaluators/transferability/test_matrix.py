@@ -19,7 +19,7 @@ from evaluators.transferability.universal import universal_transfer
 
 
 def labels(*networks, x):
-    """Returns the predictions of the first network, and the number of images with the same prediction of all networks."""
+    """Returns the predictions of the first network, and the number of images on which all networks agree."""
     with torch.no_grad():
         predictions = [network(x).argmax(1) for network in networks]
     return predictions[0], int(torch.stack([one == predictions[0] for one in predictions]).all(0).sum())
