@@ -41,7 +41,7 @@ def test_gaussian_noise_is_normal(severity, deviation):
     np.testing.assert_allclose(change, first * deviation / 0.04, atol=1e-12)
 
 
-def test_gaussian_noise_follows_the_seed_and_stays_in_the_pixel_range(pictures):
+def test_gaussian_noise_depends_on_the_seed_and_not_on_the_batch(pictures):
     x = pictures().round()
     assert torch.equal(corrupt(x, "gaussian_noise", 5, seed=3), corrupt(x, "gaussian_noise", 5, seed=3))
     assert not torch.equal(corrupt(x, "gaussian_noise", 5, seed=3), corrupt(x, "gaussian_noise", 5, seed=4))
@@ -140,7 +140,7 @@ def test_jpeg_of_colours_is_near_the_image_and_gets_worse(pictures):
     seed=st.integers(0, 99),
 )
 def test_corrupted_images_are_images(name, severity, shape, dtype, seed):
-    # Many pixels at the ends of the range.
+    # Many pixels are at the ends of the range.
     x = (2 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 0.5).clamp(0, 1).to(dtype)
     before = x.clone()
     corrupted = corrupt(x, name, severity)

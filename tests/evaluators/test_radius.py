@@ -42,14 +42,17 @@ def right_labels(network, x):
 
 
 def rounded_up(exact, grid):
-    """Returns exact radii rounded up to the grid. No exact radius may be within rounding of a grid point."""
+    """Returns exact radii rounded up to the grid. None may be so near to a grid point that rounding could move it."""
     grid = np.asarray(grid)
     assert np.abs(exact[exact > 0, None] / grid - 1).min() > 1e-5
     return np.where(exact > 0, np.append(grid, np.inf)[np.searchsorted(grid, exact)], 0)
 
 
 def distances(network, x, y, order):
-    """Returns each image's distance from the boundary of a linear network of two classes."""
+    """Returns the distances of images from the boundary of a linear network of two classes; 0 for misclassified images.
+
+    `order` is the order of the dual norm, by which the margin is divided.
+    """
     weight, bias = (p.detach().double() for p in network[1].parameters())
     sign = 1 - 2 * y.double()
     gap = sign * (x.flatten(1).double() @ (weight[0] - weight[1]) + bias[0] - bias[1])
@@ -108,8 +111,8 @@ def test_radii_of_a_linear_network_are_margin_over_the_l2_norm(linear, images, d
 @pytest.mark.parametrize("scale", [1e-24, 1e-6, 20.0, 40.0])
 def test_radii_do_not_depend_on_the_scale_of_the_gradient(linear, images, norm, order, grid, loss, scale):
     # If logits are tens apart, the gradient of cross-entropy is near 1e-25. Its direction is right, but its square is 0.
-    # In float32, the gradient at the true logit is rounded to 0. The rows of the weight are opposite, so that the gradient
-    # at the other logit alone has the right direction.
+    # In float32, the gradient with respect to the true logit is rounded to 0. The rows of the weight are opposite, so the
+    # gradient with respect to the other logit alone gives the right direction.
     weight = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
     network, x = linear(weight=torch.cat([weight, -weight]), scale=scale), images(200, low=0.35, high=0.65, seed=1)
     y = right_labels(network, x)

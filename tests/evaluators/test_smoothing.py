@@ -32,8 +32,8 @@ def test_radii_of_a_linear_network_are_just_below_its_distances(linear, images, 
     # About 5 % of the 300 radii should be too large: 15, and neither many more nor many fewer.
     assert binom.ppf(0.001, 300, 0.05) <= too_large <= binom.ppf(0.999, 300, 0.05)
     chance = norm.cdf(distance / 0.5)
-    # SciPy's bounds for the smallest and the largest count that the true probability allows. Images close to the boundary
-    # are left out, because the first draws may select the other class there.
+    # `low` and `high` are SciPy's bounds for the smallest and the largest count that the true probability allows. Images
+    # close to the boundary are left out, because the first draws may select the other class there.
     low, high = (beta.ppf(0.05, k, 2001 - k) for k in binom.ppf([[1e-5], [1 - 1e-5]], 2000, chance))
     assert ((low - 1e-9 <= certificates.lower) & (certificates.lower <= high + 1e-9))[distance > 0.1].all()
     assert (distance > 0.1).sum() > 150
