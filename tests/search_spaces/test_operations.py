@@ -202,7 +202,7 @@ def test_all_other_operations_have_weights(name):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_linear_operations_are_and_others_are_not(name, stride):
+def test_linear_operations_are_linear_and_others_are_not(name, stride):
     module, a, b = made(name, 4, stride), torch.randn(3, 4, 7, 6), torch.randn(3, 4, 7, 6)
     linear = torch.allclose(module(2 * a + b), 2 * module(a) + module(b), atol=1e-5)
     # `none` and a skip at stride 1 are linear, too. They are not in LINEAR, because a skip equals its input and `none` adds

@@ -43,8 +43,8 @@ def flow(network):
     if not cells:
         return names, names, True
     inputs = cells[0][1].graph.inputs
-    # By index of the cell: whether its output depends on the image, and the cells whose output is used. -2 and -1 are the
-    # stem.
+    # `shows` says for the index of a cell whether the output of the cell depends on the image. `used` has the indices of
+    # cells whose output is used. The indices -2 and -1 are the stem.
     shows, used = {-2: True, -1: True}, {len(cells) - 1}
     unseen, unused = set(), set()
     for number, (name, cell) in enumerate(cells):

@@ -97,7 +97,7 @@ def fingerprint(graph):
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_form_is_the_first_of_its_class(name, strided):
-    """The canonical form of every cell (or a sample) is the first cell with its fingerprint, in the order of choices."""
+    """The canonical form of a cell is the first cell, in the order of choices, with the same fingerprint."""
     topology, operations = TOPOLOGIES[name]
     every = architectures(topology, operations)
     first, seen = {}, {}
@@ -115,7 +115,7 @@ def test_form_is_the_first_of_its_class(name, strided):
 
 @pytest.mark.slow
 def test_classes_of_cell201_are_those_of_another_algorithm():
-    """The number of forms equals the number of fingerprints, and each fingerprint has one form."""
+    """There are 5,554 fingerprints, and all cells with the same fingerprint have the same canonical form."""
     topology, operations = all_pairs(4), ("none", "skip", "avgpool3x3", "conv1x1", "conv3x3")
     forms = {}
     for values in architectures(topology, operations):
@@ -177,7 +177,7 @@ def test_form_computes_the_same(name, strided, seed):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_form_does_not_depend_on_the_order_of_nodes_and_inputs(name, seed):
-    """Permutes nodes that do not feed each other and, in cells with two inputs per node, the two inputs."""
+    """Permutes nodes that do not feed each other, and the summands of each node."""
     topology, operations = SPACES[name]
     generator = random.Random(seed)
     values = {key: generator.choice(choice.values) for key, choice in topology.choices(operations).items()}
@@ -288,7 +288,7 @@ def literature_string(cell):
 
 
 def test_the_published_count_of_cell201_comes_from_another_rule():
-    """There are 6,466 strings: the number of `none` edges in a sum matters, and shared weights do not."""
+    """There are 6,466 strings. They count the `none` edges of a sum, and do not show whether equal terms share weights."""
     operations = ("none", "skip", "avgpool3x3", "conv1x1", "conv3x3")
     cells = list(itertools.product(operations, repeat=6))
     strings = {cell: literature_string(cell) for cell in cells}

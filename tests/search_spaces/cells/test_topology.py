@@ -25,7 +25,7 @@ def topologies(draw):
     if kind == "two_inputs":
         return two_inputs(nodes, inputs, output, distinct=draw(st.booleans()))
     feeding = [draw(st.sets(st.integers(0, node - 1), min_size=1)) for node in range(inputs, nodes)]
-    # Every unused node feeds the last node.
+    # Every node that feeds no other node is made to feed the last one.
     feeding[-1] |= set(range(nodes - 1)) - set().union(*feeding)
     edges = [(source, node) for node, sources in enumerate(feeding, start=inputs) for source in sources]
     return edge_list(draw(st.permutations(edges)), inputs, output)
@@ -60,7 +60,7 @@ def test_graphs_have_the_chosen_operations(case):
 
 @given(topologies(), st.integers(0, 10**9))
 def test_values_are_recovered_from_the_choices_of_nodes(topology, seed):
-    """For random values, the graph of a cell contains the chosen operations and converts back to the same values."""
+    """Random values are converted to the choices of each node, and back to the same values."""
     choices, generator = topology.choices(OPERATIONS), random.Random(seed)
     values = {name: generator.choice(choice.values) for name, choice in choices.items()}
     choices_of_nodes = []

@@ -19,7 +19,7 @@ OPERATIONS = ("none", "skip", "conv")
 
 
 class Cell(nn.Module):
-    """The sum of two operations. The cell has the bug with this name."""
+    """The sum of two operations, with the planted fault that `bug` names."""
 
     def __init__(self, architecture, width, bug):
         super().__init__()
@@ -472,7 +472,7 @@ SHIPPED = {
     "unused_outputs": lambda: cell_space(nodes=4, inputs=2, output="unused", channels=2, cells_per_stage=1, stages=2),
     "two_inputs": lambda: cell_space(nodes=4, topology="two_inputs", output="all", channels=2, cells_per_stage=1, stages=2),
 }
-# Spaces with many values or networks with many layers are slow.
+# Checks of spaces with many values, or of networks with many layers, are slow.
 LARGE = ("darts", "nasnet", "robnet", "robnet_free")
 
 

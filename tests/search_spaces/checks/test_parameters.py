@@ -89,7 +89,7 @@ def test_a_sound_space_has_neither_faults_nor_hints():
 
 
 def test_networks_that_share_layers_across_architectures_are_found():
-    """Only the networks with seed 0 share the stem, so no two networks of one architecture share it."""
+    """The check builds two networks of each architecture, with seeds 0 and 1. All networks with seed 0 share a layer."""
     stem = nn.Conv2d(3, 4, 3)
 
     def build(architecture, input_shape, num_classes):

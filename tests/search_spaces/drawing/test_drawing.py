@@ -122,7 +122,7 @@ def test_lines_run_round_nodes_and_round_labels_of_others(space):
             passed = []
             for line in (*arrows, *of(PathPatch, axes)):
                 path = line._path_original if isinstance(line, FancyArrowPatch) else line.get_path()
-                # Twenty points on each segment of the curves.
+                # Each segment of a curve is divided into 20 parts.
                 points = Path(path.to_polygons(closed_only=False)[0]).interpolated(20).vertices
                 middle = points[1:-1]
                 for node in of(Circle, axes):
@@ -246,7 +246,7 @@ def test_there_is_a_panel_for_each_cell_in_at_most_two_columns(layers, columns):
     assert len({round(x, 6) for x, _ in corners}) == columns
     for first, second in itertools.combinations(figure.axes, 2):
         assert not overlap(first.get_position(), second.get_position(), slack=1e-6)
-    # In reading order: from left to right, then downwards.
+    # The panels are in reading order: from left to right, then downwards.
     assert corners == sorted(corners, key=lambda corner: (-round(corner[1], 6), corner[0]))
 
 
@@ -336,7 +336,7 @@ class TestChain:
 
 
 def test_separated_positions_are_nearest_to_their_targets():
-    """Least squares of heights with minimum gaps, against a general solver."""
+    """`separate` solves a least-squares problem with minimum gaps. The oracle is a general solver of SciPy."""
     from scipy.optimize import minimize
 
     generator = random.Random(0)

@@ -54,7 +54,7 @@ def parsed(text):
 
 
 def live(architecture):
-    """Returns the edges on a path to the output with a nonzero input. Convolutions of zeros count as nonzero."""
+    """Returns the edges on a path to the output that have a nonzero input or are convolutions."""
     forward, backward = {0}, {3}
     for edge, (i, j) in sorted(EDGES.items(), key=lambda item: item[1][1]):
         # A convolution of zeros is a learned constant, which is nonzero.
@@ -73,8 +73,8 @@ def random_cell(architecture, seed=0):
         cell = Cell(SPACE.graphs(architecture)[""], OPERATIONS, 4).eval()
         for name, value in cell.state_dict().items():
             if not name.endswith("num_batches_tracked"):
-                # Random, so that the constants of batch norm have an effect, and positive except for kernels ("1.weight"),
-                # because variances must be.
+                # The values are random, so that the constants of batch norm have an effect. All but the kernels ("1.weight")
+                # are positive, because variances must be positive.
                 value.copy_(torch.rand(value.shape) + 0.1 if "1.weight" not in name else torch.randn(value.shape))
     return cell
 
@@ -188,7 +188,7 @@ class TestCanonical:
         return all_forms()
 
     def test_number_of_classes(self, forms):
-        """The count equals the number of expression keys from another algorithm (test_canonical.py)."""
+        """The count equals the number of fingerprints, which are from another algorithm (test_canonical.py)."""
         assert len(set(forms.values())) == 5554
 
     def test_forms_are_their_own_and_the_first_of_their_class(self, forms):

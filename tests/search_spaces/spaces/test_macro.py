@@ -157,7 +157,7 @@ def test_resnet18_is_that_of_torchvision_with_the_stem_for_small_images():
 
 
 def test_a_wide_resnet_is_what_its_paper_says():
-    """Zagoruyko and Komodakis, and He et al. 2016: the input of every convolution is normalised and rectified."""
+    """Zagoruyko and Komodakis, and He et al. 2016: normalisation and ReLU precede every convolution after the stem."""
     ours = network([2, 2], [20, 40], stem_width=16, order="pre_activation").eval()
     tensors = iter(randomise(ours).state_dict().items())
 
@@ -218,7 +218,7 @@ def test_an_inverted_block_is_that_of_torchvision():
 
 
 def test_plain_networks_are_those_of_the_first_stored_results():
-    """The definition of these networks at the time of the first stored results."""
+    """Compares the networks with their definition at the time of the first stored results."""
 
     class Block(nn.Module):
         def __init__(self, inside, out, stride):
@@ -398,7 +398,7 @@ def test_stems_of_other_widths_are_not_merged():
 
 
 def test_orders_are_merged_where_and_only_where_they_compute_the_same():
-    """Without normalisation, both orders have the same weights, so the functions can be compared with equal weights."""
+    """Without normalisation, both orders have weights of the same shapes, so they can be compared with equal weights."""
     seen, x = set(), torch.randn(3, 2, 9, 8)
     for depths, widths, stem_width, block, activation, gated in itertools.product(
         [(1,), (2,), (1, 1), (1, 2), (2, 1)],
@@ -422,7 +422,7 @@ def test_orders_are_merged_where_and_only_where_they_compute_the_same():
         networks = [macro(len(depths)).build(a, (2, 9, 8), 5).double().eval() for a in (post, pre)]
         with torch.no_grad():
             for p in networks[0].parameters():
-                p.mul_(3)  # Larger weights, so that units switch between images.
+                p.mul_(3)  # With larger weights, units are active on some images and inactive on others.
             carry(*networks)
             equal = torch.allclose(networks[0](x.double()), networks[1](x.double()), rtol=0, atol=1e-9)
         assert merges(post, pre) == equal, post
