@@ -1,7 +1,7 @@
 """Two small residual networks trained on CIFAR-10, normally and adversarially. The benchmark of attacks uses them.
 
-The images are in the file cifar10-jpeg.tar.xz of ../shared/data or of the folder HARDCELL_DATA. Training takes some minutes
-on two cores. It runs once, because the weights and the images are stored in a folder.
+The images are in the file cifar10-jpeg.tar.xz of ../shared/data, or of the folder in the environment variable HARDCELL_DATA.
+Training takes some minutes on two cores. It runs once, because the weights and the images are stored in a folder.
 """
 
 from __future__ import annotations

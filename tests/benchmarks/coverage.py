@@ -7,11 +7,11 @@ on a geometric grid of 12 points like that of a profile. The script prints a tab
 
 - fitted: share of the draws in which a law was fitted. The next columns are over these draws.
 - exponent: mean exponent.
-- width: half the width of the 95 % interval of ln(exponent), over 1.96; the median.
+- width: median of half the width of the 95 % interval of ln(exponent), divided by 1.96.
 - at zero: share of the 95 % intervals that hold the exponent of the curve at epsilon 0.
 - in window: share of the 95 % intervals that hold the exponent of the law nearest to the curve in the chosen window.
-- saturated: share of the curves that are flagged as saturated.
-- saturating, log-normal: share of the comparisons with this form that favour the law / the form.
+- saturated: share of the laws that are flagged as saturated.
+- saturating, log-normal: share of the comparisons with this alternative that favour the law / the alternative.
 - ms: milliseconds per fit, over all draws.
 """
 
@@ -86,7 +86,7 @@ def on_grid(radii: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def nearest_exponent(curve: Curve, inside: np.ndarray) -> float:
-    """Returns the exponent of the law nearest to the curve (Kullback-Leibler) over the cells of a window's grid (W,)."""
+    """Returns the exponent of the law nearest to the curve (Kullback-Leibler). `inside` (W,) is the grid in the window."""
     shares, steps = np.diff(curve.rate(inside)), np.diff(np.log(inside))
     target = float(np.diff(curve.rate(inside), prepend=0) @ np.log(inside[-1] / inside))
     return float(brentq(lambda b: shares @ (steps / np.expm1(b * steps)) - target, 1e-3, 100))

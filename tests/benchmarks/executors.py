@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=40, help="number of jobs that do nothing")
     parser.add_argument("--jobs", type=int, default=16, help="number of jobs that keep a core busy")
-    parser.add_argument("--seconds", type=float, default=1.5, help="CPU seconds of such a job")
+    parser.add_argument("--seconds", type=float, default=1.5, help="CPU seconds of a job that keeps a core busy")
     options = parser.parse_args()
     measurements: dict[str, dict[str, float]] = {}
     executors = {"local": (Local(), 1), "ray, 1 worker": (Ray(workers=1), 1), "ray, 2 workers": (Ray(workers=2), 2)}

@@ -3,7 +3,7 @@
 For each seed, both searches try the same random architectures. With early stopping, there are twice as many trials. The best
 architecture of each search is retrained like a finalist, and attacked on the test split as in the search. Goal: at least
 twice as many architectures per minute, at an equal or lower adversarial error, over 5 seeds, on digits and on MNIST (from
-../shared/data or the folder HARDCELL_DATA). Minutes are of CPU time, because other processes may use the machine.
+../shared/data or the folder in HARDCELL_DATA). Minutes are of CPU time, because other processes may use the machine.
 
     python tests/benchmarks/halving.py [--data digits mnist] [--seeds 5] [--trials 20] [--stopping '{first: 0.2}']
 

@@ -53,7 +53,7 @@ def fill(path: Path, config: Config, trials: int) -> None:
             continue
         seen.add(tuple(proposed.values()))
         number = len(batch)
-        # Not the key of the canonical form, because cell201 has only 5,554 of them. Any unique key works here.
+        # The key of the canonical form is not used, because cell201 has only 5,554 forms. Any unique key works here.
         key = f"{number:012x}"
         cost = sum(len(str(value)) for value in proposed.values())
         metrics = {
@@ -90,7 +90,7 @@ def fill(path: Path, config: Config, trials: int) -> None:
 
 
 def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
-    """Returns the seconds of the first and the second suggestion of each sampler. The study is opened for each sampler."""
+    """Returns the seconds of the first and the second suggestion of each sampler. Each sampler opens the study."""
     seconds_by_sampler = {}
     for name, kind in SAMPLERS.items():
         place = study_location(RunFolder(path), config)
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--space", default="cell201", choices=["cell201", "darts", "nasnet"])
     parser.add_argument("--objectives", type=int, default=1, choices=[1, 2])
-    parser.add_argument("--growth", action="store_true", help="also measure studies of a tenth of the size, and so on")
+    parser.add_argument("--growth", action="store_true", help="also measure studies of 1/10, 1/100 and so on of the size")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     minimise = ("adversarial_error", "parameters")[: options.objectives]

@@ -1,7 +1,7 @@
 """Samplers compared on a table of measured architectures, through the controller and the tabular evaluator.
 
 Each task is a search of the cells of NAS-Bench-201 on the table of their accuracies under attack, from ../shared/data or the
-folder HARDCELL_DATA. Every sampler runs with its default settings, 8 random first trials and 20 seeds. The results of each
+folder in HARDCELL_DATA. Every sampler runs with its default settings, 8 random first trials and 20 seeds. The results of a
 search are stored when it ends, so an interrupted run can be continued. The output is a figure and a table for each task:
 median and quartiles of the best value so far, or of the hypervolume if there are two objectives.
 
@@ -109,7 +109,7 @@ def search(evaluate: TableLookup, sampler: str, seed: int, trials: int, keys: di
     started, feasible, seen = time.perf_counter(), [], set()
     for event in Controller(study, storage, evaluate, Path()).trials():
         if isinstance(event, TrialFinished):
-            assert event.trial.key not in seen, "an architecture of equal function was proposed"
+            assert event.trial.key not in seen, "two proposed architectures compute the same function"
             seen.add(event.trial.key)
             if event.trial.state == "complete" and event.trial.violation == 0:
                 feasible.append([event.trial.number, *(event.trial.metrics[name] for name in config.objective.minimise)])
@@ -119,7 +119,7 @@ def search(evaluate: TableLookup, sampler: str, seed: int, trials: int, keys: di
 def progress(feasible: list[list[float]], trials: int, task: Task, worst: list[float]) -> np.ndarray:
     """Returns the best accuracy in percent, the best latency or the hypervolume after each trial, (trials,).
 
-    It is NaN before the first feasible trial.
+    The value is NaN before the first feasible trial.
     """
     reached = np.full(trials, np.nan)
     if not feasible:

@@ -10,7 +10,7 @@ Runs on one thread of the processor and prints one JSON object per part:
 - canonical: milliseconds for the canonical form of a random architecture: mean, median, 99th percentile and largest. Goals
   for the mean: under 1 ms for cell201, under 5 ms for nasnet and darts.
 - large: milliseconds to build a darts network of 36 channels and 20 cells, and to count its multiply-accumulates at 32x32
-  pixels. It is the median over rounds, each with another architecture. Goal: under 150 ms.
+  pixels. The numbers are medians over rounds, each with another architecture. Goal: under 150 ms.
 
 The cache of canonical forms has no effect: all architectures are different, and the cache is cleared before each space.
 """
