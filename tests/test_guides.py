@@ -89,8 +89,8 @@ def run_python(guide, folder, reader=None, overrides=()):
     Args:
         guide: Path of the guide.
         folder: Working folder of the program.
-        reader: Function of `nas` that reads the config in the program, to which the overrides are passed; None if no
-            config is read.
+        reader: Name of the function of `nas` that reads the config in the program. The overrides are passed to this
+            function. None if no config is read.
         overrides: Overrides of the config.
     """
     code = "\n".join(blocks(guide, "python"))

@@ -128,7 +128,7 @@ def test_correlations_of_accuracy_and_of_the_share_kept(scripts):
     assert correlations["count"] == 4
     assert correlations["accuracy"]["fgsm@2"] == {"clean accuracy": 1, "parameters": -1, "depth": None}
     assert correlations["kept"]["pgd@1"] == 1
-    # All accuracies under attack are equal here, so the share that is kept of the proxy is constant.
+    # All accuracies under attack are equal here, so their share of the accuracy under square@0.1 is constant.
     assert correlations["kept_of_nearest"]["pgd@1"] is None
     assert scripts.measured.correlations({**rows, "pgd@1": np.sqrt(clean)})["kept"]["pgd@1"] == -1
     assert scripts.measured.correlations({**rows, "square@0.1": clean**3})["kept_of_nearest"]["pgd@1"] == -1
