@@ -11,7 +11,7 @@ from torch import nn
 # One thread per process, because pytest-xdist already uses all cores. The order of sums is then the same on every machine.
 torch.set_num_threads(1)
 
-# The same examples in every run, and no time limit per example, because the first call of an operation is slow.
+# Every run uses the same examples. They have no time limit, because the first call of an operation is slow.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("repeatable")
 

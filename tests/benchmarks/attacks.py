@@ -6,8 +6,8 @@ The networks are two small residual networks trained on CIFAR-10, normally and a
 prints one JSON object per network, with errors, seconds and ratios of seconds. For curve, fgsm and single, all libraries run
 in each of several rounds, and the seconds are medians over the rounds.
 
-- curve: PGD-20 over 8 epsilons. Goals: 12 times as fast on the normally trained network and 4 times as fast on the other
-  one, with no lower error.
+- curve: PGD-20 over 8 epsilons. Goals: 12 times as fast as the other libraries on the normally trained network, 4 times
+  as fast on the other one, with no lower error.
 - fgsm: FGSM over 16 epsilons. Goal: 4 times as fast, with equal errors.
 - single: four attacks at one epsilon. Goal: equal pixels, and not slower.
 - autoattack: AutoAttack at 4 epsilons. Goal: a quarter of the time, and an error that is at most 0.2 points lower.

@@ -90,7 +90,7 @@ def fill(path: Path, config: Config, trials: int) -> None:
 
 
 def suggestions(path: Path, config: Config) -> dict[str, dict[str, float]]:
-    """Returns the seconds of the first and the second suggestion of each sampler. Each sampler opens the study."""
+    """Returns the seconds of the first and the second suggestion of each sampler. The study is opened once per sampler."""
     seconds_by_sampler = {}
     for name, kind in SAMPLERS.items():
         place = study_location(RunFolder(path), config)

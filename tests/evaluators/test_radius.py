@@ -42,7 +42,7 @@ def right_labels(network, x):
 
 
 def rounded_up(exact, grid):
-    """Returns exact radii rounded up to the grid. None may be so near to a grid point that rounding could move it."""
+    """Returns exact radii rounded up to the grid. No radius may be so near to a grid point that rounding could move it."""
     grid = np.asarray(grid)
     assert np.abs(exact[exact > 0, None] / grid - 1).min() > 1e-5
     return np.where(exact > 0, np.append(grid, np.inf)[np.searchsorted(grid, exact)], 0)

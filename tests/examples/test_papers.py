@@ -91,7 +91,7 @@ def test_a_search_goes_on_and_is_not_run_twice(work, script, monkeypatch):
     assert seen == [3, 4, 5, 6]
     rows = children.read_children("digits", out)
     whole = work / "architecture_search"
-    if not (whole / "architecture_search.json").exists():  # Another pytest process may have run it, in another folder.
+    if not (whole / "architecture_search.json").exists():  # Another pytest process may have run this script.
         start("architecture_search", work)
     kept = json.loads((whole / "architecture_search.json").read_text(encoding="utf-8"))["children"]["digits"]
     assert [{**row, "seconds": 0} for row in rows] == [{**row, "seconds": 0} for row in kept]
@@ -211,7 +211,8 @@ def _without_numbers(tree):
 @pytest.mark.parametrize(
     ("nodes", "outputs", "expected"),
     [
-        # Only skips; a convolution and then a pooling; the same, but the output is that of the convolution.
+        # The first cell has only skips. The second has a convolution and then a pooling. The third is the same, but returns
+        # the output of the convolution.
         (((("skip", 0), ("skip", 1)),), (2,), 0),
         (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (3,), 2),
         (((("conv3x3", 0), ("skip", 1)), (("maxpool3x3", 2), ("skip", 0))), (2,), 1),

@@ -99,7 +99,7 @@ FOOTPRINTS = {
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_pixels_on_which_an_output_depends(name, stride):
-    """The pixels whose change affects an output pixel. At a stride of 2, output (i, j) is centred on input (2i, 2j)."""
+    """Finds the pixels whose change affects an output pixel. At stride 2, output (i, j) is centred on input (2i, 2j)."""
     side, centre = 23, 10
     x = torch.rand(1, 8, side, side)
     changed = x.repeat(side * side, 1, 1, 1)
@@ -133,7 +133,7 @@ def test_channels_on_which_an_output_depends(name, stride):
     module = made(name, channels, stride)
     if name == "se":
         for layer in (module if stride == 1 else module[0]).gate:
-            if isinstance(layer, nn.Conv2d):  # Avoids dead ReLUs and saturated gates.
+            if isinstance(layer, nn.Conv2d):  # These values avoid dead ReLUs and saturated gates.
                 layer.weight.abs_().mul_(0.02)
                 layer.bias.fill_(0.1)
     difference = (module(changed) - module(x)).abs().amax((2, 3))
@@ -309,7 +309,7 @@ def test_squeeze_and_excitation_is_a_gate_on_each_channel(channels):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_separable_convolutions_are_what_their_paper_says(stride):
-    """ReLU, depthwise, pointwise and batch norm, twice, computed pixel by pixel."""
+    """The oracle applies ReLU, depthwise, pointwise and batch norm, twice, pixel by pixel."""
     module, x = made("sepconv3x3", 3, stride), torch.randn(1, 3, 5, 6)
     tensors = list(module.state_dict().values())
     output = x

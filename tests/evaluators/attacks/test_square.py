@@ -288,7 +288,7 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
     square = pytest.importorskip("pyautoattack.square")
 
     class Whole(square.SquareAttack):
-        """Fixes the package's squares, which never cover the last row and column: almost a quarter of 8 × 8 pixels."""
+        """Lets the package's squares also cover the last row and column, which are almost a quarter of 8 × 8 pixels."""
 
         def random_int(self, low=0, high=1, shape=(1,)):
             return super().random_int(low, high + 1, shape)

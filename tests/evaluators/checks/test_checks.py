@@ -367,7 +367,7 @@ class TestGradients:
         assert gradients_alive(logit_margins).passed is passed
 
     def test_gradients_of_equal_logits_are_not_alive(self, images):
-        # Constant logits, as from a network with dead activations. Their argmax is class 0, the label of all images.
+        # The logits are equal, as if all activations were dead. Their argmax is class 0, the label of all images.
         x = images()
         dead = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
         nn.init.zeros_(dead[1].weight)

@@ -175,7 +175,7 @@ def test_p_values_of_true_laws_are_spread_over_0_to_1():
 
 
 def test_the_window_ends_where_the_law_does():
-    # Exponent 2 up to 0.02, and nothing flips beyond.
+    # The law has exponent 2 up to 0.02, and no image flips beyond.
     radii = np.append(0.02 * np.random.default_rng(0).random(2000) ** 0.5, np.full(1000, np.inf))
     fit = fit_power_law(on_grid(radii), GRID)
     assert fit.window[1] <= GRID[np.searchsorted(GRID, 0.02)]

@@ -25,7 +25,7 @@ def test_strided_pointwise_convolutions_of_few_channels_do_not_suit(layer, suits
 
 
 def test_a_residual_network_of_few_channels_trains():
-    """Runs in a separate process, because a failure aborts the process."""
+    """The network runs in a separate process, because a failure would abort the process of the tests."""
     code = """
 import torch
 from nas.training.network import build_network

@@ -29,6 +29,7 @@ from evaluators.logits.first_order import gradient_norms
 
 
 def raises(kind, message):
+    """Expects an error whose text has the parts of `message`, which are separated by " ... ", in this order."""
     return pytest.raises(kind, match=r".*".join(map(re.escape, message.split(" ... "))))
 
 
@@ -197,6 +198,7 @@ class Broken(nn.Module):
 
 
 def ok(**changed):
+    """Returns a function from (network, x, y) to a dict of arguments. `changed` has a function for each changed argument."""
     return lambda network, x, y: (
         {"network": network, "x": x, "y": y}
         | {key: change(network if key == "network" else x if key == "x" else y) for key, change in changed.items()}

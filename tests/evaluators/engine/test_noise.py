@@ -78,7 +78,7 @@ def test_normal_is_normal():
 
 @pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
 def test_normal_is_finite_at_both_ends_of_uniform(monkeypatch, end):
-    # One number in 16 million is the largest number below 1. A test set has many millions of numbers.
+    # One number in 16 million is the largest number below 1. A test set needs many millions of numbers, so it does occur.
     monkeypatch.setattr(ImageNoise, "uniform", lambda self, x, draw=0: torch.full_like(x, end))
     assert noise().normal(X).isfinite().all()
 

@@ -111,7 +111,7 @@ class TestNearZero:
             ([], "none"),
         ],
     )
-    def test_differences_must_be_some(self, differences, got):
+    def test_bad_differences_are_refused(self, differences, got):
         rule = "differences must be a vector of finite numbers, none negative and not all 0"
         with pytest.raises(ValueError, match=f"{rule}, got {got}"):
             near_zero(np.array(differences))

@@ -142,7 +142,7 @@ def test_radii_swap_and_do_not_depend_on_the_scale(first, second):
 @given(first=some_radii, second=some_radii)
 def test_at_one_common_epsilon_the_radii_give_mcnemars_test(first, second):
     # No clean image is misclassified. In the sign test, radius 0 of one network and radius epsilon of the other would not be
-    # a tie. In McNemar's test, both networks misclassify such an image at epsilon.
+    # a tie. In McNemar's test they would, because both networks misclassify such an image at epsilon.
     first, second = np.maximum(first, 0.05), np.maximum(second, 0.05)
     over_all, at_one = compare_radii(first, second, [0.1]), compare(first, second, 0.1)
     assert over_all.p_value == at_one.p_value

@@ -125,7 +125,7 @@ class TestClean:
     def test_a_tenth_of_a_point_is_no_finding(self):
         columns = {"fgsm_8": [0.500, 0.5100], "pgd_8": [0.501, 0.5109]}
         assert failed({name: np.array(v) for name, v in columns.items()}) == set()
-        # With few rows, all values of a column may end in 0 by chance. So the column with the most digits decides.
+        # With few rows, all values of a column may end in 0 by chance. So the most digits of any column count.
         assert failed({"fgsm_8": np.array([0.5, 0.51]), "pgd_8": np.array([0.5012, 0.51])}) == {"one_step_never_beats_many"}
 
 

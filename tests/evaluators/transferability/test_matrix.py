@@ -26,7 +26,7 @@ def labels(*networks, x):
 
 
 def matrix(fooled, index=None, given=100):
-    """Returns a TransferMatrix with the outcomes `fooled`, (E, S, T, N)."""
+    """Returns a TransferMatrix with the outcomes `fooled`, (E, S, T, N): by epsilon, source, target and image."""
     fooled = np.asarray(fooled, dtype=bool)
     names = tuple("abcdef"[: fooled.shape[1]])
     epsilons = tuple(0.1 * (e + 1) for e in range(len(fooled)))

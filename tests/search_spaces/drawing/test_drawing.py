@@ -216,7 +216,7 @@ def test_skips_are_dashed_and_grey():
 
 @pytest.mark.parametrize("colour", [*COLOURS, SKIP_COLOUR, WARNING_COLOUR])
 def test_colours_are_readable_on_white(colour):
-    """Contrast of at least 4.5 to 1, as WCAG 2.1 requires for text."""
+    """The contrast is at least 4.5 to 1, as WCAG 2.1 requires for text."""
     linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in mpl.colors.to_rgb(colour)]
     luminance = sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     assert 1.05 / (luminance + 0.05) >= 4.5

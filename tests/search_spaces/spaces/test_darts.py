@@ -66,7 +66,8 @@ def test_cells_after_a_third_and_two_thirds_halve_the_resolution_and_double_the_
     space = darts(3, layers)
     network = space.build(space.sample(random.Random(1)), (3, 18, 10), 10)
     stem, cells = watched(network, (3, 18, 10))
-    # The stem has three times the channels of a node. The output of a cell has four times, one for each inner node.
+    # The stem has three times the channels of a node. The output of a cell has four times the channels of a
+    # node, because it concatenates the four inner nodes.
     assert stem.shape == (2, 9, 18, 10)
     halvings = 0
     for number, (cell, (_, output)) in enumerate(zip(network.cells, cells, strict=True)):

@@ -434,7 +434,7 @@ def test_orders_are_merged_where_and_only_where_they_compute_the_same():
 
 
 def test_nothing_else_is_merged():
-    """At depth 2, every axis changes the function, also the order."""
+    """At depth 2, every choice changes the function, including the order."""
     base = architecture([2, 2], [8, 12])
     for name, choice in macro(2).choices.items():
         forms = {macro(2).key(base | {name: value}) for value in choice.values}
