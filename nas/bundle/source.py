@@ -82,7 +82,7 @@ def data_settings(folder: Path, manifest: Mapping[str, Any]) -> Any:
 
 
 def has_place(data: Any) -> bool:
-    """Returns whether a section `data` tells where the images are. The path to images of the user must be absolute."""
+    """Returns whether a section `data` tells where the images are; for images from the user, by an absolute path."""
     return not isinstance(data, dict) or data.get("name") not in USER_IMAGES or Path(str(data.get("path"))).is_absolute()
 
 

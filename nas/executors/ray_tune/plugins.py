@@ -73,7 +73,7 @@ class JobSearcher(Searcher):
         self._plugins = plugins
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns a job as the config of a trial; None if no job can start now, FINISHED if there are no more jobs."""
+        """Returns a job as the config of a trial; None if no job can start now, FINISHED after the last job."""
         plugins = self._plugins
         if not plugins.cluster.has_room(given=len(plugins.given), running=len(plugins.running), idle=plugins.idle):
             return None

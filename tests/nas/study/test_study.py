@@ -95,11 +95,7 @@ def test_data_frame_of_the_study_holds_everything(finished_run, loaded):
         assert complete[f"user_attrs_{name}"].notna().all(), name
     row = complete.iloc[0]
     assert set(row.user_attrs_metrics) == {"parameters", "macs", "clean_error", "adversarial_error"}
-    assert (
-        row.user_attrs_metrics["adversarial_error"] == row.values_adversarial_error
-        if "values_adversarial_error" in row
-        else True
-    )
+    assert row.user_attrs_metrics["adversarial_error"] == row.value_adversarial_error
     assert [epoch["epoch"] for epoch in row.user_attrs_epochs] == [1, 2]
     assert {"loss", "clean_error", "adversarial_error", "seconds"} <= set(row.user_attrs_epochs[0])
     assert {name.removeprefix("params_") for name in frame if name.startswith("params_")} == set(row.user_attrs_architecture)

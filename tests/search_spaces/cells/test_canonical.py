@@ -300,8 +300,7 @@ def test_the_published_count_of_cell201_comes_from_another_rule():
     assert names == order
     cut = ("skip", "none", "conv1x1", "none", "none", "conv1x1")
     uncut = ("skip", "none", "none", "none", "none", "none")
-    forms = {
-        cell: canonical_cell(topology, operations, topology.graph(dict(zip(names, cell, strict=True))))
-        for cell in (cut, uncut)
-    }
-    assert len(forms) == 2
+    first, second = (
+        canonical_cell(topology, operations, topology.graph(dict(zip(names, cell, strict=True)))) for cell in (cut, uncut)
+    )
+    assert first != second
