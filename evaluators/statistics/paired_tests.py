@@ -114,9 +114,9 @@ def compare_radii(
 
     The sign test uses only which network has the larger radius on each image. So it is valid for radii on a grid, radii of 0
     (misclassified when clean) and infinite radii (never fooled up to the largest epsilon). It does not depend on the units
-    or the scale of epsilon. Equal radii are ties and do not count. Rank tests of the differences (Wilcoxon, or Prentice's
-    for censored pairs) have more power if few radii are censored. Their result depends on the scale (epsilon or its
-    logarithm) and on the scores of ties.
+    or the scale of epsilon. Equal radii are ties and do not count. Rank tests (Wilcoxon's
+    signed-rank test, or the Prentice-Wilcoxon test for censored pairs) have more power if few radii are censored. But the
+    first depends on the scale (epsilon or its logarithm), and both depend on how equal radii are ranked.
 
     With a single epsilon and no misclassified clean images, the sign test is the McNemar test of `compare`.
 
@@ -159,8 +159,8 @@ def paired_interval(only_first: int, only_second: int, n: int, confidence: float
     """Returns Tango's score interval of the difference between two paired shares, (only_first - only_second) / n.
 
     Args:
-        only_first: Number of pairs that count only for the first share.
-        only_second: Number of pairs that count only for the second share.
+        only_first: Number of pairs of which only the first member is counted: images that only one network misclassifies.
+        only_second: Number of pairs of which only the second member is counted.
         n: Number of pairs, at least 1.
         confidence: Confidence level, between 0 and 1.
 
@@ -174,8 +174,8 @@ def paired_interval(only_first: int, only_second: int, n: int, confidence: float
     z = float(ndtri(0.5 + confidence / 2))
 
     def score(difference: float) -> float:
-        """Returns the distance of the observed difference above `difference`, in standard errors."""
-        # Maximum-likelihood share of pairs that count only for the second share, given the difference.
+        """Returns by how many standard errors the observed difference is above `difference`."""
+        # Maximum-likelihood probability that only the second member is counted, if the true difference is `difference`.
         b = (2 * n - only_first + only_second) * difference - only_first - only_second
         c = -only_second * difference * (1 - difference)
         second = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
@@ -200,7 +200,7 @@ def _round_up(radii: Floats, epsilons: Sequence[float]) -> Floats:
         raise ValueError(f"epsilons must be at least 0, got {grid[~(grid >= 0)][0]:g}")
     grid = grid[grid > 0]
     if len(grid) == 0:
-        raise ValueError("epsilons must hold at least one common epsilon above 0")
+        raise ValueError("epsilons must hold at least one value above 0")
     # The tolerance allows for radii stored with less precision than their grid.
     rounded: Floats = np.append(grid, np.inf)[np.searchsorted(grid * (1 + 1e-6), radii)]
     return np.where(radii > 0, rounded, 0.0)

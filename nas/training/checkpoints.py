@@ -21,7 +21,7 @@ State = dict[str, Any]
 
 
 class CheckpointError(RunError):
-    """A checkpoint cannot be written. This stops the run and is not a result of the candidate."""
+    """A checkpoint cannot be written. This error stops the run. It does not count as a failure of the candidate."""
 
 
 class Store(ABC):
@@ -65,7 +65,7 @@ class FileStore(Store):
             write_atomic(self.path, content)
         except OSError as error:
             raise CheckpointError(
-                f"{self.path}: {error.strerror or error}; finished work is kept: fix this, then run `hardcell resume`"
+                f"{self.path}: {error.strerror or error}; finished work is kept; solve this, then run `hardcell resume`"
             ) from error
 
 
@@ -76,7 +76,7 @@ class Checkpoint:
 
     Attributes:
         store: Storage of the checkpoint; None to write none.
-        seconds: Minimum seconds between two writes.
+        seconds: Minimum seconds before the first write and between two writes.
     """
 
     store: Store | None = None
@@ -94,7 +94,7 @@ class Checkpoint:
             return None
 
     def save(self, state: Callable[[], State]) -> None:
-        """Writes the state if the last write is at least `seconds` ago.
+        """Writes the state if `seconds` have passed since the last write or, before the first, since the start.
 
         Raises:
             CheckpointError: the checkpoint cannot be written.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from search_spaces.cells.cell_space import assemble, layers_with_reductions
 from search_spaces.cells.topology import all_pairs
-from search_spaces.space import SearchSpace  # noqa: TC001 (the annotations of `robnet` decide how its settings are read)
+from search_spaces.space import SearchSpace  # noqa: TC001 (its settings are read from YAML by their annotations)
 
 EDGE_OPERATIONS = ("none", "skip", "sepconv3x3", "skip+sepconv3x3")
 

@@ -42,7 +42,7 @@ def right_labels(network, x):
 
 
 def rounded_up(exact, grid):
-    """Returns exact radii rounded up to the grid. No radius may be so near to a grid point that rounding could move it."""
+    """Returns exact radii rounded up to the grid. Fails if floating-point errors could change the grid point of a radius."""
     grid = np.asarray(grid)
     assert np.abs(exact[exact > 0, None] / grid - 1).min() > 1e-5
     return np.where(exact > 0, np.append(grid, np.inf)[np.searchsorted(grid, exact)], 0)
@@ -110,9 +110,9 @@ def test_radii_of_a_linear_network_are_margin_over_the_l2_norm(linear, images, d
 @pytest.mark.parametrize("loss", [cross_entropy, margin])
 @pytest.mark.parametrize("scale", [1e-24, 1e-6, 20.0, 40.0])
 def test_radii_do_not_depend_on_the_scale_of_the_gradient(linear, images, norm, order, grid, loss, scale):
-    # If logits are tens apart, the gradient of cross-entropy is near 1e-25. Its direction is right, but its square is 0.
-    # In float32, the gradient with respect to the true logit is rounded to 0. The rows of the weight are opposite, so the
-    # gradient with respect to the other logit alone gives the right direction.
+    # If the logits differ by about 57, the gradient of cross-entropy is near 1e-25. Its direction is right, but in float32
+    # its square is 0. The derivative with respect to the true logit is rounded to 0. The rows of the weight are opposite, so
+    # the derivative with respect to the other logit alone gives the right direction.
     weight = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
     network, x = linear(weight=torch.cat([weight, -weight]), scale=scale), images(200, low=0.35, high=0.65, seed=1)
     y = right_labels(network, x)
@@ -239,7 +239,7 @@ class Counting(nn.Module):
     def __init__(self, network):
         super().__init__()
         self.network, self.counts = network, []
-        # With a hook, the network is not traced to fold its batch norm. A trace would call `Backward` only once.
+        # `radii` traces networks to fold their batch norm, but none with a hook. A trace would call `Backward` only once.
         self.register_forward_hook(lambda module, inputs, output: None)
 
     def forward(self, x):
@@ -261,7 +261,7 @@ def test_an_iterative_attack_drops_misclassified_images(conv, images):
     y = right_labels(network, x)
     y[:13] = (y[:13] + 1) % 4
     walk = plain_pgd(network, x, y, 0.15, 10)[:10]
-    # A correctly classified image costs one gradient per step, up to its first misclassified point.
+    # A correctly classified image costs one gradient at each point, up to and including its first misclassified one.
     first = torch.where(walk.any(0), walk.int().argmax(0) + 1, 10)[13:]
     assert 2 < first.double().mean() < 9
     network.counts.clear()

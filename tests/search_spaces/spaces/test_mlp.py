@@ -63,7 +63,7 @@ def test_parameters_are_those_counted_by_hand(layers, shape):
 
 
 def test_parameters_of_some_known_networks():
-    # The images have 784 pixels. The networks have no hidden layer, one of 128 units, and two of 512 and 256 units.
+    # The images have 784 pixels. The first network has no hidden layer, the second has one.
     for widths, normalisation, count in (
         ([], "none", 7850),
         ([128], "none", 101_770),
