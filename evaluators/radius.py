@@ -24,7 +24,8 @@ Progress = Callable[[float], None]
 
 # Relative tolerance for rounding: a point that is at most this far outside a ball of the grid counts as inside.
 SLACK = 1e-5
-# Largest number of bisection steps. Between 0 and the smallest epsilon, a bisection may never reach a relative precision.
+# Largest number of bisection steps. Below the smallest epsilon, the lower end stays 0 while every smaller perturbation fools
+# the network, and a relative precision is never reached.
 MOST_ROUNDS = 40
 
 

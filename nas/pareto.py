@@ -181,7 +181,7 @@ def _table(points: ArrayLike) -> NDArray[np.float64]:
 
 
 def _below(points: ArrayLike, reference: Sequence[float]) -> NDArray[np.float64]:
-    """Returns the distances of each point below the reference, (N, M); zeros for points not below it in all objectives."""
+    """Returns how far each point is below the reference in each objective, (N, M); zeros unless it is below in all."""
     table = _table(points)
     if table.shape[1] != len(reference):
         raise ValueError(f"points have {table.shape[1]} objectives, but the reference has {len(reference)}")
@@ -200,8 +200,8 @@ def _volume(sides: NDArray[np.float64]) -> float:
     if sides.shape[1] == 2:
         widths, heights = sides[np.argsort(-sides[:, 0], kind="stable")].T
         return float(np.sum(np.maximum.accumulate(heights) * (widths - np.append(widths[1:], 0.0))))
-    # The boxes are sorted by their last side, so the overlap of a box with a later box has the box's full last side. The
-    # volume that a box adds to the later boxes is therefore its last side times a gain in one dimension less.
+    # The boxes are sorted by increasing last side, so the overlap of a box with a later one has the full last side of the
+    # first. The volume that a box adds to later ones is its last side times the volume that it adds in the other dimensions.
     sides = _largest(sides)
     sides = sides[np.argsort(sides[:, -1], kind="stable")]
     return sum(float(box[-1]) * _gain(sides[i + 1 :, :-1], box[:-1]) for i, box in enumerate(sides))

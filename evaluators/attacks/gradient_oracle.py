@@ -120,7 +120,7 @@ class GradientOracle:
 
         Args:
             points: One point per image, (N, ...).
-            loss: Function of logits (N, K), labels (N,) and, if given, `classes`, with one value per image, (N,).
+            loss: Function of logits (N, K), labels (N,) and, if given, `classes`, that returns one loss per image, (N,).
             classes: Further class indices for the loss, (N,) each: the target classes of a targeted loss.
 
         Raises:

@@ -129,12 +129,13 @@ def _check_sizes(model: Any, shape: tuple[int, ...]) -> None:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise refused("tensors whose sizes do not fit") from error
+        raise refused("tensors whose sizes cannot be computed") from error
     sizes = {value.name: _size(value) for value in (*inferred.value_info, *inferred.output)}
     for node in inferred.node:
         for name in node.output:
             if name and not 0 <= sizes.get(name, math.inf) <= LARGEST_TENSOR:
-                raise refused(f"a tensor of {sizes.get(name, math.inf):,} values")
+                size = sizes.get(name, math.inf)
+                raise refused("a tensor of unknown size" if size == math.inf else f"a tensor of {size:,} values")
 
 
 def _size(value: Any) -> float:

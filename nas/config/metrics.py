@@ -52,5 +52,5 @@ def missing_epsilons(names: Iterable[str], grid: Sequence[float]) -> list[str]:
         if at is not None and not in_grid(at, grid):
             faults.append(f"asks for {name}, so evaluation.epsilons must hold {name.removeprefix(AT)}")
         if name in CURVE_METRICS and len(grid) < 2:
-            faults.append(f"asks for {name}, so evaluation.epsilons must hold the epsilons of an error curve")
+            faults.append(f"asks for {name}, so evaluation.epsilons must hold at least two epsilons")
     return faults

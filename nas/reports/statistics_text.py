@@ -56,8 +56,8 @@ def nearest_sentence(margins: Mapping[str, Any]) -> str | None:
     return (
         "The gap of an image is the difference between its two largest logits, divided by the mean difference. The density "
         f"of the gaps near zero is {near['density']:.2f} (95 % interval {low:.2f} to {high:.2f}). For comparison, "
-        "an exponential distribution of mean 1 has density 1 at zero. For a second comparison, each of the logits is "
-        "shuffled over all images, so that the logits of an image are independent. "
+        "an exponential distribution of mean 1 has density 1 at zero. For a second comparison, the logits of each class "
+        "are shuffled between the images, so that the logits of an image are independent. "
         "The Kolmogorov-Smirnov distance between the gaps "
         f"before and after the shuffling is {gaps['distance_to_independent']:.2f}; 0 means the same distribution."
     )

@@ -10,16 +10,17 @@ The list gives the use of each interface, and the reason why no public one is su
   keeps these processes until the first trial.
 - `_ActorClassCache.get`, in `use_started_processes`: Tune sets variables in the environment of its workers, so each trial
   would start a new process and import torch there; nothing public turns this off.
-- `RayActorManager._actor_task_failed`, in `treat_memory_kills_as_deaths`: Tune treats only `RayActorError` as the death of a
-  worker and ends at any other error; nothing public converts an error before Tune handles it.
+- `RayActorManager._actor_task_failed`, in `treat_memory_kills_as_deaths`: Tune treats `RayActorError` as the death of a
+  worker and `RayTaskError` as an error of the trial. It ends at any other error, such as that of a worker killed for its
+  memory; nothing public converts an error before Tune handles it.
 - `Trial.temporary_state.ray_actor`, in `trial_actor`: callbacks receive the trial, but nothing public returns its actor.
 - `Trial.pickled_error_file`, in `trial_error`: callbacks receive no exception, and `Result.error` exists only after Tune has
   ended.
 - `RaySystemError.client_exc`, in `unpickling_error`: the public message is text, without the type of the original error.
 
-Ray 2.50.0 and 2.60.0 have the same interfaces. Before a search connects, `require` checks all of them except the methods of
-`Node` and `_system_config`. `tests/nas/executors/ray_tune/test_ray_internals.py` tests all of them except `_system_config`,
-without starting Ray.
+Ray 2.50.0 and 2.60.0 have the same interfaces. Before a search connects to Ray, `require` checks all of them except
+`_system_config` and the methods of `Node`. `tests/nas/executors/ray_tune/test_ray_internals.py` tests all of them except
+`_system_config`, without starting Ray.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def fewer_processes() -> Iterator[None]:
 
 
 def preloading(*modules: str) -> dict[str, Any]:
-    """Returns settings for `ray.init` with which processes that Ray starts in advance import modules at once.
+    """Returns settings for `ray.init`: the processes that Ray starts in advance import the modules at once.
 
     These processes wait up to `PRELOADED_SECONDS` for their first trial. By default, Ray ends them when Tune reserves their
     cores, often before a trial uses them.

@@ -387,7 +387,8 @@ class TestGradients:
     @pytest.mark.parametrize("function", [rounded, straight_through, bytes_straight_through])
     def test_rounding_is_detected(self, case, function):
         network, x, y = case
-        # The pixels of the digits are multiples of 1/16. Rounding to 1/8 does not change many of them, so they are moved.
+        # The pixels of the digits are multiples of 1/16. Rounding to 1/8 would leave many of them unchanged, so all are
+        # scaled and shifted.
         with prepare(before(function, network), (0.9 * x + 0.02), y) as prepared:
             check = gradients_predict(prepared)
         assert not check.passed

@@ -77,7 +77,7 @@ def test_first_order_error_and_failed_checks_come_from_the_network(conv, validat
             {"minimise": ["adversarial_error@0.05"]},
             "objective asks for adversarial_error@0.05, so evaluation.epsilons must hold",
         ),
-        ({"minimise": ["error_area"]}, "objective asks for error_area, so evaluation.epsilons must hold the epsilons of an"),
+        ({"minimise": ["error_area"]}, "objective asks for error_area, so evaluation.epsilons must hold at least two"),
         ({"constraints": {"negative_median_radius": -0.1}}, "objective asks for negative_median_radius, so evaluation.eps"),
         ({"minimise": ["adversarial_error@much"]}, "must hold metrics .* got 'adversarial_error@much'"),
     ],
