@@ -1,8 +1,8 @@
 """Runs each job in a child process, so that a crash costs one trial and not the search.
 
 The driver is the process of the search. It starts a server process, which imports torch once and holds the images. The
-server forks a child for each job.
-The server itself computes nothing, so that it has no threads and no CUDA context, which would not survive a fork.
+server forks a child for each job. It computes nothing itself, so that it has no threads and no CUDA context, which would not
+survive a fork.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class ChildProcesses:
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any]
         self._ready = False  # Whether the server has the evaluator.
-        self._running = False
 
     def __enter__(self) -> Self:
         self._start()  # The server needs seconds to import torch. The caller may do other things meanwhile.
@@ -85,17 +84,18 @@ class ChildProcesses:
             CheckpointError: a checkpoint cannot be written.
             RunError: the search cannot be sent to another process.
         """
+        if self._server is not None and self._server.poll() is not None:  # It was killed, such as for lack of memory.
+            self._stop()
         if self._server is None:
             self._start()
-        if not self._ready:
-            self._send_evaluate()
-        started, limit = time.monotonic(), context.time_limit
+        started, limit, ended = time.monotonic(), context.time_limit, False
         epochs: list[EpochResult] = []
         result: TrialResult | None = None
         code = child = None
         overdue = False
         try:
-            self._running = True
+            if not self._ready:
+                self._send_evaluate()
             self._connection.send((job, replace(context, evaluate=_no_evaluation, stop=_no_decision)))
             while code is None:
                 left = None
@@ -121,12 +121,11 @@ class ChildProcesses:
                         raise error
                     case ChildEnded(status):
                         code = status
-            self._running = False
+            ended = True
         except (EOFError, OSError, pickle.UnpicklingError):  # The server has ended, for example for lack of memory.
             code = None
         finally:
-            if self._running:
-                _kill(child)
+            if not ended:
                 self._stop()
         if result is None:
             reason = limit_message(limit) if overdue and limit is not None else end_of_process(code)
@@ -153,19 +152,19 @@ class ChildProcesses:
 
                 content = cloudpickle.dumps((self._evaluate, _device_of(self._evaluate)))
         except Exception as error:
-            raise RunError(f"search.isolate: the search cannot be sent to a child process: {format_error(error)}") from error
+            raise RunError(f"the search cannot be sent to a child process: {format_error(error)}") from error
         self._connection.send_bytes(content)
         self._ready = True
 
     def _stop(self) -> None:
-        """Ends the server, which kills its child."""
+        """Kills the server and its child, which are one group of processes."""
         if self._server is None:
             return
-        if not self._running:
-            self._server.kill()  # It has no child, and would need seconds to end by itself.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._server.pid, signal.SIGKILL)
         self._connection.close()
         self._server.wait()
-        self._server, self._running = None, False
+        self._server = None
 
 
 def end_of_process(code: int | None) -> str:

@@ -25,11 +25,14 @@ class Local(Executor):
         with ChildProcesses(context.evaluate) if context.isolate else nullcontext() as children:
             for job in jobs:
                 yield job, JobStarted("local")
-                yield from ((job, event) for event in run_here_or_apart(job, context, children))
+                yield from ((job, event) for event in run_here_or_in_child(job, context, children))
 
 
-def run_here_or_apart(job: Job, context: ExecutionContext, children: ChildProcesses | None) -> Iterator[JobEvent]:
-    """Yields the events of a job, which runs in a child process, or in this one if children is None."""
+def run_here_or_in_child(job: Job, context: ExecutionContext, children: ChildProcesses | None) -> Iterator[JobEvent]:
+    """Yields the events of a job, which runs in a child process, or in this one if children is None.
+
+    `context.isolate` has no effect.
+    """
     if children is not None:
         yield from children.run(job, context)
         return

@@ -1,4 +1,4 @@
-"""Checks before a search that its space can build a network, and at a resume that the space has not changed."""
+"""Checks before a search that a network can be built and exported, and at a resume that the space has not changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import random
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, final
 
@@ -16,10 +16,11 @@ from optuna.trial import TrialState
 from nas.bundle.export import failed_exports
 from nas.bundle.export_formats import files_of
 from nas.config.evaluators import TableEvaluatorConfig
-from nas.errors import RunError
+from nas.errors import RunError, format_error
 from nas.executors import ExecutionContext, Job, Local, Precheck, TrialResult
 from nas.executors.isolated import ChildProcesses
-from nas.executors.local import run_here_or_apart
+from nas.executors.jobs import limit_message
+from nas.executors.local import run_here_or_in_child
 from nas.seeds import seed_of
 from search_spaces import SPACES, SearchSpace
 
@@ -127,22 +128,30 @@ class Prechecks:
         for event in self._run(job, precheck_steps, self._evaluate.config.search.time_limit):
             if isinstance(event, Precheck):
                 known = event
-            elif isinstance(event, TrialResult) and event.reason is not None:
+            elif isinstance(event, TrialResult) and event.reason is not None and not isinstance(known, Precheck):
                 known = event.reason
         return known
 
-    def first_buildable(self) -> Architecture:
-        """Returns the first of up to 10 architectures that can be built for the run's images, in its canonical form.
+    def first_buildable(self, first: Sequence[Architecture] = ()) -> Architecture:
+        """Returns the first of some architectures that can be built for the run's images, in its canonical form.
+
+        Args:
+            first: Architectures to try first, of which at most 5 are tried. Then come the last value of every choice, and 9
+                random architectures.
 
         Raises:
-            RunError: none of up to 10 architectures can be built.
+            RunError: none of the architectures can be built.
         """
         space, generator = self._evaluate.space, random.Random(0)
         last = {name: choice.values[-1] for name, choice in space.choices.items()}
         sampled = (space.sample(generator) for _ in range(9))
         reason = ""
-        for architecture in islice(chain(self._evaluate.config.search.first_architectures, [last], sampled), 10):
-            canonical = space.canonical(architecture)
+        for architecture in chain(first[:5], [last], sampled):
+            try:
+                canonical = space.canonical(architecture)
+            except Exception as error:  # A custom space may raise any error.
+                reason = reason or f"its canonical form: {format_error(error)}"
+                continue
             known = self.precheck(Job(number=-1, architecture=canonical, proposed=canonical, seed=0))
             if isinstance(known, Precheck):
                 return canonical
@@ -157,13 +166,17 @@ class Prechecks:
         """
         job = Job(number=-1, architecture=architecture, proposed=architecture, seed=0)
         limit = self._evaluate.config.search.time_limit
-        for event in self._run(job, export_steps, None if limit is None else max(limit, EXPORT_SECONDS)):
+        if limit is not None:
+            limit = max(limit, EXPORT_SECONDS)
+        for event in self._run(job, export_steps, limit):
             if isinstance(event, TrialResult) and event.reason is not None:
-                raise RunError(f"space {self._evaluate.space.name}: {event.reason}")
+                late = limit is not None and event.reason == limit_message(limit)
+                reason = f"the export of a network took longer than {limit:g} s" if late else event.reason
+                raise RunError(f"space {self._evaluate.space.name}: {reason}")
 
     def _run(self, job: Job, steps: Steps, limit: float | None) -> Iterator[JobEvent]:
         context = context_of(self._evaluate.config, self._evaluate, Path(), lambda job, epoch: False)
-        return run_here_or_apart(job, replace(context, steps=steps, time_limit=limit), self._children)
+        return run_here_or_in_child(job, replace(context, steps=steps, time_limit=limit), self._children)
 
 
 def check_same_space(space: SearchSpace, changes: Sequence[str]) -> None:

@@ -156,7 +156,7 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
         with Prechecks(evaluate) as checks:
             stack.enter_context(config.search.executor.started())
             if isinstance(evaluate, TrainAndAttack):
-                checks.check_exportable(checks.first_buildable())
+                checks.check_exportable(checks.first_buildable(config.search.first_architectures))
         if config.search.storage is not None:
             check_database(config.search.storage)
         folder = create_run(Path(run), config)

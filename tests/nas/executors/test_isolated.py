@@ -8,7 +8,7 @@ import time
 import pytest
 
 from nas.executors import ExecutionContext, Job, JobStarted, Local, TrialResult
-from nas.executors.isolated import end_of_process
+from nas.executors.isolated import ChildProcesses, end_of_process
 from nas.pipeline.events import EpochFinished, TrialFinished
 from nas.pipeline.prechecks import Prechecks
 from nas.pipeline.search import prepare, search_events
@@ -29,19 +29,21 @@ CRASHES = {
 
 
 def test_all_checks_before_the_search_share_one_server(custom_space, monkeypatch):
-    started = []
-    popen = subprocess.Popen
-    monkeypatch.setattr(
-        "nas.executors.isolated.subprocess.Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
-    )
+    servers, start = [], ChildProcesses._start
+
+    def noted(self):
+        start(self)
+        servers.append(self._server)
+
+    monkeypatch.setattr(ChildProcesses, "_start", noted)
     evaluate = prepare(custom_space("works,raises in build,segfaults in build", "search.isolate=true"))
     job = Job(0, {"kind": "works", "width": 4}, {}, 0)
     with Prechecks(evaluate) as checks:
         # The last kind crashes, but the next architecture can be built.
         assert checks.first_buildable()["kind"] == "works"
         assert checks.precheck(job) == checks.precheck(job)
-    assert len(started) == 1
-    assert started[0].returncode is not None
+    assert len(servers) == 1
+    assert servers[0].returncode is not None
 
 
 def test_crash_costs_one_failed_trial_with_its_reason(custom_space, tmp_path, trials_only):
@@ -123,6 +125,27 @@ def test_disk_that_is_full_ends_the_search_and_an_interrupt_of_the_candidate_doe
     assert result.reason == "KeyboardInterrupt"
     with pytest.raises(CheckpointError, match="disk full"):
         list(run(3))
+
+
+def test_server_that_was_killed_before_or_between_jobs_is_started_again(tmp_path):
+    context = ExecutionContext(evaluate, never, tmp_path, isolate=True)
+    with ChildProcesses(evaluate) as children:
+        for number in range(2):
+            children._server.kill()
+            children._server.wait()
+            result = list(children.run(Job(number, {}, {}, 0), context))[-1]
+            assert result.metrics
+
+
+def test_a_job_that_was_left_early_does_not_stop_the_next_one(tmp_path):
+    context = ExecutionContext(evaluate, never, tmp_path, isolate=True)
+    with ChildProcesses(evaluate) as children:
+        events = children.run(Job(0, {}, {}, 5), context)
+        next(events)
+        processes = children_of(os.getpid())
+        events.close()
+        assert not processes & children_of(os.getpid())
+        assert list(children.run(Job(1, {}, {}, 0), context))[-1].metrics
 
 
 def test_closing_it_ends_the_processes(run):
