@@ -71,8 +71,16 @@ def commented_config(config: Config) -> str:
 
 
 def documented(kind: Any) -> dict[str, str]:
-    """Returns the descriptions of the attributes or arguments in a docstring, by name."""
-    text = inspect.getdoc(kind) or ""
+    """Returns the descriptions of the attributes or arguments in a docstring, by name. Those of base classes come first."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
+        return {name: text for base in bases for name, text in _documented(base.__doc__ or "").items()}
+    return _documented(inspect.getdoc(kind) or "")
+
+
+def _documented(docstring: str) -> dict[str, str]:
+    """Returns the descriptions of the attributes or arguments in one docstring, by name."""
+    text = inspect.cleandoc(docstring)
     match = re.search(r"^(?:Attributes|Args):\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
     if not match:
         return {}

@@ -16,7 +16,8 @@ class TrainingConfig:
     """How every candidate is trained: SGD with momentum under a one-cycle learning rate.
 
     Attributes:
-        recipe: Loss and training points: standard (clean images) or adversarial (adversarial images).
+        recipe: Training points and their loss: standard (clean images), adversarial (images of any attack), fast, n_fgsm,
+            pgd, trades, mart or mixture.
         epochs: Passes over the training images in a trial.
         batch_size: Number of images in one step.
         learning_rate: Peak learning rate of the one-cycle schedule.

@@ -1,0 +1,37 @@
+"""Training recipes: points to train on, and their loss.
+
+To add one, write a frozen dataclass with the methods `points` and `loss`, and add it to `RECIPES`.
+"""
+
+from nas.training.recipes.adversarial import Adversarial, Fast, MultiStep
+from nas.training.recipes.base import CrossEntropyRecipe, Recipe
+from nas.training.recipes.mart import Mart
+from nas.training.recipes.mixture import Mixture
+from nas.training.recipes.n_fgsm import NFGSM
+from nas.training.recipes.standard import Standard
+from nas.training.recipes.trades import Trades
+
+RECIPES: dict[str, type[Recipe]] = {
+    "standard": Standard,
+    "adversarial": Adversarial,
+    "fast": Fast,
+    "n_fgsm": NFGSM,
+    "pgd": MultiStep,
+    "trades": Trades,
+    "mart": Mart,
+    "mixture": Mixture,
+}
+
+__all__ = [
+    "NFGSM",
+    "RECIPES",
+    "Adversarial",
+    "CrossEntropyRecipe",
+    "Fast",
+    "Mart",
+    "Mixture",
+    "MultiStep",
+    "Recipe",
+    "Standard",
+    "Trades",
+]
