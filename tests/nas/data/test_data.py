@@ -307,8 +307,8 @@ class TestFolder:
         ("classes", "difference"),
         [
             (("cat",), "at least 2 classes, found 1: cat"),
-            (("cat", "dog", "eel"), "the classes of .*train; .* eel"),
-            (("cat", "dgo"), "the classes of .*train; .* dgo, dog"),
+            (("cat", "dog", "eel"), "the same classes as .*train; .* eel"),
+            (("cat", "dgo"), "the same classes as .*train; .* dgo, dog"),
         ],
     )
     def test_other_classes_in_the_test_folder_are_refused_before_any_work(self, folder, classes, difference):
