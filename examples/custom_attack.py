@@ -37,17 +37,20 @@ class RandomSigns(Attack):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class LabelSmoothing(Recipe):
-    """Cross-entropy with label smoothing.
+class FocalLoss(Recipe):
+    """Focal loss: cross-entropy with less weight on images that are classified correctly with high probability.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv:1708.02002.
 
     Attributes:
-        amount: Probability mass, in [0, 1], that is distributed over all classes.
+        gamma: Exponent of the weight, at least 0; 0 for cross-entropy.
     """
 
-    amount: float = 0.1
+    gamma: float = 2.0
 
     def points(self, network, x, y, noise):
         return x
 
     def loss(self, network, x, points, y):
-        return F.cross_entropy(network(points), y, label_smoothing=self.amount)
+        loss = F.cross_entropy(network(points), y, reduction="none")
+        return ((1 - (-loss).exp()) ** self.gamma * loss).mean()

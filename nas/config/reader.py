@@ -194,7 +194,7 @@ class Reader:
         if type(value) is not kind or (kind is float and math.isnan(value)):
             self.fault(path, f"must be {_TYPE_NAMES[kind]}, got {value!r}")
             return default
-        if not self.trust and kind is int and "attack" in path and value > LARGEST_UNTRUSTED:
+        if not self.trust and kind is int and ("attack" in path or "recipe" in path) and value > LARGEST_UNTRUSTED:
             self.fault(path, f"must be at most {LARGEST_UNTRUSTED:,} without --trust, got {value}")
             return default
         return value

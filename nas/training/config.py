@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from evaluators.attacks import PGD, Attack, margin
+from nas.training.optimiser import OptimiserName, ScheduleName
 from nas.training.recipes import Adversarial, Recipe
 from nas.validation import bounded, check_bounds, raise_if_invalid
 
@@ -13,17 +14,21 @@ from nas.validation import bounded, check_bounds, raise_if_invalid
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How every candidate is trained: SGD with momentum under a one-cycle learning rate.
+    """How every candidate is trained.
 
     Attributes:
         recipe: Training points and their loss: standard (clean images), adversarial (images of any attack), fast, n_fgsm,
             pgd, trades, mart or mixture.
         epochs: Passes over the training images in a trial.
         batch_size: Number of images in one step.
-        learning_rate: Peak learning rate of the one-cycle schedule.
-        weight_decay: L2 penalty on the weights.
+        optimiser: sgd (with Nesterov momentum) or adamw. For adamw, learning rates near 0.002 are usual.
+        schedule: Learning rate over the steps: one_cycle (rises and falls, and the momentum with it), cosine or linear.
+        learning_rate: Largest learning rate of the schedule.
+        weight_decay: L2 penalty on the weights for sgd; relative decay per unit of the learning rate for adamw.
+        clip_gradients: Largest L2 norm of the gradient of all weights; longer gradients are shortened. null for no limit.
         shift: Largest random shift of the augmentation, in pixels.
-        flip: Mirror half of the images left to right as augmentation.
+        flip: Mirror half of the images left to right in one epoch and the other half in the next, as augmentation.
+        cutout: Side of a square that is cut out of each image at a random place, in pixels; 0 for none.
         precision: float32, bfloat16 (autocast), or auto for bfloat16 on GPUs that support it and float32 elsewhere.
         selection: Attack that measures the adversarial error of an epoch on the validation split. The weights of the epoch
             with the smallest error are kept.
@@ -36,10 +41,14 @@ class TrainingConfig:
     recipe: Recipe = Adversarial()
     epochs: int = bounded(10, 1)
     batch_size: int = bounded(64, 2)
+    optimiser: OptimiserName = "sgd"
+    schedule: ScheduleName = "one_cycle"
     learning_rate: float = bounded(0.2, 1e-6, 100)
     weight_decay: float = bounded(5e-4, 0, 1)
+    clip_gradients: float | None = bounded(None, 1e-6, 1e6)
     shift: int = bounded(0, 0, 64)
     flip: bool = False
+    cutout: int = bounded(0, 0, 1024)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     selection: Attack = PGD(steps=5, step_size=0.4, loss=margin)
     selection_from: float = bounded(0.7, 0, 1)

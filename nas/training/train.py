@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
 
 from evaluators.engine.frozen import frozen
 from evaluators.engine.noise import ImageNoise
 from evaluators.radius import radii
 from nas.seeds import seed_of
-from nas.training.augment import augment
+from nas.training.augment import augment, first_mirrored
 from nas.training.checkpoints import Checkpoint
 from nas.training.early_stopping import AttackBudget
 from nas.training.epoch import EpochResult
+from nas.training.optimiser import open_optimiser, rates, set_rates
+from nas.training.recipes.base import of_epoch
 from nas.training.weight_average import average_of
 
 if TYPE_CHECKING:
@@ -75,18 +76,10 @@ def train(
     # Whole batches only: batch norm fails on a batch of one image.
     steps = n // batch
     parameters = list(network.parameters())
-    optimiser = torch.optim.SGD(
-        parameters,
-        lr=config.learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=config.weight_decay,
-        fused=x.device.type in ("cpu", "cuda"),
-    )
-    total = epochs * steps + 1
-    # Warm up for a quarter of the steps, but at least 1.5 steps: with 1 step, OneCycleLR would divide by zero.
-    schedule = OneCycleLR(optimiser, config.learning_rate, total_steps=total, pct_start=max(0.25, 1.5 / total))
+    optimiser = open_optimiser(config.optimiser, parameters, config.weight_decay)
+    schedule = rates(config.schedule, config.learning_rate, epochs * steps)
     generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
+    mirrored = first_mirrored(n, seed).to(x.device) if config.flip else None
     autocast, modes = _uses_bfloat16(config, x.device), _Modes(network)
     first_selectable = min(math.floor(epochs * config.selection_from), epochs - 1)
     rungs, checkpoint = rungs or {}, checkpoint or Checkpoint()
@@ -101,7 +94,6 @@ def train(
             "seed": seed,
             "network": network.state_dict(),
             "optimiser": optimiser.state_dict(),
-            "schedule": schedule.state_dict(),
             "average": average.state_dict() if average is not None else None,
             "generator": generator.get_state(),
             "best": best,
@@ -113,7 +105,6 @@ def train(
     if stored is not None and stored.get("seed") == seed and all(epoch["epochs"] == epochs for epoch in stored["epochs"]):
         network.load_state_dict(stored["network"])
         optimiser.load_state_dict(stored["optimiser"])
-        schedule.load_state_dict(stored["schedule"])
         generator.set_state(stored["generator"])
         if average is not None:
             average.load_state_dict(stored["average"])
@@ -124,21 +115,30 @@ def train(
     for epoch in range(len(results), epochs):
         started = time.perf_counter()
         order = torch.randperm(n, generator=generator).to(x.device)
+        recipe = of_epoch(config.recipe, (epoch + 1) / epochs)
         losses = torch.zeros((), device=x.device)
         with _seeded(seed_of(seed, "layers", epoch), x.device):
             for index in order[: steps * batch].split(batch):
-                images = augment(x[index], shift=config.shift, flip=config.flip, generator=generator)
+                images = augment(
+                    x[index],
+                    shift=config.shift,
+                    mirrored=mirrored[index] ^ bool(epoch % 2) if mirrored is not None else None,
+                    cutout=config.cutout,
+                    generator=generator,
+                )
                 noise = ImageNoise.of(seed, torch.arange(batch, device=x.device), stream=step)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
                     modes.evaluation()
-                    points = config.recipe.points(network, images, y[index], noise)
+                    points = recipe.points(network, images, y[index], noise)
                     modes.training()
-                    loss = config.recipe.loss(network, images, points, y[index])
+                    loss = recipe.loss(network, images, points, y[index])
                 for parameter in parameters:  # Same as `zero_grad`, at a tenth of its cost.
                     parameter.grad = None
                 loss.backward()
+                if config.clip_gradients is not None:
+                    torch.nn.utils.clip_grad_norm_(parameters, config.clip_gradients)
+                set_rates(optimiser, *schedule[step])
                 optimiser.step()
-                schedule.step()
                 if average is not None and epoch < last_averaged_rung:
                     average.update_parameters(network)
                 losses += loss.detach()

@@ -1,10 +1,11 @@
 """Training recipes: points to train on, and their loss.
 
-To add one, write a frozen dataclass with the methods `points` and `loss`, and add it to `RECIPES`.
+To add one, write a frozen dataclass with the methods `points` and `loss`, and add it to `RECIPES`. A subclass of
+`CrossEntropyRecipe` has label smoothing and the entropy penalty, one of `BallRecipe` also has epsilon and its warm-up.
 """
 
-from nas.training.recipes.adversarial import Adversarial, Fast, MultiStep
-from nas.training.recipes.base import CrossEntropyRecipe, Recipe
+from nas.training.recipes.adversarial import Adversarial, Fast, PGDRecipe
+from nas.training.recipes.base import BallRecipe, CrossEntropyRecipe, Recipe, StepsRecipe
 from nas.training.recipes.mart import Mart
 from nas.training.recipes.mixture import Mixture
 from nas.training.recipes.n_fgsm import NFGSM
@@ -16,7 +17,7 @@ RECIPES: dict[str, type[Recipe]] = {
     "adversarial": Adversarial,
     "fast": Fast,
     "n_fgsm": NFGSM,
-    "pgd": MultiStep,
+    "pgd": PGDRecipe,
     "trades": Trades,
     "mart": Mart,
     "mixture": Mixture,
@@ -26,12 +27,14 @@ __all__ = [
     "NFGSM",
     "RECIPES",
     "Adversarial",
+    "BallRecipe",
     "CrossEntropyRecipe",
     "Fast",
     "Mart",
     "Mixture",
-    "MultiStep",
+    "PGDRecipe",
     "Recipe",
     "Standard",
+    "StepsRecipe",
     "Trades",
 ]

@@ -3,30 +3,34 @@
 The entropy penalty adds `entropy_penalty` times the mean entropy of the predictions, in nats, to the loss. A positive weight
 favours confident predictions, so the logit differences grow. A negative weight favours uncertain predictions.
 
-Pitfall: larger logit differences are no robustness, because the gradients grow with them. They also shrink the gradient of
-the cross-entropy, which weakens attacks on it. A gain of robustness is real only if it also holds under attacks on the
-margin, gradient-free attacks and transfer attacks.
+Pitfall: larger logit differences alone do not make a network robust, because the gradients of the logits grow with them.
+Larger differences also shrink the gradient of the cross-entropy, which weakens attacks on this loss. A gain of robustness is
+real only if it also holds under attacks on the margin, gradient-free attacks and transfer attacks.
 
-Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846. For negative weights, Pereyra et
-al., "Regularizing Neural Networks by Penalizing Confident Output Distributions", arXiv:1701.06548. Label smoothing: Szegedy
-et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, arXiv:1512.00567.
+Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846; for negative weights, Pereyra et
+al., "Regularizing Neural Networks by Penalizing Confident Output Distributions", arXiv:1701.06548; for label smoothing,
+Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, arXiv:1512.00567.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
 
 import torch
 import torch.nn.functional as F
 
+from evaluators.attacks import PGD
+from evaluators.attacks.gradient_steps import check_steps
+from evaluators.norms import Linf, Norm
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from evaluators.attacks import Attack
     from evaluators.engine.noise import ImageNoise
-    from evaluators.norms import Norm
 
 
 class Recipe(ABC):
@@ -60,7 +64,7 @@ class Recipe(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyRecipe(Recipe):
-    """A recipe whose loss is the cross-entropy at the points.
+    """A recipe whose loss contains a cross-entropy.
 
     Attributes:
         label_smoothing: Share of each label that is spread evenly over all classes, from 0 to below 1.
@@ -79,6 +83,7 @@ class CrossEntropyRecipe(Recipe):
         if not math.isfinite(self.entropy_penalty):
             raise ValueError(f"entropy_penalty must be a finite number, got {self.entropy_penalty:g}")
 
+    @final
     def cross_entropy(self, logits: Tensor, y: Tensor) -> Tensor:
         """Returns the mean cross-entropy of logits (N, K) and labels (N,), with label smoothing and the entropy penalty."""
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
@@ -88,38 +93,108 @@ class CrossEntropyRecipe(Recipe):
         logarithms = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
         return loss - self.entropy_penalty * (logarithms.exp() * logarithms).sum(1).mean()
 
-    def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
-        """Returns the mean cross-entropy at the points, with label smoothing and the entropy penalty."""
-        return self.cross_entropy(network(points), y)
-
 
 @dataclass(frozen=True, kw_only=True)
 class BallRecipe(CrossEntropyRecipe):
-    """A recipe that trains on adversarial images in a ball around each image.
+    """A recipe that trains on points near each image, at a distance that epsilon sets.
 
     Attributes:
-        epsilon: Radius of the ball, in pixel units (pixels in [0, 1]).
+        epsilon: Radius of the ball around each image, in pixel units (pixels in [0, 1]).
+        warm_up: Share of the epochs, at the start, in which the radius rises to epsilon; 0 for the full radius at once.
 
     Raises:
-        ValueError: epsilon is not above 0, or is above 1 (linf) or 1e6 (l2), or as for `CrossEntropyRecipe`.
+        TypeError: the norm is not a norm.
+        ValueError: epsilon is not above 0, or is above 1 (linf) or 1e6 (l2), warm_up is not between 0 and 1, or as for
+            `CrossEntropyRecipe`.
     """
 
     epsilon: float = 0.12
+    warm_up: float = 0.0
 
     @property
     @abstractmethod
-    def shape(self) -> Norm:
+    def norm(self) -> Norm:
         """Shape of the ball."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.norm, Norm):
+            raise TypeError(f"norm must be an instance of evaluators.Norm, such as Linf() or L2(), got {self.norm!r}")
         # The L2 diameter of the pixel range depends on the image size, which is unknown here.
-        largest = 1 if self.shape.name == "linf" else 1e6
+        largest = 1 if self.norm.name == "linf" else 1e6
         if not 0 < self.epsilon <= largest:
             raise ValueError(
                 f"epsilon must be above 0 and at most {largest:g}, in pixel units (8/255, not 8), got {self.epsilon:g}"
             )
+        if not 0 <= self.warm_up <= 1:
+            raise ValueError(f"warm_up must be between 0 and 1, got {self.warm_up:g}")
 
+    @final
     def radii(self, x: Tensor) -> Tensor:
         """Returns the radius of each image's ball, (N,)."""
         return torch.full((len(x),), self.epsilon, dtype=x.dtype, device=x.device)
+
+    @final
+    def attacked(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
+        """Returns the adversarial images of an attack in the balls, shaped like x."""
+        return attack.generate(network, x, y, self.radii(x), noise, stop_when_fooled=False)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsRecipe(BallRecipe):
+    """A recipe that takes several gradient steps in the ball.
+
+    Attributes:
+        norm: Shape of the ball.
+        steps: Number of gradient steps.
+        step_size: Length of one step, as a fraction of epsilon.
+
+    Raises:
+        ValueError: steps is below 1, step_size is not positive and finite, or as for `BallRecipe`.
+    """
+
+    norm: Norm = Linf()
+    steps: int = 10
+    step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_steps(self.steps, self.step_size)
+
+    @property
+    @final
+    def pgd(self) -> PGD:
+        """PGD with the steps of the recipe."""
+        return PGD(norm=self.norm, steps=self.steps, step_size=self.step_size)
+
+
+def of_epoch(recipe: Recipe, progress: float) -> Recipe:
+    """Returns a recipe with the radius of one epoch.
+
+    Args:
+        recipe: The recipe.
+        progress: Number of the epoch, from 1, divided by the number of epochs.
+    """
+    if isinstance(recipe, BallRecipe) and progress < recipe.warm_up:
+        return replace(recipe, epsilon=recipe.epsilon * progress / recipe.warm_up, warm_up=0.0)
+    return recipe
+
+
+def check_weight(name: str, value: float) -> None:
+    """Checks that a weight of a loss is finite and not negative.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number, at least 0, got {value:g}")
+
+
+def divergence(clean: Tensor, logits: Tensor) -> Tensor:
+    """Returns the Kullback-Leibler divergence of the predictions `logits` from the predictions `clean`, (N,).
+
+    Args:
+        clean: Logits at the clean images, (N, K).
+        logits: Logits at other points, (N, K).
+    """
+    return F.kl_div(logits.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)

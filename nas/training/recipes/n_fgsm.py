@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class NFGSM(BallRecipe):
-    """One gradient step from a noisy image. The points may leave the ball, but not the pixel range.
+    """Cross-entropy on images of one gradient step from a noisy image. They may leave the ball, but not the pixel range.
 
-    The noise is larger than the ball, and the point is not projected onto it. This avoids the collapse of `Fast` at the same
-    cost. A recipe and not an attack, because an attack must stay in the ball.
+    With noise of twice the radius and no projection onto the ball, the collapse of `Fast` is rare, at the same cost. This is
+    a recipe and not an attack, because the images of an attack must stay in the ball.
 
     Source: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training", NeurIPS 2022,
     arXiv:2202.01181.
@@ -41,11 +41,6 @@ class NFGSM(BallRecipe):
     noise: float = 2.0
     step_size: float = 1.0
 
-    @property
-    def shape(self) -> Norm:
-        """Shape of the ball."""
-        return self.norm
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.noise < math.inf:
@@ -60,3 +55,7 @@ class NFGSM(BallRecipe):
         noisy = (x + self.norm.sample(x, self.noise * ball, noise)).clamp(0, 1)
         gradient = GradientOracle(network, x, y, self.norm, epsilon, keep="nothing").gradient(noisy, cross_entropy)
         return (noisy + self.step_size * ball * self.norm.ascent(gradient)).clamp(0, 1)
+
+    def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
+        """Returns the mean cross-entropy at the points."""
+        return self.cross_entropy(network(points), y)

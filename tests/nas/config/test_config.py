@@ -197,6 +197,8 @@ class TestWriting:
         "data",
         [
             {"space": "macro", "training": {"recipe": "standard"}},
+            *({"training": {"recipe": {"name": name, "label_smoothing": 0.1}}} for name in RECIPES),
+            {"training": {"recipe": {"name": "mixture", "attack": {"name": "pgd", "norm": "l2"}, "epsilon": 1.5}}},
             {"objective": {"constraints": {}, "minimise": ["clean_error", "parameters"]}},
             {"finalists": {"epsilons": {"linf": [0.01, 0.1]}}},
             {"data": {"name": "npz", "path": "a: b #c.npz"}},

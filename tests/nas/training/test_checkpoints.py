@@ -20,7 +20,7 @@ from nas.pipeline.search import resume_events, search_events
 from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, Store, checkpoint_file, trial_file
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import AttackBudget
-from nas.training.recipes import Adversarial, Standard
+from nas.training.recipes import NFGSM, Adversarial, Standard
 from nas.training.train import train
 
 write_bytes = Path.write_bytes
@@ -148,6 +148,12 @@ def network(dropout=0.3):
 
 
 CONFIG = TrainingConfig(recipe=Adversarial(), batch_size=24, shift=1, flip=True, selection=PGD(steps=2), selection_from=0)
+ADAMW = {"optimiser": "adamw", "schedule": "cosine", "learning_rate": 0.01, "clip_gradients": 1.0, "cutout": 2}
+CONFIGS = {
+    "adversarial": CONFIG,
+    "standard": dataclasses.replace(CONFIG, recipe=Standard()),
+    "adamw": dataclasses.replace(CONFIG, recipe=NFGSM(warm_up=0.5), **ADAMW),
+}
 EPOCHS = 5
 
 
@@ -160,9 +166,9 @@ class Training:
         self.split, self.config, self.rungs, self.drawn = split, config, rungs, []
         original = module.augment
 
-        def augment(x, *, shift, flip, generator):
+        def augment(x, *, generator, **settings):
             self.drawn.append(generator.get_state())
-            return original(x, shift=shift, flip=flip, generator=generator)
+            return original(x, generator=generator, **settings)
 
         monkeypatch.setattr(module, "augment", augment)
 
@@ -200,7 +206,7 @@ def timeless(epochs):
     return [dataclasses.replace(epoch, seconds=0) for epoch in epochs]
 
 
-@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, recipe=Standard())], ids=["adversarial", "standard"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("broken", range(1, EPOCHS))
 def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, split, monkeypatch):
     training = Training(split, monkeypatch, config)

@@ -13,10 +13,10 @@ from evaluators import FGSM, L2, PGD, Linf, radii
 from evaluators.attacks import margin
 from nas.data import Dataset, Split, open_data
 from nas.data.config import DataConfig
-from nas.training.augment import augment
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised, build_network
-from nas.training.recipes import Adversarial, Recipe, Standard
+from nas.training.optimiser import rates
+from nas.training.recipes import NFGSM, RECIPES, Adversarial, Recipe, Standard
 from nas.training.train import DivergedError, probe, train
 from search_spaces import cell201, macro
 
@@ -69,7 +69,7 @@ class TestSeeds:
         assert same(first, again)
         assert [dataclasses.replace(e, seconds=0) for e in epochs] == [dataclasses.replace(e, seconds=0) for e in others]
 
-    @pytest.mark.parametrize("recipe", [Standard(), Adversarial()])
+    @pytest.mark.parametrize("recipe", [kind() for kind in RECIPES.values()], ids=RECIPES)
     def test_another_seed_trains_to_other_weights(self, data, recipe):
         config = dataclasses.replace(FAST, recipe=recipe, epochs=1)
         assert not same(trained(small(data), data, config, seed=0)[0], trained(small(data), data, config, seed=1)[0])
@@ -303,6 +303,47 @@ class TestLoop:
         assert same(trained(small(data), data, config)[0], exact)
 
 
+def test_the_radius_rises_over_the_first_epochs(data):
+    radii_of, points = [], NFGSM.points
+
+    class Noted(NFGSM):
+        def points(self, network, x, y, noise):
+            radii_of.append(self.epsilon)
+            return points(self, network, x, y, noise)
+
+    trained(small(data), data, dataclasses.replace(FAST, recipe=Noted(epsilon=0.2, warm_up=0.5), epochs=4))
+    assert list(dict.fromkeys(radii_of)) == [0.1, 0.2]
+
+
+def test_sides_of_the_images_alternate_between_epochs(data):
+    seen = []
+
+    class Noted(Standard):
+        def points(self, network, x, y, noise):
+            seen.append(x)
+            return x
+
+    trained(small(data), data, dataclasses.replace(FAST, recipe=Noted(), flip=True, batch_size=len(data.train.x), epochs=3))
+    first, second, third = ({tuple(image.flatten().tolist()) for image in epoch} for epoch in seen)
+    assert first == third
+    assert {tuple(image.flip(-1).flatten().tolist()) for image in seen[0]} == second
+
+
+def test_gradients_are_clipped_to_a_norm(data):
+    config = dataclasses.replace(FAST, recipe=Standard(), batch_size=len(data.train.x), weight_decay=0.0, schedule="linear")
+    moved = {}
+    for limit in (1e-3, None):
+        start = small(data)
+        before = [parameter.detach().clone() for parameter in start.parameters()]
+        network = trained(start, data, dataclasses.replace(config, clip_gradients=limit), epochs=1)[0]
+        steps = [after.detach() - start for after, start in zip(network.parameters(), before, strict=True)]
+        moved[limit] = torch.cat([step.flatten() for step in steps]).norm().item()
+    rate, _ = rates("linear", config.learning_rate, 1)[0]
+    # The first step of Nesterov's momentum has 1.9 times the length of the gradient.
+    assert moved[1e-3] == pytest.approx(1.9 * rate * 1e-3, rel=1e-3)
+    assert moved[None] > 10 * moved[1e-3]
+
+
 def test_entropy_penalty_lowers_the_entropy(data):
     entropies = []
     for strength in (-0.3, 0.0, 0.3):
@@ -312,75 +353,6 @@ def test_entropy_penalty_lowers_the_entropy(data):
             logits = network(data.validation.x)
         entropies.append(float(torch.distributions.Categorical(logits=logits).entropy().mean()))
     assert entropies[0] > entropies[1] > entropies[2]
-
-
-def shifted(image, down, right):
-    """Returns an image (C, H, W) shifted by whole pixels, with zeros at the edges."""
-    moved = torch.zeros_like(image)
-    _, height, width = image.shape
-    for row in range(height):
-        for column in range(width):
-            if 0 <= row - down < height and 0 <= column - right < width:
-                moved[:, row, column] = image[:, row - down, column - right]
-    return moved
-
-
-class TestAugment:
-    @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
-    @pytest.mark.parametrize("shift", [0, 1, 3])
-    @pytest.mark.parametrize("flip", [False, True])
-    def test_images_are_shifted_and_mirrored_ones(self, shape, shift, flip):
-        x = torch.rand(60, *shape, generator=torch.Generator().manual_seed(0)) + 0.1
-        augmented = augment(x, shift=shift, flip=flip, generator=torch.Generator().manual_seed(1))
-        assert augmented.shape == x.shape
-        moves = []
-        for image, result in zip(x, augmented, strict=True):
-            candidates = [
-                (down, right, mirrored)
-                for down in range(-shift, shift + 1)
-                for right in range(-shift, shift + 1)
-                for mirrored in ((False, True) if flip else (False,))
-                if torch.equal(result, shifted(image, down, right).flip(-1) if mirrored else shifted(image, down, right))
-            ]
-            assert len(candidates) == 1
-            moves += candidates
-        downs, rights, mirrors = (set(column) for column in zip(*moves, strict=True))
-        assert downs == rights == set(range(-shift, shift + 1))
-        assert mirrors == ({False, True} if flip else {False})
-        # The axes shift independently: equal shifts of both would give only 2 * shift + 1 pairs.
-        assert shift == 0 or len({(down, right) for down, right, _ in moves}) > 2 * shift + 1
-
-    def test_half_of_the_images_are_mirrored(self):
-        x = torch.rand(2000, 1, 2, 3)
-        augmented = augment(x, shift=0, flip=True, generator=torch.Generator().manual_seed(0))
-        mirrored = (augmented != x).flatten(1).any(1).float().mean()
-        assert 0.45 < mirrored < 0.55  # The bounds are 4.5 standard errors from 0.5.
-
-    def test_nothing_asked_is_the_identity_and_draws_nothing(self):
-        generator = torch.Generator().manual_seed(0)
-        x, before = torch.rand(4, 1, 8, 8), generator.get_state()
-        assert augment(x, shift=0, flip=False, generator=generator) is x
-        assert torch.equal(before, generator.get_state())
-
-    def test_same_generator_same_images_and_the_input_stays(self):
-        x = torch.rand(32, 3, 8, 8)
-        copy = x.clone()
-        first, again, other = (
-            augment(x, shift=2, flip=True, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
-        )
-        assert torch.equal(first, again)
-        assert not torch.equal(first, other)
-        assert torch.equal(x, copy)
-
-    def test_shift_beyond_the_image_empties_some(self):
-        augmented = augment(torch.ones(50, 1, 2, 2), shift=4, flip=False, generator=torch.Generator().manual_seed(0))
-        assert set(augmented.unique().tolist()) == {0.0, 1.0}
-
-    def test_devices_agree(self, device):
-        x = torch.rand(16, 1, 8, 8)
-        here = augment(x, shift=2, flip=True, generator=torch.Generator().manual_seed(0))
-        there = augment(x.to(device), shift=2, flip=True, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(here, there.cpu())
 
 
 class TestNetwork:
