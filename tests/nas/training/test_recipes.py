@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import halfnorm
 from torch import nn
 
 from evaluators import FGSM, L2, PGD, Linf, StepLL
@@ -220,6 +221,13 @@ def divergence_of(clean, logits):
     return torch.distributions.kl_divergence(first, second)
 
 
+class InPlace(nn.Module):
+    """A first layer that changes its input."""
+
+    def forward(self, x):
+        return x.mul_(2)
+
+
 class TestTrades:
     @pytest.mark.parametrize("norm", [Linf(), L2()])
     def test_points_have_a_large_divergence_within_the_ball(self, conv, batch, norm):
@@ -244,7 +252,7 @@ class TestTrades:
         # In double precision, because the signs of gradients near zero depend on rounding.
         x, y, noise = images(50).double(), torch.zeros(50).long(), ImageNoise.of(0, torch.arange(50))
         network = linear(classes=3).double()
-        network = nn.Sequential(nn.ReLU(inplace=True), network) if in_place else network
+        network = nn.Sequential(InPlace(), network) if in_place else network
         points = Trades(epsilon=0.1, steps=3, step_size=0.5).points(network, x, y, noise)
         clean, walk = network(x.clone()).detach(), (x + 0.001 * noise.normal(x)).clamp(0, 1)
         for _ in range(3):
@@ -291,16 +299,24 @@ class TestMixture:
         assert (size <= 0.1 + 1e-6).all()
         # Of the normal numbers within two standard deviations, 28.5 % are beyond one.
         assert 0.15 < (size > 0.05).double().mean() < 0.4
-        assert (size > 0.0999).sum() <= 2  # Radii beyond epsilon are not clipped to it.
 
-    def test_radii_do_not_depend_on_the_start_of_the_attack(self, linear, images):
-        x, noise = images(2000, low=0.4, high=0.6), ImageNoise.of(0, torch.arange(2000))
-        network = linear(weight=torch.zeros(2, 64))  # Without gradients, the points stay at the start of the attack.
-        attack = PGD(steps=1)
-        delta = Mixture(attack=attack, share=1, epsilon=0.1).points(network, x, torch.zeros(2000).long(), noise) - x
-        sizes = delta.flatten(1).abs().amax(1)
-        shares = (delta.flatten(1) / sizes[:, None]).abs()
-        assert abs(torch.corrcoef(torch.stack([sizes, shares[:, 0]]))[0, 1]) < 0.1
+    def test_each_image_has_a_radius_and_noise_of_its_own(self, conv, images):
+        x, y, noise = images(20), torch.arange(20) % 4, ImageNoise.of(0, torch.arange(20))
+        network, attack = conv().eval(), PGD(steps=2, restarts=2)
+        points = Mixture(attack=attack, epsilon=0.1).points(network, x, y, noise)
+        keys = noise.select(torch.arange(10, 20))
+        # The restarts of an attack use forks of its noise, from 1 on.
+        uniform = keys.fork(1).uniform(torch.zeros(10, 1)).flatten().double().numpy()
+        radii = torch.from_numpy(0.05 * halfnorm.ppf(uniform * halfnorm.cdf(2))).float()
+        expected, _ = attack.generate(network, x[10:], y[10:], radii, keys.fork(0), stop_when_fooled=False)
+        assert torch.allclose(points[10:], expected, atol=1e-5)
+
+    def test_radii_beyond_epsilon_are_not_cut_to_it(self, linear, images):
+        x, noise = images(4000, low=0.4, high=0.6), ImageNoise.of(0, torch.arange(4000))
+        points = Mixture(share=1, epsilon=0.1).points(linear(), x, torch.zeros(4000).long(), noise)
+        radii = (points - x).flatten(1).abs().amax(1)
+        assert radii.max() > 0.099
+        assert (radii > 0.0999).double().mean() < 0.003
 
     @pytest.mark.parametrize("count", [2, 3, 5])
     def test_a_small_batch_has_an_adversarial_image(self, conv, images, count):
