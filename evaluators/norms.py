@@ -54,6 +54,16 @@ class Norm(ABC):
         """Returns the size of the largest perturbation that keeps `pixels` pixels within [0, 1]."""
 
 
+def check_norm(norm: Norm) -> None:
+    """Checks that a norm is a `Norm`, and not its name or its class.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(norm, Norm):
+        raise TypeError(f"norm must be an instance of evaluators.Norm, such as Linf() or L2(), got {norm!r}")
+
+
 def broadcast_per_image(sizes: Tensor, like: Tensor) -> Tensor:
     """Returns sizes (N,) reshaped to (N, 1, ...), to broadcast against `like` (N, ...)."""
     return sizes.view(-1, *[1] * (like.ndim - 1))

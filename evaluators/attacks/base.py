@@ -12,7 +12,7 @@ from evaluators.engine.batches import find_batches
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons, check_images, check_labels, check_logits, check_module
 from evaluators.engine.noise import ImageNoise
-from evaluators.norms import Norm
+from evaluators.norms import Norm, check_norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -163,8 +163,7 @@ def check_attack(attack: Attack) -> None:
         if isinstance(attack, type) and issubclass(attack, Attack):
             raise TypeError(f"attack must be an attack, got the class {attack.__name__}; write {attack.__name__}()")
         raise TypeError(f"attack must be an instance of evaluators.Attack, got {type(attack).__name__}")
-    if not isinstance(attack.norm, Norm):
-        raise TypeError(f"norm must be an instance of evaluators.Norm, such as Linf() or L2(), got {attack.norm!r}")
+    check_norm(attack.norm)
     loss = getattr(attack, "loss", None)
     if loss is not None and not callable(loss):
         raise TypeError(f"loss must be a function, such as evaluators.attacks.cross_entropy, margin or dlr, got {loss!r}")

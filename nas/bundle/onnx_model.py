@@ -133,8 +133,8 @@ def _check_sizes(model: Any, shape: tuple[int, ...]) -> None:
     sizes = {value.name: _size(value) for value in (*inferred.value_info, *inferred.output)}
     for node in inferred.node:
         for name in node.output:
-            if name and not 0 <= sizes.get(name, math.inf) <= LARGEST_TENSOR:
-                size = sizes.get(name, math.inf)
+            size = sizes.get(name, math.inf)
+            if name and not 0 <= size <= LARGEST_TENSOR:
                 raise refused("a tensor of unknown size" if size == math.inf else f"a tensor of {size:,} values")
 
 

@@ -37,7 +37,7 @@ PICTURES = {
 }
 # Modules that are not scripts. `recorded` is named in `paper_search.yaml`; the scripts import the others.
 SHARED = {"lab", "children", "cells", "rivals", "recorded", "measured"}
-# Scripts with a test file of their own.
+# Scripts that are tested in another file.
 ELSEWHERE = {"table_search"}
 
 

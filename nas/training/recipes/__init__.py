@@ -5,7 +5,7 @@ To add one, write a frozen dataclass with the methods `points` and `loss`, and a
 """
 
 from nas.training.recipes.adversarial import Adversarial, Fast, PGDRecipe
-from nas.training.recipes.base import BallRecipe, CrossEntropyRecipe, Recipe, StepsRecipe
+from nas.training.recipes.base import AttackRecipe, BallRecipe, CrossEntropyRecipe, Recipe, StepsRecipe
 from nas.training.recipes.mart import Mart
 from nas.training.recipes.mixture import Mixture
 from nas.training.recipes.n_fgsm import NFGSM
@@ -27,6 +27,7 @@ __all__ = [
     "NFGSM",
     "RECIPES",
     "Adversarial",
+    "AttackRecipe",
     "BallRecipe",
     "CrossEntropyRecipe",
     "Fast",

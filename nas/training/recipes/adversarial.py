@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from evaluators.attacks import PGD, Attack
-from evaluators.attacks.base import check_attack
+from evaluators.attacks import PGD
+from evaluators.attacks.gradient_steps import check_steps
 from evaluators.norms import Linf, Norm
-from nas.training.recipes.base import BallRecipe, StepsRecipe
+from nas.training.recipes.base import AttackRecipe, BallRecipe, StepsRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,29 +18,11 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Adversarial(BallRecipe):
+class Adversarial(AttackRecipe):
     """Cross-entropy on the adversarial images of any attack. With the default attack, it is the same as `Fast`.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083.
-
-    Attributes:
-        attack: Attack that generates the images. pgd with steps 1 and step_size 1.25 is FGSM from a random start.
-
-    Raises:
-        TypeError: the attack is not an attack.
-        ValueError: as for `BallRecipe`.
     """
-
-    attack: Attack = PGD(steps=1, step_size=1.25)
-
-    @property
-    def norm(self) -> Norm:
-        """Shape of the ball."""
-        return self.attack.norm
-
-    def __post_init__(self) -> None:
-        check_attack(self.attack)
-        super().__post_init__()
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns adversarial images, shaped like x."""
@@ -73,7 +55,7 @@ class Fast(BallRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        PGD(steps=1, step_size=self.step_size)  # Checks the step size.
+        check_steps(1, self.step_size)
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns adversarial images, shaped like x."""

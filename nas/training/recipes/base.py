@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, final
 import torch
 import torch.nn.functional as F
 
-from evaluators.attacks import PGD
+from evaluators.attacks import PGD, Attack
+from evaluators.attacks.base import check_attack
 from evaluators.attacks.gradient_steps import check_steps
-from evaluators.norms import Linf, Norm
+from evaluators.norms import Linf, Norm, check_norm
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.attacks import Attack
     from evaluators.engine.noise import ImageNoise
 
 
@@ -118,8 +118,7 @@ class BallRecipe(CrossEntropyRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.norm, Norm):
-            raise TypeError(f"norm must be an instance of evaluators.Norm, such as Linf() or L2(), got {self.norm!r}")
+        check_norm(self.norm)
         # The L2 diameter of the pixel range depends on the image size, which is unknown here.
         largest = 1 if self.norm.name == "linf" else 1e6
         if not 0 < self.epsilon <= largest:
@@ -138,6 +137,31 @@ class BallRecipe(CrossEntropyRecipe):
     def attacked(self, attack: Attack, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the adversarial images of an attack in the balls, shaped like x."""
         return attack.generate(network, x, y, self.radii(x), noise, stop_when_fooled=False)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRecipe(BallRecipe):
+    """A recipe that trains on the adversarial images of an attack of the user's choice.
+
+    Attributes:
+        attack: Attack that generates the images. pgd with steps 1 and step_size 1.25 is FGSM from a random start.
+
+    Raises:
+        TypeError: the attack is not an attack.
+        ValueError: as for `BallRecipe`.
+    """
+
+    attack: Attack = PGD(steps=1, step_size=1.25)
+
+    @property
+    @final
+    def norm(self) -> Norm:
+        """Shape of the ball."""
+        return self.attack.norm
+
+    def __post_init__(self) -> None:
+        check_attack(self.attack)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +200,7 @@ def of_epoch(recipe: Recipe, progress: float) -> Recipe:
         progress: Number of the epoch, from 1, divided by the number of epochs.
     """
     if isinstance(recipe, BallRecipe) and progress < recipe.warm_up:
-        return replace(recipe, epsilon=recipe.epsilon * progress / recipe.warm_up, warm_up=0.0)
+        return replace(recipe, epsilon=recipe.epsilon * progress / recipe.warm_up)
     return recipe
 
 

@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators.attacks import Attack, StepLL
-from evaluators.attacks.base import check_attack
-from nas.training.recipes.base import BallRecipe, check_weight
+from nas.training.recipes.base import AttackRecipe, check_weight
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from evaluators.engine.noise import ImageNoise
-    from evaluators.norms import Norm
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Mixture(BallRecipe):
+class Mixture(AttackRecipe):
     """Cross-entropy on a batch whose first images stay clean and whose others are adversarial.
 
     The radius of each ball is random: the absolute value of a normal number with a standard deviation of epsilon / 2, drawn
@@ -36,21 +34,14 @@ class Mixture(BallRecipe):
         weight: Weight of an adversarial image in the loss, relative to a clean one.
 
     Raises:
-        TypeError: the attack is not an attack.
-        ValueError: share is out of range, weight is negative or not finite, or as for `BallRecipe`.
+        ValueError: share is out of range, weight is negative or not finite, or as for `AttackRecipe`.
     """
 
     attack: Attack = StepLL()
     share: float = 0.5
     weight: float = 0.3
 
-    @property
-    def norm(self) -> Norm:
-        """Shape of the ball."""
-        return self.attack.norm
-
     def __post_init__(self) -> None:
-        check_attack(self.attack)
         super().__post_init__()
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share:g}")
