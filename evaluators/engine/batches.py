@@ -72,7 +72,7 @@ class Batches:
             try:
                 result = work(batch)
             except RuntimeError as error:
-                if not _out_of_memory(error) or len(batch) == 1:
+                if not out_of_memory(error) or len(batch) == 1:
                     raise
                 self.loop = len(batch) // 2
                 self.size = max(1, min(self.size // 2, self.loop))
@@ -137,5 +137,6 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
     return 2 * total, logits.detach() if isinstance(logits, Tensor) else logits
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Returns whether an error of torch says that the memory of the device or of the machine ran out."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

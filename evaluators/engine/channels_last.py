@@ -1,7 +1,8 @@
-"""Check whether the channels-last memory format is safe for a network."""
+"""Checks of the channels-last memory format of a network."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 
@@ -13,3 +14,9 @@ def suits_channels_last(network: nn.Module) -> bool:
     """
     convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     return not any(c.in_channels // c.groups < 8 and set(c.kernel_size) == {1} and max(c.stride) > 1 for c in convolutions)
+
+
+def is_channels_last(network: nn.Module) -> bool:
+    """Returns whether weights of convolutions are in the channels-last format."""
+    weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights)

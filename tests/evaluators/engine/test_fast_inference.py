@@ -85,7 +85,7 @@ class Noisy(nn.Module):
 
 
 class Shared(nn.Module):
-    """A network that uses one convolution twice, before two batch norms. Only one batch norm could be folded into it."""
+    """A network that uses one convolution twice, before two batch norms. Neither can be folded into it."""
 
     def __init__(self):
         super().__init__()
@@ -97,7 +97,15 @@ class Shared(nn.Module):
         return self.head(self.second(self.conv(self.first(self.conv(x)))))
 
 
-@pytest.mark.parametrize("make", [Branches, Noisy, lambda network: Shared()], ids=["branches", "noisy", "shared"])
+def test_a_shared_convolution_keeps_its_batch_norms(images):
+    x = images(8)
+    network = settled(Shared(), x)
+    with inference(network, x) as fast:
+        assert len(batch_norms(fast)) == 2
+        torch.testing.assert_close(fast(x), network(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [Branches, Noisy], ids=["branches", "noisy"])
 def test_what_cannot_be_folded_faithfully_is_used_as_it_is(conv, images, make):
     x = images(8)
     network = settled(make(conv()), x)
