@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nas.runs.status import RunStatus
     from nas.runs.status import run_status as status
     from nas.spaces.build import build
+    from nas.training.train_network import train_network as train
 
 # Module and attribute of each exported name.
 _EXPORTS = {
@@ -53,6 +54,7 @@ _EXPORTS = {
     "search_events": ("nas.pipeline.search", "search_events"),
     "status": ("nas.runs.status", "run_status"),
     "surface": ("nas.analysis.surface.surface", "image_surfaces"),
+    "train": ("nas.training.train_network", "train_network"),
     "verify": ("nas.bundle.verify", "verify"),
 }
 
@@ -79,6 +81,7 @@ __all__ = [
     "search_events",
     "status",
     "surface",
+    "train",
     "verify",
 ]
 

@@ -106,8 +106,11 @@ def commands() -> None:
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME-DATE-TIME]")
 @click.option("--seed", type=int, help="Seed of all random numbers; the same as --set seed=N.")
+@click.option("--profile-time", is_flag=True, help="At the end, also print where the seconds of a trial go.")
 @_setting_options
-def search(config: Path | None, run: Path | None, seed: int | None, overrides: tuple[str, ...], **short: Any) -> None:
+def search(
+    config: Path | None, run: Path | None, seed: int | None, profile_time: bool, overrides: tuple[str, ...], **short: Any
+) -> None:
     """Run a search, export the best networks and write the report.
 
     CONFIG is a YAML file. The default config searches the space cell201 on the digits data.
@@ -120,6 +123,12 @@ def search(config: Path | None, run: Path | None, seed: int | None, overrides: t
     name = config.stem if config else settings.data.name
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     _show(search_events(settings, folder), folder)
+    if profile_time:
+        from nas.cli.tables import print_stages
+        from nas.runs.run import read_run
+        from nas.runs.time_profile import stage_seconds
+
+        print_stages(stage_seconds(read_run(folder, trust=True).trials))
 
 
 @commands.command()

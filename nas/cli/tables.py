@@ -14,7 +14,7 @@ from nas.errors import printable
 from nas.study.trial import ENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from evaluators import PowerLaw
     from nas.bundle.verify import CheckResult
@@ -36,6 +36,8 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
         left = status.seconds_left
         rest = "" if left is None else f", about {duration(left)} left"
         console.print(f"{status.trials_per_minute:g} trials a minute{rest}")
+    if status.stage_seconds:
+        console.print(format_stages(status.stage_seconds))
     if status.last_failure:
         console.print(f"last failure: {printable(status.last_failure)}", markup=False)
     if status.workers:
@@ -68,6 +70,28 @@ def print_status(status: RunStatus, console: Console | None = None) -> None:
         console.print(f"damaged bundle: {printable(damaged.reason)}", soft_wrap=True, markup=False)
     if status.report:
         console.print(f"report: {status.report}", soft_wrap=True, markup=False)
+
+
+def format_stages(seconds: Mapping[str, float]) -> str:
+    """Returns one line with the time of a trial and the share of each stage, the longest stage first."""
+    total = sum(seconds.values())
+    shares = sorted(seconds.items(), key=lambda item: -item[1])
+    return f"a trial takes {f'{total:.1f} s' if total < 10 else duration(total)}: " + ", ".join(
+        f"{name} {value / (total or 1):.0%}" for name, value in shares
+    )
+
+
+def print_stages(seconds: Mapping[str, float]) -> None:
+    """Prints a table of the mean time that each stage of a complete trial took."""
+    if not seconds:
+        open_console().print("no trial was timed")
+        return
+    total = sum(seconds.values()) or 1.0
+    table = Table("stage", "seconds", "share", title="time of a trial (mean)")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.2f}", f"{value / total:.0%}")
+    table.add_row("total", f"{total:.2f}", "100%")
+    open_console().print(table)
 
 
 def cell(text: str) -> str:

@@ -110,6 +110,28 @@ def open_data(config: DataConfig) -> Dataset:
     return Dataset(config.name, raw.classes, train=_select(raw, pool[held:]), validation=_select(raw, pool[:held]))
 
 
+def split_at_random(x: Tensor, y: Tensor, validation: float, seed: int) -> Dataset:
+    """Returns images (N, C, H, W) and labels (N,) as a dataset with a random validation split, on the CPU.
+
+    Args:
+        x: Images, pixels in [0, 1].
+        y: Labels, int64.
+        validation: Share of the images in the validation split, above 0 and below 1.
+        seed: Seed of the split.
+
+    Raises:
+        DataError: there are too few images for a training and a validation split.
+    """
+    order = np.random.default_rng(seed).permutation(len(x))
+    held = max(1, round(len(x) * validation))
+    if len(x) - held < 2:
+        raise DataError(f"too few images for a training and a validation split, got {len(x)}")
+    images, labels = x.numpy(force=True).astype(np.float32), y.numpy(force=True)
+    classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+    train, rest = (_split(images[index], labels[index]) for index in (order[held:], order[:held]))
+    return Dataset("tensors", classes, train=train, validation=rest)
+
+
 def open_test(config: DataConfig) -> Split:
     """Returns the test split, on the CPU. Trials must not use it.
 

@@ -18,8 +18,9 @@ from nas.evaluation.base import Evaluator
 from nas.evaluation.metrics import measured_metrics, parse_record
 from nas.executors.base import Job, Precheck, TrialResult
 from nas.seeds import seed_of
-from nas.training.network import Normalised, build_network
-from nas.training.train import probe, train
+from nas.training.data_warnings import data_warnings
+from nas.training.network import Normalised, build_network, probe
+from nas.training.train import train
 from search_spaces import SearchSpace
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class TrainAndAttack(Evaluator):
 
     @property
     def source(self) -> str:
-        """Text for the display: the numbers of images, their device, and the number of images of each class."""
+        """Text for the display: the numbers of images, in all and of each class, their device, and warnings about them."""
         train, validation = self.data.train, self.data.validation
         counts = torch.cat([train.y, validation.y]).bincount(minlength=len(self.data.classes)).tolist()
         named = [f"{name} ({count})" for name, count in zip(self.data.classes, counts, strict=True)]
@@ -70,6 +71,7 @@ class TrainAndAttack(Evaluator):
         return (
             f"{len(train.x)} training and {len(validation.x)} validation images, on {train.x.device}\n"
             f"{len(counts)} classes: {', '.join(named)}"
+            + "".join(f"\nwarning: {text}" for text in data_warnings(self.data, self.config.training.batch_size))
         )
 
     @property

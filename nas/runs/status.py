@@ -15,6 +15,7 @@ from nas.config.metrics import STANDARD_METRICS
 from nas.errors import RunError
 from nas.runs.folder import is_locked
 from nas.runs.run import UNOPENED, read_run
+from nas.runs.time_profile import stage_seconds
 from nas.study.finalists import choose_finalists
 from nas.study.ranking import ranked
 from nas.study.trial import ENDED
@@ -122,6 +123,7 @@ class RunStatus:
         workers: Workers with a running trial.
         duplicates: Number of trials with the metrics of an earlier trial of an equivalent architecture.
         last_failure: Reason of the last failed trial; None if no trial failed.
+        stage_seconds: Mean seconds that each stage of a complete trial took, by name; {} if unknown.
         shown: Names of the metrics that a table of the status shows.
         best: The best trials, at most SHOWN.
         bundles: Finalists, best first, then references.
@@ -137,6 +139,7 @@ class RunStatus:
     workers: tuple[WorkerStatus, ...]
     duplicates: int
     last_failure: str | None
+    stage_seconds: Mapping[str, float]
     shown: tuple[str, ...]
     best: tuple[CandidateStatus, ...]
     bundles: tuple[BundleStatus, ...]
@@ -184,6 +187,7 @@ def run_status(path: Path | str, *, trust: bool = False) -> RunStatus:
         workers=_workers(run) if state == "running" else (),
         duplicates=sum(trial.duplicate_of is not None for trial in run.trials),
         last_failure=failures[-1].reason if failures else None,
+        stage_seconds=stage_seconds(run.trials),
         shown=tuple(dict.fromkeys([*run.config.objective.metrics(), *STANDARD_METRICS])),
         best=tuple(
             CandidateStatus(rank, trial.number, trial.key, dict(trial.metrics), trial.violation == 0)

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 from evaluators.attacks import PGD, Attack, margin
 from nas.training.optimiser import OptimiserName, ScheduleName
-from nas.training.recipes import Adversarial, Recipe
+from nas.training.recipes import NFGSM, Recipe
 from nas.validation import bounded, check_bounds, raise_if_invalid
 
 
@@ -33,12 +33,16 @@ class TrainingConfig:
         selection: Attack that measures the adversarial error of an epoch on the validation split. The weights of the epoch
             with the smallest error are kept.
         selection_from: Share of the epochs, at the start, whose weights are never kept.
+        average: Also measure the average of the weights over the recent steps in each epoch that may be kept. The weights
+            with the smaller error count.
+        on_collapse: What happens if a recipe of one gradient step suddenly loses its robustness to several steps. multi_step
+            repeats the epoch with PGD and continues with it, fail ends the trial, and ignore turns the check off.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    recipe: Recipe = Adversarial()
+    recipe: Recipe = NFGSM()
     epochs: int = bounded(10, 1)
     batch_size: int = bounded(64, 2)
     optimiser: OptimiserName = "sgd"
@@ -52,6 +56,8 @@ class TrainingConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     selection: Attack = PGD(steps=5, step_size=0.4, loss=margin)
     selection_from: float = bounded(0.7, 0, 1)
+    average: bool = True
+    on_collapse: Literal["multi_step", "fail", "ignore"] = "multi_step"
 
     def __post_init__(self) -> None:
         raise_if_invalid(check_bounds(self))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import final
 
 
@@ -21,6 +22,9 @@ class EpochResult:
         seconds: Wall time, in seconds.
         rung: Whether early stopping may stop the trial at this epoch. If so, and if the epoch is too early for its weights
             to be kept, the errors are those of averaged weights under the attack budget of the rung.
+        averaged: Whether the errors are those of averaged weights.
+        collapsed: Whether training with one gradient step collapsed in this epoch, so that it was repeated with PGD.
+        stages: Seconds in each stage of the epoch, by name: data, attack, gradient, update and judging.
     """
 
     epoch: int
@@ -30,3 +34,6 @@ class EpochResult:
     adversarial_error: float | None
     seconds: float
     rung: bool = False
+    averaged: bool = False
+    collapsed: bool = False
+    stages: Mapping[str, float] = field(default_factory=dict, compare=False)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.engine.channels_last import suits_channels_last
+from evaluators.engine.frozen import frozen
 
 if TYPE_CHECKING:
     from search_spaces import Architecture, SearchSpace
@@ -52,3 +53,18 @@ def build_network(space: SearchSpace, architecture: Architecture, train: Tensor,
     network = Normalised(body, mean.cpu(), std.cpu().clamp(min=1e-3))
     network = network.to(train.device)
     return network.to(memory_format=torch.channels_last) if suits_channels_last(network) else network
+
+
+def probe(network: nn.Module, x: Tensor) -> tuple[bool, float]:
+    """Returns whether the logits do not depend on the images x (N, C, H, W), and the sum of the squared logits.
+
+    The logits of some cells do not depend on the images: no path leads from the input to the output.
+    """
+    points = x.detach().clone().requires_grad_()
+    with frozen(network), torch.enable_grad():
+        # Squared, because the sum of the logits may have a zero gradient even if the logits depend on the images.
+        value = network(points).square().sum()
+    if not value.requires_grad:
+        return True, float(value.detach())
+    (gradient,) = torch.autograd.grad(value, points, allow_unused=True)
+    return gradient is None or not bool((gradient != 0).any()), float(value.detach())

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 
-from evaluators.engine.frozen import frozen
+from evaluators.engine.batches import out_of_memory
+from evaluators.engine.channels_last import is_channels_last
+from evaluators.engine.folding import fold
 from evaluators.engine.noise import ImageNoise
 from evaluators.radius import radii
 from nas.seeds import seed_of
+from nas.training import stopwatch
 from nas.training.augment import augment, first_mirrored
 from nas.training.checkpoints import Checkpoint
+from nas.training.collapse import COLLAPSED, IMAGES, CollapsedError, collapse_gap
 from nas.training.early_stopping import AttackBudget
 from nas.training.epoch import EpochResult
+from nas.training.modes import Modes
 from nas.training.optimiser import open_optimiser, rates, set_rates
 from nas.training.recipes.base import of_epoch
-from nas.training.weight_average import average_of
+from nas.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,10 +36,20 @@ if TYPE_CHECKING:
     from nas.data import Dataset
     from nas.training.checkpoints import State
     from nas.training.config import TrainingConfig
+    from nas.training.recipes.base import BallRecipe, Recipe
+    from nas.training.stopwatch import Stopwatch
+
+
+# Largest memory of the images that are augmented at once, in bytes.
+PART_BYTES = 2**28
 
 
 class DivergedError(Exception):
     """The training loss or a weight is not finite."""
+
+
+class NoGradientError(Exception):
+    """The loss has no gradient for any weight."""
 
 
 def train(
@@ -71,125 +87,299 @@ def train(
         DivergedError: the loss or a weight is not finite.
         CheckpointError: the checkpoint cannot be written.
     """
-    x, y, validation = data.train.x, data.train.y, data.validation
-    n, batch = len(x), min(config.batch_size, len(x))
-    # Whole batches only: batch norm fails on a batch of one image.
-    steps = n // batch
-    parameters = list(network.parameters())
-    optimiser = open_optimiser(config.optimiser, parameters, config.weight_decay)
-    schedule = rates(config.schedule, config.learning_rate, epochs * steps)
-    generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
-    mirrored = first_mirrored(n, seed).to(x.device) if config.flip else None
-    autocast, modes = _uses_bfloat16(config, x.device), _Modes(network)
-    first_selectable = min(math.floor(epochs * config.selection_from), epochs - 1)
-    rungs, checkpoint = rungs or {}, checkpoint or Checkpoint()
-    average = average_of(network) if rungs else None
-    last_averaged_rung = max((epoch for epoch in rungs if epoch <= first_selectable), default=0)
-    # The state that changes between epochs, which a checkpoint must hold.
-    best: tuple[float, dict[str, Tensor]] = (math.inf, {})
-    results: list[EpochResult] = []
-
-    def state() -> State:
-        return {
-            "seed": seed,
-            "network": network.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "average": average.state_dict() if average is not None else None,
-            "generator": generator.get_state(),
-            "best": best,
-            "epochs": [dataclasses.asdict(epoch) for epoch in results],
-        }
-
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise NoGradientError("the network has no parameters to train")
+    training = _Training(network, data, config, epsilon=epsilon, epochs=epochs, seed=seed, rungs=rungs or {})
+    checkpoint = checkpoint or Checkpoint()
     stored = checkpoint.load()
-    # The number of epochs of finalists may change at a resume. A checkpoint for another number of epochs is not used.
-    if stored is not None and stored.get("seed") == seed and all(epoch["epochs"] == epochs for epoch in stored["epochs"]):
-        network.load_state_dict(stored["network"])
-        optimiser.load_state_dict(stored["optimiser"])
-        generator.set_state(stored["generator"])
-        if average is not None:
-            average.load_state_dict(stored["average"])
-        best = (stored["best"][0], {name: value.to(x.device) for name, value in stored["best"][1].items()})
-        results += [EpochResult(**epoch) for epoch in stored["epochs"]]
-        yield from results
-    step = len(results) * steps
-    for epoch in range(len(results), epochs):
-        started = time.perf_counter()
-        order = torch.randperm(n, generator=generator).to(x.device)
-        recipe = of_epoch(config.recipe, (epoch + 1) / epochs)
-        losses = torch.zeros((), device=x.device)
-        with _seeded(seed_of(seed, "layers", epoch), x.device):
-            for index in order[: steps * batch].split(batch):
-                images = augment(
-                    x[index],
-                    shift=config.shift,
-                    mirrored=mirrored[index] ^ bool(epoch % 2) if mirrored is not None else None,
-                    cutout=config.cutout,
-                    generator=generator,
-                )
-                noise = ImageNoise.of(seed, torch.arange(batch, device=x.device), stream=step)
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-                    modes.evaluation()
-                    points = recipe.points(network, images, y[index], noise)
-                    modes.training()
-                    loss = recipe.loss(network, images, points, y[index])
-                for parameter in parameters:  # Same as `zero_grad`, at a tenth of its cost.
-                    parameter.grad = None
-                loss.backward()
-                if config.clip_gradients is not None:
-                    torch.nn.utils.clip_grad_norm_(parameters, config.clip_gradients)
-                set_rates(optimiser, *schedule[step])
-                optimiser.step()
-                if average is not None and epoch < last_averaged_rung:
-                    average.update_parameters(network)
-                losses += loss.detach()
-                step += 1
-        mean_loss = float(losses) / steps
-        if not math.isfinite(mean_loss):
-            raise DivergedError(f"training diverged: the loss is {mean_loss} in epoch {epoch + 1} of {epochs}")
-        if not all(bool(parameter.isfinite().all()) for parameter in parameters):
-            raise DivergedError(f"training diverged: weights are not finite in epoch {epoch + 1} of {epochs}")
-        clean, adversarial = None, None
-        if epoch >= first_selectable or epoch + 1 in rungs:
-            # An epoch that may be kept is measured with its own weights and the full attack budget, even at a rung.
-            selectable = epoch >= first_selectable
-            budget = AttackBudget() if selectable else rungs[epoch + 1]
-            evaluated = network if selectable or average is None else average.module
-            count = budget.count(len(validation.x))
-            attack = budget.of(config.selection)
-            image_radii = radii(evaluated, validation.x[:count], validation.y[:count], attack, [epsilon], seed=seed)
-            clean, adversarial = float((image_radii == 0).double().mean()), float((image_radii <= epsilon).double().mean())
-        if epoch >= first_selectable and adversarial is not None and adversarial <= best[0]:
-            best = (adversarial, {name: value.clone() for name, value in network.state_dict().items()})
-        seconds = time.perf_counter() - started
-        results.append(EpochResult(epoch + 1, epochs, mean_loss, clean, adversarial, seconds, rung=epoch + 1 in rungs))
-        if epoch + 1 < epochs:
-            checkpoint.save(state)
-        yield results[-1]
-    network.load_state_dict(best[1])
+    if stored is not None and training.fits(stored):
+        training.load(stored)
+        yield from training.results
+    for _ in range(len(training.results), epochs):
+        training.run_epoch()
+        if len(training.results) < epochs:
+            checkpoint.save(training.state)
+        yield training.results[-1]
+    network.load_state_dict(training.best[1])
     network.eval()
 
 
 @final
-class _Modes:
-    """Sets the mode of a network like `train` and `eval`, without a walk over its modules.
+class _Training:
+    """The state of one training, and its epochs.
 
-    Such a walk in every batch would take 4 % of the training time of a small network.
+    Attributes:
+        results: Results of the finished epochs.
+        best: Smallest adversarial error of the epochs that may be kept, and the weights with this error.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._evaluation = [(module, module.training) for module in network.eval().modules()]
-        self._training = [(module, module.training) for module in network.train().modules()]
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Dataset,
+        config: TrainingConfig,
+        *,
+        epsilon: float,
+        epochs: int,
+        seed: int,
+        rungs: Mapping[int, AttackBudget],
+    ) -> None:
+        self._network, self._data, self._config = network, data, config
+        self._epsilon, self._epochs, self._seed, self._rungs = epsilon, epochs, seed, rungs
+        n = len(data.train.x)
+        self._batch = min(config.batch_size, n)
+        # Whole batches only: batch norm fails on a batch of one image.
+        self._steps = n // self._batch
+        self._parameters = list(network.parameters())
+        self._optimiser = open_optimiser(config.optimiser, self._parameters, config.weight_decay)
+        self._schedule = rates(config.schedule, config.learning_rate, epochs * self._steps)
+        self._generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
+        self._mirrored = first_mirrored(n, seed).to(self._device) if config.flip else None
+        self._channels_last = data.train.x.ndim == 4 and is_channels_last(network)
+        self._autocast = _uses_bfloat16(config, self._device)
+        self._first_selectable = min(math.floor(epochs * config.selection_from), epochs - 1)
+        averaged = config.average or rungs
+        self._average = WeightAverage(network) if averaged else None
+        self._last_averaged = epochs if config.average else max((e for e in rungs if e <= self._first_selectable), default=0)
+        # The networks that attacks and errors use. They follow the weights of the network and of its average.
+        network.eval()
+        self._attacked = fold(network, data.train.x)
+        self._attacked_average = fold(self._average.module, data.train.x) if self._average is not None else None
+        self._modes = Modes(network)
+        # Parts of a batch, each with a forward and a backward pass of its own: 2 once the memory has run out.
+        self._parts = 1
+        self._collapsed = False
+        self.best: tuple[float, dict[str, Tensor]] = (math.inf, {})
+        self.results: list[EpochResult] = []
 
-    def evaluation(self) -> None:
-        _set(self._evaluation)
+    @property
+    def _device(self) -> torch.device:
+        return self._data.train.x.device
 
-    def training(self) -> None:
-        _set(self._training)
+    def state(self) -> State:
+        """Returns the state that changes between epochs, for a checkpoint."""
+        return {
+            "seed": self._seed,
+            **self._weights(),
+            "best": self.best,
+            "epochs": [dataclasses.asdict(epoch) for epoch in self.results],
+        }
+
+    def fits(self, state: State) -> bool:
+        """Returns whether a stored state is of this training. The number of epochs of finalists may change at a resume."""
+        if not {"seed", "collapsed", "average", "epochs"} <= state.keys():
+            return False
+        same_average = (state["average"] is None) == (self._average is None)
+        same_epochs = all(epoch["epochs"] == self._epochs for epoch in state["epochs"])
+        return same_average and same_epochs and state["seed"] == self._seed
+
+    def load(self, state: State) -> None:
+        """Continues after the epochs of a stored state."""
+        self._load_weights(state)
+        self.best = (state["best"][0], {name: value.to(self._device) for name, value in state["best"][1].items()})
+        self.results = [EpochResult(**epoch) for epoch in state["epochs"]]
+
+    def _weights(self) -> State:
+        return {
+            "network": self._network.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
+            "generator": self._generator.get_state(),
+            "collapsed": self._collapsed,
+        }
+
+    def _load_weights(self, state: State) -> None:
+        self._network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._generator.set_state(state["generator"])
+        self._collapsed = state["collapsed"]
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._mark_changed()
+
+    def _mark_changed(self) -> None:
+        """Marks the folded networks for new folded weights."""
+        self._attacked.stale = True
+        if self._attacked_average is not None:
+            self._attacked_average.stale = True
+
+    def run_epoch(self) -> None:
+        """Runs the next epoch, a second time with the remedy if the training collapses in it, and appends its result.
+
+        Raises:
+            DivergedError: the loss or a weight is not finite.
+            CollapsedError: the training has collapsed, and the config says that this ends it.
+        """
+        epoch, started = len(self.results), time.perf_counter()
+        recipe, watch = self._config.recipe, stopwatch.start(self._device)
+        remedy = None if self._config.on_collapse == "ignore" else recipe.remedy()
+        before = copy.deepcopy(self._weights()) if remedy is not None and not self._collapsed else None
+        if self._collapsed and remedy is not None:
+            recipe = remedy
+        loss, collapsed = self._train(epoch, recipe, watch), False
+        if before is not None and remedy is not None and self._has_collapsed(epoch, remedy):
+            where = f"epoch {epoch + 1} of {self._epochs}"
+            if self._config.on_collapse == "fail":
+                raise CollapsedError(
+                    f"training with one gradient step collapsed in {where}: the network resists this step, but not several; "
+                    "choose the recipe pgd, or training.on_collapse: multi_step"
+                )
+            self._load_weights(before)
+            self._collapsed = collapsed = True
+            watch.lap("judging")
+            loss = self._train(epoch, remedy, watch)
+        errors = self._judge(epoch)
+        watch.lap("judging")
+        self.results.append(
+            EpochResult(
+                epoch + 1,
+                self._epochs,
+                loss,
+                clean_error=errors.clean if errors is not None else None,
+                adversarial_error=errors.adversarial if errors is not None else None,
+                seconds=time.perf_counter() - started,
+                rung=epoch + 1 in self._rungs,
+                averaged=errors is not None and errors.averaged,
+                collapsed=collapsed,
+                stages=watch.seconds(),
+            )
+        )
+
+    def _train(self, epoch: int, recipe: Recipe, watch: Stopwatch) -> float:
+        """Trains for one epoch and returns the mean loss.
+
+        Raises:
+            DivergedError: the loss or a weight is not finite.
+        """
+        x, y, batch = self._data.train.x, self._data.train.y, self._batch
+        recipe = of_epoch(recipe, (epoch + 1) / self._epochs)
+        order = torch.randperm(len(x), generator=self._generator)[: self._steps * batch].to(x.device)
+        mirrored = None if self._mirrored is None else self._mirrored ^ bool(epoch % 2)
+        losses = torch.zeros((), device=x.device)
+        step = epoch * self._steps
+        # The images of many batches are augmented at once, in at most PART_BYTES of memory.
+        part = max(1, PART_BYTES // (batch * x[0].nbytes)) * batch
+        with _seeded(seed_of(self._seed, "layers", epoch), x.device):
+            for index in order.split(part):
+                images = augment(
+                    x[index],
+                    shift=self._config.shift,
+                    mirrored=mirrored[index] if mirrored is not None else None,
+                    cutout=self._config.cutout,
+                    generator=self._generator,
+                )
+                if self._channels_last:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                watch.lap("data")
+                for image_batch, labels in zip(images.split(batch), y[index].split(batch), strict=True):
+                    losses += self._step(step, recipe, image_batch, labels, watch)
+                    step += 1
+        where = f"epoch {epoch + 1} of {self._epochs}"
+        mean_loss = float(losses) / self._steps
+        if not math.isfinite(mean_loss):
+            raise DivergedError(f"training diverged: the loss is {mean_loss} in {where}")
+        if not all(bool(parameter.isfinite().all()) for parameter in self._parameters):
+            raise DivergedError(f"training diverged: weights are not finite in {where}")
+        return mean_loss
+
+    def _step(self, step: int, recipe: Recipe, x: Tensor, y: Tensor, watch: Stopwatch) -> Tensor:
+        """Trains on one batch of images (N, C, H, W) and labels (N,), and returns the loss, a scalar."""
+        noise = ImageNoise.of(self._seed, torch.arange(len(x), device=x.device), stream=step)
+        loss = self._gradients(recipe, x, y, noise, watch)
+        if loss is None:  # The memory ran out, and now holds half a batch at a time.
+            loss = self._gradients(recipe, x, y, noise, watch)
+            assert loss is not None
+        if self._config.clip_gradients is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip_gradients)
+        set_rates(self._optimiser, *self._schedule[step])
+        self._optimiser.step()
+        if self._average is not None and step < self._last_averaged * self._steps:
+            self._average.update()
+        self._mark_changed()
+        watch.lap("update")
+        return loss
+
+    def _gradients(self, recipe: Recipe, x: Tensor, y: Tensor, noise: ImageNoise, watch: Stopwatch) -> Tensor | None:
+        """Computes the gradients of all weights and returns the loss; None if the memory ran out for the first time."""
+        for parameter in self._parameters:  # Same as `zero_grad`, at a tenth of its cost.
+            parameter.grad = None
+        total = torch.zeros((), device=x.device)
+        try:
+            for index in torch.arange(len(x), device=x.device).chunk(self._parts) if self._parts > 1 else [slice(None)]:
+                share = len(x[index]) / len(x)
+                total += share * self._pass(recipe, x[index], y[index], ImageNoise(noise.keys[index]), share, watch)
+            return total
+        except RuntimeError as error:
+            if self._parts > 1 or len(x) < 4 or not out_of_memory(error):
+                raise
+        self._parts = 2
+        return None
+
+    def _pass(self, recipe: Recipe, x: Tensor, y: Tensor, noise: ImageNoise, share: float, watch: Stopwatch) -> Tensor:
+        """Adds `share` times the gradients of the loss to the gradients of the weights, and returns the loss."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast):
+            self._modes.evaluation()
+            points = recipe.points(self._attacked, x, y, noise)
+            watch.lap("attack")
+            self._modes.training()
+            loss = recipe.loss(self._network, x, points, y)
+        if not loss.requires_grad:
+            raise NoGradientError(
+                "the loss has no gradient for the weights; the network or the recipe may detach a tensor, use argmax or "
+                "round, or compute without gradients"
+            )
+        (loss if share == 1 else share * loss).backward()
+        watch.lap("gradient")
+        return loss.detach()
+
+    def _has_collapsed(self, epoch: int, remedy: BallRecipe) -> bool:
+        """Returns whether the network resists one gradient step but not several, on one batch of held-out images."""
+        x, y = self._data.validation.x[:IMAGES], self._data.validation.y[:IMAGES]
+        radius = remedy.epsilon_at((epoch + 1) / self._epochs)
+        self._modes.evaluation()
+        seed = seed_of(self._seed, "collapse", epoch)
+        return collapse_gap(self._attacked, x, y, remedy.norm, radius, seed) >= COLLAPSED
+
+    def _judge(self, epoch: int) -> Errors | None:
+        """Measures the errors of an epoch on the validation split, and keeps the weights if they are the best so far.
+
+        Returns None if the epoch is no rung and too early for its weights to be kept.
+        """
+        if epoch < self._first_selectable:
+            if epoch + 1 not in self._rungs:
+                return None
+            averaged = self._attacked_average is not None
+            return self._errors(averaged=averaged, budget=self._rungs[epoch + 1])
+        # An epoch that may be kept is measured with the full attack budget, even at a rung.
+        errors = self._errors(averaged=False, budget=AttackBudget())
+        weights = self._network
+        if self._config.average and self._average is not None:
+            of_average = self._errors(averaged=True, budget=AttackBudget())
+            if of_average.adversarial < errors.adversarial:
+                errors, weights = of_average, self._average.module
+        if errors.adversarial <= self.best[0]:
+            self.best = errors.adversarial, {name: value.clone() for name, value in weights.state_dict().items()}
+        return errors
+
+    def _errors(self, *, averaged: bool, budget: AttackBudget) -> Errors:
+        """Returns the errors of the network, or of its averaged weights, under the selection attack."""
+        evaluated = self._attacked_average if averaged else self._attacked
+        assert evaluated is not None
+        x, y = self._data.validation.x, self._data.validation.y
+        count = budget.count(len(x))
+        attack = budget.of(self._config.selection)
+        image_radii = radii(evaluated, x[:count], y[:count], attack, [self._epsilon], seed=self._seed)
+        clean, adversarial = (image_radii == 0).double().mean(), (image_radii <= self._epsilon).double().mean()
+        return Errors(float(clean), float(adversarial), averaged)
 
 
-def _set(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.__dict__["training"] = training  # Bypasses the slow __setattr__ of nn.Module.
+@final
+class Errors(NamedTuple):
+    """Clean and adversarial error, in [0, 1], and whether they are of averaged weights."""
+
+    clean: float
+    adversarial: float
+    averaged: bool
 
 
 @contextmanager
@@ -205,18 +395,3 @@ def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.precision == "bfloat16"
-
-
-def probe(network: nn.Module, x: Tensor) -> tuple[bool, float]:
-    """Returns whether the logits do not depend on the images x (N, C, H, W), and the sum of the squared logits.
-
-    The logits of some cells do not depend on the images: no path leads from the input to the output.
-    """
-    points = x.detach().clone().requires_grad_()
-    with frozen(network), torch.enable_grad():
-        # Squared, because the sum of the logits may have a zero gradient even if the logits depend on the images.
-        value = network(points).square().sum()
-    if not value.requires_grad:
-        return True, float(value.detach())
-    (gradient,) = torch.autograd.grad(value, points, allow_unused=True)
-    return gradient is None or not bool((gradient != 0).any()), float(value.detach())

@@ -12,23 +12,56 @@ arXiv:1212.1824, section 4, with eta = 8: the average is mostly over the last ni
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from itertools import chain
+from typing import TYPE_CHECKING, Any, final
 
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
 
 ETA = 8
 
 
-def average_of(network: nn.Module) -> AveragedModel:
-    """Returns the average of a network's weights and buffers. Call its `update_parameters` after each step."""
-    return AveragedModel(network, multi_avg_fn=_average, use_buffers=True)
+@final
+class WeightAverage:
+    """Average of a network's weights and buffers over the steps so far.
+
+    `torch.optim.swa_utils.AveragedModel` gives the same numbers. In each step, it lists the tensors of the network and waits
+    for the device, which takes long for a small network.
+
+    Attributes:
+        module: Network with the averaged weights, in evaluation mode.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.module = copy.deepcopy(network).eval()
+        self._count = 0
+        floating = [
+            (averaged, current)
+            for averaged, current in zip(_tensors(self.module), _tensors(network), strict=True)
+            if current.is_floating_point()
+        ]
+        self._averaged, self._current = [a for a, _ in floating], [c for _, c in floating]
+
+    def update(self) -> None:
+        """Adds the current weights, after a training step."""
+        share = (ETA + 1) / (self._count + 1 + ETA)
+        torch._foreach_lerp_(self._averaged, self._current, share)
+        self._count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the averaged weights and the number of steps."""
+        return {"module": self.module.state_dict(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a state."""
+        self.module.load_state_dict(state["module"])
+        self._count = state["count"]
 
 
-def _average(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-    """Updates averages over `count` steps with the tensors of the next step."""
-    get_ema_multi_avg_fn(1 - (ETA + 1) / (int(count) + 1 + ETA))(averaged, current, count)
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return (tensor.detach() for tensor in chain(network.parameters(), network.buffers()))

@@ -275,7 +275,7 @@ def study_content(stored):
         for trial in stored(path):
             attributes = {k: v for k, v in trial.user_attrs.items() if k not in ("seconds", "worker", "attempts")}
             epochs = attributes.pop("epochs", [])
-            attributes["epochs"] = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in epochs]
+            attributes["epochs"] = [{k: v for k, v in epoch.items() if k not in ("seconds", "stages")} for epoch in epochs]
             trials.append(
                 {
                     "number": trial.number,

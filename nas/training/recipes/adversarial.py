@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from evaluators.engine.noise import ImageNoise
 
 
+def several_steps(recipe: BallRecipe) -> PGDRecipe:
+    """Returns the recipe PGD with three steps and the settings of a recipe of one step, as its remedy after a collapse."""
+    return PGDRecipe(
+        norm=recipe.norm,
+        epsilon=recipe.epsilon,
+        warm_up=recipe.warm_up,
+        label_smoothing=recipe.label_smoothing,
+        entropy_penalty=recipe.entropy_penalty,
+        steps=3,
+        step_size=0.5,
+    )
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(AttackRecipe):
@@ -56,6 +69,10 @@ class Fast(BallRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(1, self.step_size)
+
+    def remedy(self) -> PGDRecipe:
+        """Returns the recipe PGD with three steps."""
+        return several_steps(self)
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns adversarial images, shaped like x."""

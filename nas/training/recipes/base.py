@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from evaluators.attacks import PGD, Attack
-from evaluators.attacks.base import check_attack
+from evaluators.attacks.base import SingleStep, check_attack
 from evaluators.attacks.gradient_steps import check_steps
 from evaluators.norms import Linf, Norm, check_norm
 
@@ -49,6 +49,13 @@ class Recipe(ABC):
             y: Labels, (N,).
             noise: Random numbers for this batch.
         """
+
+    def remedy(self) -> BallRecipe | None:
+        """Returns the recipe of several gradient steps to continue with if training with this one collapses.
+
+        Returns None if the recipe cannot collapse; the training is then not checked.
+        """
+        return None
 
     @abstractmethod
     def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
@@ -129,6 +136,11 @@ class BallRecipe(CrossEntropyRecipe):
             raise ValueError(f"warm_up must be between 0 and 1, got {self.warm_up:g}")
 
     @final
+    def epsilon_at(self, progress: float) -> float:
+        """Returns the radius in an epoch, given its number from 1, divided by the number of epochs."""
+        return self.epsilon * min(1.0, progress / self.warm_up) if self.warm_up else self.epsilon
+
+    @final
     def radii(self, x: Tensor) -> Tensor:
         """Returns the radius of each image's ball, (N,)."""
         return torch.full((len(x),), self.epsilon, dtype=x.dtype, device=x.device)
@@ -162,6 +174,13 @@ class AttackRecipe(BallRecipe):
     def __post_init__(self) -> None:
         check_attack(self.attack)
         super().__post_init__()
+
+    @final
+    def remedy(self) -> BallRecipe | None:
+        """Returns the recipe with three steps of PGD if the attack takes one gradient step, else None."""
+        if isinstance(self.attack, SingleStep) or (isinstance(self.attack, PGD) and self.attack.steps == 1):
+            return replace(self, attack=PGD(norm=self.norm, steps=3, step_size=0.5))
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,9 +218,7 @@ def of_epoch(recipe: Recipe, progress: float) -> Recipe:
         recipe: The recipe.
         progress: Number of the epoch, from 1, divided by the number of epochs.
     """
-    if isinstance(recipe, BallRecipe) and progress < recipe.warm_up:
-        return replace(recipe, epsilon=recipe.epsilon * progress / recipe.warm_up)
-    return recipe
+    return replace(recipe, epsilon=recipe.epsilon_at(progress)) if isinstance(recipe, BallRecipe) else recipe
 
 
 def check_weight(name: str, value: float) -> None:

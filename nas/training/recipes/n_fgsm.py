@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 from evaluators.attacks import cross_entropy
 from evaluators.attacks.gradient_oracle import GradientOracle
 from evaluators.norms import Linf, Norm, broadcast_per_image
+from nas.training.recipes.adversarial import several_steps
 from nas.training.recipes.base import BallRecipe
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class NFGSM(BallRecipe):
             raise ValueError(f"noise must be a finite number, at least 0, got {self.noise:g}")
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be a finite number above 0, got {self.step_size:g}")
+
+    def remedy(self) -> BallRecipe:
+        """Returns the recipe PGD with three steps."""
+        return several_steps(self)
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the noisy images after the step, clipped to [0, 1], shaped like x."""

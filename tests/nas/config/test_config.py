@@ -214,12 +214,12 @@ class TestWriting:
         data = yaml.safe_load(dump_config(Config()))
         assert list(data) == [f.name for f in dataclasses.fields(Config)]
         assert data["space"] == {"name": "cell201", "channels": 8, "cells_per_stage": 1, "stages": 2}
-        assert data["training"]["recipe"]["attack"] == {
+        assert data["training"]["selection"] == {
             "name": "pgd",
             "norm": "linf",
-            "loss": "cross_entropy",
-            "steps": 1,
-            "step_size": 1.25,
+            "loss": "margin",
+            "steps": 5,
+            "step_size": 0.4,
             "random_start": True,
             "restarts": 1,
         }
@@ -312,7 +312,7 @@ class TestReading:
         assert config.space.name == "cell201"
 
     def test_nested_things_are_read(self):
-        recipe = {"attack": {"steps": 3, "norm": "l2"}, "epsilon": "1/2"}
+        recipe = {"name": "adversarial", "attack": {"steps": 3, "norm": "l2"}, "epsilon": "1/2"}
         assert parse_config({"training": {"recipe": recipe}}).training.recipe == Adversarial(
             attack=PGD(steps=3, step_size=1.25, norm=L2()), epsilon=0.5
         )
@@ -510,7 +510,7 @@ class TestFaults:
             ("sead", 1, "unknown key sead; did you mean 'seed'?"),
             ("search.trails", 1, "unknown key search.trails; did you mean 'trials'?"),
             ("training.recipe.epsilom", 1, "unknown key training.recipe.epsilom; did you mean 'epsilon'?"),
-            ("training.recipe.attack.stps", 1, "unknown key training.recipe.attack.stps; did you mean 'steps'?"),
+            ("training.selection.stps", 1, "unknown key training.selection.stps; did you mean 'steps'?"),
             ("space.chanels", 1, "unknown key space.chanels; did you mean 'channels'?"),
             ("space", {"name": "macro", "channels": 1}, "unknown key space.channels; valid keys: stages"),
             ("search.executor.zzz", 1, "unknown key search.executor.zzz"),
@@ -735,7 +735,7 @@ class TestFaults:
 class TestOverrides:
     def test_nested_keys_are_set_and_the_rest_stays(self):
         config = parse_config(
-            {"seed": 3, "training": {"epochs": 4}},
+            {"seed": 3, "training": {"epochs": 4, "recipe": "adversarial"}},
             overrides=["training.batch_size=32", "training.recipe.attack.steps=2", "data.limit=100", "space.stages=1"],
         )
         assert (config.seed, config.training.epochs, config.training.batch_size, config.data.limit) == (3, 4, 32, 100)

@@ -194,7 +194,7 @@ def test_rungs_use_their_attack_budget_and_selectable_epochs_the_full_budget(mon
 
     monkeypatch.setattr("nas.training.train.radii", radii)
     split = Split(torch.rand(200, 1, 2, 2), torch.arange(200) % 3, "")
-    config = TrainingConfig(recipe=Standard(), selection=PGD(steps=8), selection_from=0.6)
+    config = TrainingConfig(recipe=Standard(), selection=PGD(steps=8), selection_from=0.6, average=False)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     rungs = {1: AttackBudget(0.4, 0.25), 2: AttackBudget(0.5, 0.5), 4: AttackBudget(0.7, 0.75)}
     data = Dataset("toy", ("a", "b", "c"), split, split)

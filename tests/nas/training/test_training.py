@@ -14,10 +14,10 @@ from evaluators.attacks import margin
 from nas.data import Dataset, Split, open_data
 from nas.data.config import DataConfig
 from nas.training.config import TrainingConfig
-from nas.training.network import Normalised, build_network
+from nas.training.network import Normalised, build_network, probe
 from nas.training.optimiser import rates
 from nas.training.recipes import NFGSM, RECIPES, Adversarial, Recipe, Standard
-from nas.training.train import DivergedError, probe, train
+from nas.training.train import DivergedError, train
 from search_spaces import cell201, macro
 
 EPSILON = 0.1
@@ -175,7 +175,7 @@ class TestKeptEpoch:
 
         monkeypatch.setattr("nas.training.train.radii", scripted)
         network, states = small(data), []
-        config = dataclasses.replace(FAST, selection_from=0)
+        config = dataclasses.replace(FAST, selection_from=0, average=False)
         for epoch in train(network, data, config, epsilon=0.1, epochs=3, seed=0):
             states.append({name: value.clone() for name, value in network.state_dict().items()})
             assert (epoch.clean_error, epoch.adversarial_error) == [(0.1, 0.9), (0.3, 0.5), (0.2, 0.6)][epoch.epoch - 1]
@@ -428,3 +428,104 @@ class TestInputGradient:
         assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
         assert all(p.requires_grad and p.grad is None for p in network.parameters())
         assert not x.requires_grad
+
+
+class TestAveragedWeights:
+    def test_the_better_of_the_weights_and_their_average_is_kept(self, data, monkeypatch):
+        # Pairs of numbers of fooled images, out of 10, of the weights and of their average in each epoch.
+        script = [(5, 4), (3, 6), (4, 2), (2, 2)]
+        answers = iter([count for pair in script for count in pair])
+        judged = []
+
+        def scripted(network, x, y, attack, epsilons, *, seed):
+            judged.append({name: value.clone() for name, value in network.body.state_dict().items()})
+            return torch.tensor([epsilons[0]] * next(answers) + [math.inf] * 10)[:10]
+
+        monkeypatch.setattr("nas.training.train.radii", scripted)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        config = dataclasses.replace(FAST, recipe=Standard(), selection_from=0)
+        _, epochs = trained(network, data, config, epochs=4)
+        assert [round(10 * epoch.adversarial_error) for epoch in epochs] == [4, 3, 2, 2]
+        assert [epoch.averaged for epoch in epochs] == [True, False, True, False]
+        # The last of the best epochs is kept; of its equal errors, that of the weights themselves counts.
+        assert all(torch.equal(value, judged[6][f"{name}"]) for name, value in network.state_dict().items())
+
+    def test_the_average_can_be_kept(self, data, monkeypatch):
+        answers = iter([5, 1, 5, 5])
+        averages = []
+
+        def scripted(network, x, y, attack, epsilons, *, seed):
+            averages.append({name: value.clone() for name, value in network.body.state_dict().items()})
+            return torch.tensor([epsilons[0]] * next(answers) + [math.inf] * 10)[:10]
+
+        monkeypatch.setattr("nas.training.train.radii", scripted)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        trained(network, data, dataclasses.replace(FAST, recipe=Standard(), selection_from=0), epochs=2)
+        assert all(torch.equal(value, averages[1][name]) for name, value in network.state_dict().items())
+
+    def test_statistics_of_batch_norm_belong_to_the_kept_average(self, data):
+        config = dataclasses.replace(FAST, selection_from=0, epochs=6)
+        network, epochs = trained(small(data), data, config, epsilon=0.05)
+        best = min(epochs, key=lambda e: (e.adversarial_error, -e.epoch))
+        image_radii = radii(network, data.validation.x, data.validation.y, FGSM(), [0.05], seed=0)
+        assert float((image_radii <= 0.05).double().mean()) == pytest.approx(best.adversarial_error)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("recipe", [Standard(), NFGSM(epsilon=EPSILON)])
+    def test_a_batch_is_halved_once_when_the_memory_runs_out(self, data, recipe, monkeypatch):
+        # Without batch norm, the gradients of two halves are those of the whole batch.
+        config = dataclasses.replace(FAST, recipe=recipe, average=False)
+        whole, _ = trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(), data, config)
+        torch.manual_seed(0)
+        limited = nn.Sequential(Limited(32), nn.Flatten(), nn.Linear(64, 10))
+        torch.manual_seed(0)
+        first = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        limited[2].load_state_dict(first[1].state_dict())
+        whole, _ = trained(first, data, config)
+        halved, epochs = trained(limited, data, config)
+        assert len(epochs) == config.epochs
+        torch.testing.assert_close(halved[2].weight, whole[1].weight, rtol=1e-4, atol=1e-5)
+
+    def test_memory_that_runs_out_again_ends_the_training(self, data):
+        network = nn.Sequential(Limited(16), nn.Flatten(), nn.Linear(64, 10))
+        with pytest.raises(torch.OutOfMemoryError, match="out of memory"):
+            trained(network, data, FAST)
+
+    def test_another_error_is_raised_at_once(self, data):
+        class Broken(nn.Module):
+            def forward(self, x):
+                raise RuntimeError("shapes do not match")
+
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Broken()), data, FAST)
+
+
+class Limited(nn.Module):
+    """A layer whose memory holds only a number of images while the network is trained."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def forward(self, x):
+        if self.training and len(x) > self.images:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+
+def test_images_are_augmented_in_parts_of_limited_memory(data, monkeypatch):
+    counts = []
+
+    def noted(x, **settings):
+        counts.append(len(x))
+        return x
+
+    monkeypatch.setattr("nas.training.train.augment", noted)
+    config = dataclasses.replace(FAST, recipe=Standard(), batch_size=20, selection_from=1)
+    trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, config, epochs=1)
+    n = len(data.train.x) // 20 * 20
+    assert counts == [n]
+    monkeypatch.setattr("nas.training.train.PART_BYTES", 3 * 20 * 64 * 4 + 100)
+    trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, config, epochs=1)
+    assert counts[1:] == [60] * (n // 60) + [n % 60] * (n % 60 > 0)

@@ -13,7 +13,7 @@ from nas.training.config import TrainingConfig
 from nas.training.early_stopping import AttackBudget
 from nas.training.recipes import Standard
 from nas.training.train import train
-from nas.training.weight_average import ETA, average_of
+from nas.training.weight_average import ETA, WeightAverage
 
 
 def layer(value):
@@ -26,10 +26,10 @@ def layer(value):
 def test_is_the_polynomial_decay_average_of_the_paper():
     values = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0]
     network = layer(0.0)
-    average = average_of(network)
+    average = WeightAverage(network)
     for value in values:
         network.weight.data.fill_(value)
-        average.update_parameters(network)
+        average.update()
     # The weights of a step enter the average with a share. Each later step multiplies this share by 1 - (its own share).
     shares = [(ETA + 1) / (step + ETA) for step in range(1, len(values) + 1)]
     left = [share * math.prod(1 - later for later in shares[n + 1 :]) for n, share in enumerate(shares)]
@@ -39,28 +39,28 @@ def test_is_the_polynomial_decay_average_of_the_paper():
 
 def test_average_of_constant_weights_is_these_weights():
     network = layer(2.5)
-    average = average_of(network)
+    average = WeightAverage(network)
     for _ in range(20):
-        average.update_parameters(network)
+        average.update()
     assert average.module.weight.item() == pytest.approx(2.5)
 
 
 def test_is_mostly_the_last_ninth_of_the_steps():
     network = layer(0.0)
-    average = average_of(network)
+    average = WeightAverage(network)
     for step in range(900):
         network.weight.data.fill_(float(step >= 800))
-        average.update_parameters(network)
+        average.update()
     # The steps before the last ninth keep a share of about (8 / 9) ** 9.
     assert average.module.weight.item() == pytest.approx(1 - (8 / 9) ** 9, abs=0.01)
 
 
 def test_batch_norms_statistics_are_averaged():
     network = nn.BatchNorm1d(1)
-    average = average_of(network)
+    average = WeightAverage(network)
     for value in (1.0, 3.0):
         network.running_mean.fill_(value)
-        average.update_parameters(network)
+        average.update()
     share = (ETA + 1) / (2 + ETA)
     assert average.module.running_mean.item() == pytest.approx((1 - share) + 3 * share)
 
@@ -76,20 +76,22 @@ def test_rung_evaluates_the_average_and_selection_the_weights(data, monkeypatch)
     judged = []
 
     def spy(network, x, y, attack, epsilons, **rest):
-        judged.append({name: value.clone() for name, value in network.state_dict().items()})
+        judged.append({name: value.clone() for name, value in network.body.state_dict().items()})
         return radii(network, x, y, attack, epsilons, **rest)
 
     monkeypatch.setattr("nas.training.train.radii", spy)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    followed = average_of(network)
-    config = TrainingConfig(recipe=Standard(), batch_size=32, selection=FGSM(), selection_from=0.75, precision="float32")
+    followed = WeightAverage(network)
+    config = TrainingConfig(
+        recipe=Standard(), batch_size=32, selection=FGSM(), selection_from=0.75, precision="float32", average=False
+    )
     original = torch.optim.SGD.step
 
     def step(self, *args, **kwargs):
         result = original(self, *args, **kwargs)
-        followed.update_parameters(network)
+        followed.update()
         states.append({name: value.clone() for name, value in followed.module.state_dict().items()})
         return result
 
@@ -104,11 +106,11 @@ def test_rung_evaluates_the_average_and_selection_the_weights(data, monkeypatch)
     assert all(torch.equal(judged[1][name], value) for name, value in weights[3].items())
 
 
-def test_without_rungs_nothing_is_averaged(data, monkeypatch):
+def test_without_rungs_and_judging_nothing_is_averaged(data, monkeypatch):
     def refused(network):
         raise AssertionError("an average was begun")
 
-    monkeypatch.setattr("nas.training.train.average_of", refused)
+    monkeypatch.setattr("nas.training.train.WeightAverage", refused)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    config = dataclasses.replace(TrainingConfig(), recipe=Standard(), batch_size=32, selection=FGSM())
+    config = dataclasses.replace(TrainingConfig(), recipe=Standard(), batch_size=32, selection=FGSM(), average=False)
     assert len(list(train(network, data, config, epsilon=0.05, epochs=1, seed=0))) == 1

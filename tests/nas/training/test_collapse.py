@@ -1,0 +1,176 @@
+"""Guard against the collapse of training with one gradient step."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import nas.training.train as module
+from evaluators import FGSM, L2, PGD, Linf
+from evaluators.attacks import StepLL
+from nas.data import open_data
+from nas.data.config import DataConfig
+from nas.training.checkpoints import Checkpoint, Store
+from nas.training.collapse import CollapsedError, collapse_gap
+from nas.training.config import TrainingConfig
+from nas.training.network import build_network
+from nas.training.recipes import NFGSM, Adversarial, Fast, Mixture, PGDRecipe, Standard, Trades
+from nas.training.train import train
+from search_spaces import cell201
+
+EPSILON = 0.1
+CELL = dict.fromkeys(("edge01", "edge02", "edge12", "edge03", "edge13", "edge23"), "conv3x3")
+
+
+class Ramp(nn.Module):
+    """Two logits whose difference falls along the direction of the gradient, and rises again close to the end of one step.
+
+    It resists one full step from the clean image. In the middle of the step it is fooled, as a collapsed network is.
+    """
+
+    def __init__(self, *, resists_the_end):
+        super().__init__()
+        self.height = 40.0 if resists_the_end else 0.0
+
+    def forward(self, x):
+        walked = (0.5 - x.flatten(1)).mean(1) / EPSILON  # 1 after a full step against the gradient.
+        margin = 0.3 - walked + self.height * (walked - 0.9).relu()
+        return torch.stack([margin, torch.zeros_like(margin)], dim=1)
+
+
+@pytest.mark.parametrize(("resists_the_end", "share"), [(True, 1.0), (False, 0.0)])
+def test_gap_counts_images_that_resist_one_step_only(resists_the_end, share):
+    x, y = torch.full((8, 1, 4, 4), 0.5), torch.zeros(8, dtype=torch.int64)
+    network = Ramp(resists_the_end=resists_the_end).eval()
+    # FGSM fools the plain ramp, so none of its images resists one step.
+    assert bool((network(FGSM()(network, x, y, EPSILON)).argmax(1) == y).all()) is resists_the_end
+    assert collapse_gap(network, x, y, Linf(), EPSILON, seed=0) == share
+
+
+def test_images_that_are_misclassified_do_not_count():
+    x = torch.full((8, 1, 4, 4), 0.5)
+    y = torch.tensor([0, 1] * 4)
+    assert collapse_gap(Ramp(resists_the_end=True).eval(), x, y, Linf(), EPSILON, seed=0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("recipe", "remedy"),
+    [
+        (Standard(), None),
+        (PGDRecipe(), None),
+        (Trades(), None),
+        (Adversarial(attack=PGD(steps=2)), None),
+        (Fast(norm=L2(), epsilon=0.5), PGDRecipe(norm=L2(), epsilon=0.5, steps=3, step_size=0.5)),
+        (
+            NFGSM(epsilon=0.2, label_smoothing=0.1, entropy_penalty=0.3, warm_up=0.5),
+            PGDRecipe(epsilon=0.2, label_smoothing=0.1, entropy_penalty=0.3, warm_up=0.5, steps=3, step_size=0.5),
+        ),
+        (Adversarial(attack=FGSM(), epsilon=0.2), Adversarial(attack=PGD(steps=3, step_size=0.5), epsilon=0.2)),
+        (Mixture(attack=StepLL(), share=0.3), Mixture(attack=PGD(steps=3, step_size=0.5), share=0.3)),
+    ],
+)
+def test_remedies(recipe, remedy):
+    assert recipe.remedy() == remedy
+    assert remedy is None or remedy.remedy() is None
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_data(DataConfig(limit=300))
+
+
+@pytest.fixture
+def collapsing(monkeypatch):
+    """Makes the check report a collapse in given epochs; returns the radii of all checks."""
+    checks, collapses = [], []
+
+    def gap(network, x, y, norm, epsilon, seed):
+        checks.append(epsilon)
+        return 0.9 if len(checks) in collapses else 0.05
+
+    monkeypatch.setattr(module, "collapse_gap", gap)
+    monkeypatch.setattr(module, "COLLAPSED", 0.3)
+
+    def at(*epochs):
+        checks.clear()
+        collapses[:] = epochs
+        return checks
+
+    return at
+
+
+class Memory(Store):
+    def __init__(self):
+        self.content = None
+
+    def read(self):
+        return self.content
+
+    def write(self, content):
+        self.content = content
+
+
+CONFIG = TrainingConfig(recipe=NFGSM(epsilon=EPSILON), batch_size=64, selection=FGSM(), selection_from=0.5, epochs=4)
+
+
+def trained(data, config=CONFIG, epochs=4, until=None, checkpoint=None):
+    network = build_network(cell201(channels=4, cells_per_stage=1, stages=1), CELL, data.train.x, 10, 0)
+    results = []
+    for epoch in train(network, data, config, epsilon=EPSILON, epochs=epochs, seed=0, checkpoint=checkpoint):
+        results.append(epoch)
+        if epoch.epoch == until:
+            break
+    return network, results
+
+
+def weights(network):
+    return torch.cat([value.flatten().float() for value in network.state_dict().values()])
+
+
+def test_a_collapsed_epoch_is_repeated_with_the_remedy(data, collapsing):
+    checks = collapsing(2)
+    network, results = trained(data)
+    assert [epoch.collapsed for epoch in results] == [False, True, False, False]
+    assert len(checks) == 2  # After the collapse, PGD trains, and nothing is left to check.
+    # One epoch of the recipe, then three of the remedy: as if the recipe had never trained in the second epoch.
+    store = Memory()
+    trained(data, until=1, checkpoint=Checkpoint(store, 0))
+    reference, _ = trained(data, dataclasses.replace(CONFIG, recipe=CONFIG.recipe.remedy()), checkpoint=Checkpoint(store, 0))
+    assert torch.equal(weights(network), weights(reference))
+
+
+def test_without_a_collapse_the_check_changes_nothing(data, collapsing):
+    checks = collapsing()
+    network, results = trained(data)
+    assert checks == [EPSILON] * 4
+    assert not any(epoch.collapsed for epoch in results)
+    ignoring, _ = trained(data, dataclasses.replace(CONFIG, on_collapse="ignore"))
+    assert len(checks) == 4
+    assert torch.equal(weights(network), weights(ignoring))
+
+
+def test_the_check_uses_the_radius_of_the_warm_up(data, collapsing):
+    checks = collapsing()
+    trained(data, dataclasses.replace(CONFIG, recipe=NFGSM(epsilon=EPSILON, warm_up=0.5)))
+    assert checks == pytest.approx([EPSILON / 2, EPSILON, EPSILON, EPSILON])
+
+
+def test_the_trial_ends_with_the_reason_if_the_config_says_so(data, collapsing):
+    collapsing(3)
+    with pytest.raises(
+        CollapsedError, match=r"collapsed in epoch 3 of 4: .* choose the recipe pgd, or training\.on_collapse"
+    ):
+        trained(data, dataclasses.replace(CONFIG, on_collapse="fail"))
+
+
+@pytest.mark.parametrize("until", [1, 2, 3])
+def test_a_training_resumed_after_a_collapse_ends_as_uninterrupted(data, collapsing, until):
+    collapsing(2)
+    network, results = trained(data)
+    collapsing(2)
+    store = Memory()
+    trained(data, until=until, checkpoint=Checkpoint(store, 0))
+    resumed, after = trained(data, checkpoint=Checkpoint(store, 0))
+    assert torch.equal(weights(network), weights(resumed))
+    assert [epoch.collapsed for epoch in after] == [epoch.collapsed for epoch in results]
