@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.attacks import FGSM, PGD
+from evaluators.attacks import PGD
 from evaluators.engine.noise import ImageNoise
+from nas.training.recipes.base import AttackRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.attacks import Attack
-    from evaluators.norms import Norm
+    from nas.training.recipes.base import BallRecipe, Recipe
 
 # Number of held-out images of the check.
 IMAGES = 64
@@ -32,25 +32,25 @@ class CollapsedError(Exception):
     """Training with one gradient step has collapsed."""
 
 
-def collapse_gap(network: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: float, seed: int) -> float:
-    """Returns the share of images that resist one gradient step but not three smaller ones, in [0, 1].
+def collapse_gap(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, remedy: BallRecipe, seed: int) -> float:
+    """Returns the share of images that resist the step of a recipe but not three smaller steps, in [0, 1].
 
     Args:
         network: The network in evaluation mode.
         x: Held-out images, (N, C, H, W), pixels in [0, 1].
         y: Labels, (N,).
-        norm: Shape of the ball.
-        epsilon: Radius of the ball, in pixel units.
-        seed: Seed of the random start of the three steps.
+        recipe: The recipe of one gradient step.
+        remedy: Recipe of several steps with the same ball.
+        seed: Seed of the random numbers of both.
     """
-
-    def resists(attack: Attack) -> Tensor:
-        radii = torch.full((len(x),), epsilon, dtype=x.dtype, device=x.device)
-        noise = ImageNoise.of(seed, torch.arange(len(x), device=x.device))
-        # The points on the way count, too: a collapsed network often resists the end of a large step, but not its middle.
-        points = attack.generate(network, x, y, radii, noise, stop_when_fooled=True)[0]
-        with torch.no_grad():
-            resisted: Tensor = network(points).argmax(1) == y
-        return resisted
-
-    return float((resists(FGSM(norm=norm)) & ~resists(PGD(norm=norm, steps=3, step_size=0.5))).double().mean())
+    noise = ImageNoise.of(seed, torch.arange(len(x), device=x.device))
+    if isinstance(recipe, AttackRecipe):  # The points of `Mixture` are partly clean images.
+        one_step = recipe.attacked(recipe.attack, network, x, y, noise)
+    else:
+        one_step = recipe.points(network, x, y, noise)
+    # The points on the way count, too: a collapsed network often resists the end of a large step, but not its middle.
+    attack = PGD(norm=remedy.norm, steps=3, step_size=0.5)
+    three_steps = attack.generate(network, x, y, remedy.radii(x), noise, stop_when_fooled=True)[0]
+    with torch.no_grad():
+        resists = [network(points).argmax(1) == y for points in (one_step, three_steps)]
+    return float((resists[0] & ~resists[1]).double().mean())

@@ -217,7 +217,7 @@ class _Training:
         if self._collapsed and remedy is not None:
             recipe = remedy
         loss, collapsed = self._train(epoch, recipe, watch), False
-        if before is not None and remedy is not None and self._has_collapsed(epoch, remedy):
+        if before is not None and remedy is not None and self._has_collapsed(epoch, recipe, remedy):
             where = f"epoch {epoch + 1} of {self._epochs}"
             if self._config.on_collapse == "fail":
                 raise CollapsedError(
@@ -332,13 +332,13 @@ class _Training:
         watch.lap("gradient")
         return loss.detach()
 
-    def _has_collapsed(self, epoch: int, remedy: BallRecipe) -> bool:
+    def _has_collapsed(self, epoch: int, recipe: Recipe, remedy: BallRecipe) -> bool:
         """Returns whether the network resists one gradient step but not several, on one batch of held-out images."""
         x, y = self._data.validation.x[:IMAGES], self._data.validation.y[:IMAGES]
-        radius = remedy.epsilon_at((epoch + 1) / self._epochs)
+        recipe, remedy = of_epoch(recipe, (epoch + 1) / self._epochs), of_epoch(remedy, (epoch + 1) / self._epochs)
         self._modes.evaluation()
-        seed = seed_of(self._seed, "collapse", epoch)
-        return collapse_gap(self._attacked, x, y, remedy.norm, radius, seed) >= COLLAPSED
+        gap = collapse_gap(self._attacked, x, y, recipe, remedy, seed_of(self._seed, "collapse", epoch))
+        return gap >= COLLAPSED
 
     def _judge(self, epoch: int) -> Errors | None:
         """Measures the errors of an epoch on the validation split, and keeps the weights if they are the best so far.

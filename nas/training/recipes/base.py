@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from evaluators.engine.noise import ImageNoise
+
+
+R = TypeVar("R", bound="Recipe")
 
 
 class Recipe(ABC):
@@ -211,7 +214,7 @@ class StepsRecipe(BallRecipe):
         return PGD(norm=self.norm, steps=self.steps, step_size=self.step_size)
 
 
-def of_epoch(recipe: Recipe, progress: float) -> Recipe:
+def of_epoch(recipe: R, progress: float) -> R:
     """Returns a recipe with the radius of one epoch.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import nas.training.train as module
-from evaluators import FGSM, L2, PGD, Linf
+from evaluators import FGSM, L2, PGD
 from evaluators.attacks import StepLL
 from nas.data import open_data
 from nas.data.config import DataConfig
@@ -45,13 +45,24 @@ def test_gap_counts_images_that_resist_one_step_only(resists_the_end, share):
     network = Ramp(resists_the_end=resists_the_end).eval()
     # FGSM fools the plain ramp, so none of its images resists one step.
     assert bool((network(FGSM()(network, x, y, EPSILON)).argmax(1) == y).all()) is resists_the_end
-    assert collapse_gap(network, x, y, Linf(), EPSILON, seed=0) == share
+    recipe = Adversarial(attack=FGSM(), epsilon=EPSILON)
+    assert collapse_gap(network, x, y, recipe, recipe.remedy(), seed=0) == share
 
 
-def test_images_that_are_misclassified_do_not_count():
+def test_misclassified_images_do_not_count_and_all_images_of_a_mixture_are_attacked():
     x = torch.full((8, 1, 4, 4), 0.5)
     y = torch.tensor([0, 1] * 4)
-    assert collapse_gap(Ramp(resists_the_end=True).eval(), x, y, Linf(), EPSILON, seed=0) == 0.5
+    recipe = Mixture(attack=FGSM(), epsilon=EPSILON)
+    assert collapse_gap(Ramp(resists_the_end=True).eval(), x, y, recipe, recipe.remedy(), seed=0) == 0.5
+
+
+def test_the_step_is_that_of_the_recipe():
+    # The points of N-FGSM without noise are those of FGSM; with a step of 0, they are the images.
+    x, y = torch.full((8, 1, 4, 4), 0.5), torch.zeros(8, dtype=torch.int64)
+    plain = Ramp(resists_the_end=False).eval()
+    for size, share in ((1.0, 0.0), (0.01, 1.0)):
+        recipe = NFGSM(epsilon=EPSILON, noise=0.0, step_size=size)
+        assert collapse_gap(plain, x, y, recipe, recipe.remedy(), seed=0) == share
 
 
 @pytest.mark.parametrize(
@@ -85,8 +96,9 @@ def collapsing(monkeypatch):
     """Makes the check report a collapse in given epochs; returns the radii of all checks."""
     checks, collapses = [], []
 
-    def gap(network, x, y, norm, epsilon, seed):
-        checks.append(epsilon)
+    def gap(network, x, y, recipe, remedy, seed):
+        assert recipe.epsilon == remedy.epsilon
+        checks.append(recipe.epsilon)
         return 0.9 if len(checks) in collapses else 0.05
 
     monkeypatch.setattr(module, "collapse_gap", gap)
