@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.engine.channels_last import suits_channels_last
-from evaluators.engine.folding import PROBES, agree, fold
+from evaluators.engine.folding import PROBES, Folded, agree, fold
 from evaluators.engine.frozen import frozen
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def inference(network: nn.Module, x: Tensor, attempts: int = MIN_ATTEMPTS_TO_FUS
 
 def _optimised(network: nn.Module, x: Tensor) -> nn.Module:
     """Returns a faster copy of a network, or the network itself if there is none."""
+    if isinstance(network, Folded):  # Its convolutions cannot be checked for the channels-last format again.
+        return network
     try:
         copied = copy.deepcopy(network)
     except Exception:  # Such as a network with a lock.

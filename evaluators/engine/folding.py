@@ -29,8 +29,8 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def fold(network: nn.Module, x: Tensor) -> Folded:
     """Returns a network with the same logits, with batch norm folded into the convolutions before it.
 
-    The result calls the original network if it has no convolution, has hooks or cannot be traced, or if the logits of the
-    folded network differ on the first images.
+    The result calls the original network if there is nothing to fold, if the network has hooks or cannot be traced, or if
+    the logits of the folded network differ on the first images.
 
     Args:
         network: Network in evaluation mode, from images (N, ...) to logits (N, K). The folded network shares its layers.
@@ -39,7 +39,8 @@ def fold(network: nn.Module, x: Tensor) -> Folded:
     traced = _trace(network)
     if traced is not None:
         folded = Folded(traced, _fold_pairs(traced))
-        if agree(network, folded, x[:PROBES]):
+        # Without a folded layer, a trace gains nothing, and it keeps the buffers and Python values of its first pass.
+        if folded.layers and agree(network, folded, x[:PROBES]):
             return folded
     return Folded(network, [])
 

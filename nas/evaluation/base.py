@@ -13,8 +13,9 @@ from nas.config.metrics import CHEAP_METRICS
 from nas.errors import LimitError, RecordError, first_line, format_error
 from nas.executors.base import Precheck, TrialResult
 from nas.training.checkpoints import CheckpointError
+from nas.training.collapse import CollapsedError
 from nas.training.epoch import EpochResult
-from nas.training.train import DivergedError
+from nas.training.train import DivergedError, NoGradientError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -115,6 +116,6 @@ def reason_of(error: BaseException) -> str:
         return f"SystemExit: the candidate called sys.exit({'' if error.code is None else repr(error.code)[:80]})"
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
         return f"out of memory: {first_line(error)}"
-    if isinstance(error, DivergedError | RecordError | LimitError):
+    if isinstance(error, DivergedError | CollapsedError | NoGradientError | RecordError | LimitError):
         return first_line(error)
     return format_error(error)

@@ -26,8 +26,8 @@ class NFGSM(BallRecipe):
     With noise of twice the radius and no projection onto the ball, the collapse of `Fast` is rare, at the same cost. This is
     a recipe and not an attack, because the images of an attack must stay in the ball.
 
-    Pitfall: at a large radius, the noise hides the image. On 14 x 14 MNIST at radius 0.3, a small convolutional network learnt
-    nothing; there, use less noise, or `Fast`.
+    Pitfall: at a large radius, the noise hides the image. On 14 x 14 MNIST at radius 0.3, a small convolutional network
+    learnt nothing. There, use less noise, or `Fast`.
 
     Source: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step Adversarial Training", NeurIPS 2022,
     arXiv:2202.01181.
