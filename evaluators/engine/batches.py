@@ -137,6 +137,6 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
     return 2 * total, logits.detach() if isinstance(logits, Tensor) else logits
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Returns whether an error of torch says that the memory of the device or of the machine ran out."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

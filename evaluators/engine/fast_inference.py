@@ -53,7 +53,9 @@ def _optimised(network: nn.Module, x: Tensor) -> nn.Module:
     folded = fold(copied, x)
     if folded.body is copied:
         return network
-    faster = _ChannelsLast(folded) if channels_last else folded
+    if not channels_last:
+        return folded
+    faster = _ChannelsLast(folded)
     return faster if agree(network, faster, x[:PROBES]) else network
 
 

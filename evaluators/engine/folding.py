@@ -101,7 +101,7 @@ def _fold_pairs(traced: fx.GraphModule) -> list[_FoldedConvolution]:
 def _is_plain(convolution: nn.Module | None, norm: nn.Module) -> bool:
     """Returns whether two modules are a convolution with zero padding and a batch norm with running statistics.
 
-    A subclass may have another `forward`, so it is left as it is.
+    Subclasses do not count, because they may have another `forward`.
     """
     if convolution is None or type(convolution) not in _CONVOLUTIONS or type(norm) not in _BATCH_NORMS:
         return False
@@ -158,7 +158,7 @@ class Folded(nn.Module):
 
 @final
 class _BatchNormTensors:
-    """The tensors of all folded batch norms, computed with together, because each operation on a small tensor has a cost."""
+    """The tensors of all folded batch norms. They are concatenated, because many operations on small tensors cost more."""
 
     def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
         norms = [norm for _, norm in pairs]

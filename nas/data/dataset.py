@@ -104,9 +104,7 @@ def open_data(config: DataConfig) -> Dataset:
         train = _select(raw, pool[: config.limit])
         return Dataset(config.name, raw.classes, train=train, validation=_select(validation, order))
     pool = pool[: config.limit]
-    held = max(1, round(len(pool) * config.validation))
-    if len(pool) - held < 2:
-        raise DataError(f"{_where(config)}: too few images for a training and a validation split, got {len(pool)}")
+    held = _count_held_out(len(pool), config.validation, f"{_where(config)}: ")
     return Dataset(config.name, raw.classes, train=_select(raw, pool[held:]), validation=_select(raw, pool[:held]))
 
 
@@ -123,13 +121,23 @@ def split_at_random(x: Tensor, y: Tensor, validation: float, seed: int) -> Datas
         DataError: there are too few images for a training and a validation split.
     """
     order = np.random.default_rng(seed).permutation(len(x))
-    held = max(1, round(len(x) * validation))
-    if len(x) - held < 2:
-        raise DataError(f"too few images for a training and a validation split, got {len(x)}")
+    held = _count_held_out(len(x), validation)
     images, labels = x.numpy(force=True).astype(np.float32), y.numpy(force=True)
     classes = tuple(str(label) for label in range(int(labels.max()) + 1))
     train, rest = (_split(images[index], labels[index]) for index in (order[held:], order[:held]))
     return Dataset("tensors", classes, train=train, validation=rest)
+
+
+def _count_held_out(count: int, share: float, where: str = "") -> int:
+    """Returns the number of images in a validation split that is a share of all images.
+
+    Raises:
+        DataError: fewer than two images would be left for training; the message begins with `where`.
+    """
+    held = max(1, round(count * share))
+    if count - held < 2:
+        raise DataError(f"{where}too few images for a training and a validation split, got {count}")
+    return held
 
 
 def open_test(config: DataConfig) -> Split:

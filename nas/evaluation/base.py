@@ -7,8 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
-import torch
-
+from evaluators.engine.batches import out_of_memory
 from nas.config.metrics import CHEAP_METRICS
 from nas.errors import LimitError, RecordError, first_line, format_error
 from nas.executors.base import Precheck, TrialResult
@@ -19,6 +18,8 @@ from nas.training.train import DivergedError, NoGradientError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    import torch
 
     from nas.config.schema import Config
     from nas.executors.base import Job
@@ -114,7 +115,7 @@ def reason_of(error: BaseException) -> str:
     """Returns the reason of a failure, on one line."""
     if isinstance(error, SystemExit):
         return f"SystemExit: the candidate called sys.exit({'' if error.code is None else repr(error.code)[:80]})"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
+    if isinstance(error, MemoryError) or out_of_memory(error):
         return f"out of memory: {first_line(error)}"
     if isinstance(error, DivergedError | CollapsedError | NoGradientError | RecordError | LimitError):
         return first_line(error)

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.attacks import PGD
 from evaluators.engine.noise import ImageNoise
-from nas.training.recipes.base import AttackRecipe
+from nas.training.recipes.base import AttackRecipe, three_steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,8 +48,7 @@ def collapse_gap(network: nn.Module, x: Tensor, y: Tensor, recipe: Recipe, remed
     else:
         one_step = recipe.points(network, x, y, noise)
     # The points on the way count, too: a collapsed network often resists the end of a large step, but not its middle.
-    attack = PGD(norm=remedy.norm, steps=3, step_size=0.5)
-    three_steps = attack.generate(network, x, y, remedy.radii(x), noise, stop_when_fooled=True)[0]
+    several = three_steps(remedy.norm).generate(network, x, y, remedy.radii(x), noise, stop_when_fooled=True)[0]
     with torch.no_grad():
-        resists = [network(points).argmax(1) == y for points in (one_step, three_steps)]
+        resists = [network(points).argmax(1) == y for points in (one_step, several)]
     return float((resists[0] & ~resists[1]).double().mean())

@@ -80,11 +80,13 @@ def train(
         seed: Seed of the batch order, the augmentation and the attacks.
         rungs: Attack budgets of early stopping, by epoch from 1. Before the share `selection_from` of the epochs, validation
             errors at these epochs are measured with averaged weights and this budget. Afterwards, the errors of every epoch
-            are measured with its own weights and the full budget.
+            are measured with the full budget.
         checkpoint: Checkpoint to read from and write to; None for none.
 
     Raises:
         DivergedError: the loss or a weight is not finite.
+        CollapsedError: the training has collapsed, and the config says that this ends it.
+        NoGradientError: the loss has no gradient for any weight.
         CheckpointError: the checkpoint cannot be written.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
@@ -146,7 +148,7 @@ class _Training:
         self._attacked = fold(network, data.train.x)
         self._attacked_average = fold(self._average.module, data.train.x) if self._average is not None else None
         self._modes = Modes(network)
-        # Parts of a batch, each with a forward and a backward pass of its own: 2 once the memory has run out.
+        # Number of parts of a batch, each with its own passes; it becomes 2 when the memory runs out.
         self._parts = 1
         self._collapsed = False
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, {})
@@ -286,7 +288,7 @@ class _Training:
         """Trains on one batch of images (N, C, H, W) and labels (N,), and returns the loss, a scalar."""
         noise = ImageNoise.of(self._seed, torch.arange(len(x), device=x.device), stream=step)
         loss = self._gradients(recipe, x, y, noise, watch)
-        if loss is None:  # The memory ran out, and now holds half a batch at a time.
+        if loss is None:  # Memory ran out. From now on, each pass has half a batch.
             loss = self._gradients(recipe, x, y, noise, watch)
             assert loss is not None
         if self._config.clip_gradients is not None:

@@ -35,7 +35,7 @@ def images(archive: Path, cache: Path = CACHE) -> tuple[Split, Split]:
     stored = cache / "cifar10.npz"
     if not stored.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        np.savez(stored, **_read(archive))
+        np.savez(stored, **read(archive, {"train": TRAINING_IMAGES // 10, "test": TEST_IMAGES // 10}))
     arrays = np.load(stored)
     training, test = (
         Split(torch.from_numpy(arrays[f"{part}_x"]).float() / 255, torch.from_numpy(arrays[f"{part}_y"]), part)
@@ -44,8 +44,13 @@ def images(archive: Path, cache: Path = CACHE) -> tuple[Split, Split]:
     return training, test
 
 
-def _read(archive: Path) -> dict[str, np.ndarray]:
-    counts = {"train": TRAINING_IMAGES // 10, "test": TEST_IMAGES // 10}
+def read(archive: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """Returns the first images of each class in random order, as arrays `train_x`, `train_y`, `test_x` and `test_y`.
+
+    Args:
+        archive: The archive.
+        counts: Number of images of each class, by part (train, test).
+    """
     images_by_class: dict[str, dict[str, list[np.ndarray]]] = {part: {} for part in counts}
     with tarfile.open(archive, "r|xz") as members:
         for member in members:

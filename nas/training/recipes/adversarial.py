@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 from evaluators.attacks import PGD
 from evaluators.attacks.gradient_steps import check_steps
 from evaluators.norms import Linf, Norm
-from nas.training.recipes.base import AttackRecipe, BallRecipe, StepsRecipe
+from nas.training.recipes.base import AttackRecipe, BallRecipe, StepsRecipe, three_steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 def several_steps(recipe: BallRecipe) -> PGDRecipe:
     """Returns the recipe PGD with three steps and the settings of a recipe of one step, as its remedy after a collapse."""
+    attack = three_steps(recipe.norm)
     return PGDRecipe(
-        norm=recipe.norm,
+        norm=attack.norm,
         epsilon=recipe.epsilon,
         warm_up=recipe.warm_up,
         label_smoothing=recipe.label_smoothing,
         entropy_penalty=recipe.entropy_penalty,
-        steps=3,
-        step_size=0.5,
+        steps=attack.steps,
+        step_size=attack.step_size,
     )
 
 

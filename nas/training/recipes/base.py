@@ -182,7 +182,7 @@ class AttackRecipe(BallRecipe):
     def remedy(self) -> BallRecipe | None:
         """Returns the recipe with three steps of PGD if the attack takes one gradient step, else None."""
         if isinstance(self.attack, SingleStep) or (isinstance(self.attack, PGD) and self.attack.steps == 1):
-            return replace(self, attack=PGD(norm=self.norm, steps=3, step_size=0.5))
+            return replace(self, attack=three_steps(self.norm))
         return None
 
 
@@ -212,6 +212,11 @@ class StepsRecipe(BallRecipe):
     def pgd(self) -> PGD:
         """PGD with the steps of the recipe."""
         return PGD(norm=self.norm, steps=self.steps, step_size=self.step_size)
+
+
+def three_steps(norm: Norm) -> PGD:
+    """Returns the attack of the check against collapse, and of the training after a collapse."""
+    return PGD(norm=norm, steps=3, step_size=0.5)
 
 
 def of_epoch(recipe: R, progress: float) -> R:

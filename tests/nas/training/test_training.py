@@ -430,38 +430,36 @@ class TestInputGradient:
         assert not x.requires_grad
 
 
+def script_radii(monkeypatch, counts):
+    """Scripts the number of fooled images, out of 10, of each judging; returns a list that fills with the judged weights."""
+    judged, answers = [], iter(counts)
+
+    def scripted(network, x, y, attack, epsilons, *, seed):
+        judged.append({name: value.clone() for name, value in network.body.state_dict().items()})
+        return torch.tensor([epsilons[0]] * next(answers) + [math.inf] * 10)[:10]
+
+    monkeypatch.setattr("nas.training.train.radii", scripted)
+    return judged
+
+
 class TestAveragedWeights:
     def test_the_better_of_the_weights_and_their_average_is_kept(self, data, monkeypatch):
         # Pairs of numbers of fooled images, out of 10, of the weights and of their average in each epoch.
         script = [(5, 4), (3, 6), (4, 2), (2, 2)]
-        answers = iter([count for pair in script for count in pair])
-        judged = []
-
-        def scripted(network, x, y, attack, epsilons, *, seed):
-            judged.append({name: value.clone() for name, value in network.body.state_dict().items()})
-            return torch.tensor([epsilons[0]] * next(answers) + [math.inf] * 10)[:10]
-
-        monkeypatch.setattr("nas.training.train.radii", scripted)
+        judged = script_radii(monkeypatch, [count for pair in script for count in pair])
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         config = dataclasses.replace(FAST, recipe=Standard(), selection_from=0)
         _, epochs = trained(network, data, config, epochs=4)
         assert [round(10 * epoch.adversarial_error) for epoch in epochs] == [4, 3, 2, 2]
         assert [epoch.averaged for epoch in epochs] == [True, False, True, False]
         # The last of the best epochs is kept; of its equal errors, that of the weights themselves counts.
-        assert all(torch.equal(value, judged[6][f"{name}"]) for name, value in network.state_dict().items())
+        assert all(torch.equal(value, judged[6][name]) for name, value in network.state_dict().items())
 
     def test_the_average_can_be_kept(self, data, monkeypatch):
-        answers = iter([5, 1, 5, 5])
-        averages = []
-
-        def scripted(network, x, y, attack, epsilons, *, seed):
-            averages.append({name: value.clone() for name, value in network.body.state_dict().items()})
-            return torch.tensor([epsilons[0]] * next(answers) + [math.inf] * 10)[:10]
-
-        monkeypatch.setattr("nas.training.train.radii", scripted)
+        judged = script_radii(monkeypatch, [5, 1, 5, 5])
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         trained(network, data, dataclasses.replace(FAST, recipe=Standard(), selection_from=0), epochs=2)
-        assert all(torch.equal(value, averages[1][name]) for name, value in network.state_dict().items())
+        assert all(torch.equal(value, judged[1][name]) for name, value in network.state_dict().items())
 
     def test_statistics_of_batch_norm_belong_to_the_kept_average(self, data):
         config = dataclasses.replace(FAST, selection_from=0, epochs=6)
@@ -473,13 +471,10 @@ class TestAveragedWeights:
 
 class TestMemory:
     @pytest.mark.parametrize("recipe", [Standard(), NFGSM(epsilon=EPSILON)])
-    def test_a_batch_is_halved_once_when_the_memory_runs_out(self, data, recipe, monkeypatch):
+    def test_a_batch_is_halved_once_when_the_memory_runs_out(self, data, recipe):
         # Without batch norm, the gradients of two halves are those of the whole batch.
         config = dataclasses.replace(FAST, recipe=recipe, average=False)
-        whole, _ = trained(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).requires_grad_(), data, config)
-        torch.manual_seed(0)
         limited = nn.Sequential(Limited(32), nn.Flatten(), nn.Linear(64, 10))
-        torch.manual_seed(0)
         first = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         limited[2].load_state_dict(first[1].state_dict())
         whole, _ = trained(first, data, config)
