@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from evaluators.engine.folding import folded_weights
 from evaluators.engine.input_checks import check_format
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ CPU_LEAST, CPU_MOST_BYTES = 32, 512 << 20
 CUDA_SHARE = 0.25
 # Batch size of forward passes without gradients.
 FORWARD_ONLY = 256
+# What other errors say when the memory runs out: of a CPU; of MPS and CUDA's driver; of cuBLAS and cuDNN.
+_OUT_OF_MEMORY = ("not enough memory", "out of memory", "status_alloc_failed")
 # Memory for the pixels of one attack loop. The loop holds several tensors of this size.
 LOOP_BYTES = 16 << 20
 
@@ -128,7 +131,7 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    weights = {weight.untyped_storage().data_ptr() for weight in (*network.parameters(), *folded_weights(network))}
     with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
         # The logits keep the saved tensors alive until their sizes are summed. Otherwise a new tensor could have the address
         # of a freed one, and replace its entry in `kept`.
@@ -139,4 +142,5 @@ def activation_bytes(network: nn.Module, x: Tensor) -> tuple[int, Tensor]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether an error of torch says that the memory of the device or of the machine ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(part in text for part in _OUT_OF_MEMORY)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.engine.channels_last import suits_channels_last
-from evaluators.engine.folding import PROBES, Folded, agree, fold
+from evaluators.engine.folding import PROBES, Folding, agree, folded_weights, has_hooks
 from evaluators.engine.frozen import frozen
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # An attempt is one attack on one image at one epsilon. With fewer attempts than this, tracing and folding a small network
 # costs more time than it saves.
 MIN_ATTEMPTS_TO_FUSE = 1500
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
@@ -26,9 +27,9 @@ def inference(network: nn.Module, x: Tensor, attempts: int = MIN_ATTEMPTS_TO_FUS
     """Yields a network with the same logits as `network` in evaluation mode, faster where possible.
 
     In a copy of the network, batch norm is folded into the preceding convolutions, and images (N, C, H, W) use the
-    channels-last format where this is safe. The original network is yielded if it has no convolution, has hooks or cannot be
-    traced, if there are too few attempts, or if the logits of the copy differ on the first images. `network` is frozen
-    inside the context and restored afterwards.
+    channels-last format where this is safe. The original network is yielded if it has no convolution, has hooks, cannot be
+    copied or is folded already, if there are too few attempts, or if the logits of the copy differ on the first images.
+    `network` is frozen inside the context and restored afterwards.
 
     Args:
         network: Maps images (N, ...) to logits (N, K).
@@ -36,27 +37,28 @@ def inference(network: nn.Module, x: Tensor, attempts: int = MIN_ATTEMPTS_TO_FUS
         attempts: Expected number of attempts: images times attacks times epsilons.
     """
     with frozen(network):
-        yield _optimised(network, x) if attempts >= MIN_ATTEMPTS_TO_FUSE else network
+        copied = _copy(network) if attempts >= MIN_ATTEMPTS_TO_FUSE else None
+        if copied is None:
+            yield network
+            return
+        channels_last = x.ndim == 4 and suits_channels_last(copied)
+        faster = _ChannelsLast(copied.to(memory_format=torch.channels_last)) if channels_last else copied
+        with Folding(copied, x).applied():
+            yield faster if agree(network, faster, x[:PROBES]) else network
 
 
-def _optimised(network: nn.Module, x: Tensor) -> nn.Module:
-    """Returns a faster copy of a network, or the network itself if there is none."""
-    if isinstance(network, Folded):  # Its convolutions cannot be checked for the channels-last format again.
-        return network
+def _copy(network: nn.Module) -> nn.Module | None:
+    """Returns a copy of a network; None if it cannot be copied, or if there is nothing to make faster."""
+    modules = list(network.modules())
+    if folded_weights(network) or not any(isinstance(module, _CONVOLUTIONS) for module in modules):
+        return None
+    # The hooks of a copy would still belong to the objects of the original.
+    if any(has_hooks(module) for module in modules):
+        return None
     try:
-        copied = copy.deepcopy(network)
+        return copy.deepcopy(network)
     except Exception:  # Such as a network with a lock.
-        return network
-    channels_last = x.ndim == 4 and suits_channels_last(copied)
-    if channels_last:
-        copied = copied.to(memory_format=torch.channels_last)
-    folded = fold(copied, x)
-    if folded.body is copied:
-        return network
-    if not channels_last:
-        return folded
-    faster = _ChannelsLast(folded)
-    return faster if agree(network, faster, x[:PROBES]) else network
+        return None
 
 
 @final

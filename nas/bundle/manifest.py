@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{path}: damaged: {', '.join(missing)} missing")
     if faults := _faults(record):
         raise BundleError(f"{path}: damaged: {'; '.join(faults)}")
-    if record.get("digest") not in (None, digest_of(record)):
+    if "digest" in record and record["digest"] != digest_of(record):
         raise BundleError(f"{path}: damaged or tampered with: its digest differs from its content")
     return record
 

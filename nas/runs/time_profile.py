@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from nas.training.stopwatch import STAGES
@@ -18,7 +19,8 @@ SCORING = "scoring"
 def stage_seconds(trials: Sequence[Trial]) -> dict[str, float]:
     """Returns the mean seconds of each stage of the trials that were trained and scored; {} if there are none.
 
-    A trial that was resumed counts with the time of all its epochs, but only with the scoring of its last attempt.
+    The time of a resumed trial is that of its last attempt only. If this is less than the time of all its epochs, the time
+    of its scoring is unknown and does not enter the mean.
 
     Args:
         trials: Trials of a study.
@@ -26,10 +28,10 @@ def stage_seconds(trials: Sequence[Trial]) -> dict[str, float]:
     timed = [t for t in trials if t.state == "complete" and t.epochs and all(_stages(epoch) for epoch in t.epochs)]
     if not timed:
         return {}
-    sums = {stage: sum(_stages(epoch).get(stage, 0.0) for t in timed for epoch in t.epochs) for stage in STAGES}
-    epochs = sum(float(epoch["seconds"]) for t in timed for epoch in t.epochs)
-    sums[SCORING] = max(0.0, sum(t.seconds for t in timed) - epochs)
-    return {stage: round(seconds / len(timed), 4) for stage, seconds in sums.items()}
+    means = {stage: mean(sum(_stages(epoch).get(stage, 0.0) for epoch in t.epochs) for t in timed) for stage in STAGES}
+    rests = [t.seconds - sum(float(epoch["seconds"]) for epoch in t.epochs) for t in timed]
+    means[SCORING] = mean([rest for rest in rests if rest >= 0] or [0.0])
+    return {stage: round(seconds, 4) for stage, seconds in means.items()}
 
 
 def _stages(epoch: object) -> dict[str, float]:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import time
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -13,7 +14,7 @@ import torch
 
 from evaluators.engine.batches import out_of_memory
 from evaluators.engine.channels_last import is_channels_last
-from evaluators.engine.folding import fold
+from evaluators.engine.folding import Folding
 from evaluators.engine.noise import ImageNoise
 from evaluators.radius import radii
 from nas.seeds import seed_of
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from nas.training.stopwatch import Stopwatch
 
 
-# Largest memory of the images that are augmented at once, in bytes.
-PART_BYTES = 2**28
+# Largest memory of the images that are augmented at once, in bytes. With all steps, this needs up to five times as much.
+PART_BYTES = 2**26
 
 
 class DivergedError(Exception):
@@ -94,7 +95,9 @@ def train(
     training = _Training(network, data, config, epsilon=epsilon, epochs=epochs, seed=seed, rungs=rungs or {})
     checkpoint = checkpoint or Checkpoint()
     stored = checkpoint.load()
-    if stored is not None and training.fits(stored):
+    if stored is not None and not stored.keys() >= training.state().keys():
+        warnings.warn("the checkpoint is of an earlier version of Hardcell; the training starts anew", stacklevel=2)
+    elif stored is not None and training.fits(stored):
         training.load(stored)
         yield from training.results
     for _ in range(len(training.results), epochs):
@@ -143,12 +146,12 @@ class _Training:
         averaged = config.average or rungs
         self._average = WeightAverage(network) if averaged else None
         self._last_averaged = epochs if config.average else max((e for e in rungs if e <= self._first_selectable), default=0)
-        # The networks that attacks and errors use. They follow the weights of the network and of its average.
-        network.eval()
-        self._attacked = fold(network, data.train.x)
-        self._attacked_average = fold(self._average.module, data.train.x) if self._average is not None else None
+        # Attacks and errors fold batch norm.
+        self._folding = Folding(network.eval(), data.train.x)
+        self._folding_of_average = Folding(self._average.module, data.train.x) if self._average is not None else None
         self._modes = Modes(network)
-        # Number of parts of a batch, each with its own passes; it becomes 2 when the memory runs out.
+        # Number of parts of a batch, each with its own passes; it becomes 2 when the memory runs out. Batch norm then
+        # normalises each half by itself.
         self._parts = 1
         self._collapsed = False
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, {})
@@ -169,8 +172,6 @@ class _Training:
 
     def fits(self, state: State) -> bool:
         """Returns whether a stored state is of this training. The number of epochs of finalists may change at a resume."""
-        if not {"seed", "collapsed", "average", "epochs"} <= state.keys():
-            return False
         same_average = (state["average"] is None) == (self._average is None)
         same_epochs = all(epoch["epochs"] == self._epochs for epoch in state["epochs"])
         return same_average and same_epochs and state["seed"] == self._seed
@@ -197,13 +198,6 @@ class _Training:
         self._collapsed = state["collapsed"]
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        self._mark_changed()
-
-    def _mark_changed(self) -> None:
-        """Marks the folded networks for new folded weights."""
-        self._attacked.stale = True
-        if self._attacked_average is not None:
-            self._attacked_average.stale = True
 
     def run_epoch(self) -> None:
         """Runs the next epoch, a second time with the remedy if the training collapses in it, and appends its result.
@@ -255,6 +249,8 @@ class _Training:
         """
         x, y, batch = self._data.train.x, self._data.train.y, self._batch
         recipe = of_epoch(recipe, (epoch + 1) / self._epochs)
+        self._modes.evaluation()
+        self._folding.check(x)
         order = torch.randperm(len(x), generator=self._generator)[: self._steps * batch].to(x.device)
         mirrored = None if self._mirrored is None else self._mirrored ^ bool(epoch % 2)
         losses = torch.zeros((), device=x.device)
@@ -297,7 +293,6 @@ class _Training:
         self._optimiser.step()
         if self._average is not None and step < self._last_averaged * self._steps:
             self._average.update()
-        self._mark_changed()
         watch.lap("update")
         return loss
 
@@ -321,7 +316,8 @@ class _Training:
         """Adds `share` times the gradients of the loss to the gradients of the weights, and returns the loss."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast):
             self._modes.evaluation()
-            points = recipe.points(self._attacked, x, y, noise)
+            with self._folding.applied():
+                points = recipe.points(self._network, x, y, noise)
             watch.lap("attack")
             self._modes.training()
             loss = recipe.loss(self._network, x, points, y)
@@ -339,7 +335,8 @@ class _Training:
         x, y = self._data.validation.x[:IMAGES], self._data.validation.y[:IMAGES]
         recipe, remedy = of_epoch(recipe, (epoch + 1) / self._epochs), of_epoch(remedy, (epoch + 1) / self._epochs)
         self._modes.evaluation()
-        gap = collapse_gap(self._attacked, x, y, recipe, remedy, seed_of(self._seed, "collapse", epoch))
+        with self._folding.applied():
+            gap = collapse_gap(self._network, x, y, recipe, remedy, seed_of(self._seed, "collapse", epoch))
         return gap >= COLLAPSED
 
     def _judge(self, epoch: int) -> Errors | None:
@@ -350,8 +347,7 @@ class _Training:
         if epoch < self._first_selectable:
             if epoch + 1 not in self._rungs:
                 return None
-            averaged = self._attacked_average is not None
-            return self._errors(averaged=averaged, budget=self._rungs[epoch + 1])
+            return self._errors(averaged=self._average is not None, budget=self._rungs[epoch + 1])
         # An epoch that may be kept is measured with the full attack budget, even at a rung.
         errors = self._errors(averaged=False, budget=AttackBudget())
         weights = self._network
@@ -365,12 +361,18 @@ class _Training:
 
     def _errors(self, *, averaged: bool, budget: AttackBudget) -> Errors:
         """Returns the errors of the network, or of its averaged weights, under the selection attack."""
-        evaluated = self._attacked_average if averaged else self._attacked
-        assert evaluated is not None
+        network, folding = self._network, self._folding
+        if averaged:
+            assert self._average is not None
+            assert self._folding_of_average is not None
+            network, folding = self._average.module, self._folding_of_average
+        network.eval()
+        folding.check(self._data.train.x)
         x, y = self._data.validation.x, self._data.validation.y
         count = budget.count(len(x))
         attack = budget.of(self._config.selection)
-        image_radii = radii(evaluated, x[:count], y[:count], attack, [self._epsilon], seed=self._seed)
+        with folding.applied():
+            image_radii = radii(network, x[:count], y[:count], attack, [self._epsilon], seed=self._seed)
         clean, adversarial = (image_radii == 0).double().mean(), (image_radii <= self._epsilon).double().mean()
         return Errors(float(clean), float(adversarial), averaged)
 

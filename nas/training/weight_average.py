@@ -13,10 +13,11 @@ arXiv:1212.1824, section 4, with eta = 8: the average is mostly over the last ni
 from __future__ import annotations
 
 import copy
-from itertools import chain
 from typing import TYPE_CHECKING, Any, final
 
 import torch
+
+from nas.errors import format_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,22 +36,32 @@ class WeightAverage:
 
     Attributes:
         module: Network with the averaged weights, in evaluation mode.
+
+    Raises:
+        TypeError: the network cannot be copied.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.module = copy.deepcopy(network).eval()
+        try:
+            self.module = copy.deepcopy(network).eval()
+        except Exception as error:  # A copy may raise any error, such as the TypeError of a network with a lock.
+            raise TypeError(
+                f"the network cannot be copied for its averaged weights ({format_error(error)}); set training.average to "
+                "false, without early stopping"
+            ) from error
         self._count = 0
-        floating = [
-            (averaged, current)
-            for averaged, current in zip(_tensors(self.module), _tensors(network), strict=True)
-            if current.is_floating_point()
-        ]
-        self._averaged, self._current = [a for a, _ in floating], [c for _, c in floating]
+        pairs = list(zip(_places(self.module), _places(network), strict=True))
+        self._averaged = [pair for pair in pairs if _is_averaged(pair[1])]
+        self._copied = [pair for pair in pairs if not _is_averaged(pair[1])]
 
+    @torch.no_grad()
     def update(self) -> None:
-        """Adds the current weights, after a training step."""
+        """Adds the current weights, after a training step. Counters and other integers are copied."""
+        # A layer may replace its tensors, so they are looked up in each step.
         share = (ETA + 1) / (self._count + 1 + ETA)
-        torch._foreach_lerp_(self._averaged, self._current, share)
+        torch._foreach_lerp_([a[n] for (a, n), _ in self._averaged], [c[n] for _, (c, n) in self._averaged], share)
+        if self._copied:
+            torch._foreach_copy_([a[n] for (a, n), _ in self._copied], [c[n] for _, (c, n) in self._copied])
         self._count += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,5 +74,18 @@ class WeightAverage:
         self._count = state["count"]
 
 
-def _tensors(network: nn.Module) -> Iterator[Tensor]:
-    return (tensor.detach() for tensor in chain(network.parameters(), network.buffers()))
+def _places(network: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yields the dictionary and the name of each parameter and buffer. A tensor in several places is yielded once."""
+    seen = set()
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield tensors, name
+
+
+def _is_averaged(place: tuple[dict[str, Tensor], str]) -> bool:
+    """Returns whether a tensor holds floating-point or complex numbers."""
+    tensor = place[0][place[1]]
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -181,7 +181,7 @@ class AttackRecipe(BallRecipe):
     @final
     def remedy(self) -> BallRecipe | None:
         """Returns the recipe with three steps of PGD if the attack takes one gradient step, else None."""
-        if isinstance(self.attack, SingleStep) or (isinstance(self.attack, PGD) and self.attack.steps == 1):
+        if isinstance(self.attack, SingleStep) or getattr(self.attack, "steps", None) == 1:
             return replace(self, attack=three_steps(self.norm))
         return None
 

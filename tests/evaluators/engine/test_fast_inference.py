@@ -3,12 +3,13 @@
 import random
 import warnings
 
-import pytest
 import torch
 from torch import nn
 
 from evaluators import PGD, radii
+from evaluators.engine.channels_last import is_channels_last
 from evaluators.engine.fast_inference import MIN_ATTEMPTS_TO_FUSE, inference
+from evaluators.engine.folding import Folding, folded_weights
 
 
 def settled(network, x):
@@ -34,11 +35,27 @@ def test_batch_norm_is_folded_and_nothing_else_changes(conv, images):
     network = settled(conv(), x)
     with inference(network, x) as fast:
         assert fast is not network
-        assert not batch_norms(fast)
+        assert len(folded_weights(fast)) == 1
         torch.testing.assert_close(fast(x), network(x), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(input_gradient(fast, x), input_gradient(network, x), rtol=1e-4, atol=1e-6)
         assert not any(parameter.requires_grad for parameter in fast.parameters())
-    assert len(batch_norms(network)) == 1
+    assert folded_weights(network) == []
+
+
+def test_convolutions_without_batch_norm_use_channels_last(images):
+    x = images(8)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)).eval()
+    with inference(network, x) as fast:
+        assert any(is_channels_last(module) for module in fast.modules())
+        torch.testing.assert_close(fast(x), network(x), rtol=1e-5, atol=1e-6)
+    assert not is_channels_last(network)
+
+
+def test_a_folded_network_is_used_as_it_is(conv, images):
+    x = images(8)
+    network = settled(conv(), x)
+    with Folding(network, x).applied(), inference(network, x) as fast:
+        assert fast is network
 
 
 def test_too_little_work_is_not_worth_folding(conv, images):
@@ -74,7 +91,7 @@ class Branches(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A network that adds a random number in each pass. A trace would turn the number into a constant."""
+    """A network that adds a random number in each pass, so that its logits cannot be compared."""
 
     def __init__(self, network):
         super().__init__()
@@ -105,10 +122,18 @@ def test_a_shared_convolution_keeps_its_batch_norms(images):
         torch.testing.assert_close(fast(x), network(x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [Branches, Noisy], ids=["branches", "noisy"])
-def test_what_cannot_be_folded_faithfully_is_used_as_it_is(conv, images, make):
+def test_what_cannot_be_traced_keeps_its_control_flow(conv, images):
     x = images(8)
-    network = settled(make(conv()), x)
+    network = settled(Branches(conv()), x)
+    with inference(network, x) as fast:
+        assert folded_weights(fast) == []
+        for points in (x, -x):
+            torch.testing.assert_close(fast(points), network(points), rtol=1e-5, atol=1e-6)
+
+
+def test_a_random_network_is_used_as_it_is(conv, images):
+    x = images(8)
+    network = settled(Noisy(conv()), x)
     with inference(network, x) as fast:
         assert fast is network
 

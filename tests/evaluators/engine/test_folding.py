@@ -1,10 +1,13 @@
 """Folding of batch norm: the logits and gradients of the network, for every kind of layer and after every change."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from evaluators.engine.folding import fold
+from evaluators.engine.batches import activation_bytes
+from evaluators.engine.folding import Folding, folded_weights
 
 
 def settled(network, x):
@@ -27,9 +30,13 @@ def input_gradient(network, x):
     return torch.autograd.grad(network(points).square().sum(), points)[0]
 
 
-def assert_same(network, folded, x):
-    torch.testing.assert_close(folded(x), network(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(input_gradient(folded, x), input_gradient(network, x), rtol=1e-4, atol=1e-4)
+def assert_same(network, folding, x):
+    """The folded network has the logits and the gradients of the network."""
+    logits, gradient = network(x), input_gradient(network, x)
+    with folding.applied():
+        torch.testing.assert_close(network(x), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(input_gradient(network, x), gradient, rtol=1e-4, atol=1e-4)
+    assert torch.equal(network(x), logits)
 
 
 class Called(nn.Module):
@@ -59,10 +66,13 @@ def test_batch_norm_is_folded(case):
     layers, shape = FOLDED[case]
     x = images(*shape)
     network = settled(nn.Sequential(layers, nn.ReLU(), nn.Flatten()), x)
-    folded = fold(network, x)
-    assert len(folded.layers) == 1
-    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in folded.modules())
-    assert_same(network, folded, x)
+    folding = Folding(network, x)
+    assert len(folding) == 1
+    assert_same(network, folding, x)
+    with folding.applied():
+        logits = network(x)
+        network[0][1].running_mean.add_(1)  # It has no part in the pass any more.
+        assert torch.equal(network(x), logits)
 
 
 KEPT = {
@@ -84,9 +94,9 @@ KEPT = {
 def test_other_layers_are_kept(case):
     x = images(2, 5, 5)
     network = settled(nn.Sequential(KEPT[case], nn.Flatten()), x)
-    folded = fold(network, x)
-    assert folded.layers == []
-    assert_same(network, folded, x)
+    folding = Folding(network, x)
+    assert len(folding) == 0
+    assert_same(network, folding, x)
 
 
 def conv_net():
@@ -108,39 +118,134 @@ def repeatable():
         yield
 
 
-def test_follows_the_weights_once_it_is_stale():
-    x = images(2, 6, 6)
-    network = settled(conv_net(), x)
-    folded = fold(network, x)
-    before = folded(x)
-    network.load_state_dict({name: value * 1.5 for name, value in network.state_dict().items()})
-    # The last layer is not folded, so its weights count at once.
-    assert not torch.allclose(folded(x), network(x))
-    folded.stale = True
-    assert_same(network, folded, x)
-    assert not torch.allclose(folded(x), before)
+@pytest.fixture
+def network():
+    return settled(conv_net(), None)
 
 
-def test_weights_of_folded_layers_have_no_gradients():
-    x = images(2, 6, 6)
-    network = settled(conv_net(), x)
-    fold(network, x)(x).sum().backward()
+@pytest.fixture
+def x():
+    return images(2, 6, 6)
+
+
+@pytest.mark.parametrize("assign", [False, True], ids=["in place", "replaced"])
+def test_follows_the_weights(assign, network, x):
+    folding = Folding(network, x)
+    with folding.applied():
+        before = network(x)
+    changed = {name: value * 1.5 for name, value in network.state_dict().items()}
+    network.load_state_dict(changed, assign=assign)
+    assert_same(network, folding, x)
+    assert not torch.allclose(network(x), before)
+
+
+def test_follows_the_format_of_the_weights(network, x):
+    folding = Folding(network, x)
+    assert_same(network.double(), folding, x.double())
+
+
+class Counting(nn.Module):
+    """Scales its input by a Python value, and by a buffer that each pass replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = 1.0
+        self.register_buffer("count", torch.zeros(()))
+        self.last = None
+
+    def forward(self, x):
+        self.count, self.last = self.count + 1, x
+        return x * self.scale
+
+
+def test_runs_the_code_of_the_network(network, x):
+    network.insert(3, counting := Counting())
+    folding = Folding(network, x)
+    assert len(folding) == 2
+    assert counting.last is None or isinstance(counting.last, torch.Tensor)
+    counting.scale, counting.count = 3.0, torch.tensor(7.0)
+    assert_same(network, folding, x)
+    before = counting.count
+    with folding.applied():
+        network(x)
+    assert counting.count == before + 1
+
+
+def test_weights_of_folded_layers_have_no_gradients(network, x):
+    with Folding(network, x).applied():
+        network(x).sum().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is not None] == ["6.weight", "6.bias"]
 
 
-def test_the_network_is_left_as_it_was():
-    x = images(2, 6, 6)
-    network = settled(conv_net(), x)
+def test_the_network_is_left_as_it_was(network, x):
     names, strides = list(network.state_dict()), network[0].weight.stride()
-    fold(network, x)(x)
+    folding = Folding(network, x)
+    with pytest.raises(RuntimeError, match="size"), folding.applied():
+        network(x[:, :1])
     assert list(network.state_dict()) == names
     assert network[0].weight.stride() == strides
     assert all(parameter.requires_grad for parameter in network.parameters())
+    assert not any("forward" in module.__dict__ for module in network.modules())
+    assert folded_weights(network) == []
 
 
-def test_what_cannot_be_traced_is_called_as_it_is():
-    x = images(2, 6, 6)
-    network = Called(lambda m, x: m["conv"](x if x.mean() > 0 else -x), conv=nn.Conv2d(2, 3, 3)).eval()
-    folded = fold(network, x)
-    assert folded.body is network
-    assert torch.equal(folded(-x), network(-x))
+def test_a_copy_of_a_folded_network_follows_its_own_weights(network, x):
+    with Folding(network, x).applied():
+        copied = copy.deepcopy(network)
+    with torch.no_grad():
+        copied[0].weight.mul_(2)
+        network.load_state_dict(copied.state_dict())
+    torch.testing.assert_close(copied(x), network(x))
+
+
+def test_training_mode_is_not_folded(network, x):
+    expected = copy.deepcopy(network).train()(x)
+    with Folding(network, x).applied():
+        torch.testing.assert_close(network.train()(x), expected)
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_pre_hook"])
+def test_layers_with_hooks_are_not_folded(hook, network, x):
+    folding = Folding(network, x)
+    getattr(network[1], hook)(lambda *arguments: None)
+    folding.check(x)
+    assert len(folding) == len(Folding(network, x)) == 1
+    assert_same(network, folding, x)
+
+
+def test_nothing_is_folded_if_the_logits_differ(x):
+    class Inspecting(nn.Module):
+        """A network whose logits depend on the weights of a layer that would be folded."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+            self.uses_output = False
+
+        def forward(self, x):
+            features = self.conv(x)
+            return self.norm(features).flatten(1) + (features.flatten(1) if self.uses_output else 0)
+
+    network = settled(Inspecting(), x)
+    folding = Folding(network, x)
+    assert len(folding) == 1
+    network.uses_output = True
+    folding.check(x)
+    assert len(folding) == 0
+    network.uses_output = False
+    folding.check(x)
+    assert len(folding) == 1
+
+
+def test_folded_weights_are_no_activations(network, x):
+    plain = activation_bytes(network, x[:1])[0]
+    with Folding(network, x).applied():
+        assert len(folded_weights(network)) == 2
+        assert activation_bytes(network, x[:1])[0] <= plain
+
+
+def test_what_cannot_be_traced_is_not_folded(x):
+    network = Called(
+        lambda m, x: m["norm"](m["conv"](x if x.mean() > 0 else -x)), conv=nn.Conv2d(2, 3, 3), norm=nn.BatchNorm2d(3)
+    )
+    assert len(Folding(network.eval(), x)) == 0

@@ -273,8 +273,9 @@ def test_profile_of_another_version_is_left_out_of_the_report(run_copy, reseal):
         lambda m: m.update(epsilon=0.01),
         lambda m: m["environment"].update(python="2.7"),
         lambda m: m.pop("created"),
+        lambda m: m.update(digest=None),
     ],
-    ids=["seed", "role", "config", "data", "epsilon", "environment", "created"],
+    ids=["seed", "role", "config", "data", "epsilon", "environment", "created", "digest"],
 )
 def test_altered_manifest_is_noticed(change, bundle_copy, cli):
     edit_json(bundle_copy / "manifest.json", change)

@@ -28,6 +28,7 @@ from nas.pipeline.events import BundleFailed, FinalistsStarted, RunFinished, Sta
 from nas.pipeline.search import resume_events, search_events
 from nas.runs.run import read_run
 from nas.study.trial import Trial
+from nas.training.stopwatch import STAGES
 
 
 @pytest.fixture
@@ -174,6 +175,22 @@ def test_status_of_a_finished_run_as_json(finished_run, cli):
     assert errors == sorted(errors)
     assert [bundle["role"] for bundle in record["bundles"]] == ["finalist", "random", "residual"]
     assert record["report"] == str(finished_run / "report.html")
+
+
+def test_status_says_where_the_time_of_a_trial_goes(finished_run, cli):
+    seconds = json.loads(cli("status", finished_run, "--json")[1])["stage_seconds"]
+    assert list(seconds) == [*STAGES, "scoring"]
+    assert all(value > 0 for value in seconds.values())
+    assert f"a trial takes {sum(seconds.values()):.1f} s: " in cli("status", finished_run)[1]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_search_prints_where_the_time_goes_if_asked(asked, tiny_file, tmp_path, cli):
+    few = ("--set", "search.trials=1", "--set", "search.random_trials=1", "--set", "finalists.references=false")
+    code, out, _ = cli("search", tiny_file, "--run", tmp_path / "run", *few, *["--profile-time"] * asked)
+    assert code == 0
+    rows = [line.split()[1] for line in out.splitlines() if line.startswith("│") and "%" in line]
+    assert rows == ([*STAGES, "scoring", "total"] if asked else [])
 
 
 def test_status_of_a_running_and_of_an_interrupted_run(tiny, tmp_path, cli):

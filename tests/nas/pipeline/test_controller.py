@@ -145,6 +145,11 @@ def test_disconnected_cell_of_cell201_is_rejected(tiny, searched, monkeypatch):
         ("memory", "out of memory: 4 GiB wanted"),
         ("memory in build", "out of memory: 8 GiB wanted"),
         ("nan", "training diverged: the loss is nan in epoch 1 of 2"),
+        (
+            "detached",
+            "the loss has no gradient for the weights; the network or the recipe may detach a tensor, use argmax or round, or "
+            "compute without gradients",
+        ),
     ],
 )
 def test_broken_candidate_is_a_failed_trial_with_its_reason_and_the_search_goes_on(
@@ -185,6 +190,15 @@ def test_learning_rate_that_diverges_fails_with_its_reason(tiny, tmp_path):
     with pytest.raises(SearchFailedError, match=r"training diverged: the loss is (nan|inf)") as caught:
         search(config, tmp_path / "run")
     assert caught.value.exit_code == 1
+
+
+def test_collapse_of_the_training_is_the_reason(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.training.train.collapse_gap", lambda *arguments: 1.0)
+    one_step = ("training.recipe=n_fgsm", "training.on_collapse=fail", "search.trials=1")
+    with pytest.raises(
+        SearchFailedError, match=r"1 x training with one gradient step collapsed in epoch 1 of 2: the network"
+    ):
+        search(tiny(*one_step), tmp_path / "run")
 
 
 def test_failed_candidate_keeps_the_epochs_before_it_failed(custom_space, tmp_path, monkeypatch):

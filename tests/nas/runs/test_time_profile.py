@@ -24,6 +24,11 @@ def test_it_is_the_mean_over_the_complete_trials():
     assert stage_seconds(trials)["scoring"] == 3.0
 
 
+def test_a_resumed_trial_does_not_skew_the_scoring():
+    assert stage_seconds([trial(0), trial(1, seconds=3.0)])["scoring"] == 2.0
+    assert stage_seconds([trial(0, seconds=3.0)])["scoring"] == 0.0
+
+
 @pytest.mark.parametrize("stages", [{}, None, "text"])
 def test_trials_without_times_do_not_count(stages):
     assert stage_seconds([trial(0, stages=stages)]) == {}

@@ -237,6 +237,27 @@ def test_rungs_measure_the_same_after_a_break(broken, split, monkeypatch):
     assert_same(resumed, Training(split, monkeypatch, late)()[0])
 
 
+def test_a_checkpoint_without_an_average_is_not_used_for_a_training_with_one(split, monkeypatch):
+    store = Memory()
+    Training(split, monkeypatch, dataclasses.replace(CONFIG, average=False))(store, until=2)
+    training = Training(split, monkeypatch)
+    weights, epochs, _ = training()
+    afresh, after, drawn = training(store)
+    assert len(drawn) == EPOCHS
+    assert_same(afresh, weights)
+    assert timeless(after) == timeless(epochs)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_and_the_training_starts_anew(split, monkeypatch):
+    store, training = Memory(), Training(split, monkeypatch)
+    training(store, until=2)
+    state = torch.load(io.BytesIO(store.read()), weights_only=True)
+    del state["collapsed"]
+    torch.save(state, content := io.BytesIO())
+    with pytest.warns(UserWarning, match=r"^the checkpoint is of an earlier version of Hardcell; the training starts anew$"):
+        assert len(training(Memory(content.getvalue()))[2]) == EPOCHS
+
+
 def test_broken_off_after_every_epoch(split, monkeypatch):
     training = Training(split, monkeypatch)
     weights, epochs, _ = training()

@@ -8,7 +8,7 @@ from torch import nn
 
 import nas.training.train as module
 from evaluators import FGSM, L2, PGD
-from evaluators.attacks import StepLL
+from evaluators.attacks import BIM, MIFGSM, StepLL
 from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.training.checkpoints import Checkpoint, Store
@@ -72,6 +72,8 @@ def test_the_step_is_that_of_the_recipe():
         (PGDRecipe(), None),
         (Trades(), None),
         (Adversarial(attack=PGD(steps=2)), None),
+        (Adversarial(attack=BIM(steps=1)), Adversarial(attack=PGD(steps=3, step_size=0.5))),
+        (Adversarial(attack=MIFGSM(steps=1)), Adversarial(attack=PGD(steps=3, step_size=0.5))),
         (Fast(norm=L2(), epsilon=0.5), PGDRecipe(norm=L2(), epsilon=0.5, steps=3, step_size=0.5)),
         (
             NFGSM(epsilon=0.2, label_smoothing=0.1, entropy_penalty=0.3, warm_up=0.5),
@@ -98,11 +100,11 @@ def collapsing(monkeypatch):
 
     def gap(network, x, y, recipe, remedy, seed):
         assert recipe.epsilon == remedy.epsilon
+        assert not any(part.training for part in network.modules())
         checks.append(recipe.epsilon)
         return 0.9 if len(checks) in collapses else 0.05
 
     monkeypatch.setattr(module, "collapse_gap", gap)
-    monkeypatch.setattr(module, "COLLAPSED", 0.3)
 
     def at(*epochs):
         checks.clear()
@@ -150,6 +152,12 @@ def test_a_collapsed_epoch_is_repeated_with_the_remedy(data, collapsing):
     trained(data, until=1, checkpoint=Checkpoint(store, 0))
     reference, _ = trained(data, dataclasses.replace(CONFIG, recipe=CONFIG.recipe.remedy()), checkpoint=Checkpoint(store, 0))
     assert torch.equal(weights(network), weights(reference))
+
+
+@pytest.mark.parametrize(("gap", "collapsed"), [(0.29, False), (0.31, True)])
+def test_a_collapse_is_a_gap_of_three_tenths(gap, collapsed, data, monkeypatch):
+    monkeypatch.setattr(module, "collapse_gap", lambda *arguments: gap)
+    assert [epoch.collapsed for epoch in trained(data, until=1)[1]] == [collapsed]
 
 
 def test_without_a_collapse_the_check_changes_nothing(data, collapsing):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 
 import pytest
 import torch
@@ -65,6 +66,46 @@ def test_batch_norms_statistics_are_averaged():
     assert average.module.running_mean.item() == pytest.approx((1 - share) + 3 * share)
 
 
+class Layer(nn.Module):
+    """A layer with tensors of several kinds. Each call replaces the buffer `seen`."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.tied = self.weight
+        self.wave = nn.Parameter(torch.zeros(1, dtype=torch.complex64))
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, value):
+        self.seen = torch.tensor(value)
+        self.calls += 1
+        self.weight.data.fill_(value)
+        self.wave.data.fill_(complex(0, value))
+
+
+def test_replaced_tied_and_complex_tensors_are_averaged_and_integers_copied():
+    network = Layer()
+    average = WeightAverage(network)
+    for value in (1.0, 3.0):
+        network(value)
+        average.update()
+    share = (ETA + 1) / (2 + ETA)
+    wanted = pytest.approx((1 - share) + 3 * share)
+    assert average.module.seen.item() == average.module.weight.item() == average.module.wave.imag.item() == wanted
+    assert average.module.tied is average.module.weight
+    assert average.module.calls == 2
+
+
+def test_a_network_that_cannot_be_copied_is_named_with_the_remedy():
+    network = nn.Linear(1, 1)
+    network.lock = threading.Lock()
+    with pytest.raises(
+        TypeError, match=r"cannot be copied for its averaged weights \(TypeError: .*lock.* training\.average"
+    ):
+        WeightAverage(network)
+
+
 @pytest.fixture
 def data(images):
     x = images(96)
@@ -76,7 +117,7 @@ def test_rung_evaluates_the_average_and_selection_the_weights(data, monkeypatch)
     judged = []
 
     def spy(network, x, y, attack, epsilons, **rest):
-        judged.append({name: value.clone() for name, value in network.body.state_dict().items()})
+        judged.append({name: value.clone() for name, value in network.state_dict().items()})
         return radii(network, x, y, attack, epsilons, **rest)
 
     monkeypatch.setattr("nas.training.train.radii", spy)
