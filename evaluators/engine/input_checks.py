@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,17 +17,20 @@ if TYPE_CHECKING:
 
 
 def check_module(network: nn.Module) -> None:
-    """Checks that a network is an nn.Module and that torch's inference mode is off.
+    """Checks that a network is an nn.Module with initialised layers, and that torch's inference mode is off.
 
     Raises:
         TypeError: network is not an nn.Module.
-        ValueError: torch's inference mode is on.
+        ValueError: torch's inference mode is on, or the network has a lazy layer that is not initialised.
     """
     if not isinstance(network, nn.Module):
         got = "a class; create an instance" if isinstance(network, type) else f"{type(network).__name__}; wrap it in one"
         raise TypeError(f"network must be an nn.Module, got {got}")
     if torch.is_inference_mode_enabled():
         raise ValueError("attacks need gradients, which torch.inference_mode() disables; use torch.no_grad() instead")
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"the lazy layer of {name} is not initialised; call the network on a batch of images first")
 
 
 def as_grid(epsilons: Iterable[float]) -> list[float]:
@@ -65,17 +69,23 @@ def check_images(x: Tensor) -> None:
         raise ValueError(f"x must have pixels in [0, 1], got [{low:.3g}, {high:.3g}]; {remedy}")
 
 
-def check_format(network: nn.Module, x: Tensor) -> None:
+def check_format(network: nn.Module, x: Tensor, *, convertible: bool = True) -> None:
     """Checks, for a network that fails on images x, that at least one of its parameters has the dtype of the images.
+
+    Args:
+        network: The network.
+        x: The images, (N, ...).
+        convertible: Whether the caller can convert the images, and not only the network, as a remedy.
 
     Raises:
         ValueError: the network has floating-point parameters, but none with the dtype of the images.
     """
     formats = sorted({str(p.dtype) for p in network.parameters() if p.is_floating_point()})
     if formats and str(x.dtype) not in formats:
+        remedy = f"x.to({formats[0]}), or " if convertible else ""
         raise ValueError(
-            f"the network's parameters are {', '.join(formats)}, but the images x are {x.dtype}; use x.to({formats[0]}), "
-            f"or network.to({x.dtype})"
+            f"the network's parameters are {', '.join(formats)}, but the images x are {x.dtype}; use "
+            f"{remedy}network.to({x.dtype})"
         )
 
 

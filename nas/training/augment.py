@@ -27,13 +27,15 @@ def augment(x: Tensor, *, shift: int, mirrored: Tensor | None, cutout: int, gene
     """Returns augmented images, (N, C, H, W). Pixels that a shift uncovers, and those of a cut-out square, are zero.
 
     Args:
-        x: Images, (N, C, H, W).
+        x: Images, (N, C, H, W); of any shape (N, ...) without augmentation, which returns x itself.
         shift: Largest shift in pixels, in each direction along each axis.
         mirrored: Which images are mirrored left to right, (N,) bool; None for no image.
         cutout: Side in pixels of the square to cut out around a random pixel; 0 for none. Source: DeVries and Taylor,
             "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv:1708.04552.
         generator: Generator on the CPU, so that the random numbers do not depend on the device.
     """
+    if not shift and mirrored is None and not cutout:
+        return x
     n, _, height, width = x.shape
     if shift:
         offsets = torch.randint(0, 2 * shift + 1, (2, n), generator=generator).to(x.device)

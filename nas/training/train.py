@@ -91,6 +91,8 @@ def train(
         CheckpointError: the checkpoint cannot be written.
     """
     if not any(parameter.requires_grad for parameter in network.parameters()):
+        if any(True for _ in network.parameters()):
+            raise NoGradientError("all parameters of the network are frozen; use network.requires_grad_()")
         raise NoGradientError("the network has no parameters to train")
     training = _Training(network, data, config, epsilon=epsilon, epochs=epochs, seed=seed, rungs=rungs or {})
     checkpoint = checkpoint or Checkpoint()

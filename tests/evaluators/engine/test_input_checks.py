@@ -24,7 +24,7 @@ from evaluators import (
     radii,
 )
 from evaluators.checks import CheckResult, explain
-from evaluators.engine.input_checks import check_epsilons, check_images, check_labels, check_logits
+from evaluators.engine.input_checks import check_epsilons, check_format, check_images, check_labels, check_logits
 from evaluators.logits.first_order import gradient_norms
 
 
@@ -114,6 +114,13 @@ def test_images_that_are_accepted():
 def test_labels_that_are_refused(y, kind, message):
     with raises(kind, message):
         check_labels(y, 2, 3)
+
+
+def test_a_network_of_another_dtype_is_converted_where_the_images_cannot_be():
+    with raises(
+        ValueError, "parameters are torch.float64, but the images x are torch.float32; use network.to(torch.float32)"
+    ):
+        check_format(nn.Linear(2, 2).double(), torch.zeros(1, 2), convertible=False)
 
 
 def test_labels_need_no_number_of_classes():
@@ -215,6 +222,16 @@ MISTAKES = {
         ok(network=lambda network: network.half()),
         ValueError,
         "parameters are torch.float16, but the images x are torch.float32; use x.to(torch.float16)",
+    ),
+    "a lazy layer": (
+        ok(network=lambda network: nn.Sequential(network, nn.LazyLinear(4))),
+        ValueError,
+        "the lazy layer of 1.weight is not initialised; call the network on a batch of images first",
+    ),
+    "a lazy buffer": (
+        ok(network=lambda network: nn.Sequential(network, nn.LazyBatchNorm1d(affine=False))),
+        ValueError,
+        "the lazy layer of 1.running_mean is not initialised",
     ),
     "images in double precision": (
         ok(x=lambda x: x.double()),

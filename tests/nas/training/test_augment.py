@@ -23,6 +23,11 @@ def seeded(seed):
 
 
 class TestAugment:
+    @pytest.mark.parametrize("shape", [(64,), (8, 8), (3, 5, 7)])
+    def test_images_of_any_shape_are_unchanged_without_augmentation(self, shape):
+        x = torch.rand(4, *shape, generator=seeded(0))
+        assert augment(x, shift=0, mirrored=None, cutout=0, generator=seeded(1)) is x
+
     @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7)])
     @pytest.mark.parametrize("shift", [0, 1, 3])
     @pytest.mark.parametrize("flip", [False, True])

@@ -1,14 +1,16 @@
 """`nas.train`: training of one network without a search."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 
 import nas
 from evaluators import L2, radii
+from evaluators.engine.channels_last import is_channels_last
 from nas.data import open_data
 from nas.data.config import DataConfig
-from nas.errors import DataError
 from nas.training.config import TrainingConfig
 from nas.training.recipes import NFGSM, Standard
 from nas.training.train import NoGradientError
@@ -117,26 +119,30 @@ def test_convolutions_are_in_the_channels_last_format_where_the_network_allows_i
     assert weight.stride() == ((9, 1, 3, 1) if converted else (9, 9, 3, 1)) or features.is_contiguous() is not converted
 
 
-@pytest.mark.filterwarnings("ignore:batch_size is")
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"recipe": "nfgsm"}, ValueError, r"recipe must be one of standard, .*, or a Recipe, got 'nfgsm'"),
-        ({"recipe": NFGSM}, TypeError, r"recipe must be a name or a Recipe, got ABCMeta"),
-        ({"epochs": 0}, ValueError, r"epochs must be at least 1, got 0"),
-        ({"epsilon": 8}, ValueError, r"epsilon must be above 0 and at most 1, in pixel units \(8/255, not 8\), got 8"),
-        ({"data": [1]}, TypeError, r"data must be the name of a source, a DataConfig, a Dataset, or a pair .* got list"),
-        ({"data": (torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))}, DataError, r"too few images .* got 2"),
-        ({"data": (torch.rand(9, 1, 8, 8) * 255, torch.arange(9))}, ValueError, r"x must have pixels in \[0, 1\]"),
-        ({"data": (torch.rand(9, 1, 8, 8), torch.arange(9) + 3)}, ValueError, r"y must hold labels from 0 to 9"),
-        ({"network": 3}, TypeError, r"network must be an nn.Module, got int"),
-        ({"network": nn.Flatten()}, NoGradientError, r"the network has no parameters to train"),
-    ],
-)
-def test_wrong_arguments_are_refused(data, change, error, message):
-    arguments = {"network": linear(), "data": data, "recipe": "n_fgsm", "epochs": 1, **change}
-    with pytest.raises(error, match=message):
-        nas.train(**arguments)
+class Locked(nn.Module):
+    """A network that cannot be copied."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.lock = body, threading.Lock()
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_the_format_of_a_network_that_cannot_be_copied_is_kept(data):
+    network = Locked(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10)))
+    nas.train(network, data, "standard", epochs=1, config=TrainingConfig(average=False))
+    assert not is_channels_last(network)
+    nas.train(network.body, data, "standard", epochs=1, config=TrainingConfig(average=False))
+    assert is_channels_last(network)
+
+
+@pytest.mark.parametrize("shape", [(64,), (8, 8), (1, 2, 4, 8)])
+def test_images_may_have_any_shape_without_augmentation(data, shape):
+    x = data.train.x.reshape(-1, *shape)
+    history = nas.train(linear(), (x, data.train.y), epochs=2, epsilon=0.1, config=CONFIG).history
+    assert history[-1].loss < history[0].loss
 
 
 def test_a_network_without_gradients_is_refused(data):
@@ -148,9 +154,10 @@ def test_a_network_without_gradients_is_refused(data):
         nas.train(nn.Sequential(linear(), Rounded()), data, "standard", epochs=1)
 
 
-def test_few_images_are_said(data):
-    with pytest.warns(UserWarning, match=r"^batch_size is 64, but there are only 36 training images"):
+def test_few_images_are_said_at_the_line_of_the_caller(data):
+    with pytest.warns(UserWarning, match=r"^batch_size is 64, but there are only 36 training images") as warnings:
         nas.train(linear(), (data.train.x[:45], torch.arange(45) % 3), "standard", epochs=1)
+    assert {warning.filename for warning in warnings} == {__file__}
 
 
 def test_missing_classes_are_said(data):
