@@ -43,7 +43,9 @@ EPSILON = 8 / 255
 
 
 def check_trainable(network: nn.Module) -> None:
-    """Checks that a network is an nn.Module in Python, and no compiled one, of which the copies or the modes do not work.
+    """Checks that a network is an nn.Module with a training mode, and not compiled.
+
+    In a copy of a TorchScript module, the parameters cannot be trained. A graph of torch.export has no training mode.
 
     Raises:
         TypeError: network is not an nn.Module, or is or contains a TorchScript module or a graph of torch.export.
@@ -61,8 +63,8 @@ def check_trainable(network: nn.Module) -> None:
         raise _refusal("a graph of torch.export") from None
 
 
-def _refusal(found: str) -> TypeError:
-    return TypeError(f"network must be a trainable nn.Module, got {found}; pass the network from which it was made")
+def _refusal(form: str) -> TypeError:
+    return TypeError(f"network must be a trainable nn.Module, got {form}; pass the network from which it was made")
 
 
 def as_int(name: str, value: SupportsIndex, low: int) -> int:
@@ -141,7 +143,7 @@ def as_radius(epsilon: float) -> float:
     """
     try:
         radius = None if isinstance(epsilon, bool | str) else float(epsilon)
-    except (TypeError, ValueError, RuntimeError):  # The type depends on the library, for a tensor of several numbers too.
+    except (TypeError, ValueError, RuntimeError):  # Lists, arrays and tensors of several numbers.
         radius = None
     if radius is None:
         remedy = "; write it without quotes" if isinstance(epsilon, str) else ""

@@ -69,8 +69,8 @@ def train_network(
         epochs: Passes over the training images. By default as in the config; without a config, 10.
         epsilon: Radius of the attack that measures the error, in pixel units. It is also the radius of the recipe, unless
             `recipe` is a Recipe, which keeps its own. By default the radius of the recipe; 8/255 for a recipe that has no
-            radius, is given by name, or is the default without a config. Note that the recipe of a plain `TrainingConfig()`
-            has the radius 0.12.
+            radius, is given by name, or is the default without a config. The recipe of `TrainingConfig()` has the radius
+            0.12.
         config: Recipe, epochs, batch size, optimiser, schedule and other settings.
         seed: Seed of the batches, the augmentation, the attacks and the held-out images.
         on_epoch: Called with the result of each epoch.

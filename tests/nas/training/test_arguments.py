@@ -43,7 +43,7 @@ def scripted():
     return torch.jit.script(linear())
 
 
-class Unlabelled(Attack):
+class Plain(Attack):
     """A custom attack that is not a dataclass."""
 
     norm = Linf()
@@ -115,7 +115,7 @@ def test_a_training_follows_the_config(monkeypatch, config, epochs, radius):
 def test_the_selection_attack_gets_the_norm_of_the_recipe():
     settings, _ = open_settings(CONFIG, NFGSM(norm=L2()), None, None)
     assert settings.selection == PGD(norm=L2(), steps=5, step_size=0.4, loss=CONFIG.selection.loss)
-    kept = Unlabelled()
+    kept = Plain()
     assert open_settings(TrainingConfig(selection=kept), "standard", None, None)[0].selection is kept
 
 
@@ -166,9 +166,9 @@ def test_a_pair_of_tensors_may_be_a_list(pair):
         ({"config": Path("digits.yaml")}, TypeError, r"got PosixPath; for a file, use nas.load_config\(path\).training$"),
         ({"config": nas.parse_config({})}, TypeError, r"got Config; use its attribute training$"),
         (
-            {"recipe": NFGSM(norm=L2()), "config": TrainingConfig(selection=Unlabelled())},
+            {"recipe": NFGSM(norm=L2()), "config": TrainingConfig(selection=Plain())},
             ValueError,
-            r"^config.selection must have the norm of the recipe, l2, got Unlabelled with the norm linf, which cannot be "
+            r"^config.selection must have the norm of the recipe, l2, got Plain with the norm linf, which cannot be "
             r"replaced; use another attack, such as PGD\(norm=L2\(\)\)$",
         ),
         (
