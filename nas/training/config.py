@@ -26,6 +26,8 @@ class TrainingConfig:
         learning_rate: Largest learning rate of the schedule.
         weight_decay: L2 penalty on the weights for sgd; relative decay per unit of the learning rate for adamw.
         clip_gradients: Largest L2 norm of the gradient of all weights; longer gradients are shortened. null for no limit.
+        weight_perturbation: Size of the adversarial weight perturbation, as a share of the length of each layer's weights; 0
+            for none, and about 0.005 to 0.01 otherwise. It doubles the time of the gradients of the weights.
         shift: Largest random shift of the augmentation, in pixels.
         flip: Mirror half of the images left to right in one epoch and the other half in the next, as augmentation.
         cutout: Side of a square that is cut out of each image at a random place, in pixels; 0 for none.
@@ -50,6 +52,7 @@ class TrainingConfig:
     learning_rate: float = bounded(0.2, 1e-6, 100)
     weight_decay: float = bounded(5e-4, 0, 1)
     clip_gradients: float | None = bounded(None, 1e-6, 1e6)
+    weight_perturbation: float = bounded(0.0, 0, 1)
     shift: int = bounded(0, 0, 64)
     flip: bool = False
     cutout: int = bounded(0, 0, 1024)

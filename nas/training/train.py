@@ -28,6 +28,7 @@ from nas.training.modes import Modes
 from nas.training.optimiser import open_optimiser, rates, set_rates
 from nas.training.recipes.base import of_epoch
 from nas.training.weight_average import WeightAverage
+from nas.training.weight_perturbation import perturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -138,6 +139,7 @@ class _Training:
         # Whole batches only: batch norm fails on a batch of one image.
         self._steps = n // self._batch
         self._parameters = list(network.parameters())
+        self._weights_with_gradients = [parameter for parameter in self._parameters if parameter.requires_grad]
         self._optimiser = open_optimiser(config.optimiser, self._parameters, config.weight_decay)
         self._schedule = rates(config.schedule, config.learning_rate, epochs * self._steps)
         self._generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
@@ -316,7 +318,7 @@ class _Training:
 
     def _pass(self, recipe: Recipe, x: Tensor, y: Tensor, noise: ImageNoise, share: float, watch: Stopwatch) -> Tensor:
         """Adds `share` times the gradients of the loss to the gradients of the weights, and returns the loss."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast):
+        with self._autocasting():
             self._modes.evaluation()
             with self._folding.applied():
                 points = recipe.points(self._network, x, y, noise)
@@ -328,9 +330,21 @@ class _Training:
                 "the loss has no gradient for the weights; the network or the recipe may detach a tensor, use argmax or "
                 "round, or compute without gradients"
             )
-        (loss if share == 1 else share * loss).backward()
+        size = self._config.weight_perturbation
+        if size == 0:
+            (loss if share == 1 else share * loss).backward()
+        else:
+            gradients = torch.autograd.grad(loss, self._weights_with_gradients, allow_unused=True)
+            with perturbed(self._network, self._weights_with_gradients, gradients, size):
+                with self._autocasting():
+                    moved_loss = recipe.loss(self._network, x, points, y)
+                (share * moved_loss).backward()
         watch.lap("gradient")
         return loss.detach()
+
+    def _autocasting(self) -> torch.autocast:
+        """Returns the context of passes in bfloat16, if the training uses it."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
 
     def _has_collapsed(self, epoch: int, recipe: Recipe, remedy: BallRecipe) -> bool:
         """Returns whether the network resists one gradient step but not several, on one batch of held-out images."""

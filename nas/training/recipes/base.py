@@ -47,7 +47,8 @@ class Recipe(ABC):
         """Returns the points to train on, shaped like x: adversarial images, or x itself.
 
         Args:
-            network: The network in evaluation mode, so that the attack does not change the statistics of batch norm.
+            network: The network in evaluation mode, so that the attack does not change the statistics of batch norm. Batch
+                norm is folded into the convolutions before it, whose weights get no gradient here.
             x: Images, (N, C, H, W), pixels in [0, 1], augmented.
             y: Labels, (N,).
             noise: Random numbers for this batch.
