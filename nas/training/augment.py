@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import final
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from nas.seeds import seed_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def first_mirrored(n: int, seed: int) -> Tensor:
@@ -23,35 +22,83 @@ def first_mirrored(n: int, seed: int) -> Tensor:
     return torch.rand(n, generator=torch.Generator().manual_seed(seed_of(seed, "flip"))) < 0.5
 
 
-def augment(x: Tensor, *, shift: int, mirrored: Tensor | None, cutout: int, generator: torch.Generator) -> Tensor:
+@final
+@dataclass(frozen=True)
+class Placement:
+    """How each image of a batch is shifted and then mirrored.
+
+    Attributes:
+        shift: Largest shift in pixels, in each direction along each axis.
+        offsets: First row and first column of each image in the image padded by `shift`, (2, N); None for no shift.
+        mirrored: Which images are mirrored left to right, (N,) bool; None for no image.
+    """
+
+    shift: int = 0
+    offsets: Tensor | None = None
+    mirrored: Tensor | None = None
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Returns the images (N, C, H, W), shifted and mirrored. Pixels that a shift uncovers are zero."""
+        return self._mirror(x if self.offsets is None else _crop(x, self.shift, self.offsets))
+
+    def undo(self, x: Tensor) -> Tensor:
+        """Returns placed images (N, C, H, W) where they were before `apply`. Pixels that the shift has removed are zero."""
+        x = self._mirror(x)
+        return x if self.offsets is None else _crop(x, self.shift, 2 * self.shift - self.offsets)
+
+    def select(self, index: slice) -> Placement:
+        """Returns the placement of some images of the batch."""
+        return Placement(
+            self.shift,
+            None if self.offsets is None else self.offsets[:, index],
+            None if self.mirrored is None else self.mirrored[index],
+        )
+
+    def _mirror(self, x: Tensor) -> Tensor:
+        return x if self.mirrored is None else torch.where(self.mirrored[:, None, None, None], x.flip(-1), x)
+
+
+def draw_placement(n: int, *, shift: int, mirrored: Tensor | None, generator: torch.Generator) -> Placement:
+    """Returns a random placement of n images.
+
+    Args:
+        n: Number of images.
+        shift: Largest shift in pixels, in each direction along each axis.
+        mirrored: Which images are mirrored left to right, (n,) bool, on the device of the images; None for no image.
+        generator: Generator on the CPU, so that the random numbers do not depend on the device.
+    """
+    return Placement(shift, torch.randint(0, 2 * shift + 1, (2, n), generator=generator) if shift else None, mirrored)
+
+
+def augment(x: Tensor, *, placement: Placement, cutout: int, generator: torch.Generator) -> Tensor:
     """Returns augmented images, (N, C, H, W). Pixels that a shift uncovers, and those of a cut-out square, are zero.
 
     Args:
         x: Images, (N, C, H, W); of any shape (N, ...) without augmentation, which returns x itself.
-        shift: Largest shift in pixels, in each direction along each axis.
-        mirrored: Which images are mirrored left to right, (N,) bool; None for no image.
+        placement: How the images are shifted and mirrored.
         cutout: Side in pixels of the square to cut out around a random pixel; 0 for none. Source: DeVries and Taylor,
             "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv:1708.04552.
         generator: Generator on the CPU, so that the random numbers do not depend on the device.
     """
-    if not shift and mirrored is None and not cutout:
-        return x
-    n, _, height, width = x.shape
-    if shift:
-        offsets = torch.randint(0, 2 * shift + 1, (2, n), generator=generator).to(x.device)
-        padded = F.pad(x, (shift, shift, shift, shift))
-        rows = (offsets[0, :, None] + torch.arange(height, device=x.device))[:, None, :, None]
-        columns = (offsets[1, :, None] + torch.arange(width, device=x.device))[:, None, None, :]
-        images = torch.arange(n, device=x.device)[:, None, None, None]
-        channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-        x = padded[images, channels, rows, columns]
-    if mirrored is not None:
-        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    x = placement.apply(x)
     if cutout:
+        n, _, height, width = x.shape
         centres = [torch.randint(0, size, (n, 1), generator=generator).to(x.device) for size in (height, width)]
         rows, columns = _in_window(centres[0], cutout, height), _in_window(centres[1], cutout, width)
         x = x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0)
     return x
+
+
+def _crop(x: Tensor, shift: int, offsets: Tensor) -> Tensor:
+    """Returns the part at offsets (2, N) of each image (N, C, H, W) padded by `shift` zeros, shaped like x."""
+    n, channel_count, height, width = x.shape
+    offsets = offsets.to(x.device)
+    padded = F.pad(x, (shift, shift, shift, shift))
+    rows = (offsets[0, :, None] + torch.arange(height, device=x.device))[:, None, :, None]
+    columns = (offsets[1, :, None] + torch.arange(width, device=x.device))[:, None, None, :]
+    images = torch.arange(n, device=x.device)[:, None, None, None]
+    channels = torch.arange(channel_count, device=x.device)[None, :, None, None]
+    return padded[images, channels, rows, columns]
 
 
 def _in_window(centre: Tensor, length: int, size: int) -> Tensor:

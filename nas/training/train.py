@@ -19,7 +19,9 @@ from evaluators.engine.noise import ImageNoise
 from evaluators.radius import radii
 from nas.seeds import seed_of
 from nas.training import stopwatch
-from nas.training.augment import augment, first_mirrored
+from nas.training.augment import augment, draw_placement, first_mirrored
+from nas.training.batches import epoch_batches
+from nas.training.carried import Carried
 from nas.training.checkpoints import Checkpoint
 from nas.training.collapse import COLLAPSED, IMAGES, CollapsedError, collapse_gap
 from nas.training.early_stopping import AttackBudget
@@ -27,6 +29,7 @@ from nas.training.epoch import EpochResult
 from nas.training.modes import Modes
 from nas.training.optimiser import open_optimiser, rates, set_rates
 from nas.training.recipes.base import of_epoch
+from nas.training.recipes.carrying import BatchRecipe, CarryingRecipe
 from nas.training.weight_average import WeightAverage
 from nas.training.weight_perturbation import perturbed
 
@@ -144,6 +147,7 @@ class _Training:
         self._schedule = rates(config.schedule, config.learning_rate, epochs * self._steps)
         self._generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
         self._mirrored = first_mirrored(n, seed).to(self._device) if config.flip else None
+        self._carried = Carried(config.recipe, data.train.x, self._batch, seed_of(seed, "carried"))
         self._channels_last = data.train.x.ndim == 4 and is_channels_last(network)
         self._autocast = _uses_bfloat16(config, self._device)
         self._first_selectable = min(math.floor(epochs * config.selection_from), epochs - 1)
@@ -191,6 +195,7 @@ class _Training:
             "network": self._network.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
+            "carried": self._carried.state_dict(),
             "generator": self._generator.get_state(),
             "collapsed": self._collapsed,
         }
@@ -200,6 +205,7 @@ class _Training:
         self._optimiser.load_state_dict(state["optimiser"])
         self._generator.set_state(state["generator"])
         self._collapsed = state["collapsed"]
+        self._carried.load_state_dict(state["carried"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
 
@@ -255,27 +261,33 @@ class _Training:
         recipe = of_epoch(recipe, (epoch + 1) / self._epochs)
         self._modes.evaluation()
         self._folding.check(x)
-        order = torch.randperm(len(x), generator=self._generator)[: self._steps * batch].to(x.device)
+        replays = recipe.replays if isinstance(recipe, CarryingRecipe) else 1
+        order, updates = epoch_batches(len(x), batch, replays, epoch, seed=self._seed, generator=self._generator)
+        counts = iter(updates)
         mirrored = None if self._mirrored is None else self._mirrored ^ bool(epoch % 2)
         losses = torch.zeros((), device=x.device)
         step = epoch * self._steps
         # The images of many batches are augmented at once, in at most PART_BYTES of memory.
         part = max(1, PART_BYTES // (batch * x[0].nbytes)) * batch
         with _seeded(seed_of(self._seed, "layers", epoch), x.device):
-            for index in order.split(part):
-                images = augment(
-                    x[index],
+            for index in order.to(x.device).split(part):
+                placement = draw_placement(
+                    len(index),
                     shift=self._config.shift,
                     mirrored=mirrored[index] if mirrored is not None else None,
-                    cutout=self._config.cutout,
                     generator=self._generator,
                 )
+                images = augment(x[index], placement=placement, cutout=self._config.cutout, generator=self._generator)
                 if self._channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
                 watch.lap("data")
-                for image_batch, labels in zip(images.split(batch), y[index].split(batch), strict=True):
-                    losses += self._step(step, recipe, image_batch, labels, watch)
-                    step += 1
+                for start in range(0, len(index), batch):
+                    rows = slice(start, start + batch)
+                    image_batch, labels = images[rows], y[index[rows]]
+                    for _ in range(next(counts)):
+                        with self._carried.batch(recipe, index[rows], placement.select(rows)) as batch_recipe:
+                            losses += self._step(step, batch_recipe, image_batch, labels, watch)
+                        step += 1
         where = f"epoch {epoch + 1} of {self._epochs}"
         mean_loss = float(losses) / self._steps
         if not math.isfinite(mean_loss):
@@ -308,7 +320,8 @@ class _Training:
         try:
             for index in torch.arange(len(x), device=x.device).chunk(self._parts) if self._parts > 1 else [slice(None)]:
                 share = len(x[index]) / len(x)
-                total += share * self._pass(recipe, x[index], y[index], ImageNoise(noise.keys[index]), share, watch)
+                part = recipe.select(index) if isinstance(recipe, BatchRecipe) else recipe
+                total += share * self._pass(part, x[index], y[index], ImageNoise(noise.keys[index]), share, watch)
             return total
         except RuntimeError as error:
             if self._parts > 1 or len(x) < 4 or not out_of_memory(error):

@@ -6,6 +6,8 @@ To add one, write a frozen dataclass with the methods `points` and `loss`, and a
 
 from nas.training.recipes.adversarial import Adversarial, Fast, PGDRecipe
 from nas.training.recipes.base import AttackRecipe, BallRecipe, CrossEntropyRecipe, Recipe, StepsRecipe
+from nas.training.recipes.fgsm_pgi import FGSMPGI
+from nas.training.recipes.free import Free
 from nas.training.recipes.mart import Mart
 from nas.training.recipes.mixture import Mixture
 from nas.training.recipes.n_fgsm import NFGSM
@@ -17,6 +19,8 @@ RECIPES: dict[str, type[Recipe]] = {
     "adversarial": Adversarial,
     "fast": Fast,
     "n_fgsm": NFGSM,
+    "fgsm_pgi": FGSMPGI,
+    "free": Free,
     "pgd": PGDRecipe,
     "trades": Trades,
     "mart": Mart,
@@ -24,6 +28,7 @@ RECIPES: dict[str, type[Recipe]] = {
 }
 
 __all__ = [
+    "FGSMPGI",
     "NFGSM",
     "RECIPES",
     "Adversarial",
@@ -31,6 +36,7 @@ __all__ = [
     "BallRecipe",
     "CrossEntropyRecipe",
     "Fast",
+    "Free",
     "Mart",
     "Mixture",
     "PGDRecipe",

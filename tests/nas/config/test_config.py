@@ -595,8 +595,8 @@ class TestFaults:
             (
                 "training.recipe",
                 "adversary",
-                "training.recipe must be one of standard, adversarial, fast, n_fgsm, pgd, trades, mart, mixture, "
-                "or FILE.py:NAME, got 'adversary'; "
+                "training.recipe must be one of standard, adversarial, fast, n_fgsm, fgsm_pgi, free, pgd, trades, "
+                "mart, mixture, or FILE.py:NAME, got 'adversary'; "
                 "did you mean 'adversarial'?",
             ),
             ("training.recipe", None, "training.recipe must be a name, or a mapping with a name, got None"),

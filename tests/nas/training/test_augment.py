@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nas.training.augment import augment, first_mirrored
+from nas.training.augment import augment as augment_placed
+from nas.training.augment import draw_placement, first_mirrored
 
 
 def shifted(image, down, right):
@@ -20,6 +21,12 @@ def shifted(image, down, right):
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
+
+
+def augment(x, *, shift, mirrored, cutout, generator):
+    """Returns images (N, C, H, W) augmented with a random placement."""
+    placement = draw_placement(len(x), shift=shift, mirrored=mirrored, generator=generator)
+    return augment_placed(x, placement=placement, cutout=cutout, generator=generator)
 
 
 class TestAugment:
