@@ -18,7 +18,7 @@ class TrainingConfig:
 
     Attributes:
         recipe: Training points and their loss: standard (clean images), adversarial (images of any attack), fast, n_fgsm,
-            pgd, trades, mart or mixture.
+            fgsm_pgi, free, pgd, trades, mart or mixture.
         epochs: Passes over the training images in a trial.
         batch_size: Number of images in one step.
         optimiser: sgd (with Nesterov momentum) or adamw. For adamw, learning rates near 0.002 are usual.

@@ -117,3 +117,23 @@ class TestAugment:
             generator=seeded(0),
         )
         assert torch.equal(here, there.cpu())
+
+
+class TestPlacement:
+    @pytest.mark.parametrize("shift", [0, 1, 3])
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_undo_puts_pixels_back_and_leaves_zeros_where_the_shift_removed_them(self, shift, flip):
+        x = torch.rand(60, 2, 5, 7, generator=seeded(0)) + 0.1
+        mirrored = first_mirrored(60, seed=0) if flip else None
+        placement = draw_placement(60, shift=shift, mirrored=mirrored, generator=seeded(1))
+        placed = placement.apply(x)
+        back = placement.undo(placed)
+        removed = back == 0
+        assert torch.equal(back, x.masked_fill(removed, 0))
+        assert torch.equal(removed.sum((1, 2, 3)), (placed == 0).sum((1, 2, 3)))
+        assert removed.any() == (shift > 0)
+
+    def test_select_is_the_placement_of_those_images(self):
+        x = torch.rand(10, 1, 5, 5, generator=seeded(0))
+        placement = draw_placement(10, shift=1, mirrored=first_mirrored(10, seed=0), generator=seeded(1))
+        assert torch.equal(placement.select(slice(3, 7)).apply(x[3:7]), placement.apply(x)[3:7])

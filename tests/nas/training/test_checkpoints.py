@@ -20,7 +20,7 @@ from nas.pipeline.search import resume_events, search_events
 from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, Store, checkpoint_file, trial_file
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import AttackBudget
-from nas.training.recipes import NFGSM, Adversarial, Standard
+from nas.training.recipes import FGSMPGI, NFGSM, Adversarial, Free, Standard
 from nas.training.train import train
 
 write_bytes = Path.write_bytes
@@ -153,6 +153,9 @@ CONFIGS = {
     "adversarial": CONFIG,
     "standard": dataclasses.replace(CONFIG, recipe=Standard()),
     "adamw": dataclasses.replace(CONFIG, recipe=NFGSM(warm_up=0.5), **ADAMW),
+    "fgsm_pgi": dataclasses.replace(CONFIG, recipe=FGSMPGI()),
+    # The four batches of an epoch are no multiple of the replays, so a batch goes on after a break.
+    "free": dataclasses.replace(CONFIG, recipe=Free(replays=3, warm_up=0.5)),
 }
 EPOCHS = 5
 

@@ -1,6 +1,7 @@
 """Guard against the collapse of training with one gradient step."""
 
 import dataclasses
+import io
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from nas.training.checkpoints import Checkpoint, Store
 from nas.training.collapse import CollapsedError, collapse_gap
 from nas.training.config import TrainingConfig
 from nas.training.network import build_network
-from nas.training.recipes import NFGSM, Adversarial, Fast, Mixture, PGDRecipe, Standard, Trades
+from nas.training.recipes import FGSMPGI, NFGSM, Adversarial, Fast, Free, Mixture, PGDRecipe, Standard, Trades
 from nas.training.train import train
 from search_spaces import cell201
 
@@ -79,6 +80,11 @@ def test_the_step_is_that_of_the_recipe():
             NFGSM(epsilon=0.2, label_smoothing=0.1, entropy_penalty=0.3, warm_up=0.5),
             PGDRecipe(epsilon=0.2, label_smoothing=0.1, entropy_penalty=0.3, warm_up=0.5, steps=3, step_size=0.5),
         ),
+        (
+            Free(norm=L2(), epsilon=0.5, label_smoothing=0.1),
+            PGDRecipe(norm=L2(), epsilon=0.5, label_smoothing=0.1, steps=3, step_size=0.5),
+        ),
+        (FGSMPGI(epsilon=0.2, warm_up=0.5), PGDRecipe(epsilon=0.2, warm_up=0.5, steps=3, step_size=0.5)),
         (Adversarial(attack=FGSM(), epsilon=0.2), Adversarial(attack=PGD(steps=3, step_size=0.5), epsilon=0.2)),
         (Mixture(attack=StepLL(), share=0.3), Mixture(attack=PGD(steps=3, step_size=0.5), share=0.3)),
     ],
@@ -126,6 +132,7 @@ class Memory(Store):
 
 
 CONFIG = TrainingConfig(recipe=NFGSM(epsilon=EPSILON), batch_size=64, selection=FGSM(), selection_from=0.5, epochs=4)
+RECIPES = [CONFIG.recipe, FGSMPGI(epsilon=EPSILON), Free(epsilon=EPSILON)]
 
 
 def trained(data, config=CONFIG, epochs=4, until=None, checkpoint=None):
@@ -142,15 +149,16 @@ def weights(network):
     return torch.cat([value.flatten().float() for value in network.state_dict().values()])
 
 
-def test_a_collapsed_epoch_is_repeated_with_the_remedy(data, collapsing):
-    checks = collapsing(2)
-    network, results = trained(data)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
+def test_a_collapsed_epoch_is_repeated_with_the_remedy(data, collapsing, recipe):
+    checks, config = collapsing(2), dataclasses.replace(CONFIG, recipe=recipe)
+    network, results = trained(data, config)
     assert [epoch.collapsed for epoch in results] == [False, True, False, False]
     assert len(checks) == 2  # After the collapse, PGD trains, and nothing is left to check.
     # One epoch of the recipe, then three of the remedy: as if the recipe had never trained in the second epoch.
     store = Memory()
-    trained(data, until=1, checkpoint=Checkpoint(store, 0))
-    reference, _ = trained(data, dataclasses.replace(CONFIG, recipe=CONFIG.recipe.remedy()), checkpoint=Checkpoint(store, 0))
+    trained(data, config, until=1, checkpoint=Checkpoint(store, 0))
+    reference, _ = trained(data, dataclasses.replace(CONFIG, recipe=recipe.remedy()), checkpoint=Checkpoint(store, 0))
     assert torch.equal(weights(network), weights(reference))
 
 
@@ -160,12 +168,25 @@ def test_a_collapse_is_a_gap_of_three_tenths(gap, collapsed, data, monkeypatch):
     assert [epoch.collapsed for epoch in trained(data, until=1)[1]] == [collapsed]
 
 
-def test_without_a_collapse_the_check_changes_nothing(data, collapsing):
-    checks = collapsing()
-    network, results = trained(data)
+@pytest.mark.parametrize("recipe", RECIPES[1:], ids=lambda recipe: type(recipe).__name__)
+def test_a_collapsed_epoch_leaves_no_trace_in_what_a_recipe_carries(data, collapsing, recipe):
+    config, carried = dataclasses.replace(CONFIG, recipe=recipe), []
+    for until in (1, 2):
+        collapsing(2)
+        store = Memory()
+        trained(data, config, until=until, checkpoint=Checkpoint(store, 0))
+        carried.append(torch.load(io.BytesIO(store.content), weights_only=True)["carried"])
+    assert carried[0].keys() == carried[1].keys() == ({"perturbation", "momentum"} if recipe.per_image else {"perturbation"})
+    assert all(torch.equal(carried[0][name], carried[1][name]) and carried[0][name].any() for name in carried[0])
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
+def test_without_a_collapse_the_check_changes_nothing(data, collapsing, recipe):
+    checks, config = collapsing(), dataclasses.replace(CONFIG, recipe=recipe)
+    network, results = trained(data, config)
     assert checks == [EPSILON] * 4
     assert not any(epoch.collapsed for epoch in results)
-    ignoring, _ = trained(data, dataclasses.replace(CONFIG, on_collapse="ignore"))
+    ignoring, _ = trained(data, dataclasses.replace(config, on_collapse="ignore"))
     assert len(checks) == 4
     assert torch.equal(weights(network), weights(ignoring))
 
@@ -185,12 +206,14 @@ def test_the_trial_ends_with_the_reason_if_the_config_says_so(data, collapsing):
 
 
 @pytest.mark.parametrize("until", [1, 2, 3])
-def test_a_training_resumed_after_a_collapse_ends_as_uninterrupted(data, collapsing, until):
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
+def test_a_training_resumed_after_a_collapse_ends_as_uninterrupted(data, collapsing, until, recipe):
+    config = dataclasses.replace(CONFIG, recipe=recipe)
     collapsing(2)
-    network, results = trained(data)
+    network, results = trained(data, config)
     collapsing(2)
     store = Memory()
-    trained(data, until=until, checkpoint=Checkpoint(store, 0))
-    resumed, after = trained(data, checkpoint=Checkpoint(store, 0))
+    trained(data, config, until=until, checkpoint=Checkpoint(store, 0))
+    resumed, after = trained(data, config, checkpoint=Checkpoint(store, 0))
     assert torch.equal(weights(network), weights(resumed))
     assert [epoch.collapsed for epoch in after] == [epoch.collapsed for epoch in results]

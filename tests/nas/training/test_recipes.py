@@ -10,10 +10,23 @@ from torch import nn
 
 from evaluators import FGSM, L2, PGD, Linf, StepLL
 from evaluators.engine.noise import ImageNoise
-from nas.training.recipes import NFGSM, RECIPES, Adversarial, Fast, Mart, Mixture, PGDRecipe, Standard, Trades
+from nas.training.recipes import (
+    FGSMPGI,
+    NFGSM,
+    RECIPES,
+    Adversarial,
+    Fast,
+    Free,
+    Mart,
+    Mixture,
+    PGDRecipe,
+    Standard,
+    Trades,
+)
 from nas.training.recipes.base import of_epoch
+from nas.training.recipes.carrying import BatchRecipe, CarriedRows
 
-BALL = [Adversarial, Fast, NFGSM, PGDRecipe, Trades, Mart, Mixture]
+BALL = [Adversarial, Fast, NFGSM, FGSMPGI, Free, PGDRecipe, Trades, Mart, Mixture]
 
 
 @pytest.fixture
@@ -208,6 +221,141 @@ class TestNFGSM:
             NFGSM(**settings)
 
 
+def sum_gradient(network, points, y):
+    """Returns the gradient of the sum of the cross-entropies of all points, shaped like the points."""
+    points = points.detach().requires_grad_()
+    F.cross_entropy(network(points), y, reduction="sum").backward()
+    return points.grad
+
+
+def direction(norm, gradient):
+    return gradient.sign() if norm == Linf() else gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def project(norm, delta, epsilon):
+    if norm == Linf():
+        return delta.clamp(-epsilon, epsilon)
+    return delta * (epsilon / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(max=1)
+
+
+NORMS_AND_RADII = [(Linf(), 0.1), (L2(), 0.5)]
+
+
+class TestCarriedRows:
+    def test_reading_gives_the_values_before_the_batch_and_parts_write_to_the_values_after_it(self):
+        before = torch.arange(4.0)
+        rows = CarriedRows.of({"value": before})
+        first, second = rows.select(torch.arange(3)), rows.select(torch.arange(3, 4))
+        for _ in range(2):  # A batch that is tried again gives the same.
+            first.write("value", first.read("value") + 10)
+            second.write("value", second.read("value") + 20)
+        assert rows.read("value").tolist() == before.tolist() == [0, 1, 2, 3]
+        assert rows.after()["value"].tolist() == [10, 11, 12, 23]
+
+
+class TestFree:
+    @pytest.mark.parametrize(("norm", "epsilon"), NORMS_AND_RADII)
+    def test_backward_pass_of_the_loss_moves_the_perturbation(self, conv, batch, norm, epsilon):
+        x, y, noise = batch
+        network = conv().eval()
+        carried = norm.sample(x, torch.tensor(0.9 * epsilon), noise)
+        rows = CarriedRows.of({"perturbation": carried})
+        recipe = BatchRecipe(Free(norm=norm, epsilon=epsilon, step_size=0.7), rows)
+        points = recipe.points(network, x, y, noise)
+        assert torch.allclose(points, (x + carried).clamp(0, 1), atol=1e-6)
+        loss = recipe.loss(network, x, points, y)
+        assert torch.equal(loss, F.cross_entropy(network(points), y))
+        assert torch.equal(rows.after()["perturbation"], carried)
+        (0.5 * loss).backward()
+        moved = carried + 0.7 * epsilon * direction(norm, sum_gradient(network, points, y))
+        assert torch.allclose(rows.after()["perturbation"], project(norm, moved, epsilon), atol=1e-5)
+        assert torch.equal(rows.read("perturbation"), carried)
+
+    def test_perturbation_starts_at_zero(self, batch):
+        x, _, noise = batch
+        assert not Free().initial(x, noise)["perturbation"].any()
+
+    def test_carried_perturbations_are_projected_to_a_smaller_radius(self, conv, batch):
+        x, y, noise = batch
+        recipe = BatchRecipe(Free(epsilon=0.05), CarriedRows.of({"perturbation": torch.full_like(x, 0.1)}))
+        points = recipe.points(conv().eval(), x, y, noise)
+        assert torch.allclose(points, (x + 0.05).clamp(max=1))
+
+    def test_points_without_earlier_batches_are_those_of_fgsm(self, conv, batch):
+        x, y, noise = batch
+        network = conv().eval()
+        expected = Adversarial(attack=FGSM(), epsilon=0.1).points(network, x, y, noise)
+        assert torch.allclose(Free(epsilon=0.1).points(network, x, y, noise), expected, atol=1e-6)
+
+    @pytest.mark.parametrize("replays", [0, -1])
+    def test_replays_below_1_are_refused(self, replays):
+        with pytest.raises(ValueError, match=f"replays must be at least 1, got {replays}"):
+            Free(replays=replays)
+
+
+class TestFGSMPGI:
+    @pytest.mark.parametrize(("norm", "epsilon"), NORMS_AND_RADII)
+    def test_step_starts_at_the_prior_which_follows_the_momentum(self, conv, batch, norm, epsilon):
+        x, y, noise = batch
+        network = conv().eval()
+        prior = norm.sample(x, torch.tensor(epsilon), noise)
+        momentum = noise.fork(0).normal(x)
+        rows = CarriedRows.of({"perturbation": prior, "momentum": momentum})
+        recipe = BatchRecipe(FGSMPGI(norm=norm, epsilon=epsilon, step_size=0.8, decay=0.4), rows)
+        points = recipe.points(network, x, y, noise)
+        start = (x + prior).clamp(0, 1)
+        gradient = sum_gradient(network, start, y)
+        moved = start - x + 0.8 * epsilon * direction(norm, gradient)
+        assert torch.allclose(points, (x + project(norm, moved, epsilon)).clamp(0, 1), atol=1e-5)
+        summed = 0.4 * momentum + gradient / gradient.abs().mean((1, 2, 3), keepdim=True)
+        assert torch.allclose(rows.after()["momentum"], summed, atol=1e-4)
+        moved = start - x + 0.8 * epsilon * direction(norm, summed)
+        expected = (x + project(norm, moved, epsilon)).clamp(0, 1) - x
+        assert torch.allclose(rows.after()["perturbation"], expected, atol=1e-5)
+        assert torch.equal(rows.read("perturbation"), prior)
+
+    def test_loss_has_the_squared_change_of_the_logits(self, conv, batch):
+        x, y, noise = batch
+        network = conv().eval()
+        rows = CarriedRows.of(FGSMPGI(epsilon=0.1).initial(x, noise))
+        start = (x + rows.read("perturbation")).clamp(0, 1)
+        recipe = BatchRecipe(FGSMPGI(epsilon=0.1, weight=3), rows)
+        points = recipe.points(network, x, y, noise)
+        logits = network(points)
+        expected = F.cross_entropy(logits, y) + 3 * ((logits - network(start)) ** 2).sum() / (32 * 4)
+        assert_same_gradients(network, recipe.loss(network, x, points, y), expected)
+        # Without earlier batches, the loss takes the images as starts.
+        logits = network(points)
+        expected = F.cross_entropy(logits, y) + 3 * ((logits - network(x)) ** 2).mean()
+        assert_same_gradients(network, FGSMPGI(weight=3).loss(network, x, points, y), expected)
+
+    @pytest.mark.parametrize(("norm", "epsilon"), NORMS_AND_RADII)
+    def test_first_prior_is_a_random_perturbation_of_the_length_of_a_step(self, batch, norm, epsilon):
+        x, _, noise = batch
+        initial = FGSMPGI(norm=norm, epsilon=epsilon).initial(x, noise)
+        assert torch.allclose(norm.size(initial["perturbation"]), torch.tensor(epsilon))
+        assert 0.4 < (initial["perturbation"] > 0).double().mean() < 0.6
+        assert not initial["momentum"].any()
+
+    def test_a_gradient_of_zero_leaves_the_prior_finite(self, linear, images):
+        x, y, noise = images(4), torch.zeros(4).long(), ImageNoise.of(0, torch.arange(4))
+        rows = CarriedRows.of(FGSMPGI().initial(x, noise))
+        BatchRecipe(FGSMPGI(), rows).points(linear(weight=torch.zeros(2, 64)), x, y, noise)
+        assert all(value.isfinite().all() for value in rows.after().values())
+
+    @pytest.mark.parametrize("decay", [-0.1, 1.1, math.nan])
+    def test_decay_out_of_range_is_refused(self, decay):
+        with pytest.raises(ValueError, match=f"decay must be between 0 and 1, got {decay:g}"):
+            FGSMPGI(decay=decay)
+
+
+@pytest.mark.parametrize("kind", [Fast, FGSMPGI, Free])
+@pytest.mark.parametrize("size", [0, math.inf])
+def test_a_step_size_out_of_range_is_refused(kind, size):
+    with pytest.raises(ValueError, match=f"step_size must be positive and finite, a fraction of epsilon, got {size}"):
+        kind(step_size=size)
+
+
 def assert_same_gradients(network, loss, expected):
     """Checks that two losses and their gradients with respect to the weights are equal."""
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -355,7 +503,7 @@ class TestMixture:
             Mixture(share=share)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(Trades, "beta"), (Mart, "beta"), (Mixture, "weight")])
+@pytest.mark.parametrize(("kind", "name"), [(Trades, "beta"), (Mart, "beta"), (Mixture, "weight"), (FGSMPGI, "weight")])
 @pytest.mark.parametrize("value", [-1, math.inf])
 def test_weights_of_losses_are_checked(kind, name, value):
     with pytest.raises(ValueError, match=rf"{name} must be a finite number, at least 0, got {value:g}"):

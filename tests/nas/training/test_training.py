@@ -11,12 +11,15 @@ from torch import nn
 
 from evaluators import FGSM, L2, PGD, Linf, radii
 from evaluators.attacks import margin
+from evaluators.engine.noise import ImageNoise
 from nas.data import Dataset, Split, open_data
 from nas.data.config import DataConfig
+from nas.seeds import seed_of
+from nas.training.batches import epoch_batches
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised, build_network, probe
 from nas.training.optimiser import rates
-from nas.training.recipes import NFGSM, RECIPES, Adversarial, Recipe, Standard
+from nas.training.recipes import FGSMPGI, NFGSM, RECIPES, Adversarial, Free, Recipe, Standard
 from nas.training.train import DivergedError, train
 from search_spaces import cell201, macro
 
@@ -68,6 +71,11 @@ class TestSeeds:
         again, others = trained(small(data), data, config)
         assert same(first, again)
         assert [dataclasses.replace(e, seconds=0) for e in epochs] == [dataclasses.replace(e, seconds=0) for e in others]
+
+    @pytest.mark.parametrize("recipe", [kind() for kind in RECIPES.values()], ids=RECIPES)
+    def test_same_seed_same_weights_for_every_recipe(self, data, recipe):
+        config = dataclasses.replace(FAST, recipe=recipe, shift=1, flip=True)
+        assert same(*(trained(small(data), data, config)[0] for _ in range(2)))
 
     @pytest.mark.parametrize("recipe", [kind() for kind in RECIPES.values()], ids=RECIPES)
     def test_another_seed_trains_to_other_weights(self, data, recipe):
@@ -329,6 +337,71 @@ def test_sides_of_the_images_alternate_between_epochs(data):
     assert {tuple(image.flip(-1).flatten().tolist()) for image in seen[0]} == second
 
 
+class ByHand:
+    """A loop over batches of a linear network, with our optimiser and rates, and no augmentation."""
+
+    config = dataclasses.replace(FAST, epochs=5, average=False, selection_from=1, on_collapse="ignore")
+
+    def __init__(self, data, recipe):
+        self.images, self.labels, self.recipe = data.train.x, data.train.y, recipe
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.start = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def epochs(self):
+        """Yields the images of each batch, once for each update on it; the weights take a step after each."""
+        config, batch = self.config, self.config.batch_size
+        schedule = iter(rates(config.schedule, config.learning_rate, config.epochs * (len(self.images) // batch)))
+        optimiser = torch.optim.SGD(self.network.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        generator = torch.Generator().manual_seed(seed_of(0, "batches"))
+        for epoch in range(config.epochs):
+            replays = self.recipe.replays
+            order, updates = epoch_batches(len(self.images), batch, replays, epoch, seed=0, generator=generator)
+            for index, count in zip(order.split(batch), updates, strict=True):
+                for _ in range(count):
+                    optimiser.zero_grad()
+                    yield index
+                    optimiser.param_groups[0]["lr"], optimiser.param_groups[0]["momentum"] = next(schedule)
+                    optimiser.step()
+
+    def assert_same(self, data):
+        """Checks that our training gives the same weights."""
+        ours = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        ours.load_state_dict(self.start)
+        trained(ours, data, dataclasses.replace(self.config, recipe=self.recipe))
+        torch.testing.assert_close(ours[1].weight, self.network[1].weight, rtol=1e-4, atol=1e-5)
+        assert (ours[1].weight - self.start["1.weight"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("replays", [1, 2, 4])
+def test_free_is_the_loop_of_its_paper(data, replays):
+    loop = ByHand(data, Free(epsilon=EPSILON, replays=replays))
+    delta = torch.zeros(64, 1, 8, 8)
+    for index in loop.epochs():
+        points = (loop.images[index] + delta).clamp(0, 1).requires_grad_()
+        F.cross_entropy(loop.network(points), loop.labels[index]).backward()
+        delta = (delta + EPSILON * points.grad.sign()).clamp(-EPSILON, EPSILON)
+    loop.assert_same(data)
+
+
+def test_fgsm_pgi_is_the_loop_of_its_paper(data):
+    recipe = FGSMPGI(epsilon=EPSILON, decay=0.5, weight=2)
+    loop = ByHand(data, recipe)
+    n = len(data.train.x)
+    noise = ImageNoise.of(seed_of(0, "carried"), torch.arange(n))
+    priors, momenta = EPSILON * (noise.uniform(data.train.x) - 0.5).sign(), torch.zeros_like(data.train.x)
+    for index in loop.epochs():
+        x, y = loop.images[index], loop.labels[index]
+        start = (x + priors[index]).clamp(0, 1).requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(loop.network(start), y, reduction="sum"), start)
+        momenta[index] = 0.5 * momenta[index] + gradient / gradient.abs().mean((1, 2, 3), keepdim=True)
+        delta, start = start.detach() - x, start.detach()
+        points = (x + (delta + EPSILON * gradient.sign()).clamp(-EPSILON, EPSILON)).clamp(0, 1)
+        priors[index] = (x + (delta + EPSILON * momenta[index].sign()).clamp(-EPSILON, EPSILON)).clamp(0, 1) - x
+        logits = loop.network(points)
+        (F.cross_entropy(logits, y) + 2 * F.mse_loss(logits, loop.network(start))).backward()
+    loop.assert_same(data)
+
+
 def test_gradients_are_clipped_to_a_norm(data):
     config = dataclasses.replace(FAST, recipe=Standard(), batch_size=len(data.train.x), weight_decay=0.0, schedule="linear")
     moved = {}
@@ -471,7 +544,7 @@ class TestAveragedWeights:
 
 
 class TestMemory:
-    @pytest.mark.parametrize("recipe", [Standard(), NFGSM(epsilon=EPSILON)])
+    @pytest.mark.parametrize("recipe", [Standard(), *(kind(epsilon=EPSILON) for kind in (NFGSM, FGSMPGI, Free))])
     def test_a_batch_is_halved_once_when_the_memory_runs_out(self, data, recipe):
         # Without batch norm, the gradients of two halves are those of the whole batch.
         config = dataclasses.replace(FAST, recipe=recipe, average=False)
