@@ -1,11 +1,13 @@
 """Training recipes: points to train on, and their loss.
 
 To add one, write a frozen dataclass with the methods `points` and `loss`, and add it to `RECIPES`. A subclass of
-`CrossEntropyRecipe` has label smoothing and the entropy penalty, one of `BallRecipe` also has epsilon and its warm-up.
+`CrossEntropyRecipe` has label smoothing and the entropy penalty, one of `BallRecipe` also has epsilon and its warm-up. One of
+`CarryingRecipe` also carries tensors from batch to batch.
 """
 
 from nas.training.recipes.adversarial import Adversarial, Fast, PGDRecipe
 from nas.training.recipes.base import AttackRecipe, BallRecipe, CrossEntropyRecipe, Recipe, StepsRecipe
+from nas.training.recipes.carrying import CarryingRecipe
 from nas.training.recipes.fgsm_pgi import FGSMPGI
 from nas.training.recipes.free import Free
 from nas.training.recipes.mart import Mart
@@ -34,6 +36,7 @@ __all__ = [
     "Adversarial",
     "AttackRecipe",
     "BallRecipe",
+    "CarryingRecipe",
     "CrossEntropyRecipe",
     "Fast",
     "Free",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, final
 
 from nas.training.recipes.base import BallRecipe, Recipe
 
@@ -54,13 +54,12 @@ class CarryingRecipe(BallRecipe):
 
     The recipe itself is frozen. The training holds the tensors, gives their rows to `points_from` and `loss_from`, and
     writes them into its checkpoints. `points` and `loss` are those without earlier batches.
-
-    Attributes:
-        per_image: Whether a row belongs to an image of the data; else it belongs to a place in the batch. Rows of images are
-            shifted and mirrored as the images are.
     """
 
-    per_image: ClassVar[bool]
+    @property
+    @abstractmethod
+    def per_image(self) -> bool:
+        """Whether a row belongs to an image and is shifted and mirrored with it; else it belongs to a place in the batch."""
 
     @property
     @abstractmethod

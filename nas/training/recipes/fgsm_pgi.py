@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, final
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class FGSMPGI(CarryingRecipe):
 
     The prior of an image is the perturbation at which its step starts. It then takes a step along the momentum, a decaying
     sum of the image's gradients in all epochs so far. The penalty is the mean squared difference between the logits at the
-    start and at the end of the step. An epoch costs about as much as 1.6 of `NFGSM`, by the number of passes.
+    start and at the end of the step. An update takes eight forward or backward passes, and one of `NFGSM` takes five.
 
     The training holds two tensors as large as the training images, and a copy of both for the check against a collapse. Its
     checkpoints contain them, so they are large.
@@ -61,14 +61,17 @@ class FGSMPGI(CarryingRecipe):
     decay: float = 0.3
     weight: float = 10.0
 
-    per_image: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(1, self.step_size)
         if not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay:g}")
         check_weight("weight", self.weight)
+
+    @property
+    def per_image(self) -> bool:
+        """Rows belong to images."""
+        return True
 
     @property
     def replays(self) -> int:

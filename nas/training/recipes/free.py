@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, final
 
 import torch
 
@@ -47,13 +47,16 @@ class Free(CarryingRecipe):
     replays: int = 4
     step_size: float = 1.0
 
-    per_image: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.replays < 1:
             raise ValueError(f"replays must be at least 1, got {self.replays}")
         check_steps(1, self.step_size)
+
+    @property
+    def per_image(self) -> bool:
+        """Rows belong to places in the batch."""
+        return False
 
     def remedy(self) -> BallRecipe:
         """Returns the recipe PGD with three steps."""
