@@ -1,8 +1,8 @@
 """Training recipes: points to train on, and their loss.
 
 To add one, write a frozen dataclass with the methods `points` and `loss`, and add it to `RECIPES`. A subclass of
-`CrossEntropyRecipe` has label smoothing and the entropy penalty, one of `BallRecipe` also has epsilon and its warm-up. One of
-`CarryingRecipe` also carries tensors from batch to batch.
+`CrossEntropyRecipe` has label smoothing and the entropy penalty, and one of `BallRecipe` also has epsilon and its warm-up.
+A subclass of `CarryingRecipe` also carries tensors from batch to batch.
 """
 
 from nas.training.recipes.adversarial import Adversarial, Fast, PGDRecipe

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Free(CarryingRecipe):
-    """Cross-entropy on images whose perturbation takes a step with each update of the weights, without passes of its own.
+    """Cross-entropy on images whose perturbation moves with each update of the weights, without passes for the attack.
 
     Each batch is used for `replays` updates in a row, with one augmentation. The next batch starts with the perturbation at
     the end of the last one. An epoch has as many updates as an epoch of the other recipes, so `replays` epochs are one pass
