@@ -58,16 +58,17 @@ class Placement:
         return x if self.mirrored is None else torch.where(self.mirrored[:, None, None, None], x.flip(-1), x)
 
 
-def draw_placement(n: int, *, shift: int, mirrored: Tensor | None, generator: torch.Generator) -> Placement:
-    """Returns a random placement of n images.
+def draw_placement(x: Tensor, *, shift: int, mirrored: Tensor | None, generator: torch.Generator) -> Placement:
+    """Returns a placement with random shifts, on the device of the images.
 
     Args:
-        n: Number of images.
+        x: Images, (N, C, H, W).
         shift: Largest shift in pixels, in each direction along each axis.
-        mirrored: Which images are mirrored left to right, (n,) bool, on the device of the images; None for no image.
+        mirrored: Which images are mirrored left to right, (N,) bool; None for no image.
         generator: Generator on the CPU, so that the random numbers do not depend on the device.
     """
-    return Placement(shift, torch.randint(0, 2 * shift + 1, (2, n), generator=generator) if shift else None, mirrored)
+    offsets = torch.randint(0, 2 * shift + 1, (2, len(x)), generator=generator).to(x.device) if shift else None
+    return Placement(shift, offsets, None if mirrored is None else mirrored.to(x.device))
 
 
 def augment(x: Tensor, *, placement: Placement, cutout: int, generator: torch.Generator) -> Tensor:
@@ -92,7 +93,6 @@ def augment(x: Tensor, *, placement: Placement, cutout: int, generator: torch.Ge
 def _crop(x: Tensor, shift: int, offsets: Tensor) -> Tensor:
     """Returns the part at offsets (2, N) of each image (N, C, H, W) padded by `shift` zeros, shaped like x."""
     n, channel_count, height, width = x.shape
-    offsets = offsets.to(x.device)
     padded = F.pad(x, (shift, shift, shift, shift))
     rows = (offsets[0, :, None] + torch.arange(height, device=x.device))[:, None, :, None]
     columns = (offsets[1, :, None] + torch.arange(width, device=x.device))[:, None, None, :]

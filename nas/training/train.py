@@ -271,13 +271,14 @@ class _Training:
         part = max(1, PART_BYTES // (batch * x[0].nbytes)) * batch
         with _seeded(seed_of(self._seed, "layers", epoch), x.device):
             for index in order.to(x.device).split(part):
+                images = x[index]
                 placement = draw_placement(
-                    len(index),
+                    images,
                     shift=self._config.shift,
                     mirrored=mirrored[index] if mirrored is not None else None,
                     generator=self._generator,
                 )
-                images = augment(x[index], placement=placement, cutout=self._config.cutout, generator=self._generator)
+                images = augment(images, placement=placement, cutout=self._config.cutout, generator=self._generator)
                 if self._channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
                 watch.lap("data")

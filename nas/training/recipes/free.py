@@ -36,7 +36,8 @@ class Free(CarryingRecipe):
 
     Attributes:
         norm: Shape of the ball.
-        replays: Number of updates in a row on one batch. The paper has 8 for CIFAR-10 and 4 for ImageNet.
+        replays: Number of updates in a row on one batch. The paper has 8 for CIFAR-10 and 4 for ImageNet. The default is
+            the smaller one, as trainings of a search are short.
         step_size: Length of the step after each update, as a fraction of epsilon.
 
     Raises:
@@ -89,4 +90,4 @@ class Free(CarryingRecipe):
 
         points = points.detach().requires_grad_()
         points.register_hook(move)
-        return self.cross_entropy(network(points), y)
+        return self.cross_entropy(network(points.clone()), y)  # A copy, as the first layer may work in place.

@@ -25,7 +25,7 @@ def seeded(seed):
 
 def augment(x, *, shift, mirrored, cutout, generator):
     """Returns images (N, C, H, W) augmented with a random placement."""
-    placement = draw_placement(len(x), shift=shift, mirrored=mirrored, generator=generator)
+    placement = draw_placement(x, shift=shift, mirrored=mirrored, generator=generator)
     return augment_placed(x, placement=placement, cutout=cutout, generator=generator)
 
 
@@ -125,7 +125,7 @@ class TestPlacement:
     def test_undo_puts_pixels_back_and_leaves_zeros_where_the_shift_removed_them(self, shift, flip):
         x = torch.rand(60, 2, 5, 7, generator=seeded(0)) + 0.1
         mirrored = first_mirrored(60, seed=0) if flip else None
-        placement = draw_placement(60, shift=shift, mirrored=mirrored, generator=seeded(1))
+        placement = draw_placement(x, shift=shift, mirrored=mirrored, generator=seeded(1))
         placed = placement.apply(x)
         back = placement.undo(placed)
         removed = back == 0
@@ -135,5 +135,5 @@ class TestPlacement:
 
     def test_select_is_the_placement_of_those_images(self):
         x = torch.rand(10, 1, 5, 5, generator=seeded(0))
-        placement = draw_placement(10, shift=1, mirrored=first_mirrored(10, seed=0), generator=seeded(1))
+        placement = draw_placement(x, shift=1, mirrored=first_mirrored(10, seed=0), generator=seeded(1))
         assert torch.equal(placement.select(slice(3, 7)).apply(x[3:7]), placement.apply(x)[3:7])

@@ -17,9 +17,9 @@ def x(images):
     return images(20)
 
 
-def placement_of(n, device="cpu"):
-    mirrored = first_mirrored(n, seed=0).to(device)
-    return draw_placement(n, shift=2, mirrored=mirrored, generator=torch.Generator().manual_seed(0))
+def placement_of(x):
+    generator = torch.Generator().manual_seed(0)
+    return draw_placement(x, shift=2, mirrored=first_mirrored(len(x), seed=0), generator=generator)
 
 
 def prior(carried):
@@ -31,7 +31,7 @@ def test_rows_are_shifted_and_mirrored_as_their_images(x, device):
     carried, images = Carried(RECIPE, x, 5, seed=0), torch.tensor([7, 3, 11], device=device)
     # The stored rows are the images themselves, so the rows of a batch must be the augmented images.
     carried.load_state_dict({"perturbation": x, "momentum": 2 * x})
-    placement = placement_of(3, device)
+    placement = placement_of(x[images])
     with carried.batch(RECIPE, images, placement) as recipe:
         assert torch.equal(recipe.rows.read("perturbation"), placement.apply(x[images]))
         assert torch.equal(recipe.rows.read("momentum"), placement.apply(2 * x[images]))
@@ -41,7 +41,7 @@ def test_rows_are_stored_without_the_augmentation(x, device):
     x = x.to(device)
     carried, images = Carried(RECIPE, x, 5, seed=0), torch.tensor([7, 3, 11], device=device)
     before = prior(carried).clone()
-    placement = placement_of(3, device)
+    placement = placement_of(x[images])
     with carried.batch(RECIPE, images, placement) as recipe:
         recipe.rows.write("perturbation", placement.apply(x[images] + 1))
     after = prior(carried)
@@ -56,7 +56,7 @@ def test_rows_are_stored_without_the_augmentation(x, device):
 def test_unwritten_rows_stay(x):
     carried = Carried(RECIPE, x, 5, seed=0)
     before = prior(carried).clone()
-    with carried.batch(RECIPE, torch.tensor([7, 3, 11]), placement_of(3)):
+    with carried.batch(RECIPE, torch.tensor([7, 3, 11]), placement_of(x[:3])):
         pass
     assert torch.equal(prior(carried), before)
 
@@ -66,9 +66,9 @@ def test_rows_of_places_ignore_the_images_and_their_placement(x):
     carried = Carried(recipe, x, 3, seed=0)
     assert prior(carried).shape == (3, 1, 8, 8)
     written = torch.rand(3, 1, 8, 8)
-    with carried.batch(recipe, torch.tensor([7, 3, 11]), placement_of(3)) as batch_recipe:
+    with carried.batch(recipe, torch.tensor([7, 3, 11]), placement_of(x[:3])) as batch_recipe:
         batch_recipe.rows.write("perturbation", written)
-    with carried.batch(recipe, torch.tensor([1, 2, 4]), placement_of(3)) as batch_recipe:
+    with carried.batch(recipe, torch.tensor([1, 2, 4]), placement_of(x[:3])) as batch_recipe:
         assert torch.equal(batch_recipe.rows.read("perturbation"), written)
 
 

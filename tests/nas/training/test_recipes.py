@@ -349,6 +349,19 @@ class TestFGSMPGI:
             FGSMPGI(decay=decay)
 
 
+@pytest.mark.parametrize("kind", [FGSMPGI, Free])
+def test_a_first_layer_may_work_in_place(linear, images, kind):
+    x, y, noise = images(50), torch.arange(50) % 3, ImageNoise.of(0, torch.arange(50))
+    network, recipe, given = nn.Sequential(InPlace(), linear(classes=3)), kind(epsilon=0.1), x.clone()
+    rows = CarriedRows.of({name: noise.uniform(x) - 0.5 for name in recipe.initial(x, noise)})
+    bound = BatchRecipe(recipe, rows)
+    points = bound.points(network, x, y, noise)
+    bound.loss(network, x, points, y).backward()
+    assert torch.equal(x, given)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert not torch.equal(rows.after()["perturbation"], rows.read("perturbation"))
+
+
 @pytest.mark.parametrize("kind", [Fast, FGSMPGI, Free])
 @pytest.mark.parametrize("size", [0, math.inf])
 def test_a_step_size_out_of_range_is_refused(kind, size):
