@@ -14,7 +14,8 @@ from nas.executors.base import Precheck, TrialResult
 from nas.training.checkpoints import CheckpointError
 from nas.training.collapse import CollapsedError
 from nas.training.epoch import EpochResult
-from nas.training.train import DivergedError, NoGradientError
+from nas.training.train import DivergedError
+from nas.training.updates import NoGradientError
 
 if TYPE_CHECKING:
     from collections.abc import Generator

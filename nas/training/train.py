@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 
-from evaluators.engine.batches import out_of_memory
 from evaluators.engine.channels_last import is_channels_last
 from evaluators.engine.folding import Folding
-from evaluators.engine.noise import ImageNoise
 from evaluators.radius import radii
 from nas.seeds import seed_of
 from nas.training import stopwatch
@@ -26,12 +24,10 @@ from nas.training.checkpoints import Checkpoint
 from nas.training.collapse import COLLAPSED, IMAGES, CollapsedError, collapse_gap
 from nas.training.early_stopping import AttackBudget
 from nas.training.epoch import EpochResult
-from nas.training.modes import Modes
-from nas.training.optimiser import open_optimiser, rates, set_rates
 from nas.training.recipes.base import of_epoch
-from nas.training.recipes.carrying import BatchRecipe, CarryingRecipe
+from nas.training.recipes.carrying import CarryingRecipe
+from nas.training.updates import NoGradientError, Updates
 from nas.training.weight_average import WeightAverage
-from nas.training.weight_perturbation import perturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,10 +47,6 @@ PART_BYTES = 2**26
 
 class DivergedError(Exception):
     """The training loss or a weight is not finite."""
-
-
-class NoGradientError(Exception):
-    """The loss has no gradient for any weight."""
 
 
 def train(
@@ -141,26 +133,16 @@ class _Training:
         self._batch = min(config.batch_size, n)
         # Whole batches only: batch norm fails on a batch of one image.
         self._steps = n // self._batch
-        self._parameters = list(network.parameters())
-        self._weights_with_gradients = [parameter for parameter in self._parameters if parameter.requires_grad]
-        self._optimiser = open_optimiser(config.optimiser, self._parameters, config.weight_decay)
-        self._schedule = rates(config.schedule, config.learning_rate, epochs * self._steps)
         self._generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
         self._mirrored = first_mirrored(n, seed).to(self._device) if config.flip else None
         self._carried = Carried(config.recipe, data.train.x, self._batch, seed_of(seed, "carried"))
         self._channels_last = data.train.x.ndim == 4 and is_channels_last(network)
-        self._autocast = _uses_bfloat16(config, self._device)
         self._first_selectable = min(math.floor(epochs * config.selection_from), epochs - 1)
         averaged = config.average or rungs
         self._average = WeightAverage(network) if averaged else None
         self._last_averaged = epochs if config.average else max((e for e in rungs if e <= self._first_selectable), default=0)
-        # Attacks and errors fold batch norm.
-        self._folding = Folding(network.eval(), data.train.x)
+        self._updates = Updates(network, config, data.train.x, epochs * self._steps, seed)
         self._folding_of_average = Folding(self._average.module, data.train.x) if self._average is not None else None
-        self._modes = Modes(network)
-        # Number of parts of a batch, each with its own passes; it becomes 2 when the memory runs out. Batch norm then
-        # normalises each half by itself.
-        self._parts = 1
         self._collapsed = False
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, {})
         self.results: list[EpochResult] = []
@@ -193,7 +175,7 @@ class _Training:
     def _weights(self) -> State:
         return {
             "network": self._network.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimiser": self._updates.optimiser.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
             "carried": self._carried.state_dict(),
             "generator": self._generator.get_state(),
@@ -202,7 +184,7 @@ class _Training:
 
     def _load_weights(self, state: State) -> None:
         self._network.load_state_dict(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._updates.optimiser.load_state_dict(state["optimiser"])
         self._generator.set_state(state["generator"])
         self._collapsed = state["collapsed"]
         self._carried.load_state_dict(state["carried"])
@@ -259,8 +241,8 @@ class _Training:
         """
         x, y, batch = self._data.train.x, self._data.train.y, self._batch
         recipe = of_epoch(recipe, (epoch + 1) / self._epochs)
-        self._modes.evaluation()
-        self._folding.check(x)
+        self._updates.modes.evaluation()
+        self._updates.folding.check(x)
         replays = recipe.replays if isinstance(recipe, CarryingRecipe) else 1
         order, updates = epoch_batches(len(x), batch, replays, epoch, seed=self._seed, generator=self._generator)
         counts = iter(updates)
@@ -287,85 +269,25 @@ class _Training:
                     image_batch, labels = images[rows], y[index[rows]]
                     for _ in range(next(counts)):
                         with self._carried.batch(recipe, index[rows], placement.select(rows)) as batch_recipe:
-                            losses += self._step(step, batch_recipe, image_batch, labels, watch)
+                            losses += self._updates.run(step, batch_recipe, image_batch, labels, watch)
+                        if self._average is not None and step < self._last_averaged * self._steps:
+                            self._average.update()
+                        watch.lap("update")
                         step += 1
         where = f"epoch {epoch + 1} of {self._epochs}"
         mean_loss = float(losses) / self._steps
         if not math.isfinite(mean_loss):
             raise DivergedError(f"training diverged: the loss is {mean_loss} in {where}")
-        if not all(bool(parameter.isfinite().all()) for parameter in self._parameters):
+        if not all(bool(parameter.isfinite().all()) for parameter in self._network.parameters()):
             raise DivergedError(f"training diverged: weights are not finite in {where}")
         return mean_loss
-
-    def _step(self, step: int, recipe: Recipe, x: Tensor, y: Tensor, watch: Stopwatch) -> Tensor:
-        """Trains on one batch of images (N, C, H, W) and labels (N,), and returns the loss, a scalar."""
-        noise = ImageNoise.of(self._seed, torch.arange(len(x), device=x.device), stream=step)
-        loss = self._gradients(recipe, x, y, noise, watch)
-        if loss is None:  # Memory ran out. From now on, each pass has half a batch.
-            loss = self._gradients(recipe, x, y, noise, watch)
-            assert loss is not None
-        if self._config.clip_gradients is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip_gradients)
-        set_rates(self._optimiser, *self._schedule[step])
-        self._optimiser.step()
-        if self._average is not None and step < self._last_averaged * self._steps:
-            self._average.update()
-        watch.lap("update")
-        return loss
-
-    def _gradients(self, recipe: Recipe, x: Tensor, y: Tensor, noise: ImageNoise, watch: Stopwatch) -> Tensor | None:
-        """Computes the gradients of all weights and returns the loss; None if the memory ran out for the first time."""
-        for parameter in self._parameters:  # Same as `zero_grad`, at a tenth of its cost.
-            parameter.grad = None
-        total = torch.zeros((), device=x.device)
-        try:
-            for index in torch.arange(len(x), device=x.device).chunk(self._parts) if self._parts > 1 else [slice(None)]:
-                share = len(x[index]) / len(x)
-                part = recipe.select(index) if isinstance(recipe, BatchRecipe) else recipe
-                total += share * self._pass(part, x[index], y[index], ImageNoise(noise.keys[index]), share, watch)
-            return total
-        except RuntimeError as error:
-            if self._parts > 1 or len(x) < 4 or not out_of_memory(error):
-                raise
-        self._parts = 2
-        return None
-
-    def _pass(self, recipe: Recipe, x: Tensor, y: Tensor, noise: ImageNoise, share: float, watch: Stopwatch) -> Tensor:
-        """Adds `share` times the gradients of the loss to the gradients of the weights, and returns the loss."""
-        with self._autocasting():
-            self._modes.evaluation()
-            with self._folding.applied():
-                points = recipe.points(self._network, x, y, noise)
-            watch.lap("attack")
-            self._modes.training()
-            loss = recipe.loss(self._network, x, points, y)
-        if not loss.requires_grad:
-            raise NoGradientError(
-                "the loss has no gradient for the weights; the network or the recipe may detach a tensor, use argmax or "
-                "round, or compute without gradients"
-            )
-        size = self._config.weight_perturbation
-        if size == 0:
-            (loss if share == 1 else share * loss).backward()
-        else:
-            gradients = torch.autograd.grad(loss, self._weights_with_gradients, allow_unused=True)
-            with perturbed(self._network, self._weights_with_gradients, gradients, size):
-                with self._autocasting():
-                    moved_loss = recipe.loss(self._network, x, points, y)
-                (share * moved_loss).backward()
-        watch.lap("gradient")
-        return loss.detach()
-
-    def _autocasting(self) -> torch.autocast:
-        """Returns the context of passes in bfloat16, if the training uses it."""
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
 
     def _has_collapsed(self, epoch: int, recipe: Recipe, remedy: BallRecipe) -> bool:
         """Returns whether the network resists one gradient step but not several, on one batch of held-out images."""
         x, y = self._data.validation.x[:IMAGES], self._data.validation.y[:IMAGES]
         recipe, remedy = of_epoch(recipe, (epoch + 1) / self._epochs), of_epoch(remedy, (epoch + 1) / self._epochs)
-        self._modes.evaluation()
-        with self._folding.applied():
+        self._updates.modes.evaluation()
+        with self._updates.folding.applied():
             gap = collapse_gap(self._network, x, y, recipe, remedy, seed_of(self._seed, "collapse", epoch))
         return gap >= COLLAPSED
 
@@ -391,7 +313,7 @@ class _Training:
 
     def _errors(self, *, averaged: bool, budget: AttackBudget) -> Errors:
         """Returns the errors of the network, or of its averaged weights, under the selection attack."""
-        network, folding = self._network, self._folding
+        network, folding = self._network, self._updates.folding
         if averaged:
             assert self._average is not None
             assert self._folding_of_average is not None
@@ -422,10 +344,3 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
-    """Returns whether to train in bfloat16."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bfloat16"

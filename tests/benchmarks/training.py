@@ -3,7 +3,7 @@
     python tests/benchmarks/training.py speed [--data cifar10 mnist] [--recipes ...] [--images 10000] [--rounds 3]
     python tests/benchmarks/training.py error [--data cifar10] [--recipes n_fgsm pgd] [--seeds 5] [--last]
     python tests/benchmarks/training.py noise [--data digits] [--architectures 6] [--seeds 10]
-    python tests/benchmarks/training.py strength [--epochs 4 8 16] [--test 500] [--figure FILE.png]
+    python tests/benchmarks/training.py strength [--epochs 4 8 16] [--size 16] [--test 500] [--figure FILE.png]
 
 The script (`script`) uses PIL images, transforms of torchvision, a DataLoader with two workers, and attacks as in
 torchattacks. It trains the same architecture with the same optimiser, learning rate and weight decay. The images are in
@@ -15,8 +15,8 @@ torchattacks. It trains the same architecture with the same optimiser, learning 
   `--last` is given. The script always keeps the weights of its last epoch.
 - noise: standard deviation of the error under PGD-20 between seeds, for random architectures and two training configs:
   `before` has single-step PGD without averaged weights, and `after` has the default settings.
-- strength: error under AutoAttack against training time, for several recipes on CIFAR-10 images of 16 x 16 pixels. The time
-  includes one measurement on 500 validation images.
+- strength: error under AutoAttack against training time, for several recipes on CIFAR-10 images of 16 x 16 or 32 x 32
+  pixels. The time includes one measurement on 500 validation images.
 
 A recipe of one gradient step may collapse. Our training then repeats the epoch with PGD, and `collapsed` counts such epochs.
 """
@@ -317,11 +317,12 @@ def random_architectures(space, x, count):
 def strength(options):
     """Yields the seconds of training and the error under AutoAttack, for each recipe and number of epochs."""
     task = open_task("cifar10", options.images)
+    pooled = 32 // options.size
     parts = {
-        name: Split(F.avg_pool2d(split.x, 2), split.y, name)
+        name: Split(F.avg_pool2d(split.x, pooled), split.y, name)
         for name, split in (("train", task.train), ("validation", task.validation), ("test", task.test.first(options.test)))
     }
-    task, rows = replace(task, **parts, shift=2), []
+    task, rows = replace(task, **parts, shift=task.shift // pooled), []
     for recipe in options.recipes:
         for epochs in options.epochs:
             config = config_of(task, recipe, epochs, options.batch, selection_from=1.0)
@@ -330,7 +331,8 @@ def strength(options):
                 "clean_error": round(error(network, task.test, 0.0, PGD20), 4),
                 "error": round(error(network, task.test, task.epsilon, AutoAttack()), 4),
             }
-            rows.append({"recipe": recipe, "epochs": epochs, "seconds": round(seconds, 2), **errors, "collapsed": collapsed})
+            times = {"size": options.size, "epochs": epochs, "seconds": round(seconds, 2)}
+            rows.append({"recipe": recipe, **times, **errors, "collapsed": collapsed})
             yield rows[-1]
     if options.figure:
         draw(rows, task.epsilon, options.figure)
@@ -340,9 +342,10 @@ def draw(rows, epsilon, path):
     """Writes a figure of error against seconds, with one line for each recipe."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(7.0, 4.2)
-        for colour, recipe in zip(COLOURS, dict.fromkeys(row["recipe"] for row in rows), strict=False):
+        for number, recipe in enumerate(dict.fromkeys(row["recipe"] for row in rows)):
             points = [(row["seconds"], row["error"]) for row in rows if row["recipe"] == recipe]
-            axes.plot(*zip(*points, strict=True), color=colour, label=recipe, marker="o", markersize=4, linewidth=1.6)
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": "os^Dv"[number % 5]}
+            axes.plot(*zip(*points, strict=True), label=recipe, markersize=4, linewidth=1.6, **style)
         axes.set(xscale="log", xlabel="seconds of training", ylabel=f"error under AutoAttack at {epsilon * 255:g}/255")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
@@ -370,9 +373,10 @@ def main() -> None:
     commands["error"].add_argument("--recipes", nargs="+", default=["n_fgsm", "pgd"], choices=recipes)
     commands["error"].add_argument("--last", action="store_true", help="keep our weights of the last epoch, not averaged")
     commands["noise"].add_argument("--data", nargs="+", default=["digits"], choices=["digits", *data])
-    recipes = [*recipes, "trades", "mart"]
+    recipes = [*recipes, "free", "fgsm_pgi", "trades", "mart"]
     commands["strength"].add_argument("--recipes", nargs="+", default=recipes, choices=recipes)
     commands["strength"].add_argument("--epochs", type=int, nargs="+", default=[4, 8, 16])
+    commands["strength"].add_argument("--size", type=int, default=16, choices=[16, 32], help="side of the images")
     commands["strength"].add_argument("--figure", type=Path)
     for name, option, default, text in (
         ("speed", "--epochs", 2, None),

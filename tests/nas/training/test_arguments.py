@@ -17,7 +17,7 @@ from nas.errors import DataError, NetworkError
 from nas.training.arguments import EPSILON, open_dataset, open_settings
 from nas.training.config import TrainingConfig
 from nas.training.recipes import NFGSM, PGDRecipe, Standard
-from nas.training.train import NoGradientError
+from nas.training.updates import NoGradientError
 
 PGD_RECIPE = PGDRecipe(epsilon=0.05, warm_up=0.5)
 CONFIG = TrainingConfig(recipe=PGD_RECIPE, epochs=3, batch_size=16)

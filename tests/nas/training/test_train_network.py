@@ -13,8 +13,8 @@ from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.training.config import TrainingConfig
 from nas.training.recipes import NFGSM, Standard
-from nas.training.train import NoGradientError
 from nas.training.train_network import Trained
+from nas.training.updates import NoGradientError
 
 CONFIG = TrainingConfig(batch_size=32)
 

@@ -93,6 +93,6 @@ def test_a_step_follows_the_gradients_at_the_moved_weights(network, batch):
 
 
 def test_there_is_no_perturbation_by_default(network, batch, monkeypatch):
-    monkeypatch.setattr("nas.training.train.perturbed", None)
+    monkeypatch.setattr("nas.training.updates.perturbed", None)
     assert TrainingConfig().weight_perturbation == 0
     assert any(change.any() for change in first_step(network, batch, 0.0)[1])
