@@ -46,31 +46,39 @@ class Folding:
         return len(self._pairs)
 
     def check(self, x: Tensor) -> None:
-        """Chooses anew which layers to fold, as the network may have changed.
+        """Selects the layers to fold again, because the network may have changed.
 
-        Layers with hooks are not folded, as the hooks would see other values. No layer is folded if the logits of the
+        Layers with hooks are not folded, because the hooks would see other values. No layer is folded if the logits of the
         folded network differ on the first images.
 
         Args:
             x: Images to compare the logits on, (N, ...).
         """
-        self._pairs = [pair for pair in self._candidates if _is_plain(pair.convolution, pair.norm)]
+        self._pairs = [pair for pair in self._candidates if pair.is_plain()]
         if self._pairs and not agree(self._network, self._folded, x[:PROBES]):
             self._pairs = []
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Folds the layers inside the context. There, the gradient of the logits does not reach their weights."""
-        self._refresh()
+        """Folds the layers inside the context. There, the gradient of the logits does not reach their weights.
+
+        A layer that gets hooks or other weights inside the context runs as it is. A folded convolution that is called
+        without its batch norm returns the output of the batch norm.
+        """
         pairs = self._pairs
-        for pair in pairs:
-            pair.convolution.__dict__["forward"], pair.norm.__dict__["forward"] = pair.convolve, pair.normalise
+        if any("forward" in pair.convolution.__dict__ for pair in pairs):  # A context around this one has folded them.
+            yield
+            return
         try:
+            self._refresh()
+            for pair in pairs:
+                pair.convolution.__dict__["forward"], pair.norm.__dict__["forward"] = pair.convolve, pair.normalise
             yield
         finally:
             for pair in pairs:
-                del pair.convolution.__dict__["forward"], pair.norm.__dict__["forward"]
-                pair.weight = pair.bias = None
+                for layer in (pair.convolution, pair.norm):
+                    layer.__dict__.pop("forward", None)
+                pair.unfold()
 
     def _folded(self, x: Tensor) -> Tensor:
         with self.applied():
@@ -82,7 +90,7 @@ class Folding:
             return
         for pair, scale, bias in zip(self._pairs, *_scales_and_biases(self._pairs), strict=True):
             weight = pair.convolution.weight
-            pair.weight, pair.bias = weight * scale.view(-1, *[1] * (weight.ndim - 1)), bias
+            pair.fold(weight * scale.view(-1, *[1] * (weight.ndim - 1)), bias)
 
 
 def folded_weights(network: nn.Module) -> list[Tensor]:
@@ -93,7 +101,10 @@ def folded_weights(network: nn.Module) -> list[Tensor]:
 
 
 def agree(network: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], probes: Tensor) -> bool:
-    """Returns whether two networks give equal logits up to rounding, both for a batch of images and for a single one."""
+    """Returns whether the logits of two networks differ by at most TOLERANCE times the largest logit.
+
+    They are compared for a batch of images and for a single image.
+    """
     try:
         with torch.no_grad():
             batches = (probes, probes[:1])
@@ -109,17 +120,17 @@ def agree(network: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor]
 
 def has_hooks(module: nn.Module) -> bool:
     """Returns whether a module itself has hooks on its passes."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name, None) for name in hooks)
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks)
 
 
 def _find_pairs(network: nn.Module) -> list[_Pair]:
-    """Returns each convolution with the batch norm behind it. Neither has another use. Returns none if tracing fails."""
+    """Returns each convolution with the batch norm behind it. Both are used only once. Returns [] if tracing fails."""
     modules = dict(network.named_modules())
     if not any(type(module) in _CONVOLUTIONS for module in modules.values()):
         return []
     try:
-        # Of a copy, as a network that keeps values of a pass would keep those of the tracer.
+        # Traces a copy: a network that stores values of a pass would store the tracer's objects.
         graph = fx.symbolic_trace(copy.deepcopy(network)).graph
     except Exception:  # Copies and traces may raise any error. The network itself still runs.
         return []
@@ -130,20 +141,12 @@ def _find_pairs(network: nn.Module) -> list[_Pair]:
         if not isinstance(before, fx.Node) or node.op != "call_module" or before.op != "call_module":
             continue
         names = str(before.target), str(node.target)
-        if len(before.users) == 1 and all(name in modules and calls.count(name) == 1 for name in names):
-            pairs.append(_Pair(*(modules[name] for name in names)))
+        if len(before.users) > 1 or any(name not in modules or calls.count(name) > 1 for name in names):
+            continue
+        convolution, norm = (modules[name] for name in names)
+        if type(convolution) in _CONVOLUTIONS and type(norm) in _BATCH_NORMS:  # Subclasses may have another `forward`.
+            pairs.append(_Pair(convolution, norm))
     return pairs
-
-
-def _is_plain(convolution: nn.Module, norm: nn.Module) -> bool:
-    """Returns whether two modules are a convolution with zero padding and a batch norm with running statistics.
-
-    Subclasses do not count, because they may have another `forward`, and neither do modules with hooks.
-    """
-    if type(convolution) not in _CONVOLUTIONS or type(norm) not in _BATCH_NORMS:
-        return False
-    own = "forward" in convolution.__dict__ or "forward" in norm.__dict__ or has_hooks(convolution) or has_hooks(norm)
-    return not own and convolution.padding_mode == "zeros" and norm.running_mean is not None
 
 
 @final
@@ -154,26 +157,60 @@ class _Pair:
         self.convolution, self.norm = convolution, norm
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
+        self._sources: tuple[Any, ...] = ()
+        self._normalised = False
+        self._types = type(convolution), type(norm)
+        self._convolve: Callable[..., Any] = _CONVOLUTIONS[type(convolution)]
+
+    def is_plain(self) -> bool:
+        """Returns whether the layers have zero padding and running statistics, and no hooks or own `forward`."""
+        convolution, norm = self.convolution, self.norm
+        if any("forward" in layer.__dict__ or has_hooks(layer) for layer in (convolution, norm)):
+            return False
+        # The class changes with a parametrisation such as weight norm. Tensors of inference mode have no versions.
+        return (
+            (type(convolution), type(norm)) == self._types
+            and convolution.padding_mode == "zeros"
+            and norm.running_mean is not None
+            and not convolution.weight.is_inference()
+        )
+
+    def fold(self, weight: Tensor, bias: Tensor) -> None:
+        """Sets the folded weights."""
+        self.weight, self.bias, self._sources = weight, bias, self._versions()
+
+    def unfold(self) -> None:
+        """Drops the folded weights."""
+        self.weight, self.bias, self._sources, self._normalised = None, None, (), False
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Returns the output of the batch norm."""
-        layer = self.convolution
-        if self.weight is None or self.norm.training:
-            return _own(layer, x)
-        convolve = _CONVOLUTIONS[type(layer)]
-        return convolve(x, self.weight, self.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        """Returns the output of the batch norm, or that of the convolution if the layers are not folded or have changed."""
+        layer, weight, bias = self.convolution, self.weight, self.bias
+        changed = self.norm.training or has_hooks(layer) or has_hooks(self.norm) or self._versions() != self._sources
+        if weight is None or changed:
+            self._normalised = False
+            return _forward_of_class(layer, x)
+        self._normalised = True
+        return self._convolve(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[no-any-return]
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Returns x, as `convolve` has done the work."""
-        return _own(self.norm, x) if self.weight is None or self.norm.training else x
+        """Returns x if `convolve` has done the work of the batch norm, else the output of the batch norm."""
+        normalised, self._normalised = self._normalised, False
+        return x if normalised else _forward_of_class(self.norm, x)
+
+    def _versions(self) -> tuple[Any, ...]:
+        """Returns the tensors of the layers that enter the folded weights, as identities and versions."""
+        places = [(layer._parameters, name) for layer in (self.convolution, self.norm) for name in ("weight", "bias")]
+        places += [(self.norm._buffers, "running_mean"), (self.norm._buffers, "running_var")]
+        tensors = [tensors[name] for tensors, name in places if tensors[name] is not None]
+        return (*map(id, tensors), *[tensor._version for tensor in tensors])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Pair:
-        # A copy of a folded network is not folded, as nobody would compute its folded weights anew.
+        # A copy of a folded network is not folded, because nothing updates its folded weights.
         return _Pair(copy.deepcopy(self.convolution, memo), copy.deepcopy(self.norm, memo))
 
 
-def _own(module: nn.Module, x: Tensor) -> Tensor:
-    """Returns the output of a module's own class."""
+def _forward_of_class(module: nn.Module, x: Tensor) -> Tensor:
     return type(module).forward(module, x)  # type: ignore[no-any-return]
 
 

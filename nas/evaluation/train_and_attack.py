@@ -71,7 +71,7 @@ class TrainAndAttack(Evaluator):
         return (
             f"{len(train.x)} training and {len(validation.x)} validation images, on {train.x.device}\n"
             f"{len(counts)} classes: {', '.join(named)}"
-            + "".join(f"\nwarning: {text}" for text in data_warnings(self.data, self.config.training.batch_size))
+            + "".join(f"\nwarning: {text}" for text in data_warnings(self.data, self.config.training))
         )
 
     @property

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from evaluators.attacks.base import check_attack
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import (
     check_epsilons,
@@ -49,21 +50,23 @@ def check_trainable(network: nn.Module) -> None:
 
     Raises:
         TypeError: network is not an nn.Module, or is or contains a TorchScript module or a graph of torch.export.
-        ValueError: torch's inference mode is on, or the network has a lazy layer that is not initialised.
+        ValueError: gradients are disabled, or the network has a lazy layer that is not initialised.
     """
+    if not torch.is_grad_enabled():
+        raise ValueError("training needs gradients; call it outside of torch.no_grad() and torch.inference_mode()")
     if isinstance(network, ExportedProgram):
-        raise _refusal("an ExportedProgram")
+        raise _not_trainable("an ExportedProgram")
     check_module(network)
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        raise _refusal("a TorchScript module")
+        raise _not_trainable("a TorchScript module")
     try:
         with frozen(network):
             network.train()
     except NotImplementedError:
-        raise _refusal("a graph of torch.export") from None
+        raise _not_trainable("a graph of torch.export") from None
 
 
-def _refusal(form: str) -> TypeError:
+def _not_trainable(form: str) -> TypeError:
     return TypeError(f"network must be a trainable nn.Module, got {form}; pass the network from which it was made")
 
 
@@ -112,7 +115,7 @@ def open_settings(
         base,
         recipe=chosen,
         epochs=as_int("epochs", base.epochs if epochs is None else epochs, 1),
-        selection=_with_norm(base.selection, _norm(chosen)),
+        selection=_selection_with_norm(base.selection, _norm(chosen)),
     )
     return settings, radius
 
@@ -142,7 +145,7 @@ def as_radius(epsilon: float) -> float:
         TypeError: epsilon is not a number.
     """
     try:
-        radius = None if isinstance(epsilon, bool | str) else float(epsilon)
+        radius = None if isinstance(epsilon, bool | str | bytes) else float(epsilon)
     except (TypeError, ValueError, RuntimeError):  # Lists, arrays and tensors of several numbers.
         radius = None
     if radius is None:
@@ -159,10 +162,11 @@ def _open_recipe(recipe: Recipe | str, epsilon: float | None) -> Recipe:
         kind = RECIPES[recipe]
         recipe = kind(epsilon=epsilon if epsilon is not None else EPSILON) if issubclass(kind, BallRecipe) else kind()
     if isinstance(recipe, type):
-        example = recipe.__name__ if issubclass(recipe, Recipe) else "NFGSM"
+        example = recipe.__name__ if issubclass(recipe, Recipe) and not inspect.isabstract(recipe) else "NFGSM"
         raise TypeError(f"recipe must be a name or a Recipe, got a class; create an instance, such as {example}()")
     if not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe must be a name or a Recipe, got {type(recipe).__name__}")
+        remedy = "; pass it as config=" if isinstance(recipe, TrainingConfig) else ""
+        raise TypeError(f"recipe must be a name or a Recipe, got {type(recipe).__name__}{remedy}")
     return recipe
 
 
@@ -171,14 +175,12 @@ def _norm(recipe: Recipe) -> Norm:
     return recipe.norm if isinstance(recipe, BallRecipe) else Linf()
 
 
-def _with_norm(selection: Attack, norm: Norm) -> Attack:
+def _selection_with_norm(selection: Attack, norm: Norm) -> Attack:
     """Returns the selection attack with the norm of the recipe.
 
     Raises:
-        TypeError: selection is not an attack.
         ValueError: the attack has another norm, which cannot be replaced.
     """
-    check_attack(selection)
     if selection.norm.name == norm.name:
         return selection
     try:
@@ -208,15 +210,17 @@ def open_dataset(data: Dataset | DataConfig | str | Sequence[Tensor], seed: int)
         data = DataConfig(name=data)
     if isinstance(data, DataConfig):
         return open_data(data)
-    if not (isinstance(data, tuple | list) and len(data) == 2):
+    parts = list(data) if isinstance(data, tuple | list) else []
+    if len(parts) != 2 or not all(isinstance(part, Tensor | np.ndarray) for part in parts):
+        got = f"({', '.join(type(part).__name__ for part in parts)})" if len(parts) == 2 else type(data).__name__
         raise TypeError(
             "data must be the name of a source, a DataConfig, a Dataset of nas.data, or a pair of tensors (images, labels), "
-            f"got {type(data).__name__}{_data_remedy(data)}"
+            f"got {got}{_data_remedy(parts[0] if len(parts) == 2 else data)}"
         )
-    x, y = data
+    x, y = parts
     check_images(x)
     check_labels(y, len(x))
-    return split_at_random(x, y, 0.2, seed_of(seed, "split"))
+    return split_at_random(x.float(), y, 0.2, seed_of(seed, "split"))
 
 
 def _data_remedy(data: object) -> str:

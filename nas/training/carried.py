@@ -37,9 +37,10 @@ class Carried:
 
     def __init__(self, recipe: Recipe, x: Tensor, batch: int, seed: int) -> None:
         self._tensors: dict[str, Tensor] = {}
-        self._places = torch.arange(batch, device=x.device)
+        self._device, self._places = x.device, torch.arange(batch, device=x.device)
         self._per_image = isinstance(recipe, CarryingRecipe) and recipe.per_image
         if isinstance(recipe, CarryingRecipe):
+            _check(recipe, x)
             parts = torch.arange(len(x) if self._per_image else batch, device=x.device).split(DRAWN)
             drawn = [recipe.initial(x[index], ImageNoise.of(seed, index)) for index in parts]
             self._tensors = {name: torch.cat([values[name] for values in drawn]) for name in drawn[0]}
@@ -71,7 +72,41 @@ class Carried:
         """Returns the tensors by name."""
         return self._tensors
 
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Returns whether a state has the names and the shapes of these tensors, or the recipe carries nothing."""
+        if not self._tensors:
+            return True
+        shapes = [{name: value.shape for name, value in tensors.items()} for tensors in (state, self._tensors)]
+        return shapes[0] == shapes[1]
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Replaces the tensors by those of a state."""
-        for name, value in self._tensors.items():
-            value.copy_(state[name])
+        self._tensors = {name: value.to(self._device) for name, value in state.items()}
+
+    def clear(self) -> None:
+        """Drops the tensors, for the rest of a training with a recipe that carries nothing."""
+        self._tensors = {}
+
+
+def _check(recipe: CarryingRecipe, x: Tensor) -> None:
+    """Checks what a carrying recipe returns, with the first images of x (N, C, H, W).
+
+    Raises:
+        TypeError: it has the wrong type.
+        ValueError: a tensor does not have the shape of the images, or replays is below 1.
+    """
+    kind = type(recipe).__name__
+    if not isinstance(recipe.replays, int) or recipe.replays < 1:
+        raise ValueError(f"{kind}.replays must be an int, at least 1, got {recipe.replays!r}")
+    if isinstance(recipe.remedy(), CarryingRecipe):
+        raise TypeError(f"{kind}.remedy must return a recipe that carries nothing, such as PGDRecipe(steps=3)")
+    first = x[:2]
+    tensors = recipe.initial(first, ImageNoise.of(0, torch.arange(len(first), device=x.device)))
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise TypeError(f"{kind}.initial must return a dict of tensors by name, got {type(tensors).__name__}")
+    for name, value in tensors.items():
+        if value.shape != first.shape:
+            raise ValueError(
+                f"{kind}.initial must return tensors shaped like the images, {tuple(first.shape)}, got {name} with "
+                f"shape {tuple(value.shape)}"
+            )

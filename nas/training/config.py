@@ -8,7 +8,7 @@ from typing import Literal, final
 from evaluators.attacks import PGD, Attack, margin
 from nas.training.optimiser import OptimiserName, ScheduleName
 from nas.training.recipes import NFGSM, Recipe
-from nas.validation import bounded, check_bounds, raise_if_invalid
+from nas.validation import bounded, check_bounds, check_types, raise_if_invalid
 
 
 @final
@@ -41,7 +41,7 @@ class TrainingConfig:
             repeats the epoch with PGD and continues with it, fail ends the trial, and ignore turns the check off.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value has the wrong type or is out of range.
     """
 
     recipe: Recipe = NFGSM()
@@ -63,4 +63,10 @@ class TrainingConfig:
     on_collapse: Literal["multi_step", "fail", "ignore"] = "multi_step"
 
     def __post_init__(self) -> None:
-        raise_if_invalid(check_bounds(self))
+        faults = check_types(self) + check_bounds(self)
+        for name, kind in (("recipe", Recipe), ("selection", Attack)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                got = f"the class {value.__name__}; write {value.__name__}()" if isinstance(value, type) else repr(value)
+                faults.append((name, f"must be an instance of {kind.__name__}, got {got}"))
+        raise_if_invalid(faults)

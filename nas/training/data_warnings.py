@@ -1,27 +1,35 @@
-"""Warnings about training data: a batch larger than the data, and classes without images."""
+"""Warnings about training data: images that are too few or not used, and classes without images."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nas.training.recipes.carrying import CarryingRecipe
+
 if TYPE_CHECKING:
     from nas.data import Dataset
+    from nas.training.config import TrainingConfig
 
 # Largest number of classes that a warning names.
 SHOWN_CLASSES = 5
 
 
-def data_warnings(data: Dataset, batch_size: int) -> list[str]:
+def data_warnings(data: Dataset, config: TrainingConfig) -> list[str]:
     """Returns one text for each fault of the data that training survives.
 
     Args:
         data: Training and validation images.
-        batch_size: Number of images in one step.
+        config: Settings of the training.
     """
     texts = []
-    count = len(data.train.x)
-    if count < batch_size:
-        texts.append(f"batch_size is {batch_size}, but there are only {count} training images; each batch holds all of them")
+    count, size = len(data.train.x), config.batch_size
+    if count < size:
+        texts.append(f"batch_size is {size}, but there are only {count} training images; each batch holds all of them")
+    replays = config.recipe.replays if isinstance(config.recipe, CarryingRecipe) else 1
+    if config.epochs < replays:
+        texts.append(
+            f"with {replays} replays, {config.epochs} epochs are no full pass over the training images; some are never used"
+        )
     for name, split in (("training", data.train), ("validation", data.validation)):
         present = set(split.y.unique().tolist())
         lacking = [str(label) for index, label in enumerate(data.classes) if index not in present]

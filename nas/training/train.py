@@ -156,6 +156,8 @@ class _Training:
         return {
             "seed": self._seed,
             **self._weights(),
+            "carried": self._carried.state_dict(),
+            "parts": self._updates.parts,
             "best": self.best,
             "epochs": [dataclasses.asdict(epoch) for epoch in self.results],
         }
@@ -163,12 +165,15 @@ class _Training:
     def fits(self, state: State) -> bool:
         """Returns whether a stored state is of this training. The number of epochs of finalists may change at a resume."""
         same_average = (state["average"] is None) == (self._average is None)
+        same_carried = state["collapsed"] or self._carried.fits(state["carried"])
         same_epochs = all(epoch["epochs"] == self._epochs for epoch in state["epochs"])
-        return same_average and same_epochs and state["seed"] == self._seed
+        return bool(same_average and same_carried and same_epochs and state["seed"] == self._seed)
 
     def load(self, state: State) -> None:
         """Continues after the epochs of a stored state."""
         self._load_weights(state)
+        self._carried.load_state_dict(state["carried"])
+        self._updates.parts = state["parts"]
         self.best = (state["best"][0], {name: value.to(self._device) for name, value in state["best"][1].items()})
         self.results = [EpochResult(**epoch) for epoch in state["epochs"]]
 
@@ -177,7 +182,6 @@ class _Training:
             "network": self._network.state_dict(),
             "optimiser": self._updates.optimiser.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
-            "carried": self._carried.state_dict(),
             "generator": self._generator.get_state(),
             "collapsed": self._collapsed,
         }
@@ -187,7 +191,6 @@ class _Training:
         self._updates.optimiser.load_state_dict(state["optimiser"])
         self._generator.set_state(state["generator"])
         self._collapsed = state["collapsed"]
-        self._carried.load_state_dict(state["carried"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
 
@@ -213,10 +216,12 @@ class _Training:
                     "choose the recipe pgd, or training.on_collapse: multi_step"
                 )
             self._load_weights(before)
+            self._carried.clear()
             self._collapsed = collapsed = True
             watch.lap("judging")
             loss = self._train(epoch, remedy, watch)
-        errors = self._judge(epoch)
+        with _seeded(seed_of(self._seed, "judging", epoch), self._device):
+            errors = self._judge(epoch)
         watch.lap("judging")
         self.results.append(
             EpochResult(
@@ -242,7 +247,8 @@ class _Training:
         x, y, batch = self._data.train.x, self._data.train.y, self._batch
         recipe = of_epoch(recipe, (epoch + 1) / self._epochs)
         self._updates.modes.evaluation()
-        self._updates.folding.check(x)
+        with _seeded(seed_of(self._seed, "folding", epoch), x.device):
+            self._updates.folding.check(x)
         replays = recipe.replays if isinstance(recipe, CarryingRecipe) else 1
         order, updates = epoch_batches(len(x), batch, replays, epoch, seed=self._seed, generator=self._generator)
         counts = iter(updates)
@@ -287,7 +293,7 @@ class _Training:
         x, y = self._data.validation.x[:IMAGES], self._data.validation.y[:IMAGES]
         recipe, remedy = of_epoch(recipe, (epoch + 1) / self._epochs), of_epoch(remedy, (epoch + 1) / self._epochs)
         self._updates.modes.evaluation()
-        with self._updates.folding.applied():
+        with _seeded(seed_of(self._seed, "collapse", epoch), self._device), self._updates.folding.applied():
             gap = collapse_gap(self._network, x, y, recipe, remedy, seed_of(self._seed, "collapse", epoch))
         return gap >= COLLAPSED
 
@@ -340,7 +346,7 @@ class Errors(NamedTuple):
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generators, for layers such as dropout, and restores them."""
+    """Seeds torch's global generators, for layers such as dropout, and restores them at exit."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

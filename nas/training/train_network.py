@@ -93,11 +93,13 @@ def train_network(
         [1, 2]
     """
     check_trainable(network)
+    if on_epoch is not None and not callable(on_epoch):
+        raise TypeError(f"on_epoch must be a function of an EpochResult, got {on_epoch!r}")
     settings, radius = open_settings(config, recipe, epochs, epsilon)
     seed = as_int("seed", seed, 0)
     dataset = open_dataset(data, seed).to(_device(network))
     check_fit(network, dataset, settings, radius)
-    for message in data_warnings(dataset, settings.batch_size):
+    for message in data_warnings(dataset, settings):
         warnings.warn(message, stacklevel=2)
     _use_channels_last(network, dataset.train.x)
     history = []

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from nas.training.stopwatch import Stopwatch
 
 
+_NO_GRADIENT = (
+    "the loss has no gradient for the weights; the network or the recipe may detach a tensor, use argmax or round, or "
+    "compute without gradients"
+)
+
+
 class NoGradientError(Exception):
     """The loss has no gradient for any weight."""
 
@@ -32,6 +38,8 @@ class Updates:
 
     Attributes:
         optimiser: The optimiser. Its state belongs into checkpoints.
+        parts: Number of parts of a batch, each with its own passes; it becomes 2 when the memory runs out. Batch norm then
+            normalises each half by itself.
         modes: Evaluation and training mode of the network.
         folding: Batch norm of the network to be folded in evaluation mode.
 
@@ -49,9 +57,7 @@ class Updates:
         self._trained = [parameter for parameter in self._parameters if parameter.requires_grad]
         self._schedule = rates(config.schedule, config.learning_rate, count)
         self._bfloat16 = _uses_bfloat16(config, x.device)
-        # Number of parts of a batch, each with its own passes; it becomes 2 when the memory runs out. Batch norm then
-        # normalises each half by itself.
-        self._parts = 1
+        self.parts = 1
         self.optimiser = open_optimiser(config.optimiser, self._parameters, config.weight_decay)
         self.folding = Folding(network.eval(), x)
         self.modes = Modes(network)
@@ -86,15 +92,15 @@ class Updates:
             parameter.grad = None
         total = torch.zeros((), device=x.device)
         try:
-            for index in torch.arange(len(x), device=x.device).chunk(self._parts) if self._parts > 1 else [slice(None)]:
+            for index in torch.arange(len(x), device=x.device).chunk(self.parts) if self.parts > 1 else [slice(None)]:
                 share = len(x[index]) / len(x)
                 part = recipe.select(index) if isinstance(recipe, BatchRecipe) else recipe
                 total += share * self._pass(part, x[index], y[index], ImageNoise(noise.keys[index]), share, watch)
             return total
         except RuntimeError as error:
-            if self._parts > 1 or len(x) < 4 or not out_of_memory(error):
+            if self.parts > 1 or len(x) < 4 or not out_of_memory(error):
                 raise
-        self._parts = 2
+        self.parts = 2
         return None
 
     def _pass(self, recipe: Recipe, x: Tensor, y: Tensor, noise: ImageNoise, share: float, watch: Stopwatch) -> Tensor:
@@ -107,19 +113,19 @@ class Updates:
             self.modes.training()
             loss = recipe.loss(self._network, x, points, y)
         if not loss.requires_grad:
-            raise NoGradientError(
-                "the loss has no gradient for the weights; the network or the recipe may detach a tensor, use argmax or "
-                "round, or compute without gradients"
-            )
+            raise NoGradientError(_NO_GRADIENT)
         size = self._config.weight_perturbation
         if size == 0:
             (loss if share == 1 else share * loss).backward()
         else:
-            gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)
+            kept = points.requires_grad  # Both losses need the graph of the points, if they have one.
+            gradients = torch.autograd.grad(loss, self._trained, allow_unused=True, retain_graph=kept)
             with perturbed(self._network, self._trained, gradients, size):
                 with self._precision(x):
                     moved_loss = recipe.loss(self._network, x, points, y)
                 (share * moved_loss).backward()
+        if all(parameter.grad is None for parameter in self._trained):
+            raise NoGradientError(_NO_GRADIENT)
         watch.lap("gradient")
         return loss.detach()
 

@@ -31,16 +31,19 @@ def perturbed(
         gradients: Gradient of the loss for each weight; None for no gradient.
         size: Length of the perturbation of each tensor, as a share of the tensor's own length.
     """
-    pairs = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None and w.ndim > 1]
-    moved, slopes = [w.detach() for w, _ in pairs], [g.detach() for _, g in pairs]
-    # A pass in training mode changes the statistics of batch norm.
-    kept = [*moved, *(buffer.detach() for buffer in network.buffers())]
-    before = [tensor.clone() for tensor in kept]
-    for weight, slope in zip(moved, slopes, strict=True):
-        length = slope.norm()
-        weight.add_(slope * torch.where(length > 0, size * weight.norm() / length, 0.0))
+    pairs = [(w.detach(), g.detach()) for w, g in zip(weights, gradients, strict=True) if g is not None and w.ndim > 1]
+    before = [(weight, weight.clone()) for weight, _ in pairs]
+    # A pass in training mode changes the statistics of batch norm, and a layer may replace its buffers.
+    places = [(module._buffers, name) for module in network.modules() for name in module._buffers]
+    buffers = [(*place, buffer, buffer.clone()) for place in places if (buffer := place[0][place[1]]) is not None]
     try:
+        for weight, slope in pairs:
+            length = slope.norm()
+            weight.add_(slope * torch.where(length > 0, size * weight.norm() / length, 0.0))
         yield
     finally:
-        for tensor, value in zip(kept, before, strict=True):
-            tensor.copy_(value)
+        with torch.no_grad():
+            for weight, value in before:
+                weight.copy_(value)
+            for tensors, name, buffer, value in buffers:
+                tensors[name] = buffer.copy_(value)

@@ -65,6 +65,8 @@ class Recipe(ABC):
     def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
         """Returns the mean loss of a batch, a scalar to be differentiated.
 
+        With `training.weight_perturbation`, it is called twice for a batch: at the weights, and at the moved weights.
+
         Args:
             network: The network in training mode.
             x: Images, (N, C, H, W), pixels in [0, 1], augmented.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class CarriedRows:
     """Carried tensors of the images of one pass, by name, each shaped like the images (N, C, H, W).
 
-    Reading gives the values before the batch, and writing sets those after it. So a batch can be tried again.
+    Reading gives the values before the batch, and writing sets those after it. Therefore a batch can be repeated after
+    the memory runs out.
     """
 
     def __init__(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], index: Tensor | slice) -> None:
@@ -37,10 +38,11 @@ class CarriedRows:
 
     def write(self, name: str, value: Tensor) -> None:
         """Sets the values after the batch, (N, C, H, W)."""
-        self._after[name][self._index] = value.detach()
+        after = self._after[name]
+        after[self._index] = value.detach().to(after.dtype)
 
     def select(self, index: Tensor | slice) -> CarriedRows:
-        """Returns the rows of some images of the batch. What they write is seen in `after` of these rows."""
+        """Returns the rows of some images of the batch, by their index in the batch. `after` sees what they write."""
         return CarriedRows(self._before, self._after, index)
 
     def after(self) -> Mapping[str, Tensor]:
@@ -59,12 +61,15 @@ class CarryingRecipe(BallRecipe):
     @property
     @abstractmethod
     def per_image(self) -> bool:
-        """Whether a row belongs to an image and is shifted and mirrored with it; else it belongs to a place in the batch."""
+        """Whether a row belongs to an image, and is shifted and mirrored with it.
+
+        Otherwise, a row belongs to a place in the batch.
+        """
 
     @property
     @abstractmethod
     def replays(self) -> int:
-        """Number of updates in a row on one batch. The passes over the images are divided by it."""
+        """Number of updates in a row on one batch, at least 1. The passes over the images are divided by it."""
 
     @abstractmethod
     def initial(self, x: Tensor, noise: ImageNoise) -> dict[str, Tensor]:

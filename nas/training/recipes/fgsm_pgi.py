@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FGSMPGI(CarryingRecipe):
-    """Cross-entropy on images of one FGSM step from a prior of each image, and a penalty on what the step changes.
+    """Cross-entropy on images of one FGSM step from a prior of each image, and a penalty on the change of the logits.
 
     The prior of an image is the perturbation at which its step starts. It then takes a step along the momentum, a decaying
     sum of the image's gradients in all epochs so far. The penalty is the mean squared difference between the logits at the
-    start and at the end of the step. An update takes eight forward or backward passes, and one of `NFGSM` takes five.
+    start and at the end of the step. An update takes eight passes, and one of `NFGSM` takes five, if a backward pass to the
+    weights counts as two.
 
     The training holds two tensors as large as the training images, and a copy of both for the check against a collapse. Its
     checkpoints contain them, so they are large.
@@ -43,6 +44,7 @@ class FGSMPGI(CarryingRecipe):
     - The gradient of the step is that of the network in evaluation mode, as for all recipes, without label smoothing.
     - Each image's gradient is scaled to a mean absolute value of 1 before it is summed, and not the whole batch's.
     - Priors are kept to the end. The authors' code draws them anew every 40 epochs.
+    - In the square of `cutout`, where images are zero, negative values of a prior become zero.
     - Labels are not smoothed by default. `label_smoothing` 0.44 is that of the authors' code, for ten classes.
 
     Attributes:
@@ -70,12 +72,12 @@ class FGSMPGI(CarryingRecipe):
 
     @property
     def per_image(self) -> bool:
-        """Rows belong to images."""
+        """Returns True: a row belongs to an image."""
         return True
 
     @property
     def replays(self) -> int:
-        """One update on each batch."""
+        """Returns 1: each batch is used for one update."""
         return 1
 
     def remedy(self) -> BallRecipe:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class Free(CarryingRecipe):
     """Cross-entropy on images whose perturbation moves with each update of the weights, without passes for the attack.
 
-    Each batch is used for `replays` updates in a row, with one augmentation. The next batch starts with the perturbation at
-    the end of the last one. An epoch has as many updates as an epoch of the other recipes, so `replays` epochs are one pass
-    over the images.
+    Each batch is used for `replays` updates in a row. It is augmented once, and again if its updates go on in the next
+    epoch. The next batch starts with the perturbation at the end of the last one. An epoch has as many updates as an epoch
+    of the other recipes, so `replays` epochs are one pass over the images.
 
     Pitfall: in a short training, many replays leave few passes over the images.
 
@@ -38,9 +38,10 @@ class Free(CarryingRecipe):
         norm: Shape of the ball.
         replays: Number of updates in a row on one batch. The paper has 8 for CIFAR-10 and 4 for ImageNet. The default is
             the smaller one, as trainings of a search are short.
-        step_size: Length of the step after each update, as a fraction of epsilon.
+        step_size: Length of the perturbation's step at each update, as a fraction of epsilon.
 
     Raises:
+        TypeError: replays is not an int.
         ValueError: replays is below 1, step_size is not positive and finite, or as for `BallRecipe`.
     """
 
@@ -50,13 +51,15 @@ class Free(CarryingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.replays, int):
+            raise TypeError(f"replays must be an int, got {self.replays!r}")
         if self.replays < 1:
             raise ValueError(f"replays must be at least 1, got {self.replays}")
         check_steps(1, self.step_size)
 
     @property
     def per_image(self) -> bool:
-        """Rows belong to places in the batch."""
+        """Returns False: a row belongs to a place in the batch."""
         return False
 
     def remedy(self) -> BallRecipe:

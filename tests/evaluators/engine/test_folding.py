@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from evaluators.engine.batches import activation_bytes
-from evaluators.engine.folding import Folding, folded_weights
+from evaluators.engine.folding import Folding, agree, folded_weights
 
 
 def settled(network, x):
@@ -69,10 +69,9 @@ def test_batch_norm_is_folded(case):
     folding = Folding(network, x)
     assert len(folding) == 1
     assert_same(network, folding, x)
-    with folding.applied():
-        logits = network(x)
-        network[0][1].running_mean.add_(1)  # It has no part in the pass any more.
-        assert torch.equal(network(x), logits)
+    with folding.applied(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "batch_norm", None)  # The folded pass does not use it.
+        network(x)
 
 
 KEPT = {
@@ -211,6 +210,66 @@ def test_layers_with_hooks_are_not_folded(hook, network, x):
     folding.check(x)
     assert len(folding) == len(Folding(network, x)) == 1
     assert_same(network, folding, x)
+
+
+def test_layers_that_change_inside_the_context_run_as_they_are(network, x):
+    seen = []
+    with Folding(network, x).applied():
+        with torch.no_grad():
+            network[0].weight.mul_(2)
+        network[4].register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+        logits = network(x)
+    torch.testing.assert_close(logits, network(x))
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_other_weights_for_one_call_count(network, x):
+    doubled = {"0.weight": 2 * network[0].weight.detach()}
+    expected = torch.func.functional_call(network, doubled, x)
+    with Folding(network, x).applied():
+        torch.testing.assert_close(torch.func.functional_call(network, doubled, x), expected)
+
+
+def test_a_batch_norm_called_alone_works(network, x):
+    features = torch.rand(4, 4, 4, 4)
+    expected = network[1](features)
+    with Folding(network, x).applied():
+        network(x)
+        assert torch.equal(network[1](features), expected)
+
+
+def test_a_forward_of_a_layers_own_is_kept(network, x):
+    def forward(x):
+        return type(network[0]).forward(network[0], x) * 3
+
+    network[0].forward = forward
+    folding = Folding(network, x)
+    assert len(folding) == 1
+    assert_same(network, folding, x)
+    assert network[0].forward is forward
+
+
+def test_nested_contexts(network, x):
+    folding = Folding(network, x)
+    with folding.applied():
+        with folding.applied():
+            network(x)
+        assert len(folded_weights(network)) == 2
+    assert folded_weights(network) == []
+
+
+def test_agree_compares_a_single_image_too_and_leaves_the_images(network, x):
+    def other(points):
+        return network(points) + (len(points) == 1)
+
+    def in_place(points):
+        return network(points.mul_(1))
+
+    before = x.clone()
+    assert not agree(network, other, x)
+    assert agree(in_place, in_place, x)
+    assert not agree(network, lambda points: network(points.mul_(2)), x)
+    assert torch.equal(x, before)
 
 
 def test_nothing_is_folded_if_the_logits_differ(x):

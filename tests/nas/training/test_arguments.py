@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nas
 from evaluators import L2, PGD, Attack, Linf, Norm
-from nas.data import open_data
+from nas.data import Dataset, Split, open_data
 from nas.data.config import DataConfig
 from nas.errors import DataError, NetworkError
 from nas.training.arguments import EPSILON, open_dataset, open_settings
 from nas.training.config import TrainingConfig
-from nas.training.recipes import NFGSM, PGDRecipe, Standard
+from nas.training.recipes import NFGSM, CarryingRecipe, PGDRecipe, Standard
 from nas.training.updates import NoGradientError
+from nas.validation import ValidationError
 
 PGD_RECIPE = PGDRecipe(epsilon=0.05, warm_up=0.5)
 CONFIG = TrainingConfig(recipe=PGD_RECIPE, epochs=3, batch_size=16)
@@ -136,7 +137,10 @@ def test_a_pair_of_tensors_may_be_a_list(pair):
         ({"recipe": PGDRecipe}, TypeError, r"got a class; create an instance, such as PGDRecipe\(\)$"),
         ({"recipe": int}, TypeError, r"got a class; create an instance, such as NFGSM\(\)$"),
         ({"recipe": 3}, TypeError, r"^recipe must be a name or a Recipe, got int$"),
-        ({"recipe": None, "config": TrainingConfig(recipe=NFGSM)}, TypeError, r"got a class; create an instance"),
+        ({"recipe": CarryingRecipe}, TypeError, r"got a class; create an instance, such as NFGSM\(\)$"),
+        ({"recipe": TrainingConfig()}, TypeError, r"got TrainingConfig; pass it as config=$"),
+        ({"on_epoch": 3}, TypeError, r"^on_epoch must be a function of an EpochResult, got 3$"),
+        ({"epsilon": b"0.1"}, TypeError, r"^epsilon must be a number, got b'0.1'$"),
         ({"epochs": 0}, ValueError, r"^epochs must be at least 1, got 0$"),
         ({"epochs": True}, TypeError, r"^epochs must be an int, got True$"),
         ({"epochs": 2.0}, TypeError, r"^epochs must be an int, got 2.0$"),
@@ -176,13 +180,17 @@ def test_a_pair_of_tensors_may_be_a_list(pair):
             ValueError,
             r"^config.selection must have the norm of the recipe, l2, got FixedNorm with the norm linf",
         ),
-        ({"config": TrainingConfig(selection=PGD)}, TypeError, r"got the class PGD; write PGD\(\)$"),
         (
             {"data": [1]},
             TypeError,
             r"^data must be the name of a source, a DataConfig, a Dataset of nas.data, or .* got list$",
         ),
         ({"data": (pixels(), labels(), labels())}, TypeError, r"or a pair of tensors \(images, labels\), got tuple$"),
+        (
+            {"data": (TensorDataset(pixels(), labels()), TensorDataset(pixels(), labels()))},
+            TypeError,
+            r"got \(TensorDataset, TensorDataset\); pass all of its images",
+        ),
         ({"data": pixels()}, TypeError, r"or a pair of tensors \(images, labels\), got Tensor$"),
         (
             {"data": Path("images.npz")},
@@ -237,6 +245,11 @@ def test_a_pair_of_tensors_may_be_a_list(pair):
             NetworkError,
             r"^the network cannot take the images, of shape \(N, 1, 8, 8\): .*expected input.* to have 3 channels",
         ),
+        (
+            {"network": nn.Flatten(0)},
+            ValueError,
+            r"^the network must return logits of shape \(2, K\) with K >= 2, got \(128,\)",
+        ),
         ({"network": nn.Flatten()}, NoGradientError, r"^the network has no parameters to train$"),
         (
             {"network": linear().requires_grad_(False)},
@@ -254,6 +267,61 @@ def test_wrong_arguments_are_refused(change, error, message):
     arguments = {"network": linear(), "data": (pixels(), labels()), "recipe": "n_fgsm", "epochs": 1, **change}
     with pytest.raises(error, match=message):
         nas.train(**arguments)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_training_without_gradients_is_refused(context):
+    with context(), pytest.raises(ValueError, match=r"^training needs gradients; call it outside of torch.no_grad\(\) and"):
+        nas.train(linear(), (pixels(), labels()))
+
+
+def test_labels_of_the_validation_images_are_checked():
+    data = Dataset("made up", ("a",) * 10, Split(pixels(), labels(), ""), Split(pixels(), labels() + 10, ""))
+    with pytest.raises(ValueError, match=r"y must hold labels from 0 to 9, the index of the network's last logit"):
+        nas.train(linear(), data, epochs=1)
+
+
+@pytest.mark.filterwarnings("ignore:batch_size is", "ignore:.*split has no image of")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_of_another_format_are_converted(dtype):
+    assert len(nas.train(linear(), (pixels().to(dtype), labels()), "standard", epochs=1).history) == 1
+
+
+@pytest.mark.filterwarnings("ignore:batch_size is", "ignore:.*split has no image of")
+def test_a_first_layer_that_works_in_place_leaves_the_images():
+    class Doubling(nn.Module):
+        def forward(self, x):
+            return x.mul_(2)
+
+    x = pixels()
+    data = Dataset("made up", ("a",) * 10, *[Split(x, labels(), "")] * 2)
+    before = x.clone()
+    nas.train(nn.Sequential(Doubling(), linear()), data, "standard", epochs=1)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimiser": "adam"}, r"^optimiser must be one of sgd, adamw, got 'adam'$"),
+        ({"schedule": "step"}, r"^schedule must be one of one_cycle, cosine, linear, got 'step'$"),
+        ({"precision": "bf16"}, r"^precision must be one of auto, float32, bfloat16, got 'bf16'$"),
+        ({"on_collapse": "stop"}, r"^on_collapse must be one of multi_step, fail, ignore, got 'stop'$"),
+        ({"batch_size": 32.0}, r"^batch_size must be int, got 32.0$"),
+        ({"epochs": True}, r"^epochs must be int, got True$"),
+        ({"weight_perturbation": None}, r"^weight_perturbation must be a number, got None$"),
+        ({"learning_rate": "0.01"}, r"^learning_rate must be a number, got '0.01'$"),
+        ({"flip": 1}, r"^flip must be true or false, got 1$"),
+        ({"recipe": "pgd"}, r"^recipe must be an instance of Recipe, got 'pgd'$"),
+        ({"recipe": NFGSM}, r"^recipe must be an instance of Recipe, got the class NFGSM; write NFGSM\(\)$"),
+        ({"selection": PGD}, r"^selection must be an instance of Attack, got the class PGD; write PGD\(\)$"),
+        ({"cutout": "x", "shift": -1}, r"^cutout must be int, got 'x'; shift must be at least 0, got -1$"),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        TrainingConfig(**change)
+    assert TrainingConfig(batch_size=np.int64(32), learning_rate=1, clip_gradients=None).clip_gradients is None
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")

@@ -1,13 +1,23 @@
 """Tensors that recipes carry between batches."""
 
+import dataclasses
+import io
+
 import pytest
 import torch
+from torch import nn
 
+from evaluators import FGSM
 from evaluators.engine.noise import ImageNoise
+from evaluators.norms import Linf
+from nas.data import Dataset, Split
 from nas.training import carried as module
 from nas.training.augment import Placement, draw_placement, first_mirrored
 from nas.training.carried import Carried
-from nas.training.recipes import FGSMPGI, Free, Standard
+from nas.training.checkpoints import Checkpoint, Store
+from nas.training.config import TrainingConfig
+from nas.training.recipes import FGSMPGI, CarryingRecipe, Free, PGDRecipe, Standard
+from nas.training.train import train
 
 RECIPE = FGSMPGI(epsilon=0.1)
 
@@ -84,6 +94,89 @@ def test_a_recipe_that_carries_nothing_is_given_unchanged(x):
     recipe = Standard()
     for training in (recipe, RECIPE):  # After a collapse, the recipe of a training is replaced.
         carried = Carried(training, x, 5, seed=0)
-        with carried.batch(recipe, torch.arange(5), Placement()) as given:
-            assert given is recipe
+        with carried.batch(recipe, torch.arange(5), Placement()) as batch_recipe:
+            assert batch_recipe is recipe
     assert Carried(recipe, x, 5, seed=0).state_dict() == {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seeing(CarryingRecipe):
+    """Carries the images themselves, as they were augmented. What was never seen is -1."""
+
+    replays: int = 1
+    norm: Linf = Linf()
+    wrong: str = ""
+    per_image = True
+
+    def remedy(self):
+        return self if self.wrong == "remedy" else PGDRecipe()
+
+    def initial(self, x, noise):
+        if self.wrong == "list":
+            return [x]
+        return {"seen": x.flatten(1) if self.wrong == "shape" else torch.full_like(x, -1)}
+
+    def points(self, network, x, y, noise):
+        return x
+
+    def loss(self, network, x, points, y):
+        return self.cross_entropy(network(points), y)
+
+    def points_from(self, rows, network, x, y):
+        rows.write("seen", x)
+        return x
+
+    def loss_from(self, rows, network, x, points, y):
+        return self.loss(network, x, points, y)
+
+
+class Memory(Store):
+    content = None
+
+    def read(self):
+        return self.content
+
+    def write(self, content):
+        self.content = content
+
+
+def linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def test_a_training_gives_each_image_its_own_row_in_place(x):
+    data = Dataset("made up", ("a", "b", "c"), *[Split(x, torch.arange(20) % 3, "")] * 2)
+    config = TrainingConfig(recipe=Seeing(), batch_size=5, shift=2, flip=True, selection=FGSM(), on_collapse="ignore")
+    store = Memory()
+    next(train(linear(), data, config, epsilon=0.1, epochs=2, seed=0, checkpoint=Checkpoint(store, 0)))
+    seen = torch.load(io.BytesIO(store.content), weights_only=True)["carried"]["seen"]
+    visible = seen >= 0
+    assert 0.5 < visible.double().mean() < 1
+    assert torch.equal(seen[visible], x[visible])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error", "message"),
+    [
+        (Seeing(replays=0), ValueError, r"^Seeing.replays must be an int, at least 1, got 0$"),
+        (Seeing(replays=2.5), ValueError, r"^Seeing.replays must be an int, at least 1, got 2.5$"),
+        (Seeing(wrong="remedy"), TypeError, r"^Seeing.remedy must return a recipe that carries nothing, such as PGDRecipe"),
+        (Seeing(wrong="list"), TypeError, r"^Seeing.initial must return a dict of tensors by name, got list$"),
+        (
+            Seeing(wrong="shape"),
+            ValueError,
+            r"^Seeing.initial must return tensors shaped like the images, \(2, 1, 8, 8\), got seen with shape \(2, 64\)$",
+        ),
+    ],
+)
+def test_wrong_recipes_are_refused(x, recipe, error, message):
+    with pytest.raises(error, match=message):
+        Carried(recipe, x, 5, seed=0)
+
+
+def test_what_is_written_is_converted_to_the_format_of_the_rows(x):
+    carried = Carried(RECIPE, x, 4, seed=0)
+    with carried.batch(RECIPE, torch.arange(4), Placement()) as recipe:
+        recipe.select(torch.arange(2)).rows.write("momentum", torch.ones(2, 1, 8, 8, dtype=torch.bfloat16))
+    assert carried.state_dict()["momentum"][:2].eq(1).all()
+    assert carried.state_dict()["momentum"].dtype == torch.float32

@@ -11,16 +11,19 @@ from torch import nn
 
 from evaluators import FGSM, L2, PGD, Linf, radii
 from evaluators.attacks import margin
+from evaluators.engine.folding import Folding
 from evaluators.engine.noise import ImageNoise
 from nas.data import Dataset, Split, open_data
 from nas.data.config import DataConfig
 from nas.seeds import seed_of
 from nas.training.batches import epoch_batches
+from nas.training.checkpoints import Checkpoint, Store
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised, build_network, probe
 from nas.training.optimiser import rates
 from nas.training.recipes import FGSMPGI, NFGSM, RECIPES, Adversarial, Free, Recipe, Standard
 from nas.training.train import DivergedError, train
+from nas.training.updates import NoGradientError
 from search_spaces import cell201, macro
 
 EPSILON = 0.1
@@ -543,11 +546,58 @@ class TestAveragedWeights:
         assert float((image_radii <= 0.05).double().mean()) == pytest.approx(best.adversarial_error)
 
 
+class Wavering(nn.Module):
+    """A layer that is random in evaluation mode, too."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.3, training=True)
+
+
+def test_a_network_that_is_random_in_evaluation_mode_is_trained_the_same(data):
+    networks, results = [], []
+    for draws in (1, 5):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Wavering())
+        torch.rand(draws)
+        trained_network, epochs = trained(network, data, dataclasses.replace(FAST, selection_from=0, epochs=4))
+        networks.append(trained_network)
+        results.append([(epoch.clean_error, epoch.adversarial_error, epoch.collapsed) for epoch in epochs])
+    assert results[0] == results[1]
+    assert same(*networks)
+
+
+def test_free_needs_gradients_of_the_weights(data):
+    class Detached(nn.Module):
+        def forward(self, x):
+            return self.linear(x.flatten(1)).detach() + x.flatten(1)[:, :10]
+
+    network = Detached()
+    network.linear = nn.Linear(64, 10)
+    for size in (0, 0.01):
+        config = dataclasses.replace(FAST, recipe=Free(epsilon=EPSILON), weight_perturbation=size)
+        with pytest.raises(NoGradientError, match="the loss has no gradient for the weights"):
+            trained(network, data, config)
+
+
+def test_folded_layers_are_checked_in_every_epoch_and_before_the_errors(data, monkeypatch):
+    checks, original = [], Folding.check
+
+    def check(self, x):
+        checks.append(self)
+        original(self, x)
+
+    monkeypatch.setattr(Folding, "check", check)
+    trained(small(data), data, dataclasses.replace(FAST, epochs=4, selection_from=0.5))
+    # For the network and its average, at the start; the network in each epoch; both in each of the two judged epochs.
+    assert len(checks) == 2 + 4 + 2 * 2
+
+
 class TestMemory:
+    @pytest.mark.parametrize("size", [0, 1e-9])
     @pytest.mark.parametrize("recipe", [Standard(), *(kind(epsilon=EPSILON) for kind in (NFGSM, FGSMPGI, Free))])
-    def test_a_batch_is_halved_once_when_the_memory_runs_out(self, data, recipe):
+    def test_a_batch_is_halved_once_when_the_memory_runs_out(self, data, recipe, size):
         # Without batch norm, the gradients of two halves are those of the whole batch.
-        config = dataclasses.replace(FAST, recipe=recipe, average=False)
+        config = dataclasses.replace(FAST, recipe=recipe, average=False, weight_perturbation=size)
         limited = nn.Sequential(Limited(32), nn.Flatten(), nn.Linear(64, 10))
         first = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         limited[2].load_state_dict(first[1].state_dict())
@@ -555,6 +605,25 @@ class TestMemory:
         halved, epochs = trained(limited, data, config)
         assert [epoch.loss for epoch in epochs] == pytest.approx([epoch.loss for epoch in expected], rel=1e-4)
         torch.testing.assert_close(halved[2].weight, whole[1].weight, rtol=1e-4, atol=1e-5)
+
+    def test_a_resumed_training_splits_its_batches_at_once(self, data):
+        class Kept(Store):
+            content = None
+
+            def read(self):
+                return self.content
+
+            def write(self, content):
+                self.content = content
+
+        store, networks = Kept(), []
+        for _ in range(2):
+            networks.append(nn.Sequential(Limited(32), nn.Flatten(), nn.Linear(64, 10)))
+            next(train(networks[-1], data, FAST, epsilon=EPSILON, epochs=3, seed=0, checkpoint=Checkpoint(store, 0)))
+        assert networks[0][0].refused == 1
+        resumed = train(networks[1], data, FAST, epsilon=EPSILON, epochs=3, seed=0, checkpoint=Checkpoint(store, 0))
+        assert len(list(resumed)) == 3
+        assert networks[1][0].refused == 0
 
     def test_memory_that_runs_out_again_ends_the_training(self, data):
         network = nn.Sequential(Limited(16), nn.Flatten(), nn.Linear(64, 10))
@@ -575,10 +644,11 @@ class Limited(nn.Module):
 
     def __init__(self, images):
         super().__init__()
-        self.images = images
+        self.images, self.refused = images, 0
 
     def forward(self, x):
         if self.training and len(x) > self.images:
+            self.refused += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
         return x
 

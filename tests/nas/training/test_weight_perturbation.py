@@ -53,6 +53,23 @@ def test_weights_and_buffers_are_restored_bit_for_bit_also_after_an_error(networ
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_weights_are_restored_if_the_move_itself_fails():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    weights = [layer.weight for layer in network]
+    before = [weight.detach().clone() for weight in weights]
+    with pytest.raises(RuntimeError, match="size"), perturbed(network, weights, [torch.ones(2, 2), torch.ones(3, 3)], 0.1):
+        pass
+    assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+
+
+def test_replaced_buffers_are_those_of_before():
+    network = nn.Linear(2, 2)
+    network.register_buffer("seen", before := torch.ones(3))
+    with perturbed(network, [network.weight], [torch.ones(2, 2)], 0.1):
+        network.seen = torch.zeros(3)
+    assert network.seen is before
+
+
 def test_missing_and_zero_gradients_move_nothing():
     network = nn.Linear(2, 2)
     before = network.weight.detach().clone()
@@ -96,3 +113,38 @@ def test_there_is_no_perturbation_by_default(network, batch, monkeypatch):
     monkeypatch.setattr("nas.training.updates.perturbed", None)
     assert TrainingConfig().weight_perturbation == 0
     assert any(change.any() for change in first_step(network, batch, 0.0)[1])
+
+
+def test_frozen_weights_are_not_moved(network, batch, monkeypatch):
+    moved = []
+
+    def noted(network, weights, gradients, size):
+        moved.extend(weights)
+        return perturbed(network, weights, gradients, size)
+
+    monkeypatch.setattr("nas.training.updates.perturbed", noted)
+    network[0].weight.requires_grad_(False)
+    first_step(network, batch, 0.1)
+    assert [id(weight) for weight in moved] == [id(weight) for weight in network.parameters() if weight.requires_grad]
+
+
+@dataclasses.dataclass(frozen=True)
+class Noted(Standard):
+    """Notes whether its loss runs in bfloat16. Its points depend on the weights."""
+
+    seen: list = dataclasses.field(default_factory=list)
+
+    def points(self, network, x, y, noise):
+        return x + 0 * next(network.parameters()).sum()
+
+    def loss(self, network, x, points, y):
+        self.seen.append(network(points).dtype)
+        return super().loss(network, x, points, y)
+
+
+def test_both_losses_have_the_precision_of_the_training_and_the_graph_of_the_points(network, batch):
+    recipe = Noted()
+    split = Split(*batch, "made up")
+    config = TrainingConfig(recipe=recipe, batch_size=32, precision="bfloat16", weight_perturbation=0.1, selection_from=1)
+    list(train(network, Dataset("made up", ("a", "b", "c"), split, split), config, epsilon=0.05, epochs=1, seed=0))
+    assert recipe.seen == [torch.bfloat16] * 2
