@@ -118,11 +118,11 @@ class Updates:
         if size == 0:
             (loss if share == 1 else share * loss).backward()
         else:
-            kept = points.requires_grad  # Both losses need the graph of the points, if they have one.
-            gradients = torch.autograd.grad(loss, self._trained, allow_unused=True, retain_graph=kept)
+            gradients = torch.autograd.grad(loss, self._trained, allow_unused=True)
             with perturbed(self._network, self._trained, gradients, size):
                 with self._precision(x):
-                    moved_loss = recipe.loss(self._network, x, points, y)
+                    # The points stay those of the weights that were not moved.
+                    moved_loss = recipe.loss(self._network, x, points.detach(), y)
                 (share * moved_loss).backward()
         if all(parameter.grad is None for parameter in self._trained):
             raise NoGradientError(_NO_GRADIENT)

@@ -135,7 +135,7 @@ class Noted(Standard):
     seen: list = dataclasses.field(default_factory=list)
 
     def points(self, network, x, y, noise):
-        return x + 0 * next(network.parameters()).sum()
+        return x + 0 * network(x).square().mean()
 
     def loss(self, network, x, points, y):
         self.seen.append(network(points).dtype)
