@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluators import NORMS
+from evaluators import NORMS, parameters
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle
 from nas.config.changes import check_changes
@@ -20,7 +21,7 @@ from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.files import load_config
 from nas.config.schema import Config
 from nas.data import check_test, open_data
-from nas.device import open_device, set_threads
+from nas.device import SMALL_IMAGE, open_device, set_threads
 from nas.errors import ConfigError, RunError, SearchFailedError
 from nas.evaluation.table import open_table
 from nas.evaluation.train_and_attack import TrainAndAttack
@@ -42,6 +43,7 @@ from nas.study.lease import Lease
 from nas.study.storage import StudyLocation, backup, check_database, close_storage, open_storage, storage_errors
 from nas.study.study import config_changes, create_study, open_study, store_config
 from nas.study.trial import read_trials
+from nas.training.precision import default_precision, faster_precision, has_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 OnEvent = Callable[["Event"], object]
 # Minimum seconds between two backups of the study.
 BACKUP_SECONDS = 60.0
+# Number of random networks, the largest of which is measured to choose the precision.
+MEASURED = 4
 
 
 def search(config: Config | None = None, run: Path | str = "runs/search", *, on_event: OnEvent | None = None) -> Run:
@@ -157,6 +161,8 @@ def search_events(config: Config | None, run: Path | str) -> Iterator[Event]:
             stack.enter_context(config.search.executor.started())
             if isinstance(evaluate, TrainAndAttack):
                 checks.check_exportable(checks.first_buildable(config.search.first_architectures))
+        evaluate = _with_faster_precision(evaluate)
+        config = evaluate.config
         if config.search.storage is not None:
             check_database(config.search.storage)
         folder = create_run(Path(run), config)
@@ -252,6 +258,28 @@ def prepare(config: Config, *, trust: bool = True) -> Evaluator:
                 f"epsilon must be at most {largest:g} in {norm.strip()} on images of {pixels} values, got {max(grid):g}"
             )
     return evaluate
+
+
+def _with_faster_precision(evaluate: Evaluator) -> Evaluator:
+    """Returns the evaluator with the faster precision in place of auto, measured on the largest of some random networks.
+
+    Networks of a custom space are not built here, because their code may do anything, such as never return.
+    """
+    config, device, networks = evaluate.config, evaluate.device, []
+    if not isinstance(evaluate, TrainAndAttack) or config.training.precision != "auto" or not has_bfloat16(device):
+        return evaluate
+    x = evaluate.data.train.x[: config.training.batch_size]
+    if device.type == "cpu" and x[0, 0].numel() < SMALL_IMAGE:
+        return evaluate
+    with suppress(UntrustedCodeError):
+        open_space(config.space, trust=False)
+        for number in range(MEASURED):
+            with suppress(Exception):  # A network that cannot be built fails in its trial, with the reason.
+                networks.append(evaluate.build(evaluate.space.sample(random.Random(number)), number))
+    precision = faster_precision(max(networks, key=parameters), x) if networks else default_precision(device)
+    if precision == default_precision(device):
+        return evaluate
+    return replace(evaluate, config=replace(config, training=replace(config.training, precision=precision)))
 
 
 def _check_same_images(folder: RunFolder, evaluate: Evaluator) -> None:

@@ -31,7 +31,9 @@ class TrainingConfig:
         shift: Largest random shift of the augmentation, in pixels.
         flip: Mirror half of the images left to right in one epoch and the other half in the next, as augmentation.
         cutout: Side of a square that is cut out of each image at a random place, in pixels; 0 for none.
-        precision: float32, bfloat16 (autocast), or auto for bfloat16 on GPUs that support it and float32 elsewhere.
+        precision: float32, bfloat16 (autocast), or auto for the faster one. It is measured at the start of a search, on the
+            machine that starts it, and stored in the run's config. In custom spaces it is not measured: there, auto is
+            bfloat16 on GPUs that support it, and float32 elsewhere.
         selection: Attack that measures the adversarial error of an epoch on the validation split. The weights of the epoch
             with the smallest error are kept.
         selection_from: Share of the epochs, at the start, whose weights are never kept.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -17,6 +17,7 @@ from evaluators.engine.frozen import frozen
 from nas.training.arguments import as_int, check_fit, check_trainable, open_dataset, open_settings
 from nas.training.data_warnings import data_warnings
 from nas.training.epoch import EpochResult
+from nas.training.precision import faster_precision
 from nas.training.train import train
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def train_network(
             `recipe` is a Recipe, which keeps its own. By default the radius of the recipe; 8/255 for a recipe that has no
             radius, is given by name, or is the default without a config. The recipe of `TrainingConfig()` has the radius
             0.12.
-        config: Recipe, epochs, batch size, optimiser, schedule and other settings.
+        config: Recipe, epochs, batch size, optimiser, schedule and other settings. The precision auto is the faster one in a
+            step of this network, which is measured.
         seed: Seed of the batches, the augmentation, the attacks and the held-out images.
         on_epoch: Called with the result of each epoch.
 
@@ -102,6 +104,8 @@ def train_network(
     for message in data_warnings(dataset, settings):
         warnings.warn(message, stacklevel=2)
     _use_channels_last(network, dataset.train.x)
+    if settings.precision == "auto":
+        settings = replace(settings, precision=faster_precision(network, dataset.train.x[: settings.batch_size]))
     history = []
     for epoch in train(network, dataset, settings, epsilon=radius, epochs=settings.epochs, seed=seed):
         history.append(epoch)

@@ -11,6 +11,7 @@ from evaluators.engine.folding import Folding
 from evaluators.engine.noise import ImageNoise
 from nas.training.modes import Modes
 from nas.training.optimiser import open_optimiser, rates, set_rates
+from nas.training.precision import default_precision
 from nas.training.recipes.carrying import BatchRecipe
 from nas.training.weight_perturbation import perturbed
 
@@ -56,7 +57,8 @@ class Updates:
         self._parameters = list(network.parameters())
         self._trained = [parameter for parameter in self._parameters if parameter.requires_grad]
         self._schedule = rates(config.schedule, config.learning_rate, count)
-        self._bfloat16 = _uses_bfloat16(config, x.device)
+        precision = default_precision(x.device) if config.precision == "auto" else config.precision
+        self._bfloat16 = precision == "bfloat16"
         self.parts = 1
         self.optimiser = open_optimiser(config.optimiser, self._parameters, config.weight_decay)
         self.folding = Folding(network.eval(), x)
@@ -132,10 +134,3 @@ class Updates:
     def _precision(self, x: Tensor) -> torch.autocast:
         """Returns the context of passes in the precision of the training."""
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self._bfloat16)
-
-
-def _uses_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
-    """Returns whether to train in bfloat16."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bfloat16"
