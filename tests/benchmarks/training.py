@@ -6,8 +6,9 @@
     python tests/benchmarks/training.py strength [--epochs 4 8 16] [--size 16] [--test 500] [--figure FILE.png]
 
 The script (`script`) uses PIL images, transforms of torchvision, a DataLoader with two workers, and attacks as in
-torchattacks. It trains the same architecture with the same optimiser, learning rate and weight decay. The images are in
-../shared/data, or in the folder in the environment variable HARDCELL_DATA. Each part prints JSON.
+torchattacks. It trains the same architecture with the same optimiser, learning rate and weight decay, in float32. Ours
+trains in the faster precision, as in a search. The images are in ../shared/data, or in the folder that the environment
+variable HARDCELL_DATA names. Each part prints JSON.
 
 - speed: images per second of both, and their ratio. Both run in turn in each round. Our time includes one measurement on 64
   validation images, after the last epoch. The two workers of the script run beside the threads of `--threads`.
@@ -50,6 +51,7 @@ from nas.plots.style import COLOURS, STYLE, new_figure
 from nas.spaces.options import open_space
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised, build_network, probe
+from nas.training.precision import faster_precision
 from nas.training.recipes import RECIPES, Adversarial
 from nas.training.train import train
 from search_spaces import cell201
@@ -119,6 +121,8 @@ def ours(task, config, seed, space=SPACE, architecture=ARCHITECTURE):
     """Returns a network that our loop trained, the seconds of the training, and the number of collapsed epochs."""
     network = build_network(space, architecture, task.train.x, len(CLASSES), seed)
     data = Dataset("benchmark", CLASSES, task.train, task.validation)
+    if config.precision == "auto":  # As a search does at its start, so it is not timed.
+        config = replace(config, precision=faster_precision(network, task.train.x[: config.batch_size]))
     started = time.perf_counter()
     results = list(train(network, data, config, epsilon=task.epsilon, epochs=config.epochs, seed=seed))
     return network, time.perf_counter() - started, sum(result.collapsed for result in results)
@@ -198,9 +202,9 @@ def script(network, dataset, recipe, task, epochs, batch):
             scheduler.step()
 
 
-def peak(side=1024, repeats=20):
-    """Returns the floating-point operations per second of the product of two square float32 matrices."""
-    a, b, seconds = torch.rand(side, side), torch.rand(side, side), []
+def peak(dtype, side=1024, repeats=20):
+    """Returns the floating-point operations per second of the product of two square matrices."""
+    a, b, seconds = torch.rand(side, side).to(dtype), torch.rand(side, side).to(dtype), []
     for _ in range(repeats):
         started = time.perf_counter()
         a @ b
@@ -235,8 +239,11 @@ def speed(options):
 
 def speed_round(task, recipe, epochs, batch, seed):
     """Returns the speeds of both trainings, their ratio, and the share of the peak that ours reaches."""
-    operations_per_second = peak()
-    network, our_seconds, collapsed = ours(task, config_of(task, recipe, epochs, batch, selection_from=1.0), seed)
+    network = build_network(SPACE, ARCHITECTURE, task.train.x, len(CLASSES), seed)
+    precision = faster_precision(network, task.train.x[:batch])
+    operations_per_second = peak(getattr(torch, precision))
+    config = config_of(task, recipe, epochs, batch, selection_from=1.0, precision=precision)
+    network, our_seconds, collapsed = ours(task, config, seed)
     _, their_seconds = theirs(task, recipe, epochs, batch, seed)
     images = len(task.train.x) // batch * batch * epochs
     operations = 2 * macs(network, task.train.x.shape[1:]) * images * PASSES[recipe]
@@ -246,6 +253,7 @@ def speed_round(task, recipe, epochs, batch, seed):
         "ratio": their_seconds / our_seconds,
         "our_share_of_peak": operations / our_seconds / operations_per_second,
         "peak_gflops": operations_per_second / 1e9,
+        "in_bfloat16": precision == "bfloat16",
         "collapsed": collapsed,
     }
 
