@@ -65,7 +65,8 @@ class TestLinearNetworks:
         network, x = linear(classes), images(40, low=0.35, high=0.65)
         y = labels(network, x)
         exact, distances = linear_radii(network, x, y, attack.norm), sizes(attack, network, x, y)
-        assert (distances >= exact * (1 - 1e-4)).all()
+        # Logits are rounded, which is more than a share of the smallest radii.
+        assert (distances >= exact * (1 - 1e-4) - 1e-6).all()
         if attack == DDN() and classes > 2:
             # The gradient of cross-entropy mixes the directions to all classes, not only to the nearest.
             assert distances.median() <= exact.median() * 1.25
