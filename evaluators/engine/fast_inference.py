@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluators.engine.channels_last import suits_channels_last
-from evaluators.engine.folding import PROBES, Folding, agree, folded_weights, has_hooks
+from evaluators.engine.folding import CONVOLUTIONS, PROBES, Folding, agree, folded_weights, has_hooks
 from evaluators.engine.frozen import frozen
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 # An attempt is one attack on one image at one epsilon. With fewer attempts than this, tracing and folding a small network
 # costs more time than it saves.
 MIN_ATTEMPTS_TO_FUSE = 1500
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
@@ -50,7 +49,7 @@ def inference(network: nn.Module, x: Tensor, attempts: int = MIN_ATTEMPTS_TO_FUS
 def _copy(network: nn.Module) -> nn.Module | None:
     """Returns a copy of a network; None if it cannot be copied, or if there is nothing to make faster."""
     modules = list(network.modules())
-    if folded_weights(network) or not any(isinstance(module, _CONVOLUTIONS) for module in modules):
+    if folded_weights(network) or not any(isinstance(module, tuple(CONVOLUTIONS)) for module in modules):
         return None
     # The hooks of a copy would still belong to the objects of the original.
     if any(has_hooks(module) for module in modules):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Largest difference between the logits of the folded and the original network, relative to the largest logit.
 TOLERANCE = 1e-4
 PROBES = 4
-_CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: F.conv1d,
     nn.Conv2d: F.conv2d,
     nn.Conv3d: F.conv3d,
@@ -62,8 +62,8 @@ class Folding:
     def applied(self) -> Iterator[None]:
         """Folds the layers inside the context. There, the gradient of the logits does not reach their weights.
 
-        A layer that gets hooks or other weights inside the context runs as it is. A folded convolution that is called
-        without its batch norm returns the output of the batch norm.
+        A layer that gets hooks or other weights inside the context is not folded in later passes. A folded convolution that
+        is called without its batch norm returns the output of the batch norm.
         """
         pairs = self._pairs
         if any("forward" in pair.convolution.__dict__ for pair in pairs):  # A context around this one has folded them.
@@ -95,7 +95,7 @@ class Folding:
 
 def folded_weights(network: nn.Module) -> list[Tensor]:
     """Returns the folded weights of a network; none outside of `Folding.applied`."""
-    convolutions = (module for module in network.modules() if type(module) in _CONVOLUTIONS)
+    convolutions = (module for module in network.modules() if type(module) in CONVOLUTIONS)
     pairs = (getattr(module.__dict__.get("forward"), "__self__", None) for module in convolutions)
     return [pair.weight for pair in pairs if isinstance(pair, _Pair) and pair.weight is not None]
 
@@ -127,7 +127,7 @@ def has_hooks(module: nn.Module) -> bool:
 def _find_pairs(network: nn.Module) -> list[_Pair]:
     """Returns each convolution with the batch norm behind it. Both are used only once. Returns [] if tracing fails."""
     modules = dict(network.named_modules())
-    if not any(type(module) in _CONVOLUTIONS for module in modules.values()):
+    if not any(type(module) in CONVOLUTIONS for module in modules.values()):
         return []
     try:
         # Traces a copy: a network that stores values of a pass would store the tracer's objects.
@@ -144,7 +144,7 @@ def _find_pairs(network: nn.Module) -> list[_Pair]:
         if len(before.users) > 1 or any(name not in modules or calls.count(name) > 1 for name in names):
             continue
         convolution, norm = (modules[name] for name in names)
-        if type(convolution) in _CONVOLUTIONS and type(norm) in _BATCH_NORMS:  # Subclasses may have another `forward`.
+        if type(convolution) in CONVOLUTIONS and type(norm) in _BATCH_NORMS:  # Subclasses may have another `forward`.
             pairs.append(_Pair(convolution, norm))
     return pairs
 
@@ -160,7 +160,7 @@ class _Pair:
         self._sources: tuple[Any, ...] = ()
         self._normalised = False
         self._types = type(convolution), type(norm)
-        self._convolve: Callable[..., Any] = _CONVOLUTIONS[type(convolution)]
+        self._convolve: Callable[..., Any] = CONVOLUTIONS[type(convolution)]
 
     def is_plain(self) -> bool:
         """Returns whether the layers have zero padding and running statistics, and no hooks or own `forward`."""

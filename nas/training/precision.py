@@ -40,7 +40,7 @@ def has_bfloat16(device: torch.device) -> bool:
 def faster_precision(network: nn.Module, x: Tensor) -> Precision:
     """Returns the precision in which a training step is faster: bfloat16 if it is at least `GAIN` times as fast.
 
-    The network and torch's random generators are left as they were.
+    It changes neither the network nor torch's random generators.
 
     Args:
         network: The network, on the device of the images.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Free(CarryingRecipe):
     """Cross-entropy on images whose perturbation moves with each update of the weights, without passes for the attack.
 
-    Each batch is used for `replays` updates in a row. It is augmented once, and again if its updates go on in the next
+    Each batch is used for `replays` updates in a row. It is augmented once, and again if its updates extend into the next
     epoch. The next batch starts with the perturbation at the end of the last one. An epoch has as many updates as an epoch
     of the other recipes, so `replays` epochs are one pass over the images.
 

@@ -101,7 +101,7 @@ def test_a_recipe_that_carries_nothing_is_given_unchanged(x):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seeing(CarryingRecipe):
-    """Carries the images themselves, as they were augmented. What was never seen is -1."""
+    """Carries the augmented images. The values of pixels without an image are -1."""
 
     replays: int = 1
     norm: Linf = Linf()

@@ -154,7 +154,7 @@ CONFIGS = {
     "standard": dataclasses.replace(CONFIG, recipe=Standard()),
     "adamw": dataclasses.replace(CONFIG, recipe=NFGSM(warm_up=0.5), **ADAMW),
     "fgsm_pgi": dataclasses.replace(CONFIG, recipe=FGSMPGI()),
-    # The four batches of an epoch are no multiple of the replays, so a batch goes on after a break.
+    # The four batches of an epoch are no multiple of the replays, so the updates of a batch continue after a break.
     "free": dataclasses.replace(CONFIG, recipe=Free(replays=3, warm_up=0.5)),
 }
 EPOCHS = 5
