@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, final
 
 import torch
@@ -11,7 +13,7 @@ import torch
 from evaluators.engine.batches import forward
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 
 Keep = Literal["nothing", "first", "nearest"]
+
+# Numbers of points whose gradient is not finite, inside `one_gradient_warning`; None outside.
+_COLLECTED: ContextVar[list[Tensor] | None] = ContextVar("_COLLECTED", default=None)
 
 
 class AllFooledError(Exception):
@@ -237,15 +242,43 @@ def misclassified(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def usable(gradient: Tensor) -> Tensor:
-    """Returns gradients (N, ...) with zeros in place of NaN and infinite entries, and warns if there are any."""
+    """Returns gradients (N, ...) with zeros in place of NaN and infinite entries, and warns if there are any.
+
+    Inside `one_gradient_warning`, the warning comes at the end of the context.
+    """
+    collected = _COLLECTED.get()
+    if collected is not None:
+        collected.append(gradient.isfinite().flatten(1).all(1).logical_not().sum())
+        return gradient.nan_to_num(0.0, 0.0, 0.0)
     if bool(gradient.sum().isfinite()):
         return gradient
-    finite = gradient.isfinite()
-    if not bool(finite.all()):
-        count = int((~finite).flatten(1).any(1).sum())
-        warnings.warn(
-            f"the network's gradient has NaN or infinite entries at {count} of {len(gradient)} points; these entries are "
-            "set to 0. A common cause is a square root at 0: add a small constant under the root",
-            stacklevel=2,
-        )
+    _warn(int(gradient.isfinite().flatten(1).all(1).logical_not().sum()), len(gradient))
     return gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
+@contextmanager
+def one_gradient_warning() -> Iterator[None]:
+    """Collects the warnings of `usable` into one at the end of the context.
+
+    Inside the context, attacks of a fixed number of steps do not wait for a GPU. Each warning would wait for it, because its
+    condition depends on the values of a gradient.
+    """
+    counts: list[Tensor] = []
+    token = _COLLECTED.set(counts)
+    try:
+        yield
+    finally:
+        _COLLECTED.reset(token)
+    if counts:
+        _warn(int(torch.stack(counts).sum()))
+
+
+def _warn(count: int, of: int | None = None) -> None:
+    if count == 0:
+        return
+    points = f"{count} points" if of is None else f"{count} of {of} points"
+    warnings.warn(
+        f"the network's gradient has NaN or infinite entries at {points}; these entries are set to 0. A common cause is a "
+        "square root at 0: add a small constant under the root",
+        stacklevel=3,
+    )

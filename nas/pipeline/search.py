@@ -43,6 +43,7 @@ from nas.study.lease import Lease
 from nas.study.storage import StudyLocation, backup, check_database, close_storage, open_storage, storage_errors
 from nas.study.study import config_changes, create_study, open_study, store_config
 from nas.study.trial import read_trials
+from nas.training.batches import images_in_batch
 from nas.training.precision import default_precision, faster_precision, has_bfloat16
 
 if TYPE_CHECKING:
@@ -268,7 +269,8 @@ def _with_faster_precision(evaluate: Evaluator) -> Evaluator:
     config, device, networks = evaluate.config, evaluate.device, []
     if not isinstance(evaluate, TrainAndAttack) or config.training.precision != "auto" or not has_bfloat16(device):
         return evaluate
-    x = evaluate.data.train.x[: config.training.batch_size]
+    x = evaluate.data.train.x
+    x = x[: images_in_batch(config.training.batch_size, len(x))]
     if device.type == "cpu" and x[0, 0].numel() < SMALL_IMAGE:
         return evaluate
     with suppress(UntrustedCodeError):

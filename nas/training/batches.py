@@ -1,4 +1,4 @@
-"""Order of the training images in an epoch, and the number of updates on each batch."""
+"""Size of the batches, order of the training images in an epoch, and the number of updates on each batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,24 @@ import torch
 from torch import Tensor
 
 from nas.seeds import seed_of
+
+# The rule for the size of a batch: about this many batches in an epoch, within bounds.
+BATCHES = 15
+SMALLEST, LARGEST = 16, 128
+
+
+def images_in_batch(size: int | None, n: int) -> int:
+    """Returns the number of images in a batch, at most n.
+
+    Without a size, it is the largest power of two from 16 to 128 that gives at least 15 batches in an epoch; 16 if none.
+
+    Args:
+        size: Size of the config, or None.
+        n: Number of training images, at least 1.
+    """
+    if size is None:
+        size = min(max(SMALLEST, 2 ** (n // BATCHES).bit_length() // 2), LARGEST)
+    return min(size, n)
 
 
 def epoch_batches(

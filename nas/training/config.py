@@ -20,10 +20,12 @@ class TrainingConfig:
         recipe: Training points and their loss: standard (clean images), adversarial (images of any attack), fast, n_fgsm,
             fgsm_pgi, free, pgd, trades, mart or mixture.
         epochs: Passes over the training images in a trial.
-        batch_size: Number of images in one step.
-        optimiser: sgd (with Nesterov momentum) or adamw. For adamw, learning rates near 0.002 are usual.
+        batch_size: Number of images in one step. null for the largest power of two from 16 to 128 that gives at least 15
+            steps in an epoch.
+        optimiser: sgd (with Nesterov momentum) or adamw.
         schedule: Learning rate over the steps: one_cycle (rises and falls, and the momentum with it), cosine or linear.
-        learning_rate: Largest learning rate of the schedule.
+        learning_rate: Largest learning rate of the schedule. null for 0.2 (sgd) or 0.01 (adamw), times the square root of
+            batch_size / 64.
         weight_decay: L2 penalty on the weights for sgd; relative decay per unit of the learning rate for adamw.
         clip_gradients: Largest L2 norm of the gradient of all weights; longer gradients are shortened. null for no limit.
         weight_perturbation: Size of the adversarial weight perturbation, as a share of the length of each layer's weights; 0
@@ -48,10 +50,10 @@ class TrainingConfig:
 
     recipe: Recipe = NFGSM()
     epochs: int = bounded(10, 1)
-    batch_size: int = bounded(64, 2)
+    batch_size: int | None = bounded(None, 2)
     optimiser: OptimiserName = "sgd"
     schedule: ScheduleName = "one_cycle"
-    learning_rate: float = bounded(0.2, 1e-6, 100)
+    learning_rate: float | None = bounded(None, 1e-6, 100)
     weight_decay: float = bounded(5e-4, 0, 1)
     clip_gradients: float | None = bounded(None, 1e-6, 1e6)
     weight_perturbation: float = bounded(0.0, 0, 1)
@@ -60,7 +62,7 @@ class TrainingConfig:
     cutout: int = bounded(0, 0, 1024)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     selection: Attack = PGD(steps=5, step_size=0.4, loss=margin)
-    selection_from: float = bounded(0.7, 0, 1)
+    selection_from: float = bounded(0.8, 0, 1)
     average: bool = True
     on_collapse: Literal["multi_step", "fail", "ignore"] = "multi_step"
 

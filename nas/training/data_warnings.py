@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nas.training.batches import SMALLEST
 from nas.training.recipes.carrying import CarryingRecipe
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def data_warnings(data: Dataset, config: TrainingConfig) -> list[str]:
         config: Settings of the training.
     """
     texts = []
-    count, size = len(data.train.x), config.batch_size
+    count, size = len(data.train.x), config.batch_size or SMALLEST
     if count < size:
         texts.append(f"batch_size is {size}, but there are only {count} training images; each batch holds all of them")
     replays = config.recipe.replays if isinstance(config.recipe, CarryingRecipe) else 1

@@ -18,6 +18,8 @@ ScheduleName = Literal["one_cycle", "cosine", "linear"]
 # Share of the steps in which the schedules cosine and linear raise the learning rate from zero.
 WARM_UP = 0.05
 MOMENTUM = 0.9
+# Learning rates at a batch of 64 images, where the config names none.
+PEAKS: dict[OptimiserName, float] = {"sgd": 0.2, "adamw": 0.01}
 
 
 def open_optimiser(name: OptimiserName, parameters: Sequence[Tensor], weight_decay: float) -> torch.optim.Optimizer:
@@ -32,6 +34,19 @@ def open_optimiser(name: OptimiserName, parameters: Sequence[Tensor], weight_dec
     if name == "adamw":
         return torch.optim.AdamW(parameters, **settings)
     return torch.optim.SGD(parameters, lr=1.0, momentum=MOMENTUM, nesterov=True, **settings)
+
+
+def peak_rate(name: OptimiserName, rate: float | None, batch: int) -> float:
+    """Returns the largest learning rate of a training: that of the config, or the rule for the optimiser.
+
+    The rule is 0.2 for sgd and 0.01 for adamw at 64 images in a batch, and grows with the square root of this number.
+
+    Args:
+        name: Name of the optimiser.
+        rate: Learning rate of the config, or None for the rule.
+        batch: Number of images in a batch.
+    """
+    return PEAKS[name] * math.sqrt(batch / 64) if rate is None else rate
 
 
 def set_rates(optimiser: torch.optim.Optimizer, learning_rate: float, momentum: float) -> None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 
+from evaluators.attacks.gradient_oracle import one_gradient_warning
 from evaluators.engine.channels_last import is_channels_last
 from evaluators.engine.folding import Folding
 from evaluators.radius import radii
 from nas.seeds import seed_of
 from nas.training import stopwatch
 from nas.training.augment import augment, draw_placement, first_mirrored
-from nas.training.batches import epoch_batches
+from nas.training.batches import epoch_batches, images_in_batch
 from nas.training.carried import Carried
 from nas.training.checkpoints import Checkpoint
 from nas.training.collapse import COLLAPSED, IMAGES, CollapsedError, collapse_gap
@@ -130,7 +131,7 @@ class _Training:
         self._network, self._data, self._config = network, data, config
         self._epsilon, self._epochs, self._seed, self._rungs = epsilon, epochs, seed, rungs
         n = len(data.train.x)
-        self._batch = min(config.batch_size, n)
+        self._batch = images_in_batch(config.batch_size, n)
         # Whole batches only: batch norm fails on a batch of one image.
         self._steps = n // self._batch
         self._generator = torch.Generator().manual_seed(seed_of(seed, "batches"))
@@ -141,7 +142,7 @@ class _Training:
         averaged = config.average or rungs
         self._average = WeightAverage(network) if averaged else None
         self._last_averaged = epochs if config.average else max((e for e in rungs if e <= self._first_selectable), default=0)
-        self._updates = Updates(network, config, data.train.x, epochs * self._steps, seed)
+        self._updates = Updates(network, config, data.train.x, batch=self._batch, count=epochs * self._steps, seed=seed)
         self._folding_of_average = Folding(self._average.module, data.train.x) if self._average is not None else None
         self._collapsed = False
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, {})
@@ -257,7 +258,7 @@ class _Training:
         step = epoch * self._steps
         # The images of many batches are augmented at once, in at most PART_BYTES of memory.
         part = max(1, PART_BYTES // (batch * x[0].nbytes)) * batch
-        with _seeded(seed_of(self._seed, "layers", epoch), x.device):
+        with _seeded(seed_of(self._seed, "layers", epoch), x.device), one_gradient_warning():
             for index in order.to(x.device).split(part):
                 images = x[index]
                 placement = draw_placement(
@@ -284,7 +285,7 @@ class _Training:
         mean_loss = float(losses) / self._steps
         if not math.isfinite(mean_loss):
             raise DivergedError(f"training diverged: the loss is {mean_loss} in {where}")
-        if not all(bool(parameter.isfinite().all()) for parameter in self._network.parameters()):
+        if not bool(torch.stack([parameter.isfinite().all() for parameter in self._network.parameters()]).all()):
             raise DivergedError(f"training diverged: weights are not finite in {where}")
         return mean_loss
 

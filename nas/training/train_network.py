@@ -15,6 +15,7 @@ from evaluators.engine.channels_last import suits_channels_last
 from evaluators.engine.folding import PROBES, agree
 from evaluators.engine.frozen import frozen
 from nas.training.arguments import as_int, check_fit, check_trainable, open_dataset, open_settings
+from nas.training.batches import images_in_batch
 from nas.training.data_warnings import data_warnings
 from nas.training.epoch import EpochResult
 from nas.training.precision import faster_precision
@@ -105,7 +106,8 @@ def train_network(
         warnings.warn(message, stacklevel=2)
     _use_channels_last(network, dataset.train.x)
     if settings.precision == "auto":
-        settings = replace(settings, precision=faster_precision(network, dataset.train.x[: settings.batch_size]))
+        batch = images_in_batch(settings.batch_size, len(dataset.train.x))
+        settings = replace(settings, precision=faster_precision(network, dataset.train.x[:batch]))
     history = []
     for epoch in train(network, dataset, settings, epsilon=radius, epochs=settings.epochs, seed=seed):
         history.append(epoch)

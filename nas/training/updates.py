@@ -10,7 +10,7 @@ from evaluators.engine.batches import out_of_memory
 from evaluators.engine.folding import Folding
 from evaluators.engine.noise import ImageNoise
 from nas.training.modes import Modes
-from nas.training.optimiser import open_optimiser, rates, set_rates
+from nas.training.optimiser import open_optimiser, peak_rate, rates, set_rates
 from nas.training.precision import default_precision
 from nas.training.recipes.carrying import BatchRecipe
 from nas.training.weight_perturbation import perturbed
@@ -48,15 +48,16 @@ class Updates:
         network: The network.
         config: Settings of the training.
         x: Training images, (N, C, H, W).
+        batch: Number of images in a batch.
         count: Number of updates in the whole training.
         seed: Seed of the attacks.
     """
 
-    def __init__(self, network: nn.Module, config: TrainingConfig, x: Tensor, count: int, seed: int) -> None:
+    def __init__(self, network: nn.Module, config: TrainingConfig, x: Tensor, *, batch: int, count: int, seed: int) -> None:
         self._network, self._config, self._seed = network, config, seed
         self._parameters = list(network.parameters())
         self._trained = [parameter for parameter in self._parameters if parameter.requires_grad]
-        self._schedule = rates(config.schedule, config.learning_rate, count)
+        self._schedule = rates(config.schedule, peak_rate(config.optimiser, config.learning_rate, batch), count)
         precision = default_precision(x.device) if config.precision == "auto" else config.precision
         self._bfloat16 = precision == "bfloat16"
         self.parts = 1

@@ -3,7 +3,7 @@
     python tests/benchmarks/training.py speed [--data cifar10 mnist] [--recipes ...] [--images 10000] [--rounds 3]
     python tests/benchmarks/training.py error [--data cifar10] [--recipes n_fgsm pgd] [--seeds 5] [--last]
     python tests/benchmarks/training.py noise [--data digits] [--architectures 6] [--seeds 10]
-    python tests/benchmarks/training.py strength [--epochs 4 8 16] [--size 16] [--test 500] [--figure FILE.png]
+    python tests/benchmarks/training.py strength [--seconds 20 40 80] [--size 16] [--test 500] [--figure FILE.png]
 
 The script (`script`) uses PIL images, transforms of torchvision, a DataLoader with two workers, and attacks as in
 torchattacks. It trains the same architecture with the same optimiser, learning rate and weight decay, in float32. Ours
@@ -16,8 +16,9 @@ variable HARDCELL_DATA names. Each part prints JSON.
   `--last` is given. The script always keeps the weights of its last epoch.
 - noise: standard deviation of the error under PGD-20 between seeds, for random architectures and two training configs:
   `before` has single-step PGD without averaged weights, and `after` has the default settings.
-- strength: error under AutoAttack against training time, for several recipes on CIFAR-10 images of 16 x 16 or 32 x 32
-  pixels. The time includes one measurement on 500 validation images.
+- strength: error under AutoAttack against the CPU seconds of the training, for several recipes on CIFAR-10 images of 16 x 16
+  or 32 x 32 pixels. Each recipe is trained for as many epochs as fit into about `--seconds`. The time includes one
+  measurement on 500 validation images.
 
 A recipe of one gradient step may collapse. Our training then repeats the epoch with PGD, and `collapsed` counts such epochs.
 """
@@ -49,8 +50,10 @@ from nas.data import Dataset, Split, open_data, open_test
 from nas.data.config import DataConfig
 from nas.plots.style import COLOURS, STYLE, new_figure
 from nas.spaces.options import open_space
+from nas.training.batches import images_in_batch
 from nas.training.config import TrainingConfig
 from nas.training.network import Normalised, build_network, probe
+from nas.training.optimiser import peak_rate
 from nas.training.precision import faster_precision
 from nas.training.recipes import RECIPES, Adversarial
 from nas.training.train import train
@@ -122,7 +125,10 @@ def ours(task, config, seed, space=SPACE, architecture=ARCHITECTURE):
     network = build_network(space, architecture, task.train.x, len(CLASSES), seed)
     data = Dataset("benchmark", CLASSES, task.train, task.validation)
     if config.precision == "auto":  # As a search does at its start, so it is not timed.
-        config = replace(config, precision=faster_precision(network, task.train.x[: config.batch_size]))
+        config = replace(
+            config,
+            precision=faster_precision(network, task.train.x[: images_in_batch(config.batch_size, len(task.train.x))]),
+        )
     started = time.perf_counter()
     results = list(train(network, data, config, epsilon=task.epsilon, epochs=config.epochs, seed=seed))
     return network, time.perf_counter() - started, sum(result.collapsed for result in results)
@@ -163,12 +169,9 @@ def script(network, dataset, recipe, task, epochs, batch):
         augmentation.append(transforms.RandomHorizontalFlip())
     dataset.transform = transforms.Compose([*augmentation, transforms.ToTensor()])
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True, drop_last=True, num_workers=2)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=DEFAULTS.learning_rate, momentum=0.9, nesterov=True, weight_decay=DEFAULTS.weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=DEFAULTS.learning_rate, epochs=epochs, steps_per_epoch=len(loader)
-    )
+    lr = peak_rate("sgd", None, batch)
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=DEFAULTS.weight_decay)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, epochs=epochs, steps_per_epoch=len(loader))
     # Size of the noise at the start, length of a step, and number of steps.
     start, alpha, steps = {
         "standard": (0, 0, 0),
@@ -323,7 +326,7 @@ def random_architectures(space, x, count):
 
 
 def strength(options):
-    """Yields the seconds of training and the error under AutoAttack, for each recipe and number of epochs."""
+    """Yields the seconds of training and the error under AutoAttack, for each recipe and each of `--seconds`."""
     task = open_task("cifar10", options.images)
     pooled = 32 // options.size
     parts = {
@@ -331,10 +334,19 @@ def strength(options):
         for name, split in (("train", task.train), ("validation", task.validation), ("test", task.test.first(options.test)))
     }
     task, rows = replace(task, **parts, shift=task.shift // pooled), []
+    network = build_network(SPACE, ARCHITECTURE, task.train.x, len(CLASSES), 0)
+    precision = faster_precision(network, task.train.x[: options.batch])
     for recipe in options.recipes:
-        for epochs in options.epochs:
-            config = config_of(task, recipe, epochs, options.batch, selection_from=1.0)
-            network, seconds, collapsed = ours(task, config, 0)
+        of_epoch = None
+        for budget in (0.0, *options.seconds):  # The first training, of one epoch, only measures its seconds.
+            epochs = max(1, round(budget / of_epoch)) if of_epoch else 1
+            config = config_of(task, recipe, epochs, options.batch, selection_from=1.0, precision=precision)
+            started = time.process_time()
+            network, _, collapsed = ours(task, config, 0)
+            seconds = time.process_time() - started
+            if of_epoch is None:
+                of_epoch = seconds
+                continue
             errors = {
                 "clean_error": round(error(network, task.test, 0.0, PGD20), 4),
                 "error": round(error(network, task.test, task.epsilon, AutoAttack()), 4),
@@ -381,9 +393,9 @@ def main() -> None:
     commands["error"].add_argument("--recipes", nargs="+", default=["n_fgsm", "pgd"], choices=recipes)
     commands["error"].add_argument("--last", action="store_true", help="keep our weights of the last epoch, not averaged")
     commands["noise"].add_argument("--data", nargs="+", default=["digits"], choices=["digits", *data])
-    recipes = [*recipes, "free", "fgsm_pgi", "trades", "mart"]
+    recipes = [*recipes, "free", "fgsm_pgi", "trades", "mart", "mixture"]
     commands["strength"].add_argument("--recipes", nargs="+", default=recipes, choices=recipes)
-    commands["strength"].add_argument("--epochs", type=int, nargs="+", default=[4, 8, 16])
+    commands["strength"].add_argument("--seconds", type=float, nargs="+", default=[20, 40, 80])
     commands["strength"].add_argument("--size", type=int, default=16, choices=[16, 32], help="side of the images")
     commands["strength"].add_argument("--figure", type=Path)
     for name, option, default, text in (

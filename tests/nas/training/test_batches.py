@@ -1,9 +1,22 @@
-"""Order of the images, and updates on each batch."""
+"""Size of the batches, order of the images, and updates on each batch."""
 
 import pytest
 import torch
 
-from nas.training.batches import epoch_batches
+from nas.training.batches import epoch_batches, images_in_batch
+
+
+@pytest.mark.parametrize(
+    ("n", "images"),
+    [(1, 1), (9, 9), (16, 16), (100, 16), (479, 16), (480, 32), (959, 32), (960, 64), (1919, 64), (1920, 128), (10**6, 128)],
+)
+def test_rule_gives_at_least_15_batches_within_its_bounds(n, images):
+    assert images_in_batch(None, n) == images
+
+
+@pytest.mark.parametrize(("size", "n", "images"), [(2, 100, 2), (500, 10_000, 500), (500, 40, 40)])
+def test_size_of_the_config_replaces_the_rule(size, n, images):
+    assert images_in_batch(size, n) == images
 
 
 def batches_of(n, batch, replays, epoch, seed=0):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from nas.training.optimiser import open_optimiser, rates, set_rates
+from nas.training.optimiser import open_optimiser, peak_rate, rates, set_rates
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 100, 1001])
@@ -37,6 +37,12 @@ def test_the_rate_rises_to_the_peak_and_falls(schedule, steps):
         assert values[-1] < 0.02
         middle = values[round(0.05 * steps) + round(0.95 * steps * 0.25)] / 0.4
         assert middle == pytest.approx({"linear": 0.75, "cosine": 0.854}[schedule], abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "peak"), [("sgd", 0.2), ("adamw", 0.01)])
+def test_rule_for_the_peak_grows_with_the_square_root_of_the_batch(name, peak):
+    assert [peak_rate(name, None, batch) for batch in (16, 64, 256)] == pytest.approx([peak / 2, peak, 2 * peak])
+    assert peak_rate(name, 0.7, 16) == 0.7
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -156,7 +156,9 @@ def test_a_network_without_gradients_is_refused(data):
 
 def test_few_images_are_said_at_the_line_of_the_caller(data):
     with pytest.warns(UserWarning, match=r"^batch_size is 64, but there are only 36 training images") as warnings:
-        nas.train(linear(), (data.train.x[:45], torch.arange(45) % 3), "standard", epochs=1)
+        nas.train(
+            linear(), (data.train.x[:45], torch.arange(45) % 3), "standard", config=TrainingConfig(epochs=1, batch_size=64)
+        )
     assert {warning.filename for warning in warnings} == {__file__}
 
 
