@@ -2,7 +2,7 @@
 
     python tests/benchmarks/training.py speed [--data cifar10 mnist] [--recipes ...] [--images 10000] [--rounds 3]
     python tests/benchmarks/training.py error [--data cifar10] [--recipes n_fgsm pgd] [--seeds 5] [--last]
-    python tests/benchmarks/training.py noise [--data digits] [--architectures 6] [--seeds 10]
+    python tests/benchmarks/training.py noise [--data digits] [--size 16] [--architectures 6] [--seeds 10]
     python tests/benchmarks/training.py strength [--seconds 20 40 80] [--size 16] [--test 500] [--figure FILE.png]
 
 The script (`script`) uses PIL images, transforms of torchvision, a DataLoader with two workers, and attacks as in
@@ -15,7 +15,7 @@ variable HARDCELL_DATA names. Each part prints JSON.
 - error: errors of both under PGD-20 after equally many epochs. Our weights are chosen with 500 validation images, unless
   `--last` is given. The script always keeps the weights of its last epoch.
 - noise: standard deviation of the error under PGD-20 between seeds, for random architectures and two training configs:
-  `before` has single-step PGD without averaged weights, and `after` has the default settings.
+  `before` has the former defaults, with single-step PGD and without averaged weights, and `after` has the default settings.
 - strength: error under AutoAttack against the CPU seconds of the training, for several recipes on CIFAR-10 images of 16 x 16
   or 32 x 32 pixels. Each recipe is trained for as many epochs as fit into about `--seconds`. The time includes one
   measurement on 500 validation images.
@@ -68,6 +68,8 @@ PGD_STEPS = 7
 # Passes through the network for each image: a forward pass, or a backward pass to either the weights or the input.
 PASSES = {"standard": 3, "fast": 3 + 2, "n_fgsm": 3 + 2, "pgd": 3 + 2 * PGD_STEPS}
 DEFAULTS = TrainingConfig()
+# Former default settings.
+FORMER = {"batch_size": 64, "learning_rate": 0.2, "selection_from": 0.7}
 PGD20 = PGD(steps=20, step_size=0.1)
 
 
@@ -83,19 +85,24 @@ class Task:
     flip: bool = False
 
 
-def open_task(data, count):
-    """Returns a task with at most `count` training images, of 10,000 for CIFAR-10 and MNIST."""
+def open_task(data, count, tests=None, size=32):
+    """Returns a task with at most `count` training images, of 10,000 for CIFAR-10 and MNIST, and `tests` test images.
+
+    Images of CIFAR-10 are reduced to a side of `size` pixels, 16 or 32, by averages.
+    """
     if data == "digits":
         digits, test = open_data(DataConfig()), open_test(DataConfig())
         return Task(digits.train.first(count), digits.validation, test, Config().evaluation.epsilon)
     if data == "cifar10":
+        factor = 32 // size
         pool, test = cifar10_images(SHARED / "cifar10-jpeg.tar.xz")
-        settings = {"epsilon": 8 / 255, "shift": 4, "flip": True}
+        pool, test = (replace(split, x=F.avg_pool2d(split.x, factor)) for split in (pool, test))
+        settings = {"epsilon": 8 / 255, "shift": 4 // factor, "flip": True}
     else:
-        pool, test = mnist_images("train"), mnist_images("t10k").first(1000)
+        pool, test = mnist_images("train"), mnist_images("t10k")
         settings = {"epsilon": 0.1, "shift": 2}
     validation = Split(pool.x[10_000:10_500], pool.y[10_000:10_500], "validation")
-    return Task(pool.first(min(count, 10_000)), validation, test, **settings)
+    return Task(pool.first(min(count, 10_000)), validation, test.first(tests), **settings)
 
 
 def mnist_images(part):
@@ -265,7 +272,7 @@ def compare_errors(options):
     """Yields the errors of both trainings under PGD-20, for each data set and recipe."""
     settings = {"selection_from": 1.0, "average": False} if options.last else {}
     for data in options.data:
-        task = open_task(data, options.images)
+        task = open_task(data, options.images, options.test)
         for recipe in options.recipes:
             config = config_of(task, recipe, options.epochs, options.batch, **settings)
             errors, collapsed = {"ours": [], "theirs": []}, []
@@ -293,10 +300,10 @@ def noise(options):
     """Yields the standard deviation of the error between seeds, before and after, for each data set."""
     space = open_space(Config().space, trust=False)
     for data in options.data:
-        task = open_task(data, options.images)
+        task = open_task(data, options.images, options.test, options.size)
         settings = {"shift": task.shift, "flip": task.flip, "epochs": options.epochs}
         configs = {
-            "before": TrainingConfig(recipe=Adversarial(epsilon=task.epsilon), average=False, **settings),
+            "before": TrainingConfig(recipe=Adversarial(epsilon=task.epsilon), average=False, **FORMER, **settings),
             "after": TrainingConfig(recipe=replace(DEFAULTS.recipe, epsilon=task.epsilon), **settings),
         }
         architectures = random_architectures(space, task.train.x, options.architectures)
@@ -327,13 +334,7 @@ def random_architectures(space, x, count):
 
 def strength(options):
     """Yields the seconds of training and the error under AutoAttack, for each recipe and each of `--seconds`."""
-    task = open_task("cifar10", options.images)
-    pooled = 32 // options.size
-    parts = {
-        name: Split(F.avg_pool2d(split.x, pooled), split.y, name)
-        for name, split in (("train", task.train), ("validation", task.validation), ("test", task.test.first(options.test)))
-    }
-    task, rows = replace(task, **parts, shift=task.shift // pooled), []
+    task, rows = open_task("cifar10", options.images, options.test, options.size), []
     network = build_network(SPACE, ARCHITECTURE, task.train.x, len(CLASSES), 0)
     precision = faster_precision(network, task.train.x[: options.batch])
     for recipe in options.recipes:
@@ -396,7 +397,8 @@ def main() -> None:
     recipes = [*recipes, "free", "fgsm_pgi", "trades", "mart", "mixture"]
     commands["strength"].add_argument("--recipes", nargs="+", default=recipes, choices=recipes)
     commands["strength"].add_argument("--seconds", type=float, nargs="+", default=[20, 40, 80])
-    commands["strength"].add_argument("--size", type=int, default=16, choices=[16, 32], help="side of the images")
+    for name in ("noise", "strength"):
+        commands[name].add_argument("--size", type=int, default=16, choices=[16, 32], help="side of the images of CIFAR-10")
     commands["strength"].add_argument("--figure", type=Path)
     for name, option, default, text in (
         ("speed", "--epochs", 2, None),
@@ -406,6 +408,8 @@ def main() -> None:
         ("noise", "--epochs", DEFAULTS.epochs, None),
         ("noise", "--seeds", 10, "number of seeds, at least 2"),
         ("noise", "--architectures", 6, None),
+        ("error", "--test", 1000, "number of test images"),
+        ("noise", "--test", 1000, "number of test images"),
         ("strength", "--test", 500, "number of test images"),
     ):
         commands[name].add_argument(option, type=int, default=default, help=text)
