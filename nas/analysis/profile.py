@@ -38,6 +38,7 @@ class ProfileConfig:
         attacks: Attacks by name.
         epsilons: Grid of each norm (linf, l2), in pixel units; null to choose it from the network's first-order radii,
             which are estimated from gradients at the clean images.
+        include: Epsilons to add to the grids, in pixel units, by norm.
         images: Maximum number of test images.
         tolerance: Relative precision to which each radius is bisected, such as 0.01 for 1 %; null to round radii up to the
             grid.
@@ -54,6 +55,7 @@ class ProfileConfig:
     data: DataConfig = DataConfig()
     attacks: Mapping[str, Attack] = field(default_factory=lambda: FinalistsConfig().attacks)
     epsilons: Mapping[str, tuple[float, ...]] | None = None
+    include: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     images: int = bounded(1000, 1)
     tolerance: float | None = bounded(None, 1e-6, 0.5)
     corruptions: bool = False
@@ -136,6 +138,7 @@ def profile_network(
             {**config.attacks, **transfers},
             epsilons=config.epsilons,
             options=ProfileOptions(
+                include=config.include,
                 tolerance=config.tolerance,
                 corruptions=config.corruptions,
                 smoothing=None if config.certify is None else Smoothing(sigma=config.certify),
@@ -152,7 +155,7 @@ def profile_network(
 def _check_epsilons(config: ProfileConfig, test: Split) -> None:
     norms = {attack.norm.name: attack.norm for attack in config.attacks.values()}
     faults = []
-    for name, grid in (config.epsilons or {}).items():
+    for name, grid in (*(config.epsilons or {}).items(), *config.include.items()):
         if name not in norms:
             faults.append(f"profile: epsilons.{name} has no attack of that norm; the attacks use {', '.join(norms)}")
             continue

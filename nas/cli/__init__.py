@@ -7,13 +7,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 from nas.cli.compare_command import compare
 from nas.cli.profile_command import check_table, profile
 from nas.cli.progress import INTERRUPTED
+from nas.cli.requirements import finish, open_requirements, requirement_options
 from nas.cli.space_command import space
 from nas.cli.surface_command import surface
 from nas.cli.trust import trust_option
@@ -21,6 +22,7 @@ from nas.cli.trust import trust_option
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from nas.cli.requirements import RequirementArguments
     from nas.config.schema import Config
     from nas.pipeline.events import Event
 
@@ -207,18 +209,24 @@ def export(run: Path, top: int, trust: bool) -> None:
     metavar="PATH",
     help="Folder or file of the images.  [default: the path in the config of the bundle's run]",
 )
+@requirement_options
 @trust_option
-def verify(bundle: Path, as_json: bool, allow_skipped: bool, data: str | None, trust: bool) -> None:
+def verify(
+    bundle: Path, as_json: bool, allow_skipped: bool, data: str | None, trust: bool, **required: Unpack[RequirementArguments]
+) -> None:
     """Verify a bundle.
 
     Checks the checksums of its files, compares its formats, and measures its error curves again. Exits 2 if a check fails or
-    cannot run.
+    cannot run. Otherwise exits 1 if the stored profile does not meet a requirement of --require.
     """
     from dataclasses import asdict
 
+    from nas.analysis.requirements import check_profile
+    from nas.bundle.load import read_profile
     from nas.bundle.verify import verify as verify_bundle
     from nas.cli.tables import print_verifications
 
+    requirements = open_requirements(required)
     outcomes = verify_bundle(bundle, data=data, trust=trust)
     failed = [outcome for outcome in outcomes if outcome.passed is False]
     skipped = [outcome for outcome in outcomes if outcome.passed is None]
@@ -235,6 +243,8 @@ def verify(bundle: Path, as_json: bool, allow_skipped: bool, data: str | None, t
         click.echo(f"hardcell: {bundle}: not checked: {names}; --allow-skipped accepts this", err=True)
     if failed or (skipped and not allow_skipped):
         sys.exit(2)
+    results = check_profile(str(bundle), read_profile(bundle), requirements, point=required["point"])
+    finish(results, required, {str(bundle): str(bundle)}, to_stderr=as_json)
 
 
 @commands.command()

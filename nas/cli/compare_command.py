@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -11,11 +12,13 @@ import click
 
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
+from nas.cli.requirements import finish, open_requirements, requirement_options
 from nas.cli.trust import trust_option
 
 if TYPE_CHECKING:
     from nas.analysis.compare.result import NetworkComparison
     from nas.cli.compare_options import CompareArguments
+    from nas.cli.requirements import RequirementArguments
 
 
 @click.command()
@@ -54,12 +57,17 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for compare.json and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json.")
+@requirement_options
 @trust_option
 def compare(
     networks: tuple[str, ...],
     names: tuple[str, ...],
     out: Path | None,
     as_json: bool,
+    require: tuple[str, ...],
+    point: bool,
+    junit: Path | None,
+    sarif: Path | None,
     trust: bool,
     **options: Unpack[CompareArguments],
 ) -> None:
@@ -69,19 +77,26 @@ def compare(
 
     A NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or
     a function without arguments that returns one.
+
+    Exits 1 if a network does not meet a requirement of --require.
     """
+    required: RequirementArguments = {"require": require, "point": point, "junit": junit, "sarif": sarif}
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.compare.compare import compare_networks
         from nas.analysis.compare.result import as_record
         from nas.analysis.network_source import check_distinct, open_source
+        from nas.analysis.requirements import check_comparison, required_epsilons
         from nas.cli.compare_options import compare_config
         from nas.cli.compare_tables import print_comparison
 
+        requirements = open_requirements(required)
         check_distinct(networks, names)
         with output_folder(out, "a comparison", "compare.json"), progress_bar() as progress:
             sources = [open_source(network, trust=trust) for network in networks]
             config = compare_config(sources, options)
+            norm = next(iter(config.attacks.values())).norm.name
+            config = replace(config, include=required_epsilons(requirements, [norm]).get(norm, ()))
             comparison = compare_networks(sources, config, names=names, progress=progress)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; nothing was kept, because a comparison cannot be resumed", err=True)
@@ -94,6 +109,8 @@ def compare(
         print_comparison(comparison)
         if out is not None:
             click.echo(f"comparison: {out}")
+    results = check_comparison(comparison, requirements, point=point)
+    finish(results, required, comparison.sources, to_stderr=as_json)
 
 
 def _write(comparison: NetworkComparison, folder: Path) -> None:

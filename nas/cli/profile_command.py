@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -11,11 +12,13 @@ import click
 
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
+from nas.cli.requirements import finish, open_requirements, requirement_options
 from nas.cli.trust import trust_option
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
     from nas.cli.profile_options import ProfileArguments
+    from nas.cli.requirements import RequirementArguments
 
 
 @click.command()
@@ -66,23 +69,41 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
+@requirement_options
 @trust_option
-def profile(network: str, out: Path | None, as_json: bool, trust: bool, **options: Unpack[ProfileArguments]) -> None:
+def profile(
+    network: str,
+    out: Path | None,
+    as_json: bool,
+    require: tuple[str, ...],
+    point: bool,
+    junit: Path | None,
+    sarif: Path | None,
+    trust: bool,
+    **options: Unpack[ProfileArguments],
+) -> None:
     """Measure the robustness profile of NETWORK on test images.
 
     NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or a
     function without arguments that returns one. The network maps images with pixels in [0, 1] to logits.
+
+    Exits 1 if a requirement of --require is not met.
     """
+    required: RequirementArguments = {"require": require, "point": point, "junit": junit, "sarif": sarif}
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.network_source import open_source
         from nas.analysis.profile import profile_network
+        from nas.analysis.requirements import check_profile, required_epsilons
         from nas.cli.profile_options import profile_config
         from nas.cli.profile_tables import print_profile
 
+        requirements = open_requirements(required)
         with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
             source = open_source(network, trust=trust)
             config = profile_config(source, options)
+            norms = list(dict.fromkeys(attack.norm.name for attack in config.attacks.values()))
+            config = replace(config, include=required_epsilons(requirements, norms))
             measured = profile_network(source, config, progress, trust=trust)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; nothing was kept, because a profile cannot be resumed", err=True)
@@ -95,6 +116,8 @@ def profile(network: str, out: Path | None, as_json: bool, trust: bool, **option
         print_profile(measured, config.epsilons or {})
         if out is not None:
             click.echo(f"profile: {out}")
+    results = check_profile(network, measured, requirements, point=point)
+    finish(results, required, {network: network}, to_stderr=as_json)
 
 
 def _write(measured: RobustnessProfile, folder: Path) -> None:

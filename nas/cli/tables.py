@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from evaluators import PowerLaw
+    from nas.analysis.requirements import RequirementResult
     from nas.bundle.verify import CheckResult
     from nas.runs.status import RunStatus
 
@@ -129,7 +130,16 @@ def print_verifications(outcomes: Sequence[CheckResult]) -> None:
         console.print(printable(f"{outcome.name}: {outcome.detail}"), markup=False, highlight=False, soft_wrap=True)
 
 
-def open_console() -> Console:
+def print_requirements(results: Sequence[RequirementResult], *, to_stderr: bool = False) -> None:
+    """Prints a table of requirements: those that are not met come first."""
+    table = Table("network", "required", "measured", "", title="requirements, 95 % intervals", title_justify="left")
+    for result in sorted(results, key=lambda result: result.met):
+        word = "[green]met[/]" if result.met else "[red]NOT MET[/]"
+        table.add_row(cell(result.network), cell(result.requirement.text), cell(result.measured), word)
+    open_console(stderr=to_stderr).print(table)
+
+
+def open_console(*, stderr: bool = False) -> Console:
     """Returns a console of the terminal's width; without a terminal, it is wide enough that no line wraps."""
-    console = Console()
-    return console if console.is_terminal else Console(width=100_000)
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(width=100_000, stderr=stderr)

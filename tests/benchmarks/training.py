@@ -85,8 +85,8 @@ class Task:
     flip: bool = False
 
 
-def open_task(data, count, tests=None, size=32):
-    """Returns a task with at most `count` training images, of 10,000 for CIFAR-10 and MNIST, and `tests` test images.
+def open_task(data, count, tests=1000, size=32):
+    """Returns a task with at most `count` training images (of 10,000 for CIFAR-10 and MNIST) and `tests` test images.
 
     Images of CIFAR-10 are reduced to a side of `size` pixels, 16 or 32, by averages.
     """

@@ -7,12 +7,16 @@ import gzip
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 import nas
+from nas.analysis.requirements import parse_requirements
+from nas.cli import commands
 from nas.config.files import parse_config
 from nas.config.writer import as_data
 
@@ -30,6 +34,15 @@ def test_digits_yaml_is_the_default_config_with_every_key():
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
 def test_every_config_is_valid(name):
     nas.load_config(EXAMPLES / name)
+
+
+def test_commands_of_the_workflow_are_understood():
+    workflow = yaml.safe_load((EXAMPLES / "robustness_gate.yml").read_text(encoding="utf-8"))
+    (line,) = [step["run"] for step in workflow["jobs"]["gate"]["steps"] if step.get("run", "").startswith("hardcell")]
+    _, name, *arguments = shlex.split(line)
+    with click.Context(commands) as parent:
+        context = commands.commands[name].make_context(name, arguments, parent=parent)
+    assert len(parse_requirements(context.params["require"])) == 3
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def compare_networks(
     largest = norm.largest(test.x[0].numel())
     chosen = config.epsilons or _choose_epsilons(first_order, searched_epsilons(opened, norm.name), largest)
     epsilons = sorted(set(chosen))
-    grid = common_grid(first_order, largest, epsilons)
+    grid = common_grid(first_order, largest, sorted({*epsilons, *config.include}))
     radii = {}
     for name, network in networks.items():
         with error_context(named[name]):
@@ -164,7 +164,7 @@ def compare_networks(
 def _check_epsilons(config: CompareConfig, test: Split) -> None:
     norm = next(iter(config.attacks.values())).norm
     try:
-        check_epsilons(sorted(set(config.epsilons or (0.0,))), norm.largest(test.x[0].numel()))
+        check_epsilons(sorted({*(config.epsilons or (0.0,)), *config.include}), norm.largest(test.x[0].numel()))
     except ValueError as error:
         raise ConfigError([f"compare: epsilons: {error}"]) from error
 

@@ -30,6 +30,7 @@ class CompareConfig:
             attacks but ensembles and minimum-norm attacks also craft the images for transfer; if none is left, PGD does.
         epsilons: Epsilons of the paired tests and of transfer, in pixel units. Null for the epsilons of the bundles'
             searches, and up to three that are chosen from the networks' gradients at the clean images.
+        include: Epsilons to add to the grid of the error curves, in pixel units.
         images: Maximum number of test images.
         seed: Seed of all random numbers.
         device: cpu, cuda, mps, or auto for the best available device.
@@ -39,6 +40,7 @@ class CompareConfig:
     data: DataConfig = DataConfig()
     attacks: Mapping[str, Attack] = field(default_factory=lambda: default_attacks("linf"))
     epsilons: tuple[float, ...] | None = None
+    include: tuple[float, ...] = ()
     images: int = bounded(1000, 1)
     seed: int = bounded(0, 0, 2**31 - 1)
     device: str = "auto"

@@ -1,0 +1,259 @@
+"""Requirements on the measured numbers of a network, such as `adversarial_error@8/255 <= 0.5`.
+
+A number measured on a sample of images has an interval. A requirement is met only if the whole 95 % interval meets it, so a
+network does not pass because of the choice of the images. Attacks show a lower bound of the adversarial error; a requirement
+cannot exclude that a stronger attack finds more.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from evaluators import error_curve
+from evaluators.curves.error_curves import in_grid
+from nas.errors import ConfigError, RunError
+from nas.formatting import format_epsilon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from evaluators import RobustnessProfile
+    from evaluators.curves.error_curves import Floats
+    from nas.analysis.compare.result import NetworkComparison
+
+ERROR = "adversarial_error"
+# Metrics without an epsilon, and whether they are counts, which have no interval.
+METRICS = {"clean_error": False, "failed_checks": True, "parameters": True, "macs": True}
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+NORMS = ("linf", "l2")
+_FORM = re.compile(r"\s*([^\s<>=@:]+)\s*(?:@\s*([^\s<>=:]+)\s*)?(?::\s*([^\s<>=:]+)\s*)?(<=|>=|==|<|>)\s*([^\s<>=]+)\s*")
+_EXAMPLES = "write one such as 'adversarial_error@8/255 <= 0.5' or 'failed_checks == 0'"
+
+
+@final
+@dataclass(frozen=True)
+class Requirement:
+    """A bound on a metric of a network.
+
+    Attributes:
+        text: The requirement as the user wrote it.
+        metric: clean_error, adversarial_error, failed_checks, parameters or macs.
+        epsilon: Epsilon of adversarial_error, in pixel units; None for other metrics.
+        norm: Norm of adversarial_error; None for linf, or for the only norm that was measured.
+        comparison: <=, >=, ==, < or >.
+        limit: The bound.
+    """
+
+    text: str
+    metric: str
+    epsilon: float | None
+    norm: str | None
+    comparison: str
+    limit: float
+
+
+@final
+@dataclass(frozen=True)
+class RequirementResult:
+    """Whether a network meets a requirement.
+
+    Attributes:
+        network: Name of the network.
+        requirement: The requirement.
+        value: The measured number.
+        interval: Its 95 % interval; None for a count.
+        met: Whether the requirement is met.
+    """
+
+    network: str
+    requirement: Requirement
+    value: float
+    interval: tuple[float, float] | None
+    met: bool
+
+    @property
+    def measured(self) -> str:
+        """The number and its interval as text."""
+        if self.interval is None:
+            return f"{self.value:,.0f}"
+        return f"{self.value:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+
+
+def parse_requirements(texts: Iterable[str], *, point: bool = False) -> tuple[Requirement, ...]:
+    """Returns requirements from texts of the form `METRIC[@EPSILON][:NORM] COMPARISON NUMBER`.
+
+    Args:
+        texts: The texts.
+        point: Whether measured numbers instead of their intervals will be compared, so that errors may be required to equal
+            a number.
+
+    Raises:
+        ConfigError: a text is not a requirement; the message lists every fault.
+    """
+    parsed: list[Requirement] = []
+    faults = []
+    for text in texts:
+        try:
+            parsed.append(_parse(text, point=point))
+        except ValueError as error:
+            faults.append(f"--require {text!r}: {error}")
+    if faults:
+        raise ConfigError(faults)
+    return tuple(parsed)
+
+
+def _parse(text: str, *, point: bool) -> Requirement:
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise ValueError(f"is not a requirement; {_EXAMPLES}")
+    metric, epsilon, norm, comparison, limit = match.groups()
+    known = (ERROR, *METRICS)
+    if metric not in known:
+        near = difflib.get_close_matches(metric, known, 1)
+        raise ValueError(f"there is no metric {metric!r}; {f'did you mean {near[0]!r}?' if near else ', '.join(known)}")
+    if metric == ERROR and epsilon is None:
+        raise ValueError("adversarial_error needs an epsilon, such as adversarial_error@8/255")
+    if metric != ERROR and (epsilon is not None or norm is not None):
+        raise ValueError(f"{metric} has no epsilon and no norm")
+    if norm is not None and norm not in NORMS:
+        raise ValueError(f"the norm must be linf or l2, got {norm!r}")
+    size = None if epsilon is None else _number(epsilon, "the epsilon")
+    if size is not None and size <= 0:
+        raise ValueError(f"the epsilon must be above 0, got {epsilon}; use clean_error for epsilon 0")
+    bound = _number(limit, "the bound")
+    if (metric == ERROR or metric == "clean_error") and not 0 <= bound <= 1:
+        raise ValueError(f"an error is between 0 and 1, so the bound must be, too; got {limit}")
+    if comparison == "==" and not METRICS.get(metric, False) and not point:
+        raise ValueError("an error has an interval, which never equals a number; write <= or >=, or give --point")
+    return Requirement(" ".join(text.split()), metric, size, norm, comparison, bound)
+
+
+def _number(text: str, name: str) -> float:
+    """Returns a number or a fraction such as 8/255."""
+    try:
+        value, _, divisor = text.partition("/")
+        number = float(value) / float(divisor or 1)
+    except (ValueError, ZeroDivisionError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a number or a fraction such as 8/255, got {text}")
+    return number
+
+
+def required_epsilons(requirements: Iterable[Requirement], norms: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Returns the epsilons that requirements need, in pixel units, by norm.
+
+    Args:
+        requirements: The requirements.
+        norms: Norms of the attacks.
+
+    Raises:
+        RunError: no attack has the norm of a requirement.
+    """
+    needed: dict[str, tuple[float, ...]] = {}
+    for requirement in requirements:
+        if requirement.epsilon is not None:
+            norm = _norm_of(requirement, norms)
+            if not in_grid(requirement.epsilon, needed.get(norm, ())):
+                needed[norm] = (*needed.get(norm, ()), requirement.epsilon)
+    return needed
+
+
+def _norm_of(requirement: Requirement, norms: Sequence[str]) -> str:
+    """Returns the norm of a requirement: its own, else linf, else the only norm of the attacks."""
+    norm = requirement.norm or ("linf" if "linf" in norms else norms[0])
+    if norm not in norms:
+        raise RunError(f"--require {requirement.text!r}: no attack has the norm {norm}; the attacks use {', '.join(norms)}")
+    return norm
+
+
+def check_profile(
+    network: str, profile: RobustnessProfile, requirements: Iterable[Requirement], *, point: bool = False
+) -> list[RequirementResult]:
+    """Returns whether the profile of a network meets requirements.
+
+    Args:
+        network: Name of the network.
+        profile: Its profile.
+        requirements: The requirements.
+        point: Compare the measured number instead of its interval.
+
+    Raises:
+        RunError: the profile has no number for a requirement.
+    """
+    norms = list(dict.fromkeys(entry["config"]["norm"] for entry in profile.record["attacks"].values()))
+    counts = {
+        "failed_checks": len(profile.failed_checks()),
+        "parameters": profile.record["cost"]["parameters"],
+        "macs": profile.record["cost"]["macs"],
+    }
+    results = []
+    for requirement in requirements:
+        norm = _norm_of(requirement, norms)
+        exact = profile.record["tolerance"] is not None
+        grid = profile.epsilons(norm)
+        results.append(_check(network, requirement, profile.worst_case(norm), grid, counts, exact=exact, point=point))
+    return results
+
+
+def check_comparison(
+    comparison: NetworkComparison, requirements: Iterable[Requirement], *, point: bool = False
+) -> list[RequirementResult]:
+    """Returns whether each network of a comparison meets requirements.
+
+    Args:
+        comparison: The comparison.
+        requirements: The requirements.
+        point: Compare the measured number instead of its interval.
+
+    Raises:
+        RunError: the comparison has no number for a requirement.
+    """
+    results = []
+    for requirement in requirements:
+        _norm_of(requirement, [comparison.norm])
+        results += [
+            _check(network, requirement, radii, comparison.grid, {}, exact=False, point=point)
+            for network, radii in comparison.radii.items()
+        ]
+    return results
+
+
+def _check(
+    network: str,
+    requirement: Requirement,
+    radii: Floats,
+    grid: Sequence[float],
+    counts: Mapping[str, float | None],
+    *,
+    exact: bool,
+    point: bool,
+) -> RequirementResult:
+    """Returns the result of one requirement, given the worst-case radii of the network, (N,), and its counts."""
+    place = f"--require {requirement.text!r}: "
+    compare, limit = COMPARISONS[requirement.comparison], requirement.limit
+    if METRICS.get(requirement.metric, False):
+        count = counts.get(requirement.metric)
+        if count is None:
+            raise RunError(f"{place}{requirement.metric} was not measured; `hardcell profile` measures it")
+        return RequirementResult(network, requirement, count, None, compare(count, limit))
+    epsilon = requirement.epsilon or 0.0
+    inside = epsilon <= max(grid) if exact else in_grid(epsilon, grid)
+    if epsilon and not inside:
+        measured = ", ".join(map(format_epsilon, grid))
+        raise RunError(f"{place}epsilon {format_epsilon(epsilon)} was not measured; these were: {measured}")
+    curve = error_curve(radii, [epsilon])
+    value, (low, high) = float(curve.error[0]), curve.error_interval[0].tolist()
+    met = compare(value, limit) and (point or (compare(low, limit) and compare(high, limit)))
+    return RequirementResult(network, requirement, value, (low, high), met)

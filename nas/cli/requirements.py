@@ -1,0 +1,106 @@
+"""Options for requirements, shared by `hardcell profile`, `compare` and `verify`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, TypeVar, final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from nas.analysis.requirements import Requirement, RequirementResult
+
+C = TypeVar("C", bound="Callable[..., None]")
+
+
+@final
+class RequirementArguments(TypedDict):
+    """Unparsed options for requirements.
+
+    Attributes:
+        require: Requirements as text.
+        point: Compare measured numbers instead of their intervals.
+        junit: File of JUnit XML to write; None for none.
+        sarif: File of SARIF to write; None for none.
+    """
+
+    require: tuple[str, ...]
+    point: bool
+    junit: Path | None
+    sarif: Path | None
+
+
+def requirement_options(command: C) -> C:
+    """Adds the options --require, --point, --junit and --sarif to a command."""
+    path = click.Path(path_type=Path)
+    for option in (
+        click.option("--sarif", type=path, metavar="FILE", help="Write unmet requirements as SARIF."),
+        click.option("--junit", type=path, metavar="FILE", help="Write the results of the requirements as JUnit XML."),
+        click.option(
+            "--point", is_flag=True, help="Compare the measured numbers with the requirements, not their 95 % intervals."
+        ),
+        click.option(
+            "--require",
+            multiple=True,
+            metavar="REQUIREMENT",
+            help="Exit 1 unless a measured number meets a bound, such as 'adversarial_error@8/255 <= 0.5'; repeatable. The "
+            "whole 95 % interval of an error must meet the bound. Metrics: clean_error, adversarial_error@E (@E:l2 for L2), "
+            "failed_checks, parameters and macs.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def open_requirements(options: RequirementArguments) -> tuple[Requirement, ...]:
+    """Returns the requirements of a command, and checks that their reports can be written.
+
+    Raises:
+        ConfigError: a requirement is not valid, or an option needs --require.
+        RunError: the folder of a report does not exist.
+    """
+    from nas.analysis.requirements import parse_requirements
+    from nas.errors import ConfigError, RunError
+
+    reports: dict[str, Path | None] = {"--junit": options["junit"], "--sarif": options["sarif"]}
+    if not options["require"]:
+        given = [name for name, value in (*reports.items(), ("--point", options["point"])) if value]
+        if given:
+            raise ConfigError([f"{name} needs --require" for name in given])
+    for name, file in reports.items():
+        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+            reason = "is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+            raise RunError(f"{name} {file}: {reason}; name a file in an existing folder")
+    return parse_requirements(options["require"], point=options["point"])
+
+
+def finish(
+    results: Sequence[RequirementResult], options: RequirementArguments, places: Mapping[str, str], *, to_stderr: bool
+) -> None:
+    """Writes the reports, prints a table of the results, and exits with 1 if a requirement is not met.
+
+    Args:
+        results: Results of the requirements; if there are none, nothing is done.
+        options: Options of the command.
+        places: Path or full name of each network, by name.
+        to_stderr: Print the table to the standard error stream.
+
+    Raises:
+        RunError: a report cannot be written.
+    """
+    if not results:
+        return
+    from nas.analysis.requirement_reports import junit, sarif
+    from nas.cli.output_folder import writing
+    from nas.cli.tables import print_requirements
+
+    print_requirements(results, to_stderr=to_stderr)
+    for file, content in ((options["junit"], junit(results)), (options["sarif"], sarif(results, places))):
+        if file is not None:
+            with writing(file):
+                file.write_text(content, encoding="utf-8")
+    if not all(result.met for result in results):
+        sys.exit(1)
