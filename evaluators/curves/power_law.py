@@ -12,8 +12,9 @@ epsilon is (epsilon / top) ** exponent. The top with the least Kolmogorov-Smirno
 on a fine grid made for this purpose. The result differs from Hill's estimate for exact radii by a few hundredths of its
 standard error.
 
-**Test.** A law is rejected if p < 0.1 in the semi-parametric bootstrap of Clauset et al. Each draw takes radii from the law
-inside the window and from the measured curve above the window. The window is chosen again for each draw.
+**Test.** A fit is rejected if p < 0.1 in the semi-parametric bootstrap of Clauset et al. Each draw takes radii from the law
+inside the window and from the measured curve above the window. The window is chosen again for each draw. A rejected law is
+returned as well: its exponent still shows how steeply the curve rises, but the curve is not a power law.
 
 **Interval.** The interval of the exponent is a percentile interval over resamples of the images. The window is chosen again
 for each resample, so the interval includes the uncertainty of the window.
@@ -41,8 +42,8 @@ general approach to inference about the tail of a distribution", Annals of Stati
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, final
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
@@ -53,6 +54,7 @@ from evaluators.curves.power_law_window import LARGEST_EXPONENT, SMALLEST_CELLS,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Smallest p-value at which a fit is accepted.
 ACCEPTED_P = 0.1
 _OWN_CELLS = 24
 
@@ -69,7 +71,7 @@ class PowerLaw:
         window: Smallest measured epsilon above 0, and the top of the window, in pixel units. With exact radii, the smallest
             radius above 0 and the top.
         n: Number of flips in the window.
-        p_value: Bootstrap p-value of the goodness of fit in the window; at least 0.1.
+        p_value: Bootstrap p-value of the goodness of fit in the window. Below 0.1, the fit is rejected.
         saturated: Whether the flip rate at the largest measured epsilon is significantly below the law.
         alternatives: Fits of other forms of the curve, `saturating` and `log_normal`, each compared with the law.
     """
@@ -83,6 +85,11 @@ class PowerLaw:
     saturated: bool
     alternatives: dict[str, Alternative] = field(default_factory=dict)
 
+    @property
+    def fit(self) -> Literal["accepted", "rejected"]:
+        """Result of the test of the fit."""
+        return "accepted" if self.p_value >= ACCEPTED_P else "rejected"
+
     def __call__(self, epsilons: Floats) -> Floats:
         """Returns the flip rate of the law at epsilons of any shape, in pixel units; it may exceed 1 beyond the window."""
         return np.asarray(self.prefactor * np.asarray(epsilons) ** self.exponent)
@@ -95,9 +102,16 @@ class NoPowerLaw:
 
     Attributes:
         reason: Reason why no law is fitted, with its numbers.
+        fit: too_few (flips, or cells of the grid that they fall in), or too_steep (all radii are about equal).
     """
 
     reason: str
+    fit: Literal["too_few", "too_steep"] = "too_few"
+
+
+def law_record(law: PowerLaw | NoPowerLaw) -> dict[str, Any]:
+    """Returns a power law, or the reason why there is none, as plain data with the key `fit`."""
+    return {"fit": law.fit, **asdict(law)}
 
 
 def fit_power_law(
@@ -108,7 +122,9 @@ def fit_power_law(
     resamples: int = 1000,
     seed: int = 0,
 ) -> PowerLaw | NoPowerLaw:
-    """Fits a power law to the flip rate, and returns the law or the reason why none fits.
+    """Fits a power law to the flip rate, and returns the law or the reason why none can be fitted.
+
+    A law that the test of the fit rejects is returned as well, with `fit` "rejected".
 
     Args:
         radii: One radius per image, in pixel units, (N,). Radii of 0 (misclassified when clean) are left out; an infinite
@@ -148,15 +164,11 @@ def fit_power_law(
     top = float(grid[last])
     log_prefactor = np.log(n / len(right)) - exponent * log_grid[last]
     if not (exponent < LARGEST_EXPONENT * 0.99 and abs(log_prefactor) < 700):
-        return NoPowerLaw(f"the flip rate rises too steeply (exponent {exponent:.3g}): all radii are about {top:.3g}")
+        reason = f"the flip rate rises too steeply (exponent {exponent:.3g}): all radii are about {top:.3g}"
+        return NoPowerLaw(reason, "too_steep")
     generator = np.random.default_rng(seed)
     law = log_shares(exponent, log_grid[: last + 1])
     p_value = _p_value(counts, log_grid, law, float(windows.distance[0]), resamples, generator)
-    if p_value < ACCEPTED_P:
-        return NoPowerLaw(
-            f"no power law fits: the test of fit in the best window, up to epsilon {top:.3g}, gives p = {p_value:.2g}, "
-            f"below {ACCEPTED_P}; measure at smaller epsilons"
-        )
     interval, saturated = _bootstrap(counts, log_grid, exponent, confidence, resamples, generator)
     return PowerLaw(
         exponent=exponent,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluators.curves.error_curves import error_curve
-from evaluators.curves.power_law import fit_power_law
+from evaluators.curves.power_law import fit_power_law, law_record
 from evaluators.curves.scalars import error_area, median_radius
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def attack_entry(radii: Floats, epsilons: Sequence[float], *, exact: bool) -> di
         "flip_interval": curve.flip_interval.tolist() if finite else None,
         "median_radius": median if math.isfinite(median) else None,
         "error_area": error_area(radii, positive) if len(positive) > 1 else None,
-        "power_law": asdict(fit_power_law(radii, None if exact else epsilons)),
+        "power_law": law_record(fit_power_law(radii, None if exact else epsilons)),
         # Share of the correctly classified images that the attack fools.
         "success_rate": float(np.isfinite(radii[radii > 0]).mean()) if finite else 0.0,
     }
@@ -64,6 +63,8 @@ def disagreements(profile: RobustnessProfile) -> list[str]:
             wrong.append(f"attacks.{name}.epsilons")
             continue
         for key, value in json.loads(json.dumps(computed)).items():
+            if key == "power_law" and entry[key].keys() == {"reason"} and value["fit"] == "rejected":
+                continue  # An older version of Hardcell stored only the reason of the rejection.
             if key in entry:  # A profile of an older version of Hardcell may lack the key.
                 wrong += _differences(entry[key], value, f"attacks.{name}.{key}")
     return wrong

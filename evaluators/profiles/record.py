@@ -125,7 +125,10 @@ def load_profile(folder: Path) -> RobustnessProfile:
 
 
 def fitted(entry: Mapping[str, Any]) -> PowerLaw | None:
-    """Returns the power law of an entry of `record["attacks"]`, or None if the entry holds a reason instead."""
+    """Returns the power law of an entry of `record["attacks"]`, or None if the entry holds a reason instead.
+
+    The law's `fit` is "rejected" if the curve is not a power law.
+    """
     law = entry["power_law"]
     if "reason" in law:
         return None

@@ -80,7 +80,8 @@ _LAW = _Mapping(
         "p_value": _NUMBER,
         "saturated": (bool,),
         "alternatives": _Mapping({}, entries=_ALTERNATIVE),
-    }
+    },
+    optional={"fit": (str,)},
 )
 _ATTACK = _Mapping(
     {

@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 from universality import network_specs
 
-from evaluators import PGD, Linf, NoPowerLaw, error_curve, fit_power_law, margins, radii
+from evaluators import PGD, Linf, error_curve, fit_power_law, margins, radii
 from evaluators.logits.differences import (
     independent_logits,
     logit_differences,
@@ -89,7 +89,7 @@ def _differences(logits: np.ndarray) -> dict:
         "mean": [float(mean) for mean in differences.mean(0)],
         # One entry per rival, in units of the mean difference.
         "near_zero": [asdict(near_zero(column)) for column in differences.T],
-        "near_zero_exponent": None if isinstance(law, NoPowerLaw) else [law.exponent, *law.exponent_interval],
+        "near_zero_exponent": [law.exponent, *law.exponent_interval] if law.fit == "accepted" else None,
         "quantiles": [[float(f"{q:.5g}") for q in np.quantile(column, shares)] for column in differences.T],
     }
 

@@ -35,6 +35,8 @@ from nas.plots.style import COLOURS, STYLE
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from evaluators import PowerLaw
+
 ATTACKS = {"fgsm": FGSM(), "step_ll": StepLL(), "pgd": PGD(steps=10)}
 FACTORS = ("architecture", "data", "training")
 POINTS = 18
@@ -69,7 +71,7 @@ def _measure(name: str, spec: NetworkSpec, work: Path) -> dict:
         attacks[attack_name] = {
             "flip_rate": [round(float(rate), 6) for rate in curve.flip_rate],
             "anchor": _anchor(np.array(grid), curve.flip_rate),
-            "law": {"reason": law.reason} if isinstance(law, NoPowerLaw) else asdict(law),
+            "law": asdict(law) if law.fit == "accepted" else {"reason": _reason(law)},
         }
     return {
         **asdict(spec),
@@ -123,6 +125,11 @@ def analyse(networks: list[dict]) -> dict:
         },
         "exponents": {name: asdict(heterogeneity(group)) for name, group in groups.items() if len(group) > 1},
     }
+
+
+def _reason(law: PowerLaw | NoPowerLaw) -> str:
+    """Returns the reason why a curve has no accepted power law."""
+    return law.reason if isinstance(law, NoPowerLaw) else f"the fit is rejected, p = {law.p_value:.2g}"
 
 
 def _with_clean_error(laws: list[tuple[dict, str, dict]], attack: str) -> dict | None:

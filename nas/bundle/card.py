@@ -92,13 +92,14 @@ def _row(name: str, entry: dict[str, Any]) -> str:
     else:
         low, high = law.exponent_interval
         bent = " At the largest epsilon, the flip rate is significantly below the law." if law.saturated else ""
+        rejected = f" The fit is rejected (p = {law.p_value:.2g}): the curve is not a power law." * (law.fit == "rejected")
         beaten = [
             form.replace("_", "-") for form, comparison in law.alternatives.items() if comparison.verdict() == "power law"
         ]
         better = f" The law fits significantly better than the {' and the '.join(beaten)} form." if beaten else ""
         law_text = (
             f"The exponent is {law.exponent:.2f} (95 % interval {low:.2f} to {high:.2f}) up to epsilon {law.window[1]:.3g}."
-            f"{bent}{better}"
+            f"{rejected}{bent}{better}"
         )
     median = "not reached" if entry["median_radius"] is None else f"{entry['median_radius']:.3g}"
     return f"| {name} | {entry['config']['norm']} | {entry['error'][-1]:.3f} | {median} | {law_text} |"

@@ -106,11 +106,12 @@ def format_metric(name: str, value: float) -> str:
 
 
 def law_cell(law: PowerLaw | NoPowerLaw) -> str:
-    """Returns the table cell of a power law: exponent, 95 % interval, end of its window, and whether it is saturated."""
+    """Returns the table cell of a power law: exponent, 95 % interval, end of its window, saturation and a rejected fit."""
     if isinstance(law, NoPowerLaw):
         return "none"
     low, high = law.exponent_interval
-    return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{', saturated' * law.saturated}"
+    rejected = f", fit rejected, p = {law.p_value:.2g}" if law.fit == "rejected" else ""
+    return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{', saturated' * law.saturated}{rejected}"
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from evaluators.profiles.record import fitted
+from nas.plots.power_law import exponent_label, law_line
 from nas.plots.style import COLOURS, GREY, INK, STYLE, epsilon_axis, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> 
     if not positive.any():
         return
     law = fitted(entry)
-    label = name if law is None else f"{name}, exponent {law.exponent:.2f}"
+    label = name if law is None else f"{name}, {exponent_label(law)}"
     axes.fill_between(grid[positive], interval[positive, 0], interval[positive, 1], color=colour, alpha=0.12, linewidth=0)
     axes.plot(grid[positive], rate[positive], marker=".", color=colour, label=label, linewidth=1.3)
     if law is not None:
         window = np.geomspace(*law.window, 50)
-        axes.plot(window, law(window), color=colour, linewidth=3.5, alpha=0.3)
+        axes.plot(window, law(window), color=colour, **law_line(law))
 
 
 def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:

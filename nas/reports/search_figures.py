@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from evaluators import NoPowerLaw, PowerLaw, error_curve, fit_power_law
+from nas.plots.power_law import exponent_label, law_line
 from nas.plots.style import COLOURS, GREY, STYLE, epsilon_axis, new_figure, to_svg
 from nas.study.ranking import front, hypervolume_so_far
 
@@ -165,9 +166,9 @@ def error_curves(bundles: Sequence[Bundle], laws: Mapping[str, PowerLaw | NoPowe
             curve = error_curve(bundle.profile.worst_case(norm), bundle.profile.epsilons(norm))
             law, label = laws[bundle.name], bundle.name
             if isinstance(law, PowerLaw):
-                label += f", exponent {law.exponent:.2f} [{law.exponent_interval[0]:.2f}, {law.exponent_interval[1]:.2f}]"
+                label += f", {exponent_label(law, interval=True)}"
                 window = np.geomspace(*law.window, 50)
-                axes.plot(window, law(window), color=colour, linewidth=3.5, alpha=0.3)
+                axes.plot(window, law(window), color=colour, **law_line(law))
             positive = curve.flip_rate > 0
             if not positive.any():
                 continue
@@ -182,7 +183,7 @@ def error_curves(bundles: Sequence[Bundle], laws: Mapping[str, PowerLaw | NoPowe
                 linewidth=1.3,
             )
         if axes.get_lines():
-            title = "worst case over the attacks; thick: power law in its window"
+            title = "worst case over the attacks; thick: power law in its window, dashed if the fit is rejected"
             axes.legend(loc="lower right", fontsize=8, title=title, title_fontsize=8)
         epsilon_axis(axes, norm, epsilon)
         return to_svg(figure)

@@ -26,7 +26,7 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     Args:
         laws: Power law of each network, by name.
     """
-    fitted = [law for law in laws.values() if isinstance(law, PowerLaw)]
+    fitted = [law for law in laws.values() if isinstance(law, PowerLaw) and law.fit == "accepted"]
     # With very few radii, all bootstrap exponents may be equal; the interval then has zero width and no meaning.
     determined = [law for law in fitted if 0 < law.exponent_interval[0] < law.exponent_interval[1] < math.inf]
     if len(determined) < 2:

@@ -102,7 +102,7 @@ def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000
         measured = (radii, None) if exact else (on_grid(radii, grid), grid)
         fit = fit_power_law(*measured, resamples=resamples)
         seconds += time.process_time() - started
-        if isinstance(fit, PowerLaw):
+        if isinstance(fit, PowerLaw) and fit.fit == "accepted":
             fits.append(fit)
 
     def holds(fit: PowerLaw, exponent: float) -> bool:

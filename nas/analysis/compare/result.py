@@ -11,6 +11,7 @@ import numpy as np
 
 from evaluators import Attack, Comparison, NoPowerLaw, PowerLaw, RadiiComparison, describe, error_curve, median_radius
 from evaluators.curves.error_curves import Floats
+from evaluators.curves.power_law import law_record
 from evaluators.regions import Disagreement
 from evaluators.transferability.matrix import TransferMatrix, asymmetry, transfer_rates
 from evaluators.transferability.universal import universal_transfer
@@ -150,7 +151,7 @@ def as_record(comparison: NetworkComparison) -> dict[str, Any]:
         "grid": comparison.grid,
         "seed": comparison.seed,
         "curves": {name: _curve(radii, comparison.grid) for name, radii in comparison.radii.items()},
-        "power_laws": {name: asdict(law) for name, law in comparison.laws.items()},
+        "power_laws": {name: law_record(law) for name, law in comparison.laws.items()},
         "tests_at_epsilon": [_test(one) for one in comparison.at_epsilon],
         "tests_over_all": [_test(one) for one in comparison.over_all],
         "transfer": {name: _transfer(matrix) for name, matrix in comparison.transfers.items()},

@@ -95,7 +95,7 @@ def test_a_record_has_the_documented_keys(measured_profile):
     law = {"exponent", "exponent_interval", "prefactor", "window", "n", "saturated"}
     for entry in record["attacks"].values():
         assert set(entry) >= {"config", "epsilons", "error", "error_interval", "flip_rate", "power_law"}
-        assert set(entry["power_law"]) >= law or set(entry["power_law"]) == {"reason"}
+        assert set(entry["power_law"]) >= law or set(entry["power_law"]) == {"fit", "reason"}
     assert any("exponent" in entry["power_law"] for entry in record["attacks"].values())
     assert set(record["margins"]) >= {"median", "density_at_zero", "mean_entropy", "first_order"}
     assert all(set(check) == {"name", "passed", "evidence"} for check in record["checks"])
@@ -331,7 +331,8 @@ def test_extreme_networks_give_strict_json(linear, images, tmp_path, kind):
     entry = record["attacks"]["fgsm"]
     if kind in ("all wrong", "never flipped"):
         assert entry["power_law"] == {
-            "reason": f"0 of {0 if kind == 'all wrong' else 50} images were flipped; a fit needs at least 20"
+            "fit": "too_few",
+            "reason": f"0 of {0 if kind == 'all wrong' else 50} images were flipped; a fit needs at least 20",
         }
     assert entry["flip_rate"] is None if kind == "all wrong" else entry["flip_rate"][0] >= 0
 

@@ -7,7 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 from evaluators import FGSM, FMN, L2, PGD, AutoAttack, Linf, compare, compare_radii, fit_power_law, radii, worst_case
+from evaluators.curves.power_law import law_record
 from evaluators.regions import Sampling, disagreement
 from evaluators.transferability.matrix import TooFewImagesError, transfer_matrix
 from nas.analysis.compare.compare import common_grid, compare_networks, crafting_attacks
@@ -295,7 +296,7 @@ def test_the_record_is_json_and_holds_what_was_found(compared):
     assert record["tests_over_all"][0]["corrected_p_value"] == compared.over_all[0].corrected
     assert record["attacks"]["pgd"]["steps"] == 3
     for name, law in record["power_laws"].items():
-        assert law == json.loads(json.dumps(asdict(fit_power_law(compared.radii[name], compared.grid))))
+        assert law == json.loads(json.dumps(law_record(fit_power_law(compared.radii[name], compared.grid))))
 
 
 # Printed output, pictures and files.

@@ -13,13 +13,18 @@ import torch
 import yaml
 from torch import nn
 
-from evaluators import FGSM, L2, PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
+from evaluators import FGSM, L2, PGD, ProfileOptions, RobustnessProfile, Smoothing, fit_power_law, profile
+from evaluators.profiles.attack_entry import attack_entry, disagreements
+from nas.bundle.card import _row
 from nas.bundle.manifest import digest_of
+from nas.cli.tables import law_cell
 from nas.errors import SearchFailedError
 from nas.pipeline.search import search, search_events
+from nas.plots.power_law import law_line
 from nas.plots.profile import error_curves_figure, profile_figures
 from nas.reports.page import render_report
 from nas.reports.search_figures import best_so_far, clean_against_adversarial, error_curves, worst_case_laws
+from nas.reports.statistics_text import exponents_sentence
 from nas.reports.verdict import verdicts
 from nas.runs.run import read_run
 
@@ -267,6 +272,55 @@ def test_figures_of_a_network_with_nothing_to_plot(value, finished):
     assert "no flips" in shown(render_report(dataclasses.replace(finished, bundles=(bundle,))))
 
 
+def test_a_law_with_a_rejected_fit_is_shown_and_marked(finished):
+    epsilons = np.linspace(0.01, 0.1, 91)
+    radii = np.concatenate([np.linspace(0.011, 0.014, 250), np.linspace(0.07, 0.1, 250)])
+    radii = epsilons[np.searchsorted(epsilons, radii)]
+    law = fit_power_law(radii, epsilons)
+    assert law.fit == "rejected"
+    mark = f"p = {law.p_value:.2g}"
+
+    def change(record):
+        record["n"] = len(radii)
+        for entry in record["attacks"].values():
+            entry.update(attack_entry(radii, epsilons.tolist(), exact=False))
+
+    bundle = with_profile(finished.bundles[0], change, dict.fromkeys(finished.bundles[0].profile.radii, radii))
+    label = f"exponent {law.exponent:.2f} (fit rejected, {mark})"
+    assert f"fgsm, {label}" in labels_of(error_curves_figure(bundle.profile, "linf", 0.05))
+    low, high = law.exponent_interval
+    both = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] (fit rejected, {mark})"
+    laws = worst_case_laws([bundle], "linf")
+    assert f"{bundle.name}, {both}" in labels_of(error_curves([bundle], laws, "linf", 0.05))
+    text = shown(render_report(dataclasses.replace(finished, bundles=(bundle,))))
+    assert f"rejected, {mark}" in text
+    assert law_cell(law).endswith(f", fit rejected, {mark}")
+    assert law_line(law)["linestyle"] != law_line(dataclasses.replace(law, p_value=0.1))["linestyle"] == "-"
+    assert f"The fit is rejected ({mark}): the curve is not a power law." in _row(
+        "fgsm", bundle.profile.record["attacks"]["fgsm"]
+    )
+    assert exponents_sentence({"a": law, "b": law}) is None
+
+
+def test_an_older_profile_without_the_rejected_law_agrees_with_its_radii(finished):
+    epsilons = np.linspace(0.01, 0.1, 91).tolist()
+    radii = np.array(epsilons)[np.searchsorted(epsilons, np.repeat([0.012, 0.0125, 0.08, 0.085, 0.09], 100))]
+
+    def change(law):
+        def run(record):
+            record["clean_error"] = 0.0
+            for entry in record["attacks"].values():
+                entry.update(attack_entry(radii, epsilons, exact=False))
+                assert entry["power_law"]["fit"] == "rejected"
+                entry["power_law"] = law
+
+        return run
+
+    of_all = dict.fromkeys(finished.bundles[0].profile.radii, radii)
+    for law, wrong in (({"reason": "no power law fits"}, 0), ({"reason": "none", "exponent": 1.0}, len(of_all))):
+        assert len(disagreements(with_profile(finished.bundles[0], change(law), of_all).profile)) == wrong
+
+
 def labels_of(svg):
     """Returns the texts of a picture; matplotlib draws them as shapes and keeps them in comments."""
     return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, flags=re.DOTALL)]
@@ -434,4 +488,4 @@ def test_page_shows_the_config_and_the_environment(finished):
     text = shown(finished.folder.report.read_text())
     environment = json.loads(finished.folder.environment.read_text())
     assert environment["versions"]["torch"] in text
-    assert " ".join(yaml.safe_dump({"learning_rate": 0.2}).split()) in text
+    assert " ".join(yaml.safe_dump({"weight_decay": 0.0005}).split()) in text
