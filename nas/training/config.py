@@ -22,9 +22,9 @@ class TrainingConfig:
         epochs: Passes over the training images in a trial.
         batch_size: Number of images in one step. null for the largest power of two from 16 to 128 that gives at least 15
             steps in an epoch.
-        optimiser: sgd (with Nesterov momentum) or adamw.
+        optimiser: sgd (with Nesterov momentum) or adamw. For transformers, adamw with a learning_rate near 0.002 is usual.
         schedule: Learning rate over the steps: one_cycle (rises and falls, and the momentum with it), cosine or linear.
-        learning_rate: Largest learning rate of the schedule. null for 0.2 (sgd) or 0.01 (adamw), times the square root of
+        learning_rate: Largest learning rate of the schedule. null for 0.2 (sgd) or 0.02 (adamw), times the square root of
             batch_size / 64.
         weight_decay: L2 penalty on the weights for sgd; relative decay per unit of the learning rate for adamw.
         clip_gradients: Largest L2 norm of the gradient of all weights; longer gradients are shortened. null for no limit.

@@ -19,7 +19,7 @@ ScheduleName = Literal["one_cycle", "cosine", "linear"]
 WARM_UP = 0.05
 MOMENTUM = 0.9
 # Learning rates at a batch of 64 images, where the config names none.
-PEAKS: dict[OptimiserName, float] = {"sgd": 0.2, "adamw": 0.01}
+PEAKS: dict[OptimiserName, float] = {"sgd": 0.2, "adamw": 0.02}
 
 
 def open_optimiser(name: OptimiserName, parameters: Sequence[Tensor], weight_decay: float) -> torch.optim.Optimizer:
@@ -39,7 +39,7 @@ def open_optimiser(name: OptimiserName, parameters: Sequence[Tensor], weight_dec
 def peak_rate(name: OptimiserName, rate: float | None, batch: int) -> float:
     """Returns the largest learning rate of a training: that of the config, or the rule for the optimiser.
 
-    The rule is 0.2 for sgd and 0.01 for adamw at 64 images in a batch, and grows with the square root of this number.
+    The rule is 0.2 for sgd and 0.02 for adamw at 64 images in a batch, and grows with the square root of this number.
 
     Args:
         name: Name of the optimiser.
