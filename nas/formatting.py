@@ -1,4 +1,4 @@
-"""Formatting of epsilons."""
+"""Formatting of epsilons and p-values."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def format_epsilon(epsilon: float) -> str:
     if float(short) == epsilon or abs(4 * steps - round(4 * steps)) > 1e-4:
         return short
     return f"{round(steps, 2):g}/255"
+
+
+def format_p_value(p: float) -> str:
+    """Returns a p-value of a test with 1,000 resamples as text: p = 0.048, or p < 0.001."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evaluators.profiles.record import fitted
-from nas.formatting import format_epsilon
+from nas.formatting import format_epsilon, format_p_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -92,7 +92,8 @@ def _row(name: str, entry: dict[str, Any]) -> str:
     else:
         low, high = law.exponent_interval
         bent = " At the largest epsilon, the flip rate is significantly below the law." if law.saturated else ""
-        rejected = f" The fit is rejected (p = {law.p_value:.2g}): the curve is not a power law." * (law.fit == "rejected")
+        p = format_p_value(law.p_value)
+        rejected = f" The fit is rejected ({p}): the curve is not a power law." if law.fit == "rejected" else ""
         beaten = [
             form.replace("_", "-") for form, comparison in law.alternatives.items() if comparison.verdict() == "power law"
         ]

@@ -11,6 +11,7 @@ from rich.table import Table
 from evaluators import NoPowerLaw
 from nas.config.metrics import CHEAP_METRICS
 from nas.errors import printable
+from nas.formatting import format_p_value
 from nas.study.trial import ENDED
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def law_cell(law: PowerLaw | NoPowerLaw) -> str:
     if isinstance(law, NoPowerLaw):
         return "none"
     low, high = law.exponent_interval
-    rejected = f", fit rejected, p = {law.p_value:.2g}" if law.fit == "rejected" else ""
+    rejected = f", fit rejected, {format_p_value(law.p_value)}" if law.fit == "rejected" else ""
     return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{', saturated' * law.saturated}{rejected}"
 
 

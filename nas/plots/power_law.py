@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nas.formatting import format_p_value
+
 if TYPE_CHECKING:
     from evaluators import PowerLaw
 
@@ -17,4 +19,4 @@ def exponent_label(law: PowerLaw, *, interval: bool = False) -> str:
     """Returns the exponent of a law for a legend, with its interval if `interval`, and with p if the fit is rejected."""
     low, high = law.exponent_interval
     text = f"exponent {law.exponent:.2f}" + (f" [{low:.2f}, {high:.2f}]" if interval else "")
-    return text if law.fit == "accepted" else f"{text} (fit rejected, p = {law.p_value:.2g})"
+    return text if law.fit == "accepted" else f"{text} (fit rejected, {format_p_value(law.p_value)})"

@@ -13,7 +13,7 @@ from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS
 from nas.errors import first_line
 from nas.files import write_atomic
-from nas.formatting import format_epsilon
+from nas.formatting import format_epsilon, format_p_value
 from nas.plots.cells import draw
 from nas.plots.profile import profile_figures
 from nas.plots.style import NORM_NAMES
@@ -160,6 +160,12 @@ def _row(rank: int, trial: Trial, fronts: set[int]) -> dict[str, Any]:
     }
 
 
+def _attack(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Returns the template's entries for one attack of a profile."""
+    law = fitted(entry)
+    return {"name": name, "entry": entry, "law": law, "p_value": None if law is None else format_p_value(law.p_value)}
+
+
 def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust: bool) -> dict[str, Any]:
     """Returns the template's entries for one bundle; `surfaces` are pictures with captions."""
     record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
@@ -180,7 +186,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust
         "macs": record["cost"]["macs"],
         "failed_checks": bundle.profile.failed_checks(),
         "checks": {check["name"]: {**check, "sentence": explain(CheckResult(**check))} for check in record["checks"]},
-        "attacks": [{"name": name, "entry": entry, "law": fitted(entry)} for name, entry in at.items()],
+        "attacks": [_attack(name, entry) for name, entry in at.items()],
         "margins": record["margins"],
         "nearest": nearest_sentence(record["margins"]),
         "drawing": drawing,

@@ -1,8 +1,8 @@
-"""Formatting of epsilons."""
+"""Formatting of epsilons and p-values."""
 
 import pytest
 
-from nas.formatting import format_epsilon
+from nas.formatting import format_epsilon, format_p_value
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,8 @@ from nas.formatting import format_epsilon
 )
 def test_format_epsilon(epsilon, text):
     assert format_epsilon(epsilon) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0, "p < 0.001"), (0.001, "p = 0.001"), (0.0484, "p = 0.048"), (1.0, "p = 1")])
+def test_format_p_value(p, text):
+    assert format_p_value(p) == text

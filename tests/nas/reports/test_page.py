@@ -1,6 +1,7 @@
 """The report is one self-contained page and shows failed checks prominently."""
 
 import dataclasses
+import html
 import json
 import re
 import sys
@@ -19,6 +20,7 @@ from nas.bundle.card import _row
 from nas.bundle.manifest import digest_of
 from nas.cli.tables import law_cell
 from nas.errors import SearchFailedError
+from nas.formatting import format_p_value
 from nas.pipeline.search import search, search_events
 from nas.plots.power_law import law_line
 from nas.plots.profile import error_curves_figure, profile_figures
@@ -278,7 +280,7 @@ def test_a_law_with_a_rejected_fit_is_shown_and_marked(finished):
     radii = epsilons[np.searchsorted(epsilons, radii)]
     law = fit_power_law(radii, epsilons)
     assert law.fit == "rejected"
-    mark = f"p = {law.p_value:.2g}"
+    mark = format_p_value(law.p_value)
 
     def change(record):
         record["n"] = len(radii)
@@ -323,7 +325,7 @@ def test_an_older_profile_without_the_rejected_law_agrees_with_its_radii(finishe
 
 def labels_of(svg):
     """Returns the texts of a picture; matplotlib draws them as shapes and keeps them in comments."""
-    return [text.strip() for text in re.findall(r"<!--(.*?)-->", svg, flags=re.DOTALL)]
+    return [html.unescape(text).strip() for text in re.findall(r"<!--(.*?)-->", svg, flags=re.DOTALL)]
 
 
 def test_pictures_of_a_profile_are_those_that_it_has_numbers_for(conv, images):
