@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -212,7 +212,7 @@ def export(run: Path, top: int, trust: bool) -> None:
 @requirement_options
 @trust_option
 def verify(
-    bundle: Path, as_json: bool, allow_skipped: bool, data: str | None, trust: bool, **required: Unpack[RequirementArguments]
+    bundle: Path, as_json: bool, allow_skipped: bool, data: str | None, trust: bool, required: RequirementArguments
 ) -> None:
     """Verify a bundle.
 

@@ -64,11 +64,8 @@ def compare(
     names: tuple[str, ...],
     out: Path | None,
     as_json: bool,
-    require: tuple[str, ...],
-    point: bool,
-    junit: Path | None,
-    sarif: Path | None,
     trust: bool,
+    required: RequirementArguments,
     **options: Unpack[CompareArguments],
 ) -> None:
     """Compare several networks on the same images.
@@ -80,7 +77,6 @@ def compare(
 
     Exits 1 if a network does not meet a requirement of --require.
     """
-    required: RequirementArguments = {"require": require, "point": point, "junit": junit, "sarif": sarif}
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.compare.compare import compare_networks
@@ -109,7 +105,7 @@ def compare(
         print_comparison(comparison)
         if out is not None:
             click.echo(f"comparison: {out}")
-    results = check_comparison(comparison, requirements, point=point)
+    results = check_comparison(comparison, requirements, point=required["point"])
     finish(results, required, comparison.sources, to_stderr=as_json)
 
 

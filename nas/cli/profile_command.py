@@ -75,11 +75,8 @@ def profile(
     network: str,
     out: Path | None,
     as_json: bool,
-    require: tuple[str, ...],
-    point: bool,
-    junit: Path | None,
-    sarif: Path | None,
     trust: bool,
+    required: RequirementArguments,
     **options: Unpack[ProfileArguments],
 ) -> None:
     """Measure the robustness profile of NETWORK on test images.
@@ -89,7 +86,6 @@ def profile(
 
     Exits 1 if a requirement of --require is not met.
     """
-    required: RequirementArguments = {"require": require, "point": point, "junit": junit, "sarif": sarif}
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.network_source import open_source
@@ -116,7 +112,7 @@ def profile(
         print_profile(measured, config.epsilons or {})
         if out is not None:
             click.echo(f"profile: {out}")
-    results = check_profile(network, measured, requirements, point=point)
+    results = check_profile(network, measured, requirements, point=required["point"])
     finish(results, required, {network: network}, to_stderr=as_json)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypedDict, final
 
 import click
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from nas.analysis.requirements import Requirement, RequirementResult
-
-C = TypeVar("C", bound="Callable[..., None]")
 
 
 @final
@@ -33,9 +32,16 @@ class RequirementArguments(TypedDict):
     sarif: Path | None
 
 
-def requirement_options(command: C) -> C:
-    """Adds the options --require, --point, --junit and --sarif to a command."""
-    path = click.Path(path_type=Path)
+def requirement_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options --require, --point, --junit and --sarif to a command, which gets them as its argument `required`."""
+
+    @functools.wraps(command)
+    def with_requirements(
+        require: tuple[str, ...], point: bool, junit: Path | None, sarif: Path | None, **others: Any
+    ) -> None:
+        command(required=RequirementArguments(require=require, point=point, junit=junit, sarif=sarif), **others)
+
+    path, decorated = click.Path(path_type=Path), with_requirements
     for option in (
         click.option("--sarif", type=path, metavar="FILE", help="Write unmet requirements as SARIF."),
         click.option("--junit", type=path, metavar="FILE", help="Write the results of the requirements as JUnit XML."),
@@ -51,8 +57,8 @@ def requirement_options(command: C) -> C:
             "failed_checks, parameters and macs.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 def open_requirements(options: RequirementArguments) -> tuple[Requirement, ...]:
