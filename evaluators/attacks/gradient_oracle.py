@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Keep = Literal["nothing", "first", "nearest"]
 
-# Numbers of points whose gradient is not finite, inside `one_gradient_warning`; None outside.
+# Whether the gradient at each point is unusable, for each pass inside `one_gradient_warning`; None outside.
 _COLLECTED: ContextVar[list[Tensor] | None] = ContextVar("_COLLECTED", default=None)
 
 
@@ -248,12 +248,17 @@ def usable(gradient: Tensor) -> Tensor:
     """
     collected = _COLLECTED.get()
     if collected is not None:
-        collected.append(gradient.isfinite().flatten(1).all(1).logical_not().sum())
+        collected.append(_unusable(gradient))
         return gradient.nan_to_num(0.0, 0.0, 0.0)
     if bool(gradient.sum().isfinite()):
         return gradient
-    _warn(int(gradient.isfinite().flatten(1).all(1).logical_not().sum()), len(gradient))
+    _warn(_unusable(gradient), stacklevel=3)
     return gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _unusable(gradient: Tensor) -> Tensor:
+    """Returns whether each gradient (N, ...) has NaN or infinite entries, (N,) bool."""
+    return gradient.isfinite().flatten(1).all(1).logical_not()
 
 
 @contextmanager
@@ -263,22 +268,22 @@ def one_gradient_warning() -> Iterator[None]:
     Inside the context, attacks of a fixed number of steps do not wait for a GPU. Each warning would wait for it, because its
     condition depends on the values of a gradient.
     """
-    counts: list[Tensor] = []
-    token = _COLLECTED.set(counts)
+    unusable: list[Tensor] = []
+    token = _COLLECTED.set(unusable)
     try:
         yield
     finally:
         _COLLECTED.reset(token)
-    if counts:
-        _warn(int(torch.stack(counts).sum()))
+    if unusable:
+        _warn(torch.cat(unusable), stacklevel=5)  # The frames between are those of the context manager.
 
 
-def _warn(count: int, of: int | None = None) -> None:
-    if count == 0:
-        return
-    points = f"{count} points" if of is None else f"{count} of {of} points"
-    warnings.warn(
-        f"the network's gradient has NaN or infinite entries at {points}; these entries are set to 0. A common cause is a "
-        "square root at 0: add a small constant under the root",
-        stacklevel=3,
-    )
+def _warn(unusable: Tensor, stacklevel: int) -> None:
+    """Warns if gradients are unusable, (N,) bool. The stack level is that of `warnings.warn`, seen from here."""
+    count = int(unusable.sum())
+    if count:
+        warnings.warn(
+            f"the network's gradient has NaN or infinite entries at {count} of {len(unusable)} points; these entries are "
+            "set to 0. A common cause is a square root at 0: add a small constant under the root",
+            stacklevel=stacklevel,
+        )

@@ -64,7 +64,7 @@ def disagreements(profile: RobustnessProfile) -> list[str]:
             continue
         for key, value in json.loads(json.dumps(computed)).items():
             if key == "power_law" and entry[key].keys() == {"reason"} and value["fit"] == "rejected":
-                continue  # An older version of Hardcell stored only the reason of the rejection.
+                continue  # An older version of Hardcell stored a rejected law as a reason in words, which is not compared.
             if key in entry:  # A profile of an older version of Hardcell may lack the key.
                 wrong += _differences(entry[key], value, f"attacks.{name}.{key}")
     return wrong

@@ -155,13 +155,14 @@ def profile_network(
 def _check_epsilons(config: ProfileConfig, test: Split) -> None:
     norms = {attack.norm.name: attack.norm for attack in config.attacks.values()}
     faults = []
-    for name, grid in (*(config.epsilons or {}).items(), *config.include.items()):
+    grids = [("epsilons", *entry) for entry in (config.epsilons or {}).items()]
+    for key, name, grid in (*grids, *(("include", *entry) for entry in config.include.items())):
         if name not in norms:
-            faults.append(f"profile: epsilons.{name} has no attack of that norm; the attacks use {', '.join(norms)}")
+            faults.append(f"profile: {key}.{name} has no attack of that norm; the attacks use {', '.join(norms)}")
             continue
         try:
             check_epsilons(sorted(set(grid)), norms[name].largest(test.x[0].numel()))
         except ValueError as error:
-            faults.append(f"profile: epsilons.{name}: {error}")
+            faults.append(f"profile: {key}.{name}: {error}")
     if faults:
         raise ConfigError(faults)

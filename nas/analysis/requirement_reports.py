@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -75,7 +77,7 @@ def sarif(results: Sequence[RequirementResult], places: Mapping[str, str]) -> st
                         "ruleIndex": rules.index(result.requirement.text),
                         "level": "error",
                         "message": {"text": f"{printable(result.network)}: {_sentence(result)}"},
-                        "locations": [{"physicalLocation": _location(places[result.network])}],
+                        "locations": _locations(places[result.network]),
                     }
                     for result in results
                     if not result.met
@@ -90,11 +92,27 @@ def _sentence(result: RequirementResult) -> str:
     return f"required {printable(result.requirement.text)}, measured {result.measured}"
 
 
-def _location(place: str) -> dict[str, Any]:
-    """Returns the location of a network's file; of a bundle, its manifest. A result needs a line, so it is the first one."""
-    file = place.rpartition(":")[0]
-    path = Path(file if file.endswith(".py") else place)
+def _locations(place: str) -> list[dict[str, Any]]:
+    """Returns the location of a network's file, or of a bundle's manifest; [] if there is no such file.
+
+    Args:
+        place: A path, FILE.py:NAME or package.module:NAME.
+    """
+    before, colon, _ = place.rpartition(":")
+    path = Path(before if before.endswith(".py") else place)
+    if not path.exists() and colon:
+        try:
+            spec = find_spec(before)
+        except (ImportError, ValueError):
+            spec = None
+        path = Path(spec.origin) if spec is not None and spec.origin is not None else path
     if path.is_dir():
         path = path / "manifest.json"
-    uri = path.as_uri() if path.is_absolute() else quote(path.as_posix())
-    return {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}
+    if not path.is_file():
+        return []
+    path = Path(os.path.normpath(path))
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())  # Build servers show only files inside the checkout.
+    uri = path.as_uri() if path.is_absolute() else quote(os.fsencode(path.as_posix()))
+    # SARIF results need a line. It is line 1.
+    return [{"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}]

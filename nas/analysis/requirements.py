@@ -84,19 +84,24 @@ class RequirementResult:
 
     @property
     def measured(self) -> str:
-        """The number and its interval as text."""
+        """The number and its interval as text, with enough digits to tell them from the bound."""
         if self.interval is None:
             return f"{self.value:,.0f}"
-        return f"{self.value:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+        numbers, limit, digits = (self.value, *self.interval), self.requirement.limit, 3
+        while digits < 9 and any(number != limit and round(number, digits) == limit for number in numbers):
+            digits += 1
+        value, low, high = (f"{number:.{digits}f}" for number in numbers)
+        return f"{value} [{low}, {high}]"
 
 
-def parse_requirements(texts: Iterable[str], *, point: bool = False) -> tuple[Requirement, ...]:
+def parse_requirements(texts: Iterable[str], *, point: bool = False, counts: bool = True) -> tuple[Requirement, ...]:
     """Returns requirements from texts of the form `METRIC[@EPSILON][:NORM] COMPARISON NUMBER`.
 
     Args:
         texts: The texts.
         point: Whether measured numbers instead of their intervals will be compared, so that errors may be required to equal
             a number.
+        counts: Whether failed_checks, parameters and macs will be measured.
 
     Raises:
         ConfigError: a text is not a requirement; the message lists every fault.
@@ -105,7 +110,10 @@ def parse_requirements(texts: Iterable[str], *, point: bool = False) -> tuple[Re
     faults = []
     for text in texts:
         try:
-            parsed.append(_parse(text, point=point))
+            requirement = _parse(text, point=point)
+            if METRICS.get(requirement.metric, False) and not counts:
+                raise ValueError(f"{requirement.metric} is not measured here; `hardcell profile` measures it")
+            parsed.append(requirement)
         except ValueError as error:
             faults.append(f"--require {text!r}: {error}")
     if faults:
@@ -116,7 +124,7 @@ def parse_requirements(texts: Iterable[str], *, point: bool = False) -> tuple[Re
 def _parse(text: str, *, point: bool) -> Requirement:
     match = _FORM.fullmatch(text)
     if match is None:
-        raise ValueError(f"is not a requirement; {_EXAMPLES}")
+        raise ValueError(f"is not a requirement with {', '.join(COMPARISONS)}; {_EXAMPLES}")
     metric, epsilon, norm, comparison, limit = match.groups()
     known = (ERROR, *METRICS)
     if metric not in known:
@@ -126,14 +134,22 @@ def _parse(text: str, *, point: bool) -> Requirement:
         raise ValueError("adversarial_error needs an epsilon, such as adversarial_error@8/255")
     if metric != ERROR and (epsilon is not None or norm is not None):
         raise ValueError(f"{metric} has no epsilon and no norm")
+    norm = norm and norm.lower()
     if norm is not None and norm not in NORMS:
         raise ValueError(f"the norm must be linf or l2, got {norm!r}")
     size = None if epsilon is None else _number(epsilon, "the epsilon")
     if size is not None and size <= 0:
         raise ValueError(f"the epsilon must be above 0, got {epsilon}; use clean_error for epsilon 0")
+    if size is not None and size > 1 and norm != "l2":
+        raise ValueError(f"the epsilon must be at most 1, got {epsilon}; pixels are in [0, 1], so write 8/255 rather than 8")
     bound = _number(limit, "the bound")
-    if (metric == ERROR or metric == "clean_error") and not 0 <= bound <= 1:
+    if METRICS.get(metric, False):
+        if bound < 0 or bound != int(bound):
+            raise ValueError(f"{metric} is a count, so the bound must be a whole number, at least 0; got {limit}")
+    elif not 0 <= bound <= 1:
         raise ValueError(f"an error is between 0 and 1, so the bound must be, too; got {limit}")
+    elif (comparison, bound) in (("<", 0), (">", 1)):
+        raise ValueError(f"an error is between 0 and 1, so it is never {comparison} {limit}")
     if comparison == "==" and not METRICS.get(metric, False) and not point:
         raise ValueError("an error has an interval, which never equals a number; write <= or >=, or give --point")
     return Requirement(" ".join(text.split()), metric, size, norm, comparison, bound)
@@ -141,9 +157,9 @@ def _parse(text: str, *, point: bool) -> Requirement:
 
 def _number(text: str, name: str) -> float:
     """Returns a number or a fraction such as 8/255."""
+    value, slash, divisor = text.partition("/")
     try:
-        value, _, divisor = text.partition("/")
-        number = float(value) / float(divisor or 1)
+        number = float(value) / (float(divisor) if slash else 1)
     except (ValueError, ZeroDivisionError):
         number = math.nan
     if not math.isfinite(number):
@@ -198,10 +214,9 @@ def check_profile(
         "parameters": profile.record["cost"]["parameters"],
         "macs": profile.record["cost"]["macs"],
     }
-    results = []
+    results, exact = [], profile.record["tolerance"] is not None
     for requirement in requirements:
         norm = _norm_of(requirement, norms)
-        exact = profile.record["tolerance"] is not None
         grid = profile.epsilons(norm)
         results.append(_check(network, requirement, profile.worst_case(norm), grid, counts, exact=exact, point=point))
     return results
@@ -214,7 +229,7 @@ def check_comparison(
 
     Args:
         comparison: The comparison.
-        requirements: The requirements.
+        requirements: The requirements, all of them on errors.
         point: Compare the measured number instead of its interval.
 
     Raises:
@@ -235,24 +250,22 @@ def _check(
     requirement: Requirement,
     radii: Floats,
     grid: Sequence[float],
-    counts: Mapping[str, float | None],
+    counts: Mapping[str, int],
     *,
     exact: bool,
     point: bool,
 ) -> RequirementResult:
     """Returns the result of one requirement, given the worst-case radii of the network, (N,), and its counts."""
-    place = f"--require {requirement.text!r}: "
     compare, limit = COMPARISONS[requirement.comparison], requirement.limit
     if METRICS.get(requirement.metric, False):
-        count = counts.get(requirement.metric)
-        if count is None:
-            raise RunError(f"{place}{requirement.metric} was not measured; `hardcell profile` measures it")
+        count = counts[requirement.metric]
         return RequirementResult(network, requirement, count, None, compare(count, limit))
     epsilon = requirement.epsilon or 0.0
     inside = epsilon <= max(grid) if exact else in_grid(epsilon, grid)
     if epsilon and not inside:
         measured = ", ".join(map(format_epsilon, grid))
-        raise RunError(f"{place}epsilon {format_epsilon(epsilon)} was not measured; these were: {measured}")
+        place = f"--require {requirement.text!r}"
+        raise RunError(f"{place}: epsilon {format_epsilon(epsilon)} was not measured; these were: {measured}")
     curve = error_curve(radii, [epsilon])
     value, (low, high) = float(curve.error[0]), curve.error_interval[0].tolist()
     met = compare(value, limit) and (point or (compare(low, limit) and compare(high, limit)))

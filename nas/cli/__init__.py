@@ -227,6 +227,8 @@ def verify(
     from nas.cli.tables import print_verifications
 
     requirements = open_requirements(required)
+    # First, because the stored profile may lack an epsilon.
+    results = check_profile(str(bundle), read_profile(bundle), requirements, point=required["point"]) if requirements else []
     outcomes = verify_bundle(bundle, data=data, trust=trust)
     failed = [outcome for outcome in outcomes if outcome.passed is False]
     skipped = [outcome for outcome in outcomes if outcome.passed is None]
@@ -243,7 +245,6 @@ def verify(
         click.echo(f"hardcell: {bundle}: not checked: {names}; --allow-skipped accepts this", err=True)
     if failed or (skipped and not allow_skipped):
         sys.exit(2)
-    results = check_profile(str(bundle), read_profile(bundle), requirements, point=required["point"])
     finish(results, required, {str(bundle): str(bundle)}, to_stderr=as_json)
 
 

@@ -86,7 +86,7 @@ def compare(
         from nas.cli.compare_options import compare_config
         from nas.cli.compare_tables import print_comparison
 
-        requirements = open_requirements(required)
+        requirements = open_requirements(required, out, counts=False)
         check_distinct(networks, names)
         with output_folder(out, "a comparison", "compare.json"), progress_bar() as progress:
             sources = [open_source(network, trust=trust) for network in networks]

@@ -94,7 +94,7 @@ def profile(
         from nas.cli.profile_options import profile_config
         from nas.cli.profile_tables import print_profile
 
-        requirements = open_requirements(required)
+        requirements = open_requirements(required, out)
         with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
             source = open_source(network, trust=trust)
             config = profile_config(source, options)

@@ -61,14 +61,22 @@ def requirement_options(command: Callable[..., None]) -> Callable[..., None]:
     return decorated
 
 
-def open_requirements(options: RequirementArguments) -> tuple[Requirement, ...]:
-    """Returns the requirements of a command, and checks that their reports can be written.
+def open_requirements(
+    options: RequirementArguments, out: Path | None = None, *, counts: bool = True
+) -> tuple[Requirement, ...]:
+    """Returns the requirements of a command. Removes earlier reports, and so checks that reports can be written.
+
+    Args:
+        options: Options of the command.
+        out: Folder that the command will create; None for none. Reports may be written into it.
+        counts: Whether the command measures failed_checks, parameters and macs.
 
     Raises:
         ConfigError: a requirement is not valid, or an option needs --require.
-        RunError: the folder of a report does not exist.
+        RunError: a report cannot be written.
     """
     from nas.analysis.requirements import parse_requirements
+    from nas.cli.output_folder import writing
     from nas.errors import ConfigError, RunError
 
     reports: dict[str, Path | None] = {"--junit": options["junit"], "--sarif": options["sarif"]}
@@ -76,11 +84,21 @@ def open_requirements(options: RequirementArguments) -> tuple[Requirement, ...]:
         given = [name for name, value in (*reports.items(), ("--point", options["point"])) if value]
         if given:
             raise ConfigError([f"{name} needs --require" for name in given])
-    for name, file in reports.items():
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            reason = "is a folder" if file.is_dir() else f"there is no folder {file.parent}"
-            raise RunError(f"{name} {file}: {reason}; name a file in an existing folder")
-    return parse_requirements(options["require"], point=options["point"])
+    requirements = parse_requirements(options["require"], point=options["point"], counts=counts)
+    files = {name: file.absolute() for name, file in reports.items() if file is not None}
+    if len(set(files.values())) < len(files):
+        raise ConfigError(["--junit and --sarif must name different files"])
+    for name, file in files.items():
+        if out is not None and file.parent == out.absolute() and not file.exists():
+            continue
+        if file.is_dir() or not file.parent.is_dir():
+            reason = "is a folder" if file.is_dir() else f"there is no folder {Path(reports[name] or file).parent}"
+            raise RunError(f"{name} {reports[name]}: {reason}; name a file in an existing folder")
+        # After an error, the report of an earlier run would look like one of this run.
+        with writing(file):
+            file.write_text("", encoding="utf-8")
+            file.unlink()
+    return requirements
 
 
 def finish(
@@ -103,10 +121,12 @@ def finish(
     from nas.cli.output_folder import writing
     from nas.cli.tables import print_requirements
 
-    print_requirements(results, to_stderr=to_stderr)
-    for file, content in ((options["junit"], junit(results)), (options["sarif"], sarif(results, places))):
-        if file is not None:
-            with writing(file):
-                file.write_text(content, encoding="utf-8")
+    print_requirements(results, point=options["point"], to_stderr=to_stderr)
+    if (file := options["junit"]) is not None:
+        with writing(file):
+            file.write_text(junit(results), encoding="utf-8")
+    if (file := options["sarif"]) is not None:
+        with writing(file):
+            file.write_text(sarif(results, places), encoding="utf-8")
     if not all(result.met for result in results):
         sys.exit(1)

@@ -132,9 +132,16 @@ def print_verifications(outcomes: Sequence[CheckResult]) -> None:
         console.print(printable(f"{outcome.name}: {outcome.detail}"), markup=False, highlight=False, soft_wrap=True)
 
 
-def print_requirements(results: Sequence[RequirementResult], *, to_stderr: bool = False) -> None:
-    """Prints a table of requirements: those that are not met come first."""
-    table = Table("network", "required", "measured", "", title="requirements, 95 % intervals", title_justify="left")
+def print_requirements(results: Sequence[RequirementResult], *, point: bool, to_stderr: bool) -> None:
+    """Prints a table of requirements: those that are not met come first.
+
+    Args:
+        results: Results of the requirements.
+        point: Whether the measured numbers were compared instead of their intervals.
+        to_stderr: Print to the standard error stream.
+    """
+    compared = "the measured number must meet the bound" if point else "the whole 95 % interval must meet the bound"
+    table = Table("network", "required", "measured", "result", title=f"requirements: {compared}", title_justify="left")
     for result in sorted(results, key=lambda result: result.met):
         word = "[green]met[/]" if result.met else "[red]NOT MET[/]"
         table.add_row(cell(result.network), cell(result.requirement.text), cell(result.measured), word)

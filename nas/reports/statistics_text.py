@@ -24,7 +24,7 @@ def exponents_sentence(laws: Mapping[str, PowerLaw | NoPowerLaw]) -> str | None:
     Returns None if fewer than two exponents have a positive, finite interval of more than zero width.
 
     Args:
-        laws: Power law of each network, by name.
+        laws: Power law of each network, by name. Laws whose fit is rejected are left out.
     """
     fitted = [law for law in laws.values() if isinstance(law, PowerLaw) and law.fit == "accepted"]
     # With very few radii, all bootstrap exponents may be equal; the interval then has zero width and no meaning.

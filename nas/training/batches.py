@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nas.seeds import seed_of
 
-# The rule for the size of a batch: about this many batches in an epoch, within bounds.
+# The rule for the size of a batch: at least this many batches in an epoch, and sizes within bounds.
 BATCHES = 15
 SMALLEST, LARGEST = 16, 128
 

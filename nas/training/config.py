@@ -21,7 +21,7 @@ class TrainingConfig:
             fgsm_pgi, free, pgd, trades, mart or mixture.
         epochs: Passes over the training images in a trial.
         batch_size: Number of images in one step. null for the largest power of two from 16 to 128 that gives at least 15
-            steps in an epoch.
+            steps in an epoch, and for 16 if none does.
         optimiser: sgd (with Nesterov momentum) or adamw. For transformers, adamw with a learning_rate near 0.002 is usual.
         schedule: Learning rate over the steps: one_cycle (rises and falls, and the momentum with it), cosine or linear.
         learning_rate: Largest learning rate of the schedule. null for 0.2 (sgd) or 0.02 (adamw), times the square root of

@@ -23,9 +23,10 @@ def data_warnings(data: Dataset, config: TrainingConfig) -> list[str]:
         config: Settings of the training.
     """
     texts = []
-    count, size = len(data.train.x), config.batch_size or SMALLEST
-    if count < size:
-        texts.append(f"batch_size is {size}, but there are only {count} training images; each batch holds all of them")
+    count = len(data.train.x)
+    if count < (config.batch_size or SMALLEST):
+        size = "" if config.batch_size is None else f"batch_size is {config.batch_size}, but "
+        texts.append(f"{size}there are only {count} training images; each batch holds all of them")
     replays = config.recipe.replays if isinstance(config.recipe, CarryingRecipe) else 1
     if config.epochs < replays:
         texts.append(

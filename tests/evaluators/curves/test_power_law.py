@@ -1,3 +1,4 @@
+import re
 import runpy
 import time
 from pathlib import Path
@@ -220,6 +221,13 @@ def test_a_grid_that_is_too_coarse_is_the_reason(radii, grid, flips, cells):
     assert law == NoPowerLaw(
         f"{flips} flips fall in {cells} cells of the grid; a fit needs 20 flips in 4 cells: measure at smaller epsilons"
     )
+
+
+def test_radii_that_are_almost_equal_are_too_steep():
+    law = fit_power_law(0.1 + 1e-6 * np.linspace(0, 1, 100))
+    assert isinstance(law, NoPowerLaw)
+    assert law_record(law) == {"fit": "too_steep", "reason": law.reason}
+    assert re.fullmatch(r"the flip rate rises too steeply \(exponent .*\): all radii are about 0\.1", law.reason)
 
 
 def test_exact_radii_that_are_all_equal_have_no_law():

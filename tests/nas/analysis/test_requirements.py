@@ -62,7 +62,8 @@ def checked(measured, text, *, point=False):
     ("text", "expected"),
     [
         ("adversarial_error@8/255 <= 0.5", ("adversarial_error", 8 / 255, None, "<=", 0.5)),
-        ("adversarial_error@0.5:l2<0.25", ("adversarial_error", 0.5, "l2", "<", 0.25)),
+        ("adversarial_error@0.5:L2<0.25", ("adversarial_error", 0.5, "l2", "<", 0.25)),
+        ("adversarial_error@8:l2 <= 0.25", ("adversarial_error", 8.0, "l2", "<=", 0.25)),
         ("  adversarial_error @ 0.1 : linf  >=  1/4 ", ("adversarial_error", 0.1, "linf", ">=", 0.25)),
         ("failed_checks == 0", ("failed_checks", None, None, "==", 0.0)),
         ("parameters <= 1e6", ("parameters", None, None, "<=", 1e6)),
@@ -79,7 +80,7 @@ def test_requirements_are_parsed(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not a requirement; write one such as 'adversarial_error@8/255 <= 0.5'"),
+        ("", "is not a requirement with <=, >=, ==, <, >; write one such as 'adversarial_error@8/255 <= 0.5'"),
         ("adversarial_error@8/255", "is not a requirement"),
         ("clean_error = 0.1", "is not a requirement"),
         ("clean_error <= ", "is not a requirement"),
@@ -92,6 +93,14 @@ def test_requirements_are_parsed(text, expected):
         ("adversarial_error@0.1:l1 <= 0.5", "the norm must be linf or l2, got 'l1'"),
         ("adversarial_error@0 <= 0.5", "the epsilon must be above 0, got 0; use clean_error"),
         ("adversarial_error@x <= 0.5", "the epsilon must be a number or a fraction such as 8/255, got x"),
+        ("adversarial_error@8/ <= 0.5", "the epsilon must be a number or a fraction such as 8/255, got 8/"),
+        ("adversarial_error@8 <= 0.5", "the epsilon must be at most 1, got 8; pixels are in [0, 1], so write 8/255 rather"),
+        ("adversarial_error@8:linf <= 0.5", "the epsilon must be at most 1, got 8"),
+        ("clean_error != 0.1", "is not a requirement with <=, >=, ==, <, >; write one such as"),
+        ("failed_checks <= 0.5", "failed_checks is a count, so the bound must be a whole number, at least 0; got 0.5"),
+        ("parameters <= -3", "parameters is a count, so the bound must be a whole number, at least 0; got -3"),
+        ("clean_error < 0", "an error is between 0 and 1, so it is never < 0"),
+        ("clean_error > 1", "an error is between 0 and 1, so it is never > 1"),
         ("adversarial_error@1/0 <= 0.5", "the epsilon must be a number or a fraction such as 8/255, got 1/0"),
         ("adversarial_error@0.1 <= nan", "the bound must be a number or a fraction such as 8/255, got nan"),
         ("adversarial_error@0.1 <= 50", "so the bound must be, too; got 50"),
@@ -102,6 +111,17 @@ def test_requirements_are_parsed(text, expected):
 def test_texts_that_are_no_requirements_are_refused(text, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse_requirements([text])
+
+
+def test_counts_are_refused_where_they_are_not_measured():
+    with pytest.raises(ConfigError, match="macs is not measured here; `hardcell profile` measures it"):
+        parse_requirements(["clean_error <= 0.1", "macs <= 5"], counts=False)
+
+
+def test_a_number_has_enough_digits_to_differ_from_the_bound():
+    (requirement,) = parse_requirements(["clean_error <= 0.5"])
+    assert RequirementResult("net", requirement, 0.4, (0.3, 0.50026), False).measured == "0.4000 [0.3000, 0.5003]"
+    assert RequirementResult("net", requirement, 0.5, (0.3, 0.7), False).measured == "0.500 [0.300, 0.700]"
 
 
 def test_every_fault_is_listed():
@@ -139,7 +159,7 @@ def test_counts_have_no_interval(measured):
     for metric, count in (("parameters", cost["parameters"]), ("macs", cost["macs"]), ("failed_checks", failed)):
         result = checked(measured, f"{metric} == {count}")
         assert (result.value, result.interval, result.met) == (count, None, True)
-        assert not checked(measured, f"{metric} <= {count - 1}").met
+        assert not checked(measured, f"{metric} > {count}").met
 
 
 def test_norm_of_a_requirement_is_linf_unless_it_names_another(measured):
@@ -191,21 +211,37 @@ def test_junit_has_a_suite_for_each_network_and_a_case_for_each_requirement():
     failed, passed = suites[0].findall("testcase")
     assert failed.find("failure").get("message") == "required clean_error <= 0.1, measured 0.250 [0.200, 0.300]"
     assert passed.find("failure") is None
+    assert passed.find("system-out").text == "measured 5"
     assert suites[1].find("testcase").find("failure").get("message") == "required macs <= 9, measured 1,234,567"
 
 
-def test_sarif_has_a_result_for_each_failure(tmp_path):
+def test_sarif_has_a_result_for_each_failure(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     bundle = tmp_path / "one two"
     bundle.mkdir()
-    content = json.loads(sarif(RESULTS, {"a<b": str(bundle), "c\x1b": "nets/my net.py:network"}))
-    (run,) = content["runs"]
-    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
-    assert (content["version"], rules) == ("2.1.0", ["clean_error <= 0.1", "macs <= 9"])
-    first, second = run["results"]
-    assert all(rules[result["ruleIndex"]] == result["ruleId"] for result in run["results"])
-    assert first["message"]["text"] == "a<b: required clean_error <= 0.1, measured 0.250 [0.200, 0.300]"
-    places = [result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for result in (first, second)]
-    assert places == [(bundle / "manifest.json").as_uri(), "nets/my%20net.py"]
+    for name in ("one two/manifest.json", "my net.py", "wired_networks.py"):
+        (tmp_path / name).touch()
+
+    def places(place):
+        content = json.loads(sarif(RESULTS, {"a<b": str(bundle), "c\x1b": place}))
+        (run,) = content["runs"]
+        rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+        assert (content["version"], rules) == ("2.1.0", ["clean_error <= 0.1", "macs <= 9"])
+        assert all(rules[result["ruleIndex"]] == result["ruleId"] for result in run["results"])
+        assert [result["message"]["text"] for result in run["results"]] == [
+            "a<b: required clean_error <= 0.1, measured 0.250 [0.200, 0.300]",
+            "c�: required macs <= 9, measured 1,234,567",
+        ]
+        locations = [[one["physicalLocation"] for one in result["locations"]] for result in run["results"]]
+        return [[one["artifactLocation"]["uri"] for one in of_result] for of_result in locations]
+
+    first = ["one%20two/manifest.json"]
+    assert places("./my net.py:network") == [first, ["my%20net.py"]]
+    assert places("wired_networks:network") == [first, ["wired_networks.py"]]
+    assert places("no.such.module:network") == places("gone.pt2") == [first, []]
+    monkeypatch.chdir(bundle)
+    assert places("../my net.py:network") == [["manifest.json"], ["../my%20net.py"]]
 
 
 def test_a_number_that_is_not_finite_meets_nothing():

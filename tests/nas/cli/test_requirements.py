@@ -5,7 +5,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from evaluators import load_profile
+
 QUICK = ("--data", "digits", "--images", "60", "--attack", "fgsm", "--device", "cpu")
+
+
+def fail(*arguments, **settings):
+    raise AssertionError("measured")
 
 
 def require(*texts):
@@ -52,17 +58,44 @@ def test_every_network_of_a_comparison_must_meet_the_requirements(here, cli):
     rows = [line for line in out.splitlines() if " clean_error <= 0.2 " in line]
     assert [("blank" in row, "NOT MET" in row) for row in rows] == [(True, True), (False, False)]
     assert ElementTree.parse("j.xml").getroot().get("tests") == "4"
-    code, _, err = cli(*arguments, *require("failed_checks == 0"))
-    assert code == 2
-    assert "failed_checks was not measured; `hardcell profile` measures it" in err
+    arguments = ("compare", "own.py:network", "own:NETWORK", *QUICK, *require("clean_error <= 0.05"))
+    code, out, err = cli(*arguments, "--json")
+    assert code == 1
+    assert set(json.loads(out)["networks"]) == {"own.py:network", "own:NETWORK"}
+    assert err.count("NOT MET") == 2
+    assert cli(*arguments, "--point")[0] == 0
 
 
 def test_a_bundle_is_held_to_the_profile_that_was_verified(finished_run, cli):
     (bundle,) = (finished_run / "bundles").glob("1-*")
     assert cli("verify", bundle, *require("clean_error <= 1", "adversarial_error@0.05 <= 1"))[0] == 0
-    code, out, _ = cli("verify", bundle, *require("clean_error <= 0"))
+    clean = load_profile(bundle).record["clean_error"]
+    texts = require(f"clean_error <= {clean}")
+    code, out, err = cli("verify", bundle, *texts, "--json")
     assert code == 1
-    assert "NOT MET" in out
+    assert json.loads(out)["passed"]
+    assert "NOT MET" in err
+    code, out, _ = cli("verify", bundle, *texts, "--point")
+    assert code == 0
+    assert "the measured number must meet the bound" in out
+
+
+def test_a_missing_epsilon_is_found_before_a_bundle_is_verified(finished_run, cli, monkeypatch):
+    (bundle,) = (finished_run / "bundles").glob("1-*")
+    monkeypatch.setattr("nas.bundle.verify.verify", fail)
+    for text, message in (("adversarial_error@0.123 <= 1", "epsilon 0.123 was not measured"), ("x <= 1", "no metric 'x'")):
+        code, out, err = cli("verify", bundle, *require(text))
+        assert (code, out) == (2, "")
+        assert message in " ".join(err.split())
+
+
+def test_reports_may_lie_in_the_new_folder_and_older_ones_are_removed(here, cli):
+    met = require("clean_error <= 0.5")
+    assert cli("profile", "own.py:network", *QUICK, *met, "--out", "new", "--junit", "new/j.xml")[0] == 0
+    assert (here / "new" / "j.xml").exists()
+    (here / "old.xml").write_text("<testsuites/>")
+    assert cli("profile", "own.py:none", *QUICK, *met, "--junit", "old.xml")[0] == 2
+    assert not (here / "old.xml").exists()
 
 
 @pytest.mark.parametrize(
@@ -77,17 +110,22 @@ def test_a_bundle_is_held_to_the_profile_that_was_verified(finished_run, cli):
         ([*require("clean_error <= 1"), "--sarif", "."], "is a folder; name a file in an existing folder"),
         (require("adversarial_error@8 <= 1"), "write 8/255 rather than 8"),
         (require("adversarial_error@0.5:l2 <= 1"), "no attack has the norm l2; the attacks use linf"),
+        ([*require("clean_error <= 1"), "--sarif", "a", "--junit", "./a"], "--junit and --sarif must name different files"),
         (require("clean <= 1"), "there is no metric 'clean'"),
     ],
 )
 @pytest.mark.parametrize("command", ["profile", "compare"])
 def test_wrong_options_are_refused_before_the_measurement(arguments, message, command, here, cli, monkeypatch):
-    def fail(*arguments, **settings):
-        raise AssertionError("measured")
-
     monkeypatch.setattr("nas.analysis.profile.profile", fail)
     monkeypatch.setattr("nas.analysis.compare.compare.margins", fail)
     networks = ["own.py:network", "own.py:five"] if command == "compare" else ["own.py:network"]
     code, out, err = cli(command, *networks, *QUICK, *arguments)
     assert (code, out) == (2, "")
     assert message in " ".join(err.split())
+
+
+def test_a_comparison_refuses_counts_before_the_measurement(here, cli, monkeypatch):
+    monkeypatch.setattr("nas.analysis.compare.compare.margins", fail)
+    code, _, err = cli("compare", "own.py:network", "own.py:five", *QUICK, *require("failed_checks == 0"))
+    assert code == 2
+    assert "failed_checks is not measured here; `hardcell profile` measures it" in " ".join(err.split())

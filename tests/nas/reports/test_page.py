@@ -289,11 +289,15 @@ def test_a_law_with_a_rejected_fit_is_shown_and_marked(finished):
 
     bundle = with_profile(finished.bundles[0], change, dict.fromkeys(finished.bundles[0].profile.radii, radii))
     label = f"exponent {law.exponent:.2f} (fit rejected, {mark})"
-    assert f"fgsm, {label}" in labels_of(error_curves_figure(bundle.profile, "linf", 0.05))
+    figures = [error_curves_figure(bundle.profile, "linf", 0.05)]
+    assert f"fgsm, {label}" in labels_of(figures[0])
     low, high = law.exponent_interval
     both = f"exponent {law.exponent:.2f} [{low:.2f}, {high:.2f}] (fit rejected, {mark})"
     laws = worst_case_laws([bundle], "linf")
-    assert f"{bundle.name}, {both}" in labels_of(error_curves([bundle], laws, "linf", 0.05))
+    figures.append(error_curves([bundle], laws, "linf", 0.05))
+    assert f"{bundle.name}, {both}" in labels_of(figures[1])
+    for figure in figures:  # The dashes of a law are those of no other line.
+        assert re.search(r"stroke-dasharray: 5.25,2.8; .*stroke-width: 3.5", figure)
     text = shown(render_report(dataclasses.replace(finished, bundles=(bundle,))))
     assert f"rejected, {mark}" in text
     assert law_cell(law).endswith(f", fit rejected, {mark}")
@@ -321,6 +325,21 @@ def test_an_older_profile_without_the_rejected_law_agrees_with_its_radii(finishe
     of_all = dict.fromkeys(finished.bundles[0].profile.radii, radii)
     for law, wrong in (({"reason": "no power law fits"}, 0), ({"reason": "none", "exponent": 1.0}, len(of_all))):
         assert len(disagreements(with_profile(finished.bundles[0], change(law), of_all).profile)) == wrong
+
+
+def test_a_reason_in_place_of_an_accepted_law_does_not_agree(finished):
+    epsilons = np.geomspace(0.01, 1, 20).tolist()
+    radii = np.array(epsilons)[np.searchsorted(epsilons, np.linspace(0.0001, 1, 500) ** 0.5)]
+
+    def change(record):
+        record["clean_error"] = 0.0
+        for entry in record["attacks"].values():
+            entry.update(attack_entry(radii, epsilons, exact=False))
+            assert entry["power_law"]["fit"] == "accepted"
+            entry["power_law"] = {"reason": "no power law fits"}
+
+    of_all = dict.fromkeys(finished.bundles[0].profile.radii, radii)
+    assert len(disagreements(with_profile(finished.bundles[0], change, of_all).profile)) == len(of_all)
 
 
 def labels_of(svg):

@@ -24,6 +24,13 @@ def test_each_fault_is_said():
     ]
 
 
+def test_the_rule_of_the_batch_size_needs_16_images():
+    labels = [0, 1] * 8
+    assert data_warnings(dataset(labels, [0, 1], classes=2), TrainingConfig()) == []
+    few = data_warnings(dataset(labels[:15], [0, 1], classes=2), TrainingConfig())
+    assert few == ["there are only 15 training images; each batch holds all of them"]
+
+
 def test_a_long_list_of_classes_is_cut():
     (text,) = data_warnings(dataset([0, 0], list(range(8))), TrainingConfig(batch_size=2))
     assert text == (

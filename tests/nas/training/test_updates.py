@@ -1,6 +1,9 @@
 """Updates of the weights: no values are read in them, as this would wait for a GPU."""
 
 import dataclasses
+import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluators import FGSM, Square
+from evaluators.attacks.gradient_oracle import one_gradient_warning, usable
 from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.training.config import TrainingConfig
@@ -65,9 +69,38 @@ class Root(nn.Module):
 def test_gradients_that_are_not_finite_give_one_warning_an_epoch():
     data = open_data(DataConfig(limit=300))
     config = TrainingConfig(recipe=RECIPES["pgd"](epsilon=0.1, steps=2), selection=Square(queries=2), average=False)
-    with pytest.warns(UserWarning, match="NaN or infinite entries at [0-9]+ points; these entries are set to 0") as warnings:
+    with pytest.warns(UserWarning, match="NaN or infinite entries at") as warnings:
         list(train(Root(), data, config, epsilon=0.1, epochs=2, seed=0))
-    assert len(warnings) == 2
+    # Each image of an epoch has two gradients. Almost all images have a black pixel.
+    points = 2 * (len(data.train.x) // 16 * 16)
+    counts = [re.search(r"at (\d+) of (\d+) points", str(warning.message)) for warning in warnings]
+    assert [int(count[2]) for count in counts] == [points, points]
+    assert all(int(count[1]) > 100 for count in counts)
+    assert {Path(warning.filename).name for warning in warnings} == {"train.py"}
+
+
+def test_unusable_gradients_are_set_to_zero_and_counted_in_the_context():
+    gradients = torch.tensor([[1.0, math.nan], [2.0, 3.0], [math.inf, -1.0]])
+    expected = torch.tensor([[1.0, 0.0], [2.0, 3.0], [0.0, -1.0]])
+    parts = [gradients, gradients[1:2].expand(5, 2), gradients[:1]]
+
+    def collected():
+        with one_gradient_warning():
+            return [usable(part) for part in parts]
+
+    with pytest.warns(UserWarning, match="at 3 of 9 points") as warnings:
+        results = collected()
+    assert len(warnings) == 1
+    assert all(map(torch.equal, results, [expected, parts[1], expected[:1]]))
+    with pytest.warns(UserWarning, match="at 2 of 3 points"):
+        assert torch.equal(usable(gradients), expected)
+
+
+def test_an_error_in_the_context_ends_it():
+    with pytest.raises(RuntimeError), one_gradient_warning():
+        raise RuntimeError
+    with pytest.warns(UserWarning, match="at 1 of 1 points"):
+        usable(torch.tensor([[math.nan]]))
 
 
 @pytest.mark.parametrize(("name", "batch_size"), [("sgd", None), ("adamw", None), ("adamw", 100)])
