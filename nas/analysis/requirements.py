@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from evaluators import error_curve
+from evaluators import NORMS, error_curve
 from evaluators.curves.error_curves import in_grid
 from nas.errors import ConfigError, RunError
 from nas.formatting import format_epsilon
@@ -36,7 +36,6 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-NORMS = ("linf", "l2")
 _FORM = re.compile(r"\s*([^\s<>=@:]+)\s*(?:@\s*([^\s<>=:]+)\s*)?(?::\s*([^\s<>=:]+)\s*)?(<=|>=|==|<|>)\s*([^\s<>=]+)\s*")
 _EXAMPLES = "write one such as 'adversarial_error@8/255 <= 0.5' or 'failed_checks == 0'"
 
@@ -47,7 +46,7 @@ class Requirement:
     """A bound on a metric of a network.
 
     Attributes:
-        text: The requirement as the user wrote it.
+        text: The requirement as the user wrote it, without superfluous spaces.
         metric: clean_error, adversarial_error, failed_checks, parameters or macs.
         epsilon: Epsilon of adversarial_error, in pixel units; None for other metrics.
         norm: Norm of adversarial_error; None for linf, or for the only norm that was measured.
@@ -136,7 +135,7 @@ def _parse(text: str, *, point: bool) -> Requirement:
         raise ValueError(f"{metric} has no epsilon and no norm")
     norm = norm and norm.lower()
     if norm is not None and norm not in NORMS:
-        raise ValueError(f"the norm must be linf or l2, got {norm!r}")
+        raise ValueError(f"the norm must be {' or '.join(NORMS)}, got {norm!r}")
     size = None if epsilon is None else _number(epsilon, "the epsilon")
     if size is not None and size <= 0:
         raise ValueError(f"the epsilon must be above 0, got {epsilon}; use clean_error for epsilon 0")
