@@ -14,8 +14,9 @@ from evaluators.engine.channels_last import is_channels_last
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Smallest ratio of the seconds of float32 to those of bfloat16 for bfloat16 to be chosen.
-GAIN = 1.25
+# Smallest ratio of the seconds of float32 to those of bfloat16 for bfloat16 to be chosen. Where the gain is smaller, short
+# trainings learn less in it than they gain in speed (examples/results/benchmarks.md).
+GAIN = 1.5
 # On a CPU, a step of fewer seconds is bound by calls of operations, so bfloat16 gains nothing. It is not measured, and
 # trainings of tiny networks do not depend on a measurement.
 SHORT = 0.02
