@@ -37,6 +37,7 @@ TINY = {
         "recipe": "standard",
         "epochs": 2,
         "batch_size": 16,
+        "learning_rate": 0.2,
         "selection": {"name": "pgd", "steps": 1, "step_size": 1},
     },
     "evaluation": {"epsilon": 0.05, "attacks": {"pgd": ATTACKS["pgd"]}, "images": 40},

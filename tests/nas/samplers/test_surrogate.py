@@ -268,12 +268,13 @@ def test_ten_thousand_trials_take_no_longer(toy, history_of):
     space = toy(*[4] * 8)
     measure = lambda a: ((steps(a)[0],), {})  # noqa: E731
     few, many = (history_of(space, trials_of(space, count, measure)) for count in (300, 10_000))
-    taken = []
-    for history in (few, few, many):
-        started = time.process_time()
-        Surrogate(start=0).propose(history, 0)
-        taken.append(time.process_time() - started)
-    assert taken[2] < 2 * taken[1] + 0.5
+    taken = {300: [], 10_000: []}
+    for _ in range(3):  # The machine may be busy, so the smallest time counts.
+        for history, times in zip((few, many), taken.values(), strict=True):
+            started = time.process_time()
+            Surrogate(start=0).propose(history, 0)
+            times.append(time.process_time() - started)
+    assert min(taken[10_000]) < 2 * min(taken[300]) + 0.5
 
 
 def test_draws_uniformly_until_start_trials_have_finished(toy, history_of):

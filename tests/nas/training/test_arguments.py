@@ -128,7 +128,7 @@ def test_a_pair_of_tensors_may_be_a_list(pair):
     assert (len(data.train.x), len(data.validation.x)) == (10, 2)
 
 
-@pytest.mark.filterwarnings("ignore:batch_size is", "ignore:.*split has no image of", "ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore:.*there are only", "ignore:.*split has no image of", "ignore:.*torch.jit")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -281,13 +281,13 @@ def test_labels_of_the_validation_images_are_checked():
         nas.train(linear(), data, epochs=1)
 
 
-@pytest.mark.filterwarnings("ignore:batch_size is", "ignore:.*split has no image of")
+@pytest.mark.filterwarnings("ignore:.*there are only", "ignore:.*split has no image of")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_images_of_another_format_are_converted(dtype):
     assert len(nas.train(linear(), (pixels().to(dtype), labels()), "standard", epochs=1).history) == 1
 
 
-@pytest.mark.filterwarnings("ignore:batch_size is", "ignore:.*split has no image of")
+@pytest.mark.filterwarnings("ignore:.*there are only", "ignore:.*split has no image of")
 def test_a_first_layer_that_works_in_place_leaves_the_images():
     class Doubling(nn.Module):
         def forward(self, x):

@@ -72,7 +72,7 @@ def test_a_network_that_fails_is_left_to_the_training(timed):
     assert faster_precision(Uncopied(), torch.rand(3, 4)) == "float32"
 
 
-@pytest.mark.filterwarnings("ignore:batch_size is", "ignore:.*split has no image of")
+@pytest.mark.filterwarnings("ignore:.*there are only", "ignore:.*split has no image of")
 @pytest.mark.parametrize(("precision", "dtype"), [("auto", torch.bfloat16), ("float32", torch.float32)])
 def test_a_training_uses_the_faster_precision(timed, precision, dtype):
     timed(0.1, 0.05)

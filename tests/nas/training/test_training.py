@@ -27,7 +27,7 @@ from nas.training.updates import NoGradientError
 from search_spaces import cell201, macro
 
 EPSILON = 0.1
-FAST = TrainingConfig(epochs=2, batch_size=64, selection=FGSM())
+FAST = TrainingConfig(epochs=2, batch_size=64, learning_rate=0.2, selection=FGSM())
 CELL = {
     "edge01": "conv3x3",
     "edge02": "skip",
