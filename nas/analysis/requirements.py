@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from nas.analysis.compare.result import NetworkComparison
 
 ERROR = "adversarial_error"
-# Metrics without an epsilon, and whether they are counts, which have no interval.
-METRICS = {"clean_error": False, "failed_checks": True, "parameters": True, "macs": True}
+# Metrics that have no interval.
+COUNTS = ("failed_checks", "parameters", "macs")
+METRICS = (ERROR, "clean_error", *COUNTS)
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -83,7 +84,7 @@ class RequirementResult:
 
     @property
     def measured(self) -> str:
-        """The number and its interval as text, with enough digits to tell them from the bound."""
+        """The number and its interval as text. Numbers near the bound have more digits, so that they differ from it."""
         if self.interval is None:
             return f"{self.value:,.0f}"
         numbers, limit, digits = (self.value, *self.interval), self.requirement.limit, 3
@@ -110,7 +111,7 @@ def parse_requirements(texts: Iterable[str], *, point: bool = False, counts: boo
     for text in texts:
         try:
             requirement = _parse(text, point=point)
-            if METRICS.get(requirement.metric, False) and not counts:
+            if requirement.metric in COUNTS and not counts:
                 raise ValueError(f"{requirement.metric} is not measured here; `hardcell profile` measures it")
             parsed.append(requirement)
         except ValueError as error:
@@ -125,10 +126,9 @@ def _parse(text: str, *, point: bool) -> Requirement:
     if match is None:
         raise ValueError(f"is not a requirement with {', '.join(COMPARISONS)}; {_EXAMPLES}")
     metric, epsilon, norm, comparison, limit = match.groups()
-    known = (ERROR, *METRICS)
-    if metric not in known:
-        near = difflib.get_close_matches(metric, known, 1)
-        raise ValueError(f"there is no metric {metric!r}; {f'did you mean {near[0]!r}?' if near else ', '.join(known)}")
+    if metric not in METRICS:
+        near = difflib.get_close_matches(metric, METRICS, 1)
+        raise ValueError(f"there is no metric {metric!r}; {f'did you mean {near[0]!r}?' if near else ', '.join(METRICS)}")
     if metric == ERROR and epsilon is None:
         raise ValueError("adversarial_error needs an epsilon, such as adversarial_error@8/255")
     if metric != ERROR and (epsilon is not None or norm is not None):
@@ -142,14 +142,14 @@ def _parse(text: str, *, point: bool) -> Requirement:
     if size is not None and size > 1 and norm != "l2":
         raise ValueError(f"the epsilon must be at most 1, got {epsilon}; pixels are in [0, 1], so write 8/255 rather than 8")
     bound = _number(limit, "the bound")
-    if METRICS.get(metric, False):
+    if metric in COUNTS:
         if bound < 0 or bound != int(bound):
             raise ValueError(f"{metric} is a count, so the bound must be a whole number, at least 0; got {limit}")
     elif not 0 <= bound <= 1:
         raise ValueError(f"an error is between 0 and 1, so the bound must be, too; got {limit}")
     elif (comparison, bound) in (("<", 0), (">", 1)):
         raise ValueError(f"an error is between 0 and 1, so it is never {comparison} {limit}")
-    if comparison == "==" and not METRICS.get(metric, False) and not point:
+    if comparison == "==" and metric not in COUNTS and not point:
         raise ValueError("an error has an interval, which never equals a number; write <= or >=, or give --point")
     return Requirement(" ".join(text.split()), metric, size, norm, comparison, bound)
 
@@ -256,7 +256,7 @@ def _check(
 ) -> RequirementResult:
     """Returns the result of one requirement, given the worst-case radii of the network, (N,), and its counts."""
     compare, limit = COMPARISONS[requirement.comparison], requirement.limit
-    if METRICS.get(requirement.metric, False):
+    if requirement.metric in COUNTS:
         count = counts[requirement.metric]
         return RequirementResult(network, requirement, count, None, compare(count, limit))
     epsilon = requirement.epsilon or 0.0
