@@ -143,7 +143,8 @@ def measure(
         seed: As for `radii`.
         progress: As for `radii`.
         known: Radii under other attacks, (N,) float64. Each image is attacked only at epsilons below its known radius, and
-            keeps this radius if the attack fails.
+            keeps this radius if the attack fails. An attack with several steps starts at the largest of these epsilons, and
+            goes on to smaller ones as long as it succeeds.
 
     Raises:
         TypeError: attack is not an attack.
@@ -164,15 +165,17 @@ def measure(
                 member,
                 grid,
                 seed=seed + number,
-                known=image_radii,
+                known=image_radii if number or known is not None else None,
                 progress=_part(report, number, len(members)),
             )
         return image_radii
     positive = [epsilon for epsilon in grid.epsilons if epsilon > 0]
     if isinstance(attack, MinimumNorm):
         image_radii = _nearest(prepared, attack, positive, image_radii, seed, report, snap=grid.tolerance is None)
-    else:
+    elif known is None or isinstance(attack, SingleStep):
         image_radii = _ascend(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
+    else:
+        image_radii = _descend(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
     report(1.0)
     return image_radii
 
@@ -180,6 +183,11 @@ def measure(
 def _part(report: Progress, number: int, of: int) -> Progress:
     """Returns a progress function for part `number` of `of` equal parts. It reports the progress of the whole."""
     return lambda share: report((number + share) / of)
+
+
+def _half_of_the_rest(report: Progress, turn: int) -> Progress:
+    """Returns a progress function for round `turn` of an unknown number of rounds: each takes half of what is left."""
+    return lambda share: report(1 - 0.5**turn * (1 - share / 2))
 
 
 def _nearest(
@@ -206,12 +214,12 @@ def _nearest(
         )
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 
-    edges = torch.tensor([*grid, math.inf], dtype=torch.float64)
+    edges = torch.tensor(grid, dtype=torch.float64)
     done = 0
     for batch, sizes in prepared.batches.over(open_.to(prepared.x.device), work, loops=True):
         radius = sizes.double().cpu()
-        shrunk = radius / (1 + SLACK)
-        radius = edges[torch.searchsorted(edges, shrunk)] if snap else torch.where(shrunk <= grid[-1], radius, math.inf)
+        inside = radius / (1 + SLACK) <= grid[-1]
+        radius = _rounded_up(radius, edges) if snap else torch.where(inside, radius, math.inf)
         images = batch.cpu()
         image_radii[images] = torch.minimum(image_radii[images], radius)
         done += len(batch)
@@ -232,13 +240,7 @@ def _ascend(
 
     The epsilons of the grid are tried in ascending order. With a tolerance, a bisection follows.
     """
-    attempt = _Attempt(
-        prepared=prepared,
-        attack=attack,
-        directions=_directions(prepared, attack, image_radii > 0) if isinstance(attack, SingleStep) else None,
-        clean=CleanGradientCache(prepared.x, torch.arange(len(image_radii))),
-        seed=seed,
-    )
+    attempt = _Attempt.of(prepared, attack, image_radii, seed)
     below = torch.zeros_like(image_radii)  # The largest epsilon at which each image was not fooled.
     for number, epsilon in enumerate(grid):
         open_ = (image_radii > epsilon).nonzero().squeeze(1)
@@ -266,6 +268,69 @@ def _ascend(
     return image_radii
 
 
+def _descend(
+    prepared: PreparedNetwork,
+    attack: Attack,
+    grid: Sequence[float],
+    image_radii: Tensor,
+    seed: int,
+    report: Progress,
+    tolerance: float | None,
+) -> Tensor:
+    """Returns the smaller of the known radii and those under an attack that needs an epsilon.
+
+    Each image is attacked just below its known radius: at the next epsilon of the grid, or with a tolerance at the radius
+    divided by 1 + tolerance. It is attacked at smaller and smaller epsilons as long as the attack succeeds. So an image
+    without a smaller radius costs one attempt. Images without a finite radius start at the largest epsilon.
+    """
+    if not grid:
+        return image_radii
+    attempt = _Attempt.of(prepared, attack, image_radii, seed)
+    edges = torch.tensor(grid, dtype=torch.float64)
+    below = torch.zeros_like(image_radii)  # The largest epsilon at which each image was not fooled.
+    hits = torch.zeros_like(image_radii)  # Number of successes of each image.
+    for turn in range(len(grid) if tolerance is None else MOST_ROUNDS):
+        sizes = _next_below(image_radii, below, hits, edges, tolerance)
+        open_ = sizes.nonzero().squeeze(1)
+        if len(open_) == 0:
+            break
+        sizes = sizes[open_]
+        fooled = _fooled(attempt, open_, sizes, turn, _half_of_the_rest(report, turn))
+        hit = torch.isfinite(fooled)
+        found = torch.minimum(fooled[hit], sizes[hit])
+        image_radii[open_[hit]] = _rounded_up(found, edges) if tolerance is None else found
+        below[open_[~hit]] = sizes[~hit]
+        hits[open_[hit]] += 1
+    return image_radii
+
+
+def _next_below(radius: Tensor, below: Tensor, hits: Tensor, edges: Tensor, tolerance: float | None) -> Tensor:
+    """Returns the next epsilon at which `_descend` attacks each image, (N,); 0 where the search is over.
+
+    Args:
+        radius: Smallest known radius of each image, (N,); 0 for images that are misclassified.
+        below: Largest epsilon at which each image was not fooled, (N,); 0 if there is none.
+        hits: Number of successes of each image, (N,).
+        edges: The epsilons of the grid, (E,).
+        tolerance: Relative precision of the radii; None for radii on the grid.
+    """
+    shrunk = radius / (1 + SLACK)
+    place = torch.searchsorted(edges, shrunk)  # The number of epsilons below each radius.
+    on_grid = torch.where(place > 0, edges[(place - 1).clamp(min=0)], 0.0)
+    if tolerance is None:
+        return torch.where(on_grid > below, on_grid, 0.0)
+    # The first steps are small, as the known radius is seldom much too large. Each one is twice as large as the one before.
+    steps = radius / (1 + tolerance) ** (2.0 ** hits.clamp(max=8))
+    between = torch.where(below > 0, torch.maximum(steps, (below * radius).sqrt()), steps)
+    between = torch.where(radius.isinf(), torch.where(below > 0, 0.0, edges[-1]), between)
+    return torch.where(below * (1 + tolerance) < radius, between, 0.0)
+
+
+def _rounded_up(sizes: Tensor, edges: Tensor) -> Tensor:
+    """Returns sizes rounded up to the epsilons `edges`, (E,); infinite above them. Rounding errors are allowed for."""
+    return torch.cat([edges, edges.new_tensor([math.inf])])[torch.searchsorted(edges, sizes / (1 + SLACK))]
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
@@ -284,6 +349,17 @@ class _Attempt:
     directions: Tensor | None
     clean: CleanGradientCache
     seed: int
+
+    @classmethod
+    def of(cls, prepared: PreparedNetwork, attack: Attack, image_radii: Tensor, seed: int) -> _Attempt:
+        """Returns the shared inputs. Images with a radius of 0 will not be attacked."""
+        return cls(
+            prepared=prepared,
+            attack=attack,
+            directions=_directions(prepared, attack, image_radii > 0) if isinstance(attack, SingleStep) else None,
+            clean=CleanGradientCache(prepared.x, torch.arange(len(image_radii))),
+            seed=seed,
+        )
 
 
 def _fooled(attempt: _Attempt, images: Tensor, epsilons: Tensor, stream: int, report: Progress | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from evaluators.attacks.base import Attack, AttackEnsemble, MinimumNorm, SingleS
 from evaluators.attacks.bim import BIM
 from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
+from evaluators.attacks.fast_pgd import FastPGD
 from evaluators.attacks.fgsm import FGSM
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.gradient_oracle import GradientOracle
@@ -36,7 +37,9 @@ from evaluators.attacks.minimum_norm_ensemble import MinimumNormEnsemble
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.step_ll import StepLL
+from evaluators.attacks.super_deepfool import SuperDeepFool
 from evaluators.attacks.transfer import Transfer
+from evaluators.attacks.trust_region import TrustRegion
 from evaluators.attacks.uniform_noise import UniformNoise
 from evaluators.norms import Norm
 
@@ -54,7 +57,10 @@ ATTACKS: dict[str, type[Attack]] = {
     "deepfool": DeepFool,
     "fmn": FMN,
     "ddn": DDN,
+    "super_deepfool": SuperDeepFool,
+    "trust_region": TrustRegion,
     "hop_skip_jump": HopSkipJump,
+    "fast_pgd": FastPGD,
     "autoattack": AutoAttack,
     "nearest": MinimumNormEnsemble,
 }
@@ -114,6 +120,7 @@ __all__ = [
     "AttackEnsemble",
     "AutoAttack",
     "DeepFool",
+    "FastPGD",
     "GradientOracle",
     "HopSkipJump",
     "IterativeLL",
@@ -123,8 +130,10 @@ __all__ = [
     "SingleStep",
     "Square",
     "StepLL",
+    "SuperDeepFool",
     "TargetedAPGD",
     "Transfer",
+    "TrustRegion",
     "UniformNoise",
     "cross_entropy",
     "describe",

@@ -14,6 +14,7 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.losses import targeted_margin
+from evaluators.attacks.rivals import check_candidates, rivals
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -53,20 +54,20 @@ class DeepFool(MinimumNorm):
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.overshoot < math.inf:
             raise ValueError(f"overshoot must be a finite number of at least 0, got {self.overshoot}")
-        if self.candidates < 2:
-            raise ValueError(f"candidates must be at least 2, the true class and one other, got {self.candidates}")
+        check_candidates(self.candidates)
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Takes steps until every image is misclassified or the number of steps is reached."""
-        others = target.logits(x).scatter(1, target.labels[:, None], -math.inf)
-        rivals = others.topk(min(self.candidates, others.shape[1]) - 1).indices.unbind(1)
+        others = rivals(target, x, self.candidates)
+        wrong = torch.zeros_like(target.fooled)
         delta, ties = torch.zeros_like(x), torch.zeros_like(target.labels)
         for _ in range(self.steps):
             points = (x + (1 + self.overshoot) * delta).clamp(0, 1)
             distance, step = x.new_full((len(x),), math.inf), torch.zeros_like(x)
-            wrong = torch.zeros_like(target.fooled)
-            for rival in rivals:
-                value, gradient = target.value_and_gradient(points, targeted_margin, rival)
+            correct = ~wrong
+            for rival in others:
+                # The loss of images that are left out is infinite, so they stay wrong.
+                value, gradient = target.value_and_gradient(points, targeted_margin, rival, only=correct)
                 wrong |= value > 0
                 # Where the gradient is zero, the distance to the boundary is infinite and the rival is not used.
                 away = value.abs() / self.norm.dual(gradient)

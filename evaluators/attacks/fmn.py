@@ -14,7 +14,7 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
-from evaluators.attacks.losses import margin
+from evaluators.attacks.rivals import check_candidates, margin_to_nearest
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -36,21 +36,27 @@ class FMN(MinimumNorm):
       images were never misclassified by small networks.
     - The direction of a step is the steepest one in the norm.
     - At the end, a bisection moves the nearest misclassified point closer to the image.
+    - With more than two candidates, all steps aim at the class that is nearest to first order at the clean image. This finds
+      smaller perturbations on many images, and larger ones on a few.
 
     Attributes:
         norm: Norm to minimise, linf or l2.
         steps: Number of gradient steps.
         step_size: Length of the first step, as a fraction of the radius of the ball. It decays to a hundredth of this.
         gamma: Share by which the ball shrinks or grows at first, in [0.001, 1). It decays to 0.001.
+        candidates: Number of classes considered: the true class and the others with the largest clean logits. With 2, the
+            steps follow the wrong class with the largest logit at each point, as in the paper.
 
     Raises:
-        ValueError: steps is below 1, step_size is not positive and finite, or gamma is not between 0.001 and 1.
+        ValueError: steps is below 1, step_size is not positive and finite, gamma is not between 0.001 and 1, or candidates
+            is below 2.
     """
 
     norm: Norm = Linf()
     steps: int = 100
     step_size: float = 1.0
     gamma: float = 0.05
+    candidates: int = 2
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -59,9 +65,11 @@ class FMN(MinimumNorm):
             raise ValueError(f"step_size must be positive and finite, a fraction of the radius, got {self.step_size}")
         if not 0.001 <= self.gamma < 1:
             raise ValueError(f"gamma must be between 0.001 and 1, got {self.gamma}")
+        check_candidates(self.candidates)
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Takes the gradient steps, then moves the nearest misclassified point closer to x by a bisection."""
+        loss, classes = margin_to_nearest(target, self.norm, x, self.candidates)
         delta, nearest = torch.zeros_like(x), x
         radius = best = x.new_full((len(x),), math.inf)
         largest, tiny = self.norm.largest(x[0].numel()), torch.finfo(x.dtype).tiny
@@ -70,7 +78,7 @@ class FMN(MinimumNorm):
             gamma = 0.001 + (self.gamma - 0.001) * annealed
             length = self.step_size * (0.01 + 0.99 * annealed)
             points = (x + delta).clamp(0, 1)
-            value, gradient = target.value_and_gradient(points, margin)
+            value, gradient = target.value_and_gradient(points, loss, *classes)
             wrong, size = value > 0, self.norm.size(delta)
             closer = wrong & (size < best)
             best, nearest = torch.where(closer, size, best), torch.where(broadcast_per_image(closer, x), points, nearest)

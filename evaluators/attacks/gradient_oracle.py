@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 import torch
 
+from evaluators.attacks.losses import margin
 from evaluators.engine.batches import forward
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _COLLECTED: ContextVar[list[Tensor] | None] = ContextVar("_COLLECTED", default=N
 
 
 class AllFooledError(Exception):
-    """Raised to end an attack's loop once every image of the batch is misclassified."""
+    """Raised to end an attack's loop once every image of the batch is misclassified or given up."""
 
 
 @final
@@ -88,6 +89,8 @@ class GradientOracle:
         fooled: Whether a misclassified point inside the ball was recorded, (N,) bool.
         points: Recorded point of each fooled image, (N, ...); the clean image elsewhere.
         sizes: Size of the perturbation of the recorded point, (N,); infinite elsewhere.
+        margins: Largest wrong logit minus the label's logit at the last point of each image with a gradient, (N,); minus
+            infinity before the first one. It is only kept up to date with `keep` "first".
 
     Args:
         network: Network from images (N, ...) to logits (N, K).
@@ -119,6 +122,12 @@ class GradientOracle:
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.points = x if keep == "nothing" else x.clone()
         self.sizes = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
+        self.margins = torch.full_like(self.sizes, -math.inf)
+        self._given_up = torch.zeros_like(self.fooled)
+
+    def give_up(self, images: Tensor) -> None:
+        """Drops images, (N,) bool, although no misclassified point was found. Without `keep` "first", it does nothing."""
+        self._given_up = self._given_up | images
 
     def gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
         """Returns the gradient of the loss at points (N, ...), same shape; zero where the image is dropped.
@@ -133,26 +142,42 @@ class GradientOracle:
         """
         return self.value_and_gradient(points, loss, *classes)[1]
 
-    def value_and_gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(
+        self, points: Tensor, loss: Loss, *classes: Tensor, only: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the loss at points, (N,), and its gradient, (N, ...).
 
-        Where the image is dropped, the loss is infinite and the gradient is zero. Arguments are as for `gradient`.
+        Where the image is dropped or left out, the loss is infinite and the gradient is zero. Arguments are as for
+        `gradient`.
+
+        Args:
+            points: One point per image, (N, ...).
+            loss: As for `gradient`.
+            classes: As for `gradient`.
+            only: Whether each image is needed, (N,) bool; None for all. The others cost no pass.
 
         Raises:
             AllFooledError: all images are dropped; `Attack` catches it.
         """
-        if self._keep == "nothing":
+        if self._keep == "nothing" and only is None:
             value, gradient, _ = self._ask(points, loss, self.labels, *classes)
             return value, gradient
         left = self._left()
+        values, gradients = points.new_full((len(points),), math.inf), torch.zeros_like(points)
+        if only is not None:
+            left = left[only[left]]
+            if len(left) == 0:
+                return values, gradients
         if points is self._x and self._clean is not None and not classes:
             # With a cache, all clean images are classified correctly: there is no misclassified point to record.
             losses, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
         else:
             losses, gradient, logits = self._ask(points[left], loss, self.labels[left], *(c[left] for c in classes))
-            self._remember(left, points[left], logits)
-        values = points.new_full((len(points),), math.inf).index_copy_(0, left, losses.to(points.dtype))
-        return values, torch.zeros_like(points).index_copy_(0, left, gradient)
+            if self._keep != "nothing":
+                self._remember(left, points[left], logits)
+            if self._keep == "first":
+                self.margins[left] = margin(logits, self.labels[left]).to(self.margins.dtype)
+        return values.index_copy_(0, left, losses.to(points.dtype)), gradients.index_copy_(0, left, gradient)
 
     def value(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
         """Returns the loss at points (N, ...), (N,), without computing gradients; infinite where the image is dropped.
@@ -189,7 +214,7 @@ class GradientOracle:
         """Returns the indices of the images that are not dropped."""
         if self._keep != "first":
             return torch.arange(len(self.fooled), device=self.fooled.device)
-        left = (~self.fooled).nonzero().squeeze(1)
+        left = (~(self.fooled | self._given_up)).nonzero().squeeze(1)
         if len(left) == 0:
             raise AllFooledError
         return left

@@ -12,43 +12,42 @@ from dataclasses import dataclass
 from typing import final
 
 from evaluators.attacks.base import Attack, AttackEnsemble
-from evaluators.attacks.ddn import DDN
-from evaluators.attacks.deepfool import DeepFool
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.losses import margin
 from evaluators.attacks.pgd import PGD
-from evaluators.norms import L2, Linf, Norm
+from evaluators.attacks.super_deepfool import SuperDeepFool
+from evaluators.norms import Linf, Norm
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class MinimumNormEnsemble(AttackEnsemble):
-    """The smallest radius of DeepFool, FMN, DDN (L2 only) and PGD on the margin loss.
+    """The smallest radius of SuperDeepFool, two runs of FMN, and PGD on the margin loss.
 
-    Use it with an `EpsilonGrid` that has a tolerance: the function `radii` then bisects the radii under PGD.
+    The first run of FMN aims at the class that is nearest to first order, the second at the largest wrong logit. Use the
+    ensemble with an `EpsilonGrid` that has a tolerance: PGD then searches just below the radii of the others.
 
     Attributes:
         norm: Shape of the ball, linf or l2.
-        steps: Number of gradient steps of each attack.
+        steps: Number of gradient steps of each run of FMN, and of each run of PGD.
 
     Raises:
         ValueError: steps is below 1.
     """
 
     norm: Norm = Linf()
-    steps: int = 100
+    steps: int = 35
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     def members(self) -> tuple[Attack, ...]:
-        """Returns the three attacks of Linf or the four attacks of L2."""
+        """Returns the four attacks, cheap ones first."""
         norm, steps = self.norm, self.steps
-        only_l2 = (DDN(norm=norm, steps=steps),) if isinstance(norm, L2) else ()
         return (
-            DeepFool(norm=norm, steps=steps),
+            SuperDeepFool(norm=norm),
+            FMN(norm=norm, steps=steps, candidates=10),
             FMN(norm=norm, steps=steps),
-            *only_l2,
             PGD(norm=norm, loss=margin, steps=steps, step_size=0.1, random_start=False),
         )

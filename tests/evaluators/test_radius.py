@@ -485,7 +485,7 @@ def test_an_ensemble_is_the_worst_case_of_its_members(linear, images, second):
     assert not torch.equal(image_radii, alone[0])
 
 
-def test_a_member_is_given_only_images_whose_radius_it_could_lower(linear, images):
+def test_a_member_tries_only_the_largest_epsilon_below_each_radius(linear, images):
     network, x = linear(), images(80, low=0.35, high=0.65, seed=1)
     y = right_labels(network, x)
     exact, asked = distances(network, x, y, 1), []
@@ -496,13 +496,45 @@ def test_a_member_is_given_only_images_whose_radius_it_could_lower(linear, image
         norm: Norm = Linf()
 
         def perturb(self, target, x, epsilon, noise):
-            asked.append((float(epsilon[0]), len(x)))
+            asked.extend(epsilon.flatten().tolist())
             return torch.zeros_like(x)
 
     image_radii = radii(network, x, y, Both(first=FGSM(), second=Idle()), grid, batch_size=100)
     np.testing.assert_array_equal(image_radii.numpy(), rounded_up(exact, grid))
-    wanted = [(epsilon, int((exact > epsilon).sum())) for epsilon in grid]
-    assert [(pytest.approx(e), n) for e, n in asked] == [(e, n) for e, n in wanted if n]
+    below = [max(epsilon for epsilon in grid if epsilon < radius) for radius in exact if radius > grid[0]]
+    assert len(set(below)) > 1
+    assert sorted(asked) == pytest.approx(sorted(below))
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.01])
+def test_a_member_goes_down_from_the_known_radius_as_long_as_it_succeeds(linear, images, tolerance):
+    network, x = linear(), images(60, low=0.35, high=0.65)
+    y = right_labels(network, x)
+    exact = distances(network, x, y, 1)
+    grid = EpsilonGrid(epsilons=np.geomspace(0.001, 0.2, 60).tolist(), tolerance=tolerance)
+    found = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Far(MinimumNorm):
+        """Finds no point nearer than three times the distance from the boundary."""
+
+        norm: Norm = Linf()
+
+        def minimise(self, target, x, noise):
+            target.wrong(
+                (x + 3 * target.gradient(x, margin).sign() * torch.tensor(exact).view(-1, 1, 1, 1)).clamp(0, 1).float()
+            )
+
+    with prepare(network, x, y) as prepared:
+        known = measure(prepared, Far(), grid)
+        below = measure(prepared, PGD(steps=5, random_start=False), grid, known=known, progress=found.append)
+    assert (known.isfinite() & (known > 1.5 * torch.tensor(exact))).sum() > 30
+    assert found == sorted(found)
+    if tolerance is None:
+        np.testing.assert_array_equal(below.numpy(), rounded_up(exact, grid.epsilons))
+    else:
+        assert (below.numpy() >= exact * (1 - 1e-4) - 1e-6).all()
+        assert (below.numpy() <= exact * 1.02 + 1e-6).all()
 
 
 def test_progress_rises_to_1(conv, images):

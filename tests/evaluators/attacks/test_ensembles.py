@@ -1,11 +1,11 @@
-"""AutoAttack and MinimumNormEnsemble, also on a network with masked gradients and on images that Square does not support."""
+"""AutoAttack, FastPGD and MinimumNormEnsemble, also with masked gradients and with images that Square does not support."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, Linf, MinimumNormEnsemble, radii
+from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, FastPGD, Linf, MinimumNormEnsemble, radii
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_minimum_norm_ensemble_is_as_strong_as_every_member(trained, norm):
     grid = GRIDS[norm.name]
     image_radii = radii(*trained, MinimumNormEnsemble(norm=norm, steps=30), EpsilonGrid(epsilons=grid, tolerance=0.02))
     members = MinimumNormEnsemble(norm=norm, steps=30).members()
-    assert len(members) == (4 if norm == L2() else 3)
+    assert len(members) == 4
     for member in members:
         alone = radii(*trained, member, EpsilonGrid(epsilons=grid, tolerance=0.02))
         # A member of the ensemble draws other random numbers than the same attack alone, and bisects from another radius.
@@ -87,6 +87,59 @@ def test_the_minimum_norm_ensemble_finds_the_distance_from_a_linear_boundary(lin
     )
     np.testing.assert_allclose(image_radii, exact, rtol=0.02, atol=1e-5)
     assert (image_radii >= exact * (1 - 1e-4)).all()
+
+
+class Counting(nn.Module):
+    """Counts the images of all passes with a gradient."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.count = network, 0
+        self.register_forward_hook(lambda module, inputs, output: None)  # So that no faster copy is made.
+
+    def forward(self, x):
+        self.count += len(x) if torch.is_grad_enabled() else 0
+        return self.network(x)
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_fast_pgd_finds_as_much_as_pgd_with_a_fraction_of_the_gradients(trained, norm):
+    network, x, y = trained
+    counting, grid = Counting(network), np.geomspace(GRIDS[norm.name][0], GRIDS[norm.name][-1], 10).tolist()
+    standard = radii(counting, x, y, PGD(norm=norm, steps=20, step_size=0.125, random_start=False), grid)
+    of_standard, counting.count = counting.count, 0
+    fast = radii(counting, x, y, FastPGD(norm=norm), grid)
+    assert counting.count <= of_standard / 4
+    for epsilon in grid:
+        assert (fast <= epsilon).sum() >= (standard <= epsilon).sum() - 1
+    assert ((standard > grid[0]) & standard.isfinite()).sum() > 20
+    points = FastPGD(norm=norm)(network, x, y, grid[5])
+    assert (norm.size(points - x) <= grid[5] * (1 + 1e-5) + 1e-7).all()
+    with torch.no_grad():
+        assert abs((network(points).argmax(1) != y).sum() - (fast <= grid[5]).sum()) <= 1
+
+
+def test_fast_pgd_gives_up_images_that_it_will_not_fool(linear, images):
+    network, x = Counting(linear()), images(40, low=0.35, high=0.65)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    exact = radii(network, x, y, PGD(steps=10, random_start=False), EpsilonGrid(epsilons=[0.2], tolerance=0.01))
+    fast, epsilon = FastPGD(step_size=0.25).members()[-1], float(exact.quantile(0.5))
+    network.count = 0
+    found = radii(network, x, y, fast, [epsilon]).isfinite()
+    # The loss of a linear network rises for four steps, until the corner of the ball. So the pace over the last four of 20
+    # steps falls from then on.
+    assert network.count <= 40 * 10
+    assert torch.equal(found, radii(network, x, y, PGD(steps=20, random_start=False), [epsilon]).isfinite())
+    points = fast(network, x, y, epsilon)
+    assert (points - x).abs().amax() <= epsilon * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"step_size": 0.0}])
+def test_settings_of_fast_pgd_that_are_refused(setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        FastPGD(**setting)
 
 
 def test_one_call_returns_points_that_fool_wherever_a_member_does(trained):

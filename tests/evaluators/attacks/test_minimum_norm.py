@@ -10,7 +10,20 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from evaluators import DDN, FMN, L2, MIFGSM, PGD, Attack, DeepFool, HopSkipJump, Linf, radii
+from evaluators import (
+    DDN,
+    FMN,
+    L2,
+    MIFGSM,
+    PGD,
+    Attack,
+    DeepFool,
+    HopSkipJump,
+    Linf,
+    SuperDeepFool,
+    TrustRegion,
+    radii,
+)
 from evaluators.attacks import AttackEnsemble, GradientOracle, margin
 from evaluators.attacks.bisection import bisect
 from evaluators.engine.frozen import frozen
@@ -20,11 +33,20 @@ BOTH = (Linf(), L2())
 ATTACKS = [
     *(DeepFool(norm=norm) for norm in BOTH),
     *(FMN(norm=norm) for norm in BOTH),
+    *(FMN(norm=norm, candidates=10) for norm in BOTH),
+    *(SuperDeepFool(norm=norm) for norm in BOTH),
+    *(TrustRegion(norm=norm) for norm in BOTH),
     DDN(),
     DDN(loss=margin),
 ]
 NEAREST = pytest.mark.parametrize(
-    "attack", ATTACKS, ids=["deepfool-linf", "deepfool-l2", "fmn-linf", "fmn-l2", "ddn-cross_entropy", "ddn-margin"]
+    "attack",
+    ATTACKS,
+    ids=[
+        *("deepfool-linf", "deepfool-l2", "fmn-linf", "fmn-l2", "fmn_of_10-linf", "fmn_of_10-l2"),
+        *("super_deepfool-linf", "super_deepfool-l2", "trust_region-linf", "trust_region-l2"),
+        *("ddn-cross_entropy", "ddn-margin"),
+    ],
 )
 
 
@@ -75,6 +97,17 @@ class TestLinearNetworks:
         else:
             # Gradient steps on the margin may end at a class that is not the nearest one.
             assert (distances <= exact * 1.01).float().mean() >= (1 if classes == 2 else 0.8)
+
+    @pytest.mark.parametrize("norm", BOTH)
+    @pytest.mark.parametrize("kind", [FMN, SuperDeepFool, TrustRegion])
+    def test_candidates_lead_to_the_nearest_class_instead_of_the_largest_logit(self, kind, norm, linear, images):
+        # The logit of class 1 is the second largest, but that of class 2 rises ten times as fast.
+        weight = torch.stack([torch.zeros(64), torch.full((64,), 0.1), torch.ones(64)])
+        network, x = linear(weight=weight, bias=torch.tensor([0.0, -4.0, -45.0])), images(20, low=0.45, high=0.55)
+        y = labels(network, x)
+        assert (network(x).topk(2).indices == torch.tensor([0, 1])).all()
+        exact = linear_radii(network, x, y, norm)
+        torch.testing.assert_close(sizes(kind(norm=norm, candidates=3), network, x, y), exact, rtol=0.01, atol=0)
 
     @pytest.mark.parametrize("norm", BOTH)
     @pytest.mark.parametrize("overshoot", [0.02, 0.3])
@@ -177,6 +210,24 @@ def test_radii_on_a_grid_are_rounded_up_to_it(attack, linear, images):
     exact, grid = sizes(attack, network, x, y), torch.linspace(0.001, 0.2, 60, dtype=torch.float64)
     expected = torch.cat([grid, torch.tensor([math.inf])])[torch.searchsorted(grid, exact.double())]
     torch.testing.assert_close(radii(network, x, y, attack, grid.tolist()), expected)
+
+
+@pytest.mark.parametrize("keep", ["nothing", "first", "nearest"])
+def test_images_that_are_left_out_cost_no_pass(keep, conv, images):
+    network, x = Watched(conv()), images(12)
+    y = labels(network, x)
+    only = torch.arange(12) % 3 == 0
+    target = target_of(network, x, y, Linf(), keep=keep)
+    value, gradient = target.value_and_gradient(x, margin)
+    network.points.clear()
+    of_few, few = target.value_and_gradient(x, margin, only=only)
+    assert [len(points) for points in network.points] == [4]
+    torch.testing.assert_close(of_few, torch.where(only, value, math.inf))
+    torch.testing.assert_close(few, torch.where(only.view(-1, 1, 1, 1), gradient, 0))
+    nothing = target.value_and_gradient(x, margin, only=torch.zeros_like(only))
+    assert len(network.points) == 1
+    assert nothing[0].isinf().all()
+    assert not nothing[1].any()
 
 
 def test_bisection_halves_the_distance_to_the_boundary(linear):
@@ -324,6 +375,16 @@ class TestTrainedNetwork:
         (DeepFool, {"steps": 0}, "steps must be at least 1, got 0"),
         (DeepFool, {"overshoot": -0.1}, "overshoot must be a finite number of at least 0, got -0.1"),
         (DeepFool, {"candidates": 1}, "candidates must ... at least 2 ... got 1"),
+        (SuperDeepFool, {"steps": 0}, "steps must be at least 1, got 0"),
+        (SuperDeepFool, {"overshoot": math.inf}, "overshoot must be a finite number of at least 0, got inf"),
+        (SuperDeepFool, {"gain": 1.0}, "gain must be between 0 and 1 ... got 1.0"),
+        (SuperDeepFool, {"candidates": 1}, "candidates must ... at least 2 ... got 1"),
+        (TrustRegion, {"steps": 0}, "steps must be at least 1, got 0"),
+        (TrustRegion, {"first": 0.0}, "first must be above 0 and at most 1 ... got 0.0"),
+        (TrustRegion, {"growth": 1.0}, "growth must be a finite number above 1, got 1.0"),
+        (TrustRegion, {"candidates": 1}, "candidates must ... at least 2 ... got 1"),
+        (TrustRegion, {"bisections": -1}, "bisections must be at least 0, got -1"),
+        (FMN, {"candidates": 0}, "candidates must ... at least 2 ... got 0"),
         (FMN, {"steps": 0}, "steps must be at least 1, got 0"),
         (FMN, {"step_size": 0.0}, "step_size must ... positive ... got 0.0"),
         (FMN, {"gamma": 1.0}, "gamma must ... between 0.001 and 1 ... got 1.0"),
