@@ -229,5 +229,6 @@ class AttackEnsemble(Attack):
         for number, member in enumerate(self.supported_members(x)):
             if number:
                 target.wrong(self.norm.inside(x, delta, epsilon))
-            delta = member.perturb(target, x, epsilon, noise.fork(number))
+            with target.own_dropping():
+                delta = member.perturb(target, x, epsilon, noise.fork(number))
         return delta

@@ -129,6 +129,18 @@ class GradientOracle:
         """Drops images, (N,) bool, although no misclassified point was found. Without `keep` "first", it does nothing."""
         self._given_up = self._given_up | images
 
+    @contextmanager
+    def own_dropping(self) -> Iterator[None]:
+        """Limits `give_up` to the member of an ensemble that runs inside this context: the next member gets all images."""
+        before = self._given_up
+        try:
+            yield
+        except AllFooledError:
+            if self.fooled.all():
+                raise
+        finally:
+            self._given_up = before
+
     def gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
         """Returns the gradient of the loss at points (N, ...), same shape; zero where the image is dropped.
 

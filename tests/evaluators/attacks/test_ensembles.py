@@ -1,11 +1,14 @@
 """AutoAttack, FastPGD and MinimumNormEnsemble, also with masked gradients and with images that Square does not support."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, FastPGD, Linf, MinimumNormEnsemble, radii
+from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, FastPGD, Linf, MinimumNormEnsemble, Norm, radii
+from evaluators.attacks import Attack, AttackEnsemble, margin
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +136,33 @@ def test_fast_pgd_gives_up_images_that_it_will_not_fool(linear, images):
     assert torch.equal(found, radii(network, x, y, PGD(steps=20, random_start=False), [epsilon]).isfinite())
     points = fast(network, x, y, epsilon)
     assert (points - x).abs().amax() <= epsilon * (1 + 1e-5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AfterGivingUp(AttackEnsemble):
+    """An attack that gives up all images, then PGD."""
+
+    norm: Norm = Linf()
+
+    def members(self):
+        return GivesUp(), PGD(steps=20)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GivesUp(Attack):
+    norm: Norm = Linf()
+
+    def perturb(self, target, x, epsilon, noise):
+        target.give_up(torch.ones_like(target.fooled))
+        return target.gradient(x, margin)
+
+
+def test_an_image_that_one_member_gives_up_is_attacked_by_the_next(trained):
+    network, x, y = trained
+    for attack in (AfterGivingUp(), PGD(steps=20)):
+        with torch.no_grad():
+            wrong = network(attack(network, x, y, 0.08)).argmax(1) != y
+        assert wrong.float().mean() > 0.3
 
 
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"step_size": 0.0}])
