@@ -24,9 +24,11 @@ Progress = Callable[[float], None]
 
 # Relative tolerance for rounding: a point that is at most this far outside a ball of the grid counts as inside.
 SLACK = 1e-5
-# Largest number of bisection steps. Below the smallest epsilon, the lower end stays 0 while every smaller perturbation fools
-# the network, and a relative precision is never reached.
+# Largest number of attempts that refine a radius. Where every smaller perturbation fools the network, a relative precision
+# is never reached.
 MOST_ROUNDS = 40
+# Largest factor by which one attempt of a search downwards divides a radius.
+LARGEST_DIVISOR = 4.0
 
 
 @final
@@ -39,7 +41,7 @@ class EpsilonGrid:
         tolerance: Relative precision of the radii, between 0 and 1 (0.01 for 1 %); None to round radii up to the grid.
             With a tolerance, a bisection between the points of the grid refines each radius. The radius is then the size of
             the smallest perturbation found that fools the network. Minimum-norm attacks are not bisected: their radius is
-            the size of their perturbation.
+            the size of their perturbation. Some ensembles search downwards from such a radius (`AttackEnsemble.downwards`).
 
     Raises:
         TypeError: epsilons is not a sequence of numbers.
@@ -131,6 +133,7 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
     known: Tensor | None = None,
+    downwards: bool = False,
 ) -> Tensor:
     """Returns the radii for a network prepared by `prepare`, (N,), as `radii` does.
 
@@ -143,8 +146,9 @@ def measure(
         seed: As for `radii`.
         progress: As for `radii`.
         known: Radii under other attacks, (N,) float64. Each image is attacked only at epsilons below its known radius, and
-            keeps this radius if the attack fails. An attack with several steps starts at the largest of these epsilons, and
-            goes on to smaller ones as long as it succeeds.
+            keeps this radius if the attack fails.
+        downwards: Try the epsilons below a known radius as `AttackEnsemble.downwards` describes. Attacks with a single step
+            always try all of them.
 
     Raises:
         TypeError: attack is not an attack.
@@ -165,17 +169,18 @@ def measure(
                 member,
                 grid,
                 seed=seed + number,
-                known=image_radii if number or known is not None else None,
+                known=image_radii,
+                downwards=attack.downwards and number > 0,
                 progress=_part(report, number, len(members)),
             )
         return image_radii
     positive = [epsilon for epsilon in grid.epsilons if epsilon > 0]
     if isinstance(attack, MinimumNorm):
         image_radii = _nearest(prepared, attack, positive, image_radii, seed, report, snap=grid.tolerance is None)
-    elif known is None or isinstance(attack, SingleStep):
-        image_radii = _ascend(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
-    else:
+    elif downwards and not isinstance(attack, SingleStep):
         image_radii = _descend(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
+    else:
+        image_radii = _ascend(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
     report(1.0)
     return image_radii
 
@@ -297,8 +302,8 @@ def _descend(
         sizes = sizes[open_]
         fooled = _fooled(attempt, open_, sizes, turn, _half_of_the_rest(report, turn))
         hit = torch.isfinite(fooled)
-        found = torch.minimum(fooled[hit], sizes[hit])
-        image_radii[open_[hit]] = _rounded_up(found, edges) if tolerance is None else found
+        smaller = torch.minimum(fooled[hit], sizes[hit])
+        image_radii[open_[hit]] = _rounded_up(smaller, edges) if tolerance is None else smaller
         below[open_[~hit]] = sizes[~hit]
         hits[open_[hit]] += 1
     return image_radii
@@ -320,10 +325,11 @@ def _next_below(radius: Tensor, below: Tensor, hits: Tensor, edges: Tensor, tole
     if tolerance is None:
         return torch.where(on_grid > below, on_grid, 0.0)
     # The first steps are small, as the known radius is seldom much too large. Each one is twice as large as the one before.
-    steps = radius / (1 + tolerance) ** (2.0 ** hits.clamp(max=8))
+    steps = radius / ((1 + tolerance) ** (2.0**hits)).clamp(max=LARGEST_DIVISOR)
     between = torch.where(below > 0, torch.maximum(steps, (below * radius).sqrt()), steps)
     between = torch.where(radius.isinf(), torch.where(below > 0, 0.0, edges[-1]), between)
-    return torch.where(below * (1 + tolerance) < radius, between, 0.0)
+    # The slack allows for rounding: a radius divided by 1 + tolerance is near enough.
+    return torch.where(below * (1 + tolerance) * (1 + SLACK) < radius, between, 0.0)
 
 
 def _rounded_up(sizes: Tensor, edges: Tensor) -> Tensor:

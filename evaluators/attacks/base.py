@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
@@ -211,7 +211,14 @@ class AttackEnsemble(Attack):
 
     Each attack runs only on images that the earlier attacks did not fool. In `radii`, it runs on an image only at epsilons
     below the smallest radius that the earlier attacks found for this image.
+
+    Attributes:
+        downwards: Whether `radii` tries these epsilons from the largest downwards, as long as the attack succeeds, instead
+            of all of them upwards. This is much faster. But an attack that fails at the largest of them is not tried at
+            smaller ones, where it might succeed.
     """
+
+    downwards: ClassVar[bool] = False
 
     @abstractmethod
     def members(self) -> tuple[Attack, ...]:
@@ -229,6 +236,6 @@ class AttackEnsemble(Attack):
         for number, member in enumerate(self.supported_members(x)):
             if number:
                 target.wrong(self.norm.inside(x, delta, epsilon))
-            with target.own_dropping():
-                delta = member.perturb(target, x, epsilon, noise.fork(number))
+            delta = member.perturb(target, x, epsilon, noise.fork(number))
+            target.take_up()
         return delta

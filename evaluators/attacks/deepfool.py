@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators.attacks.base import MinimumNorm
+from evaluators.attacks.boundary_step import addition
 from evaluators.attacks.losses import targeted_margin
 from evaluators.attacks.rivals import check_candidates, rivals
 from evaluators.norms import Linf, Norm, broadcast_per_image
@@ -76,11 +77,7 @@ class DeepFool(MinimumNorm):
                 step = torch.where(broadcast_per_image(nearer, x), self.norm.ascent(gradient), step)
             if wrong.all():
                 return
-            # Clipped pixels shorten every step, so that the boundary might never be reached. Each step is therefore longer
-            # by a thousandth of the perturbation's size. Where two logits are equal (by rounding), the distance is 0. Then
-            # the size counts as at least eps, and the addition doubles with each step until the logits differ.
-            ties, size = torch.where(distance == 0, ties + 1, 0), self.norm.size(delta)
-            size = torch.where(ties > 0, size.clamp(min=torch.finfo(x.dtype).eps), size)
-            distance = distance + size / 1000 * (2.0**ties).to(x.dtype)
+            added, ties = addition(distance, self.norm.size(delta), ties)
+            distance = distance + added
             delta = delta + broadcast_per_image(torch.where(~wrong & distance.isfinite(), distance, 0), x) * step
         target.wrong((x + (1 + self.overshoot) * delta).clamp(0, 1))

@@ -1,10 +1,10 @@
 """PGD with shortcuts: error curves like those of PGD, in a fraction of the time.
 
-Not to be confused with `PGD`, the standard protocol without shortcuts. There are two of them:
+Not to be confused with `PGD`, the standard protocol. FastPGD takes two shortcuts:
 
 - The trust-region attack runs first. It finds nearly the whole error curve in a few gradients. So PGD needs to try only the
   epsilons just below the radius of each image, instead of all epsilons.
-- PGD gives up an image whose margin rises too slowly to reach zero within the steps that are left.
+- PGD stops on an image whose margin rises too slowly to reach zero within the steps that are left.
 
 Sources: those of `TrustRegion` and `PGD`. The shortcuts are our own.
 """
@@ -12,7 +12,7 @@ Sources: those of `TrustRegion` and `PGD`. The shortcuts are our own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
@@ -20,7 +20,7 @@ from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.gradient_steps import check_steps, gradient_steps
 from evaluators.attacks.losses import Loss, cross_entropy
 from evaluators.attacks.trust_region import TrustRegion
-from evaluators.norms import Linf, Norm
+from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FastPGD(AttackEnsemble):
-    """The worst case of the trust-region attack and a PGD that gives up hopeless images.
+    """The worst case of the trust-region attack and a PGD that stops on images with slowly rising margins.
 
     It is meant for `radii` and profiles with many epsilons. Use `PGD` to compare errors with published ones.
 
@@ -55,6 +55,7 @@ class FastPGD(AttackEnsemble):
         tensor([0.1500, 0.4500, 0.0000], dtype=torch.float64)
     """
 
+    downwards: ClassVar[bool] = True
     norm: Norm = Linf()
     loss: Loss = cross_entropy
     steps: int = 20
@@ -67,14 +68,14 @@ class FastPGD(AttackEnsemble):
         """Returns the two attacks. The first one is short, as only the epsilon of the grid above each radius is needed."""
         return (
             TrustRegion(norm=self.norm, first=1.0, candidates=2, bisections=2),
-            _ImpatientPGD(norm=self.norm, loss=self.loss, steps=self.steps, step_size=self.step_size),
+            _StoppingPGD(norm=self.norm, loss=self.loss, steps=self.steps, step_size=self.step_size),
         )
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class _ImpatientPGD(Attack):
-    """PGD from the clean image that gives up hopeless images. Its settings are those of `FastPGD`."""
+class _StoppingPGD(Attack):
+    """PGD from the clean image that stops on images with slowly rising margins. Its settings are those of `FastPGD`."""
 
     norm: Norm
     loss: Loss
@@ -83,16 +84,16 @@ class _ImpatientPGD(Attack):
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the perturbation after the last step."""
-        gradient = _Impatient(target, self.loss, self.steps)
+        gradient = _StoppingGradient(target, self.loss, self.steps)
         return gradient_steps(gradient, self.norm, x, x, epsilon, steps=self.steps, step_size=self.step_size)
 
 
 @final
-class _Impatient:
-    """Gradients for `gradient_steps` that give up images whose margin rises too slowly.
+class _StoppingGradient:
+    """Gradients for `gradient_steps` that are zero, and cost no pass, on images whose margin rises too slowly.
 
     The largest margin so far is extended to the last step, at its pace over the last fifth of all steps. If the image would
-    still be classified correctly there, it is given up.
+    still be classified correctly there, it is given up and stays at its point.
     """
 
     def __init__(self, target: GradientOracle, loss: Loss, steps: int) -> None:
@@ -109,6 +110,8 @@ class _Impatient:
         self._largest.append(torch.maximum(self._largest[-1], margins) if self._largest else margins)
         if len(self._largest) > self._window:
             rise = self._largest[-1] - self._largest.pop(0)
-            left = self._steps - self._done
-            self._target.give_up(self._largest[-1] + rise * left / self._window < 0)
+            left = self._steps - self._done + 1  # The point of the first gradient was reached without a step.
+            slow = self._largest[-1] + rise * left / self._window < 0
+            self._target.give_up(slow)
+            gradient = torch.where(broadcast_per_image(slow, points), 0, gradient)
         return gradient

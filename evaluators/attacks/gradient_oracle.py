@@ -29,7 +29,7 @@ _COLLECTED: ContextVar[list[Tensor] | None] = ContextVar("_COLLECTED", default=N
 
 
 class AllFooledError(Exception):
-    """Raised to end an attack's loop once every image of the batch is misclassified or given up."""
+    """Raised to end an attack's loop once every image of the batch is misclassified."""
 
 
 @final
@@ -89,8 +89,8 @@ class GradientOracle:
         fooled: Whether a misclassified point inside the ball was recorded, (N,) bool.
         points: Recorded point of each fooled image, (N, ...); the clean image elsewhere.
         sizes: Size of the perturbation of the recorded point, (N,); infinite elsewhere.
-        margins: Largest wrong logit minus the label's logit at the last point of each image with a gradient, (N,); minus
-            infinity before the first one. It is only kept up to date with `keep` "first".
+        margins: Largest wrong logit minus the label's logit at the last point whose gradient was computed, (N,); minus
+            infinity before the first one. Only with `keep` "first"; gradients from the cache do not count.
 
     Args:
         network: Network from images (N, ...) to logits (N, K).
@@ -129,17 +129,9 @@ class GradientOracle:
         """Drops images, (N,) bool, although no misclassified point was found. Without `keep` "first", it does nothing."""
         self._given_up = self._given_up | images
 
-    @contextmanager
-    def own_dropping(self) -> Iterator[None]:
-        """Limits `give_up` to the member of an ensemble that runs inside this context: the next member gets all images."""
-        before = self._given_up
-        try:
-            yield
-        except AllFooledError:
-            if self.fooled.all():
-                raise
-        finally:
-            self._given_up = before
+    def take_up(self) -> None:
+        """Undoes `give_up`: the next member of an ensemble attacks all images that are not misclassified."""
+        self._given_up = torch.zeros_like(self.fooled)
 
     def gradient(self, points: Tensor, loss: Loss, *classes: Tensor) -> Tensor:
         """Returns the gradient of the loss at points (N, ...), same shape; zero where the image is dropped.
@@ -178,8 +170,8 @@ class GradientOracle:
         values, gradients = points.new_full((len(points),), math.inf), torch.zeros_like(points)
         if only is not None:
             left = left[only[left]]
-            if len(left) == 0:
-                return values, gradients
+        if len(left) == 0:
+            return values, gradients
         if points is self._x and self._clean is not None and not classes:
             # With a cache, all clean images are classified correctly: there is no misclassified point to record.
             losses, gradient = self._clean.take(left, loss, lambda new: self._ask(points[new], loss, self.labels[new])[:2])
@@ -227,7 +219,7 @@ class GradientOracle:
         if self._keep != "first":
             return torch.arange(len(self.fooled), device=self.fooled.device)
         left = (~(self.fooled | self._given_up)).nonzero().squeeze(1)
-        if len(left) == 0:
+        if len(left) == 0 and self.fooled.all():
             raise AllFooledError
         return left
 

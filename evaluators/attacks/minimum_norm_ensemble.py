@@ -9,7 +9,7 @@ The smallest radius of all attacks is the one to report.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.fmn import FMN
@@ -35,6 +35,7 @@ class MinimumNormEnsemble(AttackEnsemble):
         ValueError: steps is below 1.
     """
 
+    downwards: ClassVar[bool] = True
     norm: Norm = Linf()
     steps: int = 35
 

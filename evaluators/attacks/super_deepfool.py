@@ -17,6 +17,7 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
+from evaluators.attacks.boundary_step import addition
 from evaluators.attacks.rivals import check_candidates, margin_to_nearest
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
@@ -34,12 +35,12 @@ class SuperDeepFool(MinimumNorm):
 
     A correctly classified point takes a DeepFool step. A misclassified point lies on a plane that is orthogonal to the
     gradient there. The next point is the one of this plane that is nearest to the clean image. An image is finished when
-    this no longer shortens its perturbation. Deviations from the paper:
+    this no longer shortens its perturbation. There are four deviations from the paper:
 
     - It works in Linf, too: the nearest point of the plane is taken in this norm.
     - All steps aim at one class, the nearest one to first order at the clean image. The paper computes the gradients of all
       classes at each step.
-    - The paper stops at the first misclassified projection. Here projections go on as long as they help.
+    - The paper stops at the first misclassified projection. Here more projections follow, if they shorten the perturbation.
     - Points are clipped to the pixel range. At the end, a bisection moves the misclassified point closer to the image.
 
     Attributes:
@@ -74,7 +75,7 @@ class SuperDeepFool(MinimumNorm):
         loss, classes = margin_to_nearest(target, self.norm, x, self.candidates)
         points = nearest = x
         best = x.new_full((len(x),), math.inf)
-        unfinished = torch.ones_like(best, dtype=torch.bool)
+        unfinished, ties = torch.ones_like(best, dtype=torch.bool), torch.zeros_like(target.labels)
         for _ in range(self.steps):
             value, gradient = target.value_and_gradient(points, loss, *classes, only=unfinished)
             delta = points - x
@@ -85,12 +86,15 @@ class SuperDeepFool(MinimumNorm):
             unfinished = unfinished & (helped | ~wrong) & (slope > 0) & value.isfinite()
             if not unfinished.any():
                 break
-            # As in DeepFool, a thousandth of the size is added: clipped pixels shorten the step.
-            step = torch.where(wrong, 0, (1 + self.overshoot) * value.abs() / slope + size / 1000)
+            added, ties = addition(value, size, ties)
+            step = (1 + self.overshoot) * value.abs() / slope + added
             # Distance of the plane through the misclassified point from the clean image.
             distance = (delta * gradient).flatten(1).sum(1) / slope
             start = torch.where(broadcast_per_image(wrong, x), x, points)
             length = torch.where(wrong, distance, step)
             moved = (start + broadcast_per_image(length, x) * self.norm.ascent(gradient)).clamp(0, 1)
             points = torch.where(broadcast_per_image(unfinished, x), moved, points)
+        else:
+            crossed = target.wrong(points) & best.isinf()
+            nearest = torch.where(broadcast_per_image(crossed, x), points, nearest)
         bisect(target, self.norm, x, nearest, 10)

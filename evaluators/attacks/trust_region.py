@@ -16,6 +16,7 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
+from evaluators.attacks.boundary_step import addition
 from evaluators.attacks.rivals import check_candidates, margin_to_nearest
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from evaluators.attacks.gradient_oracle import GradientOracle
     from evaluators.engine.noise import ImageNoise
 
-# The region grows where the margin rose by more than this share of the predicted rise, and shrinks where by less than that.
+# The region grows where the margin rose by more than the first share of the predicted rise. It shrinks where the margin rose
+# by less than the second share.
 GROWS_ABOVE, SHRINKS_BELOW = 0.9, 0.5
 
 
@@ -34,9 +36,9 @@ GROWS_ABOVE, SHRINKS_BELOW = 0.9, 0.5
 class TrustRegion(MinimumNorm):
     """Trust-region attack: steps of steepest ascent on the margin, inside a region where its linearisation is trusted.
 
-    It needs few gradients, because an image is finished at its first misclassified point. Deviations from the paper: the
-    first region of an image is a share of its first-order radius instead of a length common to all images, and at the end, a
-    bisection moves the misclassified point closer to the image.
+    It needs few gradients, because an image is finished at its first misclassified point. There are two deviations from the
+    paper. The first region of an image is a share of its first-order radius instead of a length common to all images. At the
+    end, a bisection moves the misclassified point closer to the image.
 
     Attributes:
         norm: Norm to minimise, linf or l2.
@@ -76,7 +78,8 @@ class TrustRegion(MinimumNorm):
         points, tiny = x, torch.finfo(x.dtype).tiny
         unfinished = torch.ones(len(x), dtype=torch.bool, device=x.device)
         radius = value_before = predicted = x.new_zeros(len(x))
-        for number in range(self.steps):
+        ties = torch.zeros_like(target.labels)
+        for _ in range(self.steps):
             value, gradient = target.value_and_gradient(points, loss, *classes, only=unfinished)
             slope = self.norm.dual(gradient)
             # Where there is no slope, there is no direction either.
@@ -84,17 +87,20 @@ class TrustRegion(MinimumNorm):
             if not unfinished.any():
                 break
             distance = -value / slope.clamp(min=tiny)
-            if number == 0:
-                radius = self.first * distance
-            else:
-                ratio = (value - value_before) / predicted.clamp(min=tiny)
-                growth, unchanged = torch.full_like(ratio, self.growth), torch.ones_like(ratio)
-                shrunk = torch.where(ratio < SHRINKS_BELOW, 1 / growth, unchanged)
-                radius = radius * torch.where(ratio > GROWS_ABOVE, growth, shrunk)
-            # Slightly beyond the boundary of the linearisation is far enough. As in DeepFool, a thousandth of the size is
-            # added: clipped pixels shorten the step.
-            step = torch.minimum(radius, 1.02 * distance + self.norm.size(points - x) / 1000)
-            value_before, predicted = value, step * slope
+            ratio = (value - value_before) / predicted.clamp(min=tiny)
+            growth, unchanged = torch.full_like(ratio, self.growth), torch.ones_like(ratio)
+            shrunk = torch.where(ratio < SHRINKS_BELOW, 1 / growth, unchanged)
+            radius = radius * torch.where(ratio > GROWS_ABOVE, growth, shrunk)
+            # The radius is 0 before the first step, and after a tie of two logits. As in the paper, there is a smallest
+            # radius: here a tenth of what the first radius would be at the current point.
+            radius = torch.where(radius == 0, self.first * distance, radius).maximum(self.first / 10 * distance)
+            # Slightly beyond the boundary of the linearisation is far enough.
+            added, ties = addition(distance, self.norm.size(points - x), ties)
+            step = torch.minimum(radius, 1.02 * distance) + added
             moved = (points + broadcast_per_image(step, x) * self.norm.ascent(gradient)).clamp(0, 1)
+            # Clipped pixels are left out of the prediction, or else the region would shrink because of them.
+            value_before, predicted = value, ((moved - points) * gradient).flatten(1).sum(1)
             points = torch.where(broadcast_per_image(unfinished, x), moved, points)
+        else:
+            target.wrong(points)
         bisect(target, self.norm, x, points, self.bisections)

@@ -114,14 +114,14 @@ def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons, rounds,
         for name, outcome in results.items()
     }
     least = min(o - max(f, t) for o, f, t in zip(by_peer["ours"], by_peer["foolbox"], by_peer["torchattacks"], strict=True))
-    fast_errors, fast_seconds = by_peer.pop("fast", None), {name: seconds[name] for name in seconds if name != "ours"}
-    seconds = {name: seconds[name] for name in by_peer}
+    fast_errors = by_peer.pop("fast", None)
+    peer_seconds = {name: seconds[name] for name in ("foolbox", "torchattacks")}
     largest = max(max(abs(o - f), abs(o - t)) for o, f, t in zip(*by_peer.values(), strict=True))
     report = {
         "errors": {name: [round(e, 4) for e in values] for name, values in by_peer.items()},
         "least_excess_of_our_error": round(least, 4),
         "largest_difference": round(largest, 4),
-        **compared(seconds),
+        **compared({"ours": seconds["ours"], **peer_seconds}),
     }
     if fast:
         by_epsilon = zip(fast_errors, by_peer["foolbox"], by_peer["torchattacks"], strict=True)
@@ -129,7 +129,7 @@ def sweep(net, x, y, attack, foolbox_attack, make_torchattack, epsilons, rounds,
             "attack": type(fast).__name__,
             "errors": [round(e, 4) for e in fast_errors],
             "least_excess": round(min(o - max(f, t) for o, f, t in by_epsilon), 4),
-            **compared(fast_seconds, "fast"),
+            **compared({"fast": seconds["fast"], **peer_seconds}, "fast"),
         }
     return report
 

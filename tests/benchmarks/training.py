@@ -3,7 +3,7 @@
     python tests/benchmarks/training.py speed [--data cifar10 mnist] [--recipes ...] [--images 10000] [--rounds 3]
     python tests/benchmarks/training.py error [--data cifar10] [--recipes n_fgsm pgd] [--seeds 5] [--last]
     python tests/benchmarks/training.py noise [--data digits] [--size 16] [--architectures 6] [--seeds 10]
-    python tests/benchmarks/training.py strength [--seconds 20 40 80] [--size 16] [--test 500] [--figure FILE.png]
+    python tests/benchmarks/training.py strength [--seconds 20 40 80] [--size 16 32] [--test 500] [--figure FILE.png]
 
 The script (`script`) uses PIL images, transforms of torchvision, a DataLoader with two workers, and attacks as in
 torchattacks. It trains the same architecture with the same optimiser, learning rate and weight decay, in float32. Ours
@@ -41,6 +41,7 @@ import torch
 import torch.nn.functional as F
 import torch.utils.data
 from cifar_networks import images as cifar10_images
+from matplotlib.figure import Figure
 from PIL import Image
 from torchvision import transforms
 
@@ -48,7 +49,7 @@ from evaluators import PGD, AutoAttack, macs, radii
 from nas import Config
 from nas.data import Dataset, Split, open_data, open_test
 from nas.data.config import DataConfig
-from nas.plots.style import COLOURS, STYLE, new_figure
+from nas.plots.style import COLOURS, STYLE
 from nas.spaces.options import open_space
 from nas.training.batches import images_in_batch
 from nas.training.config import TrainingConfig
@@ -333,8 +334,19 @@ def random_architectures(space, x, count):
 
 
 def strength(options):
-    """Yields the seconds of training and the error under AutoAttack, for each recipe and each of `--seconds`."""
-    task, rows = open_task("cifar10", options.images, options.test, options.size), []
+    """Yields the seconds of training and the error under AutoAttack, for each size, recipe and number of `--seconds`."""
+    rows = []
+    for size in options.size:
+        for row in strength_at(size, options):
+            rows.append(row)
+            yield row
+    if options.figure:
+        draw(rows, options.figure)
+
+
+def strength_at(size, options):
+    """Yields the rows of images of one size."""
+    task = open_task("cifar10", options.images, options.test, size)
     network = build_network(SPACE, ARCHITECTURE, task.train.x, len(CLASSES), 0)
     precision = faster_precision(network, task.train.x[: options.batch])
     for recipe in options.recipes:
@@ -352,25 +364,28 @@ def strength(options):
                 "clean_error": round(error(network, task.test, 0.0, PGD20), 4),
                 "error": round(error(network, task.test, task.epsilon, AutoAttack()), 4),
             }
-            times = {"size": options.size, "epochs": epochs, "seconds": round(seconds, 2)}
-            rows.append({"recipe": recipe, **times, **errors, "collapsed": collapsed})
-            yield rows[-1]
-    if options.figure:
-        draw(rows, task.epsilon, options.figure)
+            times = {"size": size, "epochs": epochs, "seconds": round(seconds, 2)}
+            yield {"recipe": recipe, **times, **errors, "collapsed": collapsed}
 
 
-def draw(rows, epsilon, path):
-    """Writes a figure of error against seconds, with one line for each recipe."""
+def draw(rows, path):
+    """Writes a figure of error against seconds, with a panel for each size and a line for each recipe."""
+    sizes, recipes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("size", "recipe"))
     with mpl.rc_context(STYLE):
-        figure, axes = new_figure(7.0, 4.2)
-        for number, recipe in enumerate(dict.fromkeys(row["recipe"] for row in rows)):
-            points = [(row["seconds"], row["error"]) for row in rows if row["recipe"] == recipe]
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": "os^Dv"[number % 5]}
-            axes.plot(*zip(*points, strict=True), label=recipe, markersize=4, linewidth=1.6, **style)
-        axes.set(xscale="log", xlabel="seconds of training", ylabel=f"error under AutoAttack at {epsilon * 255:g}/255")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.legend(fontsize=8)
+        figure = Figure(figsize=(5.5 * len(sizes), 4.2), layout="constrained")
+        panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+        for axes, size in zip(panels, sizes, strict=True):
+            for number, recipe in enumerate(recipes):
+                points = [(row["seconds"], row["error"]) for row in rows if (row["recipe"], row["size"]) == (recipe, size)]
+                if points:
+                    style = {"color": COLOURS[number % len(COLOURS)], "marker": "os^Dv"[number % 5]}
+                    axes.plot(*zip(*points, strict=True), label=recipe, markersize=4, linewidth=1.6, **style)
+            axes.set(xscale="log", xlabel="CPU seconds of training", title=f"{size} x {size} pixels")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("{x:g}")
+            axes.tick_params(axis="x", which="both", labelsize=7)
+        panels[0].set(ylabel="error under AutoAttack at 8/255")
+        panels[0].legend(fontsize=8)
         figure.savefig(path, dpi=110)
 
 
@@ -397,8 +412,9 @@ def main() -> None:
     recipes = [*recipes, "free", "fgsm_pgi", "trades", "mart", "mixture"]
     commands["strength"].add_argument("--recipes", nargs="+", default=recipes, choices=recipes)
     commands["strength"].add_argument("--seconds", type=float, nargs="+", default=[20, 40, 80])
-    for name in ("noise", "strength"):
-        commands[name].add_argument("--size", type=int, default=16, choices=[16, 32], help="side of the images of CIFAR-10")
+    for name, number in (("noise", {"default": 16}), ("strength", {"default": [16, 32], "nargs": "+"})):
+        text = "side of the images of CIFAR-10"
+        commands[name].add_argument("--size", type=int, choices=[16, 32], help=text, **number)
     commands["strength"].add_argument("--figure", type=Path)
     for name, option, default, text in (
         ("speed", "--epochs", 2, None),

@@ -485,10 +485,10 @@ def test_an_ensemble_is_the_worst_case_of_its_members(linear, images, second):
     assert not torch.equal(image_radii, alone[0])
 
 
-def test_a_member_tries_only_the_largest_epsilon_below_each_radius(linear, images):
+def test_a_member_is_given_only_images_whose_radius_it_could_lower(linear, images):
     network, x = linear(), images(80, low=0.35, high=0.65, seed=1)
     y = right_labels(network, x)
-    exact, asked = distances(network, x, y, 1), []
+    exact, tried = distances(network, x, y, 1), []
     grid = [0.005, 0.02, 0.08]
 
     @dataclass(frozen=True, kw_only=True)
@@ -496,14 +496,39 @@ def test_a_member_tries_only_the_largest_epsilon_below_each_radius(linear, image
         norm: Norm = Linf()
 
         def perturb(self, target, x, epsilon, noise):
-            asked.extend(epsilon.flatten().tolist())
+            tried.append((float(epsilon[0]), len(x)))
             return torch.zeros_like(x)
 
     image_radii = radii(network, x, y, Both(first=FGSM(), second=Idle()), grid, batch_size=100)
     np.testing.assert_array_equal(image_radii.numpy(), rounded_up(exact, grid))
+    wanted = [(epsilon, int((exact > epsilon).sum())) for epsilon in grid]
+    assert [(pytest.approx(e), n) for e, n in tried] == [(e, n) for e, n in wanted if n]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downwards(Both):
+    downwards = True
+
+
+def test_a_member_that_searches_downwards_tries_the_largest_epsilon_below_each_radius(linear, images):
+    network, x = linear(), images(80, low=0.35, high=0.65, seed=1)
+    y = right_labels(network, x)
+    exact, tried = distances(network, x, y, 1), []
+    grid = [0.005, 0.02, 0.08]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Idle(Attack):
+        norm: Norm = Linf()
+
+        def perturb(self, target, x, epsilon, noise):
+            tried.extend(epsilon.flatten().tolist())
+            return torch.zeros_like(x)
+
+    image_radii = radii(network, x, y, Downwards(first=FGSM(), second=Idle()), grid, batch_size=100)
+    np.testing.assert_array_equal(image_radii.numpy(), rounded_up(exact, grid))
     below = [max(epsilon for epsilon in grid if epsilon < radius) for radius in exact if radius > grid[0]]
     assert len(set(below)) > 1
-    assert sorted(asked) == pytest.approx(sorted(below))
+    assert sorted(tried) == pytest.approx(sorted(below))
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.01])
@@ -512,7 +537,7 @@ def test_a_member_goes_down_from_the_known_radius_as_long_as_it_succeeds(linear,
     y = right_labels(network, x)
     exact = distances(network, x, y, 1)
     grid = EpsilonGrid(epsilons=np.geomspace(0.001, 0.2, 60).tolist(), tolerance=tolerance)
-    found = []
+    shares = []
 
     @dataclass(frozen=True, kw_only=True)
     class Far(MinimumNorm):
@@ -527,14 +552,46 @@ def test_a_member_goes_down_from_the_known_radius_as_long_as_it_succeeds(linear,
 
     with prepare(network, x, y) as prepared:
         known = measure(prepared, Far(), grid)
-        below = measure(prepared, PGD(steps=5, random_start=False), grid, known=known, progress=found.append)
+        below = measure(
+            prepared, PGD(steps=5, random_start=False), grid, known=known, downwards=True, progress=shares.append
+        )
     assert (known.isfinite() & (known > 1.5 * torch.tensor(exact))).sum() > 30
-    assert found == sorted(found)
+    assert shares == sorted(shares)
     if tolerance is None:
         np.testing.assert_array_equal(below.numpy(), rounded_up(exact, grid.epsilons))
     else:
         assert (below.numpy() >= exact * (1 - 1e-4) - 1e-6).all()
         assert (below.numpy() <= exact * 1.02 + 1e-6).all()
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-2, 1e-4])
+def test_the_search_downwards_reaches_small_radii_from_infinite_ones(linear, images, tolerance):
+    network, x = linear(), images(40, low=0.35, high=0.65)
+    y = right_labels(network, x)
+    grid = EpsilonGrid(epsilons=np.geomspace(0.001, 0.9, 30).tolist(), tolerance=tolerance)
+    attack = PGD(steps=1, step_size=1.0, random_start=False)
+    with prepare(network, x, y) as prepared:
+        known = torch.full((40,), torch.inf, dtype=torch.float64)
+        upwards = measure(prepared, attack, grid)
+        below = measure(prepared, attack, grid, known=known, downwards=True)
+    assert upwards.isfinite().all()
+    np.testing.assert_allclose(below.numpy(), upwards.numpy(), rtol=0 if tolerance is None else 2 * tolerance, atol=1e-7)
+
+
+def test_the_first_member_of_an_ensemble_searches_upwards(linear, images):
+    network, x = linear(), images(20, low=0.35, high=0.65)
+    tried = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Recording(Attack):
+        norm: Norm = Linf()
+
+        def perturb(self, target, x, epsilon, noise):
+            tried.append(float(epsilon[0]))
+            return torch.zeros_like(x)
+
+    radii(network, x, right_labels(network, x), Downwards(first=Recording(), second=FGSM()), [0.01, 0.02, 0.04])
+    assert tried == pytest.approx([0.01, 0.02, 0.04])
 
 
 def test_progress_rises_to_1(conv, images):

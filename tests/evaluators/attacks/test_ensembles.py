@@ -129,13 +129,34 @@ def test_fast_pgd_gives_up_images_that_it_will_not_fool(linear, images):
     exact = radii(network, x, y, PGD(steps=10, random_start=False), EpsilonGrid(epsilons=[0.2], tolerance=0.01))
     fast, epsilon = FastPGD(step_size=0.25).members()[-1], float(exact.quantile(0.5))
     network.count = 0
-    found = radii(network, x, y, fast, [epsilon]).isfinite()
+    fooled = radii(network, x, y, fast, [epsilon]).isfinite()
     # The loss of a linear network rises for four steps, until the corner of the ball. So the pace over the last four of 20
     # steps falls from then on.
     assert network.count <= 40 * 10
-    assert torch.equal(found, radii(network, x, y, PGD(steps=20, random_start=False), [epsilon]).isfinite())
+    assert torch.equal(fooled, radii(network, x, y, PGD(steps=20, random_start=False), [epsilon]).isfinite())
     points = fast(network, x, y, epsilon)
     assert (points - x).abs().amax() <= epsilon * (1 + 1e-5)
+    # Images that are given up stay at a point near the end of the walk, not at the clean image.
+    assert (points - x).abs().flatten(1).amax(1).min() >= 0.9 * epsilon
+
+
+@pytest.mark.parametrize(("steps", "step_size"), [(20, 0.05), (10, 0.1), (5, 0.2)])
+def test_fast_pgd_does_not_give_up_images_that_only_the_last_step_fools(linear, images, steps, step_size):
+    network, x = linear(), images(200, low=0.35, high=0.65)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+    pgd = PGD(steps=steps, step_size=step_size, random_start=False)
+    epsilon = float(radii(network, x, y, pgd, EpsilonGrid(epsilons=[0.2], tolerance=0.01)).quantile(0.5))
+    fast = FastPGD(steps=steps, step_size=step_size).members()[-1]
+    assert torch.equal(radii(network, x, y, fast, [epsilon]), radii(network, x, y, pgd, [epsilon]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_fast_pgd_does_not_depend_on_the_batch_size(trained, batch_size):
+    network, x, y = trained
+    expected = radii(network.double(), x.double(), y, FastPGD(), GRIDS["linf"])
+    assert torch.equal(radii(network, x.double(), y, FastPGD(), GRIDS["linf"], batch_size=batch_size), expected)
+    network.float()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

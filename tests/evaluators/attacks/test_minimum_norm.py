@@ -141,15 +141,40 @@ class TestLinearNetworks:
         torch.testing.assert_close(sizes(attack, linear(4, scale=scale), x, y), expected, rtol=2e-3, atol=0)
 
     @NEAREST
-    def test_pixels_at_the_end_of_their_range_cannot_help(self, attack, linear):
-        # Half of the pixels are 1 and cannot rise, so the network is a linear network of the other half.
+    @pytest.mark.parametrize("clipped", [32, 48])
+    def test_pixels_at_the_end_of_their_range_cannot_help(self, attack, clipped, linear):
+        # Some pixels are 1 and cannot rise, so the network is a linear network of the others.
         weight = torch.stack([torch.zeros(64), torch.ones(64)])
-        network = linear(weight=weight, bias=torch.tensor([0.0, -64 * 0.72]))
+        free = 64 - clipped
+        network = linear(weight=weight, bias=torch.tensor([0.0, -(clipped + free * 0.44)]))
         x = torch.full((1, 1, 8, 8), 0.4)
-        x.view(-1)[:32] = 1.0
-        exact = 64 * 0.02 / (32 if attack.norm == Linf() else 32**0.5)
+        x.view(-1)[:clipped] = 1.0
+        exact = 0.04 if attack.norm == Linf() else 0.04 * free**0.5
         distances = sizes(attack, network, x, torch.tensor([0])).item()
         assert exact * (1 - 1e-4) <= distances <= 1.025 * exact
+
+
+class Ellipsoid(nn.Module):
+    """Two classes, inside and outside of an ellipsoid around the grey image."""
+
+    axes = torch.linspace(1, 30, 64)
+
+    def forward(self, x):
+        return torch.stack([torch.ones(len(x)), ((x.flatten(1) - 0.5) ** 2 * self.axes).sum(1)], dim=1)
+
+
+def test_projections_make_the_perturbation_orthogonal_to_the_boundary(images):
+    network, x = Ellipsoid(), images(30, low=0.47, high=0.53)
+    y = torch.zeros(30, dtype=torch.int64)
+    assert torch.equal(labels(network, x), y)
+    sines = {}
+    for attack in (SuperDeepFool(norm=L2()), TrustRegion(norm=L2())):
+        target = target_of(network, x, y, attack.norm)
+        attack.minimise(target, x, ImageNoise.of(0, torch.arange(30)))
+        normal, delta = (target.points.flatten(1) - 0.5) * network.axes, (target.points - x).flatten(1)
+        sines[type(attack)] = (1 - torch.cosine_similarity(delta, normal) ** 2).clamp(min=0).sqrt().mean()
+    # The trust-region attack has no projections.
+    assert sines[SuperDeepFool] < sines[TrustRegion] / 3
 
 
 class Watched(nn.Module):
@@ -327,6 +352,23 @@ class TestTrainedNetwork:
         asked = torch.stack([norm.size(points - x) for points in watched.points[50:100]])
         assert (asked.amax(0) <= 1.1 * distances).all()
 
+    @pytest.mark.parametrize("norm", BOTH)
+    def test_the_trusted_region_grows_and_shrinks(self, norm, linear, images, digits):
+        # Without growth, fifty steps of a hundredth of the distance would not reach the boundary.
+        network, x = linear(), images(40, low=0.35, high=0.65)
+        y = labels(network, x)
+        torch.testing.assert_close(
+            sizes(TrustRegion(norm=norm, first=0.01), network, x, y), linear_radii(network, x, y, norm), rtol=0.01, atol=0
+        )
+        # Where the margin is curved, shorter steps find nearer points.
+        constant, adaptive = (sizes(TrustRegion(norm=norm, growth=growth), *digits) for growth in (1 + 1e-6, 1.5))
+        assert not torch.equal(constant, adaptive)
+
+    @pytest.mark.parametrize("kind", [DeepFool, SuperDeepFool, TrustRegion])
+    def test_the_point_after_the_last_step_counts(self, kind, digits):
+        extra = {"first": 1.0} if kind is TrustRegion else {}
+        assert sizes(kind(steps=1, **extra), *digits).isfinite().any()
+
     @NEAREST
     def test_logits_a_hundred_times_as_large_hide_nothing(self, attack, digits):
         network, x, y = digits
@@ -412,21 +454,23 @@ class Rounded(nn.Module):
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
-def test_deepfool_steps_past_ties_of_logits(norm, conv, images):
+@pytest.mark.parametrize("kind", [DeepFool, SuperDeepFool, TrustRegion])
+def test_ties_of_logits_are_passed(kind, norm, conv, images):
     network, x = conv(), images(60)
     y = network(x).argmax(1)
-    plain, tied = (sizes_of(DeepFool(norm=norm), one, x, y) for one in (network, Rounded(network)))
+    plain, tied = (sizes_of(kind(norm=norm), one, x, y) for one in (network, Rounded(network)))
     right = Rounded(network)(x).argmax(1) == y
     assert (tied[right].isfinite().float().mean() >= plain[right].isfinite().float().mean() - 0.05).item()
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
-def test_deepfool_moves_away_from_a_tie_at_the_clean_image(norm):
+@pytest.mark.parametrize("kind", [DeepFool, SuperDeepFool, TrustRegion])
+def test_the_attacks_move_away_from_a_tie_at_the_clean_image(kind, norm):
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     with torch.no_grad():
         network[1].weight.copy_(torch.eye(2, 4))
     x, y = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long)
-    assert radii(network, x, y, DeepFool(norm=norm), [1e-3]).tolist() == [pytest.approx(1e-3)] * 3
+    assert radii(network, x, y, kind(norm=norm), [1e-3]).tolist() == [pytest.approx(1e-3)] * 3
 
 
 def sizes_of(attack, network, x, y):
