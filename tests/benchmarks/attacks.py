@@ -45,10 +45,9 @@ from evaluators import (
     Linf,
     MinimumNormEnsemble,
     StepLL,
-    SuperDeepFool,
-    TrustRegion,
     radii,
 )
+from evaluators.attacks import SuperDeepFool, TrustRegion
 
 # Epsilons of the curve of both networks: the usual range of papers on CIFAR-10.
 CURVE = [k / 255 for k in range(1, 9)]

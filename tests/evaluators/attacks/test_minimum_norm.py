@@ -20,11 +20,9 @@ from evaluators import (
     DeepFool,
     HopSkipJump,
     Linf,
-    SuperDeepFool,
-    TrustRegion,
     radii,
 )
-from evaluators.attacks import AttackEnsemble, GradientOracle, margin
+from evaluators.attacks import AttackEnsemble, GradientOracle, SuperDeepFool, TrustRegion, margin
 from evaluators.attacks.bisection import bisect
 from evaluators.engine.frozen import frozen
 from evaluators.engine.noise import ImageNoise
