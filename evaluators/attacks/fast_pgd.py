@@ -48,7 +48,8 @@ class FastPGD(AttackEnsemble):
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from evaluators import FastPGD, radii
+        >>> from evaluators import radii
+        >>> from evaluators.attacks import FastPGD
         >>> network = nn.Identity()  # The two pixels are the logits of two classes.
         >>> x, y = torch.tensor([[0.7, 0.5], [0.9, 0.1], [0.4, 0.5]]), torch.tensor([0, 0, 0])
         >>> radii(network, x, y, FastPGD(), epsilons=[0.05, 0.15, 0.3, 0.45])

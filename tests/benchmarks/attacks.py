@@ -41,13 +41,12 @@ from evaluators import (
     AutoAttack,
     DeepFool,
     EpsilonGrid,
-    FastPGD,
     Linf,
     MinimumNormEnsemble,
     StepLL,
     radii,
 )
-from evaluators.attacks import SuperDeepFool, TrustRegion
+from evaluators.attacks import FastPGD, SuperDeepFool, TrustRegion
 
 # Epsilons of the curve of both networks: the usual range of papers on CIFAR-10.
 CURVE = [k / 255 for k in range(1, 9)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, FastPGD, Linf, MinimumNormEnsemble, Norm, radii
-from evaluators.attacks import Attack, AttackEnsemble, margin
+from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, Linf, MinimumNormEnsemble, Norm, radii
+from evaluators.attacks import Attack, AttackEnsemble, FastPGD, margin
 
 
 @pytest.fixture(scope="module")
