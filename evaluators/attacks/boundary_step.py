@@ -1,9 +1,23 @@
-"""The length that is added to a step to the boundary of a network's linearisation, so that it is crossed."""
+"""Steps that cross the boundary of a network's linearisation: the length that is added to them, and checks of settings."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+
+def check_overshoot(steps: int, overshoot: float) -> None:
+    """Checks the number of steps, and the share by which they are lengthened.
+
+    Raises:
+        ValueError: steps is below 1, or overshoot is negative or not finite.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 <= overshoot < math.inf:
+        raise ValueError(f"overshoot must be a finite number of at least 0, got {overshoot}")
 
 
 def addition(distance: Tensor, size: Tensor, ties: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from evaluators.attacks.base import MinimumNorm
-from evaluators.attacks.boundary_step import addition
+from evaluators.attacks.boundary_step import addition, check_overshoot
 from evaluators.attacks.losses import targeted_margin
 from evaluators.attacks.rivals import check_candidates, rivals
 from evaluators.norms import Linf, Norm, broadcast_per_image
@@ -51,10 +51,7 @@ class DeepFool(MinimumNorm):
     candidates: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 <= self.overshoot < math.inf:
-            raise ValueError(f"overshoot must be a finite number of at least 0, got {self.overshoot}")
+        check_overshoot(self.steps, self.overshoot)
         check_candidates(self.candidates)
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:

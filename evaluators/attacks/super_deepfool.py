@@ -17,7 +17,7 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
-from evaluators.attacks.boundary_step import addition
+from evaluators.attacks.boundary_step import addition, check_overshoot
 from evaluators.attacks.rivals import check_candidates, margin_to_nearest
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
@@ -62,10 +62,7 @@ class SuperDeepFool(MinimumNorm):
     candidates: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not 0 <= self.overshoot < math.inf:
-            raise ValueError(f"overshoot must be a finite number of at least 0, got {self.overshoot}")
+        check_overshoot(self.steps, self.overshoot)
         if not 0 < self.gain < 1:
             raise ValueError(f"gain must be between 0 and 1, a share of the perturbation, got {self.gain}")
         check_candidates(self.candidates)

@@ -485,24 +485,28 @@ def test_an_ensemble_is_the_worst_case_of_its_members(linear, images, second):
     assert not torch.equal(image_radii, alone[0])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recording(Attack):
+    """Fools no image, and records the epsilons of each batch in `tried`."""
+
+    tried: list
+    norm: Norm = Linf()
+
+    def perturb(self, target, x, epsilon, noise):
+        self.tried.append(epsilon.flatten().tolist())
+        return torch.zeros_like(x)
+
+
 def test_a_member_is_given_only_images_whose_radius_it_could_lower(linear, images):
     network, x = linear(), images(80, low=0.35, high=0.65, seed=1)
     y = right_labels(network, x)
     exact, tried = distances(network, x, y, 1), []
     grid = [0.005, 0.02, 0.08]
 
-    @dataclass(frozen=True, kw_only=True)
-    class Idle(Attack):
-        norm: Norm = Linf()
-
-        def perturb(self, target, x, epsilon, noise):
-            tried.append((float(epsilon[0]), len(x)))
-            return torch.zeros_like(x)
-
-    image_radii = radii(network, x, y, Both(first=FGSM(), second=Idle()), grid, batch_size=100)
+    image_radii = radii(network, x, y, Both(first=FGSM(), second=Recording(tried=tried)), grid, batch_size=100)
     np.testing.assert_array_equal(image_radii.numpy(), rounded_up(exact, grid))
     wanted = [(epsilon, int((exact > epsilon).sum())) for epsilon in grid]
-    assert [(pytest.approx(e), n) for e, n in tried] == [(e, n) for e, n in wanted if n]
+    assert [(pytest.approx(batch[0]), len(batch)) for batch in tried] == [(e, n) for e, n in wanted if n]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -516,19 +520,11 @@ def test_a_member_that_searches_downwards_tries_the_largest_epsilon_below_each_r
     exact, tried = distances(network, x, y, 1), []
     grid = [0.005, 0.02, 0.08]
 
-    @dataclass(frozen=True, kw_only=True)
-    class Idle(Attack):
-        norm: Norm = Linf()
-
-        def perturb(self, target, x, epsilon, noise):
-            tried.extend(epsilon.flatten().tolist())
-            return torch.zeros_like(x)
-
-    image_radii = radii(network, x, y, Downwards(first=FGSM(), second=Idle()), grid, batch_size=100)
+    image_radii = radii(network, x, y, Downwards(first=FGSM(), second=Recording(tried=tried)), grid, batch_size=100)
     np.testing.assert_array_equal(image_radii.numpy(), rounded_up(exact, grid))
     below = [max(epsilon for epsilon in grid if epsilon < radius) for radius in exact if radius > grid[0]]
     assert len(set(below)) > 1
-    assert sorted(tried) == pytest.approx(sorted(below))
+    assert sorted(epsilon for batch in tried for epsilon in batch) == pytest.approx(sorted(below))
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.01])
@@ -582,16 +578,8 @@ def test_the_first_member_of_an_ensemble_searches_upwards(linear, images):
     network, x = linear(), images(20, low=0.35, high=0.65)
     tried = []
 
-    @dataclass(frozen=True, kw_only=True)
-    class Recording(Attack):
-        norm: Norm = Linf()
-
-        def perturb(self, target, x, epsilon, noise):
-            tried.append(float(epsilon[0]))
-            return torch.zeros_like(x)
-
-    radii(network, x, right_labels(network, x), Downwards(first=Recording(), second=FGSM()), [0.01, 0.02, 0.04])
-    assert tried == pytest.approx([0.01, 0.02, 0.04])
+    radii(network, x, right_labels(network, x), Downwards(first=Recording(tried=tried), second=FGSM()), [0.01, 0.02, 0.04])
+    assert [batch[0] for batch in tried] == pytest.approx([0.01, 0.02, 0.04])
 
 
 def test_progress_rises_to_1(conv, images):
