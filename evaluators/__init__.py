@@ -41,7 +41,8 @@ from evaluators.profiles.measure import profile
 from evaluators.profiles.options import ProfileOptions
 from evaluators.profiles.record import RobustnessProfile, load_profile, save_profile
 from evaluators.profiles.summary import summary_line
-from evaluators.radius import EpsilonGrid, radii
+from evaluators.radius.grid import EpsilonGrid
+from evaluators.radius.measure import radii
 from evaluators.smoothing import Certificates, Smoothing, certify
 from evaluators.statistics.correlation import RankCorrelation, rank_correlation
 from evaluators.statistics.multiple_testing import holm

@@ -18,7 +18,7 @@ from evaluators.attacks.square import Square
 from evaluators.attacks.uniform_noise import UniformNoise
 from evaluators.checks.radii import black_box_is_weaker
 from evaluators.checks.result import CheckResult, binomial_excess, excess, largest
-from evaluators.radius import measure
+from evaluators.radius.measure import measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from evaluators.attacks.pgd import PGD
 from evaluators.checks.result import CheckResult, binomial_excess, excess
 from evaluators.engine.prepared import predict
 from evaluators.norms import Linf, broadcast_per_image
-from evaluators.radius import measure
+from evaluators.radius.measure import measure
 
 if TYPE_CHECKING:
     from evaluators.engine.prepared import PreparedNetwork

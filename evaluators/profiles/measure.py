@@ -23,7 +23,8 @@ from evaluators.profiles.attack_entry import attack_entry
 from evaluators.profiles.margins_record import margins_record
 from evaluators.profiles.options import ProfileOptions, check_by_norm
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
-from evaluators.radius import EpsilonGrid, measure
+from evaluators.radius.grid import EpsilonGrid
+from evaluators.radius.measure import measure
 from evaluators.smoothing import Certificates, certify
 
 if TYPE_CHECKING:

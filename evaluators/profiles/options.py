@@ -8,7 +8,7 @@ from typing import final
 
 from evaluators.engine.batches import Batches
 from evaluators.engine.input_checks import as_grid
-from evaluators.radius import check_tolerance
+from evaluators.radius.grid import check_tolerance
 from evaluators.smoothing import Smoothing, check_smoothing
 
 

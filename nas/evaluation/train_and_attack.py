@@ -9,7 +9,7 @@ import torch
 
 from evaluators import macs, parameters
 from evaluators.engine.prepared import prepare
-from evaluators.radius import measure
+from evaluators.radius.measure import measure
 from nas.config.schema import Config
 from nas.config.writer import as_data
 from nas.data import Dataset

@@ -15,7 +15,7 @@ import torch
 from evaluators.attacks.gradient_oracle import one_gradient_warning
 from evaluators.engine.channels_last import is_channels_last
 from evaluators.engine.folding import Folding
-from evaluators.radius import radii
+from evaluators.radius.measure import radii
 from nas.seeds import seed_of
 from nas.training import stopwatch
 from nas.training.augment import augment, draw_placement, first_mirrored

@@ -14,7 +14,7 @@ from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons
 from evaluators.engine.prepared import predict, prepare
 from evaluators.logits.margin import adaptive_epsilons
-from evaluators.radius import measure
+from evaluators.radius.measure import measure
 from evaluators.regions import Sampling, disagreement
 from evaluators.regions.sampling import affordable_samples
 from evaluators.statistics.multiple_testing import holm

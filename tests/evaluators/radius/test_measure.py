@@ -26,7 +26,7 @@ from evaluators import (
 from evaluators.attacks import Attack, AttackEnsemble, MinimumNorm, cross_entropy, margin
 from evaluators.engine.batches import Batches
 from evaluators.engine.prepared import predict, prepare
-from evaluators.radius import measure
+from evaluators.radius.measure import measure
 
 LINF_GRID = np.geomspace(2e-4, 0.3, 60).tolist()
 L2_GRID = np.geomspace(2e-3, 2, 60).tolist()
