@@ -13,6 +13,7 @@ from evaluators.attacks.apgd import APGD, TargetedAPGD
 from evaluators.attacks.autoattack import AutoAttack
 from evaluators.attacks.base import Attack, AttackEnsemble, MinimumNorm, SingleStep
 from evaluators.attacks.bim import BIM
+from evaluators.attacks.constraint_relaxation import ConstraintRelaxation
 from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
 from evaluators.attacks.fast_pgd import FastPGD
@@ -37,6 +38,7 @@ from evaluators.attacks.minimum_norm_ensemble import MinimumNormEnsemble
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.step_ll import StepLL
+from evaluators.attacks.strong import Strong
 from evaluators.attacks.super_deepfool import SuperDeepFool
 from evaluators.attacks.transfer import Transfer
 from evaluators.attacks.trust_region import TrustRegion
@@ -61,6 +63,8 @@ ATTACKS: dict[str, type[Attack]] = {
     "trust_region": TrustRegion,
     "hop_skip_jump": HopSkipJump,
     "fast_pgd": FastPGD,
+    "constraint_relaxation": ConstraintRelaxation,
+    "strong": Strong,
     "autoattack": AutoAttack,
     "nearest": MinimumNormEnsemble,
 }
@@ -119,6 +123,7 @@ __all__ = [
     "Attack",
     "AttackEnsemble",
     "AutoAttack",
+    "ConstraintRelaxation",
     "DeepFool",
     "FastPGD",
     "GradientOracle",
@@ -130,6 +135,7 @@ __all__ = [
     "SingleStep",
     "Square",
     "StepLL",
+    "Strong",
     "SuperDeepFool",
     "TargetedAPGD",
     "Transfer",

@@ -27,8 +27,11 @@ class Attack(ABC):
 
     Attributes:
         norm: Shape of the ball.
+        stops_when_fooled: Whether the attack always returns the first misclassified point of an image, if there is one, as
+            `stop_when_fooled` describes.
     """
 
+    stops_when_fooled: ClassVar[bool] = False
     norm: Norm
 
     @abstractmethod
@@ -72,7 +75,8 @@ class Attack(ABC):
             epsilon: Radius of the ball in pixel units: 8/255, not 8. One number, or one number per image, (N,).
             seed: Seed of the attack's random numbers.
             stop_when_fooled: Return the first misclassified point of an image, if there is one, instead of the last point of
-                the attack. Ensembles always do this. Minimum-norm attacks always return the nearest misclassified point.
+                the attack. Ensembles and some other attacks always do this. Minimum-norm attacks always return the nearest
+                misclassified point.
 
         Raises:
             TypeError: network, x, y or a setting of the attack has the wrong type.
@@ -124,8 +128,8 @@ class Attack(ABC):
         """Returns adversarial images (N, ...), and whether each is known to be misclassified, (N,) bool. Checks no inputs.
 
         Its callers, such as `radii` and adversarial training, have checked the inputs. The network keeps its current mode.
-        False means unknown: the last point of an attack may not be evaluated, and without `stop_when_fooled` only ensembles
-        and minimum-norm attacks record misclassified points.
+        False means unknown: the last point of an attack may not be evaluated, and without `stop_when_fooled` only attacks
+        that always stop, and minimum-norm attacks, record misclassified points.
 
         Args:
             network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K).
@@ -139,7 +143,7 @@ class Attack(ABC):
                 cache. With a cache, the network must classify all clean images correctly.
         """
         ball = epsilon.view(-1, *[1] * (x.ndim - 1))
-        keep: Keep = "first" if stop_when_fooled or isinstance(self, AttackEnsemble) else "nothing"
+        keep: Keep = "first" if stop_when_fooled or self.stops_when_fooled else "nothing"
         if isinstance(self, MinimumNorm):
             keep = "nearest"
         target = GradientOracle(network, x, y, self.norm, epsilon, keep=keep, one_pass=one_pass, clean=clean)
@@ -219,6 +223,7 @@ class AttackEnsemble(Attack):
     """
 
     downwards: ClassVar[bool] = False
+    stops_when_fooled: ClassVar[bool] = True
 
     @abstractmethod
     def members(self) -> tuple[Attack, ...]:

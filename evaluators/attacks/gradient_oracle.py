@@ -204,15 +204,23 @@ class GradientOracle:
         logits = self._logits(points, left).to(points.dtype)
         return logits.new_zeros(len(points), logits.shape[1]).index_copy_(0, left, logits)
 
-    def wrong(self, points: Tensor) -> Tensor:
-        """Returns only whether points (N, ...) are misclassified, (N,) bool; True where the image is dropped.
+    def wrong(self, points: Tensor, *, only: Tensor | None = None) -> Tensor:
+        """Returns only whether points (N, ...) are misclassified, (N,) bool; True where the image is dropped or left out.
+
+        Args:
+            points: One point per image, (N, ...).
+            only: Whether each image is needed, (N,) bool; None for all. The others cost no pass.
 
         Raises:
             AllFooledError: all images are dropped; `Attack` catches it.
         """
         left = self._left()
-        decisions = misclassified(self._logits(points, left), self.labels[left])
-        return torch.ones_like(self.fooled).index_copy_(0, left, decisions)
+        wrong = torch.ones_like(self.fooled)
+        if only is not None:
+            left = left[only[left]]
+            if len(left) == 0:
+                return wrong
+        return wrong.index_copy_(0, left, misclassified(self._logits(points, left), self.labels[left]))
 
     def _left(self) -> Tensor:
         """Returns the indices of the images that are not dropped."""

@@ -45,23 +45,31 @@ def rivals(target: GradientOracle, x: Tensor, candidates: int) -> tuple[Tensor, 
     return others.topk(min(candidates, others.shape[1]) - 1).indices.unbind(1)
 
 
-def margin_to_nearest(target: GradientOracle, norm: Norm, x: Tensor, candidates: int) -> tuple[Loss, tuple[Tensor, ...]]:
-    """Returns the margin to the wrong class that is nearest to each image, to first order: a loss and its target classes.
+def rank_rivals(target: GradientOracle, norm: Norm, x: Tensor, candidates: int) -> Tensor:
+    """Returns the wrong classes by their first-order distance from each image, the nearest one first, (N, R) int64.
 
     Args:
         target: The attacked network.
         norm: Norm in which distances are measured.
         x: Clean images, (N, ...).
-        candidates: Number of classes to rank, as for `rivals`. One gradient is computed for each wrong class. With 2, no
-            gradient is computed, and the loss is the margin to the wrong class with the largest logit at each point.
+        candidates: Number of classes to rank, as for `rivals`. One gradient is computed for each wrong class.
     """
-    ranked = rivals(target, x, candidates) if candidates > 2 else ()
-    if len(ranked) < 2:
-        return margin, ()
-    nearest, distance = ranked[0], x.new_full((len(x),), math.inf)
-    for rival in ranked:
+    classes = rivals(target, x, candidates)
+    distances = []
+    for rival in classes:
         value, gradient = target.value_and_gradient(x, targeted_margin, rival)
         # Where the gradient is zero, the distance is infinite, and NaN where the logits are equal, too.
-        away = (value.abs() / norm.dual(gradient)).nan_to_num(math.inf, math.inf)
-        nearest, distance = torch.where(away < distance, rival, nearest), torch.minimum(away, distance)
-    return targeted_margin, (nearest,)
+        distances.append((value.abs() / norm.dual(gradient)).nan_to_num(math.inf, math.inf))
+    order = torch.stack(distances, 1).argsort(dim=1, stable=True)
+    return torch.stack(classes, 1).gather(1, order)
+
+
+def margin_to_nearest(target: GradientOracle, norm: Norm, x: Tensor, candidates: int) -> tuple[Loss, tuple[Tensor, ...]]:
+    """Returns the margin to the wrong class that is nearest to each image, to first order: a loss and its target classes.
+
+    Arguments are those of `rank_rivals`. With at most 2 candidates or classes, no gradient is computed, and the loss is the
+    margin to the wrong class with the largest logit at each point.
+    """
+    if candidates <= 2 or len(rivals(target, x, candidates)) < 2:
+        return margin, ()
+    return targeted_margin, (rank_rivals(target, norm, x, candidates)[:, 0],)

@@ -1,10 +1,11 @@
 """Compares our attacks with those of foolbox, torchattacks and pyautoattack, on the same networks, images and epsilons.
 
-    python tests/benchmarks/attacks.py [curve] [fgsm] [single] [autoattack] [nearest] [--images 512] [--rounds 3]
+    python tests/benchmarks/attacks.py [curve] [fgsm] [single] [autoattack] [nearest] [strong] [--images 512] [--rounds 3]
 
-The networks are two small residual networks trained on CIFAR-10, normally and adversarially (`cifar_networks.py`). Each part
-prints one JSON object per network, with errors, seconds and ratios of seconds. For curve, fgsm and single, all libraries run
-in each of several rounds, and the seconds are medians over the rounds.
+The networks are two small residual networks trained on CIFAR-10, normally and adversarially. The part `strong` has two
+more, with misleading gradients (`cifar_networks.py`). Each part prints one JSON object per network, with errors, seconds and
+ratios of seconds. For curve, fgsm and single, all libraries run in each of several rounds, and the seconds are medians over
+the rounds.
 
 - curve: PGD-20 over 8 epsilons. Goals: FastPGD is 20 times as fast as the other libraries on the normally trained network,
   and 8 times as fast on the other one, with no lower error. PGD, which takes no shortcuts, is 12 and 4 times as fast.
@@ -12,6 +13,8 @@ in each of several rounds, and the seconds are medians over the rounds.
 - single: four attacks at one epsilon. Goal: equal pixels, and not slower.
 - autoattack: AutoAttack at 4 epsilons. Goal: a quarter of the time, and an error that is at most 0.2 points lower.
 - nearest: minimum-norm attacks. Goal: no larger median radii.
+- strong: Strong and AutoAttack at 2 epsilons in two norms, by seconds of the CPU. Goals: a tenth of the time, and at no
+  epsilon a lower error.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cifar_networks import CACHE, RECIPES, images, network
+from cifar_networks import CACHE, NETWORKS, images, network
 from torch import nn
 
 from evaluators import (
@@ -46,21 +49,30 @@ from evaluators import (
     StepLL,
     radii,
 )
-from evaluators.attacks import FastPGD, SuperDeepFool, TrustRegion
+from evaluators.attacks import FastPGD, Strong, SuperDeepFool, TrustRegion
 
 # Epsilons of the curve of both networks: the usual range of papers on CIFAR-10.
 CURVE = [k / 255 for k in range(1, 9)]
 AUTOATTACK = [k / 255 for k in (1, 2, 4, 8)]
 SINGLE = {"normal": 1 / 255, "adversarial": 8 / 255}
+STRONG = {
+    "linf": {"normal": (0.5 / 255, 1 / 255), "robust": (4 / 255, 8 / 255)},
+    "l2": {"normal": (0.05, 0.1), "robust": (0.25, 0.5)},
+}
 
 
 def timed(function):
     """Returns the result of a function and the seconds that it takes. Its output and its warnings are suppressed."""
     started = time.perf_counter()
+    result = quiet(function)
+    return result, time.perf_counter() - started
+
+
+def quiet(function):
+    """Returns the result of a function. Its output and its warnings are suppressed."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = function()
-    return result, time.perf_counter() - started
+        return function()
 
 
 def in_turn(functions, rounds):
@@ -252,6 +264,38 @@ def autoattack(kind, net, x, y, rounds):
     }
 
 
+def strong(kind, net, x, y, rounds):
+    """Compares Strong with runs of pyautoattack's standard ensemble, in L-infinity and L2. Seconds are those of the CPU."""
+    from pyautoattack import AutoAttack as Theirs
+
+    results = {}
+    for norm, name in ((Linf(), "Linf"), (L2(), "L2")):
+        epsilons = STRONG[norm.name]["normal" if kind == "normal" else "robust"]
+        started = time.process_time()
+        image_radii = quiet(lambda n=norm, e=epsilons: radii(net, x, y, Strong(norm=n), e))
+        ours = time.process_time() - started
+        fooled, started = [], time.process_time()
+        for epsilon in epsilons:
+            attack = Theirs(net, norm=name, eps=epsilon, version="standard", seed=0)
+            result = quiet(lambda a=attack: a.run_standard_evaluation(x, y, batch_size=256))
+            points = result if isinstance(result, torch.Tensor) else result[0]
+            with torch.no_grad():
+                fooled.append(net(points).argmax(1) != y)
+        theirs = time.process_time() - started
+        found = [image_radii <= epsilon * (1 + 1e-6) for epsilon in epsilons]
+        results[norm.name] = {
+            "epsilons": [round(epsilon, 5) for epsilon in epsilons],
+            "errors": {
+                "ours": [float(f.double().mean()) for f in found],
+                "pyautoattack": [float(f.double().mean()) for f in fooled],
+            },
+            "missed_by_ours": [int((b & ~a).sum()) for a, b in zip(found, fooled, strict=True)],
+            "missed_by_pyautoattack": [int((a & ~b).sum()) for a, b in zip(found, fooled, strict=True)],
+            **compared({"ours": ours, "pyautoattack": theirs}),
+        }
+    return results
+
+
 def nearest(kind, net, x, y, rounds):
     """Compares the median radii of minimum-norm attacks, by norm."""
     import foolbox
@@ -293,7 +337,7 @@ def nearest(kind, net, x, y, rounds):
     return results
 
 
-PARTS = {part.__name__: part for part in (curve, fgsm, single, autoattack, nearest)}
+PARTS = {part.__name__: part for part in (curve, fgsm, single, autoattack, nearest, strong)}
 
 
 def main() -> None:
@@ -303,7 +347,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of curve, fgsm and single")
-    parser.add_argument("--networks", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, help="networks; the default depends on the part")
     parser.add_argument("--cache", type=Path, default=CACHE)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -311,7 +355,7 @@ def main() -> None:
     archive = shared / "cifar10-jpeg.tar.xz"
     test = images(archive, options.cache)[1].first(options.images)
     for name in options.parts or PARTS:
-        for kind in options.networks:
+        for kind in options.networks or (NETWORKS if name == "strong" else NETWORKS[:2]):
             net: nn.Module = network(kind, archive, options.cache)
             print(
                 json.dumps(

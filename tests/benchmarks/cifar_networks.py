@@ -1,4 +1,11 @@
-"""Two small residual networks trained on CIFAR-10, normally and adversarially. The benchmark of attacks uses them.
+"""Four small residual networks on CIFAR-10, for the benchmark of attacks.
+
+| name | network |
+| --- | --- |
+| normal | trained without attacks |
+| adversarial | trained with the recipe `adversarial` |
+| kwta | like `adversarial`, with k-winners-take-all activations instead of ReLU |
+| shattered | the network `adversarial`, with a wave added to each pixel value that misleads gradients |
 
 The images are in the file cifar10-jpeg.tar.xz of ../shared/data, or of the folder in the environment variable HARDCELL_DATA.
 Training takes some minutes on two cores. It runs once, because the weights and the images are stored in a folder.
@@ -7,6 +14,7 @@ Training takes some minutes on two cores. It runs once, because the weights and 
 from __future__ import annotations
 
 import io
+import math
 import os
 import tarfile
 from pathlib import Path
@@ -14,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from nas.data import Dataset, Split
 from nas.training.config import TrainingConfig
@@ -27,7 +36,35 @@ TRAINING_IMAGES = 12_000
 TEST_IMAGES = 1_000
 ARCHITECTURE = {"depth1": 1, "width1": 16, "depth2": 1, "width2": 32, "depth3": 1, "width3": 64, **PLAIN_AXES}
 EPOCHS = 10
-RECIPES = {"normal": Standard(), "adversarial": Adversarial(epsilon=8 / 255)}
+RECIPES = {"normal": Standard(), "adversarial": Adversarial(epsilon=8 / 255), "kwta": Adversarial(epsilon=8 / 255)}
+NETWORKS = (*RECIPES, "shattered")
+
+
+class WinnersTakeAll(nn.Module):
+    """Keeps the largest fifth of an image's activations (N, ...) and sets the others to 0.
+
+    The function is not continuous, so that gradients say little about larger steps.
+
+    Source: Xiao, Zhong and Zheng, "Enhancing Adversarial Defense by k-Winners-Take-All", ICLR 2020, arXiv:1905.10510.
+    """
+
+    def forward(self, x):
+        """Returns the activations, shaped like x."""
+        flat = x.flatten(1)
+        smallest = flat.topk(max(flat.shape[1] // 5, 1)).values[:, -1:]
+        return torch.where(flat >= smallest, flat, 0).view_as(x)
+
+
+class Wave(nn.Module):
+    """Adds a wave of period 8/255 and of height 1.9/255 to each pixel value.
+
+    The slope of the sum is between -0.5 and 2.5. Where it is negative, the gradient has the wrong sign.
+    """
+
+    def forward(self, x):
+        """Returns the images, shaped like x."""
+        frequency = 2 * math.pi * 255 / 8
+        return x + 1.5 * torch.sin(frequency * x) / frequency
 
 
 def images(archive: Path, cache: Path = CACHE) -> tuple[Split, Split]:
@@ -70,9 +107,13 @@ def read(archive: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
 
 
 def network(kind: str, archive: Path, cache: Path = CACHE) -> torch.nn.Module:
-    """Returns the network trained with one of RECIPES. It is read from the cache if it was trained before."""
+    """Returns one of NETWORKS in evaluation mode. A trained network is read from the cache if it was trained before."""
+    if kind == "shattered":
+        return nn.Sequential(Wave(), network("adversarial", archive, cache)).eval()
     training, test = images(archive, cache)
     built = build_network(macro(), ARCHITECTURE, training.x, 10, seed=0)
+    if kind == "kwta":
+        _replace_relu(built)
     stored = cache / f"{kind}.pt"
     if stored.exists():
         built.load_state_dict(torch.load(stored, weights_only=True))
@@ -94,6 +135,14 @@ def network(kind: str, archive: Path, cache: Path = CACHE) -> torch.nn.Module:
     built = built.to(memory_format=torch.contiguous_format)
     torch.save(built.state_dict(), stored)
     return built.eval()
+
+
+def _replace_relu(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, WinnersTakeAll())
+        else:
+            _replace_relu(child)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,11 @@ from evaluators import (
     describe,
     radii,
 )
-from evaluators.attacks import LOSSES, GradientOracle, cross_entropy, margin, targeted_cross_entropy
+from evaluators.attacks import LOSSES, ConstraintRelaxation, GradientOracle, cross_entropy, margin, targeted_cross_entropy
 from evaluators.engine.frozen import frozen
 
 NORMS = (Linf(), L2())
+RANDOM = (UniformNoise, HopSkipJump, APGD, TargetedAPGD, Square, ConstraintRelaxation)
 
 
 def every(kind, **settings):
@@ -143,9 +144,7 @@ class AttackContract:
         first = attack(network, x, y, budget(attack), seed=3)
         torch.manual_seed(99)
         assert torch.equal(attack(network, x, y, budget(attack), seed=3), first)
-        draws = isinstance(attack, UniformNoise | HopSkipJump | APGD | TargetedAPGD | Square) or getattr(
-            attack, "random_start", False
-        )
+        draws = isinstance(attack, RANDOM) or getattr(attack, "random_start", False)
         assert torch.equal(attack(network, x, y, budget(attack), seed=4), first) != draws
 
     @pytest.mark.parametrize("stop", [False, True])
@@ -330,6 +329,12 @@ class TestTargetedAPGD(AttackContract):
 
 class TestSquare(AttackContract):
     @pytest.fixture(params=every(Square, norm=NORMS, queries=(30,)), ids=lambda a: a.norm.name)
+    def attack(self, request):
+        return request.param
+
+
+class TestConstraintRelaxation(AttackContract):
+    @pytest.fixture(params=every(ConstraintRelaxation, norm=NORMS, steps=(2,), cycles=(2,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 

@@ -1,4 +1,4 @@
-"""AutoAttack, FastPGD and MinimumNormEnsemble, also with masked gradients and with images that Square does not support."""
+"""Ensembles of attacks, also with masked gradients and with images that Square does not support."""
 
 import dataclasses
 
@@ -8,29 +8,7 @@ import torch
 from torch import nn
 
 from evaluators import FMN, L2, PGD, AutoAttack, EpsilonGrid, Linf, MinimumNormEnsemble, Norm, radii
-from evaluators.attacks import Attack, AttackEnsemble, FastPGD, margin
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """A small network trained on scikit-learn's digits, and held-out images."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    x = torch.from_numpy(digits.images).float().div(16)[:, None]
-    y = torch.from_numpy(digits.target).long()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(192, 10)
-        )
-        optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
-        for _ in range(8):
-            for index in torch.randperm(1200).split(100):
-                optimiser.zero_grad()
-                nn.functional.cross_entropy(network(x[index]), y[index]).backward()
-                optimiser.step()
-    return network.eval(), x[1200:1260], y[1200:1260]
+from evaluators.attacks import Attack, AttackEnsemble, FastPGD, Strong, margin
 
 
 class Scaled(nn.Module):
@@ -47,18 +25,20 @@ SMALL = {"steps": 20, "targets": 3, "queries": 100}
 
 
 @pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
-def test_autoattack_is_no_weaker_than_pgd(trained, norm):
-    image_radii = radii(*trained, AutoAttack(norm=norm, **SMALL), GRIDS[norm.name])
+@pytest.mark.parametrize("attack", [AutoAttack(**SMALL), Strong(queries=100)], ids=lambda a: type(a).__name__)
+def test_ensembles_are_no_weaker_than_pgd(trained, attack, norm):
+    image_radii = radii(*trained, dataclasses.replace(attack, norm=norm), GRIDS[norm.name])
     pgd = radii(*trained, PGD(norm=norm, steps=40, step_size=0.1), GRIDS[norm.name])
     assert 0.1 < (pgd <= GRIDS[norm.name][1]).double().mean() < 0.9
     for epsilon in GRIDS[norm.name]:
         assert (image_radii <= epsilon).sum() >= (pgd <= epsilon).sum()
 
 
-def test_autoattack_does_not_depend_on_the_scale_of_the_logits(trained):
+@pytest.mark.parametrize("attack", [AutoAttack(**SMALL), Strong(queries=100)], ids=lambda a: type(a).__name__)
+def test_ensembles_do_not_depend_on_the_scale_of_the_logits(trained, attack):
     network, x, y = trained
-    plain = radii(network, x, y, AutoAttack(**SMALL), GRIDS["linf"])
-    scaled = radii(Scaled(network, 1000.0), x, y, AutoAttack(**SMALL), GRIDS["linf"])
+    plain = radii(network, x, y, attack, GRIDS["linf"])
+    scaled = radii(Scaled(network, 1000.0), x, y, attack, GRIDS["linf"])
     masked = radii(Scaled(network, 1000.0), x, y, PGD(steps=20), GRIDS["linf"])
     assert (masked > plain).double().mean() > 0.2
     assert (scaled != plain).double().mean() <= 0.05
@@ -212,6 +192,26 @@ def test_budgets_below_1_are_refused(setting):
         AutoAttack(**{setting: 0})
     with pytest.raises(ValueError, match=r"^steps must be at least 1, got 0$"):
         MinimumNormEnsemble(steps=0)
+
+
+@pytest.mark.parametrize("setting", ["targets", "queries"])
+def test_budgets_of_strong_below_1_are_refused(setting):
+    with pytest.raises(ValueError, match=f"^{setting} must be at least 1, got 0$"):
+        Strong(**{setting: 0})
+
+
+@pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
+def test_strong_finds_as_much_as_autoattack_with_a_fraction_of_the_gradients(trained, norm):
+    network, x, y = trained
+    grid = GRIDS[norm.name]
+    results = {}
+    for attack in (AutoAttack(norm=norm, steps=100, targets=9), Strong(norm=norm)):
+        counting = Counting(network)
+        results[type(attack)] = radii(counting, x, y, attack, grid), counting.count
+    (expected, many), (found, few) = results[AutoAttack], results[Strong]
+    for epsilon in grid:
+        assert (found <= epsilon).sum() >= (expected <= epsilon).sum()
+    assert few < many / 5
 
 
 def test_autoattack_leaves_square_out_on_flat_images(linear):

@@ -1,0 +1,57 @@
+"""The attack for final results: attacks of different kinds, each at the epsilons where it can still lower a radius.
+
+Not to be confused with `AutoAttack`, which runs longer attacks at all epsilons. That protocol is for comparisons with
+published results.
+
+Sources: those of `SuperDeepFool`, `ConstraintRelaxation`, `TargetedAPGD` and `Square`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from evaluators.attacks.apgd import TargetedAPGD
+from evaluators.attacks.base import Attack, AttackEnsemble
+from evaluators.attacks.constraint_relaxation import ConstraintRelaxation
+from evaluators.attacks.square import Square
+from evaluators.attacks.super_deepfool import SuperDeepFool
+from evaluators.norms import Linf, Norm
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Strong(AttackEnsemble):
+    """The worst case of SuperDeepFool, constraint relaxation, a short targeted APGD, and Square.
+
+    SuperDeepFool finds nearly the whole error curve in a few gradients. The others follow at the epsilons just below its
+    radii. Targeted APGD finds more where gradients change from point to point. Square needs no gradients, so that masked
+    gradients do not stop it. It runs only on images (N, C, H, W).
+
+    Attributes:
+        norm: Shape of the ball, linf or l2.
+        targets: Number of target classes of constraint relaxation and of targeted APGD.
+        queries: Number of queries of Square per image.
+
+    Raises:
+        ValueError: targets or queries is below 1.
+    """
+
+    downwards: ClassVar[bool] = True
+    norm: Norm = Linf()
+    targets: int = 3
+    queries: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def members(self) -> tuple[Attack, ...]:
+        """Returns the four attacks, cheap ones first."""
+        return (
+            SuperDeepFool(norm=self.norm),
+            ConstraintRelaxation(norm=self.norm, targets=self.targets),
+            TargetedAPGD(norm=self.norm, targets=self.targets, steps=30),
+            Square(norm=self.norm, queries=self.queries),
+        )
