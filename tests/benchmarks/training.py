@@ -372,7 +372,7 @@ def draw(rows, path):
     """Writes a figure of error against seconds, with a panel for each size and a line for each recipe."""
     sizes, recipes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("size", "recipe"))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.5 * len(sizes), 4.2), layout="constrained")
+        figure = Figure(figsize=(5.5 * len(sizes) + 1, 4.2), layout="constrained")
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for axes, size in zip(panels, sizes, strict=True):
             for number, recipe in enumerate(recipes):
@@ -385,7 +385,7 @@ def draw(rows, path):
             axes.xaxis.set_minor_formatter("{x:g}")
             axes.tick_params(axis="x", which="both", labelsize=7)
         panels[0].set(ylabel="error under AutoAttack at 8/255")
-        panels[0].legend(fontsize=8)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
         figure.savefig(path, dpi=110)
 
 
