@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, margin
+from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, Strong, margin
 from evaluators.profiles.record import check_names
 from nas.config.evaluators import EvaluatorConfig, TableEvaluatorConfig, TrainEvaluatorConfig
 from nas.config.storage_url import validate_url
@@ -200,6 +200,7 @@ class FinalistsConfig:
             "pgd": PGD(),
             "fmn": FMN(steps=50),
             "ddn": DDN(loss=margin, steps=50),
+            "strong": Strong(),
         }
     )
     epsilons: Mapping[str, tuple[float, ...]] | None = None
