@@ -41,6 +41,7 @@ from evaluators.checks.result import most_informative_epsilon
 from evaluators.curves.error_curves import worst_case
 from evaluators.engine.input_checks import check_images, check_labels
 from evaluators.engine.prepared import prepare
+from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import margins
 from evaluators.norms import Linf
 
@@ -72,6 +73,8 @@ def check_network(
 ) -> list[CheckResult]:
     """Returns the outcomes of the checks that need no measured radii. They are cheap enough for the trials of a search.
 
+    Checks of gradients are left out if the network has none (`ScoresOnly`).
+
     Args:
         network: Maps images (N, ...) with pixels in [0, 1] to logits (N, K); unchanged by the checks.
         x: Clean images (N, ...) with pixels in [0, 1]; at most 256 of them are used.
@@ -99,15 +102,17 @@ def check_network(
     x, y = x[chosen], y[chosen]
     with prepare(network, x, y, batch_size) as prepared:
         sensible = tells_classes_apart(prepared)
-        of_gradients = [gradients_predict(prepared), reaches_chance(prepared)]
+        differentiable = why_no_gradients(network) is None
+        of_gradients = [gradients_predict(prepared), reaches_chance(prepared)] if differentiable else []
         batches = prepared.batches
+    if differentiable:
+        of_gradients.insert(0, gradients_alive(known_margins or margins(network, x, y, [Linf()], batch_size)))
     return [
         sensible,
         deterministic(network, x, batches),
         logits_not_probabilities(network, x, batches),
         batch_independent(network, x, batches),
         normalised_inside(network, x, y, batches),
-        gradients_alive(known_margins or margins(network, x, y, [Linf()], batch_size)),
         *of_gradients,
     ]
 
@@ -195,8 +200,10 @@ def _of_attacking(
     worst = worst_case([radii[key] for key in guided or attacks])
     epsilon = most_informative_epsilon(worst, epsilons)
     outcomes = [noise_is_weaker(prepared, norm, worst, epsilons)] if guided else []
-    outcomes.append(scale_does_not_matter(prepared, norm, epsilon))
-    if all(isinstance(attack, UniformNoise) or is_black_box(attack) for attack in attacks.values()):
+    differentiable = why_no_gradients(prepared.network) is None
+    if differentiable:
+        outcomes.append(scale_does_not_matter(prepared, norm, epsilon))
+    if differentiable and all(isinstance(attack, UniformNoise) or is_black_box(attack) for attack in attacks.values()):
         outcomes.append(white_box_is_weaker(prepared, norm, worst, epsilon))
     # Only the strongest attack is lengthened, because a claim rests on the worst case.
     stepping = [key for key, attack in guided.items() if hasattr(attack, "steps") and not isinstance(attack, AttackEnsemble)]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from evaluators.attacks.gradient_oracle import usable
 from evaluators.curves.error_curves import Floats
 from evaluators.engine.prepared import PreparedNetwork, prepare
+from evaluators.engine.scores_only import why_no_gradients
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ class Margins:
         gradient_norms: Dual norm of the input gradient of each difference, in logits per pixel unit, (N, J) each, by name of
             the norm.
         radii: First-order radius of each image, in pixel units, (N,) each, by name of the norm: 0 if misclassified, infinite
-            if all gradients are zero.
+            if all gradients are zero. Without gradients, all gradient norms are zero.
         zero_gradient_share: Share of the correctly classified images on which the gradients of all J differences are zero or
             not finite.
     """
@@ -149,6 +150,9 @@ def _gradient_norms(
         rivals: Wrong classes of the differences, (B, J).
         norms: Norms of the gradients.
     """
+    if why_no_gradients(prepared.network) is not None:
+        none = torch.zeros(rivals.shape, dtype=torch.float64, device=rivals.device)
+        return torch.zeros_like(index, dtype=torch.bool), [none for _ in norms]
     points = prepared.x[index].detach().requires_grad_()
     with torch.enable_grad():
         logits = prepared.network(points.clone())

@@ -23,7 +23,12 @@ RIVALS_DRAWN = 3
 
 
 def margins_record(
-    margins: Margins, logits: Floats, grids: Mapping[str, Sequence[float]], worst: Mapping[str, Floats]
+    margins: Margins,
+    logits: Floats,
+    grids: Mapping[str, Sequence[float]],
+    worst: Mapping[str, Floats],
+    *,
+    gradients: bool = True,
 ) -> dict[str, Any]:
     """Returns the entry `margins` of a profile, as plain data.
 
@@ -32,6 +37,7 @@ def margins_record(
         logits: Logits of the same images, (N, K).
         grids: Grid of epsilons, in pixel units, by name of the norm.
         worst: Smallest radius of each image over the attacks of a norm, (N,), by name of the norm.
+        gradients: Whether the network has gradients. Without them, `first_order` is empty.
     """
     return {
         "median": float(np.median(margins.margin)),
@@ -49,6 +55,7 @@ def margins_record(
                 "parting_epsilon": first_order_breakdown(radii, worst[name], grids[name]),
             }
             for name, radii in margins.radii.items()
+            if gradients
         },
     }
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from evaluators.attacks import describe
 from evaluators.attacks.base import check_attack
@@ -18,6 +19,7 @@ from evaluators.cost import macs, parameters
 from evaluators.curves.error_curves import Floats, worst_case
 from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
 from evaluators.engine.prepared import prepare
+from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import adaptive_epsilons, margins_of
 from evaluators.profiles.attack_entry import attack_entry
 from evaluators.profiles.margins_record import margins_record
@@ -30,7 +32,7 @@ from evaluators.smoothing import Certificates, certify
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from evaluators.attacks import Attack
     from evaluators.norms import Norm
@@ -48,6 +50,8 @@ def profile(
     progress: Callable[[str, float], None] | None = None,
 ) -> RobustnessProfile:
     """Measures the robustness profile of a network: error curves, power laws, margins, checks and costs.
+
+    A network without gradients (`ScoresOnly`) has no first-order prediction and no costs, and no checks of gradients.
 
     Args:
         network: Maps images with pixels in [0, 1] to logits (N, K); unchanged.
@@ -77,6 +81,7 @@ def profile(
     epsilons = {} if epsilons is None else epsilons
     norms = _check_inputs(x, attacks, epsilons, options)
     smoothing, batch_size = options.smoothing, options.batch_size
+    differentiable = why_no_gradients(network) is None if isinstance(network, nn.Module) else True
     extras = {"corruptions": options.corruptions, "certificates": smoothing is not None}
     stages = ["margins", *attacks, "checks", *(stage for stage, wanted in extras.items() if wanted)]
 
@@ -122,9 +127,12 @@ def profile(
             }
             for name, attack in attacks.items()
         },
-        "margins": margins_record(margins, logits, grids, worst),
+        "margins": margins_record(margins, logits, grids, worst, gradients=differentiable),
         "checks": [asdict(check) for check in checks],
-        "cost": {"parameters": parameters(network), "macs": macs(network, tuple(x.shape[1:]))},
+        "cost": {
+            "parameters": parameters(network) if differentiable else None,
+            "macs": macs(network, tuple(x.shape[1:])) if differentiable else None,
+        },
         "seed": seed,
         "tolerance": options.tolerance,
     }

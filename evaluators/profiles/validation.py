@@ -125,7 +125,7 @@ _RECORD = _Mapping(
         "attacks": _Mapping({}, entries=_ATTACK),
         "margins": _MARGINS,
         "checks": _List(_CHECK),
-        "cost": _Mapping({"parameters": (int,), "macs": (int,)}),
+        "cost": _Mapping(dict.fromkeys(("parameters", "macs"), (int, type(None)))),
         "seed": (int,),
         "tolerance": _MAYBE,
     },

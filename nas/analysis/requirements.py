@@ -210,8 +210,7 @@ def check_profile(
     norms = list(dict.fromkeys(entry["config"]["norm"] for entry in profile.record["attacks"].values()))
     counts = {
         "failed_checks": len(profile.failed_checks()),
-        "parameters": profile.record["cost"]["parameters"],
-        "macs": profile.record["cost"]["macs"],
+        **{name: count for name, count in profile.record["cost"].items() if count is not None},
     }
     results, exact = [], profile.record["tolerance"] is not None
     for requirement in requirements:
@@ -257,6 +256,11 @@ def _check(
     """Returns the result of one requirement, given the worst-case radii of the network, (N,), and its counts."""
     compare, limit = COMPARISONS[requirement.comparison], requirement.limit
     if requirement.metric in COUNTS:
+        if requirement.metric not in counts:
+            raise RunError(
+                f"--require {requirement.text!r}: {requirement.metric} cannot be counted, because the network has no "
+                "gradients and runs outside torch"
+            )
         count = counts[requirement.metric]
         return RequirementResult(network, requirement, count, None, compare(count, limit))
     epsilon = requirement.epsilon or 0.0

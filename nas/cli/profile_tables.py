@@ -82,8 +82,10 @@ def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: S
 
 def _theory(margins: dict[str, Any], norm: str) -> str:
     """Returns a line on the clean images: margins, gradients, and the first epsilon at which first-order theory fails."""
-    agreement = margins["first_order"][norm]
     lines = [f"clean images: median margin {margins['median']:.3g}, mean entropy {margins['mean_entropy']:.3g} nats"]
+    if norm not in margins["first_order"]:
+        return f"{lines[0]}, no first-order prediction, because the network has no gradients"
+    agreement = margins["first_order"][norm]
     if agreement["median_gradient"] is not None:
         lines.append(f"median gradient norm of the margin {agreement['median_gradient']:.3g}")
     if agreement["median_radius"] is not None:

@@ -78,7 +78,9 @@ def _attack_curve(axes: Axes, name: str, entry: dict[str, Any], colour: str) -> 
 
 def _theory_curves(axes: Axes, profile: RobustnessProfile, norm: str) -> None:
     """Draws the flip rates predicted from gradients at the clean images: per image, and with the mean gradient norms."""
-    entry, clean = profile.record["margins"]["first_order"][norm], profile.record["clean_error"]
+    entry, clean = profile.record["margins"]["first_order"].get(norm), profile.record["clean_error"]
+    if entry is None:  # The network has no gradients.
+        return
     grid, parting = np.array(entry["epsilons"]), entry["parting_epsilon"]
     curves: tuple[tuple[str, str, Any], ...] = (
         ("predicted_error", "first order" if parting is None else f"first order, diverges at {parting:.2g}", (0, (4, 2))),

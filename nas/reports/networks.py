@@ -48,7 +48,7 @@ class LoadedBundle:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one image."""
-        return max(1, int(self.bundle.profile.record["cost"]["macs"]))
+        return max(1, int(self.bundle.profile.record["cost"]["macs"] or 0))
 
     def passes(self, seconds: float) -> int:
         """Returns the approximate number of images that the network classifies in this number of seconds."""
