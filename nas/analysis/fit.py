@@ -8,6 +8,7 @@ import torch
 
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_logits
+from nas.analysis.networks.outputs import AdapterError, describe_output, likely_output
 from nas.errors import NetworkError, first_line
 
 if TYPE_CHECKING:
@@ -32,13 +33,13 @@ def check_compatible(source: str, network: nn.Module, test: Split, data: str) ->
     channels, height, width = test.x.shape[1:]
     images = f"the images of {data}, {channels} x {height} x {width} (channels, height, width)"
     with frozen(network):
-        logits = _logits(network, test.x[:1], f"{source}: cannot take {images}")
-        _logits(network, test.x[:3], f"{source}: takes only one image; it must take (N, {channels}, {height}, {width})")
+        logits = _logits(source, network, test.x[:1], f"cannot take {images}")
+        _logits(source, network, test.x[:3], f"takes only one image; it must take (N, {channels}, {height}, {width})")
     if not isinstance(logits, torch.Tensor):
-        raise NetworkError(
-            f"{source}: must return logits, a tensor (N, K), got {type(logits).__name__}; wrap it in a module that returns "
-            "the logits alone"
-        )
+        likely = likely_output(logits)
+        wrap = "wrap it in a module that returns the logits alone"
+        remedy = f"choose the part with the logits, such as --output {likely} (output={likely!r})" if likely else wrap
+        raise NetworkError(f"{source}: must return logits, a tensor (N, K), got {describe_output(logits)}; {remedy}")
     try:
         check_logits(logits, 1)
     except (TypeError, ValueError) as error:
@@ -51,12 +52,14 @@ def check_compatible(source: str, network: nn.Module, test: Split, data: str) ->
         )
 
 
-def _logits(network: nn.Module, x: Tensor, message: str) -> object:
+def _logits(source: str, network: nn.Module, x: Tensor, message: str) -> object:
     try:
         with torch.no_grad():
             logits: object = network(x.clone())  # A first layer may work in place.
+    except AdapterError as error:
+        raise NetworkError(f"{source}: {error}") from error
     except Exception as error:  # The type of the error depends on the network's layers.
-        graph = isinstance(network, torch.fx.GraphModule)
+        graph = any(isinstance(module, torch.fx.GraphModule) for module in network.modules())
         remedy = "; if it was exported with a fixed batch size, export it with dynamic_shapes and torch.export.Dim('batch')"
-        raise NetworkError(f"{message}: {first_line(error)}{remedy if graph else ''}") from error
+        raise NetworkError(f"{source}: {message}: {first_line(error)}{remedy if graph else ''}") from error
     return logits

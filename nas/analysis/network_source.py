@@ -6,11 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from torch import nn
 
-from nas.analysis.networks import expand_path, open_network
+from nas.analysis.networks.adapter import adapted
+from nas.analysis.networks.library import is_library
+from nas.analysis.networks.opening import open_network, refuse_adaptations, refuse_weights
+from nas.analysis.networks.options import NetworkOptions
+from nas.analysis.networks.paths import expand_path
 from nas.bundle.load import load_network
 from nas.bundle.manifest import epsilon_and_norm, is_bundle
 from nas.bundle.source import data_settings, has_place
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nas.data.config import DataConfig
+
+    Openable: TypeAlias = "str | Path | nn.Module | NetworkSource"
 
 
 @final
@@ -37,6 +43,7 @@ class NetworkSource:
         epsilon: Epsilon of the search, in pixel units.
         classes: Names of the classes.
         in_memory: Whether the network was passed as a module, so that the name is not a path.
+        options: Options with which the network was opened.
     """
 
     name: str
@@ -47,12 +54,15 @@ class NetworkSource:
     epsilon: float | None = None
     classes: tuple[str, ...] | None = None
     in_memory: bool = False
+    options: NetworkOptions = NetworkOptions()
 
     @property
     def short_name(self) -> str:
-        """Name of the bundle, or the last part of the path."""
+        """Name of the bundle, the model with its file of weights, or the last part of the path."""
         if self.manifest is not None:
             return str(self.manifest["name"])
+        if self.options.weights is not None:
+            return f"{self.name.partition(':')[2]} ({self.options.weights.stem})"
         return Path(self.name).name or self.name
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
@@ -62,34 +72,46 @@ class NetworkSource:
         return class_names(data)
 
 
-def open_source(network: str | Path | nn.Module | NetworkSource, *, trust: bool = False) -> NetworkSource:
+def open_source(network: Openable, *, options: NetworkOptions = NetworkOptions(), trust: bool = False) -> NetworkSource:
     """Returns a network with its name and the records of its bundle.
 
     Args:
         network: Path or name as for `open_network`, an `nn.Module` (set to evaluation mode), or a source (returned as is).
+        options: Adaptations of input and output, and the file of weights.
         trust: Run code that comes with a bundle or a .pt2 file. A function named in `network` always runs, because the
             caller chose it.
 
     Raises:
-        NetworkError: the network cannot be opened.
+        NetworkError: the network cannot be opened, or an option does not apply to it.
         BundleError: the bundle is damaged.
     """
     if isinstance(network, NetworkSource):
+        if options not in (NetworkOptions(), network.options):
+            raise NetworkError(f"{network.name}: is open already; pass the options when you open it")
         return network
     if isinstance(network, nn.Module):
-        return NetworkSource(type(network).__name__, network.eval(), in_memory=True)
+        name = type(network).__name__
+        refuse_weights(name, options)
+        return NetworkSource(name, adapted(network.eval(), options), in_memory=True, options=options)
     name = str(network)
     folder = expand_path(name)
     if not is_bundle(folder):
-        return NetworkSource(name, open_network(name, trust=trust))
+        return NetworkSource(name, open_network(name, options=options, trust=trust), options=options)
+    refuse_adaptations(name, options)
+    refuse_weights(name, options)
     loaded = load_network(folder, trust=trust)
     epsilon, norm = epsilon_and_norm(loaded.manifest)
     data = data_settings(folder, loaded.manifest)
     return NetworkSource(name, loaded.network, loaded.manifest, data, norm, epsilon, loaded.stored.classes)
 
 
-def check_distinct(networks: Sequence[str | Path | nn.Module | NetworkSource], names: Sequence[str] = ()) -> None:
+def check_distinct(networks: Sequence[Openable], names: Sequence[str] = (), options: Sequence[NetworkOptions] = ()) -> None:
     """Checks that there are at least two distinct networks, and a distinct name for each or no names at all.
+
+    Args:
+        networks: Networks, as for `open_source`. A model of torchvision or timm may come twice, with different weights.
+        names: Display name of each network, or none.
+        options: Options of each network, or none.
 
     Raises:
         NetworkError: there are fewer than two networks, or a network is given twice.
@@ -101,8 +123,9 @@ def check_distinct(networks: Sequence[str | Path | nn.Module | NetworkSource], n
     if len(given) < 2:
         raise NetworkError(f"{given[0]}: a comparison needs at least two networks; name another, or use `hardcell profile`")
     seen: dict[object, str] = {}
-    for network, name in zip(networks, given, strict=True):
-        identity = _identity(network)
+    each = options or [NetworkOptions()] * len(given)
+    for network, name, one in zip(networks, given, each, strict=True):
+        identity = _identity(network, one)
         if identity in seen:
             other = seen[identity]
             raise NetworkError(f"{name}: is given twice{f', also as {other}' * (other != name)}; name each network once")
@@ -117,19 +140,22 @@ def check_distinct(networks: Sequence[str | Path | nn.Module | NetworkSource], n
         raise ConfigError([f"--name {twice[0]}: must be unique, got it twice"])
 
 
-def _name_of(network: str | Path | nn.Module | NetworkSource) -> str:
+def _name_of(network: Openable) -> str:
     if isinstance(network, NetworkSource):
         return network.name
     return type(network).__name__ if isinstance(network, nn.Module) else str(network)
 
 
-def _identity(network: str | Path | nn.Module | NetworkSource) -> object:
+def _identity(network: Openable, options: NetworkOptions) -> object:
     """Returns a value that is equal for two names of one network: the absolute path, the module's id, or else the name."""
     if isinstance(network, nn.Module):
         return id(network)
     if isinstance(network, NetworkSource) and network.in_memory:
         return id(network.network)
     name = _name_of(network)
+    if is_library(name):
+        weights = network.options.weights if isinstance(network, NetworkSource) else options.weights
+        return name, None if weights is None else weights.expanduser().resolve()
     place, colon, function = name.rpartition(":")
     written, suffix = (place, f":{function}") if colon and place.endswith(".py") else (name, "")
     try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 from evaluators import PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
 from evaluators.attacks import Attack, Transfer
 from evaluators.engine.input_checks import check_epsilons
 from nas.analysis.fit import check_compatible
-from nas.analysis.network_source import NetworkSource, bundle_data, open_source
+from nas.analysis.network_source import bundle_data, open_source
+from nas.analysis.networks.options import NetworkOptions
+from nas.analysis.score_attacks import suited_attacks
+from nas.analysis.several_networks import options_of_each
 from nas.config.reader import read_settings
 from nas.config.schema import FinalistsConfig
 from nas.data import open_test
@@ -20,11 +23,9 @@ from nas.errors import ConfigError, NetworkError, first_line
 from nas.validation import ValidationError, bounded, check_bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
-    from torch import nn
-
+    from nas.analysis.network_source import Openable
     from nas.data import Split
 
 
@@ -85,10 +86,11 @@ def parse_profile_config(data: Mapping[str, Any]) -> ProfileConfig:
 
 
 def profile_network(
-    network: str | Path | nn.Module | NetworkSource,
+    network: Openable,
     config: ProfileConfig | None = None,
     progress: Callable[[str, float], None] | None = None,
     *,
+    options: NetworkOptions | Sequence[NetworkOptions] = NetworkOptions(),
     trust: bool = False,
 ) -> RobustnessProfile:
     """Returns the robustness profile of a network on test images.
@@ -97,15 +99,18 @@ def profile_network(
         network: Path or name of the network, an `nn.Module` or a `NetworkSource`, as for `open_source`. The network maps
             images (N, C, H, W) with pixels in [0, 1] to logits (N, K). A module is set to evaluation mode and moved to
             the device.
-        config: Settings; None for the data of a bundle and the defaults.
+        config: Settings; None for the data of a bundle and the defaults. If the network has no gradients, `score_attacks`
+            replace the default attacks.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
+        options: Options with which the network and those of `config.transfer` are opened: one for all, or one for each, in
+            this order. See `options_of_each`.
         trust: Run code that comes with a bundle or a .pt2 file.
 
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or fails under attack.
         BundleError: the bundle is damaged.
-        ConfigError: an epsilon is too large for the images, a grid has a norm that no attack has, or the data cannot be
-            taken from the bundle and there is no config.
+        ConfigError: an epsilon is too large for the images, a grid has a norm that no attack has, an attack needs
+            gradients that the network does not have, or the data cannot be taken from the bundle and there is no config.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
 
@@ -117,10 +122,14 @@ def profile_network(
         >>> sorted(profile.record["attacks"])
         ['fgsm']
     """
-    source = open_source(network, trust=trust)
+    networks = [network, *(config.transfer if config is not None else ())]
+    source, *others = (
+        open_source(one, options=of_one, trust=trust)
+        for one, of_one in zip(networks, options_of_each(networks, options), strict=True)
+    )
     if config is None:
         config = parse_profile_config({"data": bundle_data([source])})
-    others = [open_source(other, trust=trust) for other in config.transfer]
+    config = replace(config, attacks=suited_attacks([source], config.attacks, ProfileConfig().attacks, others))
     device = open_device(config.device)
     test = open_test(config.data).first(config.images).to(device)
     set_threads(config.threads, test.x[0, 0].numel())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
+from nas.cli.network_options import network_options, parse_network_options, print_missing_gradients
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 from nas.cli.requirements import finish, open_requirements, requirement_options
@@ -18,6 +19,7 @@ from nas.cli.trust import trust_option
 if TYPE_CHECKING:
     from nas.analysis.compare.result import NetworkComparison
     from nas.cli.compare_options import CompareArguments
+    from nas.cli.network_options import NetworkArguments
     from nas.cli.requirements import RequirementArguments
 
 
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for compare.json and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print compare.json.")
+@network_options
 @requirement_options
 @trust_option
 def compare(
@@ -66,14 +69,14 @@ def compare(
     as_json: bool,
     trust: bool,
     required: RequirementArguments,
+    opening: NetworkArguments,
     **options: Unpack[CompareArguments],
 ) -> None:
     """Compare several networks on the same images.
 
     The output has error curves, paired tests, transferability and disagreement.
 
-    A NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or
-    a function without arguments that returns one.
+    A NETWORK is as for `hardcell profile`. --output, --mean, --std and --resize apply to all networks that are not bundles.
 
     Exits 1 if a network does not meet a requirement of --require.
     """
@@ -87,9 +90,10 @@ def compare(
         from nas.cli.compare_tables import print_comparison
 
         requirements = open_requirements(required, out, counts=False)
-        check_distinct(networks, names)
+        each = parse_network_options(opening, networks)
+        check_distinct(networks, names, each)
         with output_folder(out, "a comparison", "compare.json"), progress_bar() as progress:
-            sources = [open_source(network, trust=trust) for network in networks]
+            sources = [open_source(network, options=one, trust=trust) for network, one in zip(networks, each, strict=True)]
             config = compare_config(sources, options)
             norm = next(iter(config.attacks.values())).norm.name
             config = replace(config, include=required_epsilons(requirements, [norm]).get(norm, ()))
@@ -97,6 +101,7 @@ def compare(
     except KeyboardInterrupt:
         click.echo("\ninterrupted; nothing was kept, because a comparison cannot be resumed", err=True)
         sys.exit(INTERRUPTED)
+    print_missing_gradients(sources)
     if out is not None:
         _write(comparison, out)
     if as_json:

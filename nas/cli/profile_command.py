@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
+from nas.cli.network_options import network_options, parse_network_options, print_missing_gradients
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED, progress_bar
 from nas.cli.requirements import finish, open_requirements, requirement_options
@@ -17,6 +18,7 @@ from nas.cli.trust import trust_option
 
 if TYPE_CHECKING:
     from evaluators import RobustnessProfile
+    from nas.cli.network_options import NetworkArguments
     from nas.cli.profile_options import ProfileArguments
     from nas.cli.requirements import RequirementArguments
 
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
+@network_options
 @requirement_options
 @trust_option
 def profile(
@@ -77,12 +80,14 @@ def profile(
     as_json: bool,
     trust: bool,
     required: RequirementArguments,
+    opening: NetworkArguments,
     **options: Unpack[ProfileArguments],
 ) -> None:
     """Measure the robustness profile of NETWORK on test images.
 
-    NETWORK is a bundle folder, a .pt2 file, a TorchScript file, FILE.py:NAME or package.module:NAME. NAME is a network, or a
-    function without arguments that returns one. The network maps images with pixels in [0, 1] to logits.
+    NETWORK is a bundle folder, a .pt2 file, a TorchScript file, an .onnx file, FILE.py:NAME or package.module:NAME, or
+    torchvision:MODEL or timm:MODEL with --weights. NAME is a network, or a function without arguments that returns one. The
+    network maps images with pixels in [0, 1] to logits; --output, --mean, --std and --resize adapt it.
 
     Exits 1 if a requirement of --require is not met.
     """
@@ -96,14 +101,16 @@ def profile(
 
         requirements = open_requirements(required, out)
         with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
-            source = open_source(network, trust=trust)
+            each = parse_network_options(opening, [network, *options["transfer"]])
+            source = open_source(network, options=each[0], trust=trust)
             config = profile_config(source, options)
             norms = list(dict.fromkeys(attack.norm.name for attack in config.attacks.values()))
             config = replace(config, include=required_epsilons(requirements, norms))
-            measured = profile_network(source, config, progress, trust=trust)
+            measured = profile_network(source, config, progress, options=each, trust=trust)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; nothing was kept, because a profile cannot be resumed", err=True)
         sys.exit(INTERRUPTED)
+    print_missing_gradients([source])
     if out is not None:
         _write(measured, out)
     if as_json:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, final
 import yaml
 
 from evaluators.attacks import Attack
+from evaluators.engine.scores_only import why_no_gradients
 from nas.analysis.network_source import common_bundle_data
 from nas.analysis.profile import ProfileConfig, parse_profile_config
+from nas.analysis.score_attacks import score_attacks
 from nas.config.reader import Reader
 from nas.config.writer import as_data
 from nas.data import SOURCES
@@ -77,6 +79,8 @@ def profile_config(source: NetworkSource, options: ProfileArguments) -> ProfileC
     norm = options["norm"]
     if options["attacks"]:
         settings["attacks"] = parse_attacks(options["attacks"], norm)
+    elif why_no_gradients(source.network) is not None:
+        settings["attacks"] = as_data(score_attacks(norm or "linf"))
     elif norm is not None:
         settings["attacks"] = _default_attacks(norm)
     if options["epsilons"]:

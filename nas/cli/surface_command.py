@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
+from nas.cli.network_options import network_options, parse_network_options, print_missing_gradients
 from nas.cli.output_folder import output_folder, writing
 from nas.cli.progress import INTERRUPTED
 from nas.cli.trust import trust_option
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nas.analysis.surface.result import ImageSurfaces, Neighbourhood
+    from nas.cli.network_options import NetworkArguments
     from nas.cli.surface_options import SurfaceArguments
 
 
@@ -61,8 +63,11 @@ if TYPE_CHECKING:
     help="New folder for the pictures, as SVG and PNG, and surface.json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print surface.json.")
+@network_options
 @trust_option
-def surface(network: str, out: Path, as_json: bool, trust: bool, **options: Unpack[SurfaceArguments]) -> None:
+def surface(
+    network: str, out: Path, as_json: bool, trust: bool, opening: NetworkArguments, **options: Unpack[SurfaceArguments]
+) -> None:
     """Draw the response surfaces of NETWORK around a test image.
 
     Each plane goes through the image and is drawn as maps of class, margin and confidence. Planes are spanned by an
@@ -78,12 +83,14 @@ def surface(network: str, out: Path, as_json: bool, trust: bool, **options: Unpa
         from nas.cli.surface_options import surface_config
 
         with output_folder(out, "surfaces", "surface.json"):
-            source = open_source(network, trust=trust)
+            (of_network,) = parse_network_options(opening, [network])
+            source = open_source(network, options=of_network, trust=trust)
             config = surface_config(source, options)
             surfaces = image_surfaces(source, config)
     except KeyboardInterrupt:
         click.echo("\ninterrupted; nothing is kept: surfaces cannot be resumed", err=True)
         sys.exit(INTERRUPTED)
+    print_missing_gradients([source])
     record = json.dumps(surface_record(surfaces), allow_nan=False)
     _write(surfaces, record, out)
     if as_json:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluators import PGD, AttackEnsemble, MinimumNorm, compare, compare_radii, fit_power_law, margins
+from evaluators import compare, compare_radii, fit_power_law, margins
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons
 from evaluators.engine.prepared import predict, prepare
+from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import adaptive_epsilons
 from evaluators.radius.measure import measure
 from evaluators.regions import Sampling, disagreement
@@ -20,6 +22,7 @@ from evaluators.regions.sampling import affordable_samples
 from evaluators.statistics.multiple_testing import holm
 from evaluators.transferability.matrix import TooFewImagesError, TransferMatrix, right_under_all, transfer_matrix
 from nas.analysis.compare.config import CompareConfig, default_attacks, parse_compare_config
+from nas.analysis.compare.crafting import crafting_attacks
 from nas.analysis.compare.result import NetworkComparison, NoTransfer, PairTest
 from nas.analysis.fit import check_compatible
 from nas.analysis.network_source import (
@@ -30,19 +33,21 @@ from nas.analysis.network_source import (
     searched_epsilons,
     searched_norm,
 )
+from nas.analysis.networks.options import NetworkOptions
+from nas.analysis.score_attacks import suited_attacks
+from nas.analysis.several_networks import options_of_each
 from nas.data import open_test
 from nas.device import open_device, set_threads
 from nas.errors import ConfigError, HardcellError, NetworkError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
     from evaluators import Attack
     from evaluators.curves.error_curves import Floats
-    from nas.analysis.network_source import NetworkSource
+    from nas.analysis.network_source import Openable
     from nas.data import Split
 
     Progress = Callable[[str, float], None]
@@ -57,11 +62,12 @@ BALLS, BALL_SAMPLES, BALL_RADII = 50, 40, (0.0, 0.5, 1.0, 2.0)
 
 
 def compare_networks(
-    sources: Sequence[str | Path | nn.Module | NetworkSource],
+    sources: Sequence[Openable],
     config: CompareConfig | None = None,
     *,
     names: Sequence[str] = (),
     progress: Progress | None = None,
+    options: NetworkOptions | Sequence[NetworkOptions] = NetworkOptions(),
     trust: bool = False,
 ) -> NetworkComparison:
     """Returns the comparison of several networks on test images.
@@ -72,17 +78,19 @@ def compare_networks(
     Args:
         sources: At least two networks: paths, names, modules or `NetworkSource`, as for `open_source`. A network maps images
             (N, C, H, W) with pixels in [0, 1] to logits (N, K). Modules are set to evaluation mode and moved to the device.
-        config: Settings; None to take the data and the norm from the bundles, and defaults for the rest.
+        config: Settings; None to take the data and the norm from the bundles, and defaults for the rest. If a network has no
+            gradients, `score_attacks` replace the default attacks.
         names: Display name of each network; empty for the names of bundles and files.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
+        options: Options with which the networks are opened: one for all, or one for each. See `options_of_each`.
         trust: Run code that comes with a bundle or a .pt2 file.
 
     Raises:
         NetworkError: there are fewer than two networks, or a network is given twice; a network cannot be opened, is not
             compatible with the images or the other networks, or fails under attack.
         BundleError: a bundle is damaged.
-        ConfigError: the names do not match the networks, an epsilon is too large for the images, or there is neither a
-            config nor a bundle.
+        ConfigError: the names do not match the networks, an epsilon is missing or too large for the images, an attack needs
+            gradients that a network does not have, or there is neither a config nor a bundle.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
 
@@ -95,12 +103,15 @@ def compare_networks(
         >>> comparison.at_epsilon[0].verdict in ("more robust", "less robust", "not distinguishable")
         True
     """
-    check_distinct(sources, names)
-    opened = [open_source(source, trust=trust) for source in sources]
+    each = options_of_each(sources, options)
+    check_distinct(sources, names, each)
+    opened = [open_source(source, options=one, trust=trust) for source, one in zip(sources, each, strict=True)]
     by_name = name_networks(opened, names)
     if config is None:
         data = parse_compare_config({"data": bundle_data(opened)}).data
         config = CompareConfig(data=data, attacks=default_attacks(searched_norm(opened)))
+    default = default_attacks(next(iter(config.attacks.values())).norm.name)
+    config = replace(config, attacks=suited_attacks(opened, config.attacks, default))
     networks = {name: source.network for name, source in by_name.items()}
     named = {name: source.name for name, source in by_name.items()}
     device = open_device(config.device)
@@ -110,7 +121,8 @@ def compare_networks(
     for name, network in networks.items():
         check_compatible(named[name], network.to(device), test, config.data.path or config.data.name)
     missing = _clean_pass(named, networks, test)
-    crafting = crafting_attacks(config.attacks)
+    differentiable = {name: network for name, network in networks.items() if why_no_gradients(network) is None}
+    crafting = crafting_attacks(config.attacks, gradients=len(differentiable) == len(networks))
     transfers: dict[str, TransferMatrix | NoTransfer] = {} if missing is None else dict.fromkeys(crafting, missing)
     left = [name for name in crafting if name not in transfers]
     stages = [*(f"first-order radii of {name}" for name in named), *named, *(f"transfer by {name}" for name in left)]
@@ -122,7 +134,9 @@ def compare_networks(
 
     norm = next(iter(config.attacks.values())).norm
     first_order = {}
-    for name, network in networks.items():
+    if not (differentiable or config.epsilons or searched_epsilons(opened, norm.name)):
+        raise ConfigError(["--epsilon (epsilons) must be given, because no network has gradients from which to choose"])
+    for name, network in differentiable.items():
         part(f"first-order radii of {name}")(0.0)
         with error_context(named[name]):
             first_order[name] = margins(network, test.x, test.y, [norm]).radii[norm.name]
@@ -213,18 +227,6 @@ def error_context(source: str) -> Iterator[None]:
         raise
     except Exception as error:  # A custom network may raise any error on any image.
         raise NetworkError(f"{source}: cannot be measured: {first_line(error)}") from error
-
-
-def crafting_attacks(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
-    """Returns the attacks that craft images for transfer: all but ensembles and minimum-norm attacks; PGD if none is left.
-
-    Ensembles and minimum-norm attacks return points near the decision boundary, which transfer poorly.
-
-    Args:
-        attacks: Attacks by name, all in one norm.
-    """
-    crafting = {name: attack for name, attack in attacks.items() if not isinstance(attack, AttackEnsemble | MinimumNorm)}
-    return crafting or {"pgd": PGD(norm=next(iter(attacks.values())).norm)}
 
 
 def _choose_epsilons(first_order: Mapping[str, Floats], wanted: Sequence[float], largest: float) -> list[float]:

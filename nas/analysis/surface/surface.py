@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from evaluators.attacks import PGD
 from evaluators.bounds import NoBound, provable_radii
 from evaluators.engine.frozen import frozen
 from evaluators.engine.input_checks import check_epsilons
@@ -17,6 +19,8 @@ from evaluators.surface.lines import Segment, boundary_line
 from evaluators.surface.planes import Plane, plane_along, plane_through, response_surface, window
 from nas.analysis.fit import check_compatible
 from nas.analysis.network_source import open_source
+from nas.analysis.networks.options import NetworkOptions
+from nas.analysis.score_attacks import suited_attacks
 from nas.analysis.surface.result import Endpoint, ImageSurfaces, Neighbourhood
 from nas.data import open_test
 from nas.device import open_device, set_threads
@@ -25,11 +29,10 @@ from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor, nn
 
-    from nas.analysis.network_source import NetworkSource
+    from nas.analysis.network_source import Openable
     from nas.analysis.surface.config import SurfaceConfig
     from nas.data import Split
 
@@ -49,22 +52,22 @@ _PLANES = {
 
 
 def image_surfaces(
-    network: str | Path | nn.Module | NetworkSource, config: SurfaceConfig, *, trust: bool = False
+    network: Openable, config: SurfaceConfig, *, options: NetworkOptions = NetworkOptions(), trust: bool = False
 ) -> ImageSurfaces:
     """Returns response surfaces around one test image: planes, lines and balls.
 
     Args:
-        network: Path or name of the network, an `nn.Module` or a `NetworkSource`, as for `open_source`. The network maps
-            images (N, C, H, W) with pixels in [0, 1] to logits (N, K). A module is set to evaluation mode and moved to
-            the device.
-        config: Settings.
+        network: Path or name of the network, an `nn.Module` or a `NetworkSource`, as for `open_source`. It maps images
+            (N, C, H, W) with pixels in [0, 1] to logits (N, K). A module is set to evaluation mode and moved to the device.
+        config: Settings. If the network has no gradients, Square replaces the default attack.
+        options: Options with which the network is opened.
         trust: Run code that comes with a bundle or a .pt2 file.
 
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or raises an error.
         BundleError: the bundle is damaged.
-        ConfigError: an image number or epsilon is out of range, the image and those of `config.others` lie on one line, or
-            the network misclassifies the clean image.
+        ConfigError: a setting does not fit the images, the clean image is misclassified, the image and those of
+            `config.others` lie on one line, or the attack needs gradients that the network does not have.
         DataError: the images cannot be opened.
         RunError: the device does not exist.
 
@@ -76,7 +79,9 @@ def image_surfaces(
         >>> surfaces.confidence > 0.1
         True
     """
-    source, device = open_source(network, trust=trust), open_device(config.device)
+    source, device = open_source(network, options=options, trust=trust), open_device(config.device)
+    (attack, *_) = suited_attacks([source], {"the attack": config.attack}, {"the attack": PGD()}).values()
+    config = replace(config, attack=attack)
     test, name = open_test(config.data), config.data.path or config.data.name
     _check_numbers_of(config, test, name)
     test = test.to(device)

@@ -21,8 +21,9 @@ from evaluators import FGSM, FMN, L2, PGD, AutoAttack, Linf, compare, compare_ra
 from evaluators.curves.power_law import law_record
 from evaluators.regions import Sampling, disagreement
 from evaluators.transferability.matrix import TooFewImagesError, transfer_matrix
-from nas.analysis.compare.compare import common_grid, compare_networks, crafting_attacks
+from nas.analysis.compare.compare import common_grid, compare_networks
 from nas.analysis.compare.config import CompareConfig, default_attacks, parse_compare_config
+from nas.analysis.compare.crafting import crafting_attacks
 from nas.analysis.compare.figures import compare_figures
 from nas.analysis.compare.result import NoTransfer, as_record
 from nas.analysis.network_source import open_source

@@ -116,7 +116,11 @@ FUNCTION = "write a function without arguments that returns the network with its
     ("source", "message"),
     [
         ("none.pt", "none.pt: no such file or folder; a network is a bundle's folder, a .pt2 file, a TorchScript file"),
-        ("resnet18", "resnet18: no such file or folder; a network is .* FILE.py:NAME or package.module:NAME"),
+        ("resnet18", "resnet18: no such file or folder; did you mean torchvision:resnet18 with --weights FILE"),
+        (
+            "resnet",
+            "resnet: no such file or folder; a network is .* FILE.py:NAME, package.module:NAME, or torchvision:MODEL",
+        ),
         (".", "is a folder without manifest.json, so it is not a bundle; a network is"),
         ("weights.pt", rf"weights.pt: must hold .* found a pickle \(of weights or of a whole module\); {FUNCTION}"),
         ("module.pth", rf"module.pth: must hold .* found a pickle \(of weights or of a whole module\); {FUNCTION}.*FILE.py"),

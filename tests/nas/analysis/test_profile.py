@@ -156,7 +156,10 @@ def test_progress_goes_from_nothing_to_all_and_names_what_is_done(measured):
             "own.py:five",
             "own.py:five: has 5 logits, but the labels of digits are 0 to 9; use the data that the network was made for",
         ),
-        ("own.py:pair", r"own.py:pair: must return logits, a tensor \(N, K\), got tuple; wrap it in a module"),
+        (
+            "own.py:pair",
+            r"own.py:pair: must return logits, a tensor \(N, K\), got tuple with 0: \(1, 10\), 1: .*; choose .* --output 0 ",
+        ),
         ("own.py:maps", r"own.py:maps: the network must return logits of shape \(1, K\) with K >= 2, got \(1, 10, 1\)"),
         ("own.py:nan", "own.py:nan: the network must return finite logits, got NaN"),
         ("own.py:one_way", "own.py:one_way: cannot be profiled: no way back$"),
