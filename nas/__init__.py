@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nas.analysis.compare.compare import compare_networks as compare
     from nas.analysis.compare.config import CompareConfig
+    from nas.analysis.networks.options import NetworkOptions
     from nas.analysis.profile import ProfileConfig
     from nas.analysis.profile import profile_network as profile
     from nas.analysis.surface.config import SurfaceConfig
@@ -35,6 +36,7 @@ _EXPORTS = {
     "CompareConfig": ("nas.analysis.compare.config", "CompareConfig"),
     "Config": ("nas.config.schema", "Config"),
     "DataConfig": ("nas.data.config", "DataConfig"),
+    "NetworkOptions": ("nas.analysis.networks.options", "NetworkOptions"),
     "ProfileConfig": ("nas.analysis.profile", "ProfileConfig"),
     "Run": ("nas.runs.run", "Run"),
     "RunStatus": ("nas.runs.status", "RunStatus"),
@@ -62,6 +64,7 @@ __all__ = [
     "CompareConfig",
     "Config",
     "DataConfig",
+    "NetworkOptions",
     "ProfileConfig",
     "Run",
     "RunStatus",

@@ -35,7 +35,8 @@ class NetworkSource:
     """An open network with the records of its bundle. Without a bundle, only `name`, `network` and `in_memory` are set.
 
     Attributes:
-        name: Name that the user gave (a path, FILE.py:NAME or package.module:NAME), or the class name of a given module.
+        name: Name that the user gave (a path, FILE.py:NAME, package.module:NAME, or torchvision:MODEL with its file of
+            weights), or the class name of a given module.
         network: Network in evaluation mode, from images (N, C, H, W) in [0, 1] to logits (N, K).
         manifest: Content of manifest.json.
         data: Section `data` of the search's config, as plain data.
@@ -62,7 +63,8 @@ class NetworkSource:
         if self.manifest is not None:
             return str(self.manifest["name"])
         if self.options.weights is not None:
-            return f"{self.name.partition(':')[2]} ({self.options.weights.stem})"
+            model = self.name.removesuffix(_with_weights(self.options)).partition(":")[2]
+            return f"{model} ({self.options.weights.stem})"
         return Path(self.name).name or self.name
 
     def class_names(self, data: DataConfig) -> tuple[str, ...]:
@@ -96,13 +98,19 @@ def open_source(network: Openable, *, options: NetworkOptions = NetworkOptions()
     name = str(network)
     folder = expand_path(name)
     if not is_bundle(folder):
-        return NetworkSource(name, open_network(name, options=options, trust=trust), options=options)
+        opened = open_network(name, options=options, trust=trust)
+        return NetworkSource(f"{name}{_with_weights(options)}", opened, options=options)
     refuse_adaptations(name, options)
     refuse_weights(name, options)
     loaded = load_network(folder, trust=trust)
     epsilon, norm = epsilon_and_norm(loaded.manifest)
     data = data_settings(folder, loaded.manifest)
     return NetworkSource(name, loaded.network, loaded.manifest, data, norm, epsilon, loaded.stored.classes)
+
+
+def _with_weights(options: NetworkOptions) -> str:
+    """Returns what the name of a source adds for its file of weights."""
+    return "" if options.weights is None else f" with {options.weights}"
 
 
 def check_distinct(networks: Sequence[Openable], names: Sequence[str] = (), options: Sequence[NetworkOptions] = ()) -> None:
@@ -154,8 +162,9 @@ def _identity(network: Openable, options: NetworkOptions) -> object:
         return id(network.network)
     name = _name_of(network)
     if is_library(name):
-        weights = network.options.weights if isinstance(network, NetworkSource) else options.weights
-        return name, None if weights is None else weights.expanduser().resolve()
+        options = network.options if isinstance(network, NetworkSource) else options
+        weights = options.weights
+        return name.removesuffix(_with_weights(options)), None if weights is None else weights.expanduser().resolve()
     place, colon, function = name.rpartition(":")
     written, suffix = (place, f":{function}") if colon and place.endswith(".py") else (name, "")
     try:

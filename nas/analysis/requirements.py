@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, final
 
 from evaluators import NORMS, error_curve
 from evaluators.curves.error_curves import in_grid
+from evaluators.engine.scores_only import why_no_gradients
 from nas.errors import ConfigError, RunError
 from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import nn
 
     from evaluators import RobustnessProfile
     from evaluators.curves.error_curves import Floats
@@ -193,6 +196,24 @@ def _norm_of(requirement: Requirement, norms: Sequence[str]) -> str:
     return norm
 
 
+def check_countable(network: nn.Module, requirements: Iterable[Requirement]) -> None:
+    """Checks, before any measurement, that the parameters and macs that requirements name can be counted.
+
+    Raises:
+        RunError: the network runs outside torch.
+    """
+    for requirement in requirements:
+        if requirement.metric in ("parameters", "macs") and why_no_gradients(network) is not None:
+            raise RunError(_uncountable(requirement))
+
+
+def _uncountable(requirement: Requirement) -> str:
+    return (
+        f"--require {requirement.text!r}: {requirement.metric} cannot be counted, because the network runs outside torch, "
+        "without gradients; leave it out"
+    )
+
+
 def check_profile(
     network: str, profile: RobustnessProfile, requirements: Iterable[Requirement], *, point: bool = False
 ) -> list[RequirementResult]:
@@ -257,10 +278,7 @@ def _check(
     compare, limit = COMPARISONS[requirement.comparison], requirement.limit
     if requirement.metric in COUNTS:
         if requirement.metric not in counts:
-            raise RunError(
-                f"--require {requirement.text!r}: {requirement.metric} cannot be counted, because the network has no "
-                "gradients and runs outside torch"
-            )
+            raise RunError(_uncountable(requirement))
         count = counts[requirement.metric]
         return RequirementResult(network, requirement, count, None, compare(count, limit))
     epsilon = requirement.epsilon or 0.0

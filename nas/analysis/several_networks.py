@@ -65,12 +65,9 @@ def options_with_weights(networks: Sequence[str], options: NetworkOptions, weigh
     """
     models = [network for network in networks if is_library(network)]
     if len(weights) > len(models) or (models and 0 < len(weights) < len(models)):
-        remedy = (
-            "it is for torchvision:NAME and timm:NAME; other networks have their own weights"
-            if not models
-            else "give one for each, in the same order"
-        )
-        raise ConfigError([f"--weights: {len(weights)} files for {len(models)} models of torchvision or timm; {remedy}"])
+        rule = "--weights must be given once for each torchvision:MODEL and timm:MODEL, in their order"
+        remedy = "" if models else "; other networks have their own weights"
+        raise ConfigError([f"{rule}: {len(models)} models, {len(weights)} files{remedy}"])
     left = iter(weights)
     each = options_of_each(networks, options)
     return [

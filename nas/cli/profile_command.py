@@ -95,7 +95,7 @@ def profile(
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
         from nas.analysis.network_source import open_source
         from nas.analysis.profile import profile_network
-        from nas.analysis.requirements import check_profile, required_epsilons
+        from nas.analysis.requirements import check_countable, check_profile, required_epsilons
         from nas.cli.profile_options import profile_config
         from nas.cli.profile_tables import print_profile
 
@@ -103,6 +103,7 @@ def profile(
         with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
             each = parse_network_options(opening, [network, *options["transfer"]])
             source = open_source(network, options=each[0], trust=trust)
+            check_countable(source.network, requirements)
             config = profile_config(source, options)
             norms = list(dict.fromkeys(attack.norm.name for attack in config.attacks.values()))
             config = replace(config, include=required_epsilons(requirements, norms))

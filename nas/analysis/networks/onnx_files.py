@@ -92,11 +92,9 @@ def _input(path: Path, session: Any) -> OnnxInput:
         raise NetworkError(f"{path}: must have one input, the images, found {found}; export a model that takes only images")
     (one,) = inputs
     if one.type != "tensor(float)":
-        remedy = (
-            "a quantised file keeps float32 inputs by default" if "int8" in one.type else "put the conversion into the model"
-        )
         raise NetworkError(
-            f"{path}: must take float32 images, a tensor(float), got {one.type}; {remedy}, and export it again"
+            f"{path}: must take float32 images, a tensor(float), got {one.type}; convert the images inside the model, and "
+            "export it again"
         )
     if len(one.shape) != 4:
         raise NetworkError(

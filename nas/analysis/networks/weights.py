@@ -62,14 +62,19 @@ def _safetensors(path: Path) -> object:
 
 
 def _pickle(path: Path) -> object:
+    with path.open("rb") as file:
+        start = file.read(2)
+    # torch.save writes a zip archive. Versions of torch before 1.6 wrote a plain pickle, which starts with 0x80.
+    if start != b"PK" and start[:1] != b"\x80":
+        raise NetworkError(f"--weights {path}: must be a .safetensors file, or a state dict of torch.save; it is neither")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # The type of the error depends on the damage.
+    except Exception as error:  # The type of the error depends on the content. Its text advises to run the file's code.
         raise NetworkError(
-            f"--weights {path}: cannot be read as tensors alone: {format_error(error)}; other objects could run code, so "
-            "save the tensors alone, with torch.save(network.state_dict(), FILE)"
+            f"--weights {path}: is damaged, or holds other objects than tensors ({type(error).__name__}), which could run "
+            "code; save the tensors alone, with torch.save(network.state_dict(), FILE)"
         ) from error
     return content
 
