@@ -69,7 +69,7 @@ def network_options(command: Callable[..., None]) -> Callable[..., None]:
             "--output",
             metavar="NAME",
             help="Part of the network's output that holds the logits: a key, an attribute or an index. Bundles refuse "
-            "--output, --mean, --std and --resize; among other networks, they are left as they are.",
+            "--output, --mean, --std and --resize; beside other networks, bundles stay unchanged.",
         ),
     ):
         decorated = option(decorated)

@@ -49,16 +49,19 @@ def open_onnx(path: Path) -> nn.Module:
     A fixed batch size is kept: images are split into batches of that size, and the last one is filled up.
 
     Args:
-        path: File with one input, float32 images (N, C, H, W). Weights in a file beside it are read too.
+        path: File with one input, float32 images (N, C, H, W). Weights in other files of its folder are read too.
 
     Raises:
         NetworkError: the file is damaged, has operators that onnxruntime lacks, or has other inputs.
     """
+    import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # The message of the exception holds the error.
     try:
+        # Refuses weights outside the folder of the file, which old versions of onnxruntime read.
+        model = onnx.load(str(path))
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # The type of the error depends on the damage.
         raise NetworkError(
@@ -73,7 +76,7 @@ def open_onnx(path: Path) -> nn.Module:
             "dictionaries, such as zipmap of skl2onnx"
         )
     scores = OnnxScores(session, images.name, outputs, images.batch, images.shape)
-    network = "the file is quantised" if _is_quantised(path) else converted(path, scores)
+    network = "the file is quantised" if _is_quantised(model) else converted(model, scores)
     if isinstance(network, str):
         scores.reason = f"the file runs in onnxruntime, because {network}"
         return scores
@@ -114,10 +117,7 @@ def _text(shape: list[object]) -> str:
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"
 
 
-def _is_quantised(path: Path) -> bool:
-    """Returns whether a file has operators on integers, of QDQ or QOperator format."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
+def _is_quantised(model: Any) -> bool:
+    """Returns whether a model has operators on integers, of QDQ or QOperator format."""
     operators = {node.op_type for node in model.graph.node} | {node.op_type for f in model.functions for node in f.node}
     return any(part in operator for operator in operators for part in _QUANTISED)

@@ -14,7 +14,6 @@ from nas.errors import format_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 # onnx2torch knows operators up to this version of ONNX. The exporter of torch writes later ones, which are converted first.
 OPSET = 17
@@ -56,12 +55,12 @@ def _values(output: Any) -> list[Tensor]:
     return [output] if isinstance(output, Tensor) else list(output)
 
 
-def converted(path: Path, scores: OnnxScores) -> nn.Module | str:
-    """Returns an ONNX file as a torch network with gradients, or the reason why there is none.
+def converted(model: Any, scores: OnnxScores) -> nn.Module | str:
+    """Returns an ONNX model as a torch network with gradients, or the reason why there is none.
 
     Args:
-        path: The file.
-        scores: The same file in onnxruntime. Both must agree on random images.
+        model: The model, which is changed.
+        scores: The same model in onnxruntime. Both must agree on random images.
     """
     try:
         onnx2torch = importlib.import_module("onnx2torch")
@@ -70,7 +69,7 @@ def converted(path: Path, scores: OnnxScores) -> nn.Module | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            body = onnx2torch.convert(_supported(path)).eval().requires_grad_(False)
+            body = onnx2torch.convert(_supported(model)).eval().requires_grad_(False)
             network = ConvertedOnnx(body, scores.outputs, scores.batch, scores.shape).eval()
             difference = _difference(network, scores)
     except Exception as error:  # The type of the error depends on the operator.
@@ -80,12 +79,10 @@ def converted(path: Path, scores: OnnxScores) -> nn.Module | str:
     return network
 
 
-def _supported(path: Path) -> Any:
-    """Returns the model of a file, with operators of the version that onnx2torch knows."""
-    import onnx
+def _supported(model: Any) -> Any:
+    """Returns a model with operators of the version that onnx2torch knows."""
     from onnx import version_converter
 
-    model = onnx.load(str(path))
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if max(versions, default=0) > OPSET:
         model = version_converter.convert_version(model, OPSET)

@@ -28,7 +28,7 @@ class NetworkOptions:
             the network returns the logits alone.
         mean: Mean that is subtracted from the pixels, in pixel units: one number, or one per channel. None for none.
         std: Standard deviation by which the difference is divided, in pixel units: one number, or one per channel.
-        resize: Side to which images are resized, in pixels. Images become square. None to leave the size as it is.
+        resize: Side to which images are resized, in pixels. Images become square. None for no resize.
         weights: File of weights of a model of torchvision or timm: .safetensors, or a state dict of torch.save.
 
     Raises:

@@ -264,6 +264,44 @@ def test_damaged_file(exported):
         open_network(str(exported[0] / "damaged.onnx"))
 
 
+def with_weights_elsewhere(path, location):
+    """Writes a linear classifier whose weights are in another file."""
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[64, 10], data_location=TensorProto.EXTERNAL)
+    entry = weights.external_data.add()
+    entry.key, entry.value = "location", location
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["o"])]
+    ends = [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)]
+    start = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 1, 8, 8))]
+    graph = helper.make_graph(nodes, "linear", start, ends, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return str(path)
+
+
+@pytest.mark.usefixtures("no_converter")
+def test_weights_in_another_file_of_the_folder_only(tmp_path):
+    weights = np.random.default_rng(0).random((64, 10), dtype=np.float32)
+    (tmp_path / "folder").mkdir()
+    for folder in (tmp_path, tmp_path / "folder"):
+        (folder / "w.bin").write_bytes(weights.tobytes())
+    x = torch.rand(2, 1, 8, 8)
+    opened = open_network(with_weights_elsewhere(tmp_path / "folder" / "net.onnx", "w.bin"))
+    assert torch.allclose(opened(x), x.flatten(1) @ torch.from_numpy(weights), atol=1e-5)
+    for location in ("../w.bin", str(tmp_path / "w.bin")):
+        with pytest.raises(NetworkError, match=r"net\.onnx: cannot be opened by onnxruntime: "):
+            open_network(with_weights_elsewhere(tmp_path / "folder" / "net.onnx", location))
+
+
+def test_operators_outside_onnx_are_not_loaded(tmp_path):
+    images = helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 1, 8, 8))
+    logits = helper.make_tensor_value_info("o", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Own", ["x"], ["o"], domain="own")], "own", [images], [logits])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "own.onnx")
+    with pytest.raises(NetworkError, match=r"own.onnx: cannot be opened by onnxruntime: .*own:Own.* is not a registered"):
+        open_network(str(tmp_path / "own.onnx"))
+
+
 class TestMeasurements:
     def test_profile_without_gradients_runs_attacks_on_scores(self, exported):
         config = ProfileConfig(data=DataConfig(), images=8, epsilons={"linf": (0.1, 0.3)})
