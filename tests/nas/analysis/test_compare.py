@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 from evaluators import FGSM, FMN, L2, PGD, AutoAttack, Linf, compare, compare_radii, fit_power_law, radii, worst_case
+from evaluators.attacks import HopSkipJump, Square
 from evaluators.curves.power_law import law_record
 from evaluators.regions import Sampling, disagreement
 from evaluators.transferability.matrix import TooFewImagesError, transfer_matrix
@@ -232,6 +233,8 @@ def test_attacks_that_stop_where_they_fool_craft_nothing():
     assert crafting_attacks({"fmn": fmn, "mine": pgd}) == {"mine": pgd}
     assert crafting_attacks({"fmn": FMN(norm=L2())}) == {"pgd": PGD(norm=L2())}
     assert crafting_attacks({"strong": AutoAttack()}) == {"pgd": PGD()}
+    hop = {"hop": HopSkipJump(norm=L2())}
+    assert crafting_attacks(hop, gradients=False) == {"square": Square(norm=L2(), queries=1000)}
 
 
 def test_disagreement_is_measured_around_the_first_images_at_multiples_of_the_first_epsilon(compared, nets):

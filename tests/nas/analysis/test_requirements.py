@@ -12,11 +12,14 @@ from scipy.stats import binomtest
 from torch import nn
 
 from evaluators import FGSM, L2, PGD, ProfileOptions, profile
+from evaluators.attacks import UniformNoise
+from evaluators.engine.scores_only import ScoresOnly
 from nas.analysis.requirement_reports import junit, sarif
 from nas.analysis.requirements import (
     COMPARISONS,
     Requirement,
     RequirementResult,
+    check_countable,
     check_profile,
     parse_requirements,
     required_epsilons,
@@ -246,3 +249,22 @@ def test_sarif_has_a_result_for_each_failure(tmp_path, monkeypatch):
 
 def test_a_number_that_is_not_finite_meets_nothing():
     assert not any(compare(math.nan, 0.5) for compare in COMPARISONS.values())
+
+
+def test_costs_outside_torch_cannot_be_required():
+    class Outside(ScoresOnly):
+        def scores(self, x):
+            return x.flatten(1)[:, :2].clone()
+
+    network = torch.nn.Sequential(Outside())
+    check_countable(torch.nn.Identity(), parse_requirements(["macs <= 1"]))
+    check_countable(network, parse_requirements(["clean_error <= 1", "failed_checks <= 3"]))
+    for requirement in ("parameters <= 10", "macs <= 10"):
+        wanted = parse_requirements([requirement])
+        message = f"--require '{requirement}': .* cannot be counted, because the network runs outside torch"
+        with pytest.raises(RunError, match=message):
+            check_countable(network, wanted)
+        x = torch.rand(4, 1, 2, 2)
+        measured = profile(network, x, torch.zeros(4, dtype=torch.int64), {"noise": UniformNoise()}, {"linf": [0.1]})
+        with pytest.raises(RunError, match=message):
+            check_profile("a", measured, wanted)

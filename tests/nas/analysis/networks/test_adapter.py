@@ -42,6 +42,7 @@ class TestOutput:
             ((FEATURES, LOGITS), "1"),
             ((FEATURES, LOGITS), 1),
             ((FEATURES, LOGITS), "-1"),
+            ((LOGITS, FEATURES), -2),
             ([LOGITS], 0),
             ({"logits": LOGITS, "features": FEATURES}, "logits"),
             ({0: LOGITS}, 0),
