@@ -78,8 +78,7 @@ def compare_networks(
     Args:
         sources: At least two networks: paths, names, modules or `NetworkSource`, as for `open_source`. A network maps images
             (N, C, H, W) with pixels in [0, 1] to logits (N, K). Modules are set to evaluation mode and moved to the device.
-        config: Settings; None to take the data and the norm from the bundles, and defaults for the rest. If a network has no
-            gradients, `score_attacks` replace the default attacks.
+        config: Settings; None for the data and norm of the bundles. Without gradients, `score_attacks` are the default.
         names: Display name of each network; empty for the names of bundles and files.
         progress: Called with the current stage and the completed share of all work, in [0, 1].
         options: Options with which the networks are opened: one for all, or one for each. See `options_of_each`.
