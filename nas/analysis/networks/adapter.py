@@ -54,11 +54,6 @@ class AdaptedNetwork(nn.Module):
         Raises:
             AdapterError: an option does not match the images or the output.
         """
-        """Returns the selected output for images x (N, C, H, W), usually logits (N, K).
-
-        Raises:
-            AdapterError: an option does not match the images or the output.
-        """
         if self.side is not None:
             x = resized(x, self.side)
         if self.mean is not None and self.std is not None:
