@@ -16,8 +16,9 @@ standard error.
 inside the window and from the measured curve above the window. The window is chosen again for each draw. A rejected law is
 returned as well: its exponent still shows how steeply the curve rises, but the curve is not a power law.
 
-**Interval.** The interval of the exponent is a percentile interval over resamples of the images. The window is chosen again
-for each resample, so the interval includes the uncertainty of the window.
+**Intervals.** The intervals of the exponent and of the prefactor are percentile intervals over the same resamples of the
+images. The window is chosen again for each resample, so the intervals include the uncertainty of the window. The prefactor
+is the flip rate of the law at epsilon 1, far above the window. So it moves with the exponent, and its interval is wide.
 
 `tests/benchmarks/coverage.py` measures the coverage of the 95 % interval, in 300 draws of 200 to 10,000 images each:
 
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 # Smallest p-value at which a fit is accepted.
 ACCEPTED_P = 0.1
 _OWN_CELLS = 24
+# Largest absolute logarithm of a prefactor: its exponential is a finite number above 0.
+_LARGEST_LOG = 700.0
 
 
 @final
@@ -74,6 +77,8 @@ class PowerLaw:
         p_value: Bootstrap p-value of the goodness of fit in the window. Below 0.1, the fit is rejected.
         saturated: Whether the flip rate at the largest measured epsilon is significantly below the law.
         alternatives: Fits of other forms of the curve, `saturating` and `log_normal`, each compared with the law.
+        prefactor_interval: Bootstrap interval of the prefactor, from the same resamples as `exponent_interval`. None if the
+            law was read from a profile of an older version.
     """
 
     exponent: float
@@ -84,6 +89,7 @@ class PowerLaw:
     p_value: float
     saturated: bool
     alternatives: dict[str, Alternative] = field(default_factory=dict)
+    prefactor_interval: tuple[float, float] | None = None
 
     @property
     def fit(self) -> Literal["accepted", "rejected"]:
@@ -130,7 +136,7 @@ def fit_power_law(
         radii: One radius per image, in pixel units, (N,). Radii of 0 (misclassified when clean) are left out; an infinite
             radius is an image that is never flipped.
         epsilons: Grid on which the radii were measured, in pixel units, (E,); None if the radii are exact.
-        confidence: Confidence level of the interval of the exponent and of the test of saturation, between 0 and 1.
+        confidence: Confidence level of the two intervals and of the test of saturation, between 0 and 1.
         resamples: Number of resamples in each of the two bootstraps.
         seed: Seed of the resamples. Equal radii with an equal seed give equal fits.
 
@@ -163,22 +169,24 @@ def fit_power_law(
         )
     top = float(grid[last])
     log_prefactor = np.log(n / len(right)) - exponent * log_grid[last]
-    if not (exponent < LARGEST_EXPONENT * 0.99 and abs(log_prefactor) < 700):
+    if not (exponent < LARGEST_EXPONENT * 0.99 and abs(log_prefactor) < _LARGEST_LOG):
         reason = f"the flip rate rises too steeply (exponent {exponent:.3g}): all radii are about {top:.3g}"
         return NoPowerLaw(reason, "too_steep")
     generator = np.random.default_rng(seed)
     law = log_shares(exponent, log_grid[: last + 1])
     p_value = _p_value(counts, log_grid, law, float(windows.distance[0]), resamples, generator)
-    interval, saturated = _bootstrap(counts, log_grid, exponent, confidence, resamples, generator)
+    exponents, log_prefactors, saturated = _bootstrap(counts, log_grid, confidence, resamples, generator)
+    log_low, log_high = _interval(log_prefactors, float(log_prefactor), confidence)
     return PowerLaw(
         exponent=exponent,
-        exponent_interval=interval,
+        exponent_interval=_interval(exponents, exponent, confidence),
         prefactor=float(np.exp(log_prefactor)),
         window=(float(flips.min()) if epsilons is None else float(grid[0]), top),
         n=int(n),
         p_value=p_value,
         saturated=saturated,
         alternatives=compare_forms(counts, log_grid, law),
+        prefactor_interval=(float(np.exp(log_low)), float(np.exp(log_high))),
     )
 
 
@@ -211,15 +219,26 @@ def _p_value(
 
 
 def _bootstrap(
-    counts: Floats, log_grid: Floats, exponent: float, confidence: float, resamples: int, generator: np.random.Generator
-) -> tuple[tuple[float, float], bool]:
-    """Returns the percentile interval of the exponent, and whether the curve ends below the law, by resampling images."""
-    drawn = generator.multinomial(int(counts.sum()), counts / counts.sum(), size=resamples)[:, :-1].astype(np.float64)
+    counts: Floats, log_grid: Floats, confidence: float, resamples: int, generator: np.random.Generator
+) -> tuple[Floats, Floats, bool]:
+    """Fits the law to resamples of the images.
+
+    Returns the exponents and the logarithms of the prefactors, (R,) each, for the R resamples that have a window, and
+    whether the curve ends below the law.
+    """
+    n = int(counts.sum())
+    drawn = generator.multinomial(n, counts / n, size=resamples)[:, :-1].astype(np.float64)
     windows = choose_windows(drawn, log_grid)
     usable = windows.last >= 0
-    exponents, tail = windows.exponent[usable], (1 - confidence) / 2
-    low, high = np.quantile(exponents, [tail, 1 - tail])
+    exponents, tops = windows.exponent[usable], log_grid[windows.last[usable]]
+    log_prefactors = np.log(windows.n[usable] / n) - exponents * tops
     # ln of the ratio of predicted to measured flips at the largest epsilon; 0 if the window is the whole curve.
-    to_the_end = log_grid[-1] - log_grid[windows.last[usable]]
-    excess = np.log(windows.n[usable]) + exponents * to_the_end - np.log(drawn[usable].sum(axis=1))
-    return (min(float(low), exponent), max(float(high), exponent)), bool(np.quantile(excess, 1 - confidence) > 1e-9)
+    excess = np.log(windows.n[usable]) + exponents * (log_grid[-1] - tops) - np.log(drawn[usable].sum(axis=1))
+    return exponents, log_prefactors.clip(-_LARGEST_LOG, _LARGEST_LOG), bool(np.quantile(excess, 1 - confidence) > 1e-9)
+
+
+def _interval(values: Floats, estimate: float, confidence: float) -> tuple[float, float]:
+    """Returns the percentile interval of bootstrap values (R,), extended to the estimate if that lies outside."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return min(float(low), estimate), max(float(high), estimate)

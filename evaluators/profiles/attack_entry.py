@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluators.curves.error_curves import error_curve
-from evaluators.curves.power_law import fit_power_law, law_record
 from evaluators.curves.scalars import error_area, median_radius
+from evaluators.profiles.law_entries import law_entries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def attack_entry(radii: Floats, epsilons: Sequence[float], *, exact: bool) -> di
         "flip_interval": curve.flip_interval.tolist() if finite else None,
         "median_radius": median if math.isfinite(median) else None,
         "error_area": error_area(radii, positive) if len(positive) > 1 else None,
-        "power_law": law_record(fit_power_law(radii, None if exact else epsilons)),
+        **law_entries(radii, epsilons, exact=exact),
         # Share of the correctly classified images that the attack fools.
         "success_rate": float(np.isfinite(radii[radii > 0]).mean()) if finite else 0.0,
     }
@@ -51,14 +51,14 @@ def attack_entry(radii: Floats, epsilons: Sequence[float], *, exact: bool) -> di
 def disagreements(profile: RobustnessProfile) -> list[str]:
     """Returns the places in profile.json that disagree with radii.npz.
 
-    The clean error and all numbers of the attacks are computed again from the radii.
+    The clean error, all numbers of the attacks, and the laws of the worst cases are computed again from the radii.
     """
-    record = profile.record
+    record, exact = profile.record, profile.record["tolerance"] is not None
     clean_error = float((next(iter(profile.radii.values())) == 0).mean())
     wrong = _differences(record["clean_error"], clean_error, "clean_error")
     for name, entry in record["attacks"].items():
         try:
-            computed = attack_entry(profile.radii[name], entry["epsilons"], exact=record["tolerance"] is not None)
+            computed = attack_entry(profile.radii[name], entry["epsilons"], exact=exact)
         except ValueError:
             wrong.append(f"attacks.{name}.epsilons")
             continue
@@ -67,6 +67,12 @@ def disagreements(profile: RobustnessProfile) -> list[str]:
                 continue  # An older version of Hardcell stored a rejected law as a reason in words, which is not compared.
             if key in entry:  # A profile of an older version of Hardcell may lack the key.
                 wrong += _differences(entry[key], value, f"attacks.{name}.{key}")
+    for norm, entry in (record.get("worst_case") or {}).items():
+        if grid := profile.epsilons(norm):
+            computed = law_entries(profile.worst_case(norm), grid, exact=exact)
+            wrong += _differences(entry, json.loads(json.dumps(computed)), f"worst_case.{norm}")
+        else:
+            wrong.append(f"worst_case.{norm}")
     return wrong
 
 

@@ -22,6 +22,7 @@ from evaluators.engine.prepared import prepare
 from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import adaptive_epsilons, margins_of
 from evaluators.profiles.attack_entry import attack_entry
+from evaluators.profiles.law_entries import law_entries
 from evaluators.profiles.margins_record import margins_record
 from evaluators.profiles.options import ProfileOptions, check_by_norm
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
@@ -114,6 +115,7 @@ def profile(
     ]
     part("checks")(1.0)
     worst = {name: worst_case([r for key, r in radii.items() if attacks[key].norm.name == name]) for name in norms}
+    exact = options.tolerance is not None
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "dataset": options.dataset,
@@ -123,10 +125,11 @@ def profile(
         "attacks": {
             name: {
                 "config": describe(attack),
-                **attack_entry(radii[name], grids[attack.norm.name], exact=options.tolerance is not None),
+                **attack_entry(radii[name], grids[attack.norm.name], exact=exact),
             }
             for name, attack in attacks.items()
         },
+        "worst_case": {name: law_entries(smallest, grids[name], exact=exact) for name, smallest in worst.items()},
         "margins": margins_record(margins, logits, grids, worst, gradients=differentiable),
         "checks": [asdict(check) for check in checks],
         "cost": {

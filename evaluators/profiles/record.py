@@ -31,8 +31,9 @@ class RobustnessProfile:
     """All measurements of one network on one split.
 
     Attributes:
-        record: Content of profile.json: `schema`, `dataset`, `split`, `n`, `clean_error`, `attacks`, `margins`, `checks`,
-            `cost`, `seed`, `tolerance`, and `corruptions` and `certificates` if measured.
+        record: Content of profile.json: `schema`, `dataset`, `split`, `n`, `clean_error`, `attacks`, `worst_case`
+            (power law and local exponent by norm), `margins`, `checks`, `cost`, `seed`, `tolerance`, and `corruptions` and
+            `certificates` if measured. Profiles of older versions lack `worst_case`.
         radii: Content of radii.npz: one radius per image, in pixel units, (N,), by name of the attack.
     """
 
@@ -125,13 +126,15 @@ def load_profile(folder: Path) -> RobustnessProfile:
 
 
 def fitted(entry: Mapping[str, Any]) -> PowerLaw | None:
-    """Returns the power law of an entry of `record["attacks"]`, or None if the entry holds a reason instead.
+    """Returns the power law of an entry of a profile, or None if the entry holds a reason instead.
 
-    The law's `fit` is "rejected" if the curve is not a power law.
+    The entry is one of `record["attacks"]` or `record["worst_case"]`. The law's `fit` is "rejected" if the curve is
+    not a power law.
     """
     law = entry["power_law"]
     if "reason" in law:
         return None
+    prefactor_interval = law.get("prefactor_interval")
     return PowerLaw(
         exponent=law["exponent"],
         exponent_interval=(law["exponent_interval"][0], law["exponent_interval"][1]),
@@ -141,4 +144,5 @@ def fitted(entry: Mapping[str, Any]) -> PowerLaw | None:
         p_value=law["p_value"],
         saturated=law["saturated"],
         alternatives={name: Alternative(**form) for name, form in law["alternatives"].items()},
+        prefactor_interval=None if prefactor_interval is None else (prefactor_interval[0], prefactor_interval[1]),
     )

@@ -81,8 +81,11 @@ _LAW = _Mapping(
         "saturated": (bool,),
         "alternatives": _Mapping({}, entries=_ALTERNATIVE),
     },
-    optional={"fit": (str,)},
+    optional={"fit": (str,), "prefactor_interval": _PAIR},
 )
+_REASON = _Mapping({"reason": (str,)})
+_LOCAL = _Mapping({"exponent": _NUMBER, "interval": _PAIR, "window": _PAIR, "n": (int,), "flip_rate": _NUMBER}, exact=True)
+_LAWS = {"power_law": _Choice("reason", _REASON, _LAW), "local_exponent": _Choice("reason", _REASON, _LOCAL)}
 _ATTACK = _Mapping(
     {
         "config": _Mapping({"name": (str,), "norm": (str,)}),
@@ -91,10 +94,11 @@ _ATTACK = _Mapping(
         "error_interval": _INTERVALS,
         "median_radius": _MAYBE,
         "success_rate": _NUMBER,
-        "power_law": _Choice("reason", _Mapping({"reason": (str,)}), _LAW),
+        "power_law": _LAWS["power_law"],
         "flip_rate": _Nullable(_CURVE),
         "flip_interval": _Nullable(_INTERVALS),
-    }
+    },
+    optional={"local_exponent": _LAWS["local_exponent"]},
 )
 _FIRST_ORDER = _Mapping(
     {
@@ -130,6 +134,7 @@ _RECORD = _Mapping(
         "tolerance": _MAYBE,
     },
     optional={
+        "worst_case": _Mapping({}, entries=_Mapping(_LAWS, exact=True)),
         "corruptions": _Mapping({"clean": _NUMBER, "mean": _NUMBER, "errors": _Mapping({}, entries=_List(_NUMBER, 1, 5))}),
         "certificates": _Mapping(
             {"sigma": _NUMBER, "abstained": _NUMBER, "median_radius": _NUMBER, "epsilons": _CURVE, "certified_error": _CURVE}

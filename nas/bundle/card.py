@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
-from evaluators.profiles.record import fitted
+from evaluators import NoPowerLaw
+from evaluators.curves.local_exponent import NoLocalExponent
+from evaluators.profiles.attack_rows import attack_rows
+from evaluators.profiles.law_case import law_case
+from evaluators.profiles.law_entries import worst_case_law
 from nas.formatting import format_epsilon, format_p_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from evaluators import RobustnessProfile
+    from evaluators import PowerLaw, RobustnessProfile
+    from evaluators.curves.local_exponent import LocalExponent
+    from evaluators.profiles.attack_rows import AttackRow
     from nas.bundle.manifest import Provenance
     from nas.study.finalists import Candidate
 
@@ -37,8 +44,7 @@ def model_card(
     """Returns the card as Markdown; `cell` is the line with the drawing, or '', and `lacking` holds the absent formats."""
     record, epsilon = profile.record, provenance.epsilon
     failed = profile.failed_checks()
-    norm = provenance.norm
-    rows = [_row(name, entry) for name, entry in record["attacks"].items()]
+    norm, norms = provenance.norm, dict.fromkeys(entry["config"]["norm"] for entry in record["attacks"].values())
     return "\n".join(
         [
             f"# {candidate.name}",
@@ -57,9 +63,12 @@ def model_card(
             "",
             "The flip rate is the share of the correctly classified images that an attack flips within epsilon.",
             "",
-            "| attack | norm | error at the largest epsilon | median radius | power law of the flip rate |",
-            "| --- | --- | --- | --- | --- |",
-            *rows,
+            "| attack | norm | error at the largest epsilon | median radius | power law of the flip rate "
+            "| exponent at small epsilon |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *map(_row, attack_rows(profile)),
+            "",
+            *(f"{name}: {law_case(record['clean_error'], worst_case_law(profile, name))}" for name in norms),
             "",
             "![Error curves](plots/error_curves.svg)",
             "",
@@ -85,22 +94,29 @@ def model_card(
     )
 
 
-def _row(name: str, entry: dict[str, Any]) -> str:
-    law = fitted(entry)
-    if law is None:
-        law_text = f"none: {entry['power_law']['reason']}"
-    else:
-        low, high = law.exponent_interval
-        bent = " At the largest epsilon, the flip rate is significantly below the law." if law.saturated else ""
-        p = format_p_value(law.p_value)
-        rejected = f" The fit is rejected ({p}): the curve is not a power law." if law.fit == "rejected" else ""
-        beaten = [
-            form.replace("_", "-") for form, comparison in law.alternatives.items() if comparison.verdict() == "power law"
-        ]
-        better = f" The law fits significantly better than the {' and the '.join(beaten)} form." if beaten else ""
-        law_text = (
-            f"The exponent is {law.exponent:.2f} (95 % interval {low:.2f} to {high:.2f}) up to epsilon {law.window[1]:.3g}."
-            f"{rejected}{bent}{better}"
-        )
-    median = "not reached" if entry["median_radius"] is None else f"{entry['median_radius']:.3g}"
-    return f"| {name} | {entry['config']['norm']} | {entry['error'][-1]:.3f} | {median} | {law_text} |"
+def _row(row: AttackRow) -> str:
+    median = f"{row.median_radius:.3g}" if math.isfinite(row.median_radius) else "not reached"
+    laws = f"{_law_text(row.law)} | {_local_text(row.local)}"
+    return f"| {row.name} | {row.norm} | {row.error:.3f} | {median} | {laws} |"
+
+
+def _local_text(local: LocalExponent | NoLocalExponent) -> str:
+    if isinstance(local, NoLocalExponent):
+        return f"none: {local.reason}"
+    low, high = local.interval
+    return f"{local.exponent:.2f} (95 % interval {low:.2f} to {high:.2f}) up to epsilon {local.window[1]:.3g}"
+
+
+def _law_text(law: PowerLaw | NoPowerLaw) -> str:
+    if isinstance(law, NoPowerLaw):
+        return f"none: {law.reason}"
+    low, high = law.exponent_interval
+    bent = " At the largest epsilon, the flip rate is significantly below the law." if law.saturated else ""
+    p = format_p_value(law.p_value)
+    rejected = f" The fit is rejected ({p}): the curve is not a power law." if law.fit == "rejected" else ""
+    beaten = [form.replace("_", "-") for form, comparison in law.alternatives.items() if comparison.verdict() == "power law"]
+    better = f" The law fits significantly better than the {' and the '.join(beaten)} form." if beaten else ""
+    return (
+        f"The exponent is {law.exponent:.2f} (95 % interval {low:.2f} to {high:.2f}) up to epsilon {law.window[1]:.3g}."
+        f"{rejected}{bent}{better}"
+    )

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from evaluators import error_curve, fit_power_law, median_radius
+from evaluators import error_curve
 from evaluators.checks import CheckResult, explain
+from evaluators.curves.local_exponent import NoLocalExponent
 from evaluators.curves.power_law import NoPowerLaw
-from evaluators.profiles.record import fitted
+from evaluators.profiles.attack_rows import attack_rows
+from evaluators.profiles.law_case import law_case
+from evaluators.profiles.law_entries import worst_case_law
 from evaluators.profiles.summary import summary_line
-from nas.cli.tables import cell, law_cell, open_console
+from nas.cli.tables import cell, law_cell, local_cell, open_console
 from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
 from nas.reports.statistics_text import nearest_sentence
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from evaluators import RobustnessProfile
     from evaluators.curves.error_curves import Floats
+    from evaluators.profiles.attack_rows import AttackRow
 
 # Number of epsilons of a grid that a table shows.
 SHOWN = 3
@@ -53,31 +57,37 @@ def print_profile(profile: RobustnessProfile, claimed: Mapping[str, Sequence[flo
 
 
 def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: Sequence[float]) -> None:
-    """Prints the table of one norm: a row for each attack and the worst case. Then prints why power laws are missing."""
+    """Prints the table of one norm: a row for each attack and the worst case.
+
+    Then prints why exponents are missing, and sentences on the worst case.
+    """
     record = profile.record
-    entries = {name: entry for name, entry in record["attacks"].items() if entry["config"]["norm"] == norm}
     grid = profile.epsilons(norm)
-    radii = {name: profile.radii[name] for name in entries}
-    laws = {name: fitted(entry) or NoPowerLaw(entry["power_law"]["reason"]) for name, entry in entries.items()}
-    if len(radii) > 1:
-        radii["worst case"] = profile.worst_case(norm)
-        laws["worst case"] = fit_power_law(radii["worst case"], grid if record["tolerance"] is None else None)
+    rows = [row for row in attack_rows(profile) if row.norm == norm]
     shown = [epsilon for epsilon in grid if epsilon in wanted] or _spread(grid)
     table = Table(
         "attack",
         *(f"error at {format_epsilon(epsilon)}" for epsilon in shown),
         "median radius",
         "exponent of the power law",
+        "exponent at small epsilon",
         title=f"{NORM_NAMES.get(norm, norm)}, {record['n']} images, 95 % intervals",
         title_justify="left",
     )
-    for name, r in radii.items():
-        table.add_row(cell(name), *_cells(r, shown), _median(r, grid), law_cell(laws[name]))
+    for row in rows:
+        table.add_row(
+            cell(row.name), *_cells(row.radii, shown), _median(row, grid), law_cell(row.law), local_cell(row.local)
+        )
     out.print(table)
-    for name, law in laws.items():
-        if isinstance(law, NoPowerLaw):
-            out.print(f"no power law for {name}: {law.reason}", markup=False, highlight=False, soft_wrap=True)
-    out.print(_theory(record["margins"], norm), markup=False, highlight=False, soft_wrap=True)
+    lines = [f"no power law for {row.name}: {row.law.reason}" for row in rows if isinstance(row.law, NoPowerLaw)]
+    lines += [
+        f"no exponent at small epsilon for {row.name}: {row.local.reason}"
+        for row in rows
+        if isinstance(row.local, NoLocalExponent)
+    ]
+    lines += [law_case(record["clean_error"], worst_case_law(profile, norm)), _theory(record["margins"], norm)]
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _theory(margins: dict[str, Any], norm: str) -> str:
@@ -110,9 +120,8 @@ def _cells(radii: Floats, epsilons: Sequence[float]) -> list[str]:
     return [f"{e:.3f} [{low:.3f}, {high:.3f}]" for e, (low, high) in zip(curve.error, curve.error_interval, strict=True)]
 
 
-def _median(radii: Floats, grid: Sequence[float]) -> str:
-    median = median_radius(radii)
-    return f"{median:.3g}" if math.isfinite(median) else f"above {grid[-1]:.3g}"
+def _median(row: AttackRow, grid: Sequence[float]) -> str:
+    return f"{row.median_radius:.3g}" if math.isfinite(row.median_radius) else f"above {grid[-1]:.3g}"
 
 
 def _print_corruptions(out: Console, record: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluators import NoPowerLaw
+from evaluators.curves.local_exponent import LocalExponent
 from nas.config.metrics import CHEAP_METRICS
 from nas.errors import printable
 from nas.formatting import format_p_value
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from evaluators import PowerLaw
+    from evaluators.curves.local_exponent import NoLocalExponent
     from nas.analysis.requirements import RequirementResult
     from nas.bundle.verify import CheckResult
     from nas.runs.status import RunStatus
@@ -113,6 +115,14 @@ def law_cell(law: PowerLaw | NoPowerLaw) -> str:
     low, high = law.exponent_interval
     rejected = f", fit rejected, {format_p_value(law.p_value)}" if law.fit == "rejected" else ""
     return f"{law.exponent:.2f} [{low:.2f}, {high:.2f}] up to {law.window[1]:.3g}{', saturated' * law.saturated}{rejected}"
+
+
+def local_cell(local: LocalExponent | NoLocalExponent) -> str:
+    """Returns the table cell of a local exponent: exponent, 95 % interval and end of its window."""
+    if not isinstance(local, LocalExponent):
+        return "none"
+    low, high = local.interval
+    return f"{local.exponent:.2f} [{low:.2f}, {high:.2f}] up to {local.window[1]:.3g}"
 
 
 def duration(seconds: float) -> str:

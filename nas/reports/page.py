@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluators import CheckResult, explain
-from evaluators.profiles.record import fitted
+from evaluators.profiles.attack_rows import attack_rows
+from evaluators.profiles.law_case import law_case
+from evaluators.profiles.law_entries import worst_case_law
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS
 from nas.errors import first_line
@@ -106,6 +109,8 @@ def render_report(run: Run, *, trust: bool = False) -> str:
         config=config,
         epsilon=format_epsilon(config.evaluation.epsilon),
         norm=NORM_NAMES.get(config.norm, config.norm),
+        format_p_value=format_p_value,
+        infinity=math.inf,
         states=states,
         trials=trials,
         duplicates=sum(t.duplicate_of is not None for t in trials),
@@ -160,12 +165,6 @@ def _row(rank: int, trial: Trial, fronts: set[int]) -> dict[str, Any]:
     }
 
 
-def _attack(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Returns the template's entries for one attack of a profile."""
-    law = fitted(entry)
-    return {"name": name, "entry": entry, "law": law, "p_value": None if law is None else format_p_value(law.p_value)}
-
-
 def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust: bool) -> dict[str, Any]:
     """Returns the template's entries for one bundle; `surfaces` are pictures with captions."""
     record, epsilon, norm = bundle.profile.record, run.config.evaluation.epsilon, run.config.norm
@@ -176,7 +175,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust
     except Exception as error:
         # The file of a custom space may be missing, or its `draw` may fail; the report then has no drawing.
         undrawn = first_line(error)
-    at, figures = record["attacks"], profile_figures(bundle.profile, norm, epsilon)
+    figures = profile_figures(bundle.profile, norm, epsilon)
     return {
         "name": bundle.name,
         "role": bundle.role,
@@ -186,7 +185,8 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust
         "macs": record["cost"]["macs"] or 0,
         "failed_checks": bundle.profile.failed_checks(),
         "checks": {check["name"]: {**check, "sentence": explain(CheckResult(**check))} for check in record["checks"]},
-        "attacks": [_attack(name, entry) for name, entry in at.items()],
+        "attacks": attack_rows(bundle.profile),
+        "law_case": law_case(record["clean_error"], worst_case_law(bundle.profile, norm)),
         "margins": record["margins"],
         "nearest": nearest_sentence(record["margins"]),
         "drawing": drawing,

@@ -9,7 +9,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from evaluators import NoPowerLaw, PowerLaw, error_curve, fit_power_law
+from evaluators import NoPowerLaw, PowerLaw, error_curve
+from evaluators.profiles.law_entries import worst_case_law
 from nas.plots.power_law import exponent_label, law_line
 from nas.plots.style import COLOURS, GREY, STYLE, epsilon_axis, new_figure, to_svg
 from nas.study.ranking import front, hypervolume_so_far
@@ -155,7 +156,7 @@ def rungs_reached(trials: Sequence[Trial]) -> str:
 
 def worst_case_laws(bundles: Sequence[Bundle], norm: str) -> dict[str, PowerLaw | NoPowerLaw]:
     """Returns the power law of the worst-case flip rate of each bundle, by its name."""
-    return {b.name: fit_power_law(b.profile.worst_case(norm), b.profile.epsilons(norm)) for b in bundles}
+    return {b.name: worst_case_law(b.profile, norm) for b in bundles}
 
 
 def error_curves(bundles: Sequence[Bundle], laws: Mapping[str, PowerLaw | NoPowerLaw], norm: str, epsilon: float) -> str:

@@ -1,6 +1,6 @@
 """Coverage of the intervals of power laws, on curves with a given exponent.
 
-    python tests/benchmarks/coverage.py [--draws 200] [--curves 0,4] [--sizes 200,1000]
+    python tests/benchmarks/coverage.py [--draws 200] [--curves 0,4] [--sizes 200,1000] [--local]
 
 For each curve and each number of images N, the script draws N radii and fits a law, many times. Radii are exact, or measured
 on a geometric grid of 12 points like that of a profile. The script prints a table with these columns:
@@ -13,6 +13,9 @@ on a geometric grid of 12 points like that of a profile. The script prints a tab
 - saturated: share of the laws that are flagged as saturated.
 - saturating, log-normal: share of the comparisons with this alternative that favour the law / the alternative.
 - ms: milliseconds per fit, over all draws.
+
+With --local, it prints numbers of `local_exponent` instead: the mean flip rate at the top of the window, the mean of
+exponent / exponent at epsilon 0, the width as above, and the share of the intervals that hold the exponent at epsilon 0.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from evaluators.curves.local_exponent import LocalExponent, local_exponent
 from evaluators.curves.power_law import PowerLaw, fit_power_law
 
 
@@ -132,14 +136,47 @@ def measure(curve: Curve, n: int, exact: bool, draws: int, resamples: int = 1000
     }
 
 
+def measure_local(curve: Curve, n: int, exact: bool, draws: int, seed: int = 0) -> dict[str, float]:
+    """Returns the numbers of one row of the table of --local, by column."""
+    generator = np.random.default_rng(seed)
+    grid, locals_ = grid_of(curve, n), []
+    for _ in range(draws):
+        radii = draw(curve, n, generator)
+        local = local_exponent(radii) if exact else local_exponent(on_grid(radii, grid), grid)
+        if isinstance(local, LocalExponent):
+            locals_.append(local)
+    return {
+        "fitted": len(locals_) / draws,
+        "flip rate": float(np.mean([local.flip_rate for local in locals_])),
+        "ratio": float(np.mean([local.exponent for local in locals_])) / curve.exponent,
+        "width": float(np.median([np.log(local.interval[1] / local.interval[0]) / 3.92 for local in locals_])),
+        "at zero": float(np.mean([local.interval[0] <= curve.exponent <= local.interval[1] for local in locals_])),
+    }
+
+
+def print_local(names: list[str], sizes: list[int], draws: int) -> None:
+    """Prints the table of --local."""
+    print("| curve | radii | N | fitted | flip rate | ratio | width | at zero |\n" + "| --- " * 8 + "|")
+    for name in names:
+        for exact in (False, True):
+            for n in sizes:
+                row = measure_local(CURVES[name], n, exact, draws)
+                cells = " | ".join(f"{value:.3f}" for value in row.values())
+                print(f"| {name} | {'exact' if exact else 'grid'} | {n} | {cells} |", flush=True)
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--curves", default=",".join(str(i) for i in range(len(CURVES))), help="curve numbers, from 0")
     parser.add_argument("--sizes", default="200,449,1000,10000")
+    parser.add_argument("--local", action="store_true", help="measure local_exponent")
     options = parser.parse_args()
     names = [list(CURVES)[int(i)] for i in options.curves.split(",")]
+    if options.local:
+        print_local(names, [int(n) for n in options.sizes.split(",")], options.draws)
+        return
     print(
         "| curve | radii | N | fitted | exponent | width | at zero | in window | saturated | saturating | log-normal | ms |"
     )

@@ -314,3 +314,21 @@ def test_a_fit_takes_less_than_a_second():
     fit_power_law(radii, GRID)
     # The fit takes about 0.03 s on an idle core.
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["grid", "exact"])
+def test_the_interval_of_the_prefactor_covers_it_and_comes_from_the_resamples_of_the_exponent(exact):
+    held = 0
+    for seed in range(40):
+        radii = draw(1.5, seed, n=400)
+        fit = fit_power_law(radii if exact else on_grid(radii), None if exact else GRID, resamples=200)
+        low, high = fit.prefactor_interval
+        assert 0 < low < fit.prefactor < high
+        held += low <= 0.8 / 0.1**1.5 <= high
+    assert held >= 34
+
+
+def test_a_prefactor_beyond_the_numbers_has_a_finite_interval():
+    # ln(prefactor) is about 690; the exponential of a number above 709 is infinite.
+    fit = fit_power_law(draw(74, seed=0, n=400, top=1e-4), resamples=100)
+    assert fit.prefactor_interval[0] < fit.prefactor < fit.prefactor_interval[1] == pytest.approx(np.exp(700))

@@ -88,13 +88,14 @@ def test_exports_match():
 def test_a_record_has_the_documented_keys(measured_profile):
     record = measured_profile.record
     promised = {"schema", "dataset", "split", "n", "clean_error", "attacks", "margins", "checks", "cost", "seed"}
-    assert set(record) >= promised
+    assert set(record) >= promised | {"worst_case"}
     assert record["schema"] == "hardcell-profile/2"
     assert (record["dataset"], record["split"], record["n"], record["seed"]) == ("stripes", "valid", 300, 4)
     assert list(record["attacks"]) == list(ATTACKS)
-    law = {"exponent", "exponent_interval", "prefactor", "window", "n", "saturated"}
+    law = {"exponent", "exponent_interval", "prefactor", "prefactor_interval", "window", "n", "saturated"}
     for entry in record["attacks"].values():
         assert set(entry) >= {"config", "epsilons", "error", "error_interval", "flip_rate", "power_law"}
+        assert set(entry["local_exponent"]) in ({"exponent", "interval", "window", "n", "flip_rate"}, {"reason"})
         assert set(entry["power_law"]) >= law or set(entry["power_law"]) == {"fit", "reason"}
     assert any("exponent" in entry["power_law"] for entry in record["attacks"].values())
     assert set(record["margins"]) >= {"median", "density_at_zero", "mean_entropy", "first_order"}
