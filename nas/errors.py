@@ -70,6 +70,10 @@ class RecordError(Exception):
     """The custom function `evaluation.record` raised an error, which is recorded as the reason why the trial failed."""
 
 
+class UndefinedMetricError(Exception):
+    """A metric has no value for a trained network. The message is recorded as the reason why the trial failed."""
+
+
 def printable(text: str) -> str:
     """Returns a text in which all characters are replaced except printable characters, line feeds and tabs.
 

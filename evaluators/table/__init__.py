@@ -3,5 +3,6 @@
 from evaluators.table.checks import check_table
 from evaluators.table.columns import Column, parse_column
 from evaluators.table.file import TableText, read_cells, read_table
+from evaluators.table.slopes import Slopes, error_slopes
 
-__all__ = ["Column", "TableText", "check_table", "parse_column", "read_cells", "read_table"]
+__all__ = ["Column", "Slopes", "TableText", "check_table", "error_slopes", "parse_column", "read_cells", "read_table"]

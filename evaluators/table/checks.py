@@ -9,30 +9,27 @@ Sources: as in `evaluators.checks`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluators.checks.result import CheckResult
-from evaluators.curves.error_curves import Floats
-from evaluators.table.columns import KINDS, Column, in_pixels, parse_column, understood
+from evaluators.table.accuracies import Accuracies, read_accuracies
+from evaluators.table.columns import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from evaluators.curves.error_curves import Floats
 
-# Smallest difference that counts, as a share; smaller differences may be noise.
-TOLERANCE = 0.001
+
 # From this L-infinity epsilon on, a perturbation can turn every image grey, so the accuracy is at chance or below. Such
 # columns are left out of `falls_with_epsilon`.
 WHOLE_RANGE = 0.5
 # With fewer columns two rows may agree by coincidence.
 ENOUGH_COLUMNS = 4
-FEW_ROWS = 10
-SHOWN = 5
 
 
 def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
@@ -55,18 +52,8 @@ def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
         >>> [check.name for check in checks if not check.passed]
         ['adversarial_below_clean']
     """
-    parsed = [column for column in map(parse_column, columns) if column is not None]
-    parsed = in_pixels([c for c in parsed if np.issubdtype(np.asarray(columns[c.name]).dtype, np.number)])
-    if not parsed:
-        raise ValueError(f"no accuracy columns among {', '.join(columns) or 'no columns'}; {understood()}")
-    lengths = {len(columns[name]) for name in columns}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"columns must all have the same number of rows, at least one, got {sorted(lengths)}")
-    raw = {column.name: np.asarray(columns[column.name], dtype=np.float64) for column in parsed}
-    labels = _labels(columns)
-    unit = _unit(list(raw.values()))
-    table = _Table(parsed, {name: values / unit for name, values in raw.items()}, labels, unit)
-    attacks = dict.fromkeys((c.attack, c.norm) for c in parsed if c.epsilon is not None)
+    table = read_accuracies(columns)
+    attacks = dict.fromkeys((c.attack, c.norm) for c in table.columns if c.epsilon is not None)
     outcomes = [
         _in_range(table),
         _complete(table),
@@ -81,65 +68,7 @@ def check_table(columns: Mapping[str, NDArray[Any]]) -> list[CheckResult]:
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-@final
-@dataclass(frozen=True)
-class _Table:
-    """A table of accuracies.
-
-    Attributes:
-        columns: Parsed names of the columns.
-        values: Accuracies as shares, (N,) each, by name of the column.
-        labels: Names of the rows, (N,).
-        unit: Divisor of the original accuracies: 100 for percent, 1 for shares.
-    """
-
-    columns: list[Column]
-    values: dict[str, Floats]
-    labels: list[str]
-    unit: float
-
-    def of(self, kinds: Sequence[str]) -> list[Column]:
-        return [column for column in self.columns if column.kind in kinds]
-
-    def tolerance(self, *names: str) -> float:
-        """Returns the largest difference between accuracies of the columns that counts as rounding, at least 0.1 points.
-
-        Rounding is half a unit of the last printed digit per column. In a table of few rows, all values of a column may end
-        in 0, so the finest last digit of all columns is used.
-        """
-        few = len(self.labels) < FEW_ROWS
-        digits = sum(min(map(self._digit, self.values)) if few else self._digit(name) for name in names) / 2
-        return max(digits, TOLERANCE) * (1 + 1e-6) + 1e-9
-
-    def _digit(self, name: str) -> float:
-        """Returns the last decimal place of a column as a share, such as 0.001 for 58.2 %; at most 6 places are read."""
-        values = self.values[name] * self.unit
-        values = values[np.isfinite(values)]
-        places = (p for p in range(6) if np.allclose(values * 10**p, np.round(values * 10**p), rtol=0, atol=1e-4))
-        return float(10.0 ** -next(places, 6)) / self.unit
-
-    def rows(self, selected: NDArray[np.bool_]) -> str:
-        shown = [self.labels[i] for i in np.flatnonzero(selected)[:SHOWN]]
-        return "; ".join(shown) + ("; ..." if selected.sum() > SHOWN else "")
-
-
-def _labels(columns: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Returns the names of the rows: the first column of strings, or "row 1", "row 2" and so on."""
-    names = next((np.asarray(v) for v in columns.values() if not np.issubdtype(np.asarray(v).dtype, np.number)), None)
-    rows = len(next(iter(columns.values())))
-    return [f"row {i + 1}" for i in range(rows)] if names is None else [str(name) for name in names]
-
-
-def _unit(values: Sequence[Floats]) -> float:
-    """Returns 100 for percent and 1 for shares. It takes the best accuracy of each row, and the median of these.
-
-    A median above 1 means percent. Otherwise the unit is shares, because a best accuracy of at most 1 % is implausible.
-    """
-    best = np.fmax.reduce(values)
-    return 100.0 if np.isfinite(best).any() and np.nanmedian(best) > 1 else 1.0
-
-
-def _in_range(table: _Table) -> CheckResult:
+def _in_range(table: Accuracies) -> CheckResult:
     outside = {name: (v < -1e-9) | (v > 1 + 1e-9) | np.isinf(v) for name, v in table.values.items()}
     count = int(sum(o.sum() for o in outside.values()))
     return CheckResult(
@@ -154,7 +83,7 @@ def _in_range(table: _Table) -> CheckResult:
     )
 
 
-def _complete(table: _Table) -> CheckResult:
+def _complete(table: Accuracies) -> CheckResult:
     missing = {name: np.isnan(v) for name, v in table.values.items()}
     return CheckResult(
         "nothing_missing",
@@ -167,14 +96,14 @@ def _complete(table: _Table) -> CheckResult:
     )
 
 
-def _columns_vary(table: _Table) -> CheckResult | None:
+def _columns_vary(table: Accuracies) -> CheckResult | None:
     if len(table.labels) < 3:
         return None
     constant = [name for name, v in table.values.items() if np.unique(v[~np.isnan(v)]).size <= 1]
     return CheckResult("columns_vary", not constant, {"columns": ", ".join(constant)})
 
 
-def _rows_are_distinct(table: _Table) -> CheckResult:
+def _rows_are_distinct(table: Accuracies) -> CheckResult:
     names, counts = np.unique(table.labels, return_counts=True)
     twice = names[counts > 1]
     repeats = np.zeros(len(table.labels), dtype=bool)
@@ -194,7 +123,7 @@ def _rows_are_distinct(table: _Table) -> CheckResult:
     )
 
 
-def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> CheckResult | None:
+def _falls_with_epsilon(table: Accuracies, attack: str, norm: str) -> CheckResult | None:
     of_attack = [c for c in table.columns if (c.attack, c.norm) == (attack, norm) and c.epsilon is not None]
     ordered = sorted(of_attack, key=lambda column: column.epsilon or 0.0)
     aside = [c.name for c in ordered if norm == "linf" and (c.epsilon or 0.0) >= WHOLE_RANGE]
@@ -211,7 +140,7 @@ def _falls_with_epsilon(table: _Table, attack: str, norm: str) -> CheckResult | 
     return _verdict(table, name, rises, lambda pair: tolerance, {"attack": attack, "left_aside": ", ".join(aside)})
 
 
-def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[str]) -> CheckResult | None:
+def _stronger(table: Accuracies, name: str, weak: Sequence[str], strong: Sequence[str]) -> CheckResult | None:
     """Checks that, in each row, no accuracy of a weak kind is below the lowest of the strong kinds.
 
     Only accuracies at equal norm and epsilon are compared.
@@ -227,7 +156,7 @@ def _stronger(table: _Table, name: str, weak: Sequence[str], strong: Sequence[st
     return _verdict(table, name, gaps, tolerances.__getitem__, {}) if gaps else None
 
 
-def _below_clean(table: _Table) -> CheckResult:
+def _below_clean(table: Accuracies) -> CheckResult:
     name, attacked = "adversarial_below_clean", table.of(tuple(KINDS))
     clean, others = table.of(["clean"]), table.of(["other split"])
     if clean and attacked:
@@ -245,7 +174,7 @@ def _below_clean(table: _Table) -> CheckResult:
 
 
 def _verdict(
-    table: _Table,
+    table: Accuracies,
     name: str,
     gaps: Mapping[str, Floats],
     tolerance: Callable[[str], float],

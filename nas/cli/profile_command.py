@@ -147,20 +147,23 @@ def check_table(file: Path, as_json: bool) -> None:
 
     from evaluators.checks import explain
     from evaluators.table import check_table as run_checks
-    from evaluators.table import read_table
+    from evaluators.table import error_slopes, read_table
+    from nas.cli.slopes import print_slopes, slopes_record
     from nas.errors import DataError
 
     try:
-        outcomes = run_checks(read_table(file))
+        columns = read_table(file)
+        outcomes, slopes = run_checks(columns), error_slopes(columns)
     except ValueError as error:
         raise DataError(str(error) if str(error).startswith(str(file)) else f"{file}: {error}") from error
     failed = [outcome for outcome in outcomes if not outcome.passed]
     if as_json:
         records = [{**asdict(outcome), "sentence": explain(outcome)} for outcome in outcomes]
-        click.echo(json.dumps({"passed": not failed, "checks": records}, indent=2))
+        click.echo(json.dumps({"passed": not failed, "checks": records, "slopes": slopes_record(slopes)}, indent=2))
     else:
         from nas.cli.profile_tables import print_checks
 
         print_checks(outcomes, all_of_them=True)
+        print_slopes(slopes)
     if failed:
         sys.exit(1)

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from evaluators.curves.error_curves import in_grid
+from evaluators.curves.power_law_window import SMALLEST_CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,8 +19,12 @@ CHEAP_METRICS = ("parameters", "macs")
 STANDARD_METRICS = (*CHEAP_METRICS, "clean_error", "adversarial_error")
 
 
+# Computed from the power law of the flip rate over evaluation.epsilons.
+LAW_METRICS = ("negative_power_law_exponent", "power_law_prefactor")
+
+
 # Computed from the error curve over evaluation.epsilons.
-CURVE_METRICS = ("error_area", "negative_median_radius")
+CURVE_METRICS = ("error_area", "negative_median_radius", *LAW_METRICS)
 
 
 METRICS = (*STANDARD_METRICS, *CURVE_METRICS, "first_order_error", "failed_checks")
@@ -51,6 +56,8 @@ def missing_epsilons(names: Iterable[str], grid: Sequence[float]) -> list[str]:
         at = epsilon_of(name)
         if at is not None and not in_grid(at, grid):
             faults.append(f"asks for {name}, so evaluation.epsilons must hold {name.removeprefix(AT)}")
-        if name in CURVE_METRICS and len(grid) < 2:
-            faults.append(f"asks for {name}, so evaluation.epsilons must hold at least two epsilons")
+        least = SMALLEST_CELLS if name in LAW_METRICS else 2
+        if name in CURVE_METRICS and len(grid) < least:
+            number = {2: "two", SMALLEST_CELLS: "four"}[least]
+            faults.append(f"asks for {name}, so evaluation.epsilons must hold at least {number} epsilons")
     return faults

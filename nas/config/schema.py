@@ -84,8 +84,9 @@ class ObjectiveConfig:
     Attributes:
         minimise: Metrics to minimise. With several, the first one orders the trials within a Pareto front. Available:
             parameters, macs, clean_error, adversarial_error, and adversarial_error@E for another epsilon E; error_area and
-            negative_median_radius, from the error curve over evaluation.epsilons; first_order_error, a prediction from
-            gradients without an attack; failed_checks.
+            negative_median_radius, from the error curve over evaluation.epsilons; negative_power_law_exponent and
+            power_law_prefactor, from the power law of its flip rate (a trial without a law fails, with the reason);
+            first_order_error, a prediction from gradients without an attack; failed_checks.
         constraints: Upper bounds of metrics, by name. Bounds on parameters and macs are checked before training. The bound
             failed_checks: 0 excludes networks whose robustness may be an artefact of the evaluation.
 

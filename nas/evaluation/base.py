@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from evaluators.engine.batches import out_of_memory
 from nas.config.metrics import CHEAP_METRICS
-from nas.errors import LimitError, RecordError, first_line, format_error
+from nas.errors import LimitError, RecordError, UndefinedMetricError, first_line, format_error
 from nas.executors.base import Precheck, TrialResult
 from nas.training.checkpoints import CheckpointError
 from nas.training.collapse import CollapsedError
@@ -118,6 +118,6 @@ def reason_of(error: BaseException) -> str:
         return f"SystemExit: the candidate called sys.exit({'' if error.code is None else repr(error.code)[:80]})"
     if isinstance(error, MemoryError) or out_of_memory(error):
         return f"out of memory: {first_line(error)}"
-    if isinstance(error, DivergedError | CollapsedError | NoGradientError | RecordError | LimitError):
+    if isinstance(error, DivergedError | CollapsedError | NoGradientError | RecordError | UndefinedMetricError | LimitError):
         return first_line(error)
     return format_error(error)

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING
 
-from evaluators import error_area, error_at, first_order_error, median_radius
+from evaluators import NoPowerLaw, error_area, error_at, first_order_error, fit_power_law, median_radius
 from evaluators.checks import check_network
-from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS, epsilon_of, is_metric
+from nas.config.metrics import CHEAP_METRICS, LAW_METRICS, STANDARD_METRICS, epsilon_of, is_metric
+from nas.errors import UndefinedMetricError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import nn
 
@@ -38,6 +39,9 @@ def measured_metrics(
         network: The trained network.
         validation: The validation split.
         config: Epsilon, grid and attacks.
+
+    Raises:
+        UndefinedMetricError: a metric of the power law is wanted, but no law can be fitted.
     """
     epsilon, norm = config.epsilon, next(iter(config.attacks.values())).norm
     x, y = validation.x, validation.y
@@ -57,9 +61,26 @@ def measured_metrics(
     for name in wanted:
         if (at := epsilon_of(name)) is not None:
             metrics[name] = error_at(radii, at)
+        elif name in LAW_METRICS:
+            metrics[name] = _law_metric(name, radii, grid)
         elif name not in CHEAP_METRICS:
             metrics[name] = measures[name]()
     return metrics
+
+
+def _law_metric(name: str, radii: Floats, grid: Sequence[float]) -> float:
+    """Returns a metric of the power law of the flip rate. A law whose fit is rejected counts as well.
+
+    Without a law there is no number that would rank the network: too few flips may mean that it is robust, or that it
+    misclassifies nearly all clean images.
+
+    Raises:
+        UndefinedMetricError: no law can be fitted.
+    """
+    law = fit_power_law(radii, grid)
+    if isinstance(law, NoPowerLaw):
+        raise UndefinedMetricError(f"{name} is undefined: {law.reason}")
+    return -law.exponent if name == "negative_power_law_exponent" else law.prefactor
 
 
 def parse_record(returned: object) -> dict[str, float]:

@@ -379,6 +379,20 @@ def test_a_folder_is_no_table(refused, tmp_path):
     assert "Is a directory" in refused("check-table", tmp_path)
 
 
+def test_slopes_of_a_table_are_printed_below_the_checks(cli, tmp_path):
+    text = "network,clean,pgd_1/255,pgd_2/255,pgd_4/255\na,100,99,96,84\nb,50,45,40,30\nc,100,20,10,5\n"
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
+    code, out, _ = cli("check-table", tmp_path / "table.csv")
+    assert code == 0
+    assert out.splitlines()[-1] == (
+        "slope of ln(flip rate) over ln(epsilon), pgd L∞, epsilon 1/255 to 4/255: median 1.50, 5 % to 95 % of the rows "
+        "1.05 to 1.95 (2 of 3 rows with 3 rates above 0 and at most 0.5)"
+    )
+    (record,) = json.loads(cli("check-table", tmp_path / "table.csv", "--json")[1])["slopes"]
+    assert record["slopes"][:2] == pytest.approx([2, 1])
+    assert record["slopes"][2] is None
+
+
 def test_the_published_table_of_nas_bench_201(cli, shared_data):
     code, out, _ = cli("check-table", shared_data / "nasbench201-robustness.csv.gz")
     assert code == 1

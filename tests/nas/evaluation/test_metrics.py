@@ -8,10 +8,11 @@ import torch
 
 from evaluators import PGD, Linf, first_order_error
 from nas.config.files import parse_config
-from nas.config.metrics import METRICS, STANDARD_METRICS, epsilon_of, is_metric
+from nas.config.metrics import LAW_METRICS, METRICS, STANDARD_METRICS, epsilon_of, is_metric
 from nas.config.schema import Config, EvaluationConfig, ObjectiveConfig
 from nas.data import Split
-from nas.errors import ConfigError
+from nas.errors import ConfigError, UndefinedMetricError
+from nas.evaluation.base import reason_of
 from nas.evaluation.metrics import measured_metrics
 
 
@@ -62,6 +63,41 @@ def test_a_median_beyond_the_grid_counts_as_its_end(conv, validation):
     assert measured_metrics(["negative_median_radius"], radii, conv(), validation, config)["negative_median_radius"] == -0.3
 
 
+GRID = np.geomspace(0.01, 0.1, 8).tolist()
+
+
+def test_metrics_of_the_power_law_are_those_of_its_fit(conv, validation):
+    # 400 radii at the quantiles of (epsilon / 0.1) ** 2, on the grid.
+    radii = np.array(GRID)[np.searchsorted(GRID, 0.1 * (np.arange(1, 401) / 400) ** 0.5 * (1 - 1e-12))]
+    radii = np.append(radii, np.full(100, math.inf))
+    config = EvaluationConfig(epsilon=0.1, epsilons=tuple(GRID), attacks={"pgd": PGD()})
+    names = ("negative_power_law_exponent", "power_law_prefactor")
+    metrics = measured_metrics(names, radii, conv(), validation, config)
+    assert metrics["negative_power_law_exponent"] == pytest.approx(-2, rel=0.01)
+    assert metrics["power_law_prefactor"] == pytest.approx(0.8 / 0.1**2, rel=0.03)
+    # Fewer flips at small epsilon and equally many at the largest: a larger exponent, and a smaller metric.
+    steeper = np.array(GRID)[np.searchsorted(GRID, 0.1 * (np.arange(1, 401) / 400) ** 0.25 * (1 - 1e-12))]
+    other = measured_metrics(names, np.append(steeper, np.full(100, math.inf)), conv(), validation, config)
+    assert other["negative_power_law_exponent"] < metrics["negative_power_law_exponent"]
+    # More flips by a factor at every epsilon: a larger prefactor.
+    more = measured_metrics(names, radii[:400], conv(), validation, config)
+    assert more["power_law_prefactor"] > 1.2 * metrics["power_law_prefactor"]
+
+
+@pytest.mark.parametrize("name", LAW_METRICS)
+@pytest.mark.parametrize(
+    ("radius", "reason"),
+    [(math.inf, "0 of 50 images were flipped"), (0.0, "0 of 0 images"), (0.1, "50 flips fall in 1 cells")],
+)
+def test_a_metric_without_a_power_law_is_undefined_and_its_reason_is_that_of_the_trial(
+    name, radius, reason, conv, validation
+):
+    config = EvaluationConfig(epsilon=0.1, epsilons=tuple(GRID), attacks={"pgd": PGD()})
+    with pytest.raises(UndefinedMetricError, match=f"{name} is undefined: {reason}") as caught:
+        measured_metrics([name], np.full(50, radius), conv(), validation, config)
+    assert reason_of(caught.value) == str(caught.value)
+
+
 def test_first_order_error_and_failed_checks_come_from_the_network(conv, validation):
     network = conv()
     metrics = measured(network, validation, "first_order_error", "failed_checks")
@@ -78,6 +114,14 @@ def test_first_order_error_and_failed_checks_come_from_the_network(conv, validat
             "objective asks for adversarial_error@0.05, so evaluation.epsilons must hold",
         ),
         ({"minimise": ["error_area"]}, "objective asks for error_area, so evaluation.epsilons must hold at least two"),
+        (
+            {"minimise": ["negative_power_law_exponent"]},
+            "objective asks for negative_power_law_exponent, so evaluation.epsilons must hold at least four epsilons",
+        ),
+        (
+            {"constraints": {"power_law_prefactor": 5}},
+            "asks for power_law_prefactor, so .* must hold at least four epsilons",
+        ),
         ({"constraints": {"negative_median_radius": -0.1}}, "objective asks for negative_median_radius, so evaluation.eps"),
         ({"minimise": ["adversarial_error@much"]}, "must hold metrics .* got 'adversarial_error@much'"),
     ],
