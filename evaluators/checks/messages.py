@@ -79,6 +79,13 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "At epsilon {epsilon:.3g}, with {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all "
         "images, which no attack had fooled before. The attack has too few steps.",
     ),
+    "active_test": (
+        "At epsilon {epsilon:.3g}, {attack} finds an adversarial image on {success:.1%} of {images} changed networks, which "
+        "have one by construction. A random search finds one on {random_success:.1%}.",
+        "At epsilon {epsilon:.3g}, {attack} finds an adversarial image on only {success:.1%} of {images} changed networks, "
+        "which have one by construction. A random search finds one on {random_success:.1%}. The attack is too weak, or the "
+        "network's features mislead its gradients.",
+    ),
     "black_box_is_weaker": (
         "{fooled_by_black_box_alone:.1%} of the images are fooled by a black-box attack and by no white-box attack.",
         "At epsilon {epsilon:.3g} the white-box attacks fool {error_by_white_box:.1%} of the images. A black-box attack "

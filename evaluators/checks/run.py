@@ -12,6 +12,7 @@ from evaluators.attacks.losses import cross_entropy, margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.uniform_noise import UniformNoise
+from evaluators.checks.active_test import active_test, is_affordable
 from evaluators.checks.attacks import (
     QUERIES,
     enough_steps,
@@ -157,7 +158,10 @@ def check_attacks(
             radii = {key: measured[key] for key in own}
             epsilons = [epsilon for epsilon in grids[name] if epsilon > 0]
             outcomes += _of_radii(norm, own, radii, epsilons)
-            outcomes += _of_attacking(prepared, norm, own, {key: r[chosen.numpy()] for key, r in radii.items()}, epsilons)
+            on_chosen = {key: r[chosen.numpy()] for key, r in radii.items()}
+            outcomes += _of_attacking(prepared, norm, own, on_chosen, epsilons)
+            if is_affordable(own, len(x), epsilons):
+                outcomes += _of_planting(network, prepared, own, on_chosen, epsilons)
             widths.append(enough_images(worst_case(list(radii.values())), grids[name]))
     # Of several norms, only the one with the widest interval is reported.
     return [*outcomes, *sorted(widths, key=lambda check: check.evidence["half_width"])[-1:]]
@@ -213,6 +217,28 @@ def _of_attacking(
     if prepared.x.ndim == 4 and not any(_enough_queries(attack) for attack in guided.values()):
         outcomes.append(square_is_weaker(prepared, norm, worst, epsilon))
     return outcomes
+
+
+def _of_planting(
+    network: nn.Module,
+    prepared: PreparedNetwork,
+    attacks: Mapping[str, Attack],
+    radii: Mapping[str, Floats],
+    epsilons: Sequence[float],
+) -> list[CheckResult]:
+    """Returns the outcome of the active test of the strongest attack of many gradient steps, if it can be run."""
+    many = [key for key, attack in attacks.items() if is_many_step(attack)]
+    if not many:
+        return []
+    epsilon = most_informative_epsilon(worst_case([radii[key] for key in many]), epsilons)
+    key = max(many, key=lambda key: (radii[key] <= epsilon).sum())
+    batch_size = prepared.batches.size
+    # In large balls, which may overlap, the test cannot be built. A weak attack has such an epsilon, so smaller ones follow.
+    for smaller in sorted((e for e in epsilons if e <= epsilon), reverse=True):
+        outcome = active_test(network, prepared.x, prepared.y, key, attacks[key], smaller, batch_size=batch_size)
+        if outcome is not None:
+            return [outcome]
+    return []
 
 
 def _enough_queries(attack: Attack) -> bool:
