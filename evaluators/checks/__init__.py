@@ -15,7 +15,7 @@
 | `enough_steps` | prepared, radii | an attack with too few steps |
 | `square_is_weaker` | prepared, radii | masked gradients, with a Square attack run by the check |
 | `white_box_is_weaker` | prepared, radii | adversarial images that an evaluation without gradients missed |
-| `active_test` | network, images | weak attacks, and masked gradients in front of the final linear layer |
+| `finds_planted` | network, images | weak attacks, and masked gradients in front of the final linear layer |
 | `black_box_is_weaker` | radii | masked gradients, from black-box attacks of the evaluation |
 | `many_steps_beat_one` | radii | masked gradients, or steps that are too short |
 | `cross_entropy_not_masked` | radii | the pitfall of `scale_does_not_matter`, from attacks of the evaluation |
@@ -25,14 +25,14 @@
 `evaluators.margins`. Checks that need only radii also run on radii measured elsewhere. `evaluators.table` runs similar
 checks on a table of accuracies. `check_network` and `check_attacks` use at most 256 images for checks that need the
 network. Together, these checks cost less than an error curve under PGD on twice as many images. `check_attacks` runs
-`active_test` only if it needs fewer passes through the network than the evaluation.
+`finds_planted` only if it needs fewer passes through the network than the evaluation.
 
 Sources: Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.06705, and Athalye, Carlini and Wagner,
-"Obfuscated Gradients Give a False Sense of Security", ICML 2018, arXiv:1802.00420. `active_test`: Zimmermann et al.,
+"Obfuscated Gradients Give a False Sense of Security", ICML 2018, arXiv:1802.00420. `finds_planted`: Zimmermann et al.,
 "Increasing Confidence in Adversarial Robustness Evaluations", NeurIPS 2022, arXiv:2206.13991.
 """
 
-from evaluators.checks.active_test import active_test
+from evaluators.checks.active_test import finds_planted
 from evaluators.checks.attacks import (
     enough_steps,
     noise_is_weaker,
@@ -64,7 +64,6 @@ __all__ = [
     "SUBSET",
     "TOLERANCE",
     "CheckResult",
-    "active_test",
     "batch_independent",
     "black_box_is_weaker",
     "check_attacks",
@@ -75,6 +74,7 @@ __all__ = [
     "enough_images",
     "enough_steps",
     "explain",
+    "finds_planted",
     "gradients_alive",
     "gradients_predict",
     "logits_not_probabilities",

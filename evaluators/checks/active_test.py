@@ -4,6 +4,17 @@ For each image, the final linear layer of the network is replaced by a classifie
 random points around it, from one more random point on the surface of the ball. That point is therefore an adversarial image
 of the changed network. An attack that does not find it, nor another one, is too weak, or the network's features mislead it.
 
+On a small convolutional network of digits, trained with or without adversarial images, PGD-10, PGD-20, APGD, FMN and the
+ensembles find all planted images, in both norms. A random search finds none or few. PGD with 1 or 2 steps of 0.05 or 0.1
+epsilon finds none. If the features before the final layer are rounded, PGD-20 finds none; with a straight-through gradient
+three quarters to nine tenths, and if only the largest tenth of the features is kept, about half. On networks with 16 or 64
+averaged features, all attacks that work find 98 to 100 %, and a random search finds up to 31 %.
+
+The test costs 130 passes and one attack at one epsilon on 64 images. That takes 22 to 34 % of the time of an error curve of
+PGD-20 with 449 images and 10 epsilons, on the small network of digits. The share falls as the number of images rises.
+
+A passed test is necessary, but it does not show that an attack is strong: the planted images are easy to find.
+
 Source: Zimmermann, Brendel, Tramèr and Carlini, "Increasing Confidence in Adversarial Robustness Evaluations", NeurIPS 2022,
 arXiv:2206.13991. Differences from the paper: the classifier is a regularised linear discriminant in closed form instead of
 a trained logistic regression; points of the surface are among the points to separate from; all images are attacked in one
@@ -41,7 +52,7 @@ INSIDE, SURFACE, SEARCH = 32, 32, 64
 THRESHOLD = 0.9
 
 
-def active_test(
+def finds_planted(
     network: nn.Module, x: Tensor, y: Tensor, name: str, attack: Attack, epsilon: float, *, batch_size: int | None = None
 ) -> CheckResult | None:
     """Checks that an attack finds adversarial images that exist by construction.
@@ -71,7 +82,7 @@ def active_test(
     failures = binomial_excess(int((~found).sum()), len(found))
     success, by_search = 1 - failures.share, float(found_by_search.double().mean())
     return CheckResult(
-        f"active_test_{attack.norm.name}",
+        f"finds_planted_{attack.norm.name}",
         not failures.is_finding() and success >= by_search,
         {
             "attack": name,

@@ -79,7 +79,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "At epsilon {epsilon:.3g}, with {longer} steps instead of {steps}, {attack} newly fools {newly_fooled:.1%} of all "
         "images, which no attack had fooled before. The attack has too few steps.",
     ),
-    "active_test": (
+    "finds_planted": (
         "At epsilon {epsilon:.3g}, {attack} finds an adversarial image on {success:.1%} of {images} changed networks, which "
         "have one by construction. A random search finds one on {random_success:.1%}.",
         "At epsilon {epsilon:.3g}, {attack} finds an adversarial image on only {success:.1%} of {images} changed networks, "

@@ -12,7 +12,7 @@ from evaluators.attacks.losses import cross_entropy, margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.uniform_noise import UniformNoise
-from evaluators.checks.active_test import active_test, is_affordable
+from evaluators.checks.active_test import finds_planted, is_affordable
 from evaluators.checks.attacks import (
     QUERIES,
     enough_steps,
@@ -235,7 +235,7 @@ def _of_planting(
     batch_size = prepared.batches.size
     # In large balls, which may overlap, the test cannot be built. A weak attack has such an epsilon, so smaller ones follow.
     for smaller in sorted((e for e in epsilons if e <= epsilon), reverse=True):
-        outcome = active_test(network, prepared.x, prepared.y, key, attacks[key], smaller, batch_size=batch_size)
+        outcome = finds_planted(network, prepared.x, prepared.y, key, attacks[key], smaller, batch_size=batch_size)
         if outcome is not None:
             return [outcome]
     return []

@@ -8,7 +8,7 @@ from torch import nn
 
 from evaluators import APGD, FGSM, FMN, L2, PGD, Linf, MinimumNormEnsemble, check_attacks, explain, radii
 from evaluators.attacks import FastPGD, margin
-from evaluators.checks import active_test
+from evaluators.checks import finds_planted
 from evaluators.checks.active_test import IMAGES, changed_network, is_affordable, penultimate
 
 NORMS = pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)], ids=["linf", "l2"])
@@ -64,8 +64,8 @@ def images(tested):
     ids=["pgd", "margin", "apgd", "fmn", "fast_pgd", "ensemble"],
 )
 def test_attacks_that_work_find_what_is_planted(networks, images, kind, attack, norm, epsilon):
-    check = active_test(networks[kind], *images, "it", attack(norm), epsilon)
-    assert check.name == f"active_test_{norm.name}"
+    check = finds_planted(networks[kind], *images, "it", attack(norm), epsilon)
+    assert check.name == f"finds_planted_{norm.name}"
     assert check.passed, explain(check)
     assert check.evidence["success"] == 1
     assert check.evidence["random_success"] <= 0.05
@@ -77,7 +77,7 @@ def test_attacks_that_work_find_what_is_planted(networks, images, kind, attack, 
 @pytest.mark.parametrize(("steps", "size"), [(1, 0.05), (2, 0.1)])
 def test_attacks_of_few_short_steps_fail(networks, images, kind, steps, size, norm, epsilon):
     weak = PGD(norm=norm, steps=steps, step_size=size, random_start=False)
-    check = active_test(networks[kind], *images, "weak", weak, epsilon)
+    check = finds_planted(networks[kind], *images, "weak", weak, epsilon)
     assert not check.passed
     assert check.evidence["success"] < 0.2
     assert f"weak finds an adversarial image on only {check.evidence['success']:.1%} of 64 changed networks" in explain(
@@ -89,7 +89,7 @@ def test_attacks_of_few_short_steps_fail(networks, images, kind, steps, size, no
 @pytest.mark.parametrize("function", [winners, rounded, straight_through, torch.Tensor.detach])
 def test_features_without_useful_gradients_fail(networks, images, function, norm, epsilon):
     masked = before_the_last(networks["usual"], function)
-    check = active_test(masked, *images, "pgd", PGD(norm=norm, steps=20, loss=margin), epsilon)
+    check = finds_planted(masked, *images, "pgd", PGD(norm=norm, steps=20, loss=margin), epsilon)
     assert not check.passed
     assert check.evidence["success"] < 0.95
     # Without gradients, an attack that starts at a random point finds at most what a random search finds.
@@ -129,7 +129,7 @@ def test_a_linear_network_has_a_closed_form():
     logits = changed(kept)
     largest = logits[:, 1] - logits[:, 0] + 0.02 * changed.weight.abs().sum(1)
     assert (largest > 0).all()
-    check = active_test(network, x, y, "fgsm", FGSM(), 0.02)
+    check = finds_planted(network, x, y, "fgsm", FGSM(), 0.02)
     assert check.evidence["success"] == 1
 
 
@@ -138,25 +138,25 @@ def test_networks_that_do_not_end_in_a_linear_layer_are_not_tested(networks, ima
     scaled = nn.Sequential(network, Function(lambda h: 10 * h)).eval()
     nothing = nn.Sequential(nn.Flatten(), Function(lambda h: h[:, :10])).eval()
     for other in (scaled, nothing):
-        assert active_test(other, *images, "pgd", PGD(), 0.12) is None
+        assert finds_planted(other, *images, "pgd", PGD(), 0.12) is None
     assert penultimate(network, images[0][:2])(images[0][:2]).shape == (2, 384)
 
 
 def test_constant_features_and_few_images_are_not_tested(networks, images):
     x, y = images
-    assert active_test(networks["usual"], x[:15], y[:15], "pgd", PGD(), 0.12) is None
+    assert finds_planted(networks["usual"], x[:15], y[:15], "pgd", PGD(), 0.12) is None
     constant = before_the_last(networks["usual"], lambda h: 0 * h)
     with torch.no_grad():
         labels = constant(x).argmax(1)
-    assert active_test(constant, x, labels, "pgd", PGD(), 0.12) is None
+    assert finds_planted(constant, x, labels, "pgd", PGD(), 0.12) is None
 
 
 def test_the_network_is_left_as_it_was_and_the_outcome_is_reproducible(networks, images):
     network = copy.deepcopy(networks["usual"]).train()
     state = {name: value.clone() for name, value in network.state_dict().items()}
     random = torch.get_rng_state()
-    first = active_test(network, *images, "pgd", PGD(), 0.12)
-    assert first == active_test(network, *images, "pgd", PGD(), 0.12)
+    first = finds_planted(network, *images, "pgd", PGD(), 0.12)
+    assert first == finds_planted(network, *images, "pgd", PGD(), 0.12)
     assert network.training
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in network.parameters())
@@ -176,9 +176,9 @@ def test_the_test_is_left_out_where_it_would_cost_more_than_the_evaluation(netwo
         measured = {name: radii(networks["usual"], x, y, attack, epsilons).numpy() for name, attack in attacks.items()}
         return [c.name for c in check_attacks(networks["usual"], x, y, attacks, measured, {"linf": epsilons})]
 
-    assert "active_test_linf" in names(210, [0.12])
-    assert "active_test_linf" not in names(100, [0.12])
-    assert "active_test_linf" not in names(210, [0.12], {"fgsm": FGSM()})
+    assert "finds_planted_linf" in names(210, [0.12])
+    assert "finds_planted_linf" not in names(100, [0.12])
+    assert "finds_planted_linf" not in names(210, [0.12], {"fgsm": FGSM()})
 
 
 def test_a_profile_with_a_weak_attack_has_the_failed_check(networks, tested):
@@ -187,7 +187,9 @@ def test_a_profile_with_a_weak_attack_has_the_failed_check(networks, tested):
     epsilons = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]
     measured = {"pgd": radii(networks["usual"], x, y, weak["pgd"], epsilons).numpy()}
     (check,) = (
-        c for c in check_attacks(networks["usual"], x, y, weak, measured, {"linf": epsilons}) if c.name == "active_test_linf"
+        c
+        for c in check_attacks(networks["usual"], x, y, weak, measured, {"linf": epsilons})
+        if c.name == "finds_planted_linf"
     )
     assert not check.passed
     assert check.evidence["attack"] == "pgd"

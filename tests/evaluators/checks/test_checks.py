@@ -615,7 +615,7 @@ class TestAll:
             "scale_does_not_matter_linf",
             "enough_steps_linf",
             "square_is_weaker_linf",
-            "active_test_linf",
+            "finds_planted_linf",
             "enough_images",
         ]
         failed = [explain(check) for check in outcomes if not check.passed]
