@@ -36,7 +36,7 @@ from evaluators.engine.frozen import frozen
 from evaluators.engine.noise import ImageNoise
 from evaluators.engine.prepared import predict, prepare
 from evaluators.norms import broadcast_per_image
-from evaluators.radius import measure
+from evaluators.radius.measure import measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
