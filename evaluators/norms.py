@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
+from evaluators.engine.l1_steps import shrink, sparse_step
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evaluators.engine.noise import ImageNoise
+
+# A gradient step in L1 changes this share of the pixels, but at least three pixels. The share is that of SLIDE, the attack
+# of Tramèr and Boneh.
+STEP_SHARE, FEWEST_PIXELS = 0.01, 3
 
 
 class Norm(ABC):
@@ -37,13 +43,23 @@ class Norm(ABC):
         """Returns the direction of steepest ascent for each gradient, (N, ...), of size 1."""
 
     @abstractmethod
+    def step(self, points: Tensor, gradient: Tensor) -> Tensor:
+        """Returns the direction of one gradient step from points (N, ...), of size at most 1, same shape.
+
+        In Linf and L2, this is the direction of steepest ascent. In L1, that direction would change a single pixel.
+        """
+
+    @abstractmethod
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """Returns the nearest perturbations of size at most epsilon, (N, ...). Epsilon broadcasts against delta."""
 
-    @final
+    @abstractmethod
     def inside(self, x: Tensor, delta: Tensor, epsilon: Tensor) -> Tensor:
-        """Returns x + delta, projected onto the ball of radius epsilon around x and then clipped to [0, 1]."""
-        return (x + self.project(delta, epsilon)).clamp(0, 1)
+        """Returns x + delta, moved into the ball of radius epsilon around x and into the pixel range [0, 1], (N, ...).
+
+        In L1, the result is the nearest point of the intersection of the two. In Linf and L2, delta is projected onto the
+        ball and the result is clipped. In Linf, this is the nearest point, too.
+        """
 
     @abstractmethod
     def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
@@ -88,9 +104,17 @@ class Linf(Norm):
         """Returns the sign of the gradient."""
         return gradient.sign()
 
+    def step(self, points: Tensor, gradient: Tensor) -> Tensor:
+        """Returns the sign of the gradient."""
+        return self.ascent(gradient)
+
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """Returns delta clipped to [-epsilon, epsilon]."""
         return delta.clamp(min=-epsilon, max=epsilon)
+
+    def inside(self, x: Tensor, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns x + delta, with delta clipped to [-epsilon, epsilon] and the sum to [0, 1]."""
+        return (x + self.project(delta, epsilon)).clamp(0, 1)
 
     def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns independent uniform changes of every pixel, shaped like x."""
@@ -125,11 +149,19 @@ class L2(Norm):
         direction: Tensor = scaled / broadcast_per_image(self.size(scaled), scaled).clamp(min=1)
         return direction
 
+    def step(self, points: Tensor, gradient: Tensor) -> Tensor:
+        """Returns the gradient scaled to length 1."""
+        return self.ascent(gradient)
+
     def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
         """Returns delta, scaled to length epsilon where it is longer."""
         length = broadcast_per_image(self.size(delta), delta)
         shortened: Tensor = delta * (epsilon / length.clamp(min=1e-30)).clamp(max=1)
         return shortened
+
+    def inside(self, x: Tensor, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns x + delta, with delta scaled to length epsilon where it is longer, and the sum clipped to [0, 1]."""
+        return (x + self.project(delta, epsilon)).clamp(0, 1)
 
     def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns a uniform direction times a radius with density proportional to r^(d-1)."""
@@ -142,4 +174,69 @@ class L2(Norm):
         return math.sqrt(pixels)
 
 
-NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2)}
+@final
+@dataclass(frozen=True)
+class L1(Norm):
+    """The L1 norm: the sum of the absolute changes of all pixels.
+
+    The ball is far larger than the pixel range along each axis. So the pixel range matters more than in the other norms:
+    `inside` projects onto the intersection of the two, and `step` leaves out pixels that cannot move further.
+
+    Sources: Croce and Hein, "Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers", ICML 2021,
+    arXiv:2103.01208, for the projection. Tramèr and Boneh, "Adversarial Training and Robustness for Multiple Perturbations",
+    NeurIPS 2019, arXiv:1904.13000, for the step.
+    """
+
+    name: ClassVar[str] = "l1"
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Returns the sum of |delta|, (N,)."""
+        return delta.flatten(1).abs().sum(1)
+
+    def dual(self, gradient: Tensor) -> Tensor:
+        """Returns the Linf norm, (N,)."""
+        return gradient.flatten(1).abs().amax(1)
+
+    def ascent(self, gradient: Tensor) -> Tensor:
+        """Returns the sign of the largest entry of the gradient, and 0 elsewhere. Of equal entries, the first one counts."""
+        flat = gradient.flatten(1)
+        largest = flat.abs().argmax(1, keepdim=True)
+        direction = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
+        return direction.view_as(gradient)
+
+    def step(self, points: Tensor, gradient: Tensor) -> Tensor:
+        """Returns equal changes of the pixels with the largest gradients, a hundredth of all pixels, of size 1 in all.
+
+        Pixels at the border of the pixel range that would leave it are not chosen. On small images, three pixels change.
+        """
+        count = max(round(STEP_SHARE * points[0].numel()), FEWEST_PIXELS)
+        return sparse_step(points, gradient, torch.full((len(points),), count, device=points.device))
+
+    def project(self, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns the nearest perturbations of L1 size at most epsilon: each pixel is moved towards 0 by the same amount.
+
+        Epsilon holds one number per image, (N, 1, ...), or is one number.
+        """
+        return shrink(delta, torch.full_like(delta, math.inf), epsilon)
+
+    def inside(self, x: Tensor, delta: Tensor, epsilon: Tensor) -> Tensor:
+        """Returns the point nearest to x + delta of the intersection of the ball around x with the pixel range, (N, ...)."""
+        room = torch.where(delta > 0, 1 - x, x)
+        return (x + shrink(delta, room, epsilon)).clamp(0, 1)
+
+    def sample(self, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
+        """Returns Laplace noise, scaled to a radius with density proportional to r^(d-1)."""
+        centred = 2 * noise.uniform(x) - 1
+        tiny = torch.finfo(x.dtype).tiny
+        drawn = -(1 - centred.abs()).clamp(min=tiny).log() * centred.sign()
+        pixels = x[0].numel()
+        radius = noise.uniform(x.flatten(1)[:, :1], draw=1) ** (1 / pixels)
+        length = broadcast_per_image(self.size(drawn).clamp(min=tiny), x)
+        return drawn / length * broadcast_per_image(radius.flatten(), x) * epsilon
+
+    def largest(self, pixels: int) -> float:
+        """Returns the number of pixels."""
+        return float(pixels)
+
+
+NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2, L1)}

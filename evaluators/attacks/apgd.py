@@ -1,7 +1,7 @@
 """Auto-PGD: projected gradient descent with an adaptive step size.
 
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
-ICML 2020, arXiv:2003.01690.
+ICML 2020, arXiv:2003.01690. Runs in L1 take the steps of another paper, see apgd_l1.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from evaluators.attacks.apgd_l1 import climb_l1
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import Loss, cross_entropy, targeted_dlr, targeted_margin
-from evaluators.norms import Linf, Norm, broadcast_per_image
+from evaluators.norms import L1, Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,13 +34,13 @@ class APGD(Attack):
     """Auto-PGD: gradient steps with momentum. The step size is halved where the loss stops rising.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1. In L1, the steps are sparse, and without momentum.
         loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps per restart.
         restarts: Number of runs, each from a new random start.
         rho: Share of steps, in [0, 1]. At fixed steps, the checkpoints, the step size is halved in two cases: the loss rose
             in at most this share of the steps since the previous checkpoint, or neither the best loss nor the step size has
-            changed since then.
+            changed since then. Not used in L1.
 
     Raises:
         ValueError: steps or restarts is below 1, or rho is not between 0 and 1.
@@ -63,7 +64,7 @@ class APGD(Attack):
             return target.value_and_gradient(points, self.loss)
 
         runs = (
-            climb(ascend, x, epsilon, noise.fork(restart), self.norm, steps=self.steps, rho=self.rho)
+            _run(ascend, x, epsilon, noise.fork(restart), self.norm, steps=self.steps, rho=self.rho)
             for restart in range(self.restarts)
         )
         return _largest(runs) - x
@@ -77,10 +78,10 @@ class TargetedAPGD(Attack):
     The loss is the targeted difference of logits ratio. With fewer than 4 classes it is the targeted margin.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1. In L1, the steps are sparse, and without momentum.
         targets: Number of target classes; all wrong classes if there are fewer.
         steps: Number of gradient steps per target class.
-        rho: As in `APGD`.
+        rho: As in `APGD`. Not used in L1.
 
     Raises:
         ValueError: targets or steps is below 1, or rho is not between 0 and 1.
@@ -103,7 +104,7 @@ class TargetedAPGD(Attack):
         loss = targeted_dlr if logits.shape[1] >= 4 else targeted_margin
 
         def run(number: int, towards: Tensor) -> tuple[Tensor, Tensor]:
-            return climb(
+            return _run(
                 lambda points: target.value_and_gradient(points, loss, towards),
                 x,
                 epsilon,
@@ -114,6 +115,22 @@ class TargetedAPGD(Attack):
             )
 
         return _largest(run(number, towards) for number, towards in enumerate(classes.unbind(1))) - x
+
+
+def _run(
+    ascend: Callable[[Tensor], tuple[Tensor, Tensor]],
+    x: Tensor,
+    epsilon: Tensor,
+    noise: ImageNoise,
+    norm: Norm,
+    *,
+    steps: int,
+    rho: float,
+) -> tuple[Tensor, Tensor]:
+    """Returns the point of largest loss of one run, (N, ...), and that loss, (N,). The arguments are those of `climb`."""
+    if isinstance(norm, L1):
+        return climb_l1(ascend, x, epsilon, noise, steps=steps)
+    return climb(ascend, x, epsilon, noise, norm, steps=steps, rho=rho)
 
 
 def climb(

@@ -20,7 +20,7 @@ from evaluators.attacks.apgd import APGD, TargetedAPGD
 from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.square import Square
-from evaluators.norms import Linf, Norm
+from evaluators.norms import L1, Linf, Norm
 
 
 @final
@@ -28,10 +28,10 @@ from evaluators.norms import Linf, Norm
 class AutoAttack(AttackEnsemble):
     """The worst case of APGD on cross-entropy, FMN, targeted APGD and Square. Only the norm and the budget are configurable.
 
-    Square runs only on images (N, C, H, W).
+    Square runs only on images (N, C, H, W), and in Linf and L2.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         steps: Number of gradient steps of APGD, of FMN, and of targeted APGD per target class.
         targets: Number of target classes of targeted APGD.
         queries: Number of queries of Square per image.
@@ -51,10 +51,14 @@ class AutoAttack(AttackEnsemble):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def members(self) -> tuple[Attack, ...]:
-        """Returns the four attacks."""
-        return (
+        """Returns the four attacks; without Square in L1."""
+        gradient_attacks = (
             APGD(norm=self.norm, steps=self.steps),
             FMN(norm=self.norm, steps=self.steps),
             TargetedAPGD(norm=self.norm, targets=self.targets, steps=self.steps),
-            Square(norm=self.norm, queries=self.queries),
+        )
+        return (
+            gradient_attacks
+            if isinstance(self.norm, L1)
+            else (*gradient_attacks, Square(norm=self.norm, queries=self.queries))
         )

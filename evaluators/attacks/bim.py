@@ -29,7 +29,7 @@ class BIM(Attack):
     Here it is a fraction of epsilon, so that one setting fits a whole grid of epsilons.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.

@@ -51,7 +51,7 @@ class DDN(MinimumNorm):
 
     def __post_init__(self) -> None:
         if self.norm != L2():
-            raise ValueError(f"norm must be l2 for DDN, got {self.norm.name}; FMN takes both norms")
+            raise ValueError(f"norm must be l2 for DDN, got {self.norm.name}; FMN takes every norm")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 < self.gamma < 1:

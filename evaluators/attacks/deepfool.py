@@ -16,6 +16,7 @@ from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.boundary_step import addition, check_overshoot
 from evaluators.attacks.losses import targeted_margin
 from evaluators.attacks.rivals import check_candidates, rivals
+from evaluators.attacks.supported_norms import check_not_l1
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class DeepFool(MinimumNorm):
         candidates: Number of classes considered: the true class and the others with the largest clean logits.
 
     Raises:
-        ValueError: steps is below 1, overshoot is negative, or candidates is below 2.
+        ValueError: norm is l1, steps is below 1, overshoot is negative, or candidates is below 2.
     """
 
     norm: Norm = Linf()
@@ -51,6 +52,7 @@ class DeepFool(MinimumNorm):
     candidates: int = 10
 
     def __post_init__(self) -> None:
+        check_not_l1(self.norm, "DeepFool")
         check_overshoot(self.steps, self.overshoot)
         check_candidates(self.candidates)
 

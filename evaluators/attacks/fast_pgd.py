@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, ClassVar, final
 import torch
 
 from evaluators.attacks.base import Attack, AttackEnsemble
+from evaluators.attacks.fmn import FMN
 from evaluators.attacks.gradient_steps import check_steps, gradient_steps
 from evaluators.attacks.losses import Loss, cross_entropy
 from evaluators.attacks.trust_region import TrustRegion
-from evaluators.norms import Linf, Norm, broadcast_per_image
+from evaluators.norms import L1, Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 class FastPGD(AttackEnsemble):
     """The worst case of the trust-region attack and a PGD that stops on images with slowly rising margins.
 
-    It is meant for `radii` and profiles with many epsilons. Use `PGD` to compare errors with published ones.
+    It is meant for `radii` and profiles with many epsilons. Use `PGD` to compare errors with published ones. In L1, FMN
+    takes the place of the trust-region attack.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         loss: Loss that PGD maximises: cross_entropy, margin or dlr.
         steps: Largest number of gradient steps of PGD, which starts at the clean image.
         step_size: Length of a step of PGD, as a fraction of epsilon.
@@ -67,10 +69,12 @@ class FastPGD(AttackEnsemble):
 
     def members(self) -> tuple[Attack, ...]:
         """Returns the two attacks. The first one is short, as only the epsilon of the grid above each radius is needed."""
-        return (
-            TrustRegion(norm=self.norm, first=1.0, candidates=2, bisections=2),
-            _StoppingPGD(norm=self.norm, loss=self.loss, steps=self.steps, step_size=self.step_size),
+        first = (
+            FMN(norm=self.norm, steps=self.steps)
+            if isinstance(self.norm, L1)
+            else TrustRegion(norm=self.norm, first=1.0, candidates=2, bisections=2)
         )
+        return first, _StoppingPGD(norm=self.norm, loss=self.loss, steps=self.steps, step_size=self.step_size)
 
 
 @final

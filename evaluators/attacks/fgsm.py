@@ -26,7 +26,7 @@ class FGSM(SingleStep):
     Not to be confused with FGSM from a random start, which is `PGD(steps=1, step_size=1.25)`.
 
     Attributes:
-        norm: Shape of the ball. With L2 this is the fast gradient method.
+        norm: Shape of the ball: linf, l2 (fast gradient method) or l1 (the pixels with the largest gradients).
         loss: Loss to maximise: cross_entropy, margin or dlr.
     """
 
@@ -35,4 +35,4 @@ class FGSM(SingleStep):
 
     def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
         """Returns the direction of steepest ascent of the loss at the clean images, (N, ...)."""
-        return self.norm.ascent(target.gradient(x, self.loss))
+        return self.norm.step(x, target.gradient(x, self.loss))

@@ -51,6 +51,6 @@ def gradient_steps(
     """
     points, step = start, step_size * epsilon
     for _ in range(steps):
-        moved = points + step * norm.ascent(gradient(points))
+        moved = points + step * norm.step(points, gradient(points))
         points = norm.inside(x, moved - x, epsilon)
     return points - x

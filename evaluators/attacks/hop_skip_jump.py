@@ -14,6 +14,7 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
+from evaluators.attacks.supported_norms import check_not_l1
 from evaluators.norms import L2, Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class HopSkipJump(MinimumNorm):
             left.
 
     Raises:
-        ValueError: queries is below 100, which may not suffice for one iteration, or probes is below 1.
+        ValueError: norm is l1, queries is below 100, which may not suffice for one iteration, or probes is below 1.
     """
 
     norm: Norm = Linf()
@@ -55,6 +56,7 @@ class HopSkipJump(MinimumNorm):
     probes: int = 100
 
     def __post_init__(self) -> None:
+        check_not_l1(self.norm, "HopSkipJump")
         if self.queries < 100:
             raise ValueError(f"queries must be at least 100, so that one iteration is possible, got {self.queries}")
         if self.probes < 1:

@@ -28,7 +28,7 @@ class IterativeLL(Attack):
     The target class does not change during the steps. `StepLL` is the version with a single step.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         loss: Loss whose targeted form is maximised: cross_entropy (as in the paper), margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.

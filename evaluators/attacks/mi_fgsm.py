@@ -32,7 +32,7 @@ class MIFGSM(Attack):
     and the normalised step is the same. The paper's step is epsilon / steps.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.
@@ -60,6 +60,6 @@ class MIFGSM(Attack):
             gradient = target.gradient(points, self.loss)
             length = broadcast_per_image(gradient.flatten(1).abs().sum(1), gradient).clamp(min=torch.finfo(x.dtype).tiny)
             velocity = self.decay * velocity + gradient / length
-            moved = points + self.step_size * epsilon * self.norm.ascent(velocity)
+            moved = points + self.step_size * epsilon * self.norm.step(points, velocity)
             points = self.norm.inside(x, moved - x, epsilon)
         return points - x

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from evaluators.attacks.apgd import APGD
 from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.losses import margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.super_deepfool import SuperDeepFool
-from evaluators.norms import Linf, Norm
+from evaluators.norms import L1, Linf, Norm
 
 
 @final
@@ -25,10 +26,11 @@ class MinimumNormEnsemble(AttackEnsemble):
     """The smallest radius of SuperDeepFool, two runs of FMN, and PGD on the margin loss.
 
     The first run of FMN aims at the class that is nearest to first order, the second at the largest wrong logit. Use the
-    ensemble with an `EpsilonGrid` that has a tolerance: PGD then searches just below the radii of the others.
+    ensemble with an `EpsilonGrid` that has a tolerance: PGD then searches just below the radii of the others. In L1, APGD
+    takes the place of PGD, and SuperDeepFool is left out.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         steps: Number of gradient steps of each run of FMN, and of each run of PGD.
 
     Raises:
@@ -44,11 +46,13 @@ class MinimumNormEnsemble(AttackEnsemble):
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     def members(self) -> tuple[Attack, ...]:
-        """Returns the four attacks, cheap ones first."""
+        """Returns the attacks, cheap ones first."""
         norm, steps = self.norm, self.steps
+        two_aims = FMN(norm=norm, steps=steps, candidates=10), FMN(norm=norm, steps=steps)
+        if isinstance(norm, L1):
+            return (*two_aims, APGD(norm=norm, loss=margin, steps=steps))
         return (
             SuperDeepFool(norm=norm),
-            FMN(norm=norm, steps=steps, candidates=10),
-            FMN(norm=norm, steps=steps),
+            *two_aims,
             PGD(norm=norm, loss=margin, steps=steps, step_size=0.1, random_start=False),
         )

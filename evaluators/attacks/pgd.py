@@ -31,7 +31,7 @@ class PGD(Attack):
     free", ICLR 2020, arXiv:2001.03994).
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         loss: Loss to maximise: cross_entropy, margin or dlr.
         steps: Number of gradient steps.
         step_size: Length of one step, as a fraction of epsilon.

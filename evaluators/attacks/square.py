@@ -52,7 +52,9 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         if not isinstance(self.norm, Linf | L2):
-            raise ValueError(f"norm must be linf or l2 for the square attack, got {self.norm.name}")
+            raise ValueError(
+                f"norm must be linf or l2 for the square attack, got {self.norm.name}; FMN and APGD take every norm"
+            )
         if self.queries < 1:
             raise ValueError(f"queries must be at least 1, got {self.queries}")
         if not 0 < self.p_init <= 1:

@@ -40,4 +40,4 @@ class StepLL(SingleStep):
     def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
         """Returns the direction of steepest ascent of the targeted loss at the clean images, (N, ...)."""
         aimed = targeted(self.loss)
-        return self.norm.ascent(target.gradient(x, lambda logits, y: aimed(logits, y, logits.argmin(1))))
+        return self.norm.step(x, target.gradient(x, lambda logits, y: aimed(logits, y, logits.argmin(1))))

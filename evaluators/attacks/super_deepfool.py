@@ -19,6 +19,7 @@ from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
 from evaluators.attacks.boundary_step import addition, check_overshoot
 from evaluators.attacks.rivals import check_candidates, margin_to_nearest
+from evaluators.attacks.supported_norms import check_not_l1
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class SuperDeepFool(MinimumNorm):
             steps follow the wrong class with the largest logit at each point.
 
     Raises:
-        ValueError: steps is below 1, overshoot is negative, gain is not between 0 and 1, or candidates is below 2.
+        ValueError: norm is l1, steps is below 1, overshoot is negative, gain is not between 0 and 1, or candidates is below
+            2.
     """
 
     norm: Norm = Linf()
@@ -62,6 +64,7 @@ class SuperDeepFool(MinimumNorm):
     candidates: int = 10
 
     def __post_init__(self) -> None:
+        check_not_l1(self.norm, "SuperDeepFool")
         check_overshoot(self.steps, self.overshoot)
         if not 0 < self.gain < 1:
             raise ValueError(f"gain must be between 0 and 1, a share of the perturbation, got {self.gain}")

@@ -18,6 +18,7 @@ from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
 from evaluators.attacks.boundary_step import addition
 from evaluators.attacks.rivals import check_candidates, margin_to_nearest
+from evaluators.attacks.supported_norms import check_not_l1
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class TrustRegion(MinimumNorm):
         bisections: Number of forward passes of the bisection at the end.
 
     Raises:
-        ValueError: steps is below 1, first is not above 0 and at most 1, growth is not above 1, candidates is below 2, or
-            bisections is negative.
+        ValueError: norm is l1, steps is below 1, first is not above 0 and at most 1, growth is not above 1, candidates is
+            below 2, or bisections is negative.
     """
 
     norm: Norm = Linf()
@@ -62,6 +63,7 @@ class TrustRegion(MinimumNorm):
     bisections: int = 10
 
     def __post_init__(self) -> None:
+        check_not_l1(self.norm, "TrustRegion")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0 < self.first <= 1:

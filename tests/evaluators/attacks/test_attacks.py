@@ -39,9 +39,11 @@ from evaluators import (
 )
 from evaluators.attacks import LOSSES, ConstraintRelaxation, GradientOracle, cross_entropy, margin, targeted_cross_entropy
 from evaluators.engine.frozen import frozen
+from evaluators.norms import L1
 
 NORMS = (Linf(), L2())
 RANDOM = (UniformNoise, HopSkipJump, APGD, TargetedAPGD, Square, ConstraintRelaxation)
+EVERY = (*NORMS, L1())
 
 
 def every(kind, **settings):
@@ -52,7 +54,7 @@ def every(kind, **settings):
 def budget(attack):
     """Returns an epsilon at which the attack fools some of the images of these tests."""
     # With few queries, a decision-based attack finds only large perturbations.
-    return (4 if isinstance(attack, HopSkipJump) else 1) * (0.05 if attack.norm == Linf() else 0.4)
+    return (4 if isinstance(attack, HopSkipJump) else 1) * {"linf": 0.05, "l2": 0.4, "l1": 1.5}[attack.norm.name]
 
 
 def right_labels(network, x):
@@ -197,7 +199,7 @@ class AttackContract:
             ({"y": lambda y: y[:5]}, ValueError, "y must have shape (16,) to match x, got (5,)"),
             ({"y": lambda y: y.float()}, TypeError, "y must be an int64 tensor of class indices, got torch.float32"),
             ({"y": lambda y: y.tolist()}, TypeError, "y must be an int64 tensor of class indices, got list"),
-            ({"epsilon": 9.0}, ValueError, "so write 8/255 rather than 8"),
+            ({"epsilon": 99.0}, ValueError, "so write 8/255 rather than 8"),
             ({"epsilon": -0.1}, ValueError, "epsilon must be between 0 and"),
             ({"epsilon": math.nan}, ValueError, "epsilon must be between 0 and"),
             ({"network": lambda x: x * math.nan}, ValueError, "must return logits of shape (1, K) with K >= 2"),
@@ -219,8 +221,8 @@ class AttackContract:
 
     def test_epsilon_8_is_refused(self, attack, conv, images):
         x = images()
-        # The L2 size of the pixel range of 64 pixels is 8, so 8 is allowed in L2, and 8.1 is not.
-        epsilon = 8 if attack.norm == Linf() else 8.1
+        # The L2 size of the pixel range of 64 pixels is 8, so 8 is allowed in L2, and 8.1 is not. The L1 size is 64.
+        epsilon = {"linf": 8, "l2": 8.1, "l1": 65}[attack.norm.name]
         with pytest.raises(ValueError, match=rf"got {epsilon}\b.*8/255"):
             attack(conv(), x, torch.zeros(16, dtype=torch.int64), epsilon)
 
@@ -235,20 +237,20 @@ class AttackContract:
 
 
 class TestFGSM(AttackContract):
-    @pytest.fixture(params=every(FGSM, norm=NORMS, loss=LOSSES.values()), ids=lambda a: f"{a.norm.name}-{a.loss.__name__}")
+    @pytest.fixture(params=every(FGSM, norm=EVERY, loss=LOSSES.values()), ids=lambda a: f"{a.norm.name}-{a.loss.__name__}")
     def attack(self, request):
         return request.param
 
 
 class TestStepLL(AttackContract):
-    @pytest.fixture(params=every(StepLL, norm=NORMS), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(StepLL, norm=EVERY), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
 
 class TestPGD(AttackContract):
     @pytest.fixture(
-        params=every(PGD, norm=NORMS, loss=LOSSES.values(), random_start=(False, True), steps=(3,)),
+        params=every(PGD, norm=EVERY, loss=LOSSES.values(), random_start=(False, True), steps=(3,)),
         ids=lambda a: f"{a.norm.name}-{a.loss.__name__}-{'random' if a.random_start else 'clean'}",
     )
     def attack(self, request):
@@ -256,25 +258,25 @@ class TestPGD(AttackContract):
 
 
 class TestPGDWithRestarts(AttackContract):
-    @pytest.fixture(params=every(PGD, norm=NORMS, steps=(2,), restarts=(3,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(PGD, norm=EVERY, steps=(2,), restarts=(3,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
 
 class TestBIM(AttackContract):
-    @pytest.fixture(params=every(BIM, norm=NORMS, steps=(3,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(BIM, norm=EVERY, steps=(3,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
 
 class TestIterativeLL(AttackContract):
-    @pytest.fixture(params=every(IterativeLL, norm=NORMS, steps=(3,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(IterativeLL, norm=EVERY, steps=(3,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
 
 class TestMIFGSM(AttackContract):
-    @pytest.fixture(params=every(MIFGSM, norm=NORMS, steps=(3,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(MIFGSM, norm=EVERY, steps=(3,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
@@ -286,7 +288,7 @@ class TestDeepFool(AttackContract):
 
 
 class TestFMN(AttackContract):
-    @pytest.fixture(params=every(FMN, norm=NORMS, steps=(10,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(FMN, norm=EVERY, steps=(10,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
@@ -304,7 +306,7 @@ class TestHopSkipJump(AttackContract):
 
 
 class TestTransfer(AttackContract):
-    @pytest.fixture(params=NORMS, ids=lambda norm: norm.name)
+    @pytest.fixture(params=EVERY, ids=lambda norm: norm.name)
     def attack(self, request, conv):
         source = conv(seed=1).double()
         return Transfer(
@@ -314,7 +316,7 @@ class TestTransfer(AttackContract):
 
 class TestAPGD(AttackContract):
     @pytest.fixture(
-        params=[*every(APGD, norm=NORMS, loss=LOSSES.values(), steps=(6,)), APGD(steps=3, restarts=2)],
+        params=[*every(APGD, norm=EVERY, loss=LOSSES.values(), steps=(6,)), APGD(steps=3, restarts=2)],
         ids=lambda a: f"{a.norm.name}-{a.loss.__name__}-{a.restarts}",
     )
     def attack(self, request):
@@ -322,7 +324,7 @@ class TestAPGD(AttackContract):
 
 
 class TestTargetedAPGD(AttackContract):
-    @pytest.fixture(params=every(TargetedAPGD, norm=NORMS, targets=(2,), steps=(4,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(TargetedAPGD, norm=EVERY, targets=(2,), steps=(4,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
@@ -334,13 +336,13 @@ class TestSquare(AttackContract):
 
 
 class TestConstraintRelaxation(AttackContract):
-    @pytest.fixture(params=every(ConstraintRelaxation, norm=NORMS, steps=(2,), cycles=(2,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(ConstraintRelaxation, norm=EVERY, steps=(2,), cycles=(2,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
 
 class TestUniformNoise(AttackContract):
-    @pytest.fixture(params=every(UniformNoise, norm=NORMS), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(UniformNoise, norm=EVERY), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 
@@ -352,7 +354,7 @@ class TooFar(Attack):
     norm: object = Linf()
 
     def perturb(self, target, x, epsilon, noise):
-        return 100 * self.norm.ascent(target.gradient(x + 0.3, cross_entropy))
+        return 100 * self.norm.step(x, target.gradient(x + 0.3, cross_entropy))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -360,11 +362,11 @@ class TooFarInOneStep(SingleStep):
     norm: object = Linf()
 
     def direction(self, target, x):
-        return 100 * self.norm.ascent(target.gradient(x, cross_entropy))
+        return 100 * self.norm.step(x, target.gradient(x, cross_entropy))
 
 
 class TestTooFar(AttackContract):
-    @pytest.fixture(params=every(TooFar, norm=NORMS), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(TooFar, norm=EVERY), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 

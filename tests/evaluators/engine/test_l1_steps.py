@@ -1,0 +1,97 @@
+"""Projection onto the intersection of an L1 ball and the pixel range, and sparse steps."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import minimize
+
+from evaluators import L2
+from evaluators.engine.l1_steps import movable, shrink, sparse_step
+from evaluators.norms import L1
+
+pixels = arrays(np.float64, (4, 1, 2, 3), elements=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0])).map(torch.from_numpy)
+deltas = arrays(np.float64, (4, 1, 2, 3), elements=st.floats(-3, 3, width=32)).map(torch.from_numpy)
+epsilons = st.floats(0.01, 8)
+
+
+def ball(epsilon, like):
+    return torch.full((len(like), *[1] * (like.ndim - 1)), epsilon, dtype=like.dtype)
+
+
+def solved(x, delta, epsilon):
+    """Returns the nearest point of the intersection for one image, by a general solver of quadratic programs."""
+    # The perturbation is split into the parts that raise and lower a pixel, so that the constraint is linear.
+    d = len(x)
+    result = minimize(
+        lambda z: 0.5 * np.sum((z[:d] - z[d:] - delta) ** 2),
+        np.zeros(2 * d),
+        jac=lambda z: np.concatenate([z[:d] - z[d:] - delta, -(z[:d] - z[d:] - delta)]),
+        bounds=[*((0, 1 - v) for v in x), *((0, v) for v in x)],
+        constraints={"type": "ineq", "fun": lambda z: epsilon - z.sum(), "jac": lambda z: -np.ones(2 * d)},
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    return x + result.x[:d] - result.x[d:]
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.3, 1.0, 4.0])
+def test_the_projection_solves_the_quadratic_program(epsilon):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(8, 1, 3, 4, generator=generator, dtype=torch.float64)
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
+    delta = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    near = L1().inside(x, delta, ball(epsilon, x))
+    for row, image, wanted in zip(near, x, delta, strict=True):
+        expected = solved(image.flatten().numpy(), wanted.flatten().numpy(), epsilon)
+        np.testing.assert_allclose(row.flatten().numpy(), expected, atol=2e-6)
+
+
+@given(x=pixels, delta=deltas, other=deltas, epsilon=epsilons)
+def test_no_point_of_the_intersection_is_nearer(x, delta, other, epsilon):
+    near = L1().inside(x, delta, ball(epsilon, x))
+    assert ((near >= 0) & (near <= 1)).all()
+    assert (L1().size(near - x) <= epsilon * (1 + 1e-12)).all()
+    rival = L1().inside(x, other, ball(epsilon, x))
+    assert (L2().size(x + delta - near) <= L2().size(x + delta - rival) + 1e-9).all()
+    torch.testing.assert_close(L1().inside(x, near - x, ball(epsilon, x)), near, rtol=0, atol=1e-12)
+
+
+def test_clipping_after_a_projection_would_waste_most_of_the_ball():
+    # All of the ball goes to the first pixel, which has room for 0.1 only. The nearest point of both sets uses the others.
+    x, delta = torch.tensor([[0.9, 0.5, 0.5]]), torch.tensor([[3.0, 0.4, 0.3]])
+    near = L1().inside(x, delta, torch.tensor([[0.5]]))
+    torch.testing.assert_close(near - x, torch.tensor([[0.1, 0.25, 0.15]]))
+    clipped = (x + L1().project(delta, torch.tensor([[0.5]]))).clamp(0, 1)
+    torch.testing.assert_close(clipped - x, torch.tensor([[0.1, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("epsilon", [0.05, 12.0])
+def test_the_size_is_kept_in_every_number_format_and_on_large_images(dtype, epsilon):
+    delta = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    shrunk = shrink(delta, torch.full_like(delta, 0.5), torch.tensor(epsilon, dtype=dtype))
+    assert shrunk.dtype == dtype
+    total = shrunk.double().abs().flatten(1).sum(1)
+    torch.testing.assert_close(total, torch.full_like(total, epsilon), rtol=0.01 if dtype != torch.float32 else 1e-4, atol=0)
+
+
+def test_a_step_leaves_out_pixels_that_cannot_move():
+    points = torch.tensor([[1.0, 0.0, 0.5, 0.5, 1.0], [0.5, 0.5, 0.5, 0.5, 0.5]])
+    gradient = torch.tensor([[9.0, -8.0, -7.0, 1.0, -6.0], [0.0, 0.0, 3.0, 0.0, 0.0]])
+    assert movable(points, gradient).tolist() == [[0.0, 0.0, -7.0, 1.0, -6.0], [0.0, 0.0, 3.0, 0.0, 0.0]]
+    step = sparse_step(points, gradient, torch.tensor([2, 2]))
+    assert step.tolist() == [[0.0, 0.0, -0.5, 0.0, -0.5], [0.0, 0.0, 1.0, 0.0, 0.0]]
+
+
+def test_the_number_of_pixels_of_a_step_differs_between_images():
+    gradient = torch.arange(1.0, 7.0).expand(3, 6)
+    step = sparse_step(torch.full((3, 6), 0.5), gradient, torch.tensor([1, 3, 9]))
+    assert (step > 0).sum(1).tolist() == [1, 3, 6]
+    torch.testing.assert_close(step.sum(1), torch.ones(3))
+
+
+def test_a_zero_gradient_makes_no_step():
+    assert (sparse_step(torch.rand(2, 4), torch.zeros(2, 4), torch.tensor([1, 4])) == 0).all()
