@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 
-from evaluators.engine.l1_steps import shrink, sparse_step
+from evaluators.engine.l1_steps import greedy_radius, shrink, sparse_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,14 @@ class Norm(ABC):
     @abstractmethod
     def dual(self, gradient: Tensor) -> Tensor:
         """Returns the dual norm of each gradient, (N,): the largest increase of a linear function per unit of size."""
+
+    @abstractmethod
+    def linear_radius(self, x: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
+        """Returns the size of the smallest perturbation of x that raises a linear function by `rise` (N,), (N,).
+
+        The function has the given gradient, (N, ...). The radius is infinite if the function cannot rise that far. In Linf
+        and L2, it is `rise` over the dual norm, and the pixel range is ignored. In L1, the pixels stay in [0, 1].
+        """
 
     @abstractmethod
     def ascent(self, gradient: Tensor) -> Tensor:
@@ -85,6 +93,11 @@ def broadcast_per_image(sizes: Tensor, like: Tensor) -> Tensor:
     return sizes.view(-1, *[1] * (like.ndim - 1))
 
 
+def _ratio(rise: Tensor, slope: Tensor) -> Tensor:
+    """Returns rise / slope, (N,); infinite where the slope is 0."""
+    return torch.where(slope > 0, rise / slope, math.inf)
+
+
 @final
 @dataclass(frozen=True)
 class Linf(Norm):
@@ -99,6 +112,10 @@ class Linf(Norm):
     def dual(self, gradient: Tensor) -> Tensor:
         """Returns the L1 norm, (N,)."""
         return gradient.flatten(1).abs().sum(1)
+
+    def linear_radius(self, x: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
+        """Returns the rise over the L1 norm of the gradient, (N,)."""
+        return _ratio(rise, self.dual(gradient))
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """Returns the sign of the gradient."""
@@ -140,6 +157,10 @@ class L2(Norm):
     def dual(self, gradient: Tensor) -> Tensor:
         """Returns the Euclidean length, (N,): the L2 norm is its own dual."""
         return self.size(gradient)
+
+    def linear_radius(self, x: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
+        """Returns the rise over the length of the gradient, (N,)."""
+        return _ratio(rise, self.dual(gradient))
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """Returns the gradient scaled to length 1. A zero gradient stays zero."""
@@ -196,6 +217,10 @@ class L1(Norm):
     def dual(self, gradient: Tensor) -> Tensor:
         """Returns the Linf norm, (N,)."""
         return gradient.flatten(1).abs().amax(1)
+
+    def linear_radius(self, x: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
+        """Returns the size of the perturbation that moves the pixels with the largest gradients as far as they can, (N,)."""
+        return greedy_radius(x, gradient, rise)
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """Returns the sign of the largest entry of the gradient, and 0 elsewhere. Of equal entries, the first one counts."""

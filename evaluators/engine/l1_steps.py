@@ -9,6 +9,7 @@ arXiv:2103.01208: proposition 2.1 for the projection, section 3.2 for the sparse
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,3 +85,27 @@ def sparse_step(points: Tensor, gradient: Tensor, count: Tensor) -> Tensor:
     step = torch.zeros_like(flat).scatter(1, ranked.indices, signs)
     size = step.abs().sum(1, keepdim=True).clamp(min=1)
     return (step / size).view_as(points)
+
+
+def greedy_radius(x: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
+    """Returns the L1 size of the smallest perturbation in the pixel range that raises a linear function by `rise`, (N,).
+
+    The pixels with the largest gradients move first, each one to the end of its range, as in a fractional knapsack. The size
+    is infinite if all pixels together do not suffice.
+
+    Args:
+        x: Images, (N, ...), pixels in [0, 1].
+        gradient: Gradient of the function, shaped like x.
+        rise: The wanted rise of each image, (N,), at least 0.
+    """
+    flat, place = gradient.flatten(1), x.flatten(1).to(gradient)
+    slope, order = flat.abs().sort(1, descending=True)
+    room = torch.where(flat > 0, 1 - place, place).gather(1, order)
+    start = slope.new_zeros(len(slope), 1)
+    risen, moved = (torch.cat([start, part.cumsum(1)], 1) for part in (slope * room, room))
+    wanted = rise.to(slope)[:, None].contiguous()
+    number = torch.searchsorted(risen, wanted).clamp(min=1) - 1  # Pixels that move to the end of their range.
+    last = number.clamp(max=slope.shape[1] - 1)
+    missing = wanted - risen.gather(1, last)
+    size = moved.gather(1, last) + missing / slope.gather(1, last).clamp(min=torch.finfo(slope.dtype).tiny)
+    return torch.where(wanted <= 0, 0, torch.where(number > last, math.inf, size)).squeeze(1)

@@ -3,7 +3,8 @@
 Let h be the logits of a correctly classified image with true class 1. The difference to class j is h_1 - h_j. To first
 order, a perturbation of size epsilon lowers the difference by at most epsilon times the dual norm of its gradient. The
 first-order radius is the smallest ratio, over j, of the difference to the dual norm of its gradient. It is exact for a
-linear network if no pixel is clipped to [0, 1]. The nearest wrong class is the wrong class with the largest logit.
+linear network if no pixel is clipped to [0, 1]. In L1, pixels stop at the ends of the range, and the radius is exact for
+every linear network. The nearest wrong class is the wrong class with the largest logit.
 
 Source: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:1711.02846, for the role of logit differences.
 """
@@ -123,31 +124,40 @@ def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int
     nearest = logits.scatter(1, label, -math.inf).topk(min(classes or others, others))
     differences = (logits.gather(1, label) - nearest.values).double()
     images = torch.arange(len(prepared.x), device=prepared.x.device)
-    batches = prepared.batches.over(images, lambda index: _gradient_norms(prepared, index, nearest.indices[index], norms))
+
+    def work(index: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        return _slopes(prepared, index, nearest.indices[index], differences[index], norms)
+
+    batches = prepared.batches.over(images, work)
     parts = [part for _, part in batches]
     right = prepared.right()
-    moving = torch.cat([moves for moves, _ in parts])
-    gradient_norms = {norm.name: torch.cat([slopes[n] for _, slopes in parts]) for n, norm in enumerate(norms)}
+    moving = torch.cat([moves for moves, _, _ in parts])
+    gradient_norms = {norm.name: torch.cat([slopes[n] for _, slopes, _ in parts]) for n, norm in enumerate(norms)}
+    radii = {norm.name: torch.cat([nearest[n] for _, _, nearest in parts]).amin(1) for n, norm in enumerate(norms)}
     return Margins(
         margin=_array(differences[:, 0]),
         right=right.cpu().numpy(),
         entropy=_array(torch.distributions.Categorical(logits=logits).entropy()),
         differences=_array(differences),
         gradient_norms={name: _array(slope) for name, slope in gradient_norms.items()},
-        radii={name: _array(_first_order(differences, slope, right)) for name, slope in gradient_norms.items()},
+        radii={name: _array(torch.where(right, radius, 0.0)) for name, radius in radii.items()},
         zero_gradient_share=float((~moving & right).sum() / right.sum().clamp(min=1)),
     )
 
 
-def _gradient_norms(
-    prepared: PreparedNetwork, index: Tensor, rivals: Tensor, norms: Sequence[Norm]
-) -> tuple[Tensor, list[Tensor]]:
-    """Returns whether each image has a finite, non-zero gradient, (B,), and the dual norms, (B, J) for each norm.
+def _slopes(
+    prepared: PreparedNetwork, index: Tensor, rivals: Tensor, differences: Tensor, norms: Sequence[Norm]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Returns the gradients of B images in summary.
+
+    These are whether each image has a finite, non-zero gradient, (B,), the dual norms, (B, J) for each norm, and the
+    first-order radii, (B, J) for each norm.
 
     Args:
         prepared: The network and N images.
         index: Indices of B images, (B,).
         rivals: Wrong classes of the differences, (B, J).
+        differences: True logit minus the logits of the rivals, (B, J).
         norms: Norms of the gradients.
     """
     if why_no_gradients(prepared.network) is not None:
@@ -160,15 +170,17 @@ def _gradient_norms(
         totals = [gap.sum() for gap in gaps]
     moves = torch.zeros_like(index, dtype=torch.bool)
     columns: list[list[Tensor]] = [[] for _ in norms]
-    for total in totals:
+    radii: list[list[Tensor]] = [[] for _ in norms]
+    for number, total in enumerate(totals):
         # In double precision, because squares of small gradients are summed over many pixels.
         gradient = _gradient(total, points, last=total is totals[-1]).double()
         finite = gradient.flatten(1).isfinite().all(1)
         gradient = usable(gradient)
         moves |= gradient.flatten(1).any(1) & finite
-        for norm, column in zip(norms, columns, strict=True):
+        for norm, column, radius in zip(norms, columns, radii, strict=True):
             column.append(norm.dual(gradient))
-    return moves, [torch.stack(column, dim=1) for column in columns]
+            radius.append(norm.linear_radius(points.detach(), -gradient, differences[:, number]))
+    return moves, [torch.stack(column, dim=1) for column in columns], [torch.stack(radius, dim=1) for radius in radii]
 
 
 def _gradient(total: Tensor, points: Tensor, *, last: bool) -> Tensor:
@@ -176,11 +188,6 @@ def _gradient(total: Tensor, points: Tensor, *, last: bool) -> Tensor:
         return torch.zeros_like(points)
     (gradient,) = torch.autograd.grad(total, points, retain_graph=not last, allow_unused=True)
     return torch.zeros_like(points) if gradient is None else gradient
-
-
-def _first_order(differences: Tensor, gradient_norms: Tensor, right: Tensor) -> Tensor:
-    """Returns the smallest ratio of difference to gradient norm, (N,): 0 if misclassified, infinite if all norms are 0."""
-    return torch.where(right, torch.where(gradient_norms > 0, differences / gradient_norms, math.inf).amin(1), 0.0)
 
 
 def _array(values: Tensor) -> Floats:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from evaluators.profiles.record import RobustnessProfile
 
 # Usual epsilons of robustness claims by norm, in pixel units: for small grey images, and for all other images.
-GREY, OTHERS = {"linf": 0.3, "l2": 2.0}, {"linf": 8 / 255, "l2": 0.5}
+GREY, OTHERS = {"linf": 0.3, "l2": 2.0, "l1": 10.0}, {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
 GREY_DATASETS = ("digits", "mnist", "fashion_mnist")
 
 
@@ -24,8 +24,8 @@ def summary_line(profile: RobustnessProfile, epsilons: Mapping[str, float] | Non
 
     Args:
         profile: Profile of one network on one split.
-        epsilons: Claimed epsilon, in pixel units, by name of the norm. The default is 8/255 for linf and 0.5 for l2; for
-            digits, MNIST and Fashion-MNIST it is 0.3 for linf and 2 for l2.
+        epsilons: Claimed epsilon, in pixel units, by name of the norm. The default is 8/255 for linf, 0.5 for l2 and 12 for
+            l1; for digits, MNIST and Fashion-MNIST it is 0.3 for linf, 2 for l2 and 10 for l1.
     """
     record, failed = profile.record, profile.failed_checks()
     claimed = {**(GREY if record["dataset"] in GREY_DATASETS else OTHERS), **(epsilons or {})}

@@ -37,7 +37,7 @@ class ProfileConfig:
     Attributes:
         data: Data source; the test split is used.
         attacks: Attacks by name.
-        epsilons: Grid of each norm (linf, l2), in pixel units; null to choose it from the network's first-order radii,
+        epsilons: Grid of each norm (linf, l2, l1), in pixel units; null to choose it from the network's first-order radii,
             which are estimated from gradients at the clean images.
         include: Epsilons to add to the grids, in pixel units, by norm.
         images: Maximum number of test images.

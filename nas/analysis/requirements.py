@@ -142,7 +142,7 @@ def _parse(text: str, *, point: bool) -> Requirement:
     size = None if epsilon is None else _number(epsilon, "the epsilon")
     if size is not None and size <= 0:
         raise ValueError(f"the epsilon must be above 0, got {epsilon}; use clean_error for epsilon 0")
-    if size is not None and size > 1 and norm != "l2":
+    if size is not None and size > 1 and norm in (None, "linf"):
         raise ValueError(f"the epsilon must be at most 1, got {epsilon}; pixels are in [0, 1], so write 8/255 rather than 8")
     bound = _number(limit, "the bound")
     if metric in COUNTS:

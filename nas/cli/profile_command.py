@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--norm",
-    type=click.Choice(["linf", "l2"]),
+    type=click.Choice(["linf", "l2", "l1"]),
     help="Norm of the default attacks, or of the attacks that are given by name only.  "
     "[default: the default norm of each attack, mostly linf]",
 )

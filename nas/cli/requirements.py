@@ -53,8 +53,8 @@ def requirement_options(command: Callable[..., None]) -> Callable[..., None]:
             multiple=True,
             metavar="REQUIREMENT",
             help="Exit 1 unless a measured number meets a bound, such as 'adversarial_error@8/255 <= 0.5'; repeatable. The "
-            "whole 95 % interval of an error must meet the bound. Metrics: clean_error, adversarial_error@E (@E:l2 for L2), "
-            "failed_checks, parameters and macs.",
+            "whole 95 % interval of an error must meet the bound. Metrics: clean_error, adversarial_error@E (@E:l2 for L2, "
+            "@E:l1 for L1), failed_checks, parameters and macs.",
         ),
     ):
         decorated = option(decorated)

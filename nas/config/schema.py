@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import final
 
 from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, Strong, margin
+from evaluators.norms import NORMS
 from evaluators.profiles.record import check_names
 from nas.config.evaluators import EvaluatorConfig, TableEvaluatorConfig, TrainEvaluatorConfig
 from nas.config.storage_url import validate_url
@@ -181,7 +182,7 @@ class FinalistsConfig:
         references: Retrain and profile two reference networks with the same budget. One is the random candidate of median
             rank, the other is a plain residual network of about the size of the best finalist.
         attacks: Attacks of the final profile, by name.
-        epsilons: Epsilons of the final profile for each norm (linf, l2), in pixel units; null to choose them from the
+        epsilons: Epsilons of the final profile for each norm (linf, l2, l1), in pixel units; null to choose them from the
             first-order radii of each network.
         images: Maximum number of test images.
         forms: Forms of the network in a bundle: weights (safetensors), pt2 (torch alone) and onnx (onnxruntime alone). Use
@@ -219,8 +220,8 @@ class FinalistsConfig:
         except ValueError as error:
             faults.append(("attacks", str(error).removeprefix("attacks ")))
         for norm, grid in (self.epsilons or {}).items():
-            if norm not in ("linf", "l2"):
-                faults.append(("epsilons", f"must be named by norm (linf, l2), got {norm!r}"))
+            if norm not in NORMS:
+                faults.append(("epsilons", f"must be named by norm ({', '.join(NORMS)}), got {norm!r}"))
             if not grid or any(not 0 < e <= (1 if norm == "linf" else 1e6) for e in grid):
                 faults.append(
                     (f"epsilons.{norm}", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(grid)}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#2f6fb2", "#d1662b", "#3d8f5f", "#9355a8", "#b0892c", "#4a8f9c", "#b2394b")
 GREY = "#9aa0a6"
 INK = "#55595f"
-NORM_NAMES = {"linf": "L∞", "l2": "L2"}
+NORM_NAMES = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,

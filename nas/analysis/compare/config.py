@@ -26,8 +26,9 @@ class CompareConfig:
 
     Attributes:
         data: Data source; the test split is used.
-        attacks: Attacks by name, all in one norm. The radius of an image is the smallest of its radii under the attacks. All
-            attacks but ensembles and minimum-norm attacks also craft the images for transfer; if none is left, PGD does.
+        attacks: Attacks by name, all in one norm, linf or l2. The radius of an image is the smallest of its radii under the
+            attacks. All attacks but ensembles and minimum-norm attacks also craft the images for transfer; if none is left,
+            PGD does.
         epsilons: Epsilons of the paired tests and of transfer, in pixel units. Null for the epsilons of the bundles'
             searches, and up to three that are chosen from the networks' gradients at the clean images.
         include: Epsilons to add to the grid of the error curves, in pixel units.
@@ -51,6 +52,8 @@ class CompareConfig:
         norms = list(dict.fromkeys(attack.norm.name for attack in self.attacks.values()))
         if len(norms) > 1:
             faults.append(("attacks", f"must share one norm, because their radii are compared; got {' and '.join(norms)}"))
+        if "l1" in norms:
+            faults.append(("attacks", "must be in linf or l2, because random points of balls are compared, too; got l1"))
         grids = None if self.epsilons is None else dict.fromkeys(norms[:1], self.epsilons)
         try:
             FinalistsConfig(attacks=self.attacks, epsilons=grids)  # The rules for attacks and epsilons are the same.

@@ -117,7 +117,7 @@ class BallRecipe(CrossEntropyRecipe):
 
     Raises:
         TypeError: the norm is not a norm.
-        ValueError: epsilon is not above 0, or is above 1 (linf) or 1e6 (l2), warm_up is not between 0 and 1, or as for
+        ValueError: epsilon is not above 0, or is above 1 (linf) or 1e6 (l2, l1), warm_up is not between 0 and 1, or as for
             `CrossEntropyRecipe`.
     """
 

@@ -87,7 +87,7 @@ class FGSMPGI(CarryingRecipe):
     def initial(self, x: Tensor, noise: ImageNoise) -> dict[str, Tensor]:
         """Returns a random perturbation of the length of a step, in linf a corner of a cube, and a momentum of zero."""
         ball = broadcast_per_image(self.radii(x), x)
-        start = self.step_size * ball * self.norm.ascent(self.norm.sample(x, ball, noise))
+        start = self.step_size * ball * self.norm.step(x, self.norm.sample(x, ball, noise))
         return {"perturbation": self.norm.project(start, ball), "momentum": torch.zeros_like(x)}
 
     def points(self, network: nn.Module, x: Tensor, y: Tensor, noise: ImageNoise) -> Tensor:
@@ -120,7 +120,7 @@ class FGSMPGI(CarryingRecipe):
 
     def _step(self, x: Tensor, start: Tensor, direction: Tensor, ball: Tensor) -> Tensor:
         """Returns the points one step from the start, in the ball around x, shaped like x."""
-        return self.norm.inside(x, start - x + self.step_size * ball * self.norm.ascent(direction), ball)
+        return self.norm.inside(x, start - x + self.step_size * ball * self.norm.step(start, direction), ball)
 
     def _loss(self, network: nn.Module, start: Tensor, points: Tensor, y: Tensor) -> Tensor:
         """Returns the mean cross-entropy at the points plus `weight` times the mean squared change of the logits."""

@@ -88,7 +88,7 @@ class Free(CarryingRecipe):
         ball = broadcast_per_image(self.radii(x), x)
 
         def move(gradient: Tensor) -> None:
-            moved = rows.read("perturbation") + self.step_size * ball * self.norm.ascent(gradient)
+            moved = rows.read("perturbation") + self.step_size * ball * self.norm.step(points, gradient)
             rows.write("perturbation", self.norm.project(moved, ball))
 
         points = points.detach().requires_grad_()

@@ -68,7 +68,7 @@ class NFGSM(BallRecipe):
         ball = broadcast_per_image(epsilon, x)
         noisy = (x + self.norm.sample(x, self.noise * ball, noise)).clamp(0, 1)
         gradient = GradientOracle(network, x, y, self.norm, epsilon, keep="nothing").gradient(noisy, cross_entropy)
-        return (noisy + self.step_size * ball * self.norm.ascent(gradient)).clamp(0, 1)
+        return (noisy + self.step_size * ball * self.norm.step(noisy, gradient)).clamp(0, 1)
 
     def loss(self, network: nn.Module, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
         """Returns the mean cross-entropy at the points."""

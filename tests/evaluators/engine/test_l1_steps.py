@@ -1,15 +1,17 @@
 """Projection onto the intersection of an L1 ball and the pixel range, and sparse steps."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
 
 from evaluators import L2
-from evaluators.engine.l1_steps import movable, shrink, sparse_step
+from evaluators.engine.l1_steps import greedy_radius, movable, shrink, sparse_step
 from evaluators.norms import L1
 
 pixels = arrays(np.float64, (4, 1, 2, 3), elements=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0])).map(torch.from_numpy)
@@ -95,3 +97,24 @@ def test_the_number_of_pixels_of_a_step_differs_between_images():
 
 def test_a_zero_gradient_makes_no_step():
     assert (sparse_step(torch.rand(2, 4), torch.zeros(2, 4), torch.tensor([1, 4])) == 0).all()
+
+
+@given(x=pixels, gradient=deltas, rise=st.floats(0.01, 8))
+def test_the_greedy_radius_solves_the_linear_program(x, gradient, rise):
+    radius = greedy_radius(x, gradient, torch.full((4,), rise, dtype=torch.float64))
+    for image, slope, found in zip(x.flatten(1).numpy(), gradient.flatten(1).numpy(), radius.tolist(), strict=True):
+        # The perturbation is split into the parts that raise and lower a pixel.
+        bounds = [*((0, 1 - p) for p in image), *((0, p) for p in image)]
+        both = np.concatenate([slope, -slope])
+        largest = sum(max(s * (1 - p), -s * p) for s, p in zip(slope, image, strict=True))
+        if largest < rise:
+            assert found == math.inf
+        elif largest > rise * 1.001:
+            solved = linprog(np.ones(12), A_ub=-both[None], b_ub=[-rise], bounds=bounds)
+            assert found == pytest.approx(solved.fun, rel=1e-6)
+
+
+def test_the_greedy_radius_is_0_without_a_rise_and_infinite_without_a_slope():
+    x = torch.full((2, 4), 0.5)
+    assert greedy_radius(x, torch.ones(2, 4), torch.tensor([0.0, -1.0])).tolist() == [0.0, 0.0]
+    assert greedy_radius(x, torch.zeros(2, 4), torch.tensor([1.0, 2.0])).tolist() == [math.inf, math.inf]

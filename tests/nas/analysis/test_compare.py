@@ -541,6 +541,10 @@ def test_the_folder_of_a_run(finished_run, refused):
             [*THREE, *QUICK, "--attack", "{name: pgd, norm: l2}"],
             "compare: attacks must share one norm, because their radii are compared; got linf and l2",
         ),
+        (
+            [*THREE, *QUICK[:4], "--attack", "{name: pgd, norm: l1}"],
+            "compare: attacks must be in linf or l2, because random points of balls are compared, too; got l1",
+        ),
         ([*THREE, *QUICK, "--attack", "pdg"], "compare: attacks.pdg must be one of fgsm"),
         ([*THREE, *QUICK, "--images", "0"], "compare: images must be at least 1, got 0"),
         ([*THREE, *QUICK, "--name", "a"], "--name must be given for each network or for none: 3 networks, 1 names"),

@@ -93,7 +93,7 @@ def test_requirements_are_parsed(text, expected):
         ("adversarial_error <= 0.5", "needs an epsilon, such as adversarial_error@8/255"),
         ("clean_error@0.1 <= 0.5", "clean_error has no epsilon and no norm"),
         ("failed_checks:l2 <= 0", "failed_checks has no epsilon and no norm"),
-        ("adversarial_error@0.1:l1 <= 0.5", "the norm must be linf or l2, got 'l1'"),
+        ("adversarial_error@0.1:l0 <= 0.5", "the norm must be linf or l2 or l1, got 'l0'"),
         ("adversarial_error@0 <= 0.5", "the epsilon must be above 0, got 0; use clean_error"),
         ("adversarial_error@x <= 0.5", "the epsilon must be a number or a fraction such as 8/255, got x"),
         ("adversarial_error@8/ <= 0.5", "the epsilon must be a number or a fraction such as 8/255, got 8/"),

@@ -642,7 +642,7 @@ class TestFaults:
             ("objective.minimise", [], "objective.minimise must hold at least one metric, each once"),
             ("objective.minimise", ["macs", "macs"], "objective.minimise must hold at least one metric, each once"),
             ("objective.constraints", {"error": 1}, f"objective.constraints must hold metrics ({METRICS}), got 'error'"),
-            ("finalists.epsilons", {"l1": [0.1]}, "finalists.epsilons must be named by norm (linf, l2), got 'l1'"),
+            ("finalists.epsilons", {"l0": [0.1]}, "finalists.epsilons must be named by norm (linf, l2, l1), got 'l0'"),
             ("finalists.epsilons", {"linf": [0.1, 8]}, f"finalists.epsilons.linf {GRID}, got [0.1, 8.0]"),
             ("finalists.epsilons", {"linf": []}, f"finalists.epsilons.linf {GRID}, got []"),
             ("finalists.epsilons", {"l2": [0]}, f"finalists.epsilons.l2 {GRID}, got [0.0]"),
