@@ -21,6 +21,7 @@ SCHEMA = "hardcell-bundle/1"
 NAME = "manifest.json"
 # Dotted paths of the values in a manifest that must be mappings.
 _MAPPINGS, _ATTACKS = ("data", "config", "config.data", "config.evaluation"), "config.evaluation.attacks"
+_OTHER_NORMS = "config.evaluation.other_norms"
 
 
 @final
@@ -124,6 +125,9 @@ def _faults(record: dict[str, Any]) -> list[str]:
         norm = attack.get("norm", "linf") if isinstance(attack, dict) else "linf"
         if norm not in NORMS:
             faults.append(f"{_ATTACKS}.{name}.norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    others = _at(record, _OTHER_NORMS)
+    if others is not None and not isinstance(others, dict):
+        faults.append(f"{_OTHER_NORMS} must be null or a mapping, got {others!r}")
     return faults + [f"{place} must be a mapping, got {at!r}" for place, at in entries.items() if not isinstance(at, dict)]
 
 
@@ -159,8 +163,9 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
 
 def epsilon_and_norm(record: dict[str, Any]) -> tuple[float, str]:
     """Returns the epsilon (in pixel units) and the name of the norm of the search that made a bundle, from its manifest."""
-    attacks = _at(record, _ATTACKS).values()
-    return float(record["epsilon"]), next((str(attack["norm"]) for attack in attacks if "norm" in attack), "linf")
+    others = _at(record, _OTHER_NORMS) or {}
+    norms = (str(attack["norm"]) for attack in _at(record, _ATTACKS).values() if "norm" in attack)
+    return float(record["epsilon"]), next((norm for norm in norms if norm not in others), "linf")
 
 
 def forms_left_out(record: dict[str, Any]) -> set[str]:

@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from evaluators.attacks import ATTACKS, LOSSES, Attack, Loss
 from evaluators.norms import NORMS, Norm
+from nas.config.evaluation import Recorder
 from nas.config.evaluators import EVALUATORS, EvaluatorConfig
-from nas.config.schema import Recorder
 from nas.errors import ConfigError
 from nas.executors import EXECUTORS, Executor
 from nas.resolve import UntrustedCodeError, absolute, resolve

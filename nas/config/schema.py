@@ -6,7 +6,7 @@ The docstrings document the YAML keys: `hardcell config` prints them as comments
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -14,6 +14,7 @@ from typing import final
 from evaluators.attacks import DDN, FGSM, FMN, PGD, Attack, StepLL, Strong, margin
 from evaluators.norms import NORMS
 from evaluators.profiles.record import check_names
+from nas.config.evaluation import EvaluationConfig
 from nas.config.evaluators import EvaluatorConfig, TableEvaluatorConfig, TrainEvaluatorConfig
 from nas.config.storage_url import validate_url
 from nas.data.config import DataConfig
@@ -23,58 +24,11 @@ from nas.spaces.architectures import InitialArchitecture
 from nas.spaces.config import SpaceConfig
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import Halving
-from nas.validation import bounded, check_bounds, format_number, raise_if_invalid
+from nas.validation import bounded, check_bounds, raise_if_invalid
 from search_spaces import Architecture  # noqa: TC001 (config files are read by annotations)
 
 # Forms of the network in a bundle. Weights are always among them.
 FORMS = ("weights", "pt2", "onnx")
-# Maps a network, the images (a Dataset) and the Config to numbers by name.
-Recorder = Callable[..., Mapping[str, float]]
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """How a trial is scored, on the validation split.
-
-    Attributes:
-        epsilon: Radius of the ball for adversarial_error, in pixel units (pixels in [0, 1]; fractions such as 8/255 work).
-        epsilons: Further epsilons, for metrics of the error curve; null for none.
-        attacks: Attacks by name. An image counts as an error if any attack succeeds.
-        images: Maximum number of validation images.
-        record: path/to/file.py:NAME of a custom function. It gets each trained network, the images and the whole config.
-            The numbers that it returns, by name, are stored with the trial. Null for none.
-
-    Raises:
-        ValueError: a value is out of range, no attack is given, or the attacks have different norms.
-    """
-
-    epsilon: float = bounded(0.12, 1e-6)
-    epsilons: tuple[float, ...] | None = None
-    attacks: Mapping[str, Attack] = field(default_factory=lambda: {"pgd": PGD(), "pgd_margin": PGD(loss=margin)})
-    images: int = bounded(1000, 1)
-    record: Recorder | None = None
-
-    def grid(self) -> list[float]:
-        """Returns all epsilons of a trial in increasing order, in pixel units."""
-        return sorted({*(self.epsilons or ()), self.epsilon})
-
-    def __post_init__(self) -> None:
-        faults = check_bounds(self)
-        if self.epsilons is not None and (not self.epsilons or not all(0 < e <= 1e6 for e in self.epsilons)):
-            faults.append(
-                ("epsilons", f"must hold epsilons above 0 in pixel units (8/255, not 8), got {list(self.epsilons)}")
-            )
-        if not self.attacks:
-            faults.append(("attacks", "must name at least one attack"))
-        elif len({attack.norm.name for attack in self.attacks.values()}) > 1:
-            faults.append(("attacks", "must share one norm, because epsilon is measured in it"))
-        elif max(self.grid()) > 1 and next(iter(self.attacks.values())).norm.name == "linf":
-            key, largest = "epsilon" if self.epsilon > 1 else "epsilons", format_number(max(self.grid()))
-            faults.append(
-                (key, f"must be at most 1, got {largest}; epsilons are in pixel units, so write 8/255 rather than 8")
-            )
-        raise_if_invalid(faults)
 
 
 @final
@@ -267,14 +221,23 @@ class Config:
 
     @property
     def norm(self) -> str:
-        """Name of the norm of the search's attacks."""
-        return next(iter(self.evaluation.attacks.values())).norm.name
+        """Name of the norm of evaluation.epsilon."""
+        return self.evaluation.norm
+
+    @property
+    def epsilons_by_norm(self) -> dict[str, float]:
+        """Epsilon of each norm of the search's attacks, in pixel units; that of `norm` first."""
+        return {self.norm: self.evaluation.epsilon, **(self.evaluation.other_norms or {})}
 
     def __post_init__(self) -> None:
         faults = check_bounds(self)
         norm = self.norm
-        if norm not in {attack.norm.name for attack in self.finalists.attacks.values()}:
+        finalists = {attack.norm.name for attack in self.finalists.attacks.values()}
+        if norm not in finalists:
             faults.append(("finalists.attacks", f"must hold an attack in {norm}, the norm of evaluation.attacks"))
+        for other in self.evaluation.other_norms or {}:
+            if other not in finalists:
+                faults.append(("finalists.attacks", f"must hold an attack in {other}, a norm of evaluation.other_norms"))
         if self.training.selection.norm.name != norm:
             faults.append(
                 (

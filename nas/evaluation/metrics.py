@@ -19,15 +19,22 @@ from nas.errors import UndefinedMetricError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from evaluators.curves.error_curves import Floats
-    from nas.config.schema import EvaluationConfig
+    from nas.config.evaluation import EvaluationConfig
     from nas.data import Split
 
 
 def measured_metrics(
-    names: Iterable[str], radii: Floats, network: nn.Module, validation: Split, config: EvaluationConfig
+    names: Iterable[str],
+    radii: Floats,
+    fooled: NDArray[np.bool_],
+    network: nn.Module,
+    validation: Split,
+    config: EvaluationConfig,
 ) -> dict[str, float]:
     """Returns the standard metrics of a trained network and the further metrics in `names`, by name.
 
@@ -35,7 +42,8 @@ def measured_metrics(
 
     Args:
         names: Names of metrics.
-        radii: Smallest radius of each validation image over the attacks of the search, (N,), in pixel units.
+        radii: Smallest radius of each validation image over the attacks in the norm of epsilon, (N,), in pixel units.
+        fooled: Whether each image counts for adversarial_error, (N,): over the attacks of all norms.
         network: The trained network.
         validation: The validation split.
         config: Epsilon, grid and attacks.
@@ -43,14 +51,14 @@ def measured_metrics(
     Raises:
         UndefinedMetricError: a metric of the power law is wanted, but no law can be fitted.
     """
-    epsilon, norm = config.epsilon, next(iter(config.attacks.values())).norm
+    epsilon, norm = config.epsilon, next(iter(config.attacks_in(config.norm).values())).norm
     x, y = validation.x, validation.y
     grid = config.grid()
     # A median radius beyond the grid is infinite. The largest epsilon, a lower bound, replaces it.
     largest = max(grid)
     measures = {
         "clean_error": lambda: error_at(radii, 0.0),
-        "adversarial_error": lambda: error_at(radii, epsilon),
+        "adversarial_error": lambda: float(fooled.mean()),
         "error_area": lambda: error_area(radii, grid),
         "negative_median_radius": lambda: -min(median_radius(radii), largest),
         "first_order_error": lambda: first_order_error(network, x, y, norm, epsilon),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
 import torch
 
 from evaluators import macs, parameters
+from evaluators.curves.error_curves import ROUNDING
 from evaluators.engine.prepared import prepare
 from evaluators.radius.measure import measure
 from nas.config.schema import Config
@@ -26,10 +28,12 @@ from search_spaces import SearchSpace
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from evaluators.curves.error_curves import Floats
-    from nas.config.schema import EvaluationConfig
+    from nas.config.evaluation import EvaluationConfig
     from nas.data import Split
     from nas.training.checkpoints import Checkpoint
     from nas.training.epoch import EpochResult
@@ -112,16 +116,16 @@ class TrainAndAttack(Evaluator):
             rungs=stopping.rungs(self.config.training.epochs) if stopping is not None else None,
             checkpoint=checkpoint,
         )
-        radii = validation_radii(network, self.data.validation, self.config.evaluation, job.seed)
+        radii, fooled = validation_radii(network, self.data.validation, self.config.evaluation, job.seed)
         names = self.config.objective.metrics()
-        metrics = measured_metrics(names, radii, network, self.data.validation, self.config.evaluation)
+        metrics = measured_metrics(names, radii, fooled, network, self.data.validation, self.config.evaluation)
         epsilon = self.config.evaluation.epsilon
         return TrialResult(
             metrics=metrics | self._recorded(network),
             radii={
                 "images": len(radii),
                 "misclassified": int((radii == 0).sum()),
-                "fooled": int(((radii > 0) & (radii <= epsilon)).sum()),
+                "fooled": int(((radii > 0) & fooled).sum()),
                 "epsilon": epsilon,
             },
         )
@@ -145,15 +149,25 @@ class TrainAndAttack(Evaluator):
         return parse_record(returned)
 
 
-def validation_radii(network: Normalised, validation: Split, config: EvaluationConfig, seed: int) -> Floats:
-    """Returns the smallest radius of each image over the search's attacks, (N,): 0, an epsilon of the grid, or infinity.
+def validation_radii(
+    network: Normalised, validation: Split, config: EvaluationConfig, seed: int
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Returns the radius of each image in the norm of epsilon, (N,), and whether it counts as an error, (N,) bool.
 
-    Each attack runs only on images whose radius it can still reduce.
+    The radius is the smallest one over the search's attacks of that norm: 0, an epsilon of the grid, or infinity. An image
+    counts as an error if it is misclassified, or if an attack of any norm fools it within the epsilon of its norm. Each
+    attack runs only on images whose radius it can still reduce. The attacks of other norms run only on images that are left.
     """
     attempts = len(config.grid()) * len(config.attacks)
     with prepare(network, validation.x, validation.y, attempts=attempts) as prepared:
         radii: Tensor | None = None
-        for name, attack in config.attacks.items():
+        for name, attack in config.attacks_in(config.norm).items():
             radii = measure(prepared, attack, config.grid(), seed=seed_of(seed, name), known=radii)
-    assert radii is not None  # The config holds at least one attack.
-    return radii.numpy()
+        assert radii is not None  # The config holds at least one attack in the norm of epsilon.
+        fooled = radii <= config.epsilon * ROUNDING
+        for norm, epsilon in (config.other_norms or {}).items():
+            for name, attack in config.attacks_in(norm).items():
+                # An image with a known radius of 0 is not attacked.
+                known = torch.where(fooled, 0.0, math.inf).double()
+                fooled = measure(prepared, attack, [epsilon], seed=seed_of(seed, name), known=known).isfinite()
+    return radii.numpy(), fooled.numpy()

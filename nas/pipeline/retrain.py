@@ -117,7 +117,11 @@ def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, tes
         on_device.y,
         config.finalists.attacks,
         epsilons=config.finalists.epsilons,
-        options=ProfileOptions(include={norm: [config.evaluation.epsilon]}, dataset=config.data.name, split="test"),
+        options=ProfileOptions(
+            include={name: [epsilon] for name, epsilon in config.epsilons_by_norm.items()},
+            dataset=config.data.name,
+            split="test",
+        ),
         seed=seed_of(seed, "profile"),
     )
     yield StageStarted(candidate.name, "export")

@@ -251,13 +251,10 @@ def prepare(config: Config, *, trust: bool = True) -> Evaluator:
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, space, data.to(device))
     pixels = data.train.x[0].numel()
-    grids = {**(config.finalists.epsilons or {}), f"{config.norm} ": (config.evaluation.epsilon,)}
-    for norm, grid in grids.items():
-        largest = NORMS[norm.strip()]().largest(pixels)
+    for norm, grid in (*(config.finalists.epsilons or {}).items(), *((n, (e,)) for n, e in config.epsilons_by_norm.items())):
+        largest = NORMS[norm]().largest(pixels)
         if max(grid) > largest:
-            raise RunError(
-                f"epsilon must be at most {largest:g} in {norm.strip()} on images of {pixels} values, got {max(grid):g}"
-            )
+            raise RunError(f"epsilon must be at most {largest:g} in {norm} on images of {pixels} values, got {max(grid):g}")
     return evaluate
 
 

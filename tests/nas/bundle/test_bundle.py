@@ -240,6 +240,11 @@ def test_harmed_manifest(content, message, bundle_copy):
         (("config",), [], "config must be a mapping, got []"),
         (("config", "data"), "digits", "config.data must be a mapping, got 'digits'"),
         (("config", "evaluation"), 3, "config.evaluation must be a mapping, got 3"),
+        (
+            ("config", "evaluation", "other_norms"),
+            ["l2"],
+            "config.evaluation.other_norms must be null or a mapping, got ['l2']",
+        ),
         (("config", "evaluation", "attacks"), None, "config.evaluation.attacks must be a mapping, got None"),
         (("config", "evaluation", "attacks", "pgd"), "pgd", "config.evaluation.attacks.pgd must be a mapping, got 'pgd'"),
         (("epsilon",), "x", "epsilon must be a finite number above 0, got 'x'"),

@@ -517,7 +517,7 @@ class TestFaults:
             (
                 "evaluation.zzz",
                 1,
-                "unknown key evaluation.zzz; valid keys: epsilon, epsilons, attacks, images, record",
+                "unknown key evaluation.zzz; valid keys: epsilon, epsilons, other_norms, attacks, images, record",
             ),
             ("data", {1: 2}, "unknown key data.1; valid keys: name, path, test, validation, limit, split_seed"),
             # Types.
@@ -604,8 +604,8 @@ class TestFaults:
             ("training.recipe", ["x"], "training.recipe must be a name, or a mapping with a name, got ['x']"),
             (
                 "training.selection.norm",
-                "l1",
-                "training.selection.norm must be one of linf, l2, or FILE.py:NAME, got 'l1'",
+                "l0",
+                "training.selection.norm must be one of linf, l2, l1, or FILE.py:NAME, got 'l0'",
             ),
             (
                 "training.selection.loss",
@@ -631,7 +631,33 @@ class TestFaults:
             (
                 "evaluation.attacks",
                 {"a": "pgd", "b": {"name": "pgd", "norm": "l2"}},
-                "evaluation.attacks must share one norm, because epsilon is measured in it",
+                "evaluation.attacks must share one norm, because epsilon is measured in it; or set other_norms: {l2: "
+                "EPSILON}",
+            ),
+            (
+                "evaluation.other_norms",
+                {"l2": 0.5},
+                "evaluation.other_norms.l2 has no attack of that norm; the attacks use linf",
+            ),
+            (
+                "evaluation.other_norms",
+                {"linf": 0.1},
+                "evaluation.other_norms must leave out one norm of the attacks, that of epsilon",
+            ),
+            (
+                "evaluation.other_norms",
+                {"linf": 8},
+                "evaluation.other_norms.linf must be an epsilon above 0 in pixel units (8/255, not 8), got 8",
+            ),
+            (
+                "evaluation",
+                {"attacks": {"a": "pgd", "b": {"name": "pgd", "norm": "l1"}}, "other_norms": {"l1": 0}},
+                "evaluation.other_norms.l1 must be an epsilon above 0 in pixel units (8/255, not 8), got 0",
+            ),
+            (
+                "evaluation",
+                {"attacks": {"a": "pgd", "b": {"name": "pgd", "norm": "l1"}}, "other_norms": {"l1": 1}},
+                "finalists.attacks must hold an attack in l1, a norm of evaluation.other_norms",
             ),
             (
                 "finalists.attacks",

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from evaluators import PGD, Linf, first_order_error
+from nas.config.evaluation import EvaluationConfig
 from nas.config.files import parse_config
 from nas.config.metrics import LAW_METRICS, METRICS, STANDARD_METRICS, epsilon_of, is_metric
-from nas.config.schema import Config, EvaluationConfig, ObjectiveConfig
+from nas.config.schema import Config, ObjectiveConfig
 from nas.data import Split
 from nas.errors import ConfigError, UndefinedMetricError
 from nas.evaluation.base import reason_of
@@ -26,7 +27,7 @@ FOUND = np.array([0, 0, 0.05, 0.1, 0.1, 0.2, math.inf, math.inf])
 
 def measured(network, validation, *names, **settings):
     config = EvaluationConfig(epsilon=0.1, attacks={"pgd": PGD()}, **settings)
-    return measured_metrics(names, FOUND, network, validation, config)
+    return measured_metrics(names, FOUND, config.epsilon >= FOUND, network, validation, config)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,12 @@ def test_curve_metrics_come_from_the_radii(conv, validation):
 def test_a_median_beyond_the_grid_counts_as_its_end(conv, validation):
     config = EvaluationConfig(epsilon=0.1, epsilons=(0.3,), attacks={"pgd": PGD()})
     radii = np.full(5, math.inf)
-    assert measured_metrics(["negative_median_radius"], radii, conv(), validation, config)["negative_median_radius"] == -0.3
+    assert (
+        measured_metrics(["negative_median_radius"], radii, radii <= 0.1, conv(), validation, config)[
+            "negative_median_radius"
+        ]
+        == -0.3
+    )
 
 
 GRID = np.geomspace(0.01, 0.1, 8).tolist()
@@ -72,15 +78,16 @@ def test_metrics_of_the_power_law_are_those_of_its_fit(conv, validation):
     radii = np.append(radii, np.full(100, math.inf))
     config = EvaluationConfig(epsilon=0.1, epsilons=tuple(GRID), attacks={"pgd": PGD()})
     names = ("negative_power_law_exponent", "power_law_prefactor")
-    metrics = measured_metrics(names, radii, conv(), validation, config)
+    metrics = measured_metrics(names, radii, radii <= 0.1, conv(), validation, config)
     assert metrics["negative_power_law_exponent"] == pytest.approx(-2, rel=0.01)
     assert metrics["power_law_prefactor"] == pytest.approx(0.8 / 0.1**2, rel=0.03)
     # Fewer flips at small epsilon and equally many at the largest: a larger exponent, and a smaller metric.
     steeper = np.array(GRID)[np.searchsorted(GRID, 0.1 * (np.arange(1, 401) / 400) ** 0.25 * (1 - 1e-12))]
-    other = measured_metrics(names, np.append(steeper, np.full(100, math.inf)), conv(), validation, config)
+    steeper = np.append(steeper, np.full(100, math.inf))
+    other = measured_metrics(names, steeper, steeper <= 0.1, conv(), validation, config)
     assert other["negative_power_law_exponent"] < metrics["negative_power_law_exponent"]
     # More flips by a factor at every epsilon: a larger prefactor.
-    more = measured_metrics(names, radii[:400], conv(), validation, config)
+    more = measured_metrics(names, radii[:400], radii[:400] <= 0.1, conv(), validation, config)
     assert more["power_law_prefactor"] > 1.2 * metrics["power_law_prefactor"]
 
 
@@ -94,7 +101,7 @@ def test_a_metric_without_a_power_law_is_undefined_and_its_reason_is_that_of_the
 ):
     config = EvaluationConfig(epsilon=0.1, epsilons=tuple(GRID), attacks={"pgd": PGD()})
     with pytest.raises(UndefinedMetricError, match=f"{name} is undefined: {reason}") as caught:
-        measured_metrics([name], np.full(50, radius), conv(), validation, config)
+        measured_metrics([name], np.full(50, radius), np.full(50, radius) <= 0.1, conv(), validation, config)
     assert reason_of(caught.value) == str(caught.value)
 
 
