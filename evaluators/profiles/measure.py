@@ -28,6 +28,7 @@ from evaluators.profiles.options import ProfileOptions, check_by_norm
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
 from evaluators.radius.grid import EpsilonGrid
 from evaluators.radius.measure import measure
+from evaluators.profiles.union import union_entry
 from evaluators.smoothing import Certificates, certify
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def profile(
     """
     epsilons = {} if epsilons is None else epsilons
     norms = _check_inputs(x, attacks, epsilons, options)
-    smoothing, batch_size = options.smoothing, options.batch_size
+    smoothing, batch_size, union = options.smoothing, options.batch_size, options.union or {}
+    included = {name: (*options.include.get(name, ()), *([union[name]] if name in union else ())) for name in norms}
     differentiable = why_no_gradients(network) is None if isinstance(network, nn.Module) else True
     extras = {"corruptions": options.corruptions, "certificates": smoothing is not None}
     stages = ["margins", *attacks, "checks", *(stage for stage, wanted in extras.items() if wanted)]
@@ -94,7 +96,7 @@ def profile(
         part("margins")(0.0)
         margins, logits = margins_of(prepared, list(norms.values())), prepared.logits.double().cpu().numpy()
         grids = {
-            name: _grid(norm, margins.radii[name], x[0].numel(), epsilons.get(name), options.include.get(name, ()))
+            name: _grid(norm, margins.radii[name], x[0].numel(), epsilons.get(name), included.get(name, ()))
             for name, norm in norms.items()
         }
         radii = {
@@ -139,6 +141,8 @@ def profile(
         "seed": seed,
         "tolerance": options.tolerance,
     }
+    if union:
+        record["union"] = union_entry(worst, union)
     if options.corruptions:
         record["corruptions"] = asdict(corruption_errors(network, x, y, seed=seed, batch_size=batch_size))
         part("corruptions")(1.0)
@@ -167,7 +171,10 @@ def _check_inputs(
         check_attack(attack)
     norms = {attack.norm.name: attack.norm for attack in attacks.values()}
     check_by_norm("epsilons", epsilons)
-    for name, by_norm in (("epsilons", epsilons), ("include", options.include)):
+    for norm, epsilon in (options.union or {}).items():
+        if norm in norms:
+            check_epsilons([epsilon], norms[norm].largest(x[0].numel()))
+    for name, by_norm in (("epsilons", epsilons), ("include", options.include), ("union", options.union or {})):
         for norm in by_norm:
             if norm not in norms:
                 raise ValueError(f"{name} names the norm {norm!r}, but the attacks' norms are {', '.join(norms)}")

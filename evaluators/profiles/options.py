@@ -8,6 +8,7 @@ from typing import final
 
 from evaluators.engine.batches import Batches
 from evaluators.engine.input_checks import as_grid
+from evaluators.profiles.union import check_union
 from evaluators.radius.grid import check_tolerance
 from evaluators.smoothing import Smoothing, check_smoothing
 
@@ -19,6 +20,8 @@ class ProfileOptions:
 
     Attributes:
         include: Epsilons to add to the grids, in pixel units, by name of the norm.
+        union: Epsilon of each norm, in pixel units, for the adversarial error over the union of their balls; None to leave
+            it out. The epsilons are added to the grids.
         tolerance: Largest relative error of a radius, reached by bisection between grid points; None for radii on the grid.
         corruptions: Also measure the errors under common corruptions. The images need one or three channels.
         smoothing: Settings of randomized smoothing, to certify L2 radii too; None to leave it out.
@@ -27,11 +30,12 @@ class ProfileOptions:
         batch_size: Images in one pass; None to choose it from the memory that one image needs.
 
     Raises:
-        TypeError: include is not a mapping, or a setting has the wrong type.
+        TypeError: include or union is not a mapping, or a setting has the wrong type.
         ValueError: a setting is out of range.
     """
 
     include: Mapping[str, Iterable[float]] = field(default_factory=dict)
+    union: Mapping[str, float] | None = None
     tolerance: float | None = None
     corruptions: bool = False
     smoothing: Smoothing | None = None
@@ -42,6 +46,7 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         check_by_norm("include", self.include)
         object.__setattr__(self, "include", {norm: tuple(as_grid(e)) for norm, e in self.include.items()})
+        check_union(self.union)
         check_tolerance(self.tolerance)
         if self.smoothing is not None:
             check_smoothing(self.smoothing)

@@ -32,8 +32,8 @@ class RobustnessProfile:
 
     Attributes:
         record: Content of profile.json: `schema`, `dataset`, `split`, `n`, `clean_error`, `attacks`, `worst_case`
-            (power law and local exponent by norm), `margins`, `checks`, `cost`, `seed`, `tolerance`, and `corruptions` and
-            `certificates` if measured. Profiles of older versions lack `worst_case`.
+            (power law and local exponent by norm), `margins`, `checks`, `cost`, `seed`, `tolerance`, and `union`,
+            `corruptions` and `certificates` if measured. Profiles of older versions lack `worst_case`.
         radii: Content of radii.npz: one radius per image, in pixel units, (N,), by name of the attack.
     """
 

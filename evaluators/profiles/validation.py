@@ -135,6 +135,7 @@ _RECORD = _Mapping(
     },
     optional={
         "worst_case": _Mapping({}, entries=_Mapping(_LAWS, exact=True)),
+        "union": _Mapping({"epsilons": _Mapping({}, entries=_NUMBER), "error": _NUMBER, "interval": _PAIR}),
         "corruptions": _Mapping({"clean": _NUMBER, "mean": _NUMBER, "errors": _Mapping({}, entries=_List(_NUMBER, 1, 5))}),
         "certificates": _Mapping(
             {"sigma": _NUMBER, "abstained": _NUMBER, "median_radius": _NUMBER, "epsilons": _CURVE, "certified_error": _CURVE}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 from evaluators import PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
 from evaluators.attacks import Attack, Transfer
 from evaluators.engine.input_checks import check_epsilons
+from evaluators.profiles.union import check_union
 from nas.analysis.fit import check_compatible
 from nas.analysis.network_source import bundle_data, open_source
 from nas.analysis.networks.options import NetworkOptions
@@ -40,6 +41,8 @@ class ProfileConfig:
         epsilons: Grid of each norm (linf, l2, l1), in pixel units; null to choose it from the network's first-order radii,
             which are estimated from gradients at the clean images.
         include: Epsilons to add to the grids, in pixel units, by norm.
+        union: Epsilon of each of several norms, in pixel units, such as {linf: 8/255, l2: 0.5}. The profile then holds the
+            adversarial error over the union of their balls. Null to leave it out.
         images: Maximum number of test images.
         tolerance: Relative precision to which each radius is bisected, such as 0.01 for 1 %; null to round radii up to the
             grid.
@@ -57,6 +60,7 @@ class ProfileConfig:
     attacks: Mapping[str, Attack] = field(default_factory=lambda: FinalistsConfig().attacks)
     epsilons: Mapping[str, tuple[float, ...]] | None = None
     include: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    union: Mapping[str, float] | None = None
     images: int = bounded(1000, 1)
     tolerance: float | None = bounded(None, 1e-6, 0.5)
     corruptions: bool = False
@@ -72,6 +76,11 @@ class ProfileConfig:
             FinalistsConfig(attacks=self.attacks, epsilons=self.epsilons)  # The rules for attacks and epsilons are the same.
         except ValidationError as error:
             faults += error.faults
+        try:
+            check_union(self.union)
+        except ValueError as error:
+            key, _, message = str(error).partition(" ")
+            faults.append((key, message))
         if faults:
             raise ValidationError(faults)
 
@@ -148,6 +157,7 @@ def profile_network(
             epsilons=config.epsilons,
             options=ProfileOptions(
                 include=config.include,
+                union=config.union,
                 tolerance=config.tolerance,
                 corruptions=config.corruptions,
                 smoothing=None if config.certify is None else Smoothing(sigma=config.certify),
@@ -165,7 +175,9 @@ def _check_epsilons(config: ProfileConfig, test: Split) -> None:
     norms = {attack.norm.name: attack.norm for attack in config.attacks.values()}
     faults = []
     grids = [("epsilons", *entry) for entry in (config.epsilons or {}).items()]
-    for key, name, grid in (*grids, *(("include", *entry) for entry in config.include.items())):
+    grids += [("include", *entry) for entry in config.include.items()]
+    grids += [("union", norm, (epsilon,)) for norm, epsilon in (config.union or {}).items()]
+    for key, name, grid in grids:
         if name not in norms:
             faults.append(f"profile: {key}.{name} has no attack of that norm; the attacks use {', '.join(norms)}")
             continue

@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     metavar="E",
     help="Epsilon of the attacks, in pixel units: 8/255, not 8; repeatable.  [default: a grid chosen for the network]",
 )
+@click.option(
+    "--union",
+    metavar="YAML",
+    help="Epsilon of each of several norms, such as '{linf: 8/255, l2: 0.5}', for the adversarial error over the union of "
+    "their balls. The attacks need these norms.",
+)
 @click.option("--images", type=int, help="Maximum number of test images.  [default: 1000]")
 @click.option("--exact", is_flag=True, help="Bisect each radius to a relative tolerance of 1 %, instead of using a grid.")
 @click.option("--corruptions", is_flag=True, help="Also measure the errors under common corruptions.")

@@ -38,6 +38,7 @@ class ProfileArguments(TypedDict):
         attacks: Names of attacks or YAML, each optionally with `NAME=` in front.
         norm: Norm of the default attacks, or of the attacks that are given by name only.
         epsilons: Numbers or fractions such as 8/255, in pixel units.
+        union: `ProfileConfig.union`, as YAML.
         images: `ProfileConfig.images`.
         exact: Sets `ProfileConfig.tolerance` to 1 %.
         corruptions: `ProfileConfig.corruptions`.
@@ -51,6 +52,7 @@ class ProfileArguments(TypedDict):
     attacks: tuple[str, ...]
     norm: str | None
     epsilons: tuple[str, ...]
+    union: str | None
     images: int | None
     exact: bool
     corruptions: bool
@@ -68,6 +70,7 @@ def profile_config(source: NetworkSource, options: ProfileArguments) -> ProfileC
     """
     settings: dict[str, Any] = {
         "data": data_setting([source], options["data"]),
+        "union": parse_option("--union", options["union"]),
         "images": options["images"],
         "tolerance": EXACT if options["exact"] else None,
         "corruptions": options["corruptions"],

@@ -49,6 +49,7 @@ def print_profile(profile: RobustnessProfile, claimed: Mapping[str, Sequence[flo
     )
     for norm in dict.fromkeys(entry["config"]["norm"] for entry in profile.record["attacks"].values()):
         _print_errors(out, profile, norm, claimed.get(norm, ()))
+    _print_union(out, profile.record)
     if (nearest := nearest_sentence(profile.record["margins"])) is not None:
         out.print(nearest, markup=False, highlight=False, soft_wrap=True)
     _print_corruptions(out, profile.record)
@@ -122,6 +123,15 @@ def _cells(radii: Floats, epsilons: Sequence[float]) -> list[str]:
 
 def _median(row: AttackRow, grid: Sequence[float]) -> str:
     return f"{row.median_radius:.3g}" if math.isfinite(row.median_radius) else f"above {grid[-1]:.3g}"
+
+
+def _print_union(out: Console, record: dict[str, Any]) -> None:
+    if "union" not in record:
+        return
+    union, (low, high) = record["union"], record["union"]["interval"]
+    balls = ", ".join(f"{NORM_NAMES.get(norm, norm)} {format_epsilon(size)}" for norm, size in union["epsilons"].items())
+    text = f"adversarial error over the union of {balls}: {union['error']:.3f} [{low:.3f}, {high:.3f}]"
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_corruptions(out: Console, record: dict[str, Any]) -> None:

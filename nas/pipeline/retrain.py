@@ -118,7 +118,8 @@ def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, tes
         config.finalists.attacks,
         epsilons=config.finalists.epsilons,
         options=ProfileOptions(
-            include={name: [epsilon] for name, epsilon in config.epsilons_by_norm.items()},
+            include={norm: [config.evaluation.epsilon]},
+            union=config.epsilons_by_norm if config.evaluation.other_norms else None,
             dataset=config.data.name,
             split="test",
         ),

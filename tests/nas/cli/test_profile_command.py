@@ -81,6 +81,19 @@ def test_the_example_of_the_readme(cli):
 # Printed output.
 
 
+def test_the_union_of_norms_is_measured_and_printed(here, cli, profiled):
+    attacks = ("--attack", "{name: fmn, norm: l1, steps: 20}", "--union", "{linf: 8/255, l1: 1}")
+    record = profiled("own.py:network", *QUICK, *attacks)
+    assert record["union"]["epsilons"] == {"linf": 8 / 255, "l1": 1.0}
+    entries = zip(record["attacks"].values(), (8 / 255, 1.0), strict=True)
+    each = [entry["error"][entry["epsilons"].index(size)] for entry, size in entries]
+    assert max(each) <= record["union"]["error"] <= sum(each)
+    _, out, _ = cli("profile", "own.py:network", *QUICK, *attacks)
+    low, high = record["union"]["interval"]
+    expected = f"adversarial error over the union of L∞ 8/255, L1 1: {record['union']['error']:.3f} [{low:.3f}, {high:.3f}]"
+    assert expected in out.splitlines()
+
+
 def test_headline_then_a_table_then_the_checks_that_failed(here, cli):
     code, out, err = cli("profile", "own.py:softmax", *QUICK, "--attack", "pgd", "--epsilon", "0.05", "--epsilon", "0.1")
     assert (code, err) == (0, "")
@@ -197,7 +210,8 @@ def test_disk_full_speaks_of_no_run(refused, monkeypatch, tmp_path):
 
 
 def options(*attacks, norm=None, epsilons=(), data="digits", **others):
-    unset = dict.fromkeys(("images", "certify", "seed", "device")) | {"exact": False, "corruptions": False, "transfer": ()}
+    unset = dict.fromkeys(("union", "images", "certify", "seed", "device"))
+    unset |= {"exact": False, "corruptions": False, "transfer": ()}
     source = NetworkSource("net.py:net", nn.Identity())
     typed = {"data": data, "attacks": attacks, "norm": norm, "epsilons": tuple(epsilons)}
     return profile_config(source, {**unset, **typed, **others})
@@ -228,7 +242,8 @@ def test_the_norm_applies_only_to_attacks_given_by_name_alone():
 
 def test_without_attacks_they_are_those_of_finalists_in_the_norm_asked_for():
     assert dict(options().attacks) == dict(FinalistsConfig().attacks)
-    for norm, names in (("linf", {"fgsm", "pgd", "fmn"}), ("l2", {"fgsm", "pgd", "fmn", "ddn"})):
+    every = {"fgsm", "pgd", "fmn"}
+    for norm, names in (("linf", every), ("l2", {*every, "ddn"}), ("l1", every)):
         attacks = described(options(norm=norm))
         assert {entry["norm"] for entry in attacks.values()} == {norm}
         assert names <= set(attacks)
@@ -309,7 +324,20 @@ def test_all_faults_of_the_options_are_named_at_once():
         (["own.py:network", *QUICK, "--attack", "8"], "attacks.8 must be a name, or a mapping with a name, got 8"),
         (["own.py:network", *QUICK, "--attack", "[pgd]"], "must be a name, or a mapping with a name, got ['pgd']"),
         (["own.py:network", *QUICK, "--attack", "{steps: 4}"], "attacks.attack must have a name"),
-        (["own.py:network", *QUICK, "--norm", "l1"], "'l1' is not one of 'linf', 'l2'"),
+        (["own.py:network", *QUICK, "--norm", "l0"], "'l0' is not one of 'linf', 'l2', 'l1'"),
+        (
+            ["own.py:network", *QUICK, "--attack", "pgd", "--union", "{linf: 8/255}"],
+            "profile: union must hold an epsilon for each of at least two norms, got {'linf': 0.0313",
+        ),
+        (
+            ["own.py:network", *QUICK, "--attack", "pgd", "--union", "{linf: 8/255, l2: 1}"],
+            "profile: union.l2 has no attack of that norm; the attacks use linf",
+        ),
+        (
+            ["own.py:network", *QUICK, "--attack", "pgd", "--union", "{linf: 8/255, l2: 0}"],
+            "profile: union.l2 must be an epsilon above 0 in pixel units (8/255, not 8), got 0",
+        ),
+        (["own.py:network", *QUICK, "--attack", "pgd", "--union", "0.1"], "profile: union must be a mapping, got 0.1"),
         (["own.py:network", *QUICK, "--device", "tpu"], "device must be one that this machine has, got 'tpu'"),
         (["own.py:network", *QUICK, "--transfer", "none.pt"], "none.pt: no such file or folder"),
         (["own.py:network", "--attack", "fgsm"], "--data must be given for a network that is not a bundle: digits, mnist, "),
