@@ -16,6 +16,7 @@ from evaluators.attacks.bim import BIM
 from evaluators.attacks.constraint_relaxation import ConstraintRelaxation
 from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
+from evaluators.attacks.eight_bit import EightBit
 from evaluators.attacks.fast_pgd import FastPGD
 from evaluators.attacks.fgsm import FGSM
 from evaluators.attacks.fmn import FMN
@@ -67,6 +68,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "strong": Strong,
     "autoattack": AutoAttack,
     "nearest": MinimumNormEnsemble,
+    "eight_bit": EightBit,
 }
 
 
@@ -125,6 +127,7 @@ __all__ = [
     "AutoAttack",
     "ConstraintRelaxation",
     "DeepFool",
+    "EightBit",
     "FastPGD",
     "GradientOracle",
     "HopSkipJump",

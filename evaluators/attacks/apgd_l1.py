@@ -38,7 +38,7 @@ def climb_l1(
     """Returns the point of largest loss of one run within epsilon, (N, ...), and that loss, (N,).
 
     The first steps search larger balls, of three and two times epsilon. The point of largest loss is then projected onto the
-    next smaller ball, where the search goes on. If `GradientOracle` drops a fooled image, the loss is infinite and the
+    next smaller ball, where the search continues. If `GradientOracle` drops a fooled image, the loss is infinite and the
     gradient zero there. The image's final point is then ignored.
 
     Args:

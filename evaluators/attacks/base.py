@@ -27,11 +27,8 @@ class Attack(ABC):
 
     Attributes:
         norm: Shape of the ball.
-        stops_when_fooled: Whether the attack always returns the first misclassified point of an image, if there is one, as
-            `stop_when_fooled` describes.
     """
 
-    stops_when_fooled: ClassVar[bool] = False
     norm: Norm
 
     @abstractmethod
@@ -51,6 +48,10 @@ class Attack(ABC):
     def supports(self, x: Tensor) -> bool:
         """Returns whether the attack works on images shaped like x (N, ...). An ensemble skips members that do not."""
         return True
+
+    def recorded(self, *, stop_when_fooled: bool) -> Keep:
+        """Returns which misclassified points the `GradientOracle` records during the attack."""
+        return "first" if stop_when_fooled else "nothing"
 
     @final
     def __call__(
@@ -143,9 +144,7 @@ class Attack(ABC):
                 cache. With a cache, the network must classify all clean images correctly.
         """
         ball = epsilon.view(-1, *[1] * (x.ndim - 1))
-        keep: Keep = "first" if stop_when_fooled or self.stops_when_fooled else "nothing"
-        if isinstance(self, MinimumNorm):
-            keep = "nearest"
+        keep = self.recorded(stop_when_fooled=stop_when_fooled)
         target = GradientOracle(network, x, y, self.norm, epsilon, keep=keep, one_pass=one_pass, clean=clean)
         try:
             delta = self.perturb(target, x, ball, noise)
@@ -204,6 +203,11 @@ class MinimumNorm(Attack):
         """
 
     @final
+    def recorded(self, *, stop_when_fooled: bool) -> Keep:
+        """Returns "nearest"."""
+        return "nearest"
+
+    @final
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the smallest perturbation found that fools the network within epsilon; zero where there is none."""
         self.minimise(target, x, noise)
@@ -223,11 +227,15 @@ class AttackEnsemble(Attack):
     """
 
     downwards: ClassVar[bool] = False
-    stops_when_fooled: ClassVar[bool] = True
 
     @abstractmethod
     def members(self) -> tuple[Attack, ...]:
         """Returns the attacks in the order in which they run: cheap ones first."""
+
+    @final
+    def recorded(self, *, stop_when_fooled: bool) -> Keep:
+        """Returns "first": a later member does not attack images that an earlier one has fooled."""
+        return "first"
 
     @final
     def supported_members(self, x: Tensor) -> tuple[Attack, ...]:

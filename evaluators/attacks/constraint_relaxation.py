@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
 from evaluators.attacks.base import Attack
-from evaluators.attacks.gradient_oracle import GradientOracle
+from evaluators.attacks.gradient_oracle import GradientOracle, Keep
 from evaluators.attacks.losses import targeted_margin
 from evaluators.attacks.rivals import check_candidates, rank_rivals
 from evaluators.norms import Linf, Norm, broadcast_per_image
@@ -46,7 +46,7 @@ class ConstraintRelaxation(Attack):
     - There are no restarts, and fewer steps. The lengths of the steps are our own.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         targets: Number of target classes.
         candidates: Number of classes from which they are chosen: the true class and the others with the largest logits.
         steps: Number of gradient steps of each walk.
@@ -56,7 +56,6 @@ class ConstraintRelaxation(Attack):
         ValueError: targets, steps or cycles is below 1, or candidates is below 2.
     """
 
-    stops_when_fooled: ClassVar[bool] = True
     norm: Norm = Linf()
     targets: int = 3
     candidates: int = 10
@@ -68,6 +67,10 @@ class ConstraintRelaxation(Attack):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         check_candidates(self.candidates)
+
+    def recorded(self, *, stop_when_fooled: bool) -> Keep:
+        """Returns "first": only one of the walks may end at a misclassified point."""
+        return "first"
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
         """Returns the last perturbation. The target keeps the first misclassified point of each image."""
@@ -137,5 +140,5 @@ class _Walk:
         """Returns the points after a step inside the ball, (N, ...), and the margins to the class before it, (N,)."""
         value, gradient = self.target.value_and_gradient(points, targeted_margin, self.towards, only=self.wanted)
         fraction = LAST + (FIRST - LAST) * (1 + math.cos(math.pi * number / max(self.steps - 1, 1))) / 2
-        moved = self.norm.inside(self.x, points - self.x + fraction * self.epsilon * self.norm.ascent(gradient), ball)
+        moved = self.norm.inside(self.x, points - self.x + fraction * self.epsilon * self.norm.step(points, gradient), ball)
         return torch.where(broadcast_per_image(self.wanted, self.x), moved, points), value

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 import torch
 
+from evaluators.attacks.eight_bit_rounding import rounded
 from evaluators.attacks.losses import margin
 from evaluators.engine.batches import forward
 
@@ -124,6 +125,19 @@ class GradientOracle:
         self.sizes = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
         self.margins = torch.full_like(self.sizes, -math.inf)
         self._given_up = torch.zeros_like(self.fooled)
+        self._rounds = False
+
+    @contextmanager
+    def eight_bit(self) -> Iterator[None]:
+        """Rounds all points to multiples of 1/255 inside the ball before they are evaluated, as `EightBit` needs it."""
+        self._rounds = True
+        try:
+            yield
+        finally:
+            self._rounds = False
+
+    def _placed(self, points: Tensor) -> Tensor:
+        return rounded(self._x, points, self._norm, self._epsilon) if self._rounds else points
 
     def give_up(self, images: Tensor) -> None:
         """Drops images, (N,) bool, although no misclassified point was found. Without `keep` "first", it does nothing."""
@@ -163,6 +177,8 @@ class GradientOracle:
         Raises:
             AllFooledError: all images are dropped; `Attack` catches it.
         """
+        if points is not self._x:
+            points = self._placed(points)
         if self._keep == "nothing" and only is None:
             value, gradient, _ = self._ask(points, loss, self.labels, *classes)
             return value, gradient
@@ -232,6 +248,7 @@ class GradientOracle:
         return left
 
     def _logits(self, points: Tensor, left: Tensor) -> Tensor:
+        points = self._placed(points)
         logits = forward(self._network, points[left], self._one_pass)
         if self._keep != "nothing":
             self._remember(left, points[left], logits)

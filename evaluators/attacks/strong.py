@@ -14,9 +14,10 @@ from typing import ClassVar, final
 from evaluators.attacks.apgd import TargetedAPGD
 from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.constraint_relaxation import ConstraintRelaxation
+from evaluators.attacks.fmn import FMN
 from evaluators.attacks.square import Square
 from evaluators.attacks.super_deepfool import SuperDeepFool
-from evaluators.norms import Linf, Norm
+from evaluators.norms import L1, Linf, Norm
 
 
 @final
@@ -26,10 +27,10 @@ class Strong(AttackEnsemble):
 
     SuperDeepFool finds nearly the whole error curve in a few gradients. The others follow at the epsilons just below its
     radii. Targeted APGD finds more where gradients change from point to point. Square needs no gradients, so that masked
-    gradients do not stop it. It runs only on images (N, C, H, W).
+    gradients do not stop it. It runs only on images (N, C, H, W). In L1, FMN replaces SuperDeepFool, and Square is left out.
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         targets: Number of target classes of constraint relaxation and of targeted APGD.
         queries: Number of queries of Square per image.
 
@@ -48,10 +49,12 @@ class Strong(AttackEnsemble):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def members(self) -> tuple[Attack, ...]:
-        """Returns the four attacks, cheap ones first."""
+        """Returns the attacks, cheap ones first. In L1, FMN replaces SuperDeepFool, and Square is left out."""
+        in_l1 = isinstance(self.norm, L1)
+        first = FMN(norm=self.norm, steps=30, candidates=10) if in_l1 else SuperDeepFool(norm=self.norm)
         return (
-            SuperDeepFool(norm=self.norm),
+            first,
             ConstraintRelaxation(norm=self.norm, targets=self.targets),
             TargetedAPGD(norm=self.norm, targets=self.targets, steps=30),
-            Square(norm=self.norm, queries=self.queries),
+            *(() if in_l1 else (Square(norm=self.norm, queries=self.queries),)),
         )

@@ -164,8 +164,15 @@ def check_files(folder: Path, record: dict[str, Any], names: Collection[str] | N
 def epsilon_and_norm(record: dict[str, Any]) -> tuple[float, str]:
     """Returns the epsilon (in pixel units) and the name of the norm of the search that made a bundle, from its manifest."""
     others = _at(record, _OTHER_NORMS) or {}
-    norms = (str(attack["norm"]) for attack in _at(record, _ATTACKS).values() if "norm" in attack)
-    return float(record["epsilon"]), next((norm for norm in norms if norm not in others), "linf")
+    norms = (_norm_of(attack) for attack in _at(record, _ATTACKS).values())
+    return float(record["epsilon"]), next((norm for norm in norms if norm is not None and norm not in others), "linf")
+
+
+def _norm_of(attack: Any) -> str | None:
+    """Returns the name of an attack's norm; None if its data has none. A wrapper such as eight_bit has an inner attack."""
+    if not isinstance(attack, dict):
+        return None
+    return str(attack["norm"]) if "norm" in attack else _norm_of(attack.get("attack"))
 
 
 def forms_left_out(record: dict[str, Any]) -> set[str]:

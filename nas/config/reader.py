@@ -207,12 +207,12 @@ class Reader:
             self.fault(path, f"must be a mapping, got {value!r}")
             return default
         hints = get_type_hints(kind)
-        known = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+        known = {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
         self.check_keys(value, list(known), path)
         before = len(self.faults)
         read: dict[str, Any] = dict(defaults or {})
         for f in dataclasses.fields(kind):
-            if f.name in value:
+            if f.name in value and f.name in known:
                 fallback = read.get(f.name, _default_of(f))
                 got = self.read(known[f.name], value[f.name], f"{path}.{f.name}".lstrip("."), fallback)
                 if got is not dataclasses.MISSING:
@@ -262,7 +262,7 @@ class Reader:
             if default is _FAULTY:
                 self.fault(path, f"must have a name: one of {', '.join(TABLES[kind])}")
                 return default
-            defaults = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+            defaults = {f.name: getattr(default, f.name) for f in dataclasses.fields(default) if f.init}
             return self.settings(type(default), settings, path, default, defaults)
         try:
             entry = resolve(name, TABLES[kind], self.folder_of(f"{path}.name"), trust=self.trust)

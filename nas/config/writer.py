@@ -43,7 +43,7 @@ def as_data(value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {f.name: as_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return {f.name: as_data(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
 
 
 def _reference(table: Mapping[str, object], thing: Any) -> str:
@@ -110,6 +110,8 @@ def _commented(key: str, value: Any, comment: str, indent: int) -> list[str]:
             lines += _commented(name, entry, _label(entry, key), indent + 1)
         return lines
     for f in dataclasses.fields(value):
+        if not f.init:
+            continue
         lines += _commented_field(f.name, value, indent + 1)
     return lines
 

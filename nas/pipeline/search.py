@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators import NORMS, parameters
+from evaluators.attacks import EightBit
+from evaluators.attacks.eight_bit_rounding import check_eight_bit
 from nas.bundle.load import open_bundles
 from nas.bundle.manifest import is_bundle
 from nas.config.changes import check_changes
@@ -255,6 +257,13 @@ def prepare(config: Config, *, trust: bool = True) -> Evaluator:
         largest = NORMS[norm]().largest(pixels)
         if max(grid) > largest:
             raise RunError(f"epsilon must be at most {largest:g} in {norm} on images of {pixels} values, got {max(grid):g}")
+    if any(
+        isinstance(attack, EightBit) for attack in (*config.evaluation.attacks.values(), *config.finalists.attacks.values())
+    ):
+        try:
+            check_eight_bit(data.validation.x)
+        except ValueError as error:
+            raise RunError(f"the validation images cannot be used: {error}") from error
     return evaluate
 
 
