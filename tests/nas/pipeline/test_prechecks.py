@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from nas.config.files import parse_config
 from nas.errors import RunError
 from nas.executors import Job, Precheck
 from nas.pipeline.prechecks import Prechecks
@@ -77,3 +78,19 @@ def test_export_that_takes_too_long_is_named(checks, monkeypatch):
         pytest.raises(RunError, match=r"space .*: the export of a network took longer than 1 s"),
     ):
         opened.check_exportable({"kind": "works", "width": 4})
+
+
+def test_eight_bit_refuses_images_off_the_grid_before_the_search():
+    # The pixels of scikit-learn's digits are multiples of 1/16.
+    config = parse_config({"data": {"limit": 100}, "evaluation": {"attacks": {"files": "eight_bit"}}})
+    with pytest.raises(
+        RunError, match="the validation images cannot be used: x must have pixels that are multiples of 1/255"
+    ):
+        prepare(config)
+
+
+def test_the_epsilons_of_all_norms_are_compared_with_the_size_of_the_images():
+    attacks = {"linf": "pgd", "l2": {"name": "pgd", "norm": "l2"}}
+    config = parse_config({"data": {"limit": 100}, "evaluation": {"attacks": attacks, "other_norms": {"l2": 8.5}}})
+    with pytest.raises(RunError, match=r"epsilon must be at most 8 in l2 on images of 64 values, got 8\.5"):
+        prepare(config)
