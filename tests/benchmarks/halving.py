@@ -104,7 +104,7 @@ def run(config: Config) -> dict[str, float]:
     for _ in train(network, data, config.training, epsilon=epsilon, epochs=epochs, seed=seed):
         pass
     test = open_test(config.data).first(config.finalists.images)
-    radii = validation_radii(network, test, config.evaluation, seed)
+    radii, _ = validation_radii(network, test, config.evaluation, seed)
     return {
         "seconds": seconds,
         "trials": len(trials),
