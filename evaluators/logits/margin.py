@@ -162,7 +162,7 @@ def _slopes(
     """
     if why_no_gradients(prepared.network) is not None:
         none = torch.zeros(rivals.shape, dtype=torch.float64, device=rivals.device)
-        return torch.zeros_like(index, dtype=torch.bool), [none for _ in norms]
+        return torch.zeros_like(index, dtype=torch.bool), [none for _ in norms], [none + math.inf for _ in norms]
     points = prepared.x[index].detach().requires_grad_()
     with torch.enable_grad():
         logits = prepared.network(points.clone())

@@ -26,9 +26,9 @@ from evaluators.profiles.law_entries import law_entries
 from evaluators.profiles.margins_record import margins_record
 from evaluators.profiles.options import ProfileOptions, check_by_norm
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
+from evaluators.profiles.union import union_entry
 from evaluators.radius.grid import EpsilonGrid
 from evaluators.radius.measure import measure
-from evaluators.profiles.union import union_entry
 from evaluators.smoothing import Certificates, certify
 
 if TYPE_CHECKING:
