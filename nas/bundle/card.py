@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from evaluators import NoPowerLaw
 from evaluators.curves.local_exponent import NoLocalExponent
+from evaluators.profiles.attack_quality import quality_sentence
 from evaluators.profiles.attack_rows import attack_rows
 from evaluators.profiles.law_case import law_case
 from evaluators.profiles.law_entries import worst_case_law
@@ -69,6 +70,8 @@ def model_card(
             *map(_row, attack_rows(profile)),
             "",
             *(f"{name}: {law_case(record['clean_error'], worst_case_law(profile, name))}" for name in norms),
+            "",
+            *(f"{name}: {sentence}" for name in norms if (sentence := quality_sentence(profile, name)) is not None),
             "",
             "![Error curves](plots/error_curves.svg)",
             "",

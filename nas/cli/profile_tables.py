@@ -11,6 +11,7 @@ from evaluators import error_curve
 from evaluators.checks import CheckResult, explain
 from evaluators.curves.local_exponent import NoLocalExponent
 from evaluators.curves.power_law import NoPowerLaw
+from evaluators.profiles.attack_quality import quality_sentence
 from evaluators.profiles.attack_rows import attack_rows
 from evaluators.profiles.law_case import law_case
 from evaluators.profiles.law_entries import worst_case_law
@@ -86,6 +87,8 @@ def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: S
         for row in rows
         if isinstance(row.local, NoLocalExponent)
     ]
+    if (quality := quality_sentence(profile, norm)) is not None:
+        lines.append(quality)
     lines += [law_case(record["clean_error"], worst_case_law(profile, norm)), _theory(record["margins"], norm)]
     for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)

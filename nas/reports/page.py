@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluators import CheckResult, explain
+from evaluators.profiles.attack_quality import quality_sentence
 from evaluators.profiles.attack_rows import attack_rows
 from evaluators.profiles.law_case import law_case
 from evaluators.profiles.law_entries import worst_case_law
@@ -186,6 +187,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust
         "failed_checks": bundle.profile.failed_checks(),
         "checks": {check["name"]: {**check, "sentence": explain(CheckResult(**check))} for check in record["checks"]},
         "attacks": attack_rows(bundle.profile),
+        "quality": quality_sentence(bundle.profile, norm),
         "law_case": law_case(record["clean_error"], worst_case_law(bundle.profile, norm)),
         "margins": record["margins"],
         "nearest": nearest_sentence(record["margins"]),
