@@ -89,7 +89,7 @@ def test_all_faults_are_named_at_once():
             r"linf must hold epsilons above 0 in pixel units \(8/255, not 8\), got \[8.0\]",
         ),
         ({"epsilons": {"linf": []}}, "epsilons.linf must hold epsilons above 0"),
-        ({"epsilons": {"l1": [0.1]}}, r"epsilons must be named by norm \(linf, l2\), got 'l1'"),
+        ({"epsilons": {"l3": [0.1]}}, r"epsilons must be named by norm \(linf, l2, l1\), got 'l3'"),
         ({"attacks": {}}, "attacks must name at least one attack"),
         ({"attacks": {"file": {"name": "fgsm"}}}, "attacks must not be named 'file'"),
         ({"data": {"name": "folder"}}, "data.path must be given for folder"),
