@@ -4,7 +4,7 @@ Not to be confused with `PGD`, which never leaves the ball. A point outside the 
 the path of PGD is. The way back from there often ends at a misclassified point inside the ball.
 
 Source: "Efficient Robustness Evaluation via Constraint Relaxation", AAAI 2025. The ranking of the classes is that of
-`rank_rivals`.
+Melamed, Yehudai and Shamir, "MALT Powers Up Adversarial Attacks", NeurIPS 2024, arXiv:2407.02240.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class ConstraintRelaxation(Attack):
                 walk = _Walk(target, self.norm, x, epsilon, towards, wanted, self.steps)
                 points = walk.inside(walk.relaxed(points, share))
                 noisy = self.norm.sample(x, share * epsilon, noise.fork(number * self.cycles + cycle))
-                points = self.norm.inside(x, self.norm.project(points - x, (1 - share) * epsilon) + noisy, epsilon)
-                points = walk.inside(points)
+                shorter = self.norm.inside(x, self.norm.project(points - x, (1 - share) * epsilon) + noisy, epsilon)
+                points = walk.inside(torch.where(broadcast_per_image(wanted, x), shorter, points))
         return points - x
 
     def _near(self, target: GradientOracle, towards: Tensor, points: Tensor, distance: Tensor, wanted: Tensor) -> Tensor:

@@ -22,8 +22,10 @@ def check_eight_bit(x: Tensor) -> None:
     """Checks that all pixels are multiples of 1/255, up to the rounding of their number format.
 
     Raises:
-        ValueError: a pixel is not.
+        ValueError: a pixel is not, or x is neither float32 nor float64.
     """
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be float32 or float64 for eight_bit, whose 256 values {x.dtype} cannot tell apart exactly")
     scaled = LEVELS * x.double()
     away = (scaled - scaled.round()).abs()
     # Images in double precision are often loaded in single precision.

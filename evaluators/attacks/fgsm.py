@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from evaluators.attacks.base import SingleStep
 from evaluators.attacks.losses import Loss, cross_entropy
+from evaluators.attacks.supported_norms import check_not_l1
 from evaluators.norms import Linf, Norm
 
 if TYPE_CHECKING:
@@ -26,13 +27,19 @@ class FGSM(SingleStep):
     Not to be confused with FGSM from a random start, which is `PGD(steps=1, step_size=1.25)`.
 
     Attributes:
-        norm: Shape of the ball: linf, l2 (fast gradient method) or l1 (the pixels with the largest gradients).
+        norm: Shape of the ball: linf, or l2 (fast gradient method).
         loss: Loss to maximise: cross_entropy, margin or dlr.
+
+    Raises:
+        ValueError: norm is l1.
     """
 
     norm: Norm = Linf()
     loss: Loss = cross_entropy
 
+    def __post_init__(self) -> None:
+        check_not_l1(self.norm, "FGSM")
+
     def direction(self, target: GradientOracle, x: Tensor) -> Tensor:
         """Returns the direction of steepest ascent of the loss at the clean images, (N, ...)."""
-        return self.norm.step(x, target.gradient(x, self.loss))
+        return self.norm.ascent(target.gradient(x, self.loss))

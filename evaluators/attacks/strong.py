@@ -3,7 +3,14 @@
 Not to be confused with `AutoAttack`, which runs longer attacks at all epsilons. That protocol is for comparisons with
 published results.
 
-Sources: those of `SuperDeepFool`, `ConstraintRelaxation`, `TargetedAPGD` and `Square`.
+Sources, one for each member:
+
+- SuperDeepFool: Abdolahpourrostam et al., NeurIPS 2024, arXiv:2303.12481.
+- Constraint relaxation: "Efficient Robustness Evaluation via Constraint Relaxation", AAAI 2025. Its classes are ranked as in
+  Melamed et al., "MALT Powers Up Adversarial Attacks", NeurIPS 2024, arXiv:2407.02240.
+- Targeted APGD: Croce and Hein, ICML 2020, arXiv:2003.01690; in L1 Croce and Hein, ICML 2021, arXiv:2103.01208.
+- Square: Andriushchenko et al., ECCV 2020, arXiv:1912.00049.
+- FMN, in L1: Pintor et al., NeurIPS 2021, arXiv:2102.12827.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ def check_not_l1(norm: Norm, attack: str) -> None:
     """Checks that the norm of an attack is not L1.
 
     Steps of steepest ascent in L1 change one pixel, which soon reaches the border of the pixel range. An attack that relies
-    on them would report radii that are far too large.
+    on them, or on a single step, would report radii that are far too large.
 
     Args:
         norm: The norm of the attack.

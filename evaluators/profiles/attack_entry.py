@@ -11,6 +11,7 @@ import numpy as np
 from evaluators.curves.error_curves import error_curve
 from evaluators.curves.scalars import error_area, median_radius
 from evaluators.profiles.law_entries import law_entries
+from evaluators.profiles.union import union_entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,7 @@ def attack_entry(radii: Floats, epsilons: Sequence[float], *, exact: bool) -> di
 def disagreements(profile: RobustnessProfile) -> list[str]:
     """Returns the places in profile.json that disagree with radii.npz.
 
-    The clean error, all numbers of the attacks, and the laws of the worst cases are computed again from the radii.
+    The clean error, all numbers of the attacks, the laws of the worst cases, and the error over a union are computed again.
     """
     record, exact = profile.record, profile.record["tolerance"] is not None
     clean_error = float((next(iter(profile.radii.values())) == 0).mean())
@@ -73,6 +74,12 @@ def disagreements(profile: RobustnessProfile) -> list[str]:
             wrong += _differences(entry, json.loads(json.dumps(computed)), f"worst_case.{norm}")
         else:
             wrong.append(f"worst_case.{norm}")
+    if (union := record.get("union")) is not None:
+        try:
+            worst = {norm: profile.worst_case(norm) for norm in union["epsilons"]}
+        except ValueError:
+            return [*wrong, "union.epsilons"]
+        wrong += _differences(union, union_entry(worst, union["epsilons"]), "union")
     return wrong
 
 

@@ -68,6 +68,12 @@ def attack_rows(profile: RobustnessProfile) -> list[AttackRow]:
     return rows + worst
 
 
+def prefactor_text(law: PowerLaw) -> str:
+    """Returns the prefactor of a law, and its 95 % interval if it is known (profiles of older versions lack it)."""
+    known = law.prefactor_interval
+    return f"{law.prefactor:.3g}" if known is None else f"{law.prefactor:.3g} [{known[0]:.3g}, {known[1]:.3g}]"
+
+
 def _row(
     profile: RobustnessProfile,
     place: tuple[str, str],

@@ -20,7 +20,8 @@ def law_case(clean_error: float, law: PowerLaw | NoPowerLaw) -> str:
         law: Power law of the worst case over the attacks of one norm.
     """
     many = clean_error >= MANY_ERRORS
-    error = f"The clean error, {clean_error:.1%}, is {'at least' if many else 'below'} {MANY_ERRORS:.0%}"
+    shown = f"{clean_error:.1%}" if many or clean_error < 0.0995 else f"{clean_error:.2%}"
+    error = f"The clean error, {shown}, is {'at least' if many else 'below'} {MANY_ERRORS:.0%}"
     if isinstance(law, NoPowerLaw):
         return f"{error}. The worst case has no power law, so there is no exponent to compare with 1."
     low, high = law.exponent_interval

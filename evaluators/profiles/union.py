@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evaluators.curves.error_curves import ROUNDING, Floats, error_curve
+
+if TYPE_CHECKING:
+    from evaluators.profiles.record import RobustnessProfile
 
 
 def check_union(union: Mapping[str, float] | None) -> None:
@@ -46,3 +49,15 @@ def union_entry(worst: Mapping[str, Floats], union: Mapping[str, float]) -> dict
         "error": float(curve.error[0]),
         "interval": [float(bound) for bound in curve.error_interval[0]],
     }
+
+
+def error_over_union(profile: RobustnessProfile, epsilon: float, norm: str) -> float:
+    """Returns the adversarial error over the union of a profile; at one epsilon of one norm if the profile has no union.
+
+    Args:
+        profile: The profile.
+        epsilon: Epsilon without a union, in pixel units.
+        norm: Name of its norm.
+    """
+    union = profile.record.get("union")
+    return profile.error_at(epsilon, norm) if union is None else float(union["error"])

@@ -54,7 +54,7 @@ def suited_attacks(
     guided = [name for name, attack in attacks.items() if needs_gradients(attack)]
     faults = [
         f"{name}: has no gradients, but these attacks need them: {', '.join(guided)}. {reason[:1].upper()}{reason[1:]}. Use "
-        "--attack square or --attack hop_skip_jump, or --transfer from a network with gradients"
+        "--attack square or --attack hop_skip_jump; `hardcell profile` also has --transfer, from a network with gradients"
         for name, reason in reasons.items()
         if guided
     ]

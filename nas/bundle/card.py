@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from evaluators import NoPowerLaw
 from evaluators.curves.local_exponent import NoLocalExponent
 from evaluators.profiles.attack_quality import quality_sentence
-from evaluators.profiles.attack_rows import attack_rows
+from evaluators.profiles.attack_rows import attack_rows, prefactor_text
 from evaluators.profiles.law_case import law_case
 from evaluators.profiles.law_entries import worst_case_law
+from nas.bundle.union_text import union_text
 from nas.formatting import format_epsilon, format_p_value
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def model_card(
             f"- Clean error: {record['clean_error']:.3f}",
             f"- Adversarial error at {norm} epsilon {format_epsilon(epsilon)} (pixels in [0, 1]), worst case over the "
             f"{norm} attacks: {profile.error_at(epsilon, norm):.3f}",
+            *(
+                [f"- Adversarial error over the union of {union_text(union['epsilons'])}: {union['error']:.3f}"]
+                if (union := record.get("union")) is not None
+                else []
+            ),
             f"- Cost: {record['cost']['parameters']:,} parameters, {record['cost']['macs']:,} multiply-accumulates an image",
             f"- Weights: epoch {provenance.kept_epoch}, chosen on the validation split",
             "",
@@ -120,6 +126,6 @@ def _law_text(law: PowerLaw | NoPowerLaw) -> str:
     beaten = [form.replace("_", "-") for form, comparison in law.alternatives.items() if comparison.verdict() == "power law"]
     better = f" The law fits significantly better than the {' and the '.join(beaten)} form." if beaten else ""
     return (
-        f"The exponent is {law.exponent:.2f} (95 % interval {low:.2f} to {high:.2f}) up to epsilon {law.window[1]:.3g}."
-        f"{rejected}{bent}{better}"
+        f"The exponent is {law.exponent:.2f} (95 % interval {low:.2f} to {high:.2f}) up to epsilon {law.window[1]:.3g}. "
+        f"The prefactor is {prefactor_text(law)}.{rejected}{bent}{better}"
     )

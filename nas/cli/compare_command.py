@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     metavar="NAME|YAML",
     help="An attack by name, or YAML such as '{name: pgd, steps: 40, norm: l2}'; NAME= in front sets its name. Repeatable; "
     "all attacks must have the same norm. Radii are the worst case over the attacks.  [default: fgsm, pgd and fmn, in the "
-    "norm of the bundles' searches]",
+    "norm of the bundles' searches; in linf if that is l1]",
 )
 @click.option(
     "--epsilon",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
@@ -10,6 +12,7 @@ import yaml
 
 from evaluators.attacks import Attack
 from evaluators.engine.scores_only import why_no_gradients
+from evaluators.norms import NORMS
 from nas.analysis.network_source import common_bundle_data
 from nas.analysis.profile import ProfileConfig, parse_profile_config
 from nas.analysis.score_attacks import score_attacks
@@ -141,9 +144,18 @@ def parse_attacks(texts: Sequence[str], norm: str | None) -> dict[str, Any]:
 
 
 def _default_attacks(norm: str) -> dict[str, Any]:
-    """Returns the default attacks in one norm: the attacks of that norm, and the linf attacks converted to it."""
-    attacks = ProfileConfig().attacks
-    return {name: {**as_data(a), "norm": norm} for name, a in attacks.items() if a.norm.name in (norm, "linf")}
+    """Returns the default attacks in one norm: the attacks of that norm, and the linf attacks that exist in it."""
+    converted = {}
+    for name, attack in ProfileConfig().attacks.items():
+        if attack.norm.name in (norm, "linf"):
+            settings = {**as_data(attack), "norm": norm}
+            if norm not in NORMS:  # Reported with the other faults.
+                converted[name] = settings
+                continue
+            with suppress(ValueError):  # The attack refuses the norm.
+                replace(attack, norm=NORMS[norm]())  # type: ignore[type-var]
+                converted[name] = settings
+    return converted
 
 
 def _norm_of(attacks: Mapping[str, Any] | None, norm: str | None) -> str:

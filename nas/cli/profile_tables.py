@@ -10,12 +10,13 @@ from rich.table import Table
 from evaluators import error_curve
 from evaluators.checks import CheckResult, explain
 from evaluators.curves.local_exponent import NoLocalExponent
-from evaluators.curves.power_law import NoPowerLaw
+from evaluators.curves.power_law import NoPowerLaw, PowerLaw
 from evaluators.profiles.attack_quality import quality_sentence
-from evaluators.profiles.attack_rows import attack_rows
+from evaluators.profiles.attack_rows import attack_rows, prefactor_text
 from evaluators.profiles.law_case import law_case
 from evaluators.profiles.law_entries import worst_case_law
 from evaluators.profiles.summary import summary_line
+from nas.bundle.union_text import union_text
 from nas.cli.tables import cell, law_cell, local_cell, open_console
 from nas.formatting import format_epsilon
 from nas.plots.style import NORM_NAMES
@@ -81,7 +82,9 @@ def _print_errors(out: Console, profile: RobustnessProfile, norm: str, wanted: S
             cell(row.name), *_cells(row.radii, shown), _median(row, grid), law_cell(row.law), local_cell(row.local)
         )
     out.print(table)
-    lines = [f"no power law for {row.name}: {row.law.reason}" for row in rows if isinstance(row.law, NoPowerLaw)]
+    laws = [f"{row.name} {prefactor_text(row.law)}" for row in rows if isinstance(row.law, PowerLaw)]
+    lines = [f"prefactor of the power law, its flip rate at epsilon 1: {', '.join(laws)}"] if laws else []
+    lines += [f"no power law for {row.name}: {row.law.reason}" for row in rows if isinstance(row.law, NoPowerLaw)]
     lines += [
         f"no exponent at small epsilon for {row.name}: {row.local.reason}"
         for row in rows
@@ -132,7 +135,7 @@ def _print_union(out: Console, record: dict[str, Any]) -> None:
     if "union" not in record:
         return
     union, (low, high) = record["union"], record["union"]["interval"]
-    balls = ", ".join(f"{NORM_NAMES.get(norm, norm)} {format_epsilon(size)}" for norm, size in union["epsilons"].items())
+    balls = union_text(union["epsilons"])
     text = f"adversarial error over the union of {balls}: {union['error']:.3f} [{low:.3f}, {high:.3f}]"
     out.print(text, markup=False, highlight=False, soft_wrap=True)
 

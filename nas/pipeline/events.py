@@ -127,7 +127,7 @@ class BundleFinished:
         folder: Folder of the bundle.
         clean_error: Clean error on the test split, in [0, 1].
         adversarial_error: Error on the test split at the epsilon of the search, in [0, 1]; worst case over the attacks in
-            the norm of the search.
+            the norm of the search, or over its union of norms.
     """
 
     name: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators import ProfileOptions, profile
+from evaluators.profiles.union import error_over_union
 from nas.bundle.export import export_bundle
 from nas.bundle.export_formats import files_of
 from nas.bundle.load import open_bundles
@@ -141,6 +142,5 @@ def _make(folder: RunFolder, candidate: Candidate, evaluate: TrainAndAttack, tes
     forms = files_of(config.finalists.forms)
     export_bundle(target, candidate, space, network, robustness, test.x[:64], provenance, forms)
     checkpoint.path.unlink(missing_ok=True)
-    yield BundleFinished(
-        candidate.name, target, robustness.record["clean_error"], robustness.error_at(config.evaluation.epsilon, norm)
-    )
+    error = error_over_union(robustness, config.evaluation.epsilon, norm)
+    yield BundleFinished(candidate.name, target, robustness.record["clean_error"], error)

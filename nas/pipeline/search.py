@@ -253,7 +253,8 @@ def prepare(config: Config, *, trust: bool = True) -> Evaluator:
     set_threads(config.threads, data.train.x[0, 0].numel())
     evaluate = TrainAndAttack(config, space, data.to(device))
     pixels = data.train.x[0].numel()
-    for norm, grid in (*(config.finalists.epsilons or {}).items(), *((n, (e,)) for n, e in config.epsilons_by_norm.items())):
+    grids = [*(config.finalists.epsilons or {}).items(), *((norm, (e,)) for norm, e in config.epsilons_by_norm.items())]
+    for norm, grid in (*grids, (config.norm, config.evaluation.grid())):
         largest = NORMS[norm]().largest(pixels)
         if max(grid) > largest:
             raise RunError(f"epsilon must be at most {largest:g} in {norm} on images of {pixels} values, got {max(grid):g}")

@@ -10,9 +10,11 @@ from markupsafe import Markup
 
 from evaluators import CheckResult, explain
 from evaluators.profiles.attack_quality import quality_sentence
-from evaluators.profiles.attack_rows import attack_rows
+from evaluators.profiles.attack_rows import attack_rows, prefactor_text
 from evaluators.profiles.law_case import law_case
 from evaluators.profiles.law_entries import worst_case_law
+from evaluators.profiles.union import error_over_union
+from nas.bundle.union_text import union_text
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import CHEAP_METRICS, STANDARD_METRICS
 from nas.errors import first_line
@@ -110,7 +112,9 @@ def render_report(run: Run, *, trust: bool = False) -> str:
         config=config,
         epsilon=format_epsilon(config.evaluation.epsilon),
         norm=NORM_NAMES.get(config.norm, config.norm),
+        union=union_text(config.epsilons_by_norm) if config.evaluation.other_norms else None,
         format_p_value=format_p_value,
+        prefactor_text=prefactor_text,
         infinity=math.inf,
         states=states,
         trials=trials,
@@ -181,7 +185,7 @@ def _bundle(bundle: Bundle, run: Run, surfaces: Sequence[tuple[str, str]], trust
         "name": bundle.name,
         "role": bundle.role,
         "clean_error": record["clean_error"],
-        "adversarial_error": bundle.profile.error_at(epsilon, norm),
+        "adversarial_error": error_over_union(bundle.profile, epsilon, norm),
         "parameters": record["cost"]["parameters"] or 0,
         "macs": record["cost"]["macs"] or 0,
         "failed_checks": bundle.profile.failed_checks(),

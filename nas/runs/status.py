@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from evaluators.profiles.union import error_over_union
 from nas.bundle.load import DamagedBundle
 from nas.config.evaluators import TableEvaluatorConfig
 from nas.config.metrics import STANDARD_METRICS
@@ -97,7 +98,8 @@ class BundleStatus:
         role: finalist, random or residual.
         folder: Folder of the bundle.
         clean_error: Clean error on the test split, in [0, 1].
-        adversarial_error: Error on the test split at the search's epsilon, worst case over the attacks in the search's norm.
+        adversarial_error: Error on the test split at the search's epsilon, worst case over the attacks in the search's norm,
+            or over its union of norms.
         failed_checks: Names of the failed checks of its profile.
     """
 
@@ -230,6 +232,6 @@ def _bundle(bundle: Bundle, config: Config) -> BundleStatus:
         role=bundle.role,
         folder=bundle.folder,
         clean_error=bundle.profile.record["clean_error"],
-        adversarial_error=bundle.profile.error_at(config.evaluation.epsilon, config.norm),
+        adversarial_error=error_over_union(bundle.profile, config.evaluation.epsilon, config.norm),
         failed_checks=tuple(bundle.profile.failed_checks()),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from evaluators import FGSM, FMN, NORMS, PGD, Attack
+from evaluators import FGSM, FMN, NORMS, PGD, Attack, Linf
 from nas.config.reader import read_settings
 from nas.config.schema import FinalistsConfig
 from nas.data.config import DataConfig
@@ -14,8 +14,8 @@ from nas.validation import ValidationError, bounded, check_bounds
 
 
 def default_attacks(norm: str) -> dict[str, Attack]:
-    """Returns the default attacks of a comparison in a norm, by name."""
-    ball = NORMS[norm]()
+    """Returns the default attacks of a comparison in a norm, by name. For l1, they are in linf, as l1 is not supported."""
+    ball = Linf() if norm == "l1" else NORMS[norm]()
     return {"fgsm": FGSM(norm=ball), "pgd": PGD(norm=ball), "fmn": FMN(norm=ball, steps=50)}
 
 
@@ -53,7 +53,8 @@ class CompareConfig:
         if len(norms) > 1:
             faults.append(("attacks", f"must share one norm, because their radii are compared; got {' and '.join(norms)}"))
         if "l1" in norms:
-            faults.append(("attacks", "must be in linf or l2, because random points of balls are compared, too; got l1"))
+            message = "must be in linf or l2, because random points of balls are compared, too; got l1: give --attack pgd"
+            faults.append(("attacks", message))
         grids = None if self.epsilons is None else dict.fromkeys(norms[:1], self.epsilons)
         try:
             FinalistsConfig(attacks=self.attacks, epsilons=grids)  # The rules for attacks and epsilons are the same.

@@ -75,7 +75,9 @@ def open_onnx(path: Path) -> nn.Module:
             f"{path}: must return logits, a tensor (N, K), found {kinds}; export it without a conversion to labels or "
             "dictionaries, such as zipmap of skl2onnx"
         )
-    scores = OnnxScores(session, images.name, outputs, images.batch, images.shape)
+    # Dynamic quantisation takes one range of activations for all images of a pass, so the images would not be independent.
+    batch = 1 if images.batch is None and _is_dynamic(model) else images.batch
+    scores = OnnxScores(session, images.name, outputs, batch, images.shape)
     network = "the file is quantised" if _is_quantised(model) else converted(model, scores)
     if isinstance(network, str):
         scores.reason = f"the file runs in onnxruntime, because {network}"
@@ -115,6 +117,12 @@ def _input(path: Path, session: Any) -> OnnxInput:
 
 def _text(shape: list[object]) -> str:
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"
+
+
+def _is_dynamic(model: Any) -> bool:
+    """Returns whether a model chooses the range of its integers anew in each pass."""
+    operators = {node.op_type for node in model.graph.node} | {node.op_type for f in model.functions for node in f.node}
+    return "DynamicQuantizeLinear" in operators
 
 
 def _is_quantised(model: Any) -> bool:

@@ -84,8 +84,14 @@ def _state_dict(content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
     for key in WRAPPERS:
-        if isinstance(content.get(key), Mapping) and (inner := _state_dict(content[key])):
-            return inner
+        inner = content.get(key)
+        # Only one level, because a file may hold a mapping that contains itself.
+        if isinstance(inner, Mapping) and (tensors := _tensors(inner)):
+            return tensors
+    return _tensors(content)
+
+
+def _tensors(content: Mapping[object, object]) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
 
 

@@ -237,13 +237,13 @@ class AttackContract:
 
 
 class TestFGSM(AttackContract):
-    @pytest.fixture(params=every(FGSM, norm=EVERY, loss=LOSSES.values()), ids=lambda a: f"{a.norm.name}-{a.loss.__name__}")
+    @pytest.fixture(params=every(FGSM, norm=NORMS, loss=LOSSES.values()), ids=lambda a: f"{a.norm.name}-{a.loss.__name__}")
     def attack(self, request):
         return request.param
 
 
 class TestStepLL(AttackContract):
-    @pytest.fixture(params=every(StepLL, norm=EVERY), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(StepLL, norm=NORMS), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 

@@ -8,7 +8,9 @@ from torch import nn
 
 from evaluators import L2, PGD, Linf, radii
 from evaluators.attacks import ConstraintRelaxation, GradientOracle, margin
+from evaluators.attacks.gradient_oracle import AllFooledError
 from evaluators.attacks.rivals import rank_rivals
+from evaluators.engine.noise import ImageNoise
 
 BOTH = pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
 
@@ -99,6 +101,29 @@ def test_distant_images_are_given_up_after_one_cycle_for_each_class(linear, imag
     counted = Recording(network)
     attack(counted, x, y, away * 0.98)  # Just out of reach: every cycle runs, as its share reaches the boundary.
     assert sum(len(p) for p in counted.points[1:]) == len(x) * (1 + 5 * (3 * 4 + 1) - 1)
+
+
+@BOTH
+def test_an_image_does_not_depend_on_its_batch(conv, images, norm):
+    network, x = conv().double(), images(12).double()
+    y, attack, epsilon = (
+        right_labels(network, x),
+        ConstraintRelaxation(norm=norm, targets=1),
+        0.02 if norm == Linf() else 0.2,
+    )
+    target = GradientOracle(network, x, y, norm, torch.full((12,), epsilon, dtype=x.dtype), keep="first")
+    together = attack.perturb(
+        target, x, torch.full((12, 1, 1, 1), epsilon, dtype=x.dtype), ImageNoise.of(0, torch.arange(12))
+    )
+    for i in range(12):
+        one = slice(i, i + 1)
+        target = GradientOracle(network, x[one], y[one], norm, torch.full((1,), epsilon, dtype=x.dtype), keep="first")
+        ball, noise = torch.full((1, 1, 1, 1), epsilon, dtype=x.dtype), ImageNoise.of(0, torch.arange(i, i + 1))
+        try:
+            alone = attack.perturb(target, x[one], ball, noise)
+        except AllFooledError:
+            continue
+        torch.testing.assert_close(alone, together[one])
 
 
 def test_misleading_gradients_stop_it_less_than_pgd(trained):

@@ -170,6 +170,9 @@ def test_the_test_is_left_out_where_it_would_cost_more_than_the_evaluation(netwo
     assert not is_affordable(pgd, 202, [0.1])
     assert is_affordable(pgd, 102, [0.1, 0.2])
     assert not is_affordable({"fgsm": FGSM()}, 450, [0.1, 0.2, 0.3])
+    # A minimum-norm attack runs once, however many epsilons there are.
+    assert is_affordable({"fmn": FMN(steps=20)}, 203, [0.1, 0.2])
+    assert not is_affordable({"fmn": FMN(steps=20)}, 202, [0.1, 0.2])
 
     def names(n, epsilons, attacks=pgd):
         x, y = tested[0][:n], tested[1][:n]

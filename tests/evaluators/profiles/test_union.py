@@ -9,6 +9,8 @@ import torch
 
 from evaluators import FMN, L2, PGD, ProfileOptions, error_curve, load_profile, profile, save_profile
 from evaluators.norms import L1
+from evaluators.profiles.attack_entry import disagreements
+from evaluators.profiles.record import RobustnessProfile
 from evaluators.profiles.union import union_entry
 
 NEVER = math.inf
@@ -76,3 +78,18 @@ def test_unions_that_do_not_fit_the_attacks_or_the_images(union, message, conv, 
             {"a": PGD(), "b": PGD(norm=L2())},
             options=ProfileOptions(union=union),
         )
+
+
+def test_a_changed_union_disagrees_with_the_radii(conv, images):
+    network, x = conv(), images()
+    y = network(x).argmax(1)
+    attacks = {"a": PGD(), "b": PGD(norm=L2())}
+    result = profile(network, x, y, attacks, options=ProfileOptions(union={"linf": 0.1, "l2": 0.5}))
+    assert disagreements(result) == []
+    for change, place in (
+        ({"error": result.record["union"]["error"] + 0.01}, "union.error"),
+        ({"epsilons": {"linf": 1e-6, "l2": 1e-6}}, "union.error"),
+        ({"epsilons": {"linf": 0.1, "l1": 0.5}}, "union.epsilons"),
+    ):
+        changed = RobustnessProfile({**result.record, "union": {**result.record["union"], **change}}, result.radii)
+        assert place in disagreements(changed)

@@ -121,6 +121,24 @@ def test_what_does_not_match_is_refused_with_a_remedy(source, file, message, sav
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["regnet_y_400mf", "vit_b_32", "mobilenet_v3_small"])
+def test_models_that_compute_while_they_are_built(name, tmp_path):
+    with torch.device("cpu"):
+        network = model(name, classes=5)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    opened = open_network(f"torchvision:{name}", options=NetworkOptions(weights=tmp_path / "weights.safetensors"))
+    assert opened.state_dict().keys() == network.state_dict().keys()
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in opened.state_dict().items())
+
+
+def test_a_file_that_contains_itself_is_refused(tmp_path):
+    content: dict[str, object] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(NetworkError, match="must hold a state dict, a mapping from names to tensors"):
+        open_network(NAME, options=NetworkOptions(weights=tmp_path / "weights.pt"))
+
+
 def test_unexpected_weights_are_listed(saved, tmp_path):
     state = saved[1].state_dict()
     save_file(state | {f"extra.{i}": torch.ones(1) for i in range(5)}, tmp_path / "more.safetensors")

@@ -133,6 +133,13 @@ class TestScores:
         assert not torch.equal(opened(digits.x), network(digits.x))
         assert why_no_gradients(opened) == "the file runs in onnxruntime, because the file is quantised"
 
+    def test_images_of_dynamic_quantisation_are_independent(self, exported, digits):
+        network = open_network(str(exported[0] / "dynamic.onnx"))
+        x = digits.x[:8].clone()
+        before = network(x)[0]
+        x[1:] = torch.rand(7, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+        assert torch.equal(network(x)[0], before)
+
     def test_one_of_several_outputs(self, exported, digits):
         folder, network = exported
         source = str(folder / "two.onnx")
