@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.losses import margin
 from evaluators.checks.result import CheckResult, binomial_excess
+from evaluators.engine.batches import Batches
 from evaluators.engine.frozen import frozen
 from evaluators.engine.noise import ImageNoise
 from evaluators.engine.prepared import predict, prepare
@@ -75,7 +76,7 @@ def finds_planted(
         The outcome; None if the network does not end in an `nn.Linear`, or if the test can be built for fewer than 20
         images, for example because the features do not change in the ball.
     """
-    changed = changed_network(network, x, y, attack.norm, epsilon)
+    changed = changed_network(network, x, y, attack.norm, epsilon, batch_size=batch_size)
     if changed is None:
         return None
     body, images, found_by_search = changed
@@ -115,7 +116,7 @@ def is_affordable(attacks: Mapping[str, Attack], n: int, epsilons: Sequence[floa
 
 
 def changed_network(
-    network: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: float
+    network: nn.Module, x: Tensor, y: Tensor, norm: Norm, epsilon: float, *, batch_size: int | None = None
 ) -> tuple[ChangedNetwork, Tensor, Tensor] | None:
     """Returns a network with one planted adversarial image near each of M images, or None if it cannot be built.
 
@@ -125,16 +126,18 @@ def changed_network(
         y: True labels, (N,) int64.
         norm: Shape of the ball.
         epsilon: Radius of the ball, in pixel units.
+        batch_size: Largest number of images in one pass; None for the default.
 
     Returns:
         The network, whose class 0 is right for the M images; the images, (M, ...); and whether a random search with 64
         points finds an adversarial image of each, (M,) bool.
     """
+    batches = None if batch_size is None else Batches(batch_size)
     with frozen(network), torch.no_grad():
-        features = penultimate(network, x[:2])
+        features = penultimate(network, x[: min(batch_size or 2, 2)])
         if features is None:
             return None
-        margins = -margin(predict(network, x), y)
+        margins = -margin(predict(network, x, batches), y)
         kept = _separated(x, margins > 0, norm, epsilon)
         if len(kept) < FEWEST:
             return None
@@ -146,7 +149,7 @@ def changed_network(
             return norm.inside(x, size * norm.ascent(noise.fork(number).normal(x)), size)
 
         def features_of(points: Tensor) -> Tensor:
-            return predict(features, points).cpu().double()
+            return predict(features, points, batches).cpu().double()
 
         inside = [norm.inside(x, norm.sample(x, size, noise.fork(SURFACE + number)), size) for number in range(INSIDE)]
         others = torch.stack([features_of(points) for points in (x, *inside, *map(surface, range(SURFACE)))], 1)
@@ -164,7 +167,7 @@ def changed_network(
         body = ChangedNetwork(features, x, norm, weight * scale[:, None], threshold * scale, margins).select(built)
 
         def fooled(points: Tensor) -> Tensor:
-            return predict(body, points[built]).argmax(1) != 0
+            return predict(body, points[built], batches).argmax(1) != 0
 
         # Checked again, because the changed network computes in the precision of the images.
         sure = fooled(planted) & ~fooled(x)
