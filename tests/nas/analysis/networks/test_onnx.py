@@ -128,7 +128,10 @@ class TestScores:
         folder, network = exported
         opened = open_network(str(folder / f"{name}.onnx"))
         session = onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        assert np.array_equal(opened(digits.x).numpy(), session.run(None, {"x": digits.x.numpy()})[0])
+        # Images of dynamic quantisation run one at a time.
+        parts = digits.x.split(1 if name == "dynamic" else len(digits.x))
+        expected = np.concatenate([session.run(None, {"x": part.numpy()})[0] for part in parts])
+        assert np.array_equal(opened(digits.x).numpy(), expected)
         assert (opened(digits.x).argmax(1) == network(digits.x).argmax(1)).float().mean() > 0.9
         assert not torch.equal(opened(digits.x), network(digits.x))
         assert why_no_gradients(opened) == "the file runs in onnxruntime, because the file is quantised"
