@@ -34,7 +34,7 @@ def optimality(radii: Floats, best: Floats, largest: float) -> float | None:
 
     Example:
         >>> from evaluators.curves.optimality import optimality
-        >>> optimality([0.2, 0.4], best=[0.2, 0.2], largest=0.6)
+        >>> optimality([0.25, 0.5], best=[0.25, 0.25], largest=0.75)
         0.75
     """
     radii, best = check_radii(radii), check_radii(best)
