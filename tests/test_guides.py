@@ -63,7 +63,7 @@ def test_yaml_is_a_config(text):
 def test_command_line_is_understood(line):
     name, *arguments = shlex.split(line)[1:]
     command = commands.commands[name]
-    with click.Context(commands) as parent:
+    with click.Context(commands, **commands.context_settings) as parent:
         command.make_context(name, arguments, parent=parent)
 
 

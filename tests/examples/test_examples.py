@@ -40,7 +40,7 @@ def test_commands_of_the_workflow_are_understood():
     workflow = yaml.safe_load((EXAMPLES / "robustness_gate.yml").read_text(encoding="utf-8"))
     (line,) = [step["run"] for step in workflow["jobs"]["gate"]["steps"] if step.get("run", "").startswith("hardcell")]
     _, name, *arguments = shlex.split(line)
-    with click.Context(commands) as parent:
+    with click.Context(commands, **commands.context_settings) as parent:
         context = commands.commands[name].make_context(name, arguments, parent=parent)
     assert len(parse_requirements(context.params["require"])) == 3
 
