@@ -25,7 +25,7 @@ def check_eight_bit(x: Tensor) -> None:
         ValueError: a pixel is not, or x is neither float32 nor float64.
     """
     if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x must be float32 or float64 for eight_bit, whose 256 values {x.dtype} cannot tell apart exactly")
+        raise ValueError(f"x must be float32 or float64 for eight_bit, because {x.dtype} is too coarse for 256 exact values")
     scaled = LEVELS * x.double()
     away = (scaled - scaled.round()).abs()
     # Images in double precision are often loaded in single precision.

@@ -1,4 +1,4 @@
-"""One run of an attack on some images, each with an epsilon of its own."""
+"""One run of an attack on some images, with one epsilon for each image."""
 
 from __future__ import annotations
 
