@@ -310,7 +310,7 @@ class TestTransfer(AttackContract):
     def attack(self, request, conv):
         source = conv(seed=1).double()
         return Transfer(
-            source=Broken(lambda x: source.to(x.device)(x.double()).to(x.dtype)), attack=FGSM(norm=request.param)
+            source=Broken(lambda x: source.to(x.device)(x.double()).to(x.dtype)), attack=BIM(norm=request.param, steps=2)
         )
 
 

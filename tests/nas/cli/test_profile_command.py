@@ -243,11 +243,12 @@ def test_the_norm_applies_only_to_attacks_given_by_name_alone():
 def test_without_attacks_they_are_those_of_finalists_in_the_norm_asked_for():
     assert dict(options().attacks) == dict(FinalistsConfig().attacks)
     every = {"fgsm", "pgd", "fmn"}
-    for norm, names in (("linf", every), ("l2", {*every, "ddn"}), ("l1", every)):
+    for norm, names in (("linf", every), ("l2", {*every, "ddn"}), ("l1", {"pgd", "fmn", "strong"})):
         attacks = described(options(norm=norm))
         assert {entry["norm"] for entry in attacks.values()} == {norm}
         assert names <= set(attacks)
     assert "ddn" not in options(norm="linf").attacks
+    assert "fgsm" not in options(norm="l1").attacks  # FGSM refuses L1.
 
 
 @pytest.mark.parametrize(
