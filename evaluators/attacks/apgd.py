@@ -1,5 +1,7 @@
 """Auto-PGD: projected gradient descent with an adaptive step size.
 
+Not to be confused with `PGD`, whose steps all have the same length and no momentum.
+
 Source: Croce and Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
 ICML 2020, arXiv:2003.01690. Runs in L1 take the steps of another paper, see apgd_l1.py.
 """

@@ -1,5 +1,7 @@
 """Basic iterative method.
 
+Not to be confused with `PGD`, which takes the same steps but starts at a random point of the ball by default.
+
 Source: Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", ICLR 2017 workshop, arXiv:1607.02533.
 """
 

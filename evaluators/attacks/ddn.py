@@ -1,5 +1,7 @@
 """Decoupled direction and norm.
 
+Not to be confused with `FMN`, which works in every norm and takes its first radii from the linearisation.
+
 Source: Rony et al., "Decoupling Direction and Norm for Efficient Gradient-Based L2 Adversarial Attacks and Defenses",
 CVPR 2019, arXiv:1811.09600.
 """

@@ -1,5 +1,7 @@
 """DeepFool.
 
+Not to be confused with `SuperDeepFool`, which then looks for misclassified points nearer to the image.
+
 Source: Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate method to fool deep neural networks",
 CVPR 2016, arXiv:1511.04599.
 """

@@ -1,5 +1,7 @@
 """Fast gradient sign method.
 
+Not to be confused with `BIM`, which takes many small steps, or with the training recipe `fast`, which uses one such step.
+
 Source: Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, arXiv:1412.6572.
 """
 

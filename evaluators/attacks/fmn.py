@@ -1,5 +1,7 @@
 """Fast minimum-norm attack.
 
+Not to be confused with `DDN`, which works in L2 only and changes the radius by a fixed factor.
+
 Source: Pintor et al., "Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints", NeurIPS 2021,
 arXiv:2102.12827.
 """

@@ -1,5 +1,7 @@
 """HopSkipJump: a decision-based attack, which uses only the predicted class.
 
+Not to be confused with `Square`, which uses the logits and needs an epsilon.
+
 Source: Chen, Jordan and Wainwright, "HopSkipJumpAttack: A Query-Efficient Decision-Based Attack", S&P 2020,
 arXiv:1904.02144.
 """

@@ -1,5 +1,7 @@
 """Iterative least-likely class method: many small steps towards the least likely class.
 
+Not to be confused with `BIM`, which moves away from the true class instead of towards another one.
+
 Source: Kurakin, Goodfellow and Bengio, "Adversarial examples in the physical world", ICLR 2017 workshop, arXiv:1607.02533.
 """
 

@@ -1,5 +1,7 @@
 """Momentum iterative fast gradient sign method.
 
+Not to be confused with `BIM`, which has no momentum.
+
 Source: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018, arXiv:1710.06081.
 """
 

@@ -1,5 +1,7 @@
 """Projected gradient descent.
 
+Not to be confused with `FastPGD`, which takes shortcuts, or with `APGD`, whose step size adapts.
+
 Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083.
 """
 

@@ -1,5 +1,7 @@
 """Square attack: a random search that uses the logits and no gradients.
 
+Not to be confused with `HopSkipJump`, which needs only the predicted class and looks for the nearest adversarial image.
+
 Source: Andriushchenko, Croce, Flammarion and Hein, "Square Attack: a Query-Efficient Black-Box Adversarial Attack via Random
 Search", ECCV 2020, arXiv:1912.00049.
 """

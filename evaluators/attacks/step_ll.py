@@ -1,5 +1,7 @@
 """Single-step least-likely class method.
 
+Not to be confused with `FGSM`, which moves away from the true class instead of towards another one.
+
 Source: Kurakin, Goodfellow and Bengio, "Adversarial Machine Learning at Scale", ICLR 2017, arXiv:1611.01236.
 """
 

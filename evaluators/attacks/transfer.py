@@ -1,5 +1,7 @@
 """Transfer attack: adversarial images of a source network, applied to the target network.
 
+Not to be confused with `Square` and `HopSkipJump`, which use no gradients either, but ask the target network many times.
+
 Source: Papernot, McDaniel and Goodfellow, "Transferability in Machine Learning: from Phenomena to Black-Box Attacks using
 Adversarial Samples", arXiv:1605.07277.
 """
