@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from evaluators import APGD, L2, PGD, Linf, TargetedAPGD, radii
@@ -232,36 +231,12 @@ def autopgd():
     return pytest.importorskip("pyautoattack.autopgd_base")
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """A network trained for some seconds on digits, and 200 held-out images."""
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8), torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(1, 12, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(12, 24, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(384, 10),
-        )
-        optimizer = torch.optim.Adam(network.parameters(), 5e-3)
-        for _ in range(8):
-            for batch in torch.randperm(1000).split(64):
-                optimizer.zero_grad()
-                cross_entropy(network(x[batch]), y[batch]).mean().backward()
-                optimizer.step()
-    return network.eval().requires_grad_(False), x[1000:1200], y[1000:1200]
-
-
 @pytest.mark.parametrize("steps", [20, 100])
 @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.09), (L2(), 0.5)])
-def test_a_run_has_the_pixels_of_autoattack(autopgd, digits, norm, epsilon, steps):
+def test_a_run_has_the_pixels_of_autoattack(autopgd, many_digits, norm, epsilon, steps):
     # In single precision, rounding could decide whether a loss has risen.
-    x, y = digits[1][:100].double(), digits[2][:100]
-    network = nn.Sequential(*digits[0])
+    x, y = many_digits[1][:100].double(), many_digits[2][:100]
+    network = nn.Sequential(*many_digits[0])
     network.double()
     try:
         torch.set_default_dtype(torch.float64)
@@ -296,8 +271,8 @@ def test_a_run_has_the_pixels_of_autoattack(autopgd, digits, norm, epsilon, step
 
 @pytest.mark.parametrize("attack", [APGD(), APGD(loss=dlr), TargetedAPGD(targets=3)], ids=["ce", "dlr", "targeted"])
 @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.08), (L2(), 0.5)])
-def test_errors_are_autoattacks(autopgd, digits, attack, norm, epsilon):
-    network, x, y = digits
+def test_errors_are_autoattacks(autopgd, many_digits, attack, norm, epsilon):
+    network, x, y = many_digits
     name = {"linf": "Linf", "l2": "L2"}[norm.name]
     if isinstance(attack, TargetedAPGD):
         adversarial = TargetedAPGD(norm=norm, targets=3, steps=50)(network, x, y, epsilon, stop_when_fooled=True)

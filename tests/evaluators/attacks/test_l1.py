@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
-from sklearn.datasets import load_digits
-from torch import nn
 
 from evaluators import APGD, BIM, FGSM, FMN, PGD, AutoAttack, DeepFool, EpsilonGrid, HopSkipJump, MinimumNormEnsemble, radii
 from evaluators.attacks import (
@@ -162,26 +160,6 @@ class TestAPGD:
         points, _ = climb_l1(ascend, x, torch.full((16, 1, 1, 1), 0.5), ImageNoise.of(0, torch.arange(16)), steps=50)
         moved = (points - x).flatten(1)[:, [3, 40]].sum(1)
         torch.testing.assert_close(moved, torch.full((16,), 0.5), rtol=0.01, atol=0)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Returns a network trained on digits for a second, and 80 held-out images with their labels."""
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)),
-        )
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-        for _ in range(6):
-            for batch in torch.randperm(1000).split(50):
-                optimiser.zero_grad()
-                nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
-                optimiser.step()
-    return network.eval(), x[1000:1080], y[1000:1080]
 
 
 class TestTrainedNetwork:

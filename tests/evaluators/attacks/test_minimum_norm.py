@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from evaluators import (
@@ -303,30 +302,6 @@ def test_dropped_images_do_no_harm_in_an_ensemble(norm, conv, images):
     grid = [0.01, 0.05, 0.1, 0.2]
     best = torch.stack([radii(network, x, y, member, grid) for member in Together(norm=norm).members()[1:-1]]).amin(0)
     assert (radii(network, x, y, Together(norm=norm), grid) <= best).all()
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Returns a network trained on digits for a second, and 80 held-out images with their labels."""
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)),
-        )
-        optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-        for _ in range(6):
-            for batch in torch.randperm(1000).split(50):
-                optimiser.zero_grad()
-                nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
-                optimiser.step()
-    network.eval()
-    x, y = x[1000:1080], y[1000:1080]
-    with torch.no_grad():
-        assert (network(x).argmax(1) == y).float().mean() > 0.9
-    return network, x, y
 
 
 @pytest.fixture(scope="module")

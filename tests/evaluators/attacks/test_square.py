@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from evaluators import L2, Linf, Square, radii
-from evaluators.attacks import cross_entropy, margin
+from evaluators.attacks import margin
 from evaluators.attacks.square import bumps, shift, stripes, tiles
 from evaluators.engine.noise import ImageNoise
 
@@ -259,32 +258,8 @@ def test_settings_that_are_refused(settings, message):
         Square(**settings)
 
 
-@pytest.fixture(scope="module")
-def digits():
-    """A network trained for some seconds on digits, and 200 held-out images."""
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8), torch.tensor(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(1, 12, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(12, 24, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(384, 10),
-        )
-        optimizer = torch.optim.Adam(network.parameters(), 5e-3)
-        for _ in range(8):
-            for batch in torch.randperm(1000).split(64):
-                optimizer.zero_grad()
-                cross_entropy(network(x[batch]), y[batch]).mean().backward()
-                optimizer.step()
-    return network.eval().requires_grad_(False), x[1000:1200], y[1000:1200]
-
-
 @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.8)])
-def test_errors_are_autoattacks(digits, norm, epsilon):
+def test_errors_are_autoattacks(many_digits, norm, epsilon):
     square = pytest.importorskip("pyautoattack.square")
 
     class Whole(square.SquareAttack):
@@ -293,7 +268,7 @@ def test_errors_are_autoattacks(digits, norm, epsilon):
         def random_int(self, low=0, high=1, shape=(1,)):
             return super().random_int(low, high + 1, shape)
 
-    network, x, y = digits
+    network, x, y = many_digits
     fooled_here = expected = 0
     for seed in (0, 1):
         points = Square(norm=norm, queries=400)(network, x, y, epsilon, seed=seed, stop_when_fooled=True)
