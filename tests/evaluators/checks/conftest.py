@@ -1,4 +1,4 @@
-"""Networks trained on digits, and test images, for the tests of checks."""
+"""Networks trained on digits, test images, and functions as parts of networks, for the tests of checks."""
 
 import numpy as np
 import pytest
@@ -48,3 +48,31 @@ def networks():
 def tested():
     x, y = digits(1)
     return x[:450], y[:450]
+
+
+class Function(nn.Module):
+    """A layer that applies a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.fixture
+def function_layer():
+    return Function
+
+
+@pytest.fixture
+def before():
+    """Applies a function to the images of a network."""
+    return lambda function, network: nn.Sequential(Function(function), network).eval()
+
+
+@pytest.fixture
+def after():
+    """Applies a function to the logits of a network."""
+    return lambda network, function: nn.Sequential(network, Function(function)).eval()

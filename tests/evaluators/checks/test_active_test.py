@@ -14,21 +14,15 @@ from evaluators.checks.active_test import IMAGES, changed_network, is_affordable
 NORMS = pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)], ids=["linf", "l2"])
 
 
-class Function(nn.Module):
-    """A layer that applies a function."""
+@pytest.fixture
+def before_the_last(function_layer):
+    """Inserts a function between the features and the final layer of a network."""
 
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
+    def make(network, function):
+        *body, last = network.children()
+        return nn.Sequential(*body, function_layer(function), last).eval()
 
-    def forward(self, x):
-        return self.function(x)
-
-
-def before_the_last(network, function):
-    """Returns the network with a function applied to the features of its final layer."""
-    *body, last = network.children()
-    return nn.Sequential(*body, Function(function), last).eval()
+    return make
 
 
 def winners(h):
@@ -87,7 +81,7 @@ def test_attacks_of_few_short_steps_fail(networks, images, kind, steps, size, no
 
 @NORMS
 @pytest.mark.parametrize("function", [winners, rounded, straight_through, torch.Tensor.detach])
-def test_features_without_useful_gradients_fail(networks, images, function, norm, epsilon):
+def test_features_without_useful_gradients_fail(networks, images, function, norm, epsilon, before_the_last):
     masked = before_the_last(networks["usual"], function)
     check = finds_planted(masked, *images, "pgd", PGD(norm=norm, steps=20, loss=margin), epsilon)
     assert not check.passed
@@ -133,16 +127,16 @@ def test_a_linear_network_has_a_closed_form():
     assert check.evidence["success"] == 1
 
 
-def test_networks_that_do_not_end_in_a_linear_layer_are_not_tested(networks, images):
+def test_networks_that_do_not_end_in_a_linear_layer_are_not_tested(networks, images, function_layer):
     network = networks["usual"]
-    scaled = nn.Sequential(network, Function(lambda h: 10 * h)).eval()
-    nothing = nn.Sequential(nn.Flatten(), Function(lambda h: h[:, :10])).eval()
+    scaled = nn.Sequential(network, function_layer(lambda h: 10 * h)).eval()
+    nothing = nn.Sequential(nn.Flatten(), function_layer(lambda h: h[:, :10])).eval()
     for other in (scaled, nothing):
         assert finds_planted(other, *images, "pgd", PGD(), 0.12) is None
     assert penultimate(network, images[0][:2])(images[0][:2]).shape == (2, 384)
 
 
-def test_constant_features_and_few_images_are_not_tested(networks, images):
+def test_constant_features_and_few_images_are_not_tested(networks, images, before_the_last):
     x, y = images
     assert finds_planted(networks["usual"], x[:15], y[:15], "pgd", PGD(), 0.12) is None
     constant = before_the_last(networks["usual"], lambda h: 0 * h)

@@ -62,25 +62,6 @@ FEW = [0.05, 0.1, 0.2]
 INF = np.inf
 
 
-class Function(nn.Module):
-    """A layer that applies a function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def before(function, network):
-    return nn.Sequential(Function(function), network).eval()
-
-
-def after(network, function):
-    return nn.Sequential(network, Function(function)).eval()
-
-
 def noisy(x):
     return x + 0.02 * torch.randn_like(x)
 
@@ -185,7 +166,7 @@ class TestOutcome:
 
 
 class TestOutputs:
-    def test_deterministic(self, case):
+    def test_deterministic(self, case, before):
         network, x, _ = case
         check = deterministic(network, x)
         assert check.passed
@@ -194,7 +175,7 @@ class TestOutputs:
             torch.manual_seed(0)
             assert not deterministic(before(noisy, network), x).passed
 
-    def test_noise_counts_relative_to_the_logits(self, case):
+    def test_noise_counts_relative_to_the_logits(self, case, before, after):
         network, x, _ = case
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -263,7 +244,7 @@ class TestOutputs:
         assert batch_independent(refusing, x[:1]).evidence["training_mode"] == "cannot be run: ValueError"
         assert batch_independent(network, x[:1]).passed
 
-    def test_noise_is_no_dependence_on_the_batch(self, case):
+    def test_noise_is_no_dependence_on_the_batch(self, case, before):
         network, x, _ = case
         assert batch_independent(before(noisy, network), x).passed
 
@@ -275,7 +256,7 @@ class TestOutputs:
             (lambda x: x / 255, "error_bytes"),
         ],
     )
-    def test_normalised_inside(self, networks, tested, undo, name):
+    def test_normalised_inside(self, networks, tested, undo, name, before):
         # A network behind the inverse of a normalisation behaves like a network trained on normalised images.
         x, y = tested
         assert normalised_inside(networks["usual"], x, y).passed
@@ -288,28 +269,28 @@ class TestOutputs:
         for seed in range(10):
             assert normalised_inside(conv(10, seed=seed), x, y).passed
 
-    def test_images_that_overflow_a_network_count_as_misclassified(self, case):
+    def test_images_that_overflow_a_network_count_as_misclassified(self, case, before):
         network, x, y = case
         check = normalised_inside(before(lambda v: torch.where(v > 1, torch.inf, v), network), x, y)
         assert check.passed
         assert check.evidence["error_bytes"] == 1
 
     @pytest.mark.parametrize(("left", "passed"), [(40, True), (30, False)])
-    def test_at_most_half_the_errors_on_another_input_range_are_a_fault(self, left, passed):
+    def test_at_most_half_the_errors_on_another_input_range_are_a_fault(self, left, passed, function_layer):
         y = torch.arange(100) % 10
 
         def forgetful(points):
             wrong = torch.arange(100) < (left if points.min() < 0 else 60)
             return F.one_hot(torch.where(wrong, y + 1, y) % 10, 10).float()
 
-        check = normalised_inside(Function(forgetful), torch.linspace(0, 1, 100)[:, None], y)
+        check = normalised_inside(function_layer(forgetful), torch.linspace(0, 1, 100)[:, None], y)
         assert check.passed is passed
         assert check.evidence["clean_error"] == pytest.approx(0.6)
         assert check.evidence["error_signed"] == pytest.approx(left / 100)
 
 
 class TestGradients:
-    def test_alive(self, case):
+    def test_alive(self, case, before):
         network, x, y = case
         logit_margins = gradients_alive(margins(network, x, y, [Linf()]))
         assert logit_margins.passed
@@ -344,7 +325,7 @@ class TestGradients:
         assert check.evidence["share_without_gradient"] == 0
 
     @pytest.mark.parametrize("function", [rounded, straight_through, bytes_straight_through])
-    def test_rounding_is_detected(self, case, function):
+    def test_rounding_is_detected(self, case, function, before):
         network, x, y = case
         # The pixels of the digits are multiples of 1/16. Rounding to 1/8 would leave many of them unchanged, so all are
         # scaled and shifted.
@@ -354,39 +335,41 @@ class TestGradients:
         assert check.evidence["share_off"] > 0.5
         assert check.evidence["share_without_gradient"] == (1 if function is rounded else 0)
 
-    def test_rounded_activations_are_detected(self, case):
+    def test_rounded_activations_are_detected(self, case, function_layer):
         network, x, y = case
-        inside = nn.Sequential(*network[:3], Function(lambda h: h + ((4 * h).round() / 4 - h).detach()), *network[3:]).eval()
+        inside = nn.Sequential(
+            *network[:3], function_layer(lambda h: h + ((4 * h).round() / 4 - h).detach()), *network[3:]
+        ).eval()
         with prepare(inside, x, y) as prepared:
             assert not gradients_predict(prepared).passed
 
-    def test_a_scale_of_the_logits_is_no_rounding(self, case):
+    def test_a_scale_of_the_logits_is_no_rounding(self, case, after):
         network, x, y = case
         for scale in (1e-6, 1e6):
             with prepare(after(network, lambda h, s=scale: s * h), x, y) as prepared:
                 assert gradients_predict(prepared).passed
 
-    def test_a_network_that_converts_to_float32_is_checked_in_float32(self, case):
+    def test_a_network_that_converts_to_float32_is_checked_in_float32(self, case, before):
         network, x, y = case
         for function, passed in ((lambda v: v.float(), True), (lambda v: straight_through(v).float(), False)):
             with prepare(before(function, network), x, y) as prepared:
                 assert gradients_predict(prepared).passed is passed
 
-    def test_a_constant_network_rounds_nothing(self, case):
+    def test_a_constant_network_rounds_nothing(self, case, before, after):
         _, x, y = case
         with prepare(after(before(lambda v: 0 * v, nn.Flatten()), lambda h: h[:, :10] + torch.arange(10)), x, y) as prepared:
             check = gradients_predict(prepared)
         assert check.passed
         assert check.evidence["share_without_gradient"] == 1
 
-    def test_a_step_does_not_leave_the_pixel_range(self, case):
+    def test_a_step_does_not_leave_the_pixel_range(self, case, before):
         network, x, y = case
         assert (x == 0).double().mean() > 0.3
         with prepare(before(lambda v: torch.where((v < 0) | (v > 1), 9.0, v), network), x, y) as prepared:
             assert gradients_predict(prepared).passed
 
     @pytest.mark.parametrize("norm", [Linf(), L2()])
-    def test_scale_does_not_matter(self, case, norm):
+    def test_scale_does_not_matter(self, case, norm, after):
         network, x, y = case
         epsilon = 0.12 if norm == Linf() else 0.6
         errors = {}
@@ -405,14 +388,14 @@ class TestGradients:
         assert errors[1]["error_by_margin"] == pytest.approx(errors[1000]["error_by_margin"], abs=0.01)
         assert errors[1]["error_rescaled"] == pytest.approx(errors[1000]["error_rescaled"], abs=0.01)
 
-    def test_scales_that_differ_between_images_are_detected_by_the_margin(self, case):
+    def test_scales_that_differ_between_images_are_detected_by_the_margin(self, case, function_layer):
         network, x, y = case
         bright = x.flatten(1).mean(1).quantile(0.55)
 
         def uneven(points):
             return torch.where(points.flatten(1).mean(1, keepdim=True) > bright, 1000.0, 1.0) * network(points)
 
-        with prepare(Function(uneven), x, y) as prepared:
+        with prepare(function_layer(uneven), x, y) as prepared:
             check = scale_does_not_matter(prepared, Linf(), 0.12)
         assert not check.passed
         # The logits are rescaled by the median margin, which is that of the images with small logits. No single factor
@@ -420,7 +403,7 @@ class TestGradients:
         assert check.evidence["error_rescaled"] - check.evidence["error_as_given"] < 0.03
         assert check.evidence["error_by_margin"] - check.evidence["error_as_given"] > 0.1
 
-    def test_logits_all_equal_have_no_scale(self, case):
+    def test_logits_all_equal_have_no_scale(self, case, before):
         _, x, y = case
         with prepare(before(lambda v: 0 * v, nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))), x, y) as prepared:
             check = scale_does_not_matter(prepared, Linf(), 0.1)
@@ -430,7 +413,7 @@ class TestGradients:
 
 class TestAttacks:
     @pytest.mark.parametrize("function", [rounded, torch.Tensor.detach])
-    def test_reaches_chance(self, case, function):
+    def test_reaches_chance(self, case, function, before):
         network, x, y = case
         with prepare(network, x, y) as prepared:
             check = reaches_chance(prepared)
@@ -441,14 +424,14 @@ class TestAttacks:
         assert not check.passed
         assert check.evidence["error"] < 0.9
 
-    def test_large_logits_alone_do_not_keep_the_error_from_chance(self, case):
+    def test_large_logits_alone_do_not_keep_the_error_from_chance(self, case, after):
         # Cross-entropy has no gradient here, but the attack of the check uses the margin.
         network, x, y = case
         with prepare(after(network, lambda h: 1e4 * h), x, y) as prepared:
             assert reaches_chance(prepared).evidence["error"] == 1
 
     @pytest.mark.parametrize(("norm", "grid"), [(Linf(), [0.1, 0.3, 0.6]), (L2(), [0.5, 1.5, 4.0])])
-    def test_noise_is_weaker(self, case, norm, grid):
+    def test_noise_is_weaker(self, case, norm, grid, before):
         network, x, y = case
         with prepare(network, x, y) as prepared:
             check = noise_is_weaker(prepared, norm, worst(network, x, y, FGSM(norm=norm), grid=grid), grid)
@@ -484,7 +467,7 @@ class TestAttacks:
         assert short["error"] + short["newly_fooled"] == pytest.approx((both <= epsilon).mean())
 
     @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)])
-    def test_square_is_weaker(self, case, norm, epsilon):
+    def test_square_is_weaker(self, case, norm, epsilon, before):
         network, x, y = case
         attack = PGD(norm=norm, steps=20, loss=margin)
         verdicts = []
@@ -531,7 +514,7 @@ class TestCurves:
         assert check.evidence["largest_excess"] == pytest.approx(fooled / 1000)
         assert check.evidence["epsilon"] == 0.1
 
-    def test_cross_entropy_not_masked(self, case):
+    def test_cross_entropy_not_masked(self, case, after):
         network, x, y = case
         verdicts = []
         # At a scale of 100 the softmax of float32 is exactly one-hot on most images, and cross-entropy has no gradient.
@@ -546,7 +529,7 @@ class TestCurves:
         check = cross_entropy_not_masked(Linf(), radii_by_attack[margin], radii_by_attack[cross_entropy], GRID)
         assert (check.passed, check.evidence["largest_excess"]) == (True, 0)
 
-    def test_black_box_is_weaker(self, case):
+    def test_black_box_is_weaker(self, case, before):
         network, x, y = case
         for function, passed in ((lambda v: v, True), (rounded, False)):
             radii_by_attack = measured(before(function, network), x, y, {"pgd": PGD(), "square": Square(queries=60)}, FEW)
