@@ -465,6 +465,19 @@ def cli(monkeypatch, capsys):
 
 
 @pytest.fixture
+def refused(cli):
+    """Runs a command that must fail with exit code 2, a message on stderr only, and no traceback. Returns stderr."""
+
+    def run(*arguments):
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, "")
+        assert err.strip()
+        return " ".join(err.split())
+
+    return run
+
+
+@pytest.fixture
 def here(network_folder, monkeypatch):
     """The folder of networks as the working directory."""
     monkeypatch.chdir(network_folder)

@@ -31,20 +31,6 @@ from nas.study.trial import Trial
 from nas.training.stopwatch import STAGES
 
 
-@pytest.fixture
-def refused(cli):
-    """Runs a command that must fail with exit code 2, output on stderr only, and no traceback. Returns stderr."""
-
-    def run(*arguments):
-        code, out, err = cli(*arguments)
-        assert code == 2
-        assert out == ""
-        assert err.strip()
-        return " ".join(err.split())
-
-    return run
-
-
 def write(path, data):
     path.write_text(data if isinstance(data, str) else yaml.safe_dump(data), encoding="utf-8")
     return path
