@@ -14,7 +14,7 @@ from nas.data import Dataset, Split
 from nas.training import carried as module
 from nas.training.augment import Placement, draw_placement, first_mirrored
 from nas.training.carried import Carried
-from nas.training.checkpoints import Checkpoint, Store
+from nas.training.checkpoints import Checkpoint
 from nas.training.config import TrainingConfig
 from nas.training.recipes import FGSMPGI, CarryingRecipe, Free, PGDRecipe, Standard
 from nas.training.train import train
@@ -130,26 +130,16 @@ class Seeing(CarryingRecipe):
         return self.loss(network, x, points, y)
 
 
-class Memory(Store):
-    content = None
-
-    def read(self):
-        return self.content
-
-    def write(self, content):
-        self.content = content
-
-
 def linear():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
 
 
-def test_a_training_gives_each_image_its_own_row_in_place(x):
+def test_a_training_gives_each_image_its_own_row_in_place(x, memory_store):
     data = Dataset("made up", ("a", "b", "c"), *[Split(x, torch.arange(20) % 3, "")] * 2)
     config = TrainingConfig(recipe=Seeing(), batch_size=5, shift=2, flip=True, selection=FGSM(), on_collapse="ignore")
-    store = Memory()
+    store = memory_store()
     next(train(linear(), data, config, epsilon=0.1, epochs=2, seed=0, checkpoint=Checkpoint(store, 0)))
-    seen = torch.load(io.BytesIO(store.content), weights_only=True)["carried"]["seen"]
+    seen = torch.load(io.BytesIO(store.read()), weights_only=True)["carried"]["seen"]
     visible = seen >= 0
     assert 0.5 < visible.double().mean() < 1
     assert torch.equal(seen[visible], x[visible])

@@ -17,7 +17,7 @@ from nas.data import Dataset, Split
 from nas.errors import RunError
 from nas.pipeline.events import BundleFinished, EpochFinished
 from nas.pipeline.search import resume_events, search_events
-from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, Store, checkpoint_file, trial_file
+from nas.training.checkpoints import Checkpoint, CheckpointError, FileStore, checkpoint_file, trial_file
 from nas.training.config import TrainingConfig
 from nas.training.early_stopping import AttackBudget
 from nas.training.recipes import FGSMPGI, NFGSM, Adversarial, Free, Standard
@@ -82,29 +82,16 @@ class TestFileStore:
         assert checkpoint_file(tmp_path, "1-abc") == tmp_path / "checkpoints" / "1-abc.pt"
 
 
-class Memory(Store):
-    """Store that keeps all writes."""
-
-    def __init__(self, content=None):
-        self.written = [] if content is None else [content]
-
-    def read(self):
-        return self.written[-1] if self.written else None
-
-    def write(self, content):
-        self.written.append(content)
-
-
 class TestCheckpoint:
     def test_none_is_kept_without_a_store(self):
         checkpoint = Checkpoint(None, seconds=0)
         checkpoint.save(lambda: 1 / 0)
         assert checkpoint.load() is None
 
-    def test_writes_when_the_time_has_passed_since_the_last(self, monkeypatch):
+    def test_writes_when_the_time_has_passed_since_the_last(self, monkeypatch, memory_store):
         clock = [100.0]
         monkeypatch.setattr("nas.training.checkpoints.time.monotonic", lambda: clock[-1])
-        checkpoint = Checkpoint(store := Memory(), seconds=10, _written=clock[-1])
+        checkpoint = Checkpoint(store := memory_store(), seconds=10, _written=clock[-1])
         counts = []
         for now in (100.0, 109.9, 110.0, 119.9, 120.1, 121.0, 200.0, 209.0):
             clock.append(now)
@@ -113,15 +100,15 @@ class TestCheckpoint:
         assert counts == [0, 0, 1, 1, 2, 2, 3, 3]
         assert checkpoint.load() == {"now": 200.0}
 
-    def test_zero_seconds_write_every_time_and_no_state_is_made_in_vain(self):
-        checkpoint = Checkpoint(store := Memory(), seconds=0)
+    def test_zero_seconds_write_every_time_and_no_state_is_made_in_vain(self, memory_store):
+        checkpoint = Checkpoint(store := memory_store(), seconds=0)
         for i in range(3):
             checkpoint.save(lambda i=i: {"i": i})
         assert len(store.written) == 3
         Checkpoint(store, seconds=1000).save(lambda: 1 / 0)
 
     @pytest.mark.parametrize("damage", ["empty", "half", "flipped", "text", "no dict", "code"])
-    def test_damaged_one_is_none(self, damage):
+    def test_damaged_one_is_none(self, damage, memory_store):
         content = io.BytesIO()
         value = {"weights": torch.zeros(1000)}
         torch.save({"no dict": 3, "code": nn.Linear(2, 2)}.get(damage, value), content)
@@ -130,7 +117,7 @@ class TestCheckpoint:
         damaged = {"empty": b"", "half": whole[:half], "flipped": b"\xff" * 64 + whole[64:], "text": b"text"}.get(
             damage, whole
         )
-        assert Checkpoint(Memory(damaged)).load() is None
+        assert Checkpoint(memory_store(damaged)).load() is None
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +198,10 @@ def timeless(epochs):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("broken", range(1, EPOCHS))
-def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, split, monkeypatch):
+def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, split, monkeypatch, memory_store):
     training = Training(split, monkeypatch, config)
     weights, epochs, drawn = training()
-    store = Memory()
+    store = memory_store()
     _, before, _ = training(store, until=broken)
     assert len(store.written) == broken
     resumed, after, drawn_after = training(store)
@@ -226,11 +213,11 @@ def test_broken_off_after_an_epoch_it_ends_as_uninterrupted(broken, config, spli
 
 
 @pytest.mark.parametrize("broken", range(1, EPOCHS))
-def test_rungs_measure_the_same_after_a_break(broken, split, monkeypatch):
+def test_rungs_measure_the_same_after_a_break(broken, split, monkeypatch, memory_store):
     late = dataclasses.replace(CONFIG, selection_from=0.8)
     training = Training(split, monkeypatch, late, rungs={2: AttackBudget(), 4: AttackBudget()})
     weights, epochs, _ = training()
-    store = Memory()
+    store = memory_store()
     training(store, until=broken)
     resumed, after, _ = training(store)
     assert_same(resumed, weights)
@@ -240,8 +227,8 @@ def test_rungs_measure_the_same_after_a_break(broken, split, monkeypatch):
     assert_same(resumed, Training(split, monkeypatch, late)()[0])
 
 
-def test_a_checkpoint_without_an_average_is_not_used_for_a_training_with_one(split, monkeypatch):
-    store = Memory()
+def test_a_checkpoint_without_an_average_is_not_used_for_a_training_with_one(split, monkeypatch, memory_store):
+    store = memory_store()
     Training(split, monkeypatch, dataclasses.replace(CONFIG, average=False))(store, until=2)
     training = Training(split, monkeypatch)
     weights, epochs, _ = training()
@@ -251,20 +238,20 @@ def test_a_checkpoint_without_an_average_is_not_used_for_a_training_with_one(spl
     assert timeless(after) == timeless(epochs)
 
 
-def test_a_checkpoint_of_an_earlier_version_is_named_and_the_training_starts_anew(split, monkeypatch):
-    store, training = Memory(), Training(split, monkeypatch)
+def test_a_checkpoint_of_an_earlier_version_is_named_and_the_training_starts_anew(split, monkeypatch, memory_store):
+    store, training = memory_store(), Training(split, monkeypatch)
     training(store, until=2)
     state = torch.load(io.BytesIO(store.read()), weights_only=True)
     del state["collapsed"]
     torch.save(state, content := io.BytesIO())
     with pytest.warns(UserWarning, match=r"^the checkpoint is of an earlier version of Hardcell; the training starts anew$"):
-        assert len(training(Memory(content.getvalue()))[2]) == EPOCHS
+        assert len(training(memory_store(content.getvalue()))[2]) == EPOCHS
 
 
-def test_broken_off_after_every_epoch(split, monkeypatch):
+def test_broken_off_after_every_epoch(split, monkeypatch, memory_store):
     training = Training(split, monkeypatch)
     weights, epochs, _ = training()
-    store = Memory()
+    store = memory_store()
     for until in range(1, EPOCHS):
         training(store, until=until)
     resumed, after, _ = training(store)
@@ -274,7 +261,7 @@ def test_broken_off_after_every_epoch(split, monkeypatch):
 
 @pytest.mark.parametrize("best", range(EPOCHS))
 @pytest.mark.parametrize("broken", [1, 3])
-def test_weights_of_the_best_epoch_are_kept_on_either_side_of_the_break(best, broken, split, monkeypatch):
+def test_weights_of_the_best_epoch_are_kept_on_either_side_of_the_break(best, broken, split, monkeypatch, memory_store):
     errors = []
 
     def radii(network, x, y, attack, epsilons, *, seed):
@@ -287,7 +274,7 @@ def test_weights_of_the_best_epoch_are_kept_on_either_side_of_the_break(best, br
     script[best] = 10
     errors[:] = script
     weights, *_ = training()
-    store = Memory()
+    store = memory_store()
     errors[:] = script
     training(store, until=broken)
     resumed, epochs, _ = training(store)
@@ -300,10 +287,10 @@ def test_weights_of_the_best_epoch_are_kept_on_either_side_of_the_break(best, br
 
 
 @pytest.mark.parametrize("stored", ["another seed", "another number of epochs", "damaged"])
-def test_unusable_checkpoint_is_ignored(stored, split, monkeypatch):
+def test_unusable_checkpoint_is_ignored(stored, split, monkeypatch, memory_store):
     training = Training(split, monkeypatch)
     weights, epochs, _ = training()
-    store = Memory()
+    store = memory_store()
     if stored == "another seed":
         training(store, until=2, seed=4)
     elif stored == "another number of epochs":
@@ -320,8 +307,8 @@ def test_unusable_checkpoint_is_ignored(stored, split, monkeypatch):
     assert len(drawn) == EPOCHS
 
 
-def test_training_leaves_no_checkpoint_of_its_last_epoch(split, monkeypatch):
-    store = Memory()
+def test_training_leaves_no_checkpoint_of_its_last_epoch(split, monkeypatch, memory_store):
+    store = memory_store()
     Training(split, monkeypatch)(store)
     assert [len(torch.load(io.BytesIO(c), weights_only=True)["epochs"]) for c in store.written] == [1, 2, 3, 4]
 

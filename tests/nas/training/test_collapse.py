@@ -12,7 +12,7 @@ from evaluators import FGSM, L2, PGD
 from evaluators.attacks import BIM, MIFGSM, StepLL
 from nas.data import open_data
 from nas.data.config import DataConfig
-from nas.training.checkpoints import Checkpoint, Store
+from nas.training.checkpoints import Checkpoint
 from nas.training.collapse import CollapsedError, collapse_gap
 from nas.training.config import TrainingConfig
 from nas.training.network import build_network
@@ -120,17 +120,6 @@ def collapsing(monkeypatch):
     return at
 
 
-class Memory(Store):
-    def __init__(self):
-        self.content = None
-
-    def read(self):
-        return self.content
-
-    def write(self, content):
-        self.content = content
-
-
 CONFIG = TrainingConfig(recipe=NFGSM(epsilon=EPSILON), batch_size=64, selection=FGSM(), selection_from=0.5, epochs=4)
 RECIPES = [CONFIG.recipe, FGSMPGI(epsilon=EPSILON), Free(epsilon=EPSILON)]
 
@@ -150,13 +139,13 @@ def weights(network):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
-def test_a_collapsed_epoch_is_repeated_with_the_remedy(data, collapsing, recipe):
+def test_a_collapsed_epoch_is_repeated_with_the_remedy(data, collapsing, recipe, memory_store):
     checks, config = collapsing(2), dataclasses.replace(CONFIG, recipe=recipe)
     network, results = trained(data, config)
     assert [epoch.collapsed for epoch in results] == [False, True, False, False]
     assert len(checks) == 2  # After the collapse, PGD trains, and nothing is left to check.
     # One epoch of the recipe, then three of the remedy: as if the recipe had never trained in the second epoch.
-    store = Memory()
+    store = memory_store()
     trained(data, config, until=1, checkpoint=Checkpoint(store, 0))
     reference, _ = trained(data, dataclasses.replace(CONFIG, recipe=recipe.remedy()), checkpoint=Checkpoint(store, 0))
     assert torch.equal(weights(network), weights(reference))
@@ -169,13 +158,13 @@ def test_a_collapse_is_a_gap_of_three_tenths(gap, collapsed, data, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", RECIPES[1:], ids=lambda recipe: type(recipe).__name__)
-def test_what_a_recipe_carries_is_dropped_at_a_collapse(data, collapsing, recipe):
+def test_what_a_recipe_carries_is_dropped_at_a_collapse(data, collapsing, recipe, memory_store):
     config, carried = dataclasses.replace(CONFIG, recipe=recipe), []
     for until in (1, 2):
         collapsing(2)
-        store = Memory()
+        store = memory_store()
         trained(data, config, until=until, checkpoint=Checkpoint(store, 0))
-        carried.append(torch.load(io.BytesIO(store.content), weights_only=True)["carried"])
+        carried.append(torch.load(io.BytesIO(store.read()), weights_only=True)["carried"])
     assert carried[0].keys() == ({"perturbation", "momentum"} if recipe.per_image else {"perturbation"})
     assert carried[1] == {}
 
@@ -207,12 +196,12 @@ def test_the_trial_ends_with_the_reason_if_the_config_says_so(data, collapsing):
 
 @pytest.mark.parametrize("until", [1, 2, 3])
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
-def test_a_training_resumed_after_a_collapse_ends_as_uninterrupted(data, collapsing, until, recipe):
+def test_a_training_resumed_after_a_collapse_ends_as_uninterrupted(data, collapsing, until, recipe, memory_store):
     config = dataclasses.replace(CONFIG, recipe=recipe)
     collapsing(2)
     network, results = trained(data, config)
     collapsing(2)
-    store = Memory()
+    store = memory_store()
     trained(data, config, until=until, checkpoint=Checkpoint(store, 0))
     resumed, after = trained(data, config, checkpoint=Checkpoint(store, 0))
     assert torch.equal(weights(network), weights(resumed))
