@@ -75,10 +75,11 @@ def open_onnx(path: Path) -> nn.Module:
             f"{path}: must return logits, a tensor (N, K), found {kinds}; export it without a conversion to labels or "
             "dictionaries, such as zipmap of skl2onnx"
         )
+    operators = _operators(model)
     # Dynamic quantisation takes one range of activations for all images of a pass, so the images would not be independent.
-    batch = 1 if images.batch is None and _is_dynamic(model) else images.batch
+    batch = 1 if images.batch is None and _is_dynamic(operators) else images.batch
     scores = OnnxScores(session, images.name, outputs, batch, images.shape)
-    network = "the file is quantised" if _is_quantised(model) else converted(model, scores)
+    network = "the file is quantised" if _is_quantised(operators) else converted(model, scores)
     if isinstance(network, str):
         scores.reason = f"the file runs in onnxruntime, because {network}"
         return scores
@@ -119,13 +120,16 @@ def _text(shape: list[object]) -> str:
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"
 
 
-def _is_dynamic(model: Any) -> bool:
-    """Returns whether a model chooses the range of its integers anew in each pass."""
-    operators = {node.op_type for node in model.graph.node} | {node.op_type for f in model.functions for node in f.node}
+def _operators(model: Any) -> set[str]:
+    """Returns the names of all operators of a model."""
+    return {node.op_type for node in model.graph.node} | {node.op_type for f in model.functions for node in f.node}
+
+
+def _is_dynamic(operators: set[str]) -> bool:
+    """Returns whether a model with these operators chooses the range of its integers anew in each pass."""
     return "DynamicQuantizeLinear" in operators
 
 
-def _is_quantised(model: Any) -> bool:
-    """Returns whether a model has operators on integers, of QDQ or QOperator format."""
-    operators = {node.op_type for node in model.graph.node} | {node.op_type for f in model.functions for node in f.node}
+def _is_quantised(operators: set[str]) -> bool:
+    """Returns whether some operators work on integers, in QDQ or QOperator format."""
     return any(part in operator for operator in operators for part in _QUANTISED)
