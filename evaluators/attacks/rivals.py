@@ -54,14 +54,7 @@ def rank_rivals(target: GradientOracle, norm: Norm, x: Tensor, candidates: int) 
         x: Clean images, (N, ...).
         candidates: Number of classes to rank, as for `rivals`. One gradient is computed for each wrong class.
     """
-    classes = rivals(target, x, candidates)
-    distances = []
-    for rival in classes:
-        value, gradient = target.value_and_gradient(x, targeted_margin, rival)
-        # Where the gradient is zero, the distance is infinite, and NaN where the logits are equal, too.
-        distances.append((value.abs() / norm.dual(gradient)).nan_to_num(math.inf, math.inf))
-    order = torch.stack(distances, 1).argsort(dim=1, stable=True)
-    return torch.stack(classes, 1).gather(1, order)
+    return _ranked(target, norm, x, rivals(target, x, candidates))
 
 
 def margin_to_nearest(target: GradientOracle, norm: Norm, x: Tensor, candidates: int) -> tuple[Loss, tuple[Tensor, ...]]:
@@ -70,6 +63,18 @@ def margin_to_nearest(target: GradientOracle, norm: Norm, x: Tensor, candidates:
     Arguments are those of `rank_rivals`. With at most 2 candidates or classes, no gradient is computed, and the loss is the
     margin to the wrong class with the largest logit at each point.
     """
-    if candidates <= 2 or len(rivals(target, x, candidates)) < 2:
+    classes = rivals(target, x, candidates) if candidates > 2 else ()
+    if len(classes) < 2:
         return margin, ()
-    return targeted_margin, (rank_rivals(target, norm, x, candidates)[:, 0],)
+    return targeted_margin, (_ranked(target, norm, x, classes)[:, 0],)
+
+
+def _ranked(target: GradientOracle, norm: Norm, x: Tensor, classes: tuple[Tensor, ...]) -> Tensor:
+    """Returns wrong classes, (N,) each, by their first-order distance from each image, (N, R) int64."""
+    distances = []
+    for rival in classes:
+        value, gradient = target.value_and_gradient(x, targeted_margin, rival)
+        # Where the gradient is zero, the distance is infinite, and NaN where the logits are equal, too.
+        distances.append((value.abs() / norm.dual(gradient)).nan_to_num(math.inf, math.inf))
+    order = torch.stack(distances, 1).argsort(dim=1, stable=True)
+    return torch.stack(classes, 1).gather(1, order)

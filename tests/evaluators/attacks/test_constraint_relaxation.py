@@ -9,7 +9,8 @@ from torch import nn
 from evaluators import L2, PGD, Linf, radii
 from evaluators.attacks import ConstraintRelaxation, GradientOracle, margin
 from evaluators.attacks.gradient_oracle import AllFooledError
-from evaluators.attacks.rivals import rank_rivals
+from evaluators.attacks.losses import targeted_margin
+from evaluators.attacks.rivals import margin_to_nearest, rank_rivals
 from evaluators.engine.noise import ImageNoise
 
 BOTH = pytest.mark.parametrize("norm", [Linf(), L2()], ids=lambda norm: norm.name)
@@ -62,6 +63,21 @@ def test_rivals_are_ranked_by_the_distance_of_their_linear_boundary(linear, imag
     largest = gap.scatter(1, y[:, None], math.inf).topk(2, largest=False).indices
     assert torch.equal(rank_rivals(target, norm, x, 3).sort(1).values, largest.sort(1).values)
     assert (expected[:, 0] != largest[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    ("classes", "candidates", "passes", "gradients"), [(6, 10, 1, 5), (6, 3, 1, 2), (6, 2, 0, 0), (2, 10, 1, 0)]
+)
+def test_the_nearest_rival_costs_one_pass_and_its_gradients(linear, images, classes, candidates, passes, gradients):
+    network, x = Recording(linear(classes)), images(30)
+    target = GradientOracle(network, x, right_labels(network.network, x), L2(), torch.full((30,), 0.1), keep="nearest")
+    loss, towards = margin_to_nearest(target, L2(), x, candidates)
+    assert (network.forwards, len(network.points)) == (30 * passes, gradients)
+    if gradients:
+        assert loss is targeted_margin
+        assert torch.equal(towards[0], rank_rivals(target, L2(), x, candidates)[:, 0])
+    else:
+        assert (loss, towards) == (margin, ())
 
 
 @BOTH
