@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evaluators.radius.attempt import Attempt, fooled_sizes
+from evaluators.radius.attempt import fooled_sizes
 from evaluators.radius.grid import MOST_ROUNDS, SLACK, rounded_up
 from evaluators.radius.progress import half_of_the_rest
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from evaluators.attacks.base import Attack
-    from evaluators.engine.prepared import PreparedNetwork
+    from evaluators.radius.attempt import Attempt
     from evaluators.radius.progress import Progress
 
 # Largest factor by which one attempt divides a radius.
@@ -24,13 +23,7 @@ LARGEST_DIVISOR = 4.0
 
 
 def search_downwards(
-    prepared: PreparedNetwork,
-    attack: Attack,
-    grid: Sequence[float],
-    image_radii: Tensor,
-    seed: int,
-    report: Progress,
-    tolerance: float | None,
+    attempt: Attempt, grid: Sequence[float], image_radii: Tensor, report: Progress, tolerance: float | None
 ) -> Tensor:
     """Returns the smaller of the known radii and those under an attack that needs an epsilon.
 
@@ -40,7 +33,6 @@ def search_downwards(
     """
     if not grid:
         return image_radii
-    attempt = Attempt.of(prepared, attack, image_radii, seed)
     edges = torch.tensor(grid, dtype=torch.float64)
     below = torch.zeros_like(image_radii)  # The largest epsilon at which each image was not fooled.
     hits = torch.zeros_like(image_radii)  # Number of successes of each image.

@@ -10,6 +10,7 @@ import torch
 from evaluators.attacks.base import AttackEnsemble, MinimumNorm, SingleStep, check_attack
 from evaluators.engine.input_checks import check_epsilons
 from evaluators.engine.prepared import PreparedNetwork, prepare
+from evaluators.radius.attempt import Attempt
 from evaluators.radius.downwards import search_downwards
 from evaluators.radius.grid import as_epsilon_grid
 from evaluators.radius.nearest import search_nearest
@@ -132,9 +133,9 @@ def measure(
     positive = [epsilon for epsilon in grid.epsilons if epsilon > 0]
     if isinstance(attack, MinimumNorm):
         image_radii = search_nearest(prepared, attack, positive, image_radii, seed, report, snap=grid.tolerance is None)
-    elif downwards and not isinstance(attack, SingleStep):
-        image_radii = search_downwards(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
     else:
-        image_radii = search_upwards(prepared, attack, positive, image_radii, seed, report, grid.tolerance)
+        search = search_downwards if downwards and not isinstance(attack, SingleStep) else search_upwards
+        attempt = Attempt.of(prepared, attack, image_radii, seed)
+        image_radii = search(attempt, positive, image_radii, report, grid.tolerance)
     report(1.0)
     return image_radii

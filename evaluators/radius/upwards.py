@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evaluators.engine.noise import stream_of
-from evaluators.radius.attempt import Attempt, fooled_sizes
+from evaluators.radius.attempt import fooled_sizes
 from evaluators.radius.grid import MOST_ROUNDS
 from evaluators.radius.progress import part_of
 
@@ -16,25 +16,17 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from evaluators.attacks.base import Attack
-    from evaluators.engine.prepared import PreparedNetwork
+    from evaluators.radius.attempt import Attempt
     from evaluators.radius.progress import Progress
 
 
 def search_upwards(
-    prepared: PreparedNetwork,
-    attack: Attack,
-    grid: Sequence[float],
-    image_radii: Tensor,
-    seed: int,
-    report: Progress,
-    tolerance: float | None,
+    attempt: Attempt, grid: Sequence[float], image_radii: Tensor, report: Progress, tolerance: float | None
 ) -> Tensor:
     """Returns the radii under an attack that needs an epsilon.
 
     The epsilons of the grid are tried in ascending order. With a tolerance, a bisection follows.
     """
-    attempt = Attempt.of(prepared, attack, image_radii, seed)
     below = torch.zeros_like(image_radii)  # The largest epsilon at which each image was not fooled.
     for number, epsilon in enumerate(grid):
         open_ = (image_radii > epsilon).nonzero().squeeze(1)
