@@ -17,6 +17,7 @@ import torch
 from evaluators.attacks.apgd_l1 import climb_l1
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import Loss, cross_entropy, targeted_dlr, targeted_margin
+from evaluators.attacks.settings import check_counts
 from evaluators.norms import L1, Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class APGD(Attack):
     rho: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.restarts < 1:
-            raise ValueError(f"restarts must be at least 1, got {self.restarts}")
+        check_counts(restarts=self.restarts)
         _check(self.steps, self.rho)
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
@@ -95,8 +95,7 @@ class TargetedAPGD(Attack):
     rho: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.targets < 1:
-            raise ValueError(f"targets must be at least 1, got {self.targets}")
+        check_counts(targets=self.targets)
         _check(self.steps, self.rho)
 
     def perturb(self, target: GradientOracle, x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
@@ -229,7 +228,6 @@ def _largest(runs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _check(steps: int, rho: float) -> None:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_counts(steps=steps)
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must be between 0 and 1, a share of the steps, got {rho}")

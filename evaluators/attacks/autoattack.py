@@ -19,6 +19,7 @@ from typing import final
 from evaluators.attacks.apgd import APGD, TargetedAPGD
 from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.fmn import FMN
+from evaluators.attacks.settings import check_counts
 from evaluators.attacks.square import Square
 from evaluators.norms import L1, Linf, Norm
 
@@ -46,9 +47,7 @@ class AutoAttack(AttackEnsemble):
     queries: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "targets", "queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(steps=self.steps, targets=self.targets, queries=self.queries)
 
     def members(self) -> tuple[Attack, ...]:
         """Returns the four attacks; without Square in L1."""

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from evaluators.attacks.settings import check_counts
+
 
 def check_overshoot(steps: int, overshoot: float) -> None:
     """Checks the number of steps, and the share by which they are lengthened.
@@ -14,8 +16,7 @@ def check_overshoot(steps: int, overshoot: float) -> None:
     Raises:
         ValueError: steps is below 1, or overshoot is negative or not finite.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_counts(steps=steps)
     if not 0 <= overshoot < math.inf:
         raise ValueError(f"overshoot must be a finite number of at least 0, got {overshoot}")
 

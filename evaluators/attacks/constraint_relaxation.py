@@ -20,6 +20,7 @@ from evaluators.attacks.base import Attack
 from evaluators.attacks.gradient_oracle import GradientOracle, Keep
 from evaluators.attacks.losses import targeted_margin
 from evaluators.attacks.rivals import check_candidates, rank_rivals
+from evaluators.attacks.settings import check_counts
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ class ConstraintRelaxation(Attack):
     cycles: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("targets", "steps", "cycles"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(targets=self.targets, steps=self.steps, cycles=self.cycles)
         check_candidates(self.candidates)
 
     def recorded(self, *, stop_when_fooled: bool) -> Keep:

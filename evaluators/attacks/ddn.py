@@ -17,6 +17,7 @@ import torch
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
 from evaluators.attacks.losses import Loss, cross_entropy, margin
+from evaluators.attacks.settings import check_counts
 from evaluators.norms import L2, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ class DDN(MinimumNorm):
     def __post_init__(self) -> None:
         if self.norm != L2():
             raise ValueError(f"norm must be l2 for DDN, got {self.norm.name}; FMN takes every norm")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_counts(steps=self.steps)
         if not 0 < self.gamma < 1:
             raise ValueError(f"gamma must be between 0 and 1, got {self.gamma}")
 

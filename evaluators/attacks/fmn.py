@@ -17,6 +17,7 @@ import torch
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
 from evaluators.attacks.rivals import check_candidates, margin_to_nearest
+from evaluators.attacks.settings import check_counts
 from evaluators.engine.l1_steps import movable
 from evaluators.norms import L1, L2, Linf, Norm, broadcast_per_image
 
@@ -63,8 +64,7 @@ class FMN(MinimumNorm):
     candidates: int = 2
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_counts(steps=self.steps)
         if not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, a fraction of the radius, got {self.step_size}")
         if not 0.001 <= self.gamma < 1:

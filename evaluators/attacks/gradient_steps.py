@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from evaluators.attacks.settings import check_counts
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,8 +21,7 @@ def check_steps(steps: int, step_size: float) -> None:
     Raises:
         ValueError: steps is below 1, or step_size is not positive and finite.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_counts(steps=steps)
     if not 0 < step_size < math.inf:
         raise ValueError(f"step_size must be positive and finite, a fraction of epsilon, got {step_size}")
 

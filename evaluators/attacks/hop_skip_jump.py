@@ -16,6 +16,7 @@ import torch
 
 from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
+from evaluators.attacks.settings import check_counts
 from evaluators.attacks.supported_norms import check_not_l1
 from evaluators.norms import L2, Linf, Norm, broadcast_per_image
 
@@ -61,8 +62,7 @@ class HopSkipJump(MinimumNorm):
         check_not_l1(self.norm, "HopSkipJump")
         if self.queries < 100:
             raise ValueError(f"queries must be at least 100, so that one iteration is possible, got {self.queries}")
-        if self.probes < 1:
-            raise ValueError(f"probes must be at least 1, got {self.probes}")
+        check_counts(probes=self.probes)
 
     def minimise(self, target: GradientOracle, x: Tensor, noise: ImageNoise) -> None:
         """Runs iterations until the queries are used up. Each iteration looks for points on the boundary nearer to x."""

@@ -16,6 +16,7 @@ from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.losses import margin
 from evaluators.attacks.pgd import PGD
+from evaluators.attacks.settings import check_counts
 from evaluators.attacks.super_deepfool import SuperDeepFool
 from evaluators.norms import L1, Linf, Norm
 
@@ -42,8 +43,7 @@ class MinimumNormEnsemble(AttackEnsemble):
     steps: int = 35
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_counts(steps=self.steps)
 
     def members(self) -> tuple[Attack, ...]:
         """Returns the attacks, cheap ones first."""

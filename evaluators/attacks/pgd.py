@@ -15,6 +15,7 @@ import torch
 from evaluators.attacks.base import Attack
 from evaluators.attacks.gradient_steps import check_steps, gradient_steps
 from evaluators.attacks.losses import Loss, cross_entropy
+from evaluators.attacks.settings import check_counts
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ class PGD(Attack):
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.step_size)
-        if self.restarts < 1:
-            raise ValueError(f"restarts must be at least 1, got {self.restarts}")
+        check_counts(restarts=self.restarts)
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts must be 1 without a random start, got {self.restarts}; set random_start to true")
 

@@ -17,6 +17,7 @@ import torch
 
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import margin
+from evaluators.attacks.settings import check_counts
 from evaluators.norms import L2, Linf, Norm
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ class Square(Attack):
             raise ValueError(
                 f"norm must be linf or l2 for the square attack, got {self.norm.name}; FMN and APGD take every norm"
             )
-        if self.queries < 1:
-            raise ValueError(f"queries must be at least 1, got {self.queries}")
+        check_counts(queries=self.queries)
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init must be above 0 and at most 1, a share of the pixels, got {self.p_init}")
 

@@ -22,6 +22,7 @@ from evaluators.attacks.apgd import TargetedAPGD
 from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.constraint_relaxation import ConstraintRelaxation
 from evaluators.attacks.fmn import FMN
+from evaluators.attacks.settings import check_counts
 from evaluators.attacks.square import Square
 from evaluators.attacks.super_deepfool import SuperDeepFool
 from evaluators.norms import L1, Linf, Norm
@@ -51,9 +52,7 @@ class Strong(AttackEnsemble):
     queries: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("targets", "queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_counts(targets=self.targets, queries=self.queries)
 
     def members(self) -> tuple[Attack, ...]:
         """Returns the attacks, cheap ones first. In L1, FMN replaces SuperDeepFool, and Square is left out."""

@@ -18,6 +18,7 @@ from evaluators.attacks.base import MinimumNorm
 from evaluators.attacks.bisection import bisect
 from evaluators.attacks.boundary_step import addition
 from evaluators.attacks.rivals import check_candidates, margin_to_nearest
+from evaluators.attacks.settings import check_counts
 from evaluators.attacks.supported_norms import check_not_l1
 from evaluators.norms import Linf, Norm, broadcast_per_image
 
@@ -64,8 +65,7 @@ class TrustRegion(MinimumNorm):
 
     def __post_init__(self) -> None:
         check_not_l1(self.norm, "TrustRegion")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        check_counts(steps=self.steps)
         if not 0 < self.first <= 1:
             raise ValueError(f"first must be above 0 and at most 1, a share of the first-order radius, got {self.first}")
         if not 1 < self.growth < math.inf:
