@@ -17,7 +17,7 @@ from evaluators.norms import Norm, check_norm
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from evaluators.attacks.gradient_oracle import CleanGradientCache
+    from evaluators.attacks.clean_gradients import CleanGradientCache
 
 
 class Attack(ABC):

@@ -61,6 +61,10 @@ class EightBit(Attack):
             ValueError: a clean pixel is not a multiple of 1/255.
         """
         check_eight_bit(x)
-        with target.eight_bit():
+
+        def round_inside(points: Tensor) -> Tensor:
+            return rounded(x, points, self.norm, epsilon.flatten())
+
+        with target.replacing_points(round_inside):
             delta = self.attack.perturb(target, x, epsilon, noise)
-        return rounded(x, self.norm.inside(x, delta, epsilon), self.norm, epsilon.flatten()) - x
+        return round_inside(self.norm.inside(x, delta, epsilon)) - x

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal, final
 
 import torch
 
-from evaluators.attacks.eight_bit_rounding import rounded
 from evaluators.attacks.losses import margin
+from evaluators.attacks.usable_gradients import usable
 from evaluators.engine.batches import forward
 
 if TYPE_CHECKING:
@@ -19,58 +17,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from evaluators.attacks.clean_gradients import CleanGradientCache
     from evaluators.attacks.losses import Loss
     from evaluators.norms import Norm
 
 
 Keep = Literal["nothing", "first", "nearest"]
 
-# Whether the gradient at each point is unusable, for each pass inside `one_gradient_warning`; None outside.
-_COLLECTED: ContextVar[list[Tensor] | None] = ContextVar("_COLLECTED", default=None)
-
 
 class AllFooledError(Exception):
     """Raised to end an attack's loop once every image of the batch is misclassified."""
-
-
-@final
-class CleanGradientCache:
-    """Cache of losses and gradients at the clean images.
-
-    Attacks that start at the clean image need the same first gradient at every epsilon of a curve.
-
-    Attributes:
-        x: All clean images, (N, ...).
-        images: Indices in x of the images of the current batch, (M,).
-    """
-
-    def __init__(self, x: Tensor, images: Tensor, kept: dict[Loss, tuple[Tensor, Tensor, Tensor]] | None = None) -> None:
-        self.x, self.images = x, images
-        self._kept = {} if kept is None else kept
-
-    def select(self, index: Tensor) -> CleanGradientCache:
-        """Returns a view of the same cache for the images with the indices `index` in `x`, (M,)."""
-        return CleanGradientCache(self.x, index, self._kept)
-
-    def take(self, places: Tensor, loss: Loss, compute: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Returns the loss at some clean images, (P,), and its gradient, (P, ...).
-
-        Args:
-            places: Positions of the images in `images`, (P,).
-            loss: Loss to differentiate.
-            compute: Function from positions to losses and gradients. It is called for images that are not in the cache.
-        """
-        if loss not in self._kept:
-            known = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
-            self._kept[loss] = self.x.new_zeros(len(self.x)), torch.zeros_like(self.x), known
-        values, gradients, known = self._kept[loss]
-        images = self.images[places]
-        new = ~known[images]
-        if bool(new.any()):
-            losses, gradients[images[new]] = compute(places[new])
-            values[images[new]] = losses.to(values.dtype)  # The logits may have another dtype than the images.
-            known[images[new]] = True
-        return values[images], gradients[images]
 
 
 @final
@@ -125,19 +81,19 @@ class GradientOracle:
         self.sizes = torch.full((len(x),), math.inf, dtype=x.dtype, device=x.device)
         self.margins = torch.full_like(self.sizes, -math.inf)
         self._given_up = torch.zeros_like(self.fooled)
-        self._rounds = False
+        self._replaced: Callable[[Tensor], Tensor] = _unchanged
 
     @contextmanager
-    def eight_bit(self) -> Iterator[None]:
-        """Rounds all points to multiples of 1/255 inside the ball before they are evaluated, as `EightBit` needs it."""
-        self._rounds = True
+    def replacing_points(self, replaced: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Inside the context, the network is evaluated at `replaced(points)` instead of points (N, ...).
+
+        The clean images are not replaced where a gradient is computed, so that the cache of gradients can be used.
+        """
+        self._replaced = replaced
         try:
             yield
         finally:
-            self._rounds = False
-
-    def _placed(self, points: Tensor) -> Tensor:
-        return rounded(self._x, points, self._norm, self._epsilon) if self._rounds else points
+            self._replaced = _unchanged
 
     def give_up(self, images: Tensor) -> None:
         """Drops images, (N,) bool, although no misclassified point was found. Without `keep` "first", it does nothing."""
@@ -178,7 +134,7 @@ class GradientOracle:
             AllFooledError: all images are dropped; `Attack` catches it.
         """
         if points is not self._x:
-            points = self._placed(points)
+            points = self._replaced(points)
         if self._keep == "nothing" and only is None:
             value, gradient, _ = self._ask(points, loss, self.labels, *classes)
             return value, gradient
@@ -248,7 +204,7 @@ class GradientOracle:
         return left
 
     def _logits(self, points: Tensor, left: Tensor) -> Tensor:
-        points = self._placed(points)
+        points = self._replaced(points)
         logits = forward(self._network, points[left], self._one_pass)
         if self._keep != "nothing":
             self._remember(left, points[left], logits)
@@ -295,49 +251,5 @@ def misclassified(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) != y) | ~logits.isfinite().all(1)
 
 
-def usable(gradient: Tensor) -> Tensor:
-    """Returns gradients (N, ...) with zeros in place of NaN and infinite entries, and warns if there are any.
-
-    Inside `one_gradient_warning`, the warning comes at the end of the context.
-    """
-    collected = _COLLECTED.get()
-    if collected is not None:
-        collected.append(_unusable(gradient))
-        return gradient.nan_to_num(0.0, 0.0, 0.0)
-    if bool(gradient.sum().isfinite()):
-        return gradient
-    _warn(_unusable(gradient), stacklevel=3)
-    return gradient.nan_to_num(0.0, 0.0, 0.0)
-
-
-def _unusable(gradient: Tensor) -> Tensor:
-    """Returns whether each gradient (N, ...) has NaN or infinite entries, (N,) bool."""
-    return gradient.isfinite().flatten(1).all(1).logical_not()
-
-
-@contextmanager
-def one_gradient_warning() -> Iterator[None]:
-    """Collects the warnings of `usable` into one at the end of the context.
-
-    Inside the context, attacks of a fixed number of steps do not wait for a GPU. Each warning would wait for it, because its
-    condition depends on the values of a gradient.
-    """
-    unusable: list[Tensor] = []
-    token = _COLLECTED.set(unusable)
-    try:
-        yield
-    finally:
-        _COLLECTED.reset(token)
-    if unusable:
-        _warn(torch.cat(unusable), stacklevel=5)  # The frames between are those of the context manager.
-
-
-def _warn(unusable: Tensor, stacklevel: int) -> None:
-    """Warns if gradients are unusable, (N,) bool. The stack level is that of `warnings.warn`, seen from here."""
-    count = int(unusable.sum())
-    if count:
-        warnings.warn(
-            f"the network's gradient has NaN or infinite entries at {count} of {len(unusable)} points; these entries are "
-            "set to 0. A common cause is a square root at 0: add a small constant under the root",
-            stacklevel=stacklevel,
-        )
+def _unchanged(points: Tensor) -> Tensor:
+    return points

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluators.attacks.gradient_oracle import usable
+from evaluators.attacks.usable_gradients import usable
 from evaluators.curves.error_curves import Floats
 from evaluators.engine.prepared import PreparedNetwork, prepare
 from evaluators.engine.scores_only import why_no_gradients

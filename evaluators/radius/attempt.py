@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from evaluators.attacks.base import Attack, SingleStep
-from evaluators.attacks.gradient_oracle import CleanGradientCache, GradientOracle, misclassified
+from evaluators.attacks.clean_gradients import CleanGradientCache
+from evaluators.attacks.gradient_oracle import GradientOracle, misclassified
 from evaluators.engine.batches import forward
 from evaluators.engine.noise import ImageNoise
 from evaluators.engine.prepared import PreparedNetwork

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 
-from evaluators.attacks.gradient_oracle import one_gradient_warning
+from evaluators.attacks.usable_gradients import one_gradient_warning
 from evaluators.engine.channels_last import is_channels_last
 from evaluators.engine.folding import Folding
 from evaluators.radius.measure import radii

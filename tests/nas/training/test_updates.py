@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evaluators import FGSM, Square
-from evaluators.attacks.gradient_oracle import one_gradient_warning, usable
+from evaluators.attacks.usable_gradients import one_gradient_warning, usable
 from nas.data import open_data
 from nas.data.config import DataConfig
 from nas.training.config import TrainingConfig
