@@ -32,7 +32,6 @@ Sources: Carlini et al., "On Evaluating Adversarial Robustness", arXiv:1902.0670
 "Increasing Confidence in Adversarial Robustness Evaluations", NeurIPS 2022, arXiv:2206.13991.
 """
 
-from evaluators.checks.active_test import finds_planted
 from evaluators.checks.attacks import (
     enough_steps,
     noise_is_weaker,
@@ -49,6 +48,7 @@ from evaluators.checks.outputs import (
     normalised_inside,
     tells_classes_apart,
 )
+from evaluators.checks.planted_examples import finds_planted
 from evaluators.checks.radii import (
     black_box_is_weaker,
     comparison_resolved,

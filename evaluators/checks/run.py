@@ -12,7 +12,6 @@ from evaluators.attacks.losses import cross_entropy, margin
 from evaluators.attacks.pgd import PGD
 from evaluators.attacks.square import Square
 from evaluators.attacks.uniform_noise import UniformNoise
-from evaluators.checks.active_test import finds_planted, is_affordable
 from evaluators.checks.attacks import (
     QUERIES,
     enough_steps,
@@ -29,6 +28,7 @@ from evaluators.checks.outputs import (
     normalised_inside,
     tells_classes_apart,
 )
+from evaluators.checks.planted_examples import finds_planted, is_affordable
 from evaluators.checks.radii import (
     black_box_is_weaker,
     cross_entropy_not_masked,

@@ -9,7 +9,7 @@ from torch import nn
 from evaluators import APGD, FGSM, FMN, L2, PGD, Linf, MinimumNormEnsemble, check_attacks, explain, radii
 from evaluators.attacks import FastPGD, margin
 from evaluators.checks import finds_planted
-from evaluators.checks.active_test import IMAGES, changed_network, is_affordable, penultimate
+from evaluators.checks.planted_examples import IMAGES, changed_network, is_affordable, penultimate
 
 NORMS = pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)], ids=["linf", "l2"])
 
