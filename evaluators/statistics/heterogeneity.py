@@ -5,9 +5,8 @@ training, attack). There are two analyses. The first tests whether all exponents
 spread between networks beyond the uncertainty of the exponents. The second is an analysis of variance of main effects. A
 factor without a significant effect is no evidence of universality; a small spread is.
 
-Several exponents of one network, for example under several attacks, are not independent. Factors that vary between networks
-are tested between networks, with the mean of the exponents of each network. Factors that vary within a network are tested
-within networks (a split-plot design). The networks are the subjects of this design.
+Several exponents of one network, for example under several attacks, are not independent. So the networks are the subjects of
+a split-plot design.
 
 The analysis is on log exponents, because the uncertainty of an exponent grows with the exponent. On the linear scale the
 smallest exponents would dominate the mean, and the largest would dominate the analysis of variance. Spreads are standard
@@ -17,27 +16,25 @@ Sources: Cubuk et al., "Intriguing Properties of Adversarial Examples", arXiv:17
 DerSimonian and Laird, "Meta-analysis in clinical trials", Controlled Clinical Trials 7, 1986, for the spread; Hartung and
 Knapp, "A refined method for the meta-analysis of controlled clinical trials with binary outcome", Statistics in Medicine 20,
 2001, for the interval of the mean, with the modification of Roever, Knapp and Friede for few networks (BMC Medical Research
-Methodology 15, 2015); Fisher, "Statistical Methods for Research Workers", 1925, and Hays, "Statistics for Psychologists",
-1963, for the analysis of variance and omega squared.
+Methodology 15, 2015). The sources of the analysis of variance are in `split_plot`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from scipy.special import ndtri
 
-from evaluators.curves.error_curves import Floats
+from evaluators.statistics.split_plot import Effect, split_plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A sum of squares below this share of the total is rounding error.
-_ROUNDING = 1e-12
+    from evaluators.curves.error_curves import Floats
 
 
 @final
@@ -61,30 +58,6 @@ class Observation:
     def standard_error(self) -> float:
         """Standard error of the log exponent: the width of its interval over 3.92, as for a normal distribution."""
         return math.log(self.interval[1] / self.interval[0]) / (2 * float(ndtri(0.975)))
-
-
-@final
-@dataclass(frozen=True)
-class Effect:
-    """The main effect of one factor, adjusted for all other factors.
-
-    Attributes:
-        means: Geometric mean of the exponents at each level, not adjusted for other factors.
-        counts: Number of observations at each level.
-        share: Omega squared, the share of the variance that only this factor explains, at least 0; NaN without degrees of
-            freedom. The variance is that between subjects or, for a factor that varies within subjects, the total variance.
-        f_value: Mean square of the factor over the mean square of the residual. It is NaN if the factor or the residual has
-            no degrees of freedom, or if both mean squares are 0.
-        freedom: Degrees of freedom of the factor and of the residual.
-        p_value: P-value of the F test that the factor has no effect; NaN if f_value is.
-    """
-
-    means: dict[str, float]
-    counts: dict[str, int]
-    share: float
-    f_value: float
-    freedom: tuple[int, int]
-    p_value: float
 
 
 @final
@@ -149,7 +122,7 @@ def heterogeneity(observations: Sequence[Observation]) -> Heterogeneity:
     variances = np.array([observation.standard_error**2 for observation in observations])
     subjects = [str(n) if o.subject is None else f"of {o.subject}" for n, o in enumerate(observations)]
     levels = {name: [observation.factors[name] for observation in observations] for name in names}
-    split = _split(np.log(exponents), subjects, levels)
+    split = split_plot(np.log(exponents), subjects, levels)
     own = np.array([variances[[subject == other for other in subjects]].mean() for subject in split.subjects])
     q, between = _heterogeneity(split.means, own)
     weights = 1 / (own + (between if len(own) > 1 else 0.0))
@@ -183,64 +156,6 @@ def _reach(means: Floats, mean: float, weights: Floats) -> float:
     return float(t.ppf(0.975, len(means) - 1)) * math.sqrt(scale / weights.sum())
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The split-plot analysis of log exponents, between and within subjects.
-
-    Attributes:
-        subjects: Names of the subjects.
-        means: Mean log exponent of each subject, (S,), adjusted for the factors that vary within subjects.
-        effects: Effect of each factor, by name of the factor.
-        residual: Standard deviation between subjects that no factor explains.
-    """
-
-    subjects: list[str]
-    means: Floats
-    effects: dict[str, Effect]
-    residual: float
-
-
-def _split(logs: Floats, subjects: Sequence[str], factors: Mapping[str, Sequence[str]]) -> _Split:
-    """Returns the split-plot analysis of log exponents.
-
-    Args:
-        logs: Log exponents, (N,).
-        subjects: Subject of each exponent, (N,).
-        factors: Level of each exponent, (N,), by name of the factor.
-    """
-    names = list(dict.fromkeys(subjects))
-    several = {
-        name for name, levels in factors.items() if len({*zip(subjects, levels, strict=True)}) > len(names) < len(subjects)
-    }
-    within = {name: levels for name, levels in factors.items() if name in several}
-    first = [subjects.index(name) for name in names]
-    across = {name: [levels[n] for n in first] for name, levels in factors.items() if name not in several}
-    means = logs[first]
-    effects = {}
-    if len(names) < len(subjects):
-        means = _means(logs, names, subjects, within)
-        if within:
-            estimates, _ = _effects(logs, {"": subjects, **within})
-            effects = {name: estimates[name] for name in within}
-    estimates, residual = _effects(means, across)
-    # Means and counts of levels are those of the observations, also for factors tested between subjects.
-    across_effects = {name: replace(effect, **_level_statistics(logs, factors[name])) for name, effect in estimates.items()}
-    return _Split(names, means, effects | across_effects, residual)
-
-
-def _means(logs: Floats, names: Sequence[str], subjects: Sequence[str], within: Mapping[str, Sequence[str]]) -> Floats:
-    """Returns the mean log exponent of each subject, (S,), at the average of the levels that vary within subjects.
-
-    If the levels are confounded with the subjects, it returns unadjusted means.
-    """
-    own = np.array([[float(subject == name) for name in names] for subject in subjects])
-    codes = [_coded(levels) for levels in within.values()]
-    centred = [code - code.mean(0) for code in codes]
-    design = np.hstack([own, *centred])
-    fitted, _, rank, _ = np.linalg.lstsq(design, logs, rcond=None)
-    return np.asarray(fitted[: len(names)]) if rank == design.shape[1] else own.T @ logs / own.sum(0)
-
-
 def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
     """Returns Cochran's Q and the DerSimonian-Laird variance between networks; NaN for one network."""
     if len(logs) < 2:
@@ -249,54 +164,3 @@ def _heterogeneity(logs: Floats, variances: Floats) -> tuple[float, float]:
     q = float((weights * (logs - (weights * logs).sum() / weights.sum()) ** 2).sum())
     scale = weights.sum() - (weights**2).sum() / weights.sum()
     return q, max(0.0, float((q - len(logs) + 1) / scale))
-
-
-def _effects(logs: Floats, factors: Mapping[str, Sequence[str]]) -> tuple[dict[str, Effect], float]:
-    """Returns the effect of each factor, and the residual standard deviation."""
-    from scipy.stats import f  # Slow to import.
-
-    codes = {name: _coded(levels) for name, levels in factors.items()}
-    total = float(((logs - logs.mean()) ** 2).sum())
-    full_sum, full_rank = _residual(logs, [*codes.values()])
-    full_sum = full_sum if full_sum > _ROUNDING * total else 0.0
-    free = len(logs) - full_rank
-    square = full_sum / free if free > 0 else math.nan
-    effects = {}
-    for name, levels in factors.items():
-        without_sum, without_rank = _residual(logs, [code for other, code in codes.items() if other != name])
-        degrees, explained = full_rank - without_rank, without_sum - full_sum
-        explained = explained if explained > _ROUNDING * total else 0.0
-        known = degrees > 0 and free > 0
-        f_value = explained / degrees / square if known and square > 0 else math.inf if known and explained > 0 else math.nan
-        # Hays's omega squared subtracts the share expected by chance.
-        share = (explained - degrees * square) / (total + square) if known and total + square > 0 else math.nan
-        effects[name] = Effect(
-            **_level_statistics(logs, levels),
-            share=max(0.0, share) if not math.isnan(share) else share,
-            f_value=f_value,
-            freedom=(degrees, free),
-            p_value=float(f.sf(f_value, degrees, free)) if known and not math.isnan(f_value) else math.nan,
-        )
-    return effects, math.sqrt(square) if free > 0 else math.nan
-
-
-def _level_statistics(logs: Floats, levels: Sequence[str]) -> dict[str, Any]:
-    """Returns the geometric mean and the number of observations at each level."""
-    at = {level: logs[[other == level for other in levels]] for level in dict.fromkeys(levels)}
-    return {
-        "means": {level: math.exp(values.mean()) for level, values in at.items()},
-        "counts": {level: len(values) for level, values in at.items()},
-    }
-
-
-def _coded(levels: Sequence[str]) -> Floats:
-    """Returns dummy variables for all levels except the first, (N, L - 1)."""
-    kinds = list(dict.fromkeys(levels))
-    return np.array([[float(level == kind) for kind in kinds[1:]] for level in levels]).reshape(len(levels), len(kinds) - 1)
-
-
-def _residual(logs: Floats, codes: Sequence[Floats]) -> tuple[float, int]:
-    """Returns the residual sum of squares of a fit of a mean and the columns, and the rank of the design matrix."""
-    design = np.hstack([np.ones((len(logs), 1)), *codes])
-    fitted, _, rank, _ = np.linalg.lstsq(design, logs, rcond=None)
-    return float(((logs - design @ fitted) ** 2).sum()), int(rank)
