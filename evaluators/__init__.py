@@ -49,7 +49,8 @@ from evaluators.statistics.multiple_testing import holm
 from evaluators.statistics.paired_tests import Comparison, RadiiComparison, compare, compare_radii
 from evaluators.surface import response_surface
 from evaluators.table import check_table
-from evaluators.transferability.matrix import TransferMatrix, transfer_matrix, transfer_rates
+from evaluators.transferability.matrix import TransferMatrix, transfer_matrix
+from evaluators.transferability.rates import transfer_rates
 
 __all__ = [
     "APGD",

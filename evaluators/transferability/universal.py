@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from evaluators.transferability.matrix import Integers, fools_source, shares_of, transfer_rates
+from evaluators.transferability.matrix import Integers
+from evaluators.transferability.rates import fools_source, shares_of, transfer_rates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

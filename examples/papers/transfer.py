@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from evaluators import FGSM, PGD, TransferMatrix, transfer_matrix, transfer_rates
 from evaluators.attacks import margin
 from evaluators.logits.differences import logits_of
-from evaluators.transferability.matrix import asymmetry
+from evaluators.transferability.rates import asymmetry
 from evaluators.transferability.universal import universal_transfer
 from nas.plots.style import COLOURS, STYLE
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from evaluators import Comparison, error_curve, median_radius
-from evaluators.transferability.matrix import asymmetry, transfer_rates
+from evaluators.transferability.rates import asymmetry, transfer_rates
 from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.result import NoTransfer, universal_sentence
 from nas.cli.tables import cell, law_cell, open_console

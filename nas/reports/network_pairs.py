@@ -11,7 +11,8 @@ import matplotlib as mpl
 from evaluators import NORMS, PGD, transfer_matrix
 from evaluators.regions import Sampling, disagreement
 from evaluators.regions.sampling import affordable_samples
-from evaluators.transferability.matrix import LEAST, asymmetry
+from evaluators.transferability.matrix import LEAST
+from evaluators.transferability.rates import asymmetry
 from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.figures import disagreement_figure, reach_figure, transfer_figure
 from nas.analysis.compare.result import universal_sentence

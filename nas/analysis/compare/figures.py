@@ -19,7 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from evaluators import error_curve
-from evaluators.transferability.matrix import transfer_rates
+from evaluators.transferability.rates import transfer_rates
 from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.result import NoTransfer
 from nas.formatting import format_epsilon

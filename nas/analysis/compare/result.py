@@ -13,12 +13,13 @@ from evaluators import Attack, Comparison, NoPowerLaw, PowerLaw, RadiiComparison
 from evaluators.curves.error_curves import Floats
 from evaluators.curves.power_law import law_record
 from evaluators.regions import Disagreement
-from evaluators.transferability.matrix import TransferMatrix, asymmetry, transfer_rates
+from evaluators.transferability.matrix import TransferMatrix
+from evaluators.transferability.rates import asymmetry, transfer_rates
 from evaluators.transferability.universal import universal_transfer
 from nas.formatting import format_epsilon
 
 if TYPE_CHECKING:
-    from evaluators.transferability.matrix import Shares
+    from evaluators.transferability.rates import Shares
     from evaluators.transferability.universal import UniversalTransfer
 
 SCHEMA = "hardcell-comparison/1"

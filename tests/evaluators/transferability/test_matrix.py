@@ -14,7 +14,8 @@ from torch import nn
 from evaluators import FGSM, FMN, L2, PGD, Transfer, radii
 from evaluators.attacks import margin
 from evaluators.statistics.multiple_testing import holm
-from evaluators.transferability.matrix import TransferMatrix, asymmetry, transfer_matrix, transfer_rates
+from evaluators.transferability.matrix import TransferMatrix, transfer_matrix
+from evaluators.transferability.rates import asymmetry, transfer_rates
 from evaluators.transferability.universal import universal_transfer
 
 

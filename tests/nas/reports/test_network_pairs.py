@@ -14,7 +14,7 @@ from torch import nn
 from evaluators import PGD, Linf, NoPowerLaw, PowerLaw, fit_power_law, rank_correlation, transfer_matrix
 from evaluators.regions import Sampling, disagreement
 from evaluators.statistics.heterogeneity import Observation, heterogeneity
-from evaluators.transferability.matrix import asymmetry
+from evaluators.transferability.rates import asymmetry
 from evaluators.transferability.universal import universal_transfer
 from nas.analysis.compare.result import universal_sentence
 from nas.analysis.profile import parse_profile_config
