@@ -21,7 +21,7 @@ from evaluators.attacks.base import Attack, AttackEnsemble
 from evaluators.attacks.fmn import FMN
 from evaluators.attacks.settings import check_counts
 from evaluators.attacks.square import Square
-from evaluators.norms import L1, Linf, Norm
+from evaluators.norms import Linf, Norm
 
 
 @final
@@ -29,7 +29,7 @@ from evaluators.norms import L1, Linf, Norm
 class AutoAttack(AttackEnsemble):
     """The worst case of APGD on cross-entropy, FMN, targeted APGD and Square. Only the norm and the budget are configurable.
 
-    Square runs only on images (N, C, H, W), and in Linf and L2.
+    Square runs only on images (N, C, H, W).
 
     Attributes:
         norm: Shape of the ball: linf, l2 or l1.
@@ -50,14 +50,10 @@ class AutoAttack(AttackEnsemble):
         check_counts(steps=self.steps, targets=self.targets, queries=self.queries)
 
     def members(self) -> tuple[Attack, ...]:
-        """Returns the four attacks; without Square in L1."""
-        gradient_attacks = (
+        """Returns the four attacks."""
+        return (
             APGD(norm=self.norm, steps=self.steps),
             FMN(norm=self.norm, steps=self.steps),
             TargetedAPGD(norm=self.norm, targets=self.targets, steps=self.steps),
-        )
-        return (
-            gradient_attacks
-            if isinstance(self.norm, L1)
-            else (*gradient_attacks, Square(norm=self.norm, queries=self.queries))
+            Square(norm=self.norm, queries=self.queries),
         )

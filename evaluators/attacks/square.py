@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -18,6 +17,8 @@ import torch
 from evaluators.attacks.base import Attack
 from evaluators.attacks.losses import margin
 from evaluators.attacks.settings import check_counts
+from evaluators.attacks.square_l1 import sparse_shift, sparse_tiles
+from evaluators.attacks.square_patterns import bumps, random_signs, squares, tiled, unit
 from evaluators.norms import L2, Linf, Norm
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ class Square(Attack):
     It uses no gradients and needs images (N, C, H, W).
 
     Attributes:
-        norm: Shape of the ball, linf or l2.
+        norm: Shape of the ball: linf, l2 or l1.
         queries: Largest number of evaluated points per image. The search ends earlier once all images are misclassified.
         p_init: Share of an image's pixels that each of the first squares covers, in (0, 1].
 
     Raises:
-        ValueError: norm is not linf or l2, queries is below 1, or p_init is not above 0 and at most 1.
+        ValueError: norm is a custom norm, queries is below 1, or p_init is not above 0 and at most 1.
     """
 
     norm: Norm = Linf()
@@ -54,10 +55,8 @@ class Square(Attack):
     p_init: float = 0.8
 
     def __post_init__(self) -> None:
-        if not isinstance(self.norm, Linf | L2):
-            raise ValueError(
-                f"norm must be linf or l2 for the square attack, got {self.norm.name}; FMN and APGD take every norm"
-            )
+        if self.norm.name not in MOVES:
+            raise ValueError(f"norm must be linf, l2 or l1 for the square attack, got {self.norm.name}")
         check_counts(queries=self.queries)
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init must be above 0 and at most 1, a share of the pixels, got {self.p_init}")
@@ -76,7 +75,7 @@ class Square(Attack):
             raise ValueError(
                 f"the square attack needs images (N, C, H, W), got {tuple(x.shape)}; flatten inside the network"
             )
-        start, move = (stripes, recolour) if isinstance(self.norm, Linf) else (tiles, shift)
+        start, move = MOVES[self.norm.name]
         x = x.contiguous()
         points = start(x, epsilon, noise.fork(0))
         value, sizes = target.value(points, margin), self.norm.size(points - x)
@@ -101,14 +100,14 @@ class Square(Attack):
         height, width = x.shape[2:]
         halvings = sum((query - 1) * 10_000 // self.queries > bound for bound in _SHRINK)
         side = round(math.sqrt(self.p_init / 2**halvings * height * width))
-        if isinstance(self.norm, L2):  # Odd and at least 3, so that the bump has a middle.
+        if not isinstance(self.norm, Linf):  # Odd and at least 3, so that the bump has a middle.
             side = max(side, 3) // 2 * 2 + 1
         return min(max(side, 1), height, width)
 
 
 def stripes(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
     """Returns images with vertical stripes, shaped like x: each column of each channel changes by plus or minus epsilon."""
-    return (x + epsilon * _sign(noise.uniform(x[:, :, :1]))).clamp(0, 1)
+    return (x + epsilon * random_signs(noise.uniform(x[:, :, :1]))).clamp(0, 1)
 
 
 def recolour(
@@ -129,25 +128,16 @@ def recolour(
     Returns:
         Flat indices of the changed pixels, (M, C, P), and their previous values, same shape, to undo the change.
     """
-    square = _square(x, left, drawn[:, :2], side)
+    square = squares(x, left, drawn[:, :2], side)
     before = points.view(-1)[square]
-    change = _sign(drawn[:, 5:, None]).to(x.dtype) * epsilon[left].view(-1, 1, 1)
+    change = random_signs(drawn[:, 5:, None]).to(x.dtype) * epsilon[left].view(-1, 1, 1)
     points.view(-1)[square] = (x.view(-1)[square] + change).clamp(0, 1)
     return square, before
 
 
 def tiles(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
-    """Returns images plus a perturbation of L2 length epsilon, shaped like x: a grid of `bumps` with random signs."""
-    count, channels, height, width = x.shape
-    side = max(min(height, width) // 5, 1)
-    rows, columns = height // side, width // side
-    signs = _sign(noise.uniform(x.new_empty(count, channels, rows, columns)))
-    turned = (noise.uniform(x.new_empty(count, 1, rows, columns), draw=1) < 0.5).long()
-    grid = signs[..., None] * bumps(side, x.dtype, x.device)[turned]
-    grid = grid.unflatten(-1, (side, side)).transpose(3, 4).reshape(count, channels, rows * side, columns * side)
-    delta, top, start = torch.zeros_like(x), (height - rows * side) // 2, (width - columns * side) // 2
-    delta[:, :, top : top + rows * side, start : start + columns * side] = grid
-    return (x + epsilon * L2().ascent(delta)).clamp(0, 1)
+    """Returns images plus a perturbation of L2 length epsilon, shaped like x: a grid of bumps with random signs."""
+    return (x + epsilon * L2().ascent(tiled(x, noise, power=2))).clamp(0, 1)
 
 
 def shift(
@@ -157,7 +147,7 @@ def shift(
 
     Arguments and return values are those of `recolour`.
     """
-    into, out = _square(x, left, drawn[:, :2], side), _square(x, left, drawn[:, 2:4], side)
+    into, out = squares(x, left, drawn[:, :2], side), squares(x, left, drawn[:, 2:4], side)
     now, clean = points.view(-1), x.view(-1)
     before_into, before_out = now[into], now[out]
     unused = (epsilon[left].flatten() ** 2 - sizes[left] ** 2).clamp(min=0).view(-1, 1, 1)
@@ -165,63 +155,12 @@ def shift(
     freed = (before_out - clean[out]).square().sum(2, keepdim=True)
     now[out] = clean[out]
     freed = freed + (now[into] - clean[into]).square().sum(2, keepdim=True)
-    bump = _sign(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device)[(drawn[:, 4:5] < 0.5).long()]
-    fresh = _unit(bump + _unit(old)) * (freed + unused / x.shape[1]).sqrt()
+    bump = random_signs(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device, 2)[(drawn[:, 4:5] < 0.5).long()]
+    fresh = unit(bump + unit(old, 2), 2) * (freed + unused / x.shape[1]).sqrt()
     now[into] = (clean[into] + fresh).clamp(0, 1)
     # Where the two squares overlap, both hold the same previous pixel values.
     return torch.cat([into, out], 2), torch.cat([before_into, before_out], 2)
 
 
-@lru_cache(maxsize=64)
-def bumps(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns the pattern that the L2 attack adds, and its transpose, each of length 1, (2, side * side).
-
-    One half of the square is a positive pyramid and the other half a negative one. Both halves have the same L2 length.
-    """
-    half = side // 2
-    upright = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
-    both = torch.stack([upright, upright.T]).flatten(1)
-    return _unit(both).to(device, dtype)
-
-
-def _pyramid(height: int, width: int) -> Tensor:
-    """Returns a pyramid of L2 length 1, (height, width).
-
-    Rings around the centre are numbered 1, 2, ... from the inside. The value at ring r is proportional to the sum of 1/k²
-    over the rings k >= r.
-    """
-    rows = (torch.arange(height) - height // 2).abs()
-    columns = (torch.arange(width) - width // 2).abs()
-    rings = torch.arange(1, max(height, width) // 2 + 2)
-    sums = rings.double().pow(-2).flip(0).cumsum(0).flip(0)
-    return _unit(sums[torch.maximum(rows[:, None], columns[None, :])].flatten()).view(height, width)
-
-
-def _square(x: Tensor, left: Tensor, drawn: Tensor, side: int) -> Tensor:
-    """Returns the flat indices of random squares in x.view(-1), (M, C, side * side).
-
-    Args:
-        x: Images, (N, C, H, W).
-        left: Indices of the images, (M,).
-        drawn: Random numbers in [0, 1) for row and column, (M, 2).
-        side: Side of the square, in pixels.
-    """
-    _, channels, height, width = x.shape
-    top = (drawn[:, 0] * (height - side + 1)).long()
-    start = (drawn[:, 1] * (width - side + 1)).long()
-    corner = left * (channels * height * width) + top * width + start
-    along = torch.arange(side, device=x.device)
-    inside = (along[:, None] * width + along[None, :]).flatten()
-    channel = torch.arange(channels, device=x.device) * (height * width)
-    return corner[:, None, None] + channel[None, :, None] + inside[None, None, :]
-
-
-def _sign(drawn: Tensor) -> Tensor:
-    """Returns -1 for numbers below 0.5 and 1 for the others; the numbers are in [0, 1)."""
-    return torch.where(drawn < 0.5, -1.0, 1.0).to(drawn.dtype)
-
-
-def _unit(delta: Tensor) -> Tensor:
-    """Returns delta (..., P) scaled to length 1 along the last dimension; zeros stay zero."""
-    unit: Tensor = delta / torch.linalg.vector_norm(delta, dim=-1, keepdim=True).clamp(min=1e-12)
-    return unit
+# The start and the moves of each norm.
+MOVES = {"linf": (stripes, recolour), "l2": (tiles, shift), "l1": (sparse_tiles, sparse_shift)}

@@ -35,7 +35,7 @@ class Strong(AttackEnsemble):
 
     SuperDeepFool finds nearly the whole error curve in a few gradients. The others follow at the epsilons just below its
     radii. Targeted APGD finds more where gradients change from point to point. Square needs no gradients, so that masked
-    gradients do not stop it. It runs only on images (N, C, H, W). In L1, FMN replaces SuperDeepFool, and Square is left out.
+    gradients do not stop it. It runs only on images (N, C, H, W). In L1, FMN replaces SuperDeepFool.
 
     Attributes:
         norm: Shape of the ball: linf, l2 or l1.
@@ -55,12 +55,11 @@ class Strong(AttackEnsemble):
         check_counts(targets=self.targets, queries=self.queries)
 
     def members(self) -> tuple[Attack, ...]:
-        """Returns the attacks, cheap ones first. In L1, FMN replaces SuperDeepFool, and Square is left out."""
+        """Returns the attacks, cheap ones first. In L1, FMN replaces SuperDeepFool."""
         in_l1 = isinstance(self.norm, L1)
-        first = FMN(norm=self.norm, steps=30, candidates=10) if in_l1 else SuperDeepFool(norm=self.norm)
         return (
-            first,
+            FMN(norm=self.norm, steps=30, candidates=10) if in_l1 else SuperDeepFool(norm=self.norm),
             ConstraintRelaxation(norm=self.norm, targets=self.targets),
             TargetedAPGD(norm=self.norm, targets=self.targets, steps=30),
-            *(() if in_l1 else (Square(norm=self.norm, queries=self.queries),)),
+            Square(norm=self.norm, queries=self.queries),
         )

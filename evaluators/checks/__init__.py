@@ -13,7 +13,7 @@
 | `reaches_chance` | prepared | an attack at epsilon 0.5 that does not reach chance level |
 | `noise_is_weaker` | prepared, radii | attacks that are weaker than random noise |
 | `enough_steps` | prepared, radii | an attack with too few steps |
-| `square_is_weaker` | prepared, radii | masked gradients, with a Square attack run by the check; not in L1 |
+| `square_is_weaker` | prepared, radii | masked gradients, with a Square attack run by the check |
 | `white_box_is_weaker` | prepared, radii | adversarial images that an evaluation without gradients missed |
 | `finds_planted` | network, images | weak attacks, and masked gradients in front of the final linear layer |
 | `black_box_is_weaker` | radii | masked gradients, from black-box attacks of the evaluation |

@@ -44,7 +44,7 @@ from evaluators.engine.input_checks import check_images, check_labels
 from evaluators.engine.prepared import prepare
 from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import margins
-from evaluators.norms import L1, Linf
+from evaluators.norms import Linf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -214,8 +214,7 @@ def _of_attacking(
     if stepping:
         key = max(stepping, key=lambda key: (radii[key] <= epsilon).sum())
         outcomes.append(enough_steps(prepared, key, attacks[key], worst, epsilon))
-    squares = prepared.x.ndim == 4 and not isinstance(norm, L1)  # Square needs both.
-    if squares and not any(_enough_queries(attack) for attack in guided.values()):
+    if prepared.x.ndim == 4 and not any(_enough_queries(attack) for attack in guided.values()):
         outcomes.append(square_is_weaker(prepared, norm, worst, epsilon))
     return outcomes
 

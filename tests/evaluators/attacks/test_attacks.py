@@ -330,7 +330,7 @@ class TestTargetedAPGD(AttackContract):
 
 
 class TestSquare(AttackContract):
-    @pytest.fixture(params=every(Square, norm=NORMS, queries=(30,)), ids=lambda a: a.norm.name)
+    @pytest.fixture(params=every(Square, norm=EVERY, queries=(30,)), ids=lambda a: a.norm.name)
     def attack(self, request):
         return request.param
 

@@ -11,10 +11,12 @@ from scipy.optimize import linprog
 from evaluators import APGD, BIM, FGSM, FMN, PGD, AutoAttack, DeepFool, EpsilonGrid, HopSkipJump, MinimumNormEnsemble, radii
 from evaluators.attacks import (
     DDN,
+    ConstraintRelaxation,
     FastPGD,
     GradientOracle,
     Square,
     StepLL,
+    Strong,
     SuperDeepFool,
     TargetedAPGD,
     TrustRegion,
@@ -201,7 +203,8 @@ class TestTrainedNetwork:
 
 
 def test_ensembles_leave_out_members_that_cannot_search_in_l1():
-    assert [type(member) for member in AutoAttack(norm=L1()).members()] == [APGD, FMN, TargetedAPGD]
+    assert [type(member) for member in AutoAttack(norm=L1()).members()] == [APGD, FMN, TargetedAPGD, Square]
+    assert [type(member) for member in Strong(norm=L1()).members()] == [FMN, ConstraintRelaxation, TargetedAPGD, Square]
     assert [type(member) for member in MinimumNormEnsemble(norm=L1()).members()] == [FMN, FMN, APGD]
     assert type(FastPGD(norm=L1()).members()[0]) is FMN
 
@@ -213,7 +216,6 @@ def test_ensembles_leave_out_members_that_cannot_search_in_l1():
         (SuperDeepFool, "norm must be linf or l2 for SuperDeepFool, got l1; FMN and APGD take every norm"),
         (TrustRegion, "norm must be linf or l2 for TrustRegion, got l1; FMN and APGD take every norm"),
         (HopSkipJump, "norm must be linf or l2 for HopSkipJump, got l1; FMN and APGD take every norm"),
-        (Square, "norm must be linf or l2 for the square attack, got l1; FMN and APGD take every norm"),
         (DDN, "norm must be l2 for DDN, got l1; FMN takes every norm"),
         (FGSM, "norm must be linf or l2 for FGSM, got l1; FMN and APGD take every norm"),
         (StepLL, "norm must be linf or l2 for StepLL, got l1; FMN and APGD take every norm"),

@@ -11,10 +11,13 @@ from torch import nn
 
 from evaluators import L2, Linf, Square, radii
 from evaluators.attacks import margin
-from evaluators.attacks.square import bumps, shift, stripes, tiles
+from evaluators.attacks.square import shift, stripes, tiles
+from evaluators.attacks.square_l1 import sparse_shift, sparse_tiles
+from evaluators.attacks.square_patterns import bumps
 from evaluators.engine.noise import ImageNoise
+from evaluators.norms import L1
 
-NORMS = (Linf(), L2())
+NORMS = (Linf(), L2(), L1())
 
 
 def right_labels(network, x):
@@ -47,8 +50,9 @@ def test_squares_shrink_as_in_the_paper():
     assert [attack.side(query - 1, x) for query in starts[1:]] == sides[:-1]
     # With another number of queries, the sides shrink after the same shares of the queries.
     assert [Square(queries=1000).side(query, x) for query in (1, 3, 7, 22, 52, 102)] == sides[:6]
-    # In L2 the sides are odd and at least 3, except in smaller images. In both norms, they are never larger than the image.
-    assert [Square(norm=L2(), queries=10_000).side(query, x) for query in starts] == [29, 21, 15, 11, 7, 5, 5, 3, 3, 3]
+    # In L2 and L1 the sides are odd and at least 3, except in smaller images. They are never larger than the image.
+    for norm in (L2(), L1()):
+        assert [Square(norm=norm, queries=10_000).side(query, x) for query in starts] == [29, 21, 15, 11, 7, 5, 5, 3, 3, 3]
     for norm in NORMS:
         assert Square(norm=norm, p_init=1.0).side(1, torch.zeros(1, 1, 2, 9)) == 2
 
@@ -59,18 +63,26 @@ def test_bumps_by_hand():
     upper = torch.tensor([[1.0, 5.0, 1.0]], dtype=torch.float64) / math.sqrt(2 * 27)
     lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0]], dtype=torch.float64) / math.sqrt(2 * 30)
     expected = torch.cat([upper, -lower])
-    upright, turned = bumps(3, torch.float64, torch.device("cpu")).view(2, 3, 3)
+    upright, turned = bumps(3, torch.float64, torch.device("cpu"), 2).view(2, 3, 3)
     torch.testing.assert_close(upright, expected)
     torch.testing.assert_close(turned, expected.T)
-    assert bumps(1, torch.float32, torch.device("cpu")).tolist() == [[-1], [-1]]
+    # In L1, the value falls from 1 + 1/16 to 1/16, and the L1 length of each half is 1/2.
+    upper = torch.tensor([[1.0, 17.0, 1.0]], dtype=torch.float64) / (2 * 19)
+    lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 17.0, 1.0]], dtype=torch.float64) / (2 * 22)
+    upright, turned = bumps(3, torch.float64, torch.device("cpu"), 1).view(2, 3, 3)
+    torch.testing.assert_close(upright, torch.cat([upper, -lower]))
+    torch.testing.assert_close(turned, upright.T)
+    for power in (1, 2):
+        assert bumps(1, torch.float32, torch.device("cpu"), power).tolist() == [[-1], [-1]]
 
 
+@pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("side", [*range(1, 12), 29])
-def test_bumps_are_autoattacks(side):
+def test_bumps_are_autoattacks(side, power):
     square = pytest.importorskip("pyautoattack.square")
     with torch.random.fork_rng(devices=[]):
-        theirs = square.SquareAttack(None, norm="L2", eps=1.0).eta(side)
-    ours = bumps(side, torch.float32, torch.device("cpu")).view(2, side, side)
+        theirs = square.SquareAttack(None, norm=f"L{power}", eps=1.0).eta(side)
+    ours = bumps(side, torch.float32, torch.device("cpu"), power).view(2, side, side)
     assert (ours - theirs).flatten(1).abs().amax(1).min() < 1e-6
 
 
@@ -92,6 +104,52 @@ def test_it_starts_from_tiles_of_length_epsilon_in_l2(height, width):
     assert len({tuple(image.flatten().tolist()) for image in delta}) == 20 or height == 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (11, 23), (1, 1)])
+def test_it_starts_from_sparse_tiles_in_l1(height, width):
+    x = torch.full((20, 3, height, width), 0.5)
+    x[1::2] = 0  # Here, half of the bumps would leave the pixel range, and are left out.
+    epsilon = min(3.0, 0.5 * 3 * height * width)
+    points = sparse_tiles(x, torch.full((20, 1, 1, 1), epsilon), ImageNoise.of(0, torch.arange(20)))
+    size = L1().size(points - x)
+    assert 0 <= points.min() <= points.max() <= 1
+    torch.testing.assert_close(size[::2], torch.full((10,), epsilon))
+    assert (size <= epsilon * (1 + 1e-5)).all()
+    assert (points[1::2] >= 0).all()
+    assert size[1::2].max() > 0
+    changed = (points != x).flatten(1).float().mean(1)
+    assert changed.max() < 0.6 or height < 32
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_a_shift_in_l1_is_the_projection_of_the_changed_squares(side, images):
+    # An independent version: one image after the other, with slices.
+    x = images(30, 2)
+    ball, left = torch.linspace(0.5, 3, 30).view(-1, 1, 1, 1), torch.arange(0, 30, 2)
+    start = sparse_tiles(x, 0.8 * ball, ImageNoise.of(0, torch.arange(30)))
+    drawn = torch.rand(15, 7, generator=torch.Generator().manual_seed(1))
+    points = start.clone()
+    changed, before = sparse_shift(points, x, ball, L1().size(start - x), left, drawn, side)
+    assert torch.equal(points[1::2], start[1::2])
+    patterns = bumps(side, torch.float32, torch.device("cpu"), 1).view(2, side, side)
+    for number, image in enumerate(left.tolist()):
+        delta, budget = start[image] - x[image], ball[image].item()
+        row, column, row_out, column_out = (int(n * (8 - side + 1)) for n in drawn[number, :4])
+        both = torch.zeros(8, 8, dtype=torch.bool)
+        both[row : row + side, column : column + side] = True
+        both[row_out : row_out + side, column_out : column_out + side] = True
+        length = 2 * (delta * both).abs().sum((1, 2)) + max(budget - float(delta.abs().sum()), 0)
+        old = delta[:, row : row + side, column : column + side].clone()
+        delta[:, row_out : row_out + side, column_out : column_out + side] = 0
+        bump = patterns[int(drawn[number, 4] < 0.5)] * torch.where(drawn[number, 5:] < 0.5, -1.0, 1.0).view(2, 1, 1)
+        fresh = bump + old / old.abs().sum((1, 2), keepdim=True).clamp(min=1e-12)
+        fresh = fresh / fresh.abs().sum((1, 2), keepdim=True) * length.view(2, 1, 1)
+        delta[:, row : row + side, column : column + side] = fresh
+        expected = L1().inside(x[image : image + 1], delta[None], ball[image : image + 1])[0]
+        torch.testing.assert_close(points[image], expected, atol=1e-5, rtol=0)
+    points.view(-1)[changed] = before
+    assert torch.equal(points, start)
+
+
 def test_all_of_epsilon_is_used():
     x = 0.4 + 0.2 * torch.rand(30, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
@@ -100,6 +158,8 @@ def test_all_of_epsilon_is_used():
     torch.testing.assert_close(delta.abs(), torch.full_like(x, 0.01))
     delta = Square(norm=L2(), queries=150)(network, x, y, 0.1) - x
     torch.testing.assert_close(L2().size(delta), torch.full((30,), 0.1), rtol=1e-5, atol=0)
+    delta = Square(norm=L1(), queries=150)(network, x, y, 0.5) - x
+    torch.testing.assert_close(L1().size(delta), torch.full((30,), 0.5), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("side", [3, 5, 7])
@@ -134,7 +194,7 @@ def test_it_keeps_the_best_point_and_undoes_the_rest(norm, conv, images):
     network, x = conv(10, channels=3), images(60, 3)
     y = right_labels(network, x)
     noting = Noting(network, y)
-    adversarial = Square(norm=norm, queries=120)(noting, x, y, 0.08 if norm == Linf() else 0.8)
+    adversarial = Square(norm=norm, queries=120)(noting, x, y, {"linf": 0.08, "l2": 0.8, "l1": 5.0}[norm.name])
     assert noting.counts == [1] + [60] * 120
     seen = torch.stack(noting.margins)
     with torch.no_grad():
@@ -151,7 +211,7 @@ def test_it_keeps_the_best_point_and_undoes_the_rest(norm, conv, images):
 def test_a_fooled_image_costs_no_further_query(norm, conv, images):
     network, x = conv(10, channels=3), images(60, 3)
     y = right_labels(network, x)
-    noting, epsilon = Noting(network, y), 0.12 if norm == Linf() else 1.2
+    noting, epsilon = Noting(network, y), {"linf": 0.12, "l2": 1.2, "l1": 8.0}[norm.name]
     adversarial = Square(norm=norm, queries=100)(noting, x, y, epsilon, stop_when_fooled=True)
     fooled = int((right_labels(network, adversarial) != y).sum())
     assert noting.counts[:2] == [1, 60]
@@ -188,7 +248,7 @@ def test_l2_comes_near_the_exact_radii_of_a_linear_network(linear, images):
 def test_it_depends_on_neither_gradients_nor_the_scale_of_the_logits(norm, conv, images):
     network, x = conv(), images(60)
     y = right_labels(network, x)
-    grid = [0.05, 0.1, 0.2] if norm == Linf() else [0.4, 0.8, 1.6]
+    grid = [scale * {"linf": 0.05, "l2": 0.4, "l1": 2.0}[norm.name] for scale in (1, 2, 4)]
     attack = Square(norm=norm, queries=60)
     expected = radii(network, x, y, attack, grid)
     assert 5 < expected.isfinite().sum() < 60
@@ -239,8 +299,8 @@ def test_flat_images_are_refused():
 
 
 @dataclass(frozen=True)
-class L1:
-    name: ClassVar[str] = "l1"
+class L7:
+    name: ClassVar[str] = "l7"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +310,7 @@ class L1:
         ({"p_init": 0.0}, "p_init must ... above 0 ... got 0.0"),
         ({"p_init": 1.1}, "p_init must ... above 0 ... got 1.1"),
         ({"p_init": math.nan}, "p_init must ... above 0 ... got nan"),
-        ({"norm": L1()}, "norm must ... got l1"),
+        ({"norm": L7()}, "norm must be linf, l2 or l1 for the square attack, got l7"),
     ],
 )
 def test_settings_that_are_refused(settings, message):
@@ -258,7 +318,7 @@ def test_settings_that_are_refused(settings, message):
         Square(**settings)
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.8)])
+@pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.8), (L1(), 2.0)])
 def test_errors_are_autoattacks(many_digits, norm, epsilon):
     square = pytest.importorskip("pyautoattack.square")
 
@@ -273,8 +333,7 @@ def test_errors_are_autoattacks(many_digits, norm, epsilon):
     for seed in (0, 1):
         points = Square(norm=norm, queries=400)(network, x, y, epsilon, seed=seed, stop_when_fooled=True)
         fooled_here += int((right_labels(network, points) != y).sum())
-        name = {"linf": "Linf", "l2": "L2"}[norm.name]
-        oracle = Whole(network, norm=name, eps=epsilon, n_queries=400, loss="margin", seed=seed)
+        oracle = Whole(network, norm=norm.name.capitalize(), eps=epsilon, n_queries=400, loss="margin", seed=seed)
         oracle.verbose = False
         with torch.random.fork_rng(devices=[]):
             expected += int((right_labels(network, oracle.perturb(x.clone(), y)) != y).sum())

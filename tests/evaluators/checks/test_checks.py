@@ -56,6 +56,7 @@ from evaluators.checks.messages import SENTENCES
 from evaluators.checks.radii import is_black_box, is_many_step
 from evaluators.checks.result import binomial_excess, excess, largest, most_informative_epsilon
 from evaluators.engine.prepared import prepare
+from evaluators.norms import L1
 
 GRID = np.geomspace(0.01, 0.4, 10).tolist()
 FEW = [0.05, 0.1, 0.2]
@@ -466,7 +467,7 @@ class TestAttacks:
         both = worst(network, x, y, longer, PGD(norm=norm, steps=2, step_size=0.1, random_start=False), grid=[epsilon])
         assert short["error"] + short["newly_fooled"] == pytest.approx((both <= epsilon).mean())
 
-    @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6)])
+    @pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.12), (L2(), 0.6), (L1(), 4.0)])
     def test_square_is_weaker(self, case, norm, epsilon, before):
         network, x, y = case
         attack = PGD(norm=norm, steps=20, loss=margin)
