@@ -73,6 +73,30 @@ class Broken(nn.Module):
         return self.answer(x)
 
 
+# Inputs that every attack refuses: the change of usual ones, the error, and a part of its message.
+REFUSED = [
+    ({"x": lambda x: 2 * x}, ValueError, "; put normalisation inside the network"),
+    ({"x": lambda x: x - 1}, ValueError, "x must have pixels in [0, 1], got [-"),
+    ({"x": lambda x: (255 * x).to(torch.uint8)}, TypeError, "got torch.uint8; divide uint8 images by 255"),
+    ({"x": lambda x: x * math.nan}, ValueError, "x must be finite, got NaN or infinite pixels"),
+    ({"x": lambda x: x[:0]}, ValueError, "x must hold at least one image"),
+    ({"x": lambda x: x.numpy()}, TypeError, "x must be a tensor of images, got ndarray"),
+    ({"y": lambda y: y + 4}, ValueError, "y must hold labels from 0 to 3"),
+    ({"y": lambda y: y - 4}, ValueError, "y must hold labels from 0 to 3"),
+    ({"y": lambda y: nn.functional.one_hot(y, 4)}, ValueError, "; pass class indices, not one-hot rows"),
+    ({"y": lambda y: y[:5]}, ValueError, "y must have shape (16,) to match x, got (5,)"),
+    ({"y": lambda y: y.float()}, TypeError, "y must be an int64 tensor of class indices, got torch.float32"),
+    ({"y": lambda y: y.tolist()}, TypeError, "y must be an int64 tensor of class indices, got list"),
+    ({"epsilon": 99.0}, ValueError, "so write 8/255 rather than 8"),
+    ({"epsilon": -0.1}, ValueError, "epsilon must be between 0 and"),
+    ({"epsilon": math.nan}, ValueError, "epsilon must be between 0 and"),
+    ({"network": lambda x: x * math.nan}, ValueError, "must return logits of shape (1, K) with K >= 2"),
+    ({"network": lambda x: x.flatten(1) * math.nan}, ValueError, "must return finite logits, got NaN"),
+    ({"network": lambda x: x.flatten(1)[:, :1]}, ValueError, "must return logits of shape (1, K) with K >= 2"),
+    ({"network": lambda x: x.flatten(1).sum(1)}, ValueError, "must return logits of shape (1, K) with K >= 2"),
+]
+
+
 class AttackContract:
     """Contract of every attack. Subclasses have a fixture `attack`."""
 
@@ -184,40 +208,18 @@ class AttackContract:
         assert adversarial.device.type == device.type
         torch.testing.assert_close(adversarial.cpu(), expected, rtol=0, atol=1e-6)
 
-    @pytest.mark.parametrize(
-        ("change", "kind", "message"),
-        [
-            ({"x": lambda x: 2 * x}, ValueError, "; put normalisation inside the network"),
-            ({"x": lambda x: x - 1}, ValueError, "x must have pixels in [0, 1], got [-"),
-            ({"x": lambda x: (255 * x).to(torch.uint8)}, TypeError, "got torch.uint8; divide uint8 images by 255"),
-            ({"x": lambda x: x * math.nan}, ValueError, "x must be finite, got NaN or infinite pixels"),
-            ({"x": lambda x: x[:0]}, ValueError, "x must hold at least one image"),
-            ({"x": lambda x: x.numpy()}, TypeError, "x must be a tensor of images, got ndarray"),
-            ({"y": lambda y: y + 4}, ValueError, "y must hold labels from 0 to 3"),
-            ({"y": lambda y: y - 4}, ValueError, "y must hold labels from 0 to 3"),
-            ({"y": lambda y: nn.functional.one_hot(y, 4)}, ValueError, "; pass class indices, not one-hot rows"),
-            ({"y": lambda y: y[:5]}, ValueError, "y must have shape (16,) to match x, got (5,)"),
-            ({"y": lambda y: y.float()}, TypeError, "y must be an int64 tensor of class indices, got torch.float32"),
-            ({"y": lambda y: y.tolist()}, TypeError, "y must be an int64 tensor of class indices, got list"),
-            ({"epsilon": 99.0}, ValueError, "so write 8/255 rather than 8"),
-            ({"epsilon": -0.1}, ValueError, "epsilon must be between 0 and"),
-            ({"epsilon": math.nan}, ValueError, "epsilon must be between 0 and"),
-            ({"network": lambda x: x * math.nan}, ValueError, "must return logits of shape (1, K) with K >= 2"),
-            ({"network": lambda x: x.flatten(1) * math.nan}, ValueError, "must return finite logits, got NaN"),
-            ({"network": lambda x: x.flatten(1)[:, :1]}, ValueError, "must return logits of shape (1, K) with K >= 2"),
-            ({"network": lambda x: x.flatten(1).sum(1)}, ValueError, "must return logits of shape (1, K) with K >= 2"),
-        ],
-    )
-    def test_inputs_that_are_refused(self, attack, conv, images, change, kind, message):
+    def test_inputs_that_are_refused(self, attack, conv, images):
         network, x = conv(), images()
-        given = {"network": network, "x": x, "y": right_labels(network, x), "epsilon": budget(attack)}
-        for name, value in change.items():
-            if name == "network":
-                given[name] = Broken(value)
-            else:
-                given[name] = value(given[name]) if callable(value) else value
-        with pytest.raises(kind, match=re.escape(message)):
-            attack(**given)
+        usual = {"network": network, "x": x, "y": right_labels(network, x), "epsilon": budget(attack)}
+        for change, kind, message in REFUSED:
+            given = dict(usual)
+            for name, value in change.items():
+                if name == "network":
+                    given[name] = Broken(value)
+                else:
+                    given[name] = value(given[name]) if callable(value) else value
+            with pytest.raises(kind, match=re.escape(message)):
+                attack(**given)
 
     def test_epsilon_8_is_refused(self, attack, conv, images):
         x = images()

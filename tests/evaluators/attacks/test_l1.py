@@ -100,7 +100,7 @@ class TestLinearNetworks:
     )
     def test_radii_within_the_pixel_range(self, attack, case):
         exact = linear_radii(*case)
-        grid = EpsilonGrid(epsilons=[0.01 * 1.5**k for k in range(18)], tolerance=0.01)
+        grid = EpsilonGrid(epsilons=[0.1 * 2.25**k for k in range(6)], tolerance=0.01)
         image_radii = radii(*case, attack, grid)
         assert (image_radii >= exact * (1 - 1e-4)).all()
         assert exact.median() > 0.8

@@ -1,6 +1,7 @@
 """DeepFool, FMN and DDN: exact radii of linear networks, and a comparison with Foolbox on a small trained network."""
 
 import dataclasses
+import functools
 import math
 import re
 import warnings
@@ -311,11 +312,17 @@ def foolbox():
         return pytest.importorskip("foolbox")
 
 
+@pytest.fixture(scope="module")
+def digit_sizes(digits):
+    """Returns `sizes` of an attack on the digits. Each attack is computed once."""
+    return functools.cache(lambda attack: sizes(attack, *digits))
+
+
 class TestTrainedNetwork:
     @NEAREST
-    def test_every_image_has_a_radius(self, attack, digits):
+    def test_every_image_has_a_radius(self, attack, digit_sizes):
         # Many pixels are 0 or 1 and cannot leave the range. So DeepFool needs longer steps to reach the boundary.
-        assert sizes(attack, *digits).isfinite().all()
+        assert digit_sizes(attack).isfinite().all()
 
     @pytest.mark.parametrize("norm", BOTH)
     def test_fmn_stays_near_the_sphere_of_the_nearest_point(self, norm, digits):
@@ -343,11 +350,11 @@ class TestTrainedNetwork:
         assert sizes(kind(steps=1, **extra), *digits).isfinite().any()
 
     @NEAREST
-    def test_logits_a_hundred_times_as_large_hide_nothing(self, attack, digits):
+    def test_logits_a_hundred_times_as_large_hide_nothing(self, attack, digits, digit_sizes):
         network, x, y = digits
         scaled = nn.Sequential(network, nn.Linear(10, 10, bias=False)).eval()
         scaled[1].weight.data = 100 * torch.eye(10)
-        before, distances = sizes(attack, network, x, y), sizes(attack, scaled, x, y)
+        before, distances = digit_sizes(attack), sizes(attack, scaled, x, y)
         assert distances.isfinite().all()
         # With such large logits, the gradient of cross-entropy is zero at the clean image. So DDN loses steps, and its radii
         # may be larger.
@@ -363,12 +370,12 @@ class TestTrainedNetwork:
             (DDN(), "DDNAttack"),
         ],
     )
-    def test_radii_are_not_larger_than_foolboxs(self, attack, theirs, foolbox, digits):
+    def test_radii_are_not_larger_than_foolboxs(self, attack, theirs, foolbox, digits, digit_sizes):
         network, x, y = digits
         model = foolbox.PyTorchModel(network, bounds=(0, 1))
         points = getattr(foolbox.attacks, theirs)().run(model, x, foolbox.criteria.Misclassification(y))
         expected = torch.where(labels(network, points) != y, attack.norm.size(points - x), math.inf)
-        distances = sizes(attack, network, x, y)
+        distances = digit_sizes(attack)
         assert distances.median() <= 1.02 * expected.median()
         assert distances.isfinite().sum() >= expected.isfinite().sum()
         # The projection of L2FMNAttack in Foolbox 3.3.4 divides a length by itself, so it never projects.
@@ -376,9 +383,9 @@ class TestTrainedNetwork:
             assert expected.median() <= 1.05 * distances.median()
 
     @NEAREST
-    def test_pgd_does_not_fool_many_more_than_half_in_a_ball_of_the_median_radius(self, attack, digits):
+    def test_pgd_does_not_fool_many_more_than_half_in_a_ball_of_the_median_radius(self, attack, digits, digit_sizes):
         network, x, y = digits
-        epsilon = sizes(attack, network, x, y).median().item()
+        epsilon = digit_sizes(attack).median().item()
         walk = PGD(norm=attack.norm, loss=margin, steps=20, step_size=0.15)(network, x, y, epsilon)
         # DeepFool stops at the first boundary that it meets, so its radii are larger, and PGD fools more images.
         assert (labels(network, walk) != y).float().mean() <= (0.75 if isinstance(attack, DeepFool) else 0.6)
