@@ -200,17 +200,16 @@ def test_budgets_of_strong_below_1_are_refused(setting):
         Strong(**{setting: 0})
 
 
-@pytest.mark.parametrize(("norm", "grid"), [(Linf(), [0.08, 0.12]), (L2(), [0.3, 0.6])], ids=["linf", "l2"])
-def test_strong_finds_as_much_as_autoattack_with_a_fraction_of_the_gradients(trained, norm, grid):
+@pytest.mark.parametrize(("norm", "epsilon"), [(Linf(), 0.1), (L2(), 0.5)], ids=["linf", "l2"])
+def test_strong_finds_as_much_as_autoattack_with_a_fraction_of_the_gradients(trained, norm, epsilon):
     network, x, y = trained
     results = {}
     for attack in (AutoAttack(norm=norm, steps=100, targets=9), Strong(norm=norm)):
         counting = Counting(network)
-        results[type(attack)] = radii(counting, x, y, attack, grid), counting.count
+        results[type(attack)] = radii(counting, x, y, attack, [epsilon]), counting.count
     (expected, many), (found, few) = results[AutoAttack], results[Strong]
-    for epsilon in grid:
-        assert 0.1 < (expected <= epsilon).double().mean() < 0.9
-        assert (found <= epsilon).sum() >= (expected <= epsilon).sum()
+    assert 0.3 < (expected <= epsilon).double().mean() < 0.7
+    assert (found <= epsilon).sum() >= (expected <= epsilon).sum()
     assert few < many / 5
 
 
