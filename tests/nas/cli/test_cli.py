@@ -73,6 +73,7 @@ def test_config_prints_the_default_config_with_a_comment_on_every_key(cli):
         assert not line.strip() or "#" in line, line
 
 
+@pytest.mark.usefixtures("no_surfaces")
 def test_search_resume_status_report_export_verify(tiny_file, all_forms, tmp_path, cli):
     """Applies search, status, report, export, verify and resume to one run."""
     run = tmp_path / "new" / "run"
@@ -85,6 +86,8 @@ def test_search_resume_status_report_export_verify(tiny_file, all_forms, tmp_pat
         "finalists.references=false",
         "--set",
         "training.epochs=1",
+        "--set",
+        "finalists.epochs=1",
         "--set",
         all_forms,
     ]
