@@ -121,7 +121,13 @@ def corrupt(x: Tensor, name: str, severity: int, *, seed: int = 0) -> Tensor:
 
 
 def corruption_errors(
-    network: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0, batch_size: int | None = None
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> CorruptionErrors:
     """Returns the error of a network under every corruption at every severity.
 
@@ -131,6 +137,7 @@ def corruption_errors(
         y: True labels, (N,) int64.
         seed: Seed of the noise. Results do not depend on the batch size.
         batch_size: Images in one pass; estimated from the memory that one image needs if None.
+        progress: Function called with the completed fraction, between 0 and 1.
 
     Raises:
         TypeError: network, x or y has the wrong type.
@@ -141,14 +148,22 @@ def corruption_errors(
     with prepare(network, x, y, batch_size) as prepared:
         images = torch.arange(len(x), device=x.device)
 
+        done = 0
+
         def error(name: str, severity: int) -> float:
+            nonlocal done
+
             def wrong(index: Tensor) -> int:
                 with torch.no_grad():
                     logits = prepared.network(_corrupt(x[index], name, severity, ImageNoise.of(seed, index)))
                 check_logits(logits, len(index))
                 return int((logits.argmax(1) != y[index]).sum())
 
-            return sum(count for _, count in prepared.batches.over(images, wrong)) / len(x)
+            errors = sum(count for _, count in prepared.batches.over(images, wrong)) / len(x)
+            done += 1
+            if progress is not None:
+                progress(done / (5 * len(CORRUPTIONS)))
+            return errors
 
         clean = 1 - float(prepared.right().double().mean())
         errors = {name: [error(name, severity) for severity in range(1, 6)] for name in CORRUPTIONS}

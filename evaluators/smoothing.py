@@ -24,6 +24,8 @@ from evaluators.engine.noise import ImageNoise
 from evaluators.engine.prepared import PreparedNetwork, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
 # Largest number of draws whose indices are in memory at once. The indices of all draws may not fit: a million draws for each
@@ -97,6 +99,7 @@ def certify(
     *,
     seed: int = 0,
     batch_size: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Certificates:
     """Returns the certified L2 radii of images x with labels y, at n0 + n forward passes per image.
 
@@ -108,6 +111,7 @@ def certify(
         smoothing: Noise and number of draws.
         seed: Seed of the noise. Results do not depend on the batch size.
         batch_size: Noisy images in one pass; estimated from the memory that one image needs if None.
+        progress: Function called with the completed fraction, between 0 and 1.
 
     Raises:
         TypeError: network, x, y or smoothing has the wrong type.
@@ -131,8 +135,11 @@ def certify(
     check_smoothing(smoothing)
     sigma, n = smoothing.sigma, smoothing.n
     with prepare(network, x, y, batch_size) as prepared:
-        chosen = _counts(prepared, sigma, smoothing.n0, seed, stream=0).argmax(1)
-        hits = _counts(prepared, sigma, n, seed, stream=1)[torch.arange(len(x)), chosen].numpy()
+        draws, report = smoothing.n0 + n, progress or (lambda share: None)
+        chosen = _counts(prepared, sigma, smoothing.n0, seed, lambda done: report(done / draws), stream=0).argmax(1)
+        hits = _counts(prepared, sigma, n, seed, lambda done: report((smoothing.n0 + done) / draws), stream=1)[
+            torch.arange(len(x)), chosen
+        ].numpy()
     # The lower end of the two-sided interval at 2 alpha is the one-sided bound at alpha.
     lower = binomial_interval(hits.astype(np.float64), n, confidence=1 - 2 * smoothing.alpha)[:, 0]
     predictions = np.where(lower > 0.5, chosen.numpy(), -1)
@@ -150,8 +157,13 @@ def check_smoothing(smoothing: Smoothing) -> None:
         raise TypeError(f"smoothing must be a Smoothing, such as Smoothing(sigma=0.25), got {smoothing!r}")
 
 
-def _counts(prepared: PreparedNetwork, sigma: float, draws: int, seed: int, *, stream: int) -> Tensor:
-    """Returns how often the network predicts each class over the draws of noise, (N, K) int64, on the CPU."""
+def _counts(
+    prepared: PreparedNetwork, sigma: float, draws: int, seed: int, report: Callable[[float], None], *, stream: int
+) -> Tensor:
+    """Returns how often the network predicts each class over the draws of noise, (N, K) int64, on the CPU.
+
+    `report` is called with the completed draws of each image, on average.
+    """
     x = prepared.x
     counts = torch.zeros(prepared.logits.shape, dtype=torch.int64, device=x.device)
 
@@ -164,9 +176,11 @@ def _counts(prepared: PreparedNetwork, sigma: float, draws: int, seed: int, *, s
         check_logits(logits, len(pairs))
         return logits.argmax(1)
 
-    total = len(x) * draws
+    total, done = len(x) * draws, 0
     for start in range(0, total, _HELD):
         held = torch.arange(start, min(start + _HELD, total), device=x.device)
         for pairs, predictions in prepared.batches.over(held, classes):
             counts.index_put_((pairs // draws, predictions), torch.ones_like(predictions), accumulate=True)
+            done += len(pairs)
+            report(done / len(x))
     return counts.cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -14,7 +14,7 @@ from evaluators.engine.fast_inference import MIN_ATTEMPTS_TO_FUSE, inference
 from evaluators.engine.input_checks import check_images, check_labels, check_logits, check_module
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @final
@@ -28,6 +28,7 @@ class PreparedNetwork:
         y: True labels, (N,).
         logits: Logits of the clean images, (N, K).
         batches: Batch sizes.
+        first: Number of the first image, if these are a part of more images. It selects the random numbers of the images.
     """
 
     network: nn.Module
@@ -35,15 +36,27 @@ class PreparedNetwork:
     y: Tensor
     logits: Tensor
     batches: Batches
+    first: int = 0
 
     def right(self) -> Tensor:
         """Returns whether each clean image is classified correctly, (N,) bool."""
         return self.logits.argmax(1) == self.y
 
+    def part(self, images: slice) -> PreparedNetwork:
+        """Returns the network with some of its images, without a copy. Each image keeps its random numbers."""
+        start = images.indices(len(self.x))[0]
+        return replace(self, x=self.x[images], y=self.y[images], logits=self.logits[images], first=self.first + start)
+
 
 @contextmanager
 def prepare(
-    network: nn.Module, x: Tensor, y: Tensor, batch_size: int | None = None, *, attempts: int = MIN_ATTEMPTS_TO_FUSE
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int | None = None,
+    *,
+    attempts: int = MIN_ATTEMPTS_TO_FUSE,
+    progress: Callable[[float], None] | None = None,
 ) -> Iterator[PreparedNetwork]:
     """Yields a network prepared for attacks on images x with labels y, and restores its state afterwards.
 
@@ -54,6 +67,7 @@ def prepare(
         batch_size: Images in one pass through the network; estimated from the memory that one image needs if None.
         attempts: Expected number of attempts on each image: attacks times epsilons. If the attempts on all images are few,
             the network is not optimised for speed.
+        progress: Function called with the completed fraction of the clean images, between 0 and 1.
 
     Raises:
         TypeError: network, x or y has the wrong type.
@@ -63,13 +77,25 @@ def prepare(
     check_images(x)
     with inference(network, x, attempts * len(x)) as fast:
         batches = find_batches(fast, x)[0] if batch_size is None else Batches(batch_size)
-        logits = predict(fast, x, batches)
+        logits = predict(fast, x, batches, progress=progress)
         check_labels(y, len(x), logits.shape[1])
         yield PreparedNetwork(fast, x, y, logits, batches)
 
 
-def predict(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Tensor:
+def predict(
+    network: nn.Module,
+    x: Tensor,
+    batches: Batches | None = None,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
     """Returns the logits (N, K) of images x (N, ...), without gradients. The network keeps its current mode.
+
+    Args:
+        network: Maps images (N, ...) to logits (N, K).
+        x: Images, (N, ...).
+        batches: Batch sizes; passes of 256 images if None.
+        progress: Function called with the completed fraction, between 0 and 1.
 
     Raises:
         ValueError: the network's output is not (N, K) finite logits.
@@ -82,4 +108,10 @@ def predict(network: nn.Module, x: Tensor, batches: Batches | None = None) -> Te
         return logits
 
     index = torch.arange(len(x), device=x.device)
-    return torch.cat([logits for _, logits in (batches or Batches(FORWARD_ONLY)).over(index, work)])
+    parts, done = [], 0
+    for batch, logits in (batches or Batches(FORWARD_ONLY)).over(index, work):
+        parts.append(logits)
+        done += len(batch)
+        if progress is not None:
+            progress(done / len(x))
+    return torch.cat(parts)

@@ -25,7 +25,7 @@ from evaluators.engine.prepared import PreparedNetwork, prepare
 from evaluators.engine.scores_only import why_no_gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -104,7 +104,13 @@ def margins(
         return margins_of(prepared, norms, classes=classes)
 
 
-def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int | None = None) -> Margins:
+def margins_of(
+    prepared: PreparedNetwork,
+    norms: Sequence[Norm],
+    *,
+    classes: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Margins:
     """Returns the margins of a network prepared by `prepare`, as `margins` does.
 
     Attacks on the same prepared network share its clean forward pass.
@@ -113,6 +119,7 @@ def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int
         prepared: The network and N images.
         norms: Norms of the gradients and radii.
         classes: Number of nearest wrong classes per image; None for all K - 1.
+        progress: Function called with the completed fraction, between 0 and 1.
 
     Raises:
         ValueError: classes is below 1.
@@ -128,8 +135,12 @@ def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int
     def work(index: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         return _slopes(prepared, index, nearest.indices[index], differences[index], norms)
 
-    batches = prepared.batches.over(images, work)
-    parts = [part for _, part in batches]
+    parts, done = [], 0
+    for batch, part in prepared.batches.over(images, work):
+        parts.append(part)
+        done += len(batch)
+        if progress is not None:
+            progress(done / len(images))
     right = prepared.right()
     moving = torch.cat([moves for moves, _, _ in parts])
     gradient_norms = {norm.name: torch.cat([slopes[n] for _, slopes, _ in parts]) for n, norm in enumerate(norms)}
@@ -141,7 +152,26 @@ def margins_of(prepared: PreparedNetwork, norms: Sequence[Norm], *, classes: int
         differences=_array(differences),
         gradient_norms={name: _array(slope) for name, slope in gradient_norms.items()},
         radii={name: _array(torch.where(right, radius, 0.0)) for name, radius in radii.items()},
-        zero_gradient_share=float((~moving & right).sum() / right.sum().clamp(min=1)),
+        zero_gradient_share=int((~moving & right).sum()) / max(int(right.sum()), 1),
+    )
+
+
+def join_margins(parts: Sequence[Margins]) -> Margins:
+    """Returns the margins of all images from those of their parts, in the order of the images."""
+    right = np.concatenate([part.right for part in parts])
+    dead = sum(round(part.zero_gradient_share * int(part.right.sum())) for part in parts)
+
+    def by_norm(values: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+        return {name: np.concatenate([each[name] for each in values]) for name in values[0]}
+
+    return Margins(
+        margin=np.concatenate([part.margin for part in parts]),
+        right=right,
+        entropy=np.concatenate([part.entropy for part in parts]),
+        differences=np.concatenate([part.differences for part in parts]),
+        gradient_norms=by_norm([part.gradient_norms for part in parts]),
+        radii=by_norm([part.radii for part in parts]),
+        zero_gradient_share=dead / max(int(right.sum()), 1),
     )
 
 

@@ -17,18 +17,22 @@ from evaluators.checks import check_attacks, check_network
 from evaluators.corruptions import check_pictures, corruption_errors
 from evaluators.cost import macs, parameters
 from evaluators.curves.error_curves import Floats, worst_case
-from evaluators.engine.input_checks import as_grid, check_epsilons, check_images
+from evaluators.engine.input_checks import as_grid, check_epsilons, check_images, check_module
 from evaluators.engine.prepared import prepare
 from evaluators.engine.scores_only import why_no_gradients
-from evaluators.logits.margin import adaptive_epsilons, margins_of
+from evaluators.logits.margin import adaptive_epsilons
 from evaluators.profiles.attack_entry import attack_entry
+from evaluators.profiles.identity import identity
 from evaluators.profiles.law_entries import law_entries
 from evaluators.profiles.margins_record import margins_record
 from evaluators.profiles.options import ProfileOptions, check_by_norm
+from evaluators.profiles.parts import Parts, measure_margins, measure_radii, open_spans, with_stored_logits
+from evaluators.profiles.passes import attempts_of, passes_of_attack, passes_of_margins, stage_of, stages_of
 from evaluators.profiles.record import SCHEMA, RobustnessProfile, check_names
+from evaluators.profiles.stored_parts import open_parts
 from evaluators.profiles.union import union_entry
+from evaluators.profiles.workload import Workload
 from evaluators.radius.grid import EpsilonGrid
-from evaluators.radius.measure import measure
 from evaluators.smoothing import Certificates, certify
 
 if TYPE_CHECKING:
@@ -63,9 +67,11 @@ def profile(
         epsilons: Grid of epsilons, in pixel units, by name of the norm. A missing grid is chosen from the first-order radii.
         options: Additional measurements, and how the radii are measured.
         seed: Seed of the random numbers of the attacks, the corruptions and the smoothing.
-        progress: Called with the current stage and the completed share of the work, between 0 and 1.
+        progress: Called with the current stage and the completed share of the time, between 0 and 1. The share is estimated
+            from the seconds measured so far; it never falls.
 
     Raises:
+        StoredPartsError: the folder `options.resume` holds parts of another profile, or a file cannot be read or written.
         TypeError: x, y, attacks or epsilons has the wrong type.
         ValueError: x, y or an epsilon is out of range, the network's output is not (N, K) logits, or the name of an attack
             or a norm cannot be used.
@@ -85,37 +91,34 @@ def profile(
     smoothing, batch_size, union = options.smoothing, options.batch_size, options.union or {}
     included = {name: (*options.include.get(name, ()), *([union[name]] if name in union else ())) for name in norms}
     differentiable = why_no_gradients(network) is None if isinstance(network, nn.Module) else True
-    extras = {"corruptions": options.corruptions, "certificates": smoothing is not None}
-    stages = ["margins", *attacks, "checks", *(stage for stage, wanted in extras.items() if wanted)]
-
-    def part(stage: str) -> Callable[[float], None]:
-        before = stages.index(stage)
-        return lambda share: None if progress is None else progress(stage, (before + share) / len(stages))
-
-    with prepare(network, x, y, batch_size) as prepared:
-        part("margins")(0.0)
-        margins, logits = margins_of(prepared, list(norms.values())), prepared.logits.double().cpu().numpy()
+    check_module(network)
+    stored = open_parts(options.resume, lambda: identity(network, x, y, attacks, epsilons, options, seed))
+    workload = Workload(stages_of(len(x), attacks, options), progress)
+    with prepare(network, x, y, batch_size, progress=workload.start("clean")) as prepared:
+        workload.add("clean")
+        prepared = with_stored_logits(prepared, stored)
+        parts = Parts(prepared, stored, workload, open_spans(stored, prepared.batches, len(x)))
+        workload.stages["margins"].passes = passes_of_margins(prepared.logits.shape[1])
+        margins, logits = measure_margins(parts, list(norms.values())), prepared.logits.double().cpu().numpy()
         grids = {
             name: _grid(norm, margins.radii[name], x[0].numel(), epsilons.get(name), included.get(name, ()))
             for name, norm in norms.items()
         }
-        radii = {
-            name: measure(
-                prepared,
-                attack,
-                EpsilonGrid(epsilons=grids[attack.norm.name], tolerance=options.tolerance),
-                seed=seed,
-                progress=part(name),
-            ).numpy()
+        for name, attack in attacks.items():
+            attempts = attempts_of(margins.radii[attack.norm.name], grids[attack.norm.name])
+            workload.stages[stage_of(name)].passes = float(margins.right.mean()) * passes_of_attack(attack, attempts)
+        epsilon_grids = {
+            name: EpsilonGrid(epsilons=grids[attack.norm.name], tolerance=options.tolerance)
             for name, attack in attacks.items()
         }
+        radii = measure_radii(parts, attacks, epsilon_grids, seed)
     # The checks run outside `prepare`, which sets evaluation mode: a check reports the mode in which the network was passed.
-    part("checks")(0.0)
-    checks = [
-        *check_network(network, x, y, margins, batch_size=batch_size),
-        *check_attacks(network, x, y, attacks, radii, grids, batch_size=batch_size),
-    ]
-    part("checks")(1.0)
+    workload.start("check network")
+    checks = check_network(network, x, y, margins, batch_size=batch_size)
+    workload.add("check network")
+    workload.start("check attacks")
+    checks += check_attacks(network, x, y, attacks, radii, grids, batch_size=batch_size)
+    workload.add("check attacks")
     worst = {name: worst_case([r for key, r in radii.items() if attacks[key].norm.name == name]) for name in norms}
     exact = options.tolerance is not None
     record: dict[str, Any] = {
@@ -144,12 +147,15 @@ def profile(
     if union:
         record["union"] = union_entry(worst, union)
     if options.corruptions:
-        record["corruptions"] = asdict(corruption_errors(network, x, y, seed=seed, batch_size=batch_size))
-        part("corruptions")(1.0)
+        report = workload.start("corruptions")
+        errors = corruption_errors(network, x, y, seed=seed, batch_size=batch_size, progress=report)
+        record["corruptions"] = asdict(errors)
+        workload.add("corruptions")
     if smoothing is not None:
-        certificates = certify(network, x, y, smoothing, seed=seed, batch_size=batch_size)
+        report = workload.start("certificates")
+        certificates = certify(network, x, y, smoothing, seed=seed, batch_size=batch_size, progress=report)
         record["certificates"] = _certificates_entry(certificates, smoothing.sigma)
-        part("certificates")(1.0)
+        workload.add("certificates")
     # The record passes through JSON: a loaded profile equals the saved one, and a value that cannot be saved raises here.
     return RobustnessProfile(json.loads(json.dumps(record, allow_nan=False)), radii)
 

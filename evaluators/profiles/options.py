@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
 from evaluators.engine.batches import Batches
@@ -28,6 +29,9 @@ class ProfileOptions:
         dataset: Name of the data set, for the record.
         split: Name of the split of the data set, for the record.
         batch_size: Images in one pass; None to choose it from the memory that one image needs.
+        resume: Folder of the profile, in which the radii of each part of the images are stored as soon as they are measured.
+            If it holds parts of the same profile, they are not measured again. `save_profile` removes the parts. None to
+            store nothing.
 
     Raises:
         TypeError: include or union is not a mapping, or a setting has the wrong type.
@@ -42,6 +46,7 @@ class ProfileOptions:
     dataset: str = "unnamed"
     split: str = "test"
     batch_size: int | None = None
+    resume: Path | None = None
 
     def __post_init__(self) -> None:
         check_by_norm("include", self.include)

@@ -12,6 +12,7 @@ from evaluators.curves.alternatives import Alternative
 from evaluators.curves.error_curves import Floats, in_grid, worst_case
 from evaluators.curves.power_law import PowerLaw
 from evaluators.curves.scalars import error_at
+from evaluators.profiles.stored_parts import remove_parts
 from evaluators.profiles.validation import check_record, read_radii
 
 if TYPE_CHECKING:
@@ -92,13 +93,14 @@ def check_names(attacks: Mapping[str, Attack]) -> None:
 
 
 def save_profile(profile: RobustnessProfile, folder: Path) -> None:
-    """Writes profile.json and radii.npz into an existing folder.
+    """Writes profile.json and radii.npz into an existing folder, and removes the stored parts of an interrupted profile.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: a file cannot be written or removed.
     """
     (folder / "profile.json").write_text(json.dumps(profile.record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     np.savez_compressed(folder / "radii.npz", **profile.radii)  # type: ignore[arg-type]  # numpy's stub takes no mapping
+    remove_parts(folder)
 
 
 def load_profile(folder: Path) -> RobustnessProfile:

@@ -72,7 +72,7 @@ def fooled_sizes(attempt: Attempt, images: Tensor, epsilons: Tensor, stream: int
             points = (x + epsilon.view(-1, *[1] * (x.ndim - 1)) * directions[batch]).clamp(0, 1)
             fooled = torch.zeros(len(batch), dtype=torch.bool, device=device)
         else:
-            noise = ImageNoise.of(attempt.seed, batch, stream)
+            noise = ImageNoise.of(attempt.seed, batch + prepared.first, stream)
             points, fooled = attack.generate(
                 prepared.network,
                 x,

@@ -39,8 +39,9 @@ def search_nearest(
     def work(batch: Tensor) -> Tensor:
         x, y = prepared.x[batch], prepared.y[batch]
         size = torch.full((len(batch),), largest, dtype=x.dtype, device=x.device)
+        noise = ImageNoise.of(seed, batch + prepared.first)
         points, fooled = attack.generate(
-            prepared.network, x, y, size, ImageNoise.of(seed, batch), stop_when_fooled=True, one_pass=prepared.batches.size
+            prepared.network, x, y, size, noise, stop_when_fooled=True, one_pass=prepared.batches.size
         )
         return torch.where(fooled, attack.norm.size(points - x), math.inf)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 from evaluators import PGD, ProfileOptions, RobustnessProfile, Smoothing, profile
 from evaluators.attacks import Attack, Transfer
 from evaluators.engine.input_checks import check_epsilons
+from evaluators.profiles.stored_parts import StoredPartsError
 from evaluators.profiles.union import check_union
 from nas.analysis.fit import check_compatible
 from nas.analysis.network_source import bundle_data, open_source
@@ -20,11 +21,12 @@ from nas.config.schema import FinalistsConfig
 from nas.data import open_test
 from nas.data.config import DataConfig
 from nas.device import open_device, set_threads
-from nas.errors import ConfigError, NetworkError, first_line
+from nas.errors import ConfigError, NetworkError, RunError, first_line
 from nas.validation import ValidationError, bounded, check_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from nas.analysis.network_source import Openable
     from nas.data import Split
@@ -101,6 +103,7 @@ def profile_network(
     *,
     options: NetworkOptions | Sequence[NetworkOptions] = NetworkOptions(),
     trust: bool = False,
+    resume: Path | None = None,
 ) -> RobustnessProfile:
     """Returns the robustness profile of a network on test images.
 
@@ -114,6 +117,8 @@ def profile_network(
         options: Options with which the network and those of `config.transfer` are opened: one for all, or one for each, in
             this order. See `options_of_each`.
         trust: Run code that comes with a bundle or a .pt2 file.
+        resume: Folder in which the radii of each part of the images are stored, as for `evaluators.ProfileOptions`. An
+            interrupted profile resumes from them.
 
     Raises:
         NetworkError: the network cannot be opened, is not compatible with the images, or fails under attack.
@@ -121,7 +126,8 @@ def profile_network(
         ConfigError: an epsilon is too large for the images, a grid has a norm that no attack has, an attack needs
             gradients that the network does not have, or the data cannot be taken from the bundle and there is no config.
         DataError: the images cannot be opened.
-        RunError: the device does not exist.
+        RunError: the device does not exist, the folder `resume` holds parts of another profile, or a file cannot be read or
+            written.
 
     Example:
         >>> import nas
@@ -162,10 +168,13 @@ def profile_network(
                 corruptions=config.corruptions,
                 smoothing=None if config.certify is None else Smoothing(sigma=config.certify),
                 dataset=config.data.name,
+                resume=resume,
             ),
             seed=config.seed,
             progress=progress,
         )
+    except StoredPartsError as error:
+        raise RunError(str(error)) from error
     except Exception as error:
         # A custom network may raise any error on any image, even in the backward pass only.
         raise NetworkError(f"{source.name}: cannot be profiled: {first_line(error)}") from error

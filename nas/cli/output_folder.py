@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None]:
+def output_folder(folder: Path | None, holds: str, *names: str, interrupted: bool = False) -> Iterator[None]:
     """Creates the output folder before the work inside the context.
 
     After a HardcellError or Ctrl-C, removes the folders that it created, if they are empty.
@@ -20,6 +20,7 @@ def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None
         folder: Output folder; None to write no files.
         holds: Kind of content for the error message, such as `a profile`.
         names: Names of files that must not exist in the folder.
+        interrupted: Whether the folder holds interrupted work that will be resumed. The named files may then exist.
 
     Raises:
         RunError: the path is a file, or one of the named files exists in the folder.
@@ -31,7 +32,7 @@ def output_folder(folder: Path | None, holds: str, *names: str) -> Iterator[None
         return
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; name a folder")
-    if any((folder / name).exists() for name in names):
+    if not interrupted and any((folder / name).exists() for name in names):
         raise RunError(f"{folder}: holds {holds} already; name another folder, or remove this one")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)

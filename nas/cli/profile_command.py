@@ -75,7 +75,12 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]")
 @click.option("--device", help="cpu, cuda, mps or auto.  [default: auto]")
-@click.option("--out", type=click.Path(path_type=Path), help="New folder for profile.json, radii.npz and pictures.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="New folder for profile.json, radii.npz and pictures. "
+    "After an interruption, the same command resumes from the radii in it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print profile.json.")
 @network_options
 @requirement_options
@@ -99,6 +104,7 @@ def profile(
     """
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
+        from evaluators.profiles.stored_parts import is_interrupted
         from nas.analysis.network_source import open_source
         from nas.analysis.profile import profile_network
         from nas.analysis.requirements import check_countable, check_profile, required_epsilons
@@ -106,16 +112,22 @@ def profile(
         from nas.cli.profile_tables import print_profile
 
         requirements = open_requirements(required, out)
-        with output_folder(out, "a profile", "profile.json", "radii.npz"), progress_bar() as progress:
+        interrupted = out is not None and is_interrupted(out)
+        with (
+            output_folder(out, "a profile", "profile.json", "radii.npz", interrupted=interrupted),
+            progress_bar() as progress,
+        ):
             each = parse_network_options(opening, [network, *options["transfer"]])
             source = open_source(network, options=each[0], trust=trust)
             check_countable(source.network, requirements)
             config = profile_config(source, options)
             norms = list(dict.fromkeys(attack.norm.name for attack in config.attacks.values()))
             config = replace(config, include=required_epsilons(requirements, norms))
-            measured = profile_network(source, config, progress, options=each, trust=trust)
+            measured = profile_network(source, config, progress, options=each, trust=trust, resume=out)
     except KeyboardInterrupt:
-        click.echo("\ninterrupted; nothing was kept, because a profile cannot be resumed", err=True)
+        kept = out is not None and (out / "partial").exists()
+        outcome = f"{out} holds the parts that were measured, and the same command resumes" if kept else "nothing was kept"
+        click.echo(f"\ninterrupted; {outcome}", err=True)
         sys.exit(INTERRUPTED)
     print_missing_gradients([source])
     if out is not None:
@@ -136,9 +148,10 @@ def _write(measured: RobustnessProfile, folder: Path) -> None:
     from nas.plots.profile import profile_figures
 
     with writing(folder):
-        save_profile(measured, folder)
         for name, figure in profile_figures(measured).items():
             (folder / f"{name}.svg").write_text(figure, encoding="utf-8")
+        # Written last: these files mark the profile as finished, and the stored parts are removed.
+        save_profile(measured, folder)
 
 
 @click.command("check-table")
