@@ -60,7 +60,8 @@ class StoredParts:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # From memory, because numpy does not close a file that it cannot read.
+            with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             _check_shapes(arrays, shapes)
         except _DAMAGED as error:

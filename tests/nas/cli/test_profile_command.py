@@ -197,7 +197,7 @@ def test_disk_full_speaks_of_no_run(refused, monkeypatch, tmp_path):
 
     monkeypatch.setattr(Path, "write_text", full)
     err = refused("profile", "own.py:network", *QUICK, "--out", tmp_path / "profile")
-    assert "profile.json: cannot be written: No space left on device" in err
+    assert "error_curves.svg: cannot be written: No space left on device" in err
 
 
 # The options.
