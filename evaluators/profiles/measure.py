@@ -17,7 +17,7 @@ from evaluators.checks import check_attacks, check_network
 from evaluators.corruptions import check_pictures, corruption_errors
 from evaluators.cost import macs, parameters
 from evaluators.curves.error_curves import Floats, worst_case
-from evaluators.engine.input_checks import as_grid, check_epsilons, check_images, check_module
+from evaluators.engine.input_checks import as_grid, check_epsilons, check_images, check_labels, check_module
 from evaluators.engine.prepared import prepare
 from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import adaptive_epsilons
@@ -92,6 +92,7 @@ def profile(
     included = {name: (*options.include.get(name, ()), *([union[name]] if name in union else ())) for name in norms}
     differentiable = why_no_gradients(network) is None if isinstance(network, nn.Module) else True
     check_module(network)
+    check_labels(y, len(x))
     stored = open_parts(options.resume, lambda: identity(network, x, y, attacks, epsilons, options, seed))
     workload = Workload(stages_of(len(x), attacks, options), progress)
     with prepare(network, x, y, batch_size, progress=workload.start("clean")) as prepared:

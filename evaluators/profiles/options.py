@@ -29,7 +29,7 @@ class ProfileOptions:
         dataset: Name of the data set, for the record.
         split: Name of the split of the data set, for the record.
         batch_size: Images in one pass; None to choose it from the memory that one image needs.
-        resume: Folder of the profile, in which the radii of each part of the images are stored as soon as they are measured.
+        resume: Folder of the profile, in which the radii of each part of the images are stored at once.
             If it holds parts of the same profile, they are not measured again. `save_profile` removes the parts. None to
             store nothing.
 
@@ -51,6 +51,7 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         check_by_norm("include", self.include)
         object.__setattr__(self, "include", {norm: tuple(as_grid(e)) for norm, e in self.include.items()})
+        object.__setattr__(self, "resume", None if self.resume is None else Path(self.resume))
         check_union(self.union)
         check_tolerance(self.tolerance)
         if self.smoothing is not None:

@@ -1,4 +1,4 @@
-"""The radii of a profile, measured in parts of the images. Each part is stored as soon as it is measured."""
+"""The radii of a profile, measured in parts of the images. Each part is stored at once."""
 
 from __future__ import annotations
 

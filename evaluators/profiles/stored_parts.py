@@ -125,7 +125,7 @@ def is_interrupted(folder: Path) -> bool:
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes the stored parts from the folder of a profile, if there are any.
+    """Removes the stored parts, and their folder, from the folder of a profile.
 
     Raises:
         OSError: a file cannot be removed.

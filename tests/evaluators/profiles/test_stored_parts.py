@@ -310,7 +310,7 @@ def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path):
 
 
 def test_a_saved_profile_has_no_parts(run, tmp_path):
-    measured = run()
+    measured = run(folder=str(tmp_path))
     assert is_interrupted(tmp_path)
     (tmp_path / "partial" / ".margins-0000000.npz.1.ab").touch()  # A kill may leave such a file.
     save_profile(measured, tmp_path)
