@@ -17,6 +17,7 @@ from evaluators.attacks.constraint_relaxation import ConstraintRelaxation
 from evaluators.attacks.ddn import DDN
 from evaluators.attacks.deepfool import DeepFool
 from evaluators.attacks.eight_bit import EightBit
+from evaluators.attacks.fab import FAB
 from evaluators.attacks.fast_pgd import FastPGD
 from evaluators.attacks.fgsm import FGSM
 from evaluators.attacks.fmn import FMN
@@ -64,6 +65,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "trust_region": TrustRegion,
     "hop_skip_jump": HopSkipJump,
     "fast_pgd": FastPGD,
+    "fab": FAB,
     "constraint_relaxation": ConstraintRelaxation,
     "strong": Strong,
     "autoattack": AutoAttack,
@@ -117,6 +119,7 @@ __all__ = [
     "ATTACKS",
     "BIM",
     "DDN",
+    "FAB",
     "FGSM",
     "FMN",
     "LOSSES",

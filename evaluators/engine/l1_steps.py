@@ -109,3 +109,24 @@ def greedy_radius(x: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
     missing = wanted - risen.gather(1, last)
     size = moved.gather(1, last) + missing / slope.gather(1, last).clamp(min=torch.finfo(slope.dtype).tiny)
     return torch.where(wanted <= 0, 0, torch.where(number > last, math.inf, size)).squeeze(1)
+
+
+def greedy_step(points: Tensor, gradient: Tensor, rise: Tensor) -> Tensor:
+    """Returns the smallest perturbations, in L1, that change a linear function by `rise` in the pixel range, (N, ...).
+
+    As in `greedy_radius`, the pixels with the largest gradients move first. If all pixels together do not suffice, all move
+    to the end of their ranges.
+
+    Args:
+        points: Where the step starts, (N, ...), pixels in [0, 1].
+        gradient: Gradient of the function, shaped like points.
+        rise: The wanted change of each image, (N,). Where it is negative, the function falls.
+    """
+    uphill = gradient.flatten(1) * rise.sign()[:, None].to(gradient)
+    place = points.flatten(1)
+    room, order = torch.where(uphill > 0, 1 - place, place), uphill.abs().argsort(1, descending=True)
+    slope, room = uphill.abs().gather(1, order), room.gather(1, order)
+    left = rise.abs().to(slope)[:, None] - (slope * room).cumsum(1) + slope * room  # Before each pixel moves.
+    length = (left / slope.clamp(min=torch.finfo(slope.dtype).tiny)).clamp(min=0).minimum(room)
+    step = torch.zeros_like(place).scatter(1, order, torch.where(slope > 0, length, 0)) * uphill.sign()
+    return step.view_as(points)

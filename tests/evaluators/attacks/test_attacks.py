@@ -37,7 +37,15 @@ from evaluators import (
     describe,
     radii,
 )
-from evaluators.attacks import LOSSES, ConstraintRelaxation, GradientOracle, cross_entropy, margin, targeted_cross_entropy
+from evaluators.attacks import (
+    FAB,
+    LOSSES,
+    ConstraintRelaxation,
+    GradientOracle,
+    cross_entropy,
+    margin,
+    targeted_cross_entropy,
+)
 from evaluators.engine.frozen import frozen
 from evaluators.norms import L1
 
@@ -297,6 +305,12 @@ class TestFMN(AttackContract):
 
 class TestDDN(AttackContract):
     @pytest.fixture(params=every(DDN, loss=(cross_entropy, margin), steps=(15,)), ids=lambda a: a.loss.__name__)
+    def attack(self, request):
+        return request.param
+
+
+class TestFAB(AttackContract):
+    @pytest.fixture(params=every(FAB, targets=(1, 2), steps=(10,)), ids=lambda a: str(a.targets))
     def attack(self, request):
         return request.param
 

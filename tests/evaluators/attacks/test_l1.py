@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 from evaluators import APGD, BIM, FGSM, FMN, PGD, AutoAttack, DeepFool, EpsilonGrid, HopSkipJump, MinimumNormEnsemble, radii
 from evaluators.attacks import (
     DDN,
+    FAB,
     ConstraintRelaxation,
     FastPGD,
     GradientOracle,
@@ -90,6 +91,7 @@ class TestLinearNetworks:
             APGD(norm=L1(), loss=margin, steps=50),
             FMN(norm=L1()),
             FMN(norm=L1(), candidates=10),
+            FAB(),
             MinimumNormEnsemble(norm=L1()),
             AutoAttack(norm=L1(), steps=50),
             PGD(norm=L1(), loss=margin, steps=50, step_size=0.1),
@@ -205,7 +207,7 @@ class TestTrainedNetwork:
 def test_ensembles_leave_out_members_that_cannot_search_in_l1():
     assert [type(member) for member in AutoAttack(norm=L1()).members()] == [APGD, FMN, TargetedAPGD, Square]
     assert [type(member) for member in Strong(norm=L1()).members()] == [FMN, ConstraintRelaxation, TargetedAPGD, Square]
-    assert [type(member) for member in MinimumNormEnsemble(norm=L1()).members()] == [FMN, FMN, APGD]
+    assert [type(member) for member in MinimumNormEnsemble(norm=L1()).members()] == [FAB, FMN, FMN, FMN, APGD]
     assert type(FastPGD(norm=L1()).members()[0]) is FMN
 
 

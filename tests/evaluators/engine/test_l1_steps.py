@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import linprog, minimize
 
 from evaluators import L2
-from evaluators.engine.l1_steps import greedy_radius, movable, shrink, sparse_step
+from evaluators.engine.l1_steps import greedy_radius, greedy_step, movable, shrink, sparse_step
 from evaluators.norms import L1
 
 pixels = arrays(np.float64, (4, 1, 2, 3), elements=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0])).map(torch.from_numpy)
@@ -118,3 +118,22 @@ def test_the_greedy_radius_is_0_without_a_rise_and_infinite_without_a_slope():
     x = torch.full((2, 4), 0.5)
     assert greedy_radius(x, torch.ones(2, 4), torch.tensor([0.0, -1.0])).tolist() == [0.0, 0.0]
     assert greedy_radius(x, torch.zeros(2, 4), torch.tensor([1.0, 2.0])).tolist() == [math.inf, math.inf]
+
+
+@given(x=pixels, gradient=deltas, rise=st.floats(-3, 3))
+def test_the_greedy_step_has_the_greedy_radius_and_the_wanted_rise(x, gradient, rise):
+    step = greedy_step(x, gradient, torch.full((4,), rise, dtype=torch.float64))
+    assert ((x + step >= -1e-12) & (x + step <= 1 + 1e-12)).all()
+    # A fall is a rise of the negative function.
+    radius = greedy_radius(x, gradient * math.copysign(1, rise), torch.full((4,), abs(rise), dtype=torch.float64))
+    reached = radius.isfinite()
+    risen = (step * gradient).flatten(1).sum(1)
+    torch.testing.assert_close(risen[reached], torch.full_like(risen[reached], rise), rtol=0, atol=1e-6)
+    torch.testing.assert_close(L1().size(step)[reached], radius[reached], rtol=1e-6, atol=1e-6)
+
+
+def test_a_greedy_step_that_cannot_suffice_moves_every_pixel_to_the_end_of_its_range():
+    x, gradient = torch.tensor([[0.3, 0.6, 0.5]]), torch.tensor([[2.0, -1.0, 0.0]])
+    torch.testing.assert_close(greedy_step(x, gradient, torch.tensor([9.0])), torch.tensor([[0.7, -0.6, 0.0]]))
+    torch.testing.assert_close(greedy_step(x, gradient, torch.tensor([-9.0])), torch.tensor([[-0.3, 0.4, 0.0]]))
+    assert greedy_step(x, gradient, torch.tensor([0.0])).abs().sum() == 0
