@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from evaluators.engine.noise import ImageNoise
 
+# The projection is onto a slightly smaller ball: rounding of many small changes could otherwise leave the ball.
+WITHIN = 1 - 1e-5
+
 
 def sparse_tiles(x: Tensor, epsilon: Tensor, noise: ImageNoise) -> Tensor:
     """Returns images plus a grid of bumps with random signs, moved into the ball and the pixel range, shaped like x."""
-    return L1().inside(x, tiled(x, noise, power=1), epsilon)
+    return L1().inside(x, tiled(x, noise, power=1), WITHIN * epsilon)
 
 
 def sparse_shift(
@@ -46,7 +49,7 @@ def sparse_shift(
     channels = x.shape[1]
     bump = random_signs(drawn[:, 5:, None]).to(x.dtype) * bumps(side, x.dtype, x.device, 1)[(drawn[:, 4:5] < 0.5).long()]
     change[into] = unit(bump + unit(old, 1), 1) * (freed * channels + unused)
-    moved = L1().inside(clean, delta, epsilon[left])
+    moved = L1().inside(clean, delta, WITHIN * epsilon[left])
     pixels = x[0].numel()
     whole = left[:, None] * pixels + torch.arange(pixels, device=x.device)
     before = points.view(-1)[whole]

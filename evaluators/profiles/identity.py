@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ def identity(
         seed: Seed of the profile.
     """
     entries = {
+        "hardcell": _version(),
+        "torch": torch.__version__,
         "network": hash_of_network(network),
         "images": hash_of_tensors([x]),
         "labels": hash_of_tensors([y]),
@@ -54,6 +57,14 @@ def identity(
     }
     plain: dict[str, Any] = json.loads(json.dumps(entries))
     return plain
+
+
+def _version() -> str | None:
+    """Returns the version of Hardcell; None if it is not installed."""
+    try:
+        return importlib.metadata.version("hardcell")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def hash_of_network(network: nn.Module) -> str:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from evaluators.attacks import describe
 from evaluators.attacks.base import check_attack
@@ -38,10 +37,11 @@ from evaluators.smoothing import Certificates, certify
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from evaluators.attacks import Attack
     from evaluators.norms import Norm
+    from evaluators.profiles.stored_parts import StoredParts
 
 
 def profile(
@@ -68,7 +68,7 @@ def profile(
         options: Additional measurements, and how the radii are measured.
         seed: Seed of the random numbers of the attacks, the corruptions and the smoothing.
         progress: Called with the current stage and the completed share of the time, between 0 and 1. The share is estimated
-            from the seconds measured so far; it never falls.
+            from the seconds measured so far. It falls only where parts of an interrupted profile are read.
 
     Raises:
         StoredPartsError: the folder `options.resume` holds parts of another profile, or a file cannot be read or written.
@@ -88,17 +88,35 @@ def profile(
     """
     epsilons = {} if epsilons is None else epsilons
     norms = _check_inputs(x, attacks, epsilons, options)
-    smoothing, batch_size, union = options.smoothing, options.batch_size, options.union or {}
-    included = {name: (*options.include.get(name, ()), *([union[name]] if name in union else ())) for name in norms}
-    differentiable = why_no_gradients(network) is None if isinstance(network, nn.Module) else True
     check_module(network)
     check_labels(y, len(x))
-    stored = open_parts(options.resume, lambda: identity(network, x, y, attacks, epsilons, options, seed))
-    workload = Workload(stages_of(len(x), attacks, options), progress)
+    with open_parts(options.resume, lambda: identity(network, x, y, attacks, epsilons, options, seed)) as stored:
+        workload = Workload(stages_of(len(x), attacks, options), progress)
+        return _measure(network, x, y, attacks, epsilons, norms, options, seed, stored, workload)
+
+
+def _measure(
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    epsilons: Mapping[str, Sequence[float]],
+    norms: Mapping[str, Norm],
+    options: ProfileOptions,
+    seed: int,
+    stored: StoredParts,
+    workload: Workload,
+) -> RobustnessProfile:
+    """Returns the profile. Arguments are those of `profile`, with the norms by name, the stored parts and the stages."""
+    smoothing, batch_size, union = options.smoothing, options.batch_size, options.union or {}
+    included = {name: (*options.include.get(name, ()), *([union[name]] if name in union else ())) for name in norms}
+    differentiable = why_no_gradients(network) is None
     with prepare(network, x, y, batch_size, progress=workload.start("clean")) as prepared:
         workload.add("clean")
         prepared = with_stored_logits(prepared, stored)
         parts = Parts(prepared, stored, workload, open_spans(stored, prepared.batches, len(x)))
+        for stage in ("check attacks", *map(stage_of, attacks)):  # Misclassified images are not attacked.
+            workload.stages[stage].passes *= float(prepared.right().double().mean())
         workload.stages["margins"].passes = passes_of_margins(prepared.logits.shape[1])
         margins, logits = measure_margins(parts, list(norms.values())), prepared.logits.double().cpu().numpy()
         grids = {

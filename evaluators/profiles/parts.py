@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import torch
 
+from evaluators.engine.batches import forward
+from evaluators.engine.noise import ImageNoise
 from evaluators.engine.prepared import PreparedNetwork
+from evaluators.engine.scores_only import why_no_gradients
 from evaluators.logits.margin import Margins, join_margins, margins_of
 from evaluators.profiles.passes import stage_of
 from evaluators.profiles.stored_parts import StoredParts, StoredPartsError
@@ -18,6 +21,8 @@ from evaluators.radius.measure import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
 
     from evaluators.attacks import Attack
     from evaluators.curves.error_curves import Floats
@@ -30,8 +35,11 @@ if TYPE_CHECKING:
 # Number of images of a part: eight passes through the network, within these limits. Fewer images use the batches badly. More
 # would lose more work at an interruption.
 PASSES, FEWEST, MOST = 8, 256, 1024
-# Largest change of a logit, relative to the largest logit, that rounding on another machine explains.
-ROUNDING = 1e-3
+# Largest change of a logit, relative to the largest logit, that rounding on another machine explains. Largest change of most
+# gradients, relative to their lengths: they change more where an activation is near a kink.
+ROUNDING, ROUNDING_OF_GRADIENTS = 1e-4, 1e-2
+# Number of images around which logits and gradients are stored, and the size of the noise there, in pixel units.
+PROBED, NOISE = 8, 0.05
 
 
 @final
@@ -53,9 +61,13 @@ class Parts:
 
 
 def open_spans(stored: StoredParts, batches: Batches, n: int) -> tuple[slice, ...]:
-    """Returns the images of each part of n images. An interrupted profile keeps its parts, also on another device."""
+    """Returns the images of each part of n images. An interrupted profile keeps its parts, also on another device.
+
+    Raises:
+        StoredPartsError: a file cannot be written.
+    """
     arrays = stored.read("spans", {"size": ()})
-    size = min(max(PASSES * batches.size, FEWEST), MOST) if arrays is None else int(arrays["size"])
+    size = min(max(PASSES * batches.size, FEWEST), MOST) if arrays is None else max(1, int(arrays["size"]))
     if arrays is None:
         stored.write("spans", {"size": np.array(size)})
     return tuple(slice(start, min(start + size, n)) for start in range(0, n, size))
@@ -64,29 +76,69 @@ def open_spans(stored: StoredParts, batches: Batches, n: int) -> tuple[slice, ..
 def with_stored_logits(prepared: PreparedNetwork, stored: StoredParts) -> PreparedNetwork:
     """Returns the prepared network with the clean logits of the interrupted profile, if there are any. Else stores its own.
 
-    Logits of another device can differ by rounding. The stored radii belong to the stored logits.
+    Logits of another device can differ by rounding. The stored radii belong to the stored logits. Logits and gradients near
+    a few images show whether the code of the network has changed, even if the clean logits have not.
+
+    Args:
+        prepared: The network and its N images.
+        stored: Files of the parts.
 
     Raises:
-        StoredPartsError: the logits differ by more than rounding.
+        StoredPartsError: the logits or the gradients differ by more than rounding, or a file cannot be written.
     """
-    own = prepared.logits
-    arrays = stored.read("logits", {"logits": tuple(own.shape)})
+    if stored.folder is None:
+        return prepared
+    own = {"logits": prepared.logits, **_probe(prepared)}
+    arrays = stored.read("logits", {name: tuple(tensor.shape) for name, tensor in own.items()})
     if arrays is None:
         # In double precision, because numpy has no bfloat16.
-        stored.write("logits", {"logits": own.double().cpu().numpy()})
+        stored.write("logits", {name: tensor.double().cpu().numpy() for name, tensor in own.items()})
         return prepared
-    logits = torch.from_numpy(arrays["logits"]).to(own)
-    difference = float((logits - own).abs().max())
-    if not difference <= ROUNDING * float(own.abs().max()):
+    before = {name: torch.from_numpy(arrays[name]).to(tensor) for name, tensor in own.items()}
+    same = all(
+        float((before[name] - own[name]).abs().max()) <= ROUNDING * float(own[name].abs().max())
+        for name in ("logits", "near_logits")
+    )
+    changes = (before["near_gradients"] - own["near_gradients"]).flatten(1).norm(dim=1)
+    lengths = own["near_gradients"].flatten(1).norm(dim=1)
+    if not same or not float((changes - ROUNDING_OF_GRADIENTS * lengths).median()) <= 0:
         raise StoredPartsError(
-            f"{stored.folder}: the stored logits of the network differ from those now by up to {difference:.3g}; it is "
-            f"another network or gives random logits; choose another folder, or delete {stored.folder}"
+            f"{stored.folder}: the network has other logits or gradients than those stored; it is another network, or gives "
+            f"random logits; choose another folder, or delete {stored.folder}"
         )
-    return replace(prepared, logits=logits)
+    return replace(prepared, logits=before["logits"])
+
+
+def _probe(prepared: PreparedNetwork) -> dict[str, Tensor]:
+    """Returns logits at noisy versions of the first P images, (P, K), and the gradients of the largest ones, (P, ...).
+
+    The gradients are zero if the network has none.
+    """
+    x = prepared.x[:PROBED]
+    uniform = ImageNoise.of(0, torch.arange(len(x), device=x.device)).uniform(x)
+    points = (x + NOISE * (2 * uniform - 1)).clamp(0, 1)
+    gradients = torch.zeros_like(points)
+    if why_no_gradients(prepared.network) is not None:
+        return {"near_logits": forward(prepared.network, points, prepared.batches.size), "near_gradients": gradients}
+    logits = []
+    for start in range(0, len(x), prepared.batches.size):
+        part = points[start : start + prepared.batches.size].detach().requires_grad_()
+        with torch.enable_grad():
+            scores = prepared.network(part.clone())
+            if scores.requires_grad:
+                (gradient,) = torch.autograd.grad(scores.amax(1).sum(), part, allow_unused=True)
+                if gradient is not None:
+                    gradients[start : start + len(part)] = gradient.nan_to_num(0.0, 0.0, 0.0)
+        logits.append(scores.detach().nan_to_num())
+    return {"near_logits": torch.cat(logits), "near_gradients": gradients}
 
 
 def measure_margins(parts: Parts, norms: Sequence[Norm]) -> Margins:
-    """Returns the margins of all images in the given norms."""
+    """Returns the margins of all images in the given norms.
+
+    Raises:
+        StoredPartsError: a file cannot be written.
+    """
     classes = parts.prepared.logits.shape[1]
     measured = []
     for span in parts.spans:
@@ -119,6 +171,9 @@ def measure_radii(
         attacks: Attacks by name.
         grids: Grid of each attack, by its name.
         seed: Seed of the random numbers.
+
+    Raises:
+        StoredPartsError: a file cannot be written.
     """
     radii = {name: np.empty(len(parts.prepared.x)) for name in attacks}
     for span in parts.spans:
@@ -131,7 +186,8 @@ def measure_radii(
                 measured = measure(part, attack, grid, seed=seed, progress=progress).numpy()  # noqa: B023
                 return {"radii": measured, "epsilons": np.array(grid.epsilons)}
 
-            arrays = _stored_or(parts, stage_of(name), f"attack{number + 1}-{span.start:07}", n, shapes, work)
+            file, epsilons = f"attack{number + 1}-{span.start:07}", np.array(grid.epsilons)
+            arrays = _stored_or(parts, stage_of(name), file, n, shapes, work, {"epsilons": epsilons})
             radii[name][span] = arrays["radii"]
     return radii
 
@@ -143,11 +199,25 @@ def _stored_or(
     images: int,
     shapes: Mapping[str, tuple[int, ...]],
     work: Callable[[Progress], Arrays],
+    expected: Arrays | None = None,
 ) -> Arrays:
-    """Returns the arrays of a stored part, or measures and stores them, with the seconds that this took."""
-    arrays = parts.stored.read(file, shapes)
+    """Returns the arrays of a stored part, or measures and stores them, with the seconds that this took.
+
+    Args:
+        parts: The parts.
+        stage: Key of the stage.
+        file: Name of the file.
+        images: Number of images of the part.
+        shapes: Names and shapes of the arrays of the file.
+        work: Function of a progress that measures the arrays, all but `seconds`.
+        expected: Values of some of the arrays. With other values, the part is measured again.
+
+    Raises:
+        StoredPartsError: the file cannot be written.
+    """
+    arrays = parts.stored.read(file, shapes, expected)
     if arrays is not None:
-        parts.workload.add(stage, images, float(arrays["seconds"]))
+        parts.workload.restore(stage, images, float(arrays["seconds"]))
         return arrays
     started = time.perf_counter()
     arrays = work(parts.workload.start(stage, images))

@@ -1,4 +1,4 @@
-"""The share of a profile's work that is done, as a share of the total time.
+"""The share of a profile's work that is done, as a share of the total time of this run.
 
 The seconds that are left are estimated. A stage that was measured on some images takes as long for each further image. A
 stage that was not measured takes its estimated passes, each as long as the passes so far.
@@ -52,7 +52,7 @@ class Workload:
     ) -> None:
         self.stages = stages
         self._report, self._clock = report, clock
-        self._started, self._reported = clock(), 0.0
+        self._started, self._reported, self._stored = clock(), 0.0, 0.0
 
     def start(self, key: str, images: int | None = None) -> Progress:
         """Starts a part of a stage, and returns a function that takes its completed fraction. `add` ends the part.
@@ -83,6 +83,18 @@ class Workload:
         stage.seconds += self._clock() - self._started if seconds is None else seconds
         self._show(key, 0, 0, 0)
 
+    def restore(self, key: str, images: int, seconds: float) -> None:
+        """Adds a part that an interrupted profile has measured. Its seconds are not part of the share of this run.
+
+        Args:
+            key: Key of the stage.
+            images: Number of images of the part.
+            seconds: Seconds that the part took.
+        """
+        self._stored += seconds
+        self._reported = 0.0  # The share so far was estimated without these seconds.
+        self.add(key, images, seconds)
+
     def seconds_left(self, key: str | None = None, done: float = 0, fraction: float = 0, seconds: float = 0) -> float:
         """Returns the estimated seconds of the work that is left; 0 if nothing was measured.
 
@@ -111,9 +123,9 @@ class Workload:
     def _show(self, key: str, done: float, fraction: float, seconds: float) -> None:
         if self._report is None:
             return
-        elapsed = sum(stage.seconds for stage in self.stages.values()) + seconds
+        elapsed = sum(stage.seconds for stage in self.stages.values()) - self._stored + seconds
         left = self.seconds_left(key, done, fraction, seconds)
-        # The share never falls, even if the estimate of what is left rises.
+        # The share does not fall, even if the estimate of what is left rises.
         share = elapsed / (elapsed + left) if left > 0 else float(all(s.done >= s.images for s in self.stages.values()))
         self._reported = max(self._reported, share)
         self._report(self.stages[key].label, self._reported)

@@ -104,7 +104,7 @@ def profile(
     """
     try:
         # Inside the `try`, because the imports take seconds and Ctrl-C may arrive during them.
-        from evaluators.profiles.stored_parts import is_interrupted
+        from evaluators.profiles.stored_parts import has_parts, is_interrupted
         from nas.analysis.network_source import open_source
         from nas.analysis.profile import profile_network
         from nas.analysis.requirements import check_countable, check_profile, required_epsilons
@@ -124,14 +124,14 @@ def profile(
             norms = list(dict.fromkeys(attack.norm.name for attack in config.attacks.values()))
             config = replace(config, include=required_epsilons(requirements, norms))
             measured = profile_network(source, config, progress, options=each, trust=trust, resume=out)
+            if out is not None:
+                _write(measured, out)
     except KeyboardInterrupt:
-        kept = out is not None and (out / "partial").exists()
+        kept = out is not None and has_parts(out)
         outcome = f"{out} holds the parts that were measured, and the same command resumes" if kept else "nothing was kept"
         click.echo(f"\ninterrupted; {outcome}", err=True)
         sys.exit(INTERRUPTED)
     print_missing_gradients([source])
-    if out is not None:
-        _write(measured, out)
     if as_json:
         click.echo(json.dumps(measured.record, indent=2))
     else:

@@ -27,17 +27,16 @@ class TimeLeft:
     """
 
     clock: Callable[[], float] = time.monotonic
-    _first: tuple[float, float] | None = None
+    _started: float | None = None
     _end: float | None = None
 
     def update(self, share: float) -> None:
-        """Takes the completed share, between 0 and 1. The first one is where an interrupted work resumes."""
+        """Takes the completed share, between 0 and 1. The time runs from the first call."""
         now = self.clock()
-        if self._first is None:
-            self._first = now, share
-        started, resumed = self._first
-        if share > resumed:
-            self._end = now + (now - started) * (1 - share) / (share - resumed)
+        if self._started is None:
+            self._started = now
+        if share > 0:
+            self._end = now + (now - self._started) * (1 - share) / share
 
     def text(self) -> str:
         """Returns the time left, such as '1:02:03 left' or '2 days, 0:00:05 left'; '' if it is not known."""

@@ -7,6 +7,7 @@ onnxruntime and has scores only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, final
 
 from nas.analysis.networks.onnx_gradients import converted
@@ -78,7 +79,8 @@ def open_onnx(path: Path) -> nn.Module:
     operators = _operators(model)
     # Dynamic quantisation takes one range of activations for all images of a pass, so the images would not be independent.
     batch = 1 if images.batch is None and _is_dynamic(operators) else images.batch
-    scores = OnnxScores(session, images.name, outputs, batch, images.shape)
+    digest = sha256(model.SerializeToString()).hexdigest()[:16]
+    scores = OnnxScores(session, images.name, outputs, batch, images.shape, digest)
     network = "the file is quantised" if _is_quantised(operators) else converted(model, scores)
     if isinstance(network, str):
         scores.reason = f"the file runs in onnxruntime, because {network}"

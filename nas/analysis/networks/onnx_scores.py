@@ -27,14 +27,26 @@ class OnnxScores(ScoresOnly):
         outputs: Names of the outputs that are tensors.
         batch: Fixed number of images in one pass; None if it is free.
         shape: Channels, height and width; None for each that is free.
+        digest: Hash of the file.
     """
 
     def __init__(
-        self, session: Any, name: str, outputs: Sequence[str], batch: int | None, shape: Sequence[int | None]
+        self,
+        session: Any,
+        name: str,
+        outputs: Sequence[str],
+        batch: int | None,
+        shape: Sequence[int | None],
+        digest: str,
     ) -> None:
         super().__init__()
+        self.digest = digest
         self.session, self.name, self.outputs = session, name, list(outputs)
         self.batch, self.shape = batch, tuple(shape)
+
+    def extra_repr(self) -> str:
+        """Returns the hash of the file, which stands for its weights wherever a network is hashed."""
+        return self.digest
 
     def scores(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Returns the output for images x (N, C, H, W), (N, K), on their device; a dict by name if there are several.

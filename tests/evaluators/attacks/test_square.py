@@ -112,8 +112,8 @@ def test_it_starts_from_sparse_tiles_in_l1(height, width):
     points = sparse_tiles(x, torch.full((20, 1, 1, 1), epsilon), ImageNoise.of(0, torch.arange(20)))
     size = L1().size(points - x)
     assert 0 <= points.min() <= points.max() <= 1
-    torch.testing.assert_close(size[::2], torch.full((10,), epsilon))
-    assert (size <= epsilon * (1 + 1e-5)).all()
+    torch.testing.assert_close(size[::2], torch.full((10,), epsilon), rtol=3e-5, atol=0)
+    assert (size <= epsilon * (1 + 1e-6)).all()
     assert (points[1::2] >= 0).all()
     assert size[1::2].max() > 0
     changed = (points != x).flatten(1).float().mean(1)
@@ -145,7 +145,7 @@ def test_a_shift_in_l1_is_the_projection_of_the_changed_squares(side, images):
         fresh = fresh / fresh.abs().sum((1, 2), keepdim=True) * length.view(2, 1, 1)
         delta[:, row : row + side, column : column + side] = fresh
         expected = L1().inside(x[image : image + 1], delta[None], ball[image : image + 1])[0]
-        torch.testing.assert_close(points[image], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(points[image], expected, atol=5e-5, rtol=0)
     points.view(-1)[changed] = before
     assert torch.equal(points, start)
 

@@ -16,11 +16,21 @@ from evaluators.logits.margin import join_margins, margins_of
 from evaluators.norms import Linf
 from evaluators.profiles import parts
 from evaluators.profiles.identity import hash_of_network, hash_of_tensors
-from evaluators.profiles.stored_parts import StoredParts, StoredPartsError, is_interrupted, remove_parts
+from evaluators.profiles.stored_parts import (
+    StoredParts,
+    StoredPartsError,
+    has_parts,
+    is_interrupted,
+    open_parts,
+    remove_parts,
+)
 from evaluators.radius.measure import measure
 
 ATTACKS = {"fgsm": FGSM(), "noise": UniformNoise(), "pgd": PGD(steps=2), "ddn": DDN(steps=3)}
 GRIDS = {"linf": [0.01, 0.03, 0.1, 0.3], "l2": [0.1, 0.3, 1.0]}
+OTHER_NETWORK = (
+    "the network has other logits or gradients than those stored; it is another network, or gives random logits; "
+)
 # Calls of `measure` and of `margins_of` of a whole profile: parts times attacks, and parts.
 PARTS, CALLS = 4, 16
 
@@ -96,7 +106,7 @@ def test_a_resumed_profile_equals_an_uninterrupted_one(until, epsilons, run, cou
     counted.calls, counted.until = 0, until
     with pytest.raises(KeyboardInterrupt):
         run(epsilons=epsilons)
-    assert is_interrupted(tmp_path)
+    assert is_interrupted(tmp_path) == has_parts(tmp_path) == (until > 0)  # Files without a part are removed.
     counted.calls, counted.until = 0, None
     assert_equal(run(epsilons=epsilons), expected)
     assert counted.calls == PARTS + CALLS - until
@@ -208,19 +218,66 @@ def test_other_logits_of_the_same_weights_are_refused(case, run):
             return self.factor * self.body(x)
 
     run(network=Scaled(1.0))
-    message = (
-        "the stored logits of the network differ from those now by up to .*; it is another network or gives random logits; "
-    )
-    with pytest.raises(StoredPartsError, match=message):
+    with pytest.raises(StoredPartsError, match=OTHER_NETWORK):
         run(network=Scaled(2.0))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: (x * 16).round() / 16, lambda x: x.detach() + 0 * x, lambda x: x.clamp(0.125, 0.875)]
+)
+def test_other_code_with_the_same_clean_logits_is_refused(change, case, run, counted):
+    """A defence may leave the clean logits as they are: the clean pixels are multiples of 1/16 here."""
+
+    class Changed(nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.body, self.change = case[0], change
+
+        def forward(self, x):
+            return self.body(self.change(x))
+
+    x = ((case[1] * 16).round() / 16).clamp(2 / 16, 14 / 16)
+    run(network=Changed(lambda x: x), x=x)
+    counted.calls = 0
+    run(network=Changed(lambda x: 1.0 * x), x=x)
+    assert counted.calls == 0
+    with pytest.raises(StoredPartsError, match=OTHER_NETWORK):
+        run(network=Changed(change), x=x)
+
+
+def test_a_profile_that_another_process_measures_is_refused(run, tmp_path):
+    with open_parts(tmp_path, dict), pytest.raises(StoredPartsError, match=r"another process measures this profile; wait"):
+        run()
+
+
+def test_a_failing_network_leaves_no_files(run, tmp_path):
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        run(network=Failing())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_radii_of_another_grid_are_measured_again(run, counted, tmp_path):
+    expected = run(epsilons=None)
+    path = tmp_path / "partial" / "attack2-0000008.npz"
+    with np.load(path) as file:
+        np.savez(path, **{**file, "epsilons": file["epsilons"] * 1.01})
+    counted.calls = 0
+    with pytest.warns(UserWarning, match="epsilons has other values than this profile"):
+        assert_equal(run(epsilons=None), expected)
+    assert counted.calls == 1
 
 
 def test_logits_that_differ_by_rounding_resume_with_the_stored_ones(case, run, counted, tmp_path):
     network = nn.Sequential(case[0])
     expected = run(network=network)
-    with np.load(tmp_path / "partial" / "logits.npz") as file:
-        logits = file["logits"]
-    np.savez(tmp_path / "partial" / "logits.npz", logits=logits * (1 + 1e-6))
+    path = tmp_path / "partial" / "logits.npz"
+    with np.load(path) as file:
+        arrays = {name: array * (1 + 1e-6) for name, array in file.items()}
+    np.savez(path, **arrays)
     counted.calls = 0
     resumed = run(network=network)
     assert counted.calls == 0
@@ -250,6 +307,16 @@ def shorten(path):
     np.savez(path, **arrays)
 
 
+def text(path):
+    with np.load(path) as file:
+        np.savez(path, **{**file, "radii": file["radii"].astype(str)})
+
+
+def nan(path):
+    with np.load(path) as file:
+        np.savez(path, **{**file, "radii": file["radii"] * np.nan})
+
+
 def pickled(path):
     np.savez(path, radii=np.array([{}], dtype=object))
 
@@ -262,13 +329,15 @@ def pickled(path):
         (rename, "attack1-0000000"),
         (shorten, "attack4-0000024"),
         (pickled, "attack2-0000008"),
+        (text, "attack1-0000008"),
+        (nan, "attack3-0000008"),
     ],
 )
 def test_a_damaged_part_is_measured_again(damage, name, run, counted, tmp_path):
     expected = run()
     damage(tmp_path / "partial" / f"{name}.npz")
     counted.calls = 0
-    with pytest.warns(UserWarning, match=f"{name}.npz: is damaged, so this part is measured again: "):
+    with pytest.warns(UserWarning, match=f"{name}.npz: is damaged, so it is measured again: "):
         resumed = run()
     assert counted.calls == 1
     assert_equal(resumed, expected)
@@ -291,20 +360,22 @@ def test_damaged_settings_are_an_error(content, run, tmp_path):
 
 def test_files_without_settings_are_an_error(run, tmp_path):
     run()
-    (tmp_path / "partial" / "settings.json").unlink()
+    (tmp_path / "partial" / "settings.json").rename(tmp_path / "partial" / ".settings.json.1.ab")  # A kill may leave it.
     with pytest.raises(StoredPartsError, match=r"partial: holds files, but no settings.json; choose another folder"):
         run()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(run, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StoredPartsError, match="partial: cannot be made: Not a directory"):
+    with pytest.raises(StoredPartsError, match="partial: cannot be made: Not a directory; choose another folder"):
         run(folder=tmp_path / "file")
 
 
 def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path):
     (tmp_path / "part.npz").mkdir()
-    with pytest.raises(StoredPartsError, match=r"part.npz: cannot be written: Is a directory"):
+    with pytest.raises(
+        StoredPartsError, match=r"part.npz: cannot be written: Is a directory; choose another folder, or delete"
+    ):
         StoredParts(tmp_path).write("part", {"radii": np.zeros(3)})
     assert [path.name for path in tmp_path.iterdir()] == ["part.npz"]
 

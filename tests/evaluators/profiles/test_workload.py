@@ -76,11 +76,19 @@ def test_measured_seconds_replace_wrong_estimates(clock):
     assert seen[-1][1] == pytest.approx(700 / 1100)
 
 
-def test_stored_parts_count_with_their_seconds(clock):
-    work, seen = measured({"a": Stage("a", 100, 1)}, clock)
-    work.add("a", 40, 80)
-    assert seen == [("a", pytest.approx(0.4))]
-    assert work.seconds_left() == pytest.approx(120)
+def test_seconds_of_stored_parts_count_for_the_rest_but_not_for_the_share(clock):
+    work, seen = measured({"clean": Stage("a", 100, 1), "a": Stage("a", 100, 30)}, clock)
+    work.start("clean")
+    clock.now += 10
+    work.add("clean")
+    work.restore("a", 50, 1800)
+    assert work.seconds_left() == pytest.approx(1800)
+    assert seen[-1] == ("a", pytest.approx(10 / 1810))
+    report = work.start("a", 50)
+    clock.now += 360
+    report(0.2)
+    share = seen[-1][1]
+    assert 370 * (1 - share) / share == pytest.approx(1440)  # As the progress bar computes the time left.
 
 
 def test_nothing_is_known_before_the_first_measurement(clock):

@@ -28,17 +28,6 @@ def test_the_time_left_is_that_of_the_whole_work_so_far():
     assert left.text() == "0:00:00 left"
 
 
-def test_resumed_work_counts_from_where_it_resumes():
-    clock = Clock()
-    left = TimeLeft(clock)
-    left.update(0.4)
-    left.update(0.4)
-    assert left.text() == ""
-    clock.now += 100
-    left.update(0.5)
-    assert left.text() == "0:08:20 left"
-
-
 @pytest.mark.parametrize(
     ("share", "text"), [(0.001, "11:06:00 left"), (0.0001, "4 days, 15:06:00 left"), (1, "0:00:00 left")]
 )
